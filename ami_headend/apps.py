@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class AmiHeadendConfig(AppConfig):
+    name = "ami_headend"
+    verbose_name = "AMI head-end"

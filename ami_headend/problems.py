@@ -1,0 +1,10 @@
+"""Stub, being replaced."""
+from rest_framework.permissions import DjangoModelPermissions
+
+
+class ViewPermission(DjangoModelPermissions):
+    pass
+
+
+def exception_handler(exc, context):
+    return None

@@ -1,0 +1,171 @@
+"""Who posts and what was posted: concentrators, tokens, uplinks, verdicts, failures and totals."""
+
+from django.contrib.postgres.constraints import ExclusionConstraint
+from django.contrib.postgres.fields import RangeOperators
+from django.db import models
+from django.db.models import F, Q
+
+from concentrators.verdicts import FailureKind, Severity
+from meters.models import Meter, Period, Register, SameInteger
+
+
+class Concentrator(models.Model):
+    """A data concentrator unit (DCU) that posts the frames of its meters."""
+
+    name = models.CharField(max_length=120, unique=True)
+    is_active = models.BooleanField(default=True, help_text="an inactive concentrator is refused at the door")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    # What DRF asks of request.user; a concentrator never signs in otherwise.
+    is_authenticated = True
+    is_anonymous = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ConcentratorToken(models.Model):
+    """A bearer token of 256 random bits, of which only the SHA-256 is kept. Several may be valid at once."""
+
+    concentrator = models.ForeignKey(Concentrator, models.CASCADE, related_name="tokens")
+    digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    label = models.CharField(max_length=120, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="to the minute")
+
+    def __str__(self) -> str:
+        return self.label or f"token {self.pk}"
+
+
+class Assignment(models.Model):
+    """A meter belongs to a concentrator over a period; intervals starting in it count to that concentrator."""
+
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="assignments")
+    concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="assignments")
+    valid_from = models.DateTimeField()
+    valid_to = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            ExclusionConstraint(
+                name="assignment_one_concentrator",
+                expressions=[
+                    (SameInteger("meter_id"), RangeOperators.OVERLAPS),
+                    (Period("valid_from", "valid_to"), RangeOperators.OVERLAPS),
+                ],
+                violation_error_message="The meter is already assigned in that period.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.meter} to {self.concentrator} from {self.valid_from:%Y-%m-%d %H:%M}"
+
+
+class Uplink(models.Model):
+    """One posted body: its octets (decoded), their SHA-256, and what became of its frames.
+
+    While ``verified_at`` is empty, a worker or the sweep still owes its verdicts; once set,
+    accepted + duplicate + rejected = frames, always. ``body`` is emptied when its keeping ends.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="uplinks")
+    received_at = models.DateTimeField()
+    sha256 = models.BinaryField(max_length=32)
+    body = models.BinaryField(null=True)
+    octets = models.PositiveIntegerField()
+    frames = models.PositiveIntegerField()
+    accepted = models.PositiveIntegerField(default=0)
+    duplicate = models.PositiveIntegerField(default=0)
+    rejected = models.PositiveIntegerField(default=0)
+    failures = models.JSONField(default=dict, help_text="rejected frames by kind")
+    waiting = models.PositiveIntegerField(default=0, help_text="rejected frames that may open once a key is known")
+    verified_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="failed attempts to verify")
+    due_at = models.DateTimeField(help_text="when the sweep enqueues it again, if not verified")
+    last_error = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["concentrator", "sha256"], condition=Q(body__isnull=False), name="uplink_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(verified_at=None) | Q(frames=F("accepted") + F("duplicate") + F("rejected")),
+                name="uplink_verdicts_add_up",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(verified_at=None), name="uplink_unverified"),
+            models.Index(fields=["received_at"], condition=Q(body__isnull=False), name="uplink_kept"),
+            models.Index(fields=["concentrator", "-received_at"], name="uplink_by_concentrator"),
+        ]
+
+    def __str__(self) -> str:
+        return f"uplink {self.pk}"
+
+
+class IntegrityFailure(models.Model):
+    """A frame that was refused, with its evidence. ``meter`` is whom the frame claims to be from."""
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=18, choices=[(kind.value, kind.value) for kind in FailureKind])
+    severity = models.SmallIntegerField(choices=[(severity.value, severity.name.lower()) for severity in Severity])
+    concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="failures")
+    uplink = models.ForeignKey(Uplink, models.PROTECT, related_name="+")
+    frame_index = models.PositiveIntegerField(help_text="position of the frame in the uplink, from 0")
+    frame = models.BinaryField(help_text="the raw octets, as posted")
+    kid = models.BinaryField(max_length=10, null=True, help_text="system title and epoch that the frame claims")
+    invocation_counter = models.BigIntegerField(null=True)
+    meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="failures")
+    received_at = models.DateTimeField()
+    detail = models.CharField(max_length=250)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["-received_at", "-id"], name="failure_by_time"),
+            models.Index(fields=["kind", "-received_at"], name="failure_by_kind"),
+            models.Index(fields=["meter", "-received_at"], name="failure_by_meter"),
+            models.Index(fields=["concentrator", "-received_at"], name="failure_by_concentrator"),
+            models.Index(fields=["kid", "invocation_counter"], name="failure_by_counter"),
+            models.Index(fields=["uplink"], name="failure_by_uplink"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.received_at}"
+
+
+class FailureTally(models.Model):
+    """How many frames of a concentrator failed in a kind and hour: goes on where the rows are capped."""
+
+    pk = models.CompositePrimaryKey("concentrator_id", "kind", "hour")
+    concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="+")
+    kind = models.CharField(max_length=18)
+    hour = models.DateTimeField()
+    failures = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.failures} {self.kind}"
+
+
+class IntervalTotal(models.Model):
+    """Sum of an interval register over the meters assigned to a concentrator at the interval's start.
+
+    Sums are in the register's resolution. How many meters were expected follows from the assignments.
+    """
+
+    pk = models.CompositePrimaryKey("concentrator_id", "register_id", "interval_minutes", "interval_start")
+    concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="+", db_index=False)
+    register = models.ForeignKey(Register, models.PROTECT, related_name="+", db_index=False)
+    interval_minutes = models.SmallIntegerField()
+    interval_start = models.DateTimeField()
+    value_sum = models.DecimalField(max_digits=30, decimal_places=0)
+    meters_counted = models.IntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["interval_start"], name="total_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.concentrator_id} {self.register_id} {self.interval_start}"

@@ -1,0 +1,48 @@
+"""The verdicts that a frame may end with, and how grave each failure is. Pure: no Django."""
+
+from enum import IntEnum, StrEnum
+
+
+class Severity(IntEnum):
+    INFO = 10
+    WARNING = 20
+    CRITICAL = 30
+
+
+class FailureKind(StrEnum):
+    """Why a frame was refused (docs/architecture.md lists what each means)."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_DEVICE = "unknown_device"
+    UNKNOWN_EPOCH = "unknown_epoch"
+    KEY_RETIRED = "key_retired"
+    ALGORITHM_MISMATCH = "algorithm_mismatch"
+    TAG_INVALID = "tag_invalid"
+    REPLAYED = "replayed"
+    COUNTER_REUSED = "counter_reused"
+    COUNTER_TOO_OLD = "counter_too_old"
+    DEVICE_SUSPENDED = "device_suspended"
+    PAYLOAD_INVALID = "payload_invalid"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    CLOCK_SKEW = "clock_skew"
+    TOO_OLD = "too_old"
+    READING_CONFLICT = "reading_conflict"
+    PARKED = "parked"  # ours: the frame could not be processed; docs/adr says why it is a kind
+
+    @property
+    def severity(self) -> Severity:
+        return _SEVERITY.get(self, Severity.WARNING)
+
+
+WAITING = frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH})
+
+_SEVERITY = {
+    FailureKind.COUNTER_REUSED: Severity.CRITICAL,
+    FailureKind.TAG_INVALID: Severity.CRITICAL,
+    FailureKind.IDENTITY_MISMATCH: Severity.CRITICAL,
+    FailureKind.PARKED: Severity.CRITICAL,
+    FailureKind.REPLAYED: Severity.WARNING,
+    FailureKind.UNKNOWN_EPOCH: Severity.INFO,
+    FailureKind.DEVICE_SUSPENDED: Severity.INFO,
+    FailureKind.TOO_OLD: Severity.INFO,
+}

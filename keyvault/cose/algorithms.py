@@ -1,0 +1,29 @@
+"""COSE algorithms this head-end speaks, as tables of sizes. Pure."""
+
+from typing import NamedTuple
+
+
+class CcmAlgorithm(NamedTuple):
+    """An AES-CCM algorithm (RFC 9053 section 4.2): all sizes in octets; L = 2 leaves a nonce of 13."""
+
+    name: str
+    key_octets: int
+    tag_octets: int
+    nonce_octets: int = 13
+
+
+AES_CCM_16_64_128 = 10
+AES_CCM_16_64_256 = 11
+AES_CCM_16_128_128 = 30
+AES_CCM_16_128_256 = 31
+A256GCM = 3
+
+CCM: dict[int, CcmAlgorithm] = {
+    AES_CCM_16_64_128: CcmAlgorithm("AES-CCM-16-64-128", 16, 8),
+    AES_CCM_16_64_256: CcmAlgorithm("AES-CCM-16-64-256", 32, 8),
+    AES_CCM_16_128_128: CcmAlgorithm("AES-CCM-16-128-128", 16, 16),
+    AES_CCM_16_128_256: CcmAlgorithm("AES-CCM-16-128-256", 32, 16),
+}
+
+# The command algorithm that goes with each uplink algorithm: the same key length, a full tag.
+DOWNLINK_OF = {AES_CCM_16_64_128: AES_CCM_16_128_128, AES_CCM_16_64_256: AES_CCM_16_128_256}

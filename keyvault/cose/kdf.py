@@ -1,0 +1,70 @@
+"""Key derivation: COSE direct+HKDF-SHA-256 (RFC 9053 sections 5.2 and 6.1.2) and derived device keys. Pure."""
+
+from typing import NamedTuple
+
+import cbor2
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from keyvault.cose.algorithms import CCM
+
+DEVICE_KEY_OCTETS = 32
+HEAD_END = b"HES"  # the party identity of the head-end in every context
+
+_DIRECT_HKDF_SHA_256 = b"\xa1\x01\x29"  # {1: -10}
+_BASE_IV_BITS = 104
+
+
+class TrafficKey(NamedTuple):
+    """A traffic key and its Base IV: octets that never leave keyvault. Say neither in a log."""
+
+    key: bytes
+    base_iv: bytes
+
+    def __repr__(self) -> str:
+        return "TrafficKey(...)"
+
+
+def kdf_context(alg: int | str, bits: int, party_u: tuple[bytes, bytes | None], party_v: tuple[bytes, None]) -> bytes:
+    """COSE_KDF_Context (RFC 9053 section 5.2) as octets.
+
+    ``alg`` is the COSE algorithm of the key or "IV-GENERATION", ``bits`` the length derived; a
+    party is (identity, nonce), its third field always nil.
+    """
+    return cbor2.dumps([alg, [*party_u, None], [*party_v, None], [bits, _DIRECT_HKDF_SHA_256]])
+
+
+def uplink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:
+    """Traffic key and Base IV from meter to head-end; ``device_key`` has 32 octets, ``system_title`` 8."""
+    return _derive(device_key, alg, (system_title, epoch.to_bytes(2, "big")), (HEAD_END, None), salt)
+
+
+def downlink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:
+    """Traffic key and Base IV from head-end to meter; epoch 0 seals key commands under the transfer key."""
+    return _derive(device_key, alg, (HEAD_END, epoch.to_bytes(2, "big")), (system_title, None), salt)
+
+
+def derived_device_key(fleet_key: bytes, system_title: bytes, epoch: int) -> bytes:
+    """The 32 octets of a derived device key: HKDF-SHA-256 of the fleet key (32 octets) with an empty salt."""
+    _check_key(fleet_key)
+    info = cbor2.dumps(["ami-headend device key", system_title, epoch.to_bytes(2, "big")])
+    return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(fleet_key)
+
+
+def _derive(
+    device_key: bytes, alg: int, party_u: tuple[bytes, bytes], party_v: tuple[bytes, None], salt: bytes
+) -> TrafficKey:
+    _check_key(device_key)
+    key_octets = CCM[alg].key_octets
+    prk = HKDF.extract(SHA256(), salt or None, device_key)
+    key_info = kdf_context(alg, key_octets * 8, party_u, party_v)
+    iv_info = kdf_context("IV-GENERATION", _BASE_IV_BITS, party_u, party_v)
+    return TrafficKey(
+        HKDFExpand(SHA256(), key_octets, key_info).derive(prk),
+        HKDFExpand(SHA256(), _BASE_IV_BITS // 8, iv_info).derive(prk),
+    )
+
+
+def _check_key(key: bytes) -> None:
+    if len(key) != DEVICE_KEY_OCTETS:
+        raise ValueError(f"a device or fleet key has {DEVICE_KEY_OCTETS} octets, not {len(key)}")

@@ -1,0 +1,166 @@
+"""The octets of a frame: COSE_Encrypt0 (RFC 9052 section 5.2) in deterministic encoding. Pure.
+
+A frame has exactly one valid encoding (RFC 8949 section 4.2.1), so it is taken apart by comparing
+octets: indefinite lengths, duplicate labels, further headers and trailing octets cannot be written
+in it, and no general CBOR decoder ever sees octets that no key has vouched for (docs/adr/0001).
+"""
+
+import re
+from typing import NamedTuple
+
+SYSTEM_TITLE_OCTETS = 8
+KID_OCTETS = 10
+MAX_COUNTER = 2**40 - 1
+
+# {1: alg, 4: kid, 6: Partial IV}: alg of one or two octets, Partial IV in shortest form
+_PROTECTED = (
+    rb"\xa3\x01([\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff])\x04\x4a(.{10})"
+    rb"\x06(\x41.|\x42[^\x00].|\x43[^\x00].{2}|\x44[^\x00].{3}|\x45[^\x00].{4})"
+)
+# 16([h'<protected>', {}, h'<ciphertext>']) up to the ciphertext's octets, its length in shortest form
+_FRAME = re.compile(
+    rb"\xd0\x83([\x40-\x57])(" + _PROTECTED + rb")\xa0([\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].)", re.DOTALL
+)
+_ENC_STRUCTURE_HEAD = b"\x83\x68Encrypt0"
+
+
+class MalformedError(ValueError):
+    """The octets are no frame of docs/frame.md. Anyone can send such octets: noise or an attack."""
+
+
+class Frame(NamedTuple):
+    """A frame taken apart; nothing in it is authentic before its tag was verified.
+
+    ``kid`` is system title (8 octets) and epoch (2, big endian); ``alg`` a COSE algorithm;
+    ``counter`` the invocation counter, 0..2^40-1; ``protected`` the protected header as sent.
+    """
+
+    kid: bytes
+    alg: int
+    counter: int
+    protected: bytes
+    ciphertext: bytes
+
+
+def parse_frame(octets: bytes) -> Frame:
+    """Take a frame apart (RFC 9052 section 5.2; section 4 of the design for what is refused).
+
+    Raises MalformedError for whatever is not the one valid encoding of a frame.
+    """
+    match = _FRAME.match(octets)
+    if match is None:
+        raise MalformedError(_why_malformed(octets))
+    protected_length, protected, alg, kid, partial_iv, ciphertext_length = match.groups()
+    start = match.end()
+    length = int.from_bytes(ciphertext_length[1:], "big") if len(ciphertext_length) > 1 else ciphertext_length[0] - 0x40
+    if len(protected) != protected_length[0] - 0x40 or len(octets) - start != length:
+        raise MalformedError(_why_malformed(octets))
+    first = alg[0]
+    number = first if first < 0x18 else alg[1] if first == 0x18 else 0x1F - first if first < 0x38 else -1 - alg[1]
+    return Frame(kid, number, int.from_bytes(partial_iv[1:], "big"), protected, octets[start:])
+
+
+def encode_frame(protected: bytes, ciphertext: bytes) -> bytes:
+    """The octets of a frame around a protected header and a ciphertext with its tag."""
+    return b"\xd0\x83" + encode_bstr(protected) + b"\xa0" + encode_bstr(ciphertext)
+
+
+def encode_protected(alg: int, kid: bytes, counter: int) -> bytes:
+    """The protected header {1: alg, 4: kid, 6: Partial IV} (RFC 9052 section 3.1).
+
+    ``kid`` has 10 octets, ``counter`` is 0..2^40-1; ValueError (the caller's mistake) otherwise.
+    """
+    if len(kid) != KID_OCTETS:
+        raise ValueError(f"a kid has {KID_OCTETS} octets, not {len(kid)}")
+    if not 0 <= counter <= MAX_COUNTER:
+        raise ValueError(f"an invocation counter is 0 to 2^40-1, not {counter}")
+    partial_iv = counter.to_bytes(max(1, (counter.bit_length() + 7) // 8), "big")
+    return b"\xa3\x01" + _encode_int(alg) + b"\x04\x4a" + kid + b"\x06" + encode_bstr(partial_iv)
+
+
+def enc_structure(protected: bytes, external_aad: bytes = b"") -> bytes:
+    """The additional authenticated data ["Encrypt0", protected, external_aad] (RFC 9052 section 5.3)."""
+    return _ENC_STRUCTURE_HEAD + encode_bstr(protected) + encode_bstr(external_aad)
+
+
+def make_kid(system_title: bytes, epoch: int) -> bytes:
+    """The kid of a device key: system title (8 octets) and epoch (0..65535, 2 octets big endian)."""
+    if len(system_title) != SYSTEM_TITLE_OCTETS:
+        raise ValueError(f"a system title has {SYSTEM_TITLE_OCTETS} octets, not {len(system_title)}")
+    return system_title + epoch.to_bytes(2, "big")
+
+
+def encode_sequence(frames: list[bytes]) -> bytes:
+    """An uplink's body: a CBOR sequence (RFC 8742) of byte strings, one frame each."""
+    return b"".join(map(encode_bstr, frames))
+
+
+def split_sequence(body: bytes) -> list[bytes]:
+    """The frames of an uplink's body, untrusted octets each. Inverse of encode_sequence.
+
+    Raises MalformedError, naming the octet, where the body is no CBOR sequence (RFC 8742) of byte
+    strings of definite length; an empty body is a sequence of none.
+    """
+    frames = []
+    position, end = 0, len(body)
+    while position < end:
+        first = body[position]
+        if first == 0x58 and position + 1 < end:  # the usual frame: 24 to 255 octets
+            start = position + 2
+            length = body[position + 1]
+        elif 0x40 <= first <= 0x57:
+            start = position + 1
+            length = first - 0x40
+        elif 0x58 <= first <= 0x5B:
+            start = position + 1 + (1 << (first - 0x58))
+            if start > end:
+                raise MalformedError(f"the body ends inside the length of the byte string at octet {position}")
+            length = int.from_bytes(body[position + 1 : start], "big")
+        else:
+            raise MalformedError(f"octet {position} (0x{first:02x}) does not begin a byte string of definite length")
+        if length > end - start:
+            raise MalformedError(
+                f"the byte string at octet {position} announces {length} octets, but {max(0, end - start)} follow"
+            )
+        position = start + length
+        frames.append(body[start:position])
+    return frames
+
+
+def encode_bstr(octets: bytes) -> bytes:
+    """A CBOR byte string in shortest form (RFC 8949 section 3.1, major type 2), up to 65,535 octets."""
+    length = len(octets)
+    if length < 24:
+        return bytes((0x40 + length,)) + octets
+    if length < 256:
+        return bytes((0x58, length)) + octets
+    if length < 65_536:
+        return b"\x59" + length.to_bytes(2, "big") + octets
+    raise ValueError(f"a frame has at most 65,535 octets, not {length}")
+
+
+def _encode_int(value: int) -> bytes:
+    major, magnitude = (0x00, value) if value >= 0 else (0x20, -1 - value)
+    if magnitude < 24:
+        return bytes((major + magnitude,))
+    if magnitude < 256:
+        return bytes((major + 24, magnitude))
+    raise ValueError(f"no COSE algorithm of this head-end has the number {value}")
+
+
+def _why_malformed(octets: bytes) -> str:
+    """One sentence for the operator: the first thing that is wrong with a frame."""
+    if not octets:
+        return "the frame is empty"
+    if octets[:2] != b"\xd0\x83":
+        return "it does not begin with CBOR tag 16 and an array of three (0xd0 0x83)"
+    if len(octets) < 3 or not 0x40 <= octets[2] <= 0x57:
+        return "the protected header is not a byte string of 18 to 23 octets"
+    protected = octets[3 : 3 + octets[2] - 0x40]
+    if not re.fullmatch(_PROTECTED, protected, re.DOTALL):
+        return "the protected header is not {1: alg, 4: kid of 10 octets, 6: Partial IV of 1 to 5 octets, shortest form}"
+    rest = octets[3 + len(protected) :]
+    if rest[:1] != b"\xa0":
+        return "the unprotected header is not empty"
+    return "the ciphertext's length, in shortest form, does not end where the frame ends"
+

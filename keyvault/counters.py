@@ -1,0 +1,68 @@
+"""Which invocation counters were taken: highest, gaps below it, and a floor. Pure.
+
+Every counter is taken once, in any order, while its gap is kept. Gaps are the counters skipped
+between floor and highest, as runs (first, last); when there are more runs than are kept, the oldest
+is given up and the floor rises over it: what lies below is refused, never guessed at.
+"""
+
+from bisect import bisect_left
+from enum import Enum
+
+
+class Take(Enum):
+    """What became of one counter."""
+
+    TAKEN = "taken"
+    SEEN = "seen"
+    TOO_OLD = "too old"
+
+
+class CounterSet:
+    """The counters taken under one key. ``gaps`` are disjoint ascending runs (first, last), both included."""
+
+    __slots__ = ("floor", "gaps", "highest")
+
+    def __init__(self, highest: int = -1, floor: int = 0, gaps: list[tuple[int, int]] | None = None) -> None:
+        self.highest = highest
+        self.floor = floor
+        self.gaps = gaps or []
+
+    def take(self, counter: int, max_gap_runs: int) -> Take:
+        """Take a counter (0..2^40-1) if it is free; at most ``max_gap_runs`` runs are kept."""
+        if counter > self.highest:
+            if counter > self.highest + 1:
+                self.gaps.append((self.highest + 1, counter - 1))
+                self._trim(max_gap_runs)
+            self.highest = counter
+            return Take.TAKEN
+        if counter < self.floor:
+            return Take.TOO_OLD
+        index = bisect_left(self.gaps, counter, key=lambda run: run[1])
+        if index == len(self.gaps) or self.gaps[index][0] > counter:
+            return Take.SEEN
+        first, last = self.gaps[index]
+        self.gaps[index : index + 1] = [run for run in ((first, counter - 1), (counter + 1, last)) if run[0] <= run[1]]
+        self._trim(max_gap_runs)
+        return Take.TAKEN
+
+    def _trim(self, max_gap_runs: int) -> None:
+        excess = len(self.gaps) - max_gap_runs
+        if excess > 0:
+            self.floor = self.gaps[excess - 1][1] + 1
+            del self.gaps[:excess]
+
+
+def parse_gaps(text: str) -> list[tuple[int, int]]:
+    """Runs from PostgreSQL's text of an int8multirange in canonical form, such as ``{[3,5),[9,10)}``."""
+    if text == "{}":
+        return []
+    runs = []
+    for run in text[2:-2].split("),["):
+        first, end = run.split(",")
+        runs.append((int(first), int(end) - 1))
+    return runs
+
+
+def format_gaps(gaps: list[tuple[int, int]]) -> str:
+    """PostgreSQL's text of runs as an int8multirange; inverse of parse_gaps."""
+    return "{" + ",".join(f"[{first},{last + 1})" for first, last in gaps) + "}"

@@ -1,0 +1,108 @@
+"""Device keys at rest and their invocation counters. Key octets stand here only wrapped."""
+
+from django.db import models
+from django.db.models import F, Q
+
+
+class Int8MultiRangeField(models.Field):  # type: ignore[type-arg]
+    """PostgreSQL's int8multirange; Django has no field of its own for multiranges."""
+
+    def db_type(self, connection: object) -> str:
+        return "int8multirange"
+
+
+class Algorithm(models.IntegerChoices):
+    """COSE algorithms a device key is provisioned for (RFC 9053 section 4.2)."""
+
+    AES_CCM_16_64_128 = 10, "AES-CCM-16-64-128"
+    AES_CCM_16_64_256 = 11, "AES-CCM-16-64-256"
+
+
+class KeyState(models.TextChoices):
+    PENDING = "pending"
+    ACTIVE = "active"
+    RETIRING = "retiring"
+    RETIRED = "retired"
+    COMPROMISED = "compromised"
+
+
+class KeySource(models.TextChoices):
+    STORED = "stored", "stored (random, wrapped under the master key)"
+    DERIVED = "derived", "derived (from a fleet key and the system title)"
+
+
+class FleetKey(models.Model):
+    """A key of 32 octets from which device keys are derived; kept wrapped like a stored device key."""
+
+    name = models.CharField(max_length=100, unique=True)
+    wrapped = models.BinaryField(help_text="COSE_Encrypt0, A256GCM, kid = master key version")
+    master_key_version = models.PositiveIntegerField(db_index=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DeviceKey(models.Model):
+    """One key of one device: epoch 0 is its transfer key, epochs from 1 protect frames.
+
+    ``wrapped`` holds a stored key as COSE_Encrypt0 (A256GCM) under the master key, bound by its AAD
+    to system title, epoch and purpose; a derived key stores nothing but its fleet key. ``version``
+    moves with every change of the row, so that caches keyed by it need no invalidation.
+    """
+
+    system_title = models.BinaryField(max_length=8, help_text="EUI-64, 8 octets")
+    epoch = models.PositiveIntegerField(help_text="0 is the transfer key")
+    algorithm = models.PositiveSmallIntegerField(choices=Algorithm, default=Algorithm.AES_CCM_16_64_128)
+    state = models.CharField(max_length=11, choices=KeyState, default=KeyState.ACTIVE)
+    source = models.CharField(max_length=7, choices=KeySource, default=KeySource.STORED)
+    fleet_key = models.ForeignKey(FleetKey, models.PROTECT, null=True, blank=True)
+    wrapped = models.BinaryField(null=True)
+    master_key_version = models.PositiveIntegerField(null=True, db_index=True)
+    version = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["system_title", "epoch"], name="device_key_kid"),
+            models.UniqueConstraint(
+                fields=["system_title"], condition=Q(state="active", epoch__gt=0), name="device_key_one_active"
+            ),
+            models.UniqueConstraint(
+                fields=["system_title"], condition=Q(state="pending", epoch__gt=0), name="device_key_one_pending"
+            ),
+            models.CheckConstraint(condition=Q(epoch__lte=0xFFFF), name="device_key_epoch_2_octets"),
+            models.CheckConstraint(
+                condition=Q(source="stored", wrapped__isnull=False, master_key_version__isnull=False, fleet_key=None)
+                | Q(source="derived", wrapped=None, master_key_version=None, fleet_key__isnull=False),
+                name="device_key_source",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{bytes(self.system_title).hex()} epoch {self.epoch}"
+
+
+class InvocationCounter(models.Model):
+    """Which invocation counters of one device key were taken: all in floor..highest but the gaps.
+
+    Below ``floor`` nothing is known any more; -1 as ``highest`` says that no counter was taken.
+    ``heard_at`` and ``heard_via`` (an id that means something to the caller only: who brought it)
+    tell of the last accepted frame. ``key_version`` copies the key row's version, so that one
+    compare-and-set here sees a changed counter and a changed key alike. The row is narrow and its
+    index never changes: updates stay HOT.
+    """
+
+    key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="counter")
+    key_version = models.PositiveIntegerField(default=1)
+    highest = models.BigIntegerField(default=-1)
+    floor = models.BigIntegerField(default=0)
+    gaps = Int8MultiRangeField(db_default=models.Value("{}"))
+    heard_at = models.DateTimeField(null=True)
+    heard_via = models.IntegerField(null=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(floor__lte=F("highest") + 1), name="counter_floor")]
+
+    def __str__(self) -> str:
+        return f"counter of key {self.key_id}: {self.highest}"

@@ -1,0 +1,150 @@
+"""The meter registry, and what meters say: readings and events."""
+
+from django.contrib.postgres.constraints import ExclusionConstraint
+from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
+from django.db import models
+from django.db.models import Func, Q
+from psqlextra.models import PostgresPartitionedModel
+from psqlextra.types import PostgresPartitioningMethod
+
+from meters.obis import RegisterKind
+
+
+class MeterStatus(models.TextChoices):
+    COMMISSIONED = "commissioned"
+    SUSPENDED = "suspended"
+    RETIRED = "retired"
+
+
+class Period(Func):
+    """The half-open period [from, to) of a dated row; an empty end is open."""
+
+    function = "TSTZRANGE"
+    output_field = DateTimeRangeField()
+
+
+class SameInteger(Func):
+    """An integer as a range of one, so that GiST excludes equal ones without the contrib extension btree_gist."""
+
+    template = "int4range(%(expressions)s, %(expressions)s, '[]')"
+
+
+class Meter(models.Model):
+    """A meter by its system title (EUI-64, 8 octets); its keys are known to keyvault by that title only."""
+
+    system_title = models.BinaryField(max_length=8, unique=True, help_text="EUI-64, 8 octets")
+    serial_number = models.CharField(max_length=64, unique=True)
+    name = models.CharField(max_length=120, blank=True)
+    status = models.CharField(max_length=12, choices=MeterStatus, default=MeterStatus.COMMISSIONED)
+    interval_minutes = models.PositiveSmallIntegerField(default=30, help_text="length of one load-profile interval")
+    commissioned_at = models.DateTimeField(help_text="intervals are expected from here on")
+    retired_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="meter_interval_minutes"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.serial_number
+
+
+class Place(models.Model):
+    """Where energy is metered: a metering point, whichever meter hangs there."""
+
+    name = models.CharField(max_length=120, unique=True)
+    address = models.CharField(max_length=250, blank=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Installation(models.Model):
+    """A meter at a place over a period; an exchange ends one and begins the next at the same instant."""
+
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="installations")
+    place = models.ForeignKey(Place, models.PROTECT, related_name="installations")
+    installed_at = models.DateTimeField()
+    removed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            ExclusionConstraint(
+                name=f"installation_one_{field}",
+                expressions=[
+                    (SameInteger(f"{field}_id"), RangeOperators.OVERLAPS),
+                    (Period("installed_at", "removed_at"), RangeOperators.OVERLAPS),
+                ],
+                violation_error_message=f"This {field} already has an installation in that period.",
+            )
+            for field in ("meter", "place")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.meter} at {self.place}"
+
+
+class Register(models.Model):
+    """A register that readings may name: OBIS code, kind, unit and scaler (DLMS: value x 10^scaler unit).
+
+    Immutable but for its name: workers keep it in memory, and readings stand on its scaler.
+    """
+
+    id = models.SmallAutoField(primary_key=True)
+    obis_code = models.CharField(max_length=24, unique=True)
+    kind = models.CharField(max_length=13, choices=[(kind.value, kind.value) for kind in RegisterKind])
+    unit = models.CharField(max_length=8, help_text="SenML unit (RFC 8428, RFC 8798)")
+    scaler = models.SmallIntegerField(default=0, help_text="one step is 10^scaler units")
+    name = models.CharField(max_length=120)
+
+    def __str__(self) -> str:
+        return f"{self.obis_code} {self.name}"
+
+
+class Reading(PostgresPartitionedModel):
+    """One value of one register at one time, an exact integer in the register's resolution.
+
+    ``interval_minutes`` is the length of the interval for interval registers and 0 for all others;
+    ``uplink_id`` names the uplink that brought it. Partitioned by month of ``captured_at``; the
+    primary key has the time first, so that random meters still write next to each other.
+    No foreign keys: they would cost a look-up a row, and meters and registers are never deleted.
+    """
+
+    pk = models.CompositePrimaryKey("captured_at", "meter_id", "register_id")
+    captured_at = models.DateTimeField()
+    value = models.BigIntegerField()
+    uplink_id = models.BigIntegerField()
+    meter = models.ForeignKey(Meter, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
+    register = models.ForeignKey(Register, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
+    interval_minutes = models.SmallIntegerField(default=0)
+
+    class PartitioningMeta:
+        method = PostgresPartitioningMethod.RANGE
+        key = ["captured_at"]
+
+    def __str__(self) -> str:
+        return f"meter {self.meter_id} register {self.register_id} at {self.captured_at}"
+
+
+class MeterEvent(models.Model):
+    """What a meter reported of itself: tamper, cover opened, outage, clock set."""
+
+    id = models.BigAutoField(primary_key=True)
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="events")
+    register = models.ForeignKey(Register, models.PROTECT, related_name="+")
+    captured_at = models.DateTimeField()
+    value = models.BigIntegerField()
+    uplink_id = models.BigIntegerField()
+    received_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["meter", "register", "captured_at"], name="meter_event_once")]
+        indexes = [models.Index(fields=["-captured_at", "-id"], name="meter_event_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.register} of {self.meter} at {self.captured_at}"
+
+
