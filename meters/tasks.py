@@ -1,0 +1,24 @@
+"""The scheduled work on readings and events."""
+
+import logging
+from typing import Any
+
+from celery import shared_task
+from django.db import OperationalError
+
+from meters import partitions
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task(bind=True, max_retries=5)
+def maintain_partitions(self: Any) -> None:
+    """Partitions for the retention window; readings and events from before it go."""
+    try:
+        done = partitions.maintain()
+    except OperationalError as error:
+        # Busy behind a long export, or the database is away: both pass.
+        raise self.retry(exc=error, countdown=60) from error
+    events = partitions.delete_expired_events()
+    if done.created or done.dropped or events:
+        logger.info("partitions created %s, dropped %s; %d events deleted", done.created, done.dropped, events)
