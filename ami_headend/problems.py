@@ -1,10 +1,162 @@
-"""Stub, being replaced."""
+"""Errors of the API as problem details (RFC 9457), and who may read what.
+
+``type`` is ``about:blank`` throughout: the status says what kind of problem it is, ``detail`` what was
+wrong this time, and ``errors`` names each parameter or field at fault. ``instance`` is the path asked for.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from rest_framework import exceptions
 from rest_framework.permissions import DjangoModelPermissions
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+API_PREFIX = "/api/"
+DATABASE_RETRY_AFTER_S = 5
 
 
 class ViewPermission(DjangoModelPermissions):
-    pass
+    """Reading, too, needs a permission: ``view_`` of the view's model. Nobody anonymous (401)."""
+
+    perms_map: ClassVar[dict[str, list[str]]] = {
+        **DjangoModelPermissions.perms_map,
+        **{method: ["%(app_label)s.view_%(model_name)s"] for method in ("GET", "HEAD", "OPTIONS")},
+    }
 
 
-def exception_handler(exc, context):
-    return None
+def problem(
+    request: HttpRequest,
+    status: int,
+    detail: str,
+    errors: list[dict[str, str]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JsonResponse:
+    """The answer that tells of one problem."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request.path,
+    }
+    if errors:
+        body["errors"] = errors
+    # Not DRF's Response: that would go through the view's renderer, which may be CSV.
+    return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse | None:
+    """DRF's hook: the problem that an exception is, or None where it is a fault of ours (handler500)."""
+    request = context["request"]
+    if isinstance(exc, OperationalError | InterfaceError):
+        # The database is away or overloaded: the caller did nothing wrong and may come again.
+        logger.error("database unavailable for %s %s", request.method, request.path, exc_info=exc)
+        retry = {"Retry-After": str(DATABASE_RETRY_AFTER_S)}
+        return problem(request, 503, "The database does not answer; try again later.", headers=retry)
+    if isinstance(exc, Http404):
+        exc = exceptions.NotFound(*exc.args)
+    elif isinstance(exc, PermissionDenied):
+        exc = exceptions.PermissionDenied(*exc.args)
+    if not isinstance(exc, exceptions.APIException):
+        return None
+
+    status, headers = exc.status_code, {}
+    if isinstance(exc, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+        # DRF asks its first authenticator only, and falls to 403 where that one has no challenge (sessions).
+        challenges = [authenticator.authenticate_header(request) for authenticator in request.authenticators]
+        if any(challenges):
+            headers["WWW-Authenticate"] = ", ".join(filter(None, challenges))
+            status = 401
+    if wait := getattr(exc, "wait", None):
+        headers["Retry-After"] = str(math.ceil(wait))
+    if isinstance(exc.detail, str):
+        return problem(request, status, str(exc.detail), headers=headers)
+    errors = [{"name": name, "detail": text} for name, text in _flat(exc.detail)]
+    detail = "; ".join(f"{error['name']}: {error['detail']}" if error["name"] else error["detail"] for error in errors)
+    return problem(request, status, detail, [error for error in errors if error["name"]], headers)
+
+
+def _flat(detail: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """DRF's nested error detail as (name of the field, message), ``meters.3.serial_number`` for nested ones."""
+    if isinstance(detail, dict):
+        for key, value in detail.items():
+            part = "" if key == "non_field_errors" else str(key)
+            yield from _flat(value, ".".join(filter(None, (name, part))))
+    elif isinstance(detail, list | tuple):
+        for index, value in enumerate(detail):
+            yield from _flat(value, f"{name}.{index}" if isinstance(value, dict) else name)
+    else:
+        yield name, str(detail)
+
+
+_SCHEMA = {
+    "type": "object",
+    "description": "Problem details (RFC 9457)",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string", "description": "about:blank: the status says it all"},
+        "title": {"type": "string", "description": "the phrase of the status"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string", "description": "the path that was asked for"},
+        "errors": {
+            "type": "array",
+            "description": "each parameter or field at fault",
+            "items": {
+                "type": "object",
+                "required": ["name", "detail"],
+                "properties": {"name": {"type": "string"}, "detail": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def document_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """drf-spectacular's hook: every operation may end in a problem."""
+    result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _SCHEMA
+    content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            operation["responses"]["default"] = {"description": "Any error", "content": content}
+    return result
+
+
+# --- outside of DRF's views: paths that do not exist, hosts not allowed, faults --------------------
+
+
+def _is_api(request: HttpRequest) -> bool:
+    return request.path.startswith(API_PREFIX)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _is_api(request):
+        return problem(request, 400, "The request could not be understood.")
+    return defaults.bad_request(request, exception)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _is_api(request):
+        return problem(request, 403, "You may not do this.")
+    return defaults.permission_denied(request, exception)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _is_api(request):
+        return problem(request, 404, f"There is nothing at {request.path}; /api/docs/ lists what there is.")
+    return defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if _is_api(request):
+        return problem(request, 500, "The head-end failed on this request; its log says why.")
+    return defaults.server_error(request)
