@@ -1,7 +1,7 @@
 """SenML packs in CBOR (RFC 8428 section 6, RFC 9100 versions): exact values at absolute times. Pure."""
 
 import os
-from decimal import Decimal
+from decimal import Context, Decimal, DecimalException
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -13,11 +13,16 @@ N, U, V, VS, VB, S, T, UT, VD = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
 SECONDARY_UNITS_VERSION = 26  # 10 + 2^4 (RFC 9100 section 3): the pack uses units of RFC 8798
 _VERSIONS = (10, SECONDARY_UNITS_VERSION)
-_PRIMARY_UNITS = frozenset({"W", "V", "A", "Hz", "J", "VA", "var", "/", "%", "s", "Cel", "count", "vah", "varh", "Ah"})
+# Of the primary units (RFC 8428 section 12.1, RFC 8798 section 2) those that a meter has a use for.
+_PRIMARY_UNITS = frozenset({"W", "V", "A", "Hz", "J", "VA", "VAs", "var", "vars", "/", "%", "s", "Cel", "count"})
 _ABSOLUTE_FROM = 1 << 28  # below it a time is relative to now (RFC 8428 section 4.5.3)
-_INT64 = range(-(2**63), 2**63)
+_ABSOLUTE_UNTIL = 1 << 38
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _MAX_RECORDS = 256
-_SIMPLE_LABELS = frozenset({BVER, BN, BT, N, U, V, T})
+_BASE_LABELS = (BVER, BN, BT, BU, BV)
+_NOT_NUMBERS = frozenset({VS, VB, VD, S, BS})
+# Digits enough to add any two numbers that _exact lets through without rounding.
+_SUM = Context(prec=1200)
 
 
 class SenMLError(ValueError):
@@ -50,6 +55,7 @@ _loads = partial(
 # the payload must end exactly where the guess begins, or it was not one item.
 _GUARD = os.urandom(16)
 _GUARD_ITEM = b"\x50" + _GUARD
+_new_record = tuple.__new__  # half the time of Record(...)
 
 
 def parse_pack(payload: bytes) -> list[Record]:
@@ -63,61 +69,98 @@ def parse_pack(payload: bytes) -> list[Record]:
         pack, guard = _loads(b"\x82" + payload + _GUARD_ITEM)
     except SenMLError:
         raise
-    except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except (cbor2.CBORError, DecimalException, ValueError, TypeError, RecursionError, OverflowError) as error:
         cause = error.__cause__
         raise SenMLError(str(cause) if isinstance(cause, SenMLError) else f"not a CBOR item: {error}"[:200]) from None
     if guard != _GUARD:
         raise SenMLError("octets follow the pack")
     if type(pack) is not list or not 1 <= len(pack) <= _MAX_RECORDS:
         raise SenMLError(f"the pack is not an array of 1 to {_MAX_RECORDS} records")
+    plain = _plain_records(pack)
+    if plain is not None:
+        return plain
     base: dict[int, Any] = {}
     return [_resolve(record, base) for record in pack]
 
 
+def _plain_records(pack: list[Any]) -> list[Record] | None:
+    """The records of the usual pack, fast: {bver: 26, bt, n, u, v}, then {n, u, v}, all values integers.
+
+    None for every other pack, right or wrong: _resolve decides. What this takes, _resolve takes alike.
+    """
+    records = []
+    try:
+        time_s, labels = pack[0][BT], 5
+        if pack[0][BVER] != SECONDARY_UNITS_VERSION or not _ABSOLUTE_FROM <= time_s < _ABSOLUTE_UNTIL:
+            return None
+        for record in pack:
+            if type(record) is not dict or len(record) != labels:
+                return None
+            for label in record:
+                if type(label) is not int:  # false and 0.0 would pass for 0
+                    return None
+            name, unit, value = record[N], record[U], record[V]
+            if (
+                type(value) is not int
+                or not _INT64_MIN <= value <= _INT64_MAX
+                or type(name) is not str
+                or type(unit) is not str
+            ):
+                return None
+            records.append(_new_record(Record, (name, unit, value, time_s)))
+            labels = 3
+    except (KeyError, TypeError, IndexError):
+        return None
+    return records if type(time_s) is int and type(pack[0][BVER]) is int else None
+
+
 def _resolve(record: Any, base: dict[int, Any]) -> Record:
+    """One record with the base fields so far, which it may change (RFC 8428 section 4.6)."""
     if type(record) is not dict:
         raise SenMLError("a record is not a map")
-    if not _SIMPLE_LABELS.issuperset(record):
-        _check_labels(record)
-    for label in (BVER, BN, BT, BU, BV):
+    _check_labels(record)
+    if BVER in record and base and record[BVER] != base[BVER]:
+        raise SenMLError("the records of a pack differ in version")
+    for label in _BASE_LABELS:
         if label in record:
             base[label] = record[label]
-    version = base.get(BVER, 10)
-    if version not in _VERSIONS:
-        raise SenMLError(f"SenML version {version!r} is not one of {_VERSIONS}")
-    name = record.get(N, "")
-    if BN in base:
-        name = _text(base[BN], "base name") + _text(name, "name")
-    unit = record.get(U)
-    if unit is None:
-        unit = base.get(BU)
-    if type(name) is not str or type(unit) is not str:
-        raise SenMLError("a record needs a name and a unit, as text")
+    version = base.setdefault(BVER, 10)
+    if type(version) is not int or version not in _VERSIONS:
+        raise SenMLError(f"SenML version {_shown(version)} is not one of {_VERSIONS}")
+    name, unit = _name_and_unit(record, base)
     if version != SECONDARY_UNITS_VERSION and unit not in _PRIMARY_UNITS:
-        raise SenMLError(f"unit {unit!r} is a secondary unit: the pack needs version {SECONDARY_UNITS_VERSION}")
-    value = record.get(V)
-    if type(value) is not int or BV in base:
-        value = _exact(value, "value") + (_exact(base[BV], "base value") if BV in base else 0)
-    time_s = base.get(BT, 0)
-    if type(time_s) is not int or T in record:
-        time_s = _exact(time_s, "base time") + _exact(record.get(T, 0), "time")
-        if time_s != int(time_s):
-            raise SenMLError(f"time {time_s} is not a whole second")
-        time_s = int(time_s)
-    if not _ABSOLUTE_FROM <= time_s < 1 << 38:
+        raise SenMLError(
+            f"unit {_shown(unit)} is a secondary unit: the pack needs base version {SECONDARY_UNITS_VERSION}"
+        )
+    value = _sum(_exact(base.get(BV, 0), "base value"), _exact(record.get(V), "value"))
+    time_s = _sum(_exact(base.get(BT, 0), "base time"), _exact(record.get(T, 0), "time"))
+    if type(time_s) is not int:
+        raise SenMLError("a time is not a whole second")
+    if not _ABSOLUTE_FROM <= time_s < _ABSOLUTE_UNTIL:
         raise SenMLError(f"time {time_s} is relative, missing or past the year 10000")
-    if value not in _INT64 if type(value) is int else not -(2**63) <= value < 2**63:
+    if not _INT64_MIN <= value <= _INT64_MAX:
         raise SenMLError("a value does not fit into 64 bits")
     return Record(name, unit, value, time_s)
 
 
 def _check_labels(record: dict[Any, Any]) -> None:
-    """Other labels: those of sums and non-numbers are refused, those that must be understood too."""
+    """Labels of sums and non-numbers are refused, and those that must be understood; unknown ones are passed over."""
     for label in record:
-        if label in (VS, VB, VD, S, BS):
+        if type(label) is str:
+            if label.endswith("_"):
+                raise SenMLError(f"label {_shown(label)} must be understood (RFC 8428 section 4.4), and is not")
+        elif type(label) is not int:
+            raise SenMLError("a label is neither an integer nor text")
+        elif label in _NOT_NUMBERS:
             raise SenMLError(f"label {label} (text, boolean, data or sum) stands where meters send numbers")
-        if type(label) is str and label.endswith("_"):
-            raise SenMLError(f"label {label!r} must be understood (RFC 8428 section 4.4), and is not")
+
+
+def _name_and_unit(record: dict[Any, Any], base: dict[int, Any]) -> tuple[str, str]:
+    name = _text(base.get(BN, ""), "base name") + _text(record.get(N, ""), "name")
+    unit = record.get(U, base.get(BU))
+    if not name or unit is None:
+        raise SenMLError("a record needs a name and a unit")
+    return name, _text(unit, "unit")
 
 
 def _text(value: Any, what: str) -> str:
@@ -132,8 +175,21 @@ def _exact(value: Any, what: str) -> int | Decimal:
         return value
     if type(value) is float:
         value = Decimal(value)
-    if type(value) is Decimal and value.is_finite() and -400 < (value.adjusted()) < 40:
-        return int(value) if value == value.to_integral_value() else value
-    if type(value) is Decimal and value == 0:
-        return 0
-    raise SenMLError(f"the {what} is missing or not a finite number")
+    if type(value) is Decimal and value.is_finite():
+        if not value:
+            return 0
+        if -400 < value.adjusted() < 40:  # what any meter may mean, and cheap to add
+            return int(value) if value == value.to_integral_value() else value
+    raise SenMLError(f"the {what} is missing or not a finite number of a sensible size")
+
+
+def _sum(base: int | Decimal, value: int | Decimal) -> int | Decimal:
+    """The exact sum; an integer where it is whole."""
+    if type(base) is int and type(value) is int:
+        return base + value
+    return _exact(_SUM.add(Decimal(base), Decimal(value)), "sum")
+
+
+def _shown(value: Any) -> str:
+    """A short, printable form of what a meter sent."""
+    return ascii(value)[:40]
