@@ -20,32 +20,42 @@ class Take(Enum):
 class CounterSet:
     """The counters taken under one key. ``gaps`` are disjoint ascending runs (first, last), both included."""
 
-    __slots__ = ("floor", "gaps", "highest")
+    __slots__ = ("floor", "gaps", "gaps_changed", "highest")
 
     def __init__(self, highest: int = -1, floor: int = 0, gaps: list[tuple[int, int]] | None = None) -> None:
         self.highest = highest
         self.floor = floor
         self.gaps = gaps or []
+        self.gaps_changed = False
+
+    def look(self, counter: int) -> Take:
+        """What ``take`` would give for a counter (0..2^40-1), without taking it."""
+        if counter > self.highest or self._gap_of(counter) is not None:
+            return Take.TAKEN
+        return Take.TOO_OLD if counter < self.floor else Take.SEEN
 
     def take(self, counter: int, max_gap_runs: int) -> Take:
         """Take a counter (0..2^40-1) if it is free; at most ``max_gap_runs`` runs are kept."""
         if counter > self.highest:
             if counter > self.highest + 1:
-                self.gaps.append((self.highest + 1, counter - 1))
-                self._trim(max_gap_runs)
+                self._replace(len(self.gaps), len(self.gaps), [(self.highest + 1, counter - 1)], max_gap_runs)
             self.highest = counter
             return Take.TAKEN
-        if counter < self.floor:
-            return Take.TOO_OLD
-        index = bisect_left(self.gaps, counter, key=lambda run: run[1])
-        if index == len(self.gaps) or self.gaps[index][0] > counter:
-            return Take.SEEN
+        index = self._gap_of(counter)
+        if index is None:
+            return Take.TOO_OLD if counter < self.floor else Take.SEEN
         first, last = self.gaps[index]
-        self.gaps[index : index + 1] = [run for run in ((first, counter - 1), (counter + 1, last)) if run[0] <= run[1]]
-        self._trim(max_gap_runs)
+        rest = [run for run in ((first, counter - 1), (counter + 1, last)) if run[0] <= run[1]]
+        self._replace(index, index + 1, rest, max_gap_runs)
         return Take.TAKEN
 
-    def _trim(self, max_gap_runs: int) -> None:
+    def _gap_of(self, counter: int) -> int | None:
+        index = bisect_left(self.gaps, counter, key=lambda run: run[1])
+        return index if index < len(self.gaps) and self.gaps[index][0] <= counter else None
+
+    def _replace(self, start: int, stop: int, runs: list[tuple[int, int]], max_gap_runs: int) -> None:
+        self.gaps[start:stop] = runs
+        self.gaps_changed = True
         excess = len(self.gaps) - max_gap_runs
         if excess > 0:
             self.floor = self.gaps[excess - 1][1] + 1

@@ -1,12 +1,11 @@
 """Key derivation: COSE direct+HKDF-SHA-256 (RFC 9053 sections 5.2 and 6.1.2) and derived device keys. Pure."""
 
-from typing import NamedTuple
-
 import cbor2
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from keyvault.cose.algorithms import CCM
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 
 DEVICE_KEY_OCTETS = 32
 HEAD_END = b"HES"  # the party identity of the head-end in every context
@@ -15,14 +14,17 @@ _DIRECT_HKDF_SHA_256 = b"\xa1\x01\x29"  # {1: -10}
 _BASE_IV_BITS = 104
 
 
-class TrafficKey(NamedTuple):
-    """A traffic key and its Base IV: octets that never leave keyvault. Say neither in a log."""
+class TrafficKey:
+    """A traffic key and its Base IV: octets that never leave keyvault. It cannot be printed, compared or pickled."""
 
-    key: bytes
-    base_iv: bytes
+    __slots__ = ("base_iv", "key")
 
-    def __repr__(self) -> str:
-        return "TrafficKey(...)"
+    def __init__(self, key: bytes, base_iv: bytes) -> None:
+        self.key = key
+        self.base_iv = base_iv
+
+    def __reduce__(self) -> str:
+        raise TypeError("a traffic key is never pickled or copied")
 
 
 def kdf_context(alg: int | str, bits: int, party_u: tuple[bytes, bytes | None], party_v: tuple[bytes, None]) -> bytes:
@@ -36,18 +38,18 @@ def kdf_context(alg: int | str, bits: int, party_u: tuple[bytes, bytes | None], 
 
 def uplink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:
     """Traffic key and Base IV from meter to head-end; ``device_key`` has 32 octets, ``system_title`` 8."""
-    return _derive(device_key, alg, (system_title, epoch.to_bytes(2, "big")), (HEAD_END, None), salt)
+    return _derive(device_key, alg, (_title(system_title), _epoch(epoch)), (HEAD_END, None), salt)
 
 
 def downlink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:
     """Traffic key and Base IV from head-end to meter; epoch 0 seals key commands under the transfer key."""
-    return _derive(device_key, alg, (HEAD_END, epoch.to_bytes(2, "big")), (system_title, None), salt)
+    return _derive(device_key, alg, (HEAD_END, _epoch(epoch)), (_title(system_title), None), salt)
 
 
 def derived_device_key(fleet_key: bytes, system_title: bytes, epoch: int) -> bytes:
     """The 32 octets of a derived device key: HKDF-SHA-256 of the fleet key (32 octets) with an empty salt."""
     _check_key(fleet_key)
-    info = cbor2.dumps(["ami-headend device key", system_title, epoch.to_bytes(2, "big")])
+    info = cbor2.dumps(["ami-headend device key", _title(system_title), _epoch(epoch)])
     return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(fleet_key)
 
 
@@ -55,6 +57,8 @@ def _derive(
     device_key: bytes, alg: int, party_u: tuple[bytes, bytes], party_v: tuple[bytes, None], salt: bytes
 ) -> TrafficKey:
     _check_key(device_key)
+    if alg not in CCM:
+        raise ValueError(f"{alg} is none of the AES-CCM algorithms {sorted(CCM)}")
     key_octets = CCM[alg].key_octets
     prk = HKDF.extract(SHA256(), salt or None, device_key)
     key_info = kdf_context(alg, key_octets * 8, party_u, party_v)
@@ -68,3 +72,15 @@ def _derive(
 def _check_key(key: bytes) -> None:
     if len(key) != DEVICE_KEY_OCTETS:
         raise ValueError(f"a device or fleet key has {DEVICE_KEY_OCTETS} octets, not {len(key)}")
+
+
+def _title(system_title: bytes) -> bytes:
+    if len(system_title) != SYSTEM_TITLE_OCTETS:
+        raise ValueError(f"a system title has {SYSTEM_TITLE_OCTETS} octets, not {len(system_title)}")
+    return system_title
+
+
+def _epoch(epoch: int) -> bytes:
+    if not 0 <= epoch <= 0xFFFF:
+        raise ValueError(f"an epoch is 0 to 65,535, not {epoch}")
+    return epoch.to_bytes(2, "big")

@@ -13,14 +13,26 @@ KID_OCTETS = 10
 MAX_COUNTER = 2**40 - 1
 
 # {1: alg, 4: kid, 6: Partial IV}: alg of one or two octets, Partial IV in shortest form
-_PROTECTED = (
-    rb"\xa3\x01([\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff])\x04\x4a(.{10})"
-    rb"\x06(\x41.|\x42[^\x00].|\x43[^\x00].{2}|\x44[^\x00].{3}|\x45[^\x00].{4})"
-)
-# 16([h'<protected>', {}, h'<ciphertext>']) up to the ciphertext's octets, its length in shortest form
+_ALG = rb"([\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff])"
+_KID = rb"\x4a(.{10})"
+_PARTIAL_IV = rb"(\x41.|\x42[^\x00].|\x43[^\x00].{2}|\x44[^\x00].{3}|\x45[^\x00].{4})"
+_BSTR = rb"([\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].)"  # head of a byte string, shortest form
+# 16([h'<protected>', {}, h'<ciphertext>']) up to the ciphertext's octets
 _FRAME = re.compile(
-    rb"\xd0\x83([\x40-\x57])(" + _PROTECTED + rb")\xa0([\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].)", re.DOTALL
+    rb"\xd0\x83([\x40-\x57])(\xa3\x01" + _ALG + rb"\x04" + _KID + rb"\x06" + _PARTIAL_IV + rb")\xa0" + _BSTR, re.DOTALL
 )
+# Only to say what is wrong.
+_BSTR_HEAD = re.compile(_BSTR, re.DOTALL)
+_HEADERS = [
+    (b"\x01", "alg", re.compile(_ALG, re.DOTALL), "an integer of one or two octets in shortest form"),
+    (b"\x04", "kid", re.compile(_KID, re.DOTALL), "a byte string of 10 octets (0x4a)"),
+    (
+        b"\x06",
+        "Partial IV",
+        re.compile(_PARTIAL_IV, re.DOTALL),
+        "a byte string of 1 to 5 octets without a leading zero octet",
+    ),
+]
 _ENC_STRUCTURE_HEAD = b"\x83\x68Encrypt0"
 
 
@@ -52,8 +64,7 @@ def parse_frame(octets: bytes) -> Frame:
         raise MalformedError(_why_malformed(octets))
     protected_length, protected, alg, kid, partial_iv, ciphertext_length = match.groups()
     start = match.end()
-    length = int.from_bytes(ciphertext_length[1:], "big") if len(ciphertext_length) > 1 else ciphertext_length[0] - 0x40
-    if len(protected) != protected_length[0] - 0x40 or len(octets) - start != length:
+    if len(protected) != protected_length[0] - 0x40 or len(octets) - start != _announced(ciphertext_length):
         raise MalformedError(_why_malformed(octets))
     first = alg[0]
     number = first if first < 0x18 else alg[1] if first == 0x18 else 0x1F - first if first < 0x38 else -1 - alg[1]
@@ -148,19 +159,53 @@ def _encode_int(value: int) -> bytes:
     raise ValueError(f"no COSE algorithm of this head-end has the number {value}")
 
 
+def _announced(head: bytes) -> int:
+    """How many octets the head of a byte string announces."""
+    return int.from_bytes(head[1:], "big") if len(head) > 1 else head[0] - 0x40
+
+
 def _why_malformed(octets: bytes) -> str:
     """One sentence for the operator: the first thing that is wrong with a frame."""
     if not octets:
         return "the frame is empty"
-    if octets[:2] != b"\xd0\x83":
-        return "it does not begin with CBOR tag 16 and an array of three (0xd0 0x83)"
+    if octets[0] != 0xD0:
+        return f"it begins with 0x{octets[0]:02x}, not with CBOR tag 16 (0xd0)"
+    if octets[1:2] != b"\x83":
+        return "tag 16 is not followed by an array of three, of definite length and shortest form (0x83)"
     if len(octets) < 3 or not 0x40 <= octets[2] <= 0x57:
-        return "the protected header is not a byte string of 18 to 23 octets"
-    protected = octets[3 : 3 + octets[2] - 0x40]
-    if not re.fullmatch(_PROTECTED, protected, re.DOTALL):
-        return "the protected header is not {1: alg, 4: kid of 10 octets, 6: Partial IV of 1 to 5 octets, shortest form}"
-    rest = octets[3 + len(protected) :]
-    if rest[:1] != b"\xa0":
-        return "the unprotected header is not empty"
-    return "the ciphertext's length, in shortest form, does not end where the frame ends"
+        return "the protected header is not a byte string of definite length and shortest form, 18 to 23 octets"
+    unprotected = 3 + octets[2] - 0x40
+    if len(octets) < unprotected:
+        return "the frame ends inside the protected header"
+    why = _why_protected(octets[3:unprotected])
+    if why:
+        return why
+    if octets[unprotected : unprotected + 1] != b"\xa0":
+        return "the unprotected header is not the empty map (0xa0): every header stands in the protected one"
+    head = _BSTR_HEAD.match(octets, unprotected + 1)
+    if head is None:
+        return "the ciphertext is not a byte string of definite length and shortest form, up to 65,535 octets"
+    announced = _announced(head.group())
+    follow = len(octets) - head.end()
+    if follow < announced:
+        return f"the ciphertext announces {announced} octets, but {follow} follow"
+    return f"octets follow the ciphertext: {follow - announced} of them"
 
+
+def _why_protected(protected: bytes) -> str:
+    """What is wrong with a protected header, or nothing."""
+    if protected[:1] != b"\xa3":
+        return "the protected header is not a map of exactly three, 1: alg, 4: kid, 6: Partial IV (0xa3)"
+    position = 1
+    for label, name, value, form in _HEADERS:
+        if protected[position : position + 1] != label:
+            return (
+                f"label {label[0]} ({name}) is missing at octet {position} of the protected header: 1, 4, 6, in order"
+            )
+        match = value.match(protected, position + 1)
+        if match is None:
+            return f"the {name} is not {form}"
+        position = match.end()
+    if position != len(protected):
+        return "octets follow the three labels in the protected header"
+    return ""

@@ -1,0 +1,73 @@
+"""How a concentrator shows who it is, and how often it may come."""
+
+import logging
+import time
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+from limits import parse
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.exceptions import RedisError
+from rest_framework import authentication, exceptions, permissions, throttling
+from rest_framework.request import Request
+
+from concentrators import tokens
+from concentrators.models import Concentrator, ConcentratorToken
+
+logger = logging.getLogger(__name__)
+
+
+class BearerTokenAuthentication(authentication.BaseAuthentication):
+    """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; one answer for every token that is not valid."""
+
+    def authenticate(self, request: Request) -> tuple[Concentrator, ConcentratorToken] | None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        row = tokens.find(token.strip(), timezone.now())
+        if row is None:
+            raise exceptions.AuthenticationFailed("The bearer token is unknown, expired or revoked.")
+        return row.concentrator, row
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="ami-headend"'
+
+
+class IsConcentrator(permissions.BasePermission):
+    """Only a concentrator, by its token; a person's session does not do."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return isinstance(request.user, Concentrator)
+
+
+class UplinkThrottle(throttling.BaseThrottle):
+    """At most UPLINK_RATE uplinks of one concentrator; without Redis none is refused (the backlog still is)."""
+
+    def __init__(self) -> None:
+        self._rate = parse(settings.UPLINK_RATE)
+        self._limiter = _limiter()
+        self._key: tuple[str, str] = ("uplink", "")
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        self._key = ("uplink", str(request.user.pk))
+        try:
+            return self._limiter.hit(self._rate, *self._key)
+        except (RedisError, StorageError, OSError) as error:
+            logger.warning("uplink rate not limited: Redis does not answer (%s)", type(error).__name__)
+            return True
+
+    def wait(self) -> float:
+        reset_at = self._limiter.get_window_stats(self._rate, *self._key).reset_time
+        return max(1.0, reset_at - time.time())
+
+
+@lru_cache(maxsize=1)
+def _limiter() -> SlidingWindowCounterRateLimiter:
+    url = settings.REDIS_URL
+    if url.startswith("unix://"):
+        url = "redis+" + url
+    return SlidingWindowCounterRateLimiter(storage_from_string(url, socket_timeout=1, socket_connect_timeout=1))

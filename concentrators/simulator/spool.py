@@ -1,0 +1,286 @@
+"""The state of a run on disk: what each concentrator has buffered, posted and got a receipt for. No Django.
+
+One SQLite file. Meters' memories, their frames and the position of the simulation are written in one
+transaction, a batch is fixed before it is first posted, and its receipt ends it: after a kill -9 at
+any instruction nothing is lost, and nothing is posted but octet for octet what was posted before.
+"""
+
+import json
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from concentrators.simulator.meter import Memory
+from keyvault.cose.structures import encode_sequence
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memories (number INTEGER PRIMARY KEY, reserve INTEGER NOT NULL, register_wh INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS frames (
+    concentrator INTEGER NOT NULL, seq INTEGER NOT NULL, verdict TEXT NOT NULL, octets BLOB NOT NULL,
+    PRIMARY KEY (concentrator, seq)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (
+    id INTEGER PRIMARY KEY, concentrator INTEGER NOT NULL, verdict TEXT NOT NULL, octets BLOB NOT NULL,
+    not_before_s INTEGER, behind_seq INTEGER, behind_held INTEGER
+);
+CREATE INDEX IF NOT EXISTS held_by_time ON held (not_before_s) WHERE not_before_s IS NOT NULL;
+CREATE INDEX IF NOT EXISTS held_by_seq ON held (concentrator, behind_seq) WHERE behind_seq IS NOT NULL;
+CREATE INDEX IF NOT EXISTS held_by_held ON held (behind_held) WHERE behind_held IS NOT NULL;
+CREATE TABLE IF NOT EXISTS batches (
+    id INTEGER PRIMARY KEY, concentrator INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
+    verdicts TEXT NOT NULL, body BLOB, uplink INTEGER, verified INTEGER NOT NULL DEFAULT 0,
+    repeated INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS batches_unsent ON batches (concentrator, id) WHERE uplink IS NULL;
+CREATE INDEX IF NOT EXISTS batches_unverified ON batches (concentrator, id) WHERE verified = 0;
+CREATE INDEX IF NOT EXISTS batches_by_uplink ON batches (uplink);
+"""
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """A frame on its way to a concentrator, with the verdict it must end with.
+
+    It waits until the simulation's clock has passed ``not_before_s``, or until the frame ``behind``
+    (of the same concentrator, handed over before or with this one) and all before it were verified.
+    """
+
+    concentrator: int
+    octets: bytes
+    verdict: str
+    not_before_s: int | None = None
+    behind: "Outgoing | None" = None
+    place: int = field(default=-1, init=False)  # its seq, or its id among the held
+
+    @property
+    def waits(self) -> bool:
+        return self.not_before_s is not None or self.behind is not None
+
+
+class Batch(NamedTuple):
+    """A body of an uplink as it is, or was, posted. ``uplink`` is the receipt's."""
+
+    id: int
+    concentrator: int
+    body: bytes
+
+
+class SpoolError(Exception):
+    """The state cannot be used: not ours, damaged, or its folder cannot be written."""
+
+
+class Spool:
+    """One run's state in ``folder``; threads may share it (a connection each)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run.sqlite3"
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # it holds the simulated meters' keys and the tokens
+            self._db().executescript(_SCHEMA)
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise SpoolError(f"{self.path} cannot hold the state of a simulation: {error}") from None
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    # --- facts and meters -------------------------------------------------------------------------
+
+    def fact(self, name: str) -> Any:
+        """A fact of the run, or None."""
+        row = self._db().execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def set_facts(self, **facts: Any) -> None:
+        with self._transaction() as db:
+            self._write_facts(db, facts)
+
+    def memories(self) -> dict[int, Memory]:
+        return {row[0]: Memory(*row) for row in self._db().execute("SELECT number, reserve, register_wh FROM memories")}
+
+    # --- frames in --------------------------------------------------------------------------------
+
+    def hand_over(self, frames: list[Outgoing], memories: list[Memory], **facts: Any) -> None:
+        """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing."""
+        with self._transaction() as db:
+            seq = self._next_seq(db, sum(not frame.waits for frame in frames))
+            ready = []
+            for frame in frames:
+                if frame.waits:
+                    self._hold(db, frame)
+                else:
+                    frame.place = seq
+                    ready.append((frame.concentrator, seq, frame.verdict, frame.octets))
+                    seq += 1
+            db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?)", ready)
+            db.executemany(
+                "INSERT OR REPLACE INTO memories VALUES (?, ?, ?)",
+                [(memory.number, memory.reserve, memory.register_wh) for memory in memories],
+            )
+            self._write_facts(db, facts)
+
+    def release_due(self, clock_s: float) -> int:
+        """Hand over the frames whose time has come; how many they were."""
+        if not self._db().execute("SELECT 1 FROM held WHERE not_before_s <= ? LIMIT 1", [clock_s]).fetchone():
+            return 0
+        with self._transaction() as db:
+            return self._release(db, "not_before_s <= ?", [clock_s])
+
+    def release_behind(self, concentrator: int) -> int:
+        """Hand over the frames that waited for what is verified by now; how many they were."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT coalesce((SELECT min(first_seq) - 1 FROM batches WHERE concentrator = ?1 AND verified = 0),"
+                " (SELECT max(last_seq) FROM batches WHERE concentrator = ?1), -1)",
+                [concentrator],
+            ).fetchone()
+            return self._release(db, "concentrator = ? AND behind_seq <= ?", [concentrator, row[0]])
+
+    # --- batches out ------------------------------------------------------------------------------
+
+    def next_batch(self, concentrator: int, size: int, *, partial: bool) -> Batch | None:
+        """The batch without a receipt, as it was posted before; else a new one of ``size`` frames.
+
+        ``partial`` takes fewer frames too. None when there is nothing to post.
+        """
+        unsent = "SELECT id, concentrator, body FROM batches WHERE concentrator = ? AND uplink IS NULL ORDER BY id LIMIT 1"
+        row = self._db().execute(unsent, [concentrator]).fetchone()
+        if row is not None:
+            return Batch(*row)
+        select = "SELECT seq, verdict, octets FROM frames WHERE concentrator = ? ORDER BY seq LIMIT ?"
+        rows = self._db().execute(select, [concentrator, size]).fetchall()
+        if not rows or (len(rows) < size and not partial):
+            return None
+        first_seq, last_seq = rows[0][0], rows[-1][0]
+        body = encode_sequence([octets for _, _, octets in rows])
+        verdicts = json.dumps(Counter(verdict for _, verdict, _ in rows))
+        with self._transaction() as db:
+            batch_id = db.execute(
+                "INSERT INTO batches (concentrator, first_seq, last_seq, verdicts, body) VALUES (?, ?, ?, ?, ?)",
+                [concentrator, first_seq, last_seq, verdicts, body],
+            ).lastrowid
+            db.execute("DELETE FROM frames WHERE concentrator = ? AND seq <= ?", [concentrator, last_seq])
+        assert batch_id is not None  # noqa: S101 (sqlite3 types it as optional)
+        return Batch(batch_id, concentrator, body)
+
+    def keep_receipt(self, batch: Batch, uplink: int) -> None:
+        """The batch is the head-end's now. A receipt that an equal batch had already makes it a retransmission."""
+        with self._transaction() as db:
+            known = db.execute("SELECT 1 FROM batches WHERE uplink = ? LIMIT 1", [uplink]).fetchone()
+            db.execute(
+                "UPDATE batches SET uplink = ?, body = NULL, repeated = ? WHERE id = ?",
+                [uplink, known is not None, batch.id],
+            )
+
+    def awaited_uplink(self, concentrator: int) -> int | None:
+        """The oldest uplink not known to be verified, if frames wait for one; None otherwise."""
+        row = (
+            self._db()
+            .execute(
+                "SELECT uplink FROM batches WHERE concentrator = ?1 AND verified = 0 AND EXISTS"
+                " (SELECT 1 FROM held WHERE concentrator = ?1 AND behind_seq IS NOT NULL) ORDER BY id LIMIT 1",
+                [concentrator],
+            )
+            .fetchone()
+        )
+        return None if row is None else row[0]
+
+    def mark_verified(self, uplink: int) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE batches SET verified = 1 WHERE uplink = ?", [uplink])
+
+    # --- how it stands ----------------------------------------------------------------------------
+
+    def buffered(self, concentrator: int) -> int:
+        """Frames in the buffer that stand in no batch yet."""
+        count = "SELECT count(*) FROM frames WHERE concentrator = ?"
+        return int(self._db().execute(count, [concentrator]).fetchone()[0])
+
+    def is_drained(self, concentrator: int) -> bool:
+        """True when everything was handed over, posted and receipted, and nothing is held back."""
+        row = self._db().execute(
+            "SELECT NOT EXISTS (SELECT 1 FROM frames WHERE concentrator = ?1)"
+            " AND NOT EXISTS (SELECT 1 FROM held WHERE concentrator = ?1)"
+            " AND NOT EXISTS (SELECT 1 FROM batches WHERE concentrator = ?1 AND uplink IS NULL)",
+            [concentrator],
+        )
+        return bool(row.fetchone()[0])
+
+    def posted(self) -> Iterator[tuple[int, int, dict[str, int]]]:
+        """(concentrator, uplink, frames by expected verdict) of every receipt; a retransmission is not counted twice."""
+        rows = self._db().execute(
+            "SELECT concentrator, uplink, verdicts FROM batches WHERE uplink IS NOT NULL AND NOT repeated ORDER BY id"
+        )
+        for concentrator, uplink, verdicts in rows:
+            yield concentrator, uplink, json.loads(verdicts)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _db(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            self._local.db = db
+            self._connections.append(db)
+        return db
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._db()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    @staticmethod
+    def _write_facts(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+        db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()])
+
+    @staticmethod
+    def _next_seq(db: sqlite3.Connection, count: int) -> int:
+        """The first of ``count`` sequence numbers that are used once for ever."""
+        row = db.execute("SELECT value FROM facts WHERE name = 'next_seq'").fetchone()
+        seq = 0 if row is None else int(row[0])
+        db.execute("INSERT OR REPLACE INTO facts VALUES ('next_seq', ?)", [str(seq + count)])
+        return seq
+
+    @staticmethod
+    def _hold(db: sqlite3.Connection, frame: Outgoing) -> None:
+        behind = frame.behind
+        seq = behind.place if behind is not None and not behind.waits else None
+        held = behind.place if behind is not None and behind.waits else None
+        cursor = db.execute(
+            "INSERT INTO held (concentrator, verdict, octets, not_before_s, behind_seq, behind_held)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            [frame.concentrator, frame.verdict, frame.octets, frame.not_before_s, seq, held],
+        )
+        frame.place = cursor.lastrowid or -1
+
+    def _release(self, db: sqlite3.Connection, condition: str, values: list[Any]) -> int:
+        """Move held rows into the buffers; what waits for one of them waits for its place there from now on."""
+        rows = db.execute(f"SELECT id, concentrator, verdict, octets FROM held WHERE {condition} ORDER BY id", values)  # noqa: S608
+        held = rows.fetchall()
+        seq = self._next_seq(db, len(held))
+        placed = [(row, seq + index) for index, row in enumerate(held)]
+        db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?)", [(row[1], s, row[2], row[3]) for row, s in placed])
+        ids = [(row[0],) for row in held]
+        db.executemany("DELETE FROM held WHERE id = ?", ids)
+        db.executemany(
+            "UPDATE held SET behind_seq = ?, behind_held = NULL WHERE behind_held = ?", [(s, row[0]) for row, s in placed]
+        )
+        return len(held)

@@ -1,0 +1,74 @@
+"""The life of uplink rows between reception and purge: backlog, what is overdue, and whose octets may go."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Count, Min
+
+from concentrators.models import Uplink
+
+_CLAIM = 5_000
+_PURGE_BATCH = 1_000
+
+
+class Backlog(NamedTuple):
+    """Uplinks that are not verified yet, and since when the oldest waits."""
+
+    uplinks: int
+    oldest_received_at: datetime | None
+
+
+def backlog() -> Backlog:
+    """What waits for verification."""
+    row = Uplink.objects.filter(verified_at=None).aggregate(n=Count("pk"), oldest=Min("received_at"))
+    return Backlog(row["n"], row["oldest"])
+
+
+def is_backlog_over(limit: int) -> bool:
+    """Whether more than ``limit`` uplinks wait; never counts further than that."""
+    return Uplink.objects.filter(verified_at=None).order_by()[limit : limit + 1].values("pk").exists()
+
+
+def claim_overdue(now: datetime) -> list[int]:
+    """Ids of unverified uplinks that are due again: their task was lost, or an attempt failed.
+
+    Each is put off by its age, at least UPLINK_SWEEP_AFTER_S, so that a queue that is merely long
+    does not fill up with repetitions.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """UPDATE concentrators_uplink
+               SET due_at = %(now)s + greatest(%(now)s - received_at, make_interval(secs => %(after)s))
+               WHERE id IN (SELECT id FROM concentrators_uplink WHERE verified_at IS NULL AND due_at <= %(now)s
+                            ORDER BY due_at LIMIT %(claim)s FOR UPDATE SKIP LOCKED)
+               RETURNING id""",
+            {"now": now, "after": settings.UPLINK_SWEEP_AFTER_S, "claim": _CLAIM},
+        )
+        return sorted(row[0] for row in cursor.fetchall())
+
+
+def purge(now: datetime) -> int:
+    """Empty the octets of verified uplinks whose keeping has ended; gives how many. Rows and verdicts stay.
+
+    Kept for UPLINK_KEEP_DAYS, or UPLINK_KEEP_WAITING_DAYS while frames of the uplink wait for a key.
+    """
+    purged = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """UPDATE concentrators_uplink SET body = NULL
+                   WHERE id IN (SELECT id FROM concentrators_uplink
+                                WHERE body IS NOT NULL AND verified_at IS NOT NULL AND received_at < %s
+                                  AND (waiting = 0 OR received_at < %s)
+                                ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED)""",
+                [
+                    now - timedelta(days=settings.UPLINK_KEEP_DAYS),
+                    now - timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS),
+                    _PURGE_BATCH,
+                ],
+            )
+            purged += cursor.rowcount
+            if cursor.rowcount < _PURGE_BATCH:
+                return purged

@@ -1,0 +1,8 @@
+from django.urls import path
+
+from concentrators import api
+
+urlpatterns = [
+    path("uplinks", api.UplinksView.as_view(), name="uplinks"),
+    path("uplinks/<int:uplink_id>", api.UplinkView.as_view(), name="uplink"),
+]

@@ -1,0 +1,154 @@
+"""Putting keys into the vault: stored and derived device keys, fleet keys. Octets go in, never out."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from django.db import connection, transaction
+
+from keyvault import masterkey
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.masterkey import Purpose
+from keyvault.models import Algorithm, DeviceKey, FleetKey, KeySource, KeyState
+
+TRANSFER_EPOCH = 0
+FIRST_EPOCH = 1
+
+
+class ProvisioningError(ValueError):
+    """A key that cannot be provisioned as asked: the caller's mistake, named."""
+
+
+class NewKey(NamedTuple):
+    """A key to store: system title (8 octets), epoch (0 is the transfer key), 32 octets or None for random ones."""
+
+    system_title: bytes
+    epoch: int
+    key: bytes | None = None
+    algorithm: int = Algorithm.AES_CCM_16_64_128
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.system_title.hex()}, {self.epoch}, ...)"
+
+
+def provision_devices(
+    system_titles: Sequence[bytes],
+    algorithm: int = Algorithm.AES_CCM_16_64_128,
+    fleet_key: FleetKey | None = None,
+) -> None:
+    """Give devices their first key (epoch 1, active) and their transfer key (epoch 0).
+
+    Random and stored, or derived from ``fleet_key`` where one is given. All or nothing;
+    ProvisioningError where a device has such a key already.
+    """
+    pairs = [(title, epoch) for title in system_titles for epoch in (TRANSFER_EPOCH, FIRST_EPOCH)]
+    if fleet_key is None:
+        provision_stored([NewKey(title, epoch, None, algorithm) for title, epoch in pairs])
+        return
+    _insert([(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None) for title, epoch in pairs])
+
+
+def provision_stored(entries: Iterable[NewKey]) -> None:
+    """Wrap keys under the active master key and store them as active, each with its counter. All or nothing.
+
+    Raises ProvisioningError for a wrong length, a duplicate or an existing key, MasterKeyError where
+    the master key cannot be used.
+    """
+    master = masterkey.current()
+    rows = []
+    for entry in entries:
+        key = secrets.token_bytes(DEVICE_KEY_OCTETS) if entry.key is None else entry.key
+        if len(key) != DEVICE_KEY_OCTETS:
+            raise ProvisioningError(
+                f"key of {entry.system_title.hex()}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}"
+            )
+        wrapped = master.wrap(key, purpose_of(entry.epoch), entry.system_title, entry.epoch)
+        rows.append(
+            (
+                entry.system_title,
+                entry.epoch,
+                entry.algorithm,
+                KeySource.STORED,
+                None,
+                wrapped,
+                master.active_version,
+            )
+        )
+    _insert(rows)
+
+
+def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
+    """Store a fleet key of 32 octets, random unless given, wrapped under the active master key."""
+    master = masterkey.current()
+    key = secrets.token_bytes(DEVICE_KEY_OCTETS) if key is None else key
+    if len(key) != DEVICE_KEY_OCTETS:
+        raise ProvisioningError(f"fleet key {name}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}")
+    if FleetKey.objects.filter(name=name).exists():
+        raise ProvisioningError(f"a fleet key named {name} exists already")
+    wrapped = master.wrap(key, Purpose.FLEET_KEY, name.encode())
+    return FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
+
+
+def set_key_state(key_ids: Sequence[int], state: KeyState) -> int:
+    """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """WITH moved AS (
+                   UPDATE keyvault_devicekey SET state = %s, version = version + 1
+                   WHERE id = ANY(%s) AND state <> %s RETURNING id, version
+               )
+               UPDATE keyvault_invocationcounter c SET key_version = moved.version FROM moved WHERE c.key_id = moved.id""",
+            [state, list(key_ids), state],
+        )
+        return cursor.rowcount
+
+
+def purpose_of(epoch: int) -> Purpose:
+    """The purpose that the key of an epoch is wrapped for."""
+    return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
+
+
+def _insert(rows: list[tuple[bytes, int, int, str, int | None, bytes | None, int | None]]) -> None:
+    """Rows (title, epoch, algorithm, source, fleet key id, wrapped, master key version) and their counters, by COPY."""
+    _check(rows)
+    created_at = datetime.now(UTC)
+    table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [table, len(rows)]
+        )
+        ids = [row[0] for row in cursor.fetchall()]
+        with cursor.copy(
+            f"COPY {table} (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped, master_key_version,"
+            " state, version, created_at) FROM STDIN"
+        ) as copy:
+            for key_id, row in zip(ids, rows, strict=True):
+                copy.write_row((key_id, *row, KeyState.ACTIVE.value, 1, created_at))
+        with cursor.copy(f"COPY {counters} (key_id, key_version, highest, floor) FROM STDIN") as copy:
+            for key_id in ids:
+                copy.write_row((key_id, 1, -1, 0))
+
+
+def _check(rows: Sequence[tuple[bytes, int, int, str, int | None, bytes | None, int | None]]) -> None:
+    seen = set()
+    for title, epoch, algorithm, *_ in rows:
+        if len(title) != SYSTEM_TITLE_OCTETS:
+            raise ProvisioningError(f"system title {title.hex()}: {len(title)} octets instead of {SYSTEM_TITLE_OCTETS}")
+        if not 0 <= epoch <= 0xFFFF:
+            raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} is not 0 to 65535")
+        if algorithm not in Algorithm.values:
+            raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {Algorithm.values}")
+        if (title, epoch) in seen:
+            raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} stands twice")
+        seen.add((title, epoch))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT k.system_title, k.epoch FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)"
+            " JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch LIMIT 1",
+            [[row[0] for row in rows], [row[1] for row in rows]],
+        )
+        standing = cursor.fetchone()
+    if standing:
+        raise ProvisioningError(f"system title {bytes(standing[0]).hex()}: epoch {standing[1]} has a key already")

@@ -1,0 +1,41 @@
+"""Batch statements on Django's own connection, past its per-value adaptation.
+
+psycopg takes milliseconds to adapt a list of a thousand values; the text of an array costs a tenth.
+Statements are prepared and rows come in binary form. They take part in the current transaction.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+from django.db import connection
+
+
+def int_array(values: Iterable[int]) -> str:
+    """PostgreSQL's text of an array of integers."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def octets_array(values: Iterable[bytes]) -> str:
+    """PostgreSQL's text of an array of bytea, in hex form."""
+    return "{" + ",".join(['"\\\\x' + value.hex() + '"' for value in values]) + "}"
+
+
+def cursor() -> "psycopg.Cursor[Any]":
+    """A psycopg cursor with binary results on Django's connection, to be used as a context manager."""
+    connection.ensure_connection()
+    server_side = psycopg.Cursor(connection.connection)  # Django's own cursors put values into the SQL text
+    server_side.format = psycopg.pq.Format.BINARY
+    return server_side
+
+
+def fetch_rows(statement: str, *params: Any) -> list[tuple[Any, ...]]:
+    """All rows of one prepared statement."""
+    with connection.wrap_database_errors, cursor() as batch:
+        return batch.execute(statement, params, prepare=True).fetchall()
+
+
+def execute(statement: str, *params: Any) -> int:
+    """Run one prepared statement; gives the number of rows it changed."""
+    with connection.wrap_database_errors, cursor() as batch:
+        return batch.execute(statement, params, prepare=True).rowcount

@@ -1,0 +1,211 @@
+"""The write path of readings: from a payload to exact values, and values into the table by COPY."""
+
+import struct
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+from django.db import connection
+
+from keyvault.sql import cursor, fetch_rows, int_array
+from meters.obis import RegisterKind
+from meters.senml import SenMLError, parse_pack
+
+_NAME_PREFIX = "urn:dev:mac:"
+_PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
+_COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_COPY_TAIL = b"\xff\xff"
+# Six fields, each with its length: captured_at, value, uplink_id, meter_id, register_id, interval_minutes
+_COPY_ROW = struct.Struct("!hiqiqiqiiihih")
+_COPY_READINGS = """COPY meters_reading
+    (captured_at, value, uplink_id, meter_id, register_id, interval_minutes) FROM STDIN (FORMAT BINARY)"""
+
+
+class PayloadRefusal(StrEnum):
+    """Why an authentic payload is refused."""
+
+    PAYLOAD_INVALID = "payload_invalid"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    CLOCK_SKEW = "clock_skew"
+    TOO_OLD = "too_old"
+
+
+class PayloadError(ValueError):
+    """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key."""
+
+    def __init__(self, reason: PayloadRefusal, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class RegisterRow(NamedTuple):
+    """A register as workers keep it in memory: it never changes."""
+
+    id: int
+    kind: str
+    unit: str
+    scaler: int
+
+
+class Value(NamedTuple):
+    """One value of one register at one time: whole Unix seconds, steps of the register's resolution.
+
+    ``interval_minutes`` is 0 but for interval registers; an event becomes a meter event, not a reading.
+    """
+
+    captured_s: int
+    register_id: int
+    value: int
+    interval_minutes: int
+    is_event: bool
+
+
+class Period(NamedTuple):
+    """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed."""
+
+    earliest_s: int
+    latest_s: int
+
+
+class Registers:
+    """The register table by OBIS code; read again, once an uplink at most, where a code is not known."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, RegisterRow] = {}
+
+    def load(self) -> None:
+        rows = fetch_rows("SELECT obis_code, id, kind, unit, scaler FROM meters_register")
+        self._rows = {row[0]: RegisterRow(*row[1:]) for row in rows}
+
+    def get(self, obis_code: str) -> RegisterRow | None:
+        return self._rows.get(obis_code)
+
+
+def interpret(
+    payload: bytes, system_title: bytes, interval_minutes: int, registers: Registers, period: Period
+) -> list[Value]:
+    """The values of an authentic payload of the meter with that system title, all or none.
+
+    Raises PayloadError: payload_invalid (not SenML, unknown register, wrong unit, a value finer than the
+    register, an interval off its grid, two values at one place), identity_mismatch (another meter's
+    name), clock_skew (after ``period``), too_old (before it).
+    """
+    try:
+        records = parse_pack(payload)
+    except SenMLError as error:
+        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, str(error)) from None
+    values = []
+    earliest_s, latest_s = records[0].time_s, records[0].time_s
+    for name, unit, value, time_s in records:
+        register = registers.get(name)
+        if register is None:
+            register = _resolve(name, system_title, registers)
+        if unit != register.unit:
+            raise PayloadError(
+                PayloadRefusal.PAYLOAD_INVALID, f"{name} is in {unit!r}; the register counts {register.unit!r}"
+            )
+        if register.scaler or type(value) is not int:
+            value = _steps(value, register, name)
+        length = 0
+        if register.kind == RegisterKind.INTERVAL:
+            length = interval_minutes
+            if time_s % (length * 60):
+                raise PayloadError(
+                    PayloadRefusal.PAYLOAD_INVALID, f"{name} begins at {time_s}, no multiple of {length} minutes"
+                )
+        if time_s < earliest_s:
+            earliest_s = time_s
+        elif time_s > latest_s:
+            latest_s = time_s
+        values.append(Value(time_s, register.id, value, length, register.kind == RegisterKind.EVENT))
+    if latest_s > period.latest_s:
+        raise PayloadError(PayloadRefusal.CLOCK_SKEW, f"the meter's time {latest_s} is ahead of ours")
+    if earliest_s < period.earliest_s:
+        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {earliest_s} is before what is kept")
+    if len(values) > 1 and len({value[:2] for value in values}) < len(values):
+        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "two values of one register at one time")
+    return values
+
+
+def copy_readings(rows: Sequence[tuple[int, Value]], uplink_id: int) -> None:
+    """Store readings, (meter id, value) each, by one binary COPY in the current transaction.
+
+    IntegrityError where one stands already; every time must lie in a partition.
+    """
+    pack = _COPY_ROW.pack
+    body = [
+        pack(6, 8, (v[0] - _PG_EPOCH_S) * 1_000_000, 8, v[2], 8, uplink_id, 4, meter_id, 2, v[1], 2, v[3])
+        for meter_id, v in rows
+    ]
+    with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
+        copy.write(_COPY_HEAD + b"".join(body) + _COPY_TAIL)
+
+
+def insert_events(rows: Sequence[tuple[int, Value]], uplink_id: int, received_at: datetime) -> None:
+    """Store meter events, (meter id, value) each; IntegrityError where one stands already."""
+    fetch_rows(
+        """INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at)
+           SELECT meter_id, register_id, to_timestamp(captured_s), value, %s, %s
+           FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[])
+                AS n(meter_id, register_id, captured_s, value)
+           RETURNING 1""",
+        uplink_id,
+        received_at,
+        int_array(meter_id for meter_id, _ in rows),
+        int_array(value.register_id for _, value in rows),
+        int_array(value.captured_s for _, value in rows),
+        int_array(value.value for _, value in rows),
+    )
+
+
+class Standing(NamedTuple):
+    """A value that stands already, and the uplink that brought it."""
+
+    value: int
+    uplink_id: int
+
+
+def standing_values(rows: Iterable[tuple[int, Value]]) -> dict[tuple[int, int, int], Standing]:
+    """What stands where values want to go, by (meter id, register id, Unix second): readings and events, one query each."""
+    readings = []
+    events = []
+    for meter_id, value in rows:
+        (events if value.is_event else readings).append((meter_id, value.register_id, value.captured_s))
+    standing: dict[tuple[int, int, int], Standing] = {}
+    for table, keys in (("meters_reading", readings), ("meters_meterevent", events)):
+        if keys:
+            found = fetch_rows(
+                f"""SELECT n.meter_id, n.register_id, n.captured_s, r.value, r.uplink_id
+                    FROM unnest(%s::int[], %s::smallint[], %s::bigint[]) AS n(meter_id, register_id, captured_s)
+                    JOIN {table} r ON r.captured_at = to_timestamp(n.captured_s)
+                         AND r.meter_id = n.meter_id AND r.register_id = n.register_id""",
+                *(int_array(column) for column in zip(*keys, strict=True)),
+            )
+            standing.update({row[:3]: Standing(*row[3:]) for row in found})  # type: ignore[misc]
+    return standing
+
+
+def _resolve(name: str, system_title: bytes, registers: Registers) -> RegisterRow:
+    """The register of a name with the meter's own base name before it; or the reason why there is none."""
+    if name.startswith(_NAME_PREFIX):
+        own = f"{_NAME_PREFIX}{system_title.hex()}:"
+        if not name.startswith(own):
+            raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, f"the pack names another meter: {name[:80]!r}")
+        name = name[len(own) :]
+    register = registers.get(name)
+    if register is None:
+        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, f"no register {name[:80]!r} is known; add it if it is right")
+    return register
+
+
+def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
+    """A value in steps of 10^scaler units, exactly."""
+    steps = Decimal(value).scaleb(-register.scaler)
+    if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
+        raise PayloadError(
+            PayloadRefusal.PAYLOAD_INVALID, f"{name}: {value} is no whole number of steps of 1e{register.scaler}"
+        )
+    return int(steps)
+
