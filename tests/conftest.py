@@ -1,0 +1,92 @@
+"""One PostgreSQL and one Redis for the whole run, started before Django reads its settings.
+
+Where DATABASE_URL or REDIS_URL is set, that server is used instead. Under pytest-xdist the controller starts
+them and the workers inherit the addresses; each worker has its own database, Redis number and folder.
+"""
+
+import atexit
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from pytest_django import DjangoDbBlocker
+
+from ami_headend import embedded
+
+pytest_plugins = ["tests.flows.stack"]
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # pytest ends in good order, and so do the services
+
+
+def _start_services() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ami-headend-tests-"))
+    stack = ExitStack()
+    atexit.register(stack.close)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.update(stack.enter_context(embedded.services(folder / "var")))
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _own_redis_number(worker: str) -> None:
+    parts = urlsplit(os.environ["REDIS_URL"])
+    number = int(worker.removeprefix("gw")) + 1
+    if parts.scheme == "unix":
+        first = int(parse_qs(parts.query).get("db", ["0"])[0])
+        parts = parts._replace(query=f"db={first + number}")
+    else:
+        parts = parts._replace(path=f"/{int(parts.path.strip('/') or 0) + number}")
+    os.environ["REDIS_URL"] = parts.geturl()
+
+
+def _prepare() -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        _start_services()
+    else:
+        _own_redis_number(worker)
+        os.environ["AMI_VAR_DIR"] += f"/{worker}"
+    os.environ["MASTER_KEY_FILE"] = str(Path(os.environ["AMI_VAR_DIR"]) / "master.keys")
+    os.environ["TLS"] = "0"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "ami_headend.settings"
+    (Path(os.environ["AMI_VAR_DIR"]) / "static").mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    import django  # noqa: PLC0415 - the settings are read here, and need what stands above
+
+    django.setup()
+
+
+_prepare()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def master_key_file() -> Path:
+    """The master key of this test process; every key that a test provisions is wrapped under it."""
+    from keyvault import masterkey  # noqa: PLC0415 - after django.setup
+
+    path = Path(os.environ["MASTER_KEY_FILE"])
+    if not path.exists():
+        masterkey.init(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The test database with the partitions of the readings, and a copy of it for live stacks to start from."""
+    from meters import partitions  # noqa: PLC0415 - after django.setup
+    from tests.flows import databases  # noqa: PLC0415 - after django.setup
+
+    with django_db_blocker.unblock():
+        partitions.maintain()
+        template = databases.make_template()
+    yield
+    with django_db_blocker.unblock():
+        databases.drop(template)

@@ -1,0 +1,164 @@
+"""A live stack: real web server, real worker and beat as processes, which a flow may kill and start again."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+from pytest_django import DjangoDbBlocker
+import redis
+
+from ami_headend.processes import beat_command, web_command, worker_command
+
+START_TIMEOUT_S = 30.0
+
+
+def wait_for(what: str, ready: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
+    """Waits until `ready()`; fails with `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+@dataclass
+class Stack:
+    """The processes by name (`web`, `worker`, `beat`), the address, the children's environment and their logs."""
+
+    port: int
+    env: dict[str, str]
+    log_dir: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self, name: str) -> Path:
+        return self.log_dir / f"{name}.log"
+
+    def logs(self) -> str:
+        """Everything that every process has written."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.log_dir.glob("*.log")))
+
+    def start(self, name: str, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Starts `web`, `worker` or `beat` (or any named command) and waits until it answers."""
+        commands = {
+            "web": lambda: web_command("127.0.0.1", self.port, 1),
+            "worker": lambda: worker_command(2),
+            "beat": beat_command,
+        }
+        offset = self.log(name).stat().st_size if self.log(name).exists() else 0
+        with self.log(name).open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                command or commands[name](),
+                env={**self.env, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        if name == "web":
+            wait_for("the web server answers", lambda: self._alive(name) and self._answers())
+        elif name.startswith("worker"):
+            wait_for("the worker is ready", lambda: self._alive(name) and self._says(name, offset, " ready."))
+        elif name == "beat":
+            wait_for("beat starts", lambda: self._alive(name) and self._says(name, offset, "beat: Starting"))
+
+    def stop(self, name: str, signal: Signals = SIGTERM) -> None:
+        """Ends a process: by SIGTERM in good order; by SIGKILL with its children, at whatever instruction."""
+        process = self.processes.pop(name)
+        if process.poll() is None:
+            if signal == SIGKILL:
+                os.killpg(process.pid, SIGKILL)
+            else:
+                process.send_signal(signal)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, SIGKILL)
+            process.wait()
+
+    def kill(self, name: str) -> None:
+        """kill -9 of a process and its children."""
+        self.stop(name, SIGKILL)
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """The child processes, such as the prefork processes of the worker."""
+        return psutil.Process(self.processes[name].pid).children()
+
+    def stop_all(self) -> None:
+        for name in list(self.processes):
+            self.stop(name)
+
+    def redis(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.env["REDIS_URL"])
+
+    def manage(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Runs a management command against this stack's services."""
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+    def _alive(self, name: str) -> bool:
+        if self.processes[name].poll() is not None:
+            pytest.fail(f"{name} ended at once:\n{self.log(name).read_text(errors='replace')[-3000:]}")
+        return True
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.base_url}/admin/login/", timeout=5).status_code < 500
+        except httpx.TransportError:
+            return False
+
+    def _says(self, name: str, offset: int, text: str) -> bool:
+        with self.log(name).open("rb") as file:
+            file.seek(offset)
+            return text.encode() in file.read()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    folder: Path, names: tuple[str, ...] = ("web", "worker"), environ: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
+    """A stack over a fresh database, which is this process's own, too; `environ` overrides settings."""
+    from tests.flows import databases  # noqa: PLC0415 - this module loads before Django is set up
+
+    with databases.copied() as name:
+        env = {**os.environ, "DATABASE_URL": urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl()}
+        env.update(environ or {})
+        stack = Stack(free_port(), env, folder)
+        with stack.redis() as client:
+            client.flushdb()
+        try:
+            for process in names:
+                stack.start(process)
+            yield stack
+        finally:
+            stack.stop_all()
+
+
+@pytest.fixture(scope="module")
+def live_stack(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Web and worker for the tests of one module, on a database of their own. Not together with `db`."""
+    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
