@@ -74,7 +74,7 @@ def import_meters(
             added = enrol(plan, now, done=lambda count: progress("enrolling", count))
             if keys.make:
                 report.keyed = _provision(plan.new, keys, progress)
-            _assign_new(plan.new, added, concentrators)
+            _assign_new(plan.new, added, concentrators, now)
             assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
     except _Rollback:
         pass
@@ -133,13 +133,15 @@ def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, progress: Progress) 
     return keyed
 
 
-def _assign_new(lines: Iterable[MeterLine], added: dict[bytes, Meter], concentrators: dict[str, Concentrator]) -> None:
+def _assign_new(
+    lines: Iterable[MeterLine], added: dict[bytes, int], concentrators: dict[str, Concentrator], now: datetime
+) -> None:
     """Plain rows: a meter that was not registered has no readings, so that no totals move."""
     rows = [
         Assignment(
-            meter=added[line.system_title],
+            meter_id=added[line.system_title],
             concentrator=concentrators[line.concentrator],
-            valid_from=added[line.system_title].commissioned_at,
+            valid_from=line.commissioned_at or now,
         )
         for line in lines
         if line.concentrator
