@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.utils import timezone
+from psycopg.errors import DeadlockDetected
 from psycopg.types.json import Jsonb
 
 from concentrators import integrity, totals
@@ -43,7 +44,9 @@ def verify(uplink_id: int) -> Verdicts | None:
         except (ContendedError, IntegrityError) as error:
             reason: Exception = error
         except (OperationalError, InterfaceError, MasterKeyError) as error:
-            raise TransientError(f"uplink {uplink_id}: {error}") from error
+            if not isinstance(error.__cause__, DeadlockDetected):
+                raise TransientError(f"uplink {uplink_id}: {error}") from error
+            reason = error
         except Exception as error:
             logger.exception("uplink %s failed to verify", uplink_id)
             reason = error

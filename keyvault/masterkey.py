@@ -62,6 +62,10 @@ class MasterKeys:
         self._aeads = {version: AESGCM(key) for version, key in keys.items()}
         self.active_version = active_version
 
+    @property
+    def versions(self) -> list[int]:
+        return sorted(self._aeads)
+
     def __reduce__(self) -> str:
         raise TypeError("master keys are never pickled")
 

@@ -1,0 +1,73 @@
+"""manage.py concentrator: register concentrators, and their tokens."""
+
+from argparse import RawDescriptionHelpFormatter
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from concentrators import tokens
+from concentrators.models import Concentrator, ConcentratorToken
+
+
+class Command(BaseCommand):
+    help = "Register a concentrator, give it a bearer token (shown once), list or revoke its tokens."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py concentrator add DCU-17\n"
+            "  manage.py concentrator token DCU-17 --label spring --days 365\n"
+            "  manage.py concentrator tokens DCU-17\n"
+            "  manage.py concentrator revoke DCU-17 --token 4"
+        )
+        parser.add_argument("action", choices=["add", "token", "tokens", "revoke"])
+        parser.add_argument("name", help="the concentrator's name")
+        parser.add_argument("--label", default="", help="what a token is for")
+        parser.add_argument("--days", type=int, help="days until a new token expires; without it, it does not")
+        parser.add_argument("--token", type=int, help="number of the token to revoke, as `tokens` lists it")
+
+    def handle(self, *args: Any, action: str, name: str, **options: Any) -> None:
+        if action == "add":
+            _, made = Concentrator.objects.get_or_create(name=name)
+            if not made:
+                raise CommandError(f"there is a concentrator {name} already")
+            self.stdout.write(f"Registered {name}. Next: manage.py concentrator token {name}")
+            return
+        concentrator = Concentrator.objects.filter(name=name).first()
+        if concentrator is None:
+            raise CommandError(f"there is no concentrator {name}: manage.py concentrator add {name}")
+        if action == "token":
+            self._issue(concentrator, options["label"], options["days"])
+        elif action == "tokens":
+            self._list(concentrator)
+        else:
+            self._revoke(concentrator, options["token"])
+
+    def _issue(self, concentrator: Concentrator, label: str, days: int | None) -> None:
+        if days is not None and days < 1:
+            raise CommandError("--days takes a number from 1")
+        expires_at = None if days is None else timezone.now() + timedelta(days=days)
+        token = tokens.issue(concentrator, label, expires_at)
+        self.stderr.write("This token is shown once; only its digest is kept:")
+        self.stdout.write(token)
+
+    def _list(self, concentrator: Concentrator) -> None:
+        now = timezone.now()
+        for token in concentrator.tokens.order_by("pk"):
+            state = "revoked" if token.revoked_at else "expired" if _is_past(token, now) else "valid"
+            used = f"last used {token.last_used_at:%Y-%m-%d %H:%M} UTC" if token.last_used_at else "never used"
+            self.stdout.write(f"{token.pk}  {state}  {token.label or '(no label)'}  {used}")
+
+    def _revoke(self, concentrator: Concentrator, pk: int | None) -> None:
+        token = concentrator.tokens.filter(pk=pk).first()
+        if token is None:
+            raise CommandError(f"{concentrator} has no token {pk}: manage.py concentrator tokens {concentrator}")
+        tokens.revoke(token)
+        self.stdout.write(f"Token {pk} of {concentrator} is refused from now on.")
+
+
+def _is_past(token: ConcentratorToken, now: Any) -> bool:
+    return token.expires_at is not None and token.expires_at <= now

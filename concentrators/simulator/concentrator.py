@@ -1,0 +1,185 @@
+"""A simulated concentrator: it posts what it has buffered, over real HTTP, until the head-end has it. No Django."""
+
+import gzip
+import hashlib
+import threading
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import httpx
+import tenacity
+import zstandard
+
+from concentrators.simulator.spool import Batch, Spool
+
+UPLINKS_PATH = "/api/v1/uplinks"
+COMPRESSIONS = ("none", "gzip", "zstd")
+_POLL_S = 0.1
+_BUSY = (429, 502, 503, 504)
+_backoff = tenacity.wait_random_exponential(multiplier=0.2, max=30)
+
+
+class RefusedError(Exception):
+    """The head-end refuses what this concentrator sends, for good; the text says why."""
+
+
+class _TryAgainError(Exception):
+    """Not now: no connection, or the head-end is busy. ``retry_after_s`` is what it asked for."""
+
+    def __init__(self, reason: str, retry_after_s: float = 0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class Options(NamedTuple):
+    """How a concentrator posts. ``linger_s``: a smaller batch goes when that long nothing was posted."""
+
+    url: str
+    batch_frames: int = 1000
+    compression: str = "none"
+    linger_s: float = 1.0
+    timeout_s: float = 30.0
+
+
+class HeadEnd:
+    """The head-end as a concentrator sees it. Every call is repeated, with back-off and jitter, until it is answered."""
+
+    def __init__(self, options: Options, token: str, giving_up: threading.Event) -> None:
+        self._compression = options.compression
+        self._giving_up = giving_up
+        self._client = httpx.Client(
+            base_url=options.url, headers={"Authorization": f"Bearer {token}"}, timeout=options.timeout_s
+        )
+        self.repeats = 0
+
+    def close(self) -> None:
+        self._client.close()
+
+    def post(self, batch: Batch) -> int:
+        """Post a batch; the id of the uplink it became. RefusedError where it never will, or the receipt is wrong."""
+        content, headers = self._compress(batch.body)
+        headers["Content-Type"] = "application/cbor-seq"
+        receipt = self._call("POST", UPLINKS_PATH, 202, content=content, headers=headers)
+        if receipt["sha256"] != hashlib.sha256(batch.body).hexdigest():
+            raise RefusedError(f"the receipt of uplink {receipt['uplink']} names another digest than that of the body")
+        return int(receipt["uplink"])
+
+    def is_verified(self, uplink: int) -> bool:
+        return bool(self._call("GET", f"{UPLINKS_PATH}/{uplink}", 200)["verified"])
+
+    def _compress(self, body: bytes) -> tuple[bytes, dict[str, str]]:
+        match self._compression:
+            case "gzip":
+                return gzip.compress(body, compresslevel=1), {"Content-Encoding": "gzip"}
+            case "zstd":
+                return zstandard.compress(body), {"Content-Encoding": "zstd"}
+        return body, {}
+
+    def _call(self, method: str, path: str, expected: int, **request: Any) -> dict[str, Any]:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_TryAgainError),
+            wait=_wait,
+            sleep=tenacity.sleep_using_event(self._giving_up),
+            stop=tenacity.stop_when_event_set(self._giving_up),
+            before_sleep=self._count_repeat,
+            reraise=True,
+        )
+        answer: dict[str, Any] = retrying(self._call_once, method, path, expected, **request)
+        return answer
+
+    def _call_once(self, method: str, path: str, expected: int, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise _TryAgainError(f"{type(error).__name__}: {error}") from None
+        if response.status_code == expected:
+            answer: dict[str, Any] = response.json()
+            return answer
+        reason = f"{method} {path} was answered {response.status_code}: {response.text[:300]}"
+        if response.status_code in _BUSY or response.status_code >= 500:
+            raise _TryAgainError(reason, retry_after_s(response.headers.get("Retry-After", ""), datetime.now(UTC)))
+        raise RefusedError(reason)
+
+    def _count_repeat(self, _: tenacity.RetryCallState) -> None:
+        self.repeats += 1
+
+
+class SimulatedConcentrator(threading.Thread):
+    """Concentrator ``number`` at work: batches, posts, keeps receipts, and releases frames that waited for them.
+
+    ``draining`` lets it end when all is posted, ``giving_up`` at once. ``error`` says why it ended early.
+    """
+
+    def __init__(
+        self, number: int, spool: Spool, token: str, options: Options, draining: threading.Event, giving_up: threading.Event
+    ) -> None:
+        super().__init__(name=f"concentrator-{number}", daemon=True)
+        self.error: Exception | None = None
+        self.posted_batches = 0
+        self._number, self._spool, self._options = number, spool, options
+        self._draining, self._giving_up = draining, giving_up
+        self._head_end = HeadEnd(options, token, giving_up)
+        self._posted_at = time.monotonic()
+        self._poll_at = 0.0
+
+    @property
+    def repeats(self) -> int:
+        """Requests that had to be repeated."""
+        return self._head_end.repeats
+
+    def run(self) -> None:
+        try:
+            while not self._giving_up.is_set() and not self._is_done():
+                busy = self._post_next()
+                if not self._look_at_verified() and not busy:
+                    self._giving_up.wait(0.05)
+        except _TryAgainError:
+            pass  # interrupted while the head-end did not answer: the batch stays in the spool
+        except Exception as error:  # a thread's end must be known to whoever waits for it
+            self.error = error
+        finally:
+            self._head_end.close()
+
+    def _is_done(self) -> bool:
+        return self._draining.is_set() and self._spool.is_drained(self._number)
+
+    def _post_next(self) -> bool:
+        lingered = time.monotonic() - self._posted_at > self._options.linger_s
+        partial = lingered or self._draining.is_set()
+        batch = self._spool.next_batch(self._number, self._options.batch_frames, partial=partial)
+        if batch is None:
+            return False
+        self._spool.keep_receipt(batch, self._head_end.post(batch))
+        self._posted_at = time.monotonic()
+        self.posted_batches += 1
+        return True
+
+    def _look_at_verified(self) -> bool:
+        """Ask for the oldest uplink that frames wait for; True when it was verified."""
+        if time.monotonic() < self._poll_at:
+            return False
+        uplink = self._spool.awaited_uplink(self._number)
+        if uplink is not None and self._head_end.is_verified(uplink):
+            self._spool.mark_verified(uplink)
+            self._spool.release_behind(self._number)
+            return True
+        self._poll_at = time.monotonic() + _POLL_S
+        return False
+
+
+def retry_after_s(header: str, now: datetime) -> float:
+    """Seconds that Retry-After asks for (RFC 9110 section 10.2.3: seconds or a date); 0 where there is none."""
+    if header.isascii() and header.isdigit():
+        return float(header)
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - now).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked_s = error.retry_after_s if isinstance(error, _TryAgainError) else 0.0
+    return asked_s + float(_backoff(state))

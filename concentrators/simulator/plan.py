@@ -1,0 +1,132 @@
+"""What a run of the simulator consists of; everything in it follows from its plan and its load. No Django."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any, NamedTuple, Protocol, Self
+
+from concentrators.simulator.meter import FRAUD_EVENTS, STANDARD_EVENTS
+
+# System titles of the simulation are locally administered EUI-64: 02, run (4 octets), number (3 octets).
+_TITLE_HEAD = b"\x02"
+STRANGERS = 0xFF0000  # numbers from here on belong to meters that nobody registers
+_EVENT_EVERY = 500
+_GHOST_STEP_S = 10
+
+
+class Load(Protocol):
+    """Where the energy comes from."""
+
+    def energy_wh(self, household: int, first_minute: int, count: int, interval_minutes: int) -> list[int | None]:
+        """Wh of ``count`` intervals from ``first_minute`` after the start; None where there is no reading."""
+
+
+class Interval(NamedTuple):
+    """One interval that a meter measured: its start (Unix seconds), the register then, and its energy, in Wh."""
+
+    index: int
+    start_s: int
+    register_wh: int
+    energy_wh: int
+
+
+class Event(NamedTuple):
+    """An event that a meter reports."""
+
+    captured_at_s: int
+    register: str
+    code: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. ``end_s`` is None for an endless one; ``moved_at_s`` is when some meters change concentrator.
+
+    Meter ``number`` measures intervals of ``interval_minutes[number % len]``; a tick is the shortest
+    of them, and the others are multiples of it.
+    """
+
+    run: str
+    seed: int
+    meters: list[str]
+    concentrators: int
+    interval_minutes: list[int]
+    start_s: int
+    end_s: int | None
+    moved_at_s: int | None = None
+    rates: dict[str, float] = field(default_factory=dict)
+    gap_runs: int = 1024
+    retention_days: int = 1096
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_fact(cls, fact: dict[str, Any]) -> Self:
+        return cls(**fact)
+
+    def as_fact(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def tick_minutes(self) -> int:
+        return min(self.interval_minutes)
+
+    @property
+    def ticks(self) -> int | None:
+        return None if self.end_s is None else (self.end_s - self.start_s) // (self.tick_minutes * 60)
+
+    @property
+    def ghosts(self) -> dict[str, int]:
+        """Numbers of the meters that exist for one misbehaviour each, by its name."""
+        first = len(self.meters)
+        kinds = ("suspended", "retired_key", "old_counter")
+        return {kind: first + offset for offset, kind in enumerate(kinds) if self.rates.get(kind)}
+
+    def system_title(self, number: int) -> bytes:
+        return _TITLE_HEAD + bytes.fromhex(self.run) + number.to_bytes(3, "big")
+
+    def device_key(self, secret: bytes, number: int) -> bytes:
+        """The 32 octets that the simulated manufacturer drew for a meter; ``secret`` is the run's."""
+        return sha256(b"simulated device key" + secret + self.system_title(number)).digest()
+
+    def interval_of(self, number: int) -> int:
+        return self.interval_minutes[number % len(self.interval_minutes)]
+
+    def home_of(self, number: int) -> int:
+        """The concentrator (from 0) that hears the meter."""
+        return number % self.concentrators
+
+    def moves(self, number: int) -> bool:
+        """Whether the registry assigns the meter to the next concentrator from ``moved_at_s`` on."""
+        return self.moved_at_s is not None and number % 5 == 4
+
+    def assigned_to(self, number: int, at_s: int) -> int:
+        """The concentrator (from 0) that the registry assigns the meter to at a time."""
+        home = self.home_of(number)
+        moved = self.moves(number) and self.moved_at_s is not None and at_s >= self.moved_at_s
+        return (home + 1) % self.concentrators if moved else home
+
+    def first_register_wh(self, number: int) -> int:
+        return 1_000_000 + number * 977
+
+    def event_in(self, number: int, interval: Interval) -> Event | None:
+        """The event that the meter reports of an interval, if any: few of them, spread evenly."""
+        mixed = (number * 0x9E3779B1 ^ interval.index * 0x85EBCA6B ^ self.seed * 0xC2B2AE35) & 0xFFFFFFFF
+        mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
+        draw, choice = (mixed >> 8) % _EVENT_EVERY, mixed & 0xFF
+        if draw:
+            return None
+        return Event(interval.start_s + choice % 60, (STANDARD_EVENTS, FRAUD_EVENTS)[choice % 2], 1 + choice // 2)
+
+    def intervals(self, load: Load, number: int, ticks: int) -> Iterator[Interval]:
+        """What a meter measured in the first ``ticks`` ticks: the truth to compare with."""
+        minutes = self.interval_of(number)
+        register_wh = self.first_register_wh(number)
+        values = load.energy_wh(number, 0, ticks * self.tick_minutes // minutes, minutes)
+        for index, energy_wh in enumerate(values):
+            if energy_wh is not None:
+                yield Interval(index, self.start_s + index * minutes * 60, register_wh, energy_wh)
+                register_wh += energy_wh
+
+    def old_counter_readings(self) -> list[tuple[int, int]]:
+        """(time, register) that the ghost with the lost counters sends, to fill the head-end's memory of gaps."""
+        return [(self.start_s + step * _GHOST_STEP_S, step) for step in range(self.gap_runs + 3)]

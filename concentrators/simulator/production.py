@@ -1,0 +1,84 @@
+"""The meters of a run at work: stretch by stretch, what they measured goes into the spool as frames. No Django."""
+
+from concentrators.simulator.meter import Memory, SimulatedMeter, event_payload
+from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
+from concentrators.simulator.plan import Interval, Load, Plan
+from concentrators.simulator.spool import Outgoing, Spool
+
+
+class Production:
+    """All meters of a plan, booted from the spool's memories, and how far they have come.
+
+    ``spread`` lets meters report over the interval that follows instead of all at its first second.
+    """
+
+    def __init__(self, plan: Plan, load: Load, spool: Spool, secret: bytes, *, spread: bool = False) -> None:
+        self._plan, self._load, self._spool, self._spread = plan, load, spool, spread
+        memories = spool.memories()
+        self._meters = [self._boot(number, secret, memories) for number in range(len(plan.meters))]
+        self._ghosts = {kind: self._boot(number, secret, memories) for kind, number in plan.ghosts.items()}
+        self._mischief = Mischief(plan, self._ghosts)
+        self.tick: int = spool.fact("tick") or 0
+        self.frames = 0
+
+    @property
+    def clock_s(self) -> int:
+        """The simulation's time: where the next stretch begins."""
+        return self._plan.start_s + self.tick * self._plan.tick_minutes * 60
+
+    def advance(self, ticks: int) -> int:
+        """Let the meters measure and seal ``ticks`` more ticks; how many frames that gave."""
+        self._mischief.begin(self.tick)
+        frames = self._mischief.lose_counters(concentrator=0) if self.tick == 0 else []
+        genuine = self._measured(self.tick, self.tick + ticks)
+        for interval, number in sorted((end, number) for number, ends in genuine.items() for end in ends):
+            self._report(number, genuine[number][interval], frames)
+        self.tick += ticks
+        meters = [*self._meters, *self._ghosts.values()]
+        self._spool.hand_over(frames, [meter.memory for meter in meters], tick=self.tick)
+        self._spool.release_due(self.clock_s)
+        self.frames += len(frames)
+        return len(frames)
+
+    def finish(self) -> None:
+        """Nothing more is measured: whatever was held back for later goes now."""
+        self._spool.release_due(float("inf"))
+
+    def _boot(self, number: int, secret: bytes, memories: dict[int, Memory]) -> SimulatedMeter:
+        memory = memories.get(number) or Memory(number, register_wh=self._plan.first_register_wh(number))
+        return SimulatedMeter(self._plan.system_title(number), self._plan.device_key(secret, number), memory)
+
+    def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, Interval]]:
+        """The intervals that end in the stretch, by meter and end (Unix seconds)."""
+        measured = {}
+        for number, meter in enumerate(self._meters):
+            minutes = self._plan.interval_of(number)
+            stride = minutes // self._plan.tick_minutes
+            first, end = first_tick // stride, end_tick // stride
+            values = self._load.energy_wh(number, first * minutes, end - first, minutes)
+            ends = measured[number] = {}
+            register_wh = meter.memory.register_wh
+            for index, energy_wh in enumerate(values, start=first):
+                if energy_wh is not None:
+                    start_s = self._plan.start_s + index * minutes * 60
+                    ends[start_s + minutes * 60] = Interval(index, start_s, register_wh, energy_wh)
+                    register_wh += energy_wh
+        return measured
+
+    def _report(self, number: int, interval: Interval, frames: list[Outgoing]) -> None:
+        """Seal what a meter says of an interval, and what goes wrong beside it."""
+        meter, home = self._meters[number], self._plan.home_of(number)
+        minutes = self._plan.interval_of(number)
+        counter = meter.next_counter()
+        octets = meter.seal(meter.measure(interval.start_s, interval.energy_wh), counter)
+        frame = Outgoing(home, octets, ACCEPTED)
+        if self._spread:
+            length_s = minutes * 60
+            frame.not_before_s = interval.start_s + length_s + number * 7919 % (length_s * 9 // 10)
+        frames.append(frame)
+        event = self._plan.event_in(number, interval)
+        if event is not None:
+            frames.append(Outgoing(home, meter.seal(event_payload(*event)), ACCEPTED))
+        frames += self._mischief.beside(
+            Genuine(meter, frame, counter, interval.start_s, minutes, interval.register_wh, interval.energy_wh)
+        )
