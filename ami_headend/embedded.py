@@ -257,6 +257,7 @@ def start_redis(var_dir: Path) -> _Server:
         "save": "",
         "appendonly": "no",
         "daemonize": "no",
+        "databases": "64",  # one for every process of a parallel test run
         "maxmemory-policy": "noeviction",
     }
     command = [_redis_program()] + [part for key, value in options.items() for part in (f"--{key}", value)]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 from pytest_django import DjangoDbBlocker
@@ -37,14 +37,14 @@ def _start_services() -> None:
 
 
 def _own_redis_number(worker: str) -> None:
-    parts = urlsplit(os.environ["REDIS_URL"])
     number = int(worker.removeprefix("gw")) + 1
-    if parts.scheme == "unix":
-        first = int(parse_qs(parts.query).get("db", ["0"])[0])
-        parts = parts._replace(query=f"db={first + number}")
+    base, _, query = os.environ["REDIS_URL"].partition("?")
+    if base.startswith("unix:"):
+        first = int(parse_qs(query).get("db", ["0"])[0])
+        os.environ["REDIS_URL"] = f"{base}?db={first + number}"
     else:
-        parts = parts._replace(path=f"/{int(parts.path.strip('/') or 0) + number}")
-    os.environ["REDIS_URL"] = parts.geturl()
+        server, _, first_of_tcp = base.removeprefix("redis://").partition("/")
+        os.environ["REDIS_URL"] = f"redis://{server}/{int(first_of_tcp or 0) + number}"
 
 
 def _prepare() -> None:

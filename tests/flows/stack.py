@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -96,7 +95,7 @@ class Stack:
 
     def children(self, name: str) -> list[psutil.Process]:
         """The child processes, such as the prefork processes of the worker."""
-        return psutil.Process(self.processes[name].pid).children()
+        return list(psutil.Process(self.processes[name].pid).children())
 
     def stop_all(self) -> None:
         for name in list(self.processes):
@@ -134,6 +133,12 @@ def free_port() -> int:
         return port
 
 
+def _at_database(url: str, name: str) -> str:
+    """The same server's URL with another database."""
+    place, _, query = url.partition("?")
+    return f"{place.rsplit('/', 1)[0]}/{name}?{query}"
+
+
 @contextmanager
 def running(
     folder: Path, names: tuple[str, ...] = ("web", "worker"), environ: Mapping[str, str] | None = None
@@ -142,7 +147,7 @@ def running(
     from tests.flows import databases  # noqa: PLC0415 - this module loads before Django is set up
 
     with databases.copied() as name:
-        env = {**os.environ, "DATABASE_URL": urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl()}
+        env = {**os.environ, "DATABASE_URL": _at_database(os.environ["DATABASE_URL"], name)}
         env.update(environ or {})
         stack = Stack(free_port(), env, folder)
         with stack.redis() as client:

@@ -1,0 +1,85 @@
+# Everything that a newcomer needs: `make demo`, `make test`. The virtual environment and the locked
+# dependencies are set up by whichever target needs them first, and again when the lock file changes.
+
+PYTHON ?= python3
+PORT ?= 8000
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+# For checks that need settings but no service: what a deployment sets, with values of no use elsewhere.
+PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') TLS=1 \
+	DEBUG=0 ALLOWED_HOSTS=headend.example MASTER_KEY_FILE=/etc/ami-headend/master.keys \
+	DATABASE_URL=postgres://headend@127.0.0.1:1/headend REDIS_URL=redis://127.0.0.1:1/0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test bench lint format lock clean distclean
+
+help:
+	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
+	@echo "make up        the head-end alone, for real concentrators (PORT=$(PORT))"
+	@echo "make test      all tests, on real services (ARGS='-k opening')"
+	@echo "make bench     measures against the floor (ARGS='--help')"
+	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
+	@echo "make format    formats the code"
+	@echo "make lock      locks the dependencies in requirements/*.in anew, with hashes"
+	@echo "make clean     removes the virtual environment and caches; leaves var/ (database, keys) alone"
+	@echo "make distclean removes var/ too, after asking"
+
+$(READY): requirements/base.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "This needs Python 3.11 or newer as $(PYTHON): install it, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked dependencies into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/base.txt
+	@touch $@
+
+$(READY_DEV): requirements/dev.txt $(READY)
+	@echo "Installing the locked tools for tests and lint into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# exec: make's shell gives way to the process itself, so that Ctrl-C and SIGTERM reach it.
+demo: $(READY)
+	@exec $(BIN)/python manage.py demo --port $(PORT) $(ARGS)
+
+up: $(READY)
+	@exec $(BIN)/python manage.py up --port $(PORT) $(ARGS)
+
+test: $(READY_DEV)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY_DEV)
+	@exec $(BIN)/python -m bench $(ARGS)
+
+lint: $(READY_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PRODUCTION_LIKE) $(BIN)/python manage.py makemigrations --check --dry-run --skip-checks
+	$(PRODUCTION_LIKE) $(BIN)/python manage.py check --deploy --fail-level WARNING
+	$(PRODUCTION_LIKE) $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
+
+format: $(READY_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# No index addresses in the lock files: where packages come from is the machine's own configuration.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(READY_DEV)
+	$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
+	$(COMPILE) requirements/base.in --constraint requirements/dev.txt --output-file requirements/base.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -e var ]; then echo "var/ stays: it holds the local database and the master key (make distclean removes it)."; fi
+
+distclean: clean
+	@if [ -e var ]; then \
+		printf 'Delete var/ with the local database and its master key for good? Type yes: '; read answer; \
+		[ "$$answer" = yes ] && rm -rf var || { echo "var/ stays."; exit 1; }; fi
