@@ -62,7 +62,7 @@ class CborSequenceParser(BaseParser):
 
     media_type = CBOR_SEQUENCE
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> bytes:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         limit = settings.UPLINK_MAX_OCTETS
         body: bytes = stream.read(limit + 1)
         if len(body) > limit:

@@ -52,7 +52,7 @@ def assigned_meters(system_titles: Collection[bytes]) -> dict[bytes, AssignedMet
         return {}
     rows = fetch_rows(
         """SELECT m.system_title, m.id, m.status, m.interval_minutes, a.concentrator_id,
-                  extract(epoch FROM a.valid_from)::bigint, extract(epoch FROM a.valid_to)::bigint
+                  ceil(extract(epoch FROM a.valid_from))::bigint, ceil(extract(epoch FROM a.valid_to))::bigint
            FROM unnest(%s::bytea[]) AS t(title)
            JOIN meters_meter m ON m.system_title = t.title
            LEFT JOIN concentrators_assignment a ON a.meter_id = m.id""",
@@ -74,14 +74,14 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
     Gives how many assignments changed. Raises AssignmentError where a meter has an assignment that
     begins later than ``valid_from``. All or nothing, with a fixed number of queries.
     """
-    wanted = {meter_id: concentrator_id for meter_id, concentrator_id in pairs}
+    wanted = dict(pairs)
     with transaction.atomic():
         totals.lock()
         standing = {
             row.meter_id: row
-            for row in Assignment.objects.filter(meter__in=wanted).filter(
-                Q(valid_to=None) | Q(valid_to__gt=valid_from)
-            )
+            for row in Assignment.objects.filter(meter__in=wanted)
+            .filter(Q(valid_to=None) | Q(valid_to__gt=valid_from))
+            .order_by("valid_from")  # the last one of each meter stays
         }
         later = [row for row in standing.values() if row.valid_from > valid_from]
         if later:
@@ -89,7 +89,9 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
         changed = {
             meter_id: concentrator_id
             for meter_id, concentrator_id in wanted.items()
-            if meter_id not in standing or standing[meter_id].concentrator_id != concentrator_id
+            if meter_id not in standing
+            or standing[meter_id].concentrator_id != concentrator_id
+            or standing[meter_id].valid_to is not None
         }
         totals.shift(list(changed), valid_from, -1)
         ending = [standing[meter_id] for meter_id in changed if meter_id in standing]

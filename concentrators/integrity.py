@@ -21,7 +21,7 @@ _FAILURE_TYPES = ["varchar", "int2", "int4", "int8", "int4", "bytea", "bytea", "
 class Failure(NamedTuple):
     """A refused frame: its place in the uplink, octets, reason, and what it claims of itself."""
 
-    index: int
+    frame_index: int
     octets: bytes
     kind: FailureKind
     detail: str
@@ -47,7 +47,7 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                         failure.kind.severity.value,
                         concentrator_id,
                         uplink_id,
-                        failure.index,
+                        failure.frame_index,
                         failure.octets,
                         failure.kid,
                         failure.counter,
@@ -68,7 +68,7 @@ def refused_before(frames: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, i
         octets_array(kid for kid, _ in frames),
         int_array(counter for _, counter in frames),
     )
-    return {row[:3]: FailureKind(row[3]) for row in rows}  # type: ignore[misc]  # the oldest row wins
+    return {row[:3]: FailureKind(row[3]) for row in rows}  # the oldest row wins
 
 
 def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> dict[FailureKind, int]:

@@ -100,13 +100,14 @@ class _Batch:
         self.verdicts = Verdicts()
         self.failures: list[Failure] = []
         self.candidates: list[_Candidate] = []
+        self.spent: list[Opened] = []
         self.readings: list[tuple[int, Value]] = []
         self.events: list[tuple[int, Value]] = []
         self.sums: dict[TotalKey, tuple[int, int]] = {}
         titles = {kid[:8] for kid in opening.keys} | {r.kid[:8] for r in opening.refused if r.kid is not None}
         self.meters = assigned_meters(titles)
         for refused in opening.refused:
-            self._fail(refused.index, FailureKind(refused.reason), refused.detail, refused.kid, refused.counter)
+            self._fail(refused.frame_index, FailureKind(refused.reason), refused.detail, refused.kid, refused.counter)
 
     def interpret(self) -> None:
         """Take the counters and read the payloads; what fails here has its verdict."""
@@ -141,7 +142,7 @@ class _Batch:
         standing = readings.standing_values((c.meter.id, value) for c in looked_up for value in c.values)
         received = _received_at({row.uplink_id for row in standing.values()})
         received[self.delivery.uplink_id] = self.delivery.received_at
-        unclear = []
+        unclear: list[Opened] = []
         for candidate in self.candidates:
             meter_id = candidate.meter.id
             keys = [(meter_id, value.register_id, value.captured_s) for value in candidate.values]
@@ -153,7 +154,7 @@ class _Batch:
                 unclear.append(candidate.frame)
             else:
                 self._decide_same(candidate.frame, max(received[row.uplink_id] for row in rows if row))
-        if unclear:
+        if unclear or self.spent:
             self._decide_other_content(unclear)
 
     def store(self) -> None:
@@ -206,22 +207,27 @@ class _Batch:
             self._refuse(frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
 
     def _decide_other_content(self, frames: list[Opened]) -> None:
-        """A counter seen before, but not all values stand: a refused frame again, or the counter used twice."""
-        before = integrity.refused_before({(frame.kid, frame.counter) for frame in frames})
+        """A counter seen before, but not all values stand: a refused frame again, or the counter used twice.
+
+        Of frames from before retention nothing is left to compare: refused again, or a replay.
+        """
+        before = integrity.refused_before({(frame.kid, frame.counter) for frame in (*frames, *self.spent)})
         for failure in self.failures:
             if failure.kid is not None and failure.counter is not None:
                 before.setdefault((failure.kid, failure.counter, failure.octets), failure.kind)
-        for frame in frames:
+        reused = FailureKind.COUNTER_REUSED, "the counter was accepted already, with other content"
+        replayed = FailureKind.REPLAYED, "its counter was seen, and its readings are no longer kept"
+        for frame, otherwise in [*((f, reused) for f in frames), *((f, replayed) for f in self.spent)]:
             kind = before.get((frame.kid, frame.counter, self.octets[frame.index]))
             if kind is None:
-                self._refuse(frame, FailureKind.COUNTER_REUSED, "the counter was accepted already, with other content")
+                self._refuse(frame, *otherwise)
             else:
                 self._refuse(frame, kind, "the same frame again; it was refused before")
 
     def _refuse_payload(self, frame: Opened, take: Take, error: PayloadError) -> None:
         """A payload that is refused; where its counter was seen and it is past retention, nothing is left to compare."""
         if take is Take.SEEN and error.reason is PayloadRefusal.TOO_OLD:
-            self._refuse(frame, FailureKind.REPLAYED, "its counter was seen, and its readings are no longer kept")
+            self.spent.append(frame)
         else:
             self._refuse(frame, FailureKind(error.reason), str(error))
 
@@ -239,5 +245,7 @@ class _Batch:
 def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:
     if not uplink_ids:
         return {}
-    rows = fetch_rows("SELECT id, received_at FROM concentrators_uplink WHERE id = ANY(%s::bigint[])", int_array(uplink_ids))
+    rows = fetch_rows(
+        "SELECT id, received_at FROM concentrators_uplink WHERE id = ANY(%s::bigint[])", int_array(uplink_ids)
+    )
     return dict(rows)

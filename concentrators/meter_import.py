@@ -37,10 +37,6 @@ class ImportReport:
     bad: list[BadLine] = field(default_factory=list)
 
 
-class _Rollback(Exception):
-    """Ends the transaction of an import that is not to stand."""
-
-
 def import_meters(
     lines: Sequence[MeterLine],
     now: datetime,
@@ -58,26 +54,22 @@ def import_meters(
     if keys.make and keys.fleet_key is None:
         masterkey.current()
     report = ImportReport()
-    try:
-        with transaction.atomic():
-            plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count))
-            concentrators = {
-                row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})
-            }
-            moving = _check(plan, concentrators, update=update)
-            report.new, report.changed = len(plan.new), len({*(c.meter.pk for c in plan.changed), *moving})
-            report.unchanged = len(plan.changed) + len(plan.unchanged) - report.changed
-            report.assigned = sum(1 for line in plan.new if line.concentrator) + len(moving)
-            report.bad = sorted(plan.bad)
-            if report.bad or dry_run:
-                raise _Rollback
-            added = enrol(plan, now, done=lambda count: progress("enrolling", count))
-            if keys.make:
-                report.keyed = _provision(plan.new, keys, progress)
-            _assign_new(plan.new, added, concentrators, now)
-            assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
-    except _Rollback:
-        pass
+    with transaction.atomic():
+        plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count))
+        concentrators = {row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})}
+        moving = _check(plan, concentrators, update=update)
+        report.new, report.changed = len(plan.new), len({*(c.meter.pk for c in plan.changed), *moving})
+        report.unchanged = len(plan.changed) + len(plan.unchanged) - report.changed
+        report.assigned = sum(1 for line in plan.new if line.concentrator) + len(moving)
+        report.bad = sorted(plan.bad)
+        if report.bad or dry_run:
+            transaction.set_rollback(True)
+            return report
+        added = enrol(plan, now, done=lambda count: progress("enrolling", count))
+        if keys.make:
+            report.keyed = _provision(plan.new, keys, progress)
+        _assign_new(plan.new, added, concentrators, now)
+        assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
     return report
 
 

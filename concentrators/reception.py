@@ -129,12 +129,12 @@ def _unzstd(body: bytes, limit: int) -> bytes:
     try:
         for start in range(0, len(body), _ZSTD_STEP):
             if inflater.eof:
-                break
+                raise UplinkError("octets follow the zstd body")
             decoded += inflater.decompress(body[start : start + _ZSTD_STEP])
             if len(decoded) > limit:
                 return bytes(decoded)
     except zstandard.ZstdError:
         raise UplinkError("the body is not zstd, as its Content-Encoding says") from None
-    if not inflater.eof or inflater.unused_data or start + _ZSTD_STEP < len(body):
+    if not inflater.eof or inflater.unused_data:
         raise UplinkError("the zstd body ends too early, or octets follow it")
     return bytes(decoded)

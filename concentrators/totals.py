@@ -5,9 +5,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
-from concentrators.models import Assignment, IntervalTotal
+from concentrators.models import IntervalTotal
 from keyvault.sql import execute, int_array
 
 # Verification holds this lock shared, a change of assignments exclusively: a change waits for the
@@ -97,7 +96,9 @@ def compare(start: datetime, end: datetime) -> list[Difference]:
                 ORDER BY 1, 2, 3, 4""",
             {"start": start, "end": end},
         )
-        return [Difference(*row[:4], _pair(*row[4:6]), _pair(*row[6:8])) for row in cursor.fetchall()]
+        return [
+            Difference(row[0], row[1], row[2], row[3], _pair(*row[4:6]), _pair(*row[6:8])) for row in cursor.fetchall()
+        ]
 
 
 def recompute(start: datetime, end: datetime) -> list[Difference]:

@@ -69,6 +69,6 @@ def purge(now: datetime) -> int:
                     _PURGE_BATCH,
                 ],
             )
-            purged += cursor.rowcount
+            purged += int(cursor.rowcount)
             if cursor.rowcount < _PURGE_BATCH:
                 return purged

@@ -83,7 +83,7 @@ def _judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
             return judge(delivery, frames, careful=True)
     except (ContendedError, OperationalError, InterfaceError, MasterKeyError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, only the frame at fault may pay for it
         if len(frames) == 1:
             return _park(delivery, frames[0], error)
         middle = len(frames) // 2
@@ -106,7 +106,8 @@ def _lock(uplink_id: int) -> _Posted | None:
     """Lock an uplink that is to be verified, and assignments against change."""
     rows = fetch_rows(
         """SELECT concentrator_id, received_at, attempts, body, pg_advisory_xact_lock_shared(%s)
-           FROM (SELECT * FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL FOR UPDATE SKIP LOCKED) AS u""",
+           FROM (SELECT * FROM concentrators_uplink
+                 WHERE id = %s AND verified_at IS NULL FOR UPDATE SKIP LOCKED) AS u""",
         totals.LOCK,
         uplink_id,
     )

@@ -36,7 +36,7 @@ class Refusal(StrEnum):
 class Refused(NamedTuple):
     """A frame that was not opened. ``kid`` and ``counter`` are what it claims, unless it is malformed."""
 
-    index: int
+    frame_index: int
     reason: Refusal
     detail: str
     kid: bytes | None = None
@@ -110,7 +110,8 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
             refused.append(Refused(index, Refusal.MALFORMED, str(error)))
     keys = _read_keys({frame.kid for _, frame in parsed}, lock=lock)
     known_titles = _known_titles({frame.kid[:8] for _, frame in parsed if frame.kid not in keys})
-    ciphers = uplink_ciphers({kid: (key.id, key.version) for kid, key in keys.items()})
+    acceptable = {kid: (key.id, key.version) for kid, key in keys.items() if key.state in ACCEPTABLE}
+    ciphers = uplink_ciphers(acceptable)
     opened: list[Opened] = []
     for index, frame in parsed:
         kid = frame.kid
@@ -171,11 +172,12 @@ _READ_KEYS = """
 _LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 
 # A frame that only goes ahead leaves the gaps alone, so the two kinds of update do not disturb each other.
+# Uplinks may be verified in another order than they came in: "last heard" never goes back.
 _SAVE_AHEAD = """
     UPDATE keyvault_invocationcounter c
     SET highest = n.highest,
-        heard_at = CASE WHEN n.heard THEN %s ELSE c.heard_at END,
-        heard_via = CASE WHEN n.heard THEN %s ELSE c.heard_via END
+        heard_at = CASE WHEN n.heard THEN greatest(c.heard_at, %s) ELSE c.heard_at END,
+        heard_via = CASE WHEN n.heard AND (c.heard_at > %s) IS NOT TRUE THEN %s ELSE c.heard_via END
     FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::bool[])
          AS n(key_id, version, was, highest, heard)
     WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was
@@ -183,8 +185,8 @@ _SAVE_AHEAD = """
 _SAVE_GAPS = """
     UPDATE keyvault_invocationcounter c
     SET highest = n.highest, gaps = n.gaps, floor = n.floor,
-        heard_at = CASE WHEN n.heard THEN %s ELSE c.heard_at END,
-        heard_via = CASE WHEN n.heard THEN %s ELSE c.heard_via END
+        heard_at = CASE WHEN n.heard THEN greatest(c.heard_at, %s) ELSE c.heard_at END,
+        heard_via = CASE WHEN n.heard AND (c.heard_at > %s) IS NOT TRUE THEN %s ELSE c.heard_via END
     FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::bool[],
                 %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
          AS n(key_id, version, was, highest, heard, gaps_were, gaps, floor_was, floor)
@@ -219,6 +221,7 @@ def _save(statement: str, keys: list[_Key], more: list[list[Any]], heard_at: dat
         return
     saved = execute(
         statement,
+        heard_at,
         heard_at,
         heard_via,
         int_array(key.id for key in keys),

@@ -47,7 +47,7 @@ def provision_devices(
     if fleet_key is None:
         provision_stored([NewKey(title, epoch, None, algorithm) for title, epoch in pairs])
         return
-    _insert([(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None) for title, epoch in pairs])
+    _insert([_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None) for title, epoch in pairs])
 
 
 def provision_stored(entries: Iterable[NewKey]) -> None:
@@ -66,7 +66,7 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
             )
         wrapped = master.wrap(key, purpose_of(entry.epoch), entry.system_title, entry.epoch)
         rows.append(
-            (
+            _Row(
                 entry.system_title,
                 entry.epoch,
                 entry.algorithm,
@@ -99,10 +99,11 @@ def set_key_state(key_ids: Sequence[int], state: KeyState) -> int:
                    UPDATE keyvault_devicekey SET state = %s, version = version + 1
                    WHERE id = ANY(%s) AND state <> %s RETURNING id, version
                )
-               UPDATE keyvault_invocationcounter c SET key_version = moved.version FROM moved WHERE c.key_id = moved.id""",
+               UPDATE keyvault_invocationcounter c SET key_version = moved.version
+               FROM moved WHERE c.key_id = moved.id""",
             [state, list(key_ids), state],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def purpose_of(epoch: int) -> Purpose:
@@ -110,8 +111,18 @@ def purpose_of(epoch: int) -> Purpose:
     return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
 
 
-def _insert(rows: list[tuple[bytes, int, int, str, int | None, bytes | None, int | None]]) -> None:
-    """Rows (title, epoch, algorithm, source, fleet key id, wrapped, master key version) and their counters, by COPY."""
+class _Row(NamedTuple):
+    system_title: bytes
+    epoch: int
+    algorithm: int
+    source: str
+    fleet_key_id: int | None
+    wrapped: bytes | None
+    master_key_version: int | None
+
+
+def _insert(rows: list[_Row]) -> None:
+    """Store key rows as active, and a counter for each, by COPY."""
     _check(rows)
     created_at = datetime.now(UTC)
     table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
@@ -131,7 +142,7 @@ def _insert(rows: list[tuple[bytes, int, int, str, int | None, bytes | None, int
                 copy.write_row((key_id, 1, -1, 0))
 
 
-def _check(rows: Sequence[tuple[bytes, int, int, str, int | None, bytes | None, int | None]]) -> None:
+def _check(rows: Sequence[_Row]) -> None:
     seen = set()
     for title, epoch, algorithm, *_ in rows:
         if len(title) != SYSTEM_TITLE_OCTETS:
@@ -139,7 +150,9 @@ def _check(rows: Sequence[tuple[bytes, int, int, str, int | None, bytes | None, 
         if not 0 <= epoch <= 0xFFFF:
             raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} is not 0 to 65535")
         if algorithm not in Algorithm.values:
-            raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {Algorithm.values}")
+            raise ProvisioningError(
+                f"system title {title.hex()}: algorithm {algorithm} is not one of {Algorithm.values}"
+            )
         if (title, epoch) in seen:
             raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} stands twice")
         seen.add((title, epoch))

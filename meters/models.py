@@ -146,5 +146,3 @@ class MeterEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.register} of {self.meter} at {self.captured_at}"
-
-

@@ -97,7 +97,6 @@ def interpret(
     except SenMLError as error:
         raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, str(error)) from None
     values = []
-    earliest_s, latest_s = records[0].time_s, records[0].time_s
     for name, unit, value, time_s in records:
         register = registers.get(name)
         if register is None:
@@ -106,27 +105,25 @@ def interpret(
             raise PayloadError(
                 PayloadRefusal.PAYLOAD_INVALID, f"{name} is in {unit!r}; the register counts {register.unit!r}"
             )
-        if register.scaler or type(value) is not int:
-            value = _steps(value, register, name)
-        length = 0
-        if register.kind == RegisterKind.INTERVAL:
-            length = interval_minutes
-            if time_s % (length * 60):
-                raise PayloadError(
-                    PayloadRefusal.PAYLOAD_INVALID, f"{name} begins at {time_s}, no multiple of {length} minutes"
-                )
-        if time_s < earliest_s:
-            earliest_s = time_s
-        elif time_s > latest_s:
-            latest_s = time_s
-        values.append(Value(time_s, register.id, value, length, register.kind == RegisterKind.EVENT))
-    if latest_s > period.latest_s:
-        raise PayloadError(PayloadRefusal.CLOCK_SKEW, f"the meter's time {latest_s} is ahead of ours")
-    if earliest_s < period.earliest_s:
-        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {earliest_s} is before what is kept")
-    if len(values) > 1 and len({value[:2] for value in values}) < len(values):
-        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "two values of one register at one time")
+        steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
+        length = interval_minutes if register.kind == RegisterKind.INTERVAL else 0
+        if length and time_s % (length * 60):
+            raise PayloadError(
+                PayloadRefusal.PAYLOAD_INVALID, f"{name} begins at {time_s}, no multiple of {length} minutes"
+            )
+        values.append(Value(time_s, register.id, steps, length, register.kind == RegisterKind.EVENT))
+    _check_times(values, period)
     return values
+
+
+def _check_times(values: list[Value], period: Period) -> None:
+    times = [value.captured_s for value in values]
+    if max(times) > period.latest_s:
+        raise PayloadError(PayloadRefusal.CLOCK_SKEW, f"the meter's time {max(times)} is ahead of ours")
+    if min(times) < period.earliest_s:
+        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {min(times)} is before what is kept")
+    if len({value[:2] for value in values}) < len(values):
+        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "two values of one register at one time")
 
 
 def copy_readings(rows: Sequence[tuple[int, Value]], uplink_id: int) -> None:
@@ -168,9 +165,9 @@ class Standing(NamedTuple):
 
 
 def standing_values(rows: Iterable[tuple[int, Value]]) -> dict[tuple[int, int, int], Standing]:
-    """What stands where values want to go, by (meter id, register id, Unix second): readings and events, one query each."""
-    readings = []
-    events = []
+    """What stands where values want to go, by (meter id, register id, Unix second); one query for each table."""
+    readings: list[tuple[int, int, int]] = []
+    events: list[tuple[int, int, int]] = []
     for meter_id, value in rows:
         (events if value.is_event else readings).append((meter_id, value.register_id, value.captured_s))
     standing: dict[tuple[int, int, int], Standing] = {}
@@ -183,7 +180,7 @@ def standing_values(rows: Iterable[tuple[int, Value]]) -> dict[tuple[int, int, i
                          AND r.meter_id = n.meter_id AND r.register_id = n.register_id""",
                 *(int_array(column) for column in zip(*keys, strict=True)),
             )
-            standing.update({row[:3]: Standing(*row[3:]) for row in found})  # type: ignore[misc]
+            standing.update({row[:3]: Standing(*row[3:]) for row in found})
     return standing
 
 
@@ -208,4 +205,3 @@ def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
             PayloadRefusal.PAYLOAD_INVALID, f"{name}: {value} is no whole number of steps of 1e{register.scaler}"
         )
     return int(steps)
-

@@ -38,9 +38,7 @@ class DirectionCipher:
     def seal(self, kid: bytes, counter: int, plaintext: bytes) -> bytes:
         """A frame under this key. The caller never repeats a ``counter`` (0..2^40-1) under one key."""
         protected = encode_protected(self.alg, kid, counter)
-        return encode_frame(
-            protected, self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected))
-        )
+        return encode_frame(protected, self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected)))
 
     def _nonce(self, counter: int) -> bytes:
         """Base IV XOR the left-padded Partial IV, 13 octets (RFC 9052 section 3.1)."""

@@ -62,7 +62,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{token.pk}  {state}  {token.label or '(no label)'}  {used}")
 
     def _revoke(self, concentrator: Concentrator, pk: int | None) -> None:
-        token = concentrator.tokens.filter(pk=pk).first()
+        token = None if pk is None else concentrator.tokens.filter(pk=pk).first()
         if token is None:
             raise CommandError(f"{concentrator} has no token {pk}: manage.py concentrator tokens {concentrator}")
         tokens.revoke(token)
