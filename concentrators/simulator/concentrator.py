@@ -44,7 +44,7 @@ class Options(NamedTuple):
 
 
 class HeadEnd:
-    """The head-end as a concentrator sees it. Every call is repeated, with back-off and jitter, until it is answered."""
+    """The head-end as a concentrator sees it. A call is repeated, with back-off and jitter, until it is answered."""
 
     def __init__(self, options: Options, token: str, giving_up: threading.Event) -> None:
         self._compression = options.compression
@@ -62,8 +62,8 @@ class HeadEnd:
         content, headers = self._compress(batch.body)
         headers["Content-Type"] = "application/cbor-seq"
         receipt = self._call("POST", UPLINKS_PATH, 202, content=content, headers=headers)
-        if receipt["sha256"] != hashlib.sha256(batch.body).hexdigest():
-            raise RefusedError(f"the receipt of uplink {receipt['uplink']} names another digest than that of the body")
+        if (receipt["sha256"], receipt["frames"]) != (hashlib.sha256(batch.body).hexdigest(), batch.frames):
+            raise RefusedError(f"the receipt of uplink {receipt['uplink']} is for another body than the one posted")
         return int(receipt["uplink"])
 
     def is_verified(self, uplink: int) -> bool:
@@ -113,11 +113,17 @@ class SimulatedConcentrator(threading.Thread):
     """
 
     def __init__(
-        self, number: int, spool: Spool, token: str, options: Options, draining: threading.Event, giving_up: threading.Event
+        self,
+        number: int,
+        spool: Spool,
+        token: str,
+        options: Options,
+        draining: threading.Event,
+        giving_up: threading.Event,
     ) -> None:
         super().__init__(name=f"concentrator-{number}", daemon=True)
         self.error: Exception | None = None
-        self.posted_batches = 0
+        self.posted_frames = 0
         self._number, self._spool, self._options = number, spool, options
         self._draining, self._giving_up = draining, giving_up
         self._head_end = HeadEnd(options, token, giving_up)
@@ -137,7 +143,7 @@ class SimulatedConcentrator(threading.Thread):
                     self._giving_up.wait(0.05)
         except _TryAgainError:
             pass  # interrupted while the head-end did not answer: the batch stays in the spool
-        except Exception as error:  # a thread's end must be known to whoever waits for it
+        except Exception as error:  # noqa: BLE001 - a thread's end must be known to whoever waits for it
             self.error = error
         finally:
             self._head_end.close()
@@ -153,7 +159,7 @@ class SimulatedConcentrator(threading.Thread):
             return False
         self._spool.keep_receipt(batch, self._head_end.post(batch))
         self._posted_at = time.monotonic()
-        self.posted_batches += 1
+        self.posted_frames += batch.frames
         return True
 
     def _look_at_verified(self) -> bool:

@@ -54,7 +54,7 @@ class Misbehaviour(StrEnum):
     OLD_COUNTER = "old_counter"  # not a rate: one meter loses its place once
 
 
-DEFAULT_RATES = {kind: 0.002 for kind in Misbehaviour} | {Misbehaviour.REORDER: 0.02, Misbehaviour.LATE: 0.01}
+DEFAULT_RATES = dict.fromkeys(Misbehaviour, 0.002) | {Misbehaviour.REORDER: 0.02, Misbehaviour.LATE: 0.01}
 
 
 class RatesError(ValueError):
@@ -277,9 +277,7 @@ def _other(genuine: Genuine) -> bytes:
 
 
 def _pack(genuine: Genuine, value: object, start_s: int | None = None, name: str = ENERGY_REGISTER) -> bytes:
-    return cbor2.dumps(
-        [{BVER: 26, BT: genuine.start_s if start_s is None else start_s, N: name, U: "Wh", V: value}]
-    )
+    return cbor2.dumps([{BVER: 26, BT: genuine.start_s if start_s is None else start_s, N: name, U: "Wh", V: value}])
 
 
 _BAD_PAYLOADS: list[Callable[[Genuine], bytes]] = [

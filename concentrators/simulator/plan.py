@@ -22,9 +22,9 @@ class Load(Protocol):
 
 
 class Interval(NamedTuple):
-    """One interval that a meter measured: its start (Unix seconds), the register then, and its energy, in Wh."""
+    """The interval at a position from the start (0): its start (Unix seconds), the register then and its energy (Wh)."""
 
-    index: int
+    position: int
     start_s: int
     register_wh: int
     energy_wh: int
@@ -110,7 +110,7 @@ class Plan:
 
     def event_in(self, number: int, interval: Interval) -> Event | None:
         """The event that the meter reports of an interval, if any: few of them, spread evenly."""
-        mixed = (number * 0x9E3779B1 ^ interval.index * 0x85EBCA6B ^ self.seed * 0xC2B2AE35) & 0xFFFFFFFF
+        mixed = (number * 0x9E3779B1 ^ interval.position * 0x85EBCA6B ^ self.seed * 0xC2B2AE35) & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         draw, choice = (mixed >> 8) % _EVENT_EVERY, mixed & 0xFF
         if draw:
@@ -122,9 +122,9 @@ class Plan:
         minutes = self.interval_of(number)
         register_wh = self.first_register_wh(number)
         values = load.energy_wh(number, 0, ticks * self.tick_minutes // minutes, minutes)
-        for index, energy_wh in enumerate(values):
+        for position, energy_wh in enumerate(values):
             if energy_wh is not None:
-                yield Interval(index, self.start_s + index * minutes * 60, register_wh, energy_wh)
+                yield Interval(position, self.start_s + position * minutes * 60, register_wh, energy_wh)
                 register_wh += energy_wh
 
     def old_counter_readings(self) -> list[tuple[int, int]]:

@@ -50,7 +50,7 @@ class Production:
 
     def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, Interval]]:
         """The intervals that end in the stretch, by meter and end (Unix seconds)."""
-        measured = {}
+        measured: dict[int, dict[int, Interval]] = {}
         for number, meter in enumerate(self._meters):
             minutes = self._plan.interval_of(number)
             stride = minutes // self._plan.tick_minutes
@@ -58,10 +58,10 @@ class Production:
             values = self._load.energy_wh(number, first * minutes, end - first, minutes)
             ends = measured[number] = {}
             register_wh = meter.memory.register_wh
-            for index, energy_wh in enumerate(values, start=first):
+            for position, energy_wh in enumerate(values, start=first):
                 if energy_wh is not None:
-                    start_s = self._plan.start_s + index * minutes * 60
-                    ends[start_s + minutes * 60] = Interval(index, start_s, register_wh, energy_wh)
+                    start_s = self._plan.start_s + position * minutes * 60
+                    ends[start_s + minutes * 60] = Interval(position, start_s, register_wh, energy_wh)
                     register_wh += energy_wh
         return measured
 

@@ -20,11 +20,14 @@ from keyvault.cose.structures import encode_sequence
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS memories (number INTEGER PRIMARY KEY, reserve INTEGER NOT NULL, register_wh INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS memories (
+    number INTEGER PRIMARY KEY, reserve INTEGER NOT NULL, register_wh INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS frames (
     concentrator INTEGER NOT NULL, seq INTEGER NOT NULL, verdict TEXT NOT NULL, octets BLOB NOT NULL,
     PRIMARY KEY (concentrator, seq)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS frames_by_seq ON frames (seq);
 CREATE TABLE IF NOT EXISTS held (
     id INTEGER PRIMARY KEY, concentrator INTEGER NOT NULL, verdict TEXT NOT NULL, octets BLOB NOT NULL,
     not_before_s INTEGER, behind_seq INTEGER, behind_held INTEGER
@@ -34,7 +37,7 @@ CREATE INDEX IF NOT EXISTS held_by_seq ON held (concentrator, behind_seq) WHERE 
 CREATE INDEX IF NOT EXISTS held_by_held ON held (behind_held) WHERE behind_held IS NOT NULL;
 CREATE TABLE IF NOT EXISTS batches (
     id INTEGER PRIMARY KEY, concentrator INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-    verdicts TEXT NOT NULL, body BLOB, uplink INTEGER, verified INTEGER NOT NULL DEFAULT 0,
+    frames INTEGER NOT NULL, verdicts TEXT NOT NULL, body BLOB, uplink INTEGER, verified INTEGER NOT NULL DEFAULT 0,
     repeated INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS batches_unsent ON batches (concentrator, id) WHERE uplink IS NULL;
@@ -64,10 +67,11 @@ class Outgoing:
 
 
 class Batch(NamedTuple):
-    """A body of an uplink as it is, or was, posted. ``uplink`` is the receipt's."""
+    """The body of an uplink, to be posted until there is a receipt for it."""
 
     id: int
     concentrator: int
+    frames: int
     body: bytes
 
 
@@ -106,7 +110,8 @@ class Spool:
             self._write_facts(db, facts)
 
     def memories(self) -> dict[int, Memory]:
-        return {row[0]: Memory(*row) for row in self._db().execute("SELECT number, reserve, register_wh FROM memories")}
+        rows = self._db().execute("SELECT number, reserve, register_wh FROM memories")
+        return {row[0]: Memory(*row) for row in rows}
 
     # --- frames in --------------------------------------------------------------------------------
 
@@ -153,7 +158,7 @@ class Spool:
 
         ``partial`` takes fewer frames too. None when there is nothing to post.
         """
-        unsent = "SELECT id, concentrator, body FROM batches WHERE concentrator = ? AND uplink IS NULL ORDER BY id LIMIT 1"
+        unsent = "SELECT id, concentrator, frames, body FROM batches WHERE concentrator = ? AND uplink IS NULL LIMIT 1"
         row = self._db().execute(unsent, [concentrator]).fetchone()
         if row is not None:
             return Batch(*row)
@@ -166,12 +171,12 @@ class Spool:
         verdicts = json.dumps(Counter(verdict for _, verdict, _ in rows))
         with self._transaction() as db:
             batch_id = db.execute(
-                "INSERT INTO batches (concentrator, first_seq, last_seq, verdicts, body) VALUES (?, ?, ?, ?, ?)",
-                [concentrator, first_seq, last_seq, verdicts, body],
+                "INSERT INTO batches (concentrator, first_seq, last_seq, frames, verdicts, body)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [concentrator, first_seq, last_seq, len(rows), verdicts, body],
             ).lastrowid
             db.execute("DELETE FROM frames WHERE concentrator = ? AND seq <= ?", [concentrator, last_seq])
-        assert batch_id is not None  # noqa: S101 (sqlite3 types it as optional)
-        return Batch(batch_id, concentrator, body)
+        return Batch(batch_id or 0, concentrator, len(rows), body)
 
     def keep_receipt(self, batch: Batch, uplink: int) -> None:
         """The batch is the head-end's now. A receipt that an equal batch had already makes it a retransmission."""
@@ -201,10 +206,10 @@ class Spool:
 
     # --- how it stands ----------------------------------------------------------------------------
 
-    def buffered(self, concentrator: int) -> int:
-        """Frames in the buffer that stand in no batch yet."""
-        count = "SELECT count(*) FROM frames WHERE concentrator = ?"
-        return int(self._db().execute(count, [concentrator]).fetchone()[0])
+    def backlog(self) -> int:
+        """How many frames were handed over since the oldest that stands in no batch yet."""
+        row = self._db().execute("SELECT value - (SELECT min(seq) FROM frames) FROM facts WHERE name = 'next_seq'")
+        return int((row.fetchone() or (0,))[0] or 0)
 
     def is_drained(self, concentrator: int) -> bool:
         """True when everything was handed over, posted and receipted, and nothing is held back."""
@@ -217,7 +222,7 @@ class Spool:
         return bool(row.fetchone()[0])
 
     def posted(self) -> Iterator[tuple[int, int, dict[str, int]]]:
-        """(concentrator, uplink, frames by expected verdict) of every receipt; a retransmission is not counted twice."""
+        """(concentrator, uplink, frames by expected verdict) of every receipt, a retransmitted body once."""
         rows = self._db().execute(
             "SELECT concentrator, uplink, verdicts FROM batches WHERE uplink IS NOT NULL AND NOT repeated ORDER BY id"
         )
@@ -272,15 +277,14 @@ class Spool:
         frame.place = cursor.lastrowid or -1
 
     def _release(self, db: sqlite3.Connection, condition: str, values: list[Any]) -> int:
-        """Move held rows into the buffers; what waits for one of them waits for its place there from now on."""
-        rows = db.execute(f"SELECT id, concentrator, verdict, octets FROM held WHERE {condition} ORDER BY id", values)  # noqa: S608
-        held = rows.fetchall()
+        """Move held rows into the buffers; what waits for one of them waits for its new place from now on."""
+        select = f"SELECT id, concentrator, verdict, octets FROM held WHERE {condition} ORDER BY id"
+        held = db.execute(select, values).fetchall()
         seq = self._next_seq(db, len(held))
         placed = [(row, seq + index) for index, row in enumerate(held)]
         db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?)", [(row[1], s, row[2], row[3]) for row, s in placed])
         ids = [(row[0],) for row in held]
         db.executemany("DELETE FROM held WHERE id = ?", ids)
-        db.executemany(
-            "UPDATE held SET behind_seq = ?, behind_held = NULL WHERE behind_held = ?", [(s, row[0]) for row, s in placed]
-        )
+        follow = "UPDATE held SET behind_seq = ?, behind_held = NULL WHERE behind_held = ?"
+        db.executemany(follow, [(s, row[0]) for row, s in placed])
         return len(held)

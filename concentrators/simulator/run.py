@@ -1,0 +1,110 @@
+"""A run in motion: meters measure as time allows, concentrators post, until all is with the head-end. No Django."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from concentrators.simulator.concentrator import Options, SimulatedConcentrator
+from concentrators.simulator.plan import Plan
+from concentrators.simulator.production import Production
+from concentrators.simulator.spool import Spool
+
+_STRETCH_FRAMES = 3_000
+_BACKLOG_FRAMES = 60_000
+
+
+class Standing(NamedTuple):
+    """How far a run has come."""
+
+    ticks: int
+    frames: int
+    posted: int
+    repeats: int
+
+
+class Run:
+    """One run over ``spool``. ``stop`` ends the measuring, and the rest is posted; ``give_up`` ends all at once.
+
+    ``speed`` is a factor of real time, None is as fast as it goes; either way time ends at the present.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        production: Production,
+        spool: Spool,
+        tokens: list[str],
+        options: Options,
+        speed: float | None = None,
+    ) -> None:
+        self.stop, self.give_up = threading.Event(), threading.Event()
+        self._draining = threading.Event()
+        self._plan, self._production, self._spool, self._speed = plan, production, spool, speed
+        self._concentrators = [
+            SimulatedConcentrator(number, spool, token, options, self._draining, self.give_up)
+            for number, token in enumerate(tokens)
+        ]
+        self._began_at, self._began_clock_s = time.monotonic(), production.clock_s
+
+    def standing(self) -> Standing:
+        posted = sum(concentrator.posted_frames for concentrator in self._concentrators)
+        repeats = sum(concentrator.repeats for concentrator in self._concentrators)
+        return Standing(self._production.tick, self._production.frames, posted, repeats)
+
+    def play(self, look: Callable[[Standing], None]) -> bool:
+        """Run to the end; True when everything was posted. ``look`` is called often with how it stands.
+
+        Raises what ended a concentrator early.
+        """
+        for concentrator in self._concentrators:
+            concentrator.start()
+        try:
+            while self._measure() and not self._is_over():
+                look(self.standing())
+            if not self._is_over():
+                self._production.finish()
+                self._draining.set()
+            while any(concentrator.is_alive() for concentrator in self._concentrators) and not self._is_over():
+                look(self.standing())
+                self.give_up.wait(0.1)
+        finally:
+            complete = self._draining.is_set() and not self._is_over()
+            self.give_up.set()
+            for concentrator in self._concentrators:
+                concentrator.join()
+        for concentrator in self._concentrators:
+            if concentrator.error is not None:
+                raise concentrator.error
+        look(self.standing())
+        return complete
+
+    def _is_over(self) -> bool:
+        return self.give_up.is_set() or any(concentrator.error for concentrator in self._concentrators)
+
+    def _measure(self) -> bool:
+        """One stretch of measuring, or a moment's wait; False when there is nothing more to measure."""
+        done, last = self._production.tick, self._plan.ticks
+        if self.stop.is_set() or (last is not None and done >= last):
+            return False
+        clock_s = self._clock_s()
+        passed = int(clock_s - self._plan.start_s) // (self._plan.tick_minutes * 60)
+        ready = (passed if last is None else min(passed, last)) - done
+        if ready <= 0:
+            self._spool.release_due(clock_s)
+            self.stop.wait(0.2)
+        elif self._spool.backlog() > _BACKLOG_FRAMES:
+            self.stop.wait(0.02)
+        else:
+            self._production.advance(min(ready, max(1, _STRETCH_FRAMES // max(1, self._frames_per_tick()))))
+        return True
+
+    def _frames_per_tick(self) -> int:
+        tick, lengths = self._plan.tick_minutes, self._plan.interval_minutes
+        return int(len(self._plan.meters) * sum(tick / minutes for minutes in lengths) / len(lengths))
+
+    def _clock_s(self) -> float:
+        now_s = time.time()
+        if self._speed is None:
+            return now_s
+        return min(now_s, self._began_clock_s + (time.monotonic() - self._began_at) * self._speed)

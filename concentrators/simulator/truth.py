@@ -1,0 +1,272 @@
+"""The closing comparison: what the run sent against what the head-end made of it, from its database."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Count, Sum
+
+from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
+from concentrators.simulator.meter import ENERGY_REGISTER, INTERVAL_REGISTER
+from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
+from concentrators.simulator.plan import Load, Plan
+from concentrators.simulator.registration import concentrator_name
+from concentrators.simulator.spool import Spool
+from concentrators.verdicts import FailureKind
+from keyvault.cose.structures import split_sequence
+from meters.models import Meter, MeterEvent, Register
+
+_NAMED = 10
+_CHUNK_READINGS = 400_000
+_CHUNK_UPLINKS = 2_000
+
+
+class StalledError(Exception):
+    """The head-end stopped verifying."""
+
+
+class Line(NamedTuple):
+    """One line of the report: what was expected, and how many of it the head-end has."""
+
+    what: str
+    expected: int
+    found: int
+
+
+@dataclass
+class Closing:
+    """The report: lines, and every difference in words (the first of each sort, and how many more)."""
+
+    lines: list[Line] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    def count(self, what: str, expected: int, found: int) -> None:
+        self.lines.append(Line(what, expected, found))
+        if expected != found:
+            self.differences.append(f"{what}: expected {expected:,}, the head-end has {found:,}")
+
+    def name(self, sentences: list[str]) -> None:
+        self.differences += sentences[:_NAMED]
+        if len(sentences) > _NAMED:
+            self.differences.append(f"… and {len(sentences) - _NAMED:,} more of this sort")
+
+
+class _Total(NamedTuple):
+    concentrator: int
+    interval_minutes: int
+    start_s: int
+
+
+def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], None], stop: Callable[[], bool]) -> None:
+    """Wait for the verdicts of every receipt; ``tick`` hears how many uplinks are left.
+
+    StalledError where nothing was verified for ``patience_s``. Ends early when ``stop`` says so.
+    """
+    open_uplinks = {uplink for _, uplink, _ in spool.posted()}
+    moved_at = time.monotonic()
+    while open_uplinks and not stop():
+        waiting: set[int] = set()
+        for chunk in _chunks(sorted(open_uplinks)):
+            waiting.update(Uplink.objects.filter(pk__in=chunk, verified_at=None).values_list("pk", flat=True))
+        if len(waiting) < len(open_uplinks):
+            moved_at = time.monotonic()
+        elif time.monotonic() - moved_at > patience_s:
+            raise StalledError(f"{len(waiting)} uplinks are not verified, and none was for {patience_s:.0f} s")
+        open_uplinks = waiting
+        tick(len(waiting))
+        if waiting:
+            time.sleep(0.2)
+
+
+def compare(plan: Plan, load: Load, spool: Spool) -> Closing:
+    """Everything that was sent against the head-end's database, frame by frame and interval by interval."""
+    closing = Closing()
+    posted = list(spool.posted())
+    concentrators = _concentrator_ids(plan)
+    _compare_verdicts(closing, posted)
+    _compare_failures(closing, posted, concentrators)
+    uplinks = {uplink for _, uplink, _ in posted}
+    totals = _compare_readings(closing, plan, load, spool.fact("tick") or 0, uplinks)
+    _compare_totals(closing, totals, concentrators)
+    return closing
+
+
+def _compare_verdicts(closing: Closing, posted: list[tuple[int, int, dict[str, int]]]) -> None:
+    expected: Counter[str] = Counter()
+    for _, _, verdicts in posted:
+        expected.update(verdicts)
+    found: Counter[str] = Counter()
+    frames = 0
+    for chunk in _chunks([uplink for _, uplink, _ in posted]):
+        rows = Uplink.objects.filter(pk__in=chunk).values_list("frames", "accepted", "duplicate", "failures")
+        for of_uplink, accepted, duplicate, failures in rows:
+            frames += of_uplink
+            found.update({ACCEPTED: accepted, DUPLICATE: duplicate, **failures})
+    closing.count("frames sent", expected.total(), frames)
+    kinds = [kind.value for kind in FailureKind if kind in expected or kind in found]
+    for verdict in [ACCEPTED, DUPLICATE, *kinds]:
+        closing.count(f"  {verdict}", expected[verdict], found[verdict])
+
+
+def _compare_failures(
+    closing: Closing, posted: list[tuple[int, int, dict[str, int]]], concentrators: dict[int, int]
+) -> None:
+    """Tallies, kept rows (their number is capped by the hour) and the evidence in them."""
+    expected: Counter[tuple[int, str]] = Counter()
+    for number, _, verdicts in posted:
+        expected.update({(number, v): count for v, count in verdicts.items() if v not in (ACCEPTED, DUPLICATE)})
+    mine = {"concentrator__in": list(concentrators)}
+    tallies = Counter(
+        {
+            (concentrators[row["concentrator"]], row["kind"]): row["sum"]
+            for row in FailureTally.objects.filter(**mine).values("concentrator", "kind").annotate(sum=Sum("failures"))
+        }
+    )
+    rows = Counter(
+        {
+            (concentrators[row["concentrator"]], row["kind"]): row["count"]
+            for row in IntegrityFailure.objects.filter(**mine)
+            .order_by()
+            .values("concentrator", "kind")
+            .annotate(count=Count("pk"))
+        }
+    )
+    closing.count("integrity failures counted", expected.total(), tallies.total())
+    differing = []
+    for number, kind in sorted(expected | tallies | rows):
+        sent, kept = expected[number, kind], rows[number, kind]
+        if tallies[number, kind] != sent or not min(sent, settings.FAILURE_ROWS_PER_HOUR) <= kept <= sent:
+            differing.append(
+                f"{kind} at concentrator {number + 1}: sent {sent}, counted {tallies[number, kind]}, rows kept {kept}"
+            )
+    closing.name(differing)
+    good, bad = _check_evidence(list(concentrators))
+    closing.count("integrity failures kept with their frame", good + len(bad), good)
+    closing.name(bad)
+
+
+def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
+    """How many failure rows hold the very octets that stood at that place of the uplink, and which do not."""
+    good, bad = 0, []
+    rows = IntegrityFailure.objects.filter(concentrator__in=concentrator_ids).order_by("uplink_id")
+    frames: list[bytes] | None = None
+    uplink_id = None
+    for row in rows.only("kind", "uplink_id", "frame_index", "frame", "detail").iterator(chunk_size=5_000):
+        if row.uplink_id != uplink_id:
+            uplink_id = row.uplink_id
+            body = Uplink.objects.values_list("body", flat=True).get(pk=uplink_id)
+            frames = None if body is None else split_sequence(bytes(body))
+        if row.detail and (frames is None or frames[row.frame_index] == bytes(row.frame)):
+            good += 1
+        else:
+            bad.append(f"failure {row.pk} ({row.kind}): its frame is not frame {row.frame_index} of uplink {uplink_id}")
+    return good, bad
+
+
+def _compare_readings(
+    closing: Closing, plan: Plan, load: Load, ticks: int, uplinks: set[int]
+) -> dict[_Total, tuple[int, int]]:
+    """Every reading and event of every meter; gives the interval totals that follow from the truth."""
+    registers = dict(Register.objects.values_list("obis_code", "pk"))
+    cumulative, interval = registers[ENERGY_REGISTER], registers[INTERVAL_REGISTER]
+    totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
+    expected_rows, found_rows, expected_events, found_events = 0, 0, 0, 0
+    differing: list[str] = []
+    numbers = [*range(len(plan.meters)), *plan.ghosts.values()]
+    per_chunk = max(1, _CHUNK_READINGS // (2 * ticks + 1))
+    for first in range(0, len(numbers), per_chunk):
+        chunk = numbers[first : first + per_chunk]
+        ids = _meter_ids(plan, chunk)
+        stored = _stored_readings(list(ids.values()), uplinks)
+        events = _stored_events(list(ids.values()))
+        for number in chunk:
+            truth: dict[tuple[int, int], tuple[int, int]] = {}
+            truth_events: dict[tuple[int, int], int] = {}
+            if number == plan.ghosts.get(Misbehaviour.OLD_COUNTER) and ticks:
+                truth = {(cumulative, at_s): (value, 0) for at_s, value in plan.old_counter_readings()}
+            elif number < len(plan.meters):
+                minutes = plan.interval_of(number)
+                for one in plan.intervals(load, number, ticks):
+                    truth[cumulative, one.start_s] = (one.register_wh, 0)
+                    truth[interval, one.start_s] = (one.energy_wh, minutes)
+                    total = totals[_Total(plan.assigned_to(number, one.start_s), minutes, one.start_s)]
+                    total[0] += one.energy_wh
+                    total[1] += 1
+                    event = plan.event_in(number, one)
+                    if event is not None:
+                        truth_events[registers[event.register], event.captured_at_s] = event.code
+            found, events_found = stored.get(ids[number], {}), events.get(ids[number], {})
+            expected_rows, found_rows = expected_rows + len(truth), found_rows + len(found)
+            expected_events, found_events = expected_events + len(truth_events), found_events + len(events_found)
+            differing += _differences(f"reading of meter {number}", truth, found)
+            differing += _differences(f"event of meter {number}", truth_events, events_found)
+    closing.count("readings", expected_rows, found_rows)
+    closing.count("meter events", expected_events, found_events)
+    closing.name(differing)
+    return {total: (energy, meters) for total, (energy, meters) in totals.items()}
+
+
+def _compare_totals(closing: Closing, truth: dict[_Total, tuple[int, int]], concentrators: dict[int, int]) -> None:
+    rows = IntervalTotal.objects.filter(concentrator__in=list(concentrators), register__obis_code=INTERVAL_REGISTER)
+    found = {
+        _Total(concentrators[row[0]], row[1], int(row[2].timestamp())): (int(row[3]), row[4])
+        for row in rows.values_list(
+            "concentrator_id", "interval_minutes", "interval_start", "value_sum", "meters_counted"
+        )
+        if row[4]  # a total that counts no meter any more says nothing
+    }
+    closing.count("interval totals", len(truth), len(found))
+    closing.name(_differences("interval total (Wh, meters)", truth, found))
+
+
+def _differences(what: str, truth: dict, found: dict) -> list[str]:  # type: ignore[type-arg]
+    if truth == found:
+        return []
+    keys = sorted(key for key in truth.keys() | found.keys() if truth.get(key) != found.get(key))
+    return [f"{what} {tuple(key)}: expected {truth.get(key)}, the head-end has {found.get(key)}" for key in keys]
+
+
+def _stored_readings(meter_ids: list[int], uplinks: set[int]) -> dict[int, dict[tuple[int, int], tuple[int, int]]]:
+    """Readings by meter, register and time; one that no uplink of ours brought stands with -1 for its interval."""
+    stored: defaultdict[int, dict[tuple[int, int], tuple[int, int]]] = defaultdict(dict)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT meter_id, register_id, extract(epoch FROM captured_at)::bigint, value, interval_minutes, uplink_id"
+            " FROM meters_reading WHERE meter_id = ANY(%s)",
+            [meter_ids],
+        )
+        for meter_id, register_id, at_s, value, minutes, uplink_id in cursor:
+            stored[meter_id][register_id, at_s] = (value, minutes if uplink_id in uplinks else -1)
+    return stored
+
+
+def _stored_events(meter_ids: list[int]) -> dict[int, dict[tuple[int, int], int]]:
+    stored: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
+    rows = MeterEvent.objects.filter(meter__in=meter_ids)
+    for meter_id, register_id, captured_at, value in rows.values_list(
+        "meter_id", "register_id", "captured_at", "value"
+    ):
+        stored[meter_id][register_id, int(captured_at.timestamp())] = value
+    return stored
+
+
+def _meter_ids(plan: Plan, numbers: list[int]) -> dict[int, int]:
+    titles = {plan.system_title(number): number for number in numbers}
+    rows = Meter.objects.filter(system_title__in=list(titles)).values_list("system_title", "pk")
+    return {titles[bytes(title)]: pk for title, pk in rows}
+
+
+def _concentrator_ids(plan: Plan) -> dict[int, int]:
+    """The run's number of each of its concentrators, by the head-end's id."""
+    names = {concentrator_name(plan, number): number for number in range(plan.concentrators)}
+    rows = Concentrator.objects.filter(name__in=list(names)).values_list("name", "pk")
+    return {pk: names[name] for name, pk in rows}
+
+
+def _chunks(uplinks: list[int]) -> Iterator[list[int]]:
+    for first in range(0, len(uplinks), _CHUNK_UPLINKS):
+        yield uplinks[first : first + _CHUNK_UPLINKS]
