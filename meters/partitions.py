@@ -20,7 +20,7 @@ from psqlextra.partitioning import (
     PostgresRangePartitioningStrategy,
 )
 
-from meters.models import MeterEvent, Reading
+from meters.models import Reading
 
 MONTHS_AHEAD = 4
 # A month is dropped this long after all of it expired: a worker that just now judged a reading
@@ -141,8 +141,14 @@ def delete_expired_events(now: datetime | None = None) -> int:
     before = retention_start(now or timezone.now())
     deleted = 0
     while True:
-        expired = MeterEvent.objects.filter(captured_at__lt=before).order_by("captured_at", "id")[:_EVENT_BATCH]
-        batch = MeterEvent.objects.filter(pk__in=expired.values("pk"))._raw_delete(using="default")
-        deleted += batch
-        if batch < _EVENT_BATCH:
-            return deleted
+        with connection.cursor() as cursor:
+            cursor.execute(_DELETE_EVENTS, [before, _EVENT_BATCH])
+            deleted += cursor.rowcount
+            if cursor.rowcount < _EVENT_BATCH:
+                return deleted
+
+
+_DELETE_EVENTS = """
+DELETE FROM meters_meterevent
+WHERE id IN (SELECT id FROM meters_meterevent WHERE captured_at < %s ORDER BY captured_at LIMIT %s)
+"""
