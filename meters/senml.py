@@ -103,6 +103,7 @@ def _plain_records(pack: list[Any]) -> list[Record] | None:
             if (
                 type(value) is not int
                 or not _INT64_MIN <= value <= _INT64_MAX
+                or not name
                 or type(name) is not str
                 or type(unit) is not str
             ):
