@@ -14,8 +14,8 @@ from signal import SIGKILL, SIGTERM, Signals
 import httpx
 import psutil
 import pytest
-from pytest_django import DjangoDbBlocker
 import redis
+from pytest_django import DjangoDbBlocker
 
 from ami_headend.processes import beat_command, web_command, worker_command
 
@@ -90,7 +90,7 @@ class Stack:
             process.wait()
 
     def kill(self, name: str) -> None:
-        """kill -9 of a process and its children."""
+        """Kill -9 of a process and its children."""
         self.stop(name, SIGKILL)
 
     def children(self, name: str) -> list[psutil.Process]:

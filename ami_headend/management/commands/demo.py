@@ -1,0 +1,31 @@
+"""manage.py demo: the head-end with simulated concentrators and attackers."""
+
+import sys
+from typing import Any
+
+from django.conf import settings
+
+from ami_headend.local_stack import Prepared
+from ami_headend.management.commands import up
+
+
+class Command(up.Command):
+    help = "Run the head-end with simulated meters posting over HTTP, attackers among them, and a live summary."
+    examples = (
+        "examples:\n"
+        "  manage.py demo\n"
+        "  manage.py demo --port 9000 --every 10\n\n"
+        "Ctrl-C stops everything that was started. The data stay in var/ for the next time."
+    )
+
+    def add_arguments(self, parser: Any) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--every", type=float, default=5.0, help="seconds between summaries (5)")
+
+    def more_commands(self, ready: Prepared, options: dict[str, Any]) -> dict[str, list[str]]:
+        manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+        every = str(options["every"])
+        return {
+            "meters": [*manage, "simulate", "--demo", "--url", ready.address],
+            "summary": [*manage, "summary", "--every", every, "--title", f"{ready.address}admin/  {ready.account}"],
+        }

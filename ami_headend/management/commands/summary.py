@@ -1,0 +1,64 @@
+"""manage.py summary: what the head-end is doing, once or every few seconds."""
+
+import time
+from argparse import RawDescriptionHelpFormatter
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
+from django.utils import timezone
+from rich.console import Console
+from rich.table import Table
+
+from concentrators.activity import Activity, activity
+
+
+class Command(BaseCommand):
+    help = "Print frames posted, verified, accepted, duplicate and refused by kind, the rate, and the queue."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n  manage.py summary\n  manage.py summary --minutes 1440\n  manage.py summary --every 5"
+        )
+        parser.add_argument("--minutes", type=float, default=60.0, help="how far to look back (60)")
+        parser.add_argument("--every", type=float, help="print again every so many seconds, until Ctrl-C")
+        parser.add_argument("--title", default="", help="a line to print above")
+
+    def handle(self, *args: Any, minutes: float, every: float | None, title: str, **options: Any) -> None:
+        if minutes <= 0 or (every is not None and every <= 0):
+            raise CommandError("--minutes and --every take a number above 0")
+        since = timezone.now() - timedelta(minutes=minutes)
+        try:
+            before = activity(since)
+            started = last = time.monotonic()
+            if every is None:
+                self._print(table(before, title, None))
+                return
+            while True:
+                time.sleep(max(0.0, every - (time.monotonic() - started) % every))
+                now, seen = time.monotonic(), activity(since)
+                self._print(table(seen, title, (seen.verified - before.verified) / (now - last)))
+                before, last = seen, now
+        except OperationalError as error:
+            raise CommandError(f"The database does not answer: {str(error).splitlines()[0]}") from error
+
+    def _print(self, shown: Table) -> None:
+        console = Console(width=100, highlight=False)
+        with console.capture() as text:
+            console.print(shown)
+        self.stdout.write(text.get())
+        self.stdout.flush()
+
+
+def table(seen: Activity, title: str, frames_per_second: float | None) -> Table:
+    """One row of figures, and under it the refused frames by kind."""
+    refused = ", ".join(f"{kind} {number:,}" for kind, number in seen.failures.items()) or "none"
+    figures = Table(title=title or None, title_justify="left", caption=f"refused: {refused}", caption_justify="left")
+    for heading in ("posted", "verified", "accepted", "duplicate", "refused", "frames/s", "uplinks waiting"):
+        figures.add_column(heading, justify="right")
+    rate = "" if frames_per_second is None else f"{frames_per_second:,.0f}"
+    numbers = (seen.posted, seen.verified, seen.accepted, seen.duplicate, seen.rejected)
+    figures.add_row(*(f"{number:,}" for number in numbers), rate, f"{seen.queue:,}")
+    return figures

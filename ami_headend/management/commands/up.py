@@ -1,0 +1,66 @@
+"""manage.py up: the whole head-end on this machine, for real concentrators."""
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ami_headend.embedded import EmbeddedError
+from ami_headend.local_stack import LocalStackError, Prepared, prepared, supervise
+from ami_headend.processes import beat_command, web_command, worker_command
+from keyvault.masterkey import MasterKeyError
+
+
+class Command(BaseCommand):
+    help = "Run the head-end on this machine: web server, workers, schedule, and PostgreSQL and Redis if none is set."
+    examples = (
+        "examples:\n"
+        "  manage.py up\n"
+        "  manage.py up --port 9000 --workers 4\n"
+        "  DATABASE_URL=postgres://headend@db/headend REDIS_URL=redis://redis/0 manage.py up\n\n"
+        "Ctrl-C stops everything that was started. On an address other than this machine's own (--host) it expects\n"
+        "a TLS proxy in front, and the names it answers to in ALLOWED_HOSTS."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = self.examples
+        parser.add_argument("--port", type=int, default=8000, help="port of the web server (8000)")
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+        parser.add_argument("--workers", type=int, default=2, help="processes that verify uplinks (2)")
+        parser.add_argument("--web-workers", type=int, default=1, help="processes of the web server (1)")
+
+    def handle(self, *args: Any, host: str, port: int, workers: int, web_workers: int, **options: Any) -> None:
+        if workers < 1 or web_workers < 1:
+            raise CommandError("--workers and --web-workers take a number from 1")
+        self.stdout.write("Preparing database, keys and account ...")
+        try:
+            with prepared(host, port) as ready:
+                self.announce(ready)
+                commands = {
+                    "web": web_command(host, port, web_workers),
+                    "worker": worker_command(workers),
+                    "beat": beat_command(),
+                    **self.more_commands(ready, options),
+                }
+                code = supervise(commands, ready.env)
+        except (EmbeddedError, LocalStackError, MasterKeyError) as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            code = 130
+        self.stdout.write("Everything that was started has stopped.")
+        sys.exit(code)
+
+    def announce(self, ready: Prepared) -> None:
+        self.stdout.write(
+            f"Address  {ready.address}admin/  (API {ready.address}api/docs/)\n"
+            f"Account  {ready.account}\n"
+            f"Data in  {settings.VAR_DIR}\n"
+            "Ctrl-C stops everything."
+        )
+
+    def more_commands(self, ready: Prepared, options: dict[str, Any]) -> dict[str, list[str]]:
+        """Further processes to run beside the head-end's own."""
+        return {}
