@@ -24,10 +24,9 @@ def read_vectors(name: str) -> Iterator[dict[str, str]]:
     shared: dict[str, str] = {}
     record: dict[str, str] = {}
     for line in [*(FOLDER / name).read_text().splitlines(), "Count = end"]:
-        line = line.strip().strip("[]")
-        if not line or line.startswith("#"):
+        if not line.strip() or line.startswith("#"):
             continue
-        for field in line.split(", "):
+        for field in line.strip().strip("[]").split(", "):
             label, _, value = (part.strip() for part in field.partition("="))
             if label == "Count":
                 if record:

@@ -46,8 +46,9 @@ def parsed(payload: bytes) -> list[Record] | None:
     try:
         return parse_pack(payload)
     except SenMLError as error:
-        assert str(error).strip()
-        return None
+        sentence = str(error)
+    assert sentence.strip()
+    return None
 
 
 NUMBERS = st.one_of(
