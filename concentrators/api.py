@@ -24,11 +24,18 @@ _BACKLOG_LOOK_S = 1.0
 _BACKLOG_RETRY_AFTER_S = 10
 
 
+class HexField(serializers.CharField):
+    """Octets as hexadecimal digits."""
+
+    def to_representation(self, value: Any) -> str:
+        return bytes(value).hex()
+
+
 class ReceiptSerializer(serializers.Serializer[reception.Receipt]):
     """Answered once the octets are committed."""
 
     uplink = serializers.IntegerField(source="uplink_id")
-    sha256 = serializers.CharField(source="sha256.hex", help_text="of the decoded body, 64 hex digits")
+    sha256 = HexField(help_text="SHA-256 of the decoded body, 64 hex digits")
     frames = serializers.IntegerField()
 
 
@@ -36,7 +43,7 @@ class UplinkSerializer(serializers.ModelSerializer[Uplink]):
     """What a concentrator may know of its uplink: how many frames were refused, never why."""
 
     uplink = serializers.IntegerField(source="id")
-    sha256 = serializers.CharField(source="sha256.hex")
+    sha256 = HexField(help_text="SHA-256 of the decoded body, 64 hex digits")
     verified = serializers.SerializerMethodField()
 
     class Meta:
