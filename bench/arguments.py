@@ -1,0 +1,70 @@
+"""The arguments of `python -m bench`, and the environment of its processes."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+PARTS = ("floor", "system", "rowwise", "growth")
+
+_EPILOG = """examples:
+  python -m bench                                          the usual run, about ten minutes
+  python -m bench --parts floor,system --rounds 9          the ratio to the floor alone, measured more often
+  python -m bench --parts growth --meters 1000000 --readings 20000000 --rounds 5
+  make bench ARGS='--frames 200000 --json result.json'
+"""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, checked; exits with 2 and one sentence where one makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures the head-end on a PostgreSQL and Redis of its own, in a temporary folder. "
+        "Nothing else should run on the machine meanwhile. Ctrl-C stops everything that it started.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--parts", type=_parts, default=PARTS, help=f"of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=_positive, default=5, help="paired rounds (default: 5)")
+    parser.add_argument("--frames", type=_positive, default=100_000, help="frames a measurement (default: 100000)")
+    parser.add_argument("--sizes", type=_numbers, default=[200, 1000, 5000], help="frames an uplink (200,1000,5000)")
+    parser.add_argument("--concentrators", type=_positive, default=10, help="concentrators of the base (default: 10)")
+    parser.add_argument("--concentrator-meters", type=_positive, default=1000, help="meters of each (default: 1000)")
+    parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames row by row (default: 600)")
+    parser.add_argument("--growth-rounds", type=_positive, default=3, help="paired rounds of growth (default: 3)")
+    parser.add_argument("--meters", type=_numbers, default=[1_000, 100_000], help="growth: meters (1000,100000)")
+    parser.add_argument("--readings", type=_numbers, default=[5_000_000], help="growth: standing readings (5000000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round there, too")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
+    return parser.parse_args(argv)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
+    return parts
+
+
+def _positive(text: str) -> int:
+    number = int(text.replace("_", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
+def _numbers(text: str) -> list[int]:
+    return [_positive(number) for number in text.split(",")]
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The processes' settings: as `manage.py up` has them, without the limits that would stop a benchmark."""
+    return {
+        **env,
+        "TLS": "0",
+        "UPLINK_RATE": "1000000/second",
+        "UPLINK_QUEUE_MAX": "1000000",
+        "DJANGO_SETTINGS_MODULE": "ami_headend.settings",
+        "MASTER_KEY_FILE": os.fspath(Path(env["AMI_VAR_DIR"]) / "master.keys"),
+    }

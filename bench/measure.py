@@ -1,0 +1,98 @@
+"""What is measured once: the floor, the whole system, row by row."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from django.db import connection
+from django.db.models import Max
+
+from bench.load import Body, LoadError, Posted, post
+from bench.site import Site
+from bench.stack import Stack, cpu_seconds, memory_octets, service_pids
+from concentrators.models import Uplink
+
+STALL_S = 120.0
+_POLL_S = 0.005
+
+
+class StalledError(Exception):
+    """Uplinks stayed unverified."""
+
+
+@dataclass
+class SystemRun:
+    """One run of the whole system: CPU seconds and memory (octets) by process, latencies in seconds."""
+
+    frames: int
+    seconds: float
+    latencies: list[float] = field(repr=False)
+    cpu: dict[str, float]
+    memory: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        return self.frames / self.seconds
+
+
+def system(
+    site: Site, stack: Stack, frames: list[list[bytes]], size: int, per_second: float | None = None
+) -> SystemRun:
+    """Post all frames in uplinks of ``size`` and wait until every one is verified; the result is checked.
+
+    ``per_second`` posts that many uplinks a second instead of as many as are taken.
+    """
+    site.use()
+    bodies = site.bodies(frames, size)
+    count = sum(map(len, frames))
+    last_uplink = Uplink.objects.aggregate(last=Max("pk"))["last"] or 0
+    pids = {name: process.pid for name, process in stack.processes.items()} | service_pids()
+    cpu_before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    began = time.perf_counter()
+    posted = _post(stack, "/api/v1/uplinks", "application/cbor-seq", bodies, per_second)
+    _wait_verified(stack)
+    seconds = time.perf_counter() - began
+    cpu = {name: cpu_seconds(pid) - cpu_before[name] for name, pid in pids.items()}
+    memory = {name: memory_octets(pid) for name, pid in pids.items()}
+    site.check(count, last_uplink, with_totals=last_uplink == 0)
+    return SystemRun(count, seconds, _latencies(posted), cpu, memory)
+
+
+def rowwise(site: Site, stack: Stack, frames: list[bytes], body_of: Callable[[bytes], bytes]) -> float:
+    """Frames a second, one a request, each verified when its request is answered."""
+    site.use()
+    bodies = [site.bodies([[frame]] * len(site.tokens), 1)[0]._replace(octets=body_of(frame)) for frame in frames]
+    began = time.perf_counter()
+    _post(stack, "/frames", "application/json", bodies)
+    seconds = time.perf_counter() - began
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM meters_reading")
+        stored = cursor.fetchone()[0]
+    if stored != 2 * len(frames):
+        raise StalledError(f"row by row stored {stored} readings of {len(frames)} frames")
+    return len(frames) / seconds
+
+
+def _post(
+    stack: Stack, path: str, content_type: str, bodies: list[Body], per_second: float | None = None
+) -> list[Posted]:
+    try:
+        return post(stack.port, path, content_type, bodies, per_second)
+    except (LoadError, OSError) as error:
+        raise LoadError(f"{error}\n{stack.log('web').read_text(errors='replace')[-2000:]}") from error
+
+
+def _wait_verified(stack: Stack) -> None:
+    deadline = time.monotonic() + STALL_S
+    while Uplink.objects.filter(verified_at=None).exists():
+        if time.monotonic() > deadline:
+            stack.check()
+            raise StalledError(f"uplinks stay unverified after {STALL_S:g} s; logs: {stack.folder}")
+        time.sleep(_POLL_S)
+
+
+def _latencies(posted: list[Posted]) -> list[float]:
+    """Seconds from the first octet sent to the verdict, of each uplink."""
+    sent = {row.uplink: row.sent_at for row in posted}
+    verified = Uplink.objects.filter(pk__in=sent).values_list("pk", "verified_at")
+    return [at.timestamp() - sent[uplink] for uplink, at in verified if at is not None]

@@ -1,0 +1,198 @@
+"""The parts of a benchmark run, each in paired rounds: the one, the other, the one, the other."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from urllib.parse import quote
+
+from ami_headend import embedded
+from bench import fleet as fleets
+from bench import floor, measure, stack
+from bench.floor import Floor
+from bench.measure import SystemRun
+from bench.site import Site, made
+from bench.stack import Stack
+
+MAX_LATENCY_UPLINKS = 400
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Results:
+    """Every figure of every round. Rates are frames a second."""
+
+    floor: list[float] = field(default_factory=list)
+    system: dict[int, list[SystemRun]] = field(default_factory=lambda: defaultdict(list))
+    paced: dict[int, SystemRun] = field(default_factory=dict)
+    of_floor: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    rowwise: list[float] = field(default_factory=list)
+    over_rowwise: list[float] = field(default_factory=list)
+    growth: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    growth_runs: dict[str, list[SystemRun]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass
+class Bench:
+    """What all parts need: sizes, services, sealing processes, and where to tell of progress."""
+
+    folder: Path
+    env: dict[str, str]
+    executor: ProcessPoolExecutor
+    say: Progress
+    results: Results = field(default_factory=Results)
+    _sites: int = 0
+
+    @contextmanager
+    def site(self, concentrators: int, meters_each: int) -> Iterator[Site]:
+        """A provisioned site in a database of its own."""
+        self._sites += 1
+        self.say(f"provisioning {concentrators * meters_each:,} meters of {concentrators} concentrators")
+        with made(self.executor, f"bench_{self._sites}", concentrators, meters_each) as site:
+            yield site
+
+    @contextmanager
+    def stack(self, site: Site, *, rowwise: bool = False) -> Iterator[Stack]:
+        """Web, worker and schedule on a site, or the web alone with the row-by-row view."""
+        number = int(site.name.rpartition("_")[2])
+        env = {
+            **self.env,
+            "DATABASE_URL": self.database_url(site),
+            "REDIS_URL": embedded.redis_url(Path(self.env["AMI_VAR_DIR"]), number),
+        }
+        if rowwise:
+            env["DJANGO_SETTINGS_MODULE"] = "bench.rowwise.settings"
+        name = f"{site.name}-rowwise" if rowwise else site.name
+        with stack.running(self.folder / name, env, web_only=rowwise) as running:
+            yield running
+
+    def database_url(self, site: Site) -> str:
+        base, _, query = self.env["DATABASE_URL"].partition("?")
+        return f"{base.rpartition('/')[0]}/{quote(site.name)}?{query}"
+
+    def seal(self, site: Site, frames: int) -> list[list[bytes]]:
+        """The site's next frames, whole intervals of all its meters, at least one."""
+        intervals = max(1, round(frames / site.fleet.size))
+        return fleets.seal(self.executor, site.fleet, site.next_interval, intervals)
+
+    def warm(self, site: Site, running: Stack) -> None:
+        """Caches, prepared statements and connections as they are after a while: every meter seen by each worker."""
+        frames = self.seal(site, 1)
+        for _ in range(3):
+            site.use()
+            site.reset()
+            measure.system(site, running, frames, min(1000, len(frames[0])))
+        site.reset()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    frames: int
+    sizes: list[int]
+    rowwise_frames: int
+
+
+def against_floor(bench: Bench, site: Site, running: Stack, sizes: Sizes, *, with_system: bool) -> None:
+    """Floor and system in turn, on the same frames and a fresh database each time."""
+    frames = bench.seal(site, sizes.frames)
+    site.use()
+    with floor.started(bench.database_url(site), *site.floor_rows()) as bare:
+        _floor(site, bare, frames)
+        for number in range(1, sizes.rounds + 1):
+            for size in sizes.sizes if with_system else [floor.BATCH]:
+                floor_rate = _floor(site, bare, frames)
+                bench.results.floor.append(floor_rate)
+                if not with_system:
+                    bench.say(f"round {number}: floor {floor_rate:,.0f} frames/s")
+                    continue
+                site.reset()
+                run = measure.system(site, running, frames, size)
+                bench.results.system[size].append(run)
+                bench.results.of_floor[size].append(run.rate / floor_rate)
+                bench.say(
+                    f"round {number}, {size:,} frames an uplink: floor {floor_rate:,.0f}, system {run.rate:,.0f} "
+                    f"frames/s, ratio {run.rate / floor_rate:.2f}"
+                )
+
+
+def at_half_load(bench: Bench, site: Site, running: Stack, sizes: Sizes) -> None:
+    """From post to verdict at half of the highest rate, where queues do not hide it."""
+    frames = bench.seal(site, sizes.frames)
+    for size, runs in bench.results.system.items():
+        few = [block[: size * max(1, MAX_LATENCY_UPLINKS // len(frames))] for block in frames]
+        site.use()
+        site.reset()
+        pace = median(run.rate for run in runs) / 2 / size
+        bench.results.paced[size] = measure.system(site, running, few, size, per_second=pace)
+        bench.say(f"latency at {pace:.0f} uplinks/s of {size:,} frames")
+
+
+def against_rowwise(bench: Bench, site: Site, running: Stack, sizes: Sizes, size: int = 1000) -> None:
+    """The system and the same job row by row, in turn."""
+    frames = bench.seal(site, sizes.frames)
+    few = [frame for turn in zip(*frames, strict=True) for frame in turn][: sizes.rowwise_frames]
+    with bench.stack(site, rowwise=True) as slow:
+        for number in range(sizes.rounds + 1):
+            site.use()
+            site.reset()
+            slow_rate = measure.rowwise(site, slow, few, _json_body)
+            if number == 0:
+                continue  # warming up
+            site.reset()
+            rate = measure.system(site, running, frames, min(size, len(frames[0]))).rate
+            bench.results.rowwise.append(slow_rate)
+            bench.results.over_rowwise.append(rate / slow_rate)
+            bench.say(f"round {number}: row by row {slow_rate:,.0f}, system {rate:,.0f}, {rate / slow_rate:,.0f} times")
+
+
+def growth(bench: Bench, base: Site, base_stack: Stack, sizes: Sizes, meters: list[int], readings: list[int]) -> None:
+    """The base and a grown site in turn, uplinks of 1,000 frames: more meters, then more standing readings."""
+    for number in meters:
+        concentrators = max(10, number // 1000)
+        with ExitStack() as exits:
+            site = exits.enter_context(bench.site(concentrators, max(1, number // concentrators)))
+            _pairs(bench, base, base_stack, site, sizes, f"{number:,} meters")
+    for number in readings:
+        with bench.site(len(base.fleet.titles), len(base.fleet.titles[0])) as site:
+            bench.say(f"loading {number:,} readings")
+            site.preload(number)
+            _pairs(bench, base, base_stack, site, sizes, f"{number:,} readings")
+
+
+def _pairs(bench: Bench, base: Site, base_stack: Stack, site: Site, sizes: Sizes, what: str) -> None:
+    """The grown site goes on from interval to interval; nothing of it is emptied."""
+    base_frames = bench.seal(base, sizes.frames)
+    with bench.stack(site) as running:
+        for number in range(sizes.rounds + 1):
+            frames = bench.seal(site, sizes.frames)
+            site.next_interval += len(frames[0]) // len(site.fleet.titles[0])
+            base.use()
+            base.reset()
+            before = measure.system(base, base_stack, base_frames, min(1000, len(base_frames[0])))
+            grown = measure.system(site, running, frames, min(1000, len(frames[0])))
+            if number == 0:
+                continue  # the grown site warms up
+            bench.results.growth[what].append((before.rate, grown.rate))
+            bench.results.growth_runs[what].append(grown)
+            bench.say(
+                f"round {number}, {what}: base {before.rate:,.0f}, grown {grown.rate:,.0f} frames/s, "
+                f"ratio {grown.rate / before.rate:.2f}"
+            )
+
+
+def _floor(site: Site, bare: Floor, frames: list[list[bytes]]) -> float:
+    site.use()
+    site.reset()
+    return sum(map(len, frames)) / bare.run(frames)
+
+
+def _json_body(frame: bytes) -> bytes:
+    return json.dumps({"frame": frame.hex()}).encode()

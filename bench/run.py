@@ -1,0 +1,51 @@
+"""One run of the benchmark: the parts that were asked for, in turn."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import fleet, parts, report
+from bench.parts import Bench, Results, Sizes
+from bench.site import make_template, use_database
+from keyvault import masterkey
+
+
+def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
+    """Measure, print the tables, write the JSON. Django is set up, the services run."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[{time.monotonic() - began:6.1f} s] {text}", markup=False, highlight=False)
+
+    masterkey.init(Path(os.environ["MASTER_KEY_FILE"]))
+    with fleet.pool() as executor:
+        bench = Bench(folder, dict(os.environ), executor, say)
+        say("migrating")
+        make_template()
+        try:
+            _measure(bench, args)
+        finally:
+            use_database("postgres")
+            if bench.results.floor or bench.results.growth:
+                report.show(bench.results, console)
+    if args.json:
+        report.write(bench.results, args.json)
+    return bench.results
+
+
+def _measure(bench: Bench, args: argparse.Namespace) -> None:
+    sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames)
+    with bench.site(args.concentrators, args.concentrator_meters) as site, bench.stack(site) as running:
+        bench.warm(site, running)
+        if {"floor", "system"} & set(args.parts):
+            parts.against_floor(bench, site, running, sizes, with_system="system" in args.parts)
+        if "system" in args.parts:
+            parts.at_half_load(bench, site, running, sizes)
+        if "rowwise" in args.parts:
+            parts.against_rowwise(bench, site, running, sizes)
+        if "growth" in args.parts:
+            grown = Sizes(args.growth_rounds, args.frames, args.sizes, args.rowwise_frames)
+            parts.growth(bench, site, running, grown, args.meters, args.readings)

@@ -1,0 +1,206 @@
+"""A site to measure: a database with its fleet provisioned, and how it is set back between measurements."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from django.core.management import call_command
+from django.db import connection, connections, transaction
+from django.db.models import Sum
+from psycopg import sql
+
+from bench import fleet as fleets
+from bench.fleet import Fleet
+from bench.floor import MeterRow
+from bench.load import Body
+from concentrators import tokens, totals
+from concentrators.models import Concentrator, Uplink
+from keyvault import provisioning
+from keyvault.cose.structures import encode_sequence
+from keyvault.provisioning import NewKey
+from meters import partitions
+
+TEMPLATE = "bench_template"
+_ASSIGNED_FOR = timedelta(days=90)
+_START_AGO = timedelta(days=10)
+_SLICE = 20_000
+_EMPTIED = (
+    "meters_reading, concentrators_integrityfailure, concentrators_failuretally, concentrators_intervaltotal,"
+    " concentrators_uplink"
+)
+
+
+class WrongResultError(Exception):
+    """The head-end did not end up with what was posted: the figures would mean nothing."""
+
+
+@dataclass
+class Site:
+    """A database, its fleet, and how far its meters' intervals have got."""
+
+    name: str
+    fleet: Fleet
+    tokens: list[str] = field(repr=False)
+    next_interval: int = 0
+
+    def use(self) -> None:
+        """Make this the database of Django's connection in this process."""
+        use_database(self.name)
+
+    def bodies(self, frames: list[list[bytes]], size: int) -> list[Body]:
+        """Uplinks of ``size`` frames; the concentrators take turns."""
+        blocks = [
+            [Body(token, encode_sequence(block[at : at + size])) for at in range(0, len(block), size)]
+            for token, block in zip(self.tokens, frames, strict=True)
+        ]
+        return [body for turn in zip(*blocks, strict=True) for body in turn]
+
+    def reset(self) -> None:
+        """Empty readings, uplinks and totals; counters as before ``next_interval``, in a table without bloat."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"TRUNCATE {_EMPTIED}")
+            cursor.execute("TRUNCATE keyvault_invocationcounter")
+            cursor.execute(
+                "INSERT INTO keyvault_invocationcounter (key_id, key_version, highest, floor)"
+                " SELECT id, version, %s, 0 FROM keyvault_devicekey ORDER BY id",
+                [self.next_interval - 1],
+            )
+        settle("keyvault_invocationcounter")
+
+    def preload(self, readings: int) -> None:
+        """At least so many readings of the fleet in the intervals before its first."""
+        intervals = -(-readings // (self.fleet.size * len(fleets.REGISTERS)))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """INSERT INTO meters_reading
+                       (captured_at, value, uplink_id, meter_id, register_id, interval_minutes)
+                   SELECT to_timestamp(%s - n * %s), 1000 + n, 0, m.id, r.id,
+                          CASE r.kind WHEN 'interval' THEN 30 ELSE 0 END
+                   FROM generate_series(%s, 1, -1) AS n, meters_meter m, meters_register r
+                   WHERE r.obis_code = ANY(%s)""",
+                [self.fleet.start_s, fleets.INTERVAL_S, intervals, list(fleets.REGISTERS)],
+            )
+        settle("meters_reading")
+
+    def floor_rows(self) -> tuple[dict[bytes, MeterRow], dict[str, tuple[int, int]]]:
+        """What the floor holds in memory: meters by kid, and (id, interval minutes) of registers by OBIS code."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT k.system_title, m.id, k.id FROM keyvault_devicekey k"
+                " JOIN meters_meter m ON m.system_title = k.system_title WHERE k.epoch = %s",
+                [fleets.EPOCH],
+            )
+            ids = {bytes(title): (meter_id, key_id) for title, meter_id, key_id in cursor.fetchall()}
+            cursor.execute("SELECT obis_code, id, CASE kind WHEN 'interval' THEN 30 ELSE 0 END FROM meters_register")
+            registers = {code: (register_id, minutes) for code, register_id, minutes in cursor.fetchall()}
+        meters = {
+            meter.kid: MeterRow(meter.key, int.from_bytes(meter.base_iv, "big"), *ids[meter.kid[:8]])
+            for block in self.fleet.meters
+            for meter in block
+        }
+        return meters, registers
+
+    def check(self, frames: int, first_uplink: int = 0, *, with_totals: bool = True) -> None:
+        """Raises WrongResultError unless every frame since that uplink was accepted and its readings stand."""
+        accepted = Uplink.objects.filter(pk__gt=first_uplink).aggregate(n=Sum("accepted"))["n"]
+        if accepted != frames:
+            raise WrongResultError(f"{accepted} of {frames} frames were accepted")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM meters_reading WHERE uplink_id > %s AND captured_at >= to_timestamp(%s)",
+                [first_uplink, self.fleet.start_s],
+            )
+            stored = cursor.fetchone()[0]
+        if stored != frames * len(fleets.REGISTERS):
+            raise WrongResultError(f"{stored} readings stand, not {frames * len(fleets.REGISTERS)}")
+        if with_totals and totals.compare(datetime.fromtimestamp(self.fleet.start_s, UTC), datetime.now(UTC)):
+            raise WrongResultError("the totals do not agree with the readings")
+
+
+def use_database(name: str) -> None:
+    connections.close_all()
+    connection.settings_dict["NAME"] = name
+
+
+def settle(*tables: str) -> None:
+    """Statistics and visibility as a database at rest has them, and no earlier writes left to the clock."""
+    with connection.cursor() as cursor:
+        for table in tables:
+            cursor.execute(f"VACUUM (ANALYZE) {table}")
+        cursor.execute("CHECKPOINT")
+
+
+def make_template() -> None:
+    """The migrated, empty database that every site is a copy of."""
+    _create_database(TEMPLATE, "template0")
+    use_database(TEMPLATE)
+    call_command("migrate", verbosity=0)
+    partitions.maintain()
+    connections.close_all()
+
+
+@contextmanager
+def made(executor: ProcessPoolExecutor, name: str, concentrators: int, meters_each: int) -> Iterator[Site]:
+    """A database of that name with a provisioned fleet; dropped when the block ends."""
+    start = (datetime.now(UTC) - _START_AGO).replace(minute=0, second=0, microsecond=0)
+    fleet = fleets.make(executor, concentrators, meters_each, int(start.timestamp()))
+    _create_database(name, TEMPLATE)
+    try:
+        use_database(name)
+        yield Site(name, fleet, _provision(fleet, start - _ASSIGNED_FOR))
+    finally:
+        use_database("postgres")
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _create_database(name: str, template: str) -> None:
+    use_database("postgres")
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+
+
+def _provision(fleet: Fleet, since: datetime) -> list[str]:
+    """Keys through the vault; meters and assignments by COPY. Gives the concentrators' tokens."""
+    titles = [title for block in fleet.titles for title in block]
+    keys = [key for block in fleet.device_keys for key in block]
+    entries = [
+        NewKey(title, epoch, key if epoch else None)
+        for title, key in zip(titles, keys, strict=True)
+        for epoch in (provisioning.TRANSFER_EPOCH, fleets.EPOCH)
+    ]
+    for at in range(0, len(entries), _SLICE):
+        provisioning.provision_stored(entries[at : at + _SLICE])
+    concentrators = [Concentrator.objects.create(name=f"bench {n}") for n in range(len(fleet.titles))]
+    with transaction.atomic():
+        _copy(
+            "meters_meter (system_title, serial_number, name, status, interval_minutes, commissioned_at, created_at)",
+            [(title, title.hex(), "", "commissioned", 30, since, since) for title in titles],
+        )
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT system_title, id FROM meters_meter")
+            ids = {bytes(title): meter_id for title, meter_id in cursor.fetchall()}
+        _copy(
+            "concentrators_assignment (meter_id, concentrator_id, valid_from)",
+            [
+                (ids[title], concentrator.pk, since)
+                for concentrator, block in zip(concentrators, fleet.titles, strict=True)
+                for title in block
+            ],
+        )
+    settle(
+        "keyvault_devicekey",
+        "keyvault_invocationcounter",
+        "meters_meter",
+        "concentrators_assignment",
+        "concentrators_concentrator",
+    )
+    return [tokens.issue(concentrator) for concentrator in concentrators]
+
+
+def _copy(target: str, rows: Sequence[tuple[object, ...]]) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
