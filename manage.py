@@ -4,12 +4,20 @@
 import os
 import sys
 
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import execute_from_command_line
+from environs import EnvError
+
+from ami_headend.embedded import EmbeddedError
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
-    from django.core.management import execute_from_command_line
-
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except (EnvError, EmbeddedError, ImproperlyConfigured) as error:
+        # A setting that cannot be read is the operator's to mend: a sentence, not a traceback.
+        sys.exit(f"Settings: {error}")
 
 
 if __name__ == "__main__":

@@ -4,3 +4,6 @@ from django.apps import AppConfig
 class AmiHeadendConfig(AppConfig):
     name = "ami_headend"
     verbose_name = "AMI head-end"
+
+    def ready(self) -> None:
+        from ami_headend import checks  # noqa: F401, PLC0415 - registers them

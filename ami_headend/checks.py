@@ -1,0 +1,99 @@
+"""Settings that contradict each other or cannot work stop the start, each with an id."""
+
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from limits import parse
+
+COUNTER_GAP_RUNS_MIN = 1024  # as many gaps as a meter is promised to be forgiven
+_POSITIVE = (
+    "RETENTION_DAYS",
+    "RETRANSMISSION_WINDOW_S",
+    "DEVICE_CIPHER_CACHE_SIZE",
+    "UPLINK_MAX_OCTETS",
+    "UPLINK_MAX_FRAMES",
+    "FRAME_MAX_OCTETS",
+    "UPLINK_QUEUE_MAX",
+    "UPLINK_SWEEP_AFTER_S",
+    "UPLINK_SPLIT_AFTER",
+    "UPLINK_KEEP_DAYS",
+    "UPLINK_KEEP_WAITING_DAYS",
+    "FAILURE_ROWS_PER_HOUR",
+)
+_SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
+_DAY_S = 86_400
+
+
+@register
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Every finding about this project's own settings."""
+    return [*_limits(), *_contradictions(), *_master_key_place()]
+
+
+def _error(number: int, message: str, hint: str) -> Error:
+    return Error(message, hint=hint, id=f"ami_headend.E{number:03}")
+
+
+def _limits() -> Iterator[CheckMessage]:
+    for name in _POSITIVE:
+        if getattr(settings, name) <= 0:
+            yield _error(1, f"{name} is {getattr(settings, name)}.", f"Set {name} to a number above 0.")
+    if settings.COUNTER_GAP_RUNS < COUNTER_GAP_RUNS_MIN:
+        yield _error(
+            2,
+            f"COUNTER_GAP_RUNS is {settings.COUNTER_GAP_RUNS}: late frames would be refused as counter_too_old.",
+            f"Set it to {COUNTER_GAP_RUNS_MIN} or more.",
+        )
+    try:
+        parse(settings.UPLINK_RATE)
+    except ValueError:
+        yield _error(3, f"UPLINK_RATE is {settings.UPLINK_RATE!r}, which is no rate.", "Write it as 600/minute.")
+
+
+def _contradictions() -> Iterator[CheckMessage]:
+    if settings.DEBUG and settings.TLS:
+        yield _error(4, "DEBUG shows secrets to visitors, and TLS says this is a deployment.", "Set DEBUG=0 or TLS=0.")
+    if settings.FRAME_MAX_OCTETS < _SMALLEST_FRAME_OCTETS:
+        yield _error(5, "FRAME_MAX_OCTETS lets no frame through.", f"Set it to {_SMALLEST_FRAME_OCTETS} or more.")
+    if settings.UPLINK_MAX_OCTETS < settings.FRAME_MAX_OCTETS:
+        yield _error(
+            6, "UPLINK_MAX_OCTETS is less than FRAME_MAX_OCTETS.", "An uplink must hold a frame: raise the first."
+        )
+    if settings.UPLINK_KEEP_WAITING_DAYS < settings.UPLINK_KEEP_DAYS:
+        yield _error(
+            7,
+            "UPLINK_KEEP_WAITING_DAYS is less than UPLINK_KEEP_DAYS.",
+            "Frames that wait for a key are kept at least as long as the others: raise the first.",
+        )
+    if settings.RETENTION_DAYS * _DAY_S < settings.RETRANSMISSION_WINDOW_S:
+        yield _error(
+            8,
+            "RETENTION_DAYS is shorter than RETRANSMISSION_WINDOW_S.",
+            "A retransmission is recognised by the reading that stands: keep readings for longer than the window.",
+        )
+    if settings.UPLINK_KEEP_DAYS * _DAY_S <= settings.UPLINK_SWEEP_AFTER_S:
+        yield _error(9, "UPLINK_SWEEP_AFTER_S is longer than octets are kept.", "Lower it: 60 seconds is usual.")
+
+
+def _master_key_place() -> Iterator[CheckMessage]:
+    """A master key where others may put another, or that the web server would hand out."""
+    path = Path(settings.MASTER_KEY_FILE).absolute()
+    if Path(settings.STATIC_ROOT).absolute() in path.parents:
+        yield _error(10, "MASTER_KEY_FILE lies in STATIC_ROOT, which is served.", "Put it elsewhere.")
+    try:
+        mode, folder_mode = path.stat().st_mode, path.parent.stat().st_mode
+    except OSError:
+        return  # not made yet; whoever needs it says so
+    if stat.S_IMODE(mode) & 0o077:
+        yield _error(11, f"The master key file {path} may be read by others.", f"chmod 600 {path}")
+    if folder_mode & stat.S_IWOTH and not folder_mode & stat.S_ISVTX:
+        yield Warning(
+            f"Everybody may replace files in {path.parent}, which holds the master key.",
+            hint=f"chmod o-w {path.parent}",
+            id="ami_headend.W012",
+        )
