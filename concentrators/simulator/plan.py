@@ -22,7 +22,7 @@ class Load(Protocol):
 
 
 class Interval(NamedTuple):
-    """The interval at a position from the start (0): its start (Unix seconds), the register then and its energy (Wh)."""
+    """The interval at a position from the start: when it began (Unix seconds), the register then, its energy (Wh)."""
 
     position: int
     start_s: int
@@ -42,8 +42,8 @@ class Event(NamedTuple):
 class Plan:
     """One run. ``end_s`` is None for an endless one; ``moved_at_s`` is when some meters change concentrator.
 
-    Meter ``number`` measures intervals of ``interval_minutes[number % len]``; a tick is the shortest
-    of them, and the others are multiples of it.
+    The meters of a concentrator take turns in the lengths of ``interval_minutes``; a tick is the
+    shortest of them, and the others are multiples of it. ``source`` says where the energy comes from.
     """
 
     run: str
@@ -89,7 +89,7 @@ class Plan:
         return sha256(b"simulated device key" + secret + self.system_title(number)).digest()
 
     def interval_of(self, number: int) -> int:
-        return self.interval_minutes[number % len(self.interval_minutes)]
+        return self.interval_minutes[number // self.concentrators % len(self.interval_minutes)]
 
     def home_of(self, number: int) -> int:
         """The concentrator (from 0) that hears the meter."""

@@ -27,7 +27,7 @@ class Recording:
 
     meter: str
     start_s: int
-    energy_wh: array[int]
+    energy_wh: "array[int]"  # Python 3.11 cannot subscript it at run time
 
     @property
     def end_s(self) -> int:

@@ -18,7 +18,7 @@ class Standing(NamedTuple):
     """How far a run has come."""
 
     ticks: int
-    frames: int
+    handed_over: int
     posted: int
     repeats: int
 

@@ -82,8 +82,10 @@ class SpoolError(Exception):
 class Spool:
     """One run's state in ``folder``; threads may share it (a connection each)."""
 
+    FILE = "run.sqlite3"
+
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "run.sqlite3"
+        self.path = folder / self.FILE
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         try:

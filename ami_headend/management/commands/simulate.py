@@ -1,0 +1,336 @@
+"""manage.py simulate: meters and concentrators over real HTTP, and the comparison with what they sent."""
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
+from django.utils import timezone
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ami_headend import embedded
+from ami_headend.local_stack import LocalStackError, prepared
+from ami_headend.processes import beat_command, web_command, worker_command
+from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
+from concentrators.simulator.loads import PlanError, Wish, load_of, make_plan
+from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_rates
+from concentrators.simulator.plan import Load, Plan
+from concentrators.simulator.production import Production
+from concentrators.simulator.recorded import RecordedError
+from concentrators.simulator.registration import is_registered, register
+from concentrators.simulator.run import Run, Standing
+from concentrators.simulator.spool import Spool, SpoolError
+from concentrators.simulator.truth import Closing, StalledError, compare, wait_until_verified
+from keyvault.masterkey import MasterKeyError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DIFFERS = 3
+STOPPED = 130
+_PATIENCE_S = 300.0
+_START_S = 60.0
+_DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 15, 30], "all=0.001,late=0.005,reorder=0.01"
+_USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
+_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, LocalStackError, embedded.EmbeddedError)
+
+
+class Command(BaseCommand):
+    help = (
+        "Simulate meters and concentrators over real HTTP, then compare what the head-end has with what was sent. "
+        "Starts services of its own when nothing is configured and nothing runs."
+    )
+    examples = (
+        "examples:\n"
+        "  manage.py simulate\n"
+        "      100 simulated households, 7 days of them, over 3 concentrators, as fast as it goes\n"
+        "  manage.py simulate --readings readings.csv.gz --days 60 --misbehave all\n"
+        "      recorded households (header meter,timestamp,wh), shifted by whole weeks to end now; all goes wrong\n"
+        "  manage.py simulate --meters 1000 --days 1 --misbehave replay=0.01,bit_flip=0.02 --compress zstd\n"
+        "  manage.py simulate --speed 600 --state sim/\n"
+        "      stop it, or kill it, and run it again to go on where it was\n\n"
+        f"misbehaviours: {', '.join(Misbehaviour)}\n\n"
+        f"exit status: 0 all equals the truth; 1 the run could not be made; {DIFFERS} it differs; {STOPPED} stopped\n"
+        "early. Ctrl-C once stops the meters, posts what they sent and compares; twice stops at once."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = self.examples
+        load = parser.add_argument_group("load")
+        load.add_argument("--readings", type=Path, metavar="FILE", help="CSV, gzipped or not, instead of households")
+        load.add_argument("--as-recorded", action="store_true", help="do not shift the times of the file")
+        load.add_argument("--days", type=_positive, metavar="N", help="the last N days of each meter (7; a file: all)")
+        load.add_argument("--meters", type=_positive, metavar="N", help="how many meters (100; a file: all)")
+        load.add_argument("--concentrators", type=_positive, default=3, metavar="N", help="how many (3)")
+        load.add_argument("--interval-minutes", type=_minutes, metavar="N,..", help="households' interval lengths (30)")
+        load.add_argument("--seed", type=int, default=1, help="households and misbehaviour follow from it (1)")
+        load.add_argument("--misbehave", metavar="RATES", help="all, or name=rate,... per genuine frame; see below")
+        run = parser.add_argument_group("run")
+        run.add_argument("--url", help=f"the head-end ({DEFAULT_URL})")
+        run.add_argument("--speed", type=_speed, metavar="X", help="factor of real time, or max (max)")
+        run.add_argument("--batch", type=_positive, default=1000, metavar="N", help="frames in an uplink (1000)")
+        run.add_argument("--compress", choices=COMPRESSIONS, default="none", help="encoding of the uplinks (none)")
+        run.add_argument("--state", type=Path, metavar="DIR", help="folder of the run; a run that is there goes on")
+        run.add_argument("--demo", action="store_true", help="endless: one day at once, then real time, few attackers")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
+        try:
+            with ExitStack() as stack:
+                code = self._handle(options, stack)
+        except (*_USAGE_ERRORS, *_HEAD_END_ERRORS) as error:
+            raise CommandError(str(error)) from None
+        except DatabaseError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CommandError(f"The database cannot be used ({reason}): try manage.py doctor.") from None
+        except KeyboardInterrupt:
+            code = STOPPED
+        if code:
+            sys.exit(code)
+
+    def _handle(self, options: dict[str, Any], stack: ExitStack) -> int:
+        """A plan, a head-end, registration, the run, the comparison; gives the exit status."""
+        console = Console(soft_wrap=True, highlight=False)
+        wish = _wish(options)
+        folder = options["state"] or (settings.VAR_DIR / "simulator" / "demo" if options["demo"] else None)
+        plan, load = _earlier(folder) or make_plan(wish, timezone.now())
+        url = _head_end(options, console, stack)
+        if folder is not None and (folder / Spool.FILE).exists() and not is_registered(plan):
+            if not options["demo"]:
+                raise CommandError(f"The run in {folder} is of another database: name another folder with --state.")
+            shutil.rmtree(folder)
+            plan, load = make_plan(wish, timezone.now())
+        folder = folder or settings.VAR_DIR / "simulator" / plan.run
+        spool = Spool(folder)
+        stack.callback(spool.close)
+        _enter(plan, spool)
+        console.print(
+            f"Run {plan.run}: {len(plan.meters)} meters, {plan.concentrators} concentrators, state in {folder}"
+        )
+        endless = plan.end_s is None
+        production = Production(plan, load, spool, bytes.fromhex(spool.fact("secret")), spread=endless)
+        post_by = Options(url, options["batch"], options["compress"])
+        run = Run(plan, production, spool, spool.fact("tokens"), post_by, options["speed"])
+        with _signals(run) as quit_now:
+            if not _play(run, plan, console) or (not endless and not _verified(spool, console, quit_now)):
+                console.print(f"Stopped. To go on: manage.py simulate --state {folder}")
+                return STOPPED
+        if endless:
+            return 0
+        closing = compare(plan, load, spool)
+        _print(closing, console)
+        if closing.differences:
+            return DIFFERS
+        if options["state"] is None:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return 0
+
+
+def _wish(options: dict[str, Any]) -> Wish:
+    """The options as a run to be planned; raises CommandError or RatesError before anything is touched."""
+    demo, readings = options["demo"], options["readings"]
+    if readings is None and options["as_recorded"]:
+        raise CommandError("--as-recorded goes with --readings.")
+    if readings is not None and (demo or options["interval_minutes"]):
+        raise CommandError("--readings goes neither with --demo nor with --interval-minutes: a file has 30 minutes.")
+    if options["batch"] > settings.UPLINK_MAX_FRAMES:
+        raise CommandError(f"--batch: an uplink has at most {settings.UPLINK_MAX_FRAMES} frames.")
+    rates = options["misbehave"] if options["misbehave"] is not None else _DEMO_RATES if demo else ""
+    return Wish(
+        concentrators=options["concentrators"],
+        meters=options["meters"] or (_DEMO_METERS if demo else None),
+        days=options["days"] or (_DEMO_DAYS if demo else None),
+        seed=options["seed"],
+        interval_minutes=options["interval_minutes"] or (_DEMO_INTERVALS if demo else [30]),
+        rates=parse_rates(rates),
+        readings=readings,
+        as_recorded=options["as_recorded"],
+        endless=demo,
+        gap_runs=settings.COUNTER_GAP_RUNS,
+        retention_days=settings.RETENTION_DAYS,
+    )
+
+
+def _earlier(folder: Path | None) -> tuple[Plan, Load] | None:
+    """The run that stands in a folder, if one does."""
+    if folder is None or not (folder / Spool.FILE).exists():
+        return None
+    spool = Spool(folder)
+    try:
+        fact = spool.fact("plan")
+    finally:
+        spool.close()
+    if fact is None:
+        return None
+    plan = Plan.from_fact(fact)
+    return plan, load_of(plan)
+
+
+def _enter(plan: Plan, spool: Spool) -> None:
+    """Register a new run with the head-end, and keep what going on needs."""
+    if spool.fact("plan") is None:
+        secret = secrets.token_bytes(32)
+        spool.set_facts(tokens=register(plan, secret), secret=secret.hex(), plan=plan.as_fact())
+
+
+def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:
+    """The address of the head-end, which answers there; one of our own where nothing is configured or runs."""
+    url: str = options["url"] or DEFAULT_URL
+    deadline = time.monotonic() + (_START_S if options["demo"] else 0)
+    while not (answers := _answers(url)) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    if answers:
+        return url
+    configured = options["url"] or os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL")
+    if configured or embedded.running(settings.VAR_DIR):
+        raise CommandError(f"No head-end answers at {url}: start one with manage.py up, or say where with --url.")
+    console.print("Nothing is configured and nothing runs: starting a head-end for this run.")
+    return stack.enter_context(_own_head_end())
+
+
+@contextmanager
+def _own_head_end() -> Iterator[str]:
+    """A head-end on a free port; its output goes to simulate.log in `var/`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    commands = [web_command("127.0.0.1", port, 1), worker_command(2), beat_command()]
+    with prepared("127.0.0.1", port) as ready, (settings.VAR_DIR / "simulate.log").open("ab") as log:
+        # Sessions of their own: Ctrl-C is for us, and ends them last.
+        started = [
+            subprocess.Popen(
+                command, env=ready.env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
+            )
+            for command in commands
+        ]
+        try:
+            deadline = time.monotonic() + _START_S
+            while not _answers(ready.address):
+                if time.monotonic() > deadline or any(process.poll() is not None for process in started):
+                    raise LocalStackError(f"The head-end did not start; {log.name} says why.")
+                time.sleep(0.2)
+            yield ready.address
+        finally:
+            for process in started:
+                process.terminate()
+            for process in started:
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(f"{url.rstrip('/')}/api/v1/uplinks/0", timeout=5)
+    except httpx.TransportError:
+        return False
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise CommandError(f"--url {url}: {error}") from None
+    return True
+
+
+@contextmanager
+def _signals(run: Run) -> Iterator[threading.Event]:
+    """The first Ctrl-C stops the meters, the second (or SIGTERM) everything: then the event is set."""
+    quit_now = threading.Event()
+
+    def interrupt(signum: int, _: FrameType | None) -> None:
+        if signum == signal.SIGTERM or run.stop.is_set():
+            run.give_up.set()
+            quit_now.set()
+        run.stop.set()
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield quit_now
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _play(run: Run, plan: Plan, console: Console) -> bool:
+    """Run to the end, with bars where there is an end; True when everything was posted."""
+    if plan.ticks is None:
+        return run.play(lambda _: None)
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        measured = progress.add_task("intervals measured", total=plan.ticks, note="")
+        posted = progress.add_task("frames posted", total=None, note="")
+
+        def look(standing: Standing) -> None:
+            note = f"{standing.repeats} requests repeated" if standing.repeats else ""
+            progress.update(measured, completed=standing.ticks)
+            progress.update(posted, completed=standing.posted, total=standing.handed_over, note=note)
+
+        return run.play(look)
+
+
+def _verified(spool: Spool, console: Console, quit_now: threading.Event) -> bool:
+    """Wait for the verdicts; False when the user would not."""
+    with console.status("Waiting for the verdicts") as status:
+        wait_until_verified(
+            spool, _PATIENCE_S, lambda left: status.update(f"Waiting for {left} uplinks"), quit_now.is_set
+        )
+    return not quit_now.is_set()
+
+
+def _print(closing: Closing, console: Console) -> None:
+    table = Table(title="What was sent, and what the head-end has", title_justify="left")
+    table.add_column("")
+    for heading in ("truth", "head-end", ""):
+        table.add_column(heading, justify="right")
+    for line in closing.lines:
+        table.add_row(
+            line.what, f"{line.expected:,}", f"{line.found:,}", "" if line.expected == line.found else "differs"
+        )
+    console.print(table)
+    for difference in closing.differences:
+        console.print(f"DIFFERS: {difference}", markup=False)
+    console.print(f"{len(closing.differences)} differences." if closing.differences else "Truth and totals are equal.")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1,000,000")
+    return int(text)
+
+
+def _minutes(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0
+    if not 0 < speed < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is neither a number above 0 nor max")
+    return speed

@@ -1,0 +1,119 @@
+"""Where a run's energy comes from, and the plan that follows: households or a file of recordings. No Django."""
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from concentrators.simulator.household import HouseholdLoad
+from concentrators.simulator.plan import Load, Plan
+from concentrators.simulator.recorded import INTERVAL_MINUTES, RecordedError, RecordedLoad
+
+_DAY_S = 86_400
+_CLOCK_SKEW_S = 300
+
+
+class PlanError(ValueError):
+    """The run that was asked for cannot be; the caller's mistake, named."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A run as somebody asks for it. ``meters`` and ``days`` of None are all of a file, or a default."""
+
+    concentrators: int = 3
+    meters: int | None = None
+    days: int | None = None
+    seed: int = 1
+    interval_minutes: list[int] = field(default_factory=lambda: [30])
+    rates: dict[str, float] = field(default_factory=dict)
+    readings: Path | None = None
+    as_recorded: bool = False
+    endless: bool = False
+    gap_runs: int = 1024
+    retention_days: int = 1096
+
+
+def make_plan(wish: Wish, now: datetime) -> tuple[Plan, Load]:
+    """The plan of a new run and its load. PlanError or RecordedError where it cannot be."""
+    if wish.readings is not None:
+        plan, load = _recorded_plan(wish, wish.readings, now)
+    else:
+        plan, load = _household_plan(wish, now)
+    now_s = int(now.timestamp())
+    if plan.start_s < now_s - wish.retention_days * _DAY_S:
+        start = datetime.fromtimestamp(plan.start_s, UTC)
+        raise PlanError(
+            f"the readings begin {start:%Y-%m-%d}, before what the head-end keeps ({wish.retention_days} days): "
+            "limit them with --days, or leave out --as-recorded"
+        )
+    if plan.end_s is not None and plan.end_s > now_s + _CLOCK_SKEW_S:
+        raise PlanError("the readings end in the future: leave out --as-recorded")
+    return plan, load
+
+
+def load_of(plan: Plan) -> Load:
+    """The load of a plan that was made before; RecordedError where its file has changed."""
+    if not plan.source:
+        return HouseholdLoad(plan.seed, plan.start_s)
+    path = Path(plan.source["path"])
+    load = _read(path, plan.source["meters"], plan.source["days"], plan.source["end_before_s"])
+    if _fingerprint(path) != plan.source["sha256"] or load.start_s != plan.start_s:
+        raise RecordedError(f"{path} is not the file that this run was begun with")
+    return load
+
+
+def _recorded_plan(wish: Wish, path: Path, now: datetime) -> tuple[Plan, Load]:
+    end_before_s = None if wish.as_recorded else int(now.timestamp())
+    load = _read(path, wish.meters, wish.days, end_before_s)
+    source = {
+        "path": str(path.absolute()),
+        "meters": wish.meters,
+        "days": wish.days,
+        "end_before_s": end_before_s,
+        "sha256": _fingerprint(path),
+    }
+    names = [recording.meter for recording in load.recordings]
+    return _plan(wish, names, [INTERVAL_MINUTES], load.start_s, load.end_s, source), load
+
+
+def _household_plan(wish: Wish, now: datetime) -> tuple[Plan, Load]:
+    lengths = wish.interval_minutes
+    if any(length % min(lengths) or 1440 % length for length in lengths):
+        raise PlanError(f"interval lengths {lengths} must divide a day, and each be a multiple of the shortest")
+    end_s = int(now.timestamp()) // (max(lengths) * 60) * max(lengths) * 60
+    start_s = end_s - (7 if wish.days is None else wish.days) * _DAY_S
+    count = 100 if wish.meters is None else wish.meters
+    names = [f"household-{number + 1}" for number in range(count)]
+    plan = _plan(wish, names, lengths, start_s, None if wish.endless else end_s, {})
+    return plan, HouseholdLoad(wish.seed, start_s)
+
+
+def _plan(
+    wish: Wish, names: list[str], lengths: list[int], start_s: int, end_s: int | None, source: dict[str, object]
+) -> Plan:
+    day_aligned_half = None if end_s is None else start_s + (end_s - start_s) // 2 // _DAY_S * _DAY_S
+    return Plan(
+        run=secrets.token_hex(4),
+        seed=wish.seed,
+        meters=names,
+        concentrators=wish.concentrators,
+        interval_minutes=lengths,
+        start_s=start_s,
+        end_s=end_s,
+        moved_at_s=day_aligned_half if wish.concentrators > 1 and day_aligned_half != start_s else None,
+        rates=wish.rates,
+        gap_runs=wish.gap_runs,
+        retention_days=wish.retention_days,
+        source=source,
+    )
+
+
+def _read(path: Path, meters: int | None, days: int | None, end_before_s: int | None) -> RecordedLoad:
+    end_before = None if end_before_s is None else datetime.fromtimestamp(end_before_s, UTC)
+    return RecordedLoad.read(path, meters=meters, days=days, end_before=end_before)
+
+
+def _fingerprint(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
