@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import django_stubs_ext
 from environs import Env
 
 from ami_headend import embedded
+
+# Lets classes of Django take the type parameters that its stubs give them.
+django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()

@@ -31,6 +31,7 @@ from meters.serializers import (
     GapsQuery,
     MeterSerializer,
     MetersQuery,
+    PeriodQuery,
     QuerySerializer,
     ReadingSerializer,
     SelectionQuery,
@@ -142,16 +143,17 @@ class SelectionView(ParameterView):
     """Rows by meter, register and period: JSON in pages, CSV and Parquet whole and streamed."""
 
     renderer_classes = (JSONRenderer, CSVRenderer, ParquetRenderer)
-    query_class: type[SelectionQuery] = SelectionQuery
-    query: Callable[[Selection, int], tuple[list[Any], Any]]
+    query_class: type[PeriodQuery] = SelectionQuery
+    query: Callable[[Any, int], tuple[list[Any], Any]]
     schema_of_rows: pa.Schema
     filename: str
 
+    def selection(self, asked: dict[str, Any]) -> Any:
+        return Selection(asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor"))
+
     def get(self, request: Request) -> HttpResponse:
         asked = self.parameters(request)
-        selection = Selection(
-            asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor")
-        )
+        selection = self.selection(asked)
         query = type(self).query
         chosen = request.accepted_renderer
         if chosen.format == "json":
@@ -168,7 +170,7 @@ class SelectionView(ParameterView):
         )
 
 
-def _responses(name: str, row: type[Any]) -> dict[Any, Any]:
+def page_responses(name: str, row: type[Any]) -> dict[Any, Any]:
     return {
         (200, "application/json"): page_of(name, row),
         (200, CSVRenderer.media_type): OpenApiTypes.STR,
@@ -185,7 +187,7 @@ class ReadingList(SelectionView):
     filename = "readings"
 
     @extend_schema(
-        operation_id="readings", parameters=[SelectionQuery], responses=_responses("ReadingPage", ReadingSerializer)
+        operation_id="readings", parameters=[SelectionQuery], responses=page_responses("ReadingPage", ReadingSerializer)
     )
     def get(self, request: Request) -> HttpResponse:
         return super().get(request)
@@ -200,6 +202,8 @@ class EventList(SelectionView):
     schema_of_rows = exports.EVENT_SCHEMA
     filename = "events"
 
-    @extend_schema(operation_id="events", parameters=[EventsQuery], responses=_responses("EventPage", EventSerializer))
+    @extend_schema(
+        operation_id="events", parameters=[EventsQuery], responses=page_responses("EventPage", EventSerializer)
+    )
     def get(self, request: Request) -> HttpResponse:
         return super().get(request)

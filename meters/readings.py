@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ _COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TAIL = b"\xff\xff"
 # Six fields, each with its length: captured_at, value, uplink_id, meter_id, register_id, interval_minutes
 _COPY_ROW = struct.Struct("!hiqiqiqiiihih")
+_EXACT = Context(prec=1300)  # more digits than any number of a pack that senml lets through
 _COPY_READINGS = """COPY meters_reading
     (captured_at, value, uplink_id, meter_id, register_id, interval_minutes) FROM STDIN (FORMAT BINARY)"""
 
@@ -199,7 +200,7 @@ def _resolve(name: str, system_title: bytes, registers: Registers) -> RegisterRo
 
 def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
     """A value in steps of 10^scaler units, exactly."""
-    steps = Decimal(value).scaleb(-register.scaler)
+    steps = Decimal(value).scaleb(-register.scaler, _EXACT)
     if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
         raise PayloadError(
             PayloadRefusal.PAYLOAD_INVALID, f"{name}: {value} is no whole number of steps of 1e{register.scaler}"

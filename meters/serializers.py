@@ -86,12 +86,9 @@ class PeriodQuery(QuerySerializer):
         return attrs
 
 
-class SelectionQuery(PeriodQuery):
-    """Meters and registers by name, a period, and a page."""
+class PageQuery(PeriodQuery):
+    """Registers by name, a period, and a page."""
 
-    meter = serializers.ListField(
-        child=SystemTitleField(), required=False, max_length=SELECTION_MAX, help_text="system title; may be repeated"
-    )
     register = serializers.ListField(
         child=serializers.CharField(max_length=24),
         required=False,
@@ -110,6 +107,21 @@ class SelectionQuery(PeriodQuery):
             raise serializers.ValidationError("a cursor of another list: follow `next` as it is given")
         return value
 
+    def validate_register(self, codes: list[str]) -> list[int]:
+        found = dict(Register.objects.filter(obis_code__in=codes).values_list("obis_code", "pk"))
+        for code in codes:
+            if code not in found:
+                raise serializers.ValidationError(f"there is no register {code!r}")
+        return list(found.values())
+
+
+class SelectionQuery(PageQuery):
+    """Meters by system title, beside registers, a period, and a page."""
+
+    meter = serializers.ListField(
+        child=SystemTitleField(), required=False, max_length=SELECTION_MAX, help_text="system title; may be repeated"
+    )
+
     def validate_meter(self, titles: list[bytes]) -> list[int]:
         found = {
             bytes(title): pk
@@ -118,13 +130,6 @@ class SelectionQuery(PeriodQuery):
         for title in titles:
             if title not in found:
                 raise serializers.ValidationError(f"there is no meter with system title {title.hex()}")
-        return list(found.values())
-
-    def validate_register(self, codes: list[str]) -> list[int]:
-        found = dict(Register.objects.filter(obis_code__in=codes).values_list("obis_code", "pk"))
-        for code in codes:
-            if code not in found:
-                raise serializers.ValidationError(f"there is no register {code!r}")
         return list(found.values())
 
 
