@@ -7,7 +7,8 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
 from limits import parse
 
 COUNTER_GAP_RUNS_MIN = 1024  # as many gaps as a meter is promised to be forgiven
@@ -92,7 +93,7 @@ def _master_key_place() -> Iterator[CheckMessage]:
     if stat.S_IMODE(mode) & 0o077:
         yield _error(11, f"The master key file {path} may be read by others.", f"chmod 600 {path}")
     if folder_mode & stat.S_IWOTH and not folder_mode & stat.S_ISVTX:
-        yield Warning(
+        yield checks.Warning(
             f"Everybody may replace files in {path.parent}, which holds the master key.",
             hint=f"chmod o-w {path.parent}",
             id="ami_headend.W012",

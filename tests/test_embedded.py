@@ -1,0 +1,169 @@
+"""Embedded services: found from elsewhere, alone in their folder, stopped with their block, clear when they cannot run."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from ami_headend import embedded
+from ami_headend.embedded import EmbeddedError
+
+NOTHING_SET = {key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL"}}
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ami_headend import embedded
+with embedded.services(Path(sys.argv[1])):
+    print("running", flush=True)
+    time.sleep(120)
+"""
+
+
+def redis_answers(var_dir: Path) -> bool:
+    with redis.Redis.from_url(embedded.redis_url(var_dir)) as client:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+def test_services_run_inside_the_block_and_keep_the_data(tmp_path: Path) -> None:
+    with embedded.services(tmp_path, NOTHING_SET) as env:
+        assert env["DATABASE_URL"] == embedded.database_url(tmp_path)
+        with psycopg.connect(env["DATABASE_URL"]) as connection:
+            connection.execute("CREATE TABLE kept (n int)")
+            settings = dict(
+                connection.execute(
+                    "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit')"
+                ).fetchall()
+            )
+        assert settings == {"fsync": "on", "synchronous_commit": "on"}
+        assert redis_answers(tmp_path)
+        assert embedded.running(tmp_path)
+    assert not embedded.running(tmp_path)
+    assert not redis_answers(tmp_path)
+    with embedded.services(tmp_path, NOTHING_SET) as env, psycopg.connect(env["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+def test_what_is_configured_is_not_started(tmp_path: Path) -> None:
+    configured = {"DATABASE_URL": "postgres://u@db/x", "REDIS_URL": "redis://r/0"}
+    with embedded.services(tmp_path / "var", configured) as env:
+        assert env == {**configured, "AMI_VAR_DIR": str(tmp_path / "var")}
+    assert not (tmp_path / "var").exists()
+
+
+def test_an_exception_stops_what_was_started(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="inside"), embedded.services(tmp_path, NOTHING_SET):
+        raise RuntimeError("inside")
+    assert not embedded.running(tmp_path)
+    assert not redis_answers(tmp_path)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_second_run_is_refused_and_what_a_first_leaves_is_taken_over(tmp_path: Path, end: signal.Signals) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        env=NOTHING_SET,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        restore_signals=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"running\n"
+        with (
+            pytest.raises(EmbeddedError, match=f"^Process {holder.pid} already runs"),
+            embedded.services(tmp_path, NOTHING_SET),
+        ):
+            pass
+        assert embedded.running(tmp_path), "the refused run must not stop the first one's services"
+        holder.send_signal(end)
+        holder.wait(30)
+    if end == signal.SIGKILL:
+        assert embedded.running(tmp_path)
+        with embedded.services(tmp_path, NOTHING_SET):
+            assert redis_answers(tmp_path)
+    assert not embedded.running(tmp_path)
+    assert not redis_answers(tmp_path)
+
+
+def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30) / "with space"
+    folder.mkdir(parents=True)
+    with embedded.services(folder, NOTHING_SET) as env, psycopg.connect(env["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert redis_answers(folder)
+
+
+def test_a_foreign_data_folder_is_left_alone(tmp_path: Path) -> None:
+    foreign = tmp_path / "postgres"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.raises(EmbeddedError, match="holds no PostgreSQL"), embedded.services(tmp_path, NOTHING_SET):
+        pass
+    (foreign / "PG_VERSION").write_text("16\n")
+    with pytest.raises(EmbeddedError, match="holds PostgreSQL 16"), embedded.services(tmp_path, NOTHING_SET):
+        pass
+    assert sorted(path.name for path in foreign.iterdir()) == ["PG_VERSION", "notes.txt"]
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EmbeddedError, match="cannot be written"), embedded.services(tmp_path / "file" / "var", {}):
+        pass
+    with pytest.raises(EmbeddedError, match="set SECRET_KEY"):
+        embedded.secret_key(tmp_path / "file" / "var")
+
+
+def test_a_missing_redis_server_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EmbeddedError, match="There is no redis-server"):
+        embedded.start_redis(tmp_path)
+
+
+def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    with embedded.services(tmp_path, NOTHING_SET):
+        pass
+    (tmp_path / "postgres" / "postgresql.conf").write_text("no_such_setting = 1\n")
+    with pytest.raises(EmbeddedError, match="PostgreSQL did not start: .*the whole log is"):
+        embedded.start_postgres(tmp_path)
+
+
+def test_secret_key_is_random_private_and_one_for_all(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: embedded.secret_key(tmp_path / "a"), range(16)))
+    assert len(keys) == 1
+    assert len(keys.pop()) >= 64
+    assert stat.S_IMODE((tmp_path / "a" / "secret.key").stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["secret.key"]
+    assert embedded.secret_key(tmp_path / "b") != embedded.secret_key(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("redis://host:6379/3", "redis://host:6379/3"),
+        ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
+        ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
+    ],
+)
+def test_celery_spells_unix_sockets_its_own_way(url: str, broker: str) -> None:
+    assert embedded.celery_broker_url(url) == broker
+
+
+def test_a_stale_pid_file_is_no_running_server(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    lines = [str(os.getpid()), "", str(int(time.time())), "5432", "", "", "", "ready"]
+    (tmp_path / "postgres" / "postmaster.pid").write_text("\n".join(lines))
+    assert not embedded.running(tmp_path)
