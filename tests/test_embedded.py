@@ -1,4 +1,4 @@
-"""Embedded services: found from elsewhere, alone in their folder, stopped with their block, clear when they cannot run."""
+"""Embedded services: found from elsewhere, alone in their folder, stopped with their block, clear errors."""
 
 import os
 import signal
@@ -136,7 +136,7 @@ def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     with embedded.services(tmp_path, NOTHING_SET):
         pass
     (tmp_path / "postgres" / "postgresql.conf").write_text("no_such_setting = 1\n")
-    with pytest.raises(EmbeddedError, match="PostgreSQL did not start: .*the whole log is"):
+    with pytest.raises(EmbeddedError, match=r"PostgreSQL did not start: .*the whole log is"):
         embedded.start_postgres(tmp_path)
 
 

@@ -1,0 +1,131 @@
+"""Every management command has a test that names it, shows an example in its help, and up and demo stop clean."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from django.conf import settings
+from django.core.management import call_command, get_commands, load_command_class
+
+from ami_headend.management.commands import summary
+from concentrators.activity import Activity
+from tests.flows.stack import free_port, wait_for
+
+OUR_APPS = ("ami_headend", "concentrators", "meters", "keyvault")
+COMMANDS = sorted((name, app) for name, app in get_commands().items() if app in OUR_APPS)
+
+
+@pytest.mark.parametrize(("name", "app"), COMMANDS)
+def test_help_shows_an_example(name: str, app: str) -> None:
+    text = load_command_class(app, name).create_parser("manage.py", name).format_help()
+    assert re.search(rf"^  .*manage\.py {name}\b", text, re.MULTILINE), f"manage.py {name} --help shows no example"
+
+
+@pytest.mark.parametrize(("name", "app"), COMMANDS)
+def test_every_command_has_a_test_that_runs_it(name: str, app: str) -> None:
+    called = re.compile(rf"""(call_command|manage|run_stack)\([^)]*?["']{name}["']""")
+    tests = Path(__file__).parent.rglob("test_*.py")
+    assert any(called.search(path.read_text()) for path in tests), f"no test calls manage.py {name}"
+
+
+@contextmanager
+def run_stack(command: str, port: int, var_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """`manage.py up` or `demo` on embedded services of its own."""
+    env = {key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL"}}
+    env |= {"AMI_VAR_DIR": str(var_dir), "MASTER_KEY_FILE": str(var_dir / "master.keys")}
+    with (var_dir.parent / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", command, "--port", str(port)],
+            cwd=settings.BASE_DIR,
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/admin/login/", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_and_stops_everything(tmp_path: Path, end: signal.Signals) -> None:
+    port = free_port()
+    output = tmp_path / "output"
+    with run_stack("up", port, tmp_path / "var") as process:
+        wait_for("up answers", lambda: process.poll() is not None or answers(port), 60)
+        processes = family(psutil.Process(process.pid))
+        names = " ".join(one.name() for one in processes)
+        assert "postgres" in names
+        assert "redis-server" in names
+        password = (tmp_path / "var" / "admin.password").read_text().strip()
+        assert f"password {password}" in output.read_text()
+        process.send_signal(end)
+        assert process.wait(60) == 128 + end
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert "Everything that was started has stopped." in output.read_text()
+
+
+def test_up_ends_whole_when_a_process_dies(tmp_path: Path) -> None:
+    port = free_port()
+    with run_stack("up", port, tmp_path / "var") as process:
+        wait_for("up answers", lambda: process.poll() is not None or answers(port), 60)
+        processes = family(psutil.Process(process.pid))
+        next(one for one in processes if "beat" in one.cmdline()).kill()
+        assert process.wait(60) == 1
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert "The process beat ended by itself (exit code -9)" in (tmp_path / "output").read_text()
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_taken_port_is_one_sentence_and_starts_nothing(tmp_path: Path, command: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with run_stack(command, taken.getsockname()[1], tmp_path / "var") as process:
+            assert process.wait(30) == 1
+    assert "CommandError: Cannot listen on 127.0.0.1 port" in (tmp_path / "output").read_text()
+    assert not (tmp_path / "var" / "postgres").exists()
+
+
+@pytest.mark.django_db
+def test_summary_prints_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("summary")
+    assert "refused: none" in capsys.readouterr().out
+
+
+def test_summary_names_refusals_by_kind() -> None:
+    seen = Activity(posted=1500, accepted=1200, duplicate=100, rejected=50, failures={"tag_invalid": 50}, queue=3)
+    table = summary.table(seen, "here", 270.4)
+    assert table.caption == "refused: tag_invalid 50"
+    assert [next(iter(column.cells)) for column in table.columns] == [
+        "1,500",
+        "1,350",
+        "1,200",
+        "100",
+        "50",
+        "270",
+        "3",
+    ]

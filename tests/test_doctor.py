@@ -1,0 +1,136 @@
+"""manage.py doctor finds what is broken, says what to do, and ends with 1."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from ami_headend import diagnosis
+from concentrators.models import Concentrator, Uplink
+from keyvault import masterkey
+from keyvault.provisioning import provision_devices
+from tests.flows.stack import Stack
+
+TITLE = bytes.fromhex("0024befffe804ff1")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker answers in these tests: do not wait long for one."""
+    monkeypatch.setattr(diagnosis, "PING_TIMEOUT_S", 0.1)
+
+
+def findings() -> dict[str, diagnosis.Finding]:
+    return {finding.name: finding for finding in diagnosis.guarded()}
+
+
+def failed() -> set[str]:
+    return {name for name, finding in findings().items() if not finding.well}
+
+
+def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
+    done = live_stack.manage("doctor", "--json")
+    assert {finding["name"]: finding["well"] for finding in json.loads(done.stdout)} == dict.fromkeys(
+        [
+            "database",
+            "broker",
+            "workers",
+            "master key file",
+            "disk",
+            "migrations",
+            "clock",
+            "partitions",
+            "master key opens",
+            "backlog",
+        ],
+        True,
+    )
+    assert done.returncode == 0
+    live_stack.stop("worker")
+    done = live_stack.manage("doctor")
+    assert done.returncode == 1
+    assert "FAIL  workers: none answers\n      Start one: " in done.stdout
+
+
+def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
+    stack = Stack(0, {"PATH": "/usr/bin:/bin", "AMI_VAR_DIR": str(tmp_path)}, tmp_path)
+    done = stack.manage("doctor")
+    assert done.returncode == 1
+    assert "FAIL  database: connection is bad" in done.stdout
+    assert f"Nothing runs in {tmp_path}: start it with make up" in done.stdout
+    assert "FAIL  broker" in done.stdout
+    assert "no master key file" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_without_workers_only_that_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    provision_devices([TITLE])
+    assert failed() == {"workers"}
+    with pytest.raises(SystemExit) as ended:
+        call_command("doctor")
+    assert ended.value.code == 1
+    assert "ok    master key opens: 2 stored keys tried" in capsys.readouterr().out
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_a_foreign_or_open_master_key_is_found(settings: Settings, tmp_path: Path) -> None:
+    provision_devices([TITLE])
+    settings.MASTER_KEY_FILE = tmp_path / "other.keys"
+    masterkey.init(settings.MASTER_KEY_FILE)
+    assert failed() == {"workers", "master key opens"}
+    settings.MASTER_KEY_FILE.chmod(0o644)
+    assert failed() == {"workers", "master key file", "master key opens"}
+    assert "chmod 600" in findings()["master key file"].found
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_a_backlog_that_grows_old_is_found() -> None:
+    received_at = timezone.now() - diagnosis.BACKLOG_AGE_MAX - timedelta(seconds=1)
+    Uplink.objects.create(
+        concentrator=Concentrator.objects.create(name="DCU-1"),
+        received_at=received_at,
+        due_at=received_at,
+        sha256=bytes(32),
+        body=b"",
+        octets=0,
+        frames=0,
+    )
+    assert failed() == {"workers", "backlog"}
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_missing_partitions_are_found(settings: Settings) -> None:
+    settings.RETENTION_DAYS = 5000
+    assert failed() == {"workers", "partitions"}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'meters_reading'::regclass")
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"DROP TABLE {name}")
+    assert findings()["partitions"].found.startswith("none for now")
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_migrations_clock_and_disk_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = timezone.now
+    monkeypatch.setattr(diagnosis.timezone, "now", lambda: real() + timedelta(seconds=30))
+    assert "clock" in failed()
+    monkeypatch.setattr(diagnosis.timezone, "now", real)
+    usage: Any = SimpleNamespace(total=10**12, free=10**9)
+    monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda place: usage)
+    assert "disk" in failed()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'concentrators'")
+    assert "manage.py migrate" in findings()["migrations"].to_do

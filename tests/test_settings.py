@@ -1,0 +1,76 @@
+"""Settings that cannot work stop the start: a sentence for each, and a check with an id for contradictions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from pytest_django import Settings
+
+from ami_headend.checks import check_settings
+
+
+def ids() -> set[str | None]:
+    return {finding.id for finding in check_settings(None)}
+
+
+def test_the_defaults_are_well() -> None:
+    assert check_settings(None) == []
+    assert not [finding for finding in run_checks() if (finding.id or "").startswith("ami_headend")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"RETENTION_DAYS": 0}, "ami_headend.E001"),
+        ({"UPLINK_MAX_FRAMES": -1}, "ami_headend.E001"),
+        ({"COUNTER_GAP_RUNS": 1023}, "ami_headend.E002"),
+        ({"UPLINK_RATE": "often"}, "ami_headend.E003"),
+        ({"DEBUG": True, "TLS": True}, "ami_headend.E004"),
+        ({"FRAME_MAX_OCTETS": 31}, "ami_headend.E005"),
+        ({"UPLINK_MAX_OCTETS": 1000, "FRAME_MAX_OCTETS": 1001}, "ami_headend.E006"),
+        ({"UPLINK_KEEP_DAYS": 30, "UPLINK_KEEP_WAITING_DAYS": 29}, "ami_headend.E007"),
+        ({"RETENTION_DAYS": 9, "RETRANSMISSION_WINDOW_S": 864_000}, "ami_headend.E008"),
+        ({"UPLINK_KEEP_DAYS": 1, "UPLINK_SWEEP_AFTER_S": 86_400}, "ami_headend.E009"),
+    ],
+)
+def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], expected: str) -> None:
+    for name, value in changed.items():
+        setattr(settings, name, value)
+    assert expected in ids()
+
+
+def test_the_master_key_is_not_served_nor_open_to_others(settings: Settings, tmp_path: Path) -> None:
+    key = tmp_path / "master.keys"
+    key.write_text("{}")
+    settings.MASTER_KEY_FILE = key
+    key.chmod(0o640)
+    assert ids() == {"ami_headend.E011"}
+    key.chmod(0o600)
+    assert ids() == set()
+    tmp_path.chmod(0o777)
+    assert ids() == {"ami_headend.W012"}
+    tmp_path.chmod(0o700)
+    settings.STATIC_ROOT = tmp_path
+    assert ids() == {"ami_headend.E010"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("RETENTION_DAYS", "many", 'Settings: Environment variable "RETENTION_DAYS" invalid'),
+        ("DATABASE_URL", "nonsense://x", 'Settings: Environment variable "DATABASE_URL" invalid'),
+        ("TLS", "perhaps", 'Settings: Environment variable "TLS" invalid'),
+        ("AMI_VAR_DIR", "/dev/null/var", "Settings: The secret key /dev/null/var/secret.key cannot be read or made"),
+    ],
+)
+def test_a_bad_variable_is_one_sentence(variable: str, value: str, sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"], env={**os.environ, variable: value}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
