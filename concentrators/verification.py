@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.utils import timezone
-from psycopg.errors import DeadlockDetected
+from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from concentrators import integrity, totals
@@ -24,6 +24,7 @@ from keyvault.sql import execute, fetch_rows
 logger = logging.getLogger(__name__)
 
 _TRIES = 6  # the first optimistic, the others under lock; each loses only to a transaction that won
+_TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
 _RETRY_S = 20  # after a failed attempt, doubled each time
 
 
@@ -41,15 +42,13 @@ def verify(uplink_id: int) -> Verdicts | None:
         try:
             with transaction.atomic():
                 return _verify(uplink_id, careful=attempt > 0)
-        except (ContendedError, IntegrityError) as error:
-            reason: Exception = error
-        except (OperationalError, InterfaceError, MasterKeyError) as error:
-            if not isinstance(error.__cause__, DeadlockDetected):
-                raise TransientError(f"uplink {uplink_id}: {error}") from error
-            reason = error
         except Exception as error:
-            logger.exception("uplink %s failed to verify", uplink_id)
             reason = error
+            if _came_between(error):
+                continue
+            if isinstance(error, _TRANSIENT):
+                raise TransientError(f"uplink {uplink_id}: {error}") from error
+            logger.exception("uplink %s failed to verify", uplink_id)
             break
     _note_failure(uplink_id, reason)
     return None
@@ -81,15 +80,20 @@ def _judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
     try:
         with transaction.atomic():
             return judge(delivery, frames, careful=True)
-    except (ContendedError, OperationalError, InterfaceError, MasterKeyError):
-        raise
-    except Exception as error:  # noqa: BLE001  whatever it is, only the frame at fault may pay for it
+    except Exception as error:
+        if _came_between(error) or isinstance(error, _TRANSIENT):
+            raise
         if len(frames) == 1:
             return _park(delivery, frames[0], error)
         middle = len(frames) // 2
     verdicts = _judge_by_halves(delivery, frames[:middle])
     verdicts.add(_judge_by_halves(delivery, frames[middle:]))
     return verdicts
+
+
+def _came_between(error: Exception) -> bool:
+    """Whether another transaction won: counters, a key or a value moved since this one looked."""
+    return isinstance(error, ContendedError) or isinstance(error.__cause__, UniqueViolation | DeadlockDetected)
 
 
 def _park(delivery: Delivery, frame: tuple[int, bytes], error: Exception) -> Verdicts:

@@ -31,6 +31,7 @@ class Refusal(StrEnum):
     KEY_RETIRED = "key_retired"
     ALGORITHM_MISMATCH = "algorithm_mismatch"
     TAG_INVALID = "tag_invalid"
+    PARKED = "parked"  # ours: the stored key does not open
 
 
 class Refused(NamedTuple):
@@ -123,9 +124,11 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
             reason, detail = Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
         elif key.alg != frame.alg:
             reason, detail = Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
+        elif (cipher := ciphers.get(kid)) is None:
+            reason, detail = Refusal.PARKED, "the stored key does not open: its row was changed; see the log"
         else:
             try:
-                opened.append(Opened(index, frame, key, ciphers[kid].open_(frame)))
+                opened.append(Opened(index, frame, key, cipher.open_(frame)))
                 continue
             except TagInvalidError:
                 reason, detail = Refusal.TAG_INVALID, "the tag does not fit: forged, damaged, or another key"
