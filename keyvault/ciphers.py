@@ -91,8 +91,8 @@ def _load(missing: Mapping[int, bytes]) -> list[tuple[bytes, int, DirectionCiphe
             logger.error("key of %s, epoch %s: %s", title.hex(), epoch, error)
         else:
             loaded.append((kid, version, DirectionCipher(uplink_key(octets, title, epoch, alg), alg)))
-    for master_version, error in failed.items():
-        _check_master_key(master, master_version, error)
+    for failed_version, cause in failed.items():
+        _check_master_key(master, failed_version, cause)
     return loaded
 
 
