@@ -89,7 +89,9 @@ def _flat(detail: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """DRF's nested error detail as (name of the field, message), ``meters.3.serial_number`` for nested ones."""
     if isinstance(detail, dict):
         for key, value in detail.items():
-            part = "" if key == "non_field_errors" else str(key)
+            # A list of plain values tells bad ones by number: its name is enough, the message holds the value.
+            of_a_list = isinstance(key, int) and not isinstance(value, dict)
+            part = "" if key == "non_field_errors" or of_a_list else str(key)
             yield from _flat(value, ".".join(filter(None, (name, part))))
     elif isinstance(detail, list | tuple):
         for index, value in enumerate(detail):

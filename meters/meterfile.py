@@ -70,8 +70,11 @@ def read_meter_file(path: Path) -> MeterFile:
 
 
 def _read(stream: IO[bytes] | Any) -> MeterFile:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, strict=True)
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        return _judge(csv.reader(text, strict=True))
+
+
+def _judge(reader: Any) -> MeterFile:
     try:
         columns = _header(next(reader, []))
         lines: list[MeterLine] = []
