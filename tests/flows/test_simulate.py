@@ -1,0 +1,139 @@
+"""`manage.py simulate` against a live head-end: everything equals the truth, and what does not is found."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal, Uplink
+from meters.models import Meter, Reading
+from tests.flows.stack import Stack, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+DIFFERS = 3
+Simulate = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def simulate(live_stack: Stack) -> Simulate:
+    """Runs the command against the live stack to its end."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        texts = [str(argument) for argument in arguments]
+        return live_stack.manage("simulate", "--url", live_stack.base_url, *texts, timeout_s=240)
+
+    return run
+
+
+def write_readings(path: Path, days: int, meters: int = 4) -> Path:
+    """Half-hours of some meters as recorded years ago, with a hole here and there."""
+    start = datetime(2013, 5, 1, tzinfo=UTC)
+    lines = ["meter,timestamp,wh"]
+    for meter in range(meters):
+        for slot in range(48 * days):
+            if (slot * 7 + meter) % 31:
+                time_ = start + timedelta(minutes=30 * slot)
+                lines.append(f"home-{meter},{time_:%Y-%m-%dT%H:%M:%SZ},{(slot * 37 + meter * 101) % 900}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_recorded_readings_with_all_misbehaviour(simulate: Simulate, tmp_path: Path) -> None:
+    readings = write_readings(tmp_path / "readings.csv", days=12)
+    result = simulate(
+        "--readings", readings, "--days", 10, "--misbehave", "all=0.01", "--batch", 100, "--compress", "gzip"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Truth and totals are equal" in result.stdout
+    for kind in ("reading_conflict", "counter_reused", "counter_too_old", "device_suspended", "tag_invalid"):
+        assert kind in result.stdout
+    assert IntegrityFailure.objects.exists()
+
+
+def test_differences_are_found_and_named(simulate: Simulate, tmp_path: Path) -> None:
+    """The comparison would see a wrong reading, a wrong total and a wrong verdict."""
+    run = (
+        "--meters",
+        3,
+        "--days",
+        1,
+        "--interval-minutes",
+        "15,60",
+        "--misbehave",
+        "garbage=0.05",
+        "--state",
+        tmp_path,
+    )
+    assert simulate(*run).returncode == 0
+    uplink = Uplink.objects.filter(rejected__gt=0).latest("pk")
+    newest = {"meter_id__in": list(Meter.objects.order_by("-pk").values_list("pk", flat=True)[:3])}
+    reading = Reading.objects.filter(**newest).order_by("-captured_at").first()
+    assert reading is not None
+    Reading.objects.filter(captured_at=reading.captured_at, meter_id=reading.meter_id).update(value=reading.value + 1)
+    total = IntervalTotal.objects.filter(concentrator=uplink.concentrator).first()
+    assert total is not None
+    IntervalTotal.objects.filter(
+        concentrator=uplink.concentrator, interval_start=total.interval_start, interval_minutes=total.interval_minutes
+    ).update(meters_counted=total.meters_counted + 1)
+    Uplink.objects.filter(pk=uplink.pk).update(failures={"tag_invalid": uplink.rejected})
+    result = simulate(*run)
+    assert result.returncode == DIFFERS, result.stdout + result.stderr
+    for named in (
+        "DIFFERS: reading of meter",
+        "DIFFERS: interval total",
+        "DIFFERS:   malformed",
+        "DIFFERS:   tag_invalid",
+    ):
+        assert named in result.stdout
+
+
+def test_kill_9_and_going_on(live_stack: Stack, simulate: Simulate, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    run = ("--meters", "8", "--days", "12", "--batch", "40", "--misbehave", "all=0.005", "--state", str(state))
+    command = [sys.executable, "manage.py", "simulate", "--url", live_stack.base_url, *run]
+    for kills in range(2):
+        posted = Uplink.objects.count()
+        child = subprocess.Popen(command, env=live_stack.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for("some uplinks are posted", lambda: Uplink.objects.count() > posted + 5, timeout_s=60)  # noqa: B023
+        time.sleep(0.05 * kills)
+        assert child.poll() is None
+        child.kill()
+        child.wait()
+    result = simulate(*run)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Truth and totals are equal" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--readings", "nowhere.csv"], "nowhere.csv cannot be read"),
+        (["--readings", "manage.py"], "line 1: the header is"),
+        (["--misbehave", "everything"], "no misbehaviour is called 'everything'"),
+        (["--as-recorded"], "--as-recorded goes with --readings"),
+        (["--interval-minutes", "7"], "must divide a day"),
+        (["--days", "5000"], "before what the head-end keeps"),
+        (["--meters", "0"], "is not a whole number from 1"),
+        (["--speed", "fast"], "neither a number above 0 nor max"),
+        (["--url", "http://127.0.0.1:9"], "No head-end answers at"),
+        (["--url", "nonsense"], "--url nonsense"),
+        (["--batch", "20000"], "an uplink has at most"),
+    ],
+)
+def test_bad_input_changes_nothing(simulate: Simulate, arguments: list[str], reason: str) -> None:
+    before = Concentrator.objects.count(), Meter.objects.count()
+    result = simulate(*arguments)
+    assert result.returncode in (1, 2), result.stdout
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (Concentrator.objects.count(), Meter.objects.count()) == before
+
+
+def test_help_has_examples(simulate: Simulate) -> None:
+    text = simulate("--help").stdout
+    assert "examples:" in text
+    assert "exit status:" in text
