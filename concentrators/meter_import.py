@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from concentrators.assignments import assign
 from concentrators.models import Assignment, Concentrator
@@ -130,12 +130,14 @@ def _assign_new(
 ) -> None:
     """Plain rows: a meter that was not registered has no readings, so that no totals move."""
     rows = [
-        Assignment(
-            meter_id=added[line.system_title],
-            concentrator=concentrators[line.concentrator],
-            valid_from=line.commissioned_at or now,
-        )
+        (added[line.system_title], concentrators[line.concentrator].pk, line.commissioned_at or now)
         for line in lines
         if line.concentrator
     ]
-    Assignment.objects.bulk_create(rows, batch_size=5_000)
+    for chunk in chunks(rows):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO concentrators_assignment (meter_id, concentrator_id, valid_from)"
+                " SELECT * FROM unnest(%s::int[], %s::int[], %s::timestamptz[])",
+                [list(column) for column in zip(*chunk, strict=True)],
+            )

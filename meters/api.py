@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 from django.db.models import Prefetch
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -81,7 +81,7 @@ class ParameterView(generics.GenericAPIView[Any]):
         return replace_query_param(request.build_absolute_uri(), "cursor", cursor)
 
 
-def _with_place() -> Prefetch:
+def _with_place() -> "Prefetch[Any, Any, Any]":
     standing = Installation.objects.filter(removed_at=None).select_related("place")
     return Prefetch("installations", standing, to_attr="standing")
 
@@ -151,7 +151,7 @@ class SelectionView(ParameterView):
     def selection(self, asked: dict[str, Any]) -> Any:
         return Selection(asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor"))
 
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponseBase:
         asked = self.parameters(request)
         selection = self.selection(asked)
         query = type(self).query
@@ -189,7 +189,7 @@ class ReadingList(SelectionView):
     @extend_schema(
         operation_id="readings", parameters=[SelectionQuery], responses=page_responses("ReadingPage", ReadingSerializer)
     )
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponseBase:
         return super().get(request)
 
 
@@ -205,5 +205,5 @@ class EventList(SelectionView):
     @extend_schema(
         operation_id="events", parameters=[EventsQuery], responses=page_responses("EventPage", EventSerializer)
     )
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponseBase:
         return super().get(request)

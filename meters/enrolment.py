@@ -201,4 +201,5 @@ def _execute(statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any,
         return []
     with connection.cursor() as cursor:
         cursor.execute(statement, [list(column) for column in zip(*rows, strict=True)])
-        return cursor.fetchall()
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+    return found

@@ -89,14 +89,14 @@ def _missing(meter: Meter, register: Register, periods: list[Period], step: time
                    WHERE meter_id = %(meter)s AND register_id = %(register)s AND interval_minutes = %(minutes)s
                      AND captured_at >= %(start)s AND captured_at < %(end)s
                ), times AS (
-                   SELECT number, first - %(step)s AS at FROM period
+                   SELECT number, first - %(step)s::interval AS at FROM period
                    UNION ALL SELECT number, last FROM period
                    UNION ALL SELECT number, captured_at FROM standing
                              JOIN period ON captured_at >= first AND captured_at < last
                ), neighbours AS (
                    SELECT at, lead(at) OVER (PARTITION BY number ORDER BY at) AS next FROM times
                )
-               SELECT at + %(step)s, next FROM neighbours WHERE next - at > %(step)s ORDER BY 1""",
+               SELECT at + %(step)s::interval, next FROM neighbours WHERE next - at > %(step)s::interval ORDER BY 1""",
             {
                 "starts": [period.start for period in periods],
                 "ends": [period.end for period in periods],
@@ -105,7 +105,7 @@ def _missing(meter: Meter, register: Register, periods: list[Period], step: time
                 "meter": meter.pk,
                 "register": register.pk,
                 "minutes": meter.interval_minutes,
-                "step": step,
+                "step": f"{meter.interval_minutes} min",
             },
         )
         return [Gap(start, end, (end - start) // step) for start, end in cursor.fetchall()]

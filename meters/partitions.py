@@ -4,7 +4,7 @@ There is no default partition: a reading outside of the window is refused before
 (``too_old``, ``clock_skew``), so one without a partition is a fault here, and must be loud.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -62,14 +62,14 @@ class RetentionStrategy(PostgresRangePartitioningStrategy):
     def now(self) -> datetime:
         return self._now or timezone.now()
 
-    def to_create(self) -> Iterator[MonthPartition]:
+    def to_create(self) -> Generator[MonthPartition, None, None]:
         start = month_start(retention_start(self.now))
         last = month_start(self.now) + MONTHS_AHEAD * _MONTH
         while start <= last:
             yield MonthPartition(start)
             start += _MONTH
 
-    def to_delete(self) -> Iterator[MonthPartition]:
+    def to_delete(self) -> Generator[MonthPartition, None, None]:
         """Expired months, newest first; the manager stops asking at the first that does not exist."""
         start = month_start(retention_start(self.now) - DROP_AFTER) - _MONTH
         while start.year > 1970:
@@ -143,9 +143,10 @@ def delete_expired_events(now: datetime | None = None) -> int:
     while True:
         with connection.cursor() as cursor:
             cursor.execute(_DELETE_EVENTS, [before, _EVENT_BATCH])
-            deleted += cursor.rowcount
-            if cursor.rowcount < _EVENT_BATCH:
-                return deleted
+            batch: int = cursor.rowcount
+        deleted += batch
+        if batch < _EVENT_BATCH:
+            return deleted
 
 
 _DELETE_EVENTS = """

@@ -1,5 +1,8 @@
 """Rows for tests."""
 
+# factory_boy declares no types for its declarations.
+# mypy: disable-error-code="attr-defined,no-untyped-call"
+
 import factory
 from django.utils import timezone
 from factory.django import DjangoModelFactory

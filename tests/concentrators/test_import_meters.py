@@ -25,8 +25,8 @@ BARE = "0024befffe000002,S2,,,,,,,"
 
 @pytest.fixture(autouse=True)
 def concentrator() -> None:
-    ConcentratorFactory(name="DCU 1")
-    ConcentratorFactory(name="DCU 2")
+    ConcentratorFactory.create(name="DCU 1")
+    ConcentratorFactory.create(name="DCU 2")
 
 
 @pytest.fixture
@@ -138,10 +138,12 @@ def test_a_bad_line_is_named_and_nothing_is_imported(
     path: Path, capsys: pytest.CaptureFixture[str], line: str, reason: str
 ) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    standing = MeterFactory(
+    standing = MeterFactory.create(
         system_title=bytes.fromhex("0024befffe0000aa"), serial_number="standing", commissioned_at=start
     )
-    gone = MeterFactory(system_title=bytes.fromhex("0024befffe0000bb"), serial_number="gone", commissioned_at=start)
+    gone = MeterFactory.create(
+        system_title=bytes.fromhex("0024befffe0000bb"), serial_number="gone", commissioned_at=start
+    )
     retire(gone, datetime(2026, 2, 1, tzinfo=UTC))
     run(path, ["system_title,serial_number,place", "0024befffe0000aa,standing,taken"], "--update")
     assert Installation.objects.get().meter == standing

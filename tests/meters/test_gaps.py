@@ -22,7 +22,7 @@ def at(number: int) -> datetime:
 
 
 def meter_since_start(**fields: object) -> Meter:
-    return MeterFactory(**{"commissioned_at": START, **fields})
+    return MeterFactory.create(**{"commissioned_at": START, **fields})
 
 
 def test_gaps_are_runs_of_missing_intervals(load_profile: Register, store: Store) -> None:

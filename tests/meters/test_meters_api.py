@@ -17,7 +17,7 @@ def test_meters_are_listed_by_serial_number_in_pages(
     reader: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     for number in (3, 1, 2):
-        meter = MeterFactory(serial_number=f"S{number}", commissioned_at=START)
+        meter = MeterFactory.create(serial_number=f"S{number}", commissioned_at=START)
         install(meter, Place.objects.create(name=f"house {number}"), START)
     with django_assert_num_queries(6):
         first = reader.get("/api/v1/meters?page_size=2").json()
@@ -29,8 +29,8 @@ def test_meters_are_listed_by_serial_number_in_pages(
 
 
 def test_meters_are_found_by_name_title_and_status(reader: Client) -> None:
-    wanted = MeterFactory(name="Mill lane 4", serial_number="A1", status=MeterStatus.SUSPENDED)
-    MeterFactory(name="Mill lane 5", serial_number="A2")
+    wanted = MeterFactory.create(name="Mill lane 4", serial_number="A1", status=MeterStatus.SUSPENDED)
+    MeterFactory.create(name="Mill lane 5", serial_number="A2")
 
     def found(query: str) -> list[str]:
         return [row["serial_number"] for row in reader.get(f"/api/v1/meters?{query}").json()["results"]]
@@ -42,7 +42,7 @@ def test_meters_are_found_by_name_title_and_status(reader: Client) -> None:
 
 
 def test_one_meter_by_its_title(reader: Client) -> None:
-    meter = MeterFactory(commissioned_at=START)
+    meter = MeterFactory.create(commissioned_at=START)
     response = reader.get(f"/api/v1/meters/{bytes(meter.system_title).hex().upper()}")
     assert response.json() == {
         "system_title": bytes(meter.system_title).hex(),
@@ -64,7 +64,7 @@ def test_a_meter_that_is_not_there(reader: Client, path: str) -> None:
 
 
 def test_gaps_of_a_meter(reader: Client, store: Store, django_assert_num_queries: DjangoAssertNumQueries) -> None:
-    meter = MeterFactory(commissioned_at=START)
+    meter = MeterFactory.create(commissioned_at=START)
     store(meter, [START])
     url = f"/api/v1/meters/{bytes(meter.system_title).hex()}/gaps?from=2026-03-01&to=2026-03-01T02:00:00Z"
     with django_assert_num_queries(8):

@@ -77,7 +77,7 @@ def test_maintenance_gives_up_soon_where_the_table_is_busy(monkeypatch: pytest.M
 def test_the_task_deletes_expired_events_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "_EVENT_BATCH", 2)
     now = timezone.now()
-    meter, register = MeterFactory(), Register.objects.get(obis_code="0-0:96.11.1")
+    meter, register = MeterFactory.create(), Register.objects.get(obis_code="0-0:96.11.1")
     days = [0, 1, settings.RETENTION_DAYS - 1, *range(settings.RETENTION_DAYS + 1, settings.RETENTION_DAYS + 6)]
     MeterEvent.objects.bulk_create(
         MeterEvent(

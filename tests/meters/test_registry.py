@@ -12,7 +12,7 @@ DAY = timedelta(days=1)
 
 
 def meter() -> Meter:
-    return MeterFactory(commissioned_at=START)
+    return MeterFactory.create(commissioned_at=START)
 
 
 @pytest.fixture
