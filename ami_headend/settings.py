@@ -23,7 +23,7 @@ MASTER_KEY_FILE = env.path("MASTER_KEY_FILE", VAR_DIR / "master.keys")
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.str("SECRET_KEY", "") or embedded.secret_key(VAR_DIR)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 # Behind a TLS proxy. Off only for a stack that listens on this machine alone (demo, up, tests).
 TLS = env.bool("TLS", True)
 SECURE_SSL_REDIRECT = TLS
@@ -175,10 +175,41 @@ UPLINK_KEEP_DAYS = env.int("UPLINK_KEEP_DAYS", 30)  # octets of verified uplinks
 UPLINK_KEEP_WAITING_DAYS = env.int("UPLINK_KEEP_WAITING_DAYS", 180)  # while frames wait for a key
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind
 
+# --- operator pages --------------------------------------------------------------------------------
+UNFOLD = {
+    "SITE_TITLE": "ami-headend",
+    "SITE_HEADER": "ami-headend",
+    "SITE_SUBHEADER": "smart metering head-end",
+    "SITE_SYMBOL": "electric_meter",
+    "SITE_URL": None,
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_HISTORY": True,
+    "SIDEBAR": {"command_search": True, "navigation": "ami_headend.console.navigation.sidebar"},
+    "COMMAND": {"search_callback": "ami_headend.console.search.search"},
+    "LOGIN": {"redirect_after": "/"},
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        },
+    },
+}
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    # Two lines for every uplink would drown the rest; failures of tasks are above INFO.
+    "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx")},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
 }

@@ -118,8 +118,8 @@ def test_summary_prints_figures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_summary_names_refusals_by_kind() -> None:
     seen = Activity(posted=1500, accepted=1200, duplicate=100, rejected=50, failures={"tag_invalid": 50}, queue=3)
-    table = summary.table(seen, "here", 270.4)
-    assert table.caption == "refused: tag_invalid 50"
+    table = summary.table(seen, 270.4)
+    assert summary.refusals(seen) == "refused: tag_invalid 50"
     assert [next(iter(column.cells)) for column in table.columns] == [
         "1,500",
         "1,350",
@@ -129,3 +129,18 @@ def test_summary_names_refusals_by_kind() -> None:
         "270",
         "3",
     ]
+
+
+def test_demo_shows_meters_and_attackers(tmp_path: Path) -> None:
+    port = free_port()
+    output = tmp_path / "output"
+    with run_stack("demo", port, tmp_path / "var") as process:
+        wait_for(
+            "the summary shows refused frames",
+            lambda: process.poll() is not None or "tag_invalid" in output.read_text(),
+            90,
+        )
+        processes = family(psutil.Process(process.pid))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

@@ -34,28 +34,35 @@ class Command(BaseCommand):
             before = activity(since)
             started = last = time.monotonic()
             if every is None:
-                self._print(table(before, title, None))
+                self._print(before, title, None)
                 return
             while True:
                 time.sleep(max(0.0, every - (time.monotonic() - started) % every))
                 now, seen = time.monotonic(), activity(since)
-                self._print(table(seen, title, (seen.verified - before.verified) / (now - last)))
+                self._print(seen, title, (seen.verified - before.verified) / (now - last))
                 before, last = seen, now
         except OperationalError as error:
             raise CommandError(f"The database does not answer: {str(error).splitlines()[0]}") from error
 
-    def _print(self, shown: Table) -> None:
+    def _print(self, seen: Activity, title: str, frames_per_second: float | None) -> None:
         console = Console(width=100, highlight=False)
         with console.capture() as text:
-            console.print(shown)
-        self.stdout.write(text.get())
+            if title:
+                console.print(title, soft_wrap=True, markup=False)
+            console.print(table(seen, frames_per_second))
+            console.print(refusals(seen), soft_wrap=True)
+        self.stdout.write(text.get(), ending="")
         self.stdout.flush()
 
 
-def table(seen: Activity, title: str, frames_per_second: float | None) -> Table:
-    """One row of figures, and under it the refused frames by kind."""
-    refused = ", ".join(f"{kind} {number:,}" for kind, number in seen.failures.items()) or "none"
-    figures = Table(title=title or None, title_justify="left", caption=f"refused: {refused}", caption_justify="left")
+def refusals(seen: Activity) -> str:
+    """The refused frames by kind, in one line."""
+    return "refused: " + (", ".join(f"{kind} {number:,}" for kind, number in seen.failures.items()) or "none")
+
+
+def table(seen: Activity, frames_per_second: float | None) -> Table:
+    """One row of figures."""
+    figures = Table()
     for heading in ("posted", "verified", "accepted", "duplicate", "refused", "frames/s", "uplinks waiting"):
         figures.add_column(heading, justify="right")
     rate = "" if frames_per_second is None else f"{frames_per_second:,.0f}"
