@@ -57,6 +57,11 @@ class _Key:
         self.counters = CounterSet(highest, floor, parse_gaps(gaps) if gaps else None)
         self.heard = False
 
+    @property
+    def moved(self) -> bool:
+        """Whether a counter was taken."""
+        return self.counters.gaps_changed or self.counters.highest != self.highest
+
 
 class Opened:
     """A frame whose tag verified: its index in the uplink, kid, counter and plaintext."""
@@ -142,23 +147,19 @@ def save_counters(opening: Opening, heard_at: datetime, heard_via: int) -> None:
     ``heard_via`` says who brought the frames, in the caller's terms. Raises ContendedError where a
     counter or key moved since it was read: the caller rolls back and tries again.
     """
-    ahead = []
-    in_gaps = []
-    for kid in sorted(opening.keys):
-        key = opening.keys[kid]
-        if key.counters.gaps_changed:
-            in_gaps.append(key)
-        elif key.counters.highest != key.highest:
-            ahead.append(key)
-    _save(_SAVE_AHEAD, ahead, [], heard_at, heard_via)
+    moved = [key for _, key in sorted(opening.keys.items()) if key.moved]
+    if not any(key.counters.gaps_changed for key in moved):
+        _save(_SAVE_AHEAD, moved, [], heard_at, heard_via)
+        return
+    # All in one statement: two of them would lock rows in another order than title order, and deadlock.
     _save(
         _SAVE_GAPS,
-        in_gaps,
+        moved,
         [
-            [key.gaps or "{}" for key in in_gaps],
-            [format_gaps(key.counters.gaps) for key in in_gaps],
-            [key.floor for key in in_gaps],
-            [key.counters.floor for key in in_gaps],
+            [key.gaps or "{}" for key in moved],
+            [format_gaps(key.counters.gaps) for key in moved],
+            [key.floor for key in moved],
+            [key.counters.floor for key in moved],
         ],
         heard_at,
         heard_via,
@@ -174,7 +175,7 @@ _READ_KEYS = """
 """
 _LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 
-# A frame that only goes ahead leaves the gaps alone, so the two kinds of update do not disturb each other.
+# The usual uplink only goes ahead, and leaves the gaps alone.
 # Uplinks may be verified in another order than they came in: "last heard" never goes back.
 _SAVE_AHEAD = """
     UPDATE keyvault_invocationcounter c
