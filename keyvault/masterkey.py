@@ -51,6 +51,7 @@ class Purpose(StrEnum):
     DEVICE_KEY = "device key"
     TRANSFER_KEY = "transfer key"
     FLEET_KEY = "fleet key"
+    AUDIT_KEY = "audit key"
 
 
 class MasterKeys:

@@ -106,3 +106,37 @@ class InvocationCounter(models.Model):
 
     def __str__(self) -> str:
         return f"counter of key {self.key_id}: {self.highest}"
+
+
+class AuditKey(models.Model):
+    """The key of the audit chain's HMAC (32 octets), wrapped under the master key like a fleet key. One row."""
+
+    wrapped = models.BinaryField()
+    master_key_version = models.PositiveIntegerField(db_index=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return "audit key"
+
+
+class AuditRecord(models.Model):
+    """One act on keys or rights: who did what, to which keys, when, from where, with what result.
+
+    Append-only: a trigger refuses changes. ``number`` has no gaps; ``mac`` is HMAC-SHA-256 (32 octets)
+    over the record and the mac before it, so that a changed, removed or cut-off row is found.
+    """
+
+    number = models.BigIntegerField(primary_key=True)
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=150, help_text="account, or the system user of a command")
+    source = models.CharField(max_length=100, help_text="from where: address, or command and host")
+    act = models.CharField(max_length=60)
+    subject = models.JSONField(default=dict, help_text="keys by id and fingerprint, counts; never octets of keys")
+    result = models.CharField(max_length=250)
+    mac = models.BinaryField(max_length=32)
+
+    class Meta:
+        indexes = [models.Index(fields=["-at"], name="audit_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.act} by {self.actor}"

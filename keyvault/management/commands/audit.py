@@ -1,0 +1,51 @@
+"""manage.py audit: verify and export the record of every act on keys."""
+
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from keyvault import audit
+from keyvault.masterkey import MasterKeyError
+
+
+class Command(BaseCommand):
+    help = "Verify the audit chain, export it, or print its head. Exits 1 where the chain is broken."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py audit verify                     walk the chain from its beginning\n"
+            "  manage.py audit verify --head 41:9f2c...   and hold it against a head from the log or a backup\n"
+            "  manage.py audit export > audit.jsonl       a record a line, oldest first\n"
+            "  manage.py audit head                       number and HMAC of the last record: keep it elsewhere"
+        )
+        parser.add_argument("action", choices=["verify", "export", "head"])
+        parser.add_argument("--head", help="a head exported before, as number:mac")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        try:
+            if action == "export":
+                for line in audit.export():
+                    self.stdout.write(line)
+            elif action == "head":
+                self.stdout.write(str(audit.head()))
+            else:
+                head = audit.verify(_head(options["head"]))
+                self.stdout.write(f"{head.number} records, none changed, removed or cut off. Head {head}")
+        except (audit.AuditError, MasterKeyError) as error:
+            raise CommandError(str(error)) from None
+
+
+def _head(text: str | None) -> audit.Head | None:
+    if text is None:
+        return None
+    number, _, mac = text.partition(":")
+    try:
+        head = audit.Head(int(number), bytes.fromhex(mac))
+    except ValueError:
+        head = None
+    if head is None or len(head.mac) != len(audit.GENESIS):
+        raise CommandError(f"--head {text!r} is not number:mac as `audit head` prints it")
+    return head
