@@ -50,7 +50,7 @@ up: $(READY)
 	@exec $(BIN)/python manage.py up --port $(PORT) $(ARGS)
 
 test: $(READY_DEV)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(READY_DEV)
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -62,6 +62,8 @@ def _prepare() -> None:
     import django  # noqa: PLC0415 - the settings are read here, and need what stands above
 
     django.setup()
+    # A pytest-xdist worker that inherits it would read the settings before it has its own folder and number.
+    del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 _prepare()
@@ -79,14 +81,23 @@ def master_key_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """The test database with the partitions of the readings, and a copy of it for live stacks to start from."""
+def django_db_setup(
+    django_test_environment: None, django_db_modify_db_settings: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[None]:
+    """The test database with the partitions of the readings, and a copy of it for live stacks to start from.
+
+    In place of pytest-django's own, which makes no database where all tests at hand use live stacks.
+    """
+    from django.test.utils import setup_databases, teardown_databases  # noqa: PLC0415 - after django.setup
+
     from meters import partitions  # noqa: PLC0415 - after django.setup
     from tests.flows import databases  # noqa: PLC0415 - after django.setup
 
     with django_db_blocker.unblock():
+        created = setup_databases(verbosity=0, interactive=False)
         partitions.maintain()
         template = databases.make_template()
     yield
     with django_db_blocker.unblock():
         databases.drop(template)
+        teardown_databases(created, verbosity=0)

@@ -41,7 +41,7 @@ def test_services_run_inside_the_block_and_keep_the_data(tmp_path: Path) -> None
         assert env["DATABASE_URL"] == embedded.database_url(tmp_path)
         with psycopg.connect(env["DATABASE_URL"]) as connection:
             connection.execute("CREATE TABLE kept (n int)")
-            settings = dict(
+            settings: dict[str, str] = dict(
                 connection.execute(
                     "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit')"
                 ).fetchall()
@@ -127,7 +127,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_missing_redis_server_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match="There is no redis-server"):
         embedded.start_redis(tmp_path)
 
