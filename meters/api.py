@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from django.db.models import Prefetch
@@ -21,7 +21,7 @@ from rest_framework.utils.urls import replace_query_param
 from meters import exports, queries
 from meters.gaps import GapsError, gap_report
 from meters.models import Installation, Meter, MeterEvent, Reading
-from meters.queries import Selection
+from meters.queries import Selection, SelectionError
 from meters.registry import RegistryError, find_meter
 from meters.serializers import (
     CursorField,
@@ -38,6 +38,7 @@ from meters.serializers import (
     page_of,
 )
 
+T = TypeVar("T")
 _TITLE = OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")
 
 
@@ -139,6 +140,14 @@ def _meter(system_title: str) -> Meter:
         raise NotFound(str(error)) from None
 
 
+def _narrow(look: Callable[[], T]) -> T:
+    """What was looked for; a 400 where it costs too much."""
+    try:
+        return look()
+    except SelectionError as error:
+        raise ValidationError({"from": [str(error)]}) from None
+
+
 class SelectionView(ParameterView):
     """Rows by meter, register and period: JSON in pages, CSV and Parquet whole and streamed."""
 
@@ -157,11 +166,11 @@ class SelectionView(ParameterView):
         query = type(self).query
         chosen = request.accepted_renderer
         if chosen.format == "json":
-            rows, key = query(selection, asked["page_size"])
+            rows, key = _narrow(lambda: query(selection, asked["page_size"]))
             following = key and self.next_page(request, CursorField().to_representation(key))
             return Response({"next": following, "results": [row._asdict() for row in rows]})
         batches = queries.batches(query, selection, exports.BATCH)
-        first = list(itertools.islice(batches, 1))  # what fails at once fails before 200 is answered
+        first = _narrow(lambda: list(itertools.islice(batches, 1)))  # what fails at once fails before 200 is answered
         stream = {"csv": exports.stream_csv, "parquet": exports.stream_parquet}[chosen.format]
         return StreamingHttpResponse(
             stream(self.schema_of_rows, itertools.chain(first, batches)),

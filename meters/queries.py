@@ -12,12 +12,20 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
+from psycopg.errors import QueryCanceled
 
 from keyvault.sql import cursor, int_array
 from meters.models import Meter, MeterEvent, MeterStatus
 from meters.registry import RegistryError, parse_system_title
+
+# A page looks at little more than it shows, but where almost nothing matches in years of readings.
+STATEMENT_TIMEOUT_MS = 20_000
+
+
+class SelectionError(ValueError):
+    """A selection that costs too much to look through; the caller's to narrow."""
 
 
 class ReadingKey(NamedTuple):
@@ -116,8 +124,14 @@ def batches(query: Any, selection: Selection, size: int) -> Iterator[list[Any]]:
 
 def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
     """All rows, planned anew each time: a plan for any period and limit would be a bad one for most."""
-    with connection.wrap_database_errors, cursor() as batch:
-        return batch.execute(statement, params, prepare=False).fetchall()
+    try:
+        with transaction.atomic(), connection.wrap_database_errors, cursor() as batch:
+            batch.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
+            return batch.execute(statement, params, prepare=False).fetchall()
+    except OperationalError as error:
+        if isinstance(error.__cause__, QueryCanceled):
+            raise SelectionError("too long a period for so few rows: ask for a shorter one") from None
+        raise
 
 
 def _condition(selection: Selection, key: Sequence[str]) -> tuple[str, list[Any]]:

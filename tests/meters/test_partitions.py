@@ -63,7 +63,6 @@ def test_a_gap_in_the_partitions_ends_what_is_covered() -> None:
     assert partitions.maintain(now).created == [month]
 
 
-@pytest.mark.django_db(transaction=True)
 def test_maintenance_gives_up_soon_where_the_table_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "100ms")
     database = connection.get_connection_params()

@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from meters import exports
+from meters import exports, queries
 from meters.models import Meter, MeterEvent, Register
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
@@ -88,7 +88,7 @@ def test_the_number_of_queries_does_not_grow(
         for meter in some:
             store(meter, times(10))
         named = "&".join(f"meter={title(meter)}" for meter in some)
-        with django_assert_num_queries(6):
+        with django_assert_num_queries(8):
             assert reader.get(f"/api/v1/readings?{PERIOD}&register=1-0:1.29.0&{named}").status_code == 200
 
 
@@ -155,6 +155,25 @@ def test_a_cursor_of_one_list_is_refused_by_the_other(reader: Client) -> None:
     assert reader.get(f"/api/v1/readings?cursor={of_readings}").status_code == 200
     assert reader.get(f"/api/v1/events?cursor={of_readings}").status_code == 400
     assert reader.get(f"/api/v1/readings?cursor={of_events}").status_code == 400
+
+
+@pytest.mark.parametrize("as_format", ["json", "csv"])
+def test_a_selection_that_costs_too_much_is_refused(
+    reader: Client, monkeypatch: pytest.MonkeyPatch, as_format: str
+) -> None:
+    monkeypatch.setattr(queries, "STATEMENT_TIMEOUT_MS", 50)
+    monkeypatch.setattr(queries, "_condition", lambda selection, key: ("pg_sleep(2) IS NULL", []))
+    MeterEvent.objects.create(
+        meter=MeterFactory.create(),
+        register=Register.objects.get(obis_code="0-0:96.11.1"),
+        captured_at=START,
+        value=1,
+        uplink_id=1,
+        received_at=START,
+    )
+    response = reader.get(f"/api/v1/events?{PERIOD}&format={as_format}")
+    assert response.status_code == 400
+    assert response.json()["detail"] == "from: too long a period for so few rows: ask for a shorter one"
 
 
 def test_events_are_listed_like_readings(reader: Client) -> None:
