@@ -241,10 +241,10 @@ def _own_head_end() -> Iterator[str]:
 def _answers(url: str) -> bool:
     try:
         httpx.get(f"{url.rstrip('/')}/api/v1/uplinks/0", timeout=5)
-    except httpx.TransportError:
-        return False
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise CommandError(f"--url {url}: {error}") from None
+    except httpx.TransportError:
+        return False
     return True
 
 
