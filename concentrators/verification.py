@@ -12,11 +12,12 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from concentrators import integrity, totals
+from concentrators.assignments import assigned_meters
 from concentrators.integrity import Failure
 from concentrators.judging import Delivery, Frames, Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
-from keyvault.cose.structures import split_sequence
+from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
 from keyvault.masterkey import MasterKeyError
 from keyvault.opening import ContendedError
 from keyvault.sql import execute, fetch_rows
@@ -99,11 +100,22 @@ def _came_between(error: Exception) -> bool:
 def _park(delivery: Delivery, frame: tuple[int, bytes], error: Exception) -> Verdicts:
     logger.error("uplink %s: frame %s is parked: %s", delivery.uplink_id, frame[0], type(error).__name__)
     detail = f"could not be processed: {type(error).__name__}"
-    failure = Failure(frame[0], frame[1], FailureKind.PARKED, detail)
+    kid, counter = _claims(frame[1])
+    meter = assigned_meters({kid[:8]}).get(kid[:8]) if kid else None
+    failure = Failure(frame[0], frame[1], FailureKind.PARKED, detail, kid, counter, meter.id if meter else None)
     integrity.record([failure], delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
     verdicts = Verdicts()
     verdicts.failures[FailureKind.PARKED] += 1
     return verdicts
+
+
+def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
+    """The kid and counter that a frame claims, where it is one."""
+    try:
+        frame = parse_frame(octets)
+    except MalformedError:
+        return None, None
+    return frame.kid, frame.counter
 
 
 def _lock(uplink_id: int) -> _Posted | None:
