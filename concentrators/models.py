@@ -169,3 +169,103 @@ class IntervalTotal(models.Model):
 
     def __str__(self) -> str:
         return f"{self.concentrator_id} {self.register_id} {self.interval_start}"
+
+
+class WaveState(models.TextChoices):
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped", "stopped (failure budget spent)"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+
+class RotationWave(models.Model):
+    """New device keys for many meters, at a bounded rate, with a failure budget that stops it."""
+
+    name = models.CharField(max_length=120)
+    state = models.CharField(max_length=9, choices=WaveState, default=WaveState.RUNNING)
+    rate_per_hour = models.PositiveIntegerField(help_text="key commands queued an hour at most")
+    failure_budget = models.PositiveIntegerField(help_text="commands that may fail or expire before the wave stops")
+    algorithm = models.PositiveSmallIntegerField(null=True, help_text="of the new keys; empty: as the old one's")
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class WaveMeter(models.Model):
+    """A meter that a wave is to give a new key; ``command`` is empty until its turn comes."""
+
+    wave = models.ForeignKey(RotationWave, models.CASCADE, related_name="meters")
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="+")
+    command = models.OneToOneField("Command", models.PROTECT, null=True, related_name="wave_meter")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["wave", "meter"], name="wave_meter_once")]
+        indexes = [models.Index(fields=["wave", "id"], condition=Q(command=None), name="wave_waiting")]
+
+    def __str__(self) -> str:
+        return f"{self.meter_id} in wave {self.wave_id}"
+
+
+class CommandKind(models.IntegerChoices):
+    """The first element of a command's plaintext (docs/frame.md)."""
+
+    SET_KEY = 1, "set key"
+    READ_NOW = 2, "read now"
+    RESEND = 3, "resend"
+    SET_CLOCK = 4, "set clock"
+    SET_INTERVAL = 5, "set interval"
+
+
+class CommandState(models.TextChoices):
+    QUEUED = "queued"
+    OFFERED = "offered", "offered (a concentrator has fetched it)"
+    DELIVERED = "delivered", "delivered (the concentrator says so)"
+    DONE = "done", "done (the meter says so)"
+    REFUSED = "refused", "refused (the meter says so)"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Command(models.Model):
+    """A command to a meter: sealed once, offered octet for octet until delivered, done when the meter says so.
+
+    The number that the meter sees and answers is the row's id. ``octets`` is the sealed frame: what it
+    holds of a key is ciphertext. ``key`` is the epoch that a SET_KEY command brings.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="commands")
+    kind = models.PositiveSmallIntegerField(choices=CommandKind)
+    parameters = models.JSONField(default=dict, help_text="times, lengths, epochs; never a key")
+    state = models.CharField(max_length=9, choices=CommandState, default=CommandState.QUEUED)
+    octets = models.BinaryField(null=True)
+    kid = models.BinaryField(max_length=10, null=True, help_text="sealed under")
+    invocation_counter = models.BigIntegerField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="times offered")
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(auto_now_add=True)
+    next_attempt_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    offered_at = models.DateTimeField(null=True, help_text="first fetched")
+    offered_to = models.ForeignKey(Concentrator, models.PROTECT, null=True, related_name="+")
+    delivered_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True, help_text="done, refused, expired or cancelled")
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["meter", "next_attempt_at"],
+                condition=Q(state__in=["queued", "offered", "delivered"]),
+                name="command_open",
+            ),
+            models.Index(
+                fields=["expires_at"], condition=Q(state__in=["queued", "offered", "delivered"]), name="command_expiry"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"command {self.pk}: {self.get_kind_display()}"

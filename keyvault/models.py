@@ -60,7 +60,11 @@ class DeviceKey(models.Model):
     wrapped = models.BinaryField(null=True)
     master_key_version = models.PositiveIntegerField(null=True, db_index=True)
     version = models.PositiveIntegerField(default=1)
+    fingerprint = models.BinaryField(max_length=8, null=True, help_text="names the key in audit; tells nothing of it")
     created_at = models.DateTimeField(auto_now_add=True)
+    offered_at = models.DateTimeField(null=True, help_text="a concentrator has fetched it: the meter may have it")
+    activated_at = models.DateTimeField(null=True, help_text="first valid frame")
+    retiring_at = models.DateTimeField(null=True, help_text="the next epoch was activated")
 
     class Meta:
         constraints = [
@@ -140,3 +144,71 @@ class AuditRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.number} {self.act} by {self.actor}"
+
+
+class DownlinkCounter(models.Model):
+    """The last invocation counter used for commands under one device key: max(last + 1, 256 x Unix seconds)."""
+
+    key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="downlink_counter")
+    last = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"downlink counter of key {self.key_id}: {self.last}"
+
+
+class TagFailures(models.Model):
+    """How many frames with a bad tag named one device key. Anyone can send them: they alarm, and change nothing."""
+
+    key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="tag_failures")
+    failures = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.failures} bad tags for key {self.key_id}"
+
+
+class RotationState(models.TextChoices):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+
+
+class MasterKeyRotation(models.Model):
+    """A rewrap of every secret under another master key version, batch by batch; it goes on where it stopped."""
+
+    to_version = models.PositiveIntegerField()
+    state = models.CharField(max_length=8, choices=RotationState, default=RotationState.RUNNING)
+    batch_size = models.PositiveIntegerField()
+    total = models.BigIntegerField(help_text="secrets to rewrap when it began")
+    rewrapped = models.BigIntegerField(default=0)
+    unreadable = models.BigIntegerField(default=0, help_text="secrets that did not open, and were left as they were")
+    last_device_key_id = models.BigIntegerField(default=0, help_text="device keys up to here are done")
+    started_at = models.DateTimeField(auto_now_add=True)
+    beat_at = models.DateTimeField(help_text="last batch")
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["state"], condition=~Q(state="finished"), name="rotation_one_at_a_time")
+        ]
+
+    def __str__(self) -> str:
+        return f"to master key version {self.to_version}: {self.rewrapped} of {self.total}"
+
+
+class Approval(models.Model):
+    """A sensitive act that one person asked for and another must approve before it is done, once."""
+
+    act = models.CharField(max_length=60)
+    subject = models.JSONField(default=dict)
+    requested_by = models.CharField(max_length=150)
+    requested_at = models.DateTimeField(auto_now_add=True)
+    approved_by = models.CharField(max_length=150, blank=True)
+    approved_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~Q(approved_by=F("requested_by")), name="approval_by_another")]
+
+    def __str__(self) -> str:
+        return f"{self.act}, asked for by {self.requested_by}"
