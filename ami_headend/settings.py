@@ -92,6 +92,9 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
     }
 }
+# Django's default never prepares: every batch statement would be planned anew, for long arrays as whole-table scans.
+# (In OPTIONS beside what the URL gave, such as the host of a socket.)
+DATABASES["default"].setdefault("OPTIONS", {})["prepare_threshold"] = 5
 # hstore is a contrib extension: this project needs none.
 POSTGRES_EXTRA_AUTO_EXTENSION_SET_UP = False
 PSQLEXTRA_PARTITIONING_MANAGER = "meters.partitions.manager"
