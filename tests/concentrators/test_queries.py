@@ -27,7 +27,7 @@ HONEST = 11
 HONEST_KNOWN_CIPHERS = 10
 DUPLICATES = 9
 ODD = 17
-CONFLICTS = 25  # a COPY that meets what stands, and all again under lock
+CONFLICTS = 21  # a COPY that meets what stands, and all again under lock
 
 
 def cost(statements: Statements, uplink: Uplink) -> int:
