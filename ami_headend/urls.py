@@ -3,6 +3,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 urlpatterns = [
+    path("", include("ami_headend.console.urls")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("concentrators.urls")),
     path("api/v1/", include("meters.urls")),

@@ -1,0 +1,105 @@
+"""The sidebar: the pages that a user may see."""
+
+from typing import Any, NamedTuple
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+
+class _Page(NamedTuple):
+    title: str
+    icon: str
+    url_name: str
+    permission: str | None = None
+
+
+_GROUPS = [
+    (None, [_Page("Status", "monitoring", "status")]),
+    (
+        "Traffic",
+        [
+            _Page("Uplinks", "upload", "admin:concentrators_uplink_changelist", "concentrators.view_uplink"),
+            _Page(
+                "Integrity failures",
+                "gpp_maybe",
+                "admin:concentrators_integrityfailure_changelist",
+                "concentrators.view_integrityfailure",
+            ),
+            _Page("Failures per hour", "bar_chart", "admin:failure_tallies", "concentrators.view_failuretally"),
+            _Page("Totals", "functions", "admin:interval_totals", "concentrators.view_intervaltotal"),
+        ],
+    ),
+    (
+        "Meters",
+        [
+            _Page("Meters", "electric_meter", "admin:meters_meter_changelist", "meters.view_meter"),
+            _Page("Readings", "query_stats", "admin:readings", "meters.view_reading"),
+            _Page("Events", "notifications", "admin:meters_meterevent_changelist", "meters.view_meterevent"),
+            _Page("Places", "home_pin", "admin:meters_place_changelist", "meters.view_place"),
+            _Page("Installations", "build", "admin:meters_installation_changelist", "meters.view_installation"),
+            _Page("Registers", "list_alt", "admin:meters_register_changelist", "meters.view_register"),
+        ],
+    ),
+    (
+        "Concentrators",
+        [
+            _Page(
+                "Concentrators",
+                "router",
+                "admin:concentrators_concentrator_changelist",
+                "concentrators.view_concentrator",
+            ),
+            _Page(
+                "Tokens",
+                "key_vertical",
+                "admin:concentrators_concentratortoken_changelist",
+                "concentrators.view_concentratortoken",
+            ),
+            _Page("Assignments", "lan", "admin:concentrators_assignment_changelist", "concentrators.view_assignment"),
+        ],
+    ),
+    (
+        "Keys",
+        [
+            _Page("Device keys", "vpn_key", "admin:keyvault_devicekey_changelist", "keyvault.view_devicekey"),
+            _Page("Fleet keys", "key", "admin:keyvault_fleetkey_changelist", "keyvault.view_fleetkey"),
+            _Page(
+                "Invocation counters",
+                "tag",
+                "admin:keyvault_invocationcounter_changelist",
+                "keyvault.view_invocationcounter",
+            ),
+        ],
+    ),
+    (
+        "Accounts",
+        [
+            _Page("Users", "person", "admin:auth_user_changelist", "auth.view_user"),
+            _Page("Groups", "group", "admin:auth_group_changelist", "auth.view_group"),
+            _Page("API", "api", "docs"),
+        ],
+    ),
+]
+
+
+def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
+    """Unfold's navigation for the request's user; groups without a page are left out."""
+    allowed = [
+        (title, [(page, reverse(page.url_name)) for page in pages if _may_see(page, request)])
+        for title, pages in _GROUPS
+    ]
+    links = [link for _, pages in allowed for _, link in pages if link != "/" and request.path.startswith(link)]
+    here = max(links, key=len, default="/" if request.path == "/" else None)
+    return [
+        {"title": title, "separator": bool(title), "items": [_item(page, link, here) for page, link in pages]}
+        for title, pages in allowed
+        if pages
+    ]
+
+
+def _may_see(page: _Page, request: HttpRequest) -> bool:
+    return page.permission is None or request.user.has_perm(page.permission)
+
+
+def _item(page: _Page, link: str, here: str | None) -> dict[str, Any]:
+    return {"title": page.title, "icon": page.icon, "link": link, "active": lambda request: link == here}

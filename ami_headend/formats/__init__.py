@@ -1,0 +1,1 @@
+"""How times and numbers are written: one way, whatever the language of the browser."""

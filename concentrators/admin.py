@@ -1,0 +1,452 @@
+"""Concentrators, tokens, assignments, uplinks and failures in the admin."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Prefetch, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from unfold.admin import TabularInline
+from unfold.contrib.filters.admin import (
+    AutocompleteSelectFilter,
+    BooleanRadioFilter,
+    ChoicesDropdownFilter,
+    DropdownFilter,
+    RangeDateTimeFilter,
+)
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from concentrators import tokens
+from concentrators.admin_forms import AssignForm, TokenForm
+from concentrators.admin_pages import TalliesPage, TotalsPage
+from concentrators.assignments import AssignmentError, assign
+from concentrators.models import Assignment, Concentrator, ConcentratorToken, IntegrityFailure, Uplink
+from concentrators.verdicts import Severity
+from keyvault.adminbase import LargeTableAdmin, ReadOnlyAdmin, form_page, hex_of, shown
+from keyvault.cose.structures import MalformedError, parse_frame
+from keyvault.models import Algorithm
+from meters.admin import MeterAdmin
+from meters.models import Meter
+
+SEVERITY_COLOURS = {"info": "info", "warning": "warning", "critical": "danger"}
+TOKEN_COLOURS = {"valid": "success", "expired": "warning", "revoked": "danger"}
+_TOKEN_FIELDS = ["concentrator", "label", "state", "created_at", "expires_at", "revoked_at", "last_used_at"]
+
+
+def token_state(token: ConcentratorToken) -> str:
+    """Whether a token is valid, expired or revoked now."""
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= timezone.now() else "valid"
+
+
+class TokenInline(TabularInline):  # type: ignore[misc]
+    """The tokens of a concentrator; they are issued and revoked, never edited."""
+
+    model = ConcentratorToken
+    fields = ["label", "state", "created_at", "expires_at", "last_used_at", "manage"]
+    readonly_fields = fields
+    extra = 0
+    can_delete = False
+    hide_title = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ConcentratorToken]:
+        return ConcentratorToken.objects.defer("digest").order_by("-pk")
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @display(description="state")
+    def state(self, token: ConcentratorToken) -> str:
+        return token_state(token)
+
+    @display(description="")
+    def manage(self, token: ConcentratorToken) -> SafeString | str:
+        if token_state(token) == "revoked":
+            return ""
+        address = reverse("admin:concentrators_concentratortoken_change", args=[token.pk])
+        return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">manage</a>', address)
+
+
+@admin.register(Concentrator)
+class ConcentratorAdmin(LargeTableAdmin):
+    """Concentrators, and the issue of their tokens."""
+
+    fields = ["name", "is_active", "created_at", "last_posted_at"]
+    readonly_fields = ["created_at", "last_posted_at"]
+    list_display = ["name", "is_active", "created_at"]
+    list_filter = [("is_active", BooleanRadioFilter)]
+    search_fields = ["name__icontains"]
+    ordering = ["name"]
+    inlines = [TokenInline]
+    actions_detail = ["issue_token", "show_failures"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Concentrator | None = None) -> bool:
+        return False  # its uplinks stand on it: it is set inactive
+
+    def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.add_concentratortoken")
+
+    def has_failures_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.view_integrityfailure")
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view
+        return [
+            path("totals/", view(TotalsPage.as_view(model_admin=self)), name="interval_totals"),
+            path("tallies/", view(TalliesPage.as_view(model_admin=self)), name="failure_tallies"),
+            *super().get_urls(),
+        ]
+
+    @display(description="last uplink received")
+    def last_posted_at(self, concentrator: Concentrator) -> str:
+        newest = Uplink.objects.filter(concentrator=concentrator).order_by("-received_at")
+        return shown(newest.values_list("received_at", flat=True).first())
+
+    @action(
+        description="Issue token",
+        icon="key",
+        permissions=["issue"],
+        variant=ActionVariant.PRIMARY,
+    )
+    def issue_token(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        concentrator = self.get_object(request, object_id)
+        if concentrator is None:
+            raise Http404("There is no such concentrator.")
+        form = TokenForm(request.POST if request.method == "POST" else None)
+        context = {
+            "title": f"Issue a token to {concentrator}",
+            "submit": "Issue token",
+            "back": reverse("admin:concentrators_concentrator_change", args=[concentrator.pk]),
+            "text": "A bearer token lets the concentrator post uplinks. Tokens issued before stay valid.",
+        }
+        if request.method == "POST" and form.is_valid():
+            # The answer itself shows the token: a message or a redirect would store it on its way.
+            context["secret"] = tokens.issue(concentrator, form.cleaned_data["label"], form.cleaned_data["expires_at"])
+            context["shown_once"] = "Token"
+            context["explanation"] = "Copy it now: it is shown this once, and only its digest is kept."
+            context["text"] = ""
+            self.log_change(request, concentrator, f"token issued: {form.cleaned_data['label'] or 'no label'}")
+        return form_page(self, request, form, **context)
+
+    @action(description="Failures", icon="gpp_maybe", permissions=["failures"])
+    def show_failures(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        address = reverse("admin:concentrators_integrityfailure_changelist")
+        return HttpResponseRedirect(f"{address}?concentrator__id__exact={int(object_id)}")
+
+
+@admin.register(ConcentratorToken)
+class ConcentratorTokenAdmin(ReadOnlyAdmin):
+    """Tokens without their digests; revoked here, issued on the concentrator's page."""
+
+    list_display = ["name", "concentrator", "state", "created_at", "expires_at", "last_used_at"]
+    list_filter = [("concentrator", AutocompleteSelectFilter)]
+    list_select_related = ["concentrator"]
+    search_fields = ["label__icontains", "concentrator__name__icontains"]
+    ordering = ["-pk"]
+    fields = _TOKEN_FIELDS
+    readonly_fields = ["state"]
+    actions_detail = ["revoke"]
+
+    def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.change_concentratortoken")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ConcentratorToken]:
+        return ConcentratorToken.objects.defer("digest")
+
+    @display(description="token", ordering="label")
+    def name(self, token: ConcentratorToken) -> str:
+        return str(token)
+
+    @display(description="state", label=TOKEN_COLOURS)
+    def state(self, token: ConcentratorToken) -> str:
+        return token_state(token)
+
+    @action(
+        description="Revoke",
+        icon="block",
+        permissions=["revoke"],
+        variant=ActionVariant.DANGER,
+    )
+    def revoke(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        token = self.get_object(request, object_id)
+        if token is None:
+            raise Http404("There is no such token.")
+        back = reverse("admin:concentrators_concentratortoken_change", args=[token.pk])
+        if request.method == "POST":
+            tokens.revoke(token)
+            self.log_change(request, token, "revoked")
+            self.message_user(request, f"Token {token} of {token.concentrator} is refused from now on.")
+            return HttpResponseRedirect(back)
+        text = f"{token.concentrator} is refused with this token at once, and for good. Its other tokens stay valid."
+        context = {"title": f"Revoke token {token}", "submit": "Revoke", "submit_variant": "danger", "back": back}
+        return form_page(self, request, forms.Form(), text=text, **context)
+
+
+@admin.register(Assignment)
+class AssignmentAdmin(ReadOnlyAdmin):
+    """Which meter belongs to which concentrator, when; changed through ``assign``, so that totals move along."""
+
+    list_display = ["meter", "concentrator", "valid_from", "valid_to"]
+    list_filter = [
+        ("meter", AutocompleteSelectFilter),
+        ("concentrator", AutocompleteSelectFilter),
+        ("valid_from", RangeDateTimeFilter),
+    ]
+    list_select_related = ["meter", "concentrator"]
+    search_fields = ["meter__system_title", "meter__serial_number__startswith"]
+    search_octets = ["meter__system_title"]
+    ordering = ["-id"]
+    fields = ["meter", "concentrator", "valid_from", "valid_to"]
+    actions_list = ["assign_meters"]
+
+    def has_assign_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.add_assignment")
+
+    @action(description="Assign meters", icon="lan", permissions=["assign"])
+    def assign_meters(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponseRedirect(reverse("admin:meters_meter_assign"))
+
+
+class AssignableMeterAdmin(MeterAdmin):
+    """The registry's page of meters, and which concentrator each belongs to."""
+
+    list_display = [*MeterAdmin.list_display, "concentrator"]
+    readonly_fields = [*MeterAdmin.readonly_fields, "concentrator"]
+    fieldsets = [
+        MeterAdmin.fieldsets[0],
+        ("State", {"fields": [*MeterAdmin.fieldsets[1][1]["fields"], "concentrator"]}),
+    ]
+    actions = ["assign_selected"]
+    actions_detail = ["assign_one", *MeterAdmin.actions_detail]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
+        standing = Assignment.objects.filter(valid_to=None).select_related("concentrator")
+        return super().get_queryset(request).prefetch_related(Prefetch("assignments", standing, to_attr="standing"))
+
+    def get_urls(self) -> list[Any]:
+        return [
+            path("assign/", self.admin_site.admin_view(self.assign_view), name="meters_meter_assign"),
+            *super().get_urls(),
+        ]
+
+    @display(description="concentrator", empty_value="none")
+    def concentrator(self, meter: Meter) -> str | None:
+        standing: list[Assignment] = meter.standing  # type: ignore[attr-defined]
+        return str(standing[0].concentrator) if standing else None
+
+    def has_assign_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.add_assignment")
+
+    @admin.action(description="Assign to concentrator ...", permissions=["assign"])
+    def assign_selected(self, request: HttpRequest, queryset: QuerySet[Meter]) -> HttpResponse:
+        ids = ",".join(str(pk) for pk in queryset.order_by("pk").values_list("pk", flat=True))
+        return HttpResponseRedirect(f"{reverse('admin:meters_meter_assign')}?meters={ids}")
+
+    @action(description="Assign", icon="lan", permissions=["assign"])
+    def assign_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return HttpResponseRedirect(f"{reverse('admin:meters_meter_assign')}?meters={int(object_id)}")
+
+    def assign_view(self, request: HttpRequest) -> HttpResponse:
+        """Asks for meters, a concentrator and an instant, and assigns."""
+        if not self.has_assign_permission(request):
+            raise PermissionDenied
+        chosen = [int(pk) for pk in request.GET.get("meters", "").split(",") if pk.isascii() and pk.isdigit()]
+        form = AssignForm(request.POST if request.method == "POST" else None, initial={"meters": chosen})
+        if request.method == "POST" and form.is_valid():
+            meters, concentrator = form.cleaned_data["meters"], form.cleaned_data["concentrator"]
+            try:
+                changed = assign([(meter.pk, concentrator.pk) for meter in meters], form.cleaned_data["valid_from"])
+            except AssignmentError as error:
+                form.add_error(None, str(error))
+            else:
+                self.log_change(request, concentrator, f"{changed} meters assigned")
+                text = f"{changed} of {len(meters)} meters now belong to {concentrator}; the others did already."
+                if changed == len(meters):
+                    text = f"{changed} meters now belong to {concentrator}."
+                self.message_user(request, text, messages.SUCCESS)
+                return HttpResponseRedirect(reverse("admin:meters_meter_changelist"))
+        back = reverse("admin:meters_meter_changelist")
+        return form_page(self, request, form, title="Assign meters to a concentrator", submit="Assign", back=back)
+
+
+admin.site.unregister(Meter)
+admin.site.register(Meter, AssignableMeterAdmin)
+
+
+class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
+    """Uplinks that want looking at."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("unverified", "waiting to be verified"),
+            ("failing", "failing to be verified"),
+            ("rejected", "with rejected frames"),
+            ("waiting", "with frames that wait for a key"),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Uplink]) -> QuerySet[Uplink]:
+        match self.value():
+            case "unverified":
+                return queryset.filter(verified_at=None)
+            case "failing":
+                return queryset.filter(verified_at=None, attempts__gt=0)
+            case "rejected":
+                return queryset.filter(rejected__gt=0)
+            case "waiting":
+                return queryset.filter(waiting__gt=0)
+        return queryset
+
+
+@admin.register(Uplink)
+class UplinkAdmin(ReadOnlyAdmin):
+    """Posted bodies and their verdicts; never their octets."""
+
+    list_display = ["id", "concentrator", "received_at", "frames", "accepted", "duplicate", "rejected", "verified_at"]
+    list_filter = [
+        ("concentrator", AutocompleteSelectFilter),
+        UplinkStateFilter,
+        ("received_at", RangeDateTimeFilter),
+    ]
+    list_select_related = ["concentrator"]
+    search_fields = ["id__exact"]
+    search_help_text = "the number of an uplink, as its receipt names it"
+    fields = [
+        "id",
+        "concentrator",
+        "received_at",
+        "digest",
+        "octets",
+        "frames",
+        "accepted",
+        "duplicate",
+        "rejected",
+        "refused",
+        "waiting",
+        "verified_at",
+        "attempts",
+        "due_at",
+        "last_error",
+    ]
+    readonly_fields = ["digest", "refused"]
+    actions_detail = ["show_failures"]
+
+    def has_failures_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.view_integrityfailure")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Uplink]:
+        return Uplink.objects.select_related("concentrator").defer("body")
+
+    def get_ordering(self, request: HttpRequest) -> list[str]:
+        # Each order is that of an index; the ids follow the time.
+        return ["-received_at", "-id"] if "concentrator__id__exact" in request.GET else ["-id"]
+
+    @display(description="SHA-256")
+    def digest(self, uplink: Uplink) -> str:
+        return hex_of(uplink.sha256)
+
+    @display(description="rejected by kind")
+    def refused(self, uplink: Uplink) -> str:
+        return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in sorted(uplink.failures.items())) or "-"
+
+    @action(description="Failures", icon="gpp_maybe", permissions=["failures"])
+    def show_failures(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        address = reverse("admin:concentrators_integrityfailure_changelist")
+        return HttpResponseRedirect(f"{address}?uplink__id__exact={int(object_id)}")
+
+
+@admin.register(IntegrityFailure)
+class IntegrityFailureAdmin(ReadOnlyAdmin):
+    """Refused frames with their evidence."""
+
+    list_display = ["received_at", "reason", "severity_label", "meter", "concentrator", "invocation_counter", "detail"]
+    list_filter = [
+        ("kind", ChoicesDropdownFilter),
+        ("severity", ChoicesDropdownFilter),
+        ("meter", AutocompleteSelectFilter),
+        ("concentrator", AutocompleteSelectFilter),
+        ("received_at", RangeDateTimeFilter),
+    ]
+    list_select_related = ["meter", "concentrator"]
+    search_fields = ["kid", "uplink_id__exact"]
+    search_octets = ["kid"]
+    search_help_text = "the first hex digits of a kid (system title and epoch), or the number of an uplink"
+    ordering = ["-received_at", "-id"]
+    fields = [
+        "received_at",
+        "reason",
+        "severity_label",
+        "detail",
+        "meter",
+        "concentrator",
+        "uplink_link",
+        "frame_index",
+        "claimed",
+        "invocation_counter",
+        "frame_hex",
+        "structure",
+    ]
+    readonly_fields = ["reason", "severity_label", "uplink_link", "claimed", "frame_hex", "structure"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[IntegrityFailure]:
+        return IntegrityFailure.objects.select_related("meter", "concentrator").defer("frame")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup == "uplink__id__exact" or bool(super().lookup_allowed(lookup, value, request))
+
+    @display(description="kind", ordering="kind")
+    def reason(self, failure: IntegrityFailure) -> str:
+        return failure.kind.replace("_", " ")
+
+    @display(description="severity", ordering="severity", label=SEVERITY_COLOURS)
+    def severity_label(self, failure: IntegrityFailure) -> str:
+        return Severity(failure.severity).name.lower()
+
+    @display(description="uplink")
+    def uplink_link(self, failure: IntegrityFailure) -> SafeString:
+        address = reverse("admin:concentrators_uplink_change", args=[failure.uplink_id])
+        return format_html(
+            '<a class="text-primary-600 dark:text-primary-500" href="{}">uplink {}</a>', address, failure.uplink_id
+        )
+
+    @display(description="claims to be from")
+    def claimed(self, failure: IntegrityFailure) -> str:
+        if failure.kid is None:
+            return "-"
+        kid = bytes(failure.kid)
+        return f"system title {kid[:8].hex()}, epoch {int.from_bytes(kid[8:], 'big')}"
+
+    @display(description="frame, as posted")
+    def frame_hex(self, failure: IntegrityFailure) -> SafeString:
+        octets = bytes(failure.frame)
+        return format_html(
+            '<code class="break-all font-mono">{}</code><br>{} octets', octets.hex() or "(empty)", len(octets)
+        )
+
+    @display(description="its structure")
+    def structure(self, failure: IntegrityFailure) -> SafeString | str:
+        try:
+            frame = parse_frame(bytes(failure.frame))
+        except MalformedError as error:
+            return f"No frame: {error}."
+        named = dict(Algorithm.choices).get(frame.alg, "not one for uplinks")
+        parts = [
+            ("alg", f"{frame.alg} ({named})"),
+            ("kid", f"system title {frame.kid[:8].hex()}, epoch {int.from_bytes(frame.kid[8:], 'big')}"),
+            ("Partial IV", f"invocation counter {frame.counter}"),
+            ("protected header", frame.protected.hex()),
+            ("ciphertext and tag", f"{len(frame.ciphertext)} octets: {frame.ciphertext.hex()}"),
+        ]
+        return format_html_join("", '<div><strong>{}</strong>: <span class="break-all">{}</span></div>', parts)

@@ -1,0 +1,119 @@
+"""Keys in the admin: metadata only. Key octets, wrapped ones too, are never read for a page."""
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
+from unfold.decorators import display
+
+from keyvault.adminbase import ReadOnlyAdmin, hex_of, shown
+from keyvault.models import DeviceKey, FleetKey, InvocationCounter, KeyState
+
+KEY_STATE_COLOURS = {
+    KeyState.PENDING.label: "info",
+    KeyState.ACTIVE.label: "success",
+    KeyState.RETIRING.label: "warning",
+    KeyState.COMPROMISED.label: "danger",
+}
+
+
+@admin.register(FleetKey)
+class FleetKeyAdmin(ReadOnlyAdmin):
+    """Fleet keys come into being through keyvault.provisioning alone."""
+
+    fields = ["name", "master_key_version", "created_at"]
+    list_display = ["name", "master_key_version", "created_at"]
+    search_fields = ["name__icontains"]
+    ordering = ["name"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[FleetKey]:
+        return FleetKey.objects.defer("wrapped")
+
+
+@admin.register(DeviceKey)
+class DeviceKeyAdmin(ReadOnlyAdmin):
+    """Device keys by system title and epoch, with the counter of each."""
+
+    list_display = ["device", "epoch", "state_label", "source", "algorithm", "master_key_version", "created_at"]
+    list_filter = [
+        ("state", ChoicesDropdownFilter),
+        ("source", ChoicesDropdownFilter),
+        ("algorithm", ChoicesDropdownFilter),
+        ("fleet_key", AutocompleteSelectFilter),
+    ]
+    list_select_related = ["fleet_key"]
+    search_octets = ["system_title"]
+    search_fields = ["system_title"]
+    search_help_text = "the first hex digits of a system title"
+    ordering = ["system_title", "epoch"]
+    fields = [
+        "device",
+        "epoch",
+        "purpose",
+        "algorithm",
+        "state",
+        "source",
+        "fleet_key",
+        "master_key_version",
+        "version",
+        "created_at",
+        "counter_highest",
+        "counter_heard_at",
+    ]
+    readonly_fields = ["device", "purpose", "counter_highest", "counter_heard_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[DeviceKey]:
+        return DeviceKey.objects.select_related("fleet_key").defer("wrapped", "fleet_key__wrapped")
+
+    @display(description="system title", ordering="system_title")
+    def device(self, key: DeviceKey) -> str:
+        return hex_of(key.system_title)
+
+    @display(description="state", ordering="state", label=KEY_STATE_COLOURS)
+    def state_label(self, key: DeviceKey) -> str:
+        return KeyState(key.state).label
+
+    @display(description="protects")
+    def purpose(self, key: DeviceKey) -> str:
+        return "frames and commands" if key.epoch else "key commands only (transfer key)"
+
+    @display(description="highest invocation counter taken")
+    def counter_highest(self, key: DeviceKey) -> str:
+        counter = InvocationCounter.objects.defer("gaps").filter(pk=key.pk).first()
+        return "none yet" if counter is None or counter.highest < 0 else str(counter.highest)
+
+    @display(description="last accepted frame under it")
+    def counter_heard_at(self, key: DeviceKey) -> str:
+        return shown(InvocationCounter.objects.filter(pk=key.pk).values_list("heard_at", flat=True).first())
+
+
+@admin.register(InvocationCounter)
+class InvocationCounterAdmin(ReadOnlyAdmin):
+    """Which counters were taken of each key."""
+
+    list_display = ["device", "epoch", "highest", "floor", "heard_at"]
+    search_octets = ["key__system_title"]
+    search_fields = ["key__system_title"]
+    search_help_text = "the first hex digits of a system title"
+    ordering = ["key__system_title", "key__epoch"]
+    fields = ["device", "epoch", "highest", "floor", "missing", "heard_at", "key_version"]
+    readonly_fields = ["device", "epoch", "missing"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[InvocationCounter]:
+        deferred = ["key__wrapped"]
+        if request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist"):
+            deferred.append("gaps")
+        return InvocationCounter.objects.select_related("key").defer(*deferred)
+
+    @display(description="system title", ordering="key__system_title")
+    def device(self, counter: InvocationCounter) -> str:
+        return hex_of(counter.key.system_title)
+
+    @display(description="epoch", ordering="key__epoch")
+    def epoch(self, counter: InvocationCounter) -> int:
+        return counter.key.epoch
+
+    @display(description="not taken above the floor")
+    def missing(self, counter: InvocationCounter) -> str:
+        gaps = counter.gaps
+        return f"{sum(gap.upper - gap.lower for gap in gaps)} counters in {len(gaps)} runs"

@@ -1,0 +1,225 @@
+"""What the admin pages of all apps share: read-only models, octets in hex, large tables, pages with a form."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django import forms
+from django.contrib.admin import ModelAdmin as DjangoModelAdmin
+from django.core.paginator import Paginator
+from django.db.models import Model, Q, QuerySet
+from django.forms.widgets import Input
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.cache import add_never_cache_headers
+from django.utils.formats import localize
+from django.utils.functional import cached_property
+from django.views.generic import TemplateView
+from unfold.admin import ModelAdmin
+from unfold.views import ChangeList, UnfoldModelAdminViewMixin
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+COUNTED_ROWS = 10_000
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_SEPARATORS = re.compile(r"[\s:-]+")
+
+
+class CappedPaginator(Paginator[Any]):
+    """Counts no further than COUNTED_ROWS: a list over millions of rows stays cheap; filters narrow it down."""
+
+    template_name = "keyvault/pagination.html"
+
+    @cached_property
+    def count(self) -> int:
+        rows = self.object_list
+        assert isinstance(rows, QuerySet)  # noqa: S101 - the admin pages nothing else
+        found: int = rows.order_by().values("pk")[: COUNTED_ROWS + 1].count()
+        self.is_capped = found > COUNTED_ROWS
+        return min(found, COUNTED_ROWS)
+
+
+class CappedChangeList(ChangeList):  # type: ignore[misc]
+    """Without the offer to show all rows, which Django makes where it did not count them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count
+
+
+class OctetsField(forms.CharField):
+    """A form field for a number of octets, written as hex digits; spaces, colons and hyphens between are let pass."""
+
+    def __init__(self, *, octets: int, what: str, **options: Any) -> None:
+        self.octets = octets
+        self.what = what
+        widget: Input = UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"})
+        super().__init__(widget=widget, max_length=octets * 3 + 20, **options)
+
+    def clean(self, value: Any) -> Any:
+        """The octets; ValidationError says what is wrong with the text."""
+        text = _SEPARATORS.sub("", super().clean(value))
+        digits = 2 * self.octets
+        if not re.fullmatch(r"[0-9a-fA-F]*", text, re.ASCII):
+            raise forms.ValidationError(f"{self.what} is {digits} hex digits (0 to 9, a to f) and nothing else.")
+        if len(text) != digits:
+            raise forms.ValidationError(f"{self.what} is {digits} hex digits; these are {len(text)}.")
+        return bytes.fromhex(text)
+
+    def prepare_value(self, value: Any) -> Any:
+        """Octets as hex digits; what a user typed stays as it is."""
+        return value.hex() if isinstance(value, bytes) else value
+
+
+class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
+    """Lists without counting all rows, and search that an index can serve.
+
+    The whole term is sought, by any of ``search_fields``: columns in ``search_octets`` by the first hex
+    digits (a range of their index), ``..._id__exact`` and the like by a number, others by the lookup they name.
+    """
+
+    paginator = CappedPaginator
+    show_full_result_count = False
+    list_per_page = 50
+    list_max_show_all = 0
+    list_disable_select_all = True
+    list_filter_submit = True
+    search_octets: Sequence[str] = ()
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return CappedChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        digits = _SEPARATORS.sub("", term)
+        conditions = Q()
+        for column in self.get_search_fields(request):
+            if column in self.search_octets:
+                if _HEX.fullmatch(digits):
+                    conditions |= octets_begin(column, bytes.fromhex(digits))
+            elif column.endswith("__exact"):
+                if _NUMBER.fullmatch(term):
+                    conditions |= Q(**{column: int(term)})
+            elif "\0" not in term:
+                conditions |= Q(**{column: term})
+        return (queryset.filter(conditions) if conditions else queryset.none()), False
+
+
+class ReadOnlyAdmin(LargeTableAdmin):
+    """A model that the head-end writes and a human only reads."""
+
+    list_display_links: Sequence[str] | None
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+def octets_begin(column: str, prefix: bytes) -> Q:
+    """Rows whose octets begin with ``prefix``, as a range that an index serves."""
+    beyond = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix) + 1, "big")[1:]
+    condition = Q(**{f"{column}__gte": prefix})
+    return condition & Q(**{f"{column}__lt": beyond}) if any(beyond) else condition
+
+
+def hex_of(octets: bytes | memoryview | None) -> str:
+    """Octets of a binary column in hex; a dash for none."""
+    return "-" if octets is None else bytes(octets).hex()
+
+
+def shown(at: datetime | None, never: str = "never") -> str:
+    """A time on a page of details, where Django itself would write out microseconds."""
+    return never if at is None else str(localize(at))
+
+
+def form_page(
+    model_admin: DjangoModelAdmin[Any],
+    request: HttpRequest,
+    form: forms.Form,
+    **context: Any,
+) -> HttpResponse:
+    """A page of the admin site with one form: ``title``, ``submit`` (the button), ``back`` (a URL), ``text``.
+
+    ``secret`` (headed ``shown_once``) is shown in place of the form, and the page is kept in no cache.
+    """
+    response = TemplateResponse(
+        request,
+        "keyvault/form_page.html",
+        {**model_admin.admin_site.each_context(request), "form": form, "media": form.media, **context},
+    )
+    add_never_cache_headers(response)
+    return response
+
+
+def _time_widget() -> Input:
+    widget: Input = UnfoldAdminTextInputWidget(attrs={"type": "datetime-local", "step": "1"})
+    return widget
+
+
+class FilterForm(forms.Form):
+    """The filters of a page of rows; the period is two times in UTC, ``start`` inclusive, ``end`` exclusive."""
+
+    start = forms.DateTimeField(label="from (UTC)", required=False, widget=_time_widget())
+    end = forms.DateTimeField(label="to (UTC)", required=False, widget=_time_widget())
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        start, end = cleaned.get("start"), cleaned.get("end")
+        if start and end and start >= end:
+            self.add_error("end", "The period ends before it begins.")
+        return cleaned
+
+
+class RowsPage(UnfoldModelAdminViewMixin, TemplateView):  # type: ignore[misc]
+    """A read-only page of rows inside the admin site: a form of filters, a table, and the way to the next page.
+
+    For what Django's admin cannot list: tables with composite keys, and readings. Pages go on after a
+    key, so that a late page costs no more than the first.
+    """
+
+    template_name = "keyvault/rows_page.html"
+    form_class: type[FilterForm] = FilterForm
+    headers: Sequence[str] = ()
+    rows_per_page = 50
+    explanation = ""
+
+    def rows(self, filters: dict[str, Any], after: list[str] | None) -> tuple[list[list[Any]], list[Any] | None]:
+        """The rows of a page, cell by cell, and the key to go on after; ValueError where ``after`` is no key."""
+        raise NotImplementedError
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        query = self.request.GET.copy()
+        after = query.pop("after", None)
+        form = self.form_class(query or None)
+        rows: list[list[Any]] = []
+        key: list[Any] | None = None
+        is_wrong_page = False
+        if not form.is_bound or form.is_valid():
+            filters = form.cleaned_data if form.is_bound else {}
+            try:
+                rows, key = self.rows(filters, after[0].split("~") if after else None)
+            except ValueError:
+                is_wrong_page = True
+        first = query.urlencode()
+        if key is not None:
+            query["after"] = "~".join(value.isoformat() if isinstance(value, datetime) else str(value) for value in key)
+        return super().get_context_data(
+            form=form,
+            headers=self.headers,
+            rows=rows,
+            first_page=f"?{first}" if after else None,
+            next_page=f"?{query.urlencode()}" if key is not None else None,
+            is_wrong_page=is_wrong_page,
+            explanation=self.explanation,
+            **kwargs,
+        )

@@ -1,0 +1,264 @@
+"""The meter registry in the admin, and what meters said: readings and events, read-only."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import DateTimeField, Max, OuterRef, QuerySet, Subquery
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils import timezone
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from keyvault import provisioning
+from keyvault.adminbase import LargeTableAdmin, ReadOnlyAdmin, form_page, hex_of, shown
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import FleetKey, InvocationCounter
+from keyvault.provisioning import ProvisioningError
+from meters import registry
+from meters.admin_forms import (
+    LATER_KEYS,
+    RANDOM_KEYS,
+    AtForm,
+    ExchangeForm,
+    InstallForm,
+    MeterForm,
+    NewMeterForm,
+    RegisterForm,
+)
+from meters.admin_pages import ReadingsPage
+from meters.models import Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from meters.registry import RegistryError
+
+STATUS_COLOURS = {MeterStatus.COMMISSIONED.label: "success", MeterStatus.SUSPENDED.label: "warning"}
+Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what it was
+
+
+class MeterAdmin(LargeTableAdmin):
+    """Meters; status and place change through the registry's functions, each with a page of its own."""
+
+    list_display = ["serial_number", "title", "name", "status_label", "interval_minutes", "heard_at"]
+    list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", RangeDateTimeFilter)]
+    search_fields = ["system_title", "serial_number__startswith", "name__icontains"]
+    search_octets = ["system_title"]
+    search_help_text = "the beginning of a serial number or system title (hex), or a part of a name"
+    ordering = ["serial_number"]
+    readonly_fields = ["title", "status", "retired_at", "created_at", "heard_at", "place"]
+    fieldsets = [
+        (None, {"fields": ["title", "serial_number", "name", "interval_minutes", "commissioned_at"]}),
+        ("State", {"fields": ["status", "place", "heard_at", "retired_at", "created_at"]}),
+    ]
+    add_fieldsets = [
+        (
+            None,
+            {
+                "fields": [
+                    "system_title_hex",
+                    "serial_number",
+                    "name",
+                    "interval_minutes",
+                    "commissioned_at",
+                    "first_keys",
+                ]
+            },
+        )
+    ]
+    actions_detail = ["suspend", "resume", "install", "exchange", "retire"]
+
+    def get_form(
+        self, request: HttpRequest, obj: Meter | None = None, change: bool = False, **kwargs: Any
+    ) -> type[forms.ModelForm[Meter]]:
+        kwargs["form"] = NewMeterForm if obj is None else MeterForm
+        if obj is None:
+            kwargs["fields"] = ["serial_number", "name", "interval_minutes", "commissioned_at"]
+        form: type[forms.ModelForm[Meter]] = super().get_form(request, obj, change=change, **kwargs)
+        return form
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
+        heard = (
+            InvocationCounter.objects.filter(key__system_title=OuterRef("system_title"), key__epoch__gt=0)
+            .order_by()
+            .values("key__system_title")
+            .annotate(last=Max("heard_at"))
+            .values("last")
+        )
+        return Meter.objects.annotate(last_heard_at=Subquery(heard, output_field=DateTimeField()))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Meter | None = None) -> bool:
+        return False  # readings stand on their meter: it is retired, not deleted
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"commissioned_at": timezone.now(), **super().get_changeform_initial_data(request)}
+
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(ReadingsPage.as_view(model_admin=self))
+        return [path("readings/", page, name="readings"), *super().get_urls()]
+
+    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            with transaction.atomic():
+                return super().add_view(request, *args, **kwargs)  # type: ignore[no-any-return]
+        except (MasterKeyError, ProvisioningError) as error:
+            self.message_user(request, f"Nothing was saved: no keys could be made: {error}", messages.ERROR)
+            return HttpResponseRedirect(request.path)
+
+    def save_model(self, request: HttpRequest, obj: Meter, form: forms.ModelForm[Meter], change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        first_keys = LATER_KEYS if change else form.cleaned_data["first_keys"]
+        if first_keys != LATER_KEYS:
+            fleet_key = None if first_keys == RANDOM_KEYS else FleetKey.objects.get(pk=first_keys)
+            provisioning.provision_devices([obj.system_title], fleet_key=fleet_key)
+
+    @display(description="system title", ordering="system_title")
+    def title(self, meter: Meter) -> str:
+        return hex_of(meter.system_title)
+
+    @display(description="status", ordering="status", label=STATUS_COLOURS)
+    def status_label(self, meter: Meter) -> str:
+        return MeterStatus(meter.status).label
+
+    @display(description="last heard")
+    def heard_at(self, meter: Meter) -> str:
+        return shown(meter.last_heard_at)  # type: ignore[attr-defined]
+
+    @display(description="place")
+    def place(self, meter: Meter) -> str:
+        standing = meter.installations.filter(removed_at=None).select_related("place").first()
+        return "none" if standing is None else f"{standing.place} since {standing.installed_at:%Y-%m-%d %H:%M} UTC"
+
+    @action(description="Suspend", icon="pause", permissions=["change"])
+    def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            registry.suspend(meter)
+            return "suspended"
+
+        text = "Frames of the meter are refused until it is taken back into service. Keys and counters stay."
+        return self._change(request, object_id, forms.Form, change, "Suspend", text)
+
+    @action(description="Resume", icon="play_arrow", permissions=["change"])
+    def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            registry.resume(meter)
+            return "taken back into service"
+
+        return self._change(request, object_id, forms.Form, change, "Resume", "Frames of the meter are taken again.")
+
+    @action(description="Install", icon="home_pin", permissions=["change"])
+    def install(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            return f"installed: {registry.install(meter, given['place'], given['at'])}"
+
+        text = "Both the meter and the place must be free from then on."
+        return self._change(request, object_id, InstallForm, change, "Install", text)
+
+    @action(description="Exchange", icon="swap_horiz", permissions=["change"])
+    def exchange(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            standing = meter.installations.filter(removed_at=None).select_related("place").first()
+            if standing is None:
+                raise RegistryError(f"meter {meter} hangs at no place")
+            return f"exchanged: {registry.exchange(standing.place, meter, given['new_meter'], given['at'])}"
+
+        text = "Another meter takes this one's place. This one stays in service, so that frames under way are taken."
+        return self._change(request, object_id, ExchangeForm, change, "Exchange", text)
+
+    @action(description="Retire", icon="block", permissions=["change"], variant=ActionVariant.DANGER)
+    def retire(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            registry.retire(meter, given["at"])
+            return f"retired from {given['at']:%Y-%m-%d %H:%M} UTC on"
+
+        text = "For good: its frames are refused, and no intervals are expected from then on."
+        return self._change(request, object_id, AtForm, change, "Retire", text)
+
+    def _change(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_class: type[forms.Form],
+        change: Change,
+        submit: str,
+        text: str,
+    ) -> HttpResponse:
+        """A page that asks what is needed, or for confirmation, and makes the change."""
+        meter = self.get_object(request, object_id)
+        if meter is None:
+            raise Http404("There is no such meter.")
+        back = reverse("admin:meters_meter_change", args=[meter.pk])
+        form = form_class(request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                done = change(meter, form.cleaned_data)
+            except RegistryError as error:
+                form.add_error(None, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            else:
+                self.log_change(request, meter, done)
+                self.message_user(request, f"Meter {meter} {done}.", messages.SUCCESS)
+                return HttpResponseRedirect(back)
+        title = f"{submit} meter {meter}"
+        return form_page(self, request, form, title=title, submit=submit, back=back, text=text)
+
+
+admin.site.register(Meter, MeterAdmin)
+
+
+@admin.register(Place)
+class PlaceAdmin(LargeTableAdmin):
+    """Metering points."""
+
+    list_display = ["name", "address"]
+    search_fields = ["name__icontains", "address__icontains"]
+    ordering = ["name"]
+
+
+@admin.register(Installation)
+class InstallationAdmin(ReadOnlyAdmin):
+    """Which meter hung where, when; changed on the meter's page."""
+
+    list_display = ["meter", "place", "installed_at", "removed_at"]
+    list_filter = [
+        ("meter", AutocompleteSelectFilter),
+        ("place", AutocompleteSelectFilter),
+        ("installed_at", RangeDateTimeFilter),
+    ]
+    list_select_related = ["meter", "place"]
+    search_fields = ["meter__serial_number__startswith", "place__name__icontains"]
+    ordering = ["-id"]
+    fields = ["meter", "place", "installed_at", "removed_at"]
+
+
+@admin.register(Register)
+class RegisterAdmin(LargeTableAdmin):
+    """The register catalogue: readings stand on it, so that only the name of a register changes."""
+
+    form = RegisterForm
+    list_display = ["obis_code", "name", "kind", "unit", "scaler"]
+    list_filter = [("kind", ChoicesDropdownFilter)]
+    search_fields = ["obis_code__startswith", "name__icontains"]
+    ordering = ["obis_code"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Register | None = None) -> list[str]:
+        return [] if obj is None else ["obis_code", "kind", "unit", "scaler"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Register | None = None) -> bool:
+        return False
+
+
+@admin.register(MeterEvent)
+class MeterEventAdmin(ReadOnlyAdmin):
+    """What meters reported of themselves."""
+
+    list_display = ["captured_at", "meter", "register", "value", "received_at"]
+    list_filter = [
+        ("meter", AutocompleteSelectFilter),
+        ("register", AutocompleteSelectFilter),
+        ("captured_at", RangeDateTimeFilter),
+    ]
+    list_select_related = ["meter", "register"]
+    search_fields = ["meter__serial_number__startswith"]
+    ordering = ["-captured_at", "-id"]
+    fields = ["meter", "register", "captured_at", "value", "received_at", "uplink_id"]

@@ -1,0 +1,112 @@
+"""Forms of the meter registry in the admin."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.utils import timezone
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminSplitDateTimeWidget,
+)
+
+from keyvault.adminbase import OctetsField
+from keyvault.models import FleetKey
+from meters.models import Installation, Meter, Place, Register
+from meters.obis import ObisError, parse_obis
+
+RANDOM_KEYS, LATER_KEYS = "random", "later"
+SYSTEM_TITLE_OCTETS = 8
+
+
+class MeterForm(forms.ModelForm[Meter]):
+    """A meter that stands: its system title and status do not change here."""
+
+    interval_minutes = forms.IntegerField(
+        min_value=1,
+        max_value=1440,
+        initial=30,
+        help_text="length of one load-profile interval, 1 to 1440",
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+
+    class Meta:
+        model = Meter
+        fields = ["serial_number", "name", "interval_minutes", "commissioned_at"]
+
+
+class NewMeterForm(MeterForm):
+    """A new meter: its system title in hex, and where its first keys come from."""
+
+    system_title_hex = OctetsField(
+        octets=SYSTEM_TITLE_OCTETS,
+        what="A system title",
+        label="System title",
+        help_text="EUI-64, 8 octets: 16 hex digits, for example 0024befffe804ff1",
+    )
+    first_keys = forms.ChoiceField(
+        help_text="epoch 1 and the transfer key; frames are refused until the meter has keys",
+        widget=UnfoldAdminSelectWidget,
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        fleet_keys = [
+            (str(pk), f"derived from fleet key {name}") for pk, name in FleetKey.objects.values_list("pk", "name")
+        ]
+        choices = [(RANDOM_KEYS, "random, stored"), (LATER_KEYS, "none yet: they come with a shipment"), *fleet_keys]
+        field = self.fields["first_keys"]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - declared above
+        field.choices = choices
+
+    def clean_system_title_hex(self) -> bytes:
+        system_title: bytes = self.cleaned_data["system_title_hex"]
+        if Meter.objects.filter(system_title=system_title).exists():
+            raise forms.ValidationError(f"There is a meter with system title {system_title.hex()} already.")
+        self.instance.system_title = system_title
+        return system_title
+
+
+class RegisterForm(forms.ModelForm[Register]):
+    """A register of the catalogue; its OBIS code must be one."""
+
+    class Meta:
+        model = Register
+        fields = ["obis_code", "kind", "unit", "scaler", "name"]
+
+    def clean_obis_code(self) -> str:
+        text: str = self.cleaned_data["obis_code"]
+        try:
+            return str(parse_obis(text))
+        except ObisError as error:
+            raise forms.ValidationError(str(error)) from None
+
+
+class AtForm(forms.Form):
+    """A change that takes effect at an instant."""
+
+    at = forms.SplitDateTimeField(
+        label="from (UTC)", initial=timezone.now, widget=UnfoldAdminSplitDateTimeWidget, help_text="UTC"
+    )
+
+
+class InstallForm(AtForm):
+    """Where a meter is to hang."""
+
+    place = forms.ModelChoiceField(
+        Place.objects.all(),
+        widget=AutocompleteSelect(Installation._meta.get_field("place"), admin.site),
+    )
+    field_order = ["place", "at"]
+
+
+class ExchangeForm(AtForm):
+    """The meter that takes another's place."""
+
+    new_meter = forms.ModelChoiceField(
+        Meter.objects.all(),
+        widget=AutocompleteSelect(Installation._meta.get_field("meter"), admin.site),
+    )
+    field_order = ["new_meter", "at"]
