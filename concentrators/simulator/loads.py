@@ -67,7 +67,7 @@ def load_of(plan: Plan) -> Load:
 def _recorded_plan(wish: Wish, path: Path, now: datetime) -> tuple[Plan, Load]:
     end_before_s = None if wish.as_recorded else int(now.timestamp())
     load = _read(path, wish.meters, wish.days, end_before_s)
-    source = {
+    source: dict[str, object] = {
         "path": str(path.absolute()),
         "meters": wish.meters,
         "days": wish.days,

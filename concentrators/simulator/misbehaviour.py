@@ -114,7 +114,7 @@ class Mischief:
         ]
         self._kinds = [Misbehaviour(name) for name in plan.rates if name != Misbehaviour.OLD_COUNTER]
         self._weights = [plan.rates[kind] for kind in self._kinds]
-        self._total = sum(self._weights)
+        self._total = self._threshold = sum(self._weights)
         self._actions: dict[Misbehaviour, Callable[[Genuine], list[Outgoing]]] = {
             Misbehaviour.BIT_FLIP: self._bit_flip,
             Misbehaviour.REPLAY: self._replay,
@@ -135,13 +135,14 @@ class Mischief:
             Misbehaviour.RETIRED_KEY: self._retired_key,
         }
 
-    def begin(self, first_tick: int) -> None:
-        """The draws of a stretch depend on the seed and on where it begins alone."""
+    def begin(self, first_tick: int, eagerness: float) -> None:
+        """The draws of a stretch depend on the seed and on where it begins; ``eagerness`` multiplies the rates."""
+        self._threshold = min(1.0, self._total * eagerness)
         self._rng.seed(f"{self._plan.seed}/misbehaviour/{first_tick}")
 
     def beside(self, genuine: Genuine) -> list[Outgoing]:
         """The wrong frames that go with a genuine one, mostly none; the genuine one may be held back."""
-        if self._rng.random() >= self._total:
+        if self._rng.random() >= self._threshold:
             return []
         kind = self._rng.choices(self._kinds, self._weights)[0]
         self._remember(genuine.frame.octets)

@@ -26,9 +26,12 @@ class Production:
         """The simulation's time: where the next stretch begins."""
         return self._plan.start_s + self.tick * self._plan.tick_minutes * 60
 
-    def advance(self, ticks: int) -> int:
-        """Let the meters measure and seal ``ticks`` more ticks; how many frames that gave."""
-        self._mischief.begin(self.tick)
+    def advance(self, ticks: int, eagerness: float = 1.0) -> int:
+        """Let the meters measure and seal ``ticks`` more ticks; how many frames that gave.
+
+        ``eagerness`` multiplies the rates of misbehaviour.
+        """
+        self._mischief.begin(self.tick, eagerness)
         frames = self._mischief.lose_counters(concentrator=0) if self.tick == 0 else []
         genuine = self._measured(self.tick, self.tick + ticks)
         for interval, number in sorted((end, number) for number, ends in genuine.items() for end in ends):

@@ -12,6 +12,9 @@ from concentrators.simulator.spool import Spool
 
 _STRETCH_FRAMES = 3_000
 _BACKLOG_FRAMES = 60_000
+# In real time an endless run posts a few frames a second: so that its watchers see attackers come,
+# they come more often than in the stretch that is caught up with first.
+_LIVE_EAGERNESS = 5.0
 
 
 class Standing(NamedTuple):
@@ -96,7 +99,9 @@ class Run:
         elif self._spool.backlog() > _BACKLOG_FRAMES:
             self.stop.wait(0.02)
         else:
-            self._production.advance(min(ready, max(1, _STRETCH_FRAMES // max(1, self._frames_per_tick()))))
+            stretch = max(1, _STRETCH_FRAMES // max(1, self._frames_per_tick()))
+            live = last is None and ready == 1
+            self._production.advance(min(ready, stretch), _LIVE_EAGERNESS if live else 1.0)
         return True
 
     def _frames_per_tick(self) -> int:

@@ -46,7 +46,7 @@ DIFFERS = 3
 STOPPED = 130
 _PATIENCE_S = 300.0
 _START_S = 60.0
-_DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 15, 30], "all=0.001,late=0.005,reorder=0.01"
+_DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 5, 15], "all=0.001,late=0.005,reorder=0.01"
 _USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
 _HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, LocalStackError, embedded.EmbeddedError)
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         octets = self.rfile.read(int(self.headers["Content-Length"]))
         encoding = self.headers.get("Content-Encoding", "")
-        decode = {"": bytes, "gzip": gzip.decompress, "zstd": zstandard.decompress}[encoding]
-        body = decode(octets)
+        decoders: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "zstd": zstandard.decompress}
+        body = decoders.get(encoding, bytes)(octets)
         assert self.headers["Authorization"] == "Bearer token-1"
         assert self.headers["Content-Type"] == "application/cbor-seq"
         step = self.server.script.pop(0) if self.server.script else (202, {})
