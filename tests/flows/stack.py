@@ -1,12 +1,13 @@
 """A live stack: real web server, real worker and beat as processes, which a flow may kill and start again."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -15,11 +16,15 @@ import httpx
 import psutil
 import pytest
 import redis
+from kombu import Connection
 from pytest_django import DjangoDbBlocker
 
+from ami_headend.celery import app
+from ami_headend.embedded import celery_broker_url
 from ami_headend.processes import beat_command, web_command, worker_command
 
 START_TIMEOUT_S = 30.0
+MARK = "FLOW_STACK"  # in the environment of every process of a stack
 
 
 def wait_for(what: str, ready: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
@@ -101,8 +106,23 @@ class Stack:
         for name in list(self.processes):
             self.stop(name)
 
+    def living(self) -> list[int]:
+        """Process ids of everything that was started with this stack's environment, children too."""
+        mark = self.env[MARK]
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get(MARK) == mark:
+                    found.append(process.pid)
+        return found
+
     def redis(self) -> "redis.Redis":
         return redis.Redis.from_url(self.env["REDIS_URL"])
+
+    def enqueue(self, task: str, *arguments: int) -> None:
+        """Puts a task of `concentrators.tasks` into the queue, as beat or the web server does."""
+        with Connection(celery_broker_url(self.env["REDIS_URL"])) as broker:
+            app.send_task(f"concentrators.tasks.{task}", arguments, connection=broker)
 
     def manage(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a management command against this stack's services."""
@@ -148,7 +168,7 @@ def running(
 
     with databases.copied() as name:
         env = {**os.environ, "DATABASE_URL": _at_database(os.environ["DATABASE_URL"], name)}
-        env.update(environ or {})
+        env.update({MARK: secrets.token_hex(), **(environ or {})})
         stack = Stack(free_port(), env, folder)
         with stack.redis() as client:
             client.flushdb()
@@ -158,6 +178,7 @@ def running(
             yield stack
         finally:
             stack.stop_all()
+            assert stack.living() == [], "processes of the stack outlived it"
 
 
 @pytest.fixture(scope="module")
