@@ -1,0 +1,45 @@
+"""The benchmark, tiny: every part runs, checks its own results, writes its figures and leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = "--rounds 1 --growth-rounds 1 --frames 80 --sizes 20 --concentrators 2 --concentrator-meters 20"
+TINY += " --rowwise-frames 4 --meters 20 --readings 800"
+
+
+def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "COLUMNS": "160"}
+    command = [sys.executable, "-m", "bench", "--folder", str(folder), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150)
+
+
+def test_every_part_measures_and_tells(tmp_path: Path) -> None:
+    figures_file = tmp_path / "figures.json"
+    services = tmp_path / "services"
+    services.mkdir()
+
+    run = _bench(services, *TINY.split(), "--json", str(figures_file))
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = json.loads(figures_file.read_text())
+    assert len(figures["floor"]) == 1
+    assert figures["system"]["20"][0]["frames"] == 80
+    assert figures["system"]["20"][0]["cpu_us_per_frame"].keys() >= {"worker", "web", "PostgreSQL", "Redis"}
+    assert figures["system_of_floor"]["20"][0] > 0
+    assert figures["half_load"]["20"]["latency_p99_s"] > 0
+    assert figures["system_over_rowwise"][0] > 0
+    assert figures["growth"].keys() == {"20 meters", "800 readings"}
+    assert "of the floor" in run.stdout
+    assert list(services.iterdir()) == []
+
+
+def test_an_unknown_part_is_named(tmp_path: Path) -> None:
+    run = _bench(tmp_path, "--parts", "ceiling")
+
+    assert run.returncode == 2
+    assert "'ceiling' is none of floor, system, rowwise, growth" in run.stderr
