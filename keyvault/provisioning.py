@@ -1,16 +1,17 @@
 """Putting keys into the vault: stored and derived device keys, fleet keys. Octets go in, never out."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from django.db import connection, transaction
 
 from keyvault import masterkey
-from keyvault.cose.kdf import DEVICE_KEY_OCTETS
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
-from keyvault.masterkey import Purpose
+from keyvault.fingerprints import fingerprint
+from keyvault.masterkey import Purpose, UnwrapError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeySource, KeyState
 
 TRANSFER_EPOCH = 0
@@ -41,13 +42,19 @@ def provision_devices(
     """Give devices their first key (epoch 1, active) and their transfer key (epoch 0).
 
     Random and stored, or derived from ``fleet_key`` where one is given. All or nothing;
-    ProvisioningError where a device has such a key already.
+    ProvisioningError where a device has such a key already or the fleet key does not open,
+    MasterKeyError where the master key cannot be used.
     """
     pairs = [(title, epoch) for title in system_titles for epoch in (TRANSFER_EPOCH, FIRST_EPOCH)]
     if fleet_key is None:
         provision_stored([NewKey(title, epoch, None, algorithm) for title, epoch in pairs])
         return
-    _insert([_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None) for title, epoch in pairs])
+    fleet_octets = _open_fleet_key(fleet_key)
+    rows = []
+    for title, epoch in pairs:
+        name = fingerprint(derived_device_key(fleet_octets, title, epoch))
+        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name))
+    _insert(rows)
 
 
 def provision_stored(entries: Iterable[NewKey]) -> None:
@@ -74,6 +81,7 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
                 None,
                 wrapped,
                 master.active_version,
+                fingerprint(key),
             )
         )
     _insert(rows)
@@ -91,17 +99,29 @@ def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
     return FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
 
 
-def set_key_state(key_ids: Sequence[int], state: KeyState) -> int:
-    """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved."""
+def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[KeyState] | None = None) -> int:
+    """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved.
+
+    ``before`` limits it to keys that are in one of those states. Counters are locked first, in title order,
+    as verification locks them.
+    """
+    states = None if before is None else [one.value for one in before]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
+            """SELECT 1 FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
+               WHERE k.id = ANY(%s) ORDER BY k.system_title, k.epoch FOR UPDATE OF c""",
+            [list(key_ids)],
+        )
+        cursor.execute(
             """WITH moved AS (
-                   UPDATE keyvault_devicekey SET state = %s, version = version + 1
-                   WHERE id = ANY(%s) AND state <> %s RETURNING id, version
+                   UPDATE keyvault_devicekey SET state = %(state)s, version = version + 1,
+                       retiring_at = CASE WHEN %(state)s = 'retiring' THEN now() ELSE retiring_at END
+                   WHERE id = ANY(%(ids)s) AND state <> %(state)s
+                     AND (%(before)s::text[] IS NULL OR state = ANY(%(before)s::text[])) RETURNING id, version
                )
                UPDATE keyvault_invocationcounter c SET key_version = moved.version
                FROM moved WHERE c.key_id = moved.id""",
-            [state, list(key_ids), state],
+            {"state": str(state), "ids": list(key_ids), "before": states},
         )
         return int(cursor.rowcount)
 
@@ -119,6 +139,7 @@ class _Row(NamedTuple):
     fleet_key_id: int | None
     wrapped: bytes | None
     master_key_version: int | None
+    fingerprint: bytes
 
 
 def _insert(rows: list[_Row]) -> None:
@@ -133,7 +154,7 @@ def _insert(rows: list[_Row]) -> None:
         ids = [row[0] for row in cursor.fetchall()]
         with cursor.copy(
             f"COPY {table} (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped, master_key_version,"
-            " state, version, created_at) FROM STDIN"
+            " fingerprint, state, version, created_at) FROM STDIN"
         ) as copy:
             for key_id, row in zip(ids, rows, strict=True):
                 copy.write_row((key_id, *row, KeyState.ACTIVE.value, 1, created_at))
