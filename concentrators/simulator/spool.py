@@ -5,9 +5,12 @@ transaction, a batch is fixed before it is first posted, and its receipt ends it
 any instruction nothing is lost, and nothing is posted but octet for octet what was posted before.
 """
 
+import fcntl
 import json
+import os
 import sqlite3
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +83,7 @@ class SpoolError(Exception):
 
 
 class Spool:
-    """One run's state in ``folder``; threads may share it (a connection each)."""
+    """One run's state in ``folder``, for one process; its threads may share it (a connection each)."""
 
     FILE = "run.sqlite3"
 
@@ -90,15 +93,25 @@ class Spool:
         self._connections: list[sqlite3.Connection] = []
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._close = weakref.finalize(self, _close, self._connections, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.path.touch(mode=0o600)  # it holds the simulated meters' keys and the tokens
             self._db().executescript(_SCHEMA)
+        except BlockingIOError:
+            raise SpoolError(f"another simulation is at work in {folder}") from None
         except (OSError, sqlite3.DatabaseError) as error:
             raise SpoolError(f"{self.path} cannot hold the state of a simulation: {error}") from None
 
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        """Let go of the folder; another simulation may go on in it."""
+        self._close()
+
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Remove the run in a folder, and nothing else."""
+        for path in folder.glob(f"{cls.FILE}*"):
+            path.unlink()
 
     # --- facts and meters -------------------------------------------------------------------------
 
@@ -290,3 +303,9 @@ class Spool:
         follow = "UPDATE held SET behind_seq = ?, behind_held = NULL WHERE behind_held = ?"
         db.executemany(follow, [(s, row[0]) for row, s in placed])
         return len(held)
+
+
+def _close(connections: list[sqlite3.Connection], lock: int) -> None:
+    for connection in connections:
+        connection.close()
+    os.close(lock)

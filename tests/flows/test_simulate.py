@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from concentrators.models import IntegrityFailure, IntervalTotal, Uplink
@@ -112,6 +113,23 @@ def test_no_head_end_is_said_with_an_exit_status(simulate: Simulate) -> None:
     result = simulate("--url", "http://127.0.0.1:9")
     assert result.returncode == 1
     assert result.stderr.startswith("CommandError: No head-end answers at http://127.0.0.1:9")
+
+
+def test_on_its_own_it_starts_a_head_end_and_stops_it(live_stack: Stack, tmp_path: Path) -> None:
+    configured = ("DATABASE_URL", "REDIS_URL", "MASTER_KEY_FILE")
+    env = {name: value for name, value in live_stack.env.items() if name not in configured}
+    command = [sys.executable, "manage.py", "simulate", "--meters", "3", "--days", "1"]
+    var_dir = tmp_path / "var"
+    result = subprocess.run(
+        command, env=env | {"AMI_VAR_DIR": str(var_dir)}, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "starting a head-end for this run" in result.stdout
+    assert "Truth and totals are equal" in result.stdout
+    assert list((var_dir / "simulator").iterdir()) == []  # a run that is over leaves no keys or tokens behind
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        assert str(var_dir) not in " ".join(process.info["cmdline"] or [])
+        assert (process.info["environ"] or {}).get("AMI_VAR_DIR") != str(var_dir)
 
 
 def test_help_has_examples(simulate: Simulate) -> None:

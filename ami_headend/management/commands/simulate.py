@@ -115,7 +115,7 @@ class Command(BaseCommand):
         if folder is not None and (folder / Spool.FILE).exists() and not is_registered(plan):
             if not options["demo"]:
                 raise CommandError(f"The run in {folder} is of another database: name another folder with --state.")
-            shutil.rmtree(folder)
+            Spool.discard(folder)
             plan, load = make_plan(wish, timezone.now())
         folder = folder or settings.VAR_DIR / "simulator" / plan.run
         spool = Spool(folder)
@@ -192,17 +192,17 @@ def _enter(plan: Plan, spool: Spool) -> None:
 
 def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:
     """The address of the head-end, which answers there; one of our own where nothing is configured or runs."""
+    configured = options["url"] or os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL")
+    if not configured and not embedded.running(settings.VAR_DIR):
+        console.print("Nothing is configured and nothing runs: starting a head-end for this run.")
+        return stack.enter_context(_own_head_end())
     url: str = options["url"] or DEFAULT_URL
     deadline = time.monotonic() + (_START_S if options["demo"] else 0)
     while not (answers := _answers(url)) and time.monotonic() < deadline:
         time.sleep(0.3)
-    if answers:
-        return url
-    configured = options["url"] or os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL")
-    if configured or embedded.running(settings.VAR_DIR):
+    if not answers:
         raise CommandError(f"No head-end answers at {url}: start one with manage.py up, or say where with --url.")
-    console.print("Nothing is configured and nothing runs: starting a head-end for this run.")
-    return stack.enter_context(_own_head_end())
+    return url
 
 
 @contextmanager

@@ -117,6 +117,24 @@ def test_others_may_not_read_it(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "state").iterdir()} == {0}
 
 
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    with pytest.raises(SpoolError, match="another simulation is at work"):
+        Spool(tmp_path)
+    spool.close()
+    Spool(tmp_path)
+
+
+def test_discarding_leaves_other_files_alone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.set_facts(tick=3)
+    spool.close()
+    (tmp_path / "notes.txt").touch()
+    Spool.discard(tmp_path)
+    assert (tmp_path / "notes.txt").exists()
+    assert Spool(tmp_path).fact("tick") is None
+
+
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / Spool.FILE).write_text("not a database, and long enough to be looked at" * 50)
     with pytest.raises(SpoolError, match="cannot hold the state"):
