@@ -1,7 +1,7 @@
 """Putting keys into the vault: stored and derived device keys, fleet keys. Octets go in, never out."""
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -49,12 +49,7 @@ def provision_devices(
     if fleet_key is None:
         provision_stored([NewKey(title, epoch, None, algorithm) for title, epoch in pairs])
         return
-    fleet_octets = _open_fleet_key(fleet_key)
-    rows = []
-    for title, epoch in pairs:
-        name = fingerprint(derived_device_key(fleet_octets, title, epoch))
-        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name))
-    _insert(rows)
+    _insert(_derived_rows(fleet_key, [NewKey(title, epoch, None, algorithm) for title, epoch in pairs]))
 
 
 def provision_stored(entries: Iterable[NewKey]) -> None:
@@ -63,6 +58,30 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
     Raises ProvisioningError for a wrong length, a duplicate or an existing key, MasterKeyError where
     the master key cannot be used.
     """
+    _insert(_stored_rows(entries))
+
+
+def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Iterable[NewKey]]) -> None:
+    """Store keys as pending, each with its counter: random ones, and others derived from fleet keys. All or nothing.
+
+    The key of an entry to derive is None. IntegrityError where a device has a pending key already.
+    """
+    rows = _stored_rows(stored)
+    for fleet_key, entries in derived.items():
+        rows += _derived_rows(fleet_key, entries)
+    _insert(rows, KeyState.PENDING)
+
+
+def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"]:
+    fleet_octets = _open_fleet_key(fleet_key)
+    rows = []
+    for title, epoch, _, algorithm in entries:
+        name = fingerprint(derived_device_key(fleet_octets, title, epoch))
+        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name))
+    return rows
+
+
+def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
     master = masterkey.current()
     rows = []
     for entry in entries:
@@ -84,7 +103,7 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
                 fingerprint(key),
             )
         )
-    _insert(rows)
+    return rows
 
 
 def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
@@ -126,6 +145,13 @@ def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[Ke
         return int(cursor.rowcount)
 
 
+def _open_fleet_key(fleet_key: FleetKey) -> bytes:
+    try:
+        return masterkey.current().unwrap(bytes(fleet_key.wrapped), Purpose.FLEET_KEY, fleet_key.name.encode())
+    except UnwrapError as error:
+        raise ProvisioningError(f"fleet key {fleet_key.name} does not open: {error}") from None
+
+
 def purpose_of(epoch: int) -> Purpose:
     """The purpose that the key of an epoch is wrapped for."""
     return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
@@ -142,8 +168,8 @@ class _Row(NamedTuple):
     fingerprint: bytes
 
 
-def _insert(rows: list[_Row]) -> None:
-    """Store key rows as active, and a counter for each, by COPY."""
+def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
+    """Store key rows in a state, and a counter for each, by COPY."""
     _check(rows)
     created_at = datetime.now(UTC)
     table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
@@ -157,7 +183,7 @@ def _insert(rows: list[_Row]) -> None:
             " fingerprint, state, version, created_at) FROM STDIN"
         ) as copy:
             for key_id, row in zip(ids, rows, strict=True):
-                copy.write_row((key_id, *row, KeyState.ACTIVE.value, 1, created_at))
+                copy.write_row((key_id, *row, state.value, 1, created_at))
         with cursor.copy(f"COPY {counters} (key_id, key_version, highest, floor) FROM STDIN") as copy:
             for key_id in ids:
                 copy.write_row((key_id, 1, -1, 0))
