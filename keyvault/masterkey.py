@@ -112,6 +112,9 @@ def init(path: Path) -> int:
     content = {"versions": [{"version": 1, "state": MasterKeyState.ACTIVE, "created_at": created_at, "key": key}]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise MasterKeyError(f"cannot make the folder {path.parent}: {error.strerror}") from None
+    try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise MasterKeyError(f"{path} exists already and is left as it is; move it away to make another") from None

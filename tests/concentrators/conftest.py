@@ -16,7 +16,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids of uplinks whose verification was enqueued; no worker runs here, so nothing reaches the broker."""
     ids: list[int] = []
 
-    def note(args: tuple[int], **_: Any) -> None:
+    def note(args: tuple[int], *_: Any, **__: Any) -> None:
         ids.append(args[0])
 
     monkeypatch.setattr(tasks.verify_uplink, "apply_async", note)

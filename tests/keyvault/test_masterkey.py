@@ -1,0 +1,254 @@
+"""The master key file and the wrapping of secrets under it: what opens, and all that must not."""
+
+import base64
+import copy
+import json
+import os
+import pickle
+import stat
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_django import Settings
+
+from keyvault import masterkey
+from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
+
+SECRET = bytes(range(32))
+OWNER = bytes.fromhex("0024befffe804ff1")
+KEYS = MasterKeys({1: b"\x01" * 32, 7: b"\x07" * 32}, 7)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "var" / "master.keys"
+
+
+class TestInit:
+    def test_the_file_is_ours_alone_and_opens_what_it_wraps(self, path: Path) -> None:
+        assert masterkey.init(path) == 1
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        row = json.loads(path.read_text())["versions"][0]
+        assert (row["version"], row["state"], len(base64.b64decode(row["key"]))) == (1, "active", 32)
+        wrapped = masterkey.load(path).wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        assert masterkey.load(path).unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
+
+    def test_whatever_the_umask_the_mode_is_0600(self, path: Path) -> None:
+        before = os.umask(0)
+        try:
+            masterkey.init(path)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_two_files_have_two_keys(self, tmp_path: Path) -> None:
+        masterkey.init(tmp_path / "a")
+        masterkey.init(tmp_path / "b")
+        wrapped = masterkey.load(tmp_path / "a").wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        with pytest.raises(UnwrapError, match="master key is another's"):
+            masterkey.load(tmp_path / "b").unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1)
+
+    def test_it_never_overwrites(self, path: Path) -> None:
+        masterkey.init(path)
+        before = path.read_bytes()
+        with pytest.raises(MasterKeyError, match="exists already"):
+            masterkey.init(path)
+        assert path.read_bytes() == before
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(MasterKeyError, match="cannot make the folder"):
+            masterkey.init(tmp_path / "file" / "master.keys")
+
+
+class TestLoad:
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o777, 0o601])
+    def test_a_file_that_others_may_use(self, path: Path, mode: int) -> None:
+        masterkey.init(path)
+        path.chmod(mode)
+        with pytest.raises(MasterKeyError, match=f"mode {mode:04o}.*chmod 600"):
+            masterkey.load(path)
+
+    @pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
+    def test_a_file_of_our_own(self, path: Path, mode: int) -> None:
+        masterkey.init(path)
+        path.chmod(mode)
+        assert masterkey.load(path).active_version == 1
+
+    def test_no_file(self, path: Path) -> None:
+        with pytest.raises(MasterKeyError, match="there is no master key file"):
+            masterkey.load(path)
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(MasterKeyError, match="cannot read"):
+            masterkey.load(tmp_path)
+
+    def test_every_half_of_a_file(self, path: Path) -> None:
+        masterkey.init(path)
+        whole = path.read_bytes()
+        for length in range(0, len(whole), 7):
+            path.write_bytes(whole[:length])
+            with pytest.raises(MasterKeyError):
+                masterkey.load(path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"\xff\x00",
+            b"[]",
+            b"{}",
+            b'"text"',
+            b"null",
+            b'{"versions": {}}',
+            b'{"versions": []}',
+            b'{"versions": [1]}',
+            b'{"versions": [{"version": 1, "state": "active"}]}',
+            b'{"versions": [{"version": "x", "state": "active", "key": "AAAA"}]}',
+            b"-----BEGIN PRIVATE KEY-----\n",
+        ],
+    )
+    def test_a_foreign_file(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir()
+        path.touch(0o600)
+        path.write_bytes(content)
+        with pytest.raises(MasterKeyError):
+            masterkey.load(path)
+
+    @pytest.mark.parametrize(
+        "versions",
+        [
+            [(1, "active", 31)],
+            [(1, "active", 16)],
+            [(1, "active", 33)],
+            [(1, "active", 0)],
+            [(1, "decrypt_only", 32)],
+            [(1, "active", 32), (2, "active", 32)],
+            [(1, "active", 32), (2, "decrypt_only", 31)],
+        ],
+    )
+    def test_keys_that_cannot_be_used(self, path: Path, versions: list[tuple[int, str, int]]) -> None:
+        write(path, versions)
+        with pytest.raises(MasterKeyError) as raised:
+            masterkey.load(path)
+        assert "AAAA" not in str(raised.value)
+
+    def test_one_version_wraps_and_all_open(self, path: Path) -> None:
+        write(path, [(1, "decrypt_only", 32), (2, "active", 32)])
+        keys = masterkey.load(path)
+        assert keys.active_version == 2
+        old = MasterKeys({1: bytes(32)}, 1).wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        assert keys.unwrap(old, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
+        assert keys.wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)[8:12] == b"\x00\x00\x00\x02"
+
+    def test_the_current_one_is_read_again_when_the_file_changes(self, path: Path, settings: Settings) -> None:
+        settings.MASTER_KEY_FILE = path
+        with pytest.raises(MasterKeyError, match="there is no master key file"):
+            masterkey.current()
+        masterkey.init(path)
+        first = masterkey.current()
+        assert masterkey.current() is first
+        path.unlink()
+        write(path, [(1, "decrypt_only", 32), (9, "active", 32)])
+        assert masterkey.current().active_version == 9
+
+
+class TestWrapping:
+    def test_the_form_is_cose_encrypt0_with_a256gcm(self) -> None:
+        """RFC 9053 section 4.1, opened here by hand."""
+        wrapped = KEYS.wrap(SECRET, Purpose.FLEET_KEY, b"a fleet", 0)
+        item = cbor2.loads(wrapped)
+        assert (len(wrapped), item.tag) == (77, 16)
+        protected, unprotected, ciphertext = item.value
+        assert cbor2.loads(protected) == {1: 3, 4: (7).to_bytes(4, "big")}
+        aad = cbor2.dumps(["Encrypt0", protected, cbor2.dumps(["fleet key", b"a fleet", 0])])
+        assert set(unprotected) == {5}
+        assert AESGCM(b"\x07" * 32).decrypt(unprotected[5], ciphertext, aad) == SECRET
+
+    def test_no_two_are_alike(self) -> None:
+        assert len({KEYS.wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1) for _ in range(100)}) == 100
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            (Purpose.TRANSFER_KEY, OWNER, 1),
+            (Purpose.FLEET_KEY, OWNER, 1),
+            (Purpose.DEVICE_KEY, OWNER[:-1] + b"\x00", 1),
+            (Purpose.DEVICE_KEY, OWNER[:-1], 1),
+            (Purpose.DEVICE_KEY, OWNER, 0),
+            (Purpose.DEVICE_KEY, OWNER, 2),
+            (Purpose.DEVICE_KEY, OWNER, 257),
+        ],
+    )
+    def test_it_is_bound_to_purpose_owner_and_epoch(self, other: tuple[Purpose, bytes, int]) -> None:
+        wrapped = KEYS.wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        with pytest.raises(UnwrapError):
+            KEYS.unwrap(wrapped, *other)
+
+    @given(position=st.integers(0, 76), bit=st.integers(0, 7))
+    def test_no_bit_may_flip(self, position: int, bit: int) -> None:
+        wrapped = bytearray(KEYS.wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1))
+        wrapped[position] ^= 1 << bit
+        with pytest.raises(UnwrapError):
+            KEYS.unwrap(bytes(wrapped), Purpose.DEVICE_KEY, OWNER, 1)
+
+    @given(octets=st.binary(max_size=100))
+    def test_no_other_octets_open(self, octets: bytes) -> None:
+        with pytest.raises(UnwrapError):
+            KEYS.unwrap(octets, Purpose.DEVICE_KEY, OWNER, 1)
+
+    def test_a_version_that_the_file_has_not(self) -> None:
+        wrapped = KEYS.wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        with pytest.raises(UnwrapError, match="no version 7"):
+            MasterKeys({1: b"\x01" * 32}, 1).unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1)
+
+    def test_a_version_changed_in_the_row_does_not_open(self) -> None:
+        wrapped = KEYS.wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        same_key = MasterKeys({1: b"\x07" * 32}, 1)
+        with pytest.raises(UnwrapError):
+            same_key.unwrap(wrapped[:8] + b"\x00\x00\x00\x01" + wrapped[12:], Purpose.DEVICE_KEY, OWNER, 1)
+
+    @pytest.mark.parametrize("length", [0, 16, 31, 33, 64])
+    def test_a_secret_of_another_length(self, length: int) -> None:
+        with pytest.raises(ValueError, match="32 octets"):
+            KEYS.wrap(bytes(length), Purpose.DEVICE_KEY, OWNER, 1)
+
+
+class TestNothingLeaks:
+    @pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy], ids=lambda act: act.__name__)
+    def test_no_pickle_and_no_copy(self, act: Any) -> None:
+        with pytest.raises(TypeError, match="never pickled"):
+            act(KEYS)
+
+    def test_nothing_to_print(self) -> None:
+        key = b"\x07" * 32
+        shown = f"{KEYS!r} {KEYS} {KEYS.__reduce_ex__!r} {dir(KEYS)} {KEYS._aeads!r}"
+        for form in (key.hex(), base64.b64encode(key).decode(), repr(key)[2:-1]):
+            assert form not in shown
+        assert not hasattr(KEYS, "__dict__")
+
+    def test_errors_name_no_key(self, path: Path) -> None:
+        masterkey.init(path)
+        key = json.loads(path.read_text())["versions"][0]["key"]
+        whole = path.read_text()
+        for text in (whole + "x", whole.replace('"active"', '"other"'), whole.replace(key, key[:-8])):
+            path.write_text(text)
+            with pytest.raises(MasterKeyError) as raised:
+                masterkey.load(path)
+            assert key[:20] not in str(raised.value)
+            assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def write(path: Path, versions: list[tuple[int, str, int]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    rows = [
+        {"version": version, "state": state, "created_at": "", "key": base64.b64encode(bytes(octets)).decode()}
+        for version, state, octets in versions
+    ]
+    path.touch(0o600)
+    path.write_text(json.dumps({"versions": rows}))
