@@ -28,6 +28,7 @@ _POSITIVE = (
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
+_KEY_FRAMES_MAX = 2**23
 
 
 @register
@@ -79,6 +80,22 @@ def _contradictions() -> Iterator[CheckMessage]:
         )
     if settings.UPLINK_KEEP_DAYS * _DAY_S <= settings.UPLINK_SWEEP_AFTER_S:
         yield _error(9, "UPLINK_SWEEP_AFTER_S is longer than octets are kept.", "Lower it: 60 seconds is usual.")
+    yield from _key_lifetimes()
+
+
+def _key_lifetimes() -> Iterator[CheckMessage]:
+    if settings.KEY_GRACE_DAYS * _DAY_S < settings.RETRANSMISSION_WINDOW_S:
+        yield _error(
+            13,
+            "KEY_GRACE_DAYS is shorter than RETRANSMISSION_WINDOW_S.",
+            "Late frames under a replaced key would be refused: keep it acceptable for longer than concentrators buffer.",
+        )
+    if not 0 < settings.KEY_ROTATE_AT_COUNTER < _KEY_FRAMES_MAX:
+        yield _error(
+            14,
+            f"KEY_ROTATE_AT_COUNTER is {settings.KEY_ROTATE_AT_COUNTER}.",
+            f"Keys must be replaced before {_KEY_FRAMES_MAX} frames (RFC 9053 section 4.2): set it below.",
+        )
 
 
 def _master_key_place() -> Iterator[CheckMessage]:

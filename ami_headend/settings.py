@@ -17,7 +17,12 @@ env = Env()
 VAR_DIR = env.path("AMI_VAR_DIR", BASE_DIR / "var")
 DATABASE_URL = env.str("DATABASE_URL", "") or embedded.database_url(VAR_DIR)
 REDIS_URL = env.str("REDIS_URL", "") or embedded.redis_url(VAR_DIR)
+MASTER_KEY_PROVIDER = env.str("MASTER_KEY_PROVIDER", "file")  # or pkcs11
 MASTER_KEY_FILE = env.path("MASTER_KEY_FILE", VAR_DIR / "master.keys")
+PKCS11_MODULE = env.str("PKCS11_MODULE", "")  # the library of the HSM's maker
+PKCS11_TOKEN = env.str("PKCS11_TOKEN", "")  # the token's label
+PKCS11_PIN_FILE = env.str("PKCS11_PIN_FILE", "")  # mode 0600
+MASTER_KEY_DESTROY_AFTER_DAYS = env.int("MASTER_KEY_DESTROY_AFTER_DAYS", 30)  # since it became decrypt_only
 
 # --- Django ------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", False)
@@ -160,6 +165,9 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "sweep-uplinks": {"task": "concentrators.tasks.sweep_uplinks", "schedule": 15.0},
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
+    "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
+    "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
+    "replace-worn-keys": {"task": "concentrators.tasks.replace_worn_keys", "schedule": 3600.0},
     "maintain-partitions": {"task": "meters.tasks.maintain_partitions", "schedule": 3600.0},
 }
 
@@ -178,6 +186,11 @@ UPLINK_SWEEP_AFTER_S = env.int("UPLINK_SWEEP_AFTER_S", 60)
 UPLINK_SPLIT_AFTER = env.int("UPLINK_SPLIT_AFTER", 3)  # failed attempts before it is split
 UPLINK_KEEP_DAYS = env.int("UPLINK_KEEP_DAYS", 30)  # octets of verified uplinks
 UPLINK_KEEP_WAITING_DAYS = env.int("UPLINK_KEEP_WAITING_DAYS", 180)  # while frames wait for a key
+KEY_GRACE_DAYS = env.int("KEY_GRACE_DAYS", 45)  # late frames under a replaced key are accepted for as long
+# RFC 9053 section 4.2 leaves room for 2^23 frames under one key; this leaves time to replace it.
+KEY_ROTATE_AT_COUNTER = env.int("KEY_ROTATE_AT_COUNTER", 3 * 2**21)
+BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # of one concentrator; beyond, its uplinks are answered 429
+COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind
 
 # --- operator pages --------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The ciphers of devices, kept per process: bounded, and keyed by the key row's version."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from django.conf import settings
 
@@ -57,28 +57,48 @@ def uplink_ciphers(rows: Mapping[bytes, tuple[int, int]]) -> dict[bytes, Directi
         else:
             ciphers[kid] = cipher
     if missing:
-        for kid, version, cipher in _load(missing):
-            if version == rows[kid][1]:
+        for key in open_keys(missing):
+            kid = missing[key.id]
+            traffic_key = uplink_key(key.octets, key.system_title, key.epoch, key.algorithm)
+            cipher = DirectionCipher(traffic_key, key.algorithm)
+            if key.version == rows[kid][1]:
                 _cache.put(kid, rows[kid], cipher)
             ciphers[kid] = cipher
     return ciphers
 
 
-def _load(missing: Mapping[int, bytes]) -> list[tuple[bytes, int, DirectionCipher]]:
+class DeviceKeyOctets:
+    """A device key that was opened, with what names it. It cannot be printed, compared or pickled."""
+
+    __slots__ = ("algorithm", "epoch", "id", "octets", "system_title", "version")
+
+    def __init__(self, key_id: int, version: int, system_title: bytes, epoch: int, algorithm: int, octets: bytes):
+        self.id, self.version = key_id, version
+        self.system_title, self.epoch, self.algorithm = system_title, epoch, algorithm
+        self.octets = octets
+
+    def __reduce__(self) -> str:
+        raise TypeError("a device key is never pickled or copied")
+
+
+def open_keys(key_ids: Iterable[int]) -> list[DeviceKeyOctets]:
+    """The device keys with those ids, opened; for keyvault alone.
+
+    A key whose row does not open is left out and logged: its row was changed. Raises MasterKeyError
+    where the master key cannot be used, or opens no row at all.
+    """
     master = masterkey.current()
-    keys = fetch_rows(
-        """SELECT k.id, k.version, k.algorithm, k.wrapped, f.name, f.wrapped,
+    rows = fetch_rows(
+        """SELECT k.id, k.version, k.system_title, k.epoch, k.algorithm, k.wrapped, f.name, f.wrapped,
                   coalesce(k.master_key_version, f.master_key_version)
            FROM keyvault_devicekey k LEFT JOIN keyvault_fleetkey f ON f.id = k.fleet_key_id
            WHERE k.id = ANY(%s::int[])""",
-        int_array(missing),
+        int_array(key_ids),
     )
-    loaded = []
+    opened = []
     failed: dict[int, UnwrapError] = {}
     fleet_keys: dict[str, bytes] = {}
-    for key_id, version, alg, wrapped, fleet_name, fleet_wrapped, master_version in keys:
-        kid = missing[key_id]
-        title, epoch = kid[:8], int.from_bytes(kid[8:], "big")
+    for key_id, version, title, epoch, alg, wrapped, fleet_name, fleet_wrapped, master_version in rows:
         try:
             if fleet_name is None:
                 octets = master.unwrap(wrapped, purpose_of(epoch), title, epoch)
@@ -90,10 +110,10 @@ def _load(missing: Mapping[int, bytes]) -> list[tuple[bytes, int, DirectionCiphe
             failed[master_version] = error
             logger.error("key of %s, epoch %s: %s", title.hex(), epoch, error)
         else:
-            loaded.append((kid, version, DirectionCipher(uplink_key(octets, title, epoch, alg), alg)))
+            opened.append(DeviceKeyOctets(key_id, version, title, epoch, alg, octets))
     for failed_version, cause in failed.items():
         _check_master_key(master, failed_version, cause)
-    return loaded
+    return opened
 
 
 def _check_master_key(master: MasterKeys, version: int, cause: UnwrapError) -> None:

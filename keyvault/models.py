@@ -48,7 +48,7 @@ class DeviceKey(models.Model):
 
     ``wrapped`` holds a stored key as COSE_Encrypt0 (A256GCM) under the master key, bound by its AAD
     to system title, epoch and purpose; a derived key stores nothing but its fleet key. ``version``
-    moves with every change of the row, so that caches keyed by it need no invalidation.
+    moves with every change of what the key opens, so that caches keyed by it need no invalidation.
     """
 
     system_title = models.BinaryField(max_length=8, help_text="EUI-64, 8 octets")
@@ -82,6 +82,9 @@ class DeviceKey(models.Model):
                 name="device_key_source",
             ),
         ]
+        indexes = [
+            models.Index(fields=["retiring_at"], condition=Q(state="retiring"), name="device_key_retiring"),
+        ]
 
     def __str__(self) -> str:
         return f"{bytes(self.system_title).hex()} epoch {self.epoch}"
@@ -94,7 +97,7 @@ class InvocationCounter(models.Model):
     ``heard_at`` and ``heard_via`` (an id that means something to the caller only: who brought it)
     tell of the last accepted frame. ``key_version`` copies the key row's version, so that one
     compare-and-set here sees a changed counter and a changed key alike. The row is narrow and its
-    index never changes: updates stay HOT.
+    indexes hardly ever change: updates stay HOT.
     """
 
     key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="counter")
@@ -107,6 +110,10 @@ class InvocationCounter(models.Model):
 
     class Meta:
         constraints = [models.CheckConstraint(condition=Q(floor__lte=F("highest") + 1), name="counter_floor")]
+        indexes = [
+            # Which devices somebody hears: it changes when a device is heard by another than before.
+            models.Index(fields=["heard_via"], condition=Q(heard_via__isnull=False), name="counter_heard_via")
+        ]
 
     def __str__(self) -> str:
         return f"counter of key {self.key_id}: {self.highest}"

@@ -98,6 +98,11 @@ class Opening(NamedTuple):
     keys: dict[bytes, _Key]
 
 
+def proven_keys(opening: Opening) -> dict[bytes, int]:
+    """The pending keys under which a frame was accepted: their ids by kid. The device has them."""
+    return {kid: key.id for kid, key in opening.keys.items() if key.heard and key.state == KeyState.PENDING}
+
+
 def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> Opening:
     """Open frames, each with its index in the uplink, with a fixed number of queries whatever their number.
 
@@ -122,6 +127,7 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
     for index, frame in parsed:
         kid = frame.kid
         key = keys.get(kid)
+        cipher = ciphers.get(kid)
         if key is None:
             reason = Refusal.UNKNOWN_EPOCH if kid[:8] in known_titles else Refusal.UNKNOWN_DEVICE
             detail = f"no key for system title {kid[:8].hex()}, epoch {int.from_bytes(kid[8:], 'big')}"
@@ -129,7 +135,7 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
             reason, detail = Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
         elif key.alg != frame.alg:
             reason, detail = Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
-        elif (cipher := ciphers.get(kid)) is None:
+        elif cipher is None:
             reason, detail = Refusal.PARKED, "the stored key does not open: its row was changed; see the log"
         else:
             try:

@@ -54,6 +54,7 @@ def parse_obis(text: str) -> ObisCode:
     return code
 
 
+COMMAND_DONE, COMMAND_REFUSED = "0-0:96.13.0", "0-0:96.13.1"
 _C, _I, _N, _E = RegisterKind.CUMULATIVE, RegisterKind.INTERVAL, RegisterKind.INSTANTANEOUS, RegisterKind.EVENT
 STANDARD_REGISTERS = [
     StandardRegister("1-0:1.8.0", _C, "Wh", 0, "Active energy import"),
@@ -80,4 +81,6 @@ STANDARD_REGISTERS = [
     StandardRegister("1-0:72.7.0", _N, "V", -1, "Voltage L3"),
     StandardRegister("0-0:96.11.0", _E, "count", 0, "Standard event log: outage, clock set"),
     StandardRegister("0-0:96.11.1", _E, "count", 0, "Fraud event log: tamper, cover opened, magnet"),
+    StandardRegister(COMMAND_DONE, _E, "count", 0, "Command done: its number"),
+    StandardRegister(COMMAND_REFUSED, _E, "count", 0, "Command refused: its number"),
 ]

@@ -1,0 +1,136 @@
+"""Sealing commands to meters: key commands under the transfer key (epoch 0), all others under the active epoch.
+
+A command is sealed once; whoever repeats it repeats its octets. Key octets never leave keyvault: the
+plaintext of a key command is built here.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import cbor2
+
+from keyvault.ciphers import DeviceKeyOctets, open_keys
+from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.kdf import downlink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import make_kid
+from keyvault.models import KeyState
+from keyvault.provisioning import TRANSFER_EPOCH
+from keyvault.sql import fetch_rows, int_array, octets_array
+
+SET_KEY = 1
+COUNTERS_PER_S = 256
+
+
+class KeyCommand(NamedTuple):
+    """The command that brings a device the key of a pending epoch."""
+
+    number: int
+    system_title: bytes
+    epoch: int
+
+
+class PlainCommand(NamedTuple):
+    """Any other command: integers, the kind and the number first (docs/frame.md)."""
+
+    number: int
+    system_title: bytes
+    fields: tuple[int, ...]
+
+
+class Sealed(NamedTuple):
+    """A sealed command: its frame, and the kid and invocation counter in it."""
+
+    octets: bytes
+    kid: bytes
+    counter: int
+
+
+def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[int, Sealed]:
+    """Seal commands; by number. Left out is what has no key now: no active epoch, or no such pending one.
+
+    Takes downlink counters in the caller's transaction, which must commit before the octets leave: then
+    no counter is used twice, not even after an old backup was restored. A fixed number of queries.
+    """
+    usable = _usable({command.system_title for command in commands})
+    wanted: list[tuple[KeyCommand | PlainCommand, int, int]] = []  # command, id of its key, of the key it speaks of
+    for command in commands:
+        keys = usable.get(command.system_title, _NO_KEYS)
+        if isinstance(command, PlainCommand):
+            if keys.active is not None:
+                wanted.append((command, keys.active, keys.active))
+        elif keys.transfer is not None and keys.pending is not None and keys.pending[1] == command.epoch:
+            wanted.append((command, keys.transfer, keys.pending[0]))
+    if not wanted:
+        return {}
+    opened = {key.id: key for key in open_keys({key_id for _, *key_ids in wanted for key_id in key_ids})}
+    ready = [row for row in wanted if row[1] in opened and row[2] in opened]
+    counters = _take_counters(Counter(key_id for _, key_id, _ in ready), now)
+    sealed = {}
+    for command, key_id, subject_id in ready:
+        counter = counters[key_id]
+        counters[key_id] = counter + 1
+        sealed[command.number] = _seal(opened[key_id], counter, _plaintext(command, opened[subject_id]))
+    return sealed
+
+
+class _Usable(NamedTuple):
+    """Ids of a device's keys that commands may need; of the pending one the epoch, too."""
+
+    transfer: int | None
+    active: int | None
+    pending: tuple[int, int] | None
+
+
+_NO_KEYS = _Usable(None, None, None)
+
+
+def _usable(titles: Collection[bytes]) -> dict[bytes, _Usable]:
+    rows = fetch_rows(
+        """SELECT system_title, id, epoch, state FROM keyvault_devicekey
+           WHERE system_title = ANY(%s::bytea[]) AND state IN ('active', 'pending')""",
+        octets_array(titles),
+    )
+    usable: dict[bytes, _Usable] = {}
+    for title, key_id, epoch, state in rows:
+        keys = usable.get(title, _NO_KEYS)
+        if epoch == TRANSFER_EPOCH:
+            keys = keys._replace(transfer=key_id)
+        elif state == KeyState.ACTIVE:
+            keys = keys._replace(active=key_id)
+        else:
+            keys = keys._replace(pending=(key_id, epoch))
+        usable[title] = keys
+    return usable
+
+
+def _take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
+    """The first of as many counters as are wanted under each key: after the last, and from 256 x Unix seconds on."""
+    ids = sorted(wanted)
+    base = COUNTERS_PER_S * int(now.timestamp())
+    rows = fetch_rows(
+        """INSERT INTO keyvault_downlinkcounter AS d (key_id, last)
+           SELECT key_id, %s + number - 1 FROM unnest(%s::int[], %s::bigint[]) AS n(key_id, number)
+           ON CONFLICT (key_id) DO UPDATE SET last = greatest(d.last + 1 + excluded.last - %s, excluded.last)
+           RETURNING key_id, last""",
+        base,
+        int_array(ids),
+        int_array(wanted[key_id] for key_id in ids),
+        base,
+    )
+    return {key_id: last - wanted[key_id] + 1 for key_id, last in rows}
+
+
+def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets) -> bytes:
+    if isinstance(command, PlainCommand):
+        return cbor2.dumps(command.fields, canonical=True)
+    return cbor2.dumps([SET_KEY, command.number, key.epoch, key.octets, key.algorithm], canonical=True)
+
+
+def _seal(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
+    alg = DOWNLINK_OF[key.algorithm]
+    kid = make_kid(key.system_title, key.epoch)
+    cipher = DirectionCipher(downlink_key(key.octets, key.system_title, key.epoch, alg), alg)
+    return Sealed(cipher.seal(kid, counter, plaintext), kid, counter)

@@ -1,0 +1,62 @@
+"""Frames with a bad tag, counted by the key that they name. Anyone can send them: they alarm, and change no key."""
+
+import logging
+from collections import Counter
+from functools import partial
+from typing import NamedTuple
+
+from django.db import transaction
+
+from keyvault.models import TagFailures
+from keyvault.opening import Opening, Refusal
+from keyvault.sql import fetch_rows, int_array
+
+logger = logging.getLogger(__name__)
+
+ALARM_AT = 2**13  # forgeries against one key
+
+
+class AlarmedKey(NamedTuple):
+    """A key with many bad tags against it."""
+
+    system_title: bytes
+    epoch: int
+    failures: int
+
+
+def count(opening: Opening) -> None:
+    """Count an uplink's bad tags by key, in the current transaction; one query, none where there are no bad tags.
+
+    Writes one warning to the log when a key's number passes ALARM_AT.
+    """
+    bad = Counter(
+        opening.keys[refused.kid].id
+        for refused in opening.refused
+        if refused.reason is Refusal.TAG_INVALID and refused.kid is not None
+    )
+    if not bad:
+        return
+    ids = sorted(bad)
+    rows = fetch_rows(
+        """INSERT INTO keyvault_tagfailures AS t (key_id, failures)
+           SELECT key_id, failures FROM unnest(%s::int[], %s::bigint[]) AS n(key_id, failures)
+           ON CONFLICT (key_id) DO UPDATE SET failures = t.failures + excluded.failures
+           RETURNING key_id, failures""",
+        int_array(ids),
+        int_array(bad[key_id] for key_id in ids),
+    )
+    kids = {key.id: kid for kid, key in opening.keys.items()}
+    for key_id, failures in rows:
+        if failures >= ALARM_AT > failures - bad[key_id]:
+            transaction.on_commit(partial(_alarm, kids[key_id], failures))
+
+
+def _alarm(kid: bytes, failures: int) -> None:
+    title, epoch = kid[:8].hex(), int.from_bytes(kid[8:], "big")
+    logger.warning("ALARM: %d frames with a bad tag name device %s, epoch %d: forged", failures, title, epoch)
+
+
+def alarmed(at_least: int = ALARM_AT, limit: int = 100) -> list[AlarmedKey]:
+    """The keys with so many bad tags against them, the most first."""
+    rows = TagFailures.objects.filter(failures__gte=at_least).order_by("-failures").select_related("key")[:limit]
+    return [AlarmedKey(bytes(row.key.system_title), row.key.epoch, row.failures) for row in rows]
