@@ -77,14 +77,9 @@ def judge(delivery: Delivery, frames: Frames, *, careful: bool = False) -> Verdi
     return batch.verdicts
 
 
-@dataclass(slots=True)
-class _Candidate:
-    """An authentic frame with a payload that could stand."""
-
-    frame: Opened
-    meter: AssignedMeter
-    values: list[Value]
-    is_new: bool
+# An authentic frame with a payload that could stand, and whether its counter was taken for the first time.
+# A plain tuple: there is one for every frame.
+_Candidate = tuple[Opened, AssignedMeter, list[Value], bool]
 
 
 _registers = Registers()
@@ -103,7 +98,7 @@ class _Batch:
         self.spent: list[Opened] = []
         self.readings: list[tuple[int, Value]] = []
         self.events: list[tuple[int, Value]] = []
-        self.sums: dict[TotalKey, tuple[int, int]] = {}
+        self.sums: dict[tuple[int, int, int, int], list[int]] = {}  # by the fields of TotalKey: sum, meters
         titles = {kid[:8] for kid in opening.keys} | {r.kid[:8] for r in opening.refused if r.kid is not None}
         self.meters = assigned_meters(titles)
         for refused in opening.refused:
@@ -134,26 +129,28 @@ class _Batch:
             except PayloadError as error:
                 self._refuse_payload(frame, take, error)
             else:
-                self.candidates.append(_Candidate(frame, meter, values, take is Take.TAKEN))
+                self.candidates.append((frame, meter, values, take is Take.TAKEN))
 
     def decide(self, *, careful: bool) -> None:
         """Decide in order of the frames, against what stands already and what this batch lets stand."""
-        looked_up = [candidate for candidate in self.candidates if careful or not candidate.is_new]
-        standing = readings.standing_values((c.meter.id, value) for c in looked_up for value in c.values)
-        received = _received_at({row.uplink_id for row in standing.values()})
+        standing = readings.standing_values(
+            (meter.id, value)
+            for _, meter, values, is_new in self.candidates
+            if careful or not is_new
+            for value in values
+        )
+        received = _received_at({uplink_id for _, uplink_id in standing.values()})
         received[self.delivery.uplink_id] = self.delivery.received_at
         unclear: list[Opened] = []
-        for candidate in self.candidates:
-            meter_id = candidate.meter.id
-            keys = [(meter_id, value.register_id, value.captured_s) for value in candidate.values]
-            if candidate.is_new:
-                self._decide_new(candidate, keys, standing)
+        for frame, meter, values, is_new in self.candidates:
+            if is_new:
+                self._decide_new(frame, meter, values, standing)
                 continue
-            rows = [standing.get(key) for key in keys]
-            if any(row is None or row.value != v.value for row, v in zip(rows, candidate.values, strict=True)):
-                unclear.append(candidate.frame)
+            rows = [standing.get((meter.id, value.register_id, value.captured_s)) for value in values]
+            if any(row is None or row[0] != value.value for row, value in zip(rows, values, strict=True)):
+                unclear.append(frame)
             else:
-                self._decide_same(candidate.frame, max(received[row.uplink_id] for row in rows if row))
+                self._decide_same(frame, max(received[row[1]] for row in rows if row))
         if unclear or self.spent:
             self._decide_other_content(unclear)
 
@@ -166,37 +163,44 @@ class _Batch:
         if self.events:
             readings.insert_events(self.events, delivery.uplink_id, delivery.received_at)
         if self.sums:
-            totals.add(self.sums)
+            totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in self.sums.items()})
         if self.failures:
             integrity.record(self.failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
 
     def _decide_new(
-        self, candidate: _Candidate, keys: list[tuple[int, int, int]], standing: dict[tuple[int, int, int], Standing]
+        self, frame: Opened, meter: AssignedMeter, values: list[Value], standing: dict[tuple[int, int, int], Standing]
     ) -> None:
         """A counter for the first time: accepted, unless another value stands where one of its values goes."""
+        meter_id = meter.id
         missing = []
-        for key, value in zip(keys, candidate.values, strict=True):
-            row = standing.get(key)
-            if row is None:
-                missing.append((key, value))
-            elif row.value != value.value:
-                detail = f"register {value.register_id} at {value.captured_s} says {row.value}, the frame {value.value}"
-                self._refuse(candidate.frame, FailureKind.READING_CONFLICT, detail)
+        for value in values:
+            here = (value.value, self.delivery.uplink_id)
+            there = standing.setdefault((meter_id, value.register_id, value.captured_s), here)
+            if there is here:
+                missing.append(value)
+            elif there[0] != value.value:
+                for taken in missing:
+                    del standing[meter_id, taken.register_id, taken.captured_s]
+                detail = f"register {value.register_id} at {value.captured_s} says {there[0]}, the frame {value.value}"
+                self._refuse(frame, FailureKind.READING_CONFLICT, detail)
                 return
         self.verdicts.accepted += 1
-        candidate.frame.heard()
-        for key, value in missing:
-            standing[key] = Standing(value.value, self.delivery.uplink_id)
-            (self.events if value.is_event else self.readings).append((candidate.meter.id, value))
+        frame.heard()
+        for value in missing:
+            (self.events if value.is_event else self.readings).append((meter_id, value))
             if value.interval_minutes:
-                self._add_up(candidate.meter, value)
+                self._add_up(meter, value)
 
     def _add_up(self, meter: AssignedMeter, value: Value) -> None:
         concentrator_id = meter.concentrator_at(value.captured_s)
         if concentrator_id is not None:
-            key = TotalKey(concentrator_id, value.register_id, value.interval_minutes, value.captured_s)
-            value_sum, meters = self.sums.get(key, (0, 0))
-            self.sums[key] = (value_sum + value.value, meters + 1)
+            key = (concentrator_id, value.register_id, value.interval_minutes, value.captured_s)
+            total = self.sums.get(key)
+            if total is None:
+                self.sums[key] = [value.value, 1]
+            else:
+                total[0] += value.value
+                total[1] += 1
 
     def _decide_same(self, frame: Opened, first_received_at: datetime) -> None:
         """A counter seen before, and every value stands: a retransmission, or a replay after the window."""
@@ -225,7 +229,7 @@ class _Batch:
                 self._refuse(frame, kind, "the same frame again; it was refused before")
 
     def _refuse_payload(self, frame: Opened, take: Take, error: PayloadError) -> None:
-        """A payload that is refused; where its counter was seen and it is past retention, nothing is left to compare."""
+        """A payload that is refused; past retention, nothing is left to compare a seen counter with."""
         if take is Take.SEEN and error.reason is PayloadRefusal.TOO_OLD:
             self.spent.append(frame)
         else:
