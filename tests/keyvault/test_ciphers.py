@@ -1,0 +1,118 @@
+"""Device ciphers kept per process: bounded, and never older than the key row."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+from pytest_django import Settings
+
+from keyvault import ciphers, masterkey, provisioning
+from keyvault.cose.kdf import TrafficKey
+from keyvault.cose.structures import make_kid, parse_frame
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import DeviceKey, KeyState
+from keyvault.provisioning import NewKey
+from tests.builders import seal_frame
+
+pytestmark = pytest.mark.django_db
+
+TITLES = [(0x0024_BEFF_FE30_0000 + n).to_bytes(8, "big") for n in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ciphers, "_cache", ciphers._Cache())
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """System titles of the ciphers that were made, in order."""
+    titles: list[bytes] = []
+    derive = ciphers.uplink_key
+
+    def noting(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> TrafficKey:
+        titles.append(system_title)
+        return derive(device_key, system_title, epoch, alg)
+
+    monkeypatch.setattr(ciphers, "uplink_key", noting)
+    return titles
+
+
+def provisioned(titles: list[bytes]) -> dict[bytes, bytes]:
+    keys = {title: secrets.token_bytes(32) for title in titles}
+    provisioning.provision_stored([NewKey(title, 1, key) for title, key in keys.items()])
+    return keys
+
+
+def rows(titles: list[bytes]) -> dict[bytes, tuple[int, int]]:
+    found = DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", "pk", "version")
+    return {make_kid(bytes(title), 1): (pk, version) for title, pk, version in found}
+
+
+def test_they_open_what_the_meters_sealed() -> None:
+    keys = provisioned(TITLES)
+    found = ciphers.uplink_ciphers(rows(TITLES))
+    for title, key in keys.items():
+        octets = seal_frame(title, 1, key, 5, title)
+        assert found[make_kid(title, 1)].open_(parse_frame(octets)) == title
+
+
+def test_they_are_made_once(made: list[bytes]) -> None:
+    provisioned(TITLES)
+    first = ciphers.uplink_ciphers(rows(TITLES[:5]))
+    again = ciphers.uplink_ciphers(rows(TITLES))
+    assert sorted(made) == TITLES
+    assert all(again[kid] is cipher for kid, cipher in first.items())
+    assert ciphers.uplink_ciphers({}) == {}
+
+
+def test_a_row_that_changed_makes_another(made: list[bytes]) -> None:
+    provisioned(TITLES[:2])
+    before = rows(TITLES[:2])
+    first = ciphers.uplink_ciphers(before)
+    provisioning.set_key_state([before[make_kid(TITLES[0], 1)][0]], KeyState.RETIRING)
+    second = ciphers.uplink_ciphers(rows(TITLES[:2]))
+    assert made[2:] == TITLES[:1]
+    changed, same = (make_kid(title, 1) for title in TITLES[:2])
+    assert first[changed] is not second[changed]
+    assert first[same] is second[same]
+
+
+def test_a_row_that_changed_while_it_was_read_is_not_kept(made: list[bytes]) -> None:
+    provisioned(TITLES[:1])
+    ((kid, (pk, version)),) = rows(TITLES[:1]).items()
+    stale = {kid: (pk, version - 1)}
+    ciphers.uplink_ciphers(stale)
+    ciphers.uplink_ciphers(stale)
+    assert made == [TITLES[0]] * 2
+
+
+def test_the_cache_is_bounded_and_keeps_what_is_used(made: list[bytes], settings: Settings) -> None:
+    settings.DEVICE_CIPHER_CACHE_SIZE = 4
+    provisioned(TITLES)
+    for title in TITLES:
+        ciphers.uplink_ciphers(rows([TITLES[0]]))
+        ciphers.uplink_ciphers(rows([title]))
+        assert len(ciphers._cache._young) + len(ciphers._cache._old) <= 4 + 1
+    assert made == TITLES  # the first, used all the time, was made once
+    ciphers.uplink_ciphers(rows([TITLES[1]]))
+    assert made == [*TITLES, TITLES[1]]
+
+
+def test_a_row_of_another_device_is_left_out_and_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    keys = provisioned(TITLES)
+    victim = DeviceKey.objects.get(system_title=TITLES[0])
+    victim.wrapped = DeviceKey.objects.get(system_title=TITLES[1]).wrapped
+    victim.save()
+    found = ciphers.uplink_ciphers(rows(TITLES))
+    assert set(found) == {make_kid(title, 1) for title in TITLES[1:]}
+    assert TITLES[0].hex() in caplog.text
+    assert not [key for key in keys.values() if key.hex() in caplog.text]
+
+
+def test_a_foreign_master_key_is_the_administrators_to_mend(settings: Settings, tmp_path: Path) -> None:
+    provisioned(TITLES)
+    settings.MASTER_KEY_FILE = tmp_path / "master.keys"
+    masterkey.init(settings.MASTER_KEY_FILE)
+    with pytest.raises(MasterKeyError):
+        ciphers.uplink_ciphers(rows(TITLES))

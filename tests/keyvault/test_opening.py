@@ -1,0 +1,145 @@
+"""Opening a whole uplink and taking its counters: what is refused and why, compare-and-set, row locks."""
+
+import secrets
+
+import pytest
+from django.db import transaction
+from pytest_django import Settings
+
+from keyvault import provisioning
+from keyvault.cose.structures import make_kid
+from keyvault.counters import Take
+from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.opening import ContendedError, Opening, open_frames, save_counters
+from keyvault.provisioning import NewKey
+from tests.builders import seal_frame
+from tests.concentrators.fleet import NOW
+
+pytestmark = pytest.mark.django_db
+
+TITLE, OTHER = (bytes.fromhex(f"0024befffe2000{n:02x}") for n in (1, 2))
+KEY = secrets.token_bytes(32)
+
+
+@pytest.fixture(autouse=True)
+def keys() -> None:
+    provisioning.provision_stored([NewKey(TITLE, 1, KEY), NewKey(TITLE, 0, KEY), NewKey(OTHER, 1, KEY)])
+
+
+def frame(counter: int, title: bytes = TITLE, epoch: int = 1, payload: bytes = b"payload") -> bytes:
+    return seal_frame(title, epoch, KEY, counter, payload)
+
+
+def opened(*frames: bytes) -> Opening:
+    return open_frames(list(enumerate(frames)))
+
+
+def counters(title: bytes = TITLE) -> tuple[int, int, str]:
+    row = InvocationCounter.objects.get(key__system_title=title, key__epoch=1)
+    return row.highest, row.floor, str(row.gaps)
+
+
+def take_all(opening: Opening) -> list[Take]:
+    return [one.take() for one in opening.opened]
+
+
+def test_plaintexts_come_out_with_their_places() -> None:
+    opening = opened(frame(3, payload=b"one"), b"?", frame(2, OTHER, payload=b"two"))
+    assert [(one.index, one.kid, one.counter, one.plaintext) for one in opening.opened] == [
+        (0, make_kid(TITLE, 1), 3, b"one"),
+        (2, make_kid(OTHER, 1), 2, b"two"),
+    ]
+    assert opening.opened[0].system_title == TITLE
+    assert [(refused.frame_index, refused.reason) for refused in opening.refused] == [(1, "malformed")]
+
+
+def test_no_frames_at_all() -> None:
+    opening = opened()
+    assert (opening.opened, opening.refused) == ([], [])
+    save_counters(opening, NOW, 1)
+
+
+def test_the_transfer_key_opens_no_frame_and_its_device_is_known() -> None:
+    assert [refused.reason for refused in opened(frame(1, epoch=0)).refused] == ["unknown_epoch"]
+
+
+def test_a_frame_that_is_too_long_is_malformed(settings: Settings) -> None:
+    good = frame(1)
+    settings.FRAME_MAX_OCTETS = len(good)
+    assert len(opened(good).opened) == 1
+    settings.FRAME_MAX_OCTETS = len(good) - 1
+    assert (
+        opened(good).refused[0].detail == f"{len(good)} octets are more than the {len(good) - 1} that a frame may have"
+    )
+
+
+def test_opening_alone_takes_no_counter() -> None:
+    opening = opened(frame(5), frame(6))
+    assert [one.look() for one in opening.opened] == [Take.TAKEN] * 2
+    save_counters(opening, NOW, 1)
+    assert counters() == (-1, 0, "{}")
+
+
+def test_counters_are_taken_once_across_transactions() -> None:
+    opening = opened(frame(0), frame(4), frame(2), frame(2))
+    assert take_all(opening) == [Take.TAKEN] * 3 + [Take.SEEN]
+    save_counters(opening, NOW, 1)
+    assert counters() == (4, 0, "{[1, 2), [3, 4)}")
+    again = opened(*(frame(n) for n in range(6)))
+    assert take_all(again) == [Take.SEEN, Take.TAKEN, Take.SEEN, Take.TAKEN, Take.SEEN, Take.TAKEN]
+    save_counters(again, NOW, 1)
+    assert counters() == (5, 0, "{}")
+
+
+def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
+    settings.COUNTER_GAP_RUNS = 2
+    opening = opened(*(frame(n) for n in (1, 3, 5, 7)))
+    take_all(opening)
+    save_counters(opening, NOW, 1)
+    assert counters() == (7, 3, "{[4, 5), [6, 7)}")
+    assert take_all(opened(frame(0), frame(2), frame(4), frame(1))) == [
+        Take.TOO_OLD,
+        Take.TOO_OLD,
+        Take.TAKEN,
+        Take.TOO_OLD,
+    ]
+
+
+def test_who_was_heard_is_kept_for_accepted_frames_only() -> None:
+    opening = opened(frame(1), frame(1, OTHER))
+    take_all(opening)
+    opening.opened[0].heard()
+    save_counters(opening, NOW, 17)
+    rows = InvocationCounter.objects.filter(key__epoch=1).order_by("key__system_title")
+    assert list(rows.values_list("heard_at", "heard_via", "highest")) == [(NOW, 17, 1), (None, None, 1)]
+
+
+@pytest.mark.parametrize("first", [[0, 1], [5, 3]], ids=["ahead", "gaps"])
+def test_a_counter_that_moved_meanwhile_is_contended(first: list[int]) -> None:
+    late, winner = (opened(*(frame(n) for n in first), frame(0, OTHER)) for _ in range(2))
+    for opening in (winner, late):
+        take_all(opening)
+    save_counters(winner, NOW, 1)
+    before = counters(), counters(OTHER)
+    with pytest.raises(ContendedError, match="2 of 2"), transaction.atomic():
+        save_counters(late, NOW, 1)
+    assert (counters(), counters(OTHER)) == before
+
+
+@pytest.mark.parametrize("first", [0, 5], ids=["ahead", "gaps"])
+def test_a_key_that_moved_meanwhile_is_contended(first: int) -> None:
+    opening = opened(frame(first), frame(0, OTHER))
+    take_all(opening)
+    provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
+    with pytest.raises(ContendedError, match="1 of 2"), transaction.atomic():
+        save_counters(opening, NOW, 1)
+    assert counters() == (-1, 0, "{}")
+    assert [refused.reason for refused in opened(frame(first)).refused] == ["key_retired"]
+
+
+def test_under_lock_it_gives_the_same() -> None:
+    frames = [(0, frame(1)), (1, frame(2, OTHER)), (2, b"?")]
+    with transaction.atomic():
+        free, locked = open_frames(frames), open_frames(frames, lock=True)
+    assert [(one.index, one.plaintext) for one in free.opened] == [(one.index, one.plaintext) for one in locked.opened]
+    assert free.refused == locked.refused
