@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 from django.conf import settings
-from django.core.management import call_command, get_commands, load_command_class
+from django.core.management import CommandError, call_command, get_commands, load_command_class
 
 from ami_headend.management.commands import summary
 from concentrators.activity import Activity
@@ -114,6 +114,14 @@ def test_a_taken_port_is_one_sentence_and_starts_nothing(tmp_path: Path, command
 def test_summary_prints_figures(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("summary")
     assert "refused: none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["--minutes", "0"], ["--minutes", "inf"], ["--minutes", "1e12"], ["--every", "nan"], ["--every", "-1"]]
+)
+def test_summary_refuses_numbers_that_are_none(words: list[str]) -> None:
+    with pytest.raises(CommandError, match="takes a number above 0"):
+        call_command("summary", *words)
 
 
 def test_summary_names_refusals_by_kind() -> None:

@@ -51,7 +51,12 @@ def test_several_tokens_are_valid_at_once() -> None:
     [
         (("add", "DCU-1"), "there is a concentrator DCU-1 already"),
         (("token", "DCU-2"), "there is no concentrator DCU-2"),
+        (("add", ""), "name '': This field cannot be blank"),
+        (("add", "x" * 121), "at most 120 characters"),
+        (("add", "DCU\n2"), "holds control characters"),
         (("token", "DCU-1", "--days", "0"), "--days takes a number from 1"),
+        (("token", "DCU-1", "--days", "999999999"), "--days takes a number from 1 to 36500"),
+        (("token", "DCU-1", "--label", "x" * 121), "at most 120 characters"),
         (("revoke", "DCU-1"), "has no token None"),
         (("revoke", "DCU-1", "--token", "99999"), "has no token 99999"),
     ],

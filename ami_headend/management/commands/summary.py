@@ -13,6 +13,9 @@ from rich.table import Table
 
 from concentrators.activity import Activity, activity
 
+_MINUTES_MAX = 10 * 366 * 24 * 60
+_EVERY_MAX_S = 86_400
+
 
 class Command(BaseCommand):
     help = "Print frames posted, verified, accepted, duplicate and refused by kind, the rate, and the queue."
@@ -27,8 +30,10 @@ class Command(BaseCommand):
         parser.add_argument("--title", default="", help="a line to print above")
 
     def handle(self, *args: Any, minutes: float, every: float | None, title: str, **options: Any) -> None:
-        if minutes <= 0 or (every is not None and every <= 0):
-            raise CommandError("--minutes and --every take a number above 0")
+        if not 0 < minutes <= _MINUTES_MAX or not (every is None or 0 < every <= _EVERY_MAX_S):
+            raise CommandError(
+                f"--minutes takes a number above 0 up to {_MINUTES_MAX}, --every one above 0 up to {_EVERY_MAX_S}"
+            )
         since = timezone.now() - timedelta(minutes=minutes)
         try:
             before = activity(since)

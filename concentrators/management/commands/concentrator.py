@@ -4,11 +4,14 @@ from argparse import RawDescriptionHelpFormatter
 from datetime import timedelta
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from concentrators import tokens
 from concentrators.models import Concentrator, ConcentratorToken
+
+_DAYS_MAX = 36_500
 
 
 class Command(BaseCommand):
@@ -31,9 +34,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, action: str, name: str, **options: Any) -> None:
         if action == "add":
-            _, made = Concentrator.objects.get_or_create(name=name)
-            if not made:
-                raise CommandError(f"there is a concentrator {name} already")
+            _add(name)
             self.stdout.write(f"Registered {name}. Next: manage.py concentrator token {name}")
             return
         concentrator = Concentrator.objects.filter(name=name).first()
@@ -47,8 +48,9 @@ class Command(BaseCommand):
             self._revoke(concentrator, options["token"])
 
     def _issue(self, concentrator: Concentrator, label: str, days: int | None) -> None:
-        if days is not None and days < 1:
-            raise CommandError("--days takes a number from 1")
+        if days is not None and not 1 <= days <= _DAYS_MAX:
+            raise CommandError(f"--days takes a number from 1 to {_DAYS_MAX}")
+        _check(ConcentratorToken(concentrator=concentrator, label=label), "label")
         expires_at = None if days is None else timezone.now() + timedelta(days=days)
         token = tokens.issue(concentrator, label, expires_at)
         self.stderr.write("This token is shown once; only its digest is kept:")
@@ -67,6 +69,25 @@ class Command(BaseCommand):
             raise CommandError(f"{concentrator} has no token {pk}: manage.py concentrator tokens {concentrator}")
         tokens.revoke(token)
         self.stdout.write(f"Token {pk} of {concentrator} is refused from now on.")
+
+
+def _add(name: str) -> None:
+    concentrator = Concentrator(name=name)
+    _check(concentrator, "name")
+    if Concentrator.objects.filter(name=name).exists():
+        raise CommandError(f"there is a concentrator {name} already")
+    concentrator.save()
+
+
+def _check(row: Concentrator | ConcentratorToken, field: str) -> None:
+    """What the admin's form would refuse is refused here, too."""
+    text = getattr(row, field)
+    try:
+        row.clean_fields(exclude={f.name for f in row._meta.fields} - {field})
+    except ValidationError as error:
+        raise CommandError(f"{field} {text[:40]!r}: {' '.join(error.messages)}") from None
+    if not text.isprintable():
+        raise CommandError(f"{field} {text[:40]!r} holds control characters")
 
 
 def _is_past(token: ConcentratorToken, now: Any) -> bool:
