@@ -15,15 +15,18 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from concentrators import integrity, totals
+from concentrators import commands, integrity, totals
 from concentrators.assignments import AssignedMeter, assigned_meters
+from concentrators.commands import Answer
 from concentrators.integrity import Failure
 from concentrators.totals import TotalKey
 from concentrators.verdicts import WAITING, FailureKind
+from keyvault import epochs, tagfailures
 from keyvault.counters import Take
-from keyvault.opening import Opened, Opening, open_frames, save_counters
+from keyvault.opening import Opened, Opening, open_frames, proven_keys, save_counters
 from keyvault.sql import fetch_rows, int_array
 from meters import readings
+from meters.obis import COMMAND_DONE, COMMAND_REFUSED
 from meters.partitions import retention_start
 from meters.readings import PayloadError, PayloadRefusal, Period, Registers, Standing, Value
 
@@ -158,6 +161,8 @@ class _Batch:
         """Counters first: their compare-and-set tells whether what was decided still holds."""
         delivery = self.delivery
         save_counters(self.opening, delivery.received_at, delivery.concentrator_id)
+        self._conclude_commands()
+        tagfailures.count(self.opening)
         if self.readings:
             readings.copy_readings(self.readings, delivery.uplink_id)
         if self.events:
@@ -166,6 +171,23 @@ class _Batch:
             totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in self.sums.items()})
         if self.failures:
             integrity.record(self.failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
+
+    def _conclude_commands(self) -> None:
+        """What the accepted frames prove of commands: answers of meters, and keys that arrived. Mostly nothing."""
+        now = self.delivery.judged_at
+        answer_of = {_registers.id_of(COMMAND_DONE): True, _registers.id_of(COMMAND_REFUSED): False}
+        answers = [
+            Answer(meter_id, event.value, answer_of[event.register_id])
+            for meter_id, event in self.events
+            if event.register_id in answer_of
+        ]
+        if answers:
+            commands.answered(answers, now)
+        proven = proven_keys(self.opening)
+        if proven:
+            keys = [(self.meters[kid[:8]].id, int.from_bytes(kid[8:], "big")) for kid in proven]
+            commands.keys_arrived(keys, now)
+            epochs.activate(proven.values(), now)
 
     def _decide_new(
         self, frame: Opened, meter: AssignedMeter, values: list[Value], standing: dict[tuple[int, int, int], Standing]

@@ -5,9 +5,12 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from concentrators import uplinks, verification
+from concentrators import commands, uplinks, verification
+from keyvault import epochs
 
 logger = logging.getLogger(__name__)
+
+_WORN_KEYS_AT_ONCE = 1_000
 
 
 @shared_task(
@@ -37,3 +40,27 @@ def purge_uplinks() -> None:
     purged = uplinks.purge(timezone.now())
     if purged:
         logger.info("octets of %d uplinks purged", purged)
+
+
+@shared_task
+def expire_commands() -> None:
+    """End the commands whose time is over."""
+    expired = commands.expire(timezone.now())
+    if expired:
+        logger.info("%d commands expired", expired)
+
+
+@shared_task
+def retire_keys() -> None:
+    """Let keys go whose grace time is over."""
+    retired = epochs.retire_due(timezone.now())
+    if retired:
+        logger.info("%d device keys retired", retired)
+
+
+@shared_task
+def replace_worn_keys() -> None:
+    """Queue new keys for meters that near the safe number of frames under one key."""
+    replaced = commands.replace_worn_keys(_WORN_KEYS_AT_ONCE, timezone.now())
+    if replaced:
+        logger.info("new keys queued for %d meters that near the safe number of frames", replaced)

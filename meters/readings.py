@@ -91,6 +91,10 @@ class Registers:
     def get(self, obis_code: str) -> RegisterRow | None:
         return self._rows.get(obis_code)
 
+    def id_of(self, obis_code: str) -> int | None:
+        row = self._rows.get(obis_code)
+        return None if row is None else row.id
+
 
 def interpret(
     payload: bytes, system_title: bytes, interval_minutes: int, registers: Registers, period: Period

@@ -26,7 +26,7 @@ RECEIVE_AGAIN = 2
 HONEST = 11
 HONEST_KNOWN_CIPHERS = 10
 DUPLICATES = 9
-ODD = 17
+ODD = 18  # one of them counts bad tags by key
 CONFLICTS = 21  # a COPY that meets what stands, and all again under lock
 
 

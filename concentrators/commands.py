@@ -1,0 +1,217 @@
+"""Commands to meters: putting them into the queue, taking them out, and what becomes of them.
+
+A command ends when the meter's own authenticated answer says so, or when its time is over. A key
+command is done, too, by the first accepted frame under the key that it brought.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+
+from concentrators.models import Command, CommandKind, CommandState
+from keyvault import epochs
+from keyvault.models import FleetKey, KeySource
+from keyvault.sql import execute, int_array
+from meters.gaps import gap_report
+from meters.models import Meter, MeterStatus, Register
+
+OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
+SYSTEM = "ami-headend"  # who gives commands that nobody asked for
+RESENDS_MAX = 50
+_EXPIRE_BATCH = 10_000
+
+
+class DownlinkError(ValueError):
+    """A command that cannot be given; the caller's mistake, named."""
+
+
+class Request(NamedTuple):
+    """A command that somebody wants to give: READ_NOW or SET_CLOCK without parameters, RESEND with from_s and to_s."""
+
+    meter: Meter
+    kind: CommandKind
+    parameters: Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """What a meter says of a command, in an authenticated event: done, or refused."""
+
+    meter_id: int
+    number: int
+    done: bool
+
+
+def enqueue(
+    requests: Iterable[Request], created_by: str, now: datetime, expires_at: datetime | None = None
+) -> list[Command]:
+    """Queue commands, but for key commands (``enqueue_keys``). Raises DownlinkError, and then queues none."""
+    commands = []
+    for request in requests:
+        _check_meter(request.meter)
+        commands.append(_command(request, _checked(request), created_by, now, expires_at))
+    return Command.objects.bulk_create(commands)
+
+
+def enqueue_keys(
+    meters: Sequence[Meter],
+    created_by: str,
+    now: datetime,
+    algorithm: int | None = None,
+    source: FleetKey | KeySource | None = None,
+    expires_at: datetime | None = None,
+) -> list[Command]:
+    """Begin a new epoch for each meter (keyvault.epochs.begin) and queue the commands that bring the keys.
+
+    A meter whose pending epoch has an open command already keeps that one. Raises DownlinkError or
+    EpochError, and then begins nothing. A fixed number of queries.
+    """
+    by_title = {bytes(meter.system_title): meter for meter in meters}
+    for meter in by_title.values():
+        _check_meter(meter)
+    with transaction.atomic():
+        begun = epochs.begin(list(by_title), algorithm, source)
+        standing = {
+            (command.meter_id, command.parameters.get("epoch")): command
+            for command in Command.objects.filter(
+                meter__in=list(by_title.values()), kind=CommandKind.SET_KEY, state__in=OPEN
+            )
+        }
+        commands, new = [], []
+        for title, epoch in begun.items():
+            meter = by_title[title]
+            command = standing.get((meter.pk, epoch))
+            if command is None:
+                request = Request(meter, CommandKind.SET_KEY, {"epoch": epoch})
+                command = _command(request, request.parameters, created_by, now, expires_at)
+                new.append(command)
+            commands.append(command)
+        Command.objects.bulk_create(new)
+    return commands
+
+
+def enqueue_resends(
+    meter: Meter, register: Register, start: datetime, end: datetime, created_by: str, now: datetime
+) -> list[Command]:
+    """Ask a meter again for the intervals of a register that are missing in [start, end), a command a gap.
+
+    Gaps that an open command asks for are passed over; at most RESENDS_MAX are asked for, the oldest.
+    Raises GapsError as the gap report does.
+    """
+    report = gap_report(meter, register, start, end, now)
+    asked = {
+        (command.parameters["from_s"], command.parameters["to_s"])
+        for command in Command.objects.filter(meter=meter, kind=CommandKind.RESEND, state__in=OPEN)
+    }
+    gaps = [(int(gap.start.timestamp()), int(gap.end.timestamp())) for gap in report.gaps]
+    return enqueue(
+        [
+            Request(meter, CommandKind.RESEND, {"from_s": from_s, "to_s": to_s})
+            for from_s, to_s in gaps
+            if (from_s, to_s) not in asked
+        ][:RESENDS_MAX],
+        created_by,
+        now,
+    )
+
+
+def cancel(numbers: Collection[int], now: datetime) -> int:
+    """Cancel commands that no concentrator has fetched, and with key commands their pending keys; how many those were.
+
+    What was fetched may be with the meter already: it goes on until it is answered or expires.
+    """
+    with transaction.atomic():
+        queued = list(
+            Command.objects.select_for_update(of=("self",))
+            .select_related("meter")
+            .filter(pk__in=numbers, state=CommandState.QUEUED)
+            .order_by("pk")
+        )
+        epochs.cancel([bytes(row.meter.system_title) for row in queued if row.kind == CommandKind.SET_KEY])
+        return Command.objects.filter(pk__in=[row.pk for row in queued]).update(
+            state=CommandState.CANCELLED, ended_at=now
+        )
+
+
+def expire(now: datetime) -> int:
+    """End the commands whose time is over; how many they were. A late answer of the meter still counts."""
+    overdue = Command.objects.filter(state__in=OPEN, expires_at__lte=now).order_by("expires_at")
+    expired = 0
+    while True:
+        ids = list(overdue.values_list("pk", flat=True)[:_EXPIRE_BATCH])
+        expired += Command.objects.filter(pk__in=ids, state__in=OPEN).update(state=CommandState.EXPIRED, ended_at=now)
+        if len(ids) < _EXPIRE_BATCH:
+            return expired
+
+
+def replace_worn_keys(limit: int, now: datetime) -> int:
+    """Queue new keys for at most ``limit`` meters whose key nears its safe number of frames; how many got one."""
+    titles = epochs.near_budget(limit)
+    meters = list(Meter.objects.filter(system_title__in=titles, status=MeterStatus.COMMISSIONED))
+    return len(enqueue_keys(meters, SYSTEM, now)) if meters else 0
+
+
+def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:
+    """Frames were accepted under new keys, (meter id, epoch) each: the commands that brought them are done."""
+    execute(
+        """UPDATE concentrators_command c SET state = 'done', ended_at = %s
+           FROM unnest(%s::int[], %s::int[]) AS n(meter_id, epoch)
+           WHERE c.meter_id = n.meter_id AND c.kind = %s AND (c.parameters->>'epoch')::int = n.epoch
+             AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
+        now,
+        int_array(meter_id for meter_id, _ in keys),
+        int_array(epoch for _, epoch in keys),
+        CommandKind.SET_KEY.value,
+    )
+
+
+def answered(answers: Sequence[Answer], now: datetime) -> None:
+    """Meters have answered: their commands end, an expired one too. Another meter's number changes nothing."""
+    execute(
+        """UPDATE concentrators_command c
+           SET state = CASE WHEN n.done THEN 'done' ELSE 'refused' END, ended_at = %s
+           FROM unnest(%s::int[], %s::bigint[], %s::bool[]) AS n(meter_id, number, done)
+           WHERE c.id = n.number AND c.meter_id = n.meter_id
+             AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
+        now,
+        int_array(answer.meter_id for answer in answers),
+        int_array(answer.number for answer in answers),
+        "{" + ",".join("t" if answer.done else "f" for answer in answers) + "}",
+    )
+
+
+def _command(
+    request: Request, parameters: Mapping[str, Any], created_by: str, now: datetime, expires_at: datetime | None
+) -> Command:
+    return Command(
+        meter=request.meter,
+        kind=request.kind,
+        parameters=dict(parameters),
+        created_by=created_by,
+        next_attempt_at=now,
+        expires_at=expires_at or now + timedelta(seconds=settings.COMMAND_EXPIRES_S),
+    )
+
+
+def _check_meter(meter: Meter) -> None:
+    if meter.status != MeterStatus.COMMISSIONED:
+        raise DownlinkError(f"meter {meter} is {meter.status}: commands go to meters in service")
+
+
+def _checked(request: Request) -> dict[str, int]:
+    """The parameters that a kind takes, and no others."""
+    match request.kind:
+        case CommandKind.READ_NOW | CommandKind.SET_CLOCK:
+            names: tuple[str, ...] = ()
+        case CommandKind.RESEND:
+            names = ("from_s", "to_s")
+        case _:
+            raise DownlinkError(f"a command {request.kind.label!r} cannot be given this way")
+    given = dict(request.parameters)
+    if set(given) != set(names) or not all(type(value) is int for value in given.values()):
+        raise DownlinkError(f"a command {request.kind.label!r} takes {', '.join(names) or 'no parameters'}")
+    if names and not 0 <= given["from_s"] < given["to_s"] < 2**40:
+        raise DownlinkError("a resend goes from a time to a later one")
+    return given
