@@ -1,9 +1,10 @@
 """Settings. Every deployment choice is an environment variable; docs/operations.md lists them."""
 
+import logging
 from pathlib import Path
 
 import django_stubs_ext
-from environs import Env
+from environs import Env, EnvError
 
 from ami_headend import embedded
 
@@ -17,6 +18,8 @@ env = Env()
 VAR_DIR = env.path("AMI_VAR_DIR", BASE_DIR / "var")
 DATABASE_URL = env.str("DATABASE_URL", "") or embedded.database_url(VAR_DIR)
 REDIS_URL = env.str("REDIS_URL", "") or embedded.redis_url(VAR_DIR)
+if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
+    raise EnvError("REDIS_URL must begin with redis://, rediss:// or unix://.")
 MASTER_KEY_PROVIDER = env.str("MASTER_KEY_PROVIDER", "file")  # or pkcs11
 MASTER_KEY_FILE = env.path("MASTER_KEY_FILE", VAR_DIR / "master.keys")
 PKCS11_MODULE = env.str("PKCS11_MODULE", "")  # the library of the HSM's maker
@@ -89,9 +92,12 @@ TEMPLATES = [
     }
 ]
 
+_database = env.dj_db_url("DATABASE_URL", DATABASE_URL)
+if _database["ENGINE"] != "django.db.backends.postgresql":
+    raise EnvError("DATABASE_URL must begin with postgres://: the head-end runs on PostgreSQL alone.")
 DATABASES = {
     "default": {
-        **env.dj_db_url("DATABASE_URL", DATABASE_URL),
+        **_database,
         "ENGINE": "psqlextra.backend",
         "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
@@ -230,5 +236,5 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     # Two lines for every uplink would drown the rest; failures of tasks are above INFO.
     "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx")},
-    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["stderr"], "level": env.log_level("LOG_LEVEL", logging.INFO)},
 }

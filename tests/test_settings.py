@@ -63,6 +63,9 @@ def test_the_master_key_is_not_served_nor_open_to_others(settings: Settings, tmp
     [
         ("RETENTION_DAYS", "many", 'Settings: Environment variable "RETENTION_DAYS" invalid'),
         ("DATABASE_URL", "nonsense://x", 'Settings: Environment variable "DATABASE_URL" invalid'),
+        ("DATABASE_URL", "mysql://headend@db/headend", "Settings: DATABASE_URL must begin with postgres://"),
+        ("REDIS_URL", "http://redis", "Settings: REDIS_URL must begin with redis://"),
+        ("LOG_LEVEL", "loud", 'Settings: Environment variable "LOG_LEVEL" invalid'),
         ("TLS", "perhaps", 'Settings: Environment variable "TLS" invalid'),
         ("AMI_VAR_DIR", "/dev/null/var", "Settings: The secret key /dev/null/var/secret.key cannot be read or made"),
     ],
