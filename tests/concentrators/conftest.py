@@ -31,12 +31,12 @@ def fresh_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def concentrator(db: None) -> Concentrator:
-    return ConcentratorFactory()
+    return ConcentratorFactory.create()
 
 
 @pytest.fixture
 def other_concentrator(db: None) -> Concentrator:
-    return ConcentratorFactory()
+    return ConcentratorFactory.create()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from keyvault import provisioning
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import encode_sequence, make_kid
-from keyvault.models import DeviceKey, InvocationCounter
+from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.provisioning import NewKey
 from meters.models import Meter, Reading, Register
 from tests.builders import senml_payload
@@ -65,7 +65,7 @@ class Device:
 
     def next_epoch(self, epoch: int, alg: int = 10) -> "Device":
         """The same meter with a key of another epoch, which takes the place of this one as the active key."""
-        provisioning.set_key_state([self.row().pk], "retiring")
+        provisioning.set_key_state([self.row().pk], KeyState.RETIRING)
         key = secrets.token_bytes(32)
         provisioning.provision_stored([NewKey(self.title, epoch, key, alg)])
         return Device(self.meter, key, epoch, alg)

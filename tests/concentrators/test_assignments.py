@@ -105,11 +105,11 @@ def test_another_at_the_same_instant_takes_the_place_of_the_first(
 def test_one_that_begins_later_is_named_and_nothing_changes(
     concentrator: Concentrator, other_concentrator: Concentrator, device: Device
 ) -> None:
-    free = MeterFactory()
+    free = MeterFactory.create()
     assign([(device.meter.pk, other_concentrator.pk)], interval(5))
     before = list(Assignment.objects.order_by("pk").values())
     with pytest.raises(AssignmentError, match="begins after"):
-        assign([(free.pk, concentrator.pk), (device.meter.pk, ConcentratorFactory().pk)], interval(3))
+        assign([(free.pk, concentrator.pk), (device.meter.pk, ConcentratorFactory.create().pk)], interval(3))
     assert list(Assignment.objects.order_by("pk").values()) == before
 
 

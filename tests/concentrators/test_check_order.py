@@ -65,7 +65,7 @@ class TestMeterState:
 
 class TestUnknown:
     def test_unknown_device_and_unknown_epoch_wait_for_a_key(self, concentrator: Concentrator, device: Device) -> None:
-        stranger = Device(MeterFactory(), secrets.token_bytes(32))
+        stranger = Device(MeterFactory.create(), secrets.token_bytes(32))
         unknown_epoch = Device(device.meter, device.key, epoch=2)
         uplink = verified(concentrator, [stranger.frame(0), unknown_epoch.frame(0), device.frame(0), b"?"])
         assert outcome(uplink) == {"unknown_device": 1, "unknown_epoch": 1, "accepted": 1, "malformed": 1}
@@ -78,7 +78,7 @@ class TestUnknown:
         assert judged(concentrator, [Device(device.meter, key, epoch=0).frame(0)]) == {"unknown_epoch": 1}
 
     def test_they_are_accepted_once_the_key_is_there(self, concentrator: Concentrator) -> None:
-        device = Device(MeterFactory(), secrets.token_bytes(32))
+        device = Device(MeterFactory.create(), secrets.token_bytes(32))
         frame = device.frame(0)
         assert judged(concentrator, [frame]) == {"unknown_device": 1}
         provisioning.provision_stored([provisioning.NewKey(device.title, 1, device.key)])

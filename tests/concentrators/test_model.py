@@ -20,13 +20,17 @@ from tests.concentrators.fleet import (
 )
 from tests.factories import ConcentratorFactory
 
+Said = tuple[int, int, int, int]  # meter, counter, interval, value
+Action = tuple[str, tuple[int, ...]]
+
 METERS, CONCENTRATORS, INTERVALS = 3, 2, 5
 
 new_frames = st.tuples(
-    st.just("new"), st.integers(0, METERS - 1), st.integers(0, INTERVALS - 1), st.integers(1, 2), st.integers(0, 9)
+    st.just("new"),
+    st.tuples(st.integers(0, METERS - 1), st.integers(0, INTERVALS - 1), st.integers(1, 2), st.integers(0, 9)),
 )
-again = st.tuples(st.just("again"), st.integers(0, 1000))
-corrupt = st.tuples(st.just("corrupt"), st.integers(0, 1000), st.integers(0, 10_000))
+again = st.tuples(st.just("again"), st.tuples(st.integers(0, 1000)))
+corrupt = st.tuples(st.just("corrupt"), st.tuples(st.integers(0, 1000), st.integers(0, 10_000)))
 posts = st.lists(
     st.tuples(
         st.integers(0, CONCENTRATORS - 1),
@@ -63,11 +67,9 @@ def flipped(octets: bytes, position: int) -> bytes:
     return octets[:position] + bytes((octets[position] ^ 1,)) + octets[position + 1 :]
 
 
-def build(
-    action: tuple[object, ...], devices: list[Device], sent: list[tuple[bytes, tuple[int, ...]]]
-) -> tuple[bytes, tuple[int, ...] | None]:
+def build(action: Action, devices: list[Device], sent: list[tuple[bytes, Said]]) -> tuple[bytes, Said | None]:
     """The octets of an action, and what they say: meter, counter, interval, value; None where they are forged."""
-    kind, *numbers = action
+    kind, numbers = action
     if kind == "new" or not sent:
         meter, interval, wh, counter = numbers if kind == "new" else (0, 0, 1, 0)
         octets = devices[meter].frame(interval, wh, counter)
@@ -82,11 +84,12 @@ def build(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(traffic=posts)
-def test_whatever_is_posted_ends_as_the_contract_says(traffic: list[tuple[int, list[tuple[object, ...]]]]) -> None:
+def test_whatever_is_posted_ends_as_the_contract_says(traffic: list[tuple[int, list[Action]]]) -> None:
     concentrators = ConcentratorFactory.create_batch(CONCENTRATORS)
     devices = commission(METERS, concentrators[0])
-    model, sent = Model(), []
-    bodies = set()
+    model = Model()
+    sent: list[tuple[bytes, Said]] = []
+    bodies: set[tuple[object, ...]] = set()
     for posting, actions in traffic:
         frames: list[bytes] = []
         expected: Counter[str] = Counter()
@@ -109,7 +112,7 @@ def test_whatever_is_posted_ends_as_the_contract_says(traffic: list[tuple[int, l
     kept = IntervalTotal.objects.filter(concentrator__in=concentrators)
     assert {
         (row.concentrator_id, (int(row.interval_start.timestamp()) - START_S) // HALF_HOUR_S): (
-            row.value_sum,
+            int(row.value_sum),
             row.meters_counted,
         )
         for row in kept

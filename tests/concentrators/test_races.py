@@ -17,6 +17,7 @@ from concentrators.models import Concentrator, IntervalTotal, Uplink
 from keyvault import provisioning
 from keyvault.cose.structures import encode_sequence
 from keyvault.models import KeyState
+from keyvault.opening import save_counters
 from tests.concentrators.fleet import NOW, START, WINDOW, commission, outcome, post, readings_of
 from tests.factories import ConcentratorFactory
 from tests.flows import databases
@@ -110,7 +111,7 @@ def test_overlapping_meters_in_opposite_order_do_not_deadlock(
     for number in range(ROUNDS):
         devices = commission(60, concentrator)
         uplinks = []
-        for turn, posting in enumerate((concentrator, other_concentrator, ConcentratorFactory())):
+        for turn, posting in enumerate((concentrator, other_concentrator, ConcentratorFactory.create())):
             frames = [
                 device.frame(turn, number, counter=turn if (turn + n) % 2 else 10 + turn)
                 for n, device in enumerate(devices)
@@ -169,13 +170,12 @@ def test_a_key_that_moves_between_read_and_save_accepts_nothing(
     uplink = post(concentrator, [device.frame(1, counter=counter), bystander.frame(1)])
     key_id = device.row().pk
     moved = threading.Event()
-    save = judging.save_counters
 
     def retire_then_save(*args: object) -> None:
         if not moved.is_set():
             moved.set()
             at_once(partial(provisioning.set_key_state, [key_id], KeyState.COMPROMISED))
-        save(*args)  # type: ignore[arg-type]
+        save_counters(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(judging, "save_counters", retire_then_save)
     verification.verify(uplink.pk)

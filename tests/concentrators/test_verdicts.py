@@ -52,7 +52,7 @@ def test_an_accepted_frame_becomes_its_readings_and_moves_the_total(concentrator
     rows = Reading.objects.filter(meter=device.meter)
     assert set(rows.values_list("uplink_id", "interval_minutes")) == {(uplink.pk, 0), (uplink.pk, 30)}
     total = IntervalTotal.objects.get(concentrator=concentrator, interval_start=START)
-    assert (total.value_sum, total.meters_counted, total.interval_minutes) == (250, 1, 30)
+    assert (int(total.value_sum), total.meters_counted, total.interval_minutes) == (250, 1, 30)
     assert IntervalTotal.objects.filter(concentrator=concentrator).aggregate(s=Sum("value_sum"))["s"] == 550
     assert totals.compare(*WINDOW) == []
 

@@ -7,7 +7,7 @@ import pytest
 from pytest_django import Settings
 
 from keyvault import ciphers, masterkey, provisioning
-from keyvault.cose.kdf import TrafficKey
+from keyvault.cose.kdf import TrafficKey, uplink_key
 from keyvault.cose.structures import make_kid, parse_frame
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import DeviceKey, KeyState
@@ -28,11 +28,10 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """System titles of the ciphers that were made, in order."""
     titles: list[bytes] = []
-    derive = ciphers.uplink_key
 
     def noting(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> TrafficKey:
         titles.append(system_title)
-        return derive(device_key, system_title, epoch, alg)
+        return uplink_key(device_key, system_title, epoch, alg)
 
     monkeypatch.setattr(ciphers, "uplink_key", noting)
     return titles
