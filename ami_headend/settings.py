@@ -165,8 +165,9 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # max_retries: publishing gives up at once (kombu would go on for 6 s); the octets are stored, and the sweep enqueues.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_retries": 0}
-# Celery's Django fixup would close the connection after every task, whatever CONN_MAX_AGE says.
-CELERY_DB_REUSE_MAX = 0
+# Celery's Django fixup would close the connection, and with it every prepared plan, after so many tasks, and where
+# this is 0 after each, whatever CONN_MAX_AGE says. A connection that broke is opened anew all the same.
+CELERY_DB_REUSE_MAX = 1_000_000
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "sweep-uplinks": {"task": "concentrators.tasks.sweep_uplinks", "schedule": 15.0},
