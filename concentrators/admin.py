@@ -17,7 +17,6 @@ from unfold.contrib.filters.admin import (
     BooleanRadioFilter,
     ChoicesDropdownFilter,
     DropdownFilter,
-    RangeDateTimeFilter,
 )
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
@@ -28,7 +27,7 @@ from concentrators.admin_pages import TalliesPage, TotalsPage
 from concentrators.assignments import AssignmentError, assign
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, IntegrityFailure, Uplink
 from concentrators.verdicts import Severity
-from keyvault.adminbase import LargeTableAdmin, ReadOnlyAdmin, form_page, hex_of, shown
+from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from keyvault.cose.structures import MalformedError, parse_frame
 from keyvault.models import Algorithm
 from meters.admin import MeterAdmin
@@ -125,7 +124,7 @@ class ConcentratorAdmin(LargeTableAdmin):
         form = TokenForm(request.POST if request.method == "POST" else None)
         context = {
             "title": f"Issue a token to {concentrator}",
-            "submit": "Issue token",
+            "submit_text": "Issue token",
             "back": reverse("admin:concentrators_concentrator_change", args=[concentrator.pk]),
             "text": "A bearer token lets the concentrator post uplinks. Tokens issued before stay valid.",
         }
@@ -161,7 +160,7 @@ class ConcentratorTokenAdmin(ReadOnlyAdmin):
         return request.user.has_perm("concentrators.change_concentratortoken")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ConcentratorToken]:
-        return ConcentratorToken.objects.defer("digest")
+        return super().get_queryset(request).defer("digest")
 
     @display(description="token", ordering="label")
     def name(self, token: ConcentratorToken) -> str:
@@ -188,7 +187,7 @@ class ConcentratorTokenAdmin(ReadOnlyAdmin):
             self.message_user(request, f"Token {token} of {token.concentrator} is refused from now on.")
             return HttpResponseRedirect(back)
         text = f"{token.concentrator} is refused with this token at once, and for good. Its other tokens stay valid."
-        context = {"title": f"Revoke token {token}", "submit": "Revoke", "submit_variant": "danger", "back": back}
+        context = {"title": f"Revoke token {token}", "submit_text": "Revoke", "submit_variant": "danger", "back": back}
         return form_page(self, request, forms.Form(), text=text, **context)
 
 
@@ -200,7 +199,7 @@ class AssignmentAdmin(ReadOnlyAdmin):
     list_filter = [
         ("meter", AutocompleteSelectFilter),
         ("concentrator", AutocompleteSelectFilter),
-        ("valid_from", RangeDateTimeFilter),
+        ("valid_from", PeriodFilter),
     ]
     list_select_related = ["meter", "concentrator"]
     search_fields = ["meter__system_title", "meter__serial_number__startswith"]
@@ -276,7 +275,7 @@ class AssignableMeterAdmin(MeterAdmin):
                 self.message_user(request, text, messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:meters_meter_changelist"))
         back = reverse("admin:meters_meter_changelist")
-        return form_page(self, request, form, title="Assign meters to a concentrator", submit="Assign", back=back)
+        return form_page(self, request, form, title="Assign meters to a concentrator", submit_text="Assign", back=back)
 
 
 admin.site.unregister(Meter)
@@ -318,7 +317,7 @@ class UplinkAdmin(ReadOnlyAdmin):
     list_filter = [
         ("concentrator", AutocompleteSelectFilter),
         UplinkStateFilter,
-        ("received_at", RangeDateTimeFilter),
+        ("received_at", PeriodFilter),
     ]
     list_select_related = ["concentrator"]
     search_fields = ["id__exact"]
@@ -347,7 +346,7 @@ class UplinkAdmin(ReadOnlyAdmin):
         return request.user.has_perm("concentrators.view_integrityfailure")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Uplink]:
-        return Uplink.objects.select_related("concentrator").defer("body")
+        return super().get_queryset(request).select_related("concentrator").defer("body")
 
     def get_ordering(self, request: HttpRequest) -> list[str]:
         # Each order is that of an index; the ids follow the time.
@@ -377,7 +376,7 @@ class IntegrityFailureAdmin(ReadOnlyAdmin):
         ("severity", ChoicesDropdownFilter),
         ("meter", AutocompleteSelectFilter),
         ("concentrator", AutocompleteSelectFilter),
-        ("received_at", RangeDateTimeFilter),
+        ("received_at", PeriodFilter),
     ]
     list_select_related = ["meter", "concentrator"]
     search_fields = ["kid", "uplink_id__exact"]
@@ -401,7 +400,7 @@ class IntegrityFailureAdmin(ReadOnlyAdmin):
     readonly_fields = ["reason", "severity_label", "uplink_link", "claimed", "frame_hex", "structure"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[IntegrityFailure]:
-        return IntegrityFailure.objects.select_related("meter", "concentrator").defer("frame")
+        return super().get_queryset(request).select_related("meter", "concentrator").defer("frame")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup == "uplink__id__exact" or bool(super().lookup_allowed(lookup, value, request))

@@ -27,14 +27,14 @@ class FleetKeyAdmin(ReadOnlyAdmin):
     ordering = ["name"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FleetKey]:
-        return FleetKey.objects.defer("wrapped")
+        return super().get_queryset(request).defer("wrapped")
 
 
 @admin.register(DeviceKey)
 class DeviceKeyAdmin(ReadOnlyAdmin):
     """Device keys by system title and epoch, with the counter of each."""
 
-    list_display = ["device", "epoch", "state_label", "source", "algorithm", "master_key_version", "created_at"]
+    list_display = ["device", "epoch", "state_label", "origin", "algorithm", "master_key_version", "created_at"]
     list_filter = [
         ("state", ChoicesDropdownFilter),
         ("source", ChoicesDropdownFilter),
@@ -63,7 +63,7 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
     readonly_fields = ["device", "purpose", "counter_highest", "counter_heard_at"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeviceKey]:
-        return DeviceKey.objects.select_related("fleet_key").defer("wrapped", "fleet_key__wrapped")
+        return super().get_queryset(request).select_related("fleet_key").defer("wrapped", "fleet_key__wrapped")
 
     @display(description="system title", ordering="system_title")
     def device(self, key: DeviceKey) -> str:
@@ -73,16 +73,20 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
     def state_label(self, key: DeviceKey) -> str:
         return KeyState(key.state).label
 
+    @display(description="source", ordering="source")
+    def origin(self, key: DeviceKey) -> str:
+        return key.source
+
     @display(description="protects")
     def purpose(self, key: DeviceKey) -> str:
         return "frames and commands" if key.epoch else "key commands only (transfer key)"
 
-    @display(description="highest invocation counter taken")
+    @display(description="highest counter")
     def counter_highest(self, key: DeviceKey) -> str:
         counter = InvocationCounter.objects.defer("gaps").filter(pk=key.pk).first()
         return "none yet" if counter is None or counter.highest < 0 else str(counter.highest)
 
-    @display(description="last accepted frame under it")
+    @display(description="last heard")
     def counter_heard_at(self, key: DeviceKey) -> str:
         return shown(InvocationCounter.objects.filter(pk=key.pk).values_list("heard_at", flat=True).first())
 
@@ -103,7 +107,7 @@ class InvocationCounterAdmin(ReadOnlyAdmin):
         deferred = ["key__wrapped"]
         if request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist"):
             deferred.append("gaps")
-        return InvocationCounter.objects.select_related("key").defer(*deferred)
+        return super().get_queryset(request).select_related("key").defer(*deferred)
 
     @display(description="system title", ordering="key__system_title")
     def device(self, counter: InvocationCounter) -> str:

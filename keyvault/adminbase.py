@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django import forms
@@ -17,6 +17,7 @@ from django.utils.formats import localize
 from django.utils.functional import cached_property
 from django.views.generic import TemplateView
 from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.views import ChangeList, UnfoldModelAdminViewMixin
 from unfold.widgets import UnfoldAdminTextInputWidget
 
@@ -72,6 +73,20 @@ class OctetsField(forms.CharField):
         return value.hex() if isinstance(value, bytes) else value
 
 
+class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
+    """A period whose two ends are times in UTC; an end that cannot be read is none."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        for end, lookup in (("from", "gte"), ("to", "lte")):
+            date, clock = (self.used_parameters.get(f"{self.parameter_name}_{end}_{part}") or "" for part in (0, 1))
+            try:
+                at = datetime.fromisoformat(f"{date} {clock or '00:00'}").replace(tzinfo=UTC)
+            except ValueError:
+                continue
+            queryset = queryset.filter(**{f"{self.parameter_name}__{lookup}": at})
+        return queryset
+
+
 class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     """Lists without counting all rows, and search that an index can serve.
 
@@ -86,6 +101,10 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     list_disable_select_all = True
     list_filter_submit = True
     search_octets: Sequence[str] = ()
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return rows
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return CappedChangeList
@@ -148,7 +167,7 @@ def form_page(
     form: forms.Form,
     **context: Any,
 ) -> HttpResponse:
-    """A page of the admin site with one form: ``title``, ``submit`` (the button), ``back`` (a URL), ``text``.
+    """A page of the admin site with one form: ``title``, ``submit_text`` (the button), ``back`` (a URL), ``text``.
 
     ``secret`` (headed ``shown_once``) is shown in place of the form, and the page is kept in no cache.
     """

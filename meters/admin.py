@@ -10,12 +10,12 @@ from django.db.models import DateTimeField, Max, OuterRef, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from keyvault import provisioning
-from keyvault.adminbase import LargeTableAdmin, ReadOnlyAdmin, form_page, hex_of, shown
+from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey, InvocationCounter
 from keyvault.provisioning import ProvisioningError
@@ -42,7 +42,7 @@ class MeterAdmin(LargeTableAdmin):
     """Meters; status and place change through the registry's functions, each with a page of its own."""
 
     list_display = ["serial_number", "title", "name", "status_label", "interval_minutes", "heard_at"]
-    list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", RangeDateTimeFilter)]
+    list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", PeriodFilter)]
     search_fields = ["system_title", "serial_number__startswith", "name__icontains"]
     search_octets = ["system_title"]
     search_help_text = "the beginning of a serial number or system title (hex), or a part of a name"
@@ -86,7 +86,8 @@ class MeterAdmin(LargeTableAdmin):
             .annotate(last=Max("heard_at"))
             .values("last")
         )
-        return Meter.objects.annotate(last_heard_at=Subquery(heard, output_field=DateTimeField()))
+        meters: QuerySet[Meter] = super().get_queryset(request)
+        return meters.annotate(last_heard_at=Subquery(heard, output_field=DateTimeField()))
 
     def has_delete_permission(self, request: HttpRequest, obj: Meter | None = None) -> bool:
         return False  # readings stand on their meter: it is retired, not deleted
@@ -111,7 +112,7 @@ class MeterAdmin(LargeTableAdmin):
         first_keys = LATER_KEYS if change else form.cleaned_data["first_keys"]
         if first_keys != LATER_KEYS:
             fleet_key = None if first_keys == RANDOM_KEYS else FleetKey.objects.get(pk=first_keys)
-            provisioning.provision_devices([obj.system_title], fleet_key=fleet_key)
+            provisioning.provision_devices([bytes(obj.system_title)], fleet_key=fleet_key)
 
     @display(description="system title", ordering="system_title")
     def title(self, meter: Meter) -> str:
@@ -200,7 +201,7 @@ class MeterAdmin(LargeTableAdmin):
                 self.message_user(request, f"Meter {meter} {done}.", messages.SUCCESS)
                 return HttpResponseRedirect(back)
         title = f"{submit} meter {meter}"
-        return form_page(self, request, form, title=title, submit=submit, back=back, text=text)
+        return form_page(self, request, form, title=title, submit_text=submit, back=back, text=text)
 
 
 admin.site.register(Meter, MeterAdmin)
@@ -223,7 +224,7 @@ class InstallationAdmin(ReadOnlyAdmin):
     list_filter = [
         ("meter", AutocompleteSelectFilter),
         ("place", AutocompleteSelectFilter),
-        ("installed_at", RangeDateTimeFilter),
+        ("installed_at", PeriodFilter),
     ]
     list_select_related = ["meter", "place"]
     search_fields = ["meter__serial_number__startswith", "place__name__icontains"]
@@ -256,7 +257,7 @@ class MeterEventAdmin(ReadOnlyAdmin):
     list_filter = [
         ("meter", AutocompleteSelectFilter),
         ("register", AutocompleteSelectFilter),
-        ("captured_at", RangeDateTimeFilter),
+        ("captured_at", PeriodFilter),
     ]
     list_select_related = ["meter", "register"]
     search_fields = ["meter__serial_number__startswith"]

@@ -184,7 +184,7 @@ def _figure(title: str, value: str, note: str, icon: str) -> dict[str, str]:
 
 def _rate(minutes: list[queries.Minute]) -> float:
     """Frames per second in the last minute that is over."""
-    return float(sum(minutes[-2][1:])) / 60  # type: ignore[arg-type]
+    return float(sum(minutes[-2][1:])) / 60
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,0 +1,501 @@
+"""The admin: every page answers whom it should, shows no secret, and costs the same however many rows there are."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Group, Permission, User
+from django.db.models import Model
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from concentrators import tokens
+from concentrators.models import Assignment, Concentrator, ConcentratorToken, FailureTally, IntegrityFailure, Uplink
+from keyvault import provisioning
+from keyvault.adminbase import OctetsField, octets_begin
+from keyvault.models import DeviceKey, FleetKey, InvocationCounter
+from meters.models import Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from tests.concentrators import fleet
+from tests.concentrators.statements import counting
+from tests.factories import ConcentratorFactory, MeterFactory
+
+pytestmark = pytest.mark.django_db
+
+MODELS = [
+    Concentrator,
+    ConcentratorToken,
+    Assignment,
+    Uplink,
+    IntegrityFailure,
+    Meter,
+    Place,
+    Installation,
+    Register,
+    MeterEvent,
+    DeviceKey,
+    FleetKey,
+    InvocationCounter,
+    User,
+    Group,
+]
+READ_ONLY = [Uplink, IntegrityFailure, MeterEvent, DeviceKey, FleetKey, InvocationCounter, Assignment, Installation]
+PAGES = ["admin:readings", "admin:interval_totals", "admin:failure_tallies"]
+NONSENSE = ["deadbeef", "0024beff fe804ff1", "zz", "0", "9" * 40, "%", "'; --", "-1", "ü", "a\x00b", "f" * 400]
+
+
+def list_of(model: type[Model]) -> str:
+    return reverse(f"admin:{model._meta.label_lower.replace('.', '_')}_changelist")
+
+
+def page_of(row: Model) -> str:
+    return reverse(f"admin:{row._meta.label_lower.replace('.', '_')}_change", args=[row.pk])
+
+
+def first_of(model: type[Model]) -> Model:
+    row = model._default_manager.order_by("pk").first()
+    assert row is not None
+    return row
+
+
+def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
+    """Rows of every model: a concentrator with meters that said something, and frames that failed."""
+    concentrator = ConcentratorFactory.create()
+    tokens.issue(concentrator, "spring")
+    devices = fleet.commission(meters, concentrator)
+    frames = [device.frame(interval) for interval in range(2) for device in devices]
+    damaged = [frame[:-1] + bytes([frame[-1] ^ 1]) for frame in frames[:meters]]
+    fleet.verified(concentrator, [*frames, *damaged, b"\xd0"])
+    fleet.post(concentrator, [devices[0].frame(9)])
+    register = Register.objects.get(obis_code="0-0:96.11.1")
+    provisioning.create_fleet_key(f"batch {concentrator.pk}")
+    for device in devices:
+        place = Place.objects.create(name=f"place {device.meter.pk}")
+        Installation.objects.create(meter=device.meter, place=place, installed_at=fleet.START)
+        MeterEvent.objects.create(
+            meter=device.meter,
+            register=register,
+            captured_at=fleet.START,
+            value=1,
+            uplink_id=1,
+            received_at=fleet.NOW,
+        )
+    Group.objects.create(name=f"readers of {concentrator}")
+    return concentrator, devices
+
+
+def limited(*codenames: str) -> Client:
+    """A signed-in member of staff with these permissions and no other."""
+    user = User.objects.create_user(f"staff {User.objects.count()}", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_lists_and_details_open_and_hold_no_secret(admin_client: Client) -> None:
+    _, devices = fill(3)
+    secret = [device.key.hex() for device in devices]
+    secret += [bytes(key.wrapped or b"-").hex() for key in DeviceKey.objects.all()]
+    secret += [bytes(key.wrapped).hex() for key in FleetKey.objects.all()]
+    secret += [bytes(token.digest).hex() for token in ConcentratorToken.objects.all()]
+    secret += [bytes(uplink.body or b"-").hex() for uplink in Uplink.objects.all()]
+    shown = "memory at|&lt;memory"
+    for model in MODELS:
+        row = first_of(model)
+        for address in (list_of(model), page_of(row)):
+            answer = admin_client.get(address)
+            text = answer.content.decode()
+            assert answer.status_code == 200, address
+            assert not [value for value in secret if len(value) > 2 and value in text], address
+            assert not re.search(shown, text), address
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_only_staff_with_permission_may_look(model: type[Model], client: Client) -> None:
+    assert client.get(list_of(model)).status_code == 302
+    client.force_login(User.objects.create_user("visitor"))
+    assert client.get(list_of(model)).status_code == 302
+    assert limited().get(list_of(model)).status_code == 403
+    name = model.__name__.lower()
+    assert limited(f"view_{name}").get(list_of(model)).status_code == 200
+
+
+@pytest.mark.parametrize("model", READ_ONLY)
+def test_what_the_head_end_writes_cannot_be_written(model: type[Model], admin_client: Client) -> None:
+    fill(1)
+    row = first_of(model)
+    names = f"admin:{row._meta.label_lower.replace('.', '_')}"
+    assert admin_client.get(reverse(f"{names}_add")).status_code == 403
+    assert admin_client.post(reverse(f"{names}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    assert admin_client.post(page_of(row), {}).status_code == 403
+    assert model._default_manager.filter(pk=row.pk).exists()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lists_cost_the_same_however_many_rows(model: type[Model], admin_client: Client) -> None:
+    fill(2)
+    with counting() as statements:
+        admin_client.get(list_of(model))
+        few = statements.take()
+        fill(12)
+        statements.take()
+        admin_client.get(list_of(model))
+        assert len(statements) == len(few) <= 8, [*statements]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_search_stands_any_input(model: type[Model], admin_client: Client) -> None:
+    assert {admin_client.get(list_of(model), {"q": term}).status_code for term in NONSENSE} == {200}
+
+
+def test_the_search_over_everything_stands_any_input(admin_client: Client) -> None:
+    asked = [{"s": term, "extended": "1"} for term in NONSENSE]
+    assert {admin_client.get(reverse("admin:search"), query).status_code for query in asked} == {200}
+
+
+def test_the_choice_of_a_meter_stands_any_input(admin_client: Client) -> None:
+    field = {"app_label": "concentrators", "model_name": "assignment", "field_name": "meter"}
+    asked = [field | {"term": term} for term in NONSENSE]
+    assert {admin_client.get(reverse("admin:autocomplete"), query).status_code for query in asked} == {200}
+
+
+def test_the_search_over_everything_finds_by_hex_and_shows_what_may_be_seen(admin_client: Client) -> None:
+    _, (device, _) = fill(2)
+    asked = {"s": device.title.hex(), "extended": "1"}
+    found = admin_client.get(reverse("admin:search"), asked).content.decode()
+    assert page_of(device.meter) in found
+    assert page_of(device.row()) in found
+    assert page_of(device.meter) not in limited().get(reverse("admin:search"), asked).content.decode()
+
+
+def test_binary_columns_are_searched_by_their_first_hex_digits(admin_client: Client) -> None:
+    _, (device, other) = fill(2)
+    rows = admin_client.get(list_of(Meter), {"q": device.title.hex()}).context["cl"].result_list
+    assert [row.pk for row in rows] == [device.meter.pk]
+    common = admin_client.get(list_of(DeviceKey), {"q": device.title.hex()[:10].upper()}).context["cl"].result_list
+    assert {bytes(row.system_title) for row in common} == {device.title, other.title}
+    failures = admin_client.get(list_of(IntegrityFailure), {"q": device.kid.hex()}).context["cl"].result_list
+    assert [bytes(row.kid) for row in failures] == [device.kid]
+
+
+def test_a_prefix_of_all_ones_has_no_end() -> None:
+    meter = MeterFactory.create(system_title=b"\xff" * 8)
+    assert Meter.objects.filter(octets_begin("system_title", b"\xff\xff")).get() == meter
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"kind__exact": "tag_invalid"},
+        {"severity__exact": "30"},
+        {"received_at_from_0": "2020-01-01", "received_at_from_1": "00:00:00"},
+        {"received_at_to_0": "rubbish", "received_at_to_1": "rubbish"},
+        {"kind__exact": "rubbish"},
+    ],
+)
+def test_failures_are_filtered(query: dict[str, str], admin_client: Client) -> None:
+    concentrator, (device, *_) = fill(2)
+    related = {"meter__id__exact": str(device.meter.pk), "concentrator__id__exact": str(concentrator.pk)}
+    rows = admin_client.get(list_of(IntegrityFailure), query | related).context["cl"].result_list
+    expected = [] if query.get("kind__exact") == "rubbish" else [device.meter.pk]
+    assert [row.meter_id for row in rows] == expected
+
+
+def test_failures_of_an_uplink_are_linked(admin_client: Client) -> None:
+    fill(2)
+    uplink = Uplink.objects.filter(rejected__gt=0).get()
+    asked = reverse("admin:concentrators_uplink_show_failures", args=[uplink.pk])
+    rows = admin_client.get(asked, follow=True).context["cl"].result_list
+    assert len(rows) == uplink.rejected
+
+
+def test_a_failure_shows_its_frame_and_what_it_is_made_of(admin_client: Client) -> None:
+    _, (device,) = fill(1)
+    text = admin_client.get(page_of(IntegrityFailure.objects.get(kind="tag_invalid"))).content.decode()
+    frame = bytes(IntegrityFailure.objects.get(kind="tag_invalid").frame)
+    assert frame.hex() in text
+    assert f"system title {device.title.hex()}, epoch 1" in text
+    assert "10 (AES-CCM-16-64-128)" in text
+    malformed = admin_client.get(page_of(IntegrityFailure.objects.get(kind="malformed"))).content.decode()
+    assert "No frame: tag 16 is not followed by an array" in malformed
+
+
+# --- meters ---------------------------------------------------------------------------------------
+
+
+def new_meter(**given: str) -> dict[str, str]:
+    return {
+        "system_title_hex": "0024befffe804ff1",
+        "serial_number": "SGM-1",
+        "interval_minutes": "30",
+        "commissioned_at_0": "2026-01-01",
+        "commissioned_at_1": "00:00:00",
+        "first_keys": "random",
+    } | given
+
+
+@pytest.mark.parametrize("written", ["0024befffe804ff1", "00:24:BE:FF:FE:80:4F:F1", " 0024-beff-fe80-4ff1 "])
+def test_a_new_meter_is_written_in_hex_and_gets_its_keys(written: str, admin_client: Client) -> None:
+    answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter(system_title_hex=written))
+    assert answer.status_code == 302
+    meter = Meter.objects.get(serial_number="SGM-1")
+    assert bytes(meter.system_title).hex() == "0024befffe804ff1"
+    assert set(DeviceKey.objects.filter(system_title=meter.system_title).values_list("epoch", flat=True)) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"system_title_hex": "0024befffe804f"}, "A system title is 16 hex digits; these are 14."),
+        (
+            {"system_title_hex": "0024befffe804fzz"},
+            "A system title is 16 hex digits (0 to 9, a to f) and nothing else.",
+        ),
+        ({"system_title_hex": ""}, "This field is required."),
+        ({"interval_minutes": "0"}, "Ensure this value is greater than or equal to 1."),
+        ({"first_keys": "77"}, "Select a valid choice."),
+    ],
+)
+def test_a_new_meter_is_refused_clearly(given: dict[str, str], reason: str, admin_client: Client) -> None:
+    answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter(**given))
+    assert answer.status_code == 200
+    assert reason in answer.content.decode()
+    assert not Meter.objects.exists()
+    assert not DeviceKey.objects.exists()
+
+
+def test_a_system_title_is_registered_once(admin_client: Client) -> None:
+    MeterFactory.create(system_title=bytes.fromhex("0024befffe804ff1"))
+    answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter())
+    assert "There is a meter with system title 0024befffe804ff1 already." in answer.content.decode()
+    assert Meter.objects.count() == 1
+
+
+def test_a_meter_whose_keys_cannot_be_made_is_not_saved(admin_client: Client) -> None:
+    provisioning.provision_devices([bytes.fromhex("0024befffe804ff1")])
+    answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter(), follow=True)
+    assert "Nothing was saved: no keys could be made" in answer.content.decode()
+    assert not Meter.objects.exists()
+
+
+def test_octets_show_as_hex() -> None:
+    field = OctetsField(octets=2, what="A thing")
+    assert field.prepare_value(b"\x01\xff") == "01ff"
+    assert field.prepare_value("01f") == "01f"
+
+
+def test_status_and_place_change_through_the_registry(admin_client: Client) -> None:
+    meter, heir = MeterFactory.create_batch(2, commissioned_at=fleet.START)
+    place = Place.objects.create(name="cellar")
+    at = {"at_0": "2040-01-01", "at_1": "00:00:00"}
+    later = {"at_0": "2041-01-01", "at_1": "00:00:00"}
+
+    def press(action: str, **given: object) -> str:
+        address = reverse(f"admin:meters_meter_{action}", args=[meter.pk])
+        assert admin_client.get(address).status_code == 200
+        return admin_client.post(address, given, follow=True).content.decode()
+
+    assert f"Meter {meter} suspended." in press("suspend")
+    assert Meter.objects.get(pk=meter.pk).status == MeterStatus.SUSPENDED
+    assert f"Meter {meter} is suspended, not commissioned." in press("suspend")
+    assert "taken back into service" in press("resume")
+    assert "hangs at no place" in press("exchange", new_meter=heir.pk, **at)
+    assert "installed:" in press("install", place=place.pk, **at)
+    assert "is taken" in press("install", place=place.pk, **at)
+    assert "exchanged:" in press("exchange", new_meter=heir.pk, **later)
+    assert Installation.objects.get(removed_at=None).meter == heir
+    assert "retired from 2041-01-01" in press("retire", **later)
+    assert Meter.objects.get(pk=meter.pk).status == MeterStatus.RETIRED
+
+
+@pytest.mark.parametrize("action", ["suspend", "install", "assign_one"])
+def test_a_reader_changes_no_meter(action: str) -> None:
+    meter = MeterFactory.create()
+    client = limited("view_meter")
+    assert client.post(reverse(f"admin:meters_meter_{action}", args=[meter.pk])).status_code == 403
+    assert client.post(reverse("admin:meters_meter_assign")).status_code == 403
+    assert Meter.objects.get(pk=meter.pk).status == MeterStatus.COMMISSIONED
+
+
+def test_a_register_is_checked_and_then_stays(admin_client: Client) -> None:
+    given = {"obis_code": "1-0:999.8.0", "kind": "cumulative", "unit": "Wh", "scaler": "0", "name": "odd"}
+    answer = admin_client.post(reverse("admin:meters_register_add"), given)
+    assert "has a value group over 255" in answer.content.decode()
+    register = Register.objects.get(obis_code="1-0:1.8.0")
+    admin_client.post(page_of(register), given | {"name": "Import"})
+    register.refresh_from_db()
+    assert (register.obis_code, register.name, register.scaler) == ("1-0:1.8.0", "Import", 0)
+
+
+# --- concentrators --------------------------------------------------------------------------------
+
+
+def test_a_token_is_shown_once(admin_client: Client) -> None:
+    concentrator = ConcentratorFactory.create()
+    address = reverse("admin:concentrators_concentrator_issue_token", args=[concentrator.pk])
+    assert "dcu_" not in admin_client.get(address).content.decode()
+    answer = admin_client.post(address, {"label": "spring"})
+    found = re.findall(r"dcu_[\w-]{43}", answer.content.decode())
+    assert len(found) == 1
+    assert "no-store" in answer["Cache-Control"]
+    row = ConcentratorToken.objects.get()
+    assert bytes(row.digest) == tokens.digest(found[0])
+    assert row.label == "spring"
+    pages = [page_of(concentrator), page_of(row), list_of(ConcentratorToken), address, "/admin/"]
+    assert not [page for page in pages if found[0] in admin_client.get(page).content.decode()]
+    assert found[0] not in str(dict(admin_client.session))
+
+
+def test_a_token_that_would_never_be_valid_is_not_issued(admin_client: Client) -> None:
+    address = reverse("admin:concentrators_concentrator_issue_token", args=[ConcentratorFactory.create().pk])
+    answer = admin_client.post(address, {"expires_at_0": "2020-01-01", "expires_at_1": "00:00:00"})
+    assert "This time is past" in answer.content.decode()
+    assert not ConcentratorToken.objects.exists()
+
+
+def test_a_token_is_revoked_after_confirmation(admin_client: Client) -> None:
+    token = tokens.issue(ConcentratorFactory.create(), "spring")
+    row = ConcentratorToken.objects.get()
+    address = reverse("admin:concentrators_concentratortoken_revoke", args=[row.pk])
+    assert "Revoke" in admin_client.get(address).content.decode()
+    assert tokens.find(token, timezone.now()) is not None
+    admin_client.post(address)
+    assert tokens.find(token, timezone.now()) is None
+
+
+@pytest.mark.parametrize("path", ["concentrators_concentrator_issue_token", "concentrators_concentratortoken_revoke"])
+def test_a_reader_issues_and_revokes_nothing(path: str) -> None:
+    tokens.issue(ConcentratorFactory.create(), "spring")
+    row = ConcentratorToken.objects.get()
+    pk = row.concentrator_id if "issue" in path else row.pk
+    client = limited("view_concentrator", "view_concentratortoken", "change_concentrator")
+    assert client.post(reverse(f"admin:{path}", args=[pk])).status_code == 403
+    assert ConcentratorToken.objects.filter(revoked_at=None).count() == 1
+
+
+def test_meters_are_assigned_and_their_totals_move_along(admin_client: Client) -> None:
+    concentrator, devices = fill(2)
+    heir = ConcentratorFactory.create()
+    selected = {"action": "assign_selected", "_selected_action": [device.meter.pk for device in devices]}
+    asked = admin_client.post(list_of(Meter), selected)
+    assert asked["Location"].endswith(f"?meters={devices[0].meter.pk},{devices[1].meter.pk}")
+    form = admin_client.get(asked["Location"]).context["form"]
+    assert form.initial["meters"] == [device.meter.pk for device in devices]
+    given = {
+        "meters": [device.meter.pk for device in devices],
+        "concentrator": heir.pk,
+        "valid_from_0": f"{fleet.START:%Y-%m-%d}",
+        "valid_from_1": f"{fleet.START:%H:%M:%S}",
+    }
+    answer = admin_client.post(asked["Location"], given, follow=True)
+    assert f"2 meters now belong to {heir}." in answer.content.decode()
+    assert set(Assignment.objects.filter(valid_to=None).values_list("concentrator_id", flat=True)) == {heir.pk}
+    totals = admin_client.get(reverse("admin:interval_totals"), {"start": "2020-01-01T00:00"}).context["rows"]
+    assert {row[2] for row in totals} == {heir.name}
+    early = given | {"valid_from_0": "2020-01-01", "concentrator": concentrator.pk}
+    assert "begins after" in admin_client.post(asked["Location"], early).content.decode()
+
+
+def test_assigning_nobody_or_nonsense_is_refused(admin_client: Client) -> None:
+    address = reverse("admin:meters_meter_assign")
+    assert admin_client.get(address, {"meters": "x,1,²,-3"}).status_code == 200
+    assert "This field is required." in admin_client.post(address, {}).content.decode()
+
+
+# --- pages of rows --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_of_rows_are_for_those_who_may_see_them(name: str, client: Client) -> None:
+    permission = {"readings": "view_reading", "interval_totals": "view_intervaltotal"}
+    assert client.get(reverse(name)).status_code == 302
+    assert limited("view_meter", "view_concentrator").get(reverse(name)).status_code == 403
+    allowed = limited(permission.get(name.removeprefix("admin:"), "view_failuretally"))
+    assert allowed.get(reverse(name)).status_code == 200
+
+
+def walk(client: Client, address: str) -> list[list[object]]:
+    """All rows of all pages, by the links to the next one."""
+    rows: list[list[object]] = []
+    page = ""
+    for _ in range(50):
+        answer = client.get(address + page)
+        rows += answer.context["rows"]
+        page = answer.context["next_page"]
+        if page is None:
+            return rows
+    raise AssertionError("the pages do not end")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("admin:readings", 2 * 2 * 40), ("admin:interval_totals", 2), ("admin:failure_tallies", 2)]
+)
+def test_pages_of_rows_show_each_row_once(name: str, expected: int, admin_client: Client) -> None:
+    fill(40)
+    rows = walk(admin_client, reverse(name))
+    assert len(rows) == expected == len({tuple(map(str, row)) for row in rows})
+
+
+def test_tallies_go_on_where_a_page_ended(admin_client: Client) -> None:
+    concentrators = ConcentratorFactory.create_batch(3)
+    hours = [fleet.NOW - timedelta(hours=n) for n in range(9)]
+    FailureTally.objects.bulk_create(
+        FailureTally(concentrator=concentrator, kind=kind, hour=hour, failures=1)
+        for concentrator in concentrators
+        for kind in ("malformed", "tag_invalid", "replayed")
+        for hour in hours
+    )
+    rows = walk(admin_client, reverse("admin:failure_tallies"))
+    assert len(rows) == 81 == len({tuple(row) for row in rows})
+    assert [row[0] for row in rows] == sorted((row[0] for row in rows), key=str, reverse=True)
+    some = walk(admin_client, f"{reverse('admin:failure_tallies')}?kind=replayed&concentrator={concentrators[0].pk}")
+    assert len(some) == 9
+
+
+def test_readings_are_filtered_by_meter_and_register(admin_client: Client) -> None:
+    _, (device, other) = fill(2)
+    register = Register.objects.get(obis_code="1-0:1.29.0")
+    for meter in (device.title.hex(), device.meter.serial_number):
+        rows = walk(admin_client, f"{reverse('admin:readings')}?meter={meter}&register={register.pk}")
+        assert [row[1:3] for row in rows] == [[device.title.hex(), "1-0:1.29.0"]] * 2
+    assert other.title.hex() in str(walk(admin_client, reverse("admin:readings")))
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ({"meter": "nobody"}, "There is no meter with serial number nobody"),
+        ({"meter": "ffffffffffffffff"}, "there is no meter with system title ffffffffffffffff"),
+        ({"register": "999"}, "Select a valid choice."),
+        ({"start": "rubbish"}, "Enter a valid date/time."),
+        ({"start": "2026-01-02T00:00", "end": "2026-01-01T00:00"}, "The period ends before it begins."),
+        ({"after": "rubbish"}, "There is no such page"),
+        ({"after": "2026-01-01T00:00:00~1~1"}, "There is no such page"),
+        ({"after": f"2026-01-01T00:00:00+00:00~{2**40}~1"}, "There is no such page"),
+    ],
+)
+def test_readings_say_what_is_wrong_with_the_question(query: dict[str, str], reason: str, admin_client: Client) -> None:
+    answer = admin_client.get(reverse("admin:readings"), query)
+    assert answer.status_code == 200
+    assert reason in answer.content.decode()
+    assert answer.context["rows"] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_of_rows_cost_the_same_however_many_rows(name: str, admin_client: Client) -> None:
+    fill(2)
+    with counting() as statements:
+        admin_client.get(reverse(name))
+        few = statements.take()
+        fill(12)
+        statements.take()
+        admin_client.get(reverse(name))
+        assert len(statements) == len(few) <= 6, [*statements]
+
+
+def test_a_long_list_is_not_counted_to_its_end(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyvault.adminbase.COUNTED_ROWS", 60)
+    MeterFactory.create_batch(70)
+    text = admin_client.get(list_of(Meter)).content.decode()
+    assert "the first 60 meters; filters find the others" in text
