@@ -39,7 +39,7 @@ def post(
 
     def client() -> list[Posted]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        posted = []
+        posted: list[Posted] = []
         try:
             while True:
                 with lock:

@@ -94,5 +94,5 @@ def _wait_verified(stack: Stack) -> None:
 def _latencies(posted: list[Posted]) -> list[float]:
     """Seconds from the first octet sent to the verdict, of each uplink."""
     sent = {row.uplink: row.sent_at for row in posted}
-    verified = Uplink.objects.filter(pk__in=sent).values_list("pk", "verified_at")
+    verified = Uplink.objects.filter(pk__in=[uplink for uplink in sent if uplink]).values_list("pk", "verified_at")
     return [at.timestamp() - sent[uplink] for uplink, at in verified if at is not None]
