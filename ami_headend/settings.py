@@ -171,6 +171,7 @@ CELERY_DB_REUSE_MAX = 1_000_000
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "sweep-uplinks": {"task": "concentrators.tasks.sweep_uplinks", "schedule": 15.0},
+    "sweep-master-key-rotation": {"task": "keyvault.tasks.sweep_master_key_rotation", "schedule": 15.0},
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
     "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
@@ -197,6 +198,7 @@ KEY_GRACE_DAYS = env.int("KEY_GRACE_DAYS", 45)  # late frames under a replaced k
 # RFC 9053 section 4.2 leaves room for 2^23 frames under one key; this leaves time to replace it.
 KEY_ROTATE_AT_COUNTER = env.int("KEY_ROTATE_AT_COUNTER", 3 * 2**21)
 BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # of one concentrator; beyond, its uplinks are answered 429
+COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # looks for commands, per concentrator
 COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind
 

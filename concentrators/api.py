@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from concentrators import reception
-from concentrators.authentication import BearerTokenAuthentication, IsConcentrator, UplinkThrottle
+from concentrators.authentication import BadTagThrottle, BearerTokenAuthentication, IsConcentrator, UplinkThrottle
 from concentrators.models import Uplink
 from concentrators.uplinks import is_backlog_over
 
@@ -58,6 +58,13 @@ class TooLarge(exceptions.APIException):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
 
+class LengthRequired(exceptions.APIException):
+    """A chunked body would end alike for the server whether it is whole or the connection broke."""
+
+    status_code = status.HTTP_411_LENGTH_REQUIRED
+    default_detail = "The body must come with its Content-Length; Transfer-Encoding is not taken."
+
+
 class Busy(exceptions.APIException):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     default_detail = "Too many uplinks wait for verification. Keep the body and post it again later."
@@ -74,6 +81,8 @@ class CborSequenceParser(BaseParser):
         body: bytes = stream.read(limit + 1)
         if len(body) > limit:
             raise TooLarge(f"The body has more than {limit} octets; post it in parts.")
+        if len(body) < int(parser_context["request"].META["CONTENT_LENGTH"]):
+            raise exceptions.ParseError("The body ended before its Content-Length: the connection broke.")
         return body
 
 
@@ -82,7 +91,7 @@ class UplinksView(APIView):
 
     authentication_classes = (BearerTokenAuthentication,)
     permission_classes = (IsConcentrator,)
-    throttle_classes = (UplinkThrottle,)
+    throttle_classes = (UplinkThrottle, BadTagThrottle)
     parser_classes = (CborSequenceParser,)
 
     @extend_schema(
@@ -94,14 +103,17 @@ class UplinksView(APIView):
         responses={
             202: ReceiptSerializer,
             400: OpenApiResponse(description="Not a CBOR sequence of byte strings; nothing was stored."),
+            411: OpenApiResponse(description="No Content-Length; nothing was stored."),
             413: OpenApiResponse(description="Too many octets or frames; nothing was stored."),
-            429: OpenApiResponse(description="Too many uplinks; see Retry-After."),
+            429: OpenApiResponse(description="Too many uplinks, or too many forged frames in them; see Retry-After."),
             503: OpenApiResponse(description="Too many uplinks wait for verification; see Retry-After."),
         },
     )
     def post(self, request: Request) -> Response:
         """Post frames: a CBOR sequence (RFC 8742) of byte strings, one frame each. 202 says they are committed."""
         _refuse_when_busy()
+        if "Transfer-Encoding" in request.headers:
+            raise LengthRequired
         if not isinstance(request.data, bytes):  # DRF gives an empty form for an empty body
             raise exceptions.ValidationError("The body is empty.")
         try:

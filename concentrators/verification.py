@@ -51,6 +51,7 @@ def verify(uplink_id: int) -> Verdicts | None:
             if _came_between(error):
                 continue
             if isinstance(error, _TRANSIENT):
+                logger.warning("uplink %s is tried again later: %s", uplink_id, str(error).partition("\n")[0])
                 raise TransientError(f"uplink {uplink_id}: {error}") from error
             logger.exception("uplink %s failed to verify", uplink_id)
             break

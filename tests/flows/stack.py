@@ -153,12 +153,6 @@ def free_port() -> int:
         return port
 
 
-def _at_database(url: str, name: str) -> str:
-    """The same server's URL with another database."""
-    place, _, query = url.partition("?")
-    return f"{place.rsplit('/', 1)[0]}/{name}?{query}"
-
-
 @contextmanager
 def running(
     folder: Path, names: tuple[str, ...] = ("web", "worker"), environ: Mapping[str, str] | None = None
@@ -167,18 +161,24 @@ def running(
     from tests.flows import databases  # noqa: PLC0415 - this module loads before Django is set up
 
     with databases.copied() as name:
-        env = {**os.environ, "DATABASE_URL": _at_database(os.environ["DATABASE_URL"], name)}
-        env.update({MARK: secrets.token_hex(), **(environ or {})})
-        stack = Stack(free_port(), env, folder)
-        with stack.redis() as client:
-            client.flushdb()
-        try:
-            for process in names:
-                stack.start(process)
+        url = databases.at_database(os.environ["DATABASE_URL"], name)
+        with processes(folder, names, {"DATABASE_URL": url, **(environ or {})}) as stack:
             yield stack
-        finally:
-            stack.stop_all()
-            assert stack.living() == [], "processes of the stack outlived it"
+
+
+@contextmanager
+def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str]) -> Iterator[Stack]:
+    """The processes of a stack over the database that `environ` names."""
+    stack = Stack(free_port(), {**os.environ, MARK: secrets.token_hex(), **environ}, folder)
+    with stack.redis() as client:
+        client.flushdb()
+    try:
+        for process in names:
+            stack.start(process)
+        yield stack
+    finally:
+        stack.stop_all()
+        assert stack.living() == [], "processes of the stack outlived it"
 
 
 @pytest.fixture(scope="module")
