@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import redis
 from celery.exceptions import OperationalError as BrokerError
@@ -48,7 +47,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Every finding. What needs the database is left out where it does not answer."""
     database = _database()
-    findings = [database, _broker(), _workers(), _master_key_file(), _disk()]
+    findings = [database, _broker(), _workers(), _master_key(), _disk()]
     if database.well:
         needing_tables = (_partitions, _master_key_opens, _backlog)
         migrations = _migrations()
@@ -121,12 +120,13 @@ def _clock() -> Finding:
     return Finding("clock", True, "agrees with the database's")
 
 
-def _master_key_file() -> Finding:
+def _master_key() -> Finding:
     try:
-        keys = masterkey.load(Path(settings.MASTER_KEY_FILE))
+        keys = masterkey.probe()
     except MasterKeyError as error:
-        return Finding("master key file", False, str(error), "Mend it, or restore it from its own backup.")
-    return Finding("master key file", True, f"version {keys.active_version} active, mode 0600")
+        to_do = "Mend it, or restore it from its own backup. Until then uplinks wait, and none is lost."
+        return Finding("master key", False, str(error), to_do)
+    return Finding("master key", True, f"version {keys.active_version} active, in {masterkey.provider()}")
 
 
 def _master_key_opens() -> Finding:
@@ -136,12 +136,12 @@ def _master_key_opens() -> Finding:
     if not rows:
         return Finding("master key opens", True, "no stored key to open yet")
     try:
-        keys = masterkey.load(Path(settings.MASTER_KEY_FILE))
+        keys = masterkey.current()
         for row in rows.values():
             title = bytes(row.system_title)
             keys.unwrap(bytes(row.wrapped or b""), purpose_of(row.epoch), title, row.epoch)
     except (MasterKeyError, UnwrapError) as error:
-        to_do = "Name the master key file that belongs to this database in MASTER_KEY_FILE, or restore it."
+        to_do = "Name the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
         return Finding("master key opens", False, str(error), to_do)
     return Finding("master key opens", True, f"{len(rows)} stored keys tried")
 

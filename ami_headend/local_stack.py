@@ -56,7 +56,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
         try:
             call_command("migrate", interactive=False, verbosity=0)
             partitions.maintain()
-            _prepare_master_key(Path(settings.MASTER_KEY_FILE), own_database)
+            _prepare_master_key(own_database)
             account = _prepare_account(Path(settings.VAR_DIR) / "admin.password", own_database)
         except OperationalError as error:
             raise LocalStackError(f"The database does not answer: {str(error).splitlines()[0]}") from error
@@ -118,9 +118,10 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _prepare_master_key(path: Path, own_database: bool) -> None:
-    if path.exists():
-        masterkey.load(path)  # says what is wrong with it now rather than at the first frame
+def _prepare_master_key(own_database: bool) -> None:
+    path = Path(settings.MASTER_KEY_FILE)
+    if settings.MASTER_KEY_PROVIDER != masterkey.FILE or path.exists():
+        masterkey.probe()  # says what is wrong with it now rather than at the first frame
         return
     if DeviceKey.objects.exclude(wrapped=None).exists() or FleetKey.objects.exists():
         raise LocalStackError(

@@ -2,8 +2,12 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from ami_headend import health
+
 urlpatterns = [
     path("", include("ami_headend.console.urls")),
+    path("health/live", health.live, name="live"),
+    path("health/ready", health.ready, name="ready"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("concentrators.urls")),
     path("api/v1/", include("meters.urls")),

@@ -138,4 +138,4 @@ def _check_master_key(master: MasterKeys, version: int, cause: UnwrapError) -> N
             continue
         return
     if len(rows) != 1:
-        raise MasterKeyError(f"the master key file opens no key of version {version}; is it another's? ({cause})")
+        raise MasterKeyError(f"the master key opens no key of version {version}; is it another's? ({cause})")

@@ -13,6 +13,7 @@ from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.fingerprints import fingerprint
 from keyvault.masterkey import Purpose, UnwrapError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.wrapping import keys_for_wrapping
 
 TRANSFER_EPOCH = 0
 FIRST_EPOCH = 1
@@ -58,7 +59,8 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
     Raises ProvisioningError for a wrong length, a duplicate or an existing key, MasterKeyError where
     the master key cannot be used.
     """
-    _insert(_stored_rows(entries))
+    with transaction.atomic():
+        _insert(_stored_rows(entries))
 
 
 def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Iterable[NewKey]]) -> None:
@@ -66,10 +68,11 @@ def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Itera
 
     The key of an entry to derive is None. IntegrityError where a device has a pending key already.
     """
-    rows = _stored_rows(stored)
-    for fleet_key, entries in derived.items():
-        rows += _derived_rows(fleet_key, entries)
-    _insert(rows, KeyState.PENDING)
+    with transaction.atomic():
+        rows = _stored_rows(stored)
+        for fleet_key, entries in derived.items():
+            rows += _derived_rows(fleet_key, entries)
+        _insert(rows, KeyState.PENDING)
 
 
 def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"]:
@@ -82,7 +85,7 @@ def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"
 
 
 def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
-    master = masterkey.current()
+    master = keys_for_wrapping()
     rows = []
     for entry in entries:
         key = secrets.token_bytes(DEVICE_KEY_OCTETS) if entry.key is None else entry.key
@@ -108,14 +111,15 @@ def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
 
 def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
     """Store a fleet key of 32 octets, random unless given, wrapped under the active master key."""
-    master = masterkey.current()
     key = secrets.token_bytes(DEVICE_KEY_OCTETS) if key is None else key
     if len(key) != DEVICE_KEY_OCTETS:
         raise ProvisioningError(f"fleet key {name}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}")
     if FleetKey.objects.filter(name=name).exists():
         raise ProvisioningError(f"a fleet key named {name} exists already")
-    wrapped = master.wrap(key, Purpose.FLEET_KEY, name.encode())
-    return FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
+    with transaction.atomic():
+        master = keys_for_wrapping()
+        wrapped = master.wrap(key, Purpose.FLEET_KEY, name.encode())
+        return FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
 
 
 def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[KeyState] | None = None) -> int:
@@ -173,7 +177,7 @@ def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
     _check(rows)
     created_at = datetime.now(UTC)
     table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic(), connection.wrap_database_errors, connection.cursor() as cursor:  # COPY is not wrapped
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [table, len(rows)]
         )

@@ -42,7 +42,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "database",
             "broker",
             "workers",
-            "master key file",
+            "master key",
             "disk",
             "migrations",
             "clock",
@@ -89,8 +89,8 @@ def test_a_foreign_or_open_master_key_is_found(settings: Settings, tmp_path: Pat
     masterkey.init(settings.MASTER_KEY_FILE)
     assert failed() == {"workers", "master key opens"}
     settings.MASTER_KEY_FILE.chmod(0o644)
-    assert failed() == {"workers", "master key file", "master key opens"}
-    assert "chmod 600" in findings()["master key file"].found
+    assert failed() == {"workers", "master key", "master key opens"}
+    assert "chmod 600" in findings()["master key"].found
 
 
 @pytest.mark.django_db

@@ -1,40 +1,174 @@
-"""manage.py master_key: the master key file."""
+"""manage.py master_key: the versions of the master key, and the rotation from one to the next."""
 
+import json
 from argparse import RawDescriptionHelpFormatter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
+from django.utils import timezone
 
-from keyvault import masterkey
+from keyvault import audit, masterkey, rewrap, versions
+from keyvault.management import rotation_progress
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import MasterKeyRotation
+from keyvault.tasks import rewrap_master_key
+
+UNREADABLE = 2  # exit code: some secrets do not open
+_NAMED = 50
 
 
 class Command(BaseCommand):
-    help = "Make the master key file, or say how it stands. Keys are never printed."
+    help = (
+        "Make the master key, show its versions, rotate it, verify every secret under it, destroy an old version. "
+        "Keys are never printed. Exits 2 where secrets do not open, 1 for any other failure."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = RawDescriptionHelpFormatter
         parser.epilog = (
             "examples:\n"
-            "  manage.py master_key init      make the file that MASTER_KEY_FILE names, mode 0600; never overwrites\n"
-            "  manage.py master_key status    its versions and states\n\n"
-            "Keep a copy of the file apart from every database backup: without it no stored device key opens."
+            "  manage.py master_key init               make version 1; never overwrites\n"
+            "  manage.py master_key status [--json]    versions, secrets under each, and the rotation\n"
+            "  manage.py master_key rotate             make the next version, have the workers rewrap every secret\n"
+            "  manage.py master_key rotate --here      and rewrap in this process: no worker is needed\n"
+            "  manage.py master_key rotate --dry-run   what it would do; changes nothing\n"
+            "  manage.py master_key rotate --stop      stop after the batch at hand;  --resume goes on\n"
+            "  manage.py master_key verify             open every secret\n"
+            "  manage.py master_key destroy 1          destroy version 1 for good, when nothing needs it\n\n"
+            "Keep a copy of the master key apart from every database backup: without it no stored key opens."
         )
-        parser.add_argument("action", choices=["init", "status"])
+        actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
+        actions.add_parser("init", help="make version 1 where MASTER_KEY_PROVIDER says; never overwrites")
+        status = actions.add_parser("status", help="versions, secrets under each, and the rotation")
+        status.add_argument("--json", action="store_true", help="for programs")
+        rotate = actions.add_parser("rotate", help="make the next version and rewrap every secret under it")
+        rotate.add_argument("--batch-size", type=int, default=rewrap.BATCH_SIZE, help="secrets a transaction")
+        act = rotate.add_mutually_exclusive_group()
+        act.add_argument("--dry-run", action="store_true", help="open every secret and count; change nothing")
+        act.add_argument("--resume", action="store_true", help="go on with a stopped rotation, or what one left")
+        act.add_argument("--stop", action="store_true", help="stop the running rotation after the batch at hand")
+        way = rotate.add_mutually_exclusive_group()
+        way.add_argument("--here", action="store_true", help="rewrap in this process instead of the workers")
+        way.add_argument("--no-wait", action="store_true", help="leave it to the workers and come back at once")
+        way.add_argument("--wait", action="store_true", help="show the workers' progress until the end (the default)")
+        actions.add_parser("verify", help="open every secret, and name those that do not open")
+        destroy = actions.add_parser("destroy", help="destroy an old version for good, when nothing needs it")
+        destroy.add_argument("version", type=int)
+        destroy.add_argument("--yes-destroy", type=int, metavar="VERSION", help="the version again, instead of typing")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        path = Path(settings.MASTER_KEY_FILE)
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        acts: dict[str, Callable[..., None]] = {
+            "init": self.init,
+            "status": self.status,
+            "rotate": self.rotate,
+            "verify": self.verify,
+            "destroy": self.destroy,
+        }
         try:
-            if options["action"] == "init":
-                version = masterkey.init(path)
-                self.stdout.write(f"Made {path} with version {version}. Keep a copy apart from the database's backups.")
-            else:
-                keys = masterkey.load(path)
-                versions = ", ".join(
-                    f"{version} ({'active' if version == keys.active_version else 'decrypt only'})"
-                    for version in keys.versions
-                )
-                self.stdout.write(f"{path}: version {versions}")
-        except masterkey.MasterKeyError as error:
+            acts[action](**options)
+        except (MasterKeyError, rewrap.RotationError, versions.DestroyError, audit.AuditError) as error:
             raise CommandError(str(error)) from None
+
+    def init(self, **options: Any) -> None:
+        version, recorded = versions.make_first(audit.command_actor())
+        note = "" if recorded else " There is no database to record it in yet."
+        self.stdout.write(
+            f"Made version {version} in {masterkey.provider()}.{note} Keep a copy apart from the database's backups."
+        )
+
+    def status(self, *, json: bool, **options: Any) -> None:
+        try:
+            found = rotation_progress.status()
+        except DatabaseError as error:
+            known = ", ".join(f"{one.number} ({one.state})" for one in masterkey.provider().versions())
+            text = str(error).splitlines()[0]
+            raise CommandError(f"versions {known}; the database does not tell what is under them: {text}") from None
+        self.stdout.write(_json(found) if json else rotation_progress.told(found))
+
+    def rotate(self, *, dry_run: bool, resume: bool, stop: bool, here: bool, no_wait: bool, **options: Any) -> None:
+        if stop:
+            stopped = rewrap.stop(audit.command_actor())
+            self.stdout.write(f"Stopped at {stopped.rewrapped} of {stopped.total}. Go on with rotate --resume.")
+            return
+        if dry_run:
+            self.try_out(options["batch_size"])
+            return
+        actor = audit.command_actor()
+        rotation = rewrap.resume(actor) if resume else rewrap.begin(options["batch_size"], actor)
+        self.stdout.write(f"Version {rotation.to_version} is active; {rotation.total} secrets to rewrap.")
+        if here:
+            rotation_progress.work(rotation)
+        else:
+            self.enqueue(rotation)
+            if no_wait:
+                return
+            rotation_progress.watch(rotation)
+        self.conclude(rotation)
+
+    def enqueue(self, rotation: MasterKeyRotation) -> None:
+        try:
+            rewrap_master_key.apply_async((rotation.pk,), retry=False)
+        except rewrap_master_key.OperationalError as error:
+            raise CommandError(
+                f"The rotation has begun, but the queue does not take its task ({error}). It goes on by itself once "
+                "broker, worker and beat run; or go on here: rotate --resume --here"
+            ) from None
+
+    def conclude(self, rotation: MasterKeyRotation) -> None:
+        rotation.refresh_from_db()
+        if rotation.state != rotation_progress.FINISHED:
+            self.stdout.write(f"The rotation is {rotation.state} at {rotation.rewrapped} of {rotation.total}.")
+            return
+        self.stdout.write(f"Finished: {rotation.rewrapped} secrets rewrapped under version {rotation.to_version}.")
+        if rotation.unreadable:
+            self.name_faults(rewrap.unreadable(rotation), "were left as they are")
+
+    def try_out(self, batch_size: int) -> None:
+        if rewrap.current() is not None:
+            raise CommandError("A rotation is open already; see manage.py master_key status.")
+        found = rotation_progress.verify()
+        total = found.opened + len(found.faults)
+        batches = -(-found.opened // batch_size) if batch_size > 0 else 0
+        self.stdout.write(f"Would make a new version and rewrap {found.opened} of {total} secrets, {batches} batches.")
+        if found.faults:
+            self.name_faults(found.faults, "would be left as they are")
+
+    def verify(self, **options: Any) -> None:
+        found = rotation_progress.verify()
+        result = f"{found.opened} secrets open, {len(found.faults)} do not"
+        audit.record(
+            audit.command_actor(), "master_key.verify", {"opened": found.opened, "faults": len(found.faults)}, result
+        )
+        self.stdout.write(f"{result}.")
+        if found.faults:
+            self.name_faults(found.faults, "do not open as they should")
+
+    def name_faults(self, faults: list[str], what: str) -> None:
+        for fault in faults[:_NAMED]:
+            self.stderr.write(f"  {fault}")
+        if len(faults) > _NAMED:
+            self.stderr.write(f"  and {len(faults) - _NAMED} more")
+        raise CommandError(f"{len(faults)} secrets {what}: restore their rows from a backup.", returncode=UNREADABLE)
+
+    def destroy(self, *, version: int, yes_destroy: int | None, **options: Any) -> None:
+        versions.check_destroyable(version, timezone.now())
+        if yes_destroy is None:
+            self.stdout.write(
+                f"Backups and copies of the database whose keys are under version {version} will never open again."
+            )
+            try:
+                typed = input(f"Type {version} to destroy it for good: ").strip()
+            except EOFError:
+                typed = ""
+        else:
+            typed = str(yes_destroy)
+        if typed != str(version):
+            raise CommandError(f"{typed!r} is not {version}: nothing was destroyed.")
+        versions.destroy(version, audit.command_actor(), timezone.now())
+        self.stdout.write(f"Destroyed version {version} in {masterkey.provider()}. Destroy its copies elsewhere, too.")
+
+
+def _json(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2, default=str)

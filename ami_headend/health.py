@@ -1,0 +1,45 @@
+"""GET /health/live and /health/ready, for load balancers and supervisors: well or not, and no more."""
+
+import logging
+from collections.abc import Callable
+
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from keyvault import masterkey
+from keyvault.masterkey import MasterKeyError
+
+logger = logging.getLogger(__name__)
+
+
+@never_cache
+@require_safe
+def live(request: HttpRequest) -> HttpResponse:
+    """200: this process answers."""
+    return JsonResponse({"live": True})
+
+
+@never_cache
+@require_safe
+def ready(request: HttpRequest) -> HttpResponse:
+    """200 where database and master key can be used, else 503; which of them fails is told, why stands in the log."""
+    checks = {"database": _well(_ask_database), "master_key": _well(masterkey.probe)}
+    well = all(checks.values())
+    found = {name: "ok" if fine else "failed" for name, fine in checks.items()}
+    return JsonResponse({"ready": well, "checks": found}, status=200 if well else 503)
+
+
+def _ask_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _well(look: Callable[[], object]) -> bool:
+    try:
+        look()
+    except (DatabaseError, MasterKeyError) as error:
+        logger.warning("not ready: %s", error)
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""What a terminal shows of the master key: its status, and a rotation going on."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.utils import timezone
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from keyvault import census, masterkey, rewrap
+from keyvault.census import Verification
+from keyvault.models import MasterKeyRotation, RotationState
+
+FINISHED = RotationState.FINISHED
+_POLL_S = 0.5
+_BUSY_S = 0.2
+
+
+def status() -> dict[str, Any]:
+    """Versions with the secrets under each, and the rotation that is open or was last."""
+    counts = {count.version: count for count in census.census()}
+    known = {version.number: version for version in masterkey.provider().versions()}
+    rotation = rewrap.current() or MasterKeyRotation.objects.order_by("-pk").first()
+    return {
+        "place": str(masterkey.provider()),
+        "versions": [
+            {
+                "version": number,
+                "state": str(known[number].state) if number in known else "missing",
+                "created_at": known[number].created_at if number in known else None,
+                "decrypt_only_at": known[number].decrypt_only_at if number in known else None,
+                "destroyed_at": known[number].destroyed_at if number in known else None,
+                "device_keys": counts[number].device_keys if number in counts else 0,
+                "fleet_keys": counts[number].fleet_keys if number in counts else 0,
+                "audit_keys": counts[number].audit_keys if number in counts else 0,
+            }
+            for number in sorted({*counts, *known})
+        ],
+        "rotation": None if rotation is None else _rotation(rotation),
+    }
+
+
+def told(found: dict[str, Any]) -> str:
+    """The status as lines for people."""
+    lines = [f"Master key in {found['place']}"]
+    for row in found["versions"]:
+        dates = " ".join(
+            f"{word} {row[name]:%Y-%m-%d %H:%M}"
+            for name, word in (("created_at", "made"), ("decrypt_only_at", "replaced"), ("destroyed_at", "destroyed"))
+            if row[name] is not None
+        )
+        lines.append(
+            f"  version {row['version']}: {row['state']}, {row['device_keys']} device keys, "
+            f"{row['fleet_keys']} fleet keys, {row['audit_keys']} audit key{'s' * (row['audit_keys'] != 1)}"
+            + (f" ({dates} UTC)" if dates else "")
+        )
+    rotation = found["rotation"]
+    if rotation is not None:
+        left = rotation["seconds_left"]
+        lines.append(
+            f"Rotation to version {rotation['to_version']}: {rotation['state']}, {rotation['rewrapped']} of "
+            f"{rotation['secrets']} rewrapped, {rotation['unreadable']} unreadable"
+            + (f", about {left} s left" if left is not None else "")
+        )
+    return "\n".join(lines)
+
+
+def work(rotation: MasterKeyRotation) -> None:
+    """Rewrap in this process until the rotation is finished or stopped, with progress."""
+
+    def step() -> None:
+        if not rewrap.rewrap_batch(rotation.pk):
+            time.sleep(_BUSY_S)  # finished, stopped, or a worker is at it
+
+    _follow(rotation, step, "Interrupted here. The workers go on with it; stop it with rotate --stop.")
+
+
+def watch(rotation: MasterKeyRotation) -> None:
+    """Show the workers' progress until the rotation is finished or stopped."""
+    _follow(rotation, lambda: time.sleep(_POLL_S), "The workers go on with it; stop it with rotate --stop.")
+
+
+def verify() -> Verification:
+    """Open every secret, with progress."""
+    with _bar("Opening", sum(count.secrets for count in census.census())) as advance:
+        return census.verify(advance)
+
+
+def _follow(rotation: MasterKeyRotation, step: Callable[[], None], interrupted: str) -> None:
+    warned = False
+    shown = 0
+    try:
+        with _bar(f"Rewrapping to version {rotation.to_version}", rotation.total) as advance:
+            while rotation.state == RotationState.RUNNING:
+                step()
+                rotation.refresh_from_db()
+                done = rotation.rewrapped + rotation.unreadable
+                advance(done - shown)
+                shown = done
+                if not warned and rewrap.overdue(timezone.now()) is not None:
+                    Console(stderr=True).print("No worker takes it up: start one, or rotate --resume --here.")
+                    warned = True
+    except KeyboardInterrupt:
+        Console(stderr=True).print(interrupted)
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _rotation(rotation: MasterKeyRotation) -> dict[str, Any]:
+    """A rotation's progress; the time left as far as its rate so far tells."""
+    done = rotation.rewrapped + rotation.unreadable
+    left = None
+    if rotation.state == RotationState.RUNNING and done:
+        elapsed = (rotation.beat_at - rotation.started_at).total_seconds()
+        left = round(elapsed / done * max(0, rotation.total - done))
+    return {
+        "to_version": rotation.to_version,
+        "state": rotation.state,
+        "secrets": rotation.total,
+        "rewrapped": rotation.rewrapped,
+        "unreadable": rotation.unreadable,
+        "seconds_left": left,
+        "started_at": rotation.started_at,
+        "beat_at": rotation.beat_at,
+        "finished_at": rotation.finished_at,
+    }

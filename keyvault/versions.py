@@ -1,0 +1,73 @@
+"""The versions of the master key as acts of people: the first one made, an old one destroyed. Audited."""
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+
+from keyvault import audit, census, masterkey
+from keyvault.audit import Actor
+from keyvault.masterkey import MasterKeyState, Version
+from keyvault.wrapping import changing_versions
+
+
+class DestroyError(Exception):
+    """A version must not be destroyed, or not yet; the message says why."""
+
+
+def make_first(actor: Actor) -> tuple[int, bool]:
+    """Make version 1. Gives it, and whether it is in the audit chain: before the first migration there is none."""
+    version = masterkey.provider().init()
+    try:
+        with transaction.atomic():
+            audit.record(actor, "master_key.init", {"version": version, "place": str(masterkey.provider())})
+    except DatabaseError:
+        return version, False
+    return version, True
+
+
+def destroy(number: int, actor: Actor, now: datetime) -> None:
+    """Destroy an old version for good. DestroyError where a secret needs it, it is active, or its time has not come.
+
+    Recorded before and after: whatever happens between, the chain tells of it.
+    """
+    with changing_versions():
+        _check(number, now)
+        audit.record(actor, "master_key.destroy", {"version": number}, "begun")
+    with changing_versions():
+        _check(number, now)
+        audit.record(actor, "master_key.destroy", {"version": number})
+        masterkey.provider().destroy(number)
+
+
+def check_destroyable(number: int, now: datetime) -> None:
+    """DestroyError where a version must not be destroyed, or not yet."""
+    with changing_versions():
+        _check(number, now)
+
+
+def _check(number: int, now: datetime) -> None:
+    version = next((version for version in masterkey.provider().versions() if version.number == number), None)
+    if version is None or version.state == MasterKeyState.DESTROYED:
+        raise DestroyError(f"there is no version {number} in {masterkey.provider()}, or not any more")
+    if version.state == MasterKeyState.ACTIVE:
+        raise DestroyError(f"version {number} is the active one: rotate first (manage.py master_key rotate)")
+    _check_waited(version, now)
+    needing = census.count_needing(number)
+    if needing:
+        raise DestroyError(
+            f"{needing} secrets need version {number}: rewrap them (manage.py master_key rotate --resume), or see "
+            "what is wrong with them (manage.py master_key verify)"
+        )
+
+
+def _check_waited(version: Version, now: datetime) -> None:
+    days = settings.MASTER_KEY_DESTROY_AFTER_DAYS
+    if version.decrypt_only_at is None:
+        raise DestroyError(f"since when version {version.number} is not used for sealing is not known")
+    due = version.decrypt_only_at + timedelta(days=days)
+    if now < due:
+        raise DestroyError(
+            f"version {version.number} may be destroyed from {due:%Y-%m-%d %H:%M} UTC on, {days} days after it was "
+            "replaced (MASTER_KEY_DESTROY_AFTER_DAYS): a backup from before may need it"
+        )
