@@ -115,7 +115,7 @@ class UplinksView(APIView):
         if "Transfer-Encoding" in request.headers:
             raise LengthRequired
         if not isinstance(request.data, bytes):  # DRF gives an empty form for an empty body
-            raise exceptions.ValidationError("The body is empty.")
+            raise exceptions.ValidationError("The body is empty, or came without Content-Length.")
         try:
             body = reception.decode(request.data, request.headers.get("Content-Encoding", ""))
             receipt = reception.receive(request.user.pk, body, timezone.now())
