@@ -7,6 +7,7 @@ from typing import Any
 
 from django import forms
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
+from django.contrib.admin import ShowFacets
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
 from django.forms.widgets import Input
@@ -96,6 +97,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
 
     paginator = CappedPaginator
     show_full_result_count = False
+    show_facets = ShowFacets.NEVER  # each would count all rows
     list_per_page = 50
     list_max_show_all = 0
     list_disable_select_all = True
