@@ -19,6 +19,7 @@ from bench.site import Site, made
 from bench.stack import Stack
 
 MAX_LATENCY_UPLINKS = 400
+WARM_ROUNDS = 2
 
 Progress = Callable[[str], None]
 
@@ -171,15 +172,15 @@ def _pairs(bench: Bench, base: Site, base_stack: Stack, site: Site, sizes: Sizes
     """The grown site goes on from interval to interval; nothing of it is emptied."""
     base_frames = bench.seal(base, sizes.frames)
     with bench.stack(site) as running:
-        for number in range(sizes.rounds + 1):
+        for number in range(1 - WARM_ROUNDS, sizes.rounds + 1):
             frames = bench.seal(site, sizes.frames)
             site.next_interval += len(frames[0]) // len(site.fleet.titles[0])
             base.use()
             base.reset()
             before = measure.system(base, base_stack, base_frames, min(1000, len(base_frames[0])))
             grown = measure.system(site, running, frames, min(1000, len(frames[0])))
-            if number == 0:
-                continue  # the grown site warms up
+            if number < 1:
+                continue  # the grown site warms up: after each round a worker has yet to meet half as many meters
             bench.results.growth[what].append((before.rate, grown.rate))
             bench.results.growth_runs[what].append(grown)
             bench.say(
