@@ -14,12 +14,13 @@ PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets
 	DATABASE_URL=postgres://headend@127.0.0.1:1/headend REDIS_URL=redis://127.0.0.1:1/0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test bench lint format lock clean distclean
+.PHONY: help demo up test soak bench lint format lock clean distclean
 
 help:
 	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
 	@echo "make up        the head-end alone, for real concentrators (PORT=$(PORT))"
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
+	@echo "make soak      the long tests: a master key rotation of 100,000 keys under load and kill -9"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
 	@echo "make format    formats the code"
@@ -52,6 +53,9 @@ up: $(READY)
 test: $(READY_DEV)
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+soak: $(READY_DEV)
+	@exec $(BIN)/python -m pytest -m soak --timeout 3600 -s $(ARGS)
+
 bench: $(READY_DEV)
 	@exec $(BIN)/python -m bench $(ARGS)
 
@@ -73,6 +77,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(READY_DEV)
 	$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
 	$(COMPILE) requirements/base.in --constraint requirements/dev.txt --output-file requirements/base.txt
+	$(COMPILE) requirements/hsm.in --constraint requirements/dev.txt --output-file requirements/hsm.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
