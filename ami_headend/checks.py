@@ -51,10 +51,11 @@ def _limits() -> Iterator[CheckMessage]:
             f"COUNTER_GAP_RUNS is {settings.COUNTER_GAP_RUNS}: late frames would be refused as counter_too_old.",
             f"Set it to {COUNTER_GAP_RUNS_MIN} or more.",
         )
-    try:
-        parse(settings.UPLINK_RATE)
-    except ValueError:
-        yield _error(3, f"UPLINK_RATE is {settings.UPLINK_RATE!r}, which is no rate.", "Write it as 600/minute.")
+    for name in ("UPLINK_RATE", "COMMAND_RATE"):
+        try:
+            parse(getattr(settings, name))
+        except ValueError:
+            yield _error(3, f"{name} is {getattr(settings, name)!r}, which is no rate.", "Write it as 600/minute.")
 
 
 def _contradictions() -> Iterator[CheckMessage]:

@@ -16,8 +16,9 @@ from redis.exceptions import RedisError
 from rest_framework import authentication, exceptions, permissions, throttling
 from rest_framework.request import Request
 
-from concentrators import tokens
+from concentrators import integrity, tokens
 from concentrators.models import Concentrator, ConcentratorToken
+from concentrators.verdicts import FailureKind
 
 logger = logging.getLogger(__name__)
 
@@ -55,25 +56,68 @@ class IsConcentrator(permissions.BasePermission):
         return isinstance(request.user, Concentrator)
 
 
-class UplinkThrottle(throttling.BaseThrottle):
-    """At most UPLINK_RATE uplinks of one concentrator; without Redis none is refused (the backlog still is)."""
+def concentrator_id(request: Request) -> int:
+    """The id of the concentrator behind a request that IsConcentrator let in."""
+    return int(request.user.pk or 0)
+
+
+class RateThrottle(throttling.BaseThrottle):
+    """At most so many requests of one concentrator; without Redis none is refused."""
+
+    scope: str
+    setting: str
 
     def __init__(self) -> None:
-        self._rate = parse(settings.UPLINK_RATE)
+        self._rate = parse(getattr(settings, self.setting))
         self._limiter = _limiter()
-        self._key: tuple[str, str] = ("uplink", "")
+        self._key: tuple[str, str] = (self.scope, "")
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        self._key = ("uplink", str(request.user.pk))
+        self._key = (self.scope, str(request.user.pk))
         try:
             return self._limiter.hit(self._rate, *self._key)
         except (RedisError, StorageError, OSError) as error:
-            logger.warning("uplink rate not limited: Redis does not answer (%s)", type(error).__name__)
+            logger.warning("%s rate not limited: Redis does not answer (%s)", self.scope, type(error).__name__)
             return True
 
     def wait(self) -> float:
         reset_at = self._limiter.get_window_stats(self._rate, *self._key).reset_time
         return max(1.0, reset_at - time.time())
+
+
+class UplinkThrottle(RateThrottle):
+    """At most UPLINK_RATE uplinks; the backlog is another limit."""
+
+    scope = "uplink"
+    setting = "UPLINK_RATE"
+
+
+class CommandThrottle(RateThrottle):
+    """At most COMMAND_RATE looks for commands."""
+
+    scope = "command"
+    setting = "COMMAND_RATE"
+
+
+class BadTagThrottle(throttling.BaseThrottle):
+    """No more uplinks this hour of a concentrator that brought BAD_TAGS_PER_HOUR frames with a bad tag in it.
+
+    It keeps what its honest meters send, and may post it next hour. The tallies of failures count them:
+    exactly once, whatever becomes of Redis.
+    """
+
+    def __init__(self) -> None:
+        self._now = timezone.now()
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        failures = integrity.failures_in_hour(concentrator_id(request), FailureKind.TAG_INVALID, self._now)
+        if failures < settings.BAD_TAGS_PER_HOUR:
+            return True
+        logger.warning("concentrator %s brought %d bad tags this hour: it has to wait", request.user.pk, failures)
+        return False
+
+    def wait(self) -> float:
+        return 3600 - self._now.timestamp() % 3600
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ from meters.gaps import gap_report
 from meters.models import Meter, MeterStatus, Register
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
+GIVEN = (CommandKind.SET_KEY, CommandKind.READ_NOW, CommandKind.RESEND, CommandKind.SET_CLOCK)
 SYSTEM = "ami-headend"  # who gives commands that nobody asked for
 RESENDS_MAX = 50
 _EXPIRE_BATCH = 10_000

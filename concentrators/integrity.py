@@ -1,15 +1,15 @@
 """Integrity failures: keeping each with its evidence, and counting beyond what is kept."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from django.conf import settings
 from django.db import connection
 
-from concentrators.verdicts import FailureKind
-from keyvault.sql import cursor, fetch_rows, int_array, octets_array
+from concentrators.verdicts import BEFORE_COUNTER, WAITING, FailureKind
+from keyvault.sql import cursor, execute, fetch_rows, int_array, octets_array
 
 _DETAIL_LENGTH = 250
 _COPY_FAILURES = """COPY concentrators_integrityfailure
@@ -58,15 +58,55 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                 )
 
 
+def failures_in_hour(concentrator_id: int, kind: FailureKind, at: datetime) -> int:
+    """How many frames of a concentrator, received in the hour of ``at``, were refused in a kind so far."""
+    rows = fetch_rows(
+        """SELECT failures FROM concentrators_failuretally
+           WHERE concentrator_id = %s AND kind = %s AND hour = date_trunc('hour', %s::timestamptz, 'UTC')""",
+        concentrator_id,
+        kind.value,
+        at,
+    )
+    return rows[0][0] if rows else 0
+
+
+def withdraw(uplink_id: int, frame_indexes: Iterable[int]) -> None:
+    """Take back the evidence of frames that waited and are judged again now. The caller holds the uplink's row."""
+    execute(
+        """DELETE FROM concentrators_integrityfailure
+           WHERE uplink_id = %s AND frame_index = ANY(%s::int[]) AND kind = ANY(%s::text[])""",
+        uplink_id,
+        int_array(frame_indexes),
+        _names(WAITING),
+    )
+
+
+def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> None:
+    """Take withdrawn failures out of the tallies of their hour. After ``record``: tallies are locked last."""
+    _count(Counter({kind: -failures for kind, failures in kinds.items()}), concentrator_id, received_at)
+    execute(
+        """DELETE FROM concentrators_failuretally WHERE failures = 0 AND kind = ANY(%s::text[])
+           AND concentrator_id = %s AND hour = date_trunc('hour', %s::timestamptz, 'UTC')""",
+        _names(kinds),
+        concentrator_id,
+        received_at,
+    )
+
+
 def refused_before(frames: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int, bytes], FailureKind]:
-    """Why frames were refused earlier, by (kid, counter, octets), for (kid, counter) given. One query."""
+    """Why frames were refused earlier, their counters taken, by (kid, counter, octets), for (kid, counter) given.
+
+    One query. A refusal that took no counter says nothing of what became of the frame when it came again.
+    """
     rows = fetch_rows(
         """SELECT f.kid, f.invocation_counter, f.frame, f.kind
            FROM unnest(%s::bytea[], %s::bigint[]) AS n(kid, counter)
            JOIN concentrators_integrityfailure f ON f.kid = n.kid AND f.invocation_counter = n.counter
+           WHERE f.kind <> ALL(%s::text[])
            ORDER BY f.id DESC""",
         octets_array(kid for kid, _ in frames),
         int_array(counter for _, counter in frames),
+        _names(BEFORE_COUNTER),
     )
     return {row[:3]: FailureKind(row[3]) for row in rows}  # the oldest row wins
 
@@ -82,10 +122,15 @@ def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datet
            RETURNING kind, failures""",
         concentrator_id,
         received_at,
-        "{" + ",".join(names) + "}",
+        _names(names),
         int_array(kinds[kind] for kind in names),
     )
     return {
         FailureKind(kind): settings.FAILURE_ROWS_PER_HOUR - (failures - kinds[FailureKind(kind)])
         for kind, failures in rows
     }
+
+
+def _names(kinds: Iterable[FailureKind]) -> str:
+    """PostgreSQL's text of an array of kinds."""
+    return "{" + ",".join(kinds) + "}"

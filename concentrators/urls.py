@@ -1,9 +1,12 @@
 from django.urls import path
 
-from concentrators import api, total_api
+from concentrators import api, command_api, total_api
 
 urlpatterns = [
     path("uplinks", api.UplinksView.as_view(), name="uplinks"),
     path("uplinks/<int:uplink_id>", api.UplinkView.as_view(), name="uplink"),
+    path("commands", command_api.CommandsView.as_view(), name="commands"),
+    path("commands/<int:number>/receipt", command_api.CommandReceiptView.as_view(), name="command-receipt"),
+    path("meters/<str:system_title>/commands", command_api.MeterCommands.as_view(), name="meter-commands"),
     path("totals", total_api.TotalList.as_view(), name="totals"),
 ]

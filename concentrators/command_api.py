@@ -1,0 +1,206 @@
+"""The REST doors of commands: concentrators fetch and acknowledge them, operators give and watch them."""
+
+from typing import Any
+
+from django.db import transaction
+from django.http import HttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework import generics, serializers, status
+from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from concentrators import commands, downlink
+from concentrators.authentication import BearerTokenAuthentication, CommandThrottle, IsConcentrator, concentrator_id
+from concentrators.commands import DownlinkError
+from concentrators.commands import Request as CommandRequest
+from concentrators.models import Command, CommandKind
+from keyvault import audit
+from keyvault.epochs import EpochError
+from meters.gaps import GapsError
+from meters.models import Meter, Register
+from meters.obis import RegisterKind
+from meters.registry import RegistryError, find_meter
+
+CBOR_SEQUENCE = "application/cbor-seq"
+MAY_ROTATE = "keyvault.change_devicekey"
+_LISTED = 200
+_LOAD_PROFILE = "1-0:1.29.0"
+
+
+class CborSequenceRenderer(BaseRenderer):
+    """Stands for the content type in negotiation; the view writes the octets itself."""
+
+    media_type = CBOR_SEQUENCE
+    format = "cbor-seq"
+    charset = None
+    render_style = "binary"
+
+
+class LimitQuery(serializers.Serializer[Any]):
+    limit = serializers.IntegerField(min_value=1, max_value=downlink.OFFER_MAX, default=20)
+
+
+class CommandsView(APIView):
+    """Commands go out here."""
+
+    authentication_classes = (BearerTokenAuthentication,)
+    permission_classes = (IsConcentrator,)
+    throttle_classes = (CommandThrottle,)
+    renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON for problems alone
+
+    @extend_schema(
+        operation_id="commands", parameters=[LimitQuery], responses={(200, CBOR_SEQUENCE): OpenApiTypes.BINARY}
+    )
+    def get(self, request: Request) -> HttpResponse:
+        """Commands to pass on, oldest first: a CBOR sequence (RFC 8742) of [number, system title, octets].
+
+        A command that is not acknowledged comes again, octet for octet.
+        """
+        query = LimitQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
+        return HttpResponse(downlink.encode_offers(offers), content_type=CBOR_SEQUENCE)
+
+
+class CommandReceiptSerializer(serializers.Serializer[Any]):
+    """What became of a command at the concentrator; done is the meter's to say."""
+
+    result = serializers.ChoiceField(["delivered", "failed"])
+
+
+class CommandReceiptView(APIView):
+    """A concentrator's word on a command that it fetched."""
+
+    authentication_classes = (BearerTokenAuthentication,)
+    permission_classes = (IsConcentrator,)
+
+    @extend_schema(
+        operation_id="command_receipt",
+        request=CommandReceiptSerializer,
+        responses={
+            204: OpenApiResponse(description="Noted; the same again changes nothing."),
+            404: OpenApiResponse(description="This concentrator was not the last to fetch that command."),
+        },
+    )
+    def post(self, request: Request, number: int) -> Response:
+        """Say that a command was passed on to its meter, or could not be."""
+        body = CommandReceiptSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        delivered = body.validated_data["result"] == "delivered"
+        if not downlink.receipt(concentrator_id(request), number, delivered=delivered, now=timezone.now()):
+            raise NotFound(f"No command {number} was fetched by this concentrator last.")
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class CommandSerializer(serializers.ModelSerializer[Command]):
+    """A command and its state. Its octets are between concentrator and meter."""
+
+    number = serializers.IntegerField(source="id")
+    kind = serializers.SerializerMethodField()
+    concentrator = serializers.CharField(source="offered_to.name", default=None)
+
+    class Meta:
+        model = Command
+        fields = (
+            "number",
+            "kind",
+            "parameters",
+            "state",
+            "attempts",
+            "concentrator",
+            "created_by",
+            "created_at",
+            "next_attempt_at",
+            "expires_at",
+            "offered_at",
+            "delivered_at",
+            "ended_at",
+        )
+
+    def get_kind(self, command: Command) -> str:
+        return CommandKind(command.kind).name.lower()
+
+
+class NewCommandSerializer(serializers.Serializer[Any]):
+    """A command to give: ``resend`` takes from and to, and asks for each gap of the load profile between them."""
+
+    kind = serializers.ChoiceField([kind.name.lower() for kind in CommandKind if kind in commands.GIVEN])
+    register = serializers.SlugRelatedField(
+        slug_field="obis_code", queryset=Register.objects.filter(kind=RegisterKind.INTERVAL), required=False
+    )
+    start = serializers.DateTimeField(required=False)
+    end = serializers.DateTimeField(required=False)
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        return {{"start": "from", "end": "to"}.get(name, name): field for name, field in fields.items()}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        resend = attrs["kind"] == "resend"
+        if resend != ("from" in attrs) or resend != ("to" in attrs) or ("register" in attrs and not resend):
+            raise ValidationError("resend takes from and to (and register, if wanted); the others take nothing.")
+        return attrs
+
+
+class MeterCommands(generics.GenericAPIView[Any]):
+    """The commands of one meter."""
+
+    queryset = Command.objects.none()
+
+    @extend_schema(
+        operation_id="meter_commands",
+        parameters=[OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")],
+        responses=CommandSerializer(many=True),
+    )
+    def get(self, request: Request, system_title: str) -> Response:
+        """The newest commands of a meter, and how they stand."""
+        rows = Command.objects.filter(meter=_meter(system_title)).select_related("offered_to").order_by("-pk")
+        return Response(CommandSerializer(rows.defer("octets")[:_LISTED], many=True).data)
+
+    @extend_schema(
+        operation_id="meter_commands_create",
+        request=NewCommandSerializer,
+        parameters=[OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")],
+        responses={201: CommandSerializer(many=True)},
+    )
+    def post(self, request: Request, system_title: str) -> Response:
+        """Give a meter a command: audited. ``set_key`` begins a new key epoch, and needs the right to change keys."""
+        meter = _meter(system_title)
+        body = NewCommandSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        if body.validated_data["kind"] == "set_key" and not request.user.has_perm(MAY_ROTATE):
+            raise PermissionDenied("You may not change keys.")
+        try:
+            given = _give(meter, body.validated_data, request)
+        except (DownlinkError, EpochError, GapsError) as error:
+            raise ValidationError(str(error)) from None
+        return Response(CommandSerializer(given, many=True).data, status=status.HTTP_201_CREATED)
+
+
+def _give(meter: Meter, asked: dict[str, Any], request: Request) -> list[Command]:
+    now, by = timezone.now(), request.user.get_username()
+    kind = CommandKind[asked["kind"].upper()]
+    with transaction.atomic():
+        if kind is CommandKind.SET_KEY:
+            given = commands.enqueue_keys([meter], by, now)
+        elif kind is CommandKind.RESEND:
+            register = asked.get("register") or Register.objects.get(obis_code=_LOAD_PROFILE)
+            given = commands.enqueue_resends(meter, register, asked["from"], asked["to"], by, now)
+        else:
+            given = commands.enqueue([CommandRequest(meter, kind, {})], by, now)
+        actor = audit.Actor(by, request.META.get("REMOTE_ADDR", ""))
+        subject = {"device": bytes(meter.system_title).hex(), "commands": [command.pk for command in given]}
+        audit.record(actor, f"command.{kind.name.lower()}", subject, f"{len(given)} queued")
+    return given
+
+
+def _meter(system_title: str) -> Meter:
+    try:
+        return find_meter(system_title)
+    except RegistryError as error:
+        raise NotFound(str(error)) from None

@@ -1,0 +1,55 @@
+"""A meter's side of the downlink, for tests: it opens what its concentrator brings, by docs/frame.md."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cbor2
+
+from keyvault.ciphers import open_keys
+from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.kdf import downlink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import parse_frame
+from keyvault.models import DeviceKey
+from tests.builders import senml_payload
+from tests.concentrators.fleet import Device
+
+DONE, REFUSED = "0-0:96.13.0", "0-0:96.13.1"
+
+
+@dataclass
+class Receiver:
+    """Opens commands under the transfer key and the device's key."""
+
+    device: Device
+    transfer_key: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, device: Device) -> "Receiver":
+        """The receiver of a device whose transfer key is in the vault."""
+        row = DeviceKey.objects.get(system_title=device.title, epoch=0)
+        return cls(device, open_keys([row.pk])[0].octets)
+
+    def open(self, octets: bytes) -> tuple[int, int, list[Any]]:
+        """The epoch, the counter and the fields of a command; TagInvalidError where it is not for this device."""
+        frame = parse_frame(octets)
+        epoch = int.from_bytes(frame.kid[8:], "big")
+        assert frame.kid[:8] == self.device.title
+        assert epoch in (0, self.device.epoch)
+        key = self.device.key if epoch else self.transfer_key
+        alg = DOWNLINK_OF[self.device.alg]
+        assert frame.alg == alg
+        cipher = DirectionCipher(downlink_key(key, self.device.title, epoch, alg), alg)
+        return epoch, frame.counter, cbor2.loads(cipher.open_(frame))
+
+    def renewed(self, octets: bytes) -> Device:
+        """The meter with the key that a command brought."""
+        epoch, _, fields = self.open(octets)
+        assert epoch == 0
+        assert fields[0] == 1
+        return Device(self.device.meter, fields[3], fields[2], fields[4])
+
+
+def answer(device: Device, number: int, at_s: int, *, done: bool = True) -> bytes:
+    """A frame in which the meter answers a command."""
+    return device.seal(senml_payload({DONE if done else REFUSED: number}, at_s, unit="count"))

@@ -1,0 +1,371 @@
+"""The queue of commands: who is offered what, when and how often; receipts, answers, expiry, cancelling."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import cbor2
+import pytest
+
+from concentrators import commands, downlink
+from concentrators.commands import Answer, DownlinkError, Request
+from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
+from keyvault import epochs, provisioning
+from keyvault.audit import Actor
+from keyvault.epochs import EpochError
+from keyvault.models import DeviceKey, InvocationCounter
+from keyvault.provisioning import NewKey
+from meters.models import MeterStatus, Register
+from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, commission, judged, register_id
+from tests.concentrators.obedient import Receiver, answer
+from tests.concentrators.statements import counting
+
+pytestmark = pytest.mark.django_db
+LATER = timedelta(minutes=2)
+
+
+def fitted(count: int, concentrator: Concentrator | None) -> list[Device]:
+    """Meters in service with transfer keys."""
+    devices = commission(count, concentrator)
+    provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+    return devices
+
+
+@pytest.fixture
+def device(concentrator: Concentrator) -> Device:
+    return fitted(1, concentrator)[0]
+
+
+def read_now(*devices: Device) -> list[Command]:
+    return commands.enqueue([Request(device.meter, CommandKind.READ_NOW, {}) for device in devices], "tester", NOW)
+
+
+def new_key(*devices: Device) -> list[Command]:
+    return commands.enqueue_keys([device.meter for device in devices], "tester", NOW)
+
+
+def offered(concentrator: Concentrator, now: datetime = NOW, limit: int = 20) -> dict[int, bytes]:
+    return {one.number: one.octets for one in downlink.offer(concentrator.pk, limit, now)}
+
+
+def deliver(concentrator: Concentrator, numbers: Sequence[int], now: datetime = NOW) -> None:
+    for number in numbers:
+        assert downlink.receipt(concentrator.pk, number, delivered=True, now=now)
+
+
+def state(command: Command) -> str:
+    command.refresh_from_db()
+    return command.state
+
+
+class TestOffer:
+    def test_a_command_is_sealed_once_and_repeated_octet_for_octet(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        (command,) = read_now(device)
+        first = offered(concentrator)
+        assert Receiver.of(device).open(first[command.pk])[2] == [2, command.pk]
+        assert offered(concentrator) == {}  # its next attempt is later
+        assert offered(concentrator, NOW + LATER) == first
+        command.refresh_from_db()
+        assert (command.attempts, command.state, command.offered_to) == (2, CommandState.OFFERED, concentrator)
+        assert command.offered_at == NOW
+
+    def test_back_off_grows_and_is_bounded(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = commands.enqueue(
+            [Request(device.meter, CommandKind.READ_NOW, {})], "tester", NOW, NOW + timedelta(days=90)
+        )
+        now, waits = NOW, []
+        for _ in range(12):
+            assert offered(concentrator, now)
+            command.refresh_from_db()
+            waits.append(int((command.next_attempt_at - now).total_seconds()))
+            now = command.next_attempt_at
+        assert waits == [60 * 2 ** min(n, 8) for n in range(12)]
+
+    def test_the_concentrator_that_the_meter_is_assigned_to_now(
+        self, concentrator: Concentrator, other_concentrator: Concentrator, device: Device
+    ) -> None:
+        (command,) = read_now(device)
+        assert offered(other_concentrator) == {}
+        Assignment.objects.update(valid_to=NOW - timedelta(hours=1))
+        Assignment.objects.create(
+            meter=device.meter, concentrator=other_concentrator, valid_from=NOW - timedelta(hours=1)
+        )
+        assert offered(concentrator) == {}
+        assert set(offered(other_concentrator)) == {command.pk}
+
+    def test_the_concentrator_that_heard_the_meter_last(
+        self, concentrator: Concentrator, other_concentrator: Concentrator
+    ) -> None:
+        (device,) = fitted(1, None)
+        (command,) = read_now(device)
+        assert judged(concentrator, [device.frame(0)], NOW - LATER) == {"accepted": 1}
+        assert judged(other_concentrator, [device.frame(1)], NOW - LATER / 2) == {"accepted": 1}
+        assert offered(concentrator) == {}
+        assert set(offered(other_concentrator)) == {command.pk}
+
+    def test_heard_under_a_newer_epoch_counts_more(
+        self, concentrator: Concentrator, other_concentrator: Concentrator
+    ) -> None:
+        (device,) = fitted(1, None)
+        assert judged(concentrator, [device.frame(0)], NOW - LATER) == {"accepted": 1}
+        renewed = device.next_epoch(2)
+        assert judged(other_concentrator, [renewed.frame(1)], NOW - LATER / 2) == {"accepted": 1}
+        read_now(device)
+        assert offered(concentrator) == {}
+        assert len(offered(other_concentrator)) == 1
+
+    def test_oldest_first_and_no_more_than_asked_for(self, concentrator: Concentrator) -> None:
+        given = read_now(*fitted(5, concentrator))
+        numbers = [command.pk for command in given]
+        assert list(offered(concentrator, limit=2)) == numbers[:2]
+        assert list(offered(concentrator, limit=100)) == numbers[2:]
+
+    def test_the_next_of_a_meter_waits_until_the_one_before_was_delivered(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        """The meter takes no older counter: in another order the older command would be lost."""
+        first, second = read_now(device) + read_now(device)
+        assert list(offered(concentrator)) == [first.pk]
+        assert list(offered(concentrator, NOW + LATER)) == [first.pk]
+        deliver(concentrator, [first.pk], NOW + LATER)
+        one = offered(concentrator, NOW + LATER)
+        assert list(one) == [second.pk]
+        # The first would be refused now: it is not repeated, answered or not.
+        assert first.pk not in offered(concentrator, NOW + timedelta(hours=8))
+
+    def test_a_key_command_does_not_wait_for_others(self, concentrator: Concentrator, device: Device) -> None:
+        both = read_now(device) + new_key(device)
+        assert set(offered(concentrator)) == {command.pk for command in both}
+
+    def test_a_delivered_command_without_an_answer_comes_again(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        (command,) = read_now(device)
+        first = offered(concentrator)
+        deliver(concentrator, [command.pk])
+        assert offered(concentrator, NOW + timedelta(hours=5)) == {}
+        assert offered(concentrator, NOW + timedelta(hours=7)) == first
+
+    def test_the_clock_is_that_of_sealing_and_soon_out_of_date(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        (command,) = commands.enqueue([Request(device.meter, CommandKind.SET_CLOCK, {})], "tester", NOW)
+        later = NOW + timedelta(hours=3)
+        _, _, fields = Receiver.of(device).open(offered(concentrator, later)[command.pk])
+        assert fields == [4, command.pk, int(later.timestamp())]
+        assert offered(concentrator, later + timedelta(seconds=61)) == {}
+        assert commands.expire(later + timedelta(seconds=61)) == 1
+
+    def test_what_cannot_be_sealed_now_waits_and_hinders_no_other(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        epochs.compromise([device.row().pk], Actor("tester", "test"))
+        (other,) = fitted(1, concentrator)
+        stuck, good = read_now(device, other)
+        assert set(offered(concentrator)) == {good.pk}
+        assert (state(stuck), stuck.attempts) == (CommandState.QUEUED, 0)
+        assert stuck.next_attempt_at > NOW
+
+    def test_it_costs_the_same_for_any_number_of_commands(self, concentrator: Concentrator) -> None:
+        costs = []
+        for size in (2, 50):
+            devices = fitted(size, concentrator)
+            read_now(*devices)
+            new_key(*devices)
+            with counting() as statements:
+                assert len(offered(concentrator, limit=100)) == 2 * size
+            costs.append(len(statements))
+        assert costs[0] == costs[1]
+
+    def test_the_body_is_a_sequence_of_arrays(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        (offer,) = downlink.offer(concentrator.pk, 1, NOW)
+        assert cbor2.loads(downlink.encode_offers([offer])) == [command.pk, device.title, offer.octets]
+        assert downlink.encode_offers([]) == b""
+
+
+class TestReceipts:
+    def test_delivered_is_not_done(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        offered(concentrator)
+        deliver(concentrator, [command.pk, command.pk])
+        assert state(command) == CommandState.DELIVERED
+        assert command.delivered_at == NOW
+
+    def test_failed_is_tried_again(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        first = offered(concentrator)
+        assert downlink.receipt(concentrator.pk, command.pk, delivered=False, now=NOW)
+        assert state(command) == CommandState.OFFERED
+        assert offered(concentrator, NOW + LATER) == first
+
+    def test_only_of_the_concentrator_that_fetched_it_last(
+        self, concentrator: Concentrator, other_concentrator: Concentrator, device: Device
+    ) -> None:
+        (command,) = read_now(device)
+        assert not downlink.receipt(concentrator.pk, command.pk, delivered=True, now=NOW)
+        offered(concentrator)
+        assert not downlink.receipt(other_concentrator.pk, command.pk, delivered=True, now=NOW)
+        assert state(command) == CommandState.OFFERED
+
+    def test_one_that_comes_after_the_answer_changes_nothing(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        offered(concentrator)
+        assert judged(concentrator, [answer(device, command.pk, START_S)]) == {"accepted": 1}
+        deliver(concentrator, [command.pk])
+        assert state(command) == CommandState.DONE
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(("done", "expected"), [(True, CommandState.DONE), (False, CommandState.REFUSED)])
+    def test_the_meter_has_the_last_word(
+        self, concentrator: Concentrator, device: Device, done: bool, expected: CommandState
+    ) -> None:
+        (command,) = read_now(device)
+        offered(concentrator)
+        assert judged(concentrator, [answer(device, command.pk, START_S, done=done)]) == {"accepted": 1}
+        assert state(command) == expected
+        assert command.ended_at is not None
+        assert offered(concentrator, NOW + LATER) == {}
+        judged(concentrator, [answer(device, command.pk, START_S + 1, done=not done)])
+        assert state(command) == expected
+
+    def test_another_meter_cannot_answer_for_it(self, concentrator: Concentrator, device: Device) -> None:
+        (other,) = fitted(1, concentrator)
+        (command,) = read_now(device)
+        offered(concentrator)
+        assert judged(concentrator, [answer(other, command.pk, START_S)]) == {"accepted": 1}
+        assert state(command) == CommandState.OFFERED
+
+    def test_a_forged_answer_says_nothing(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        offered(concentrator)
+        forger = Device(device.meter, bytes(32))
+        assert judged(concentrator, [answer(forger, command.pk, START_S)]) == {"tag_invalid": 1}
+        assert state(command) == CommandState.OFFERED
+
+    def test_a_late_answer_still_counts(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        offered(concentrator)
+        assert commands.expire(NOW + timedelta(days=8)) == 1
+        assert state(command) == CommandState.EXPIRED
+        judged(concentrator, [answer(device, command.pk, START_S)])
+        assert state(command) == CommandState.DONE
+
+    def test_answers_cost_the_same_for_any_number(self, concentrator: Concentrator) -> None:
+        costs = []
+        for size in (2, 50):
+            devices = fitted(size, concentrator)
+            given = read_now(*devices)
+            frames = [answer(device, command.pk, START_S) for device, command in zip(devices, given, strict=True)]
+            with counting() as statements:
+                assert judged(concentrator, frames) == {"accepted": size}
+            costs.append(len(statements))
+        assert costs[0] == costs[1]
+
+    def test_numbers_that_are_none(self, concentrator: Concentrator, device: Device) -> None:
+        commands.answered([Answer(device.meter.pk, 2**62, True), Answer(device.meter.pk, -5, True)], NOW)
+        frames = [answer(device, number, START_S + n) for n, number in enumerate((-5, 2**62))]
+        assert judged(concentrator, frames) == {"accepted": 2}
+
+
+class TestKeys:
+    def test_the_first_frame_under_the_new_key_is_enough(self, concentrator: Concentrator, device: Device) -> None:
+        """Every acknowledgement was lost: the concentrator never said delivered, the meter never answered."""
+        (command,) = new_key(device)
+        assert command.parameters == {"epoch": 2}
+        renewed = Receiver.of(device).renewed(offered(concentrator)[command.pk])
+        assert judged(concentrator, [renewed.frame(0)]) == {"accepted": 1}
+        assert state(command) == CommandState.DONE
+        assert renewed.row().state == "active"
+
+    def test_a_retry_keeps_epoch_and_key(self, concentrator: Concentrator, device: Device) -> None:
+        (first,) = new_key(device)
+        assert [command.pk for command in new_key(device)] == [first.pk]
+        octets = offered(concentrator)[first.pk]
+        assert commands.expire(NOW + timedelta(days=8)) == 1
+        (again,) = new_key(device)
+        later = offered(concentrator, NOW + timedelta(days=1))
+        receiver = Receiver.of(device)
+        _, first_counter, fields = receiver.open(octets)
+        _, counter, repeated = receiver.open(later[again.pk])
+        assert repeated[2:] == fields[2:]
+        assert counter > first_counter
+        judged(concentrator, [receiver.renewed(octets).frame(0)])
+        assert (state(first), state(again)) == (CommandState.DONE, CommandState.DONE)
+
+    def test_a_key_that_was_compromised_meanwhile_is_not_given_out(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        (command,) = new_key(device)
+        assert offered(concentrator)
+        pending = DeviceKey.objects.get(system_title=device.title, epoch=2)
+        epochs.compromise([pending.pk], Actor("tester", "test"))
+        assert offered(concentrator, NOW + LATER) == {}
+        assert state(command) == CommandState.CANCELLED
+        assert new_key(device)[0].parameters == {"epoch": 3}
+
+    def test_worn_keys_are_replaced_by_themselves(self, concentrator: Concentrator, device: Device) -> None:
+        InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
+        assert commands.replace_worn_keys(10, NOW) == 1
+        assert commands.replace_worn_keys(10, NOW) == 0
+        command = Command.objects.get()
+        assert (command.kind, command.parameters, command.created_by) == (1, {"epoch": 2}, "ami-headend")
+
+
+class TestCancel:
+    def test_what_nobody_fetched_goes_and_its_pending_key_with_it(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        given = new_key(device) + read_now(device)
+        assert commands.cancel([command.pk for command in given], NOW) == 2
+        assert [state(command) for command in given] == [CommandState.CANCELLED] * 2
+        assert not DeviceKey.objects.filter(system_title=device.title, epoch=2).exists()
+        assert offered(concentrator) == {}
+
+    def test_what_was_fetched_goes_on(self, concentrator: Concentrator, device: Device) -> None:
+        given = new_key(device) + read_now(device)
+        octets = offered(concentrator)[given[0].pk]
+        assert commands.cancel([command.pk for command in given], NOW) == 0
+        assert judged(concentrator, [Receiver.of(device).renewed(octets).frame(0)]) == {"accepted": 1}
+
+
+class TestEnqueue:
+    @pytest.mark.parametrize(
+        ("kind", "parameters"),
+        [
+            (CommandKind.SET_KEY, {}),
+            (CommandKind.READ_NOW, {"x": 1}),
+            (CommandKind.RESEND, {"from_s": 1}),
+            (CommandKind.RESEND, {"from_s": 2, "to_s": 2}),
+            (CommandKind.RESEND, {"from_s": "1", "to_s": 2}),
+        ],
+    )
+    def test_bad_parameters(self, device: Device, kind: CommandKind, parameters: dict[str, int]) -> None:
+        with pytest.raises(DownlinkError):
+            commands.enqueue([Request(device.meter, kind, parameters)], "tester", NOW)
+
+    def test_only_to_meters_in_service(self, device: Device) -> None:
+        device.meter.status = MeterStatus.SUSPENDED
+        for give in (read_now, new_key):
+            with pytest.raises(DownlinkError, match="is suspended"):
+                give(device)
+
+    def test_no_key_without_a_transfer_key_and_then_for_none(self, concentrator: Concentrator, device: Device) -> None:
+        (bare,) = commission(1, concentrator)
+        with pytest.raises(EpochError, match=bare.title.hex()):
+            new_key(device, bare)
+        assert not Command.objects.exists()
+
+    def test_resends_are_asked_for_by_the_gap_report(self, concentrator: Concentrator, device: Device) -> None:
+        device.meter.commissioned_at = START
+        device.meter.save()
+        judged(concentrator, [device.frame(n) for n in range(48) if n not in (3, 4, 9)])
+        register = Register.objects.get(pk=register_id("1-0:1.29.0"))
+        given = commands.enqueue_resends(device.meter, register, START, NOW, "tester", NOW)
+        times = [(START_S + a * HALF_HOUR_S, START_S + b * HALF_HOUR_S) for a, b in ((3, 5), (9, 10))]
+        assert [(one.parameters["from_s"], one.parameters["to_s"]) for one in given] == times
+        assert commands.enqueue_resends(device.meter, register, START, NOW, "tester", NOW) == []
+        fields = Receiver.of(device).open(offered(concentrator)[given[0].pk])[2]
+        assert fields == [3, given[0].pk, *times[0]]
