@@ -165,7 +165,14 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 4
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # max_retries: publishing gives up at once (kombu would go on for 6 s); the octets are stored, and the sweep enqueues.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_retries": 0}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    "max_retries": 0,
+    # Redis keeps no account of what workers hold: the sweep does. With it, a worker that holds tasks ends for good
+    # when Redis goes away (kombu 5.7: "Unrecoverable error" while it gives them back).
+    "ack_emulation": False,
+}
 # Celery's Django fixup would close the connection, and with it every prepared plan, after so many tasks, and where
 # this is 0 after each, whatever CONN_MAX_AGE says. A connection that broke is opened anew all the same.
 CELERY_DB_REUSE_MAX = 1_000_000
