@@ -1,0 +1,230 @@
+"""No key and no token in a dump, a log, Redis or an answer, after everything a head-end does was done to it."""
+
+import base64
+import json
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from django.conf import settings
+from django.contrib.auth.models import User
+from pytest_django import DjangoDbBlocker
+
+from ami_headend.embedded import postgres_program
+from concentrators import tokens
+from concentrators.models import Assignment
+from keyvault import provisioning
+from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
+from keyvault.models import DeviceKey
+from keyvault.provisioning import NewKey
+from meters.models import Place
+from tests.concentrators.fleet import NOW, Device
+from tests.factories import MeterFactory
+from tests.flows import leaks
+from tests.flows import site as sites
+from tests.flows.site import Site, assert_one_verdict_each, frames_of, wait_verified
+from tests.flows.stack import Stack, running
+
+PASSWORD = "a long password of the administrator"
+PAGES = 60
+
+
+class Recorder:
+    """Every answer that was got, as octets: head and body."""
+
+    def __init__(self) -> None:
+        self.answers = bytearray()
+
+    def __call__(self, response: httpx.Response) -> None:
+        response.read()
+        self.answers += repr(response.headers.multi_items()).encode() + response.content + b"\n"
+
+
+@pytest.fixture(scope="module")
+def stack(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    environ = {"LOG_LEVEL": "DEBUG"}
+    folder = tmp_path_factory.mktemp("stack")
+    with django_db_blocker.unblock(), running(folder, ("web", "worker", "beat"), environ) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def site(stack: Stack) -> Site:
+    return sites.found(stack, 4)
+
+
+def derived(site: Site, fleet_secret: bytes) -> list[Device]:
+    """Meters with keys derived from a fleet key, added to the site."""
+    fleet_key = provisioning.create_fleet_key("fleet of the flow", fleet_secret)
+    devices = [Device(meter, b"") for meter in MeterFactory.create_batch(3)]
+    provisioning.provision_devices([device.title for device in devices], fleet_key=fleet_key)
+    for device in devices:
+        device.key = derived_device_key(fleet_secret, device.title, 1)
+        Assignment.objects.create(meter=device.meter, concentrator=site.concentrator, valid_from=NOW)
+    return devices
+
+
+def traffic(name: str, key: bytes, title: bytes, epoch: int) -> dict[str, bytes]:
+    """The traffic keys and Base IVs of both directions."""
+    found = {}
+    for direction, keys in (("up", uplink_key(key, title, epoch, 10)), ("down", downlink_key(key, title, epoch, 30))):
+        found[f"{name} {direction} traffic key"] = keys.key
+        found[f"{name} {direction} Base IV"] = keys.base_iv
+    return found
+
+
+def crawl(client: httpx.Client) -> list[str]:
+    """Every admin and status page that links lead to, up to PAGES."""
+    waiting, seen = ["/", "/admin/"], []
+    while waiting and len(seen) < PAGES:
+        path = waiting.pop(0)
+        seen.append(path)
+        answer = client.get(path, follow_redirects=True)
+        assert answer.status_code < 500, (path, answer.status_code)
+        for link in map(unescape, re.findall(r'href="(/admin/[^"#?]*)"', answer.text)):
+            if "logout" not in link and link not in seen and link not in waiting:
+                waiting.append(link)
+    return seen
+
+
+def sign_in(client: httpx.Client) -> None:
+    client.get("/admin/login/")
+    form = {"username": "root", "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+    assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
+
+
+def test_no_secret_anywhere(stack: Stack, site: Site) -> None:
+    recorder = Recorder()
+    fleet_secret = secrets.token_bytes(32)
+    devices = [*site.devices, *derived(site, fleet_secret)]
+    hidden = {"fleet key": fleet_secret}
+    for number, device in enumerate(devices):
+        hidden[f"device key {number}"] = device.key
+        hidden |= traffic(f"device {number}", device.key, device.title, 1)
+        if device in site.devices:
+            transfer = secrets.token_bytes(32)
+            provisioning.provision_stored([NewKey(device.title, 0, transfer)])
+        else:
+            transfer = derived_device_key(fleet_secret, device.title, 0)
+        hidden[f"transfer key {number}"] = transfer
+        hidden |= traffic(f"transfer {number}", transfer, device.title, 0)
+    for version in json.loads(Path(settings.MASTER_KEY_FILE).read_text())["versions"]:
+        hidden[f"master key {version['version']}"] = base64.b64decode(version["key"])
+    wrong = tokens.issue(site.concentrator, "revoked")
+    tokens.revoke(site.concentrator.tokens.get(label="revoked"))
+    hidden |= {"token": site.token.encode(), "revoked token": wrong.encode(), "password": PASSWORD.encode()}
+    planted = secrets.token_bytes(32)
+
+    User.objects.create_superuser("root", password=PASSWORD)
+    with httpx.Client(base_url=stack.base_url, timeout=30, event_hooks={"response": [recorder]}) as client:
+        post_everything(client, site, devices, wrong)
+        sign_in(client)
+        pages = crawl(client)
+        for path in ("meters", "readings", "events", "totals"):
+            for kind in ("json", "csv"):
+                client.get(f"/api/v1/{path}", params={"format": kind})
+        client.get("/api/schema/")
+        client.get(f"/api/v1/nothing/{planted.hex().upper()}")  # echoed in the answer and in the log
+    assert len(pages) > 20, pages
+    output = "".join(run_commands(stack))
+
+    Place.objects.create(name=base64.urlsafe_b64encode(b"x" + planted).decode())
+    DeviceKey.objects.filter(system_title=devices[0].title, epoch=0).update(wrapped=b"before" + planted + b"after")
+    with stack.redis() as client_of_redis:
+        client_of_redis.set("planted", b"..." + planted)
+        contents = b"".join(dump(client_of_redis, key) for key in client_of_redis.keys("*"))
+    places = {
+        "database": database_dump(stack),
+        "logs": b"".join(path.read_bytes() for path in stack.log_dir.glob("*.log")),
+        "redis": contents,
+        "answers": bytes(recorder.answers),
+        "commands": output.encode(),
+    }
+    assert b"DEBUG" in places["logs"]
+    assert devices[0].title.hex().encode() in places["database"]
+    searched = {place for _, place in leaks.find({"planted": planted}, places)}
+    assert searched == {"database", "logs", "redis", "answers"}
+    assert leaks.find(hidden, places) == set()
+
+
+def post_everything(client: httpx.Client, site: Site, devices: list[Device], wrong: str) -> None:
+    """Good frames and bad ones of every kind, over good and bad requests."""
+    frames = frames_of(devices, range(6))
+    forged = bytearray(frames[0])
+    forged[-1] ^= 1
+    stranger = Device(MeterFactory.build(), secrets.token_bytes(32))
+    bad = [
+        bytes(forged),
+        frames[1],
+        stranger.frame(1),
+        Device(devices[0].meter, devices[0].key, epoch=3).frame(1),
+        Device(devices[0].meter, secrets.token_bytes(32)).frame(1),
+        devices[1].frame(1, wh=7, counter=1),
+        devices[1].frame(1, wh=7, counter=77),
+        devices[2].seal(b"\x80", counter=78),
+        devices[2].frame(10_000, counter=79),
+        b"garbage",
+    ]
+    tampered = devices[3].row()
+    DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=bytes(tampered.wrapped)[:-1] + b"!")
+    ids = [site.posted(frames), site.posted(bad)]
+    wait_verified(ids)
+    kinds = assert_one_verdict_each(ids)
+    assert kinds["accepted"] == 36
+    assert len(kinds) >= 9, kinds
+    for token in (wrong, "dcu_" + secrets.token_urlsafe(32), site.token[:-1]):
+        headers = {**site.headers, "Authorization": f"Bearer {token}"}
+        assert client.post("/api/v1/uplinks", content=b"\x41a", headers=headers).status_code == 401
+    for body in (b"", b"hello", frames[0]):
+        assert client.post("/api/v1/uplinks", content=body, headers=site.headers).status_code == 400
+    for uplink_id in (*ids, 999_999):
+        client.get(f"/api/v1/uplinks/{uplink_id}", headers=site.headers)
+
+
+def run_commands(stack: Stack) -> Iterator[str]:
+    """The output of commands, those that fail among them."""
+    for arguments in (
+        ["master_key", "init"],
+        ["doctor"],
+        ["recompute_totals", "--help"],
+        ["concentrator", "--help"],
+        ["import_meters", settings.MASTER_KEY_FILE],
+        ["summary"],
+        ["check", "--deploy"],
+    ):
+        done = stack.manage(*map(str, arguments))
+        assert "Traceback" not in done.stderr, done.stderr
+        yield done.stdout + done.stderr
+
+
+def dump(client: "redis.Redis", key: bytes) -> bytes:
+    """Everything that Redis holds under a key."""
+    kind = client.type(key)
+    value: Any
+    match kind:
+        case b"string":
+            value = client.get(key)
+        case b"list":
+            value = client.lrange(key, 0, -1)
+        case b"hash":
+            value = client.hgetall(key)
+        case b"set":
+            value = client.smembers(key)
+        case _:
+            value = client.zrange(key, 0, -1)
+    return key + (value if isinstance(value, bytes) else repr(value).encode())
+
+
+def database_dump(stack: Stack) -> bytes:
+    """A dump as an administrator makes it."""
+    command = [postgres_program("pg_dump"), "--inserts", "--dbname", stack.env["DATABASE_URL"]]
+    return subprocess.run(command, check=True, capture_output=True).stdout
