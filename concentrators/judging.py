@@ -50,6 +50,7 @@ class Verdicts:
     accepted: int = 0
     duplicate: int = 0
     failures: Counter[FailureKind] = field(default_factory=Counter)
+    waiting_frames: dict[FailureKind, list[int]] = field(default_factory=dict)  # which of the rejected may open later
 
     @property
     def rejected(self) -> int:
@@ -64,6 +65,8 @@ class Verdicts:
         self.accepted += other.accepted
         self.duplicate += other.duplicate
         self.failures += other.failures
+        for kind, indexes in other.waiting_frames.items():
+            self.waiting_frames.setdefault(kind, []).extend(indexes)
 
 
 def judge(delivery: Delivery, frames: Frames, *, careful: bool = False) -> Verdicts:
@@ -109,7 +112,7 @@ class _Batch:
 
     def interpret(self) -> None:
         """Take the counters and read the payloads; what fails here has its verdict."""
-        _registers.load()
+        _registers.begin_batch()
         period = Period(
             int(retention_start(self.delivery.judged_at).timestamp()) + 1,
             int(self.delivery.received_at.timestamp()) + settings.CLOCK_SKEW_S,
@@ -263,6 +266,8 @@ class _Batch:
     def _fail(self, index: int, kind: FailureKind, detail: str, kid: bytes | None, counter: int | None) -> None:
         meter = self.meters.get(kid[:8]) if kid is not None else None
         self.verdicts.failures[kind] += 1
+        if kind in WAITING:
+            self.verdicts.waiting_frames.setdefault(kind, []).append(index)
         self.failures.append(
             Failure(index, self.octets[index], kind, detail, kid, counter, None if meter is None else meter.id)
         )

@@ -82,6 +82,7 @@ class Uplink(models.Model):
     rejected = models.PositiveIntegerField(default=0)
     failures = models.JSONField(default=dict, help_text="rejected frames by kind")
     waiting = models.PositiveIntegerField(default=0, help_text="rejected frames that may open once a key is known")
+    waiting_frames = models.JSONField(null=True, help_text="indexes of those frames in the uplink, by kind")
     verified_at = models.DateTimeField(null=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="failed attempts to verify")
     due_at = models.DateTimeField(help_text="when the sweep enqueues it again, if not verified")
@@ -100,6 +101,7 @@ class Uplink(models.Model):
         indexes = [
             models.Index(fields=["due_at"], condition=Q(verified_at=None), name="uplink_unverified"),
             models.Index(fields=["received_at"], condition=Q(body__isnull=False), name="uplink_kept"),
+            models.Index(fields=["id"], condition=Q(waiting__gt=0, body__isnull=False), name="uplink_waiting"),
             models.Index(fields=["concentrator", "-received_at"], name="uplink_by_concentrator"),
         ]
 

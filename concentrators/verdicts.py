@@ -34,7 +34,18 @@ class FailureKind(StrEnum):
         return _SEVERITY.get(self, Severity.WARNING)
 
 
+# A key may still come, and the frame be judged again from the kept octets of its uplink.
 WAITING = frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH})
+# Refusals that leave the invocation counter as it is.
+BEFORE_COUNTER = WAITING | {
+    FailureKind.MALFORMED,
+    FailureKind.KEY_RETIRED,
+    FailureKind.ALGORITHM_MISMATCH,
+    FailureKind.TAG_INVALID,
+    FailureKind.COUNTER_TOO_OLD,
+    FailureKind.DEVICE_SUSPENDED,
+    FailureKind.PARKED,
+}
 
 _SEVERITY = {
     FailureKind.COUNTER_REUSED: Severity.CRITICAL,

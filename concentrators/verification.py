@@ -27,8 +27,8 @@ from keyvault.sql import execute, fetch_rows
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 6  # the first optimistic, the others under lock; each loses only to a transaction that won
-_TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
+TRIES = 6  # the first optimistic, the others under lock; each loses only to a transaction that won
+TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
 _RETRY_S = 20  # after a failed attempt, doubled each time
 
 
@@ -42,15 +42,15 @@ def verify(uplink_id: int) -> Verdicts | None:
     Raises TransientError where database or master key do not answer. Any other failure is counted
     on the uplink; after UPLINK_SPLIT_AFTER of them it is split, and the frame at fault parked.
     """
-    for attempt in range(_TRIES):
+    for attempt in range(TRIES):
         try:
-            with _no_collection(), transaction.atomic():
+            with no_collection(), transaction.atomic():
                 return _verify(uplink_id, careful=attempt > 0)
         except Exception as error:
             reason = error
-            if _came_between(error):
+            if came_between(error):
                 continue
-            if isinstance(error, _TRANSIENT):
+            if isinstance(error, TRANSIENT):
                 logger.warning("uplink %s is tried again later: %s", uplink_id, str(error).partition("\n")[0])
                 raise TransientError(f"uplink {uplink_id}: {error}") from error
             logger.exception("uplink %s failed to verify", uplink_id)
@@ -60,7 +60,7 @@ def verify(uplink_id: int) -> Verdicts | None:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Hold back the cycle collector: a batch makes many objects, none in cycles, and it would look through them all."""
     was_on = gc.isenabled()
     gc.disable()
@@ -87,28 +87,28 @@ def _verify(uplink_id: int, *, careful: bool) -> Verdicts | None:
     if posted.attempts < settings.UPLINK_SPLIT_AFTER:
         verdicts = judge(posted.delivery, frames, careful=careful)
     else:
-        verdicts = _judge_by_halves(posted.delivery, frames)
+        verdicts = judge_by_halves(posted.delivery, frames)
     _finish(posted.delivery, verdicts)
     return verdicts
 
 
-def _judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
+def judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
     """Judge what can be judged, and park the frame that makes it fail: halves, in savepoints, down to one frame."""
     try:
         with transaction.atomic():
             return judge(delivery, frames, careful=True)
     except Exception as error:
-        if _came_between(error) or isinstance(error, _TRANSIENT):
+        if came_between(error) or isinstance(error, TRANSIENT):
             raise
         if len(frames) == 1:
             return _park(delivery, frames[0], error)
         middle = len(frames) // 2
-    verdicts = _judge_by_halves(delivery, frames[:middle])
-    verdicts.add(_judge_by_halves(delivery, frames[middle:]))
+    verdicts = judge_by_halves(delivery, frames[:middle])
+    verdicts.add(judge_by_halves(delivery, frames[middle:]))
     return verdicts
 
 
-def _came_between(error: Exception) -> bool:
+def came_between(error: Exception) -> bool:
     """Whether another transaction won: counters, a key or a value moved since this one looked."""
     return isinstance(error, ContendedError) or isinstance(error.__cause__, UniqueViolation | DeadlockDetected)
 
@@ -152,12 +152,13 @@ def _lock(uplink_id: int) -> _Posted | None:
 def _finish(delivery: Delivery, verdicts: Verdicts) -> None:
     execute(
         """UPDATE concentrators_uplink SET accepted = %s, duplicate = %s, rejected = %s, waiting = %s,
-                  failures = %s, verified_at = clock_timestamp() WHERE id = %s""",
+                  failures = %s, waiting_frames = %s, verified_at = clock_timestamp() WHERE id = %s""",
         verdicts.accepted,
         verdicts.duplicate,
         verdicts.rejected,
         verdicts.waiting,
         Jsonb(dict(verdicts.failures)),
+        Jsonb(verdicts.waiting_frames) if verdicts.waiting_frames else None,
         delivery.uplink_id,
     )
 

@@ -147,6 +147,11 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
     return Opening(opened, refused, keys)
 
 
+def known_kids(kids: Collection[bytes]) -> set[bytes]:
+    """Those of the kids whose key stands, whatever its state: their frames are no longer unknown. One query."""
+    return set(_read_keys(kids, lock=False))
+
+
 def save_counters(opening: Opening, heard_at: datetime, heard_via: int) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
 

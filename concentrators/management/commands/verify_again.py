@@ -1,0 +1,58 @@
+"""Door to concentrators.reverification."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from rich.console import Console
+from rich.progress import Progress
+
+from concentrators.reverification import ready, verify_all_again, waiting_uplinks
+from concentrators.verification import TransientError
+from meters.registry import RegistryError, parse_system_title
+
+
+class Command(BaseCommand):
+    help = """Judge frames again that wait as unknown_device or unknown_epoch, where key and meter stand by now.
+
+The frames are taken from the kept octets of their uplinks, each exactly once: verdicts and counts
+move, readings and totals are stored as usual. import_keys does this by itself; this command is for
+meters that were registered after their keys, and for a run that was interrupted.
+
+Examples:
+  manage.py verify_again --all-waiting --dry-run
+  manage.py verify_again --all-waiting
+  manage.py verify_again --meters 0024befffe804ff1 0024befffe804ff2
+  manage.py verify_again --uplinks 17 18
+"""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--all-waiting", action="store_true", help="whatever waits and can be opened now")
+        which.add_argument("--meters", nargs="+", metavar="TITLE", help="frames of these system titles alone")
+        which.add_argument("--uplinks", nargs="+", type=int, metavar="ID", help="waiting frames of these uplinks alone")
+        parser.add_argument("--dry-run", action="store_true", help="only say how many frames would be judged")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            titles = None if options["meters"] is None else {parse_system_title(text) for text in options["meters"]}
+            waiting = waiting_uplinks(options["uplinks"])
+            with Progress(console=Console(stderr=True), transient=True) as bars:
+                bar = bars.add_task("uplinks with waiting frames", total=len(waiting))
+                if options["dry_run"]:
+                    found = [one.frames for one in ready(waiting, titles, lambda count: bars.advance(bar, count))]
+                else:
+                    outcome = verify_all_again(waiting, titles, lambda count: bars.advance(bar, count))
+        except RegistryError as error:
+            raise CommandError(str(error)) from None
+        except TransientError as error:
+            raise CommandError(f"{error}. What was judged stays; run the command again for the rest.") from None
+        if options["dry_run"]:
+            self.stdout.write(
+                f"{sum(found)} waiting frames of {len(found)} uplinks can be judged now; nothing changed."
+            )
+        else:
+            self.stdout.write(f"{outcome}.")
