@@ -20,7 +20,7 @@ from pytest_django import DjangoDbBlocker
 
 from ami_headend import embedded
 
-pytest_plugins = ["tests.flows.stack"]
+pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

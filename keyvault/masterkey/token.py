@@ -57,6 +57,7 @@ class Pkcs11Provider:
     def init(self) -> int:
         """Make version 1 on the token."""
         with self._lock:
+            self._session = None  # a token that was away may list nothing in an old session
             if self._on_token(self._find):
                 raise MasterKeyError(f"{self} holds a master key already, and it is left as it is")
             return self._make(1)
@@ -69,9 +70,7 @@ class Pkcs11Provider:
     def fresh(self) -> MasterKeys:
         """The keys as the token lists them now."""
         with self._lock:
-            self._handles = self._on_token(self._find)
-            if not self._handles:
-                raise MasterKeyError(f"{self} holds no master key: make one with manage.py master_key init")
+            self._handles = self._on_token(self._list)
             self._keys = MasterKeys(
                 {number: _TokenKey(self, number) for number in self._handles}, max(self._handles), self.fresh
             )
@@ -123,8 +122,8 @@ class Pkcs11Provider:
             raise InvalidTag from None
 
     def _gcm(self, number: int, iv: bytes, octets: bytes, aad: bytes, *, decrypt: bool) -> bytes:
-        key = self._handles.get(number) or self._find().get(number)
-        if key is None:  # destroyed since it was listed
+        key = self._handles.get(number) or self._list().get(number)
+        if key is None:  # destroyed since the keys were read
             error = UnwrapError if decrypt else MasterKeyError
             raise error(f"{self} has no version {number} any more: it was destroyed")
         self._handles[number] = key
@@ -160,6 +159,13 @@ class Pkcs11Provider:
         except PKCS11Error as error:
             raise MasterKeyError(f"{self} refuses: {_said(error)}") from None
 
+    def _list(self) -> dict[int, _Key]:
+        """The versions on the token, at least one; in an old session, a token that was away may list none."""
+        found = self._find()
+        if not found:
+            raise pkcs11.NoSuchKey
+        return found
+
     def _find(self, session: pkcs11.Session | None = None) -> dict[int, _Key]:
         found: dict[int, _Key] = {}
         session = session or self._session
@@ -189,6 +195,8 @@ class Pkcs11Provider:
             try:
                 self._open()
                 return act()
+            except pkcs11.NoSuchKey:
+                raise MasterKeyError(f"{self} holds no master key: make one with manage.py master_key init") from None
             except PKCS11Error as error:
                 self._session = None
                 raise MasterKeyError(f"{self} does not answer: {_said(error)}. See the HSM and PKCS11_MODULE") from None
