@@ -119,10 +119,10 @@ class Stack:
     def redis(self) -> "redis.Redis":
         return redis.Redis.from_url(self.env["REDIS_URL"])
 
-    def enqueue(self, task: str, *arguments: int) -> None:
-        """Puts a task of `concentrators.tasks` into the queue, as beat or the web server does."""
+    def enqueue(self, task: str, *arguments: int, countdown_s: float = 0) -> None:
+        """Puts a task of `concentrators.tasks` into the queue, as beat, the web server or a retry does."""
         with Connection(celery_broker_url(self.env["REDIS_URL"])) as broker:
-            app.send_task(f"concentrators.tasks.{task}", arguments, connection=broker)
+            app.send_task(f"concentrators.tasks.{task}", arguments, countdown=countdown_s or None, connection=broker)
 
     def manage(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a management command against this stack's services."""
