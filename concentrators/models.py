@@ -100,6 +100,7 @@ class Uplink(models.Model):
         ]
         indexes = [
             models.Index(fields=["due_at"], condition=Q(verified_at=None), name="uplink_unverified"),
+            models.Index(fields=["concentrator", "id"], condition=Q(verified_at=None), name="uplink_in_turn"),
             models.Index(fields=["received_at"], condition=Q(body__isnull=False), name="uplink_kept"),
             models.Index(fields=["id"], condition=Q(waiting__gt=0, body__isnull=False), name="uplink_waiting"),
             models.Index(fields=["concentrator", "-received_at"], name="uplink_by_concentrator"),

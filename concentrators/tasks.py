@@ -3,9 +3,10 @@
 import logging
 
 from celery import shared_task
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import commands, uplinks, verification
+from concentrators import commands, turns, uplinks, verification
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -14,14 +15,16 @@ _WORN_KEYS_AT_ONCE = 1_000
 
 
 @shared_task(
-    autoretry_for=(verification.TransientError,),
+    autoretry_for=(verification.TransientError, OperationalError, InterfaceError),
     max_retries=6,
     retry_backoff=1,
     retry_backoff_max=60,
 )
 def verify_uplink(uplink_id: int) -> None:
-    """Verify one uplink. Losing this task costs only time: the sweep enqueues it again."""
-    verification.verify(uplink_id)
+    """Verify an uplink, and what else its concentrator has waiting. Losing this task costs only time: see the sweep."""
+    still_waiting = turns.verify_in_turn(uplink_id)
+    if still_waiting is not None:
+        verify_uplink.delay(still_waiting)
 
 
 @shared_task

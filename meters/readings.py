@@ -75,12 +75,19 @@ class Period(NamedTuple):
 
 
 class Registers:
-    """The register table by OBIS code; read again, once an uplink at most, where a code is not known."""
+    """The register table by OBIS code, kept per process: a register never changes.
+
+    Read again, once a batch at most, where a code is not known: it may have been added since.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, RegisterRow] = {}
+        self._may_read = True
 
-    def load(self) -> None:
+    def begin_batch(self) -> None:
+        self._may_read = True
+
+    def _read(self) -> None:
         rows = fetch_rows(
             "SELECT obis_code, id, unit, scaler, kind = %s, kind = %s FROM meters_register",
             RegisterKind.INTERVAL.value,
@@ -89,7 +96,12 @@ class Registers:
         self._rows = {row[0]: RegisterRow(*row[1:]) for row in rows}
 
     def get(self, obis_code: str) -> RegisterRow | None:
-        return self._rows.get(obis_code)
+        row = self._rows.get(obis_code)
+        if row is None and self._may_read:
+            self._may_read = False
+            self._read()
+            row = self._rows.get(obis_code)
+        return row
 
     def id_of(self, obis_code: str) -> int | None:
         row = self._rows.get(obis_code)

@@ -1,11 +1,13 @@
 """Key derivation: COSE direct+HKDF-SHA-256 (RFC 9053 sections 5.2 and 6.1.2) and derived device keys. Pure."""
 
+from functools import cache
+
 import cbor2
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from keyvault.cose.algorithms import CCM
-from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, encode_bstr
 
 DEVICE_KEY_OCTETS = 32
 HEAD_END = b"HES"  # the party identity of the head-end in every context
@@ -33,7 +35,21 @@ def kdf_context(alg: int | str, bits: int, party_u: tuple[bytes, bytes | None], 
     ``alg`` is the COSE algorithm of the key or "IV-GENERATION", ``bits`` the length derived; a
     party is (identity, nonce), its third field always nil.
     """
-    return cbor2.dumps([alg, [*party_u, None], [*party_v, None], [bits, _DIRECT_HKDF_SHA_256]])
+    return b"\x84" + _item(alg) + _party(*party_u) + _party(*party_v) + _public_info(bits)
+
+
+_NIL = b"\xf6"
+_item = cache(cbor2.dumps)  # a handful of algorithms
+
+
+@cache
+def _public_info(bits: int) -> bytes:
+    return cbor2.dumps([bits, _DIRECT_HKDF_SHA_256])
+
+
+def _party(identity: bytes, nonce: bytes | None) -> bytes:
+    """[identity, nonce, nil]. Written out, as there are four for every device whose key is not in memory."""
+    return b"\x83" + encode_bstr(identity) + (_NIL if nonce is None else encode_bstr(nonce)) + _NIL
 
 
 def uplink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:

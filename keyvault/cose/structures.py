@@ -40,6 +40,7 @@ _ALG_NUMBER = {
     for n in range(256)
 }
 _ENC_STRUCTURE_HEAD = b"\x83\x68Encrypt0"
+_ENC_STRUCTURE_HEADS = [_ENC_STRUCTURE_HEAD + bytes((0x40 + length,)) for length in range(24)]  # with bstr head
 
 
 class MalformedError(ValueError):
@@ -98,6 +99,8 @@ def encode_protected(alg: int, kid: bytes, counter: int) -> bytes:
 
 def enc_structure(protected: bytes, external_aad: bytes = b"") -> bytes:
     """The additional authenticated data ["Encrypt0", protected, external_aad] (RFC 9052 section 5.3)."""
+    if not external_aad and len(protected) < 24:  # every frame
+        return _ENC_STRUCTURE_HEADS[len(protected)] + protected + b"\x40"
     return _ENC_STRUCTURE_HEAD + encode_bstr(protected) + encode_bstr(external_aad)
 
 
