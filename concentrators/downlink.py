@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import cbor2
+from django.conf import settings
 from django.db import transaction
 
 from concentrators.models import Command, CommandKind, CommandState
@@ -17,8 +18,7 @@ from keyvault.downlink import KeyCommand, PlainCommand, Sealed
 from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
 OFFER_MAX = 100
-RETRY_S = 60  # after the first attempt, doubled each time
-RETRY_DOUBLINGS = 8
+RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
 REPEAT_DELIVERED_S = 6 * 3600  # delivered, but not answered: offered again, octet for octet
 KEYLESS_RETRY_S = 600  # nothing to seal it under now
 CLOCK_GOOD_FOR_S = 60  # a clock command that is older would set the clock wrong
@@ -160,7 +160,7 @@ def _note_offered(concentrator_id: int, octets: dict[int, bytes], sealed: dict[i
         concentrator_id,
         now,
         now,
-        RETRY_S,
+        settings.COMMAND_RETRY_S,
         RETRY_DOUBLINGS,
         CommandKind.SET_CLOCK.value,
         now + timedelta(seconds=CLOCK_GOOD_FOR_S),

@@ -2,19 +2,24 @@
 
 import gzip
 import hashlib
+import io
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
+import cbor2
 import httpx
 import tenacity
 import zstandard
 
+from concentrators.simulator.obedience import Fault, Faults
 from concentrators.simulator.spool import Batch, Spool
 
 UPLINKS_PATH = "/api/v1/uplinks"
+COMMANDS_PATH = "/api/v1/commands"
 COMPRESSIONS = ("none", "gzip", "zstd")
 _POLL_S = 0.1
 _BUSY = (429, 502, 503, 504)
@@ -41,6 +46,8 @@ class Options(NamedTuple):
     compression: str = "none"
     linger_s: float = 1.0
     timeout_s: float = 30.0
+    commands_every_s: float = 2.0
+    delay_s: float = 5.0  # of a command whose fault is to come late
 
 
 class HeadEnd:
@@ -69,6 +76,24 @@ class HeadEnd:
     def is_verified(self, uplink: int) -> bool:
         return bool(self._call("GET", f"{UPLINKS_PATH}/{uplink}", 200)["verified"])
 
+    def commands(self) -> list[tuple[int, bytes, bytes]]:
+        """Number, system title and octets of each command that is due now; none while the head-end is busy."""
+        try:
+            response = self._ask("GET", COMMANDS_PATH, 200)
+        except _TryAgainError:
+            return []
+        decoder = cbor2.CBORDecoder(stream := io.BytesIO(response.content))
+        commands = []
+        while stream.tell() < len(response.content):
+            number, title, octets = decoder.decode()
+            commands.append((number, title, octets))
+        return commands
+
+    def delivered(self, number: int) -> None:
+        """Acknowledge a command, once: where that is lost, the command comes again."""
+        with suppress(_TryAgainError):
+            self._ask("POST", f"{COMMANDS_PATH}/{number}/receipt", 204, json={"result": "delivered"})
+
     def _compress(self, body: bytes) -> tuple[bytes, dict[str, str]]:
         match self._compression:
             case "gzip":
@@ -90,13 +115,16 @@ class HeadEnd:
         return answer
 
     def _call_once(self, method: str, path: str, expected: int, **request: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._ask(method, path, expected, **request).json()
+        return answer
+
+    def _ask(self, method: str, path: str, expected: int, **request: Any) -> httpx.Response:
         try:
             response = self._client.request(method, path, **request)
         except httpx.TransportError as error:
             raise _TryAgainError(f"{type(error).__name__}: {error}") from None
         if response.status_code == expected:
-            answer: dict[str, Any] = response.json()
-            return answer
+            return response
         reason = f"{method} {path} was answered {response.status_code}: {response.text[:300]}"
         if response.status_code in _BUSY or response.status_code >= 500:
             raise _TryAgainError(reason, retry_after_s(response.headers.get("Retry-After", ""), datetime.now(UTC)))
@@ -120,6 +148,7 @@ class SimulatedConcentrator(threading.Thread):
         options: Options,
         draining: threading.Event,
         giving_up: threading.Event,
+        faults: Faults | None = None,
     ) -> None:
         super().__init__(name=f"concentrator-{number}", daemon=True)
         self.error: Exception | None = None
@@ -129,6 +158,8 @@ class SimulatedConcentrator(threading.Thread):
         self._head_end = HeadEnd(options, token, giving_up)
         self._posted_at = time.monotonic()
         self._poll_at = 0.0
+        self._faults = faults or Faults(0, {})
+        self._commands_at = time.monotonic()
 
     @property
     def repeats(self) -> int:
@@ -139,6 +170,7 @@ class SimulatedConcentrator(threading.Thread):
         try:
             while not self._giving_up.is_set() and not self._is_done():
                 busy = self._post_next()
+                self._pass_commands_on()
                 if not self._look_at_verified() and not busy:
                     self._giving_up.wait(0.05)
         except _TryAgainError:
@@ -161,6 +193,21 @@ class SimulatedConcentrator(threading.Thread):
         self._posted_at = time.monotonic()
         self.posted_frames += batch.frames
         return True
+
+    def _pass_commands_on(self) -> None:
+        """Fetch commands, now and then, and pass each on: stored first, acknowledged then."""
+        if self._draining.is_set() or time.monotonic() < self._commands_at:
+            return
+        for number, title, octets in self._head_end.commands():
+            fault = self._faults.draw(number)
+            if fault is Fault.LOSE:
+                continue
+            due_s = time.time() + (self._options.delay_s if fault is Fault.DELAY else 0)
+            for _ in range(2 if fault is Fault.REPEAT else 1):
+                self._spool.post_mail(self._number, title, octets, fault or "", due_s)
+            if fault not in (Fault.DELAY, Fault.LOSE_ANSWER):
+                self._head_end.delivered(number)
+        self._commands_at = time.monotonic() + self._options.commands_every_s
 
     def _look_at_verified(self) -> bool:
         """Ask for the oldest uplink that frames wait for; True when it was verified."""

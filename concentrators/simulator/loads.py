@@ -28,6 +28,7 @@ class Wish:
     seed: int = 1
     interval_minutes: list[int] = field(default_factory=lambda: [30])
     rates: dict[str, float] = field(default_factory=dict)
+    faults: dict[str, float] = field(default_factory=dict)
     readings: Path | None = None
     as_recorded: bool = False
     endless: bool = False
@@ -107,6 +108,7 @@ def _plan(
         gap_runs=wish.gap_runs,
         retention_days=wish.retention_days,
         source=source,
+        faults=wish.faults,
     )
 
 

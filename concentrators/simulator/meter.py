@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import cbor2
 
-from keyvault.cose.algorithms import AES_CCM_16_64_128
+from concentrators.simulator.obedience import FIRST_EPOCH, Keyring, Order, Receiver
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
@@ -17,7 +17,6 @@ INTERVAL_REGISTER = "1-0:1.29.0"
 FRAUD_EVENTS = "0-0:96.11.1"
 STANDARD_EVENTS = "0-0:96.11.0"
 RESERVE_AHEAD = 256
-EPOCH = 1
 
 
 @dataclass(slots=True)
@@ -36,20 +35,36 @@ class SimulatedMeter:
     is used; whoever sends the frames writes the memory no later than the frames.
     """
 
-    __slots__ = ("_cipher", "_counter", "_device_key", "kid", "memory", "system_title")
+    __slots__ = ("_cipher", "_counter", "kid", "memory", "receiver", "system_title")
 
-    def __init__(self, system_title: bytes, device_key: bytes, memory: Memory) -> None:
+    def __init__(
+        self,
+        system_title: bytes,
+        device_key: bytes,
+        memory: Memory,
+        transfer_key: bytes = b"",
+        keyring: Keyring | None = None,
+    ) -> None:
         self.system_title = system_title
         self.memory = memory
-        self.kid = make_kid(system_title, EPOCH)
-        self._device_key = device_key
-        self._cipher = self._cipher_for(AES_CCM_16_64_128)
+        self.receiver = Receiver(system_title, device_key, transfer_key, keyring or Keyring(memory.number))
+        self._use_key()
         self._counter = memory.reserve
 
     @classmethod
-    def unknown_to_all(cls, system_title: bytes, noise: bytes) -> Self:
+    def unknown_to_all(cls, system_title: bytes, noise: bytes, epoch: int = FIRST_EPOCH) -> Self:
         """A meter with a key that nobody provisioned."""
-        return cls(system_title, sha256(noise).digest(), Memory(number=-1))
+        return cls(system_title, sha256(noise).digest(), Memory(-1), keyring=Keyring(-1, epoch))
+
+    @property
+    def epoch(self) -> int:
+        return self.receiver.keyring.epoch
+
+    def renew(self, order: Order) -> None:
+        """Send under the key that a command brought from now on, unless it is there already."""
+        if self.receiver.renew(order):
+            self.memory.reserve = self._counter = 0
+            self._use_key()
 
     def next_counter(self) -> int:
         counter = self._counter
@@ -72,8 +87,12 @@ class SimulatedMeter:
         self.memory.register_wh += energy_wh
         return payload
 
+    def _use_key(self) -> None:
+        self.kid = make_kid(self.system_title, self.epoch)
+        self._cipher = self._cipher_for(self.receiver.keyring.alg)
+
     def _cipher_for(self, alg: int) -> DirectionCipher:
-        return DirectionCipher(uplink_key(self._device_key, self.system_title, EPOCH, alg), alg)
+        return DirectionCipher(uplink_key(self.receiver.key, self.system_title, self.epoch, alg), alg)
 
 
 def interval_payload(interval_start_s: int, register_wh: int, energy_wh: int, base_name: str | None = None) -> bytes:

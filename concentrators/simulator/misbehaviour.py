@@ -18,6 +18,7 @@ from concentrators.simulator.meter import (
     interval_payload,
     register_payload,
 )
+from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import STRANGERS, Plan
 from concentrators.simulator.spool import Outgoing
 from concentrators.verdicts import FailureKind
@@ -83,6 +84,22 @@ def parse_rates(text: str) -> dict[str, float]:
     if total > 1:
         raise RatesError(f"the rates add up to {total:g}, more than every frame")
     return {name: rate for name, rate in rates.items() if rate}
+
+
+def parse_faults(text: str) -> dict[str, float]:
+    """Rates per command from ``name=rate,...``; later parts win."""
+    rates: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.partition("=")
+        if name not in list(Fault):
+            raise RatesError(f"no fault of a command is called {name!r}; there are: {', '.join(Fault)}")
+        try:
+            rates[name] = float(number)
+        except ValueError:
+            raise RatesError(f"{part!r}: {number!r} is not a number") from None
+    if not all(0 <= rate <= 1 for rate in rates.values()) or sum(rates.values()) > 1:
+        raise RatesError("rates of faults are 0 to 1, and add up to 1 at most")
+    return rates
 
 
 class Genuine(NamedTuple):
@@ -192,7 +209,8 @@ class Mischief:
         return [Outgoing(second, genuine.frame.octets, DUPLICATE)]
 
     def _wrong_key(self, genuine: Genuine) -> list[Outgoing]:
-        impostor = SimulatedMeter.unknown_to_all(genuine.meter.system_title, self._rng.randbytes(16))
+        meter = genuine.meter
+        impostor = SimulatedMeter.unknown_to_all(meter.system_title, self._rng.randbytes(16), meter.epoch)
         return [self._via_home(genuine, impostor.seal(_other(genuine), genuine.counter + 1), FailureKind.TAG_INVALID)]
 
     def _unknown_meter(self, genuine: Genuine) -> list[Outgoing]:

@@ -43,7 +43,8 @@ class Plan:
     """One run. ``end_s`` is None for an endless one; ``moved_at_s`` is when some meters change concentrator.
 
     The meters of a concentrator take turns in the lengths of ``interval_minutes``; a tick is the
-    shortest of them, and the others are multiples of it. ``source`` says where the energy comes from.
+    shortest of them, and the others are multiples of it. ``source`` says where the energy comes from,
+    ``faults`` how often something goes wrong with a command.
     """
 
     run: str
@@ -58,6 +59,7 @@ class Plan:
     gap_runs: int = 1024
     retention_days: int = 1096
     source: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_fact(cls, fact: dict[str, Any]) -> Self:
@@ -87,6 +89,10 @@ class Plan:
     def device_key(self, secret: bytes, number: int) -> bytes:
         """The 32 octets that the simulated manufacturer drew for a meter; ``secret`` is the run's."""
         return sha256(b"simulated device key" + secret + self.system_title(number)).digest()
+
+    def transfer_key(self, secret: bytes, number: int) -> bytes:
+        """The 32 octets of a meter's transfer key, drawn likewise."""
+        return sha256(b"simulated transfer key" + secret + self.system_title(number)).digest()
 
     def interval_of(self, number: int) -> int:
         return self.interval_minutes[number // self.concentrators % len(self.interval_minutes)]

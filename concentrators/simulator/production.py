@@ -1,9 +1,17 @@
 """The meters of a run at work: stretch by stretch, what they measured goes into the spool as frames. No Django."""
 
-from concentrators.simulator.meter import Memory, SimulatedMeter, event_payload
+from concentrators.simulator.meter import (
+    ENERGY_REGISTER,
+    Memory,
+    SimulatedMeter,
+    event_payload,
+    interval_payload,
+    register_payload,
+)
 from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
+from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Fault, Keyring, Order
 from concentrators.simulator.plan import Interval, Load, Plan
-from concentrators.simulator.spool import Outgoing, Spool
+from concentrators.simulator.spool import Outgoing, Said, Spool
 
 
 class Production:
@@ -14,9 +22,10 @@ class Production:
 
     def __init__(self, plan: Plan, load: Load, spool: Spool, secret: bytes, *, spread: bool = False) -> None:
         self._plan, self._load, self._spool, self._spread = plan, load, spool, spread
-        memories = spool.memories()
-        self._meters = [self._boot(number, secret, memories) for number in range(len(plan.meters))]
-        self._ghosts = {kind: self._boot(number, secret, memories) for kind, number in plan.ghosts.items()}
+        memories, keyrings = spool.memories(), spool.keyrings()
+        self._meters = [self._boot(number, secret, memories, keyrings) for number in range(len(plan.meters))]
+        self._ghosts = {kind: self._boot(n, secret, memories, keyrings) for kind, n in plan.ghosts.items()}
+        self._by_title = {meter.system_title: meter for meter in (*self._meters, *self._ghosts.values())}
         self._mischief = Mischief(plan, self._ghosts)
         self.tick: int = spool.fact("tick") or 0
         self.frames = 0
@@ -43,13 +52,71 @@ class Production:
         self.frames += len(frames)
         return len(frames)
 
+    def obey(self, now_s: float) -> int:
+        """Let the meters do what commands have reached them by now; how many frames that gave."""
+        mail = self._spool.mail(now_s)
+        frames: list[Outgoing] = []
+        said: list[Said] = []
+        meters: dict[int, SimulatedMeter] = {}
+        for one in mail:
+            meter = self._by_title.get(one.system_title)
+            order = None if meter is None else meter.receiver.take(one.octets)
+            if meter is None or order is None:
+                continue
+            meters[meter.memory.number] = meter
+            payloads = self._follow(meter, order, one.fault, int(now_s), said)
+            frames += [Outgoing(one.concentrator, meter.seal(payload), ACCEPTED) for payload in payloads]
+        if mail:
+            touched = meters.values()
+            rings = [meter.receiver.keyring for meter in touched]
+            self._spool.hand_over(frames, [meter.memory for meter in touched], rings, mail, said)
+        self.frames += len(frames)
+        return len(frames)
+
     def finish(self) -> None:
         """Nothing more is measured: whatever was held back for later goes now."""
         self._spool.release_due(float("inf"))
 
-    def _boot(self, number: int, secret: bytes, memories: dict[int, Memory]) -> SimulatedMeter:
-        memory = memories.get(number) or Memory(number, register_wh=self._plan.first_register_wh(number))
-        return SimulatedMeter(self._plan.system_title(number), self._plan.device_key(secret, number), memory)
+    def _boot(
+        self, number: int, secret: bytes, memories: dict[int, Memory], keyrings: dict[int, Keyring]
+    ) -> SimulatedMeter:
+        plan = self._plan
+        memory = memories.get(number) or Memory(number, register_wh=plan.first_register_wh(number))
+        keys = plan.device_key(secret, number), memory, plan.transfer_key(secret, number)
+        return SimulatedMeter(plan.system_title(number), *keys, keyrings.get(number))
+
+    def _follow(self, meter: SimulatedMeter, order: Order, fault: str, now_s: int, said: list[Said]) -> list[bytes]:
+        """Do what a command says; the payloads of what the meter has to say then, its answer last."""
+        does = meter.receiver.does(order) and fault != Fault.REFUSE
+        number = meter.memory.number
+        payloads: list[bytes] = []
+        if does and not order.again:
+            if order.kind == SET_KEY:
+                meter.renew(order)
+            elif order.kind == READ_NOW:
+                at_s = self._measured_until(number)
+                payloads.append(register_payload(at_s, meter.memory.register_wh))
+                said.append(Said(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
+            elif order.kind == RESEND:
+                payloads += self._again(number, *order.fields[2:])
+        answer = meter.receiver.answer(order, now_s, done=does)
+        if fault != Fault.LOSE_ANSWER:
+            payloads.append(event_payload(answer.at_s, answer.register, answer.number))
+            said.append(Said(number, answer.register, answer.at_s, answer.number))
+        return payloads
+
+    def _measured_until(self, number: int) -> int:
+        """When the last interval ended that the meter has measured; its register stands as it was then."""
+        stride = self._plan.interval_of(number) // self._plan.tick_minutes
+        return self._plan.start_s + self.tick // stride * self._plan.interval_of(number) * 60
+
+    def _again(self, number: int, from_s: int, to_s: int) -> list[bytes]:
+        """The payloads of the intervals that the meter measured from one time to another."""
+        return [
+            interval_payload(one.start_s, one.register_wh, one.energy_wh)
+            for one in self._plan.intervals(self._load, number, self.tick)
+            if from_s <= one.start_s < to_s
+        ]
 
     def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, Interval]]:
         """The intervals that end in the stretch, by meter and end (Unix seconds)."""

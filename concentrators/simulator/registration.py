@@ -6,7 +6,7 @@ from django.db import transaction
 
 from concentrators import assignments, tokens
 from concentrators.models import Concentrator
-from concentrators.simulator.meter import EPOCH
+from concentrators.simulator.obedience import FIRST_EPOCH
 from concentrators.simulator.plan import Plan
 from keyvault.models import DeviceKey, KeyState
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey, provision_stored, set_key_state
@@ -28,7 +28,10 @@ def register(plan: Plan, secret: bytes) -> list[str]:
         provision_stored(
             NewKey(plan.system_title(number), epoch, key)
             for number in numbers
-            for epoch, key in ((TRANSFER_EPOCH, None), (EPOCH, plan.device_key(secret, number)))
+            for epoch, key in (
+                (TRANSFER_EPOCH, plan.transfer_key(secret, number)),
+                (FIRST_EPOCH, plan.device_key(secret, number)),
+            )
         )
         ids = [concentrator.pk for concentrator in concentrators]
         genuine = list(enumerate(meters[: len(plan.meters)]))
@@ -69,7 +72,7 @@ def _make_ghosts(plan: Plan) -> None:
     if suspended is not None:
         Meter.objects.filter(system_title=plan.system_title(suspended)).update(status=MeterStatus.SUSPENDED)
     if retired is not None:
-        keys = DeviceKey.objects.filter(system_title=plan.system_title(retired), epoch=EPOCH)
+        keys = DeviceKey.objects.filter(system_title=plan.system_title(retired), epoch=FIRST_EPOCH)
         set_key_state(list(keys.values_list("pk", flat=True)), KeyState.RETIRED)
 
 

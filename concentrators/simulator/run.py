@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from concentrators.simulator.concentrator import Options, SimulatedConcentrator
+from concentrators.simulator.obedience import Faults
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.spool import Spool
@@ -45,7 +46,9 @@ class Run:
         self._draining = threading.Event()
         self._plan, self._production, self._spool, self._speed = plan, production, spool, speed
         self._concentrators = [
-            SimulatedConcentrator(number, spool, token, options, self._draining, self.give_up)
+            SimulatedConcentrator(
+                number, spool, token, options, self._draining, self.give_up, Faults(plan.seed, plan.faults)
+            )
             for number, token in enumerate(tokens)
         ]
         self._began_at, self._began_clock_s = time.monotonic(), production.clock_s
@@ -90,6 +93,7 @@ class Run:
         done, last = self._production.tick, self._plan.ticks
         if self.stop.is_set() or (last is not None and done >= last):
             return False
+        self._production.obey(time.time())
         clock_s = self._clock_s()
         passed = int(clock_s - self._plan.start_s) // (self._plan.tick_minutes * 60)
         ready = (passed if last is None else min(passed, last)) - done

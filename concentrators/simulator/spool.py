@@ -12,13 +12,14 @@ import sqlite3
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from concentrators.simulator.meter import Memory
+from concentrators.simulator.obedience import Keyring
 from keyvault.cose.structures import encode_sequence
 
 _SCHEMA = """
@@ -46,6 +47,15 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE INDEX IF NOT EXISTS batches_unsent ON batches (concentrator, id) WHERE uplink IS NULL;
 CREATE INDEX IF NOT EXISTS batches_unverified ON batches (concentrator, id) WHERE verified = 0;
 CREATE INDEX IF NOT EXISTS batches_by_uplink ON batches (uplink);
+CREATE TABLE IF NOT EXISTS keyrings (number INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS mail (
+    id INTEGER PRIMARY KEY, concentrator INTEGER NOT NULL, title BLOB NOT NULL, octets BLOB NOT NULL,
+    fault TEXT NOT NULL, due_s REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS said (
+    meter INTEGER NOT NULL, register TEXT NOT NULL, at_s INTEGER NOT NULL, value INTEGER NOT NULL,
+    PRIMARY KEY (meter, register, at_s)
+) WITHOUT ROWID;
 """
 
 
@@ -76,6 +86,25 @@ class Batch(NamedTuple):
     concentrator: int
     frames: int
     body: bytes
+
+
+class Mail(NamedTuple):
+    """A command on its way to a meter, and what goes wrong with it there, if anything."""
+
+    id: int
+    concentrator: int
+    system_title: bytes
+    octets: bytes
+    fault: str
+
+
+class Said(NamedTuple):
+    """What a meter said because a command made it: a value of a register at a time, beyond what its plan says."""
+
+    meter: int
+    register: str
+    at_s: int
+    value: int
 
 
 class SpoolError(Exception):
@@ -128,10 +157,47 @@ class Spool:
         rows = self._db().execute("SELECT number, reserve, register_wh FROM memories")
         return {row[0]: Memory(*row) for row in rows}
 
+    # --- commands ---------------------------------------------------------------------------------
+
+    def keyrings(self) -> dict[int, Keyring]:
+        """Of the meters that ever took a command."""
+        rows = self._db().execute("SELECT number, content FROM keyrings")
+        return {number: Keyring.load(content) for number, content in rows}
+
+    def post_mail(self, concentrator: int, system_title: bytes, octets: bytes, fault: str, due_s: float) -> None:
+        """A concentrator passes a command on, at a time (Unix seconds)."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO mail (concentrator, title, octets, fault, due_s) VALUES (?, ?, ?, ?, ?)",
+                [concentrator, system_title, octets, fault, due_s],
+            )
+
+    def mail(self, now_s: float) -> list[Mail]:
+        """Commands that reach their meters by now, in order; ``hand_over`` takes them away."""
+        rows = self._db().execute(
+            "SELECT id, concentrator, title, octets, fault FROM mail WHERE due_s <= ? ORDER BY id", [now_s]
+        )
+        return [Mail(*row) for row in rows]
+
+    def said(self) -> list[Said]:
+        rows = self._db().execute("SELECT meter, register, at_s, value FROM said")
+        return [Said(*row) for row in rows]
+
     # --- frames in --------------------------------------------------------------------------------
 
-    def hand_over(self, frames: list[Outgoing], memories: list[Memory], **facts: Any) -> None:
-        """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing."""
+    def hand_over(
+        self,
+        frames: list[Outgoing],
+        memories: list[Memory],
+        keyrings: Sequence[Keyring] = (),
+        taken: Sequence[Mail] = (),
+        said: Sequence[Said] = (),
+        **facts: Any,
+    ) -> None:
+        """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing.
+
+        ``taken`` are the commands that made the meters say what they said beyond the plan.
+        """
         with self._transaction() as db:
             seq = self._next_seq(db, sum(not frame.waits for frame in frames))
             ready = []
@@ -147,6 +213,11 @@ class Spool:
                 "INSERT OR REPLACE INTO memories VALUES (?, ?, ?)",
                 [(memory.number, memory.reserve, memory.register_wh) for memory in memories],
             )
+            db.executemany(
+                "INSERT OR REPLACE INTO keyrings VALUES (?, ?)", [(ring.number, ring.dump()) for ring in keyrings]
+            )
+            db.executemany("DELETE FROM mail WHERE id = ?", [(one.id,) for one in taken])
+            db.executemany("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", said)
             self._write_facts(db, facts)
 
     def release_due(self, clock_s: float) -> int:

@@ -15,7 +15,7 @@ from concentrators.simulator.meter import ENERGY_REGISTER, INTERVAL_REGISTER
 from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
-from concentrators.simulator.spool import Spool
+from concentrators.simulator.spool import Said, Spool
 from concentrators.verdicts import FailureKind
 from keyvault.cose.structures import split_sequence
 from meters.models import Meter, MeterEvent, Register
@@ -90,7 +90,7 @@ def compare(plan: Plan, load: Load, spool: Spool) -> Closing:
     _compare_verdicts(closing, posted)
     _compare_failures(closing, posted, concentrators)
     uplinks = {uplink for _, uplink, _ in posted}
-    totals = _compare_readings(closing, plan, load, spool.fact("tick") or 0, uplinks)
+    totals = _compare_readings(closing, plan, load, spool, uplinks)
     _compare_totals(closing, totals, concentrators)
     return closing
 
@@ -168,9 +168,13 @@ def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
 
 
 def _compare_readings(
-    closing: Closing, plan: Plan, load: Load, ticks: int, uplinks: set[int]
+    closing: Closing, plan: Plan, load: Load, spool: Spool, uplinks: set[int]
 ) -> dict[_Total, tuple[int, int]]:
     """Every reading and event of every meter; gives the interval totals that follow from the truth."""
+    ticks: int = spool.fact("tick") or 0
+    said: defaultdict[int, list[Said]] = defaultdict(list)
+    for one_said in spool.said():
+        said[one_said.meter].append(one_said)
     registers = dict(Register.objects.values_list("obis_code", "pk"))
     cumulative, interval = registers[ENERGY_REGISTER], registers[INTERVAL_REGISTER]
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
@@ -199,6 +203,11 @@ def _compare_readings(
                     event = plan.event_in(number, one)
                     if event is not None:
                         truth_events[registers[event.register], event.captured_at_s] = event.code
+            for _, register, at_s, value in said[number]:
+                if register == ENERGY_REGISTER:
+                    truth[cumulative, at_s] = (value, 0)
+                else:
+                    truth_events[registers[register], at_s] = value
             found, events_found = stored.get(ids[number], {}), events.get(ids[number], {})
             expected_rows, found_rows = expected_rows + len(truth), found_rows + len(found)
             expected_events, found_events = expected_events + len(truth_events), found_events + len(events_found)

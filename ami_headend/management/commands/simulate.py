@@ -31,7 +31,8 @@ from ami_headend.local_stack import LocalStackError, prepared
 from ami_headend.processes import beat_command, web_command, worker_command
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.loads import PlanError, Wish, load_of, make_plan
-from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_rates
+from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_faults, parse_rates
+from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.recorded import RecordedError
@@ -65,7 +66,8 @@ class Command(BaseCommand):
         "  manage.py simulate --meters 1000 --days 1 --misbehave replay=0.01,bit_flip=0.02 --compress zstd\n"
         "  manage.py simulate --speed 600 --state sim/\n"
         "      stop it, or kill it, and run it again to go on where it was\n\n"
-        f"misbehaviours: {', '.join(Misbehaviour)}\n\n"
+        f"misbehaviours: {', '.join(Misbehaviour)}\n"
+        f"faults of commands: {', '.join(Fault)}\n\n"
         f"exit status: 0 all equals the truth; 1 the run could not be made; {DIFFERS} it differs; {STOPPED} stopped\n"
         "early. Ctrl-C once stops the meters, posts what they sent and compares; twice stops at once."
     )
@@ -82,6 +84,7 @@ class Command(BaseCommand):
         load.add_argument("--interval-minutes", type=_minutes, metavar="N,..", help="households' interval lengths (30)")
         load.add_argument("--seed", type=int, default=1, help="households and misbehaviour follow from it (1)")
         load.add_argument("--misbehave", metavar="RATES", help="all, or name=rate,... per genuine frame; see below")
+        load.add_argument("--command-faults", metavar="RATES", help="name=rate,... per command; see below")
         run = parser.add_argument_group("run")
         run.add_argument("--url", help=f"the head-end ({DEFAULT_URL})")
         run.add_argument("--speed", type=_speed, metavar="X", help="factor of real time, or max (max)")
@@ -160,6 +163,7 @@ def _wish(options: dict[str, Any]) -> Wish:
         seed=options["seed"],
         interval_minutes=options["interval_minutes"] or (_DEMO_INTERVALS if demo else [30]),
         rates=parse_rates(rates),
+        faults=parse_faults(options["command_faults"] or ""),
         readings=readings,
         as_recorded=options["as_recorded"],
         endless=demo,
