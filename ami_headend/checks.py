@@ -25,6 +25,10 @@ _POSITIVE = (
     "UPLINK_KEEP_DAYS",
     "UPLINK_KEEP_WAITING_DAYS",
     "FAILURE_ROWS_PER_HOUR",
+    "KEY_GRACE_DAYS",
+    "BAD_TAGS_PER_HOUR",
+    "COMMAND_RETRY_S",
+    "COMMAND_EXPIRES_S",
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400

@@ -1,0 +1,89 @@
+"""Commands over a live stack: new keys, readings, resends and clocks, while everything on the way goes wrong."""
+
+import secrets
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+from pytest_django import DjangoDbBlocker
+
+from concentrators import commands
+from concentrators.commands import Request
+from concentrators.models import Command, CommandKind, CommandState
+from concentrators.simulator.concentrator import Options
+from concentrators.simulator.loads import Wish, make_plan
+from concentrators.simulator.obedience import Fault
+from concentrators.simulator.production import Production
+from concentrators.simulator.registration import register
+from concentrators.simulator.run import Run
+from concentrators.simulator.spool import Spool
+from concentrators.simulator.truth import compare, wait_until_verified
+from keyvault.models import DeviceKey
+from meters.models import Meter
+from tests.flows.stack import Stack, running, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+METERS = 12
+FAULTS = {Fault.LOSE: 0.15, Fault.DELAY: 0.15, Fault.REPEAT: 0.15, Fault.REFUSE: 0.1, Fault.LOSE_ANSWER: 0.15}
+
+
+@pytest.fixture(scope="module")
+def stack(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    environ = {"COMMAND_RETRY_S": "1"}
+    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), environ=environ) as stack:
+        yield stack
+
+
+def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Path) -> None:
+    now = timezone.now()
+    wish = Wish(concentrators=2, meters=METERS, days=1, interval_minutes=[1], endless=True)
+    plan, load = make_plan(wish, now)
+    plan.faults.update(FAULTS)
+    secret = secrets.token_bytes(32)
+    spool = Spool(tmp_path)
+    tokens = register(plan, secret)
+    options = Options(stack.base_url, batch_frames=2000, commands_every_s=0.6, delay_s=2.5)
+    run = Run(plan, Production(plan, load, spool, secret), spool, tokens, options)
+    meters = list(Meter.objects.filter(system_title__in=[plan.system_title(n) for n in range(METERS)]))
+    keys = commands.enqueue_keys(meters, "tester", now)
+    start_s = plan.start_s + 3600
+    commands.enqueue([Request(meter, CommandKind.READ_NOW, {}) for meter in meters], "tester", now)
+    commands.enqueue(
+        [
+            Request(meter, CommandKind.RESEND, {"from_s": start_s, "to_s": start_s + 600})
+            for meter in meters
+            if meter.pk % 2
+        ],
+        "tester",
+        now,
+        now + timedelta(hours=1),
+    )
+    thread = threading.Thread(target=run.play, args=[lambda _: None])
+    thread.start()
+    try:
+        open_ones = Command.objects.filter(state__in=commands.OPEN).exclude(
+            state=CommandState.DELIVERED  # delivered, and the answer was lost: comes again in hours
+        )
+        wait_for("every command ends", lambda: not open_ones.exists() or not thread.is_alive(), timeout_s=200)
+    finally:
+        run.stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    wait_until_verified(spool, 60, lambda _: None, lambda: False)
+    assert compare(plan, load, spool).differences == []
+    spool.close()
+    ended = set(Command.objects.values_list("state", flat=True))
+    assert {CommandState.DONE, CommandState.REFUSED} <= ended <= {"done", "refused", "delivered"}
+    for command in keys:
+        command.refresh_from_db()
+        states = dict(
+            DeviceKey.objects.filter(system_title=command.meter.system_title, epoch__gt=0).values_list("epoch", "state")
+        )
+        done = command.state == CommandState.DONE
+        assert states == ({1: "retiring", 2: "active"} if done else {1: "active", 2: "pending"})
+    assert Command.objects.filter(attempts__gt=1).exists()
