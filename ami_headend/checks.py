@@ -11,6 +11,8 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 from limits import parse
 
+from keyvault import masterkey
+
 COUNTER_GAP_RUNS_MIN = 1024  # as many gaps as a meter is promised to be forgiven
 _POSITIVE = (
     "RETENTION_DAYS",
@@ -38,7 +40,7 @@ _KEY_FRAMES_MAX = 2**23
 @register
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Every finding about this project's own settings."""
-    return [*_limits(), *_contradictions(), *_master_key_place()]
+    return [*_limits(), *_contradictions(), *_master_key_provider(), *_master_key_place()]
 
 
 def _error(number: int, message: str, hint: str) -> Error:
@@ -93,7 +95,7 @@ def _key_lifetimes() -> Iterator[CheckMessage]:
         yield _error(
             13,
             "KEY_GRACE_DAYS is shorter than RETRANSMISSION_WINDOW_S.",
-            "Late frames under a replaced key would be refused: keep it acceptable for longer than concentrators buffer.",
+            "Late frames under a replaced key would be refused: keep it for longer than concentrators buffer.",
         )
     if not 0 < settings.KEY_ROTATE_AT_COUNTER < _KEY_FRAMES_MAX:
         yield _error(
@@ -101,6 +103,18 @@ def _key_lifetimes() -> Iterator[CheckMessage]:
             f"KEY_ROTATE_AT_COUNTER is {settings.KEY_ROTATE_AT_COUNTER}.",
             f"Keys must be replaced before {_KEY_FRAMES_MAX} frames (RFC 9053 section 4.2): set it below.",
         )
+
+
+def _master_key_provider() -> Iterator[CheckMessage]:
+    if settings.MASTER_KEY_PROVIDER not in masterkey.PROVIDERS:
+        known = " or ".join(masterkey.PROVIDERS)
+        yield _error(15, f"MASTER_KEY_PROVIDER is {settings.MASTER_KEY_PROVIDER!r}.", f"Set it to {known}.")
+    if settings.MASTER_KEY_PROVIDER == masterkey.PKCS11:
+        for name in ("PKCS11_MODULE", "PKCS11_TOKEN", "PKCS11_PIN_FILE"):
+            if not getattr(settings, name):
+                yield _error(16, f"MASTER_KEY_PROVIDER is pkcs11, and {name} is not set.", f"Set {name}.")
+    if settings.MASTER_KEY_DESTROY_AFTER_DAYS < 0:
+        yield _error(17, "MASTER_KEY_DESTROY_AFTER_DAYS is below 0.", "Set it to the age of your oldest backup.")
 
 
 def _master_key_place() -> Iterator[CheckMessage]:

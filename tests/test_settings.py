@@ -35,6 +35,12 @@ def test_the_defaults_are_well() -> None:
         ({"UPLINK_KEEP_DAYS": 30, "UPLINK_KEEP_WAITING_DAYS": 29}, "ami_headend.E007"),
         ({"RETENTION_DAYS": 9, "RETRANSMISSION_WINDOW_S": 864_000}, "ami_headend.E008"),
         ({"UPLINK_KEEP_DAYS": 1, "UPLINK_SWEEP_AFTER_S": 86_400}, "ami_headend.E009"),
+        ({"COMMAND_RATE": "often"}, "ami_headend.E003"),
+        ({"KEY_GRACE_DAYS": 9, "RETRANSMISSION_WINDOW_S": 864_000}, "ami_headend.E013"),
+        ({"KEY_ROTATE_AT_COUNTER": 2**23}, "ami_headend.E014"),
+        ({"MASTER_KEY_PROVIDER": "vault"}, "ami_headend.E015"),
+        ({"MASTER_KEY_PROVIDER": "pkcs11", "PKCS11_MODULE": "/usr/lib/hsm.so"}, "ami_headend.E016"),
+        ({"MASTER_KEY_DESTROY_AFTER_DAYS": -1}, "ami_headend.E017"),
     ],
 )
 def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], expected: str) -> None:
