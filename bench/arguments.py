@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-PARTS = ("floor", "system", "rowwise", "growth")
+PARTS = ("floor", "system", "rowwise", "growth", "rewrap")
 
 _EPILOG = """examples:
   python -m bench                                          the usual run, about ten minutes

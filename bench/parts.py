@@ -36,6 +36,7 @@ class Results:
     over_rowwise: list[float] = field(default_factory=list)
     growth: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     growth_runs: dict[str, list[SystemRun]] = field(default_factory=lambda: defaultdict(list))
+    rewrap: list[tuple[float, float]] = field(default_factory=list)  # keys a second: bare loop, rotation
 
 
 @dataclass

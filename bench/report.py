@@ -35,11 +35,14 @@ def show(results: Results, console: Console) -> None:
             f"system / {times:,.0f}",
             _spread(results.over_rowwise),
         )
-    console.print(rates)
+    if rates.row_count:
+        console.print(rates)
     if results.system:
         console.print(_costs(results))
     if results.growth:
         console.print(_growth(results))
+    if results.rewrap:
+        console.print(_rewrap(results))
 
 
 def write(results: Results, path: Path) -> None:
@@ -53,6 +56,7 @@ def write(results: Results, path: Path) -> None:
         "rowwise": results.rowwise,
         "system_over_rowwise": results.over_rowwise,
         "growth": results.growth,
+        "rewrap": results.rewrap,
         "growth_runs": {what: [_run(run) for run in runs] for what, runs in results.growth_runs.items()},
     }
     path.write_text(json.dumps(figures, indent=1) + "\n")
@@ -90,6 +94,16 @@ def _growth(results: Results) -> Table:
         ratios = [grown / base for base, grown in pairs]
         base, grown = (f"{median(side):,.0f}" for side in zip(*pairs, strict=True))
         table.add_row(what, base, grown, f"{median(ratios):.2f}", _spread(ratios))
+    return table
+
+
+def _rewrap(results: Results) -> Table:
+    table = Table(title="Rotation of the master key, one process: keys a second (medians)")
+    for column in ("bare loop", "rotation", "ratio", "rounds from - to"):
+        table.add_column(column, justify="right")
+    ratios = [rotation / bare for bare, rotation in results.rewrap]
+    bare, rotation = (f"{median(side):,.0f}" for side in zip(*results.rewrap, strict=True))
+    table.add_row(bare, rotation, f"{median(ratios):.2f}", _spread(ratios))
     return table
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import fleet, parts, report
+from bench import fleet, parts, report, rewrap
 from bench.parts import Bench, Results, Sizes
 from bench.site import make_template, use_database
 from keyvault import masterkey
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
             _measure(bench, args)
         finally:
             use_database("postgres")
-            if bench.results.floor or bench.results.growth:
+            if bench.results.floor or bench.results.growth or bench.results.rewrap:
                 report.show(bench.results, console)
     if args.json:
         report.write(bench.results, args.json)
@@ -49,3 +49,5 @@ def _measure(bench: Bench, args: argparse.Namespace) -> None:
         if "growth" in args.parts:
             grown = Sizes(args.growth_rounds, args.frames, args.sizes, args.rowwise_frames)
             parts.growth(bench, site, running, grown, args.meters, args.readings)
+        if "rewrap" in args.parts:
+            rewrap.against_bare_loop(bench, site, args.rounds)

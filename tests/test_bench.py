@@ -33,6 +33,7 @@ def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     assert figures["system_of_floor"]["20"][0] > 0
     assert figures["half_load"]["20"]["latency_p99_s"] > 0
     assert figures["system_over_rowwise"][0] > 0
+    assert len(figures["rewrap"]) == 1
     assert figures["growth"].keys() == {"20 meters", "800 readings"}
     assert "of the floor" in run.stdout
     assert list(services.iterdir()) == []
@@ -42,4 +43,4 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     run = _bench(tmp_path, "--parts", "ceiling")
 
     assert run.returncode == 2
-    assert "'ceiling' is none of floor, system, rowwise, growth" in run.stderr
+    assert "'ceiling' is none of floor, system, rowwise, growth, rewrap" in run.stderr
