@@ -1,0 +1,327 @@
+"""Shipments against the vault: what becomes active, pending, unchanged, replaced or refused; and what is exported."""
+
+import gzip
+import secrets
+import stat
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError
+
+from keyvault import audit, epochs, keyexport, provisioning, shipmentfile, shipments
+from keyvault.audit import Actor
+from keyvault.ciphers import open_keys
+from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
+from keyvault.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored, set_key_state
+from keyvault.shipmentfile import ShipmentError
+from keyvault.shipments import ImportReport
+from keyvault.transport import TransportKey
+from tests.keyvault.shipping import TRANSPORT, header, line, shipment_file, transfer_line, transport_file, wrapped
+
+pytestmark = pytest.mark.django_db
+OFFICER = Actor("officer", "192.0.2.7")
+TITLE = bytes.fromhex("0024befffe00a001")
+OTHER = bytes.fromhex("0024befffe00a002")
+KEY, TRANSFER_KEY, THIRD = (secrets.token_bytes(32) for _ in range(3))
+
+
+def take(folder: Path, *lines: Any, **options: bool) -> ImportReport:
+    shipment = shipmentfile.read(shipment_file(folder, lines))
+    return shipments.import_(shipment, TransportKey(TRANSPORT), OFFICER, **options)  # type: ignore[arg-type]
+
+
+def refused(folder: Path, *lines: Any, **options: bool) -> list[tuple[int, str]]:
+    """What is said of bad lines; and it must have changed nothing."""
+    before = rows()
+    report = take(folder, *lines, **options)
+    assert report.bad
+    assert rows() == before
+    return [(number, reason) for number, reason in report.bad]
+
+
+def rows() -> list[object]:
+    return [list(model.objects.order_by("pk").values()) for model in (DeviceKey, InvocationCounter, AuditRecord)]
+
+
+def states(title: bytes = TITLE) -> dict[int, str]:
+    return dict(DeviceKey.objects.filter(system_title=title).values_list("epoch", "state"))
+
+
+def octets_of(title: bytes, epoch: int) -> bytes:
+    (key,) = open_keys([DeviceKey.objects.get(system_title=title, epoch=epoch).pk])
+    return key.octets
+
+
+class TestImport:
+    def test_first_keys_become_active(self, tmp_path: Path) -> None:
+        report = take(
+            tmp_path,
+            line(TITLE, key=KEY, transfer_key=TRANSFER_KEY, algorithm="AES-CCM-16-64-256"),
+            line(OTHER, epoch=7, transfer_key=b""),
+        )
+        assert (report.active, report.transfer_keys, report.without_transfer_key, report.bad) == (2, 1, 1, [])
+        assert states() == {0: "active", 1: "active"}
+        assert states(OTHER) == {7: "active"}
+        assert (octets_of(TITLE, 1), octets_of(TITLE, 0)) == (KEY, TRANSFER_KEY)
+        assert set(DeviceKey.objects.filter(system_title=TITLE).values_list("algorithm", flat=True)) == {11}
+        assert InvocationCounter.objects.count() == 3
+
+    def test_again_changes_nothing(self, tmp_path: Path) -> None:
+        lines = [line(TITLE), line(OTHER)]
+        take(tmp_path, *lines)
+        before = rows()[:2]
+        report = take(tmp_path, *lines)
+        assert (report.active, report.unchanged) == (0, 4)
+        assert rows()[:2] == before
+
+    def test_an_old_row_without_a_fingerprint_is_compared_by_its_key(self, tmp_path: Path) -> None:
+        lines = [line(TITLE)]
+        take(tmp_path, *lines)
+        DeviceKey.objects.update(fingerprint=None)
+        assert take(tmp_path, *lines).unchanged == 2
+        assert "mismatch" in refused(tmp_path, line(TITLE, transfer_key=b""))[0][1]
+
+    def test_a_key_beside_an_active_one_is_pending_and_stays(self, tmp_path: Path) -> None:
+        take(tmp_path, line(TITLE))
+        report = take(tmp_path, line(TITLE, 2, transfer_key=b""))
+        assert (report.pending, report.without_transfer_key) == (1, 0)
+        assert states() == {0: "active", 1: "active", 2: "pending"}
+        assert epochs.cancel([TITLE]) == set()
+        assert refused(tmp_path, line(TITLE, 3, transfer_key=b"")) == [
+            (2, "epoch 2 is pending: the device is being given that key")
+        ]
+
+    def test_what_stands_otherwise_is_a_mismatch(self, tmp_path: Path) -> None:
+        take(tmp_path, line(TITLE, 2, KEY, TRANSFER_KEY), line(OTHER))
+        standing = DeviceKey.objects.get(system_title=TITLE, epoch=2)
+        said = refused(
+            tmp_path,
+            line(TITLE, 2, transfer_key=b""),
+            line(OTHER, 1, transfer_key=THIRD),
+        )
+        assert [number for number, _ in said] == [2, 3, 3]
+        assert f"mismatch: the key {bytes(standing.fingerprint or b'').hex()} stands" in said[0][1]
+        assert any("--replace-transfer-key" in reason for _, reason in said)
+        assert refused(tmp_path, line(TITLE, 2, KEY, TRANSFER_KEY, algorithm="AES-CCM-16-64-256")) == [
+            (2, "mismatch: the key of epoch 2 is for AES-CCM-16-64-128")
+        ]
+        assert refused(tmp_path, line(TITLE, 1, transfer_key=b"")) == [
+            (2, "epoch 1 comes before epoch 2, which the device has")
+        ]
+
+    def test_a_compromised_key_never_comes_back(self, tmp_path: Path) -> None:
+        lines = [line(TITLE, 1, KEY, TRANSFER_KEY)]
+        take(tmp_path, *lines)
+        set_key_state(list(DeviceKey.objects.values_list("pk", flat=True)), KeyState.COMPROMISED)
+        assert refused(tmp_path, *lines, replace_transfer_keys=True) == [
+            (2, "epoch 1 is compromised: it never comes back"),
+            (2, "the transfer key is compromised: it never comes back"),
+        ]
+        report = take(tmp_path, line(TITLE, 2, transfer_key=THIRD), replace_transfer_keys=True)
+        assert (report.active, report.replaced) == (1, 1)
+        assert states() == {0: "active", 1: "compromised", 2: "active"}
+
+    def test_a_transfer_key_is_replaced(self, tmp_path: Path) -> None:
+        provision_devices([TITLE], 11, create_fleet_key("fleet", secrets.token_bytes(32)))
+        provision_devices([OTHER])
+        assert "mismatch" in refused(tmp_path, transfer_line(TITLE, TRANSFER_KEY))[0][1]
+        lines = [transfer_line(OTHER, THIRD), transfer_line(TITLE, TRANSFER_KEY)]
+        assert take(tmp_path, *lines, replace_transfer_keys=True).replaced == 2
+        assert (octets_of(TITLE, 0), octets_of(OTHER, 0)) == (TRANSFER_KEY, THIRD)
+        row = DeviceKey.objects.select_related("counter").get(system_title=TITLE, epoch=0)
+        assert (row.source, row.algorithm, row.version, row.counter.key_version) == ("stored", 11, 2, 2)
+        assert take(tmp_path, *lines).unchanged == 2
+
+    def test_a_transfer_key_that_moved_meanwhile_stops_all(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provision_devices([TITLE])
+        key = DeviceKey.objects.get(epoch=0)
+
+        def move_then_store(*args: Any) -> None:
+            set_key_state([key.pk], KeyState.COMPROMISED)
+            store(*args)
+
+        store = shipments._store
+        monkeypatch.setattr(shipments, "_store", move_then_store)
+        with pytest.raises(ShipmentError, match="changed by someone else meanwhile"):
+            take(tmp_path, line(OTHER), transfer_line(TITLE, TRANSFER_KEY), replace_transfer_keys=True)
+        assert not DeviceKey.objects.filter(system_title=OTHER).exists()
+
+    def test_keys_made_meanwhile_stop_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(provisioning, "_check", lambda rows: None)
+        monkeypatch.setattr(shipments, "_standing", lambda titles: {})
+        provision_stored([NewKey(TITLE, 1)])
+        before = rows()
+        with pytest.raises(DatabaseError):
+            take(tmp_path, line(OTHER), line(TITLE))
+        assert rows() == before
+
+    def test_unfit_keys_are_named_and_not_shown(self, tmp_path: Path) -> None:
+        provision_stored([NewKey(bytes(8), 1, THIRD)])
+        said = refused(
+            tmp_path,
+            line(b"a" * 8, key=KEY, transfer_key=KEY),
+            line(b"b" * 8, key=KEY, transfer_key=b""),
+            line(b"c" * 8, key=b"c" * 32),
+            line(b"d" * 8, key=TRANSPORT),
+            line(b"e" * 8, key=THIRD),
+            line(TITLE, key=TITLE + secrets.token_bytes(24)),
+            {**line(b"g" * 8), "key": wrapped(KEY, secrets.token_bytes(32))},
+        )
+        assert said == [
+            (2, "transfer_key is the same as one of line 2"),
+            (3, "key is the same as one of line 2"),
+            (4, "key is one octet repeated"),
+            (5, "key is the transport key"),
+            (6, "key of 6565656565656565, epoch 1 is that of device 0000000000000000, too"),
+            (7, "key holds the system title"),
+            (8, "key: it does not open under the transport key: it was changed, or wrapped under another"),
+        ]
+        assert not any(KEY.hex() in reason or THIRD.hex() in reason for _, reason in said)
+
+    def test_a_wrong_transport_key_is_one_sentence(self, tmp_path: Path) -> None:
+        foreign = secrets.token_bytes(32)
+        shipment = shipmentfile.read(shipment_file(tmp_path, [line(TITLE)]))
+        with pytest.raises(ShipmentError, match="wrong transport key: the shipment is wrapped under"):
+            shipments.import_(shipment, TransportKey(foreign), OFFICER)
+        lying = header(2, transport_key=TransportKey(foreign).fingerprint.hex())
+        shipment = shipmentfile.read(shipment_file(tmp_path, [line(TITLE), line(OTHER)], lying))
+        with pytest.raises(ShipmentError, match="no key of the shipment opens"):
+            shipments.import_(shipment, TransportKey(foreign), OFFICER)
+        assert not DeviceKey.objects.exists()
+
+    def test_a_dry_run_changes_nothing(self, tmp_path: Path) -> None:
+        before = rows()
+        report = take(tmp_path, line(TITLE), line(OTHER), dry_run=True)
+        assert (report.active, report.transfer_keys) == (2, 2)
+        assert rows() == before
+
+    def test_it_is_one_audit_record(self, tmp_path: Path) -> None:
+        path = shipment_file(tmp_path, [line(TITLE), line(OTHER)])
+        shipment = shipmentfile.read(path)
+        shipments.import_(shipment, TransportKey(TRANSPORT), OFFICER)
+        record = AuditRecord.objects.get()
+        assert (record.actor, record.act) == ("officer", "keys.import")
+        assert record.subject == {
+            "shipment": "S-1",
+            "transport_key": TransportKey(TRANSPORT).fingerprint.hex(),
+            "sha256": shipment.sha256.hex(),
+            "active": 2, "pending": 0, "transfer_keys": 2, "replaced": 0, "unchanged": 0,
+        }  # fmt: skip
+        audit.verify()
+
+    def test_without_an_audit_record_nothing_is_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: Any) -> None:
+            raise audit.AuditError("the audit key does not open")
+
+        monkeypatch.setattr(audit, "record", broken)
+        with pytest.raises(audit.AuditError):
+            take(tmp_path, line(TITLE))
+        assert not DeviceKey.objects.exists()
+
+    def test_many_lines_are_quick(self, tmp_path: Path) -> None:
+        """20,000 keys in well under twelve seconds, as 100,000 in a minute; a bare loop takes about one."""
+        lines = [line((n + 1).to_bytes(8, "big")) for n in range(10_000)]
+        shipment = shipment_file(tmp_path, lines)
+        begun = time.perf_counter()
+        report = shipments.import_(shipmentfile.read(shipment), TransportKey(TRANSPORT), OFFICER)
+        assert time.perf_counter() - begun < 12
+        assert (report.active, report.transfer_keys) == (10_000, 10_000)
+
+
+class TestExport:
+    @pytest.fixture
+    def key_file(self, tmp_path: Path) -> Path:
+        return transport_file(tmp_path)
+
+    def run(self, key_file: Path, output: Path, *words: str) -> str:
+        out = StringIO()
+        call_command(
+            "export_keys", *words, "--transport-key", str(key_file), "--output", str(output), "--shipment", "S-9",
+            stdout=out,
+        )  # fmt: skip
+        return out.getvalue()
+
+    def import_elsewhere(self, path: Path) -> ImportReport:
+        """Take a shipment into a vault that has forgotten every key."""
+        InvocationCounter.objects.all().delete()
+        DeviceKey.objects.all().delete()
+        return shipments.import_(shipmentfile.read(path), TransportKey(TRANSPORT), OFFICER)
+
+    @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+    def test_what_is_exported_can_be_imported(self, key_file: Path, tmp_path: Path, name: str) -> None:
+        provision_devices([TITLE], 11, create_fleet_key("fleet", secrets.token_bytes(32)))
+        provision_stored([NewKey(OTHER, 3, KEY)])
+        provision_devices([b"not asked"[:8]])
+        derived = octets_of(TITLE, 1), octets_of(TITLE, 0)
+        titles = tmp_path / "titles"
+        titles.write_text(f"{TITLE.hex()}\n{OTHER.hex().upper()}\n{TITLE.hex()}\n")
+        output = tmp_path / name
+        said = self.run(key_file, output, "--meters-from", str(titles))
+        assert "Exported 2 keys and 1 transfer keys" in said
+        assert stat.S_IMODE(output.stat().st_mode) == 0o600
+        assert (output.read_bytes()[:2] == b"\x1f\x8b") is name.endswith(".gz")
+        record = AuditRecord.objects.get()
+        sha256 = shipmentfile.read(output).sha256.hex()
+        assert (record.act, record.subject["sha256"], record.subject["file"]) == ("keys.export", sha256, name)
+        assert sha256 in said
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "titles", "transport.key"])
+
+        report = self.import_elsewhere(output)
+        assert (report.active, report.transfer_keys) == (2, 1)
+        assert (octets_of(TITLE, 1), octets_of(TITLE, 0)) == derived
+        assert octets_of(OTHER, 3) == KEY
+        assert set(DeviceKey.objects.values_list("system_title", "algorithm")) == {(TITLE, 11), (OTHER, 10)}
+
+    def test_no_file_is_overwritten_and_none_is_left_half(
+        self, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provision_devices([TITLE])
+        output = tmp_path / "out"
+        output.write_text("precious")
+        for path in (output, Path("/dev/stdout"), tmp_path):
+            with pytest.raises(CommandError, match="exists already and is left as it is"):
+                self.run(key_file, path, "--meters", TITLE.hex())
+        with pytest.raises(CommandError, match="cannot write"):
+            self.run(key_file, tmp_path / "none" / "out", "--meters", TITLE.hex())
+        assert output.read_text() == "precious"
+
+        def broken(*_: Any) -> None:
+            raise audit.AuditError("the audit key does not open")
+
+        monkeypatch.setattr(audit, "record", broken)
+        with pytest.raises(CommandError, match="Nothing was exported"):
+            self.run(key_file, tmp_path / "new", "--meters", TITLE.hex())
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "transport.key"]
+        assert not AuditRecord.objects.exists()
+
+    def test_a_meter_without_an_active_key_stops_all(self, key_file: Path, tmp_path: Path) -> None:
+        provision_devices([TITLE, OTHER])
+        set_key_state([DeviceKey.objects.get(system_title=OTHER, epoch=1).pk], KeyState.COMPROMISED)
+        with pytest.raises(CommandError, match=f"no active key for {OTHER.hex()}. Nothing was exported"):
+            self.run(key_file, tmp_path / "out", "--meters", TITLE.hex(), OTHER.hex())
+        with pytest.raises(CommandError, match="is not 16 hex digits"):
+            self.run(key_file, tmp_path / "out", "--meters", "0024")
+        with pytest.raises(ShipmentError, match="a shipment's name has"):
+            keyexport.export([TITLE], TransportKey(TRANSPORT), tmp_path / "out", "../x", OFFICER)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_row_that_was_changed_stops_all(self, tmp_path: Path) -> None:
+        provision_devices([TITLE, OTHER])
+        row = DeviceKey.objects.get(system_title=TITLE, epoch=1)
+        DeviceKey.objects.filter(pk=row.pk).update(wrapped=DeviceKey.objects.get(system_title=OTHER, epoch=1).wrapped)
+        with pytest.raises(ShipmentError, match="do not open"):
+            keyexport.export([TITLE, OTHER], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_compressed_bombs_end_at_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(gzip.compress(shipmentfile.encode_header(shipmentfile.Header("S", bytes(8), 3)) + b"\n" * 10**8))
+    with pytest.raises(ShipmentError, match="more lines follow"):
+        shipmentfile.read(path)
