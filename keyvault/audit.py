@@ -27,6 +27,7 @@ from keyvault.wrapping import keys_for_wrapping
 logger = logging.getLogger(__name__)
 
 GENESIS = bytes(32)
+KEY_OWNER = b"audit"  # in the AAD of the wrapped audit key
 _LOCK = 0x616D6902
 _MAC_OCTETS = 32
 _BATCH = 2_000
@@ -151,9 +152,9 @@ def _key() -> bytes:
         master = keys_for_wrapping()
         if AuditRecord.objects.exists():
             raise AuditError("the audit key is gone while records stand: someone removed it")
-        wrapped = master.wrap(secrets.token_bytes(_MAC_OCTETS), Purpose.AUDIT_KEY, b"audit")
+        wrapped = master.wrap(secrets.token_bytes(_MAC_OCTETS), Purpose.AUDIT_KEY, KEY_OWNER)
         row = AuditKey.objects.create(wrapped=wrapped, master_key_version=master.active_version)
     try:
-        return master.unwrap(bytes(row.wrapped), Purpose.AUDIT_KEY, b"audit")
+        return master.unwrap(bytes(row.wrapped), Purpose.AUDIT_KEY, KEY_OWNER)
     except UnwrapError as error:
         raise AuditError(f"the audit key does not open: {error}") from None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from keyvault import masterkey
+from keyvault import audit, masterkey
 from keyvault.fingerprints import fingerprint
 from keyvault.masterkey import MasterKeys, Purpose, UnwrapError, wrapped_version
 from keyvault.provisioning import purpose_of
@@ -11,7 +11,6 @@ from keyvault.sql import fetch_rows
 
 DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS = "keyvault_devicekey", "keyvault_fleetkey", "keyvault_auditkey"
 TABLES = (DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS)
-AUDIT_OWNER = b"audit"
 
 _BATCH = 2_000
 
@@ -110,7 +109,7 @@ def other_secrets(not_at: int | None = None) -> list[Secret]:
         not_at,
     )
     return [
-        Secret(AUDIT_KEYS, row_id, Purpose.AUDIT_KEY, AUDIT_OWNER, 0, wrapped, version, None)
+        Secret(AUDIT_KEYS, row_id, Purpose.AUDIT_KEY, audit.KEY_OWNER, 0, wrapped, version, None)
         if name is None
         else Secret(FLEET_KEYS, row_id, Purpose.FLEET_KEY, name.encode(), 0, wrapped, version, None)
         for row_id, name, wrapped, version in rows

@@ -124,10 +124,18 @@ def rewrap_batch(rotation_id: int) -> bool:
         return _batch(rotation_id)
 
 
-def overdue(now: datetime) -> MasterKeyRotation | None:
-    """The running rotation, where nobody has worked on it for a while: its worker was killed, or its task lost."""
-    running = MasterKeyRotation.objects.filter(state=RotationState.RUNNING)
-    return running.filter(beat_at__lt=now - timedelta(seconds=OVERDUE_S)).first()
+def is_overdue(rotation: MasterKeyRotation, now: datetime) -> bool:
+    """Whether it runs, and nobody has worked on it for a while: its worker was killed, or its task lost."""
+    return rotation.state == RotationState.RUNNING and rotation.beat_at < now - timedelta(seconds=OVERDUE_S)
+
+
+def claim_overdue(now: datetime) -> MasterKeyRotation | None:
+    """The rotation that is overdue, to be worked on by the caller: for as long again it is not overdue."""
+    rotation = MasterKeyRotation.objects.filter(state=RotationState.RUNNING).first()
+    if rotation is None or not is_overdue(rotation, now):
+        return None
+    claimed = MasterKeyRotation.objects.filter(pk=rotation.pk, beat_at=rotation.beat_at).update(beat_at=now)
+    return rotation if claimed else None
 
 
 def unreadable(rotation: MasterKeyRotation) -> list[str]:

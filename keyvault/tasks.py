@@ -14,22 +14,22 @@ logger = logging.getLogger(__name__)
 _SECONDS = 4.0  # a task gives way to the uplinks that wait behind it
 
 
-@shared_task(
-    autoretry_for=(OperationalError, InterfaceError, MasterKeyError),
-    max_retries=6,
-    retry_backoff=1,
-    retry_backoff_max=60,
-)
+@shared_task
 def rewrap_master_key(rotation_id: int) -> None:
     """Rewrap for some seconds, and come again. Losing this task costs only time: the sweep enqueues it again."""
-    if rewrap.rewrap_for(rotation_id, _SECONDS):
+    try:
+        more = rewrap.rewrap_for(rotation_id, _SECONDS)
+    except (OperationalError, InterfaceError, MasterKeyError) as error:
+        logger.warning("the rotation of the master key pauses: %s", error)
+        return
+    if more:
         rewrap_master_key.delay(rotation_id)
 
 
 @shared_task
 def sweep_master_key_rotation() -> None:
     """Enqueue a rotation again that nobody works on."""
-    rotation = rewrap.overdue(timezone.now())
+    rotation = rewrap.claim_overdue(timezone.now())
     if rotation is not None:
         rewrap_master_key.delay(rotation.pk)
         logger.warning("the rotation to master key version %s is taken up again", rotation.to_version)

@@ -7,7 +7,7 @@ from django.db import DatabaseError, transaction
 
 from keyvault import audit, census, masterkey
 from keyvault.audit import Actor
-from keyvault.masterkey import MasterKeyState, Version
+from keyvault.masterkey import MasterKeyError, MasterKeyState, Version
 from keyvault.wrapping import changing_versions
 
 
@@ -16,13 +16,22 @@ class DestroyError(Exception):
 
 
 def make_first(actor: Actor) -> tuple[int, bool]:
-    """Make version 1. Gives it, and whether it is in the audit chain: before the first migration there is none."""
-    version = masterkey.provider().init()
+    """Make version 1. Gives it, and whether it is in the audit chain: before the first migration there is none.
+
+    Raises MasterKeyError where there is one, or the database holds secrets: those need theirs.
+    """
     try:
         with transaction.atomic():
-            audit.record(actor, "master_key.init", {"version": version, "place": str(masterkey.provider())})
+            standing = sum(count.secrets for count in census.census())
     except DatabaseError:
-        return version, False
+        return masterkey.provider().init(), False
+    if standing:
+        raise MasterKeyError(
+            f"the database holds {standing} secrets under a master key: put that one back at {masterkey.provider()}"
+        )
+    version = masterkey.provider().init()
+    with transaction.atomic():
+        audit.record(actor, "master_key.init", {"version": version, "place": str(masterkey.provider())})
     return version, True
 
 

@@ -99,7 +99,7 @@ def _follow(rotation: MasterKeyRotation, step: Callable[[], None], interrupted: 
                 done = rotation.rewrapped + rotation.unreadable
                 advance(done - shown)
                 shown = done
-                if not warned and rewrap.overdue(timezone.now()) is not None:
+                if not warned and rewrap.is_overdue(rotation, timezone.now()):
                     Console(stderr=True).print("No worker takes it up: start one, or rotate --resume --here.")
                     warned = True
     except KeyboardInterrupt:

@@ -17,9 +17,13 @@ from django.test import Client
 from pytest_django import Settings
 
 from ami_headend.diagnosis import examine
+from concentrators import verification
+from concentrators.verification import TransientError
 from keyvault import masterkey
 from keyvault.masterkey import MasterKeyError, MasterKeyState, Provider, Purpose, UnwrapError
 from keyvault.masterkey.file import FileProvider
+from tests.concentrators.fleet import commission, post
+from tests.factories import ConcentratorFactory
 from tests.keyvault.providers import PIN, SoftHsm
 
 SECRET = bytes(range(32))
@@ -174,6 +178,21 @@ class TestBoth:
                 opens(octets)
         assert opens(octets)
         assert client.get("/health/ready").status_code == 200
+
+    @pytest.mark.django_db
+    def test_without_it_verification_waits_and_no_frame_fails(
+        self, provider: Provider, settings: Settings, request: pytest.FixtureRequest
+    ) -> None:
+        concentrator = ConcentratorFactory.create()
+        devices = commission(3, concentrator)
+        uplink = post(concentrator, [device.frame(0) for device in devices])
+        with out_of_order(provider, settings, request), pytest.raises(TransientError):
+            verification.verify(uplink.pk)
+        uplink.refresh_from_db()
+        assert (uplink.verified_at, uplink.attempts) == (None, 0)
+        verification.verify(uplink.pk)
+        uplink.refresh_from_db()
+        assert (uplink.accepted, uplink.rejected) == (3, 0)
 
 
 class TestFile:

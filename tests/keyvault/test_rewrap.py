@@ -273,9 +273,25 @@ class TestTasks:
         MasterKeyRotation.objects.update(beat_at=late)
         tasks.sweep_master_key_rotation()
         assert enqueued == [rotation.pk]
+        tasks.sweep_master_key_rotation()  # it was given to someone just now
+        assert enqueued == [rotation.pk]
         rewrap.stop(OFFICER)
+        MasterKeyRotation.objects.update(beat_at=late)
         tasks.sweep_master_key_rotation()
         assert enqueued == [rotation.pk]
+
+    def test_without_the_master_key_it_pauses(
+        self, in_file: Path, enqueued: list[int], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rotation = rewrap.begin(10, OFFICER)
+        kept = in_file.rename(in_file.with_name("away"))
+        tasks.rewrap_master_key(rotation.pk)
+        assert "pauses: there is no master key file" in caplog.text
+        assert enqueued == []
+        kept.rename(in_file)
+        tasks.rewrap_master_key(rotation.pk)
+        rotation.refresh_from_db()
+        assert rotation.state == "finished"
 
 
 class TestVerify:
@@ -429,9 +445,18 @@ class TestCommand:
         DeviceKey.objects.filter(epoch=0).update(master_key_version=7)
         assert "version 7: missing, 15 device keys" in call("status")
 
+    def test_init_beside_secrets_of_another_master_key(self, in_file: Path) -> None:
+        kept = in_file.rename(in_file.with_name("away"))
+        with pytest.raises(CommandError, match=f"31 secrets under a master key: put that one back at {in_file}"):
+            call("init")
+        assert not in_file.exists()
+        kept.rename(in_file)
+        with pytest.raises(CommandError, match="31 secrets"):
+            call("init")
+
     def test_init(self, empty_provider: Provider) -> None:
         assert "Made version 1" in call("init")
         assert acts() == [("master_key.init", "done")]
-        with pytest.raises(CommandError, match="already"):
+        with pytest.raises(CommandError, match="put that one back"):  # the audit key is under it now
             call("init")
         assert "version 1: active" in call("status")
