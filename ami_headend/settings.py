@@ -182,6 +182,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep-master-key-rotation": {"task": "keyvault.tasks.sweep_master_key_rotation", "schedule": 15.0},
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
     "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
+    "step-rotation-waves": {"task": "concentrators.tasks.step_rotation_waves", "schedule": 60.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
     "replace-worn-keys": {"task": "concentrators.tasks.replace_worn_keys", "schedule": 3600.0},
     "maintain-partitions": {"task": "meters.tasks.maintain_partitions", "schedule": 3600.0},

@@ -6,7 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import commands, turns, uplinks, verification
+from concentrators import commands, turns, uplinks, verification, waves
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,12 @@ def expire_commands() -> None:
     expired = commands.expire(timezone.now())
     if expired:
         logger.info("%d commands expired", expired)
+
+
+@shared_task
+def step_rotation_waves() -> None:
+    """Queue the next key commands of every running wave."""
+    waves.step(timezone.now())
 
 
 @shared_task

@@ -1,0 +1,116 @@
+"""manage.py rotate_device_keys: new device keys in waves."""
+
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from concentrators import waves
+from concentrators.models import Concentrator, RotationWave
+from concentrators.waves import Selection, WaveError
+from keyvault import audit
+from keyvault.audit import AuditError
+from keyvault.masterkey import MasterKeyError
+from meters.registry import RegistryError, parse_system_title
+
+_LISTED = 20
+
+
+class Command(BaseCommand):
+    help = (
+        "Give meters new device keys: begin a wave over a selection of meters, see how it stands, pause, resume or "
+        "cancel it. Workers and the schedule (celery beat) carry it out."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py rotate_device_keys begin --name spring --older-than 365 --rate 2000 --dry-run\n"
+            "  manage.py rotate_device_keys begin --name DCU-17 --concentrator DCU-17 --failure-budget 5\n"
+            "  manage.py rotate_device_keys begin --name leak --compromised --rate 100000\n"
+            "  manage.py rotate_device_keys begin --name one --meter 0024befffe804ff1\n"
+            "  manage.py rotate_device_keys status\n"
+            "  manage.py rotate_device_keys resume --wave 3 --failure-budget 40\n\n"
+            "exit status: 0 done; 1 it could not be done, and nothing was."
+        )
+        parser.add_argument("action", choices=["begin", "status", "pause", "resume", "cancel"])
+        parser.add_argument("--wave", type=int, metavar="N", help="which wave, as status lists it")
+        chosen = parser.add_argument_group("which meters (begin; a meter must fit every one that is given)")
+        chosen.add_argument("--meter", action="append", metavar="TITLE", help="system title, 16 hex digits; repeatable")
+        chosen.add_argument("--concentrator", metavar="NAME", help="meters assigned to it now")
+        chosen.add_argument("--older-than", type=int, metavar="DAYS", help="keys that have been active for so long")
+        chosen.add_argument("--compromised", action="store_true", help="meters whose newest key is compromised")
+        chosen.add_argument("--all", action="store_true", help="every meter")
+        how = parser.add_argument_group("how (begin)")
+        how.add_argument("--name", default="", help="what the wave is called")
+        how.add_argument("--rate", type=int, default=1000, metavar="N", help="key commands queued an hour (1000)")
+        how.add_argument(
+            "--failure-budget", type=int, metavar="N", help="commands that may fail before the wave stops (10)"
+        )
+        how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys: 10 or 11 (as it is)")
+        how.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        try:
+            if action == "begin":
+                self._begin(options)
+            elif action == "status":
+                self._status(options["wave"])
+            else:
+                self._move(action, options)
+        except (WaveError, RegistryError, AuditError, MasterKeyError) as error:
+            raise CommandError(str(error)) from None
+
+    def _begin(self, options: dict[str, Any]) -> None:
+        now = timezone.now()
+        selection = _selection(options)
+        if options["dry_run"]:
+            self.stdout.write(f"{waves.selected(selection, now).count()} meters would get a new key.")
+            return
+        budget = 10 if options["failure_budget"] is None else options["failure_budget"]
+        wave = waves.begin(
+            options["name"], selection, audit.command_actor(), now, options["rate"], budget, options["algorithm"]
+        )
+        self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {waves.progress(wave).meters} meters.")
+
+    def _status(self, wave_id: int | None) -> None:
+        found = RotationWave.objects.order_by("-pk")
+        if wave_id is not None:
+            found = found.filter(pk=wave_id)
+            if not found:
+                raise CommandError(f"there is no rotation wave {wave_id}")
+        for wave in found[:_LISTED]:
+            standing = waves.progress(wave)
+            states = ", ".join(f"{number} {state}" for state, number in sorted(standing.states.items()))
+            self.stdout.write(
+                f"{wave.pk} {wave.name}: {wave.state}; {standing.meters} meters, {standing.waiting} waiting"
+                f"{', ' + states if states else ''}; {wave.rate_per_hour} an hour,"
+                f" {standing.failures} of {wave.failure_budget} failures"
+            )
+        if not found:
+            self.stdout.write("There is no wave yet.")
+
+    def _move(self, action: str, options: dict[str, Any]) -> None:
+        wave_id = options["wave"]
+        if wave_id is None:
+            raise CommandError(f"say which wave: manage.py rotate_device_keys {action} --wave N")
+        actor = audit.command_actor()
+        if action == "pause":
+            wave = waves.pause(wave_id, actor)
+        elif action == "resume":
+            wave = waves.resume(wave_id, actor, options["failure_budget"])
+        else:
+            wave = waves.cancel(wave_id, actor, timezone.now())
+        self.stdout.write(f"Wave {wave.pk} is {wave.state}.")
+
+
+def _selection(options: dict[str, Any]) -> Selection:
+    concentrator = None
+    if options["concentrator"] is not None:
+        concentrator = Concentrator.objects.filter(name=options["concentrator"]).first()
+        if concentrator is None:
+            raise CommandError(f"there is no concentrator {options['concentrator']}")
+    titles = None if options["meter"] is None else [parse_system_title(text) for text in options["meter"]]
+    return Selection(titles, concentrator, options["older_than"], options["compromised"], options["all"])
