@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -39,7 +39,7 @@ def _ask_database() -> None:
 def _well(look: Callable[[], object]) -> bool:
     try:
         look()
-    except (DatabaseError, MasterKeyError) as error:
+    except (DatabaseError, InterfaceError, MasterKeyError) as error:
         logger.warning("not ready: %s", error)
         return False
     return True

@@ -96,19 +96,21 @@ def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: date
 def refused_before(frames: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int, bytes], FailureKind]:
     """Why frames were refused earlier, their counters taken, by (kid, counter, octets), for (kid, counter) given.
 
-    One query. A refusal that took no counter says nothing of what became of the frame when it came again.
+    The oldest refusal of each; one query, and one row for each frame, however often it was sent again. A refusal
+    that took no counter says nothing of what became of the frame when it came again.
     """
     rows = fetch_rows(
-        """SELECT f.kid, f.invocation_counter, f.frame, f.kind
+        """SELECT DISTINCT ON (f.kid, f.invocation_counter, f.frame)
+                  f.kid, f.invocation_counter, f.frame, f.kind
            FROM unnest(%s::bytea[], %s::bigint[]) AS n(kid, counter)
            JOIN concentrators_integrityfailure f ON f.kid = n.kid AND f.invocation_counter = n.counter
            WHERE f.kind <> ALL(%s::text[])
-           ORDER BY f.id DESC""",
+           ORDER BY f.kid, f.invocation_counter, f.frame, f.id""",
         octets_array(kid for kid, _ in frames),
         int_array(counter for _, counter in frames),
         _names(BEFORE_COUNTER),
     )
-    return {row[:3]: FailureKind(row[3]) for row in rows}  # the oldest row wins
+    return {row[:3]: FailureKind(row[3]) for row in rows}
 
 
 def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> dict[FailureKind, int]:

@@ -69,13 +69,11 @@ def receive(concentrator_id: int, body: bytes, received_at: datetime) -> Receipt
     frames = _count_frames(body)
     sha256 = hashlib.sha256(body).digest()
     uplink_id = _insert(concentrator_id, body, sha256, frames, received_at)
-    if uplink_id is None:
-        rows = fetch_rows(
-            "SELECT id FROM concentrators_uplink WHERE concentrator_id = %s AND sha256 = %s AND body IS NOT NULL",
-            concentrator_id,
-            sha256,
-        )
-        return Receipt(rows[0][0], sha256, frames)
+    while uplink_id is None:
+        standing = _standing(concentrator_id, sha256)
+        if standing is not None:
+            return Receipt(standing, sha256, frames)
+        uplink_id = _insert(concentrator_id, body, sha256, frames, received_at)  # purged between the two statements
     try:
         verify_uplink.apply_async((uplink_id,), retry=False)
     except (BrokerError, OSError) as error:
@@ -93,6 +91,15 @@ def _count_frames(body: bytes) -> int:
     if frames > settings.UPLINK_MAX_FRAMES:
         raise UplinkTooLargeError(f"{frames} frames are more than {settings.UPLINK_MAX_FRAMES}; post them in parts")
     return frames
+
+
+def _standing(concentrator_id: int, sha256: bytes) -> int | None:
+    rows = fetch_rows(
+        "SELECT id FROM concentrators_uplink WHERE concentrator_id = %s AND sha256 = %s AND body IS NOT NULL",
+        concentrator_id,
+        sha256,
+    )
+    return rows[0][0] if rows else None
 
 
 def _insert(concentrator_id: int, body: bytes, sha256: bytes, frames: int, received_at: datetime) -> int | None:

@@ -79,7 +79,10 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int) -> None:
                     meters_counted = t.meters_counted + excluded.meters_counted""",
             {"sign": sign, "meters": list(meter_ids), "start": start, "end": None},
         )
-        cursor.execute("DELETE FROM concentrators_intervaltotal WHERE meters_counted = 0")
+        # From ``start`` on, by the index: all totals of years are not to be looked through while verification waits.
+        cursor.execute(
+            "DELETE FROM concentrators_intervaltotal WHERE interval_start >= %s AND meters_counted = 0", [start]
+        )
 
 
 def compare(start: datetime, end: datetime) -> list[Difference]:

@@ -163,15 +163,19 @@ def near_budget(limit: int) -> list[bytes]:
     """System titles of at most ``limit`` devices whose active key nears its safe number of frames.
 
     The highest counter (setting KEY_ROTATE_AT_COUNTER) bounds that number from above. Devices with a
-    pending key are left out: their next key is under way.
+    pending key are left out: their next key is under way. So are those that ``begin`` would refuse: one of
+    them must not keep the others from their keys.
     """
     rows = fetch_rows(
         """SELECT k.system_title FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
-           WHERE c.highest >= %s AND k.state = 'active' AND k.epoch > 0
+           WHERE c.highest >= %s AND k.state = 'active' AND k.epoch BETWEEN 1 AND %s
+             AND EXISTS (SELECT 1 FROM keyvault_devicekey t
+                         WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')
              AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey p
                              WHERE p.system_title = k.system_title AND p.state = 'pending')
            ORDER BY c.highest DESC LIMIT %s""",
         settings.KEY_ROTATE_AT_COUNTER,
+        LAST_EPOCH - 1,
         limit,
     )
     return [row[0] for row in rows]

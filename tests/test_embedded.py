@@ -2,16 +2,20 @@
 
 import os
 import signal
+import ssl
 import stat
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 import redis
+from kombu import Connection
+from kombu.transport.redis import Channel
 
 from ami_headend import embedded
 from ami_headend.embedded import EmbeddedError
@@ -156,10 +160,24 @@ def test_secret_key_is_random_private_and_one_for_all(tmp_path: Path) -> None:
         ("redis://host:6379/3", "redis://host:6379/3"),
         ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
         ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
+        ("unix://ami:p%2Fw@/run/redis.sock?db=1", "redis+socket://ami:p%2Fw@/run/redis.sock?virtual_host=1"),
+        ("rediss://:pw@host:6379/3", "rediss://:pw@host:6379/3?ssl_cert_reqs=required"),
+        ("rediss://host?ssl_ca_certs=/ca.pem", "rediss://host?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://host?ssl_cert_reqs=none", "rediss://host?ssl_cert_reqs=none"),
     ],
 )
-def test_celery_spells_unix_sockets_its_own_way(url: str, broker: str) -> None:
+def test_celery_spells_unix_sockets_and_tls_its_own_way(url: str, broker: str) -> None:
     assert embedded.celery_broker_url(url) == broker
+
+
+def test_celery_reads_the_password_and_the_certificate_s_check_from_its_url() -> None:
+    with Connection(embedded.celery_broker_url("unix://:p%2Fw@/nowhere/redis.sock?db=3")) as broker:
+        channel = Channel.__new__(Channel)  # a whole one would connect
+        channel.connection = SimpleNamespace(client=broker, default_port=6379)
+        kept = channel._connparams()
+    assert (kept["path"], kept["password"], kept["db"]) == ("/nowhere/redis.sock", "p/w", 3)
+    with Connection(embedded.celery_broker_url("rediss://:pw@host/0")) as broker:
+        assert broker.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
 def test_a_stale_pid_file_is_no_running_server(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
@@ -101,6 +102,16 @@ def test_a_wrong_total_is_found_and_mended(totals_of_a_day: Concentrator, change
     assert "Totals and readings agree" in recompute()
     assert IntervalTotal.objects.get(interval_start=START).value_sum == 300
     assert IntervalTotal.objects.count() == 4
+
+
+def test_totals_that_outlive_their_readings_are_left_alone(totals_of_a_day: Concentrator) -> None:
+    row = IntervalTotal.objects.get(interval_start=START)
+    row.interval_start -= timedelta(days=settings.RETENTION_DAYS + 40)
+    row.save(force_insert=True)
+    for words in (("--fix",), ()):
+        with pytest.raises(CommandError, match="readings are kept from"):
+            call_command("recompute_totals", "--from", row.interval_start.isoformat(), *words)
+    assert IntervalTotal.objects.filter(interval_start=row.interval_start).exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import zstandard
@@ -26,8 +27,8 @@ zstd: Callable[[bytes], bytes] = zstandard.ZstdCompressor().compress
     [
         ("", BODY),
         ("identity", BODY),
-        ("gzip", gzip.compress(BODY)),
-        (" GZIP ", gzip.compress(BODY)),
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        (" GZIP ", gzip.compress(BODY, mtime=0)),
         ("zstd", zstd(BODY)),
         ("zstd", zstandard.ZstdCompressor(write_content_size=False).compress(BODY)),
     ],
@@ -117,6 +118,23 @@ class TestReceive:
         assert uplinks.purge(NOW + timedelta(days=31)) == 1
         again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31))
         assert again.uplink_id != first.uplink_id
+
+    def test_a_purge_between_the_look_for_the_same_body_and_its_receipt(
+        self, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = reception.receive(concentrator.pk, BODY, NOW)
+        Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
+        insert = reception._insert
+
+        def insert_then_purge(*args: Any) -> int | None:
+            uplink_id = insert(*args)
+            uplinks.purge(NOW + timedelta(days=31))
+            return uplink_id
+
+        monkeypatch.setattr(reception, "_insert", insert_then_purge)
+        again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31))
+        assert again.uplink_id > first.uplink_id
+        assert Uplink.objects.filter(concentrator=concentrator).count() == 2
 
     def test_a_body_posted_again_after_its_purge_is_judged_again(self, concentrator: Concentrator) -> None:
         frames = [commission(1, concentrator)[0].frame(0)]

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from concentrators import commands
 from concentrators.models import Concentrator
 from keyvault import epochs, provisioning
 from keyvault.audit import Actor
@@ -227,3 +228,19 @@ def test_keys_near_their_safe_number_of_frames_are_found(concentrator: Concentra
     epochs.begin([worn_but_renewed.title])
     provisioning.set_key_state([key_row(retiring.title, 1).pk], KeyState.RETIRING)
     assert epochs.near_budget(10) == [worn.title]
+
+
+@pytest.mark.parametrize("lacks", ["transfer key", "usable transfer key", "epoch"])
+def test_a_worn_key_that_cannot_be_replaced_holds_up_no_other(concentrator: Concentrator, lacks: str) -> None:
+    devices = commission(2, concentrator)
+    transfer(*devices)
+    worn, hopeless = devices
+    InvocationCounter.objects.filter(key__epoch=1).update(highest=3 * 2**21, floor=3 * 2**21)
+    if lacks == "transfer key":
+        key_row(hopeless.title, 0).delete()
+    elif lacks == "usable transfer key":
+        epochs.compromise([key_row(hopeless.title, 0).pk], ACTOR)
+    else:
+        DeviceKey.objects.filter(pk=key_row(hopeless.title, 1).pk).update(epoch=epochs.LAST_EPOCH)
+    assert commands.replace_worn_keys(10, timezone.now()) == 1
+    assert states(worn) == {1: "active", 2: "pending"}

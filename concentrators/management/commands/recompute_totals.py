@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from concentrators import totals
+from meters.partitions import retention_start
 
 _SHOWN = 20
 
@@ -35,10 +36,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
-        start = _time(options["start"], now - timedelta(days=settings.RETENTION_DAYS))
+        kept_from = retention_start(now)
+        start = _time(options["start"], kept_from)
         end = _time(options["end"], now + timedelta(seconds=settings.CLOCK_SKEW_S))
         if start >= end:
             raise CommandError("--from must lie before --to")
+        if start < kept_from:
+            # Totals outlive the readings: there they would all be called wrong, and deleted.
+            raise CommandError(f"readings are kept from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not lie before")
         compare = totals.recompute if options["fix"] else totals.compare
         days = list(_days(start, end))
         differences: list[totals.Difference] = []
