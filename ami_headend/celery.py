@@ -4,7 +4,8 @@ import gc
 import os
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import task_prerun, worker_process_init
+from django.db import connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
 
@@ -21,3 +22,11 @@ def collect_garbage_seldom(**_: object) -> None:
     """
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+@task_prerun.connect
+def leave_broken_connection(**_: object) -> None:
+    """Opens a connection anew that failed an earlier task: Django looks after requests only, Celery closes seldom."""
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred:
+            connection.close_if_unusable_or_obsolete()

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +42,9 @@ class Site:
     def post(self, frames: Sequence[bytes], timeout_s: float = 30) -> httpx.Response:
         return self.post_body(encode_sequence(list(frames)), timeout_s=timeout_s)
 
-    def post_body(self, body: bytes, timeout_s: float = 30, **headers: str) -> httpx.Response:
+    def post_body(self, body: bytes, headers: Mapping[str, str] | None = None, timeout_s: float = 30) -> httpx.Response:
         url = f"{self.stack.base_url}/api/v1/uplinks"
-        return httpx.post(url, content=body, headers={**self.headers, **headers}, timeout=timeout_s)
+        return httpx.post(url, content=body, headers={**self.headers, **(headers or {})}, timeout=timeout_s)
 
     def posted(self, frames: Sequence[bytes]) -> int:
         """Posts frames; gives the uplink's id from the receipt."""
@@ -61,7 +61,7 @@ class Site:
 
 def found(stack: Stack, meters: int) -> Site:
     """A new concentrator with a token and so many new meters."""
-    concentrator = ConcentratorFactory()
+    concentrator: Concentrator = ConcentratorFactory.create()
     return Site(stack, concentrator, tokens.issue(concentrator), commission(meters, concentrator))
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -50,7 +51,9 @@ def test_no_answer_is_a_fault(client: httpx.Client) -> None:
             for parameter in operation.get("parameters", []):
                 if parameter["in"] == "path":
                     where = where.replace(f"{{{parameter['name']}}}", quote(chance.choice(ODD), safe=""))
-            asked = [(name, chance.choice(ODD)) for name in chance.choices(names, k=chance.randrange(4))]
+            asked: list[tuple[str, Any]] = [
+                (name, chance.choice(ODD)) for name in chance.choices(names, k=chance.randrange(4))
+            ]
             answer = client.get(where, params=asked)
             assert answer.status_code < 500, (where, asked, answer.text[-500:])
             if answer.status_code >= 400 and where.startswith("/api/") and "//" not in where:

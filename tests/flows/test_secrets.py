@@ -84,7 +84,8 @@ def traffic(name: str, key: bytes, title: bytes, epoch: int) -> dict[str, bytes]
 
 def crawl(client: httpx.Client) -> list[str]:
     """Every admin and status page that links lead to, up to PAGES."""
-    waiting, seen = ["/", "/admin/"], []
+    waiting = ["/", "/admin/"]
+    seen: list[str] = []
     while waiting and len(seen) < PAGES:
         path = waiting.pop(0)
         seen.append(path)
@@ -175,7 +176,7 @@ def post_everything(client: httpx.Client, site: Site, devices: list[Device], wro
         b"garbage",
     ]
     tampered = devices[3].row()
-    DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=bytes(tampered.wrapped)[:-1] + b"!")
+    DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=bytes(tampered.wrapped or b"")[:-1] + b"!")
     ids = [site.posted(frames), site.posted(bad)]
     wait_verified(ids)
     kinds = assert_one_verdict_each(ids)
