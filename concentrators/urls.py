@@ -1,6 +1,6 @@
 from django.urls import path
 
-from concentrators import api, command_api, total_api
+from concentrators import api, command_api, total_api, wave_api
 
 urlpatterns = [
     path("uplinks", api.UplinksView.as_view(), name="uplinks"),
@@ -8,5 +8,7 @@ urlpatterns = [
     path("commands", command_api.CommandsView.as_view(), name="commands"),
     path("commands/<int:number>/receipt", command_api.CommandReceiptView.as_view(), name="command-receipt"),
     path("meters/<str:system_title>/commands", command_api.MeterCommands.as_view(), name="meter-commands"),
+    path("rotations", wave_api.WaveList.as_view(), name="rotations"),
+    path("rotations/<int:wave_id>", wave_api.WaveDetail.as_view(), name="rotation"),
     path("totals", total_api.TotalList.as_view(), name="totals"),
 ]

@@ -142,11 +142,20 @@ def begin(
 
 
 def progress(wave: RotationWave) -> Progress:
-    """How far a wave is, in one query."""
-    rows = WaveMeter.objects.filter(wave=wave).values_list("command__state").annotate(number=Count("pk"))
-    states = Counter(dict(rows))
-    meters, waiting = states.total(), states.pop(None, 0)
-    return Progress(meters, waiting, dict(states))
+    """How far a wave is."""
+    return progresses([wave])[wave.pk]
+
+
+def progresses(found: Sequence[RotationWave]) -> dict[int, Progress]:
+    """How far waves are, by id, in one query."""
+    states: dict[int, Counter[str | None]] = {wave.pk: Counter() for wave in found}
+    rows = WaveMeter.objects.filter(wave__in=found).values_list("wave", "command__state").annotate(number=Count("pk"))
+    for wave_id, state, number in rows:
+        states[wave_id][state] = number
+    return {
+        wave_id: Progress(counted.total(), counted[None], {s: n for s, n in counted.items() if s is not None})
+        for wave_id, counted in states.items()
+    }
 
 
 def step(now: datetime) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 import cbor2
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
@@ -46,7 +45,7 @@ def post_receipt(concentrator: Concentrator, number: int, body: Any) -> Any:
     return Client().post(url, body, content_type="application/json", headers=bearer(concentrator))
 
 
-def assert_problem(response: HttpResponse, status: int, text: str = "") -> None:
+def assert_problem(response: Any, status: int, text: str = "") -> None:
     assert response.status_code == status
     assert response["Content-Type"] == "application/problem+json"
     assert text in response.content.decode()

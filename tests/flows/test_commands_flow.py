@@ -43,7 +43,7 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
     now = timezone.now()
     wish = Wish(concentrators=2, meters=METERS, days=1, interval_minutes=[1], endless=True)
     plan, load = make_plan(wish, now)
-    plan.faults.update(FAULTS)
+    plan.faults.update({fault.value: rate for fault, rate in FAULTS.items()})
     secret = secrets.token_bytes(32)
     spool = Spool(tmp_path)
     tokens = register(plan, secret)

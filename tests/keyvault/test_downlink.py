@@ -30,7 +30,7 @@ KNOWN_TRANSFER_KEY = bytes(range(32, 64))
 
 @pytest.fixture
 def concentrator() -> Concentrator:
-    return ConcentratorFactory()
+    return ConcentratorFactory.create()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ACTOR = Actor("tester", "test")
 
 @pytest.fixture
 def concentrator() -> Concentrator:
-    return ConcentratorFactory()
+    return ConcentratorFactory.create()
 
 
 def transfer(*devices: Device) -> None:

@@ -57,7 +57,7 @@ class Subject:
 
     def sealed_under(self) -> set[int]:
         """The epochs that commands are sealed under now: a plain one, and one that brings the pending key."""
-        commands = [PlainCommand(1, self.title, (2, 1)), KeyCommand(2, self.title, 2)]
+        commands: list[PlainCommand | KeyCommand] = [PlainCommand(1, self.title, (2, 1)), KeyCommand(2, self.title, 2)]
         return {int.from_bytes(one.kid[8:], "big") for one in downlink.seal(commands, timezone.now()).values()}
 
 
@@ -81,7 +81,7 @@ MATRIX = {
 
 @pytest.fixture(params=MATRIX)
 def subject(request: pytest.FixtureRequest) -> tuple[Subject, str]:
-    return Subject(ConcentratorFactory(), request.param), request.param
+    return Subject(ConcentratorFactory.create(), request.param), request.param
 
 
 def test_uplink(subject: tuple[Subject, str]) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def concentrator() -> Concentrator:
-    return ConcentratorFactory()
+    return ConcentratorFactory.create()
 
 
 def forged(device: Device, count: int, start: int = 0) -> list[bytes]:

@@ -1,0 +1,109 @@
+"""REST of rotation waves: begun, watched and moved by operators with the rights."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils import timezone
+
+from concentrators import waves
+from concentrators.models import Concentrator, RotationWave
+from concentrators.waves import Selection
+from keyvault import provisioning
+from keyvault.audit import Actor
+from keyvault.models import AuditRecord
+from keyvault.provisioning import NewKey
+from tests.concentrators.fleet import Device, commission
+from tests.concentrators.statements import counting
+
+pytestmark = pytest.mark.django_db
+URL = "/api/v1/rotations"
+
+
+@pytest.fixture
+def devices(concentrator: Concentrator) -> list[Device]:
+    devices = commission(3, concentrator)
+    provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+    return devices
+
+
+def operator(*rights: str) -> Client:
+    user = User.objects.create_user("operator" + "".join(rights))
+    user.user_permissions.set(Permission.objects.filter(codename__in=[f"{right}_rotationwave" for right in rights]))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def send(client: Client, method: str, url: str, body: Any) -> Any:
+    return getattr(client, method)(url, body, content_type="application/json")
+
+
+def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: Concentrator) -> None:
+    client = operator("add", "view", "change")
+    body = {"name": "spring", "concentrator": concentrator.name, "rate_per_hour": 60, "failure_budget": 2}
+    response = send(client, "post", URL, body)
+    assert response.status_code == 201
+    wave = RotationWave.objects.get()
+    told = response.json()
+    assert (told["wave"], told["state"], told["meters"], told["waiting"]) == (wave.pk, "running", 3, 3)
+    waves.step(timezone.now())
+    one = client.get(f"{URL}/{wave.pk}").json()
+    assert (one["waiting"], one["commands"]) == (2, {"queued": 1})
+    assert client.get(URL).json() == [one]
+    for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+        assert send(client, "patch", f"{URL}/{wave.pk}", {"action": action}).json()["state"] == state
+    records = AuditRecord.objects.order_by("number")
+    assert [record.result for record in records] == ["begun", "paused", "running", "cancelled"]
+    assert {(record.actor, record.source) for record in records} == {("operatoraddviewchange", "127.0.0.1")}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"name": "x"},
+        {"name": "x", "everything": True, "rate_per_hour": 0},
+        {"name": "x", "meters": ["zz"]},
+        {"name": "x", "meters": ["ffffffffffffffff"]},
+        {"name": "x", "concentrator": "nobody"},
+        {"name": "x", "everything": True, "algorithm": 30},
+        {"name": "x", "older_than_days": -1},
+    ],
+)
+def test_what_makes_no_sense_is_400_and_begins_nothing(devices: list[Device], body: dict[str, Any]) -> None:
+    response = send(operator("add"), "post", URL, body)
+    assert response.status_code == 400
+    assert response["Content-Type"] == "application/problem+json"
+    assert not RotationWave.objects.exists()
+
+
+def test_rights_are_separate(devices: list[Device]) -> None:
+    wave = waves.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
+    reader = operator("view")
+    assert reader.get(f"{URL}/{wave.pk}").status_code == 200
+    assert send(reader, "post", URL, {"name": "x", "everything": True}).status_code == 403
+    assert send(reader, "patch", f"{URL}/{wave.pk}", {"action": "cancel"}).status_code == 403
+    assert operator().get(URL).status_code == 403
+    assert Client().get(URL).status_code == 401
+
+
+def test_moves_that_cannot_be(devices: list[Device]) -> None:
+    client = operator("change", "view")
+    wave = waves.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
+    for body in ({"action": "resume"}, {"action": "stop"}, {}):
+        assert send(client, "patch", f"{URL}/{wave.pk}", body).status_code == 400
+    assert send(client, "patch", f"{URL}/{wave.pk + 1}", {"action": "pause"}).status_code == 404
+    assert client.get(f"{URL}/{wave.pk + 1}").status_code == 404
+
+
+def test_the_list_costs_the_same_for_any_number(devices: list[Device]) -> None:
+    client = operator("view")
+    costs = []
+    for device in devices[:2]:
+        waves.begin("x", Selection([device.title]), Actor("tester", "test"), timezone.now(), 60, 0)
+        with counting() as statements:
+            assert client.get(URL).status_code == 200
+        costs.append(len(statements))
+    assert costs[0] == costs[1]
