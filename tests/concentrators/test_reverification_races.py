@@ -1,0 +1,100 @@
+"""Verifying again, run as races: threads with connections of their own on one PostgreSQL."""
+
+import secrets
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from pytest_django import DjangoDbBlocker
+
+from concentrators import totals, verification
+from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, Uplink
+from concentrators.reverification import verify_again, verify_all_again, waiting_uplinks
+from keyvault.provisioning import NewKey, provision_stored
+from tests.concentrators.fleet import NOW, WINDOW, Device, outcome, post, readings_of
+from tests.concentrators.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
+from tests.factories import MeterFactory
+from tests.flows import databases
+
+__all__ = ["no_deadlocks"]
+
+ROUNDS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """One database for all races of this module."""
+    with django_db_blocker.unblock(), databases.copied():
+        yield
+
+
+@pytest.fixture
+def db() -> None:
+    """Not pytest-django's: these tests commit."""
+
+
+def registered(count: int, concentrator: Concentrator) -> list[Device]:
+    meters = MeterFactory.create_batch(count)
+    Assignment.objects.bulk_create(
+        [Assignment(meter=meter, concentrator=concentrator, valid_from=NOW - timedelta(days=4000)) for meter in meters]
+    )
+    return [Device(meter, secrets.token_bytes(32)) for meter in meters]
+
+
+def give_keys(devices: list[Device]) -> None:
+    provision_stored([NewKey(device.title, device.epoch, device.key, device.alg) for device in devices])
+
+
+def waiting(concentrator: Concentrator, frames: list[bytes]) -> Uplink:
+    uplink = post(concentrator, frames)
+    verification.verify(uplink.pk)
+    return uplink
+
+
+def test_the_same_uplinks_verified_again_at_once(concentrator: Concentrator, other_concentrator: Concentrator) -> None:
+    for number in range(ROUNDS):
+        devices = registered(12, concentrator)
+        frames = [device.frame(n, number) for device in devices for n in range(3)]
+        uplinks = [waiting(concentrator, frames), waiting(other_concentrator, frames[::-1])]
+        give_keys(devices)
+        ids = [uplink.pk for uplink in uplinks]
+        at_once(*[partial(verify_all_again, ids), partial(verify_all_again, ids[::-1])] * 2)
+        for uplink in uplinks:
+            uplink.refresh_from_db()
+            assert (uplink.waiting, uplink.waiting_frames) == (0, None)
+        assert add_up(uplinks) == {"accepted": 36, "duplicate": 36}
+        assert all(readings_of(device) == dict.fromkeys(range(3), number) for device in devices[:3])
+    assert not IntegrityFailure.objects.exists()
+    assert not FailureTally.objects.exists()
+    assert totals.compare(*WINDOW) == []
+
+
+def test_keys_come_while_uplinks_are_verified_and_verified_again(
+    concentrator: Concentrator, other_concentrator: Concentrator
+) -> None:
+    """Old uplinks again, new ones with the same frames for the first time, and the keys in two pieces: all at once."""
+    for number in range(ROUNDS):
+        devices = registered(10, concentrator)
+        frames = [device.frame(n, number) for device in devices for n in range(3)]
+        old = [waiting(concentrator, frames[:20]), waiting(other_concentrator, frames[10:])]
+        new = [post(concentrator, frames[::-1]), post(other_concentrator, frames[5:25])]
+        at_once(
+            partial(give_keys, devices[:5]),
+            *[partial(verify_again, uplink.pk) for uplink in old],
+            *map(verifying, new),
+            partial(give_keys, devices[5:]),
+            partial(verify_all_again, [uplink.pk for uplink in old[::-1]]),
+        )
+        verify_all(new)
+        at_once(*[partial(verify_all_again, waiting_uplinks())] * 2)
+        uplinks = [*old, *new]
+        for uplink in uplinks:
+            uplink.refresh_from_db()
+            assert sum(outcome(uplink).values()) == uplink.frames
+            assert uplink.waiting == 0
+        assert add_up(uplinks) == {"accepted": 30, "duplicate": 60}
+        assert all(readings_of(device) == dict.fromkeys(range(3), number) for device in devices)
+    assert not IntegrityFailure.objects.exists()
+    assert not FailureTally.objects.exists()
+    assert totals.compare(*WINDOW) == []
