@@ -33,14 +33,13 @@ class RotationError(Exception):
     """A rotation cannot be begun, resumed or stopped as asked; the message says why."""
 
 
-def begin(batch_size: int, actor: Actor) -> MasterKeyRotation:
+def begin(batch_size: int | None, actor: Actor) -> MasterKeyRotation:
     """Make a new version the active one and count what is to be rewrapped.
 
     A version that an interrupted ``begin`` left behind is taken up. Raises RotationError where a
     rotation is open already, MasterKeyError where no version can be made.
     """
-    if not 1 <= batch_size <= BATCH_SIZE_MAX:
-        raise RotationError(f"a batch of {batch_size} is not 1 to {BATCH_SIZE_MAX}")
+    _check_batch_size(batch_size)
     with changing_versions():
         standing = current()
         if standing is not None:
@@ -53,7 +52,7 @@ def begin(batch_size: int, actor: Actor) -> MasterKeyRotation:
         audit.record(actor, "master_key.rotate", {"to_version": to_version}, "begun")
         rotation = MasterKeyRotation.objects.create(
             to_version=to_version,
-            batch_size=batch_size,
+            batch_size=batch_size or BATCH_SIZE,
             total=census.count_not_at(to_version),
             beat_at=timezone.now(),
         )
@@ -67,11 +66,14 @@ def current() -> MasterKeyRotation | None:
     return MasterKeyRotation.objects.exclude(state=RotationState.FINISHED).order_by("pk").first()
 
 
-def resume(actor: Actor) -> MasterKeyRotation:
-    """Let a rotation go on. Where none is open but secrets stand under older versions, one begins for those.
+def resume(actor: Actor, batch_size: int | None = None) -> MasterKeyRotation:
+    """Let a rotation go on, with the batch size that it had or another.
+
+    Where none is open but secrets stand under older versions, one begins for those.
 
     RotationError where nothing is left to rewrap.
     """
+    _check_batch_size(batch_size)
     with changing_versions():
         rotation = current()
         if rotation is None:
@@ -81,6 +83,7 @@ def resume(actor: Actor) -> MasterKeyRotation:
                 raise RotationError(f"there is nothing to resume: every secret is under version {to_version}")
             rotation = MasterKeyRotation(to_version=to_version, batch_size=BATCH_SIZE, total=total)
         rotation.state = RotationState.RUNNING
+        rotation.batch_size = batch_size or rotation.batch_size
         rotation.beat_at = timezone.now()
         rotation.save()
         audit.record(actor, "master_key.resume", _subject(rotation))
@@ -216,6 +219,11 @@ def _finish(rotation: MasterKeyRotation, master: MasterKeys) -> None:
     left = f", {rotation.unreadable} left unreadable" if rotation.unreadable else ""
     result = f"finished: {rotation.rewrapped} rewrapped{left}"
     audit.record(audit.command_actor(), "master_key.rotate", _subject(rotation), result)
+
+
+def _check_batch_size(batch_size: int | None) -> None:
+    if batch_size is not None and not 1 <= batch_size <= BATCH_SIZE_MAX:
+        raise RotationError(f"a batch of {batch_size} is not 1 to {BATCH_SIZE_MAX}")
 
 
 def _left_behind() -> int | None:

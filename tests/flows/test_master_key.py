@@ -164,6 +164,9 @@ def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.M
         other.rollback()
     waiting.join()
     assert_all_at(2, stack)
+    waited_for = stack.manage("master_key", "rotate")  # by the worker this time, watched by the command
+    assert (waited_for.returncode, "Finished: " in waited_for.stdout) == (0, True), waited_for.stderr
+    assert_all_at(3, stack)
     with psycopg.connect(stack.env["DATABASE_URL"]) as other:
         other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [wrapping._LOCK])
         monkeypatch.setattr(wrapping, "_WAIT_S", 1)

@@ -44,7 +44,7 @@ class Command(BaseCommand):
         status = actions.add_parser("status", help="versions, secrets under each, and the rotation")
         status.add_argument("--json", action="store_true", help="for programs")
         rotate = actions.add_parser("rotate", help="make the next version and rewrap every secret under it")
-        rotate.add_argument("--batch-size", type=int, default=rewrap.BATCH_SIZE, help="secrets a transaction")
+        rotate.add_argument("--batch-size", type=int, help=f"secrets a transaction (default: {rewrap.BATCH_SIZE})")
         act = rotate.add_mutually_exclusive_group()
         act.add_argument("--dry-run", action="store_true", help="open every secret and count; change nothing")
         act.add_argument("--resume", action="store_true", help="go on with a stopped rotation, or what one left")
@@ -93,10 +93,10 @@ class Command(BaseCommand):
             self.stdout.write(f"Stopped at {stopped.rewrapped} of {stopped.total}. Go on with rotate --resume.")
             return
         if dry_run:
-            self.try_out(options["batch_size"])
+            self.try_out()
             return
-        actor = audit.command_actor()
-        rotation = rewrap.resume(actor) if resume else rewrap.begin(options["batch_size"], actor)
+        actor, batch_size = audit.command_actor(), options["batch_size"]
+        rotation = rewrap.resume(actor, batch_size) if resume else rewrap.begin(batch_size, actor)
         self.stdout.write(f"Version {rotation.to_version} is active; {rotation.total} secrets to rewrap.")
         if here:
             rotation_progress.work(rotation)
@@ -125,13 +125,12 @@ class Command(BaseCommand):
         if rotation.unreadable:
             self.name_faults(rewrap.unreadable(rotation), "were left as they are")
 
-    def try_out(self, batch_size: int) -> None:
+    def try_out(self) -> None:
         if rewrap.current() is not None:
             raise CommandError("A rotation is open already; see manage.py master_key status.")
         found = rotation_progress.verify()
         total = found.opened + len(found.faults)
-        batches = -(-found.opened // batch_size) if batch_size > 0 else 0
-        self.stdout.write(f"Would make a new version and rewrap {found.opened} of {total} secrets, {batches} batches.")
+        self.stdout.write(f"Would make a new version and rewrap {found.opened} of {total} secrets.")
         if found.faults:
             self.name_faults(found.faults, "would be left as they are")
 
