@@ -1,6 +1,6 @@
 """Which meter belongs to which concentrator, when; and moving totals along when that changes."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -9,34 +9,10 @@ from django.db.models import Q
 
 from concentrators import totals
 from concentrators.models import Assignment
-from keyvault.sql import fetch_rows, octets_array
-from meters.models import MeterStatus
 
 
 class AssignmentError(ValueError):
     """An assignment that cannot be made; the caller's mistake, named."""
-
-
-class AssignedMeter:
-    """A meter as verification needs it: id, whether it is in service, interval length, and its assignments."""
-
-    __slots__ = ("_assignments", "id", "in_service", "interval_minutes")
-
-    def __init__(self, meter_id: int, status: str, interval_minutes: int) -> None:
-        self.id = meter_id
-        self.in_service = status == MeterStatus.COMMISSIONED
-        self.interval_minutes = interval_minutes
-        self._assignments: list[tuple[int, int, int | None]] = []
-
-    def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
-        self._assignments.append((concentrator_id, from_s, to_s))
-
-    def concentrator_at(self, time_s: int) -> int | None:
-        """The concentrator that the meter is assigned to at a Unix second, or None."""
-        for concentrator_id, from_s, to_s in self._assignments:
-            if from_s <= time_s and (to_s is None or time_s < to_s):
-                return concentrator_id
-        return None
 
 
 class NewAssignment(NamedTuple):
@@ -44,28 +20,6 @@ class NewAssignment(NamedTuple):
 
     meter_id: int
     concentrator_id: int
-
-
-def assigned_meters(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
-    """Meters and their assignments by system title, in one query."""
-    if not system_titles:
-        return {}
-    rows = fetch_rows(
-        """SELECT m.system_title, m.id, m.status, m.interval_minutes, a.concentrator_id,
-                  ceil(extract(epoch FROM a.valid_from))::bigint, ceil(extract(epoch FROM a.valid_to))::bigint
-           FROM unnest(%s::bytea[]) AS t(title)
-           JOIN meters_meter m ON m.system_title = t.title
-           LEFT JOIN concentrators_assignment a ON a.meter_id = m.id""",
-        octets_array(system_titles),
-    )
-    meters: dict[bytes, AssignedMeter] = {}
-    for title, meter_id, status, interval_minutes, concentrator_id, from_s, to_s in rows:
-        meter = meters.get(title)
-        if meter is None:
-            meter = meters[title] = AssignedMeter(meter_id, status, interval_minutes)
-        if concentrator_id is not None:
-            meter.add(concentrator_id, from_s, to_s)
-    return meters
 
 
 def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetime) -> int:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 
 from concentrators import commands, integrity, totals
-from concentrators.assignments import AssignedMeter, assigned_meters
+from concentrators.assigned import AssignedMeter, assigned_meters
 from concentrators.commands import Answer
 from concentrators.integrity import Failure
 from concentrators.totals import TotalKey

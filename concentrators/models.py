@@ -63,6 +63,18 @@ class Assignment(models.Model):
         return f"{self.meter} to {self.concentrator} from {self.valid_from:%Y-%m-%d %H:%M}"
 
 
+class RegistryGeneration(models.Model):
+    """One row: a random number that triggers change with every statement on meters or assignments.
+
+    Workers keep both in memory for as long as it stands (concentrators/assigned.py).
+    """
+
+    number = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
 class Uplink(models.Model):
     """One posted body: its octets (decoded), their SHA-256, and what became of its frames.
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from concentrators import integrity, totals
-from concentrators.assignments import assigned_meters
+from concentrators.assigned import assigned_meters
 from concentrators.judging import Delivery, Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
@@ -47,7 +47,13 @@ class Ready(NamedTuple):
 
 
 def waiting_uplinks(only: Collection[int] | None = None) -> list[int]:
-    """Ids of the uplinks with frames that wait for a key and octets that are kept; of ``only`` these, if given."""
+    """Ids of the uplinks with frames that wait for a key and octets that are kept; of ``only`` these, if given.
+
+    Waits for the uplinks being verified now: what they found without a key that was committed before this call
+    is among them. Called outside any transaction.
+    """
+    with transaction.atomic():
+        totals.lock()  # every verification holds it shared before it looks up keys
     rows = Uplink.objects.filter(waiting__gt=0, body__isnull=False, waiting_frames__isnull=False)
     if only is not None:
         rows = rows.filter(pk__in=list(only))

@@ -15,7 +15,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from concentrators import integrity, totals
-from concentrators.assignments import assigned_meters
+from concentrators.assigned import assigned_meters
 from concentrators.integrity import Failure
 from concentrators.judging import Delivery, Frames, Verdicts, judge
 from concentrators.models import Uplink

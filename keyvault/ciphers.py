@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from django.conf import settings
 
@@ -9,6 +10,7 @@ from keyvault import masterkey
 from keyvault.cose.kdf import derived_device_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
+from keyvault.models import KeyState
 from keyvault.provisioning import purpose_of
 from keyvault.sql import fetch_rows, int_array
 
@@ -17,23 +19,31 @@ logger = logging.getLogger(__name__)
 _SAMPLE = 50
 
 
+class KeyRow(NamedTuple):
+    """What a device key's row says as long as its version stands."""
+
+    id: int
+    version: int
+    state: str
+    algorithm: int
+
+
 class _Cache:
     """Two generations of entries: what was not used while the young one filled up is dropped with the old."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, tuple[tuple[int, int], DirectionCipher]] = {}
-        self._old: dict[bytes, tuple[tuple[int, int], DirectionCipher]] = {}
+        self._young: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
+        self._old: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
 
-    def get(self, kid: bytes, row: tuple[int, int]) -> DirectionCipher | None:
+    def get(self, kid: bytes) -> tuple[KeyRow, DirectionCipher] | None:
         entry = self._young.get(kid)
         if entry is None:
             entry = self._old.get(kid)
-            if entry is None:
-                return None
-            self._young[kid] = entry
-        return entry[1] if entry[0] == row else None
+            if entry is not None:
+                self._young[kid] = entry
+        return entry
 
-    def put(self, kid: bytes, row: tuple[int, int], cipher: DirectionCipher) -> None:
+    def put(self, kid: bytes, row: KeyRow, cipher: DirectionCipher) -> None:
         if len(self._young) >= max(1, settings.DEVICE_CIPHER_CACHE_SIZE // 2):
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)
@@ -42,8 +52,17 @@ class _Cache:
 _cache = _Cache()
 
 
-def uplink_ciphers(rows: Mapping[bytes, tuple[int, int]]) -> dict[bytes, DirectionCipher]:
-    """The uplink ciphers of kids, given (id, version) of each key row; at most two queries for those not kept.
+def kept_rows(kids: Iterable[bytes]) -> dict[bytes, KeyRow]:
+    """The rows, as they were read, of those kids whose ciphers are kept. Good while their versions stand.
+
+    None of pending keys: the first frame makes them active, and leaves their version alone.
+    """
+    entries = ((kid, _cache.get(kid)) for kid in kids)
+    return {kid: entry[0] for kid, entry in entries if entry is not None and entry[0].state != KeyState.PENDING}
+
+
+def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, DirectionCipher]:
+    """The uplink ciphers of kids, given the key row of each; at most two queries for those not kept.
 
     A key whose row does not open is left out and logged: its row was changed. Raises MasterKeyError
     where the master key cannot be used, or opens no row at all.
@@ -51,17 +70,17 @@ def uplink_ciphers(rows: Mapping[bytes, tuple[int, int]]) -> dict[bytes, Directi
     ciphers: dict[bytes, DirectionCipher] = {}
     missing: dict[int, bytes] = {}
     for kid, row in rows.items():
-        cipher = _cache.get(kid, row)
-        if cipher is None:
-            missing[row[0]] = kid
+        entry = _cache.get(kid)
+        if entry is None or entry[0] != row:
+            missing[row.id] = kid
         else:
-            ciphers[kid] = cipher
+            ciphers[kid] = entry[1]
     if missing:
         for key in open_keys(missing):
             kid = missing[key.id]
             traffic_key = uplink_key(key.octets, key.system_title, key.epoch, key.algorithm)
             cipher = DirectionCipher(traffic_key, key.algorithm)
-            if key.version == rows[kid][1]:
+            if key.version == rows[kid].version:
                 _cache.put(kid, rows[kid], cipher)
             ciphers[kid] = cipher
     return ciphers

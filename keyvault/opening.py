@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 
-from keyvault.ciphers import uplink_ciphers
+from keyvault.ciphers import KeyRow, kept_rows, uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError, parse_frame
 from keyvault.counters import CounterSet, Take, format_gaps, parse_gaps
@@ -47,12 +47,11 @@ class Refused(NamedTuple):
 class _Key:
     """A device key's row and counters as this transaction sees them."""
 
-    __slots__ = ("alg", "counters", "floor", "gaps", "heard", "highest", "id", "state", "version")
+    __slots__ = ("alg", "counters", "floor", "gaps", "heard", "highest", "id", "row", "state", "version")
 
-    def __init__(
-        self, key_id: int, version: int, state: str, alg: int, highest: int, floor: int, gaps: str | None
-    ) -> None:
-        self.id, self.version, self.state, self.alg = key_id, version, state, alg
+    def __init__(self, row: KeyRow, highest: int, floor: int, gaps: str | None) -> None:
+        self.row = row
+        self.id, self.version, self.state, self.alg = row
         self.highest, self.floor, self.gaps = highest, floor, gaps
         self.counters = CounterSet(highest, floor, parse_gaps(gaps) if gaps else None)
         self.heard = False
@@ -121,8 +120,7 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
             refused.append(Refused(index, Refusal.MALFORMED, str(error)))
     keys = _read_keys({frame.kid for _, frame in parsed}, lock=lock)
     known_titles = _known_titles({frame.kid[:8] for _, frame in parsed if frame.kid not in keys})
-    acceptable = {kid: (key.id, key.version) for kid, key in keys.items() if key.state in ACCEPTABLE}
-    ciphers = uplink_ciphers(acceptable)
+    ciphers = uplink_ciphers({kid: key.row for kid, key in keys.items() if key.state in ACCEPTABLE})
     opened: list[Opened] = []
     for index, frame in parsed:
         kid = frame.kid
@@ -184,6 +182,12 @@ _READ_KEYS = """
     JOIN keyvault_devicekey k ON k.system_title = t.title AND k.epoch = t.epoch
     JOIN keyvault_invocationcounter c ON c.key_id = k.id
 """
+# Of a key that is kept, the counter's copy of its version tells whether it still is what it was.
+_READ_COUNTERS = """
+    SELECT t.n, c.highest, c.floor, CASE WHEN isempty(c.gaps) THEN NULL ELSE c.gaps::text END
+    FROM unnest(%s::int[], %s::int[]) WITH ORDINALITY AS t(key_id, version, n)
+    JOIN keyvault_invocationcounter c ON c.key_id = t.key_id AND c.key_version = t.version
+"""
 _LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 
 # The usual uplink only goes ahead, and leaves the gaps alone.
@@ -213,12 +217,25 @@ _SAVE_GAPS = """
 def _read_keys(kids: Collection[bytes], *, lock: bool) -> dict[bytes, _Key]:
     """The keys of kids with their counters; the transfer key protects no uplink and is not among them."""
     wanted = [kid for kid in kids if int.from_bytes(kid[8:], "big") != TRANSFER_EPOCH]
-    rows = fetch_rows(
-        _LOCK_KEYS if lock else _READ_KEYS,
-        octets_array(kid[:8] for kid in wanted),
-        int_array(int.from_bytes(kid[8:], "big") for kid in wanted),
-    )
-    return {wanted[row[0] - 1]: _Key(*row[1:]) for row in rows}
+    keys = {} if lock else _read_kept(wanted)
+    if len(keys) < len(wanted):
+        wanted = [kid for kid in wanted if kid not in keys]
+        rows = fetch_rows(
+            _LOCK_KEYS if lock else _READ_KEYS,
+            octets_array(kid[:8] for kid in wanted),
+            int_array(int.from_bytes(kid[8:], "big") for kid in wanted),
+        )
+        keys.update({wanted[row[0] - 1]: _Key(KeyRow(*row[1:5]), *row[5:]) for row in rows})
+    return keys
+
+
+def _read_kept(kids: Collection[bytes]) -> dict[bytes, _Key]:
+    """The keys whose rows are kept and still stand, with their counters: one look at a narrow table."""
+    kept = list(kept_rows(kids).items())
+    if not kept:
+        return {}
+    rows = fetch_rows(_READ_COUNTERS, int_array(row.id for _, row in kept), int_array(row.version for _, row in kept))
+    return {kept[n - 1][0]: _Key(kept[n - 1][1], *counters) for n, *counters in rows}
 
 
 def _known_titles(titles: Collection[bytes]) -> set[bytes]:

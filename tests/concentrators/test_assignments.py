@@ -6,7 +6,8 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from concentrators import totals
-from concentrators.assignments import AssignmentError, assign, assigned_meters
+from concentrators.assigned import assigned_meters
+from concentrators.assignments import AssignmentError, assign
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from meters.models import Meter
 from tests.concentrators.fleet import (

@@ -7,6 +7,7 @@ import pytest
 from pytest_django import Settings
 
 from keyvault import ciphers, masterkey, provisioning
+from keyvault.ciphers import KeyRow
 from keyvault.cose.kdf import TrafficKey, uplink_key
 from keyvault.cose.structures import make_kid, parse_frame
 from keyvault.masterkey import MasterKeyError
@@ -43,9 +44,11 @@ def provisioned(titles: list[bytes]) -> dict[bytes, bytes]:
     return keys
 
 
-def rows(titles: list[bytes]) -> dict[bytes, tuple[int, int]]:
-    found = DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", "pk", "version")
-    return {make_kid(bytes(title), 1): (pk, version) for title, pk, version in found}
+def rows(titles: list[bytes]) -> dict[bytes, KeyRow]:
+    found = DeviceKey.objects.filter(system_title__in=titles, epoch=1)
+    return {
+        make_kid(bytes(key.system_title), 1): KeyRow(key.pk, key.version, key.state, key.algorithm) for key in found
+    }
 
 
 def test_they_open_what_the_meters_sealed() -> None:
@@ -79,8 +82,8 @@ def test_a_row_that_changed_makes_another(made: list[bytes]) -> None:
 
 def test_a_row_that_changed_while_it_was_read_is_not_kept(made: list[bytes]) -> None:
     provisioned(TITLES[:1])
-    ((kid, (pk, version)),) = rows(TITLES[:1]).items()
-    stale = {kid: (pk, version - 1)}
+    ((kid, row),) = rows(TITLES[:1]).items()
+    stale = {kid: row._replace(version=row.version - 1)}
     ciphers.uplink_ciphers(stale)
     ciphers.uplink_ciphers(stale)
     assert made == [TITLES[0]] * 2

@@ -1,0 +1,86 @@
+"""Meters as verification needs them, kept per process for as long as no meter and no assignment changes.
+
+Every statement that changes a meter or an assignment gives the registry another generation, at random,
+in its own transaction (a trigger, so that nobody can forget it; at random, so that a number never
+comes back after a rollback or a restore). What was read under a generation holds while it stands.
+"""
+
+from collections.abc import Collection
+
+from keyvault.sql import fetch_rows, octets_array
+from meters.models import MeterStatus
+
+_KEPT_AT_MOST = 500_000  # some 300 octets each
+
+
+class AssignedMeter:
+    """A meter as verification needs it: id, whether it is in service, interval length, and its assignments."""
+
+    __slots__ = ("_assignments", "id", "in_service", "interval_minutes")
+
+    def __init__(self, meter_id: int, status: str, interval_minutes: int) -> None:
+        self.id = meter_id
+        self.in_service = status == MeterStatus.COMMISSIONED
+        self.interval_minutes = interval_minutes
+        self._assignments: list[tuple[int, int, int | None]] = []
+
+    def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
+        self._assignments.append((concentrator_id, from_s, to_s))
+
+    def concentrator_at(self, time_s: int) -> int | None:
+        """The concentrator that the meter is assigned to at a Unix second, or None."""
+        for concentrator_id, from_s, to_s in self._assignments:
+            if from_s <= time_s and (to_s is None or time_s < to_s):
+                return concentrator_id
+        return None
+
+
+class _Kept:
+    """The meters read under one generation of the registry."""
+
+    def __init__(self) -> None:
+        self.generation: int | None = None
+        self.meters: dict[bytes, AssignedMeter] = {}
+
+    def under(self, generation: int | None) -> dict[bytes, AssignedMeter]:
+        """What is kept under a generation; nothing under another one, or where none is known."""
+        if generation is None or generation != self.generation or len(self.meters) > _KEPT_AT_MOST:
+            self.generation, self.meters = generation, {}
+        return self.meters
+
+
+_kept = _Kept()
+
+
+def assigned_meters(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
+    """Meters and their assignments by system title, and maybe others; at most two queries.
+
+    A title that is not found is no meter. What is given must not be changed.
+    """
+    if not system_titles:
+        return {}
+    rows = fetch_rows("SELECT number FROM concentrators_registrygeneration")
+    meters = _kept.under(rows[0][0] if rows else None)
+    missing = [title for title in system_titles if title not in meters]
+    if missing:
+        meters.update(_read(missing))
+    return meters
+
+
+def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
+    rows = fetch_rows(
+        """SELECT m.system_title, m.id, m.status, m.interval_minutes, a.concentrator_id,
+                  ceil(extract(epoch FROM a.valid_from))::bigint, ceil(extract(epoch FROM a.valid_to))::bigint
+           FROM unnest(%s::bytea[]) AS t(title)
+           JOIN meters_meter m ON m.system_title = t.title
+           LEFT JOIN concentrators_assignment a ON a.meter_id = m.id""",
+        octets_array(system_titles),
+    )
+    meters: dict[bytes, AssignedMeter] = {}
+    for title, meter_id, status, interval_minutes, concentrator_id, from_s, to_s in rows:
+        meter = meters.get(title)
+        if meter is None:
+            meter = meters[title] = AssignedMeter(meter_id, status, interval_minutes)
+        if concentrator_id is not None:
+            meter.add(concentrator_id, from_s, to_s)
+    return meters
