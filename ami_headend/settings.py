@@ -106,7 +106,17 @@ DATABASES = {
 }
 # Django's default never prepares: every batch statement would be planned anew, for long arrays as whole-table scans.
 # (In OPTIONS beside what the URL gave, such as the host of a socket.)
-DATABASES["default"].setdefault("OPTIONS", {})["prepare_threshold"] = 5
+_connecting = DATABASES["default"].setdefault("OPTIONS", {})
+_connecting["prepare_threshold"] = 5
+# A host that loses its power says no goodbye. By the usual settings its session would hold its locks for hours, and
+# with them a concentrator's turn, counters and totals; and a client would wait as long for a server that is gone.
+for _name, _value in {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}.items():
+    _connecting.setdefault(_name, _value)
+_connecting.setdefault(
+    "options",
+    "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
+    " -c idle_in_transaction_session_timeout=10min",
+)
 # hstore is a contrib extension: this project needs none.
 POSTGRES_EXTRA_AUTO_EXTENSION_SET_UP = False
 PSQLEXTRA_PARTITIONING_MANAGER = "meters.partitions.manager"

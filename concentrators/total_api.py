@@ -60,7 +60,7 @@ class TotalList(SelectionView):
             ("obis_code", pa.string()),
             ("interval_start", pa.timestamp("us", tz="UTC")),
             ("interval_minutes", pa.int16()),
-            ("value_sum", pa.int64()),
+            ("value_sum", pa.decimal128(38, 0)),
             ("scaler", pa.int16()),
             ("unit", pa.string()),
             ("meters_counted", pa.int32()),

@@ -53,7 +53,7 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
     condition, params = _condition(selection)
     with connection.wrap_database_errors, cursor() as batch:
         rows = batch.execute(
-            f"""SELECT c.name, g.obis_code, t.interval_start, t.interval_minutes, t.value_sum::bigint, g.scaler, g.unit,
+            f"""SELECT c.name, g.obis_code, t.interval_start, t.interval_minutes, t.value_sum, g.scaler, g.unit,
                        t.meters_counted, e.expected, t.concentrator_id, t.register_id
                 FROM (SELECT * FROM concentrators_intervaltotal WHERE {condition}
                       ORDER BY {_ORDER} LIMIT %s) AS t
@@ -70,7 +70,8 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
                 ORDER BY t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes""",
             [*params, limit],
         ).fetchall()
-    shown = [TotalRow(*row[:9]) for row in rows]
+    # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
+    shown = [TotalRow._make((*row[:4], int(row[4]), *row[5:9])) for row in rows]
     key = TotalKey(rows[-1][2], rows[-1][9], rows[-1][10], rows[-1][3]) if len(rows) == limit else None
     return shown, key
 

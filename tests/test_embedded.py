@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -172,7 +173,7 @@ def test_celery_spells_unix_sockets_and_tls_its_own_way(url: str, broker: str) -
 
 def test_celery_reads_the_password_and_the_certificate_s_check_from_its_url() -> None:
     with Connection(embedded.celery_broker_url("unix://:p%2Fw@/nowhere/redis.sock?db=3")) as broker:
-        channel = Channel.__new__(Channel)  # a whole one would connect
+        channel: Any = Channel.__new__(Channel)  # a whole one would connect
         channel.connection = SimpleNamespace(client=broker, default_port=6379)
         kept = channel._connparams()
     assert (kept["path"], kept["password"], kept["db"]) == ("/nowhere/redis.sock", "p/w", 3)

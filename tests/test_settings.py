@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.checks import run_checks
+from django.db import connection
 from pytest_django import Settings
 
 from ami_headend.checks import check_settings
@@ -83,3 +84,20 @@ def test_a_bad_variable_is_one_sentence(variable: str, value: str, sentence: str
     assert done.returncode == 1
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.django_db
+def test_a_session_whose_host_died_in_a_transaction_ends() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW idle_in_transaction_session_timeout")
+        assert cursor.fetchone() == ("10min",)
+    assert connection.get_connection_params()["keepalives_idle"] == 60
+
+
+def test_options_that_the_url_gives_stand() -> None:
+    program = "from django.conf import settings; print(settings.DATABASES['default']['OPTIONS'])"
+    url = "postgres://h/n?options=-c%20work_mem%3D8MB&keepalives_idle=7&sslmode=require"
+    environ = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "ami_headend.settings"}
+    shown = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    for part in ("'options': '-c work_mem=8MB'", "'keepalives_idle': 7", "'sslmode': 'require'"):
+        assert part in shown.stdout

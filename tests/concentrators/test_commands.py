@@ -78,7 +78,7 @@ def recompute(*words: str) -> str:
 
 @pytest.fixture
 def totals_of_a_day() -> Concentrator:
-    concentrator = ConcentratorFactory()
+    concentrator = ConcentratorFactory.create()
     verified(concentrator, [device.frame(n) for device in commission(3, concentrator) for n in range(4)])
     assert "Totals and readings agree" in recompute()
     return concentrator

@@ -30,7 +30,7 @@ def db() -> None:
 
 @pytest.fixture
 def concentrator() -> Concentrator:
-    return ConcentratorFactory()
+    return ConcentratorFactory.create()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_one_task_verifies_all_that_waits(concentrator: Concentrator, device: De
 
 
 def test_uplinks_of_other_concentrators_are_left_alone(concentrator: Concentrator, device: Device) -> None:
-    other = ConcentratorFactory()
+    other = ConcentratorFactory.create()
     mine, theirs = post(concentrator, [device.frame(1)]), post(other, [device.frame(2)])
     assert turns.verify_in_turn(mine.pk) is None
     assert list(Uplink.objects.filter(verified_at=None)) == [theirs]

@@ -2,6 +2,7 @@
 
 import json
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -20,7 +21,7 @@ def chain() -> list[Head]:
     return [audit.record(OFFICER, "device_key.rotate", {"keys": [n], "reason": "age"}) for n in range(5)]
 
 
-def tamper(statement: str, *params: object) -> None:
+def tamper(statement: str, *params: Any) -> None:
     """Change the table as someone with all rights on the database would, past the trigger."""
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE keyvault_auditrecord DISABLE TRIGGER keyvault_audit_append_only")
