@@ -151,6 +151,7 @@ class TestActivation:
     def test_nothing_but_a_pending_key_costs_more_and_that_the_same_for_any_number(
         self, concentrator: Concentrator
     ) -> None:
+        judged(concentrator, [commission(1, concentrator)[0].frame(0)])  # registers are read once a process
         costs = []
         for size in (2, 40):
             devices = commission(size, concentrator)
