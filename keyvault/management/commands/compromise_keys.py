@@ -1,0 +1,83 @@
+"""manage.py compromise_keys: cut device keys off, at once and for good."""
+
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import QuerySet
+
+from keyvault import audit, epochs
+from keyvault.audit import AuditError
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import DeviceKey, FleetKey, KeyState
+
+
+class Command(BaseCommand):
+    help = (
+        "Cut keys off that others may know: from this moment every worker refuses their frames, late ones too, and no"
+        " command goes under them. There is no way back; new keys go out with rotate_device_keys."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py compromise_keys --device 0024befffe804ff1\n"
+            "      every epoch of the device from 1 on; its transfer key still brings it the next one\n"
+            "  manage.py compromise_keys --device 0024befffe804ff1 --epoch 0\n"
+            "      its transfer key: the next one takes a shipment or a visit\n"
+            "  manage.py compromise_keys --fleet-key spring-2026 --yes\n"
+            "      every key that was derived from it, transfer keys among them\n\n"
+            "then: manage.py rotate_device_keys begin --name leak --compromised\n"
+            "exit status: 0 done, and audited; 1 nothing was done."
+        )
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--device", action="append", metavar="TITLE", help="system title; repeatable")
+        which.add_argument("--fleet-key", metavar="NAME", help="all that is derived from that fleet key")
+        parser.add_argument("--epoch", type=int, metavar="N", help="this epoch alone (with --device)")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        keys = _keys(options)
+        ids = list(keys.exclude(state=KeyState.COMPROMISED).order_by("pk").values_list("pk", flat=True))
+        if not ids:
+            raise CommandError("no key that is not compromised already is among them")
+        if not options["yes"]:
+            devices = keys.values("system_title").distinct().count()
+            answer = input(f"Cut off {len(ids)} keys of {devices} devices, for good? Write yes: ")
+            if answer.strip() != "yes":
+                raise CommandError("not confirmed: nothing was done")
+        try:
+            moved = epochs.compromise(ids, audit.command_actor())
+        except (AuditError, MasterKeyError) as error:
+            raise CommandError(f"not done, for it could not be audited: {error}") from None
+        self.stdout.write(f"{moved} keys are cut off.")
+
+
+def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
+    epoch = options["epoch"]
+    if options["fleet_key"] is not None:
+        if epoch is not None:
+            raise CommandError("--epoch goes with --device: of a fleet key everything is lost")
+        fleet_key = FleetKey.objects.filter(name=options["fleet_key"]).first()
+        if fleet_key is None:
+            raise CommandError(f"there is no fleet key {options['fleet_key']}")
+        return DeviceKey.objects.filter(fleet_key=fleet_key)
+    titles = [_title(text) for text in options["device"]]
+    keys = DeviceKey.objects.filter(system_title__in=titles)
+    keys = keys.filter(epoch__gt=0) if epoch is None else keys.filter(epoch=epoch)
+    known = {bytes(title) for title in keys.values_list("system_title", flat=True)}
+    for title in titles:
+        if title not in known:
+            raise CommandError(f"device {title.hex()} has no {'such key' if epoch is not None else 'key of its own'}")
+    return keys
+
+
+def _title(text: str) -> bytes:
+    try:
+        title = bytes.fromhex(text)
+    except ValueError:
+        title = b""
+    if len(title) != 8:
+        raise CommandError(f"system title {text[:80]!r} is not 16 hex digits")
+    return title
