@@ -20,6 +20,7 @@ from keyvault.transport import TransportKey
 
 _CHUNK = 5_000
 _NAMED = 10
+_NAMED_IN_AUDIT = 100
 
 
 class Exported(NamedTuple):
@@ -62,7 +63,7 @@ def export(
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").digest()
         exported = Exported(*counts, sha256)
-        _record(actor, shipment, transport_key, exported, path)
+        _record(actor, header, exported, path, titles)
         path.hardlink_to(written)  # a rename would overwrite
     except OSError as error:
         raise ShipmentError(f"cannot write {path}: {error.strerror}") from None
@@ -127,14 +128,15 @@ def _write(file: IO[bytes], header: Header, lines: Iterator[ShipmentLine], *, pa
     return keys, transfer_keys
 
 
-def _record(actor: Actor, shipment: str, transport_key: TransportKey, exported: Exported, path: Path) -> None:
+def _record(actor: Actor, header: Header, exported: Exported, path: Path, titles: Sequence[bytes]) -> None:
     subject = {
-        "shipment": shipment,
-        "transport_key": transport_key.fingerprint.hex(),
+        "shipment": header.shipment,
+        "transport_key": header.transport_key.hex(),
         "sha256": exported.sha256.hex(),
         "file": path.name,
         "keys": exported.keys,
         "transfer_keys": exported.transfer_keys,
+        "devices": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
     }
     with transaction.atomic():
         audit.record(actor, "keys.export", subject)

@@ -22,6 +22,7 @@ from keyvault.wrapping import keys_for_wrapping
 Progress = Callable[[str, int, int], None]  # what is being done, how many more are through, and of how many
 
 _CHUNK = 5_000
+_NAMED_IN_AUDIT = 100
 _T = TypeVar("_T")
 
 
@@ -103,9 +104,20 @@ def import_(
             "transport_key": transport_key.fingerprint.hex(),
             "sha256": shipment.sha256.hex(),
             **counts,
+            "named": _named(plan),
         }
         audit.record(actor, "keys.import", subject)
     return report
+
+
+def _named(plan: _Plan) -> list[dict[str, Any]]:
+    """The first of the keys that were put in, for the audit record; the file's SHA-256 stands for all of them."""
+    new = [(key.system_title, key.epoch, fingerprint(key.key or b"")) for key in (*plan.pending, *plan.active)]
+    replaced = [(key.system_title, TRANSFER_EPOCH, key.fingerprint) for _, key in plan.replaced]
+    return [
+        {"device": title.hex(), "epoch": epoch, "fingerprint": name.hex()}
+        for title, epoch, name in (*replaced, *new)[:_NAMED_IN_AUDIT]
+    ]
 
 
 def _unwrap(

@@ -207,13 +207,18 @@ class TestImport:
         shipments.import_(shipment, TransportKey(TRANSPORT), OFFICER)
         record = AuditRecord.objects.get()
         assert (record.actor, record.act) == ("officer", "keys.import")
+        audit.verify()
+        named = record.subject.pop("named")
+        rows = DeviceKey.objects.values_list("system_title", "epoch", "fingerprint")
+        assert sorted((key["device"], key["epoch"], key["fingerprint"]) for key in named) == sorted(
+            (bytes(title).hex(), epoch, bytes(name or b"").hex()) for title, epoch, name in rows
+        )
         assert record.subject == {
             "shipment": "S-1",
             "transport_key": TransportKey(TRANSPORT).fingerprint.hex(),
             "sha256": shipment.sha256.hex(),
             "active": 2, "pending": 0, "transfer_keys": 2, "replaced": 0, "unchanged": 0,
         }  # fmt: skip
-        audit.verify()
 
     def test_without_an_audit_record_nothing_is_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: Any) -> None:
@@ -269,6 +274,7 @@ class TestExport:
         record = AuditRecord.objects.get()
         sha256 = shipmentfile.read(output).sha256.hex()
         assert (record.act, record.subject["sha256"], record.subject["file"]) == ("keys.export", sha256, name)
+        assert record.subject["devices"] == [TITLE.hex(), OTHER.hex()]
         assert sha256 in said
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "titles", "transport.key"])
 
