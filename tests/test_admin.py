@@ -499,3 +499,17 @@ def test_a_long_list_is_not_counted_to_its_end(admin_client: Client, monkeypatch
     MeterFactory.create_batch(70)
     text = admin_client.get(list_of(Meter)).content.decode()
     assert "the first 60 meters; filters find the others" in text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "concentrators/concentrator/{}/show_failures/",
+        "concentrators/uplink/{}/show_failures/",
+        "meters/meter/{}/assign_one/",
+    ],
+)
+def test_a_link_of_something_that_is_not_there_is_no_fault(admin_client: Client, page: str) -> None:
+    for number in ("x", "9" * 30, "1&e=2"):
+        answer = admin_client.get(f"/admin/{page.format(number)}", follow=True)
+        assert answer.status_code == 200
