@@ -85,24 +85,32 @@ def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime
 
 
 # The commands of a meter under one key are a lane: key commands are one (transfer key), all others the other.
-_DUE = """
+# OFFSET 0 keeps the planner on the concentrator's own meters: else it looks through the commands of all.
+_OPEN_OF = """SELECT c.id FROM concentrators_command c
+              WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered')
+                AND c.next_attempt_at <= asked.now OFFSET 0"""
+_DUE = f"""
     WITH asked AS (SELECT %s::int AS concentrator_id, %s::timestamptz AS now),
-    heard AS (
-        SELECT a.meter_id FROM asked, concentrators_assignment a
+    mine AS MATERIALIZED (
+        SELECT c.id FROM asked, concentrators_assignment a, LATERAL ({_OPEN_OF.format(meter="a.meter_id")}) c
         WHERE a.concentrator_id = asked.concentrator_id AND a.valid_from <= asked.now
           AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         UNION
-        SELECT m.id FROM asked, keyvault_invocationcounter i
-        JOIN keyvault_devicekey k ON k.id = i.key_id
-        JOIN meters_meter m ON m.system_title = k.system_title
-        WHERE i.heard_via = asked.concentrator_id AND NOT EXISTS (
+        SELECT h.id FROM (
+            SELECT c.id, k.system_title, i.key_id, i.heard_at
+            FROM asked, keyvault_invocationcounter i
+            JOIN keyvault_devicekey k ON k.id = i.key_id
+            JOIN meters_meter m ON m.system_title = k.system_title,
+            LATERAL ({_OPEN_OF.format(meter="m.id")}) c
+            WHERE i.heard_via = asked.concentrator_id OFFSET 0
+        ) h
+        WHERE NOT EXISTS (
             SELECT 1 FROM keyvault_devicekey o JOIN keyvault_invocationcounter p ON p.key_id = o.id
-            WHERE o.system_title = k.system_title AND o.id <> k.id AND p.heard_at > i.heard_at)
+            WHERE o.system_title = h.system_title AND o.id <> h.key_id AND p.heard_at > h.heard_at)
     )
     SELECT c.id, m.system_title, c.kind, c.parameters, c.octets
-    FROM asked, concentrators_command c JOIN meters_meter m ON m.id = c.meter_id
-    WHERE c.meter_id IN (SELECT meter_id FROM heard)
-      AND c.state IN ('queued', 'offered', 'delivered') AND c.next_attempt_at <= asked.now AND c.expires_at > asked.now
+    FROM asked, mine JOIN concentrators_command c ON c.id = mine.id JOIN meters_meter m ON m.id = c.meter_id
+    WHERE c.state IN ('queued', 'offered', 'delivered') AND c.next_attempt_at <= asked.now AND c.expires_at > asked.now
       AND NOT EXISTS (
         SELECT 1 FROM concentrators_command o
         WHERE o.meter_id = c.meter_id AND (o.kind = 1) = (c.kind = 1) AND o.state IN ('queued', 'offered', 'delivered')

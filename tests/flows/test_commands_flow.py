@@ -15,6 +15,7 @@ from concentrators.commands import Request
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.simulator.concentrator import Options
 from concentrators.simulator.loads import Wish, make_plan
+from concentrators.simulator.misbehaviour import parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.production import Production
 from concentrators.simulator.registration import register
@@ -41,7 +42,9 @@ def stack(
 
 def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Path) -> None:
     now = timezone.now()
-    wish = Wish(concentrators=2, meters=METERS, days=1, interval_minutes=[1], endless=True)
+    wish = Wish(
+        concentrators=2, meters=METERS, days=1, interval_minutes=[1], endless=True, rates=parse_rates("all=0.01")
+    )
     plan, load = make_plan(wish, now)
     plan.faults.update({fault.value: rate for fault, rate in FAULTS.items()})
     secret = secrets.token_bytes(32)
