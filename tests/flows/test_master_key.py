@@ -12,11 +12,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.db import connection
 from django.test import override_settings
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from keyvault import census, masterkey, provisioning, wrapping
+from keyvault import census, masterkey, provisioning, rewrap, wrapping
+from keyvault.audit import Actor
 from keyvault.models import DeviceKey, MasterKeyRotation, RotationState
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, energy, readings_expected
@@ -175,6 +177,33 @@ def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.M
             wrapping.changing_versions(),
         ):
             pytest.fail("the lock was held")
+
+
+def test_two_workers_do_not_do_one_batch_twice(stack: Stack) -> None:
+    stack.stop("worker")
+    provision(10)
+    rotation = rewrap.begin(5, Actor("officer", "test"))
+    with psycopg.connect(stack.env["DATABASE_URL"]) as other:
+        other.execute("SELECT 1 FROM keyvault_masterkeyrotation FOR UPDATE")  # another's batch
+        assert not rewrap.rewrap_batch(rotation.pk)
+        other.rollback()
+    working = [threading.Thread(target=work, args=(rotation.pk,)) for _ in range(3)]
+    for thread in working:
+        thread.start()
+    for thread in working:
+        thread.join()
+    rotation.refresh_from_db()
+    assert (rotation.state, rotation.rewrapped, rotation.total) == (RotationState.FINISHED, 21, 21)
+    assert_all_at(2, stack)
+
+
+def work(rotation_id: int) -> None:
+    """A worker that comes again until the rotation is finished."""
+    try:
+        while MasterKeyRotation.objects.filter(pk=rotation_id, state=RotationState.RUNNING).exists():
+            rewrap.rewrap_batch(rotation_id)
+    finally:
+        connection.close()
 
 
 @pytest.mark.soak

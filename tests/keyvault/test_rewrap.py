@@ -1,5 +1,6 @@
 """Rotation of the master key: every secret moves, once, whatever happens beside it, and nothing else changes."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from django.utils import timezone
+from psycopg.errors import DeadlockDetected
 from pytest_django import Settings
 
 from keyvault import audit, census, masterkey, provisioning, rewrap, tasks, versions
@@ -19,6 +22,7 @@ from keyvault.models import AuditKey, AuditRecord, DeviceKey, FleetKey, MasterKe
 from keyvault.provisioning import purpose_of
 from keyvault.rewrap import RotationError
 from keyvault.versions import DestroyError
+from tests.concentrators.statements import counting
 
 pytestmark = pytest.mark.django_db
 OFFICER = Actor("officer", "192.0.2.7")
@@ -143,6 +147,29 @@ class TestRotation:
         run(rewrap.begin(100, OFFICER))
         with pytest.raises(RotationError, match="every secret is under version 2"):
             rewrap.resume(OFFICER)
+
+    @pytest.mark.parametrize("size", [3, 12])
+    def test_a_batch_costs_the_same_whatever_its_size(self, in_file: Path, size: int) -> None:
+        rotation = rewrap.begin(size, OFFICER)
+        with counting() as statements:
+            assert rewrap.rewrap_batch(rotation.pk)
+        told = [line for line in statements if not line.startswith(("SAVEPOINT", "RELEASE"))]
+        assert len(told) == 4, told  # the rotation, the keys, their update, the progress
+
+    def test_a_deadlock_is_tried_again(self, in_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rotation = rewrap.begin(10, OFFICER)
+        inner, tries = rewrap._batch, itertools.count()
+
+        def losing(rotation_id: int) -> bool:
+            done = inner(rotation_id)
+            if next(tries) < 2:
+                raise OperationalError from DeadlockDetected()
+            return done
+
+        monkeypatch.setattr(rewrap, "_batch", losing)
+        run(rotation)
+        assert (rotation.rewrapped, rotation.unreadable) == (31, 0)
+        assert versions_of() == {2}
 
 
 class TestBeside:

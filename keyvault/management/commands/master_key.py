@@ -3,6 +3,7 @@
 import json
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -170,4 +171,4 @@ class Command(BaseCommand):
 
 
 def _json(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=2, default=str)
+    return json.dumps(found, indent=2, default=datetime.isoformat)
