@@ -4,18 +4,25 @@ import secrets
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
+from django.db import IntegrityError
 from pytest_django import DjangoDbBlocker
 
 from concentrators import totals, verification
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, Uplink
 from concentrators.reverification import verify_again, verify_all_again, waiting_uplinks
-from keyvault.provisioning import NewKey, provision_stored
+from keyvault import audit, shipmentfile, shipments
+from keyvault.audit import Actor
+from keyvault.models import DeviceKey
+from keyvault.provisioning import NewKey, ProvisioningError, provision_stored
+from keyvault.transport import TransportKey
 from tests.concentrators.fleet import NOW, WINDOW, Device, outcome, post, readings_of
 from tests.concentrators.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
 from tests.factories import MeterFactory
 from tests.flows import databases
+from tests.keyvault.shipping import TRANSPORT, line, shipment_file
 
 __all__ = ["no_deadlocks"]
 
@@ -98,3 +105,24 @@ def test_keys_come_while_uplinks_are_verified_and_verified_again(
     assert not IntegrityFailure.objects.exists()
     assert not FailureTally.objects.exists()
     assert totals.compare(*WINDOW) == []
+
+
+def test_one_shipment_imported_twice_at_once(concentrator: Concentrator, tmp_path: Path) -> None:
+    """One of them puts the keys in; the other finds them standing, or is told that they were made meanwhile."""
+    actor = Actor("officer", "192.0.2.7")
+    for _ in range(ROUNDS):
+        devices = registered(20, concentrator)
+        path = shipment_file(tmp_path, [line(device.title, key=device.key) for device in devices])
+
+        def take(path: Path = path) -> int | None:
+            try:
+                return shipments.import_(shipmentfile.read(path), TransportKey(TRANSPORT), actor).active
+            except (IntegrityError, ProvisioningError):
+                return None
+
+        assert sorted(at_once(take, take), key=str) in ([0, 20], [20, None])
+        assert DeviceKey.objects.filter(system_title__in=[device.title for device in devices]).count() == 40
+        uplink = waiting(concentrator, [device.frame(0) for device in devices])
+        uplink.refresh_from_db()
+        assert outcome(uplink) == {"accepted": 20}
+    audit.verify()
