@@ -6,6 +6,7 @@ from datetime import datetime
 
 from django.db import connection, transaction
 
+from concentrators import totals
 from concentrators.assignments import assign
 from concentrators.models import Assignment, Concentrator
 from keyvault import masterkey, provisioning
@@ -65,6 +66,8 @@ def import_meters(
         if report.bad or dry_run:
             transaction.set_rollback(True)
             return report
+        if moving:
+            totals.lock()  # as ``assign`` does: before changes of meters move the registry's generation
         added = enrol(plan, now, done=lambda count: progress("enrolling", count))
         if keys.make:
             report.keyed = _provision(plan.new, keys, progress)

@@ -15,6 +15,7 @@ from keyvault.models import DeviceKey, InvocationCounter
 from keyvault.provisioning import create_fleet_key, provision_devices
 from meters.models import Installation, Meter, MeterStatus
 from meters.registry import retire
+from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
@@ -94,6 +95,19 @@ def test_update_changes_what_may_change(path: Path) -> None:
     assigned = Assignment.objects.order_by("valid_from")
     assert [row.concentrator.name for row in assigned] == ["DCU 1", "DCU 2"]
     assert assigned[0].valid_to == assigned[1].valid_from
+
+
+def test_an_update_locks_in_the_order_of_an_assignment(path: Path) -> None:
+    """Totals first, then the registry's generation: in another order the two would lock each other out."""
+    run(path, [HEADER, FULL])
+    with counting() as statements:
+        run(path, [HEADER, FULL.replace("Mill lane 4", "x").replace("DCU 1", "DCU 2")], "--update")
+    taken = [
+        statement.split()[0]
+        for statement in statements
+        if "pg_advisory_xact_lock" in statement or statement.startswith("UPDATE meters_meter")
+    ]
+    assert taken == ["SELECT", "UPDATE", "SELECT"]
 
 
 def test_without_update_each_difference_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
