@@ -2,8 +2,8 @@
 
 import gzip
 import pickle
+import random
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from keyvault.shipmentfile import Header, ShipmentError, ShipmentLine, read
 from keyvault.transport import TransportKey, TransportKeyError, TransportUnwrapError
 from tests.keyvault.shipping import TRANSPORT, header, line, text, transport_file, wrapped
 
+# The same in every process: pytest-xdist compares the names of parametrized tests.
+RANDOM = random.Random(3394)
 TITLE = bytes.fromhex("0024befffe804ff1")
 EXAMPLE_KEY = bytes.fromhex("4daf40da346e817a09712ea1ea990b6f530bb6c3fbcc421b524da424b6915806")
 EXAMPLE_TRANSPORT = TransportKey(bytes(range(0x40, 0x60)))
@@ -77,7 +79,7 @@ class TestFile:
 
     @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
     def test_half_a_packed_file(self, tmp_path: Path, keep: float) -> None:
-        octets = gzip.compress(text([line(secrets.token_bytes(8)) for _ in range(50)]))
+        octets = gzip.compress(text([line(RANDOM.randbytes(8)) for _ in range(50)]))
         with pytest.raises(ShipmentError, match="cut off or damaged"):
             read_octets(tmp_path, octets[: int(len(octets) * keep)])
 
@@ -101,7 +103,10 @@ class TestFile:
             ({**header(1), "meters": True}, "meters is not"),
             (header(1, shipment="../x\n"), "a shipment's name has"),
             (header(1, shipment=7), "shipment is not text"),
-            (header(1, transport_key=secrets.token_hex(32)), "no fingerprint: 16 hex digits in lower case, never the"),
+            (
+                header(1, transport_key=RANDOM.randbytes(32).hex()),
+                "no fingerprint: 16 hex digits in lower case, never the",
+            ),
             ([1], "no JSON object"),
             (line(TITLE), "is not one of"),
         ],
@@ -227,21 +232,21 @@ class TestWeakness:
             bytes((n * 7 + 250) % 256 for n in range(32)),
             TITLE * 4,
             TITLE + bytes(24),
-            secrets.token_bytes(24) + TITLE,
-            TITLE.hex().encode() + secrets.token_bytes(16),
+            RANDOM.randbytes(24) + TITLE,
+            TITLE.hex().encode() + RANDOM.randbytes(16),
             TITLE.hex().upper().encode() * 2,
             b"\x01\x02" * 16,
-            secrets.token_bytes(16) * 2,
-            (secrets.token_bytes(5) * 7)[:32],
+            RANDOM.randbytes(16) * 2,
+            (RANDOM.randbytes(5) * 7)[:32],
             bytes.fromhex("00112233445566778899aabbccddeeff000102030405060708090a0b0c0d0e0f"),
             EXAMPLE_KEY,
-            secrets.token_hex(16).encode(),
+            RANDOM.randbytes(16).hex().encode(),
             b"correct horse battery staple 123",
-            bytes(22) + secrets.token_bytes(10),
+            bytes(22) + RANDOM.randbytes(10),
         ],
     )
     def test_no_secrets(self, key: bytes) -> None:
         assert weakness(key, TITLE) is not None
 
     def test_random_keys_pass(self) -> None:
-        assert [weakness(secrets.token_bytes(32), TITLE) for _ in range(2_000)] == [None] * 2_000
+        assert [weakness(RANDOM.randbytes(32), TITLE) for _ in range(2_000)] == [None] * 2_000
