@@ -7,7 +7,7 @@ from django.http import HttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework import generics, serializers, status
+from rest_framework import exceptions, generics, serializers, status
 from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
@@ -20,7 +20,9 @@ from concentrators.commands import DownlinkError
 from concentrators.commands import Request as CommandRequest
 from concentrators.models import Command, CommandKind
 from keyvault import audit
+from keyvault.audit import AuditError
 from keyvault.epochs import EpochError
+from keyvault.masterkey import MasterKeyError
 from meters.gaps import GapsError
 from meters.models import Meter, Register
 from meters.obis import RegisterKind
@@ -29,7 +31,16 @@ from meters.registry import RegistryError, find_meter
 CBOR_SEQUENCE = "application/cbor-seq"
 MAY_ROTATE = "keyvault.change_devicekey"
 _LISTED = 200
+_KEYS_RETRY_AFTER_S = 60
 _LOAD_PROFILE = "1-0:1.29.0"
+
+
+class KeysUnavailable(exceptions.APIException):
+    """The master key cannot be used, or the act cannot be audited: nothing was done. The administrator's to mend."""
+
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_detail = "Keys cannot be used now; nothing was done. Try again later."
+    wait = _KEYS_RETRY_AFTER_S  # becomes Retry-After
 
 
 class CborSequenceRenderer(BaseRenderer):
@@ -63,7 +74,10 @@ class CommandsView(APIView):
         """
         query = LimitQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
-        offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
+        try:
+            offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
+        except MasterKeyError as error:
+            raise KeysUnavailable from error
         return HttpResponse(downlink.encode_offers(offers), content_type=CBOR_SEQUENCE)
 
 
@@ -177,6 +191,8 @@ class MeterCommands(generics.GenericAPIView[Any]):
             raise PermissionDenied("You may not change keys.")
         try:
             given = _give(meter, body.validated_data, request)
+        except (MasterKeyError, AuditError) as error:
+            raise KeysUnavailable from error
         except (DownlinkError, EpochError, GapsError) as error:
             raise ValidationError(str(error)) from None
         return Response(CommandSerializer(given, many=True).data, status=status.HTTP_201_CREATED)

@@ -10,9 +10,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from concentrators import waves
+from concentrators.command_api import KeysUnavailable
 from concentrators.models import Concentrator, RotationWave
 from concentrators.waves import Selection, WaveError
-from keyvault.audit import Actor
+from keyvault.audit import Actor, AuditError
+from keyvault.masterkey import MasterKeyError
 from keyvault.models import Algorithm
 from meters.registry import RegistryError, parse_system_title
 
@@ -123,6 +125,8 @@ class WaveList(generics.GenericAPIView[Any]):
                 asked["failure_budget"],
                 asked.get("algorithm"),
             )
+        except (MasterKeyError, AuditError) as error:
+            raise KeysUnavailable from error
         except WaveError as error:
             raise ValidationError(str(error)) from None
         return _answer(wave, status.HTTP_201_CREATED)
@@ -152,6 +156,8 @@ class WaveDetail(generics.GenericAPIView[Any]):
                 wave = waves.resume(wave_id, actor, asked.get("failure_budget"))
             else:
                 wave = waves.cancel(wave_id, actor, timezone.now())
+        except (MasterKeyError, AuditError) as error:
+            raise KeysUnavailable from error
         except WaveError as error:
             raise ValidationError(str(error)) from None
         return _answer(wave)

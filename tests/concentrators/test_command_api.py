@@ -2,6 +2,7 @@
 
 import base64
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -13,10 +14,10 @@ from pytest_django import Settings
 
 from concentrators import commands, tokens
 from concentrators.commands import Request
-from concentrators.models import Command, CommandKind, Concentrator, FailureTally
+from concentrators.models import Command, CommandKind, Concentrator, FailureTally, RotationWave
 from keyvault import provisioning
 from keyvault.cose.structures import encode_sequence
-from keyvault.models import AuditRecord
+from keyvault.models import AuditRecord, DownlinkCounter
 from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import START, Device, commission
 from tests.concentrators.obedient import Receiver
@@ -116,6 +117,29 @@ def test_a_concentrator_that_brings_forgeries_has_to_wait(
     assert_problem(response, 429)
     assert 0 < int(response["Retry-After"]) <= 3600
     assert post(other_concentrator).status_code == 202
+
+
+def test_without_the_master_key_nothing_is_done_and_that_is_said(
+    concentrator: Concentrator, device: Device, command: Command, settings: Settings, tmp_path: Path
+) -> None:
+    settings.MASTER_KEY_FILE = tmp_path / "gone"
+    operator = Operator("add_command", "change_devicekey")
+    rotator = User.objects.create_user("rotator")
+    rotator.user_permissions.add(Permission.objects.get(codename="add_rotationwave"))
+    client = Client()
+    client.force_login(rotator)
+    for response in (
+        Client().get("/api/v1/commands", headers=bearer(concentrator)),
+        operator.give(device, kind="read_now"),
+        operator.give(device, kind="set_key"),
+        client.post("/api/v1/rotations", {"name": "x", "everything": True}, content_type="application/json"),
+    ):
+        assert_problem(response, 503)
+        assert response["Retry-After"] == "60"
+    command.refresh_from_db()
+    assert (command.state, command.attempts, Command.objects.count()) == ("queued", 0, 1)
+    assert not RotationWave.objects.exists()
+    assert not DownlinkCounter.objects.exists()
 
 
 class Operator:
