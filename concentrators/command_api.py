@@ -43,6 +43,13 @@ class KeysUnavailable(exceptions.APIException):
     wait = _KEYS_RETRY_AFTER_S  # becomes Retry-After
 
 
+class Fetched(exceptions.APIException):
+    """What a concentrator has fetched may be with the meter already."""
+
+    status_code = status.HTTP_409_CONFLICT
+    default_detail = "A concentrator has fetched the command, or it has ended: it cannot be cancelled any more."
+
+
 class CborSequenceRenderer(BaseRenderer):
     """Stands for the content type in negotiation; the view writes the octets itself."""
 
@@ -198,6 +205,41 @@ class MeterCommands(generics.GenericAPIView[Any]):
         return Response(CommandSerializer(given, many=True).data, status=status.HTTP_201_CREATED)
 
 
+class MeterCommand(generics.GenericAPIView[Any]):
+    """One command of one meter."""
+
+    queryset = Command.objects.none()
+
+    @extend_schema(
+        operation_id="meter_commands_cancel",
+        parameters=[OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")],
+        responses={
+            204: OpenApiResponse(description="Cancelled; a key command's pending key with it."),
+            409: OpenApiResponse(description="A concentrator has fetched it, or it has ended: it stays as it is."),
+        },
+    )
+    def delete(self, request: Request, system_title: str, number: int) -> Response:
+        """Cancel a command that no concentrator has fetched; audited."""
+        command = Command.objects.filter(pk=number, meter=_meter(system_title)).defer("octets").first()
+        if command is None:
+            raise NotFound(f"The meter has no command {number}.")
+        if command.kind == CommandKind.SET_KEY and not request.user.has_perm(MAY_ROTATE):
+            raise PermissionDenied("You may not change keys.")
+        try:
+            with transaction.atomic():
+                if not commands.cancel([number], timezone.now()):
+                    raise Fetched
+                subject = {"device": bytes(command.meter.system_title).hex(), "commands": [number]}
+                audit.record(_actor(request), "command.cancel", subject)
+        except (MasterKeyError, AuditError) as error:
+            raise KeysUnavailable from error
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _actor(request: Request) -> audit.Actor:
+    return audit.Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
+
+
 def _give(meter: Meter, asked: dict[str, Any], request: Request) -> list[Command]:
     now, by = timezone.now(), request.user.get_username()
     kind = CommandKind[asked["kind"].upper()]
@@ -209,9 +251,8 @@ def _give(meter: Meter, asked: dict[str, Any], request: Request) -> list[Command
             given = commands.enqueue_resends(meter, register, asked["from"], asked["to"], by, now)
         else:
             given = commands.enqueue([CommandRequest(meter, kind, {})], by, now)
-        actor = audit.Actor(by, request.META.get("REMOTE_ADDR", ""))
         subject = {"device": bytes(meter.system_title).hex(), "commands": [command.pk for command in given]}
-        audit.record(actor, f"command.{kind.name.lower()}", subject, f"{len(given)} queued")
+        audit.record(_actor(request), f"command.{kind.name.lower()}", subject, f"{len(given)} queued")
     return given
 
 

@@ -8,6 +8,7 @@ urlpatterns = [
     path("commands", command_api.CommandsView.as_view(), name="commands"),
     path("commands/<int:number>/receipt", command_api.CommandReceiptView.as_view(), name="command-receipt"),
     path("meters/<str:system_title>/commands", command_api.MeterCommands.as_view(), name="meter-commands"),
+    path("meters/<str:system_title>/commands/<int:number>", command_api.MeterCommand.as_view(), name="meter-command"),
     path("rotations", wave_api.WaveList.as_view(), name="rotations"),
     path("rotations/<int:wave_id>", wave_api.WaveDetail.as_view(), name="rotation"),
     path("totals", total_api.TotalList.as_view(), name="totals"),

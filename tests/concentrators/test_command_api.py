@@ -17,7 +17,7 @@ from concentrators.commands import Request
 from concentrators.models import Command, CommandKind, Concentrator, FailureTally, RotationWave
 from keyvault import provisioning
 from keyvault.cose.structures import encode_sequence
-from keyvault.models import AuditRecord, DownlinkCounter
+from keyvault.models import AuditRecord, DeviceKey, DownlinkCounter
 from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import START, Device, commission
 from tests.concentrators.obedient import Receiver
@@ -155,6 +155,9 @@ class Operator:
         url = f"/api/v1/meters/{device.title.hex()}/commands"
         return Client().post(url, body, content_type="application/json", headers=self.headers)
 
+    def cancel(self, device: Device, number: int) -> Any:
+        return Client().delete(f"/api/v1/meters/{device.title.hex()}/commands/{number}", headers=self.headers)
+
     def see(self, device: Device) -> Any:
         return Client().get(f"/api/v1/meters/{device.title.hex()}/commands", headers=self.headers)
 
@@ -206,6 +209,29 @@ class TestOperators:
     def test_bad_commands_are_400(self, device: Device, body: dict[str, str]) -> None:
         assert_problem(Operator("add_command").give(device, **body), 400)
         assert not Command.objects.exists()
+
+    def test_what_nobody_has_fetched_can_be_cancelled(self, concentrator: Concentrator, device: Device) -> None:
+        operator = Operator("add_command", "delete_command", "change_devicekey")
+        number = operator.give(device, kind="set_key").json()[0]["number"]
+        assert operator.cancel(device, number).status_code == 204
+        assert Command.objects.get().state == "cancelled"
+        assert not DeviceKey.objects.filter(state="pending").exists()
+        assert AuditRecord.objects.latest("number").act == "command.cancel"
+        assert_problem(operator.cancel(device, number), 409)
+        fetched = operator.give(device, kind="read_now").json()[0]["number"]
+        Client().get("/api/v1/commands", headers=bearer(concentrator))
+        assert_problem(operator.cancel(device, fetched), 409)
+        assert_problem(operator.cancel(device, fetched + 1), 404)
+        (other,) = commission(1, concentrator)
+        assert_problem(operator.cancel(other, fetched), 404)
+
+    def test_cancelling_needs_rights(self, device: Device, command: Command) -> None:
+        operator = Operator("add_command", "view_command")
+        assert_problem(operator.cancel(device, command.pk), 403)
+        User.objects.get().user_permissions.add(Permission.objects.get(codename="delete_command"))
+        (key_command,) = commands.enqueue_keys([device.meter], "tester", timezone.now())
+        assert_problem(operator.cancel(device, key_command.pk), 403, "may not change keys")
+        assert operator.cancel(device, command.pk).status_code == 204
 
     def test_rights(self, device: Device) -> None:
         operator = Operator()

@@ -18,6 +18,7 @@ from meters.models import Meter
         (["--readings", "nowhere.csv"], "nowhere.csv cannot be read"),
         (["--readings", __file__], "line 1: the header is"),
         (["--misbehave", "everything"], "no misbehaviour is called 'everything'"),
+        (["--command-faults", "forget=0.1"], "no fault of a command is called 'forget'"),
         (["--as-recorded"], "--as-recorded goes with --readings"),
         (["--demo", "--readings", "x.csv"], "--readings goes neither with --demo"),
         (["--interval-minutes", "7"], "must divide a day"),
