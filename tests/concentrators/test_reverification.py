@@ -40,7 +40,7 @@ from tests.concentrators.fleet import (
     verified,
 )
 from tests.concentrators.statements import Statements
-from tests.factories import MeterFactory
+from tests.factories import ConcentratorFactory, MeterFactory
 from tests.keyvault.shipping import line, shipment_file, transport_file
 
 pytestmark = pytest.mark.django_db
@@ -155,10 +155,12 @@ def test_a_conflict_stays_a_conflict_however_often_it_comes(
     """The counter is taken by the first of them; what the others once waited for is no answer to what became of it."""
     (device,) = registered(1, concentrator)
     frames = [device.frame(0, 1), device.frame(0, 2)]
-    earlier = [verified(posting, frames) for posting in (concentrator, other_concentrator)]
+    postings = (concentrator, other_concentrator, ConcentratorFactory.create())
+    earlier = [verified(posting, frames) for posting in postings]
     give_keys([device])
     assert [again(uplink) for uplink in earlier] == [
         {"accepted": 1, "reading_conflict": 1},
+        {"duplicate": 1, "reading_conflict": 1},
         {"duplicate": 1, "reading_conflict": 1},
     ]
     assert judged(concentrator, frames[1:]) == {"reading_conflict": 1}

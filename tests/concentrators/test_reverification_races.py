@@ -1,24 +1,29 @@
 """Verifying again, run as races: threads with connections of their own on one PostgreSQL."""
 
 import secrets
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
 from pytest_django import DjangoDbBlocker
 
-from concentrators import totals, verification
-from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, Uplink
+from concentrators import reverification, totals, verification
+from concentrators.judging import Verdicts, judge
+from concentrators.models import Assignment, Concentrator, IntegrityFailure, Uplink
 from concentrators.reverification import verify_again, verify_all_again, waiting_uplinks
 from keyvault import audit, shipmentfile, shipments
 from keyvault.audit import Actor
 from keyvault.models import DeviceKey
 from keyvault.provisioning import NewKey, ProvisioningError, provision_stored
 from keyvault.transport import TransportKey
-from tests.concentrators.fleet import NOW, WINDOW, Device, outcome, post, readings_of
+from tests.concentrators.fleet import NOW, WINDOW, Device, outcome, post, readings_of, tallies
+from tests.concentrators.test_model import flipped
 from tests.concentrators.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
 from tests.factories import MeterFactory
 from tests.flows import databases
@@ -65,16 +70,51 @@ def test_the_same_uplinks_verified_again_at_once(concentrator: Concentrator, oth
         frames = [device.frame(n, number) for device in devices for n in range(3)]
         uplinks = [waiting(concentrator, frames), waiting(other_concentrator, frames[::-1])]
         give_keys(devices)
+        forged = [flipped(frame, 3) for frame in frames[:7]]  # what takes no counter: the uplink's lock alone holds it
+        uplinks.append(waiting(concentrator, forged))
         ids = [uplink.pk for uplink in uplinks]
         at_once(*[partial(verify_all_again, ids), partial(verify_all_again, ids[::-1])] * 2)
         for uplink in uplinks:
             uplink.refresh_from_db()
             assert (uplink.waiting, uplink.waiting_frames) == (0, None)
-        assert add_up(uplinks) == {"accepted": 36, "duplicate": 36}
+        assert add_up(uplinks) == {"accepted": 36, "duplicate": 36, "tag_invalid": 7}
         assert all(readings_of(device) == dict.fromkeys(range(3), number) for device in devices[:3])
-    assert not IntegrityFailure.objects.exists()
-    assert not FailureTally.objects.exists()
+    assert IntegrityFailure.objects.filter(concentrator=concentrator).count() == 7 * ROUNDS
+    assert tallies(concentrator) == {"tag_invalid": 7 * ROUNDS}
+    assert tallies(other_concentrator) == {}
     assert totals.compare(*WINDOW) == []
+
+
+def test_whoever_comes_second_waits_and_finds_nothing_left(
+    concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that take no counter: nothing but the lock of the uplink's row holds them."""
+    (device,) = registered(1, concentrator)
+    uplink = waiting(concentrator, [flipped(device.frame(n), 3) for n in range(7)])
+    give_keys([device])
+    entered, go_on = threading.Event(), threading.Event()
+
+    def pause_then_judge(*args: Any, **kwargs: Any) -> Verdicts:
+        entered.set()
+        assert go_on.wait(20)
+        return judge(*args, **kwargs)
+
+    def verify(number: int) -> Verdicts:
+        try:
+            if number:
+                assert entered.wait(20)
+                threading.Timer(0.3, go_on.set).start()  # the second one is at the uplink by then
+            return verify_again(uplink.pk)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(reverification, "judge", pause_then_judge)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(verify, range(2))
+    assert (first.failures, second) == ({"tag_invalid": 7}, Verdicts())
+    uplink.refresh_from_db()
+    assert outcome(uplink) == {"tag_invalid": 7}
+    assert IntegrityFailure.objects.filter(uplink=uplink).count() == 7
 
 
 def test_keys_come_while_uplinks_are_verified_and_verified_again(
@@ -102,8 +142,9 @@ def test_keys_come_while_uplinks_are_verified_and_verified_again(
             assert uplink.waiting == 0
         assert add_up(uplinks) == {"accepted": 30, "duplicate": 60}
         assert all(readings_of(device) == dict.fromkeys(range(3), number) for device in devices)
-    assert not IntegrityFailure.objects.exists()
-    assert not FailureTally.objects.exists()
+    for posting in (concentrator, other_concentrator):
+        assert not IntegrityFailure.objects.filter(concentrator=posting).exists()
+        assert tallies(posting) == {}
     assert totals.compare(*WINDOW) == []
 
 
