@@ -48,7 +48,7 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                         concentrator_id,
                         uplink_id,
                         failure.frame_index,
-                        failure.octets,
+                        failure.octets[: settings.FRAME_MAX_OCTETS],  # of a longer one, the uplink keeps the rest
                         failure.kid,
                         failure.counter,
                         failure.meter_id,

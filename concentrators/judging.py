@@ -59,7 +59,7 @@ class Verdicts:
     @property
     def waiting(self) -> int:
         """Rejected frames that may open once a key is known."""
-        return sum(self.failures[kind] for kind in WAITING)
+        return sum(map(len, self.waiting_frames.values()))
 
     def add(self, other: "Verdicts") -> None:
         self.accepted += other.accepted
@@ -89,6 +89,7 @@ _Candidate = tuple[Opened, AssignedMeter, list[Value], bool]
 
 
 _registers = Registers()
+_TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
 
 
 class _Batch:
@@ -266,7 +267,7 @@ class _Batch:
     def _fail(self, index: int, kind: FailureKind, detail: str, kid: bytes | None, counter: int | None) -> None:
         meter = self.meters.get(kid[:8]) if kid is not None else None
         self.verdicts.failures[kind] += 1
-        if kind in WAITING:
+        if kind in WAITING and kid is not None and kid[8:] != _TRANSFER_EPOCH:
             self.verdicts.waiting_frames.setdefault(kind, []).append(index)
         self.failures.append(
             Failure(index, self.octets[index], kind, detail, kid, counter, None if meter is None else meter.id)

@@ -17,7 +17,7 @@ from keyvault.sql import fetch_rows
 logger = logging.getLogger(__name__)
 
 _ZSTD_WINDOW_OCTETS = 8 * 1024 * 1024
-_ZSTD_STEP = 1024  # compressed octets at a time: what they grow to before the limit is looked at stays small
+_ZSTD_STEP = 128  # compressed octets at a time: they may grow to 4 MiB before the limit is looked at
 
 
 class UplinkError(ValueError):

@@ -34,6 +34,7 @@ def verify_in_turn(uplink_id: int) -> int | None:
         return None
     concentrator_id = rows[0][0]
     waiting = [uplink_id]
+    tried: set[int] = set()  # one that gets no verdict, as another session holds its row, is not tried twice
     # Another worker may have left between our last look and the end of our turn: look again after it.
     while waiting:
         with _turn(concentrator_id) as is_ours:
@@ -41,13 +42,14 @@ def verify_in_turn(uplink_id: int) -> int | None:
                 return None
             while waiting:
                 for one in waiting:
+                    tried.add(one)
                     verification.verify(one)
                     if time.monotonic() >= until:
                         break
-                waiting = _waiting(concentrator_id)
+                waiting = [one for one in _waiting(concentrator_id) if one not in tried]
                 if time.monotonic() >= until:
                     return waiting[0] if waiting else None
-        waiting = _waiting(concentrator_id)
+        waiting = [one for one in _waiting(concentrator_id) if one not in tried]
     return None
 
 

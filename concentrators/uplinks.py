@@ -34,13 +34,14 @@ def is_backlog_over(limit: int) -> bool:
 def claim_overdue(now: datetime) -> list[int]:
     """Ids of unverified uplinks that are due again: their task was lost, or an attempt failed.
 
-    Each is put off by its age, at least UPLINK_SWEEP_AFTER_S, so that a queue that is merely long
-    does not fill up with repetitions.
+    Each is put off by its age, at least UPLINK_SWEEP_AFTER_S and at most ten minutes, so that a queue
+    that is merely long does not fill up with repetitions.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             """UPDATE concentrators_uplink
-               SET due_at = %(now)s + greatest(%(now)s - received_at, make_interval(secs => %(after)s))
+               SET due_at = %(now)s + greatest(least(%(now)s - received_at, interval '10 minutes'),
+                                               make_interval(secs => %(after)s))
                WHERE id IN (SELECT id FROM concentrators_uplink WHERE verified_at IS NULL AND due_at <= %(now)s
                             ORDER BY due_at LIMIT %(claim)s FOR UPDATE SKIP LOCKED)
                RETURNING id""",

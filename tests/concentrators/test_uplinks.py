@@ -26,11 +26,15 @@ class TestSweep:
         assert uplinks.claim_overdue(NOW + after + SECOND) == []
         assert uplinks.claim_overdue(NOW + 2 * after) == [lost.pk]
 
-    def test_the_pause_grows_with_the_age(self, concentrator: Concentrator) -> None:
+    @pytest.mark.parametrize(("age_minutes", "pause_minutes"), [(3, 3), (9, 9), (120, 10)])
+    def test_the_pause_grows_with_the_age_up_to_ten_minutes(
+        self, concentrator: Concentrator, age_minutes: int, pause_minutes: int
+    ) -> None:
         lost = post(concentrator, [b"lost"])
-        assert uplinks.claim_overdue(NOW + timedelta(hours=2)) == [lost.pk]
-        assert uplinks.claim_overdue(NOW + timedelta(hours=4) - SECOND) == []
-        assert uplinks.claim_overdue(NOW + timedelta(hours=4)) == [lost.pk]
+        at, pause = NOW + timedelta(minutes=age_minutes), timedelta(minutes=pause_minutes)
+        assert uplinks.claim_overdue(at) == [lost.pk]
+        assert uplinks.claim_overdue(at + pause - SECOND) == []
+        assert uplinks.claim_overdue(at + pause) == [lost.pk]
 
     def test_the_task_enqueues_what_is_overdue(self, concentrator: Concentrator, enqueued: list[int]) -> None:
         old = [post(concentrator, [b"%d" % n], NOW - timedelta(days=1)).pk for n in range(3)]
