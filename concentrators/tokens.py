@@ -4,10 +4,10 @@ import hashlib
 import secrets
 from datetime import datetime, timedelta
 
-from django.db.models import Q
 from django.utils import timezone
 
 from concentrators.models import Concentrator, ConcentratorToken
+from keyvault.sql import fetch_rows
 
 _PREFIX = "dcu_"  # makes a leaked token easy to find; no part of its 256 bits
 _LAST_USE_EVERY = timedelta(minutes=1)
@@ -28,16 +28,34 @@ def revoke(token: ConcentratorToken) -> None:
 
 
 def find(token: str, now: datetime) -> ConcentratorToken | None:
-    """The valid token row (with its concentrator) for a token in the clear, or None. Notes its use, to the minute."""
-    row = (
-        ConcentratorToken.objects.select_related("concentrator")
-        .filter(Q(expires_at=None) | Q(expires_at__gt=now), digest=digest(token), revoked_at=None)
-        .filter(concentrator__is_active=True)
-        .first()
+    """The valid token row (with its concentrator) for a token in the clear, or None. Notes its use, to the minute.
+
+    Every request of a concentrator begins here: one prepared statement, as the ORM takes four times as long.
+    """
+    octets = digest(token)
+    rows = fetch_rows(
+        """SELECT t.id, t.label, t.created_at, t.expires_at, t.last_used_at, c.id, c.name, c.created_at
+           FROM concentrators_concentratortoken t JOIN concentrators_concentrator c ON c.id = t.concentrator_id
+           WHERE t.digest = %s AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > %s)
+                 AND c.is_active""",
+        octets,
+        now,
     )
-    if row is not None and (row.last_used_at is None or now - row.last_used_at > _LAST_USE_EVERY):
-        ConcentratorToken.objects.filter(pk=row.pk).update(last_used_at=now)
-    return row
+    if not rows:
+        return None
+    pk, label, created_at, expires_at, last_used_at, *of_concentrator = rows[0]
+    concentrator_id, name, registered_at = of_concentrator
+    if last_used_at is None or now - last_used_at > _LAST_USE_EVERY:
+        ConcentratorToken.objects.filter(pk=pk).update(last_used_at=now)
+    return ConcentratorToken(
+        pk=pk,
+        concentrator=Concentrator(pk=concentrator_id, name=name, created_at=registered_at),
+        digest=octets,
+        label=label,
+        created_at=created_at,
+        expires_at=expires_at,
+        last_used_at=last_used_at,
+    )
 
 
 def digest(token: str) -> bytes:
