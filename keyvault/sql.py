@@ -23,6 +23,7 @@ def octets_array(values: Iterable[bytes]) -> str:
 
 def cursor() -> "psycopg.Cursor[Any]":
     """A psycopg cursor with binary results on Django's connection, to be used as a context manager."""
+    connection.close_if_health_check_failed()  # once a request, as Django's own cursors do
     connection.ensure_connection()
     server_side = psycopg.Cursor(connection.connection)  # Django's own cursors put values into the SQL text
     server_side.format = psycopg.pq.Format.BINARY
