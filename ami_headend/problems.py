@@ -6,7 +6,7 @@ wrong this time, and ``errors`` names each parameter or field at fault. ``instan
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.permissions import DjangoModelPermissions
+from rest_framework.request import Request
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,23 @@ DATABASE_RETRY_AFTER_S = 5
 
 
 class ViewPermission(DjangoModelPermissions):
-    """Reading, too, needs a permission: ``view_`` of the view's model. Nobody anonymous (401)."""
+    """Reading, too, needs a permission: ``view_`` of the view's model. Nobody anonymous (401).
+
+    A view's ``rights`` name, by method, other permissions than those of its model; none where the view itself
+    asks, because they depend on what is sent.
+    """
 
     perms_map = {
         **DjangoModelPermissions.perms_map,
         **{method: ["%(app_label)s.view_%(model_name)s"] for method in ("GET", "HEAD", "OPTIONS")},
     }
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        rights: Mapping[str, Sequence[str]] = getattr(view, "rights", {})
+        named = rights.get(request.method or "")
+        if named is None:
+            return super().has_permission(request, view)
+        return request.user.is_authenticated and request.user.has_perms(named)
 
 
 def problem(

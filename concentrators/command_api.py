@@ -1,6 +1,6 @@
 """The REST doors of commands: concentrators fetch and acknowledge them, operators give and watch them."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import transaction
 from django.http import HttpResponse
@@ -23,13 +23,14 @@ from keyvault import audit
 from keyvault.audit import AuditError
 from keyvault.epochs import EpochError
 from keyvault.masterkey import MasterKeyError
+from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.gaps import GapsError
 from meters.models import Meter, Register
 from meters.obis import RegisterKind
 from meters.registry import RegistryError, find_meter
 
 CBOR_SEQUENCE = "application/cbor-seq"
-MAY_ROTATE = "keyvault.change_devicekey"
+_GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _LISTED = 200
 _KEYS_RETRY_AFTER_S = 60
 _LOAD_PROFILE = "1-0:1.29.0"
@@ -172,6 +173,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
     """The commands of one meter."""
 
     queryset = Command.objects.none()
+    rights: ClassVar[dict[str, list[str]]] = {"POST": []}  # by the kind of command
 
     @extend_schema(
         operation_id="meter_commands",
@@ -190,12 +192,12 @@ class MeterCommands(generics.GenericAPIView[Any]):
         responses={201: CommandSerializer(many=True)},
     )
     def post(self, request: Request, system_title: str) -> Response:
-        """Give a meter a command: audited. ``set_key`` begins a new key epoch, and needs the right to change keys."""
+        """Give a meter a command: audited. ``set_key`` begins a new key epoch, and takes the right to rotate keys."""
+        _require_any(request, _GIVE)
         meter = _meter(system_title)
         body = NewCommandSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        if body.validated_data["kind"] == "set_key" and not request.user.has_perm(MAY_ROTATE):
-            raise PermissionDenied("You may not change keys.")
+        _require(request, body.validated_data["kind"] == "set_key", _GIVE)
         try:
             given = _give(meter, body.validated_data, request)
         except (MasterKeyError, AuditError) as error:
@@ -209,6 +211,7 @@ class MeterCommand(generics.GenericAPIView[Any]):
     """One command of one meter."""
 
     queryset = Command.objects.none()
+    rights: ClassVar[dict[str, list[str]]] = {"DELETE": []}
 
     @extend_schema(
         operation_id="meter_commands_cancel",
@@ -219,12 +222,12 @@ class MeterCommand(generics.GenericAPIView[Any]):
         },
     )
     def delete(self, request: Request, system_title: str, number: int) -> Response:
-        """Cancel a command that no concentrator has fetched; audited."""
+        """Cancel a command that no concentrator has fetched; audited. A key command takes the right to rotate keys."""
+        _require_any(request, _CANCEL)
         command = Command.objects.filter(pk=number, meter=_meter(system_title)).defer("octets").first()
         if command is None:
             raise NotFound(f"The meter has no command {number}.")
-        if command.kind == CommandKind.SET_KEY and not request.user.has_perm(MAY_ROTATE):
-            raise PermissionDenied("You may not change keys.")
+        _require(request, command.kind == CommandKind.SET_KEY, _CANCEL)
         try:
             with transaction.atomic():
                 if not commands.cancel([number], timezone.now()):
@@ -234,6 +237,17 @@ class MeterCommand(generics.GenericAPIView[Any]):
         except (MasterKeyError, AuditError) as error:
             raise KeysUnavailable from error
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _require_any(request: Request, right: str) -> None:
+    """Who has neither the right to this nor to rotate keys learns nothing of meters and commands."""
+    if not (request.user.has_perm(right) or request.user.has_perm(ROTATE_DEVICE_KEYS)):
+        raise PermissionDenied
+
+
+def _require(request: Request, carries_key: bool, right: str) -> None:
+    if not request.user.has_perm(ROTATE_DEVICE_KEYS if carries_key else right):
+        raise PermissionDenied("You may not change keys." if carries_key else "You may change keys alone.")
 
 
 def _actor(request: Request) -> audit.Actor:

@@ -16,6 +16,7 @@ from concentrators.waves import Selection, WaveError
 from keyvault.audit import Actor, AuditError
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import Algorithm
+from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.registry import RegistryError, parse_system_title
 
 _LISTED = 100
@@ -96,6 +97,7 @@ class WaveList(generics.GenericAPIView[Any]):
     """Rotation waves."""
 
     queryset = RotationWave.objects.none()
+    rights = {"POST": [ROTATE_DEVICE_KEYS]}
 
     @extend_schema(operation_id="rotations", responses=WaveSerializer(many=True))
     def get(self, request: Request) -> Response:
@@ -136,6 +138,7 @@ class WaveDetail(generics.GenericAPIView[Any]):
     """One rotation wave."""
 
     queryset = RotationWave.objects.none()
+    rights = {"PATCH": [ROTATE_DEVICE_KEYS]}
 
     @extend_schema(operation_id="rotation", responses=WaveSerializer)
     def get(self, request: Request, wave_id: int) -> Response:

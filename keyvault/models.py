@@ -67,6 +67,12 @@ class DeviceKey(models.Model):
     retiring_at = models.DateTimeField(null=True, help_text="the next epoch was activated")
 
     class Meta:
+        permissions = [
+            ("provision_devicekey", "Can give devices keys"),
+            ("rotate_devicekey", "Can replace device keys by new ones"),
+            ("compromise_devicekey", "Can cut device keys off for good"),
+            ("export_devicekey", "Can export device keys, if another person approves"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["system_title", "epoch"], name="device_key_kid"),
             models.UniqueConstraint(
@@ -147,6 +153,7 @@ class AuditRecord(models.Model):
     mac = models.BinaryField(max_length=32)
 
     class Meta:
+        permissions = [("export_auditrecord", "Can verify and export the audit record")]
         indexes = [models.Index(fields=["-at"], name="audit_by_time")]
 
     def __str__(self) -> str:
@@ -194,6 +201,10 @@ class MasterKeyRotation(models.Model):
     finished_at = models.DateTimeField(null=True)
 
     class Meta:
+        permissions = [
+            ("rotate_masterkey", "Can rotate the master key"),
+            ("destroy_masterkey", "Can destroy a version of the master key, if another person approves"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["state"], condition=~Q(state="finished"), name="rotation_one_at_a_time")
         ]
@@ -215,6 +226,7 @@ class Approval(models.Model):
     used_at = models.DateTimeField(null=True)
 
     class Meta:
+        permissions = [("decide_approval", "Can approve or refuse what another person asked for")]
         constraints = [models.CheckConstraint(condition=~Q(approved_by=F("requested_by")), name="approval_by_another")]
 
     def __str__(self) -> str:

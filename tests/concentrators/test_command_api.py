@@ -123,9 +123,9 @@ def test_without_the_master_key_nothing_is_done_and_that_is_said(
     concentrator: Concentrator, device: Device, command: Command, settings: Settings, tmp_path: Path
 ) -> None:
     settings.MASTER_KEY_FILE = tmp_path / "gone"
-    operator = Operator("add_command", "change_devicekey")
+    operator = Operator("add_command", "rotate_devicekey")
     rotator = User.objects.create_user("rotator")
-    rotator.user_permissions.add(Permission.objects.get(codename="add_rotationwave"))
+    rotator.user_permissions.add(Permission.objects.get(codename="rotate_devicekey"))
     client = Client()
     client.force_login(rotator)
     for response in (
@@ -188,7 +188,7 @@ class TestOperators:
         operator = Operator("add_command")
         assert_problem(operator.give(device, kind="set_key"), 403, "may not change keys")
         assert not Command.objects.exists()
-        User.objects.get().user_permissions.add(Permission.objects.get(codename="change_devicekey"))
+        User.objects.get().user_permissions.add(Permission.objects.get(codename="rotate_devicekey"))
         response = operator.give(device, kind="set_key")
         assert response.status_code == 201
         assert response.json()[0]["parameters"] == {"epoch": 2}
@@ -211,7 +211,7 @@ class TestOperators:
         assert not Command.objects.exists()
 
     def test_what_nobody_has_fetched_can_be_cancelled(self, concentrator: Concentrator, device: Device) -> None:
-        operator = Operator("add_command", "delete_command", "change_devicekey")
+        operator = Operator("add_command", "delete_command", "rotate_devicekey")
         number = operator.give(device, kind="set_key").json()[0]["number"]
         assert operator.cancel(device, number).status_code == 204
         assert Command.objects.get().state == "cancelled"
@@ -247,5 +247,5 @@ class TestOperators:
 
     def test_no_transfer_key_is_said(self, concentrator: Concentrator) -> None:
         (bare,) = commission(1, concentrator)
-        response = Operator("add_command", "change_devicekey").give(bare, kind="set_key")
+        response = Operator("add_command", "rotate_devicekey").give(bare, kind="set_key")
         assert_problem(response, 400, "no transfer key")

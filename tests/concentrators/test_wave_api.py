@@ -30,7 +30,7 @@ def devices(concentrator: Concentrator) -> list[Device]:
 
 def operator(*rights: str) -> Client:
     user = User.objects.create_user("operator" + "".join(rights))
-    user.user_permissions.set(Permission.objects.filter(codename__in=[f"{right}_rotationwave" for right in rights]))
+    user.user_permissions.set(Permission.objects.filter(codename__in=rights))
     client = Client()
     client.force_login(user)
     return client
@@ -41,7 +41,7 @@ def send(client: Client, method: str, url: str, body: Any) -> Any:
 
 
 def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: Concentrator) -> None:
-    client = operator("add", "view", "change")
+    client = operator("view_rotationwave", "rotate_devicekey")
     body = {"name": "spring", "concentrator": concentrator.name, "rate_per_hour": 60, "failure_budget": 2}
     response = send(client, "post", URL, body)
     assert response.status_code == 201
@@ -56,7 +56,9 @@ def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: 
         assert send(client, "patch", f"{URL}/{wave.pk}", {"action": action}).json()["state"] == state
     records = AuditRecord.objects.order_by("number")
     assert [record.result for record in records] == ["begun", "paused", "running", "cancelled"]
-    assert {(record.actor, record.source) for record in records} == {("operatoraddviewchange", "127.0.0.1")}
+    assert {(record.actor, record.source) for record in records} == {
+        ("operatorview_rotationwaverotate_devicekey", "127.0.0.1")
+    }
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: 
     ],
 )
 def test_what_makes_no_sense_is_400_and_begins_nothing(devices: list[Device], body: dict[str, Any]) -> None:
-    response = send(operator("add"), "post", URL, body)
+    response = send(operator("rotate_devicekey"), "post", URL, body)
     assert response.status_code == 400
     assert response["Content-Type"] == "application/problem+json"
     assert not RotationWave.objects.exists()
@@ -81,7 +83,7 @@ def test_what_makes_no_sense_is_400_and_begins_nothing(devices: list[Device], bo
 
 def test_rights_are_separate(devices: list[Device]) -> None:
     wave = waves.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
-    reader = operator("view")
+    reader = operator("view_rotationwave")
     assert reader.get(f"{URL}/{wave.pk}").status_code == 200
     assert send(reader, "post", URL, {"name": "x", "everything": True}).status_code == 403
     assert send(reader, "patch", f"{URL}/{wave.pk}", {"action": "cancel"}).status_code == 403
@@ -90,7 +92,7 @@ def test_rights_are_separate(devices: list[Device]) -> None:
 
 
 def test_moves_that_cannot_be(devices: list[Device]) -> None:
-    client = operator("change", "view")
+    client = operator("rotate_devicekey", "view_rotationwave")
     wave = waves.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
     for body in ({"action": "resume"}, {"action": "stop"}, {}):
         assert send(client, "patch", f"{URL}/{wave.pk}", body).status_code == 400
@@ -99,7 +101,7 @@ def test_moves_that_cannot_be(devices: list[Device]) -> None:
 
 
 def test_the_list_costs_the_same_for_any_number(devices: list[Device]) -> None:
-    client = operator("view")
+    client = operator("view_rotationwave")
     costs = []
     for device in devices[:2]:
         waves.begin("x", Selection([device.title]), Actor("tester", "test"), timezone.now(), 60, 0)

@@ -1,0 +1,84 @@
+"""The four roles, as groups of Django: what each may see and do, and no more than its work takes.
+
+A role is given by putting an account into its group; an account may have several. The migration of this app makes the
+groups. Where a role gets a further right, a new migration calls ``establish`` again.
+"""
+
+from typing import Any
+
+from django.apps import apps as current_apps
+from django.contrib.auth.management import create_permissions
+
+from keyvault import rights
+
+OPERATOR = "operator"
+KEY_OFFICER = "key officer"
+ADMINISTRATOR = "administrator"
+AUDITOR = "auditor"
+
+_APPS = ("auth", "concentrators", "meters", "keyvault")
+
+
+def _views(app: str, *models: str) -> frozenset[str]:
+    return frozenset(f"{app}.view_{model}" for model in models)
+
+
+_TRAFFIC = _views("concentrators", "concentrator", "uplink", "integrityfailure", "failuretally")
+_ROTATION = _views("concentrators", "command", "rotationwave", "wavemeter")
+_KEYS = _views("keyvault", "devicekey", "invocationcounter", "tagfailures")
+
+RIGHTS: dict[str, frozenset[str]] = {
+    # Runs the meters: sees what they say, enrols and places them, and sends them commands that carry no key.
+    OPERATOR: _TRAFFIC
+    | _ROTATION
+    | _KEYS
+    | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
+    | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent")
+    | {"meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
+    | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"},
+    # Looks after the keys. Sees no reading.
+    KEY_OFFICER: _ROTATION
+    | _KEYS
+    | _views("concentrators", "concentrator", "integrityfailure", "failuretally")
+    | _views("meters", "meter")
+    | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
+    | {rights.PROVISION, rights.ROTATE_DEVICE_KEYS, rights.COMPROMISE, rights.EXPORT_KEYS}
+    | {rights.ROTATE_MASTER_KEY, rights.DESTROY_MASTER_KEY, rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
+    # Looks after accounts, concentrators with their tokens, and the register catalogue. May be the second person.
+    ADMINISTRATOR: _TRAFFIC
+    | _views("concentrators", "concentratortoken", "assignment")
+    | _views("meters", "meter", "register")
+    | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
+    | {"meters.add_register", "meters.change_register"}
+    | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
+    | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
+    # Sees who did what, to which keys, and what the frames came to. Changes nothing, and sees no reading of one meter.
+    AUDITOR: _TRAFFIC
+    | _ROTATION
+    | _KEYS
+    | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
+    | _views("meters", "meter", "register")
+    | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
+    | _views("auth", "user", "group")
+    | {rights.SEE_APPROVALS, rights.SEE_AUDIT, rights.EXPORT_AUDIT},
+}
+
+
+def establish(apps: Any, schema_editor: Any) -> None:
+    """Make the groups that are missing, and give each what it lacks of its rights; for ``RunPython``.
+
+    What an administrator of the database gave a group beside stays. May run again at any time.
+    """
+    database = schema_editor.connection.alias
+    for label in _APPS:
+        # Django makes permissions when all migrations are done: too late for this one.
+        create_permissions(current_apps.get_app_config(label), verbosity=0, using=database)
+    groups = apps.get_model("auth", "Group").objects.using(database)
+    permissions = apps.get_model("auth", "Permission").objects.using(database)
+    known = {
+        f"{app}.{codename}": pk
+        for app, codename, pk in permissions.values_list("content_type__app_label", "codename", "pk")
+    }
+    for name, wanted in RIGHTS.items():
+        group, _ = groups.get_or_create(name=name)
+        group.permissions.add(*(known[right] for right in sorted(wanted)))

@@ -1,0 +1,16 @@
+"""The rights that concern keys, as Django's permissions: each is one, and none comes with another.
+
+Which role has which stands in ``ami_headend.roles``.
+"""
+
+SEE_KEYS = "keyvault.view_devicekey"  # what is known of keys, never their octets
+PROVISION = "keyvault.provision_devicekey"
+ROTATE_DEVICE_KEYS = "keyvault.rotate_devicekey"
+COMPROMISE = "keyvault.compromise_devicekey"
+EXPORT_KEYS = "keyvault.export_devicekey"
+ROTATE_MASTER_KEY = "keyvault.rotate_masterkey"
+DESTROY_MASTER_KEY = "keyvault.destroy_masterkey"
+SEE_APPROVALS = "keyvault.view_approval"
+DECIDE_APPROVALS = "keyvault.decide_approval"
+SEE_AUDIT = "keyvault.view_auditrecord"
+EXPORT_AUDIT = "keyvault.export_auditrecord"
