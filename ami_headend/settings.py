@@ -46,9 +46,9 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
-    "unfold",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "ami_headend.console.apps.ConsoleConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -75,6 +75,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "ami_headend.console.zone.ViewerZoneMiddleware",
 ]
 
 ROOT_URLCONF = "ami_headend.urls"
@@ -229,12 +230,13 @@ UNFOLD = {
     "SITE_SUBHEADER": "smart metering head-end",
     "SITE_SYMBOL": "electric_meter",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"/{STATIC_URL}console/icon.svg"}],
+    "STYLES": [f"/{STATIC_URL}console/console.css"],
+    "SCRIPTS": [f"/{STATIC_URL}console/{name}.js" for name in ("zone", "live", "keyboard")],
     "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_HISTORY": True,
     "SIDEBAR": {"command_search": True, "navigation": "ami_headend.console.navigation.sidebar"},
     "COMMAND": {"search_callback": "ami_headend.console.search.search"},
-    "LOGIN": {"redirect_after": "/"},
     "COLORS": {
         "primary": {
             "50": "oklch(97% .014 254.604)",

@@ -1,11 +1,12 @@
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from ami_headend import health
 
 urlpatterns = [
-    path("", include("ami_headend.console.urls")),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     path("health/live", health.live, name="live"),
     path("health/ready", health.ready, name="ready"),
     path("admin/", admin.site.urls),

@@ -19,7 +19,7 @@ class TokenForm(forms.Form):
         max_length=120, required=False, help_text="what the token is for", widget=UnfoldAdminTextInputWidget
     )
     expires_at = forms.SplitDateTimeField(
-        label="expires (UTC)",
+        label="expires",
         required=False,
         help_text="without it, the token is valid until it is revoked",
         widget=UnfoldAdminSplitDateTimeWidget,
@@ -42,7 +42,7 @@ class AssignForm(forms.Form):
         Concentrator.objects.all(), widget=AutocompleteSelect(Assignment._meta.get_field("concentrator"), admin.site)
     )
     valid_from = forms.SplitDateTimeField(
-        label="from (UTC)",
+        label="from",
         initial=timezone.now,
         help_text="intervals that begin then or later count to the concentrator; totals move along",
         widget=UnfoldAdminSplitDateTimeWidget,

@@ -12,7 +12,7 @@ from concentrators.models import Concentrator
 from concentrators.tallies import TallyKey, TallySelection, tallies
 from concentrators.total_queries import TotalKey, TotalSelection, totals
 from concentrators.verdicts import FailureKind
-from keyvault.adminbase import FilterForm, RowsPage
+from keyvault.adminbase import FilterForm, RowsPage, shown
 from meters.models import Register
 from meters.obis import RegisterKind
 
@@ -57,7 +57,7 @@ class TotalsPage(RowsPage):
     title = "Totals"
     permission_required = ("concentrators.view_intervaltotal",)
     form_class = TotalFilters
-    headers = ("interval from (UTC)", "length", "concentrator", "register", "sum", "meters")
+    headers = ("interval from", "length", "concentrator", "register", "sum", "meters")
     explanation = (
         f"Oldest first; without a period, the last {_DAYS_SHOWN} days. A reading counts to the concentrator that "
         "its meter was assigned to when the interval began. Meters: counted of expected."
@@ -80,7 +80,7 @@ class TotalsPage(RowsPage):
         found, following = totals(selection, self.rows_per_page)
         rows = [
             [
-                f"{total.interval_start:%Y-%m-%d %H:%M}",
+                shown(total.interval_start),
                 f"{total.interval_minutes} min",
                 total.concentrator,
                 total.obis_code,
@@ -98,7 +98,7 @@ class TalliesPage(RowsPage):
     title = "Failures per hour"
     permission_required = ("concentrators.view_failuretally",)
     form_class = TallyFilters
-    headers = ("hour (UTC)", "concentrator", "kind", "failures")
+    headers = ("hour", "concentrator", "kind", "failures")
     explanation = "Latest first. Counts every refused frame; of a storm, the list of failures keeps only the first."
 
     def rows(self, filters: dict[str, Any], after: list[str] | None) -> tuple[list[list[Any]], list[Any] | None]:
@@ -117,7 +117,7 @@ class TalliesPage(RowsPage):
         found, following = tallies(selection, self.rows_per_page)
         rows = [
             [
-                f"{tally.hour:%Y-%m-%d %H:%M}",
+                shown(tally.hour),
                 str(tally.concentrator),
                 tally.kind.replace("_", " "),
                 f"{tally.failures:,}",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -13,6 +13,7 @@ from django.db.models import Model, Q, QuerySet
 from django.forms.widgets import Input
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.formats import localize
 from django.utils.functional import cached_property
@@ -75,13 +76,15 @@ class OctetsField(forms.CharField):
 
 
 class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
-    """A period whose two ends are times in UTC; an end that cannot be read is none."""
+    """A period whose two ends are times in the viewer's zone; an end that cannot be read is none."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         for end, lookup in (("from", "gte"), ("to", "lte")):
             date, clock = (self.used_parameters.get(f"{self.parameter_name}_{end}_{part}") or "" for part in (0, 1))
             try:
-                at = datetime.fromisoformat(f"{date} {clock or '00:00'}").replace(tzinfo=UTC)
+                at = datetime.fromisoformat(f"{date} {clock or '00:00'}").replace(
+                    tzinfo=timezone.get_current_timezone()
+                )
             except ValueError:
                 continue
             queryset = queryset.filter(**{f"{self.parameter_name}__{lookup}": at})
@@ -159,8 +162,8 @@ def hex_of(octets: bytes | memoryview | None) -> str:
 
 
 def shown(at: datetime | None, never: str = "never") -> str:
-    """A time on a page of details, where Django itself would write out microseconds."""
-    return never if at is None else str(localize(at))
+    """A time of ours on a page, in the viewer's zone; Django itself would write out microseconds."""
+    return never if at is None else str(localize(timezone.localtime(at)))
 
 
 def form_page(
@@ -188,10 +191,12 @@ def _time_widget() -> Input:
 
 
 class FilterForm(forms.Form):
-    """The filters of a page of rows; the period is two times in UTC, ``start`` inclusive, ``end`` exclusive."""
+    """The filters of a page of rows; the period is two times in the viewer's zone, ``start`` inclusive,
+    ``end`` exclusive.
+    """
 
-    start = forms.DateTimeField(label="from (UTC)", required=False, widget=_time_widget())
-    end = forms.DateTimeField(label="to (UTC)", required=False, widget=_time_widget())
+    start = forms.DateTimeField(label="from", required=False, widget=_time_widget())
+    end = forms.DateTimeField(label="to", required=False, widget=_time_widget())
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

@@ -129,7 +129,7 @@ class MeterAdmin(LargeTableAdmin):
     @display(description="place")
     def place(self, meter: Meter) -> str:
         standing = meter.installations.filter(removed_at=None).select_related("place").first()
-        return "none" if standing is None else f"{standing.place} since {standing.installed_at:%Y-%m-%d %H:%M} UTC"
+        return "none" if standing is None else f"{standing.place} since {shown(standing.installed_at)}"
 
     @action(description="Suspend", icon="pause", permissions=["change"])
     def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -171,7 +171,7 @@ class MeterAdmin(LargeTableAdmin):
     def retire(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
             registry.retire(meter, given["at"])
-            return f"retired from {given['at']:%Y-%m-%d %H:%M} UTC on"
+            return f"retired from {shown(given['at'])} on"
 
         text = "For good: its frames are refused, and no intervals are expected from then on."
         return self._change(request, object_id, AtForm, change, "Retire", text)

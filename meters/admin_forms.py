@@ -87,9 +87,7 @@ class RegisterForm(forms.ModelForm[Register]):
 class AtForm(forms.Form):
     """A change that takes effect at an instant."""
 
-    at = forms.SplitDateTimeField(
-        label="from (UTC)", initial=timezone.now, widget=UnfoldAdminSplitDateTimeWidget, help_text="UTC"
-    )
+    at = forms.SplitDateTimeField(label="from", initial=timezone.now, widget=UnfoldAdminSplitDateTimeWidget)
 
 
 class InstallForm(AtForm):

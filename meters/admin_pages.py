@@ -7,7 +7,7 @@ from django import forms
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from keyvault.adminbase import FilterForm, RowsPage
+from keyvault.adminbase import FilterForm, RowsPage, shown
 from meters import queries
 from meters.models import Meter, Register
 from meters.registry import RegistryError, find_meter
@@ -47,7 +47,7 @@ class ReadingsPage(RowsPage):
     title = "Readings"
     permission_required = ("meters.view_reading",)
     form_class = ReadingFilters
-    headers = ("time (UTC)", "meter", "register", "interval", "value", "uplink")
+    headers = ("time", "meter", "register", "interval", "value", "uplink")
     explanation = f"Oldest first; without a period, the last {_DAYS_SHOWN} days. Readings are never changed by hand."
 
     def rows(self, filters: dict[str, Any], after: list[str] | None) -> tuple[list[list[Any]], list[Any] | None]:
@@ -66,7 +66,7 @@ class ReadingsPage(RowsPage):
         )
         rows = [
             [
-                f"{row.captured_at:%Y-%m-%d %H:%M:%S}",
+                shown(row.captured_at),
                 row.system_title,
                 row.obis_code,
                 f"{row.interval_minutes} min" if row.interval_minutes else "-",

@@ -1,43 +1,51 @@
 """The sidebar: the pages that a user may see."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest
 from django.urls import reverse
+
+from ami_headend.console.overview import OverviewPage
+from ami_headend.console.page import ConsolePage
 
 
 class _Page(NamedTuple):
     title: str
     icon: str
     url_name: str
-    permission: str | None = None
+    permissions: Sequence[str] = ()
+
+
+def _console_page(page: type[ConsolePage]) -> _Page:
+    return _Page(page.title, page.icon, f"admin:{page.name}", page.permission_required)
 
 
 _GROUPS = [
-    (None, [_Page("Status", "monitoring", "status")]),
+    (None, [_console_page(OverviewPage)]),
     (
         "Traffic",
         [
-            _Page("Uplinks", "upload", "admin:concentrators_uplink_changelist", "concentrators.view_uplink"),
+            _Page("Uplinks", "upload", "admin:concentrators_uplink_changelist", ["concentrators.view_uplink"]),
             _Page(
                 "Integrity failures",
                 "gpp_maybe",
                 "admin:concentrators_integrityfailure_changelist",
-                "concentrators.view_integrityfailure",
+                ["concentrators.view_integrityfailure"],
             ),
-            _Page("Failures per hour", "bar_chart", "admin:failure_tallies", "concentrators.view_failuretally"),
-            _Page("Totals", "functions", "admin:interval_totals", "concentrators.view_intervaltotal"),
+            _Page("Failures per hour", "bar_chart", "admin:failure_tallies", ["concentrators.view_failuretally"]),
+            _Page("Totals", "functions", "admin:interval_totals", ["concentrators.view_intervaltotal"]),
         ],
     ),
     (
         "Meters",
         [
-            _Page("Meters", "electric_meter", "admin:meters_meter_changelist", "meters.view_meter"),
-            _Page("Readings", "query_stats", "admin:readings", "meters.view_reading"),
-            _Page("Events", "notifications", "admin:meters_meterevent_changelist", "meters.view_meterevent"),
-            _Page("Places", "home_pin", "admin:meters_place_changelist", "meters.view_place"),
-            _Page("Installations", "build", "admin:meters_installation_changelist", "meters.view_installation"),
-            _Page("Registers", "list_alt", "admin:meters_register_changelist", "meters.view_register"),
+            _Page("Meters", "electric_meter", "admin:meters_meter_changelist", ["meters.view_meter"]),
+            _Page("Readings", "query_stats", "admin:readings", ["meters.view_reading"]),
+            _Page("Events", "notifications", "admin:meters_meterevent_changelist", ["meters.view_meterevent"]),
+            _Page("Places", "home_pin", "admin:meters_place_changelist", ["meters.view_place"]),
+            _Page("Installations", "build", "admin:meters_installation_changelist", ["meters.view_installation"]),
+            _Page("Registers", "list_alt", "admin:meters_register_changelist", ["meters.view_register"]),
         ],
     ),
     (
@@ -47,35 +55,35 @@ _GROUPS = [
                 "Concentrators",
                 "router",
                 "admin:concentrators_concentrator_changelist",
-                "concentrators.view_concentrator",
+                ["concentrators.view_concentrator"],
             ),
             _Page(
                 "Tokens",
                 "key_vertical",
                 "admin:concentrators_concentratortoken_changelist",
-                "concentrators.view_concentratortoken",
+                ["concentrators.view_concentratortoken"],
             ),
-            _Page("Assignments", "lan", "admin:concentrators_assignment_changelist", "concentrators.view_assignment"),
+            _Page("Assignments", "lan", "admin:concentrators_assignment_changelist", ["concentrators.view_assignment"]),
         ],
     ),
     (
         "Keys",
         [
-            _Page("Device keys", "vpn_key", "admin:keyvault_devicekey_changelist", "keyvault.view_devicekey"),
-            _Page("Fleet keys", "key", "admin:keyvault_fleetkey_changelist", "keyvault.view_fleetkey"),
+            _Page("Device keys", "vpn_key", "admin:keyvault_devicekey_changelist", ["keyvault.view_devicekey"]),
+            _Page("Fleet keys", "key", "admin:keyvault_fleetkey_changelist", ["keyvault.view_fleetkey"]),
             _Page(
                 "Invocation counters",
                 "tag",
                 "admin:keyvault_invocationcounter_changelist",
-                "keyvault.view_invocationcounter",
+                ["keyvault.view_invocationcounter"],
             ),
         ],
     ),
     (
         "Accounts",
         [
-            _Page("Users", "person", "admin:auth_user_changelist", "auth.view_user"),
-            _Page("Groups", "group", "admin:auth_group_changelist", "auth.view_group"),
+            _Page("Users", "person", "admin:auth_user_changelist", ["auth.view_user"]),
+            _Page("Groups", "group", "admin:auth_group_changelist", ["auth.view_group"]),
             _Page("API", "api", "docs"),
         ],
     ),
@@ -88,8 +96,8 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
         (title, [(page, reverse(page.url_name)) for page in pages if _may_see(page, request)])
         for title, pages in _GROUPS
     ]
-    links = [link for _, pages in allowed for _, link in pages if link != "/" and request.path.startswith(link)]
-    here = max(links, key=len, default="/" if request.path == "/" else None)
+    links = [link for _, pages in allowed for _, link in pages if _is_within(request.path, link)]
+    here = max(links, key=len, default=None)
     return [
         {"title": title, "separator": bool(title), "items": [_item(page, link, here) for page, link in pages]}
         for title, pages in allowed
@@ -97,8 +105,13 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     ]
 
 
+def _is_within(path: str, link: str) -> bool:
+    """Whether a page lies under the link; all lie under the index, which is itself alone."""
+    return path == link or (link != reverse("admin:index") and path.startswith(link))
+
+
 def _may_see(page: _Page, request: HttpRequest) -> bool:
-    return page.permission is None or request.user.has_perm(page.permission)
+    return request.user.has_perms(page.permissions)
 
 
 def _item(page: _Page, link: str, here: str | None) -> dict[str, Any]:

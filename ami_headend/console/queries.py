@@ -129,7 +129,7 @@ def meters_heard(now: datetime, period: timedelta, limit: int) -> MetersHeard:
 
     Looks at every meter: with many of them the answer is kept for a while, in proportion to its cost.
     """
-    return _rested(f"meters_heard:{period.total_seconds()}:{limit}", lambda: _meters_heard(now - period, limit))
+    return rested(f"meters_heard:{period.total_seconds()}:{limit}", lambda: _meters_heard(now - period, limit))
 
 
 def latest_failures(limit: int) -> list[IntegrityFailure]:
@@ -170,7 +170,7 @@ def _meters_heard(since: datetime, limit: int) -> MetersHeard:
     return MetersHeard(expected, heard, never, [SilentMeter(*row[3:]) for row in rows])
 
 
-def _rested(name: str, ask: Callable[[], _T]) -> _T:
+def rested(name: str, ask: Callable[[], _T]) -> _T:
     """The answer to a costly question, asked again only after _RESTS times as long as it took."""
     key = f"console:{name}"
     kept: _T | None = cache.get(key)

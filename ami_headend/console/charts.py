@@ -1,0 +1,97 @@
+"""Charts of the console: data and options for unfold's chart component (Chart.js)."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_MUTED = "#8b93a1"
+_AXIS = {"grid": {"display": False, "color": ""}, "border": {"display": False}}
+
+# Colours that read on white and on the dark background alike.
+GOOD, UNSURE, BAD, PLAIN, SECOND, FAINT = "#16a34a", "#f59e0b", "#dc2626", "#3b82f6", "#8b5cf6", "#94a3b8"
+
+
+class Series(NamedTuple):
+    """One line, or one part of every bar; a value of None is a gap."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: str = PLAIN
+
+
+class Chart(NamedTuple):
+    """A chart for ``{% chart %}``: ``name`` is unique on its page, ``summary`` says in words what it shows."""
+
+    name: str
+    kind: str
+    summary: str
+    data: str
+    options: str
+
+
+def bars(name: str, summary: str, labels: Sequence[str], series: Sequence[Series], unit: str = "") -> Chart:
+    """Stacked bars over labels, which stand on the lower axis."""
+    datasets = [{"label": s.name, "data": list(s.values), "backgroundColor": s.colour} for s in series]
+    return _chart(name, "bar", summary, labels, datasets, unit, stacked=True)
+
+
+def lines(name: str, summary: str, labels: Sequence[str], series: Sequence[Series], unit: str = "") -> Chart:
+    """One line for each series; a gap stays a gap."""
+    datasets = [
+        {
+            "label": s.name,
+            "data": list(s.values),
+            "borderColor": s.colour,
+            "backgroundColor": s.colour,
+            "borderWidth": 2,
+            "pointRadius": 0,
+            "pointHitRadius": 8,
+            "spanGaps": False,
+        }
+        for s in series
+    ]
+    return _chart(name, "line", summary, labels, datasets, unit, stacked=False)
+
+
+def _chart(
+    name: str,
+    kind: str,
+    summary: str,
+    labels: Sequence[str],
+    datasets: list[dict[str, Any]],
+    unit: str,
+    *,
+    stacked: bool,
+) -> Chart:
+    ticks = {"color": _MUTED, "maxTicksLimit": 5}
+    options = {
+        "animation": False,
+        "responsive": True,
+        "maintainAspectRatio": False,
+        "interaction": {"mode": "index", "intersect": False},
+        "plugins": {
+            "legend": {
+                "display": len(datasets) > 1,
+                "align": "end",
+                "labels": {
+                    "boxHeight": 6,
+                    "boxWidth": 6,
+                    "usePointStyle": True,
+                    "pointStyle": "circle",
+                    "color": _MUTED,
+                },
+            }
+        },
+        "scales": {
+            "x": {**_AXIS, "stacked": stacked, "ticks": {"color": _MUTED, "maxTicksLimit": 8, "maxRotation": 0}},
+            "y": {
+                **_AXIS,
+                "stacked": stacked,
+                "grid": {"display": True, "color": ""},
+                "beginAtZero": True,
+                "ticks": ticks,
+                "title": {"display": bool(unit), "text": unit, "color": _MUTED},
+            },
+        },
+    }
+    return Chart(name, kind, summary, json.dumps({"labels": list(labels), "datasets": datasets}), json.dumps(options))

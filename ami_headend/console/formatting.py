@@ -1,0 +1,109 @@
+"""How figures are written on the console, each in one place; templatetags/console.py gives them to templates."""
+
+import math
+from datetime import datetime
+from typing import Any
+
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.formats import localize
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from concentrators.verdicts import FailureKind, Severity
+
+SEVERITY_COLOURS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "danger"}
+NOTHING = "-"
+
+_AGES = ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"))
+_PREFIXES = ((10**4, 1, ""), (10**7, 10**3, "k"), (10**10, 10**6, "M"), (math.inf, 10**9, "G"))
+
+
+def thousands(number: float | None) -> str:
+    """1234567 as 1,234,567; a dash where there is none."""
+    return NOTHING if number is None else f"{number:,}"
+
+
+def energy(watt_hours: float | None) -> str:
+    """An energy in Wh, in the unit that suits its size: 950 Wh, 12.3 kWh, 1,234.5 MWh."""
+    return _scaled(watt_hours, "Wh")
+
+
+def power(watts: float | None) -> str:
+    """A power in W, in the unit that suits its size."""
+    return _scaled(watts, "W")
+
+
+def percent(part: float | None, whole: float | None) -> str:
+    """A part of a whole as 99.8 %; never rounded up to 100 % while something is missing, nor down to 0 %."""
+    if part is None or not whole:
+        return NOTHING
+    share = 100 * part / whole
+    if 0 < share < 0.1:
+        return "< 0.1 %"
+    return f"{min(share, 99.9) if part < whole else share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its one fitting unit: 45 s, 3 min, 5 h, 12 days."""
+    whole = max(0, int(seconds))
+    for limit, unit, name in _AGES:
+        if whole < limit:
+            return f"{whole // unit} {name}"
+    return f"{whole // 86_400} days"
+
+
+def ago(at: datetime | None, now: datetime | None = None) -> SafeString | str:
+    """How long ago a time is, with the time itself as a tooltip; ``never`` where there is none."""
+    if at is None:
+        return "never"
+    age = duration(((now or timezone.now()) - at).total_seconds())
+    return _time(at, f"{age} ago")
+
+
+def moment(at: datetime | None) -> SafeString | str:
+    """A time in the viewer's zone, whose name is the tooltip; a dash where there is none."""
+    return NOTHING if at is None else _time(at, str(localize(timezone.localtime(at))))
+
+
+def zone_name(now: datetime) -> str:
+    """The zone in which times are shown, as Europe/Berlin (UTC+01:00)."""
+    local = timezone.localtime(now)
+    name, offset = timezone.get_current_timezone_name(), f"{local:%z}"
+    return "UTC" if name == "UTC" else f"{timezone.get_current_timezone()} (UTC{offset[:3]}:{offset[3:]})"
+
+
+def link(url: str, text: Any) -> SafeString:
+    """A link inside of a table or text."""
+    return format_html('<a class="console-link" href="{}">{}</a>', url, text)
+
+
+def label(text: Any, colour: str = "") -> SafeString:
+    """A state as unfold's label: ``colour`` is info, success, warning, danger or nothing."""
+    return render_to_string("unfold/helpers/label.html", {"text": text, "variant": colour, "size": "md"})
+
+
+def kind_label(kind: FailureKind | str) -> SafeString:
+    """A kind of failure in words, in the colour of its severity."""
+    known = FailureKind(kind)
+    return label(known.value.replace("_", " "), SEVERITY_COLOURS[known.severity])
+
+
+def clipped(text: Any) -> SafeString:
+    """A text that a narrow column may cut off; the tooltip has all of it."""
+    return format_html('<span class="console-clip" title="{}">{}</span>', text, text)
+
+
+def _time(at: datetime, text: str) -> SafeString:
+    local = timezone.localtime(at)
+    exact = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, text)
+
+
+def _scaled(value: float | None, unit: str) -> str:
+    if value is None:
+        return NOTHING
+    divisor, prefix = next((d, p) for limit, d, p in _PREFIXES if abs(value) < limit)
+    if divisor == 1:
+        return f"{value:,.0f} {unit}"
+    return f"{value / divisor:,.1f} {prefix}{unit}"

@@ -1,0 +1,51 @@
+"""What every page of the console is made from; docs/console.md says how one is made."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.auth.mixins import PermissionRequiredMixin
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils import timezone
+from django.utils.cache import add_never_cache_headers, patch_vary_headers
+from django.views.generic import TemplateView
+
+
+class ConsolePage(PermissionRequiredMixin, TemplateView):
+    """A page of the admin site; where it has a live part, htmx asks the same address for that part again and again.
+
+    ``route`` and ``name`` are its address (``admin:<name>``), ``permission_required`` who may see it (all of them; an
+    empty tuple: everybody who may sign in). ``template_name`` extends console/base.html; ``live_template_name`` is
+    the part that renews itself every ``live_every_s`` seconds.
+    """
+
+    route: ClassVar[str]
+    name: ClassVar[str]
+    title: ClassVar[str]
+    icon: ClassVar[str] = "article"
+    permission_required: tuple[str, ...] = ()
+    template_name = "console/base.html"
+    live_template_name: ClassVar[str | None] = None
+    live_every_s: ClassVar[int] = 5
+
+    @property
+    def is_live_request(self) -> bool:
+        """Whether htmx asks for the live part alone."""
+        return self.live_template_name is not None and "HX-Request" in self.request.headers
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = super().dispatch(request, *args, **kwargs)
+        if isinstance(response, HttpResponse):
+            add_never_cache_headers(response)
+            patch_vary_headers(response, ["HX-Request"])
+        return response
+
+    def get_template_names(self) -> list[str]:
+        return ["console/live.html"] if self.is_live_request else super().get_template_names()
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """``now``, the page itself as ``page``, and for a whole page what unfold's layout needs."""
+        self.request.current_app = admin.site.name
+        context = {"now": timezone.now(), "page": self, **kwargs}
+        if not self.is_live_request:
+            context = {**admin.site.each_context(self.request), "title": self.title, **context}
+        return super().get_context_data(**context)

@@ -1,0 +1,31 @@
+"""Tables of the console, as rows of cells; templatetags/console.py shows them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+
+class Column(NamedTuple):
+    """A column: numbers stand to the right; a minor one is left out on a phone."""
+
+    title: str
+    is_number: bool = False
+    is_minor: bool = False
+
+
+class Cell(NamedTuple):
+    """What stands in a row under a column."""
+
+    column: Column
+    content: Any
+
+
+class Table(NamedTuple):
+    """Columns and rows; a cell's content is text (escaped) or what ``formatting`` made."""
+
+    columns: list[Column]
+    rows: list[list[Cell]]
+
+
+def table(columns: list[Column], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table whose every row has one content for each column."""
+    return Table(columns, [[Cell(*pair) for pair in zip(columns, row, strict=True)] for row in rows])

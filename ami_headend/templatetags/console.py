@@ -1,0 +1,37 @@
+"""{% load console %}: the console's way of writing figures, and its components."""
+
+from typing import Any
+
+from django import template
+
+from ami_headend.console import formatting
+from ami_headend.console.charts import Chart
+from ami_headend.console.tables import Table
+
+register = template.Library()
+
+for _filter in (
+    formatting.thousands,
+    formatting.energy,
+    formatting.power,
+    formatting.percent,
+    formatting.duration,
+    formatting.ago,
+    formatting.moment,
+    formatting.zone_name,
+    formatting.label,
+    formatting.kind_label,
+):
+    register.filter(_filter.__name__, _filter)
+
+
+@register.inclusion_tag("console/components/table.html")
+def table(content: Table, empty: str = "Nothing yet.") -> dict[str, Any]:
+    """A table inside of a card; ``empty`` says what it means, and what to do, where it has no rows."""
+    return {"table": content, "empty": empty}
+
+
+@register.inclusion_tag("console/components/chart.html")
+def chart(content: Chart) -> dict[str, Any]:
+    """A chart, which goes on living while the live part around it is renewed."""
+    return {"chart": content}

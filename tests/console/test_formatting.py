@@ -1,0 +1,73 @@
+"""How figures are written."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.utils import timezone
+
+from ami_headend.console import formatting
+
+NOW = datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0 s"), (0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")],
+)
+def test_ago(seconds: int, text: str) -> None:
+    assert f">{text} ago</time>" in formatting.ago(NOW - timedelta(seconds=seconds), NOW)
+    assert formatting.ago(None, NOW) == "never"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "0 Wh"),
+        (950, "950 Wh"),
+        (9_999, "9,999 Wh"),
+        (12_345, "12.3 kWh"),
+        (9_999_999, "10,000.0 kWh"),
+        (1_234_567_890, "1,234.6 MWh"),
+        (5 * 10**13, "50,000.0 GWh"),
+        (-12_345, "-12.3 kWh"),
+    ],
+)
+def test_energies_take_the_unit_that_suits(value: float | None, text: str) -> None:
+    assert formatting.energy(value) == text
+    assert formatting.power(value) == text.replace("Wh", "W")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (0, 10, "0.0 %"),
+        (1, 100_000, "< 0.1 %"),
+        (99_999, 100_000, "99.9 %"),
+        (100, 100, "100.0 %"),
+        (2, 3, "66.7 %"),
+        (0, 0, "-"),
+        (None, 5, "-"),
+        (1, None, "-"),
+    ],
+)
+def test_a_share_is_never_rounded_to_all_or_nothing(part: Any, whole: Any, text: str) -> None:
+    assert formatting.percent(part, whole) == text
+
+
+def test_times_stand_in_the_zone_over_daylight_saving_changes() -> None:
+    """On 25 October 2026 Berlin has 02:30 twice: the tooltips tell them apart."""
+    before, after = datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+    with timezone.override(ZoneInfo("Europe/Berlin")):
+        assert 'title="2026-10-25 02:30:00 CEST">2026-10-25 02:30:00<' in formatting.moment(before)
+        assert 'title="2026-10-25 02:30:00 CET">2026-10-25 02:30:00<' in formatting.moment(after)
+        assert formatting.zone_name(before) == "Europe/Berlin (UTC+02:00)"
+        assert formatting.zone_name(after) == "Europe/Berlin (UTC+01:00)"
+    assert formatting.zone_name(after) == "UTC"
+    assert formatting.moment(None) == "-"
+
+
+def test_what_is_shown_is_escaped() -> None:
+    assert "<b>" not in formatting.link("/", "<b>") + formatting.label("<b>") + formatting.clipped("<b>")
