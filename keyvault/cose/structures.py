@@ -44,7 +44,14 @@ _ENC_STRUCTURE_HEADS = [_ENC_STRUCTURE_HEAD + bytes((0x40 + length,)) for length
 
 
 class MalformedError(ValueError):
-    """The octets are no frame of docs/frame.md. Anyone can send such octets: noise or an attack."""
+    """The octets are no frame of docs/frame.md. Anyone can send such octets: noise or an attack.
+
+    ``octet`` is where it breaks, counted from 0; None where the whole is at fault.
+    """
+
+    def __init__(self, why: str, octet: int | None = None) -> None:
+        super().__init__(why)
+        self.octet = octet
 
 
 class Frame(NamedTuple):
@@ -71,11 +78,11 @@ def parse_frame(octets: bytes) -> Frame:
     """
     match = _FRAME.match(octets)
     if match is None:
-        raise MalformedError(_why_malformed(octets))
+        raise MalformedError(*_why_malformed(octets))
     protected_length, protected, alg, kid, partial_iv, ciphertext_length = match.groups()
     start = match.end()
     if len(protected) != protected_length[0] - 0x40 or len(octets) - start != _announced(ciphertext_length):
-        raise MalformedError(_why_malformed(octets))
+        raise MalformedError(*_why_malformed(octets))
     return _new_frame(Frame, (kid, _ALG_NUMBER[alg], int.from_bytes(partial_iv[1:], "big"), protected, octets[start:]))
 
 
@@ -174,48 +181,49 @@ def _announced(head: bytes) -> int:
     return int.from_bytes(head[1:], "big") if len(head) > 1 else head[0] - 0x40
 
 
-def _why_malformed(octets: bytes) -> str:
-    """One sentence for the operator: the first thing that is wrong with a frame."""
+def _why_malformed(octets: bytes) -> tuple[str, int]:
+    """One sentence for the operator: the first thing that is wrong with a frame, and at which octet."""
     if not octets:
-        return "the frame is empty"
+        return "the frame is empty", 0
     if octets[0] != 0xD0:
-        return f"it begins with 0x{octets[0]:02x}, not with CBOR tag 16 (0xd0)"
+        return f"it begins with 0x{octets[0]:02x}, not with CBOR tag 16 (0xd0)", 0
     if octets[1:2] != b"\x83":
-        return "tag 16 is not followed by an array of three, of definite length and shortest form (0x83)"
+        return "tag 16 is not followed by an array of three, of definite length and shortest form (0x83)", 1
     if len(octets) < 3 or not 0x40 <= octets[2] <= 0x57:
-        return "the protected header is not a byte string of definite length and shortest form, 18 to 23 octets"
+        return "the protected header is not a byte string of definite length and shortest form, 18 to 23 octets", 2
     unprotected = 3 + octets[2] - 0x40
     if len(octets) < unprotected:
-        return "the frame ends inside the protected header"
-    why = _why_protected(octets[3:unprotected])
-    if why:
-        return why
+        return "the frame ends inside the protected header", len(octets)
+    wrong = _why_protected(octets[3:unprotected])
+    if wrong is not None:
+        return wrong[0], 3 + wrong[1]
     if octets[unprotected : unprotected + 1] != b"\xa0":
-        return "the unprotected header is not the empty map (0xa0): every header stands in the protected one"
+        why = "the unprotected header is not the empty map (0xa0): every header stands in the protected one"
+        return why, unprotected
     head = _BSTR_HEAD.match(octets, unprotected + 1)
     if head is None:
-        return "the ciphertext is not a byte string of definite length and shortest form, up to 65,535 octets"
+        why = "the ciphertext is not a byte string of definite length and shortest form, up to 65,535 octets"
+        return why, unprotected + 1
     announced = _announced(head.group())
     follow = len(octets) - head.end()
     if follow < announced:
-        return f"the ciphertext announces {announced} octets, but {follow} follow"
-    return f"octets follow the ciphertext: {follow - announced} of them"
+        return f"the ciphertext announces {announced} octets, but {follow} follow", len(octets)
+    return f"octets follow the ciphertext: {follow - announced} of them", head.end() + announced
 
 
-def _why_protected(protected: bytes) -> str:
-    """What is wrong with a protected header, or nothing."""
+def _why_protected(protected: bytes) -> tuple[str, int] | None:
+    """What is wrong with a protected header, and at which of its octets; or nothing."""
     if protected[:1] != b"\xa3":
-        return "the protected header is not a map of exactly three, 1: alg, 4: kid, 6: Partial IV (0xa3)"
+        return "the protected header is not a map of exactly three, 1: alg, 4: kid, 6: Partial IV (0xa3)", 0
     position = 1
     for label, name, value, form in _HEADERS:
         if protected[position : position + 1] != label:
-            return (
-                f"label {label[0]} ({name}) is missing at octet {position} of the protected header: 1, 4, 6, in order"
-            )
+            where = f"at octet {position} of the protected header: 1, 4, 6, in order"
+            return f"label {label[0]} ({name}) is missing {where}", position
         match = value.match(protected, position + 1)
         if match is None:
-            return f"the {name} is not {form}"
+            return f"the {name} is not {form}", position + 1
         position = match.end()
     if position != len(protected):
-        return "octets follow the three labels in the protected header"
-    return ""
+        return "octets follow the three labels in the protected header", position
+    return None

@@ -1,0 +1,337 @@
+"""A refused frame explained octet by octet, in CBOR diagnostic notation (RFC 8949 section 8). Pure.
+
+For people who look at evidence, never for deciding: it reads whatever it is given as far as it goes,
+malformed frames too, and says where it breaks. It looks at octets that no key vouches for, so that depth and
+number of items are bounded, and nothing is built from what a length announces.
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keyvault.cose.algorithms import CCM
+from keyvault.cose.structures import KID_OCTETS, SYSTEM_TITLE_OCTETS, MalformedError, parse_frame
+
+_DEPTH_MAX = 8
+_PARTS_MAX = 200
+_SHOWN_OCTETS_MAX = 2_048
+_TAG, _ALG, _KID, _PARTIAL_IV = 16, 1, 4, 6
+# Header parameters that COSE names (RFC 9052 section 3.1).
+_LABELS = {1: "alg", 2: "crit", 3: "content type", 4: "kid", 5: "IV", 6: "Partial IV"}
+_SIMPLE = {20: "false", 21: "true", 22: "null", 23: "undefined"}
+_FLOATS = {25: ">e", 26: ">f", 27: ">d"}
+
+
+class Part(NamedTuple):
+    """Octets of a frame that belong together: where they begin, what they say and what that means.
+
+    ``notation`` is CBOR diagnostic notation of this part, ``depth`` how deep it is nested; ``is_wrong``
+    marks the part in which the frame breaks.
+    """
+
+    offset: int
+    octets: bytes
+    depth: int
+    notation: str
+    meaning: str
+    is_wrong: bool = False
+
+
+class Annotation(NamedTuple):
+    """A frame's parts in the order of its octets. ``wrong`` says why it is no frame, ``wrong_at`` at which octet.
+
+    Both are None for a well-formed frame. ``notation`` is the whole on one line, None where it is no CBOR item.
+    """
+
+    parts: list[Part]
+    notation: str | None
+    wrong: str | None
+    wrong_at: int | None
+
+
+class _BrokenError(Exception):
+    """The octets are no CBOR from here on."""
+
+
+def annotate(octets: bytes) -> Annotation:
+    """Explain the octets of a frame, well-formed or not; never fails. Of very long ones the beginning is shown."""
+    wrong: MalformedError | None = None
+    try:
+        parse_frame(octets)
+    except MalformedError as error:
+        wrong = error
+    walk = _Walk(octets[:_SHOWN_OCTETS_MAX])
+    notation = walk.frame()
+    if len(octets) > _SHOWN_OCTETS_MAX:
+        notation = None
+    parts = walk.parts if wrong is None else _marked(walk.parts, wrong.octet, len(octets))
+    return Annotation(parts, notation, None if wrong is None else str(wrong), None if wrong is None else wrong.octet)
+
+
+def _marked(parts: list[Part], octet: int | None, end: int) -> list[Part]:
+    """The parts with the one marked in which the frame breaks: at its very end, a part of no octets."""
+    if octet is None:
+        return parts
+    if octet >= end:
+        return [*parts, Part(end, b"", 0, "", "the frame ends here, too early", is_wrong=True)]
+    at_fault = max((n for n, part in enumerate(parts) if part.offset <= octet), default=None)
+    return [part._replace(is_wrong=True) if n == at_fault else part for n, part in enumerate(parts)]
+
+
+class _Head(NamedTuple):
+    """The head of a CBOR item (RFC 8949 section 3): ``argument`` is None for an indefinite length."""
+
+    major: int
+    info: int
+    argument: int | None
+    after: int
+
+    @property
+    def width(self) -> str:
+        """The encoding indicator of an argument that is longer than it must be (RFC 8949 section 8.1)."""
+        if self.argument is None or self.info < 24:
+            return ""
+        shortest = 23 if self.argument < 24 else max(24, 23 + _octets_for(self.argument))
+        return "" if self.info == shortest else f"_{self.info - 24}"
+
+
+def _octets_for(argument: int) -> int:
+    """1, 2, 3 or 4 for an argument of 1, 2, 4 or 8 octets."""
+    return next(n for n, end in enumerate((1 << 8, 1 << 16, 1 << 32, 1 << 64), 1) if argument < end)
+
+
+class _Walk:
+    """One walk through the octets of a frame, collecting its parts."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+        self.parts: list[Part] = []
+        self.alg: int | None = None
+
+    def frame(self) -> str | None:
+        """The whole; gives its notation, or None where it is no single CBOR item."""
+        if not self.octets:
+            return None
+        try:
+            after, notation = self._item(0, len(self.octets), 0, ())
+        except _BrokenError as error:
+            self._rest(str(error))
+            return None
+        if after < len(self.octets):
+            self._add(after, len(self.octets), 0, _hex(self.octets[after:]), "octets after the end of the frame")
+            return None
+        return notation
+
+    def _rest(self, why: str, end: int | None = None) -> None:
+        """What could not be read, as one part."""
+        end = len(self.octets) if end is None else end
+        start = self.parts[-1].offset + len(self.parts[-1].octets) if self.parts else 0
+        if start < end:
+            self._add(start, end, 0, _hex(self.octets[start:end]), f"no CBOR: {why}")
+
+    def _add(self, start: int, end: int, depth: int, notation: str, meaning: str) -> None:
+        self.parts.append(Part(start, self.octets[start:end], depth, notation, meaning))
+
+    def _head(self, at: int, end: int) -> _Head:
+        if at >= end:
+            raise _BrokenError("an item is missing")
+        major, info = self.octets[at] >> 5, self.octets[at] & 0x1F
+        if info < 24:
+            return _Head(major, info, info, at + 1)
+        if info == 31:
+            return _Head(major, info, None, at + 1)
+        if info > 27:
+            raise _BrokenError(f"0x{self.octets[at]:02x} begins no CBOR item")
+        after = at + 1 + (1 << (info - 24))
+        if after > end:
+            raise _BrokenError("it ends inside a length or number")
+        return _Head(major, info, int.from_bytes(self.octets[at + 1 : after], "big"), after)
+
+    def _item(self, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        """One item from ``at``; gives the position after it and its notation."""
+        if depth > _DEPTH_MAX or len(self.parts) > _PARTS_MAX:
+            raise _BrokenError("nested too deep, or too many items, to be shown")
+        head = self._head(at, end)
+        if head.argument is None and head.major in (0, 1, 6):
+            raise _BrokenError(f"0x{self.octets[at]:02x} begins no CBOR item")
+        read: Callable[[_Head, int, int, int, tuple[int | str, ...]], tuple[int, str]]
+        read = (
+            self._integer,
+            self._integer,
+            self._string,
+            self._string,
+            self._array,
+            self._map,
+            self._tag,
+            self._simple,
+        )[head.major]
+        return read(head, at, end, depth, path)
+
+    def _integer(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        assert head.argument is not None  # noqa: S101 - _item refuses it
+        value = head.argument if head.major == 0 else -1 - head.argument
+        notation = f"{value}{head.width}"
+        if path[-1:] == ("label",):
+            meaning = f"label: {_LABELS.get(value, 'not one that a frame has')}"
+        elif path == (0, _ALG):
+            self.alg = value
+            meaning = f"algorithm {CCM[value].name}" if value in CCM else "an algorithm that this head-end does not know"
+        else:
+            meaning = _meaning(path, "a number")
+        self._add(at, head.after, depth, notation, meaning)
+        return head.after, notation
+
+    def _string(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        what = "text" if head.major == 3 else "byte string"
+        if head.argument is None:
+            return self._chunks(head, at, end, depth, path)
+        after = head.after + head.argument
+        if after > end:
+            follow = end - head.after
+            self._add(at, head.after, depth, what, f"a {what} of {head.argument:,} octets; {follow} follow")
+            raise _BrokenError(f"the {what} announces {head.argument:,} octets, but {follow} follow")
+        octets = self.octets[head.after : after]
+        notation = _text(octets) + head.width if head.major == 3 else _hex(octets) + head.width
+        if path == (0,) and head.major == 2:
+            return after, self._protected(head, at, after, depth)
+        if path == (2,) and head.major == 2:
+            self._add(at, head.after, depth, what, f"ciphertext and tag: a byte string of {head.argument:,} octets")
+            self._ciphertext(head.after, after, depth + 1)
+        elif path == (0, _KID) and head.argument == KID_OCTETS:
+            self._add(at, head.after, depth, what, "kid: a byte string of 10 octets")
+            split = head.after + SYSTEM_TITLE_OCTETS
+            self._add(head.after, split, depth + 1, _hex(self.octets[head.after : split]), "system title (EUI-64)")
+            epoch = int.from_bytes(self.octets[split:after], "big")
+            self._add(split, after, depth + 1, _hex(self.octets[split:after]), f"key epoch {epoch}")
+        elif path == (0, _PARTIAL_IV) and 0 < head.argument <= 5:
+            counter = f"invocation counter {int.from_bytes(octets, 'big'):,}"
+            self._add(at, after, depth, notation, f"Partial IV: {counter}")
+        else:
+            self._add(at, after, depth, notation, _meaning(path, f"a {what} of {head.argument:,} octets"))
+        return after, notation
+
+    def _protected(self, head: _Head, at: int, after: int, depth: int) -> str:
+        """The protected header: a byte string with CBOR inside (RFC 9052 section 3)."""
+        length = after - head.after
+        meaning = f"protected header, under the tag: a byte string of {length} octets"
+        self._add(at, head.after, depth, f"<< >>{head.width}", meaning)
+        try:
+            position, notation = self._item(head.after, after, depth + 1, (0,)) if length else (after, "")
+        except _BrokenError as error:
+            self._rest(str(error), after)
+            return _hex(self.octets[head.after : after]) + head.width
+        if position < after:
+            self._add(position, after, depth + 1, _hex(self.octets[position:after]), "octets after the header's end")
+            return _hex(self.octets[head.after : after]) + head.width
+        return f"<< {notation} >>{head.width}" if notation else f"h''{head.width}"
+
+    def _ciphertext(self, start: int, end: int, depth: int) -> None:
+        """Ciphertext and tag, told apart where the algorithm says how long the tag is."""
+        tag_octets = CCM[self.alg].tag_octets if self.alg in CCM else 0
+        if end - start < tag_octets:
+            self._add(start, end, depth, _hex(self.octets[start:end]), f"shorter than its tag of {tag_octets} octets")
+            return
+        if end - tag_octets > start:
+            octets = self.octets[start : end - tag_octets]
+            meaning = f"ciphertext: {len(octets):,} octets, as many as the plaintext"
+            if not tag_octets:
+                meaning = f"ciphertext and tag: {len(octets):,} octets"
+            self._add(start, end - tag_octets, depth, _hex(octets), meaning)
+        if tag_octets:
+            octets = self.octets[end - tag_octets : end]
+            self._add(end - tag_octets, end, depth, _hex(octets), f"authentication tag: {tag_octets} octets")
+
+    def _chunks(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        """A string of indefinite length: chunks of definite length up to a break."""
+        self._add(at, head.after, depth, "(_ )", _meaning(path, "a string of indefinite length"))
+        position, chunks = head.after, []
+        while self.octets[position : position + 1] != b"\xff":
+            if self._head(position, end).major != head.major:
+                raise _BrokenError("a chunk of another type in a string of indefinite length")
+            position, notation = self._item(position, end, depth + 1, (*path, "chunk"))
+            chunks.append(notation)
+        return self._break(position, end, depth), f"(_ {', '.join(chunks)})"
+
+    def _array(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        count = "indefinite length" if head.argument is None else f"{head.argument:,} items"
+        meaning = "[protected, unprotected, ciphertext]: " if path == () else ""
+        self._add(at, head.after, depth, "[ ]" if head.argument is not None else "[_ ]", f"{meaning}array of {count}")
+        position, items = head.after, list[str]()
+        while not self._ended(head, position, len(items)):
+            position, notation = self._item(position, end, depth + 1, (*path, len(items)))
+            items.append(notation)
+        if head.argument is None:
+            position = self._break(position, end, depth)
+            return position, f"[_ {', '.join(items)}]"
+        return position, f"[{head.width and head.width + ' '}{', '.join(items)}]"
+
+    def _map(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        count = "indefinite length" if head.argument is None else f"{head.argument:,} pairs"
+        name = {(0,): "header: map of ", (1,): "unprotected header, under no tag: map of "}.get(path, "map of ")
+        self._add(at, head.after, depth, "{ }" if head.argument is not None else "{_ }", name + count)
+        position, pairs = head.after, list[str]()
+        while not self._ended(head, position, len(pairs)):
+            position, key = self._item(position, end, depth + 1, (*path, "label"))
+            label: int | str = int(key) if key.lstrip("-").isdigit() else key
+            position, value = self._item(position, end, depth + 1, (*path, label))
+            pairs.append(f"{key}: {value}")
+        if head.argument is None:
+            position = self._break(position, end, depth)
+            return position, "{_ " + ", ".join(pairs) + "}"
+        return position, "{" + (head.width and head.width + " ") + ", ".join(pairs) + "}"
+
+    def _ended(self, head: _Head, position: int, read: int) -> bool:
+        if head.argument is None:
+            return self.octets[position : position + 1] == b"\xff"
+        return read >= head.argument
+
+    def _break(self, position: int, end: int, depth: int) -> int:
+        if position >= end:
+            raise _BrokenError("the break of an indefinite length is missing")
+        self._add(position, position + 1, depth, "", "break: the indefinite length ends")
+        return position + 1
+
+    def _tag(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        is_frame = head.argument == _TAG and path == ()
+        meaning = "COSE_Encrypt0 (RFC 9052 section 5.2)" if is_frame else "a tag that a frame does not have here"
+        self._add(at, head.after, depth, f"{head.argument}{head.width}( )", f"tag {head.argument}: {meaning}")
+        position, notation = self._item(head.after, end, depth + 1, path)
+        return position, f"{head.argument}{head.width}({notation})"
+
+    def _simple(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+        if head.argument is None:
+            raise _BrokenError("a break (0xff) where no indefinite length is open")
+        if head.info in _FLOATS:
+            value = struct.unpack(_FLOATS[head.info], self.octets[at + 1 : head.after])[0]
+            notation = _float(value)
+        else:
+            notation = _SIMPLE.get(head.argument, f"simple({head.argument})")
+        self._add(at, head.after, depth, notation, _meaning(path, "a value that a frame does not have"))
+        return head.after, notation
+
+
+def _meaning(path: tuple[int | str, ...], otherwise: str) -> str:
+    """What stands at a place of a frame, for items that are not as they should be."""
+    places: dict[tuple[int | str, ...], str] = {(0,): "protected header", (1,): "unprotected header", (2,): "ciphertext"}
+    name = places.get(path)
+    if name is None and len(path) == 2 and path[0] in (0, 1) and isinstance(path[1], int):
+        name = _LABELS.get(path[1])
+    return otherwise if name is None else f"{name}: {otherwise}"
+
+
+def _hex(octets: bytes) -> str:
+    return f"h'{octets.hex()}'"
+
+
+def _text(octets: bytes) -> str:
+    text = octets.decode(errors="replace")
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text) + '"'
+
+
+def _float(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return repr(value)

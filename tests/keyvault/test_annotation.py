@@ -1,0 +1,97 @@
+"""Frames explained octet by octet: nothing is left out, nothing fails, and the break is where parsing found it."""
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyvault.cose.annotation import Part, annotate
+from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
+from tests.keyvault.test_structures import MALFORMED
+
+FRAME = seal_frame(KNOWN_TITLE, 1, KNOWN_KEY, KNOWN_COUNTER, b"\x80")
+
+
+def part(parts: list[Part], beginning: str) -> Part:
+    return next(part for part in parts if part.meaning.startswith(beginning))
+
+
+def test_every_field_of_a_frame_is_named() -> None:
+    explained = annotate(FRAME)
+    assert explained.notation == (
+        f"16([<< {{1: 10, 4: h'0024befffe804ff10001', 6: h'61a7'}} >>, {{}}, h'{FRAME[25 - 1 :].hex()}'])"
+    )
+    assert (explained.wrong, explained.wrong_at) == (None, None)
+    assert not any(part.is_wrong for part in explained.parts)
+    assert part(explained.parts, "algorithm").meaning == "algorithm AES-CCM-16-64-128"
+    assert part(explained.parts, "system title")[:2] == (8, KNOWN_TITLE)
+    assert part(explained.parts, "key epoch").meaning == "key epoch 1"
+    assert part(explained.parts, "Partial IV").meaning == "Partial IV: invocation counter 24,999"
+    assert part(explained.parts, "ciphertext: ").octets == FRAME[-9:-8]
+    assert part(explained.parts, "authentication tag")[:2] == (len(FRAME) - 8, FRAME[-8:])
+
+
+@pytest.mark.parametrize("octets", [octets for octets, _ in MALFORMED.values()], ids=list(MALFORMED))
+def test_a_malformed_frame_is_shown_whole_with_the_place_where_it_breaks(octets: bytes) -> None:
+    explained = annotate(octets)
+    assert b"".join(part.octets for part in explained.parts) == octets
+    assert explained.wrong
+    [wrong] = [part for part in explained.parts if part.is_wrong]
+    assert explained.wrong_at is not None
+    assert wrong.offset <= explained.wrong_at <= wrong.offset + len(wrong.octets)
+
+
+@pytest.mark.parametrize(
+    ("octets", "wrong_at"),
+    [
+        (b"", 0),
+        (FRAME[:10], 10),  # inside the protected header
+        (FRAME[:-1], len(FRAME) - 1),
+        (FRAME + b"\x00\x00", len(FRAME)),
+        (raw_frame(raw_protected(alg=b"\x1a\x00\x00\x00\x0a")[:23]), 5),
+        (raw_frame(unprotected=b"\xa1\x01\x0a"), 22),
+    ],
+)
+def test_the_octet_at_fault(octets: bytes, wrong_at: int) -> None:
+    assert annotate(octets).wrong_at == wrong_at
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda more: FRAME[:20] + more))
+def test_no_octets_are_too_odd(octets: bytes) -> None:
+    parts = annotate(octets).parts
+    assert b"".join(part.octets for part in parts) == octets
+    assert [part.offset for part in parts] == sorted(part.offset for part in parts)
+
+
+@given(
+    st.recursive(
+        st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=9) | st.booleans() | st.none() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(), inner, max_size=3),
+        max_leaves=12,
+    )
+)
+def test_other_cbor_is_read_as_cbor(value: object) -> None:
+    octets = cbor2.dumps(value)
+    explained = annotate(octets)
+    assert b"".join(part.octets for part in explained.parts) == octets
+    assert explained.notation is not None
+    assert explained.wrong
+
+
+@pytest.mark.parametrize("octets", [b"\x81" * 900, b"\x9f" + b"\x00" * 900, b"\xd0" * 900, b"\x5f" + b"\x40" * 900])
+def test_deep_and_long_structures_are_bounded(octets: bytes) -> None:
+    explained = annotate(octets)
+    assert len(explained.parts) < 210
+    assert b"".join(part.octets for part in explained.parts) == octets
+
+
+def test_of_very_long_octets_the_beginning_is_shown() -> None:
+    explained = annotate(FRAME + bytes(100_000))
+    assert sum(len(part.octets) for part in explained.parts) == 2_048
+    assert explained.wrong_at == len(FRAME)
+
+
+def test_forms_that_are_not_the_shortest_are_told() -> None:
+    explained = annotate(raw_frame(b"\xb8\x03" + raw_protected()[1:]))
+    assert explained.notation is not None
+    assert "{_0 1: 10" in explained.notation
