@@ -91,8 +91,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Somebody without the key makes up frames for this meter.",
         ),
         (
-            "See whether other frames of the meter are accepted in the same hours: then its key is right, "
-            "and these frames are damaged or forged.",
+            "See whether other frames of the meter are accepted in these hours: then its key is right, these are not.",
             "If none are, the key is wrong: check the shipment and the meter's last key command.",
             "If only one concentrator brings them, inspect that concentrator and replace its token.",
             "Readings and counters are untouched by a forged frame: nothing needs to be undone.",

@@ -33,7 +33,8 @@ class Failure(NamedTuple):
 def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, received_at: datetime) -> None:
     """Count failures and keep their evidence, in the current transaction, with two queries.
 
-    Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on.
+    Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on. Triggers count
+    the kept ones by meter and kind (FailureGroup): those rows are locked last of all, in the order of their key.
     """
     room = _count(Counter(failure.kind for failure in failures), concentrator_id, received_at)
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_FAILURES) as copy:
@@ -70,15 +71,21 @@ def failures_in_hour(concentrator_id: int, kind: FailureKind, at: datetime) -> i
     return rows[0][0] if rows else 0
 
 
-def withdraw(uplink_id: int, frame_indexes: Iterable[int]) -> None:
-    """Take back the evidence of frames that waited and are judged again now. The caller holds the uplink's row."""
-    execute(
-        """DELETE FROM concentrators_integrityfailure
+def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> list[int]:
+    """Ids of the kept failures of an uplink's frames that wait for a key. The caller holds the uplink's row."""
+    rows = fetch_rows(
+        """SELECT id FROM concentrators_integrityfailure
            WHERE uplink_id = %s AND frame_index = ANY(%s::int[]) AND kind = ANY(%s::text[])""",
         uplink_id,
         int_array(frame_indexes),
         _names(WAITING),
     )
+    return [row[0] for row in rows]
+
+
+def withdraw(failure_ids: Collection[int]) -> None:
+    """Take back the evidence of frames that waited and were judged again. After ``record``: groups are locked last."""
+    execute("DELETE FROM concentrators_integrityfailure WHERE id = ANY(%s::bigint[])", int_array(failure_ids))
 
 
 def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> None:

@@ -1,7 +1,7 @@
 """Who posts and what was posted: concentrators, tokens, uplinks, verdicts, failures and totals."""
 
 from django.contrib.postgres.constraints import ExclusionConstraint
-from django.contrib.postgres.fields import RangeOperators
+from django.contrib.postgres.fields import ArrayField, RangeOperators
 from django.db import models
 from django.db.models import F, Q
 
@@ -122,8 +122,24 @@ class Uplink(models.Model):
         return f"uplink {self.pk}"
 
 
+class Acknowledgement(models.Model):
+    """Somebody has looked at failures and says what they were. Never changed: another look is another one."""
+
+    by = models.CharField(max_length=150)
+    at = models.DateTimeField()
+    note = models.CharField(max_length=1000)
+    selection = models.JSONField(default=dict, help_text="which failures were meant")
+
+    def __str__(self) -> str:
+        return f"by {self.by} at {self.at:%Y-%m-%d %H:%M}"
+
+
 class IntegrityFailure(models.Model):
-    """A frame that was refused, with its evidence. ``meter`` is whom the frame claims to be from."""
+    """A frame that was refused, with its evidence. ``meter`` is whom the frame claims to be from.
+
+    Lists read short ranges of the indexes by kind and state (concentrators/failure_queries.py), so that a
+    page of one kind costs the same in a flood of another.
+    """
 
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=18, choices=[(kind.value, kind.value) for kind in FailureKind])
@@ -137,19 +153,61 @@ class IntegrityFailure(models.Model):
     meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="failures")
     received_at = models.DateTimeField()
     detail = models.CharField(max_length=250)
+    acknowledgement = models.ForeignKey(
+        Acknowledgement, models.PROTECT, null=True, db_index=False, related_name="failures"
+    )
+    is_open = models.GeneratedField(
+        expression=Q(acknowledgement__isnull=True),  # type: ignore[arg-type]  # the stubs know no conditions here
+        output_field=models.BooleanField(),
+        db_persist=True,
+    )
 
     class Meta:
         indexes = [
             models.Index(fields=["-received_at", "-id"], name="failure_by_time"),
-            models.Index(fields=["kind", "-received_at"], name="failure_by_kind"),
-            models.Index(fields=["meter", "-received_at"], name="failure_by_meter"),
-            models.Index(fields=["concentrator", "-received_at"], name="failure_by_concentrator"),
+            models.Index(fields=["kind", "is_open", "-received_at", "-id"], name="failure_by_kind"),
+            models.Index(fields=["meter", "kind", "is_open", "-received_at", "-id"], name="failure_by_meter"),
+            models.Index(
+                fields=["concentrator", "kind", "is_open", "-received_at", "-id"], name="failure_by_concentrator"
+            ),
+            models.Index(
+                fields=["acknowledgement"], condition=Q(acknowledgement__isnull=False), name="failure_acknowledged"
+            ),
             models.Index(fields=["kid", "invocation_counter"], name="failure_by_counter"),
             models.Index(fields=["uplink"], name="failure_by_uplink"),
         ]
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.received_at}"
+
+
+class FailureGroup(models.Model):
+    """The kept failures of one meter and kind, counted; of frames of no known meter, by concentrator and kind.
+
+    Triggers keep it with every statement on the failures, so that nobody can forget it: the grouped view
+    and its counts cost the same in a flood. ``concentrators`` are all that brought such frames.
+    """
+
+    kind = models.CharField(max_length=18)
+    severity = models.SmallIntegerField()
+    meter = models.ForeignKey(Meter, models.CASCADE, null=True, related_name="+")
+    concentrator = models.ForeignKey(Concentrator, models.CASCADE, null=True, related_name="+")
+    concentrators = ArrayField(models.IntegerField())
+    failures = models.BigIntegerField()
+    open = models.BigIntegerField()
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["meter", "kind", "concentrator"], nulls_distinct=False, name="failure_group_once"
+            )
+        ]
+        indexes = [models.Index(fields=["-last_at", "-id"], name="failure_group_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.failures} {self.kind}"
 
 
 class FailureTally(models.Model):

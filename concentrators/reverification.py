@@ -161,9 +161,10 @@ def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, *, ca
     judged = {index for index, _ in frames}
     before = Counter({FailureKind(kind): len(judged.intersection(indexes)) for kind, indexes in waiting.kinds.items()})
     delivery = Delivery(uplink_id, waiting.concentrator_id, waiting.received_at, timezone.now())
-    integrity.withdraw(uplink_id, judged)
+    evidence = integrity.waiting_evidence(uplink_id, judged)
     verdicts = judge_by_halves(delivery, frames) if split else judge(delivery, frames, careful=careful)
     integrity.uncount(+before, waiting.concentrator_id, waiting.received_at)
+    integrity.withdraw(evidence)
     _move(uplink_id, waiting.kinds, judged, before, verdicts)
     return verdicts
 

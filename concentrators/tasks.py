@@ -6,7 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import commands, turns, uplinks, verification, waves
+from concentrators import acknowledgement, commands, turns, uplinks, verification, waves
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -73,3 +73,10 @@ def replace_worn_keys() -> None:
     replaced = commands.replace_worn_keys(_WORN_KEYS_AT_ONCE, timezone.now())
     if replaced:
         logger.info("new keys queued for %d meters that near the safe number of frames", replaced)
+
+
+@shared_task
+def acknowledge_failures(acknowledgement_id: int) -> None:
+    """Acknowledge the rest of many failures. Losing this task leaves them open: somebody acknowledges them again."""
+    acknowledged = acknowledgement.go_on(acknowledgement_id)
+    logger.info("acknowledgement %d holds for %d more failures", acknowledgement_id, acknowledged)

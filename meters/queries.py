@@ -111,8 +111,8 @@ def events(selection: Selection, limit: int) -> tuple[list[EventRow], EventKey |
     return shown, EventKey(rows[-1][3], rows[-1][0]) if len(rows) == limit else None
 
 
-def batches(query: Any, selection: Selection, size: int) -> Iterator[list[Any]]:
-    """All rows that ``readings`` or ``events`` finds, in lists of at most ``size``."""
+def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
+    """All rows that ``readings`` or another query in pages finds for its selection, in lists of at most ``size``."""
     while True:
         rows, key = query(selection, size)
         if rows:

@@ -176,7 +176,9 @@ class _Walk:
             meaning = f"label: {_LABELS.get(value, 'not one that a frame has')}"
         elif path == (0, _ALG):
             self.alg = value
-            meaning = f"algorithm {CCM[value].name}" if value in CCM else "an algorithm that this head-end does not know"
+            meaning = (
+                f"algorithm {CCM[value].name}" if value in CCM else "an algorithm that this head-end does not know"
+            )
         else:
             meaning = _meaning(path, "a number")
         self._add(at, head.after, depth, notation, meaning)
@@ -268,7 +270,8 @@ class _Walk:
 
     def _map(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} pairs"
-        name = {(0,): "header: map of ", (1,): "unprotected header, under no tag: map of "}.get(path, "map of ")
+        names: dict[tuple[int | str, ...], str] = {(0,): "header: ", (1,): "unprotected header, under no tag: "}
+        name = names.get(path, "") + "map of "
         self._add(at, head.after, depth, "{ }" if head.argument is not None else "{_ }", name + count)
         position, pairs = head.after, list[str]()
         while not self._ended(head, position, len(pairs)):
@@ -313,7 +316,11 @@ class _Walk:
 
 def _meaning(path: tuple[int | str, ...], otherwise: str) -> str:
     """What stands at a place of a frame, for items that are not as they should be."""
-    places: dict[tuple[int | str, ...], str] = {(0,): "protected header", (1,): "unprotected header", (2,): "ciphertext"}
+    places: dict[tuple[int | str, ...], str] = {
+        (0,): "protected header",
+        (1,): "unprotected header",
+        (2,): "ciphertext",
+    }
     name = places.get(path)
     if name is None and len(path) == 2 and path[0] in (0, 1) and isinstance(path[1], int):
         name = _LABELS.get(path[1])

@@ -1,0 +1,103 @@
+"""Acknowledging failures: somebody looked at them, and says what they were. Audited; the failures stay as they are."""
+
+import dataclasses
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import transaction
+
+from concentrators.failure_queries import FailureSelection, newest
+from concentrators.models import Acknowledgement
+from concentrators.verdicts import FailureKind, Severity
+from keyvault import audit
+from keyvault.sql import execute
+
+NOTE_LENGTH = 1_000
+_BATCH = 2_000
+
+
+class AcknowledgementError(ValueError):
+    """Without a note nobody knows later what was meant; the caller's mistake."""
+
+
+class Acknowledged(NamedTuple):
+    """What was recorded, how many failures it holds for so far, and whether more are open that it is meant for."""
+
+    id: int
+    failures: int
+    is_whole: bool
+
+
+def acknowledge(selection: FailureSelection, actor: audit.Actor, note: str, now: datetime) -> Acknowledged:
+    """Acknowledge the open failures of a selection that were received before ``now``, a batch of them at once.
+
+    Where more are open than one batch, ``go_on`` acknowledges the others. Raises AcknowledgementError without a
+    note, AuditError or MasterKeyError where it cannot be audited: then nothing is acknowledged.
+    """
+    note = note.strip()
+    if not note:
+        raise AcknowledgementError("say in a note what the failures were")
+    if len(note) > NOTE_LENGTH:
+        raise AcknowledgementError(f"a note has at most {NOTE_LENGTH:,} characters, not {len(note):,}")
+    until = now if selection.end is None else min(selection.end, now)
+    meant = _written(dataclasses.replace(selection, is_open=True, end=until, after=None))
+    with transaction.atomic():
+        row = Acknowledgement.objects.create(by=actor.name[:150], at=now, note=note, selection=meant)
+        failures = _batch(row)
+        subject = {"acknowledgement": row.pk, "failures": meant}
+        audit.record(actor, "failures.acknowledge", subject, note[:250])
+    return Acknowledged(row.pk, failures, failures < _BATCH)
+
+
+def go_on(acknowledgement_id: int) -> int:
+    """Acknowledge what is still open of what an acknowledgement is meant for; how many that were."""
+    row = Acknowledgement.objects.get(pk=acknowledgement_id)
+    acknowledged = 0
+    while True:
+        failures = _batch(row)
+        acknowledged += failures
+        if failures < _BATCH:
+            return acknowledged
+
+
+def _batch(row: Acknowledgement) -> int:
+    """Acknowledge the newest that are open; their rows are locked in the order of their ids."""
+    found, params = newest(_read(row.selection), _BATCH)
+    return execute(
+        f"""UPDATE concentrators_integrityfailure SET acknowledgement_id = %s
+            WHERE is_open AND id IN (SELECT id FROM concentrators_integrityfailure
+                                     WHERE id IN ({found}) AND is_open ORDER BY id FOR UPDATE)""",
+        row.pk,
+        *params,
+    )
+
+
+def _written(selection: FailureSelection) -> dict[str, Any]:
+    """A selection as JSON, what is None left out."""
+    written: dict[str, Any] = {}
+    for field in dataclasses.fields(selection):
+        value = getattr(selection, field.name)
+        if value is None:
+            continue
+        if isinstance(value, datetime):
+            value = value.isoformat()
+        elif isinstance(value, bytes):
+            value = value.hex()
+        elif not isinstance(value, int | bool):
+            value = list(value)
+        written[field.name] = value
+    return written
+
+
+def _read(written: dict[str, Any]) -> FailureSelection:
+    read = dict(written)
+    for name, to in (
+        ("kinds", lambda kinds: [FailureKind(kind) for kind in kinds]),
+        ("severity", Severity),
+        ("system_title", bytes.fromhex),
+        ("start", datetime.fromisoformat),
+        ("end", datetime.fromisoformat),
+    ):
+        if name in read:
+            read[name] = to(read[name])
+    return FailureSelection(**read)
