@@ -1,5 +1,6 @@
 """Concentrators, tokens and assignments in the admin; ``admin_evidence`` has uplinks and failures."""
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,15 +20,23 @@ from unfold.enums import ActionVariant
 
 from concentrators import (
     admin_evidence,  # noqa: F401 - registers its pages
+    intervals,
+    orders,
     tokens,
 )
-from concentrators.admin_forms import AssignForm, TokenForm
+from concentrators.admin_forms import AssignForm, IntervalForm, TokenForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
 from concentrators.assignments import AssignmentError, assign
-from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
-from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
+from concentrators.commands import DownlinkError
+from concentrators.intervals import IntervalError
+from concentrators.models import Assignment, CommandKind, Concentrator, ConcentratorToken, Uplink
+from concentrators.orders import Order
+from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown, web_actor
+from keyvault.audit import AuditError
+from keyvault.masterkey import MasterKeyError
 from meters.admin import MeterAdmin
 from meters.models import Meter
+from meters.registry import RegistryError
 
 TOKEN_COLOURS = {"valid": "success", "expired": "warning", "revoked": "danger"}
 _TOKEN_FIELDS = ["concentrator", "label", "state", "created_at", "expires_at", "revoked_at", "last_used_at"]
@@ -221,7 +230,7 @@ class AssignableMeterAdmin(MeterAdmin):
         ("State", {"fields": [*MeterAdmin.fieldsets[1][1]["fields"], "concentrator"]}),
     ]
     actions = ["assign_selected"]
-    actions_detail = ["assign_one", *MeterAdmin.actions_detail]
+    actions_detail = ["assign_one", "interval", *MeterAdmin.actions_detail]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
         standing = Assignment.objects.filter(valid_to=None).select_related("concentrator")
@@ -249,6 +258,27 @@ class AssignableMeterAdmin(MeterAdmin):
     @action(description="Assign", icon="lan", permissions=["assign"])
     def assign_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return HttpResponseRedirect(f"{reverse('admin:meters_meter_assign')}?{urlencode({'meters': object_id})}")
+
+    def has_interval_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("meters.change_meter") and request.user.has_perm("concentrators.add_command")
+
+    @action(description="Interval", icon="timelapse", permissions=["interval"])
+    def interval(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            now, minutes, at = timezone.now(), given["interval_minutes"], given["at"]
+            try:
+                if given["how"] == IntervalForm.COMMAND:
+                    order = Order(CommandKind.SET_INTERVAL, start=at, interval_minutes=minutes)
+                    (command,) = orders.give(meter, order, web_actor(request), now)
+                    at = datetime.fromtimestamp(command.parameters["from_s"], UTC)
+                    return f"is told (command {command.pk}) to measure in {minutes} min from {at:%Y-%m-%d %H:%M} UTC on"
+                at = intervals.change_by_hand(meter, minutes, at, now)
+            except (IntervalError, DownlinkError, MasterKeyError, AuditError) as error:
+                raise RegistryError(str(error)) from None
+            return f"measures in {minutes} min from {at:%Y-%m-%d %H:%M} UTC on"
+
+        text = "Intervals that begin before then stay of the length they had, late frames too."
+        return self._change(request, object_id, IntervalForm, change, "Interval of", text)
 
     def assign_view(self, request: HttpRequest) -> HttpResponse:
         """Asks for meters, a concentrator and an instant, and assigns."""

@@ -6,9 +6,15 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
 from django.utils import timezone
-from unfold.widgets import UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from concentrators.models import Assignment, Concentrator
+from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter
 
 
@@ -45,5 +51,31 @@ class AssignForm(forms.Form):
         label="from",
         initial=timezone.now,
         help_text="intervals that begin then or later count to the concentrator; totals move along",
+        widget=UnfoldAdminSplitDateTimeWidget,
+    )
+
+
+class IntervalForm(forms.Form):
+    """Another interval length of a meter, from when on, and who sets it there."""
+
+    COMMAND, BY_HAND = "command", "hand"
+    interval_minutes = forms.IntegerField(
+        min_value=1,
+        max_value=LONGEST_MINUTES,
+        label="interval length",
+        help_text="minutes, 1 to 1440",
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+    how = forms.ChoiceField(
+        choices=[
+            (COMMAND, "by a command: it holds once the meter has confirmed it"),
+            (BY_HAND, "at the meter, by hand: it is entered here now"),
+        ],
+        widget=UnfoldAdminSelectWidget,
+    )
+    at = forms.SplitDateTimeField(
+        label="from (UTC)",
+        required=False,
+        help_text="when intervals of both lengths begin; empty: the next such time (for a command, an hour ahead)",
         widget=UnfoldAdminSplitDateTimeWidget,
     )

@@ -1,6 +1,7 @@
 """Meters as verification needs them, kept per process for as long as no meter and no assignment changes.
 
-Every statement that changes a meter or an assignment gives the registry another generation, at random,
+Every statement that changes a meter, an assignment or an interval length, or that tells a meter to change
+its length, gives the registry another generation, at random,
 in its own transaction (a trigger, so that nobody can forget it; at random, so that a number never
 comes back after a rollback or a restore). What was read under a generation holds while it stands.
 """
@@ -8,20 +9,25 @@ comes back after a rollback or a restore). What was read under a generation hold
 from collections.abc import Collection
 
 from keyvault.sql import fetch_rows, octets_array
+from meters.lengths import Lengths
 from meters.models import MeterStatus
 
 _KEPT_AT_MOST = 500_000  # some 300 octets each
 
 
 class AssignedMeter:
-    """A meter as verification needs it: id, whether it is in service, interval length, and its assignments."""
+    """A meter as verification needs it: id, whether it is in service, interval length, and its assignments.
 
-    __slots__ = ("_assignments", "id", "in_service", "interval_minutes")
+    ``lengths`` is None but where another interval length held once, or may hold already.
+    """
 
-    def __init__(self, meter_id: int, status: str, interval_minutes: int) -> None:
+    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "lengths")
+
+    def __init__(self, meter_id: int, status: str, interval_minutes: int, lengths: Lengths | None = None) -> None:
         self.id = meter_id
         self.in_service = status == MeterStatus.COMMISSIONED
         self.interval_minutes = interval_minutes
+        self.lengths = lengths
         self._assignments: list[tuple[int, int, int | None]] = []
 
     def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
@@ -69,7 +75,13 @@ def assigned_meters(system_titles: Collection[bytes]) -> dict[bytes, AssignedMet
 
 def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
     rows = fetch_rows(
-        """SELECT m.system_title, m.id, m.status, m.interval_minutes, a.concentrator_id,
+        """SELECT m.system_title, m.id, m.status, m.interval_minutes,
+                  (SELECT array_agg(ARRAY[extract(epoch FROM valid_to)::bigint, l.interval_minutes] ORDER BY valid_to)
+                   FROM meters_earlierlength l WHERE l.meter_id = m.id),
+                  (SELECT array_agg(ARRAY[(parameters->>'from_s')::bigint, (parameters->>'interval_minutes')::bigint])
+                   FROM concentrators_command c WHERE c.meter_id = m.id AND c.kind = 5
+                        AND c.entered_at IS NULL AND c.state NOT IN ('refused', 'cancelled')),
+                  a.concentrator_id,
                   ceil(extract(epoch FROM a.valid_from))::bigint, ceil(extract(epoch FROM a.valid_to))::bigint
            FROM unnest(%s::bytea[]) AS t(title)
            JOIN meters_meter m ON m.system_title = t.title
@@ -77,10 +89,11 @@ def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
         octets_array(system_titles),
     )
     meters: dict[bytes, AssignedMeter] = {}
-    for title, meter_id, status, interval_minutes, concentrator_id, from_s, to_s in rows:
+    for title, meter_id, status, interval_minutes, ended, announced, concentrator_id, from_s, to_s in rows:
         meter = meters.get(title)
         if meter is None:
-            meter = meters[title] = AssignedMeter(meter_id, status, interval_minutes)
+            lengths = Lengths(ended or (), interval_minutes, announced or ()) if ended or announced else None
+            meter = meters[title] = AssignedMeter(meter_id, status, interval_minutes, lengths)
         if concentrator_id is not None:
             meter.add(concentrator_id, from_s, to_s)
     return meters

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-from django.db import transaction
 from django.http import HttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -14,17 +13,19 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from concentrators import commands, downlink
+from concentrators import downlink, orders
 from concentrators.authentication import BearerTokenAuthentication, CommandThrottle, IsConcentrator, concentrator_id
 from concentrators.commands import DownlinkError
-from concentrators.commands import Request as CommandRequest
+from concentrators.intervals import IntervalError
 from concentrators.models import Command, CommandKind
+from concentrators.orders import Order
 from keyvault import audit
 from keyvault.audit import AuditError
 from keyvault.epochs import EpochError
 from keyvault.masterkey import MasterKeyError
 from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.gaps import GapsError
+from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter, Register
 from meters.obis import RegisterKind
 from meters.registry import RegistryError, find_meter
@@ -33,7 +34,7 @@ CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _LISTED = 200
 _KEYS_RETRY_AFTER_S = 60
-_LOAD_PROFILE = "1-0:1.29.0"
+_TAKES = {"resend": (("from", "to"), ("register",)), "set_interval": (("interval_minutes",), ("from",))}
 
 
 class KeysUnavailable(exceptions.APIException):
@@ -149,24 +150,38 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
 
 
 class NewCommandSerializer(serializers.Serializer[Any]):
-    """A command to give: ``resend`` takes from and to, and asks for each gap of the load profile between them."""
+    """A command to give.
 
-    kind = serializers.ChoiceField([kind.name.lower() for kind in CommandKind if kind in commands.GIVEN])
+    ``resend`` takes from and to, and asks for each gap of the load profile between them. ``set_interval`` takes
+    interval_minutes, and from: when intervals of both lengths begin; the first such time an hour ahead without it.
+    """
+
+    kind = serializers.ChoiceField([kind.name.lower() for kind in CommandKind])
     register = serializers.SlugRelatedField(
         slug_field="obis_code", queryset=Register.objects.filter(kind=RegisterKind.INTERVAL), required=False
     )
     start = serializers.DateTimeField(required=False)
     end = serializers.DateTimeField(required=False)
+    interval_minutes = serializers.IntegerField(min_value=1, max_value=LONGEST_MINUTES, required=False)
 
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
         return {{"start": "from", "end": "to"}.get(name, name): field for name, field in fields.items()}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        resend = attrs["kind"] == "resend"
-        if resend != ("from" in attrs) or resend != ("to" in attrs) or ("register" in attrs and not resend):
-            raise ValidationError("resend takes from and to (and register, if wanted); the others take nothing.")
+        needed, optional = _TAKES.get(attrs["kind"], ((), ()))
+        given = set(attrs) - {"kind"}
+        if not set(needed) <= given <= {*needed, *optional}:
+            raise ValidationError(
+                "resend takes from and to (and register, if wanted), set_interval takes interval_minutes (and from,"
+                " if wanted); the others take nothing."
+            )
         return attrs
+
+    def order(self) -> Order:
+        asked = dict(self.validated_data)
+        kind, start, end = CommandKind[asked.pop("kind").upper()], asked.pop("from", None), asked.pop("to", None)
+        return Order(kind, start, end, **asked)
 
 
 class MeterCommands(generics.GenericAPIView[Any]):
@@ -199,10 +214,10 @@ class MeterCommands(generics.GenericAPIView[Any]):
         body.is_valid(raise_exception=True)
         _require(request, body.validated_data["kind"] == "set_key", _GIVE)
         try:
-            given = _give(meter, body.validated_data, request)
+            given = orders.give(meter, body.order(), _actor(request), timezone.now())
         except (MasterKeyError, AuditError) as error:
             raise KeysUnavailable from error
-        except (DownlinkError, EpochError, GapsError) as error:
+        except (DownlinkError, IntervalError, EpochError, GapsError) as error:
             raise ValidationError(str(error)) from None
         return Response(CommandSerializer(given, many=True).data, status=status.HTTP_201_CREATED)
 
@@ -229,13 +244,11 @@ class MeterCommand(generics.GenericAPIView[Any]):
             raise NotFound(f"The meter has no command {number}.")
         _require(request, command.kind == CommandKind.SET_KEY, _CANCEL)
         try:
-            with transaction.atomic():
-                if not commands.cancel([number], timezone.now()):
-                    raise Fetched
-                subject = {"device": bytes(command.meter.system_title).hex(), "commands": [number]}
-                audit.record(_actor(request), "command.cancel", subject)
+            cancelled = orders.cancel(command, _actor(request), timezone.now())
         except (MasterKeyError, AuditError) as error:
             raise KeysUnavailable from error
+        if not cancelled:
+            raise Fetched
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -252,22 +265,6 @@ def _require(request: Request, carries_key: bool, right: str) -> None:
 
 def _actor(request: Request) -> audit.Actor:
     return audit.Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
-
-
-def _give(meter: Meter, asked: dict[str, Any], request: Request) -> list[Command]:
-    now, by = timezone.now(), request.user.get_username()
-    kind = CommandKind[asked["kind"].upper()]
-    with transaction.atomic():
-        if kind is CommandKind.SET_KEY:
-            given = commands.enqueue_keys([meter], by, now)
-        elif kind is CommandKind.RESEND:
-            register = asked.get("register") or Register.objects.get(obis_code=_LOAD_PROFILE)
-            given = commands.enqueue_resends(meter, register, asked["from"], asked["to"], by, now)
-        else:
-            given = commands.enqueue([CommandRequest(meter, kind, {})], by, now)
-        subject = {"device": bytes(meter.system_title).hex(), "commands": [command.pk for command in given]}
-        audit.record(_actor(request), f"command.{kind.name.lower()}", subject, f"{len(given)} queued")
-    return given
 
 
 def _meter(system_title: str) -> Meter:

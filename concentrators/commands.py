@@ -19,7 +19,6 @@ from meters.gaps import gap_report
 from meters.models import Meter, MeterStatus, Register
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
-GIVEN = (CommandKind.SET_KEY, CommandKind.READ_NOW, CommandKind.RESEND, CommandKind.SET_CLOCK)
 SYSTEM = "ami-headend"  # who gives commands that nobody asked for
 RESENDS_MAX = 50
 _EXPIRE_BATCH = 10_000
@@ -30,7 +29,11 @@ class DownlinkError(ValueError):
 
 
 class Request(NamedTuple):
-    """A command that somebody wants to give: READ_NOW or SET_CLOCK without parameters, RESEND with from_s and to_s."""
+    """A command that somebody wants to give.
+
+    READ_NOW and SET_CLOCK take no parameters, RESEND from_s and to_s, SET_INTERVAL interval_minutes and from_s
+    (concentrators.intervals knows which those may be).
+    """
 
     meter: Meter
     kind: CommandKind
@@ -208,11 +211,13 @@ def _checked(request: Request) -> dict[str, int]:
             names: tuple[str, ...] = ()
         case CommandKind.RESEND:
             names = ("from_s", "to_s")
+        case CommandKind.SET_INTERVAL:
+            names = ("interval_minutes", "from_s")
         case _:
             raise DownlinkError(f"a command {request.kind.label!r} cannot be given this way")
     given = dict(request.parameters)
     if set(given) != set(names) or not all(type(value) is int for value in given.values()):
         raise DownlinkError(f"a command {request.kind.label!r} takes {', '.join(names) or 'no parameters'}")
-    if names and not 0 <= given["from_s"] < given["to_s"] < 2**40:
+    if request.kind is CommandKind.RESEND and not 0 <= given["from_s"] < given["to_s"] < 2**40:
         raise DownlinkError("a resend goes from a time to a later one")
     return given

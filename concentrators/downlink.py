@@ -144,6 +144,9 @@ def _to_seal(row: _Due, now: datetime) -> KeyCommand | PlainCommand:
         case CommandKind.RESEND:
             more = (row.parameters["from_s"], row.parameters["to_s"])
             return PlainCommand(row.number, row.system_title, (row.kind, row.number, *more))
+        case CommandKind.SET_INTERVAL:
+            more = (row.parameters["interval_minutes"], row.parameters["from_s"])
+            return PlainCommand(row.number, row.system_title, (row.kind, row.number, *more))
         case CommandKind.SET_CLOCK:
             return PlainCommand(row.number, row.system_title, (row.kind, row.number, int(now.timestamp())))
     return PlainCommand(row.number, row.system_title, (row.kind, row.number))

@@ -132,7 +132,9 @@ class _Batch:
                 self._refuse(frame, FailureKind.COUNTER_TOO_OLD, "the counter is older than the gaps that are kept")
                 continue
             try:
-                values = readings.interpret(frame.plaintext, title, meter.interval_minutes, _registers, period)
+                values = readings.interpret(
+                    frame.plaintext, title, meter.interval_minutes, _registers, period, meter.lengths
+                )
             except PayloadError as error:
                 self._refuse_payload(frame, take, error)
             else:

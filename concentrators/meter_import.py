@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.db import connection, transaction
 
-from concentrators import totals
+from concentrators import intervals, totals
 from concentrators.assignments import assign
 from concentrators.models import Assignment, Concentrator
 from keyvault import masterkey, provisioning
@@ -49,7 +49,8 @@ def import_meters(
 ) -> ImportReport:
     """Enrols the meters of a file, gives new ones keys, and assigns them to the concentrators named.
 
-    New meters are assigned from their commissioning on, others (with ``update``) from ``now``. Meters
+    New meters are assigned from their commissioning on, others (with ``update``) from ``now``; another interval
+    length of theirs holds from where intervals of both begin next. Meters
     that have keys already keep those. MasterKeyError where random keys are wanted and cannot be wrapped.
     """
     if keys.make and keys.fleet_key is None:
@@ -66,13 +67,20 @@ def import_meters(
         if report.bad or dry_run:
             transaction.set_rollback(True)
             return report
-        if moving:
+        lengths = [
+            (change.meter, change.line.interval_minutes)
+            for change in plan.changed
+            if change.line.interval_minutes is not None and "interval_minutes" in change.columns
+        ]
+        if moving or lengths:
             totals.lock()  # as ``assign`` does: before changes of meters move the registry's generation
         added = enrol(plan, now, done=lambda count: progress("enrolling", count))
         if keys.make:
             report.keyed = _provision(plan.new, keys, progress)
         _assign_new(plan.new, added, concentrators, now)
         assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
+        for chunk in chunks(lengths):
+            intervals.change_from_next_boundary(chunk, now)
     return report
 
 

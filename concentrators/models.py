@@ -327,6 +327,7 @@ class Command(models.Model):
     offered_to = models.ForeignKey(Concentrator, models.PROTECT, null=True, related_name="+")
     delivered_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True, help_text="done, refused, expired or cancelled")
+    entered_at = models.DateTimeField(null=True, help_text="set interval: when the registry took the length over")
 
     class Meta:
         indexes = [
@@ -337,6 +338,11 @@ class Command(models.Model):
             ),
             models.Index(
                 fields=["expires_at"], condition=Q(state__in=["queued", "offered", "delivered"]), name="command_expiry"
+            ),
+            models.Index(
+                fields=["meter"],
+                condition=Q(kind=5, entered_at=None) & ~Q(state__in=["refused", "cancelled"]),
+                name="command_announced_length",
             ),
         ]
 

@@ -6,7 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import acknowledgement, commands, turns, uplinks, verification, waves
+from concentrators import acknowledgement, commands, intervals, turns, uplinks, verification, waves
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,14 @@ def expire_commands() -> None:
     expired = commands.expire(timezone.now())
     if expired:
         logger.info("%d commands expired", expired)
+
+
+@shared_task
+def enter_interval_lengths() -> None:
+    """Take over the interval lengths that meters have confirmed."""
+    entered = intervals.enter_confirmed(timezone.now())
+    if entered:
+        logger.info("another interval length of %d meters is entered in the registry", entered)
 
 
 @shared_task

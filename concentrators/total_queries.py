@@ -22,7 +22,7 @@ class TotalKey(NamedTuple):
 class TotalRow(NamedTuple):
     """A total as it is shown: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
 
-    ``meters_expected`` counts the meters assigned at the interval's start that have this interval
+    ``meters_expected`` counts the meters assigned at the interval's start that had this interval
     length and were in service by then.
     """
 
@@ -62,9 +62,12 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
                 CROSS JOIN LATERAL (
                     SELECT count(*)::int AS expected
                     FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
+                    LEFT JOIN meters_earlierlength l ON l.meter_id = m.id AND l.valid_to > t.interval_start
+                         AND (l.valid_from IS NULL OR l.valid_from <= t.interval_start)
                     WHERE a.concentrator_id = t.concentrator_id AND a.valid_from <= t.interval_start
                       AND (a.valid_to IS NULL OR a.valid_to > t.interval_start)
-                      AND m.interval_minutes = t.interval_minutes AND m.commissioned_at <= t.interval_start
+                      AND coalesce(l.interval_minutes, m.interval_minutes) = t.interval_minutes
+                      AND m.commissioned_at <= t.interval_start
                       AND (m.retired_at IS NULL OR m.retired_at > t.interval_start)
                 ) AS e
                 ORDER BY t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes""",

@@ -69,6 +69,9 @@ class MeterAdmin(LargeTableAdmin):
     ]
     actions_detail = ["suspend", "resume", "install", "exchange", "retire"]
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Meter | None = None) -> list[str]:
+        return self.readonly_fields if obj is None else [*self.readonly_fields, "interval_minutes"]
+
     def get_form(
         self, request: HttpRequest, obj: Meter | None = None, change: bool = False, **kwargs: Any
     ) -> type[forms.ModelForm[Meter]]:

@@ -22,7 +22,15 @@ SYSTEM_TITLE_OCTETS = 8
 
 
 class MeterForm(forms.ModelForm[Meter]):
-    """A meter that stands: its system title and status do not change here."""
+    """A meter that stands: its system title, status and interval length do not change here."""
+
+    class Meta:
+        model = Meter
+        fields = ["serial_number", "name", "commissioned_at"]
+
+
+class NewMeterForm(MeterForm):
+    """A new meter: its system title in hex, its interval length, and where its first keys come from."""
 
     interval_minutes = forms.IntegerField(
         min_value=1,
@@ -31,15 +39,6 @@ class MeterForm(forms.ModelForm[Meter]):
         help_text="length of one load-profile interval, 1 to 1440",
         widget=UnfoldAdminIntegerFieldWidget,
     )
-
-    class Meta:
-        model = Meter
-        fields = ["serial_number", "name", "interval_minutes", "commissioned_at"]
-
-
-class NewMeterForm(MeterForm):
-    """A new meter: its system title in hex, and where its first keys come from."""
-
     system_title_hex = OctetsField(
         octets=SYSTEM_TITLE_OCTETS,
         what="A system title",

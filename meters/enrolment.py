@@ -135,7 +135,10 @@ def _taken(place: str | None, at_place: dict[str, list[Installation]], at: datet
 
 
 def enrol(plan: Enrolment, now: datetime, done: Callable[[int], None] = lambda count: None) -> dict[bytes, int]:
-    """Does what was planned; gives the ids of new meters by system title. Wants the caller's transaction."""
+    """Does what was planned; gives the ids of new meters by system title. Wants the caller's transaction.
+
+    Another interval length of a registered meter is left to the caller: totals move with it.
+    """
     added: dict[bytes, int] = {}
     for lines in chunks(plan.new):
         added |= _add(lines, now)
@@ -182,13 +185,13 @@ def _install(rows: list[tuple[int, str, datetime]]) -> None:
 
 def _change(changes: list[Change], now: datetime) -> None:
     for change in changes:
-        for column in change.columns:
+        for column in set(change.columns) - {"interval_minutes"}:
             setattr(change.meter, column, getattr(change.line, column))
     _execute(
-        """UPDATE meters_meter SET name = n.name, interval_minutes = n.minutes, status = n.status
-           FROM unnest(%s::int[], %s::text[], %s::int[], %s::text[]) AS n(id, name, minutes, status)
+        """UPDATE meters_meter SET name = n.name, status = n.status
+           FROM unnest(%s::int[], %s::text[], %s::text[]) AS n(id, name, status)
            WHERE meters_meter.id = n.id RETURNING n.id""",
-        [(meter.pk, meter.name, meter.interval_minutes, str(meter.status)) for meter in (c.meter for c in changes)],
+        [(meter.pk, meter.name, str(meter.status)) for meter in (c.meter for c in changes)],
     )
     moving = [(change.meter.pk, change.place, now) for change in changes if change.place]
     Installation.objects.filter(meter__in=[row[0] for row in moving], removed_at=None).update(removed_at=now)

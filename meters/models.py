@@ -52,6 +52,37 @@ class Meter(models.Model):
         return self.serial_number
 
 
+class EarlierLength(models.Model):
+    """An interval length that a meter measured in before, and until when; empty ``valid_from``: from its beginning.
+
+    From the end of the last one on ``Meter.interval_minutes`` holds: a meter that never changed has none of these.
+    """
+
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="earlier_lengths", db_index=False)
+    interval_minutes = models.PositiveSmallIntegerField()
+    valid_from = models.DateTimeField(null=True, blank=True)
+    valid_to = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="earlier_length_minutes"
+            ),
+            models.UniqueConstraint(fields=["meter", "valid_to"], name="earlier_length_end"),
+            ExclusionConstraint(
+                name="earlier_length_one_at_a_time",
+                expressions=[
+                    (SameInteger("meter_id"), RangeOperators.OVERLAPS),
+                    (Period("valid_from", "valid_to"), RangeOperators.OVERLAPS),
+                ],
+                violation_error_message="The meter has another interval length in that period.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.meter} in {self.interval_minutes} min until {self.valid_to:%Y-%m-%d %H:%M}"
+
+
 class Place(models.Model):
     """Where energy is metered: a metering point, whichever meter hangs there."""
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.db import connection
 
 from keyvault.sql import cursor, fetch_rows, int_array
+from meters.lengths import Lengths
 from meters.obis import RegisterKind
 from meters.senml import SenMLError, parse_pack
 
@@ -109,9 +110,16 @@ class Registers:
 
 
 def interpret(
-    payload: bytes, system_title: bytes, interval_minutes: int, registers: Registers, period: Period
+    payload: bytes,
+    system_title: bytes,
+    interval_minutes: int,
+    registers: Registers,
+    period: Period,
+    lengths: Lengths | None = None,
 ) -> list[Value]:
     """The values of an authentic payload of the meter with that system title, all or none.
+
+    ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always.
 
     Raises PayloadError: payload_invalid (not SenML, unknown register, wrong unit, a value finer than the
     register, an interval off its grid, two values at one place), identity_mismatch (another meter's
@@ -131,11 +139,13 @@ def interpret(
                 PayloadRefusal.PAYLOAD_INVALID, f"{name} is in {unit!r}; the register counts {register.unit!r}"
             )
         steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
-        length = interval_minutes if register.is_interval else 0
-        if length and time_s % (length * 60):
-            raise PayloadError(
-                PayloadRefusal.PAYLOAD_INVALID, f"{name} begins at {time_s}, no multiple of {length} minutes"
-            )
+        length = 0
+        if register.is_interval:
+            length = interval_minutes if lengths is None else lengths.at(time_s)
+            if time_s % (length * 60):
+                raise PayloadError(
+                    PayloadRefusal.PAYLOAD_INVALID, f"{name} begins at {time_s}, no multiple of {length} minutes"
+                )
         values.append(_new_value(Value, (time_s, register.id, steps, length, register.is_event)))
     _check_times(values, period)
     return values

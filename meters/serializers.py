@@ -213,13 +213,14 @@ class GapSerializer(serializers.Serializer[Any]):
 
     to = serializers.DateTimeField(source="end")
     intervals = serializers.IntegerField()
+    interval_minutes = serializers.IntegerField(help_text="the length that the meter had then")
 
     def get_fields(self) -> dict[str, Any]:
         return {"from": serializers.DateTimeField(source="start"), **super().get_fields()}
 
 
 class GapReportSerializer(serializers.Serializer[Any]):
-    interval_minutes = serializers.IntegerField()
+    interval_minutes = serializers.IntegerField(help_text="the length that the meter has now")
     expected = serializers.IntegerField(help_text="intervals")
     missing = serializers.IntegerField(help_text="intervals")
     completeness = serializers.FloatField(allow_null=True, help_text="0 to 1; null where none is expected")

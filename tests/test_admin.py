@@ -309,7 +309,25 @@ def test_status_and_place_change_through_the_registry(admin_client: Client) -> N
     assert Meter.objects.get(pk=meter.pk).status == MeterStatus.RETIRED
 
 
-@pytest.mark.parametrize("action", ["suspend", "install", "assign_one"])
+def test_another_interval_length_is_told_or_entered(admin_client: Client) -> None:
+    meter = MeterFactory.create(commissioned_at=fleet.START)
+    address = reverse("admin:meters_meter_interval", args=[meter.pk])
+    assert admin_client.get(address).status_code == 200
+
+    def press(**given: object) -> str:
+        return admin_client.post(address, given, follow=True).content.decode()
+
+    later = {"at_0": "2040-01-01", "at_1": "00:00:00"}
+    assert "is told (command" in press(interval_minutes=15, how="command", **later)
+    assert Meter.objects.get(pk=meter.pk).interval_minutes == 30
+    assert "being told another length already" in press(interval_minutes=15, how="command")
+    assert "measures in 60 min from" in press(interval_minutes=60, how="hand")
+    assert Meter.objects.get(pk=meter.pk).interval_minutes == 60
+    assert "measures in 60 min already" in press(interval_minutes=60, how="hand")
+    assert "Ensure this value is less than or equal to 1440" in press(interval_minutes=1441, how="hand")
+
+
+@pytest.mark.parametrize("action", ["suspend", "install", "assign_one", "interval"])
 def test_a_reader_changes_no_meter(action: str) -> None:
     meter = MeterFactory.create()
     client = limited("view_meter")

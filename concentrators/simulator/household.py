@@ -31,6 +31,10 @@ class HouseholdLoad:
             values += self._day(household, day, interval_minutes)[offset : offset + count - len(values)]
         return values
 
+    @staticmethod
+    def has_intervals_of(interval_minutes: int) -> bool:
+        return interval_minutes > 0 and _DAY_MINUTES % interval_minutes == 0
+
     def _make_profile(self, household: int, interval_minutes: int, weekend: bool) -> list[float]:
         """The expected Wh of each interval of a day."""
         rng = random.Random(f"{self._seed}/household/{household}")

@@ -16,8 +16,14 @@ from meters.obis import COMMAND_DONE, COMMAND_REFUSED
 
 FIRST_EPOCH = 1
 TRANSFER_EPOCH = 0
-SET_KEY, READ_NOW, RESEND, SET_CLOCK = 1, 2, 3, 4
-_SHAPES = {SET_KEY: (int, int, int, bytes, int), READ_NOW: (int, int), RESEND: (int,) * 4, SET_CLOCK: (int,) * 3}
+SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5
+_SHAPES = {
+    SET_KEY: (int, int, int, bytes, int),
+    READ_NOW: (int, int),
+    RESEND: (int,) * 4,
+    SET_CLOCK: (int,) * 3,
+    SET_INTERVAL: (int,) * 4,
+}
 
 
 class Fault(StrEnum):
@@ -57,7 +63,8 @@ class Answer(NamedTuple):
 class Keyring:
     """What a meter keeps of keys and commands in non-volatile memory: ``key`` None is the one it was made with.
 
-    ``taken`` is the counter of the last command taken, by epoch, and ``answers`` what was said to it.
+    ``taken`` is the counter of the last command taken, by epoch, and ``answers`` what was said to it; ``lengths``
+    are the interval lengths that commands set.
     """
 
     number: int
@@ -68,6 +75,7 @@ class Keyring:
     taken: dict[str, int] = field(default_factory=dict)
     answers: dict[str, list[Any]] = field(default_factory=dict)
     answered_s: int = 0
+    lengths: list[tuple[int, int]] = field(default_factory=list)  # from a Unix second on, in minutes
 
     @classmethod
     def load(cls, text: str) -> Self:

@@ -1,6 +1,6 @@
 """What a run of the simulator consists of; everything in it follows from its plan and its load. No Django."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, Self
@@ -20,14 +20,26 @@ class Load(Protocol):
     def energy_wh(self, household: int, first_minute: int, count: int, interval_minutes: int) -> list[int | None]:
         """Wh of ``count`` intervals from ``first_minute`` after the start; None where there is no reading."""
 
+    def has_intervals_of(self, interval_minutes: int) -> bool:
+        """Whether there is energy in intervals of that length."""
+
+
+# From a Unix second on a meter measures in another length (minutes), as a command told it; oldest first.
+Lengths = Sequence[tuple[int, int]]
+
 
 class Interval(NamedTuple):
-    """The interval at a position from the start: when it began (Unix seconds), the register then, its energy (Wh)."""
+    """An interval: which one since the start, when it began (Unix seconds), the register then, its energy (Wh)."""
 
     position: int
     start_s: int
     register_wh: int
     energy_wh: int
+    minutes: int
+
+    @property
+    def end_s(self) -> int:
+        return self.start_s + self.minutes * 60
 
 
 class Event(NamedTuple):
@@ -95,6 +107,7 @@ class Plan:
         return sha256(b"simulated transfer key" + secret + self.system_title(number)).digest()
 
     def interval_of(self, number: int) -> int:
+        """The interval length (minutes) that the meter begins with."""
         return self.interval_minutes[number // self.concentrators % len(self.interval_minutes)]
 
     def home_of(self, number: int) -> int:
@@ -123,15 +136,49 @@ class Plan:
             return None
         return Event(interval.start_s + choice % 60, (STANDARD_EVENTS, FRAUD_EVENTS)[choice % 2], 1 + choice // 2)
 
-    def intervals(self, load: Load, number: int, ticks: int) -> Iterator[Interval]:
-        """What a meter measured in the first ``ticks`` ticks: the truth to compare with."""
-        minutes = self.interval_of(number)
-        register_wh = self.first_register_wh(number)
-        values = load.energy_wh(number, 0, ticks * self.tick_minutes // minutes, minutes)
-        for position, energy_wh in enumerate(values):
-            if energy_wh is not None:
-                yield Interval(position, self.start_s + position * minutes * 60, register_wh, energy_wh)
-                register_wh += energy_wh
+    def intervals(
+        self,
+        load: Load,
+        number: int,
+        end_tick: int,
+        lengths: Lengths = (),
+        first_tick: int = 0,
+        register_wh: int | None = None,
+    ) -> Iterator[Interval]:
+        """What a meter measured in intervals that end after ``first_tick`` and by ``end_tick``.
+
+        From the start on it is the truth to compare with; from elsewhere ``register_wh`` is how the register stood.
+        """
+        register_wh = self.first_register_wh(number) if register_wh is None else register_wh
+        for begun, ended, minutes in self._stretches(number, lengths, end_tick):
+            stride = minutes // self.tick_minutes
+            first = max(0, (first_tick - begun) // stride)
+            count = (ended - begun) // stride - first
+            first_minute = begun * self.tick_minutes + first * minutes
+            if count <= 0:
+                continue
+            for passed, energy_wh in enumerate(load.energy_wh(number, first_minute, count, minutes)):
+                if energy_wh is not None:
+                    minute = first_minute + passed * minutes
+                    yield Interval(minute // minutes, self.start_s + minute * 60, register_wh, energy_wh, minutes)
+                    register_wh += energy_wh
+
+    def measured_until(self, number: int, tick: int, lengths: Lengths = ()) -> int:
+        """When the last interval ended (Unix seconds) that a meter has measured by a tick."""
+        begun, ended, minutes = list(self._stretches(number, lengths, tick))[-1]
+        stride = minutes // self.tick_minutes
+        return self.start_s + (begun + (ended - begun) // stride * stride) * self.tick_minutes * 60
+
+    def _stretches(self, number: int, lengths: Lengths, end_tick: int) -> Iterator[tuple[int, int, int]]:
+        """In which length a meter measures from one tick to another, up to ``end_tick``."""
+        begun, minutes = 0, self.interval_of(number)
+        for from_s, following in lengths:
+            ended = (from_s - self.start_s) // (self.tick_minutes * 60)
+            if ended >= end_tick:
+                break
+            yield begun, ended, minutes
+            begun, minutes = ended, following
+        yield begun, end_tick, minutes
 
     def old_counter_readings(self) -> list[tuple[int, int]]:
         """(time, register) that the ghost with the lost counters sends, to fill the head-end's memory of gaps."""

@@ -9,8 +9,8 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Fault, Keyring, Order
-from concentrators.simulator.plan import Interval, Load, Plan
+from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, Keyring, Order
+from concentrators.simulator.plan import Interval, Lengths, Load, Plan
 from concentrators.simulator.spool import Outgoing, Said, Spool
 
 
@@ -91,7 +91,9 @@ class Production:
         number = meter.memory.number
         payloads: list[bytes] = []
         if does and not order.again:
-            if order.kind == SET_KEY:
+            if order.kind == SET_INTERVAL:
+                does = self._measure_in(meter, *order.fields[2:])
+            elif order.kind == SET_KEY:
                 meter.renew(order)
             elif order.kind == READ_NOW:
                 at_s = self._measured_until(number)
@@ -105,50 +107,56 @@ class Production:
             said.append(Said(number, answer.register, answer.at_s, answer.number))
         return payloads
 
+    def _measure_in(self, meter: SimulatedMeter, minutes: int, from_s: int) -> bool:
+        """Measure in another length from a time on; False where the meter cannot, or it is too late for that."""
+        lengths = meter.receiver.keyring.lengths
+        last_s, last = lengths[-1] if lengths else (0, self._plan.interval_of(meter.memory.number))
+        can = self._load.has_intervals_of(minutes) and minutes % self._plan.tick_minutes == 0
+        if not can or from_s < max(last_s, self.clock_s) or from_s % (last * 60) or from_s % (minutes * 60):
+            return False
+        lengths.append((from_s, minutes))
+        return True
+
+    def _lengths(self, number: int) -> Lengths:
+        return self._meters[number].receiver.keyring.lengths
+
     def _measured_until(self, number: int) -> int:
         """When the last interval ended that the meter has measured; its register stands as it was then."""
-        stride = self._plan.interval_of(number) // self._plan.tick_minutes
-        return self._plan.start_s + self.tick // stride * self._plan.interval_of(number) * 60
+        return self._plan.measured_until(number, self.tick, self._lengths(number))
 
     def _again(self, number: int, from_s: int, to_s: int) -> list[bytes]:
         """The payloads of the intervals that the meter measured from one time to another."""
         return [
             interval_payload(one.start_s, one.register_wh, one.energy_wh)
-            for one in self._plan.intervals(self._load, number, self.tick)
+            for one in self._plan.intervals(self._load, number, self.tick, self._lengths(number))
             if from_s <= one.start_s < to_s
         ]
 
     def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, Interval]]:
         """The intervals that end in the stretch, by meter and end (Unix seconds)."""
-        measured: dict[int, dict[int, Interval]] = {}
-        for number, meter in enumerate(self._meters):
-            minutes = self._plan.interval_of(number)
-            stride = minutes // self._plan.tick_minutes
-            first, end = first_tick // stride, end_tick // stride
-            values = self._load.energy_wh(number, first * minutes, end - first, minutes)
-            ends = measured[number] = {}
-            register_wh = meter.memory.register_wh
-            for position, energy_wh in enumerate(values, start=first):
-                if energy_wh is not None:
-                    start_s = self._plan.start_s + position * minutes * 60
-                    ends[start_s + minutes * 60] = Interval(position, start_s, register_wh, energy_wh)
-                    register_wh += energy_wh
-        return measured
+        return {
+            number: {
+                one.end_s: one
+                for one in self._plan.intervals(
+                    self._load, number, end_tick, self._lengths(number), first_tick, meter.memory.register_wh
+                )
+            }
+            for number, meter in enumerate(self._meters)
+        }
 
     def _report(self, number: int, interval: Interval, frames: list[Outgoing]) -> None:
         """Seal what a meter says of an interval, and what goes wrong beside it."""
         meter, home = self._meters[number], self._plan.home_of(number)
-        minutes = self._plan.interval_of(number)
         counter = meter.next_counter()
         octets = meter.seal(meter.measure(interval.start_s, interval.energy_wh), counter)
         frame = Outgoing(home, octets, ACCEPTED)
         if self._spread:
-            length_s = minutes * 60
-            frame.not_before_s = interval.start_s + length_s + number * 7919 % (length_s * 9 // 10)
+            length_s = interval.minutes * 60
+            frame.not_before_s = interval.end_s + number * 7919 % (length_s * 9 // 10)
         frames.append(frame)
         event = self._plan.event_in(number, interval)
         if event is not None:
             frames.append(Outgoing(home, meter.seal(event_payload(*event)), ACCEPTED))
         frames += self._mischief.beside(
-            Genuine(meter, frame, counter, interval.start_s, minutes, interval.register_wh, interval.energy_wh)
+            Genuine(meter, frame, counter, interval.start_s, interval.minutes, interval.register_wh, interval.energy_wh)
         )

@@ -75,6 +75,10 @@ class RecordedLoad:
                 recording.keep_last(days)
         return cls(recordings)
 
+    @staticmethod
+    def has_intervals_of(interval_minutes: int) -> bool:
+        return interval_minutes == INTERVAL_MINUTES
+
     def energy_wh(self, household: int, first_minute: int, count: int, interval_minutes: int) -> list[int | None]:
         """Wh of ``count`` intervals from ``first_minute`` after the start; None where nothing was recorded."""
         recording = self.recordings[household]

@@ -175,6 +175,7 @@ def _compare_readings(
     said: defaultdict[int, list[Said]] = defaultdict(list)
     for one_said in spool.said():
         said[one_said.meter].append(one_said)
+    lengths = {number: ring.lengths for number, ring in spool.keyrings().items()}
     registers = dict(Register.objects.values_list("obis_code", "pk"))
     cumulative, interval = registers[ENERGY_REGISTER], registers[INTERVAL_REGISTER]
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
@@ -193,11 +194,10 @@ def _compare_readings(
             if number == plan.ghosts.get(Misbehaviour.OLD_COUNTER) and ticks:
                 truth = {(cumulative, at_s): (value, 0) for at_s, value in plan.old_counter_readings()}
             elif number < len(plan.meters):
-                minutes = plan.interval_of(number)
-                for one in plan.intervals(load, number, ticks):
+                for one in plan.intervals(load, number, ticks, lengths.get(number, ())):
                     truth[cumulative, one.start_s] = (one.register_wh, 0)
-                    truth[interval, one.start_s] = (one.energy_wh, minutes)
-                    total = totals[_Total(plan.assigned_to(number, one.start_s), minutes, one.start_s)]
+                    truth[interval, one.start_s] = (one.energy_wh, one.minutes)
+                    total = totals[_Total(plan.assigned_to(number, one.start_s), one.minutes, one.start_s)]
                     total[0] += one.energy_wh
                     total[1] += 1
                     event = plan.event_in(number, one)

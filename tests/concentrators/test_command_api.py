@@ -193,12 +193,25 @@ class TestOperators:
         assert response.status_code == 201
         assert response.json()[0]["parameters"] == {"epoch": 2}
 
+    def test_another_interval_length(self, device: Device) -> None:
+        response = Operator("add_command").give(
+            device, kind="set_interval", interval_minutes=15, **{"from": "2036-01-01T00:00:00Z"}
+        )
+        assert response.status_code == 201
+        assert response.json()[0]["parameters"] == {"interval_minutes": 15, "from_s": 2082758400}
+        assert AuditRecord.objects.latest("number").act == "command.set_interval"
+
     @pytest.mark.parametrize(
         "body",
         [
             {},
             {"kind": "disconnect"},
             {"kind": "set_interval"},
+            {"kind": "set_interval", "interval_minutes": 0},
+            {"kind": "set_interval", "interval_minutes": 30},
+            {"kind": "set_interval", "interval_minutes": 15, "to": "2036-01-01T00:00:00Z"},
+            {"kind": "set_interval", "interval_minutes": 15, "from": "2020-01-01T00:00:00Z"},
+            {"kind": "read_now", "interval_minutes": 15},
             {"kind": "resend"},
             {"kind": "resend", "from": "2026-01-01T00:00:00Z"},
             {"kind": "resend", "from": "x", "to": "2026-01-01T00:00:00Z"},

@@ -171,6 +171,10 @@ KNOWN_COMMANDS = {
         "8304141a6955b900",
         "d08357a301181e044a0024befffe804ff1000106456955b90002a05818aaa203bcb4f28b9032dec53242581a49b576f2623d034585",
     ),
+    21: (
+        "8405150f1a69570a80",
+        "d08357a301181e044a0024befffe804ff1000106456955b90003a058196ada661175bf0e4bbb1e4da905a141612a7c2338694284b987",
+    ),
 }
 # Section 4 of the design: traffic key and Base IV of the downlink under both epochs.
 KNOWN_TRAFFIC_KEYS = {
@@ -187,6 +191,7 @@ def test_known_answers_of_the_document() -> None:
             PlainCommand(18, KNOWN_TITLE, (2, 18)),
             PlainCommand(19, KNOWN_TITLE, (3, 19, 1_767_139_200, 1_767_225_600)),
             PlainCommand(20, KNOWN_TITLE, (4, 20, 1_767_225_600)),
+            PlainCommand(21, KNOWN_TITLE, (5, 21, 15, 1_767_312_000)),
         ],
         NOW,
     )

@@ -88,6 +88,8 @@ def test_counters_only_go_ahead_and_the_same_again_is_answered_again() -> None:
         (1, (2, 7), True),
         (1, (3, 7, 1, 2), True),
         (1, (4, 7, NOW_S), True),
+        (1, (5, 7, 15, NOW_S), True),
+        (1, (5, 7, 15), False),
         (0, (1, 7, 2, NEW_KEY, 10), True),
         (1, (1, 7, 2, NEW_KEY, 10), False),
         (0, (2, 7), False),

@@ -1,0 +1,53 @@
+"""Which interval length holds when: a pure module."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meters.lengths import Lengths, common_boundary, is_boundary
+
+HOUR_S = 3600
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def test_each_interval_is_of_the_length_that_held_at_its_start() -> None:
+    lengths = Lengths([(10 * HOUR_S, 60), (20 * HOUR_S, 15)], 30)
+    starts = (0, 10 * HOUR_S - 1, 10 * HOUR_S, 20 * HOUR_S - 900, 20 * HOUR_S, 99 * HOUR_S)
+    assert [lengths.at(start) for start in starts] == [60, 60, 15, 15, 30, 30]
+
+
+def test_off_the_grid_an_announced_length_shows_and_on_it_the_one_that_holds() -> None:
+    lengths = Lengths([], 30, [(10 * HOUR_S, 15)])
+    assert lengths.at(10 * HOUR_S + 900) == 15
+    assert lengths.at(10 * HOUR_S) == 30  # either could be
+    assert lengths.at(9 * HOUR_S + 900) == 30  # not before its time: refused as off the grid
+    assert lengths.at(10 * HOUR_S + 60) == 30  # on neither grid
+
+
+@pytest.mark.parametrize(
+    ("at", "minutes", "expected"),
+    [
+        (NOON, (30, 15), NOON),
+        (NOON + timedelta(seconds=1), (30, 15), NOON + timedelta(minutes=30)),
+        (NOON + timedelta(minutes=30), (30, 60), NOON + timedelta(hours=1)),
+        (NOON, (20, 15), NOON),
+        (NOON + timedelta(minutes=1), (20, 15), NOON + timedelta(hours=1)),
+        (NOON, (1440, 30), NOON.replace(hour=0) + timedelta(days=1)),
+    ],
+)
+def test_the_next_common_boundary(at: datetime, minutes: tuple[int, ...], expected: datetime) -> None:
+    assert common_boundary(at, *minutes) == expected
+    assert is_boundary(at, *minutes) is (at == expected)
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.integers(1, 1440), st.integers(1, 1440))
+def test_intervals_of_both_begin_at_a_boundary_and_at_none_before(at: datetime, old: int, new: int) -> None:
+    if at.year > 9000:
+        return
+    boundary = common_boundary(at, old, new)
+    step = timedelta(minutes=old * new)
+    assert at <= boundary < at + step
+    for minutes in (old, new):
+        assert int(boundary.timestamp()) % (minutes * 60) == 0
