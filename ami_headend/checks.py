@@ -31,6 +31,7 @@ _POSITIVE = (
     "BAD_TAGS_PER_HOUR",
     "COMMAND_RETRY_S",
     "COMMAND_EXPIRES_S",
+    "APPROVAL_EXPIRES_HOURS",
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400

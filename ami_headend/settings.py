@@ -26,6 +26,11 @@ PKCS11_MODULE = env.str("PKCS11_MODULE", "")  # the library of the HSM's maker
 PKCS11_TOKEN = env.str("PKCS11_TOKEN", "")  # the token's label
 PKCS11_PIN_FILE = env.str("PKCS11_PIN_FILE", "")  # mode 0600
 MASTER_KEY_DESTROY_AFTER_DAYS = env.int("MASTER_KEY_DESTROY_AFTER_DAYS", 30)  # since it became decrypt_only
+# Exports of keys, and the destruction of a master key version, need a second person. On wherever it is for real.
+REQUIRE_APPROVAL = env.bool(
+    "REQUIRE_APPROVAL", not env.bool("DEBUG", False) and embedded.database_url(VAR_DIR) != DATABASE_URL
+)
+APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 
 # --- Django ------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", False)
@@ -193,7 +198,6 @@ CELERY_BEAT_SCHEDULE = {
     "sweep-master-key-rotation": {"task": "keyvault.tasks.sweep_master_key_rotation", "schedule": 15.0},
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
     "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
-    "enter-interval-lengths": {"task": "concentrators.tasks.enter_interval_lengths", "schedule": 60.0},
     "step-rotation-waves": {"task": "concentrators.tasks.step_rotation_waves", "schedule": 60.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
     "replace-worn-keys": {"task": "concentrators.tasks.replace_worn_keys", "schedule": 3600.0},

@@ -6,11 +6,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from django.db import transaction
+from django.utils import timezone
 
-from keyvault import audit, shipmentfile
+from keyvault import approvals, audit, shipmentfile
 from keyvault.audit import Actor
 from keyvault.ciphers import open_keys
 from keyvault.models import Algorithm, DeviceKey, KeyState
@@ -42,14 +43,14 @@ def export(
     """Write the active key and the transfer key of each device into a new shipment, mode 0600 (gzip where named .gz).
 
     Never overwrites, and leaves nothing half written. The audit record is committed before the file has
-    its name. Raises ShipmentError where a device has no active key, a key does not open, or the file
-    cannot be written; MasterKeyError and AuditError.
+    its name, and spends the approval where one is required. Raises ShipmentError where a device has no active
+    key, a key does not open, or the file cannot be written; ApprovalError, MasterKeyError and AuditError.
     """
-    # Whatever must be true before keys may leave (another person's approval, for one) is asked here, before any opens.
     shipmentfile.check_name(shipment)
     if path.exists() or path.is_symlink():
         raise ShipmentError(f"{path} exists already and is left as it is: name a new file")
     titles = sorted(set(system_titles))
+    approvals.check(approvals.EXPORT, approval_subject(titles, transport_key), timezone.now())
     ids = _key_ids(titles)
     header = Header(shipment, transport_key.fingerprint, len(titles))
     written = None
@@ -63,7 +64,7 @@ def export(
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").digest()
         exported = Exported(*counts, sha256)
-        _record(actor, header, exported, path, titles)
+        _record(actor, header, exported, path, titles, transport_key)
         path.hardlink_to(written)  # a rename would overwrite
     except OSError as error:
         raise ShipmentError(f"cannot write {path}: {error.strerror}") from None
@@ -71,6 +72,17 @@ def export(
         if written is not None:
             written.unlink(missing_ok=True)
     return exported
+
+
+def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey) -> dict[str, Any]:
+    """What a second person approves: the keys of these devices and no others, for the holder of this transport key."""
+    titles = sorted(set(system_titles))
+    return {
+        "devices": len(titles),
+        "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
+        "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "transport_key": transport_key.fingerprint.hex(),
+    }
 
 
 def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], int]:
@@ -128,7 +140,14 @@ def _write(file: IO[bytes], header: Header, lines: Iterator[ShipmentLine], *, pa
     return keys, transfer_keys
 
 
-def _record(actor: Actor, header: Header, exported: Exported, path: Path, titles: Sequence[bytes]) -> None:
+def _record(
+    actor: Actor,
+    header: Header,
+    exported: Exported,
+    path: Path,
+    titles: Sequence[bytes],
+    transport_key: TransportKey,
+) -> None:
     subject = {
         "shipment": header.shipment,
         "transport_key": header.transport_key.hex(),
@@ -139,4 +158,5 @@ def _record(actor: Actor, header: Header, exported: Exported, path: Path, titles
         "devices": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
     }
     with transaction.atomic():
-        audit.record(actor, "keys.export", subject)
+        spent = approvals.use(approvals.EXPORT, approval_subject(titles, transport_key), timezone.now())
+        audit.record(actor, approvals.EXPORT, {**subject, **spent})

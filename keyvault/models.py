@@ -1,5 +1,6 @@
 """Device keys at rest and their invocation counters. Key octets stand here only wrapped."""
 
+from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
@@ -214,20 +215,37 @@ class MasterKeyRotation(models.Model):
 
 
 class Approval(models.Model):
-    """A sensitive act that one person asked for and another must approve before it is done, once."""
+    """A sensitive act that one person asked for and another must approve before it is done, once.
+
+    ``subject`` is exactly what is to be done: the approval is good for that and nothing else. Names stay as
+    they were when it happened; the accounts beside them say who it was when an account is renamed.
+    """
 
     act = models.CharField(max_length=60)
     subject = models.JSONField(default=dict)
+    reason = models.CharField(max_length=250, blank=True, help_text="why it is to be done")
     requested_by = models.CharField(max_length=150)
+    requester = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     requested_at = models.DateTimeField(auto_now_add=True)
     approved_by = models.CharField(max_length=150, blank=True)
+    approver = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     approved_at = models.DateTimeField(null=True)
+    refused_by = models.CharField(max_length=150, blank=True)
+    refused_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
 
     class Meta:
         permissions = [("decide_approval", "Can approve or refuse what another person asked for")]
-        constraints = [models.CheckConstraint(condition=~Q(approved_by=F("requested_by")), name="approval_by_another")]
+        constraints = [
+            models.CheckConstraint(condition=~Q(approved_by=F("requested_by")), name="approval_by_another"),
+            models.CheckConstraint(
+                condition=Q(requester=None) | Q(approver=None) | ~Q(approver=F("requester")),
+                name="approval_by_another_account",
+            ),
+            models.CheckConstraint(condition=Q(used_at=None) | Q(approved_at__isnull=False), name="approval_first"),
+        ]
+        indexes = [models.Index(fields=["expires_at"], condition=Q(used_at=None), name="approval_open")]
 
     def __str__(self) -> str:
         return f"{self.act}, asked for by {self.requested_by}"

@@ -1,11 +1,12 @@
 """The versions of the master key as acts of people: the first one made, an old one destroyed. Audited."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
 
-from keyvault import audit, census, masterkey
+from keyvault import approvals, audit, census, masterkey
 from keyvault.audit import Actor
 from keyvault.masterkey import MasterKeyError, MasterKeyState, Version
 from keyvault.wrapping import changing_versions
@@ -38,15 +39,23 @@ def make_first(actor: Actor) -> tuple[int, bool]:
 def destroy(number: int, actor: Actor, now: datetime) -> None:
     """Destroy an old version for good. DestroyError where a secret needs it, it is active, or its time has not come.
 
-    Recorded before and after: whatever happens between, the chain tells of it.
+    Recorded before and after: whatever happens between, the chain tells of it. ApprovalError where an approval
+    is required and none is good; the beginning spends it.
     """
+    subject = approval_subject(number)
     with changing_versions():
         _check(number, now)
-        audit.record(actor, "master_key.destroy", {"version": number}, "begun")
+        spent = approvals.use(approvals.DESTROY, subject, now)
+        audit.record(actor, approvals.DESTROY, {**subject, **spent}, "begun")
     with changing_versions():
         _check(number, now)
-        audit.record(actor, "master_key.destroy", {"version": number})
+        audit.record(actor, approvals.DESTROY, {**subject, **spent})
         masterkey.provider().destroy(number)
+
+
+def approval_subject(number: int) -> dict[str, Any]:
+    """What a second person approves: this version, and where it stands."""
+    return {"version": number, "place": str(masterkey.provider())}
 
 
 def check_destroyable(number: int, now: datetime) -> None:

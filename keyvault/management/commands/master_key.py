@@ -10,7 +10,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 
-from keyvault import audit, masterkey, rewrap, versions
+from keyvault import approvals, audit, masterkey, rewrap, versions
+from keyvault.approvals import ApprovalError
 from keyvault.management import rotation_progress
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import MasterKeyRotation
@@ -37,7 +38,8 @@ class Command(BaseCommand):
             "  manage.py master_key rotate --dry-run   what it would do; changes nothing\n"
             "  manage.py master_key rotate --stop      stop after the batch at hand;  --resume goes on\n"
             "  manage.py master_key verify             open every secret\n"
-            "  manage.py master_key destroy 1          destroy version 1 for good, when nothing needs it\n\n"
+            "  manage.py master_key destroy 1          destroy version 1 for good, when nothing needs it\n"
+            "                                          (where REQUIRE_APPROVAL is on: manage.py approvals first)\n\n"
             "Keep a copy of the master key apart from every database backup: without it no stored key opens."
         )
         actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
@@ -69,7 +71,7 @@ class Command(BaseCommand):
         }
         try:
             acts[action](**options)
-        except (MasterKeyError, rewrap.RotationError, versions.DestroyError, audit.AuditError) as error:
+        except (MasterKeyError, rewrap.RotationError, versions.DestroyError, ApprovalError, audit.AuditError) as error:
             raise CommandError(str(error)) from None
 
     def init(self, **options: Any) -> None:
@@ -154,6 +156,7 @@ class Command(BaseCommand):
 
     def destroy(self, *, version: int, yes_destroy: int | None, **options: Any) -> None:
         versions.check_destroyable(version, timezone.now())
+        approvals.check(approvals.DESTROY, versions.approval_subject(version), timezone.now())
         if yes_destroy is None:
             self.stdout.write(
                 f"Backups and copies of the database whose keys are under version {version} will never open again."

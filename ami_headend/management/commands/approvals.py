@@ -1,0 +1,113 @@
+"""Door to keyvault.approvals."""
+
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+from rich.console import Console
+from rich.table import Table
+
+from ami_headend.terminal import authenticated
+from keyvault import approvals, keyexport, transport, versions
+from keyvault.approvals import ApprovalError
+from keyvault.audit import AuditError
+from keyvault.management import exporting
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import Approval
+from keyvault.transport import TransportKeyError
+from keyvault.versions import DestroyError
+
+_LISTED = 50
+
+
+class Command(BaseCommand):
+    help = """Have a second person approve an export of keys, or the destruction of a master key version.
+
+One account asks, another approves: here, or on the console's page of approvals. Each is asked for its
+password; who runs the command does not matter. An approval is good once, for exactly what was asked,
+until it expires (APPROVAL_EXPIRES_HOURS). Afterwards the act's own command is run as ever.
+
+Examples:
+  manage.py approvals list
+  manage.py approvals request export --account ann --reason "meter to the laboratory" \\
+      --transport-key lab.key --meters 0024befffe804ff1
+  manage.py approvals request destroy 1 --account ann --reason "rotated in May"
+  manage.py approvals approve 7 --account ben
+  manage.py approvals refuse 7 --account ben
+  manage.py export_keys --transport-key lab.key --meters 0024befffe804ff1 --output meter.jsonl
+"""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
+        listing = actions.add_parser("list", help="what waits, and what may be used")
+        listing.add_argument("--all", action="store_true", help=f"and what is over; the newest {_LISTED}")
+        acts = actions.add_parser("request", help="ask for an act").add_subparsers(
+            dest="act", required=True, parser_class=CommandParser
+        )
+        export = acts.add_parser("export", help="the keys of these meters, under this transport key")
+        exporting.add_arguments(export)
+        destroy = acts.add_parser("destroy", help="a version of the master key")
+        destroy.add_argument("version", type=int)
+        for asking in (export, destroy):
+            asking.add_argument("--account", required=True, metavar="NAME", help="who asks")
+            asking.add_argument("--reason", required=True, help="why; the second person reads it")
+        for name, text in (("approve", "approve what another asked for"), ("refuse", "refuse it, or take it back")):
+            deciding = actions.add_parser(name, help=text)
+            deciding.add_argument("number", type=int)
+            deciding.add_argument("--account", required=True, metavar="NAME", help="who decides")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        try:
+            if action == "list":
+                self.list(show_all=options["all"])
+            elif action == "request":
+                self.request(**options)
+            else:
+                self.decide(action, options["number"], options["account"])
+        except (ApprovalError, DestroyError, TransportKeyError, MasterKeyError, AuditError) as error:
+            raise CommandError(f"{error}. Nothing was done.") from None
+
+    def list(self, *, show_all: bool) -> None:
+        now = timezone.now()
+        rows = Approval.objects.order_by("-pk")[:_LISTED] if show_all else approvals.usable_or_waiting(now)
+        table = Table("number", "state", "what", "asked for by", "why", "approved by", "until (UTC)")
+        for row in rows:
+            until = f"{row.expires_at:%Y-%m-%d %H:%M}"
+            people = (row.requested_by, row.reason, row.approved_by or row.refused_by or "-")
+            table.add_row(str(row.pk), approvals.state(row, now), approvals.describe(row), *people, until)
+        console = Console(width=140, highlight=False, markup=False)
+        with console.capture() as text:
+            console.print(table if table.row_count else "Nothing waits.")
+        self.stdout.write(text.get(), ending="")
+
+    def request(self, *, act: str, account: str, reason: str, **options: Any) -> None:
+        now = timezone.now()
+        if act == "export":
+            key: Path = options["transport_key"]
+            act, subject = approvals.EXPORT, keyexport.approval_subject(exporting.titles(options), transport.load(key))
+        else:
+            versions.check_destroyable(options["version"], now)
+            act, subject = approvals.DESTROY, versions.approval_subject(options["version"])
+        asked = approvals.request(act, subject, reason, authenticated(account), now)
+        self.stdout.write(
+            f"Approval {asked.pk}: {approvals.describe(asked)}. Another person approves it on the console, or with "
+            f"manage.py approvals approve {asked.pk} --account NAME, before {asked.expires_at:%Y-%m-%d %H:%M} UTC."
+        )
+
+    def decide(self, action: str, number: int, name: str) -> None:
+        approval = Approval.objects.filter(pk=number).first()
+        if approval is None:
+            raise CommandError(f"there is no approval {number}")
+        self.stdout.write(f"{approval.requested_by} asks to {approvals.describe(approval)}: {approval.reason}")
+        person = authenticated(name)
+        if action == "approve":
+            approvals.approve(number, person, timezone.now())
+            self.stdout.write(f"Approved {number}. It is good once, until {approval.expires_at:%Y-%m-%d %H:%M} UTC.")
+        else:
+            approvals.refuse(number, person, timezone.now())
+            self.stdout.write(f"Refused {number}.")

@@ -1,0 +1,213 @@
+"""A second person's approval: asked for by one account, given by another, good once, for exactly one thing.
+
+Where ``REQUIRE_APPROVAL`` is on, the acts named here are done only after ``use`` found an approval for them, in the
+transaction that records the act. Whoever asks or decides is an account that its door has authenticated.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import QuerySet
+
+from keyvault import audit, rights
+from keyvault.audit import Actor
+from keyvault.models import Approval
+
+EXPORT = "keys.export"
+DESTROY = "master_key.destroy"
+
+_NEEDED_RIGHT = {EXPORT: rights.EXPORT_KEYS, DESTROY: rights.DESTROY_MASTER_KEY}
+
+
+class ApprovalError(Exception):
+    """An act may not be asked for, decided or done by this account or now; the message says why."""
+
+
+class ApprovalState(StrEnum):
+    """Where an approval stands."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    USED = "used"
+    EXPIRED = "expired"
+
+
+class Person(NamedTuple):
+    """An account whose door has authenticated it, and from where it came."""
+
+    account: User
+    source: str
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.account.get_username(), self.source)
+
+
+def request(act: str, subject: Mapping[str, Any], reason: str, person: Person, now: datetime) -> Approval:
+    """Ask for an act on exactly this subject. ApprovalError where the account has no right to it, or asked already."""
+    _require(person.account, _NEEDED_RIGHT[act], "ask for this")
+    if not reason.strip():
+        raise ApprovalError("say why: the second person decides by it")
+    with transaction.atomic():
+        standing = _open(now).filter(act=act, subject=subject).first()
+        if standing is not None:
+            raise ApprovalError(f"approval {standing.pk} for this stands already: it is {state(standing, now)}")
+        approval = Approval.objects.create(
+            act=act,
+            subject=dict(subject),
+            reason=reason.strip()[:250],
+            requested_by=person.account.get_username(),
+            requester=person.account,
+            expires_at=now + timedelta(hours=settings.APPROVAL_EXPIRES_HOURS),
+        )
+        told = {"approval": approval.pk, "act": act, "of": approval.subject, "reason": approval.reason}
+        audit.record(person.actor, "approval.request", told)
+    return approval
+
+
+def approve(number: int, person: Person, now: datetime) -> Approval:
+    """Approve what another asked for. ApprovalError where it is one's own, decided, expired, or not one's right."""
+    _require(person.account, rights.DECIDE_APPROVALS, "approve")
+    name = person.account.get_username()
+    with transaction.atomic():
+        others = waiting(now).exclude(requester=None).exclude(requester=person.account).exclude(requested_by=name)
+        if not others.filter(pk=number).update(approved_by=name, approver=person.account, approved_at=now):
+            raise ApprovalError(_why_not(number, person.account, now))
+        approval = Approval.objects.get(pk=number)
+        audit.record(person.actor, "approval.approve", _told(approval))
+    return approval
+
+
+def refuse(number: int, person: Person, now: datetime) -> Approval:
+    """Refuse what waits, or take an approval back that is not used yet; whoever asked may do so with their own."""
+    approval = Approval.objects.filter(pk=number).first()
+    if approval is None or approval.requester_id != person.account.pk:
+        _require(person.account, rights.DECIDE_APPROVALS, "refuse")
+    with transaction.atomic():
+        name = person.account.get_username()
+        if not _open(now).filter(pk=number).update(refused_by=name, refused_at=now):
+            raise ApprovalError(_why_not(number, None, now))
+        approval = Approval.objects.get(pk=number)
+        audit.record(person.actor, "approval.refuse", _told(approval))
+    return approval
+
+
+def check(act: str, subject: Mapping[str, Any], now: datetime) -> None:
+    """ApprovalError where an approval is required for exactly this and none is good."""
+    if settings.REQUIRE_APPROVAL and not _good(act, subject, now):
+        raise ApprovalError(_missing(act, subject, now))
+
+
+def use(act: str, subject: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Spend an approval of exactly this, once and for all; gives what the record of the act tells of it.
+
+    In the transaction that records the act: an act that fails before it is recorded spends nothing. Gives
+    nothing where no approval is required; ApprovalError where one is and none is good.
+    """
+    if not settings.REQUIRE_APPROVAL:
+        return {}
+    for approval in _good(act, subject, now):
+        unspent = Approval.objects.filter(pk=approval.pk, used_at=None, refused_at=None, expires_at__gt=now)
+        if unspent.update(used_at=now):
+            people = {"requested_by": approval.requested_by, "approved_by": approval.approved_by}
+            return {"approval": approval.pk, **people}
+    raise ApprovalError(_missing(act, subject, now))
+
+
+def waiting(now: datetime) -> QuerySet[Approval]:
+    """What nobody has decided yet, and is not expired."""
+    return _open(now).filter(approved_at=None)
+
+
+def waiting_for(account: User, now: datetime) -> QuerySet[Approval]:
+    """What the account may decide now: others' requests, where it has the right to; oldest first."""
+    if not account.has_perm(rights.DECIDE_APPROVALS):
+        return Approval.objects.none()
+    return waiting(now).exclude(requester=None).exclude(requester=account).order_by("pk")
+
+
+def usable_or_waiting(now: datetime) -> QuerySet[Approval]:
+    """Everything that is not over, newest first."""
+    return _open(now).order_by("-pk")
+
+
+def state(approval: Approval, now: datetime) -> ApprovalState:
+    """Where an approval stands."""
+    if approval.used_at is not None:
+        return ApprovalState.USED
+    if approval.refused_at is not None:
+        return ApprovalState.REFUSED
+    if approval.expires_at <= now:
+        return ApprovalState.EXPIRED
+    return ApprovalState.WAITING if approval.approved_at is None else ApprovalState.APPROVED
+
+
+def describe(approval: Approval) -> str:
+    """What is to be done, in words."""
+    subject = approval.subject
+    if approval.act == EXPORT:
+        devices = "1 meter" if subject["devices"] == 1 else f"{subject['devices']} meters"
+        return f"export the keys of {devices}, wrapped under transport key {subject['transport_key']}"
+    return f"destroy version {subject['version']} of the master key"
+
+
+def _open(now: datetime) -> QuerySet[Approval]:
+    return Approval.objects.filter(used_at=None, refused_at=None, expires_at__gt=now)
+
+
+def _good(act: str, subject: Mapping[str, Any], now: datetime) -> list[Approval]:
+    """Approvals of exactly this, both of whose accounts still may: one that was blocked since counts no more."""
+    rows = (
+        _open(now).filter(act=act, subject=subject, approved_at__isnull=False).select_related("requester", "approver")
+    )
+    return [
+        row
+        for row in rows.order_by("pk")
+        if row.requester is not None
+        and row.approver is not None
+        and row.requester.has_perm(_NEEDED_RIGHT[act])
+        and row.approver.has_perm(rights.DECIDE_APPROVALS)
+    ]
+
+
+def _require(account: User, right: str, what: str) -> None:
+    if not account.has_perm(right):  # nor has anyone whose account is not active
+        raise ApprovalError(f"the account {account.get_username()} may not {what}: it lacks the right {right}")
+
+
+def _told(approval: Approval) -> dict[str, Any]:
+    return {
+        "approval": approval.pk,
+        "act": approval.act,
+        "of": approval.subject,
+        "requested_by": approval.requested_by,
+    }
+
+
+def _why_not(number: int, account: User | None, now: datetime) -> str:
+    approval = Approval.objects.filter(pk=number).first()
+    if approval is None:
+        return f"there is no approval {number}"
+    standing = state(approval, now)
+    if standing is ApprovalState.WAITING and account is not None:
+        if approval.requester_id is None:
+            return f"whoever asked for {number} has no account any more"
+        return f"{approval.requested_by} asked for {number}: another person must approve it"
+    return (
+        f"approval {number} is {standing} already"
+        if standing != ApprovalState.EXPIRED
+        else f"approval {number} is expired"
+    )
+
+
+def _missing(act: str, subject: Mapping[str, Any], now: datetime) -> str:
+    asked = waiting(now).filter(act=act, subject=subject).first()
+    if asked is not None:
+        return f"approval {asked.pk} waits for a second person: manage.py approvals approve {asked.pk}, or the console"
+    return "this needs the approval of a second person: ask for it with manage.py approvals request"

@@ -1,0 +1,37 @@
+"""Which keys are to be exported, and for whom: what export_keys and the request to approve it ask for alike."""
+
+import re
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+_SYSTEM_TITLE = re.compile(r"[0-9a-fA-F]{16}", re.ASCII)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--transport-key", type=Path, required=True, metavar="FILE")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--meters", nargs="+", metavar="TITLE", help="system titles")
+    which.add_argument("--meters-from", type=Path, metavar="FILE", help="a file of system titles, one a line")
+
+
+def titles(options: dict[str, Any]) -> list[bytes]:
+    """The system titles; CommandError where one is none, or none is given."""
+    words = options["meters"] or _lines_of(options["meters_from"])
+    for word in words:
+        if not _SYSTEM_TITLE.fullmatch(word):
+            raise CommandError(f"system title {ascii(word)[:80]} is not 16 hex digits. Nothing was done.")
+    if not words:
+        raise CommandError("no system titles are given. Nothing was done.")
+    return [bytes.fromhex(word) for word in words]
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}. Nothing was done.") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{path} is no text. Nothing was done.") from None
