@@ -31,6 +31,7 @@ REQUIRE_APPROVAL = env.bool(
     "REQUIRE_APPROVAL", not env.bool("DEBUG", False) and embedded.database_url(VAR_DIR) != DATABASE_URL
 )
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
+KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
 
 # --- Django ------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", False)

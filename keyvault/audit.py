@@ -19,7 +19,7 @@ import cbor2
 from django.db import connection, transaction
 from django.utils import timezone
 
-from keyvault import masterkey
+from keyvault import journal, masterkey
 from keyvault.masterkey import Purpose, UnwrapError
 from keyvault.models import AuditKey, AuditRecord
 from keyvault.wrapping import keys_for_wrapping
@@ -68,7 +68,7 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
     """Append one record, in the caller's transaction where there is one, and write the new head to the log.
 
     ``subject`` names keys by id and fingerprint, never by octets; a batch act is one record. Raises
-    AuditError or MasterKeyError where the audit key cannot be used: then the act must not happen either.
+    AuditError or MasterKeyError where audit key or journal cannot be used: then the act must not happen either.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
@@ -85,6 +85,7 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
         )
         row.mac = _mac(key, bytes(last[1]), row)
         row.save(force_insert=True)
+        journal.append("audit", [_content(row), row.mac])
         head = Head(row.number, row.mac)
         transaction.on_commit(lambda: logger.info("audit head %s (%s by %s)", head, act, actor.name))
     return head
@@ -154,6 +155,7 @@ def _key() -> bytes:
             raise AuditError("the audit key is gone while records stand: someone removed it")
         wrapped = master.wrap(secrets.token_bytes(_MAC_OCTETS), Purpose.AUDIT_KEY, KEY_OWNER)
         row = AuditKey.objects.create(wrapped=wrapped, master_key_version=master.active_version)
+        journal.append("audit_key", [wrapped, master.active_version])
     try:
         return master.unwrap(bytes(row.wrapped), Purpose.AUDIT_KEY, KEY_OWNER)
     except UnwrapError as error:

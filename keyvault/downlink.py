@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cbor2
 
+from keyvault import journal
 from keyvault.ciphers import DeviceKeyOctets, open_keys
 from keyvault.cose.algorithms import DOWNLINK_OF
 from keyvault.cose.kdf import downlink_key
@@ -53,6 +54,7 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
 
     Takes downlink counters in the caller's transaction, which must commit before the octets leave: then
     no counter is used twice, not even after an old backup was restored. A fixed number of queries.
+    What is sealed is in the journal, and that the pending key may be with the device from now on.
     """
     usable = _usable({command.system_title for command in commands})
     wanted: list[tuple[KeyCommand | PlainCommand, int, int]] = []  # command, id of its key, of the key it speaks of
@@ -73,6 +75,10 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
         counter = counters[key_id]
         counters[key_id] = counter + 1
         sealed[command.number] = _seal(opened[key_id], counter, _plaintext(command, opened[subject_id]))
+    if sealed:
+        brought = {command.number: command.epoch for command, *_ in ready if isinstance(command, KeyCommand)}
+        entries = [[number, one.kid, one.counter, brought.get(number)] for number, one in sealed.items()]
+        journal.append("sealed", [int(now.timestamp()), entries])
     return sealed
 
 

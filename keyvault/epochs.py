@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection, transaction
 
-from keyvault import audit, provisioning
+from keyvault import audit, journal, provisioning
 from keyvault.audit import Actor
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
@@ -85,7 +85,7 @@ def activate(key_ids: Collection[int], now: datetime) -> None:
     """Pending keys whose first frame was accepted become active, their predecessors retiring.
 
     Runs in the transaction that stores the frame, after its counters were saved: so each key is
-    activated by one transaction, and by none that a compromise came before. Two queries. The versions stay:
+    activated by one transaction, and by none that a compromise came before. Three queries. The versions stay:
     what these keys open does not change.
     """
     ids = int_array(sorted(key_ids))
@@ -97,12 +97,14 @@ def activate(key_ids: Collection[int], now: datetime) -> None:
         now,
         ids,
     )
-    execute(
+    activated = fetch_rows(
         """UPDATE keyvault_devicekey SET state = 'active', activated_at = %s
-           WHERE id = ANY(%s::int[]) AND state = 'pending'""",
+           WHERE id = ANY(%s::int[]) AND state = 'pending' RETURNING system_title, epoch, fingerprint""",
         now,
         ids,
     )
+    if activated:
+        journal.append("activated", [int(now.timestamp()), activated])
 
 
 def retire_due(now: datetime) -> int:
@@ -146,7 +148,7 @@ def cancel(system_titles: Collection[bytes]) -> set[bytes]:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         rows = fetch_rows(
-            """SELECT k.id, k.system_title FROM keyvault_devicekey k
+            """SELECT k.id, k.system_title, k.epoch, k.fingerprint FROM keyvault_devicekey k
                JOIN keyvault_invocationcounter c ON c.key_id = k.id
                WHERE k.system_title = ANY(%s::bytea[]) AND k.state = 'pending' AND k.offered_at IS NULL
                ORDER BY k.system_title FOR UPDATE OF c, k""",
@@ -156,6 +158,8 @@ def cancel(system_titles: Collection[bytes]) -> set[bytes]:
         for table in ("keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures"):
             cursor.execute(f"DELETE FROM {table} WHERE key_id = ANY(%s)", [ids])
         cursor.execute("DELETE FROM keyvault_devicekey WHERE id = ANY(%s)", [ids])
+        if rows:
+            journal.append("gone", [row[1:] for row in rows])
     return {row[1] for row in rows}
 
 

@@ -3,11 +3,12 @@
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from enum import Enum
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
-from keyvault import masterkey
+from keyvault import journal, masterkey
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.fingerprints import fingerprint
@@ -119,7 +120,9 @@ def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
     with transaction.atomic():
         master = keys_for_wrapping()
         wrapped = master.wrap(key, Purpose.FLEET_KEY, name.encode())
-        return FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
+        row = FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
+        journal.append("fleet_key", [row.pk, name, wrapped, master.active_version])
+    return row
 
 
 def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[KeyState] | None = None) -> int:
@@ -140,13 +143,18 @@ def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[Ke
                    UPDATE keyvault_devicekey SET state = %(state)s, version = version + 1,
                        retiring_at = CASE WHEN %(state)s = 'retiring' THEN now() ELSE retiring_at END
                    WHERE id = ANY(%(ids)s) AND state <> %(state)s
-                     AND (%(before)s::text[] IS NULL OR state = ANY(%(before)s::text[])) RETURNING id, version
+                     AND (%(before)s::text[] IS NULL OR state = ANY(%(before)s::text[]))
+                   RETURNING id, version, system_title, epoch, fingerprint
                )
                UPDATE keyvault_invocationcounter c SET key_version = moved.version
-               FROM moved WHERE c.key_id = moved.id""",
+               FROM moved WHERE c.key_id = moved.id
+               RETURNING moved.system_title, moved.epoch, moved.fingerprint""",
             {"state": str(state), "ids": list(key_ids), "before": states},
         )
-        return int(cursor.rowcount)
+        moved = [(bytes(title), epoch, name and bytes(name)) for title, epoch, name in cursor.fetchall()]
+        if moved:
+            journal.append("state", [str(state), moved])
+    return len(moved)
 
 
 def _open_fleet_key(fleet_key: FleetKey) -> bytes:
@@ -191,6 +199,18 @@ def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
         with cursor.copy(f"COPY {counters} (key_id, key_version, highest, floor) FROM STDIN") as copy:
             for key_id in ids:
                 copy.write_row((key_id, 1, -1, 0))
+        if rows:
+            journal_keys(state, [(key_id, *row) for key_id, row in zip(ids, rows, strict=True)])
+
+
+def journal_keys(state: KeyState, keys: Sequence[tuple[Any, ...]]) -> None:
+    """Journal keys that stand now, all in one state, each as its id and the fields of a row; wrapped, never open."""
+    journal.append("keys", [state.value, [list(map(_plain, key)) for key in keys]])
+
+
+def _plain(one: Any) -> Any:
+    """A choice's own value; anything else as it is."""
+    return one.value if isinstance(one, Enum) else one
 
 
 def _check(rows: Sequence[_Row]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.db import connection, transaction
 from django.utils import timezone
 
-from keyvault import audit, provisioning
+from keyvault import audit, journal, provisioning
 from keyvault.audit import Actor
 from keyvault.ciphers import open_keys
 from keyvault.fingerprints import fingerprint
@@ -297,13 +297,15 @@ def _store(plan: _Plan, progress: Progress) -> None:
 
 def _note_given(keys: Sequence[NewKey]) -> None:
     """The devices have these pending keys, or may have: whatever becomes of a wave, they stay acceptable."""
+    now = timezone.now()
     fetch_rows(
         """UPDATE keyvault_devicekey k SET offered_at = %s FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
            WHERE k.system_title = n.title AND k.epoch = n.epoch RETURNING k.id""",
-        timezone.now(),
+        now,
         octets_array(key.system_title for key in keys),
         int_array(key.epoch for key in keys),
     )
+    journal.append("given", [int(now.timestamp()), [(key.system_title, key.epoch) for key in keys]])
 
 
 def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
@@ -349,3 +351,11 @@ def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
         )
         if cursor.rowcount != len(rows):
             raise ShipmentError("transfer keys were changed by someone else meanwhile; try again")
+    titles = [key.system_title for _, key in sorted(pairs, key=lambda pair: pair[1].system_title)]
+    provisioning.journal_keys(
+        KeyState.ACTIVE,
+        [
+            (key_id, title, TRANSFER_EPOCH, alg, KeySource.STORED.value, None, octets, master.active_version, name)
+            for title, (key_id, _, octets, name, alg) in zip(titles, rows, strict=True)
+        ],
+    )

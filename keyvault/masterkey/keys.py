@@ -49,6 +49,7 @@ class Purpose(StrEnum):
     TRANSFER_KEY = "transfer key"
     FLEET_KEY = "fleet key"
     AUDIT_KEY = "audit key"
+    JOURNAL_KEY = "journal key"
 
 
 class Version(NamedTuple):

@@ -1,0 +1,61 @@
+"""The key journal: every act on keys that must not be forgotten, outside of the database (docs/adr/0012).
+
+Whoever changes keys writes the act here before its transaction commits. A database that was restored
+from an older dump is brought up to it by ``keyvault.replay``; until then it holds no vault that is
+open: nothing is verified, and no act on keys is done.
+"""
+
+import time
+from typing import Any
+
+from django.db import connection
+
+from keyvault.journal.segments import Record
+from keyvault.journal.writing import JournalError, probe, write
+from keyvault.sql import fetch_rows
+
+__all__ = ["LOCK", "OPEN", "JournalError", "NotReplayedError", "append", "check_open", "is_open", "probe"]
+
+LOCK = 0x616D6904  # held shared by whoever writes until the transaction ends; alone by a replay
+# A condition for statements. The table has one row, which no dump holds: a restored database is not open.
+OPEN = "EXISTS (SELECT 1 FROM keyvault_journal_replayed)"
+
+
+class NotReplayedError(JournalError):
+    """The database was restored from a dump, and what came later was not replayed into it yet."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this database was restored, and the key journal was not replayed into it yet: manage.py restore --replay"
+        )
+
+
+def append(kind: str, body: Any) -> int:
+    """Write an act to the journal, on the disk when this returns, in the transaction that does it; gives its number.
+
+    Numbers grow in the order of the acts, over all hosts: it is called after the statements that lock
+    what the act changes. Raises JournalError where it cannot be written: then the act must not happen. Should
+    the transaction not commit, the journal tells of an act that was not done, which a replay survives.
+    """
+    if not connection.in_atomic_block:
+        raise RuntimeError("an act is journaled in the transaction that does it")
+    [(number, is_replayed)] = fetch_rows(
+        f"""WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(%s))
+            SELECT nextval('keyvault_journal_number'), {OPEN} FROM locked""",
+        LOCK,
+    )
+    if not is_replayed:
+        raise NotReplayedError
+    write(Record(number, time.time_ns() // 1000, kind, body))
+    return int(number)
+
+
+def is_open() -> bool:
+    """Whether the journal was replayed into this database, or it never was restored. One query."""
+    return bool(fetch_rows(f"SELECT {OPEN}")[0][0])
+
+
+def check_open() -> None:
+    """NotReplayedError where the database was restored and the journal not replayed."""
+    if not is_open():
+        raise NotReplayedError

@@ -1,0 +1,157 @@
+"""Reading the journal: the segments of every host, checked, and their records in the order of the acts."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from keyvault.journal.segments import (
+    NO_MAC,
+    End,
+    Record,
+    Scan,
+    SegmentError,
+    TornHeaderError,
+    decode_record,
+    read_header,
+    unchecked,
+)
+from keyvault.journal.writing import SUFFIX, JournalError, segment_key
+from keyvault.masterkey import MasterKeys, UnwrapError
+
+
+class SegmentState(NamedTuple):
+    """What was found in one segment: how many records, their lowest and highest numbers, and what is wrong with it."""
+
+    path: Path
+    records: int
+    first: int | None
+    last: int | None
+    last_at_us: int | None
+    torn_octets: int
+    fault: str | None
+
+
+class _Entry(NamedTuple):
+    number: int
+    segment: int
+    start: int
+    octets: int
+
+
+class Journal:
+    """The records of several folders after a number, in order; a record is read from its file when its turn comes."""
+
+    def __init__(self, states: list[SegmentState], entries: list[_Entry]) -> None:
+        self.states = states
+        self._entries = sorted(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Record]:
+        for entry in self._entries:
+            with self.states[entry.segment].path.open("rb", buffering=0) as file:
+                yield decode_record(os.pread(file.fileno(), entry.octets, entry.start))
+
+    @property
+    def last_number(self) -> int:
+        """The highest number of all records that were read, those before the asked for among them; 0 of none."""
+        return max((state.last for state in self.states if state.last is not None), default=0)
+
+    @property
+    def last_at_us(self) -> int:
+        """The latest time of all records, in Unix microseconds."""
+        return max((state.last_at_us for state in self.states if state.last_at_us is not None), default=0)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with segments that may hold records after the number; each names its file."""
+        return [f"{state.path}: {state.fault}" for state in self.states if state.fault is not None]
+
+
+def read(
+    folders: Sequence[Path],
+    master: MasterKeys,
+    after: int = 0,
+    progress: Callable[[int], object] = lambda octets: None,
+) -> Journal:
+    """The journal in these folders, as far as it is whole: see ``faults``. The records after a number.
+
+    A record that a crash cut short at a segment's end is no fault: its act was not done. JournalError where a
+    folder cannot be read. ``progress`` is told how many more octets were read.
+    """
+    states: list[SegmentState] = []
+    entries: list[_Entry] = []
+    for path in segments(folders):
+        try:
+            state, found = _read_segment(path, master, after, len(states))
+        except OSError as error:
+            raise JournalError(f"cannot read {path}: {error.strerror}") from None
+        states.append(state)
+        entries += found
+        progress(path.stat().st_size)
+    return Journal(states, entries)
+
+
+def segments(folders: Sequence[Path]) -> list[Path]:
+    """The segments in these folders, by name. JournalError where one is no folder."""
+    paths: set[Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise JournalError(f"there is no folder {folder}: name where the key journal lies")
+        paths.update(path.resolve() for path in folder.glob(f"*{SUFFIX}"))
+    return sorted(paths, key=lambda path: (path.name, path))
+
+
+def _read_segment(path: Path, master: MasterKeys, after: int, index: int) -> tuple[SegmentState, list[_Entry]]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            header, start = read_header(file)
+        except TornHeaderError:
+            return SegmentState(path, 0, None, None, None, size, None), []
+        except SegmentError as error:
+            return SegmentState(path, 0, None, None, None, 0, str(error)), []
+        try:
+            key = segment_key(header, master)
+        except UnwrapError as error:
+            return _locked(path, file, start, after, f"its key does not open: {error}"), []
+        return _scan(path, Scan(file, key, start, NO_MAC), after, index, size)
+
+
+def _locked(path: Path, file: IO[bytes], start: int, after: int, fault: str) -> SegmentState:
+    """A segment whose key does not open: no fault where all that it holds is older than what is asked for."""
+    try:
+        numbers = [decode_record(payload).number for payload in unchecked(file, start)]
+    except SegmentError as error:
+        return SegmentState(path, 0, None, None, None, 0, str(error))
+    last = max(numbers, default=0)
+    return SegmentState(path, len(numbers), min(numbers, default=None), last, None, 0, fault if last > after else None)
+
+
+def _scan(path: Path, scan: Scan, after: int, index: int, size: int) -> tuple[SegmentState, list[_Entry]]:
+    entries: list[_Entry] = []
+    numbers: list[int] = []
+    last_at_us = None
+    fault = None
+    for count, found in enumerate(scan):
+        if count == 0:
+            continue  # the header
+        try:
+            record = decode_record(found.payload)
+        except SegmentError as error:
+            fault = str(error)
+            break
+        numbers.append(record.number)
+        last_at_us = max(record.at_us, last_at_us or 0)
+        if record.number > after:
+            start = found.end - len(found.mac) - len(found.payload)
+            entries.append(_Entry(record.number, index, start, len(found.payload)))
+    if scan.end is End.DAMAGED:
+        fault = f"damaged at octet {scan.good_to} of {size}"
+    torn = size - scan.good_to if scan.end is End.TORN else 0
+    state = SegmentState(
+        path, len(numbers), min(numbers, default=None), max(numbers, default=None), last_at_us, torn, fault
+    )
+    return state, entries

@@ -1,0 +1,214 @@
+"""Writing to the journal: appended to this host's newest segment, and on the disk before anything goes on.
+
+All processes of a host share its segments, one at a time under a lock on a file. A segment that ends
+badly, or whose key is under an older master key version, is left as it is, and another one begun.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from django.conf import settings
+
+from keyvault import masterkey
+from keyvault.journal.segments import (
+    HEAD_LINE,
+    ID_OCTETS,
+    NO_MAC,
+    End,
+    Header,
+    Record,
+    Scan,
+    SegmentError,
+    encode_header,
+    encode_record,
+    framed,
+    read_header,
+)
+from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".journal"
+SEGMENT_OCTETS = 16 * 1024 * 1024  # then another is begun: a process that starts reads through the newest
+_KEY_OCTETS = 32
+
+
+class JournalError(MasterKeyError):
+    """The key journal cannot be used: acts on keys stop, as they do without the master key. Nothing was done."""
+
+
+class _Place(NamedTuple):
+    """Where the next record goes, as of this process's last one: valid while that file has that size."""
+
+    path: Path
+    inode: int
+    version: int
+    key: bytes
+    size: int
+    mac: bytes
+
+    def __repr__(self) -> str:
+        return f"<{self.path} at {self.size}>"
+
+
+_last: dict[Path, _Place] = {}  # by folder; touched under the lock alone
+
+
+def write(record: Record) -> None:
+    """Append a record; on the disk when this returns. JournalError: it is not there, or not for certain."""
+    folder = _folder()
+    try:
+        with _alone(folder):
+            place = _place(folder)
+            octets, mac = framed(place.key, place.mac, encode_record(record))
+            size = _append(place.path, octets, place.size)
+            _last[folder] = place._replace(size=size, mac=mac)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def probe() -> Path:
+    """The folder of the journal, tried out. JournalError where it cannot be written."""
+    folder = _folder()
+    try:
+        with _alone(folder):
+            descriptor = os.open(folder / f".{_host()}.probe", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, b"probe")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+                (folder / f".{_host()}.probe").unlink()
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    return folder
+
+
+def segment_key(header: Header, master: MasterKeys) -> bytes:
+    """The MAC key of a segment. UnwrapError where its header was changed, or the master key is another's."""
+    return master.unwrap(header.wrapped_key, Purpose.JOURNAL_KEY, header.id)
+
+
+def _folder() -> Path:
+    return Path(settings.KEY_JOURNAL_DIR).absolute()
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:60] or "host"
+
+
+def _cannot_write(folder: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"the key journal in {folder} cannot be written ({error.strerror}): nothing was done. Make room or mend the "
+        "folder (KEY_JOURNAL_DIR), and try again"
+    )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The lock of this host's segments, over processes and threads."""
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o022:
+        raise JournalError(f"{folder} has mode {mode:04o}: others may write to it. chmod 700 {folder}")
+    descriptor = os.open(folder / f".{_host()}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _place(folder: Path) -> _Place:
+    """Where the next record goes: the segment that was written to last, else the newest that is fit, else a new one."""
+    version = masterkey.current().active_version
+    last = _last.get(folder)
+    if last is not None and last.version == version:
+        with suppress(FileNotFoundError):
+            found = last.path.stat()
+            if found.st_ino == last.inode and found.st_size == last.size < SEGMENT_OCTETS:
+                return last
+    newest = max(folder.glob(f"{_host()}-*{SUFFIX}"), default=None)
+    place = None if newest is None else _end_of(newest, version)
+    return place or _begin(folder)
+
+
+def _end_of(path: Path, version: int) -> _Place | None:
+    """The end of a segment; None where another one must be begun."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            header, start = read_header(file)
+            if header.version != version or found.st_size >= SEGMENT_OCTETS:
+                return None
+            key = segment_key(header, masterkey.current())
+            scan = Scan(file, key, start, NO_MAC)
+            for _ in scan:
+                pass
+    except (SegmentError, UnwrapError) as error:
+        logger.error("%s is left as it is, and another segment begun: %s", path, error)
+        return None
+    if scan.end is not End.CLEAN:
+        logger.warning("%s ends %s at octet %d: it is left so, and another begun", path, scan.end, scan.good_to)
+        return None
+    return _Place(path, found.st_ino, version, key, scan.good_to, scan.mac)
+
+
+def _begin(folder: Path) -> _Place:
+    """A new segment under the active master key version."""
+    master = masterkey.provider().fresh()
+    identity, key = secrets.token_bytes(ID_OCTETS), secrets.token_bytes(_KEY_OCTETS)
+    wrapped = master.wrap(key, Purpose.JOURNAL_KEY, identity)
+    header = Header(identity, socket.gethostname(), time.time_ns() // 1000, master.active_version, wrapped)
+    octets, mac = framed(key, NO_MAC, encode_header(header))
+    path = folder / f"{_host()}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{SUFFIX}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.close(descriptor)
+    try:
+        size = _append(path, HEAD_LINE + octets, 0)
+    except OSError:
+        path.unlink()
+        raise
+    _sync_folder(folder)
+    return _Place(path, path.stat().st_ino, header.version, key, size, mac)
+
+
+def _append(path: Path, octets: bytes, size: int) -> int:
+    """Write octets at the end, which is at ``size``, onto the disk; gives the new end. Half a write is taken back."""
+    with path.open("r+b", buffering=0) as file:
+        try:
+            _write_all(file, octets, size)
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(size)
+            raise
+    return size + len(octets)
+
+
+def _write_all(file: IO[bytes], octets: bytes, at: int) -> None:
+    file.seek(at)
+    left = memoryview(octets)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
