@@ -15,7 +15,7 @@ from django.utils import timezone
 from ami_headend import embedded
 from ami_headend.celery import app
 from concentrators import uplinks
-from keyvault import masterkey
+from keyvault import journal, masterkey
 from keyvault.masterkey import MasterKeyError, UnwrapError
 from keyvault.models import DeviceKey
 from keyvault.provisioning import purpose_of
@@ -47,9 +47,9 @@ class Finding:
 def examine() -> list[Finding]:
     """Every finding. What needs the database is left out where it does not answer."""
     database = _database()
-    findings = [database, _broker(), _workers(), _master_key(), _disk()]
+    findings = [database, _broker(), _workers(), _master_key(), _key_journal(), _disk()]
     if database.well:
-        needing_tables = (_partitions, _master_key_opens, _backlog)
+        needing_tables = (_partitions, _master_key_opens, _replayed, _backlog)
         migrations = _migrations()
         findings += [migrations, _clock()]
         if migrations.well:
@@ -144,6 +144,22 @@ def _master_key_opens() -> Finding:
         to_do = "Name the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
         return Finding("master key opens", False, str(error), to_do)
     return Finding("master key opens", True, f"{len(rows)} stored keys tried")
+
+
+def _key_journal() -> Finding:
+    try:
+        folder = journal.probe()
+    except MasterKeyError as error:
+        to_do = "Mend it: until then no key is made, given out or cut off. Uplinks under known keys are verified."
+        return Finding("key journal", False, str(error), to_do)
+    return Finding("key journal", True, f"can be written, in {folder}")
+
+
+def _replayed() -> Finding:
+    if not journal.is_open():
+        to_do = "Run manage.py restore --replay. Uplinks are taken meanwhile, and wait."
+        return Finding("restored", False, "the key journal was not replayed into this database yet", to_do)
+    return Finding("restored", True, "nothing is left to replay")
 
 
 def _partitions() -> Finding:

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from keyvault import masterkey
+from keyvault import journal, masterkey
 from keyvault.masterkey import MasterKeyError
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,15 @@ def live(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def ready(request: HttpRequest) -> HttpResponse:
-    """200 where database and master key can be used, else 503; which of them fails is told, why stands in the log."""
-    checks = {"database": _well(_ask_database), "master_key": _well(masterkey.probe)}
+    """200 where database and keys can be used, else 503; which check fails is told, why stands in the log.
+
+    "journal" fails in a database that was restored, until the key journal is replayed into it.
+    """
+    checks = {
+        "database": _well(_ask_database),
+        "journal": _well(journal.check_open),
+        "master_key": _well(masterkey.probe),
+    }
     well = all(checks.values())
     found = {name: "ok" if fine else "failed" for name, fine in checks.items()}
     return JsonResponse({"ready": well, "checks": found}, status=200 if well else 503)

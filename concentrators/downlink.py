@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import transaction
 
 from concentrators.models import Command, CommandKind, CommandState
-from keyvault import downlink, epochs
+from keyvault import downlink, epochs, journal
 from keyvault.downlink import KeyCommand, PlainCommand, Sealed
 from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
@@ -51,7 +51,8 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
     """At most ``limit`` due commands, oldest first, to meters assigned to the concentrator or heard by it last.
 
     A command is sealed when it is first offered, and committed before this returns; later it is offered
-    octet for octet. What another request holds is passed over. A fixed number of queries.
+    octet for octet. What another request holds is passed over; nothing is offered before a restored
+    database has its journal replayed. A fixed number of queries.
     """
     with transaction.atomic(durable=True):
         due = _due(concentrator_id, min(limit, OFFER_MAX), now)
@@ -111,7 +112,7 @@ _DUE = f"""
     SELECT c.id, m.system_title, c.kind, c.parameters, c.octets
     FROM asked, mine JOIN concentrators_command c ON c.id = mine.id JOIN meters_meter m ON m.id = c.meter_id
     WHERE c.state IN ('queued', 'offered', 'delivered') AND c.next_attempt_at <= asked.now AND c.expires_at > asked.now
-      AND NOT EXISTS (
+      AND {journal.OPEN} AND NOT EXISTS (
         SELECT 1 FROM concentrators_command o
         WHERE o.meter_id = c.meter_id AND (o.kind = 1) = (c.kind = 1) AND o.state IN ('queued', 'offered', 'delivered')
           AND o.expires_at > asked.now

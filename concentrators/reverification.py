@@ -28,7 +28,9 @@ from concentrators.verification import (
     judge_by_halves,
     no_collection,
 )
+from keyvault import journal
 from keyvault.cose.structures import parse_frame, split_sequence
+from keyvault.journal import NotReplayedError
 from keyvault.opening import known_kids
 from keyvault.sql import execute, fetch_rows, int_array
 
@@ -172,13 +174,15 @@ def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, *, ca
 def _lock(uplink_id: int) -> _Waiting | None:
     """Lock an uplink whose frames wait, and assignments against change; whoever has it now is waited for."""
     rows = fetch_rows(
-        """SELECT concentrator_id, received_at, body, waiting_frames, pg_advisory_xact_lock_shared(%s)
-           FROM (SELECT * FROM concentrators_uplink
-                 WHERE id = %s AND verified_at IS NOT NULL AND waiting > 0
-                   AND body IS NOT NULL AND waiting_frames IS NOT NULL FOR UPDATE) AS u""",
+        f"""SELECT concentrator_id, received_at, body, waiting_frames, {journal.OPEN}, pg_advisory_xact_lock_shared(%s)
+            FROM (SELECT * FROM concentrators_uplink
+                  WHERE id = %s AND verified_at IS NOT NULL AND waiting > 0
+                    AND body IS NOT NULL AND waiting_frames IS NOT NULL FOR UPDATE) AS u""",
         totals.LOCK,
         uplink_id,
     )
+    if rows and not rows[0][4]:
+        raise NotReplayedError
     return _Waiting(*rows[0][:4]) if rows else None
 
 

@@ -20,7 +20,9 @@ from concentrators.integrity import Failure
 from concentrators.judging import Delivery, Frames, Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
+from keyvault import journal
 from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
+from keyvault.journal import NotReplayedError
 from keyvault.masterkey import MasterKeyError
 from keyvault.opening import ContendedError
 from keyvault.sql import execute, fetch_rows
@@ -135,17 +137,19 @@ def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
 
 
 def _lock(uplink_id: int) -> _Posted | None:
-    """Lock an uplink that is to be verified, and assignments against change."""
+    """Lock an uplink that is to be verified, and assignments against change. NotReplayedError after a restore."""
     rows = fetch_rows(
-        """SELECT concentrator_id, received_at, attempts, body, pg_advisory_xact_lock_shared(%s)
-           FROM (SELECT * FROM concentrators_uplink
-                 WHERE id = %s AND verified_at IS NULL FOR UPDATE SKIP LOCKED) AS u""",
+        f"""SELECT concentrator_id, received_at, attempts, body, {journal.OPEN}, pg_advisory_xact_lock_shared(%s)
+            FROM (SELECT * FROM concentrators_uplink
+                  WHERE id = %s AND verified_at IS NULL FOR UPDATE SKIP LOCKED) AS u""",
         totals.LOCK,
         uplink_id,
     )
     if not rows:
         return None
-    concentrator_id, received_at, attempts, body, _ = rows[0]
+    concentrator_id, received_at, attempts, body, is_open, _ = rows[0]
+    if not is_open:
+        raise NotReplayedError
     return _Posted(Delivery(uplink_id, concentrator_id, received_at, timezone.now()), body, attempts)
 
 

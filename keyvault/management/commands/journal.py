@@ -1,0 +1,75 @@
+"""manage.py journal: what the key journal holds, and whether it is whole."""
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from keyvault import masterkey
+from keyvault.journal import reading
+from keyvault.journal.reading import Journal
+from keyvault.journal.segments import Record
+from keyvault.masterkey import MasterKeyError
+
+
+class Command(BaseCommand):
+    help = (
+        "Look at the key journal: every act on keys, kept outside of the database for a restore. Keys stand in it"
+        " wrapped, and are not shown. Exits 1 where a segment was changed or does not open."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py journal verify                    read every segment, and check each record's mac\n"
+            "  manage.py journal verify --journal /a --journal /b\n"
+            "      the folders of several hosts, as a restore would read them\n"
+            "  manage.py journal show --after 4711         the records after a number, as JSON Lines"
+        )
+        parser.add_argument("action", choices=["verify", "show"])
+        parser.add_argument(
+            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+        )
+        parser.add_argument("--after", type=int, default=0, metavar="NUMBER", help="show what comes after this record")
+
+    def handle(self, *args: Any, action: str, after: int, **options: Any) -> None:
+        folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        try:
+            found = reading.read(folders, masterkey.current(), after)
+        except MasterKeyError as error:
+            raise CommandError(str(error)) from None
+        if action == "show":
+            for record in found:
+                self.stdout.write(json.dumps(_shown(record), separators=(",", ":"), default=bytes.hex))
+        else:
+            self._tell(found)
+        if found.faults:
+            raise CommandError("\n  ".join(["The journal is not whole:", *found.faults]))
+
+    def _tell(self, found: Journal) -> None:
+        for state in found.states:
+            torn = f", and {state.torn_octets} octets of a record that a crash cut short" if state.torn_octets else ""
+            numbers = f" ({state.first} to {state.last})" if state.records else ""
+            self.stdout.write(f"{state.path}: {state.records} records{numbers}{torn}")
+        records = sum(state.records for state in found.states)
+        self.stdout.write(f"{records} records in {len(found.states)} segments, the last of number {found.last_number}.")
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """A record for people: without the wrapped keys."""
+    body = record.body
+    match record.kind:
+        case "keys":
+            state, keys = body
+            body = [state, [[key[1], key[2], key[8]] for key in keys]]
+        case "fleet_key":
+            body = body[:2]
+        case "audit_key":
+            body = []
+    at = datetime.fromtimestamp(record.at_s, UTC).isoformat()
+    return {"number": record.number, "at": at, "kind": record.kind, "body": body}
