@@ -19,6 +19,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from concentrators import (
+    access,
     admin_evidence,  # noqa: F401 - registers its pages
     intervals,
     orders,
@@ -96,6 +97,16 @@ class ConcentratorAdmin(LargeTableAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Concentrator | None = None) -> bool:
         return False  # its uplinks stand on it: it is set inactive
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changeform_view(request, *args, **kwargs)  # type: ignore[no-any-return]
+        except MasterKeyError as error:
+            self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
+            return HttpResponseRedirect(request.path)
+
+    def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
+        access.save(obj)
+
     def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("concentrators.add_concentratortoken")
 
@@ -134,7 +145,12 @@ class ConcentratorAdmin(LargeTableAdmin):
         }
         if request.method == "POST" and form.is_valid():
             # The answer itself shows the token: a message or a redirect would store it on its way.
-            context["secret"] = tokens.issue(concentrator, form.cleaned_data["label"], form.cleaned_data["expires_at"])
+            try:
+                secret = tokens.issue(concentrator, form.cleaned_data["label"], form.cleaned_data["expires_at"])
+            except MasterKeyError as error:
+                form.add_error(None, str(error))
+                return form_page(self, request, form, **context)
+            context["secret"] = secret
             context["shown_once"] = "Token"
             context["explanation"] = "Copy it now: it is shown this once, and only its digest is kept."
             context["text"] = ""
@@ -186,7 +202,11 @@ class ConcentratorTokenAdmin(ReadOnlyAdmin):
             raise Http404("There is no such token.")
         back = reverse("admin:concentrators_concentratortoken_change", args=[token.pk])
         if request.method == "POST":
-            tokens.revoke(token)
+            try:
+                tokens.revoke(token)
+            except MasterKeyError as error:
+                self.message_user(request, f"The token was not revoked: {error}", messages.ERROR)
+                return HttpResponseRedirect(back)
             self.log_change(request, token, "revoked")
             self.message_user(request, f"Token {token} of {token.concentrator} is refused from now on.")
             return HttpResponseRedirect(back)

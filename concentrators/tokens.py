@@ -4,9 +4,11 @@ import hashlib
 import secrets
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.utils import timezone
 
 from concentrators.models import Concentrator, ConcentratorToken
+from keyvault import journal
 from keyvault.sql import fetch_rows
 
 _PREFIX = "dcu_"  # makes a leaked token easy to find; no part of its 256 bits
@@ -14,17 +16,24 @@ _LAST_USE_EVERY = timedelta(minutes=1)
 
 
 def issue(concentrator: Concentrator, label: str = "", expires_at: datetime | None = None) -> str:
-    """Make a token and give it in the clear, this once; only its digest is stored."""
+    """Make a token and give it in the clear, this once; only its digest is stored. Journaled."""
     token = _PREFIX + secrets.token_urlsafe(32)
-    ConcentratorToken.objects.create(
-        concentrator=concentrator, digest=digest(token), label=label, expires_at=expires_at
-    )
+    with transaction.atomic():
+        row = ConcentratorToken.objects.create(
+            concentrator=concentrator, digest=digest(token), label=label, expires_at=expires_at
+        )
+        until = None if expires_at is None else int(expires_at.timestamp())
+        issued_to = [concentrator.pk, concentrator.name]
+        journal.append("token_issued", [*issued_to, row.pk, row.digest, label, int(row.created_at.timestamp()), until])
     return token
 
 
 def revoke(token: ConcentratorToken) -> None:
-    """Refuse a token from now on; a token stays revoked from the first time."""
-    ConcentratorToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
+    """Refuse a token from now on; a token stays revoked from the first time. Journaled."""
+    now = timezone.now()
+    with transaction.atomic():
+        if ConcentratorToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now):
+            journal.append("token_revoked", [bytes(token.digest), int(now.timestamp())])
 
 
 def find(token: str, now: datetime) -> ConcentratorToken | None:

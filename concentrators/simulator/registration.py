@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from django.db import transaction
 
-from concentrators import assignments, tokens
+from concentrators import access, assignments, tokens
 from concentrators.models import Concentrator
 from concentrators.simulator.obedience import FIRST_EPOCH
 from concentrators.simulator.plan import Plan
@@ -20,8 +20,9 @@ def register(plan: Plan, secret: bytes) -> list[str]:
     """
     start = _time(plan.start_s)
     with transaction.atomic():
-        rows = [Concentrator(name=concentrator_name(plan, number)) for number in range(plan.concentrators)]
-        concentrators = Concentrator.objects.bulk_create(rows)
+        concentrators = [Concentrator(name=concentrator_name(plan, number)) for number in range(plan.concentrators)]
+        for concentrator in concentrators:
+            access.save(concentrator)
         issued = [tokens.issue(concentrator, "simulator") for concentrator in concentrators]
         numbers = [*range(len(plan.meters)), *plan.ghosts.values()]
         meters = Meter.objects.bulk_create([_meter(plan, number, start) for number in numbers], batch_size=5_000)

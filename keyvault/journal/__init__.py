@@ -1,4 +1,4 @@
-"""The key journal: every act on keys that must not be forgotten, outside of the database (docs/adr/0012).
+"""The key journal: every act on keys that must not be forgotten, outside of the database.
 
 Whoever changes keys writes the act here before its transaction commits. A database that was restored
 from an older dump is brought up to it by ``keyvault.replay``; until then it holds no vault that is

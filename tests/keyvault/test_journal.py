@@ -319,7 +319,7 @@ def test_the_journal_is_verified_and_shown(folder: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["number"] == 2
     [path] = folder.glob("*.journal")
     path.write_bytes(path.read_bytes()[:-40] + b"\xff" * 40)
-    with pytest.raises(CommandError, match="not whole:\n.*damaged at octet"):
+    with pytest.raises(CommandError, match=r"not whole:\n.*damaged at octet"):
         call_command("journal", "verify")
     with pytest.raises(CommandError, match="there is no folder"):
         call_command("journal", "verify", "--journal", str(settings.BASE_DIR / "nowhere"))

@@ -8,8 +8,9 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from concentrators import tokens
+from concentrators import access, tokens
 from concentrators.models import Concentrator, ConcentratorToken
+from keyvault.masterkey import MasterKeyError
 
 _DAYS_MAX = 36_500
 
@@ -33,6 +34,12 @@ class Command(BaseCommand):
         parser.add_argument("--token", type=int, help="number of the token to revoke, as `tokens` lists it")
 
     def handle(self, *args: Any, action: str, name: str, **options: Any) -> None:
+        try:
+            self.act(action, name, options)
+        except MasterKeyError as error:
+            raise CommandError(str(error)) from None
+
+    def act(self, action: str, name: str, options: dict[str, Any]) -> None:
         if action == "add":
             _add(name)
             self.stdout.write(f"Registered {name}. Next: manage.py concentrator token {name}")
@@ -76,7 +83,7 @@ def _add(name: str) -> None:
     _check(concentrator, "name")
     if Concentrator.objects.filter(name=name).exists():
         raise CommandError(f"there is a concentrator {name} already")
-    concentrator.save()
+    access.save(concentrator)
 
 
 def _check(row: Concentrator | ConcentratorToken, field: str) -> None:
