@@ -78,7 +78,7 @@ def decode_header(payload: bytes) -> Header:
     """The inverse; SegmentError where it is another form."""
     try:
         header = Header(**cbor2.loads(payload))
-    except (ValueError, TypeError, EOFError):
+    except (cbor2.CBORDecodeError, TypeError, ValueError):
         raise SegmentError("its header is not in the form that this head-end writes") from None
     if not isinstance(header.id, bytes) or not isinstance(header.wrapped_key, bytes) or type(header.version) is not int:
         raise SegmentError("its header is not in the form that this head-end writes")
@@ -94,7 +94,7 @@ def decode_record(payload: bytes) -> Record:
     """The inverse; SegmentError where it is another form."""
     try:
         record = Record(*cbor2.loads(payload))
-    except (ValueError, TypeError, EOFError):
+    except (cbor2.CBORDecodeError, TypeError, ValueError):
         raise SegmentError("a record is not in the form that this head-end writes") from None
     if type(record.number) is not int or type(record.at_us) is not int or not isinstance(record.kind, str):
         raise SegmentError("a record is not in the form that this head-end writes")
@@ -118,7 +118,7 @@ def read_header(file: IO[bytes]) -> tuple[Header, int]:
         raise SegmentError("it is not a segment of the key journal")
     length = int.from_bytes(file.read(_LENGTH_OCTETS), "big")
     payload = file.read(min(length, PAYLOAD_MAX_OCTETS))
-    if len(payload) != length:
+    if len(payload) != length or not payload:
         raise TornHeaderError("it ends within its header")
     return decode_header(payload), len(HEAD_LINE)
 
