@@ -22,7 +22,7 @@ DROP = """
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('keyvault', '0006_rights'),
+        ('keyvault', '0007_approvals'),
     ]
 
     operations = [
