@@ -21,7 +21,7 @@ def _console_page(page: type[ConsolePage]) -> _Page:
     return _Page(page.title, page.icon, f"admin:{page.name}", page.permission_required)
 
 
-_GROUPS = [
+GROUPS = [
     (None, [_console_page(OverviewPage)]),
     (
         "Traffic",
@@ -94,7 +94,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """Unfold's navigation for the request's user; groups without a page are left out."""
     allowed = [
         (title, [(page, reverse(page.url_name)) for page in pages if _may_see(page, request)])
-        for title, pages in _GROUPS
+        for title, pages in GROUPS
     ]
     links = [link for _, pages in allowed for _, link in pages if _is_within(request.path, link)]
     here = max(links, key=len, default=None)
