@@ -50,7 +50,9 @@ demo: $(READY)
 up: $(READY)
 	@exec $(BIN)/python manage.py up --port $(PORT) $(ARGS)
 
+# Pages are tested in Chromium, which is no Python package: brought where that is possible, and else left out.
 test: $(READY_DEV)
+	@.ci/bring chromium "the tests of pages"
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 soak: $(READY_DEV)

@@ -1,0 +1,55 @@
+"""One stack with simulated meters and one browser for all tests of pages; without a browser they are left out."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from pytest_django import DjangoDbBlocker
+
+from tests.flows.stack import Stack, running
+from tests.pages.browser import FLAGS, chromium, signed_in
+
+Visit = Callable[..., Page]
+_NO_BROWSER = "page tests are left out: there is no chromium on the PATH (Debian, Ubuntu: apt install chromium)"
+
+
+@pytest.fixture(scope="package")
+def stack(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Web and worker over two days of a few simulated meters, attackers among them. Its database is this process's."""
+    if chromium() is None:
+        pytest.skip(_NO_BROWSER)
+    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("pages")) as live:
+        simulate = ("--meters", "12", "--days", "2", "--misbehave", "all=0.01", "--seed", "4")
+        done = live.manage("simulate", "--url", live.base_url, *simulate)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield live
+
+
+@pytest.fixture(scope="package")
+def browser(stack: Stack) -> Iterator[Browser]:
+    """The browser, over the stack. Django's database functions may be called beside it: it runs a loop of its own."""
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        patch.setitem(os.environ, "DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        engine = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield engine
+        engine.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, stack: Stack) -> Iterator[Visit]:
+    """``visit(role, dark=..., phone=...)``: a page of that person. At the end nothing may have gone wrong on it."""
+    with ExitStack() as contexts:
+        watched = []
+
+        def open_page(role: str, *, dark: bool = False, phone: bool = False) -> Page:
+            page, faults = contexts.enter_context(signed_in(browser, stack.base_url, role, dark=dark, phone=phone))
+            watched.append(faults)
+            return page
+
+        yield open_page
+        found = [fault for faults in watched for fault in faults.take()]
+    assert found == []
