@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import Group, User
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, ViewportSize
 
 SUPERUSER = "superuser"
-DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+DESKTOP, PHONE = ViewportSize(width=1400, height=900), ViewportSize(width=390, height=844)
 ZONE = "Europe/Berlin"
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "screenshots"
 FLAGS = [

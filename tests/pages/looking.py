@@ -15,7 +15,7 @@ _GRAVE = ("serious", "critical")
 def look_at(page: Page, address: str) -> list[str]:
     """What is wrong with a page, in both themes and at both widths; screenshots are left in screenshots/."""
     name = re.sub(r"[^a-z0-9]+", "-", address.removeprefix("/admin").lower()).strip("-") or "overview"
-    page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+    page.set_viewport_size(DESKTOP)
     page.goto(address)
     page.wait_for_load_state("networkidle")
     found = []
@@ -23,7 +23,7 @@ def look_at(page: Page, address: str) -> list[str]:
         page.evaluate("theme => { Alpine.$data(document.documentElement).adminTheme = theme }", theme)
         page.wait_for_function("theme => document.documentElement.classList.contains(theme)", arg=theme)
         for width, size in (("desk", DESKTOP), ("phone", PHONE)):
-            page.set_viewport_size(size)  # type: ignore[arg-type]
+            page.set_viewport_size(size)
             found += [f"{theme}, {width}: {fault}" for fault in _faults(page, theme, width)]
             page.screenshot(path=SCREENSHOTS / f"{name}.{width}.{theme}.png", full_page=True)
     return [f"{address} {fault}" for fault in found]
