@@ -16,7 +16,7 @@ KEY_OFFICER = "key officer"
 ADMINISTRATOR = "administrator"
 AUDITOR = "auditor"
 
-_APPS = ("auth", "concentrators", "meters", "keyvault")
+_APPS = ("auth", "alerts", "concentrators", "meters", "keyvault")
 
 
 def _views(app: str, *models: str) -> frozenset[str]:
@@ -26,10 +26,14 @@ def _views(app: str, *models: str) -> frozenset[str]:
 _TRAFFIC = _views("concentrators", "concentrator", "uplink", "integrityfailure", "failuretally")
 _ROTATION = _views("concentrators", "command", "rotationwave", "wavemeter")
 _KEYS = _views("keyvault", "devicekey", "invocationcounter", "tagfailures")
+_ALERTS = _views("alerts", "alert", "rule")
+_HANDLE_ALERTS = "alerts.handle_alert"
 
 RIGHTS: dict[str, frozenset[str]] = {
     # Runs the meters: sees what they say, enrols and places them, and sends them commands that carry no key.
     OPERATOR: _TRAFFIC
+    | _ALERTS
+    | {_HANDLE_ALERTS}
     | _ROTATION
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
@@ -38,6 +42,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"},
     # Looks after the keys. Sees no reading.
     KEY_OFFICER: _ROTATION
+    | _ALERTS
+    | {_HANDLE_ALERTS}
     | _KEYS
     | _views("concentrators", "concentrator", "integrityfailure", "failuretally")
     | _views("meters", "meter")
@@ -46,6 +52,10 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {rights.ROTATE_MASTER_KEY, rights.DESTROY_MASTER_KEY, rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Looks after accounts, concentrators with their tokens, and the register catalogue. May be the second person.
     ADMINISTRATOR: _TRAFFIC
+    | _ALERTS
+    | _views("alerts", "channel", "delivery")
+    | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
+    | {"alerts.add_channel", "alerts.change_channel", "alerts.delete_channel", "alerts.rotate_channel_secret"}
     | _views("concentrators", "concentratortoken", "assignment")
     | _views("meters", "meter", "register")
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
@@ -54,6 +64,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Sees who did what, to which keys, and what the frames came to. Changes nothing, and sees no reading of one meter.
     AUDITOR: _TRAFFIC
+    | _ALERTS
+    | _views("alerts", "channel", "delivery")
     | _ROTATION
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")

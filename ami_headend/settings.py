@@ -5,6 +5,7 @@ from pathlib import Path
 
 import django_stubs_ext
 from environs import Env, EnvError
+from kombu import Queue
 
 from ami_headend import embedded
 
@@ -67,6 +68,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "ami_headend",
+    "ami_headend.alerts",
     "concentrators",
     "meters",
     "keyvault",
@@ -193,6 +195,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 # Celery's Django fixup would close the connection, and with it every prepared plan, after so many tasks, and where
 # this is 0 after each, whatever CONN_MAX_AGE says. A connection that broke is opened anew all the same.
 CELERY_DB_REUSE_MAX = 1_000_000
+# Alerts have a queue of their own, which every worker takes from in turn: they tell of a backlog of uplinks, too.
+CELERY_TASK_QUEUES = [Queue("celery"), Queue("alerts")]
+CELERY_TASK_ROUTES = {"ami_headend.alerts.tasks.*": {"queue": "alerts"}}
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "sweep-uplinks": {"task": "concentrators.tasks.sweep_uplinks", "schedule": 15.0},
@@ -202,6 +207,17 @@ CELERY_BEAT_SCHEDULE = {
     "step-rotation-waves": {"task": "concentrators.tasks.step_rotation_waves", "schedule": 60.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
     "replace-worn-keys": {"task": "concentrators.tasks.replace_worn_keys", "schedule": 3600.0},
+    "evaluate-alerts": {
+        "task": "ami_headend.alerts.tasks.evaluate_alerts",
+        "schedule": 30.0,
+        "options": {"expires": 60},
+    },
+    "sweep-deliveries": {
+        "task": "ami_headend.alerts.tasks.sweep_deliveries",
+        "schedule": 15.0,
+        "options": {"expires": 60},
+    },
+    "purge-deliveries": {"task": "ami_headend.alerts.tasks.purge_deliveries", "schedule": 86_400.0},
     "maintain-partitions": {"task": "meters.tasks.maintain_partitions", "schedule": 3600.0},
 }
 
@@ -228,6 +244,25 @@ COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # looks for commands, per 
 COMMAND_RETRY_S = env.int("COMMAND_RETRY_S", 60)  # not acknowledged: offered again, later each time
 COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind
+
+# --- alerts and metrics ------------------------------------------------------------------------------
+PUBLIC_URL = env.str("PUBLIC_URL", "").rstrip("/")  # where people reach the pages; for links in messages
+EMAIL_URL = env.str("EMAIL_URL", "")  # smtp://, smtp+tls:// or smtp+ssl://user:password@host:port
+if EMAIL_URL:
+    globals().update(
+        {name: value for name, value in env.dj_email_url("EMAIL_URL").items() if name != "EMAIL_FILE_PATH"}
+    )
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", "ami-headend@localhost")
+WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", False)
+# This machine, the link, and what cloud providers answer about the machine.
+WEBHOOK_REFUSED_NETWORKS = env.list(
+    "WEBHOOK_REFUSED_NETWORKS",
+    [
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"),
+        *("::1/128", "fe80::/10", "fd00:ec2::254/128"),
+    ],
+)
 
 # --- operator pages --------------------------------------------------------------------------------
 UNFOLD = {

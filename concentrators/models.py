@@ -116,6 +116,7 @@ class Uplink(models.Model):
             models.Index(fields=["received_at"], condition=Q(body__isnull=False), name="uplink_kept"),
             models.Index(fields=["id"], condition=Q(waiting__gt=0, body__isnull=False), name="uplink_waiting"),
             models.Index(fields=["concentrator", "-received_at"], name="uplink_by_concentrator"),
+            models.Index(fields=["verified_at"], condition=Q(verified_at__isnull=False), name="uplink_by_verdict"),
         ]
 
     def __str__(self) -> str:
@@ -175,6 +176,7 @@ class IntegrityFailure(models.Model):
             ),
             models.Index(fields=["kid", "invocation_counter"], name="failure_by_counter"),
             models.Index(fields=["uplink"], name="failure_by_uplink"),
+            models.Index(fields=["kind", "id"], include=["concentrator", "meter"], name="failure_as_stored"),
         ]
 
     def __str__(self) -> str:

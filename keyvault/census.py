@@ -10,9 +10,15 @@ from keyvault.provisioning import purpose_of
 from keyvault.sql import fetch_rows
 
 DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS = "keyvault_devicekey", "keyvault_fleetkey", "keyvault_auditkey"
-TABLES = (DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS)
+SIGNING_SECRETS = "keyvault_signingsecret"
+TABLES = (DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS, SIGNING_SECRETS)
 
 _BATCH = 2_000
+_PURPOSES = {
+    FLEET_KEYS: Purpose.FLEET_KEY,
+    AUDIT_KEYS: Purpose.AUDIT_KEY,
+    SIGNING_SECRETS: Purpose.SIGNING_SECRET,
+}
 
 
 class Secret(NamedTuple):
@@ -30,7 +36,7 @@ class Secret(NamedTuple):
     def __str__(self) -> str:
         if self.table == DEVICE_KEYS:
             return f"{self.purpose} of {self.owner.hex()}, epoch {self.epoch}"
-        return f"fleet key {self.owner.decode()}" if self.table == FLEET_KEYS else "audit key"
+        return "audit key" if self.table == AUDIT_KEYS else f"{self.purpose} {self.owner.decode()}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -43,10 +49,11 @@ class Count(NamedTuple):
     device_keys: int
     fleet_keys: int
     audit_keys: int
+    signing_secrets: int
 
     @property
     def secrets(self) -> int:
-        return self.device_keys + self.fleet_keys + self.audit_keys
+        return self.device_keys + self.fleet_keys + self.audit_keys + self.signing_secrets
 
 
 class Verification(NamedTuple):
@@ -99,20 +106,17 @@ def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Se
 
 
 def other_secrets(not_at: int | None = None) -> list[Secret]:
-    """Fleet keys and the audit key, all or those not under one version."""
-    rows = fetch_rows(
-        """SELECT id, name, wrapped, master_key_version FROM keyvault_fleetkey
-           WHERE master_key_version IS DISTINCT FROM %s::int
-           UNION ALL SELECT id, NULL, wrapped, master_key_version FROM keyvault_auditkey
-           WHERE master_key_version IS DISTINCT FROM %s::int ORDER BY id""",
-        not_at,
-        not_at,
+    """Fleet keys, the audit key and signing secrets, all or those not under one version."""
+    owners = {FLEET_KEYS: "name", AUDIT_KEYS: f"'{audit.KEY_OWNER.decode()}'", SIGNING_SECRETS: "owner"}
+    statement = " UNION ALL ".join(
+        f"""SELECT '{table}' AS kind, id, {owner}, wrapped, master_key_version FROM {table}
+            WHERE master_key_version IS DISTINCT FROM %s::int"""
+        for table, owner in owners.items()
     )
+    rows = fetch_rows(f"{statement} ORDER BY kind, id", *[not_at] * len(owners))
     return [
-        Secret(AUDIT_KEYS, row_id, Purpose.AUDIT_KEY, audit.KEY_OWNER, 0, wrapped, version, None)
-        if name is None
-        else Secret(FLEET_KEYS, row_id, Purpose.FLEET_KEY, name.encode(), 0, wrapped, version, None)
-        for row_id, name, wrapped, version in rows
+        Secret(table, row_id, _PURPOSES[table], owner.encode(), 0, wrapped, version, None)
+        for table, row_id, owner, wrapped, version in rows
     ]
 
 

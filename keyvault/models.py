@@ -137,6 +137,27 @@ class AuditKey(models.Model):
         return "audit key"
 
 
+class SigningSecret(models.Model):
+    """A secret (32 octets) that signs what the head-end sends to others, wrapped like a fleet key.
+
+    ``owner`` says whose messages. After a rotation the one before signs beside the new one until ``expires_at``.
+    """
+
+    owner = models.CharField(max_length=100)
+    wrapped = models.BinaryField()
+    master_key_version = models.PositiveIntegerField(db_index=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["owner"], condition=Q(expires_at=None), name="signing_secret_one_current")
+        ]
+
+    def __str__(self) -> str:
+        return f"signing secret of {self.owner}"
+
+
 class AuditRecord(models.Model):
     """One act on keys or rights: who did what, to which keys, when, from where, with what result.
 

@@ -7,6 +7,7 @@ on where it stopped. Secrets and their octets stay what they are: caches of ciph
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from time import monotonic
 
 from django.db import OperationalError, transaction
@@ -211,9 +212,8 @@ def _missed(rotation: MasterKeyRotation) -> bool:
 
 def _finish(rotation: MasterKeyRotation, master: MasterKeys) -> None:
     others = census.other_secrets(not_at=rotation.to_version)
-    for table in (census.FLEET_KEYS, census.AUDIT_KEYS):
-        if secrets := [secret for secret in others if secret.table == table]:
-            _rewrap(rotation, master, secrets)
+    for _, secrets in groupby(others, key=lambda secret: secret.table):
+        _rewrap(rotation, master, list(secrets))
     rotation.state = RotationState.FINISHED
     rotation.finished_at = timezone.now()
     left = f", {rotation.unreadable} left unreadable" if rotation.unreadable else ""

@@ -55,6 +55,8 @@ def parse_obis(text: str) -> ObisCode:
 
 
 COMMAND_DONE, COMMAND_REFUSED = "0-0:96.13.0", "0-0:96.13.1"
+INTERVAL_IMPORT = "1-0:1.29.0"
+STANDARD_LOG, FRAUD_LOG = "0-0:96.11.0", "0-0:96.11.1"
 _C, _I, _N, _E = RegisterKind.CUMULATIVE, RegisterKind.INTERVAL, RegisterKind.INSTANTANEOUS, RegisterKind.EVENT
 STANDARD_REGISTERS = [
     StandardRegister("1-0:1.8.0", _C, "Wh", 0, "Active energy import"),
@@ -65,7 +67,7 @@ STANDARD_REGISTERS = [
     StandardRegister("1-0:2.8.2", _C, "Wh", 0, "Active energy export, rate 2"),
     StandardRegister("1-0:3.8.0", _C, "varh", 0, "Reactive energy import"),
     StandardRegister("1-0:4.8.0", _C, "varh", 0, "Reactive energy export"),
-    StandardRegister("1-0:1.29.0", _I, "Wh", 0, "Active energy import of one interval"),
+    StandardRegister(INTERVAL_IMPORT, _I, "Wh", 0, "Active energy import of one interval"),
     StandardRegister("1-0:2.29.0", _I, "Wh", 0, "Active energy export of one interval"),
     StandardRegister("1-0:3.29.0", _I, "varh", 0, "Reactive energy import of one interval"),
     StandardRegister("1-0:4.29.0", _I, "varh", 0, "Reactive energy export of one interval"),
@@ -79,8 +81,8 @@ STANDARD_REGISTERS = [
     StandardRegister("1-0:52.7.0", _N, "V", -1, "Voltage L2"),
     StandardRegister("1-0:71.7.0", _N, "A", -2, "Current L3"),
     StandardRegister("1-0:72.7.0", _N, "V", -1, "Voltage L3"),
-    StandardRegister("0-0:96.11.0", _E, "count", 0, "Standard event log: outage, clock set"),
-    StandardRegister("0-0:96.11.1", _E, "count", 0, "Fraud event log: tamper, cover opened, magnet"),
+    StandardRegister(STANDARD_LOG, _E, "count", 0, "Standard event log: outage, clock set"),
+    StandardRegister(FRAUD_LOG, _E, "count", 0, "Fraud event log: tamper, cover opened, magnet"),
     StandardRegister(COMMAND_DONE, _E, "count", 0, "Command done: its number"),
     StandardRegister(COMMAND_REFUSED, _E, "count", 0, "Command refused: its number"),
 ]

@@ -35,6 +35,7 @@ def status() -> dict[str, Any]:
                 "device_keys": counts[number].device_keys if number in counts else 0,
                 "fleet_keys": counts[number].fleet_keys if number in counts else 0,
                 "audit_keys": counts[number].audit_keys if number in counts else 0,
+                "signing_secrets": counts[number].signing_secrets if number in counts else 0,
             }
             for number in sorted({*counts, *known})
         ],
@@ -53,8 +54,8 @@ def told(found: dict[str, Any]) -> str:
         )
         lines.append(
             f"  version {row['version']}: {row['state']}, {row['device_keys']} device keys, "
-            f"{row['fleet_keys']} fleet keys, {row['audit_keys']} audit key{'s' * (row['audit_keys'] != 1)}"
-            + (f" ({dates} UTC)" if dates else "")
+            f"{row['fleet_keys']} fleet keys, {row['audit_keys']} audit key{'s' * (row['audit_keys'] != 1)}, "
+            f"{row['signing_secrets']} signing secrets" + (f" ({dates} UTC)" if dates else "")
         )
     rotation = found["rotation"]
     if rotation is not None:

@@ -50,6 +50,7 @@ class Purpose(StrEnum):
     FLEET_KEY = "fleet key"
     AUDIT_KEY = "audit key"
     JOURNAL_KEY = "journal key"
+    SIGNING_SECRET = "signing secret"  # noqa: S105 - what it is for
 
 
 class Version(NamedTuple):
@@ -98,7 +99,7 @@ class MasterKeys:
     def wrap(self, secret: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
         """A secret of 32 octets as 77 octets of COSE_Encrypt0 under the active version.
 
-        ``owner`` is the system title of a device or the name of a fleet key.
+        ``owner`` is the system title of a device, the name of a fleet key, or who signs.
         """
         return self._seal(secret, _external_aad(purpose, owner, epoch))
 

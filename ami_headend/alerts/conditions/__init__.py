@@ -1,0 +1,33 @@
+"""What each condition finds: one module for what meters and concentrators do, one for keys, one for the head-end."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from ami_headend.alerts.conditions import keys, site, traffic
+from ami_headend.alerts.conditions.finding import Findings
+from ami_headend.alerts.models import Condition, Rule
+
+_MINUTE_S, _HOUR_S = 60, 3_600
+
+
+class Search(NamedTuple):
+    """How a condition is looked for: rule, ids of the subjects of its open alerts, and now; and how often at most."""
+
+    find: Callable[[Rule, Sequence[int], datetime], Findings]
+    rests_s: int = 0
+
+
+SEARCHES = {
+    Condition.FAILURE_RATE: Search(traffic.failure_rate),
+    Condition.KIND_SEEN: Search(traffic.kind_seen),
+    Condition.METER_EVENT: Search(traffic.meter_event),
+    Condition.SILENT_METER: Search(traffic.silent_meter, _MINUTE_S),
+    Condition.SILENT_CONCENTRATOR: Search(traffic.silent_concentrator),
+    Condition.COMPLETENESS: Search(traffic.completeness, 5 * _MINUTE_S),
+    Condition.ROTATION_STALLED: Search(keys.rotation_stalled),
+    Condition.KEYS_WORN: Search(keys.keys_worn, _HOUR_S),
+    Condition.AUDIT_BROKEN: Search(keys.audit_broken, 10 * _MINUTE_S),
+    Condition.MASTER_KEY_DOWN: Search(keys.master_key_down),
+    Condition.QUEUE_LAG: Search(site.queue_lag),
+}

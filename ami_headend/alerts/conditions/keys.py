@@ -1,0 +1,95 @@
+"""How the keys stand: rotations, worn keys, the audit chain, the master key."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from django.conf import settings
+
+from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_MAX, Finding, Findings, few
+from ami_headend.alerts.models import Rule, SubjectKind
+from concentrators.models import WaveState
+from keyvault import audit, masterkey, rewrap
+from keyvault.audit import AuditError, Head
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import RotationState
+from keyvault.sql import fetch_rows, int_array
+from meters.models import MeterStatus
+
+
+def rotation_stalled(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """A rotation of the master key without a batch for the period; waves that failures stopped, or nobody steps."""
+    since = now - timedelta(minutes=rule.period_minutes or 0)
+    found = []
+    rotation = rewrap.current()
+    if rotation is not None and rotation.beat_at < since:
+        state = "was stopped" if rotation.state == RotationState.STOPPED else "stands still"
+        summary = (
+            f"the rotation to master key version {rotation.to_version} {state} at {rotation.rewrapped:,} of "
+            f"{rotation.total:,} secrets, since {rotation.beat_at:%Y-%m-%d %H:%M} UTC"
+        )
+        found.append(Finding(SubjectKind.MASTER_KEY, rotation.pk, f"to version {rotation.to_version}", summary))
+    rows = fetch_rows(
+        """SELECT w.id, w.name, w.state FROM concentrators_rotationwave w
+           WHERE w.state = %s OR (w.state = %s AND w.created_at < %s
+               AND EXISTS (SELECT 1 FROM concentrators_wavemeter m WHERE m.wave_id = w.id AND m.command_id IS NULL)
+               AND NOT EXISTS (SELECT 1 FROM concentrators_wavemeter m
+                               JOIN concentrators_command c ON c.id = m.command_id
+                               WHERE m.wave_id = w.id AND c.created_at >= %s))
+           ORDER BY w.id LIMIT %s""",
+        WaveState.STOPPED.value,
+        WaveState.RUNNING.value,
+        since,
+        since,
+        SUBJECTS_MAX,
+    )
+    for wave_id, name, state in rows:
+        why = "its failure budget is spent" if state == WaveState.STOPPED else "no key command was queued any more"
+        found.append(Finding(SubjectKind.WAVE, wave_id, name, f"the rotation wave {name} stands still: {why}"))
+    return few(found)
+
+
+def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Meters in service whose active key is too old, or nears its safe number of frames, with no next key under way."""
+    rows = fetch_rows(
+        """SELECT m.id, m.serial_number, n.highest, coalesce(k.activated_at, k.created_at), count(*) OVER ()
+           FROM keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id
+           JOIN meters_meter m ON m.system_title = k.system_title AND m.status = %s
+           WHERE k.state = 'active' AND k.epoch > 0
+             AND (n.highest >= %s OR coalesce(k.activated_at, k.created_at) < %s)
+             AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey p
+                             WHERE p.system_title = k.system_title AND p.state = 'pending')
+           ORDER BY m.id = ANY(%s::int[]) DESC, n.highest DESC, m.id LIMIT %s""",
+        MeterStatus.COMMISSIONED.value,
+        settings.KEY_ROTATE_AT_COUNTER,
+        now - timedelta(days=rule.threshold or 0),
+        int_array(open_ids),
+        SUBJECTS_MAX,
+    )
+    listed = [
+        Finding(SubjectKind.METER, meter_id, serial, f"key in use since {since:%Y-%m-%d}, frame counter at {highest:,}")
+        for meter_id, serial, highest, since, _ in rows
+    ]
+    return Findings(rows[0][-1] if rows else 0, listed)
+
+
+def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Whether a record of the audit chain was changed or removed; walks all of it.
+
+    The rule keeps the head that it saw last, so that a chain that was cut off at its end is found, too.
+    """
+    kept = rule.marks.get("head")
+    try:
+        head = audit.verify(Head(kept["number"], bytes.fromhex(kept["mac"])) if kept else None)
+    except AuditError as error:
+        return few([Finding(SubjectKind.FLEET, 0, "audit chain", str(error)[:200])])
+    rule.marks["head"] = {"number": head.number, "mac": head.mac.hex()}
+    return NOTHING
+
+
+def master_key_down(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Whether the worker that evaluates this rule cannot use the master key."""
+    try:
+        masterkey.probe()
+    except MasterKeyError as error:
+        return few([Finding(SubjectKind.MASTER_KEY, 0, "master key", str(error)[:200])])
+    return NOTHING

@@ -1,0 +1,233 @@
+"""What meters and concentrators do: failures, events, silence, gaps. One statement each, whatever there is.
+
+Every statement gives (id, name, figures ..., how many in all), subjects with an open alert first.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
+from ami_headend.alerts.marks import marked_before
+from ami_headend.alerts.models import Rule, SubjectKind
+from concentrators.verdicts import FailureKind
+from keyvault.sql import fetch_rows, int_array
+from meters.models import MeterStatus
+from meters.obis import INTERVAL_IMPORT
+
+FRAMES_MIN = 20  # fewer tell nothing of a rate
+SETTLING = timedelta(hours=2)  # concentrators post late: an interval is looked for after this
+# Of these the tag verified: the meter that the frame names did send it. All others only claim a meter.
+AUTHENTIC = frozenset(
+    {
+        FailureKind.COUNTER_REUSED,
+        FailureKind.COUNTER_TOO_OLD,
+        FailureKind.REPLAYED,
+        FailureKind.DEVICE_SUSPENDED,
+        FailureKind.PAYLOAD_INVALID,
+        FailureKind.IDENTITY_MISMATCH,
+        FailureKind.CLOCK_SKEW,
+        FailureKind.TOO_OLD,
+        FailureKind.READING_CONFLICT,
+    }
+)
+_METERS = "meters_meter", "serial_number"
+_CONCENTRATORS = "concentrators_concentrator", "name"
+_LAST_POSTED = """LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
+                  ORDER BY received_at DESC LIMIT 1) h ON true"""
+
+
+def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Concentrators of whose frames, verified within the period, too large a share was refused."""
+    rows = fetch_rows(
+        """SELECT c.id, c.name, s.rejected, s.frames, count(*) OVER ()
+           FROM (SELECT concentrator_id, sum(rejected)::bigint AS rejected, sum(frames)::bigint AS frames
+                 FROM concentrators_uplink WHERE verified_at >= %s GROUP BY concentrator_id) s
+           JOIN concentrators_concentrator c ON c.id = s.concentrator_id
+           WHERE s.frames >= %s AND s.rejected * 100.0 >= s.frames * %s::float8 AND s.rejected > 0
+           ORDER BY c.id = ANY(%s::int[]) DESC, s.rejected DESC, c.id LIMIT %s""",
+        _since(rule, now),
+        FRAMES_MIN,
+        rule.threshold,
+        int_array(open_ids),
+        SUBJECTS_MAX,
+    )
+    return _found(
+        SubjectKind.CONCENTRATOR,
+        rows,
+        lambda rejected, frames: f"{rejected:,} of {frames:,} frames refused ({100 * rejected / frames:.1f} %)",
+    )
+
+
+def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Meters with failures of a kind stored within the period; concentrators, where frames of it prove no meter."""
+    kind = FailureKind(rule.selector)
+    is_meter = kind in AUTHENTIC
+    table, name = _METERS if is_meter else _CONCENTRATORS
+    column = "meter_id" if is_meter else "concentrator_id"
+    rows = fetch_rows(
+        f"""SELECT m.id, m.{name}, s.failures, s.latest, count(*) OVER ()
+            FROM (SELECT {column} AS id, count(*) AS failures, max(received_at) AS latest
+                  FROM concentrators_integrityfailure WHERE kind = %s AND id > %s
+                  GROUP BY {column} HAVING count(*) >= %s::float8) s
+            JOIN {table} m ON m.id = s.id
+            ORDER BY m.id = ANY(%s::int[]) DESC, s.failures DESC, m.id LIMIT %s""",
+        kind.value,
+        marked_before(_since(rule, now)).failure_id,
+        rule.threshold,
+        int_array(open_ids),
+        SUBJECTS_MAX,
+    )
+    what = kind.value.replace("_", " ")
+    return _found(
+        SubjectKind.METER if is_meter else SubjectKind.CONCENTRATOR,
+        rows,
+        lambda failures, latest: f"{failures:,} {what}, the last received {latest:%Y-%m-%d %H:%M:%S} UTC",
+    )
+
+
+def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Meters with events of a log stored within the period."""
+    rows = fetch_rows(
+        """SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
+           FROM (SELECT e.meter_id, count(*) AS events, max(e.captured_at) AS latest
+                 FROM meters_meterevent e JOIN meters_register r ON r.id = e.register_id
+                 WHERE e.id > %s AND r.obis_code = %s GROUP BY e.meter_id HAVING count(*) >= %s::float8) s
+           JOIN meters_meter m ON m.id = s.meter_id
+           ORDER BY m.id = ANY(%s::int[]) DESC, s.latest DESC, m.id LIMIT %s""",
+        marked_before(_since(rule, now)).event_id,
+        rule.selector,
+        rule.threshold,
+        int_array(open_ids),
+        SUBJECTS_MAX,
+    )
+    return _found(
+        SubjectKind.METER,
+        rows,
+        lambda events, latest: (
+            f"{events:,} event{'s' * (events != 1)} in the log {rule.selector}, the last at {latest:%Y-%m-%d %H:%M} UTC"
+        ),
+    )
+
+
+def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Active concentrators that have not posted for the period; one that never did only where it has meters."""
+    rows = fetch_rows(
+        f"""SELECT c.id, c.name, h.received_at, c.created_at, count(*) OVER ()
+            FROM concentrators_concentrator c {_LAST_POSTED}
+            WHERE c.is_active AND coalesce(h.received_at, c.created_at) < %s
+              AND (h.received_at IS NOT NULL OR EXISTS (
+                  SELECT 1 FROM concentrators_assignment a WHERE a.concentrator_id = c.id
+                  AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s)))
+            ORDER BY c.id = ANY(%s::int[]) DESC, coalesce(h.received_at, c.created_at) DESC, c.id LIMIT %s""",
+        _since(rule, now),
+        now,
+        now,
+        int_array(open_ids),
+        SUBJECTS_MAX,
+    )
+    return _found(SubjectKind.CONCENTRATOR, rows, lambda heard, made: _not_heard(heard, made, "posted nothing"))
+
+
+def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Meters in service of which no frame was accepted for the period.
+
+    Those of a concentrator that is silent itself are left out: that one is the cause, and has an alert of its own.
+    Looks at every meter.
+    """
+    since = _since(rule, now)
+    rows = fetch_rows(
+        f"""WITH silent AS (
+                SELECT m.id, m.serial_number, m.system_title, m.commissioned_at FROM meters_meter m
+                WHERE m.status = %s AND m.commissioned_at < %s
+                  AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey k
+                                  JOIN keyvault_invocationcounter n ON n.key_id = k.id
+                                  WHERE k.system_title = m.system_title AND n.heard_at >= %s)
+            ), behind AS MATERIALIZED (
+                SELECT a.meter_id FROM concentrators_concentrator c {_LAST_POSTED}
+                JOIN concentrators_assignment a ON a.concentrator_id = c.id
+                     AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s)
+                WHERE h.received_at IS NULL OR h.received_at < %s OR NOT c.is_active
+            ), shown AS (
+                SELECT s.*, count(*) OVER () AS total FROM silent s
+                WHERE NOT EXISTS (SELECT 1 FROM behind b WHERE b.meter_id = s.id)
+                ORDER BY s.id = ANY(%s::int[]) DESC, s.id LIMIT %s
+            )
+            SELECT s.id, s.serial_number, (SELECT max(n.heard_at) FROM keyvault_devicekey k
+                JOIN keyvault_invocationcounter n ON n.key_id = k.id WHERE k.system_title = s.system_title),
+                s.commissioned_at, s.total
+            FROM shown s ORDER BY s.id = ANY(%s::int[]) DESC, s.id""",
+        MeterStatus.COMMISSIONED.value,
+        since,
+        since,
+        now,
+        now,
+        since,
+        int_array(open_ids),
+        SUBJECTS_MAX,
+        int_array(open_ids),
+    )
+    return _found(SubjectKind.METER, rows, lambda heard, made: _not_heard(heard, made, "no frame accepted"))
+
+
+def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Concentrators of whose expected intervals too small a share is there; those that brought none have other alerts.
+
+    Of the register of imported energy, over the period that ended SETTLING ago.
+    """
+    end = (now - SETTLING).replace(minute=0, second=0, microsecond=0)
+    start = end - timedelta(minutes=rule.period_minutes or 0)
+    rows = fetch_rows(
+        """WITH there AS (
+               SELECT t.concentrator_id, sum(t.meters_counted)::bigint AS intervals
+               FROM concentrators_intervaltotal t JOIN meters_register r ON r.id = t.register_id
+               WHERE r.obis_code = %s AND t.interval_start >= %s AND t.interval_start < %s GROUP BY 1
+           ), expected AS (
+               SELECT a.concentrator_id,
+                      sum(greatest(0, floor(extract(epoch FROM
+                          least(%s::timestamptz, a.valid_to, m.retired_at)
+                          - greatest(%s::timestamptz, a.valid_from, m.commissioned_at)
+                      ) / (60 * m.interval_minutes))))::bigint AS intervals
+               FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
+               WHERE a.valid_from < %s AND (a.valid_to IS NULL OR a.valid_to > %s) AND m.status <> %s GROUP BY 1
+           )
+           SELECT c.id, c.name, t.intervals, e.intervals, count(*) OVER ()
+           FROM there t JOIN expected e USING (concentrator_id)
+           JOIN concentrators_concentrator c ON c.id = concentrator_id
+           WHERE t.intervals * 100.0 < e.intervals * %s::float8
+           ORDER BY c.id = ANY(%s::int[]) DESC, t.intervals::float8 / e.intervals, c.id LIMIT %s""",
+        INTERVAL_IMPORT,
+        start,
+        end,
+        end,
+        start,
+        end,
+        start,
+        MeterStatus.SUSPENDED.value,
+        rule.threshold,
+        int_array(open_ids),
+        SUBJECTS_MAX,
+    )
+    return _found(
+        SubjectKind.CONCENTRATOR,
+        rows,
+        lambda there, expected: (
+            f"{there:,} of {expected:,} intervals are there ({100 * there / expected:.1f} %), "
+            f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+        ),
+    )
+
+
+def _since(rule: Rule, now: datetime) -> datetime:
+    return now - timedelta(minutes=rule.period_minutes or 0)
+
+
+def _found(kind: SubjectKind, rows: list[tuple[Any, ...]], summary: Callable[[Any, Any], str]) -> Findings:
+    listed = [Finding(kind, row_id, name, summary(one, other)) for row_id, name, one, other, _ in rows]
+    return Findings(rows[0][-1] if rows else 0, listed)
+
+
+def _not_heard(heard_at: datetime | None, made_at: datetime, what: str) -> str:
+    if heard_at is None:
+        return f"{what} ever, known since {made_at:%Y-%m-%d %H:%M} UTC"
+    return f"{what} since {heard_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,61 @@
+"""The rules that every head-end begins with. Whoever runs it may change any of them, and switch it off."""
+
+from typing import Any
+
+from django.utils import timezone
+
+from ami_headend.alerts.models import Condition
+from concentrators.verdicts import FailureKind, Severity
+from meters.obis import FRAUD_LOG
+
+_HOUR, _DAY, _WEEK = 60, 1_440, 10_080
+_C, _K = Condition, FailureKind
+
+# name, condition, selector, threshold, period in minutes, severity, quiet time in minutes
+RULES = [
+    ("Counter used twice", _C.KIND_SEEN, _K.COUNTER_REUSED, 1, _DAY, Severity.CRITICAL, _DAY),
+    ("Frames that name another meter", _C.KIND_SEEN, _K.IDENTITY_MISMATCH, 1, _DAY, Severity.CRITICAL, _DAY),
+    ("Forged or damaged frames", _C.KIND_SEEN, _K.TAG_INVALID, 50, _HOUR, Severity.CRITICAL, 4 * _HOUR),
+    ("Meter tampered with", _C.METER_EVENT, FRAUD_LOG, 1, _DAY, Severity.CRITICAL, _DAY),
+    ("Frames that could not be processed", _C.KIND_SEEN, _K.PARKED, 1, _DAY, Severity.CRITICAL, _DAY),
+    ("Audit chain broken", _C.AUDIT_BROKEN, "", None, None, Severity.CRITICAL, 4 * _HOUR),
+    ("Master key cannot be used", _C.MASTER_KEY_DOWN, "", None, None, Severity.CRITICAL, _HOUR),
+    ("Uplinks wait too long", _C.QUEUE_LAG, "", None, 10, Severity.CRITICAL, _HOUR),
+    ("Concentrator is silent", _C.SILENT_CONCENTRATOR, "", None, 2 * _HOUR, Severity.WARNING, 12 * _HOUR),
+    ("Many frames refused", _C.FAILURE_RATE, "", 10, _HOUR, Severity.WARNING, 4 * _HOUR),
+    ("Intervals are missing", _C.COMPLETENESS, "", 98, _DAY, Severity.WARNING, _DAY),
+    ("Meter is silent", _C.SILENT_METER, "", None, _DAY, Severity.WARNING, _DAY),
+    ("Rotation stands still", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),
+    ("Device keys are due for replacement", _C.KEYS_WORN, "", 1_095, None, Severity.WARNING, _WEEK),
+]
+
+
+def make_rules(apps: Any, schema_editor: Any) -> None:
+    """Make those rules, where no rule of the name stands; for ``RunPython``."""
+    rules = apps.get_model("alerts", "Rule").objects.using(schema_editor.connection.alias)
+    for name, condition, selector, threshold, period_minutes, severity, quiet_minutes in RULES:
+        rules.get_or_create(
+            name=name,
+            defaults={
+                "condition": condition.value,
+                "selector": str(selector),
+                "threshold": threshold,
+                "period_minutes": period_minutes,
+                "severity": severity.value,
+                "quiet_minutes": quiet_minutes,
+            },
+        )
+
+
+def make_first_mark(apps: Any, schema_editor: Any) -> None:
+    """Note how far ids go now: what failed before there were alerts raises none; for ``RunPython``."""
+    database = schema_editor.connection.alias
+    ends = {
+        field: apps.get_model(app, model).objects.using(database).order_by("-pk").values_list("pk", flat=True).first()
+        or 0
+        for field, app, model in (
+            ("failure_id", "concentrators", "IntegrityFailure"),
+            ("event_id", "meters", "MeterEvent"),
+        )
+    }
+    apps.get_model("alerts", "StoredMark").objects.using(database).create(at=timezone.now(), **ends)

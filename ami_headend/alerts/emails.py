@@ -1,0 +1,50 @@
+"""Alerts as e-mail: one plain text message to all addresses of a channel."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+
+from ami_headend.alerts.models import Channel
+from ami_headend.alerts.notices import OPENED, REMINDED, RESOLVED, TEST
+
+_WORDS = {OPENED: "", REMINDED: "still: ", RESOLVED: "over: "}
+
+
+class MailError(Exception):
+    """No mail server is set."""
+
+
+def send(channel: Channel, body: dict[str, Any]) -> None:
+    """Send one message. MailError, SMTPException or OSError where it was not taken."""
+    if not settings.EMAIL_URL:
+        raise MailError("EMAIL_URL is not set: there is no mail server to send by")
+    subject, text = (_test if body["type"] == TEST else _alert)(body)
+    recipients = [address.strip() for address in channel.address.split(",")]
+    EmailMessage(" ".join(subject.split()), text, to=recipients).send()
+
+
+def _test(body: dict[str, Any]) -> tuple[str, str]:
+    data = body["data"]
+    return (
+        "[ami-headend] test",
+        f"This is a test of the channel {data['channel']}, asked for by {data['asked_for_by']}.\n",
+    )
+
+
+def _alert(body: dict[str, Any]) -> tuple[str, str]:
+    data = body["data"]
+    subject = f"[ami-headend] {data['severity']}: {_WORDS[body['type']]}{data['rule']}: {data['subject']['name']}"
+    lines = [
+        data["summary"],
+        "",
+        f"Rule      {data['rule']}",
+        f"Subject   {data['subject']['name']}",
+        f"Severity  {data['severity']}",
+        f"Since     {data['opened_at']}",
+    ]
+    if data["resolved_at"]:
+        lines.append(f"Until     {data['resolved_at']}")
+    if data["url"]:
+        lines += ["", f"What to do: {data['url']}"]
+    return subject, "\n".join(lines) + "\n"

@@ -1,0 +1,190 @@
+"""Evaluating the rules: alerts open, are told again after their quiet time, and end by themselves.
+
+Each rule is evaluated in a transaction of its own, with a fixed number of statements; one that fails leaves its alerts
+as they are and says why, and the others go on. Only one evaluation runs at a time.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from django.db import transaction
+
+from ami_headend.alerts import marks, notices
+from ami_headend.alerts.conditions import SEARCHES
+from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
+from ami_headend.alerts.models import Alert, AlertStep, Condition, Rule, Step, SubjectKind
+from keyvault.sql import fetch_rows
+
+logger = logging.getLogger(__name__)
+
+_LOCK = 0x616D6904
+_RESTS = 20  # a costly rule rests this many times as long as it took
+
+_Key = tuple[str, int]
+
+
+def evaluate(now: datetime) -> set[int]:
+    """Evaluate every enabled rule that is due; gives the channels that have something to be sent.
+
+    Nothing where another evaluation is under way.
+    """
+    channels: set[int] = set()
+    for rule_id in Rule.objects.filter(is_enabled=True).order_by("pk").values_list("pk", flat=True):
+        with transaction.atomic():
+            if not fetch_rows("SELECT pg_try_advisory_xact_lock(%s)", _LOCK)[0][0]:
+                return channels
+            marks.mark(now)
+            rule = Rule.objects.select_for_update(no_key=True).get(pk=rule_id)
+            if rule.is_enabled and is_due(rule, now):
+                channels |= _evaluate(rule, now)
+    return channels
+
+
+def is_due(rule: Rule, now: datetime) -> bool:
+    """Whether a rule has rested long enough: as its condition says, and in proportion to its cost."""
+    rest = max(
+        timedelta(seconds=SEARCHES[Condition(rule.condition)].rests_s), timedelta(milliseconds=_RESTS * rule.took_ms)
+    )
+    return rule.evaluated_at is None or rule.evaluated_at + rest <= now
+
+
+def end_alerts(rule: Rule, now: datetime, actor: str) -> set[int]:
+    """End the open alerts of a rule that is switched off; gives the channels that are told."""
+    return _resolve(_open(rule), now, actor, f"{rule} was switched off")
+
+
+def _evaluate(rule: Rule, now: datetime) -> set[int]:
+    started = time.monotonic()
+    standing = {(alert.subject_kind, alert.subject_id): alert for alert in _open(rule)}
+    rule.evaluated_at, rule.last_error = now, ""
+    channels: set[int] = set()
+    try:
+        with transaction.atomic():
+            search = SEARCHES[Condition(rule.condition)]
+            found = search.find(rule, [subject_id for _, subject_id in standing], now)
+            channels = _reconcile(rule, found, standing, now)
+    except Exception as error:
+        logger.exception("the alert rule %s could not be evaluated", rule)
+        rule.last_error = f"{type(error).__name__}: {error}".partition("\n")[0][:250]
+    rule.took_ms = round(1000 * (time.monotonic() - started))
+    rule.save(update_fields=["evaluated_at", "took_ms", "last_error", "marks"])
+    return channels
+
+
+def _open(rule: Rule) -> list[Alert]:
+    return _of(rule, Alert.objects.select_for_update().filter(rule=rule, resolved_at=None).order_by("pk"))
+
+
+def _of(rule: Rule, alerts: Iterable[Alert]) -> list[Alert]:
+    """Alerts that know their rule without asking for it."""
+    found = list(alerts)
+    for alert in found:
+        alert.rule = rule
+    return found
+
+
+def _reconcile(rule: Rule, found: Findings, standing: dict[_Key, Alert], now: datetime) -> set[int]:
+    """Bring the open alerts of a rule into line with what was found."""
+    holding = _holding(rule, found, standing)
+    going_on = [alert for key, alert in standing.items() if key in holding]
+    for alert in going_on:
+        alert.seen_at, alert.summary = now, holding[alert.subject_kind, alert.subject_id].summary[:250]
+    Alert.objects.bulk_update(going_on, ["seen_at", "summary"])
+    channels = _remind(rule, going_on, now)
+    channels |= _resolve([alert for key, alert in standing.items() if key not in holding], now)
+    return channels | _begin(rule, [finding for key, finding in holding.items() if key not in standing], now)
+
+
+def _holding(rule: Rule, found: Findings, standing: dict[_Key, Alert]) -> dict[_Key, Finding]:
+    """What has, or gets, an alert: each subject; of very many those that have one already, and one for them all."""
+    each = {(finding.kind.value, finding.id): finding for finding in found.listed}
+    if found.total <= SUBJECTS_MAX:
+        return each
+    kind = SubjectKind(found.listed[0].kind)
+    names = ", ".join(finding.subject for finding in found.listed[:3])
+    many = Finding(
+        SubjectKind.FLEET,
+        0,
+        f"{found.total:,} {kind.label}s",
+        f"{found.total:,} {kind.label}s at once, among them {names}",
+    )
+    return {key: finding for key, finding in each.items() if key in standing} | {(many.kind.value, many.id): many}
+
+
+def _begin(rule: Rule, findings: Sequence[Finding], now: datetime) -> set[int]:
+    """Open alerts; one that ended within the quiet time goes on, and tells nobody before that is over."""
+    if not findings:
+        return set()
+    earlier = _earlier(rule, findings)
+    again, new = [], []
+    for finding in findings:
+        alert = earlier.get((finding.kind.value, finding.id))
+        if alert is not None and alert.resolved_at and alert.resolved_at > now - timedelta(minutes=rule.quiet_minutes):
+            alert.resolved_at = alert.acknowledged_at = None
+            alert.acknowledged_by = ""
+            alert.severity, alert.seen_at, alert.summary = rule.severity, now, finding.summary[:250]
+            again.append(alert)
+        else:
+            new.append(_new(rule, finding, now, alert.snoozed_until if alert else None))
+    Alert.objects.bulk_update(
+        again, ["resolved_at", "acknowledged_at", "acknowledged_by", "severity", "seen_at", "summary"]
+    )
+    Alert.objects.bulk_create(new)
+    steps = [AlertStep(alert=alert, at=now, step=Step.REOPENED, note=alert.summary) for alert in again]
+    steps += [AlertStep(alert=alert, at=now, step=Step.OPENED, note=alert.summary) for alert in new]
+    AlertStep.objects.bulk_create(steps)
+    told = [alert for alert in (*new, *again) if _may_be_told(rule, alert, now)]
+    return notices.tell(told, notices.OPENED, now)
+
+
+def _earlier(rule: Rule, findings: Sequence[Finding]) -> dict[_Key, Alert]:
+    """The latest alert of each subject, where there was one."""
+    ids = [finding.id for finding in findings]
+    rows = (
+        Alert.objects.filter(rule=rule, subject_id__in=ids)
+        .order_by("subject_kind", "subject_id", "-id")
+        .distinct("subject_kind", "subject_id")
+    )
+    return {(alert.subject_kind, alert.subject_id): alert for alert in _of(rule, rows)}
+
+
+def _new(rule: Rule, finding: Finding, now: datetime, snoozed_until: datetime | None) -> Alert:
+    return Alert(
+        rule=rule,
+        severity=rule.severity,
+        subject_kind=finding.kind,
+        subject_id=finding.id,
+        subject=finding.subject[:120],
+        summary=finding.summary[:250],
+        opened_at=now,
+        seen_at=now,
+        snoozed_until=snoozed_until if snoozed_until and snoozed_until > now else None,
+    )
+
+
+def _remind(rule: Rule, going_on: Sequence[Alert], now: datetime) -> set[int]:
+    """Tell again of what nobody has acknowledged or put off, once the quiet time is over."""
+    due = [alert for alert in going_on if alert.acknowledged_at is None and _may_be_told(rule, alert, now)]
+    AlertStep.objects.bulk_create(AlertStep(alert=alert, at=now, step=Step.REMINDED) for alert in due)
+    return notices.tell(due, notices.REMINDED, now)
+
+
+def _may_be_told(rule: Rule, alert: Alert, now: datetime) -> bool:
+    """Whether the quiet time since it was told last is over. One that was put off is told as soon as that ends."""
+    if alert.snoozed_until is not None and alert.snoozed_until > now:
+        return False
+    if alert.notified_at is None or (alert.snoozed_until is not None and alert.notified_at < alert.snoozed_until):
+        return True
+    return alert.notified_at + timedelta(minutes=rule.quiet_minutes) <= now
+
+
+def _resolve(ended: Sequence[Alert], now: datetime, actor: str = "", note: str = "") -> set[int]:
+    for alert in ended:
+        alert.resolved_at = now
+    Alert.objects.bulk_update(ended, ["resolved_at"])
+    AlertStep.objects.bulk_create(
+        AlertStep(alert=alert, at=now, step=Step.RESOLVED, actor=actor, note=note) for alert in ended
+    )
+    return notices.tell([alert for alert in ended if alert.notified_at is not None], notices.RESOLVED, now)

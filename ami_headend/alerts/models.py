@@ -1,0 +1,201 @@
+"""Rules, the alerts that they raise, who is told, and what was sent."""
+
+from django.db import models
+from django.db.models import Q
+
+from concentrators.verdicts import Severity
+
+
+class Condition(models.TextChoices):
+    """What a rule looks for. ``ami_headend/alerts/conditions`` finds it; ``advice.py`` says what to do."""
+
+    FAILURE_RATE = "failure_rate", "share of refused frames"
+    KIND_SEEN = "kind_seen", "integrity failures of a kind"
+    METER_EVENT = "meter_event", "meter events (tamper, cover opened)"
+    SILENT_METER = "silent_meter", "silent meter"
+    SILENT_CONCENTRATOR = "silent_concentrator", "silent concentrator"
+    COMPLETENESS = "completeness", "completeness of intervals"
+    ROTATION_STALLED = "rotation_stalled", "rotation that stands still"
+    KEYS_WORN = "keys_worn", "device keys that are due for replacement"
+    AUDIT_BROKEN = "audit_broken", "broken audit chain"
+    MASTER_KEY_DOWN = "master_key_down", "master key that cannot be used"
+    QUEUE_LAG = "queue_lag", "uplinks that wait too long"
+
+
+class SubjectKind(models.TextChoices):
+    """What an alert is about; all but the last two name a row by its id."""
+
+    METER = "meter", "meter"
+    CONCENTRATOR = "concentrator", "concentrator"
+    WAVE = "wave", "rotation wave"
+    MASTER_KEY = "master_key", "master key"
+    FLEET = "fleet", "the whole head-end"
+
+
+SEVERITIES = [(severity.value, severity.name.lower()) for severity in Severity]
+
+
+class Rule(models.Model):
+    """A condition with its thresholds. What each number means for a condition stands in ``parameters.py``.
+
+    ``marks`` is what the rule remembers from one evaluation to the next.
+    """
+
+    name = models.CharField(max_length=120, unique=True)
+    condition = models.CharField(max_length=20, choices=Condition)
+    selector = models.CharField(max_length=40, blank=True, help_text="kind of failure, or OBIS code of an event log")
+    threshold = models.FloatField(null=True, blank=True)
+    period_minutes = models.PositiveIntegerField(null=True, blank=True)
+    severity = models.SmallIntegerField(choices=SEVERITIES, default=Severity.WARNING.value)
+    quiet_minutes = models.PositiveIntegerField(default=240, help_text="then those who are told are told again")
+    is_enabled = models.BooleanField("enabled", default=True)
+    evaluated_at = models.DateTimeField(null=True, editable=False)
+    took_ms = models.PositiveIntegerField(default=0, editable=False)
+    last_error = models.CharField(max_length=250, blank=True, editable=False)
+    marks = models.JSONField(default=dict, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Alert(models.Model):
+    """What a rule found wrong with one subject, from when it began until it ended.
+
+    At most one is open per rule and subject. One that begins again within the rule's quiet time is the same alert.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    rule = models.ForeignKey(Rule, models.PROTECT, related_name="alerts")
+    severity = models.SmallIntegerField(choices=SEVERITIES)
+    subject_kind = models.CharField(max_length=12, choices=SubjectKind)
+    subject_id = models.BigIntegerField(default=0, help_text="of its row; 0 where it is no row")
+    subject = models.CharField(max_length=120, help_text="its name when the alert began")
+    summary = models.CharField(max_length=250)
+    opened_at = models.DateTimeField()
+    seen_at = models.DateTimeField(help_text="found last")
+    resolved_at = models.DateTimeField(null=True)
+    notified_at = models.DateTimeField(null=True, help_text="somebody was told last")
+    acknowledged_at = models.DateTimeField(null=True)
+    acknowledged_by = models.CharField(max_length=150, blank=True)
+    snoozed_until = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["rule", "subject_kind", "subject_id"], condition=Q(resolved_at=None), name="alert_open_once"
+            )
+        ]
+        indexes = [
+            models.Index(fields=["-severity", "opened_at"], condition=Q(resolved_at=None), name="alert_open"),
+            models.Index(fields=["rule", "subject_kind", "subject_id", "-id"], name="alert_by_subject"),
+            models.Index(fields=["-resolved_at"], condition=Q(resolved_at__isnull=False), name="alert_history"),
+        ]
+        permissions = [("handle_alert", "Can acknowledge and snooze alerts")]
+
+    def __str__(self) -> str:
+        return f"{self.rule.name}: {self.subject}"
+
+
+class Step(models.TextChoices):
+    """What happened to an alert."""
+
+    OPENED = "opened", "opened"
+    REOPENED = "reopened", "began again"
+    REMINDED = "reminded", "told again"
+    ACKNOWLEDGED = "acknowledged", "acknowledged"
+    SNOOZED = "snoozed", "put off"
+    WOKEN = "woken", "taken up again"
+    NOTED = "noted", "noted"
+    RESOLVED = "resolved", "ended"
+
+
+class AlertStep(models.Model):
+    """One line of an alert's history; ``actor`` is empty where the head-end itself acted."""
+
+    id = models.BigAutoField(primary_key=True)
+    alert = models.ForeignKey(Alert, models.CASCADE, related_name="steps")
+    at = models.DateTimeField()
+    step = models.CharField(max_length=12, choices=Step)
+    actor = models.CharField(max_length=150, blank=True)
+    note = models.CharField(max_length=1000, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.step} at {self.at}"
+
+
+class ChannelKind(models.TextChoices):
+    EMAIL = "email", "e-mail"
+    WEBHOOK = "webhook", "signed webhook"
+
+
+class Channel(models.Model):
+    """Who is told of alerts, from a severity on. A webhook's signing secret rests in keyvault."""
+
+    name = models.CharField(max_length=120, unique=True)
+    kind = models.CharField(max_length=7, choices=ChannelKind)
+    address = models.CharField(max_length=1000, help_text="an https:// address, or e-mail addresses by commas")
+    least_severity = models.SmallIntegerField(
+        "from severity", choices=SEVERITIES, default=Severity.WARNING.value, help_text="alerts from this severity on"
+    )
+    is_enabled = models.BooleanField("enabled", default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        permissions = [("rotate_channel_secret", "Can make new signing secrets of webhooks")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def secret_owner(self) -> str:
+        """The name of this channel's signing secrets in keyvault."""
+        return f"alert channel {self.pk}"
+
+
+class Delivery(models.Model):
+    """One message to one channel: sent until it was taken, or given up. Losing its task costs time only.
+
+    ``body`` is fixed when it is written, so that every attempt says the same.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="deliveries")
+    alert = models.ForeignKey(Alert, models.CASCADE, null=True, related_name="deliveries")
+    event = models.CharField(max_length=20)
+    body = models.JSONField()
+    created_at = models.DateTimeField()
+    due_at = models.DateTimeField(help_text="when the sweep takes it up, if nobody did")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    delivered_at = models.DateTimeField(null=True)
+    given_up_at = models.DateTimeField(null=True)
+    last_error = models.CharField(max_length=250, blank=True)
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        indexes = [
+            models.Index(
+                fields=["due_at"], condition=Q(delivered_at=None, given_up_at=None), name="delivery_undelivered"
+            ),
+            models.Index(fields=["channel", "-id"], name="delivery_by_channel"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} to {self.channel}"
+
+
+class StoredMark(models.Model):
+    """How far the ids of failures and meter events went at a time: what is beyond them was stored later.
+
+    Neither ``received_at`` nor ``captured_at`` tells when a row came to be: an uplink may wait, and be judged again.
+    """
+
+    at = models.DateTimeField(primary_key=True)
+    failure_id = models.BigIntegerField()
+    event_id = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return str(self.at)

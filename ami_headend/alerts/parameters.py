@@ -1,0 +1,36 @@
+"""What the numbers of a rule mean for its condition, and what they may be."""
+
+from dataclasses import dataclass
+
+from ami_headend.alerts.models import Condition
+from concentrators.verdicts import FailureKind
+from meters.obis import FRAUD_LOG, STANDARD_LOG
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The labels of a condition's numbers; None where it has no such number. ``selectors`` are what may be chosen."""
+
+    threshold: str | None = None
+    threshold_max: float = 1e9
+    period: str | None = None
+    selector: str | None = None
+    selectors: tuple[tuple[str, str], ...] = ()
+
+
+_KINDS = tuple((kind.value, kind.value.replace("_", " ")) for kind in FailureKind)
+_LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
+
+PARAMETERS = {
+    Condition.FAILURE_RATE: Parameters("refused frames of a concentrator, percent", 100, "counted over, minutes"),
+    Condition.KIND_SEEN: Parameters("failures", period="counted over, minutes", selector="kind", selectors=_KINDS),
+    Condition.METER_EVENT: Parameters("events", period="counted over, minutes", selector="log", selectors=_LOGS),
+    Condition.SILENT_METER: Parameters(period="not heard for, minutes"),
+    Condition.SILENT_CONCENTRATOR: Parameters(period="not heard for, minutes"),
+    Condition.COMPLETENESS: Parameters("intervals that are there, percent", 100, "looked at, minutes"),
+    Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
+    Condition.KEYS_WORN: Parameters("age of a device key, days"),
+    Condition.AUDIT_BROKEN: Parameters(),
+    Condition.MASTER_KEY_DOWN: Parameters(),
+    Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),
+}

@@ -1,0 +1,37 @@
+"""Alerts as pages and metrics ask for them."""
+
+from datetime import datetime
+
+from django.db.models import Count, F, Q, QuerySet
+
+from ami_headend.alerts.models import Alert
+
+
+def open_alerts(now: datetime) -> QuerySet[Alert]:
+    """Open alerts that nobody put off, most urgent first: by severity, unacknowledged first, then the oldest.
+
+    With their rules, in one query; slice it.
+    """
+    return (
+        Alert.objects.filter(Q(snoozed_until=None) | Q(snoozed_until__lte=now), resolved_at=None)
+        .select_related("rule")
+        .order_by("-severity", F("acknowledged_at").asc(nulls_first=True), "opened_at", "pk")
+    )
+
+
+def snoozed_alerts(now: datetime) -> QuerySet[Alert]:
+    """Open alerts that somebody put off until later, the next to wake first."""
+    return (
+        Alert.objects.filter(resolved_at=None, snoozed_until__gt=now).select_related("rule").order_by("snoozed_until")
+    )
+
+
+def past_alerts() -> QuerySet[Alert]:
+    """Alerts that have ended, the latest first."""
+    return Alert.objects.filter(resolved_at__isnull=False).select_related("rule").order_by("-resolved_at", "-pk")
+
+
+def count_by_severity(now: datetime) -> dict[int, int]:
+    """How many alerts are open and not put off, by severity; one query."""
+    rows = open_alerts(now).order_by().values_list("severity").annotate(number=Count("pk"))
+    return dict(rows)

@@ -1,0 +1,51 @@
+"""Celery's doors to alerts. Their queue is not that of the uplinks: an alert does not wait behind a backlog."""
+
+import logging
+from collections.abc import Iterable
+
+from celery import shared_task
+from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
+
+from ami_headend.alerts import delivery, evaluation
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 10.0  # a task gives way to others that wait behind it
+
+
+@shared_task
+def evaluate_alerts() -> None:
+    """Evaluate the rules that are due, and send what they say."""
+    enqueue(evaluation.evaluate(timezone.now()))
+
+
+@shared_task
+def deliver(channel_id: int) -> None:
+    """Send what a channel has due. Losing this task costs only time: see the sweep."""
+    if delivery.deliver_for(channel_id, _SECONDS):
+        deliver.delay(channel_id)
+
+
+@shared_task
+def sweep_deliveries() -> None:
+    """Enqueue again what is due and undelivered."""
+    enqueue(delivery.overdue_channels(timezone.now()))
+
+
+@shared_task
+def purge_deliveries() -> None:
+    """Forget what was delivered long ago."""
+    purged = delivery.purge(timezone.now())
+    if purged:
+        logger.info("%d old deliveries of alerts purged", purged)
+
+
+def enqueue(channel_ids: Iterable[int]) -> None:
+    """Have a worker send what channels have due; what it is to send is committed. Without a broker the sweep does."""
+    for channel_id in channel_ids:
+        try:
+            deliver.apply_async((channel_id,), retry=False)
+        except (BrokerError, OSError) as error:
+            logger.warning("channel %s is not enqueued (%s); the sweep will", channel_id, type(error).__name__)
+            return

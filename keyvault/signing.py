@@ -1,0 +1,71 @@
+"""Signatures on what the head-end sends to others, by a secret that only the receiver has, too.
+
+As Standard Webhooks 1.0.0 describes it: HMAC-SHA-256 over ``id.timestamp.body``, so that libraries of many languages
+verify it. The secret is wrapped under the master key and shown once, when it is made.
+"""
+
+import base64
+import hmac
+import secrets
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Q
+
+from keyvault import masterkey
+from keyvault.masterkey import Purpose, UnwrapError
+from keyvault.models import SigningSecret
+from keyvault.wrapping import keys_for_wrapping
+
+SECRET_OCTETS = 32
+BOTH_SIGN_FOR = timedelta(hours=24)  # after a rotation: time to give the new secret to the receiver
+_PREFIX = "whsec_"
+
+
+class SigningError(Exception):
+    """Nothing can be signed for that owner: it has no secret, or its row was changed. Rotate the secret."""
+
+
+@transaction.atomic
+def issue(owner: str, now: datetime) -> str:
+    """Make a new secret for ``owner`` and give it as the text that a receiver is configured with. Shown this once.
+
+    One that stands already signs beside it for BOTH_SIGN_FOR. MasterKeyError where nothing can be wrapped.
+    """
+    octets = secrets.token_bytes(SECRET_OCTETS)
+    master = keys_for_wrapping()
+    standing = SigningSecret.objects.select_for_update().filter(owner=owner)
+    standing.filter(expires_at__lte=now).delete()
+    standing.filter(expires_at=None).update(expires_at=now + BOTH_SIGN_FOR)
+    SigningSecret.objects.create(
+        owner=owner,
+        wrapped=master.wrap(octets, Purpose.SIGNING_SECRET, owner.encode()),
+        master_key_version=master.active_version,
+        created_at=now,
+    )
+    return _PREFIX + base64.b64encode(octets).decode()
+
+
+def withdraw(owner: str) -> None:
+    """Forget every secret of ``owner``."""
+    SigningSecret.objects.filter(owner=owner).delete()
+
+
+def signatures(owner: str, message_id: str, timestamp_s: int, body: bytes, now: datetime) -> str:
+    """The signatures of a message, one for each secret that is valid, the newest first: ``v1,<base64> v1,<base64>``.
+
+    SigningError: no secret, or it does not open. MasterKeyError: the master key cannot be used now.
+    """
+    rows = SigningSecret.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), owner=owner).order_by("-pk")
+    master = masterkey.current()
+    signed = f"{message_id}.{timestamp_s}.".encode() + body
+    found = []
+    for row in rows:
+        try:
+            secret = master.unwrap(bytes(row.wrapped), Purpose.SIGNING_SECRET, owner.encode())
+        except UnwrapError as error:
+            raise SigningError(f"the {row} does not open: {error}") from None
+        found.append("v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode())
+    if not found:
+        raise SigningError(f"there is no signing secret of {owner}")
+    return " ".join(found)

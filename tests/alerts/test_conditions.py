@@ -1,0 +1,353 @@
+"""What each condition finds, when it ends, and that none of them asks more statements of a larger fleet."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.apps import apps
+from django.db import connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from ami_headend.alerts import defaults, evaluation
+from ami_headend.alerts.conditions import SEARCHES
+from ami_headend.alerts.conditions.finding import SUBJECTS_MAX
+from ami_headend.alerts.defaults import RULES
+from ami_headend.alerts.models import Alert, Condition, Rule, StoredMark
+from ami_headend.alerts.parameters import PARAMETERS
+from concentrators import reverification, waves
+from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
+from concentrators.waves import Selection
+from keyvault import audit, provisioning, rewrap
+from keyvault.audit import Actor
+from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
+from keyvault.provisioning import NewKey
+from meters.models import Meter, MeterEvent
+from meters.obis import FRAUD_LOG, STANDARD_LOG
+from tests.alerts.conftest import evaluated, only
+from tests.builders import senml_payload
+from tests.concentrators import fleet
+from tests.concentrators.statements import counting
+from tests.factories import ConcentratorFactory
+
+pytestmark = pytest.mark.django_db
+
+OFFICER = Actor("officer", "192.0.2.7")
+DAY = timedelta(days=1)
+LONG_AGO = -10 * 48  # an interval ten days before the usual ones
+
+
+def damaged(frame: bytes) -> bytes:
+    return frame[:-1] + bytes([frame[-1] ^ 1])
+
+
+def test_every_condition_is_looked_for_and_has_its_parameters() -> None:
+    assert set(SEARCHES) == set(PARAMETERS) == set(Condition)
+
+
+def test_the_defaults_stand_and_look_at_everything() -> None:
+    assert {rule[0] for rule in RULES} == set(Rule.objects.filter(is_enabled=True).values_list("name", flat=True))
+    assert set(Rule.objects.values_list("condition", flat=True)) == set(Condition)
+
+
+def test_a_quiet_head_end_has_no_alert() -> None:
+    concentrator = ConcentratorFactory.create()
+    devices = fleet.commission(3, concentrator)
+    fleet.verified(concentrator, [device.frame(0) for device in devices], timezone.now())
+    for rule in Rule.objects.all():
+        Rule.objects.update(is_enabled=True)
+        assert evaluated(rule) == [], rule
+
+
+class TestFailures:
+    def test_a_counter_used_twice_is_the_meters(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="counter_reused")
+        concentrator = ConcentratorFactory.create()
+        clone, other = fleet.commission(2, concentrator)
+        frames = [clone.frame(0, counter=5), other.frame(0), clone.frame(0, wh=7, counter=5)]
+        assert fleet.judged(concentrator, frames, timezone.now()) == {"accepted": 2, "counter_reused": 1}
+        (alert,) = evaluated(rule)
+        assert (alert.subject_kind, alert.subject_id) == ("meter", clone.meter.pk)
+        assert alert.subject == clone.meter.serial_number
+        assert alert.severity == 30
+        assert "1 counter reused, the last received" in alert.summary
+
+    def test_it_is_seen_however_long_ago_the_uplink_was_received(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="counter_reused")
+        concentrator = ConcentratorFactory.create()
+        (clone,) = fleet.commission(1, concentrator)
+        frames = [clone.frame(LONG_AGO, counter=5), clone.frame(LONG_AGO, wh=7, counter=5)]
+        verdicts = fleet.judged(concentrator, frames, timezone.now() - 9 * DAY)
+        assert verdicts == {"accepted": 1, "counter_reused": 1}
+        assert len(evaluated(rule)) == 1
+
+    def test_it_ends_when_none_was_stored_for_the_period(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="counter_reused", period_minutes=60)
+        concentrator = ConcentratorFactory.create()
+        (clone,) = fleet.commission(1, concentrator)
+        fleet.judged(concentrator, [clone.frame(0, counter=5), clone.frame(0, wh=7, counter=5)])
+        now = timezone.now()
+        assert len(evaluated(rule, now)) == 1
+        assert len(evaluated(rule, now + timedelta(minutes=59))) == 1
+        assert evaluated(rule, now + timedelta(minutes=61)) == []
+
+    def test_one_that_comes_to_light_when_a_key_is_known_counts(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="counter_reused")
+        concentrator = ConcentratorFactory.create()
+        (device,) = fleet.commission(1, concentrator)
+        key = DeviceKey.objects.filter(system_title=device.title)
+        rows = list(key.values())
+        InvocationCounter.objects.filter(key__in=key).delete()
+        key.delete()
+        uplink = fleet.verified(concentrator, [device.frame(0, counter=5), device.frame(0, wh=7, counter=5)])
+        assert evaluated(rule) == []
+        DeviceKey.objects.create(**rows[0])
+        InvocationCounter.objects.create(key_id=rows[0]["id"])
+        reverification.verify_again(uplink.pk)
+        assert len(evaluated(rule)) == 1
+
+    def test_a_flood_of_forged_frames_is_the_concentrators(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="tag_invalid", threshold=5)
+        concentrator = ConcentratorFactory.create()
+        (victim,) = fleet.commission(1, concentrator)
+        forged = [damaged(victim.frame(n)) for n in range(5)]
+        fleet.judged(concentrator, forged[:4])
+        assert evaluated(rule) == []
+        fleet.judged(concentrator, forged[4:])
+        (alert,) = evaluated(rule)
+        assert (alert.subject_kind, alert.subject_id) == ("concentrator", concentrator.pk)
+
+    def test_what_failed_before_there_were_alerts_raises_none(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="tag_invalid", threshold=1)
+        concentrator = ConcentratorFactory.create()
+        (victim,) = fleet.commission(1, concentrator)
+        fleet.judged(concentrator, [damaged(victim.frame(0))])
+        StoredMark.objects.all().delete()
+        defaults.make_first_mark(apps, type("Editor", (), {"connection": connection}))
+        assert evaluated(rule) == []
+        fleet.judged(concentrator, [damaged(victim.frame(1))])
+        assert len(evaluated(rule)) == 1
+
+    def test_too_large_a_share_of_refused_frames(self) -> None:
+        rule = only(Condition.FAILURE_RATE)
+        good, bad, small = (ConcentratorFactory.create() for _ in range(3))
+        for concentrator, refused, accepted in ((good, 1, 19), (bad, 4, 26), (small, 5, 0)):
+            (device,) = fleet.commission(1, concentrator)
+            frames = [device.frame(n) for n in range(accepted)] + [damaged(device.frame(99)) for _ in range(refused)]
+            fleet.judged(concentrator, frames)
+        (alert,) = evaluated(rule)
+        assert alert.subject_id == bad.pk
+        assert alert.summary == "4 of 30 frames refused (13.3 %)"
+        assert evaluated(rule, timezone.now() + timedelta(minutes=61)) == []
+
+
+class TestEvents:
+    def event(self, obis_code: str, value: int = 1) -> Meter:
+        concentrator = ConcentratorFactory.create()
+        (device,) = fleet.commission(1, concentrator)
+        frame = device.seal(senml_payload({obis_code: value}, fleet.START_S, unit="count"))
+        assert fleet.judged(concentrator, [frame]) == {"accepted": 1}
+        return device.meter
+
+    def test_a_meter_that_was_tampered_with(self) -> None:
+        rule = only(Condition.METER_EVENT)
+        self.event(STANDARD_LOG)
+        meter = self.event(FRAUD_LOG)
+        (alert,) = evaluated(rule)
+        assert (alert.subject_kind, alert.subject_id) == ("meter", meter.pk)
+        assert alert.summary.startswith(f"1 event in the log {FRAUD_LOG}, the last at {fleet.START:%Y-%m-%d %H:%M}")
+        assert MeterEvent.objects.count() == 2
+
+
+class TestSilence:
+    def test_a_concentrator_that_posts_no_more(self) -> None:
+        rule = only(Condition.SILENT_CONCENTRATOR)
+        now = timezone.now()
+        silent, posting, off = (ConcentratorFactory.create() for _ in range(3))
+        for concentrator, at in ((silent, now - timedelta(minutes=121)), (posting, now), (off, now - DAY)):
+            (device,) = fleet.commission(1, concentrator)
+            fleet.post(concentrator, [device.frame(0)], at)
+        Concentrator.objects.filter(pk=off.pk).update(is_active=False)
+        (alert,) = evaluated(rule, now)
+        assert alert.subject_id == silent.pk
+        assert alert.summary.startswith("posted nothing since ")
+        (device,) = fleet.commission(1, silent)
+        fleet.post(silent, [device.frame(1)], now)
+        assert evaluated(rule, now) == []
+
+    def test_one_that_never_posted_only_where_it_has_meters(self) -> None:
+        rule = only(Condition.SILENT_CONCENTRATOR)
+        spare, waiting = (ConcentratorFactory.create() for _ in range(2))
+        fleet.commission(1, waiting)
+        Concentrator.objects.update(created_at=timezone.now() - DAY)
+        (alert,) = evaluated(rule)
+        assert alert.subject_id == waiting.pk != spare.pk
+        assert "posted nothing ever" in alert.summary
+
+    def test_meters_that_are_not_heard_unless_their_concentrator_is_the_cause(self) -> None:
+        rule = only(Condition.SILENT_METER)
+        now = timezone.now()
+        dead, alive = ConcentratorFactory.create(), ConcentratorFactory.create()
+        behind, heard, mute, never = *fleet.commission(1, dead), *fleet.commission(3, alive)
+        fleet.verified(dead, [behind.frame(LONG_AGO)], now - 3 * DAY)
+        fleet.verified(alive, [mute.frame(LONG_AGO)], now - 3 * DAY)
+        fleet.verified(alive, [heard.frame(0)], now)
+        Meter.objects.update(commissioned_at=now - 5 * DAY)
+        suspended = fleet.commission(1, alive)[0].meter
+        Meter.objects.filter(pk=suspended.pk).update(commissioned_at=now - 5 * DAY, status="suspended")
+        fresh = fleet.commission(1, alive)[0].meter
+        found = {alert.subject_id: alert.summary for alert in evaluated(rule, now)}
+        assert set(found) == {mute.meter.pk, never.meter.pk}
+        assert fresh.pk not in found
+        assert found[mute.meter.pk].startswith("no frame accepted since ")
+        assert found[never.meter.pk].startswith("no frame accepted ever")
+        fleet.verified(alive, [mute.frame(1), never.frame(1)], now)
+        assert evaluated(rule, now) == []
+
+    def test_very_many_at_once_are_one_alert_and_those_that_stood_stay(self) -> None:
+        rule = only(Condition.SILENT_METER)
+        now = timezone.now()
+        concentrator = ConcentratorFactory.create()
+        devices = fleet.commission(SUBJECTS_MAX + 5, concentrator)
+        fleet.verified(concentrator, [device.frame(LONG_AGO) for device in devices], now - 3 * DAY)
+        fleet.verified(concentrator, [device.frame(1) for device in devices[3:]], now)
+        Meter.objects.update(commissioned_at=now - 5 * DAY)
+        assert len(evaluated(rule, now)) == 3
+        later = now + 2 * DAY
+        (probe,) = fleet.commission(1, concentrator)
+        fleet.verified(concentrator, [probe.frame(0)], later)
+        alerts = evaluated(rule, later)
+        assert [alert.subject_kind for alert in alerts] == ["meter"] * 3 + ["fleet"]
+        assert alerts[-1].subject == f"{SUBJECTS_MAX + 5} meters"
+        fleet.verified(concentrator, [device.frame(2) for device in devices[:-2]], later)
+        assert {alert.subject_id for alert in evaluated(rule, later)} == {device.meter.pk for device in devices[-2:]}
+
+
+class TestCompleteness:
+    def test_a_concentrator_with_missing_intervals(self) -> None:
+        rule = only(Condition.COMPLETENESS, period_minutes=600)
+        now = fleet.START + timedelta(hours=12)  # looks at the first 20 intervals
+        whole, gappy, none = (ConcentratorFactory.create() for _ in range(3))
+        complete = [fleet.commission(2, whole), fleet.commission(2, gappy), fleet.commission(2, none)]
+        Meter.objects.update(commissioned_at=fleet.START - DAY)
+        for concentrator, devices, count in ((whole, complete[0], 20), (gappy, complete[1], 15)):
+            for device in devices:
+                fleet.verified(concentrator, [device.frame(n, counter=n) for n in range(count)])
+        (alert,) = evaluated(rule, now)
+        assert alert.subject_id == gappy.pk
+        assert alert.summary.startswith("30 of 40 intervals are there (75.0 %)")
+        late = [device.frame(n, counter=n) for device in complete[1] for n in range(15, 20)]
+        fleet.verified(gappy, late)
+        assert evaluated(rule, now) == []
+
+    def test_only_intervals_that_are_expected(self) -> None:
+        rule = only(Condition.COMPLETENESS, period_minutes=600)
+        now = fleet.START + timedelta(hours=12)
+        concentrator = ConcentratorFactory.create()
+        devices = fleet.commission(2, concentrator)
+        Meter.objects.update(commissioned_at=fleet.START - DAY)
+        Meter.objects.filter(pk=devices[1].meter.pk).update(commissioned_at=fleet.START + timedelta(hours=5))
+        frames = [devices[0].frame(n, counter=n) for n in range(20)]
+        fleet.verified(concentrator, frames + [devices[1].frame(n, counter=n) for n in range(10, 20)])
+        assert evaluated(rule, now) == []
+        Assignment.objects.filter(meter=devices[0].meter).update(valid_to=fleet.START)
+        assert evaluated(rule, now) == []
+
+
+class TestKeys:
+    def test_a_master_key_rotation_that_stands_still(self, settings: Settings, tmp_path: Path) -> None:
+        rule = only(Condition.ROTATION_STALLED)
+        fleet.commission(1, None)
+        rotation = rewrap.begin(None, OFFICER)
+        assert evaluated(rule) == []
+        later = timezone.now() + timedelta(minutes=61)
+        (alert,) = evaluated(rule, later)
+        assert alert.subject == f"to version {rotation.to_version}"
+        assert "stands still at 0 of" in alert.summary
+        while rewrap.rewrap_batch(rotation.pk):
+            pass
+        assert MasterKeyRotation.objects.get().state == "finished"
+        assert evaluated(rule, later) == []
+
+    def test_waves_that_failures_stopped_or_nobody_steps(self) -> None:
+        rule = only(Condition.ROTATION_STALLED)
+        devices = fleet.commission(2, None)
+        provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+        now = timezone.now()
+        wave = waves.begin("spring", Selection(everything=True), OFFICER, now, rate_per_hour=100, failure_budget=1)
+        assert evaluated(rule, now) == []
+        later = now + timedelta(minutes=61)
+        assert "no key command was queued" in evaluated(rule, later)[0].summary
+        RotationWave.objects.filter(pk=wave.pk).update(state=WaveState.STOPPED)
+        assert "failure budget is spent" in evaluated(rule, later)[0].summary
+        waves.cancel(wave.pk, OFFICER, now)
+        assert evaluated(rule, later) == []
+
+    def test_keys_that_are_old_or_near_their_budget(self, settings: Settings) -> None:
+        rule = only(Condition.KEYS_WORN)
+        old, worn, _fine = fleet.commission(3, None)
+        DeviceKey.objects.filter(pk=old.row().pk).update(created_at=timezone.now() - 1_096 * DAY)
+        InvocationCounter.objects.filter(key=worn.row()).update(highest=settings.KEY_ROTATE_AT_COUNTER)
+        assert {alert.subject_id for alert in evaluated(rule)} == {old.meter.pk, worn.meter.pk}
+
+    def test_an_audit_chain_that_was_changed_or_cut_off(self) -> None:
+        rule = only(Condition.AUDIT_BROKEN)
+        for _ in range(3):
+            audit.record(OFFICER, "test", {})
+        assert evaluated(rule) == []
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE keyvault_auditrecord DISABLE TRIGGER USER")
+            cursor.execute(
+                "DELETE FROM keyvault_auditrecord WHERE number = (SELECT max(number) FROM keyvault_auditrecord)"
+            )
+        (alert,) = evaluated(rule)
+        assert "it was cut off" in alert.summary
+        AuditRecord.objects.filter(number=1).update(actor="nobody")
+        assert evaluated(rule)[0].pk == alert.pk
+        assert "record 1 was changed" in Alert.objects.get().summary
+
+    def test_a_master_key_that_cannot_be_used(self, settings: Settings, tmp_path: Path) -> None:
+        rule = only(Condition.MASTER_KEY_DOWN)
+        assert evaluated(rule) == []
+        there = settings.MASTER_KEY_FILE
+        settings.MASTER_KEY_FILE = tmp_path / "gone"
+        (alert,) = evaluated(rule)
+        assert "gone" in alert.summary
+        settings.MASTER_KEY_FILE = there
+        assert evaluated(rule) == []
+
+
+def test_uplinks_that_wait_too_long() -> None:
+    rule = only(Condition.QUEUE_LAG)
+    concentrator = ConcentratorFactory.create()
+    (device,) = fleet.commission(1, concentrator)
+    now = timezone.now()
+    uplink = fleet.post(concentrator, [device.frame(0)], now - timedelta(minutes=9))
+    assert evaluated(rule, now) == []
+    (alert,) = evaluated(rule, now + timedelta(minutes=2))
+    assert alert.summary == "1 uplinks wait for verification, the oldest for 11 minutes"
+    Uplink.objects.filter(pk=uplink.pk).update(verified_at=now, accepted=1)
+    assert evaluated(rule, now + timedelta(minutes=2)) == []
+
+
+def test_the_statements_are_the_same_however_much_there_is() -> None:
+    def cost(concentrators: int) -> int:
+        now = timezone.now()
+        for _ in range(concentrators):
+            concentrator = ConcentratorFactory.create()
+            device, other = fleet.commission(2, concentrator)
+            frames = [device.frame(0, counter=5), device.frame(0, wh=7, counter=5), other.frame(0)]
+            frames += [damaged(other.frame(n)) for n in range(60)]
+            frames += [device.seal(senml_payload({FRAUD_LOG: 1}, fleet.START_S, unit="count"), counter=9)]
+            fleet.verified(concentrator, frames, now)
+        Alert.objects.all().delete()
+        Rule.objects.update(evaluated_at=None, is_enabled=True)
+        with counting() as statements:
+            evaluation.evaluate(now)
+            return len(statements)
+
+    few = cost(1)
+    assert Alert.objects.count() == 4
+    assert cost(5) == few
+    assert Alert.objects.filter(rule__selector="counter_reused").count() == 6
+    assert IntegrityFailure.objects.count() > 300
