@@ -1,0 +1,148 @@
+"""How complete the load profiles are: meters counted in the interval totals, of the meters expected.
+
+Counted and expected both come without a look at a reading: what was counted stands in the totals, what is
+expected follows from assignments, interval lengths and times of service, as in ``total_queries``. The register
+is the energy of an interval (1-0:1.29.0), which every meter reports.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from django.db import connection
+
+PROFILE = "1-0:1.29.0"
+_HOUR = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Span(NamedTuple):
+    """So many meters of a concentrator were expected in [first, last), in intervals of one length."""
+
+    concentrator_id: int
+    interval_minutes: int
+    first: datetime
+    last: datetime
+    meters: int
+
+    def intervals(self, start: datetime, end: datetime) -> int:
+        """How many intervals of these meters begin in [start, end)."""
+        step = timedelta(minutes=self.interval_minutes)
+        first, last = max(self.first, start), min(self.last, end)
+        return self.meters * max(0, _steps_before(last, step) - _steps_before(first, step))
+
+
+class Hour(NamedTuple):
+    """Intervals that began in one hour: how many are there, how many are expected, and their energy."""
+
+    start: datetime
+    counted: int
+    expected: int
+    energy_wh: float
+
+
+class Share(NamedTuple):
+    """A concentrator's intervals: how many are there, and how many are expected."""
+
+    concentrator_id: int
+    counted: int
+    expected: int
+
+
+def expected_spans(start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Span]:
+    """Who is expected in [start, end), in one query over the assignments; few rows unless many meters changed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """WITH length AS (
+                   SELECT m.id AS meter_id, m.interval_minutes AS minutes, e.since AS first, NULL::timestamptz AS last
+                   FROM meters_meter m
+                   LEFT JOIN (SELECT meter_id, max(valid_to) AS since FROM meters_earlierlength GROUP BY meter_id) e
+                        ON e.meter_id = m.id
+                   UNION ALL SELECT meter_id, interval_minutes, valid_from, valid_to FROM meters_earlierlength
+               ), span AS (
+                   SELECT a.concentrator_id, l.minutes,
+                          greatest(a.valid_from, m.commissioned_at, l.first, %(start)s) AS first,
+                          least(a.valid_to, m.retired_at, l.last, %(end)s) AS last
+                   FROM concentrators_assignment a
+                   JOIN meters_meter m ON m.id = a.meter_id
+                   JOIN length l ON l.meter_id = a.meter_id
+                   WHERE a.valid_from < %(end)s AND (a.valid_to IS NULL OR a.valid_to > %(start)s)
+                     AND (%(concentrator)s::int IS NULL OR a.concentrator_id = %(concentrator)s)
+               )
+               SELECT concentrator_id, minutes, first, last, count(*) FROM span WHERE first < last
+               GROUP BY concentrator_id, minutes, first, last""",
+            {"start": start, "end": end, "concentrator": concentrator_id},
+        )
+        return [Span(*row) for row in cursor.fetchall()]
+
+
+def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Hour]:
+    """Completeness and energy of each hour in [start, end), whole hours; of all concentrators or of one. One query."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT date_trunc('hour', t.interval_start, 'UTC'), t.interval_minutes,
+                      sum(t.meters_counted), sum(t.value_sum * power(10::numeric, g.scaler))
+               FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+               WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
+                 AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
+               GROUP BY 1, 2""",
+            {"start": start, "end": end, "concentrator": concentrator_id, "profile": PROFILE},
+        )
+        counted: dict[datetime, int] = defaultdict(int)
+        energy_wh: dict[datetime, float] = defaultdict(float)
+        for hour, minutes, meters, energy in cursor.fetchall():
+            counted[hour] += meters
+            lasting = max(1, minutes // 60)  # an interval of more than an hour spreads over as many
+            for n in range(lasting):
+                energy_wh[hour + n * _HOUR] += float(energy) / lasting
+    expected = _expected_by_hour(spans, start, end)
+    starts = (start + n * _HOUR for n in range((end - start) // _HOUR))
+    return [Hour(at, counted[at], expected[at], energy_wh[at]) for at in starts]
+
+
+def shares(spans: Iterable[Span], start: datetime, end: datetime) -> list[Share]:
+    """Completeness of each concentrator over [start, end), the least complete first; one query."""
+    expected: dict[int, int] = defaultdict(int)
+    for span in spans:
+        expected[span.concentrator_id] += span.intervals(start, end)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT t.concentrator_id, sum(t.meters_counted)
+               FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+               WHERE t.interval_start >= %s AND t.interval_start < %s AND g.obis_code = %s
+               GROUP BY t.concentrator_id""",
+            [start, end, PROFILE],
+        )
+        counted = dict(cursor.fetchall())
+    found = [Share(one, counted.get(one, 0), expected[one]) for one in expected if expected[one]]
+    return sorted(found, key=lambda share: (share.counted / share.expected, -share.expected, share.concentrator_id))
+
+
+def _expected_by_hour(spans: Iterable[Span], start: datetime, end: datetime) -> dict[datetime, int]:
+    """How many intervals are expected to begin in each hour."""
+    changes: dict[int, dict[datetime, int]] = defaultdict(lambda: defaultdict(int))
+    for span in spans:
+        changes[span.interval_minutes][span.first] += span.meters
+        changes[span.interval_minutes][span.last] -= span.meters
+    expected: dict[datetime, int] = defaultdict(int)
+    for minutes, steps in changes.items():
+        coming = sorted(steps.items(), reverse=True)
+        meters = 0
+        for at in _interval_starts(start, end, timedelta(minutes=minutes)):
+            while coming and coming[-1][0] <= at:
+                meters += coming.pop()[1]
+            expected[at.replace(minute=0, second=0, microsecond=0)] += meters
+    return expected
+
+
+def _interval_starts(start: datetime, end: datetime, step: timedelta) -> Iterator[datetime]:
+    at = _EPOCH + _steps_before(start, step) * step
+    while at < end:
+        yield at
+        at += step
+
+
+def _steps_before(at: datetime, step: timedelta) -> int:
+    """How many multiples of ``step`` since 1970 lie before an instant."""
+    return -((_EPOCH - at) // step)
