@@ -32,6 +32,9 @@ _POSITIVE = (
     "COMMAND_RETRY_S",
     "COMMAND_EXPIRES_S",
     "APPROVAL_EXPIRES_HOURS",
+    "RESEND_GAPS_AFTER_S",
+    "RESEND_GAPS_DAYS",
+    "RESENDS_PER_DAY",
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
@@ -89,6 +92,7 @@ def _contradictions() -> Iterator[CheckMessage]:
     if settings.UPLINK_KEEP_DAYS * _DAY_S <= settings.UPLINK_SWEEP_AFTER_S:
         yield _error(9, "UPLINK_SWEEP_AFTER_S is longer than octets are kept.", "Lower it: 60 seconds is usual.")
     yield from _key_lifetimes()
+    yield from _resends()
 
 
 def _key_lifetimes() -> Iterator[CheckMessage]:
@@ -103,6 +107,15 @@ def _key_lifetimes() -> Iterator[CheckMessage]:
             14,
             f"KEY_ROTATE_AT_COUNTER is {settings.KEY_ROTATE_AT_COUNTER}.",
             f"Keys must be replaced before {_KEY_FRAMES_MAX} frames (RFC 9053 section 4.2): set it below.",
+        )
+
+
+def _resends() -> Iterator[CheckMessage]:
+    if settings.RESEND_GAPS_DAYS * _DAY_S <= settings.RESEND_GAPS_AFTER_S:
+        yield _error(
+            24,
+            "RESEND_GAPS_AFTER_S is longer than RESEND_GAPS_DAYS: no gap would ever be asked for.",
+            "Lower the first: a day is usual.",
         )
 
 

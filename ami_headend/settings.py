@@ -205,6 +205,7 @@ CELERY_BEAT_SCHEDULE = {
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
     "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
     "step-rotation-waves": {"task": "concentrators.tasks.step_rotation_waves", "schedule": 60.0},
+    "resend-gaps": {"task": "concentrators.tasks.resend_gaps", "schedule": 3600.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
     "replace-worn-keys": {"task": "concentrators.tasks.replace_worn_keys", "schedule": 3600.0},
     "evaluate-alerts": {
@@ -243,6 +244,10 @@ BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # of one concentrator; 
 COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # looks for commands, per concentrator
 COMMAND_RETRY_S = env.int("COMMAND_RETRY_S", 60)  # not acknowledged: offered again, later each time
 COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
+RESEND_GAPS = env.bool("RESEND_GAPS", False)  # ask meters by itself for intervals that are missing
+RESEND_GAPS_AFTER_S = env.int("RESEND_GAPS_AFTER_S", 86_400)  # by then late frames are in, mostly
+RESEND_GAPS_DAYS = env.int("RESEND_GAPS_DAYS", 7)  # older gaps are left to people
+RESENDS_PER_DAY = env.int("RESENDS_PER_DAY", 10)  # per meter, the oldest gaps first
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind
 
 # --- alerts and metrics ------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ from concentrators.commands import DownlinkError
 from concentrators.intervals import IntervalError
 from concentrators.models import Assignment, CommandKind, Concentrator, ConcentratorToken, Uplink
 from concentrators.orders import Order
-from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown, web_actor
-from keyvault.audit import AuditError
+from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
+from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from meters.admin import MeterAdmin
 from meters.models import Meter

@@ -19,8 +19,7 @@ from concentrators.commands import DownlinkError
 from concentrators.intervals import IntervalError
 from concentrators.models import Command, CommandKind
 from concentrators.orders import Order
-from keyvault import audit
-from keyvault.audit import AuditError
+from keyvault.audit import AuditError, web_actor
 from keyvault.epochs import EpochError
 from keyvault.masterkey import MasterKeyError
 from keyvault.rights import ROTATE_DEVICE_KEYS
@@ -214,7 +213,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
         body.is_valid(raise_exception=True)
         _require(request, body.validated_data["kind"] == "set_key", _GIVE)
         try:
-            given = orders.give(meter, body.order(), _actor(request), timezone.now())
+            given = orders.give(meter, body.order(), web_actor(request), timezone.now())
         except (MasterKeyError, AuditError) as error:
             raise KeysUnavailable from error
         except (DownlinkError, IntervalError, EpochError, GapsError) as error:
@@ -244,7 +243,7 @@ class MeterCommand(generics.GenericAPIView[Any]):
             raise NotFound(f"The meter has no command {number}.")
         _require(request, command.kind == CommandKind.SET_KEY, _CANCEL)
         try:
-            cancelled = orders.cancel(command, _actor(request), timezone.now())
+            cancelled = orders.cancel(command, web_actor(request), timezone.now())
         except (MasterKeyError, AuditError) as error:
             raise KeysUnavailable from error
         if not cancelled:
@@ -261,10 +260,6 @@ def _require_any(request: Request, right: str) -> None:
 def _require(request: Request, carries_key: bool, right: str) -> None:
     if not request.user.has_perm(ROTATE_DEVICE_KEYS if carries_key else right):
         raise PermissionDenied("You may not change keys." if carries_key else "You may change keys alone.")
-
-
-def _actor(request: Request) -> audit.Actor:
-    return audit.Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 
 def _meter(system_title: str) -> Meter:

@@ -15,12 +15,10 @@ from concentrators.models import Command, CommandKind, CommandState
 from keyvault import epochs
 from keyvault.models import FleetKey, KeySource
 from keyvault.sql import execute, int_array
-from meters.gaps import gap_report
-from meters.models import Meter, MeterStatus, Register
+from meters.models import Meter, MeterStatus
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
 SYSTEM = "ami-headend"  # who gives commands that nobody asked for
-RESENDS_MAX = 50
 _EXPIRE_BATCH = 10_000
 
 
@@ -94,31 +92,6 @@ def enqueue_keys(
             commands.append(command)
         Command.objects.bulk_create(new)
     return commands
-
-
-def enqueue_resends(
-    meter: Meter, register: Register, start: datetime, end: datetime, created_by: str, now: datetime
-) -> list[Command]:
-    """Ask a meter again for the intervals of a register that are missing in [start, end), a command a gap.
-
-    Gaps that an open command asks for are passed over; at most RESENDS_MAX are asked for, the oldest.
-    Raises GapsError as the gap report does.
-    """
-    report = gap_report(meter, register, start, end, now)
-    asked = {
-        (command.parameters["from_s"], command.parameters["to_s"])
-        for command in Command.objects.filter(meter=meter, kind=CommandKind.RESEND, state__in=OPEN)
-    }
-    gaps = [(int(gap.start.timestamp()), int(gap.end.timestamp())) for gap in report.gaps]
-    return enqueue(
-        [
-            Request(meter, CommandKind.RESEND, {"from_s": from_s, "to_s": to_s})
-            for from_s, to_s in gaps
-            if (from_s, to_s) not in asked
-        ][:RESENDS_MAX],
-        created_by,
-        now,
-    )
 
 
 def cancel(numbers: Collection[int], now: datetime) -> int:

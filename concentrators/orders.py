@@ -5,14 +5,13 @@ from datetime import datetime
 
 from django.db import transaction
 
-from concentrators import commands, intervals
+from concentrators import commands, intervals, resends
 from concentrators.commands import Request
 from concentrators.models import Command, CommandKind
+from concentrators.resends import LOAD_PROFILE
 from keyvault import audit
 from keyvault.audit import Actor
 from meters.models import Meter, Register
-
-LOAD_PROFILE = "1-0:1.29.0"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _queue(meter: Meter, order: Order, by: str, now: datetime) -> list[Command]:
             return commands.enqueue_keys([meter], by, now)
         case CommandKind.RESEND if order.start is not None and order.end is not None:
             register = order.register or Register.objects.get(obis_code=LOAD_PROFILE)
-            return commands.enqueue_resends(meter, register, order.start, order.end, by, now)
+            return resends.ask_one(meter, register, order.start, order.end, by, now)
         case CommandKind.SET_INTERVAL if order.interval_minutes is not None:
             return intervals.enqueue([meter], order.interval_minutes, order.start, by, now)
     return commands.enqueue([Request(meter, order.kind, {})], by, now)

@@ -3,10 +3,11 @@
 import logging
 
 from celery import shared_task
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import acknowledgement, commands, intervals, turns, uplinks, verification, waves
+from concentrators import acknowledgement, commands, intervals, resends, turns, uplinks, verification, waves
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,14 @@ def enter_interval_lengths() -> None:
 def step_rotation_waves() -> None:
     """Queue the next key commands of every running wave."""
     waves.step(timezone.now())
+
+
+@shared_task
+def resend_gaps() -> None:
+    """Ask meters for what is missing of their load profiles, where that is wanted (setting RESEND_GAPS)."""
+    if settings.RESEND_GAPS:
+        outcome = resends.ask_by_schedule(timezone.now())
+        logger.info("%d resends queued for the gaps of %d meters", outcome.commands, outcome.meters)
 
 
 @shared_task

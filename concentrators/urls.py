@@ -1,6 +1,6 @@
 from django.urls import path
 
-from concentrators import api, command_api, total_api, wave_api
+from concentrators import api, command_api, resend_api, total_api, wave_api
 
 urlpatterns = [
     path("uplinks", api.UplinksView.as_view(), name="uplinks"),
@@ -9,6 +9,7 @@ urlpatterns = [
     path("commands/<int:number>/receipt", command_api.CommandReceiptView.as_view(), name="command-receipt"),
     path("meters/<str:system_title>/commands", command_api.MeterCommands.as_view(), name="meter-commands"),
     path("meters/<str:system_title>/commands/<int:number>", command_api.MeterCommand.as_view(), name="meter-command"),
+    path("resends", resend_api.Resends.as_view(), name="resends"),
     path("rotations", wave_api.WaveList.as_view(), name="rotations"),
     path("rotations/<int:wave_id>", wave_api.WaveDetail.as_view(), name="rotation"),
     path("totals", total_api.TotalList.as_view(), name="totals"),

@@ -13,7 +13,7 @@ from concentrators import waves
 from concentrators.command_api import KeysUnavailable
 from concentrators.models import Concentrator, RotationWave
 from concentrators.waves import Selection, WaveError
-from keyvault.audit import Actor, AuditError
+from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import Algorithm
 from keyvault.rights import ROTATE_DEVICE_KEYS
@@ -121,7 +121,7 @@ class WaveList(generics.GenericAPIView[Any]):
             wave = waves.begin(
                 asked["name"],
                 selection,
-                _actor(request),
+                web_actor(request),
                 timezone.now(),
                 asked["rate_per_hour"],
                 asked["failure_budget"],
@@ -151,7 +151,7 @@ class WaveDetail(generics.GenericAPIView[Any]):
         _wave(wave_id)
         body = MoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        asked, actor = body.validated_data, _actor(request)
+        asked, actor = body.validated_data, web_actor(request)
         try:
             if asked["action"] == "pause":
                 wave = waves.pause(wave_id, actor)
@@ -177,7 +177,3 @@ def _wave(wave_id: int) -> RotationWave:
     if wave is None:
         raise NotFound(f"There is no rotation wave {wave_id}.")
     return wave
-
-
-def _actor(request: Request) -> Actor:
-    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))

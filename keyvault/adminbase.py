@@ -23,8 +23,6 @@ from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.views import ChangeList, UnfoldModelAdminViewMixin
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from keyvault.audit import Actor
-
 COUNTED_ROWS = 10_000
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -166,11 +164,6 @@ def hex_of(octets: bytes | memoryview | None) -> str:
 def shown(at: datetime | None, never: str = "never") -> str:
     """A time of ours on a page, in the viewer's zone; Django itself would write out microseconds."""
     return never if at is None else str(localize(timezone.localtime(at)))
-
-
-def web_actor(request: HttpRequest) -> Actor:
-    """Who asks, for the audit record: the account, and the address it comes from."""
-    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 
 def form_page(

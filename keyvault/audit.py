@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import cbor2
 from django.db import connection, transaction
+from django.http import HttpRequest
 from django.utils import timezone
+from rest_framework.request import Request
 
 from keyvault import journal, masterkey
 from keyvault.masterkey import Purpose, UnwrapError
@@ -62,6 +64,11 @@ def command_actor() -> Actor:
         name = "unknown"
     command = " ".join(Path(word).name if index == 0 else word for index, word in enumerate(sys.argv[:2]))
     return Actor(name, f"{command} on {socket.gethostname()}"[:100])
+
+
+def web_actor(request: HttpRequest | Request) -> Actor:
+    """The actor of a request: the account, and the address that it comes from."""
+    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 
 def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "done") -> Head:

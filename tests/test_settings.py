@@ -42,6 +42,8 @@ def test_the_defaults_are_well() -> None:
         ({"MASTER_KEY_PROVIDER": "vault"}, "ami_headend.E015"),
         ({"MASTER_KEY_PROVIDER": "pkcs11", "PKCS11_MODULE": "/usr/lib/hsm.so"}, "ami_headend.E016"),
         ({"MASTER_KEY_DESTROY_AFTER_DAYS": -1}, "ami_headend.E017"),
+        ({"RESENDS_PER_DAY": 0}, "ami_headend.E001"),
+        ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
     ],
 )
 def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], expected: str) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import cbor2
 import pytest
 
-from concentrators import commands, downlink
+from concentrators import commands, downlink, resends
 from concentrators.commands import Answer, DownlinkError, Request
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
 from keyvault import epochs, provisioning
@@ -363,9 +363,9 @@ class TestEnqueue:
         device.meter.save()
         judged(concentrator, [device.frame(n) for n in range(48) if n not in (3, 4, 9)])
         register = Register.objects.get(pk=register_id("1-0:1.29.0"))
-        given = commands.enqueue_resends(device.meter, register, START, NOW, "tester", NOW)
+        given = resends.ask_one(device.meter, register, START, NOW, "tester", NOW)
         times = [(START_S + a * HALF_HOUR_S, START_S + b * HALF_HOUR_S) for a, b in ((3, 5), (9, 10))]
         assert [(one.parameters["from_s"], one.parameters["to_s"]) for one in given] == times
-        assert commands.enqueue_resends(device.meter, register, START, NOW, "tester", NOW) == []
+        assert resends.ask_one(device.meter, register, START, NOW, "tester", NOW) == []
         fields = Receiver.of(device).open(offered(concentrator)[given[0].pk])[2]
         assert fields == [3, given[0].pk, *times[0]]

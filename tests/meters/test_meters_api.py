@@ -74,7 +74,9 @@ def test_gaps_of_a_meter(reader: Client, store: Store, django_assert_num_queries
         "expected": 4,
         "missing": 3,
         "completeness": 0.25,
-        "gaps": [{"from": "2026-03-01T00:30:00Z", "to": "2026-03-01T02:00:00Z", "intervals": 3}],
+        "gaps": [
+            {"from": "2026-03-01T00:30:00Z", "to": "2026-03-01T02:00:00Z", "intervals": 3, "interval_minutes": 30}
+        ],
     }
     for query, name in (("register=1-0:1.8.0", "register"), ("register=x", "register"), ("from=x", "from")):
         response = reader.get(url.partition("?")[0] + "?" + query)
