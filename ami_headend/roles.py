@@ -39,7 +39,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
     | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent")
     | {"meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
-    | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"},
+    | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
+    | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"},
     # Looks after the keys. Sees no reading.
     KEY_OFFICER: _ROTATION
     | _ALERTS
@@ -48,6 +49,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("concentrators", "concentrator", "integrityfailure", "failuretally")
     | _views("meters", "meter")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
+    | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
     | {rights.PROVISION, rights.ROTATE_DEVICE_KEYS, rights.COMPROMISE, rights.EXPORT_KEYS}
     | {rights.ROTATE_MASTER_KEY, rights.DESTROY_MASTER_KEY, rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Looks after accounts, concentrators with their tokens, and the register catalogue. May be the second person.

@@ -92,7 +92,7 @@ class ConcentratorAdmin(LargeTableAdmin):
     search_fields = ["name__icontains"]
     ordering = ["name"]
     inlines = [TokenInline]
-    actions_detail = ["issue_token", "show_failures"]
+    actions_detail = ["issue_token"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Concentrator | None = None) -> bool:
         return False  # its uplinks stand on it: it is set inactive
@@ -109,9 +109,6 @@ class ConcentratorAdmin(LargeTableAdmin):
 
     def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("concentrators.add_concentratortoken")
-
-    def has_failures_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("concentrators.view_integrityfailure")
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
@@ -156,11 +153,6 @@ class ConcentratorAdmin(LargeTableAdmin):
             context["text"] = ""
             self.log_change(request, concentrator, f"token issued: {form.cleaned_data['label'] or 'no label'}")
         return form_page(self, request, form, **context)
-
-    @action(description="Failures", icon="gpp_maybe", permissions=["failures"])
-    def show_failures(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        address = reverse("admin:concentrators_integrityfailure_changelist")
-        return HttpResponseRedirect(f"{address}?{urlencode({'concentrator__id__exact': object_id})}")
 
 
 @admin.register(ConcentratorToken)

@@ -101,6 +101,7 @@ class Uplink(models.Model):
     last_error = models.CharField(max_length=500, blank=True)
 
     class Meta:
+        permissions = [("verify_again_uplink", "Can have frames judged again that waited for a key")]
         constraints = [
             models.UniqueConstraint(
                 fields=["concentrator", "sha256"], condition=Q(body__isnull=False), name="uplink_once"

@@ -10,7 +10,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from keyvault.adminbase import FilterForm, RowsPage, shown
 from meters import queries
 from meters.models import Meter, Register
-from meters.registry import RegistryError, find_meter
+from meters.registry import RegistryError, look_up
 
 _DAYS_SHOWN = 7
 
@@ -30,15 +30,10 @@ class ReadingFilters(FilterForm):
 
     def clean_meter(self) -> Meter | None:
         text = self.cleaned_data["meter"].strip()
-        if not text:
-            return None
-        meter = Meter.objects.filter(serial_number=text).first()
-        if meter is None:
-            try:
-                return find_meter(text)
-            except RegistryError as error:
-                raise forms.ValidationError(f"There is no meter with serial number {text[:64]}, and {error}.") from None
-        return meter
+        try:
+            return look_up(text) if text else None
+        except RegistryError as error:
+            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
 
 
 class ReadingsPage(RowsPage):

@@ -29,6 +29,18 @@ def find_meter(system_title: str) -> Meter:
     return meter
 
 
+def look_up(text: str) -> Meter:
+    """The meter that a person means: by its serial number, or its system title in hex; RegistryError for none."""
+    text = text.strip()
+    meter = None if "\0" in text else Meter.objects.filter(serial_number=text).first()
+    if meter is None:
+        try:
+            return find_meter(text)
+        except RegistryError as error:
+            raise RegistryError(f"there is no meter with serial number {text[:64]}, and {error}") from None
+    return meter
+
+
 def suspend(meter: Meter) -> None:
     """From now on frames of the meter are refused; its keys and counters stay as they are."""
     _move(meter, MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)

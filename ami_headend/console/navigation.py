@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from django.http import HttpRequest
 from django.urls import reverse
 
+from ami_headend.console.failures import FailuresPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 
@@ -27,12 +28,7 @@ GROUPS = [
         "Traffic",
         [
             _Page("Uplinks", "upload", "admin:concentrators_uplink_changelist", ["concentrators.view_uplink"]),
-            _Page(
-                "Integrity failures",
-                "gpp_maybe",
-                "admin:concentrators_integrityfailure_changelist",
-                ["concentrators.view_integrityfailure"],
-            ),
+            _console_page(FailuresPage),
             _Page("Failures per hour", "bar_chart", "admin:failure_tallies", ["concentrators.view_failuretally"]),
             _Page("Totals", "functions", "admin:interval_totals", ["concentrators.view_intervaltotal"]),
         ],

@@ -6,16 +6,15 @@ from typing import Any
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.http import urlencode
 
 from ami_headend.console import charts, queries
 from ami_headend.console.charts import Chart, Series
+from ami_headend.console.failures import failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, clipped, kind_label, label, link, percent, thousands
 from ami_headend.console.tables import Column, Table, table
 from concentrators import uplinks
 from concentrators.models import IntegrityFailure, Uplink
-from concentrators.verdicts import FailureKind
 
 CHART_MINUTES = 30
 FAILURES_PERIOD = timedelta(hours=24)
@@ -39,7 +38,7 @@ def status(user: Any, now: datetime) -> dict[str, Any]:
         sections["kinds"] = _kinds(queries.failures_by_kind(now - FAILURES_PERIOD), now)
     if user.has_perm("concentrators.view_integrityfailure"):
         sections["failures"] = _failures_table(queries.latest_failures(ROWS), now)
-        sections["failures_url"] = reverse("admin:concentrators_integrityfailure_changelist")
+        sections["failures_url"] = failures_url()
     return sections
 
 
@@ -139,20 +138,10 @@ def _kinds(counts: list[queries.KindCount], now: datetime) -> list[dict[str, Any
             "colour": SEVERITY_COLOURS[count.kind.severity],
             "failures": thousands(count.failures),
             "percent": max(1, round(100 * count.failures / most)),
-            "url": _failures_url(count.kind, since),
+            "url": failures_url(kind=count.kind.value, start=f"{timezone.localtime(since):%Y-%m-%dT%H:%M:%S}"),
         }
         for count in counts
     ]
-
-
-def _failures_url(kind: FailureKind, since: datetime) -> str:
-    local = timezone.localtime(since)  # as the filter reads it
-    query = {
-        "kind__exact": kind.value,
-        "received_at_from_0": f"{local:%Y-%m-%d}",
-        "received_at_from_1": f"{local:%H:%M:%S}",
-    }
-    return f"{reverse('admin:concentrators_integrityfailure_changelist')}?{urlencode(query)}"
 
 
 def _failures_table(failures: list[IntegrityFailure], now: datetime) -> Table:
@@ -162,7 +151,7 @@ def _failures_table(failures: list[IntegrityFailure], now: datetime) -> Table:
             [
                 format_html(
                     '<a href="{}">{}</a>',
-                    reverse("admin:concentrators_integrityfailure_change", args=[failure.pk]),
+                    reverse("admin:failure", args=[failure.pk]),
                     kind_label(failure.kind),
                 ),
                 "-" if failure.meter is None else clipped(str(failure.meter)),

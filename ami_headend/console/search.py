@@ -6,16 +6,19 @@ from django.http import HttpRequest
 from django.urls import reverse
 from unfold.dataclasses import SearchResult
 
-from concentrators.models import Concentrator, IntegrityFailure, Uplink
+from ami_headend.console.failures import SEE, failures_url
+from concentrators import failure_queries
+from concentrators.failure_queries import FailureSelection
+from concentrators.models import Concentrator, Uplink
 from keyvault.models import DeviceKey
 from meters.models import Meter, Place
+from meters.registry import RegistryError, parse_system_title
 
 _MODELS: list[tuple[type[Model], str]] = [
     (Meter, "electric_meter"),
     (Concentrator, "router"),
     (Place, "home_pin"),
     (Uplink, "upload"),
-    (IntegrityFailure, "gpp_maybe"),
     (DeviceKey, "vpn_key"),
 ]
 _HITS = 5
@@ -23,7 +26,7 @@ _HITS = 5
 
 def search(request: HttpRequest, term: str) -> list[SearchResult]:
     """Up to five hits of each model that the user may see, by that model's own search."""
-    found = []
+    found = _failures(request, term)
     for model, icon in _MODELS:
         pages = admin.site.get_model_admin(model)
         if not pages.has_view_permission(request):
@@ -40,3 +43,23 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
             for row in rows.order_by()[:_HITS]
         ]
     return found
+
+
+def _failures(request: HttpRequest, term: str) -> list[SearchResult]:
+    """The failures of a system title, whether it is a meter's or not."""
+    if not request.user.has_perm(SEE):
+        return []
+    try:
+        title = parse_system_title(term.strip())
+    except RegistryError:
+        return []
+    rows, _ = failure_queries.failures(FailureSelection(system_title=title), 1)
+    return [
+        SearchResult(
+            title=f"Failures of {title.hex()}",
+            description="Integrity failures",
+            link=failures_url(meter=title.hex()),
+            icon="gpp_maybe",
+        )
+        for _ in rows
+    ]

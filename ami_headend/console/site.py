@@ -6,10 +6,12 @@ from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
 from unfold.sites import UnfoldAdminSite
 
+from ami_headend.console.failure import FailurePage
+from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 
-PAGES: list[type[ConsolePage]] = []
+PAGES: list[type[ConsolePage]] = [FailuresPage, FailureGroupsPage, FailuresExport, FailurePage]
 
 
 class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]

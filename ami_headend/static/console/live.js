@@ -26,7 +26,9 @@
   });
 
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (isLive(event) && (paused || document.hidden)) event.preventDefault();
+    // What is being chosen in it is not taken away.
+    const isChosen = () => event.target.querySelector("input:checked") !== null;
+    if (isLive(event) && (paused || document.hidden || isChosen())) event.preventDefault();
   });
 
   document.addEventListener("htmx:beforeSwap", (event) => {

@@ -1,0 +1,108 @@
+"""The page of one integrity failure: its evidence octet by octet, what it means, and what to do about it."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.functional import cached_property
+
+from ami_headend.console.failures import (
+    ACKNOWLEDGE,
+    SEE,
+    AcknowledgeForm,
+    acknowledge_for,
+    failures_table,
+    failures_url,
+)
+from ami_headend.console.page import ConsolePage
+from concentrators import failure_queries, reverification
+from concentrators.explanations import explain
+from concentrators.failure_queries import FailureSelection
+from concentrators.models import IntegrityFailure
+from concentrators.verdicts import WAITING, FailureKind, Severity
+from concentrators.verification import TransientError
+from keyvault.cose.annotation import annotate
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+
+VERIFY_AGAIN = "concentrators.verify_again_uplink"
+_OTHERS = 5
+
+
+class FailurePage(ConsolePage):
+    """One failure."""
+
+    route = "failures/<int:pk>/"
+    name = "failure"
+    title = "Integrity failure"
+    icon = "gpp_maybe"
+    permission_required = (SEE,)
+    template_name = "console/failure/page.html"
+
+    @cached_property
+    def failure(self) -> IntegrityFailure:
+        """The failure of the address, or 404: it may have been judged again, or its keeping have ended."""
+        rows = IntegrityFailure.objects.select_related("meter", "concentrator", "uplink", "acknowledgement")
+        found = rows.defer("uplink__body").filter(pk=min(self.kwargs["pk"], 2**63 - 1)).first()
+        if found is None:
+            raise Http404("There is no such failure: it was judged again, or its keeping has ended.")
+        return found
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        failure = self.failure
+        kind = FailureKind(failure.kind)
+        user = self.request.user
+        kid = None if failure.kid is None else bytes(failure.kid)
+        same = {"meter": failure.meter} if failure.meter else {"concentrator": failure.concentrator}
+        context = super().get_context_data(**kwargs)
+        others, _ = failure_queries.failures(
+            FailureSelection(
+                kinds=[kind],
+                meter_id=failure.meter_id,
+                concentrator_id=None if failure.meter_id else failure.concentrator_id,
+            ),
+            _OTHERS + 1,
+        )
+        return {
+            **context,
+            "title": f"{kind.value.replace('_', ' ').capitalize()}, failure {failure.pk}",
+            "failure": failure,
+            "severity": Severity(failure.severity).name.lower(),
+            "explanation": explain(kind),
+            "octets": bytes(failure.frame),
+            "annotation": annotate(bytes(failure.frame)),
+            "title_claimed": None if kid is None else kid[:SYSTEM_TITLE_OCTETS].hex(),
+            "epoch_claimed": None if kid is None else int.from_bytes(kid[SYSTEM_TITLE_OCTETS:], "big"),
+            "others": failures_table([row for row in others if row.id != failure.pk][:_OTHERS], context["now"]),
+            "others_url": failures_url(kind=kind.value, **same),
+            "acknowledge": AcknowledgeForm() if failure.is_open and user.has_perm(ACKNOWLEDGE) else None,
+            "is_waiting": kind in WAITING,
+            "may_verify_again": user.has_perm(VERIFY_AGAIN),
+        }
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Acknowledge this failure, or verify again what waits for a key in its uplink."""
+        if request.POST.get("act") == "verify-again":
+            return self._verify_again(request)
+        if not request.user.has_perm(ACKNOWLEDGE):
+            raise PermissionDenied
+        acknowledge_for(request, FailureSelection(ids=[self.failure.pk]), request.POST.get("note", ""))
+        return HttpResponseRedirect(request.path)
+
+    def _verify_again(self, request: HttpRequest) -> HttpResponse:
+        if not request.user.has_perm(VERIFY_AGAIN):
+            raise PermissionDenied
+        failure = self.failure
+        titles = None if failure.kid is None else {bytes(failure.kid)[:SYSTEM_TITLE_OCTETS]}
+        try:
+            outcome = reverification.verify_all_again(reverification.waiting_uplinks([failure.uplink_id]), titles)
+        except TransientError:
+            messages.error(request, "Nothing moved: database or master key do not answer. Try again later.")
+            return HttpResponseRedirect(request.path)
+        if not outcome.uplinks:
+            messages.warning(request, "Nothing to judge yet: key and meter are not both known, or the octets are gone.")
+            return HttpResponseRedirect(request.path)
+        messages.success(request, f"{outcome}.")
+        still = IntegrityFailure.objects.filter(pk=failure.pk).exists()
+        return HttpResponseRedirect(request.path if still else reverse("admin:failures"))

@@ -1,0 +1,334 @@
+"""The lists of integrity failures: one by one and live, by meter and kind, and as CSV."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands
+from ami_headend.console.lists import (
+    ROWS,
+    ConcentratorField,
+    ListPage,
+    MeterField,
+    choice,
+    number_of,
+    time_of,
+)
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Column, Table, table
+from concentrators import failure_queries, tasks
+from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge
+from concentrators.failure_queries import FailureKey, FailureRow, FailureSelection
+from concentrators.verdicts import FailureKind, Severity
+from keyvault.adminbase import FilterForm
+from keyvault.audit import Actor, AuditError
+from keyvault.masterkey import MasterKeyError
+from meters import exports
+from meters.models import Meter
+from meters.queries import batches
+from meters.registry import RegistryError, parse_system_title
+
+SEE = "concentrators.view_integrityfailure"
+ACKNOWLEDGE = "concentrators.add_acknowledgement"
+_STATES = {"open": True, "acknowledged": False}
+_TONES = {Severity.CRITICAL: "bad", Severity.WARNING: "unsure", Severity.INFO: ""}
+_ICONS = {Severity.CRITICAL: "gpp_bad", Severity.WARNING: "warning", Severity.INFO: "info"}
+_EXPORT_SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("received_at", pa.timestamp("us", tz="UTC")),
+        ("kind", pa.string()),
+        ("severity", pa.int16()),
+        ("meter_id", pa.int64()),
+        ("meter", pa.string()),
+        ("concentrator_id", pa.int64()),
+        ("concentrator", pa.string()),
+        ("uplink", pa.int64()),
+        ("frame_index", pa.int64()),
+        ("kid", pa.string()),
+        ("invocation_counter", pa.int64()),
+        ("detail", pa.string()),
+        ("acknowledged_by", pa.string()),
+        ("acknowledged_at", pa.timestamp("us", tz="UTC")),
+        ("note", pa.string()),
+    ]
+)
+
+
+class _ClaimedMeterField(MeterField):
+    """A meter, or the system title that frames claim although no meter has it."""
+
+    def unknown(self, written: str, error: RegistryError) -> Meter | bytes:
+        try:
+            return parse_system_title(written)
+        except RegistryError:
+            return super().unknown(written, error)
+
+
+class FailureFilters(FilterForm):
+    """Failures by what they are, whom they are of, who brought them, when, and whether somebody has seen them."""
+
+    kind = choice("kind", [(kind.value, kind.value.replace("_", " ")) for kind in FailureKind])
+    severity = choice("severity", [(s.name.lower(), s.name.lower()) for s in sorted(Severity, reverse=True)])
+    state = choice("state", [(state, state) for state in _STATES])
+    meter = _ClaimedMeterField()
+    concentrator = ConcentratorField()
+    uplink = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=2**63 - 1,
+        widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric"}),
+    )
+    field_order = ["kind", "severity", "state", "meter", "concentrator", "uplink", "start", "end"]
+
+    def selection(self, after: FailureKey | None = None) -> FailureSelection:
+        """What the filters mean; to be called once they are valid."""
+        given = self.cleaned_data
+        meter, concentrator = given.get("meter"), given.get("concentrator")
+        return FailureSelection(
+            kinds=[FailureKind(given["kind"])] if given.get("kind") else None,
+            severity=Severity[given["severity"].upper()] if given.get("severity") else None,
+            is_open=_STATES.get(given.get("state", "")),
+            meter_id=meter.pk if isinstance(meter, Meter) else None,
+            system_title=meter if isinstance(meter, bytes) else None,
+            concentrator_id=None if concentrator is None else concentrator.pk,
+            uplink_id=given.get("uplink"),
+            start=given.get("start"),
+            end=given.get("end"),
+            after=after,
+        )
+
+
+class AcknowledgeForm(forms.Form):
+    """What somebody says of failures."""
+
+    note = forms.CharField(
+        max_length=NOTE_LENGTH,
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "what it was, and what was done"}),
+    )
+
+
+def failures_url(**filters: Any) -> str:
+    """The address of the list under filters, as the form writes them."""
+    given = {name: value for name, value in filters.items() if value not in (None, "")}
+    return f"{reverse('admin:failures')}?{urlencode(given)}" if given else reverse("admin:failures")
+
+
+def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False) -> Table:
+    """Failures as a table, each leading to its page; with boxes to choose some of them where asked."""
+    columns = [
+        Column("received"),
+        Column("kind"),
+        Column("meter"),
+        Column("concentrator", is_minor=True),
+        Column("reason", is_minor=True),
+        Column("state", is_minor=True),
+    ]
+    lines = [
+        [
+            ago(row.received_at, now),
+            format_html('<a href="{}">{}</a>', reverse("admin:failure", args=[row.id]), kind_label(row.kind)),
+            claimed(row),
+            clipped(row.concentrator),
+            clipped(row.detail),
+            label("open", "warning") if row.acknowledged_at is None else label(f"seen by {row.acknowledged_by}"),
+        ]
+        for row in rows
+    ]
+    if choose:
+        columns.insert(0, Column(""))
+        for row, line in zip(rows, lines, strict=True):
+            line.insert(0, _box(row) if row.acknowledged_at is None else "")
+    return table(columns, lines)
+
+
+def claimed(row: FailureRow) -> SafeString | str:
+    """Whom a frame claims to be from: a meter, a system title that no meter has, or nothing that can be read."""
+    if row.meter_id is not None:
+        return clipped(row.meter)
+    return (
+        NOTHING if row.kid is None else format_html('<code class="console-clip" title="{0}">{0}</code>', row.kid[:16])
+    )
+
+
+def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str) -> Acknowledged | None:
+    """Acknowledge as the request's user, and say in a message what came of it; None where nothing was done."""
+    actor = Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
+    try:
+        done = acknowledge(selection, actor, note, timezone.now())
+    except AcknowledgementError as error:
+        messages.error(request, f"Nothing was acknowledged: {error}.")
+        return None
+    except (AuditError, MasterKeyError):
+        messages.error(request, "Nothing was acknowledged: it cannot be audited while the master key cannot be used.")
+        return None
+    if done.is_whole:
+        messages.success(request, f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged.")
+    else:
+        tasks.acknowledge_failures.delay(done.id)
+        messages.success(request, f"{done.failures:,} failures acknowledged; the others follow in the background.")
+    return done
+
+
+class FailuresPage(ListPage):
+    """Failures, newest first; new ones appear by themselves. Those chosen, or all found, are acknowledged here."""
+
+    route = "failures/"
+    name = "failures"
+    title = "Integrity failures"
+    icon = "gpp_maybe"
+    permission_required = (SEE,)
+    template_name = "console/failures/page.html"
+    live_template_name = "console/failures/live.html"
+    form_class = FailureFilters
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        selection = self.filters.selection(_key(after))
+        rows, key = failure_queries.failures(selection, ROWS)
+        return failures_table(rows, timezone.now(), choose=self.request.user.has_perm(ACKNOWLEDGE)), key
+
+    @property
+    def filters(self) -> FailureFilters:
+        """The filters of the request, valid."""
+        form = FailureFilters(self.request.GET)
+        form.full_clean()
+        return form
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        return {
+            **context,
+            "figures": _figures(),
+            "acknowledge": AcknowledgeForm() if self.request.user.has_perm(ACKNOWLEDGE) else None,
+        }
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Acknowledge the failures that were chosen, or all that the filters find."""
+        if not request.user.has_perm(ACKNOWLEDGE):
+            raise PermissionDenied
+        form = FailureFilters(request.GET)
+        if request.POST.get("which") == "all":
+            if form.is_valid():
+                acknowledge_for(request, form.selection(), request.POST.get("note", ""))
+            else:
+                messages.error(request, "Nothing was acknowledged: mend the filters first.")
+        else:
+            ids = [int(number) for number in request.POST.getlist("failure") if number.isascii() and number.isdigit()]
+            if ids:
+                acknowledge_for(request, FailureSelection(ids=ids[:ROWS]), request.POST.get("note", ""))
+            else:
+                messages.error(request, "Nothing was acknowledged: choose failures first.")
+        return HttpResponseRedirect(request.get_full_path())
+
+
+class FailureGroupsPage(ListPage):
+    """One row for each meter and kind, the one that was added to last first."""
+
+    route = "failures/groups/"
+    name = "failure-groups"
+    title = "Integrity failures by meter and kind"
+    icon = "gpp_maybe"
+    permission_required = (SEE,)
+    template_name = "console/failures/groups.html"
+    live_template_name = "console/failures/groups_live.html"
+    form_class = FailureFilters
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        form = FailureFilters(self.request.GET)
+        form.full_clean()
+        rows, key = failure_queries.failure_groups(form.selection(_key(after)), ROWS)
+        now = timezone.now()
+        columns = [
+            Column("kind"),
+            Column("meter"),
+            Column("concentrator", is_minor=True),
+            Column("failures", is_number=True),
+            Column("open", is_number=True),
+            Column("first", is_minor=True),
+            Column("last"),
+        ]
+        lines = [
+            [
+                kind_label(row.kind),
+                "no known meter" if row.meter is None else clipped(row.meter),
+                clipped(row.concentrator) if row.concentrator else f"{row.concentrators} concentrators",
+                link(
+                    failures_url(kind=row.kind, meter=row.meter, concentrator=None if row.meter else row.concentrator),
+                    thousands(row.failures),
+                ),
+                thousands(row.open),
+                ago(row.first_at, now),
+                ago(row.last_at, now),
+            ]
+            for row in rows
+        ]
+        return table(columns, lines), key
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return {**super().get_context_data(**kwargs), "figures": _figures()}
+
+
+class FailuresExport(ConsolePage):
+    """What the filters find as CSV, streamed; the frames' octets are on the failures' pages."""
+
+    route = "failures/export/"
+    name = "failures-export"
+    title = "Export of integrity failures"
+    permission_required = (SEE,)
+
+    def get(  # type: ignore[override]  # a page of Django's is never a stream
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
+        form = FailureFilters(request.GET)
+        if not form.is_valid():
+            messages.error(request, "Nothing was exported: mend the filters first.")
+            return HttpResponseRedirect(f"{reverse('admin:failures')}?{request.GET.urlencode()}")
+        found = batches(failure_queries.failures, form.selection(), exports.BATCH)
+        first = list(itertools.islice(found, 1))  # what fails at once fails before 200 is answered
+        return StreamingHttpResponse(
+            exports.stream_csv(_EXPORT_SCHEMA, itertools.chain(first, found)),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="integrity-failures.csv"'},
+        )
+
+
+def _key(after: list[str] | None) -> FailureKey | None:
+    if after is None:
+        return None
+    at, number = after
+    return FailureKey(time_of(at), number_of(number))
+
+
+def _figures() -> list[Figure]:
+    return [
+        Figure(
+            f"Open, {severity.name.lower()}",
+            thousands(count),
+            "kept failures that nobody has acknowledged",
+            _ICONS[severity],
+            failures_url(severity=severity.name.lower(), state="open"),
+            _TONES[severity] if count else "good",
+        )
+        for severity, count in failure_queries.open_by_severity().items()
+    ]
+
+
+def _box(row: FailureRow) -> SafeString:
+    return format_html(
+        '<input type="checkbox" form="acknowledge" name="failure" value="{}" class="console-box" aria-label="{}">',
+        row.id,
+        f"choose {row.kind.replace('_', ' ')} of {row.meter or 'no known meter'}",
+    )

@@ -1,0 +1,115 @@
+"""Pages with a list: a form of filters, one page of rows, and the way to the next. Pages go on after a key."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django import forms
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Table
+from concentrators.models import Concentrator
+from keyvault.adminbase import FilterForm
+from meters.models import Meter
+from meters.registry import RegistryError, look_up
+
+ROWS = 50
+
+
+def choice(label: str, choices: Sequence[tuple[Any, str]], every: str = "all") -> forms.ChoiceField:
+    """A filter by one of a few values, or none of them."""
+    return forms.ChoiceField(
+        label=label, choices=[("", every), *choices], required=False, widget=UnfoldAdminSelectWidget
+    )
+
+
+def text(label: str, placeholder: str = "") -> forms.CharField:
+    """A filter by something written."""
+    widget = UnfoldAdminTextInputWidget(attrs={"placeholder": placeholder, "spellcheck": "false"})
+    return forms.CharField(label=label, max_length=120, required=False, widget=widget)
+
+
+class ConcentratorField(forms.CharField):
+    """A concentrator by its name."""
+
+    def __init__(self) -> None:
+        widget = UnfoldAdminTextInputWidget(attrs={"placeholder": "name"})
+        super().__init__(max_length=120, required=False, widget=widget)
+
+    def clean(self, value: Any) -> Any:
+        name = super().clean(value)
+        if not name:
+            return None
+        found = Concentrator.objects.filter(name=name).first()
+        if found is None:
+            raise forms.ValidationError(f"There is no concentrator named {name}.")
+        return found
+
+
+class MeterField(forms.CharField):
+    """A meter by its serial number or system title."""
+
+    def __init__(self) -> None:
+        widget = UnfoldAdminTextInputWidget(attrs={"placeholder": "serial number or system title"})
+        super().__init__(max_length=64, required=False, widget=widget)
+
+    def clean(self, value: Any) -> Any:
+        """The meter; ValidationError where there is none."""
+        written = super().clean(value)
+        try:
+            return look_up(written) if written else None
+        except RegistryError as error:
+            return self.unknown(written, error)
+
+    def unknown(self, written: str, error: RegistryError) -> Meter | bytes:
+        """What stands for a meter that is not registered."""
+        raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+
+class ListPage(ConsolePage):
+    """A page of rows: ``find`` gives them for the filters, as a table and the key to go on after."""
+
+    form_class: ClassVar[type[forms.Form]] = FilterForm
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        """The rows of a page, and the key to go on after; ValueError where ``after`` is no key."""
+        raise NotImplementedError
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        query = self.request.GET.copy()
+        after = query.pop("after", None)
+        form = self.form_class(query)
+        context = super().get_context_data(
+            form=form,
+            query=query.urlencode(),
+            is_filtered=any(query.values()),
+            first_page=f"?{query.urlencode()}" if after else None,
+            **kwargs,
+        )
+        if not form.is_valid():
+            return context
+        try:
+            found, key = self.find(form.cleaned_data, str(after[0]).split("~") if after else None)
+        except ValueError:
+            return {**context, "is_wrong_page": True}
+        if key is not None:
+            query["after"] = "~".join(value.isoformat() if isinstance(value, datetime) else str(value) for value in key)
+            context["next_page"] = f"?{query.urlencode()}"
+        return {**context, "content": found}
+
+
+def time_of(written: str) -> datetime:
+    """A time in a key; ValueError for any other text."""
+    at = datetime.fromisoformat(written)
+    if at.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return at
+
+
+def number_of(written: str) -> int:
+    """A number in a key; ValueError for any other text."""
+    number = int(written)
+    if not 0 <= number < 2**63:
+        raise ValueError("not a number of a row")
+    return number

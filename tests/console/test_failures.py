@@ -1,0 +1,303 @@
+"""The pages of integrity failures: what they show and to whom, acknowledging, verifying again, and their cost."""
+
+import csv
+import io
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.urls import reverse
+
+from ami_headend import roles
+from concentrators import acknowledgement, tasks
+from concentrators.explanations import explain
+from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure
+from concentrators.verdicts import FailureKind
+from keyvault import audit, provisioning
+from keyvault.audit import AuditError
+from keyvault.models import AuditRecord
+from keyvault.provisioning import NewKey
+from tests.concentrators.fleet import NOW, Device, commission, readings_of, verified
+from tests.concentrators.statements import counting
+from tests.console.people import person
+from tests.factories import ConcentratorFactory, IntegrityFailureFactory, MeterFactory
+
+pytestmark = pytest.mark.django_db
+
+LIST, GROUPS, EXPORT = "admin:failures", "admin:failure-groups", "admin:failures-export"
+
+
+@pytest.fixture
+def concentrator() -> Concentrator:
+    return ConcentratorFactory.create(name="north")
+
+
+@pytest.fixture
+def refused(concentrator: Concentrator) -> list[IntegrityFailure]:
+    """A tampered frame and three that are none."""
+    device = commission(1, concentrator)[0]
+    frame = device.frame(0)
+    tampered = frame[:-1] + bytes((frame[-1] ^ 1,))
+    verified(concentrator, [frame, tampered, b"garbage", b"more", frame[:30]])
+    return list(IntegrityFailure.objects.order_by("frame_index"))
+
+
+def page_of(failure: IntegrityFailure) -> str:
+    return reverse("admin:failure", args=[failure.pk])
+
+
+def shown(client: Any, name: str, **asked: Any) -> list[str]:
+    """The rows of a list as text."""
+    answer = client.get(reverse(name), asked)
+    assert answer.status_code == 200
+    return [" | ".join(str(cell.content) for cell in row) for row in answer.context["content"].rows]
+
+
+def test_the_list_shows_the_newest_first_with_its_reasons(refused: list[IntegrityFailure]) -> None:
+    rows = shown(person(roles.OPERATOR), LIST)
+    assert len(rows) == 4
+    [tampered] = [row for row in rows if "tag invalid" in row]
+    assert str(refused[0].meter) in tampered
+    assert page_of(refused[0]) in tampered
+    assert 'type="checkbox"' in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        ({}, 4),
+        ({"kind": "malformed"}, 3),
+        ({"severity": "critical"}, 1),
+        ({"state": "open"}, 4),
+        ({"state": "acknowledged"}, 0),
+        ({"concentrator": "north"}, 4),
+        ({"start": "2020-01-01T00:00"}, 4),
+        ({"end": "2020-01-01T00:00"}, 0),
+        ({"kind": "tag_invalid", "severity": "info"}, 0),
+    ],
+)
+def test_the_list_is_filtered(refused: list[IntegrityFailure], asked: dict[str, str], count: int) -> None:
+    assert len(shown(person(roles.OPERATOR), LIST, **asked)) == count
+
+
+def test_a_meter_is_found_by_what_people_know_of_it(
+    refused: list[IntegrityFailure], concentrator: Concentrator
+) -> None:
+    stranger = Device(MeterFactory.build(), b"k" * 32)
+    verified(concentrator, [stranger.frame(0)])
+    client, meter = person(roles.OPERATOR), refused[0].meter
+    assert meter is not None
+    for known_by, kind in (
+        (meter.serial_number, "tag invalid"),
+        (bytes(meter.system_title).hex(), "tag invalid"),
+        (stranger.title.hex(), "unknown device"),
+    ):
+        [row] = shown(client, LIST, meter=known_by)
+        assert kind in row
+    assert stranger.title.hex() in row
+    found = client.get(reverse("admin:search"), {"s": stranger.title.hex(), "extended": "1"}).content.decode()
+    assert f"{reverse(LIST)}?meter={stranger.title.hex()}" in found
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "rubbish"},
+        {"meter": "no such meter"},
+        {"meter": "a\0b"},
+        {"concentrator": "nowhere"},
+        {"concentrator": "a\0b"},
+        {"uplink": "-1"},
+        {"uplink": "9" * 30},
+        {"start": "yesterday"},
+        {"start": "2026-01-02T00:00", "end": "2026-01-01T00:00"},
+        {"after": "rubbish"},
+        {"after": "2026-01-01T00:00:00~1"},
+        {"after": "2026-01-01T00:00:00+00:00~x"},
+        {"after": "2026-01-01T00:00:00+00:00~" + "9" * 40},
+    ],
+)
+@pytest.mark.parametrize("name", [LIST, GROUPS])
+def test_nonsense_is_answered_with_what_is_wrong(
+    refused: list[IntegrityFailure], name: str, asked: dict[str, str]
+) -> None:
+    answer = person(roles.OPERATOR).get(reverse(name), asked)
+    assert answer.status_code == 200
+    assert any(text in answer.content.decode() for text in ("Mend the filters", "There is no such page"))
+
+
+def test_groups_count_and_lead_to_their_rows(refused: list[IntegrityFailure]) -> None:
+    client = person(roles.OPERATOR)
+    malformed, tampered = sorted(shown(client, GROUPS), key=lambda row: "tag invalid" in row)
+    assert "no known meter" in malformed
+    assert ">3</a>" in malformed
+    assert str(refused[0].meter) in tampered
+    assert len(shown(client, LIST, kind="malformed", concentrator="north")) == 3
+
+
+def test_pages_go_on(concentrator: Concentrator) -> None:
+    uplink = IntegrityFailureFactory.create(concentrator=concentrator).uplink
+    for number in range(60):
+        received_at = NOW - timedelta(minutes=number // 3)
+        IntegrityFailureFactory.create(concentrator=concentrator, uplink=uplink, received_at=received_at)
+    client = person(roles.OPERATOR)
+    first = client.get(reverse(LIST))
+    second = client.get(reverse(LIST) + first.context["next_page"])
+    assert len(first.context["content"].rows) == 50
+    assert len(second.context["content"].rows) == 11
+    assert "next_page" not in second.context
+    assert "First page" in second.content.decode()
+
+
+def test_a_failure_is_explained_octet_by_octet(refused: list[IntegrityFailure]) -> None:
+    text = person(roles.OPERATOR).get(page_of(refused[0])).content.decode()
+    explanation = explain(FailureKind.TAG_INVALID)
+    assert bytes(refused[0].frame).hex() in text
+    assert "Key epoch 1" in text
+    assert "Authentication tag: 8 octets" in text
+    assert explanation.steps[1].replace("'", "&#x27;") in text
+    assert str(refused[0].meter) in text
+    cut = person(roles.OPERATOR).get(page_of(refused[3])).content.decode()
+    assert "Breaks here." in cut
+    assert "(octet 30)" in cut
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_every_kind_has_its_page(kind: FailureKind) -> None:
+    failure = IntegrityFailureFactory.create(kind=kind, frame=b"")
+    answer = person(roles.AUDITOR).get(page_of(failure))
+    assert answer.status_code == 200
+    assert "(no octets)" in answer.content.decode()
+
+
+def test_one_is_acknowledged_on_its_page(refused: list[IntegrityFailure]) -> None:
+    client = person(roles.OPERATOR)
+    answer = client.post(page_of(refused[0]), {"note": "<b>our</b> own test"}, follow=True)
+    text = answer.content.decode()
+    assert "1 failure acknowledged." in text
+    assert "&lt;b&gt;our&lt;/b&gt; own test" in text
+    assert 'name="note"' not in text
+    row = Acknowledgement.objects.get()
+    assert row.by.startswith("operator")
+    assert AuditRecord.objects.latest("number").source == "127.0.0.1"
+
+
+def test_some_or_all_that_are_found_are_acknowledged(refused: list[IntegrityFailure]) -> None:
+    client, address = person(roles.OPERATOR), reverse(LIST)
+    client.post(address, {"which": "chosen", "failure": [refused[0].pk, refused[1].pk], "note": "two"})
+    assert IntegrityFailure.objects.filter(is_open=False).count() == 2
+    client.post(f"{address}?kind=malformed&state=open", {"which": "all", "note": "the rest"})
+    assert Acknowledgement.objects.get(note="the rest").failures.count() == 2
+    assert len(shown(client, LIST, state="acknowledged")) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "said"),
+    [
+        ("", {"which": "chosen", "note": "x"}, "choose failures first"),
+        ("", {"which": "chosen", "failure": ["x", "-1", "²"], "note": "x"}, "choose failures first"),
+        ("", {"which": "all", "note": "  "}, "say in a note"),
+        ("", {"which": "all", "note": "x" * 1001}, "at most 1,000 characters"),
+        ("?kind=rubbish", {"which": "all", "note": "x"}, "mend the filters"),
+    ],
+)
+def test_what_cannot_be_acknowledged_is_said(
+    refused: list[IntegrityFailure], asked: str, given: dict[str, Any], said: str
+) -> None:
+    answer = person(roles.OPERATOR).post(reverse(LIST) + asked, given, follow=True)
+    assert said in answer.content.decode()
+    assert not IntegrityFailure.objects.filter(is_open=False).exists()
+
+
+def test_without_the_audit_nothing_is_acknowledged(
+    refused: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AuditError("no key")
+
+    monkeypatch.setattr(audit, "record", refuse)
+    answer = person(roles.OPERATOR).post(page_of(refused[0]), {"note": "x"}, follow=True)
+    assert "cannot be audited" in answer.content.decode()
+    assert IntegrityFailure.objects.filter(is_open=True).count() == 4
+
+
+def test_more_than_a_batch_goes_on_in_the_background(
+    refused: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgement, "_BATCH", 2)
+    monkeypatch.setattr(tasks.acknowledge_failures, "delay", tasks.acknowledge_failures)
+    answer = person(roles.OPERATOR).post(reverse(LIST), {"which": "all", "note": "storm"}, follow=True)
+    assert "the others follow in the background" in answer.content.decode()
+    assert not IntegrityFailure.objects.filter(is_open=True).exists()
+
+
+def test_a_frame_that_waited_is_verified_again(concentrator: Concentrator) -> None:
+    device = Device(MeterFactory.create(), b"k" * 32)
+    verified(concentrator, [device.frame(0)])
+    failure = IntegrityFailure.objects.get()
+    client = person(roles.OPERATOR)
+    assert "Verify again" in client.get(page_of(failure)).content.decode()
+    early = client.post(page_of(failure), {"act": "verify-again"}, follow=True)
+    assert "Nothing to judge yet" in early.content.decode()
+    provisioning.provision_stored([NewKey(device.title, 1, device.key, 10)])
+    answer = client.post(page_of(failure), {"act": "verify-again"}, follow=True)
+    assert "1 accepted" in answer.content.decode()
+    assert answer.redirect_chain[-1][0] == reverse(LIST)
+    assert readings_of(device) == {0: 100}
+    assert client.get(page_of(failure)).status_code == 404
+
+
+def test_the_export_has_every_row_that_the_filters_find(refused: list[IntegrityFailure]) -> None:
+    answer = person(roles.OPERATOR).get(reverse(EXPORT), {"kind": "malformed"})
+    rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))  # type: ignore[attr-defined]
+    assert [row["kind"] for row in rows] == ["malformed"] * 3
+    assert rows[0]["detail"] == refused[3].detail
+    assert rows[0]["received_at"].endswith("Z")
+    wrong = person(roles.OPERATOR).get(reverse(EXPORT), {"kind": "rubbish"}, follow=True)
+    assert "Nothing was exported" in wrong.content.decode()
+
+
+@pytest.mark.parametrize("name", [LIST, GROUPS, EXPORT])
+def test_who_may_not_see_failures_sees_none(refused: list[IntegrityFailure], name: str) -> None:
+    assert person(rights=("view_meter",)).get(reverse(name)).status_code == 403
+    assert person(rights=("view_meter",)).get(page_of(refused[0])).status_code == 403
+
+
+@pytest.mark.parametrize("role", [roles.AUDITOR, roles.ADMINISTRATOR])
+def test_who_may_only_see_changes_nothing(refused: list[IntegrityFailure], role: str) -> None:
+    client = person(role)
+    assert 'name="note"' not in client.get(reverse(LIST)).content.decode()
+    assert client.post(reverse(LIST), {"which": "all", "note": "x"}).status_code == 403
+    assert client.post(page_of(refused[0]), {"note": "x"}).status_code == 403
+    assert client.post(page_of(refused[0]), {"act": "verify-again"}).status_code == 403
+    assert IntegrityFailure.objects.filter(is_open=True).count() == 4
+
+
+def _many(concentrator: Concentrator, count: int) -> None:
+    for number in range(count):
+        meter = MeterFactory.create()
+        IntegrityFailureFactory.create(
+            concentrator=concentrator, meter=meter, received_at=NOW - timedelta(hours=number)
+        )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        lambda: reverse(LIST),
+        lambda: reverse(GROUPS),
+        lambda: page_of(IntegrityFailure.objects.earliest("pk")),
+    ],
+)
+def test_pages_cost_the_same_however_many_failures(concentrator: Concentrator, address: Callable[[], str]) -> None:
+    client = person(roles.OPERATOR)
+    _many(concentrator, 2)
+    client.get(address())
+    with counting() as statements:
+        client.get(address())
+        few = statements.take()
+        _many(concentrator, 20)
+        statements.take()
+        client.get(address())
+        assert len(statements) == len(few) <= 10, [*statements]
