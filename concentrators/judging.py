@@ -1,6 +1,7 @@
-"""Judging the frames of an uplink: every frame gets exactly one verdict, and what follows from it is stored.
+"""Judging the frames of uplinks: every frame gets exactly one verdict, and what follows from it is stored.
 
-One pass over the batch, with a fixed number of queries whatever the number of frames:
+One pass over the batch (one uplink, or some of one concentrator), with a fixed number of queries whatever the
+number of frames:
 
 1. Open the frames (keyvault) and look up their meters.
 2. Take each counter, interpret each payload.
@@ -23,14 +24,12 @@ from concentrators.totals import TotalKey
 from concentrators.verdicts import WAITING, FailureKind
 from keyvault import epochs, tagfailures
 from keyvault.counters import Take
-from keyvault.opening import Opened, Opening, open_frames, proven_keys, save_counters
+from keyvault.opening import Frames, Opened, Opening, open_frames, proven_keys, save_counters
 from keyvault.sql import fetch_rows, int_array
 from meters import readings
 from meters.obis import COMMAND_DONE, COMMAND_REFUSED
 from meters.partitions import retention_start
-from meters.readings import PayloadError, PayloadRefusal, Period, Registers, Standing, Value
-
-Frames = Sequence[tuple[int, bytes]]
+from meters.readings import NewValue, PayloadError, PayloadRefusal, Period, Registers, Standing, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,122 +68,161 @@ class Verdicts:
             self.waiting_frames.setdefault(kind, []).extend(indexes)
 
 
-def judge(delivery: Delivery, frames: Frames, *, careful: bool = False) -> Verdicts:
-    """Judge frames, each with its index in the uplink, and store what follows, in the caller's transaction.
+def judge(uplinks: Sequence[tuple[Delivery, Frames]], *, careful: bool = False) -> list[Verdicts]:
+    """Judge the frames of uplinks of one concentrator, in their order, and store what follows, in the caller's
+    transaction; gives the verdicts of each uplink.
 
-    Raises ContendedError or IntegrityError where another transaction came between: the caller rolls
-    back and calls again with ``careful``, which locks the counters in title order and looks before it stores.
+    Raises ContendedError or IntegrityError where another transaction came between, or where frames at hand say
+    different things of one place: the caller rolls back and calls again with ``careful``, which locks the
+    counters in title order and looks before it stores.
     """
-    opening = open_frames(frames, lock=careful)
-    batch = _Batch(delivery, frames, opening)
+    opening = open_frames([frames for _, frames in uplinks], lock=careful)
+    batch = _Batch(uplinks, opening)
     batch.interpret()
     batch.decide(careful=careful)
     batch.store()
-    return batch.verdicts
+    return [uplink.verdicts for uplink in batch.uplinks]
 
 
 # An authentic frame with a payload that could stand, and whether its counter was taken for the first time.
 # A plain tuple: there is one for every frame.
 _Candidate = tuple[Opened, AssignedMeter, list[Value], bool]
-
+_Standing = dict[tuple[int, int, int], Standing]  # by meter id, register id, Unix second
 
 _registers = Registers()
 _TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
 
 
+class _Uplink:
+    """One uplink of a batch: its frames by index, what became of them so far, and its verdicts."""
+
+    def __init__(self, delivery: Delivery, frames: Frames, opened: list[Opened]) -> None:
+        self.delivery = delivery
+        self.octets = dict(frames)
+        self.opened = opened
+        self.candidates: list[_Candidate] = []
+        self.spent: list[Opened] = []
+        self.failures: list[Failure] = []
+        self.verdicts = Verdicts()
+
+
 class _Batch:
     """The state of judging one batch of frames."""
 
-    def __init__(self, delivery: Delivery, frames: Frames, opening: Opening) -> None:
-        self.delivery = delivery
-        self.octets = dict(frames)
+    def __init__(self, uplinks: Sequence[tuple[Delivery, Frames]], opening: Opening) -> None:
         self.opening = opening
-        self.verdicts = Verdicts()
-        self.failures: list[Failure] = []
-        self.candidates: list[_Candidate] = []
-        self.spent: list[Opened] = []
-        self.readings: list[tuple[int, Value]] = []
-        self.events: list[tuple[int, Value]] = []
+        self.concentrator_id = uplinks[0][0].concentrator_id
+        self.judged_at = uplinks[0][0].judged_at
+        self.readings: list[NewValue] = []
+        self.events: list[NewValue] = []
         self.sums: dict[tuple[int, int, int, int], list[int]] = {}  # by the fields of TotalKey: sum, meters
-        titles = {kid[:8] for kid in opening.keys} | {r.kid[:8] for r in opening.refused if r.kid is not None}
-        self.meters = assigned_meters(titles)
-        for refused in opening.refused:
-            self._fail(refused.frame_index, FailureKind(refused.reason), refused.detail, refused.kid, refused.counter)
+        self.meters = assigned_meters(_titles(opening))
+        self.uplinks: list[_Uplink] = []
+        for (delivery, frames), (opened, refused) in zip(uplinks, opening.uplinks, strict=True):
+            uplink = _Uplink(delivery, frames, opened)
+            self.uplinks.append(uplink)
+            for one in refused:
+                self._fail(uplink, one.frame_index, FailureKind(one.reason), one.detail, one.kid, one.counter)
 
     def interpret(self) -> None:
         """Take the counters and read the payloads; what fails here has its verdict."""
         _registers.begin_batch()
-        period = Period(
-            int(retention_start(self.delivery.judged_at).timestamp()) + 1,
-            int(self.delivery.received_at.timestamp()) + settings.CLOCK_SKEW_S,
-        )
-        for frame in self.opening.opened:
-            title = frame.kid[:8]
-            meter = self.meters.get(title)
+        earliest_s = int(retention_start(self.judged_at).timestamp()) + 1
+        for uplink in self.uplinks:
+            latest_s = int(uplink.delivery.received_at.timestamp()) + settings.CLOCK_SKEW_S
+            self._interpret(uplink, Period(earliest_s, latest_s))
+
+    def _interpret(self, uplink: _Uplink, period: Period) -> None:
+        registers = _registers
+        meters = {kid: self.meters.get(kid[:8]) for kid in self.opening.keys}
+        candidates = uplink.candidates
+        for frame in uplink.opened:
+            _, kid, _, plaintext, _ = frame
+            meter = meters[kid]
             if meter is None:
-                self._refuse(frame, FailureKind.UNKNOWN_DEVICE, f"a key, but no meter with system title {title.hex()}")
+                detail = f"a key, but no meter with system title {kid[:8].hex()}"
+                self._refuse(uplink, frame, FailureKind.UNKNOWN_DEVICE, detail)
                 continue
             if not meter.in_service and frame.look() is Take.TAKEN:
-                self._refuse(frame, FailureKind.DEVICE_SUSPENDED, "the meter is not in service")
+                self._refuse(uplink, frame, FailureKind.DEVICE_SUSPENDED, "the meter is not in service")
                 continue
             take = frame.take()
             if take is Take.TOO_OLD:
-                self._refuse(frame, FailureKind.COUNTER_TOO_OLD, "the counter is older than the gaps that are kept")
+                detail = "the counter is older than the gaps that are kept"
+                self._refuse(uplink, frame, FailureKind.COUNTER_TOO_OLD, detail)
                 continue
             try:
                 values = readings.interpret(
-                    frame.plaintext, title, meter.interval_minutes, _registers, period, meter.lengths
+                    plaintext, kid[:8], meter.interval_minutes, registers, period, meter.lengths
                 )
             except PayloadError as error:
-                self._refuse_payload(frame, take, error)
+                self._refuse_payload(uplink, frame, take, error)
             else:
-                self.candidates.append((frame, meter, values, take is Take.TAKEN))
+                candidates.append((frame, meter, values, take is Take.TAKEN))
 
     def decide(self, *, careful: bool) -> None:
-        """Decide in order of the frames, against what stands already and what this batch lets stand."""
+        """Decide in order of the frames, against what stands already and what this batch lets stand.
+
+        Where every counter is new, nothing is looked up at first: the readings' primary key tells.
+        """
+        if careful or not all(candidate[3] for uplink in self.uplinks for candidate in uplink.candidates):
+            self._decide_against_standing(careful=careful)
+        else:
+            for uplink in self.uplinks:
+                for frame, meter, values, _ in uplink.candidates:
+                    self._accept(uplink, frame, meter, values)
+        for uplink in self.uplinks:
+            if uplink.spent:
+                self._decide_other_content(uplink, [])
+
+    def _decide_against_standing(self, *, careful: bool) -> None:
         standing = readings.standing_values(
             (meter.id, value)
-            for _, meter, values, is_new in self.candidates
+            for uplink in self.uplinks
+            for _, meter, values, is_new in uplink.candidates
             if careful or not is_new
             for value in values
         )
         received = _received_at({uplink_id for _, uplink_id in standing.values()})
-        received[self.delivery.uplink_id] = self.delivery.received_at
-        unclear: list[Opened] = []
-        for frame, meter, values, is_new in self.candidates:
-            if is_new:
-                self._decide_new(frame, meter, values, standing)
-                continue
-            rows = [standing.get((meter.id, value.register_id, value.captured_s)) for value in values]
-            if any(row is None or row[0] != value.value for row, value in zip(rows, values, strict=True)):
-                unclear.append(frame)
-            else:
-                self._decide_same(frame, max(received[row[1]] for row in rows if row))
-        if unclear or self.spent:
-            self._decide_other_content(unclear)
+        received.update({uplink.delivery.uplink_id: uplink.delivery.received_at for uplink in self.uplinks})
+        for uplink in self.uplinks:
+            unclear: list[Opened] = []
+            for frame, meter, values, is_new in uplink.candidates:
+                if is_new:
+                    self._decide_new(uplink, frame, meter, values, standing)
+                    continue
+                rows = [standing.get((meter.id, value.register_id, value.captured_s)) for value in values]
+                if any(row is None or row[0] != value.value for row, value in zip(rows, values, strict=True)):
+                    unclear.append(frame)
+                else:
+                    self._decide_same(uplink, frame, max(received[row[1]] for row in rows if row))
+            if unclear:
+                self._decide_other_content(uplink, unclear)
 
     def store(self) -> None:
         """Counters first: their compare-and-set tells whether what was decided still holds."""
-        delivery = self.delivery
-        save_counters(self.opening, delivery.received_at, delivery.concentrator_id)
+        save_counters(self.opening, self.concentrator_id)
         self._conclude_commands()
         tagfailures.count(self.opening)
         if self.readings:
-            readings.copy_readings(self.readings, delivery.uplink_id)
+            readings.copy_readings(self.readings)
         if self.events:
-            readings.insert_events(self.events, delivery.uplink_id, delivery.received_at)
+            received_at = {uplink.delivery.uplink_id: uplink.delivery.received_at for uplink in self.uplinks}
+            readings.insert_events(self.events, received_at)
         if self.sums:
             totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in self.sums.items()})
-        if self.failures:
-            integrity.record(self.failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
+        for uplink in self.uplinks:
+            if uplink.failures:
+                delivery = uplink.delivery
+                integrity.record(uplink.failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
 
     def _conclude_commands(self) -> None:
         """What the accepted frames prove of commands: answers of meters, and keys that arrived. Mostly nothing."""
-        now = self.delivery.judged_at
+        now = self.judged_at
         answer_of = {_registers.id_of(COMMAND_DONE): True, _registers.id_of(COMMAND_REFUSED): False}
         answers = [
             Answer(meter_id, event.value, answer_of[event.register_id])
-            for meter_id, event in self.events
+            for meter_id, event, _ in self.events
             if event.register_id in answer_of
         ]
         if answers:
@@ -196,13 +234,13 @@ class _Batch:
             epochs.activate(proven.values(), now)
 
     def _decide_new(
-        self, frame: Opened, meter: AssignedMeter, values: list[Value], standing: dict[tuple[int, int, int], Standing]
+        self, uplink: _Uplink, frame: Opened, meter: AssignedMeter, values: list[Value], standing: _Standing
     ) -> None:
         """A counter for the first time: accepted, unless another value stands where one of its values goes."""
         meter_id = meter.id
         missing = []
         for value in values:
-            here = (value.value, self.delivery.uplink_id)
+            here = (value.value, uplink.delivery.uplink_id)
             there = standing.setdefault((meter_id, value.register_id, value.captured_s), here)
             if there is here:
                 missing.append(value)
@@ -210,70 +248,83 @@ class _Batch:
                 for taken in missing:
                     del standing[meter_id, taken.register_id, taken.captured_s]
                 detail = f"register {value.register_id} at {value.captured_s} says {there[0]}, the frame {value.value}"
-                self._refuse(frame, FailureKind.READING_CONFLICT, detail)
+                self._refuse(uplink, frame, FailureKind.READING_CONFLICT, detail)
                 return
-        self.verdicts.accepted += 1
-        frame.heard()
-        for value in missing:
-            (self.events if value.is_event else self.readings).append((meter_id, value))
-            if value.interval_minutes:
-                self._add_up(meter, value)
+        self._accept(uplink, frame, meter, missing)
 
-    def _add_up(self, meter: AssignedMeter, value: Value) -> None:
-        concentrator_id = meter.concentrator_at(value.captured_s)
-        if concentrator_id is not None:
-            key = (concentrator_id, value.register_id, value.interval_minutes, value.captured_s)
-            total = self.sums.get(key)
-            if total is None:
-                self.sums[key] = [value.value, 1]
-            else:
-                total[0] += value.value
-                total[1] += 1
+    def _accept(self, uplink: _Uplink, frame: Opened, meter: AssignedMeter, values: list[Value]) -> None:
+        """Accept a frame; of its values, those that do not stand yet are stored and added up."""
+        delivery = uplink.delivery
+        uplink.verdicts.accepted += 1
+        frame.heard(delivery.received_at)
+        meter_id, uplink_id, sums = meter.id, delivery.uplink_id, self.sums
+        for value in values:
+            captured_s, register_id, steps, minutes, is_event = value
+            (self.events if is_event else self.readings).append((meter_id, value, uplink_id))
+            if minutes:
+                concentrator_id = meter.concentrator_at(captured_s)
+                if concentrator_id is not None:
+                    key = (concentrator_id, register_id, minutes, captured_s)
+                    if key in sums:
+                        total = sums[key]
+                        total[0] += steps
+                        total[1] += 1
+                    else:
+                        sums[key] = [steps, 1]
 
-    def _decide_same(self, frame: Opened, first_received_at: datetime) -> None:
+    def _decide_same(self, uplink: _Uplink, frame: Opened, first_received_at: datetime) -> None:
         """A counter seen before, and every value stands: a retransmission, or a replay after the window."""
-        age = self.delivery.received_at - first_received_at
+        age = uplink.delivery.received_at - first_received_at
         if age <= timedelta(seconds=settings.RETRANSMISSION_WINDOW_S):
-            self.verdicts.duplicate += 1
+            uplink.verdicts.duplicate += 1
         else:
-            self._refuse(frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
+            self._refuse(uplink, frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
 
-    def _decide_other_content(self, frames: list[Opened]) -> None:
+    def _decide_other_content(self, uplink: _Uplink, frames: list[Opened]) -> None:
         """A counter seen before, but not all values stand: a refused frame again, or the counter used twice.
 
         Of frames from before retention nothing is left to compare: refused again, or a replay.
         """
-        before = integrity.refused_before({(frame.kid, frame.counter) for frame in (*frames, *self.spent)})
-        for failure in self.failures:
+        spent, uplink.spent = uplink.spent, []
+        before = integrity.refused_before({(frame.kid, frame.invocation_counter) for frame in (*frames, *spent)})
+        for failure in (failure for other in self.uplinks for failure in other.failures):
             if failure.kid is not None and failure.counter is not None:
                 before.setdefault((failure.kid, failure.counter, failure.octets), failure.kind)
         reused = FailureKind.COUNTER_REUSED, "the counter was accepted already, with other content"
         replayed = FailureKind.REPLAYED, "its counter was seen, and its readings are no longer kept"
-        for frame, otherwise in [*((f, reused) for f in frames), *((f, replayed) for f in self.spent)]:
-            kind = before.get((frame.kid, frame.counter, self.octets[frame.index]))
+        for frame, otherwise in [*((f, reused) for f in frames), *((f, replayed) for f in spent)]:
+            kind = before.get((frame.kid, frame.invocation_counter, uplink.octets[frame.frame_index]))
             if kind is None:
-                self._refuse(frame, *otherwise)
+                self._refuse(uplink, frame, *otherwise)
             else:
-                self._refuse(frame, kind, "the same frame again; it was refused before")
+                self._refuse(uplink, frame, kind, "the same frame again; it was refused before")
 
-    def _refuse_payload(self, frame: Opened, take: Take, error: PayloadError) -> None:
+    def _refuse_payload(self, uplink: _Uplink, frame: Opened, take: Take, error: PayloadError) -> None:
         """A payload that is refused; past retention, nothing is left to compare a seen counter with."""
         if take is Take.SEEN and error.reason is PayloadRefusal.TOO_OLD:
-            self.spent.append(frame)
+            uplink.spent.append(frame)
         else:
-            self._refuse(frame, FailureKind(error.reason), str(error))
+            self._refuse(uplink, frame, FailureKind(error.reason), str(error))
 
-    def _refuse(self, frame: Opened, kind: FailureKind, detail: str) -> None:
-        self._fail(frame.index, kind, detail, frame.kid, frame.counter)
+    def _refuse(self, uplink: _Uplink, frame: Opened, kind: FailureKind, detail: str) -> None:
+        self._fail(uplink, frame.frame_index, kind, detail, frame.kid, frame.invocation_counter)
 
-    def _fail(self, index: int, kind: FailureKind, detail: str, kid: bytes | None, counter: int | None) -> None:
+    def _fail(
+        self, uplink: _Uplink, index: int, kind: FailureKind, detail: str, kid: bytes | None, counter: int | None
+    ) -> None:
         meter = self.meters.get(kid[:8]) if kid is not None else None
-        self.verdicts.failures[kind] += 1
+        uplink.verdicts.failures[kind] += 1
         if kind in WAITING and kid is not None and kid[8:] != _TRANSFER_EPOCH:
-            self.verdicts.waiting_frames.setdefault(kind, []).append(index)
-        self.failures.append(
-            Failure(index, self.octets[index], kind, detail, kid, counter, None if meter is None else meter.id)
+            uplink.verdicts.waiting_frames.setdefault(kind, []).append(index)
+        uplink.failures.append(
+            Failure(index, uplink.octets[index], kind, detail, kid, counter, None if meter is None else meter.id)
         )
+
+
+def _titles(opening: Opening) -> set[bytes]:
+    """The system titles that frames name, known or not."""
+    refused = [one.kid[:8] for uplink in opening.uplinks for one in uplink.refused if one.kid is not None]
+    return {kid[:8] for kid in opening.keys}.union(refused)
 
 
 def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:

@@ -26,7 +26,6 @@ from concentrators.verification import (
     TransientError,
     came_between,
     judge_by_halves,
-    no_collection,
 )
 from keyvault import journal
 from keyvault.cose.structures import parse_frame, split_sequence
@@ -97,7 +96,7 @@ def verify_again(uplink_id: int, system_titles: Collection[bytes] | None = None)
     split = False
     for attempt in range(TRIES):
         try:
-            with no_collection(), transaction.atomic():
+            with transaction.atomic():
                 return _verify_again(uplink_id, system_titles, careful=attempt > 0, split=split)
         except Exception as error:
             if came_between(error):
@@ -164,7 +163,7 @@ def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, *, ca
     before = Counter({FailureKind(kind): len(judged.intersection(indexes)) for kind, indexes in waiting.kinds.items()})
     delivery = Delivery(uplink_id, waiting.concentrator_id, waiting.received_at, timezone.now())
     evidence = integrity.waiting_evidence(uplink_id, judged)
-    verdicts = judge_by_halves(delivery, frames) if split else judge(delivery, frames, careful=careful)
+    verdicts = judge_by_halves(delivery, frames) if split else judge([(delivery, frames)], careful=careful)[0]
     integrity.uncount(+before, waiting.concentrator_id, waiting.received_at)
     integrity.withdraw(evidence)
     _move(uplink_id, waiting.kinds, judged, before, verdicts)

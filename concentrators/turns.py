@@ -18,50 +18,64 @@ from keyvault.sql import fetch_rows
 _LOCK = 0x616D6903  # with the concentrator's id; of the session, so that it lasts over transactions
 _TURN_S = 5.0  # then others have theirs
 _AT_ONCE = 50
+_FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction weighs little by then
 
 
 def verify_in_turn(uplink_id: int) -> int | None:
     """Verify an uplink and what else its concentrator has waiting; nothing where another worker has the turn.
 
     Gives an uplink that still waits when the turn is over, for the caller to enqueue. Raises
-    TransientError as ``verification.verify`` does.
+    TransientError as ``verification.verify_together`` does.
     """
     until = time.monotonic() + _TURN_S
     rows = fetch_rows(
-        "SELECT concentrator_id FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL", uplink_id
+        "SELECT concentrator_id, attempts FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL", uplink_id
     )
     if not rows:
         return None
-    concentrator_id = rows[0][0]
-    waiting = [uplink_id]
+    concentrator_id, attempts = rows[0]
     tried: set[int] = set()  # one that gets no verdict, as another session holds its row, is not tried twice
-    # Another worker may have left between our last look and the end of our turn: look again after it.
+    # What failed before goes alone. Another worker may have left between our last look and the end of our turn.
+    waiting = [[uplink_id]] if attempts else _waiting(concentrator_id, tried)
     while waiting:
         with _turn(concentrator_id) as is_ours:
             if not is_ours:
                 return None
             while waiting:
-                for one in waiting:
-                    tried.add(one)
-                    verification.verify(one)
+                for together in waiting:
+                    tried.update(together)
+                    verification.verify_together(together)
                     if time.monotonic() >= until:
                         break
-                waiting = [one for one in _waiting(concentrator_id) if one not in tried]
+                waiting = _waiting(concentrator_id, tried)
                 if time.monotonic() >= until:
-                    return waiting[0] if waiting else None
-        waiting = [one for one in _waiting(concentrator_id) if one not in tried]
+                    return waiting[0][0] if waiting else None
+        waiting = _waiting(concentrator_id, tried)
     return None
 
 
-def _waiting(concentrator_id: int) -> list[int]:
-    """Uplinks of a concentrator that nobody has tried yet, oldest first; what failed before waits for the sweep."""
+def _waiting(concentrator_id: int, tried: set[int]) -> list[list[int]]:
+    """Uplinks of a concentrator that nobody has tried yet, oldest first, in lots to be verified together.
+
+    What failed before waits for the sweep.
+    """
     rows = fetch_rows(
-        """SELECT id FROM concentrators_uplink
+        """SELECT id, frames FROM concentrators_uplink
            WHERE concentrator_id = %s AND verified_at IS NULL AND attempts = 0 ORDER BY id LIMIT %s""",
         concentrator_id,
         _AT_ONCE,
     )
-    return [row[0] for row in rows]
+    lots: list[list[int]] = []
+    room = 0
+    for uplink_id, frames in rows:
+        if uplink_id in tried:
+            continue
+        if frames > room:
+            lots.append([])
+            room = _FRAMES_TOGETHER
+        lots[-1].append(uplink_id)
+        room -= frames
+    return lots
 
 
 @contextmanager

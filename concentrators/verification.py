@@ -1,9 +1,7 @@
-"""Verifying an uplink: one transaction, tried again where another came between, split where it keeps failing."""
+"""Verifying uplinks: one transaction, tried again where another came between, split where it keeps failing."""
 
-import gc
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -17,15 +15,15 @@ from psycopg.types.json import Jsonb
 from concentrators import integrity, totals
 from concentrators.assigned import assigned_meters
 from concentrators.integrity import Failure
-from concentrators.judging import Delivery, Frames, Verdicts, judge
+from concentrators.judging import Delivery, Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
 from keyvault import journal
 from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
 from keyvault.journal import NotReplayedError
 from keyvault.masterkey import MasterKeyError
-from keyvault.opening import ContendedError
-from keyvault.sql import execute, fetch_rows
+from keyvault.opening import ContendedError, Frames
+from keyvault.sql import execute, fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 
@@ -39,66 +37,62 @@ class TransientError(Exception):
 
 
 def verify(uplink_id: int) -> Verdicts | None:
-    """Verify one uplink; None where another worker has it, or had it.
+    """Verify one uplink; None where another worker has it, or had it, and where it failed. See ``verify_together``."""
+    return verify_together([uplink_id]).get(uplink_id)
 
-    Raises TransientError where database or master key do not answer. Any other failure is counted
-    on the uplink; after UPLINK_SPLIT_AFTER of them it is split, and the frame at fault parked.
+
+def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
+    """Verify uplinks of one concentrator in one transaction; those that another worker has, or had, are left out.
+
+    Raises TransientError where database or master key do not answer. Where it fails otherwise, each is
+    verified alone, and the failure counted on the uplink that still fails; after UPLINK_SPLIT_AFTER of
+    them it is split, and the frame at fault parked.
     """
     for attempt in range(TRIES):
         try:
-            with no_collection(), transaction.atomic():
-                return _verify(uplink_id, careful=attempt > 0)
+            with transaction.atomic():
+                return _verify(uplink_ids, careful=attempt > 0)
         except Exception as error:
             reason = error
             if came_between(error):
                 continue
             if isinstance(error, TRANSIENT):
-                logger.warning("uplink %s is tried again later: %s", uplink_id, str(error).partition("\n")[0])
-                raise TransientError(f"uplink {uplink_id}: {error}") from error
-            logger.exception("uplink %s failed to verify", uplink_id)
+                logger.warning("uplinks %s are tried again later: %s", uplink_ids, str(error).partition("\n")[0])
+                raise TransientError(f"uplinks {uplink_ids}: {error}") from error
+            logger.exception("uplinks %s failed to verify", uplink_ids)
             break
-    _note_failure(uplink_id, reason)
-    return None
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Hold back the cycle collector: a batch makes many objects, none in cycles, and it would look through them all."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    if len(uplink_ids) > 1:
+        return {uplink_id: verdicts for one in uplink_ids for uplink_id, verdicts in verify_together([one]).items()}
+    _note_failure(uplink_ids[0], reason)
+    return {}
 
 
 class _Posted(NamedTuple):
     """An unverified uplink, locked."""
 
     delivery: Delivery
-    body: bytes
+    frames: Frames
     attempts: int
 
 
-def _verify(uplink_id: int, *, careful: bool) -> Verdicts | None:
-    posted = _lock(uplink_id)
-    if posted is None:
-        return None
-    frames = list(enumerate(split_sequence(posted.body)))
-    if posted.attempts < settings.UPLINK_SPLIT_AFTER:
-        verdicts = judge(posted.delivery, frames, careful=careful)
+def _verify(uplink_ids: Sequence[int], *, careful: bool) -> dict[int, Verdicts]:
+    posted = _lock(uplink_ids)
+    if not posted:
+        return {}
+    if len(posted) == 1 and posted[0].attempts >= settings.UPLINK_SPLIT_AFTER:
+        verdicts = [judge_by_halves(posted[0].delivery, posted[0].frames)]
     else:
-        verdicts = judge_by_halves(posted.delivery, frames)
-    _finish(posted.delivery, verdicts)
-    return verdicts
+        verdicts = judge([(one.delivery, one.frames) for one in posted], careful=careful)
+    by_uplink = dict(zip([one.delivery.uplink_id for one in posted], verdicts, strict=True))
+    _finish(by_uplink)
+    return by_uplink
 
 
 def judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
     """Judge what can be judged, and park the frame that makes it fail: halves, in savepoints, down to one frame."""
     try:
         with transaction.atomic():
-            return judge(delivery, frames, careful=True)
+            return judge([(delivery, frames)], careful=True)[0]
     except Exception as error:
         if came_between(error) or isinstance(error, TRANSIENT):
             raise
@@ -136,34 +130,44 @@ def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
     return frame.kid, frame.counter
 
 
-def _lock(uplink_id: int) -> _Posted | None:
-    """Lock an uplink that is to be verified, and assignments against change. NotReplayedError after a restore."""
+def _lock(uplink_ids: Sequence[int]) -> list[_Posted]:
+    """Lock those uplinks that are to be verified, oldest first, and assignments against change.
+
+    NotReplayedError after a restore.
+    """
     rows = fetch_rows(
-        f"""SELECT concentrator_id, received_at, attempts, body, {journal.OPEN}, pg_advisory_xact_lock_shared(%s)
+        f"""SELECT id, concentrator_id, received_at, attempts, body, {journal.OPEN}, pg_advisory_xact_lock_shared(%s)
             FROM (SELECT * FROM concentrators_uplink
-                  WHERE id = %s AND verified_at IS NULL FOR UPDATE SKIP LOCKED) AS u""",
+                  WHERE id = ANY(%s::bigint[]) AND verified_at IS NULL ORDER BY id FOR UPDATE SKIP LOCKED) AS u""",
         totals.LOCK,
-        uplink_id,
+        int_array(uplink_ids),
     )
-    if not rows:
-        return None
-    concentrator_id, received_at, attempts, body, is_open, _ = rows[0]
-    if not is_open:
+    if not all(row[5] for row in rows):
         raise NotReplayedError
-    return _Posted(Delivery(uplink_id, concentrator_id, received_at, timezone.now()), body, attempts)
+    now = timezone.now()
+    return [
+        _Posted(Delivery(uplink_id, concentrator_id, received_at, now), list(enumerate(split_sequence(body))), attempts)
+        for uplink_id, concentrator_id, received_at, attempts, body, *_ in rows
+    ]
 
 
-def _finish(delivery: Delivery, verdicts: Verdicts) -> None:
+def _finish(verdicts: Mapping[int, Verdicts]) -> None:
+    """Write the verdicts of uplinks, by their ids, to their rows."""
+    each = verdicts.values()
     execute(
-        """UPDATE concentrators_uplink SET accepted = %s, duplicate = %s, rejected = %s, waiting = %s,
-                  failures = %s, waiting_frames = %s, verified_at = clock_timestamp() WHERE id = %s""",
-        verdicts.accepted,
-        verdicts.duplicate,
-        verdicts.rejected,
-        verdicts.waiting,
-        Jsonb(dict(verdicts.failures)),
-        Jsonb(verdicts.waiting_frames) if verdicts.waiting_frames else None,
-        delivery.uplink_id,
+        """UPDATE concentrators_uplink u SET accepted = n.accepted, duplicate = n.duplicate, rejected = n.rejected,
+                  waiting = n.waiting, failures = n.failures, waiting_frames = n.waiting_frames,
+                  verified_at = clock_timestamp()
+           FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::jsonb[], %s::jsonb[])
+                AS n(id, accepted, duplicate, rejected, waiting, failures, waiting_frames)
+           WHERE u.id = n.id""",
+        int_array(verdicts),
+        int_array(one.accepted for one in each),
+        int_array(one.duplicate for one in each),
+        int_array(one.rejected for one in each),
+        int_array(one.waiting for one in each),
+        [Jsonb(dict(one.failures)) for one in each],
+        [Jsonb(one.waiting_frames) if one.waiting_frames else None for one in each],
     )
 
 

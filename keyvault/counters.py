@@ -18,11 +18,17 @@ class Take(Enum):
 
 
 class CounterSet:
-    """The counters taken under one key. ``gaps`` are disjoint ascending runs (first, last), both included."""
+    """The counters taken under one key. ``gaps`` are disjoint ascending runs (first, last), both included.
 
-    __slots__ = ("floor", "gaps", "gaps_changed", "highest")
+    At most ``max_gap_runs`` runs are kept.
+    """
 
-    def __init__(self, highest: int = -1, floor: int = 0, gaps: list[tuple[int, int]] | None = None) -> None:
+    __slots__ = ("floor", "gaps", "gaps_changed", "highest", "max_gap_runs")
+
+    def __init__(
+        self, max_gap_runs: int, highest: int = -1, floor: int = 0, gaps: list[tuple[int, int]] | None = None
+    ) -> None:
+        self.max_gap_runs = max_gap_runs
         self.highest = highest
         self.floor = floor
         self.gaps = gaps or []
@@ -34,11 +40,11 @@ class CounterSet:
             return Take.TAKEN
         return Take.TOO_OLD if counter < self.floor else Take.SEEN
 
-    def take(self, counter: int, max_gap_runs: int) -> Take:
-        """Take a counter (0..2^40-1) if it is free; at most ``max_gap_runs`` runs are kept."""
+    def take(self, counter: int) -> Take:
+        """Take a counter (0..2^40-1) if it is free."""
         if counter > self.highest:
             if counter > self.highest + 1:
-                self._replace(len(self.gaps), len(self.gaps), [(self.highest + 1, counter - 1)], max_gap_runs)
+                self._replace(len(self.gaps), len(self.gaps), [(self.highest + 1, counter - 1)])
             self.highest = counter
             return Take.TAKEN
         index = self._gap_of(counter)
@@ -46,17 +52,17 @@ class CounterSet:
             return Take.TOO_OLD if counter < self.floor else Take.SEEN
         first, last = self.gaps[index]
         rest = [run for run in ((first, counter - 1), (counter + 1, last)) if run[0] <= run[1]]
-        self._replace(index, index + 1, rest, max_gap_runs)
+        self._replace(index, index + 1, rest)
         return Take.TAKEN
 
     def _gap_of(self, counter: int) -> int | None:
         index = bisect_left(self.gaps, counter, key=lambda run: run[1])
         return index if index < len(self.gaps) and self.gaps[index][0] <= counter else None
 
-    def _replace(self, start: int, stop: int, runs: list[tuple[int, int]], max_gap_runs: int) -> None:
+    def _replace(self, start: int, stop: int, runs: list[tuple[int, int]]) -> None:
         self.gaps[start:stop] = runs
         self.gaps_changed = True
-        excess = len(self.gaps) - max_gap_runs
+        excess = len(self.gaps) - self.max_gap_runs
         if excess > 0:
             self.floor = self.gaps[excess - 1][1] + 1
             del self.gaps[:excess]

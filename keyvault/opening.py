@@ -44,72 +44,112 @@ class Refused(NamedTuple):
     counter: int | None = None
 
 
-class _Key:
-    """A device key's row and counters as this transaction sees them."""
+# Frames, each with its index in the uplink.
+Frames = Sequence[tuple[int, bytes]]
 
-    __slots__ = ("alg", "counters", "floor", "gaps", "heard", "highest", "id", "row", "state", "version")
+
+class _Key(CounterSet):
+    """A device key's row and counters as this transaction sees them, and what they were when it looked."""
+
+    __slots__ = ("alg", "floor_was", "gaps_were", "heard_at", "highest_was", "id", "row", "state", "version")
 
     def __init__(self, row: KeyRow, highest: int, floor: int, gaps: str | None) -> None:
+        super().__init__(settings.COUNTER_GAP_RUNS, highest, floor, parse_gaps(gaps) if gaps else None)
         self.row = row
         self.id, self.version, self.state, self.alg = row
-        self.highest, self.floor, self.gaps = highest, floor, gaps
-        self.counters = CounterSet(highest, floor, parse_gaps(gaps) if gaps else None)
-        self.heard = False
+        self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
+        self.heard_at: datetime | None = None
 
     @property
     def moved(self) -> bool:
         """Whether a counter was taken."""
-        return self.counters.gaps_changed or self.counters.highest != self.highest
+        return self.highest != self.highest_was or self.gaps_changed
 
 
-class Opened:
-    """A frame whose tag verified: its index in the uplink, kid, counter and plaintext."""
+class Opened(NamedTuple):
+    """A frame whose tag verified: its index in the uplink, kid, invocation counter and plaintext."""
 
-    __slots__ = ("_key", "counter", "index", "kid", "plaintext")
-
-    def __init__(self, index: int, frame: Frame, key: _Key, plaintext: bytes) -> None:
-        self.index, self.kid, self.counter = index, frame.kid, frame.counter
-        self.plaintext = plaintext
-        self._key = key
-
-    @property
-    def system_title(self) -> bytes:
-        return self.kid[:8]
+    frame_index: int
+    kid: bytes
+    invocation_counter: int
+    plaintext: bytes
+    key: _Key
 
     def look(self) -> Take:
         """What taking the counter would give, without taking it."""
-        return self._key.counters.look(self.counter)
+        return self.key.look(self.invocation_counter)
 
     def take(self) -> Take:
         """Take the counter, for this transaction; ``save_counters`` makes it last."""
-        return self._key.counters.take(self.counter, settings.COUNTER_GAP_RUNS)
+        return self.key.take(self.invocation_counter)
 
-    def heard(self) -> None:
-        """The frame was accepted: its device counts as heard."""
-        self._key.heard = True
+    def heard(self, at: datetime) -> None:
+        """The frame was accepted: its device was heard when the frame was received."""
+        heard_at = self.key.heard_at
+        if heard_at is None or heard_at < at:
+            self.key.heard_at = at
 
 
-class Opening(NamedTuple):
-    """What became of an uplink's frames: opened ones, refused ones, and the keys they used."""
+class OpenedFrames(NamedTuple):
+    """What became of the frames of one uplink."""
 
     opened: list[Opened]
     refused: list[Refused]
+
+
+class Opening(NamedTuple):
+    """What became of the frames of some uplinks, in their order, and the keys that they used."""
+
+    uplinks: list[OpenedFrames]
     keys: dict[bytes, _Key]
 
 
 def proven_keys(opening: Opening) -> dict[bytes, int]:
     """The pending keys under which a frame was accepted: their ids by kid. The device has them."""
-    return {kid: key.id for kid, key in opening.keys.items() if key.heard and key.state == KeyState.PENDING}
+    return {kid: key.id for kid, key in opening.keys.items() if key.heard_at and key.state == KeyState.PENDING}
 
 
-def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> Opening:
-    """Open frames, each with its index in the uplink, with a fixed number of queries whatever their number.
+def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
+    """Open the frames of uplinks, with a fixed number of queries whatever their number.
 
     Runs in the caller's transaction. ``lock`` takes the counters' row locks in title order, for a
     second try after ContendedError. A frame is refused with its reason and costs no other.
     """
+    parsed: list[list[tuple[int, Frame]]] = []
+    results: list[OpenedFrames] = []
+    kids: set[bytes] = set()
+    for frames in uplinks:
+        refused: list[Refused] = []
+        parsed.append(_parse(frames, refused))
+        results.append(OpenedFrames([], refused))
+        kids.update([frame[0] for _, frame in parsed[-1]])
+    keys = _read_keys(kids, lock=lock)
+    ciphers = uplink_ciphers({kid: key.row for kid, key in keys.items() if key.state in ACCEPTABLE})
+    # What opens a frame of a kid: its key, the alg that it must have, and its cipher.
+    openers = {kid: (keys[kid], keys[kid].alg, cipher.open_) for kid, cipher in ciphers.items()}
+    known_titles = _known_titles({kid[:8] for kid in kids if kid not in keys})
+    for frames_parsed, result in zip(parsed, results, strict=True):
+        opened = result.opened
+        for index, frame in frames_parsed:
+            kid, alg, counter, _, _ = frame
+            try:
+                key, provisioned_alg, open_ = openers[kid]
+                if alg == provisioned_alg:
+                    opened.append(_new_opened(Opened, (index, kid, counter, open_(frame), key)))
+                    continue
+            except (KeyError, TagInvalidError):
+                pass  # for one of the reasons below
+            reason, detail = _why_not(frame, keys.get(kid), kid in openers, known_titles)
+            result.refused.append(Refused(index, reason, detail, kid, counter))
+    return Opening(results, keys)
+
+
+_new_opened = tuple.__new__  # half the time of Opened(...)
+
+
+def _parse(frames: Frames, refused: list[Refused]) -> list[tuple[int, Frame]]:
+    """The frames taken apart, each with its index; what is none goes to ``refused``."""
     parsed: list[tuple[int, Frame]] = []
-    refused: list[Refused] = []
     longest = settings.FRAME_MAX_OCTETS
     for index, octets in frames:
         try:
@@ -118,31 +158,22 @@ def open_frames(frames: Sequence[tuple[int, bytes]], *, lock: bool = False) -> O
             parsed.append((index, parse_frame(octets)))
         except MalformedError as error:
             refused.append(Refused(index, Refusal.MALFORMED, str(error)))
-    keys = _read_keys({frame.kid for _, frame in parsed}, lock=lock)
-    known_titles = _known_titles({frame.kid[:8] for _, frame in parsed if frame.kid not in keys})
-    ciphers = uplink_ciphers({kid: key.row for kid, key in keys.items() if key.state in ACCEPTABLE})
-    opened: list[Opened] = []
-    for index, frame in parsed:
-        kid = frame.kid
-        key = keys.get(kid)
-        cipher = ciphers.get(kid)
-        if key is None:
-            reason = Refusal.UNKNOWN_EPOCH if kid[:8] in known_titles else Refusal.UNKNOWN_DEVICE
-            detail = f"no key for system title {kid[:8].hex()}, epoch {int.from_bytes(kid[8:], 'big')}"
-        elif key.state not in ACCEPTABLE:
-            reason, detail = Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
-        elif key.alg != frame.alg:
-            reason, detail = Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
-        elif cipher is None:
-            reason, detail = Refusal.PARKED, "the stored key does not open: its row was changed; see the log"
-        else:
-            try:
-                opened.append(Opened(index, frame, key, cipher.open_(frame)))
-                continue
-            except TagInvalidError:
-                reason, detail = Refusal.TAG_INVALID, "the tag does not fit: forged, damaged, or another key"
-        refused.append(Refused(index, reason, detail, kid, frame.counter))
-    return Opening(opened, refused, keys)
+    return parsed
+
+
+def _why_not(frame: Frame, key: _Key | None, has_cipher: bool, known_titles: Collection[bytes]) -> tuple[Refusal, str]:
+    """Why a frame was not opened: the first check that it fails."""
+    title, epoch = frame.kid[:8], int.from_bytes(frame.kid[8:], "big")
+    if key is None:
+        reason = Refusal.UNKNOWN_EPOCH if title in known_titles else Refusal.UNKNOWN_DEVICE
+        return reason, f"no key for system title {title.hex()}, epoch {epoch}"
+    if key.state not in ACCEPTABLE:
+        return Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
+    if key.alg != frame.alg:
+        return Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
+    if not has_cipher:
+        return Refusal.PARKED, "the stored key does not open: its row was changed; see the log"
+    return Refusal.TAG_INVALID, "the tag does not fit: forged, damaged, or another key"
 
 
 def known_kids(kids: Collection[bytes]) -> set[bytes]:
@@ -150,27 +181,26 @@ def known_kids(kids: Collection[bytes]) -> set[bytes]:
     return set(_read_keys(kids, lock=False))
 
 
-def save_counters(opening: Opening, heard_at: datetime, heard_via: int) -> None:
+def save_counters(opening: Opening, heard_via: int) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
 
     ``heard_via`` says who brought the frames, in the caller's terms. Raises ContendedError where a
     counter or key moved since it was read: the caller rolls back and tries again.
     """
     moved = [key for _, key in sorted(opening.keys.items()) if key.moved]
-    if not any(key.counters.gaps_changed for key in moved):
-        _save(_SAVE_AHEAD, moved, [], heard_at, heard_via)
+    if not any(key.gaps_changed for key in moved):
+        _save(_SAVE_AHEAD, moved, [], heard_via)
         return
     # All in one statement: two of them would lock rows in another order than title order, and deadlock.
     _save(
         _SAVE_GAPS,
         moved,
         [
-            [key.gaps or "{}" for key in moved],
-            [format_gaps(key.counters.gaps) for key in moved],
+            [key.gaps_were or "{}" for key in moved],
+            [format_gaps(key.gaps) for key in moved],
+            [key.floor_was for key in moved],
             [key.floor for key in moved],
-            [key.counters.floor for key in moved],
         ],
-        heard_at,
         heard_via,
     )
 
@@ -192,25 +222,26 @@ _LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 
 # The usual uplink only goes ahead, and leaves the gaps alone.
 # Uplinks may be verified in another order than they came in: "last heard" never goes back.
-_SAVE_AHEAD = """
-    UPDATE keyvault_invocationcounter c
-    SET highest = n.highest,
-        heard_at = CASE WHEN n.heard THEN greatest(c.heard_at, %s) ELSE c.heard_at END,
-        heard_via = CASE WHEN n.heard AND (c.heard_at > %s) IS NOT TRUE THEN %s ELSE c.heard_via END
-    FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::bool[])
-         AS n(key_id, version, was, highest, heard)
-    WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was
+_HEARD = """
+        heard_at = greatest(c.heard_at, t.times[n.heard]),
+        heard_via = CASE WHEN n.heard > 0 AND (c.heard_at > t.times[n.heard]) IS NOT TRUE THEN %s ELSE c.heard_via END
+    FROM (SELECT %s::timestamptz[] AS times) AS t,
 """
-_SAVE_GAPS = """
+_UNMOVED = "WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was"
+_SAVE_AHEAD = f"""
     UPDATE keyvault_invocationcounter c
-    SET highest = n.highest, gaps = n.gaps, floor = n.floor,
-        heard_at = CASE WHEN n.heard THEN greatest(c.heard_at, %s) ELSE c.heard_at END,
-        heard_via = CASE WHEN n.heard AND (c.heard_at > %s) IS NOT TRUE THEN %s ELSE c.heard_via END
-    FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::bool[],
+    SET highest = n.highest, {_HEARD}
+         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[])
+         AS n(key_id, version, was, highest, heard)
+    {_UNMOVED}
+"""
+_SAVE_GAPS = f"""
+    UPDATE keyvault_invocationcounter c
+    SET highest = n.highest, gaps = n.gaps, floor = n.floor, {_HEARD}
+         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[],
                 %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
          AS n(key_id, version, was, highest, heard, gaps_were, gaps, floor_was, floor)
-    WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was
-      AND c.gaps = n.gaps_were AND c.floor = n.floor_was
+    {_UNMOVED} AND c.gaps = n.gaps_were AND c.floor = n.floor_was
 """
 
 
@@ -248,19 +279,20 @@ def _known_titles(titles: Collection[bytes]) -> set[bytes]:
     return {row[0] for row in rows}
 
 
-def _save(statement: str, keys: list[_Key], more: list[list[Any]], heard_at: datetime, heard_via: int) -> None:
+def _save(statement: str, keys: list[_Key], more: list[list[Any]], heard_via: int) -> None:
     if not keys:
         return
+    times = sorted({key.heard_at for key in keys if key.heard_at is not None})
+    place_of: dict[datetime | None, int] = {None: 0} | {at: place for place, at in enumerate(times, 1)}
     saved = execute(
         statement,
-        heard_at,
-        heard_at,
         heard_via,
-        int_array(key.id for key in keys),
-        int_array(key.version for key in keys),
-        int_array(key.highest for key in keys),
-        int_array(key.counters.highest for key in keys),
-        "{" + ",".join("t" if key.heard else "f" for key in keys) + "}",
+        times,
+        int_array([key.id for key in keys]),
+        int_array([key.version for key in keys]),
+        int_array([key.highest_was for key in keys]),
+        int_array([key.highest for key in keys]),
+        int_array([place_of[key.heard_at] for key in keys]),
         *more,
     )
     if saved != len(keys):

@@ -25,13 +25,14 @@ class AlarmedKey(NamedTuple):
 
 
 def count(opening: Opening) -> None:
-    """Count an uplink's bad tags by key, in the current transaction; one query, none where there are no bad tags.
+    """Count the bad tags of uplinks by key, in the current transaction; one query, none where there are no bad tags.
 
     Writes one warning to the log when a key's number passes ALARM_AT.
     """
     bad = Counter(
         opening.keys[refused.kid].id
-        for refused in opening.refused
+        for uplink in opening.uplinks
+        for refused in uplink.refused
         if refused.reason is Refusal.TAG_INVALID and refused.kid is not None
     )
     if not bad:

@@ -1,12 +1,14 @@
 """The write path of readings: from a payload to exact values, and values into the table by COPY."""
 
+import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Context, Decimal
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cbor2
 from django.db import connection
 
 from keyvault.sql import cursor, fetch_rows, int_array
@@ -26,6 +28,11 @@ _COPY_READINGS = """COPY meters_reading
 
 
 _new_value = tuple.__new__  # a third of the time of Value(...)
+_from_bytes = int.from_bytes
+_NUMBER = rb"([\x00-\x17]|\x18.|\x19..|\x1a....)"  # an unsigned integer of up to four octets in CBOR
+_SHAPES = 8  # of packs, tried one after the other
+_SHAPES_LOOKED_AT = 200
+_SHAPE_RECORDS = 23  # as many as the head of an array says in one octet
 
 
 class PayloadRefusal(StrEnum):
@@ -84,17 +91,22 @@ class Registers:
     def __init__(self) -> None:
         self._rows: dict[str, RegisterRow] = {}
         self._may_read = True
+        self.shapes: list[PackShape] = []  # of the packs that came so far
+        self._looked_at: set[tuple[str, ...]] = set()
 
     def begin_batch(self) -> None:
         self._may_read = True
 
-    def _read(self) -> None:
-        rows = fetch_rows(
+    def _rows_of(self) -> list[tuple[Any, ...]]:
+        return fetch_rows(
             "SELECT obis_code, id, unit, scaler, kind = %s, kind = %s FROM meters_register",
             RegisterKind.INTERVAL.value,
             RegisterKind.EVENT.value,
         )
-        self._rows = {row[0]: RegisterRow(*row[1:]) for row in rows}
+
+    def _read(self) -> None:
+        self._rows = {row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}
+        self.shapes, self._looked_at = [], set()
 
     def get(self, obis_code: str) -> RegisterRow | None:
         row = self._rows.get(obis_code)
@@ -107,6 +119,60 @@ class Registers:
     def id_of(self, obis_code: str) -> int | None:
         row = self._rows.get(obis_code)
         return None if row is None else row.id
+
+    def learn(self, names: Sequence[str], payload: bytes) -> None:
+        """Keep the shape of a good pack with those records, if it has one: the next such pack is read by it."""
+        looked_at = tuple(names)
+        if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT or len(self.shapes) >= _SHAPES:
+            return
+        self._looked_at.add(looked_at)
+        rows = [self._rows.get(name) for name in names]
+        if len(rows) <= _SHAPE_RECORDS and all(row is not None and not row.scaler for row in rows):
+            shape = PackShape([(name, row) for name, row in zip(names, rows, strict=True) if row is not None])
+            if shape.matches(payload):
+                self.shapes.append(shape)
+
+
+class PackShape:
+    """The octets of the packs of certain registers, as deterministic encoding gives them.
+
+    {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. What a shape
+    reads, the general way reads alike; it leaves to it whatever differs in one octet, is off the grid or out of time.
+    """
+
+    __slots__ = ("_has_interval", "_match", "_registers")
+
+    def __init__(self, registers: Sequence[tuple[str, RegisterRow]]) -> None:
+        records = [
+            re.escape(b"\x00" + cbor2.dumps(name) + b"\x01" + cbor2.dumps(row.unit) + b"\x02") + _NUMBER
+            for name, row in registers
+        ]
+        head = (
+            re.escape(bytes((0x80 + len(records),)) + b"\xa5\x20\x18\x1a\x22\x1a") + rb"([\x10-\xff]...)"
+        )  # from 2^28 on
+        self._match = re.compile(head + b"\xa3".join(records), re.DOTALL).fullmatch
+        self._registers = [(row.id, row.is_interval, row.is_event) for _, row in registers]
+        self._has_interval = any(row.is_interval for _, row in registers)
+
+    def matches(self, payload: bytes) -> bool:
+        return self._match(payload) is not None
+
+    def values(self, payload: bytes, interval_minutes: int, period: Period) -> list[Value] | None:
+        """The values of a pack of this shape; None where it is none, or one for the general way to refuse."""
+        match = self._match(payload)
+        if match is None:
+            return None
+        time, *numbers = match.groups()
+        time_s = _from_bytes(time, "big")
+        earliest_s, latest_s = period
+        if not earliest_s <= time_s <= latest_s or (self._has_interval and time_s % (interval_minutes * 60)):
+            return None
+        values = []
+        for (register_id, is_interval, is_event), number in zip(self._registers, numbers):  # noqa: B905 - costs a third
+            steps = number[0] if len(number) == 1 else _from_bytes(number[1:], "big")
+            minutes = interval_minutes if is_interval else 0
+            values.append(_new_value(Value, (time_s, register_id, steps, minutes, is_event)))
+        return values
 
 
 def interpret(
@@ -125,6 +191,23 @@ def interpret(
     register, an interval off its grid, two values at one place), identity_mismatch (another meter's
     name), clock_skew (after ``period``), too_old (before it).
     """
+    if lengths is None:
+        for shape in registers.shapes:
+            values = shape.values(payload, interval_minutes, period)
+            if values is not None:
+                return values
+    return _interpret(payload, system_title, interval_minutes, registers, period, lengths)
+
+
+def _interpret(
+    payload: bytes,
+    system_title: bytes,
+    interval_minutes: int,
+    registers: Registers,
+    period: Period,
+    lengths: Lengths | None,
+) -> list[Value]:
+    """The values of a pack in any form that SenML allows, or the reason why it is refused."""
     try:
         records = parse_pack(payload)
     except SenMLError as error:
@@ -148,6 +231,7 @@ def interpret(
                 )
         values.append(_new_value(Value, (time_s, register.id, steps, length, register.is_event)))
     _check_times(values, period)
+    registers.learn([record.name for record in records], payload)
     return values
 
 
@@ -161,37 +245,55 @@ def _check_times(values: list[Value], period: Period) -> None:
         raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "two values of one register at one time")
 
 
-def copy_readings(rows: Sequence[tuple[int, Value]], uplink_id: int) -> None:
-    """Store readings, (meter id, value) each, by one binary COPY in the current transaction.
+# A value to be stored: the meter's id, the value, and the uplink that brought it.
+NewValue = tuple[int, Value, int]
+
+
+def copy_readings(rows: Sequence[NewValue]) -> None:
+    """Store readings by one binary COPY in the current transaction.
 
     IntegrityError where one stands already; every time must lie in a partition. In the order of the
     primary key: two transactions that meet in the index wait for each other, and never in a circle.
     """
     pack = _COPY_ROW.pack
     body = [
-        pack(6, 8, (v[0] - _PG_EPOCH_S) * 1_000_000, 4, meter_id, 2, v[1], 8, v[2], 8, uplink_id, 2, v[3])
-        for meter_id, v in rows
+        pack(
+            6,
+            8,
+            (captured_s - _PG_EPOCH_S) * 1_000_000,
+            4,
+            meter_id,
+            2,
+            register_id,
+            8,
+            steps,
+            8,
+            uplink_id,
+            2,
+            minutes,
+        )
+        for meter_id, (captured_s, register_id, steps, minutes, _), uplink_id in rows
     ]
     body.sort()
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
         copy.write(_COPY_HEAD + b"".join(body) + _COPY_TAIL)
 
 
-def insert_events(rows: Sequence[tuple[int, Value]], uplink_id: int, received_at: datetime) -> None:
-    """Store meter events, (meter id, value) each; IntegrityError where one stands already."""
+def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime]) -> None:
+    """Store meter events, ``received_at`` by uplink; IntegrityError where one stands already."""
     fetch_rows(
         """INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at)
-           SELECT meter_id, register_id, to_timestamp(captured_s), value, %s, %s
-           FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[])
-                AS n(meter_id, register_id, captured_s, value)
+           SELECT meter_id, register_id, to_timestamp(captured_s), value, uplink_id, received_at
+           FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
+                AS n(meter_id, register_id, captured_s, value, uplink_id, received_at)
            ORDER BY 1, 2, 3
            RETURNING 1""",
-        uplink_id,
-        received_at,
-        int_array(meter_id for meter_id, _ in rows),
-        int_array(value.register_id for _, value in rows),
-        int_array(value.captured_s for _, value in rows),
-        int_array(value.value for _, value in rows),
+        int_array(meter_id for meter_id, _, _ in rows),
+        int_array(value.register_id for _, value, _ in rows),
+        int_array(value.captured_s for _, value, _ in rows),
+        int_array(value.value for _, value, _ in rows),
+        int_array(uplink_id for _, _, uplink_id in rows),
+        [received_at[uplink_id] for _, _, uplink_id in rows],
     )
 
 

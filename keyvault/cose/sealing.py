@@ -30,8 +30,9 @@ class DirectionCipher:
 
     def open_(self, frame: Frame) -> bytes:
         """The plaintext of a frame whose alg the caller has compared; TagInvalidError: never an oracle of why."""
+        _, _, counter, protected, ciphertext = frame
         try:
-            return self._aead.decrypt(self._nonce(frame.counter), frame.ciphertext, enc_structure(frame.protected))
+            return self._aead.decrypt(self._nonce(counter), ciphertext, enc_structure(protected))
         except (InvalidTag, ValueError):  # ValueError: shorter than a tag
             raise TagInvalidError from None
 

@@ -15,13 +15,14 @@ from django.db import connection
 from pytest_django import Settings
 
 from concentrators import reverification, totals, uplinks, verification
-from concentrators.judging import Delivery, Frames, Verdicts, judge
+from concentrators.judging import Delivery, Verdicts, judge
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.reverification import ready, verify_again, verify_all_again, waiting_uplinks
 from concentrators.verification import TransientError
 from keyvault import masterkey
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import AuditRecord, DeviceKey
+from keyvault.opening import Frames
 from keyvault.provisioning import NewKey, provision_stored
 from meters import readings
 from meters.models import Meter
@@ -211,10 +212,10 @@ def test_a_key_that_goes_again_while_it_is_judged(concentrator: Concentrator, mo
     uplink = verified(concentrator, [device.frame(0) for device in devices])
     give_keys(devices)
 
-    def forget_then_judge(delivery: Delivery, frames: Frames, *, careful: bool) -> Verdicts:
+    def forget_then_judge(uplinks: Sequence[tuple[Delivery, Frames]], *, careful: bool) -> list[Verdicts]:
         devices[0].counter().delete()
         DeviceKey.objects.filter(system_title=devices[0].title).delete()
-        return judge(delivery, frames, careful=careful)
+        return judge(uplinks, careful=careful)
 
     monkeypatch.setattr(reverification, "judge", forget_then_judge)
     assert again(uplink) == {"accepted": 1, "unknown_device": 1}

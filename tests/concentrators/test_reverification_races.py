@@ -94,7 +94,7 @@ def test_whoever_comes_second_waits_and_finds_nothing_left(
     give_keys([device])
     entered, go_on = threading.Event(), threading.Event()
 
-    def pause_then_judge(*args: Any, **kwargs: Any) -> Verdicts:
+    def pause_then_judge(*args: Any, **kwargs: Any) -> list[Verdicts]:
         entered.set()
         assert go_on.wait(20)
         return judge(*args, **kwargs)

@@ -96,6 +96,7 @@ def test_a_long_turn_ends_and_names_what_is_next(
 ) -> None:
     uplinks = [post(concentrator, [device.frame(n)]) for n in range(4)]
     monkeypatch.setattr(turns, "_TURN_S", 0.0)
+    monkeypatch.setattr(turns, "_FRAMES_TOGETHER", 1)
     following: int | None = uplinks[0].pk
     for left in (3, 2, 1, 0):
         assert following is not None

@@ -59,10 +59,10 @@ class TestTask:
     def test_it_comes_again_where_verification_cannot_go_on(
         self, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def away(_: int) -> None:
+        def away(_: list[int]) -> None:
             raise TransientError("the database is away")
 
-        monkeypatch.setattr(verification, "verify", away)
+        monkeypatch.setattr(verification, "verify_together", away)
         result = tasks.verify_uplink.apply((post(concentrator, [b"x"]).pk,), throw=False)
         assert result.state in {"RETRY", "FAILURE"}
 

@@ -25,10 +25,10 @@ def check_shape(counters: CounterSet, max_gap_runs: int) -> None:
 
 @given(COUNTERS, st.integers(1, 6))
 def test_never_twice_never_guessed(sequence: list[int], max_gap_runs: int) -> None:
-    counters, taken, given_up = CounterSet(), set(), 0
+    counters, taken, given_up = CounterSet(max_gap_runs), set(), 0
     for counter in sequence:
         looked = counters.look(counter)
-        result = counters.take(counter, max_gap_runs)
+        result = counters.take(counter)
         assert looked is result
         if result is Take.TAKEN:
             assert counter not in taken
@@ -46,9 +46,9 @@ def test_never_twice_never_guessed(sequence: list[int], max_gap_runs: int) -> No
 @given(st.permutations(range(25)), st.data())
 def test_any_order_is_taken_once_while_gaps_are_kept(order: list[int], data: st.DataObject) -> None:
     """With room for every gap no counter is too old: the set as a whole is the model."""
-    counters, taken = CounterSet(), set()
+    counters, taken = CounterSet(1_024), set()
     for counter in data.draw(st.lists(st.sampled_from(order), max_size=60)) + order:
-        assert counters.take(counter, 1_024) is (Take.SEEN if counter in taken else Take.TAKEN)
+        assert counters.take(counter) is (Take.SEEN if counter in taken else Take.TAKEN)
         taken.add(counter)
         assert runs_of(counters) == set(range(counters.highest)) - taken
         assert counters.floor == 0
@@ -56,23 +56,23 @@ def test_any_order_is_taken_once_while_gaps_are_kept(order: list[int], data: st.
 
 
 def test_in_order_nothing_is_kept() -> None:
-    counters = CounterSet()
+    counters = CounterSet(1_024)
     for counter in range(1_000):
-        assert counters.take(counter, 1_024) is Take.TAKEN
+        assert counters.take(counter) is Take.TAKEN
     assert (counters.highest, counters.gaps, counters.gaps_changed) == (999, [], False)
 
 
 def test_exactly_the_runs_promised_are_kept() -> None:
     """Every second counter missing: 1,024 runs stay open, the 1,025th gives up the oldest."""
-    counters = CounterSet()
+    counters = CounterSet(1_024)
     for counter in range(1, 2 * 1_024, 2):
-        counters.take(counter, 1_024)
+        counters.take(counter)
     assert (len(counters.gaps), counters.floor) == (1_024, 0)
-    counters.take(2 * 1_024 + 1, 1_024)
+    counters.take(2 * 1_024 + 1)
     assert (len(counters.gaps), counters.floor) == (1_024, 1)
-    assert counters.take(0, 1_024) is Take.TOO_OLD
-    assert counters.take(1, 1_024) is Take.SEEN
-    assert counters.take(2, 1_024) is Take.TAKEN
+    assert counters.take(0) is Take.TOO_OLD
+    assert counters.take(1) is Take.SEEN
+    assert counters.take(2) is Take.TAKEN
 
 
 GAPS = st.lists(st.integers(0, 2**40), max_size=40, unique=True).map(

@@ -31,7 +31,7 @@ def frame(counter: int, title: bytes = TITLE, epoch: int = 1, payload: bytes = b
 
 
 def opened(*frames: bytes) -> Opening:
-    return open_frames(list(enumerate(frames)))
+    return open_frames([list(enumerate(frames))])
 
 
 def counters(title: bytes = TITLE) -> tuple[int, int, str]:
@@ -40,54 +40,54 @@ def counters(title: bytes = TITLE) -> tuple[int, int, str]:
 
 
 def take_all(opening: Opening) -> list[Take]:
-    return [one.take() for one in opening.opened]
+    return [one.take() for one in opening.uplinks[0].opened]
 
 
 def test_plaintexts_come_out_with_their_places() -> None:
     opening = opened(frame(3, payload=b"one"), b"?", frame(2, OTHER, payload=b"two"))
-    assert [(one.index, one.kid, one.counter, one.plaintext) for one in opening.opened] == [
+    assert [(one.frame_index, one.kid, one.invocation_counter, one.plaintext) for one in opening.uplinks[0].opened] == [
         (0, make_kid(TITLE, 1), 3, b"one"),
         (2, make_kid(OTHER, 1), 2, b"two"),
     ]
-    assert opening.opened[0].system_title == TITLE
-    assert [(refused.frame_index, refused.reason) for refused in opening.refused] == [(1, "malformed")]
+    assert [(refused.frame_index, refused.reason) for refused in opening.uplinks[0].refused] == [(1, "malformed")]
 
 
 def test_no_frames_at_all() -> None:
     opening = opened()
-    assert (opening.opened, opening.refused) == ([], [])
-    save_counters(opening, NOW, 1)
+    assert (opening.uplinks[0].opened, opening.uplinks[0].refused) == ([], [])
+    save_counters(opening, 1)
 
 
 def test_the_transfer_key_opens_no_frame_and_its_device_is_known() -> None:
-    assert [refused.reason for refused in opened(frame(1, epoch=0)).refused] == ["unknown_epoch"]
+    assert [refused.reason for refused in opened(frame(1, epoch=0)).uplinks[0].refused] == ["unknown_epoch"]
 
 
 def test_a_frame_that_is_too_long_is_malformed(settings: Settings) -> None:
     good = frame(1)
     settings.FRAME_MAX_OCTETS = len(good)
-    assert len(opened(good).opened) == 1
+    assert len(opened(good).uplinks[0].opened) == 1
     settings.FRAME_MAX_OCTETS = len(good) - 1
     assert (
-        opened(good).refused[0].detail == f"{len(good)} octets are more than the {len(good) - 1} that a frame may have"
+        opened(good).uplinks[0].refused[0].detail
+        == f"{len(good)} octets are more than the {len(good) - 1} that a frame may have"
     )
 
 
 def test_opening_alone_takes_no_counter() -> None:
     opening = opened(frame(5), frame(6))
-    assert [one.look() for one in opening.opened] == [Take.TAKEN] * 2
-    save_counters(opening, NOW, 1)
+    assert [one.look() for one in opening.uplinks[0].opened] == [Take.TAKEN] * 2
+    save_counters(opening, 1)
     assert counters() == (-1, 0, "{}")
 
 
 def test_counters_are_taken_once_across_transactions() -> None:
     opening = opened(frame(0), frame(4), frame(2), frame(2))
     assert take_all(opening) == [Take.TAKEN] * 3 + [Take.SEEN]
-    save_counters(opening, NOW, 1)
+    save_counters(opening, 1)
     assert counters() == (4, 0, "{[1, 2), [3, 4)}")
     again = opened(*(frame(n) for n in range(6)))
     assert take_all(again) == [Take.SEEN, Take.TAKEN, Take.SEEN, Take.TAKEN, Take.SEEN, Take.TAKEN]
-    save_counters(again, NOW, 1)
+    save_counters(again, 1)
     assert counters() == (5, 0, "{}")
 
 
@@ -95,7 +95,7 @@ def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
     settings.COUNTER_GAP_RUNS = 2
     opening = opened(*(frame(n) for n in (1, 3, 5, 7)))
     take_all(opening)
-    save_counters(opening, NOW, 1)
+    save_counters(opening, 1)
     assert counters() == (7, 3, "{[4, 5), [6, 7)}")
     assert take_all(opened(frame(0), frame(2), frame(4), frame(1))) == [
         Take.TOO_OLD,
@@ -108,8 +108,8 @@ def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
 def test_who_was_heard_is_kept_for_accepted_frames_only() -> None:
     opening = opened(frame(1), frame(1, OTHER))
     take_all(opening)
-    opening.opened[0].heard()
-    save_counters(opening, NOW, 17)
+    opening.uplinks[0].opened[0].heard(NOW)
+    save_counters(opening, 17)
     rows = InvocationCounter.objects.filter(key__epoch=1).order_by("key__system_title")
     assert list(rows.values_list("heard_at", "heard_via", "highest")) == [(NOW, 17, 1), (None, None, 1)]
 
@@ -119,10 +119,10 @@ def test_a_counter_that_moved_meanwhile_is_contended(first: list[int]) -> None:
     late, winner = (opened(*(frame(n) for n in first), frame(0, OTHER)) for _ in range(2))
     for opening in (winner, late):
         take_all(opening)
-    save_counters(winner, NOW, 1)
+    save_counters(winner, 1)
     before = counters(), counters(OTHER)
     with pytest.raises(ContendedError, match="2 of 2"), transaction.atomic():
-        save_counters(late, NOW, 1)
+        save_counters(late, 1)
     assert (counters(), counters(OTHER)) == before
 
 
@@ -132,14 +132,16 @@ def test_a_key_that_moved_meanwhile_is_contended(first: int) -> None:
     take_all(opening)
     provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
     with pytest.raises(ContendedError, match="1 of 2"), transaction.atomic():
-        save_counters(opening, NOW, 1)
+        save_counters(opening, 1)
     assert counters() == (-1, 0, "{}")
-    assert [refused.reason for refused in opened(frame(first)).refused] == ["key_retired"]
+    assert [refused.reason for refused in opened(frame(first)).uplinks[0].refused] == ["key_retired"]
 
 
 def test_under_lock_it_gives_the_same() -> None:
     frames = [(0, frame(1)), (1, frame(2, OTHER)), (2, b"?")]
     with transaction.atomic():
-        free, locked = open_frames(frames), open_frames(frames, lock=True)
-    assert [(one.index, one.plaintext) for one in free.opened] == [(one.index, one.plaintext) for one in locked.opened]
-    assert free.refused == locked.refused
+        free, locked = open_frames([frames]), open_frames([frames], lock=True)
+    assert [(one.frame_index, one.plaintext) for one in free.uplinks[0].opened] == [
+        (one.frame_index, one.plaintext) for one in locked.uplinks[0].opened
+    ]
+    assert free.uplinks[0].refused == locked.uplinks[0].refused
