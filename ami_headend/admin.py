@@ -1,28 +1,181 @@
-"""Users and groups in the admin, with unfold's forms."""
+"""Users and groups in the admin, with unfold's forms; what gives or takes rights is recorded in the audit chain."""
 
-from django.contrib import admin
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
 from unfold.admin import ModelAdmin
+from unfold.decorators import action
+from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from ami_headend.signin import lockout, secondfactor
+from keyvault import audit
+from keyvault.adminbase import form_page
+from keyvault.audit import Actor, AuditError
+from keyvault.masterkey import MasterKeyError
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
+def _actor(request: HttpRequest) -> Actor:
+    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
+
+
+class _AuditedAdmin(ModelAdmin):  # type: ignore[misc]
+    """A model whose changes are acts in the audit chain, and do not happen where that cannot be written."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(request, super().changeform_view, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(request, super().delete_view, *args, **kwargs)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(request, super().changelist_view, *args, **kwargs)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self._record(request, "delete", {"name": str(obj)})
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self._record(request, "delete", {"names": sorted(str(obj) for obj in queryset)})
+        super().delete_queryset(request, queryset)
+
+    def _record(self, request: HttpRequest, act: str, subject: dict[str, Any]) -> None:
+        audit.record(_actor(request), f"{self.opts.model_name}.{act}", subject)
+
+    def _recorded(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            with transaction.atomic():
+                answer: HttpResponse = view(request, *args, **kwargs)
+        except (AuditError, MasterKeyError) as error:
+            self.message_user(request, f"Nothing was changed, for it could not be audited: {error}", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        return answer
+
+
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
-    """Accounts of operators."""
+class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
+    """Accounts of operators.
+
+    Who is no superuser gives rights by groups alone, to others than themselves, and leaves superusers alone.
+    """
 
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     filter_horizontal = ()  # Django's widget for it can neither be read by a screen reader nor shown on a phone
+    actions_detail = ["reset_second_factor", "unlock"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
+        fields = (*super().get_readonly_fields(request, obj), "last_login", "date_joined")
+        if request.user.is_superuser:
+            return fields
+        return (*fields, "is_superuser", "user_permissions", *(("groups",) if obj == request.user else ()))
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_change_permission(request, obj) and self._is_within_reach(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and self._is_within_reach(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        within = queryset if request.user.is_superuser else queryset.filter(is_superuser=False)
+        super().delete_queryset(request, within)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        user: User = form.instance
+        rights = {
+            "name": user.get_username(),
+            "groups": sorted(user.groups.values_list("name", flat=True)),
+            "permissions": user.user_permissions.count(),
+            "superuser": user.is_superuser,
+            "active": user.is_active and user.is_staff,
+        }
+        self._record(request, "change" if change else "add", rights)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
+        return self._recorded(request, self._change_password, id, form_url)
+
+    def _change_password(self, request: HttpRequest, user_id: str, form_url: str) -> HttpResponse:
+        answer = super().user_change_password(request, user_id, form_url)
+        if request.method == "POST" and isinstance(answer, HttpResponseRedirect):
+            self._record(request, "password", {"name": str(self.get_object(request, user_id))})
+        return answer
+
+    @action(description="Reset second factor", icon="phonelink_erase", permissions=["change"])
+    def reset_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def reset(user: User) -> str:
+            removed = secondfactor.remove(user, _actor(request))
+            return "The second factor was taken away." if removed else "There was no second factor."
+
+        text = (
+            "For someone whose phone and recovery codes are gone: be sure who asks. Sessions opened with it end. Until "
+            "another is set up, which happens at the next sign-in where the account needs one, the password alone does."
+        )
+        return self._act(request, object_id, reset, "Reset second factor", text, ActionVariant.DANGER.value)
+
+    @action(description="Unlock sign-in", icon="lock_open", permissions=["change"])
+    def unlock(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def unlock(user: User) -> str:
+            self._record(request, "unlock", {"name": user.get_username()})
+            return "Unlocked." if lockout.unlock(user.get_username()) else "The account was not locked."
+
+        text = (
+            "After failed attempts an account is locked for the address that they came from; this ends it everywhere."
+        )
+        return self._act(request, object_id, unlock, "Unlock sign-in", text, "primary")
+
+    def _act(
+        self, request: HttpRequest, object_id: str, act: Any, title: str, text: str, submit_variant: str
+    ) -> HttpResponse:
+        user = get_object_or_404(User, pk=object_id)
+        back = reverse("admin:auth_user_change", args=[user.pk])
+        if request.method == "POST":
+            try:
+                with transaction.atomic():
+                    self.message_user(request, act(user))
+            except (AuditError, MasterKeyError) as error:
+                self.message_user(request, f"Nothing was changed, for it could not be audited: {error}", messages.ERROR)
+            return HttpResponseRedirect(back)
+        return form_page(
+            self,
+            request,
+            forms.Form(),
+            title=f"{title}: {user}",
+            text=text,
+            submit_text=title,
+            submit_variant=submit_variant,
+            back=back,
+        )
+
+    def _is_within_reach(self, request: HttpRequest, obj: User | str | None) -> bool:
+        if obj is None or request.user.is_superuser:
+            return True
+        # Unfold asks for its actions with the id in place of the object.
+        user = obj if isinstance(obj, User) else User.objects.filter(pk=obj).first()
+        return user is not None and not user.is_superuser
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
+class GroupAdmin(DjangoGroupAdmin, _AuditedAdmin):
     """Groups of operators, and what they may see and do."""
 
     filter_horizontal = ()
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        group: Group = form.instance
+        rights = [f"{p.content_type.app_label}.{p.codename}" for p in group.permissions.select_related("content_type")]
+        self._record(request, "change" if change else "add", {"name": group.name, "rights": sorted(rights)})

@@ -35,6 +35,11 @@ _POSITIVE = (
     "RESEND_GAPS_AFTER_S",
     "RESEND_GAPS_DAYS",
     "RESENDS_PER_DAY",
+    "SIGN_IN_FAILURES",
+    "SIGN_IN_LOCKOUT_S",
+    "SIGN_IN_KEEP_DAYS",
+    "SESSION_IDLE_S",
+    "SESSION_ABSOLUTE_S",
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
@@ -44,7 +49,7 @@ _KEY_FRAMES_MAX = 2**23
 @register
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Every finding about this project's own settings."""
-    return [*_limits(), *_contradictions(), *_master_key_provider(), *_master_key_place()]
+    return [*_limits(), *_contradictions(), *_sign_in(), *_master_key_provider(), *_master_key_place()]
 
 
 def _error(number: int, message: str, hint: str) -> Error:
@@ -116,6 +121,17 @@ def _resends() -> Iterator[CheckMessage]:
             24,
             "RESEND_GAPS_AFTER_S is longer than RESEND_GAPS_DAYS: no gap would ever be asked for.",
             "Lower the first: a day is usual.",
+        )
+
+
+def _sign_in() -> Iterator[CheckMessage]:
+    if settings.PROXY_COUNT < 0:
+        yield _error(18, f"PROXY_COUNT is {settings.PROXY_COUNT}.", "Set it to the number of proxies in front, or 0.")
+    if settings.TLS and not settings.TWO_FACTOR_REQUIRED:
+        yield checks.Warning(
+            "TWO_FACTOR_REQUIRED is off: a password alone lets people act on keys and accounts.",
+            hint="Leave it on where others than this machine reach the head-end.",
+            id="ami_headend.W019",
         )
 
 

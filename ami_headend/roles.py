@@ -16,7 +16,7 @@ KEY_OFFICER = "key officer"
 ADMINISTRATOR = "administrator"
 AUDITOR = "auditor"
 
-_APPS = ("auth", "alerts", "concentrators", "meters", "keyvault")
+_APPS = ("auth", "alerts", "concentrators", "meters", "keyvault", "signin")
 
 
 def _views(app: str, *models: str) -> frozenset[str]:
@@ -63,6 +63,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"meters.add_register", "meters.change_register"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
+    | _views("signin", "signin")
     | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Sees who did what, to which keys, and what the frames came to. Changes nothing, and sees no reading of one meter.
     AUDITOR: _TRAFFIC
@@ -74,6 +75,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("meters", "meter", "register")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")
+    | _views("signin", "signin")
     | {rights.SEE_APPROVALS, rights.SEE_AUDIT, rights.EXPORT_AUDIT},
 }
 

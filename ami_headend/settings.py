@@ -1,13 +1,16 @@
 """Settings. Every deployment choice is an environment variable; docs/operations.md lists them."""
 
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 import django_stubs_ext
+from django.urls import reverse_lazy
 from environs import Env, EnvError
 from kombu import Queue
 
 from ami_headend import embedded
+from ami_headend.contentpolicy import CONSOLE
 
 # Lets classes of Django take the type parameters that its stubs give them.
 django_stubs_ext.monkeypatch()
@@ -51,6 +54,9 @@ SECURE_HSTS_PRELOAD = TLS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TLS else None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {"DIRECTIVES": CONSOLE}
+# Proxies of ours in front of the web server, each of which appends to X-Forwarded-For.
+PROXY_COUNT = env.int("PROXY_COUNT", 1 if TLS else 0)
 
 INSTALLED_APPS = [
     "unfold.apps.BasicAppConfig",
@@ -67,23 +73,34 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+    "axes",
+    "csp",
     "ami_headend",
     "ami_headend.alerts",
+    "ami_headend.signin",
     "concentrators",
     "meters",
     "keyvault",
 ]
 
 MIDDLEWARE = [
+    "ami_headend.addresses.ForwardedAddress",
+    "ami_headend.contentpolicy.ContentPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "ami_headend.signin.sessions.SessionLimits",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "ami_headend.console.zone.ViewerZoneMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "ami_headend.urls"
@@ -140,6 +157,32 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 
+# --- sign-in -----------------------------------------------------------------------------------
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+# Of superusers, and of those who may act on keys or accounts. Off only for a stack that listens on this machine alone;
+# an account that has a second factor is asked for it anyway.
+TWO_FACTOR_REQUIRED = env.bool("TWO_FACTOR_REQUIRED", TLS)
+OTP_TOTP_ISSUER = "ami-headend"
+SIGN_IN_FAILURES = env.int("SIGN_IN_FAILURES", 5)  # of one account from one address, before it is locked out
+SIGN_IN_LOCKOUT_S = env.int("SIGN_IN_LOCKOUT_S", 900)
+SIGN_IN_KEEP_DAYS = env.int("SIGN_IN_KEEP_DAYS", 400)  # the journal of sign-ins
+SESSION_IDLE_S = env.int("SESSION_IDLE_S", 1800)
+SESSION_ABSOLUTE_S = env.int("SESSION_ABSOLUTE_S", 12 * 3600)
+SESSION_COOKIE_AGE = SESSION_ABSOLUTE_S
+# By account and address together: nobody can keep an account out from elsewhere, and each lock ends by itself.
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = SIGN_IN_FAILURES
+AXES_COOLOFF_TIME = timedelta(seconds=SIGN_IN_LOCKOUT_S)
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "ami_headend.addresses.client_address"
+AXES_USERNAME_CALLABLE = "ami_headend.signin.lockout.name_given"
+AXES_LOCKOUT_CALLABLE = "ami_headend.signin.lockout.answer"
+AXES_DISABLE_ACCESS_LOG = True  # the journal counts attempts in a bounded number of rows
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
+AXES_SENSITIVE_PARAMETERS = ["username", "code", "csrfmiddlewaretoken"]  # kept nowhere, as passwords are not
+
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -152,7 +195,7 @@ WHITENOISE_USE_FINDERS = True
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "rest_framework.authentication.SessionAuthentication",
-        "rest_framework.authentication.BasicAuthentication",
+        "ami_headend.signin.authentication.PasswordAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["ami_headend.problems.ViewPermission"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -219,6 +262,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 60},
     },
     "purge-deliveries": {"task": "ami_headend.alerts.tasks.purge_deliveries", "schedule": 86_400.0},
+    "purge-sign-ins": {"task": "ami_headend.signin.tasks.purge_sign_ins", "schedule": 86_400.0},
     "maintain-partitions": {"task": "meters.tasks.maintain_partitions", "schedule": 3600.0},
 }
 
@@ -283,6 +327,12 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SIDEBAR": {"command_search": True, "navigation": "ami_headend.console.navigation.sidebar"},
     "COMMAND": {"search_callback": "ami_headend.console.search.search"},
+    "ACCOUNT": {
+        "navigation": [
+            {"title": "Sign-in and second factor", "link": reverse_lazy("admin:sign-in")},
+            {"title": "Change password", "link": reverse_lazy("admin:password_change")},
+        ]
+    },
     "COLORS": {
         "primary": {
             "50": "oklch(97% .014 254.604)",
@@ -306,6 +356,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     # Two lines for every uplink would drown the rest; failures of tasks are above INFO.
-    "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx")},
+    "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
     "root": {"handlers": ["stderr"], "level": env.log_level("LOG_LEVEL", logging.INFO)},
 }

@@ -44,6 +44,8 @@ def test_the_defaults_are_well() -> None:
         ({"MASTER_KEY_DESTROY_AFTER_DAYS": -1}, "ami_headend.E017"),
         ({"RESENDS_PER_DAY": 0}, "ami_headend.E001"),
         ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
+        ({"PROXY_COUNT": -1}, "ami_headend.E018"),
+        ({"TLS": True, "TWO_FACTOR_REQUIRED": False}, "ami_headend.W019"),
     ],
 )
 def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], expected: str) -> None:

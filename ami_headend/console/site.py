@@ -2,16 +2,26 @@
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponseBase
-from django.urls import URLPattern, path
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
+from ami_headend.signin.account import AccountPage
+from ami_headend.signin.views import SignInView
 
-PAGES: list[type[ConsolePage]] = [FailuresPage, FailureGroupsPage, FailuresExport, FailurePage]
+PAGES: list[type[ConsolePage]] = [
+    AccountPage,
+    FailuresPage,
+    FailureGroupsPage,
+    FailuresExport,
+    FailurePage,
+]
 
 
 class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]
@@ -19,7 +29,28 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]
 
     def extra_urls(self) -> list[URLPattern]:
         """Unfold's hook: addresses that come before those of the models."""
-        return [path(page.route, self.admin_view(page.as_view()), name=page.name) for page in PAGES]
+        pages = [path(page.route, self.admin_view(page.as_view()), name=page.name) for page in PAGES]
+        return [path("colours.css", self.colours, name="colours"), *pages]
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Unfold's context, with the colours of the theme in a stylesheet instead of a style in the page."""
+        context: dict[str, Any] = super().each_context(request)
+        context["styles"] = [reverse("admin:colours"), *context["styles"]]
+        del context["colors"]
+        return context
+
+    @method_decorator(cache_control(public=True, max_age=3600))
+    def colours(self, request: HttpRequest) -> HttpResponse:
+        """The colours of the theme (UNFOLD["COLORS"]) as variables."""
+        lines = [
+            f"--color-{name}-{weight}: {value};"
+            for name, weights in self._get_colors("COLORS", request).items()
+            for weight, value in weights.items()
+        ]
+        return HttpResponse(":root {" + " ".join(lines) + "}", content_type="text/css")
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
         return OverviewPage.as_view()(request)
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
+        return SignInView.as_view()(request)

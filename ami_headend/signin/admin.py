@@ -1,0 +1,42 @@
+"""The journal of sign-ins in the admin. Second factors have no page: they are reset on their account's."""
+
+from django.contrib import admin
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from ami_headend.signin.models import Outcome, SignIn
+from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin
+
+admin.site.unregister(TOTPDevice)
+admin.site.unregister(StaticDevice)
+
+_COLOURS = {
+    Outcome.SIGNED_IN.label: "success",
+    Outcome.RECOVERY_CODE.label: "warning",
+    Outcome.WRONG_PASSWORD.label: "warning",
+    Outcome.WRONG_CODE.label: "warning",
+    Outcome.LOCKED_OUT.label: "danger",
+    Outcome.REFUSED.label: "info",
+}
+
+
+@admin.register(SignIn)
+class SignInAdmin(ReadOnlyAdmin):
+    """Attempts to sign in, by the hour."""
+
+    list_display = ["last_at", "account_shown", "address", "outcome_label", "attempts", "first_at"]
+    list_display_links = None
+    list_filter = [("outcome", ChoicesDropdownFilter), ("last_at", PeriodFilter)]
+    search_fields = ["account__istartswith", "address__startswith"]
+    search_help_text = "the beginning of an account's name or of an address"
+    ordering = ["-last_at"]
+
+    @display(description="account", ordering="account")
+    def account_shown(self, row: SignIn) -> str:
+        return row.account or "no account of that name"
+
+    @display(description="outcome", ordering="outcome", label=_COLOURS)
+    def outcome_label(self, row: SignIn) -> str:
+        return row.get_outcome_display()

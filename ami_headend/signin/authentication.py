@@ -1,0 +1,52 @@
+"""Passwords on the REST API: for accounts that one factor is enough for."""
+
+from django.contrib.auth import authenticate
+from django.contrib.auth.models import User
+from django.http import HttpRequest
+from drf_spectacular.authentication import BasicScheme
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.request import Request
+
+from ami_headend.addresses import client_address
+from ami_headend.signin import journal, lockout, secondfactor
+from ami_headend.signin.models import Outcome
+
+
+class PasswordAuthentication(BasicAuthentication):
+    """HTTP basic authentication (RFC 7617), locked out after failures as the sign-in page is.
+
+    An account with a second factor, or that needs one, is refused: a password alone would pass it by.
+    """
+
+    www_authenticate_realm = "ami-headend"
+
+    def authenticate_credentials(
+        self, userid: str, password: str, request: HttpRequest | Request | None = None
+    ) -> tuple[User, None]:
+        # Django's own request: lock-outs are noted on it, and its middleware answers them.
+        plain = request._request if isinstance(request, Request) else request  # noqa: SLF001
+        assert plain is not None  # noqa: S101 - DRF always gives it
+        if "\0" in userid:
+            raise AuthenticationFailed("The name or the password is wrong.")
+        user = authenticate(plain, username=userid, password=password)
+        address = client_address(plain) or ""
+        if user is None:
+            if not lockout.is_locked_out(plain):
+                journal.record(Outcome.WRONG_PASSWORD, userid, address)
+            raise AuthenticationFailed("The name or the password is wrong.")
+        assert isinstance(user, User)  # noqa: S101
+        if secondfactor.is_set_up(user) or secondfactor.is_required(user):
+            journal.record(Outcome.REFUSED, userid, address)
+            raise PermissionDenied(
+                "This account signs in with two factors, and a password alone is not enough: use the console, or an "
+                "account made for programs, with the rights that the program needs and no others."
+            )
+        return user, None
+
+
+class PasswordScheme(BasicScheme):  # type: ignore[no-untyped-call]
+    """How the API's schema tells of it."""
+
+    target_class = PasswordAuthentication  # type: ignore[assignment]
+    priority = 0

@@ -1,0 +1,57 @@
+"""Lock-out after failed attempts: django-axes counts them by account and address, for a limited time."""
+
+from axes.handlers.proxy import AxesProxyHandler
+from axes.utils import reset
+from django.conf import settings
+from django.contrib.admin import site
+from django.contrib.auth.signals import user_login_failed
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from ami_headend import problems
+from ami_headend.addresses import client_address
+from ami_headend.signin import journal
+from ami_headend.signin.models import Outcome
+
+_NAME_CHARACTERS = 150
+
+
+def name_given(request: HttpRequest, credentials: dict[str, str] | None) -> str:
+    """The name to count failures by, in the width that accounts have (AXES_USERNAME_CALLABLE)."""
+    return ((credentials or {}).get("username") or "")[:_NAME_CHARACTERS]
+
+
+def is_locked(request: HttpRequest, name: str) -> bool:
+    """Whether attempts for this account from this address have to wait."""
+    return not AxesProxyHandler.is_allowed(request, {"username": name})
+
+
+def is_locked_out(request: HttpRequest) -> bool:
+    """Whether this very request was refused, or came to the limit: ``answer`` will be its response."""
+    return bool(getattr(request, "axes_locked_out", False))
+
+
+def count_wrong_code(request: HttpRequest, name: str) -> None:
+    """A wrong second factor is a failed attempt as a wrong password is: both together come to the limit."""
+    user_login_failed.send(sender=__name__, credentials={"username": name}, request=request)
+
+
+def unlock(name: str) -> int:
+    """Let the account in again from everywhere; gives how many records of failures were dropped."""
+    return int(reset(username=name))
+
+
+def answer(request: HttpRequest, response: HttpResponse, credentials: dict[str, str] | None) -> HttpResponse:
+    """What someone who is locked out sees (AXES_LOCKOUT_CALLABLE): the same whether the account exists or not."""
+    name = (credentials or {}).get("username") or ""
+    journal.record(Outcome.LOCKED_OUT, name, client_address(request) or "")
+    minutes = settings.SIGN_IN_LOCKOUT_S // 60 or 1
+    text = f"Too many failed attempts. Wait {minutes} minutes, or ask an administrator to unlock the account."
+    headers = {"Retry-After": str(settings.SIGN_IN_LOCKOUT_S)}
+    if request.path.startswith(problems.API_PREFIX):
+        return problems.problem(request, 429, text, headers=headers)
+    context = {**site.each_context(request), "title": "Locked out", "text": text}
+    answered = render(request, "signin/locked.html", context, status=429)
+    for header, value in headers.items():
+        answered[header] = value
+    return answered

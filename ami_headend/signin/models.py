@@ -1,0 +1,106 @@
+"""Second factors of accounts, and the journal of sign-ins.
+
+No secret of a second factor is stored: what a phone shows is computed from SECRET_KEY and a random salt,
+and of a recovery code a keyed digest is kept. A dump of the database holds neither.
+"""
+
+from base64 import b32encode
+
+from django.db import models
+from django.utils.crypto import salted_hmac
+from django_otp.models import ThrottlingMixin
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+SECRET_OCTETS = 20  # RFC 4226 section 4, R6
+_TOKEN_CHARACTERS = 16  # 64 bits of digest: as wide as django-otp's column
+_FAILURES_MAX = 9
+
+
+def _count_failure(device: ThrottlingMixin, commit: bool) -> None:
+    """After n wrong codes the next is taken in 2^(n-1) seconds, at most in 256.
+
+    Without the bound, someone who knows a password could keep its owner out for years.
+    """
+    ThrottlingMixin.throttle_increment(device, commit=False)
+    device.throttling_failure_count = min(device.throttling_failure_count, _FAILURES_MAX)
+    if commit and device.pk is not None:
+        device.save()
+
+
+class Authenticator(TOTPDevice):  # type: ignore[misc]
+    """An authenticator app: codes of six digits, each of 30 seconds (RFC 6238), each taken once.
+
+    ``key`` is the salt that the app's secret is derived from, together with SECRET_KEY: a change of
+    SECRET_KEY makes every authenticator and recovery code void.
+    """
+
+    class Meta:
+        proxy = True
+
+    @property
+    def bin_key(self) -> bytes:
+        return salted_hmac("ami_headend.signin.authenticator", self.key, algorithm="sha256").digest()[:SECRET_OCTETS]
+
+    @property
+    def secret(self) -> str:
+        """The secret as an app takes it when it is typed, in base 32."""
+        return b32encode(self.bin_key).decode()
+
+    def throttle_increment(self, commit: bool = True) -> None:
+        _count_failure(self, commit)
+
+
+class RecoveryCodes(StaticDevice):  # type: ignore[misc]
+    """The recovery codes of an account, each good for one sign-in; kept as keyed digests."""
+
+    class Meta:
+        proxy = True
+
+    def verify_token(self, token: str) -> bool:
+        return bool(super().verify_token(digest_of(token)))
+
+    def throttle_increment(self, commit: bool = True) -> None:
+        _count_failure(self, commit)
+
+
+def digest_of(code: str) -> str:
+    """What is kept of a recovery code; spaces, hyphens and case do not matter."""
+    plain = "".join(character for character in code.lower() if character.isalnum())
+    return salted_hmac("ami_headend.signin.recovery", plain, algorithm="sha256").hexdigest()[:_TOKEN_CHARACTERS]
+
+
+class Outcome(models.TextChoices):
+    """How an attempt to sign in ended."""
+
+    SIGNED_IN = "signed_in", "signed in"
+    RECOVERY_CODE = "recovery_code", "signed in by a recovery code"
+    WRONG_PASSWORD = "wrong_password", "wrong name or password"
+    WRONG_CODE = "wrong_code", "wrong second factor"
+    LOCKED_OUT = "locked_out", "locked out"
+    REFUSED = "refused", "API refused: needs two factors"
+
+
+class SignIn(models.Model):
+    """Attempts to sign in, by the hour: one row per account, address and outcome, however many there were.
+
+    So a flood of guesses costs rows by addresses and hours, not by guesses. Names that no account has
+    are not kept (someone may have typed a password there): their attempts stand under an empty name.
+    """
+
+    hour = models.DateTimeField()
+    account = models.CharField(max_length=150, blank=True)
+    address = models.CharField(max_length=45, blank=True)
+    outcome = models.CharField(max_length=20, choices=Outcome)
+    attempts = models.PositiveIntegerField(default=1)
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = "sign-in"
+        constraints = [
+            models.UniqueConstraint(fields=["hour", "account", "address", "outcome"], name="signin_one_row_an_hour")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account or 'unknown'} from {self.address or 'nowhere'}: {self.get_outcome_display()}"

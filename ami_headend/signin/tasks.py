@@ -1,0 +1,17 @@
+"""Doors of the queue: what goes when it is old."""
+
+from datetime import timedelta
+from importlib import import_module
+
+from celery import shared_task
+from django.conf import settings
+from django.utils import timezone
+
+from ami_headend.signin import journal
+
+
+@shared_task
+def purge_sign_ins() -> None:
+    """Remove old rows of the journal, and sessions that are over."""
+    journal.purge(timezone.now() - timedelta(days=settings.SIGN_IN_KEEP_DAYS))
+    import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()

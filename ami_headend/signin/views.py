@@ -1,0 +1,169 @@
+"""The pages of the sign-in: password, second factor, setting one up."""
+
+from typing import Any
+
+import segno
+from django.contrib import admin, messages
+from django.contrib.auth.models import User
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from django.utils.safestring import SafeString, mark_safe
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.generic import View
+from unfold.forms import AuthenticationForm
+
+from ami_headend.addresses import client_address
+from ami_headend.signin import journal, lockout, secondfactor, sessions
+from ami_headend.signin.forms import CodeForm, SetUpForm
+from ami_headend.signin.models import Outcome
+from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
+from keyvault.audit import Actor, AuditError
+from keyvault.masterkey import MasterKeyError
+
+_SALT = "sign_in_salt"
+NOT_RECORDED = "This is recorded in the audit chain, which cannot be written now ({}). Nothing was changed."
+
+
+@method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
+class SignInView(LoginView):
+    """Name and password; then the second factor, for those who have one or need one."""
+
+    template_name = "admin/login.html"
+    authentication_form = AuthenticationForm
+    next_page = "admin:index"
+    extra_context = {"title": "Sign in"}
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if admin.site.has_permission(request):
+            return HttpResponseRedirect(self.get_success_url())
+        return super().get(request, *args, **kwargs)
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        user = form.get_user()
+        if secondfactor.is_set_up(user) or secondfactor.is_required(user):
+            sessions.wait_for_second_factor(self.request, user, self.get_success_url())
+            return redirect("second-factor")
+        _note(self.request, user, Outcome.SIGNED_IN)
+        sessions.begin(self.request, user, None)
+        return HttpResponseRedirect(self.get_success_url())
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        name = form.cleaned_data.get("username")
+        if name and form.cleaned_data.get("password") and not lockout.is_locked_out(self.request):
+            journal.record(Outcome.WRONG_PASSWORD, name, client_address(self.request) or "")
+        return super().form_invalid(form)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return {**admin.site.each_context(self.request), "app_path": self.request.get_full_path()} | (
+            super().get_context_data(**kwargs)
+        )
+
+
+@method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
+class SecondFactorView(View):
+    """The second step of a sign-in: a code of the authenticator, or a recovery code."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        pending = sessions.pending(request)
+        if pending is None:
+            messages.info(request, "Begin with name and password.")
+            return redirect("admin:login")
+        if not secondfactor.is_set_up(pending.user):
+            return redirect("second-factor-set-up")
+        form = CodeForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            return self.verify(request, pending, form)
+        return _page(request, "signin/second_factor.html", "Second factor", form=form, account=pending.user)
+
+    def verify(self, request: HttpRequest, pending: sessions.Pending, form: CodeForm) -> HttpResponse:
+        user, name = pending.user, pending.user.get_username()
+        if lockout.is_locked(request, name):
+            return lockout.answer(request, HttpResponse(), {"username": name})
+        try:
+            device = secondfactor.verify(user, form.cleaned_data["code"])
+        except SecondFactorError as error:
+            if isinstance(error, WrongCodeError):
+                journal.record(Outcome.WRONG_CODE, name, client_address(request) or "")
+                lockout.count_wrong_code(request, name)
+            form.add_error("code", str(error))
+            return _page(request, "signin/second_factor.html", "Second factor", form=form, account=user)
+        by_recovery = device.model_label() != "signin.authenticator"
+        _note(request, user, Outcome.RECOVERY_CODE if by_recovery else Outcome.SIGNED_IN)
+        sessions.begin(request, user, device)
+        if by_recovery:
+            left = secondfactor.codes_left(user)
+            messages.warning(request, f"A recovery code was used: {left} are left. Make new ones before they run out.")
+        return HttpResponseRedirect(pending.next_page)
+
+
+@method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
+class SetUpView(View):
+    """Setting up an authenticator: at a sign-in that needs one, or by choice, or in place of another."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        pending = sessions.pending(request)
+        if pending is None and not admin.site.has_permission(request):
+            return redirect("admin:login")
+        user = request.user if pending is None else pending.user
+        assert isinstance(user, User)  # noqa: S101 - neither anonymous
+        may_replace = pending is None and sessions.is_confirmed(request)
+        if secondfactor.is_set_up(user) and not may_replace:
+            return redirect("second-factor" if pending else "admin:sign-in")
+        salt = request.session.setdefault(_SALT, secondfactor.new_salt())
+        form = SetUpForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            keep = secondfactor.replace if may_replace else secondfactor.set_up
+            try:
+                device, codes = keep(user, salt, form.cleaned_data["code"], actor_of(request, user))
+            except SecondFactorError as error:
+                form.add_error("code", str(error))
+            except (AuditError, MasterKeyError) as error:
+                form.add_error(None, NOT_RECORDED.format(error))
+            else:
+                del request.session[_SALT]
+                if pending is None:
+                    sessions.verified_by(request, device)
+                else:
+                    _note(request, user, Outcome.SIGNED_IN)
+                    sessions.begin(request, user, device)
+                return codes_page(request, codes, pending.next_page if pending else reverse("admin:sign-in"))
+        authenticator = secondfactor.candidate(user, salt)
+        return _page(
+            request,
+            "signin/set_up.html",
+            "Set up the second factor",
+            form=form,
+            qr=_qr(authenticator.config_url),
+            secret=_in_groups(authenticator.secret),
+            is_required=pending is not None,
+        )
+
+
+def _note(request: HttpRequest, user: User, outcome: Outcome) -> None:
+    journal.record(outcome, user.get_username(), client_address(request) or "")
+
+
+def actor_of(request: HttpRequest, user: User) -> Actor:
+    return Actor(user.get_username(), request.META.get("REMOTE_ADDR", ""))
+
+
+def _page(request: HttpRequest, template: str, title: str, **context: Any) -> HttpResponse:
+    return render(request, template, {**admin.site.each_context(request), "title": title, **context})
+
+
+def codes_page(request: HttpRequest, codes: list[str], next_page: str) -> HttpResponse:
+    return _page(request, "signin/recovery_codes.html", "Recovery codes", codes=codes, next_page=next_page)
+
+
+def _qr(text: str) -> SafeString:
+    """The text as a QR code, drawn here as SVG: it goes to no other host."""
+    drawn = segno.make(text, error="m").svg_inline(scale=4, border=4, light="#fff", title="QR code of the secret")
+    return mark_safe(drawn)  # noqa: S308 - segno's own drawing of modules
+
+
+def _in_groups(secret: str) -> str:
+    return " ".join(secret[at : at + 4] for at in range(0, len(secret), 4))
