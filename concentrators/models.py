@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from concentrators.verdicts import FailureKind, Severity
+from keyvault.models import FleetKey
 from meters.models import Meter, Period, Register, SameInteger
 
 
@@ -263,6 +264,9 @@ class RotationWave(models.Model):
     rate_per_hour = models.PositiveIntegerField(help_text="key commands queued an hour at most")
     failure_budget = models.PositiveIntegerField(help_text="commands that may fail or expire before the wave stops")
     algorithm = models.PositiveSmallIntegerField(null=True, help_text="of the new keys; empty: as the old one's")
+    fleet_key = models.ForeignKey(
+        FleetKey, models.PROTECT, null=True, related_name="+", help_text="new keys are derived from it"
+    )
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True)

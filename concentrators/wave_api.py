@@ -15,7 +15,7 @@ from concentrators.models import Concentrator, RotationWave
 from concentrators.waves import Selection, WaveError
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
-from keyvault.models import Algorithm
+from keyvault.models import Algorithm, FleetKey
 from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.registry import RegistryError, parse_system_title
 
@@ -30,6 +30,7 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
     meters = serializers.SerializerMethodField()
     waiting = serializers.SerializerMethodField(help_text="meters whose turn has not come")
     commands = serializers.SerializerMethodField(help_text="key commands by state")
+    fleet_key = serializers.CharField(source="fleet_key.name", default=None, help_text="new keys are derived from it")
 
     class Meta:
         model = RotationWave
@@ -40,6 +41,7 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
             "rate_per_hour",
             "failure_budget",
             "algorithm",
+            "fleet_key",
             "created_by",
             "created_at",
             "finished_at",
@@ -74,10 +76,19 @@ class NewWaveSerializer(serializers.Serializer[Any]):
     )
     older_than_days = serializers.IntegerField(min_value=0, max_value=36_500, required=False)
     compromised = serializers.BooleanField(default=False)
+    derived_from = serializers.SlugRelatedField(
+        slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="keys derived from it"
+    )
     everything = serializers.BooleanField(default=False)
     rate_per_hour = serializers.IntegerField(min_value=1, max_value=2**31 - 1, default=1000)
     failure_budget = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=10)
     algorithm = serializers.ChoiceField(Algorithm.choices, required=False)
+    fleet_key = serializers.SlugRelatedField(
+        slug_field="name",
+        queryset=FleetKey.objects.all(),
+        required=False,
+        help_text="derive the new keys from it; else they are as the old ones were",
+    )
 
     def validate_meters(self, texts: list[str]) -> list[bytes]:
         try:
@@ -102,7 +113,7 @@ class WaveList(generics.GenericAPIView[Any]):
     @extend_schema(operation_id="rotations", responses=WaveSerializer(many=True))
     def get(self, request: Request) -> Response:
         """The newest waves first."""
-        return _answer(list(RotationWave.objects.order_by("-pk")[:_LISTED]))
+        return _answer(list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[:_LISTED]))
 
     @extend_schema(operation_id="rotations_create", request=NewWaveSerializer, responses={201: WaveSerializer})
     def post(self, request: Request) -> Response:
@@ -115,6 +126,7 @@ class WaveList(generics.GenericAPIView[Any]):
             asked.get("concentrator"),
             asked.get("older_than_days"),
             asked["compromised"],
+            asked.get("derived_from"),
             asked["everything"],
         )
         try:
@@ -126,6 +138,7 @@ class WaveList(generics.GenericAPIView[Any]):
                 asked["rate_per_hour"],
                 asked["failure_budget"],
                 asked.get("algorithm"),
+                asked.get("fleet_key"),
             )
         except (MasterKeyError, AuditError) as error:
             raise KeysUnavailable from error

@@ -20,10 +20,10 @@ from django.db.models.functions import Coalesce
 from concentrators import commands
 from concentrators.commands import OPEN, DownlinkError
 from concentrators.models import Command, CommandKind, CommandState, Concentrator, RotationWave, WaveMeter, WaveState
-from keyvault import audit
+from keyvault import audit, fleetkeys
 from keyvault.audit import Actor
 from keyvault.epochs import LAST_EPOCH, EpochError
-from keyvault.models import Algorithm, DeviceKey, KeyState
+from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
 from meters.models import Meter, MeterStatus
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,15 @@ class Selection:
     """Which meters a wave is for: all that fit every criterion that is given.
 
     ``older_than_days`` is the age of the active key; ``compromised`` takes meters whose newest key is
-    compromised. Without any criterion ``everything`` must say so.
+    compromised, ``derived_from`` those whose active key is derived from a fleet key. Without any criterion
+    ``everything`` must say so.
     """
 
     system_titles: Collection[bytes] | None = None
     concentrator: Concentrator | None = None
     older_than_days: int | None = None
     compromised: bool = False
+    derived_from: FleetKey | None = None
     everything: bool = False
 
 
@@ -74,9 +76,15 @@ def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
     Left out are meters not in service, those without a usable transfer key or without a first key, and those for
     which a key command or another wave is under way. Raises WaveError for a selection that says nothing.
     """
-    asked = (selection.system_titles, selection.concentrator, selection.older_than_days, selection.compromised or None)
+    asked = (
+        selection.system_titles,
+        selection.concentrator,
+        selection.older_than_days,
+        selection.derived_from,
+        selection.compromised or None,
+    )
     if not selection.everything and all(one is None for one in asked):
-        raise WaveError("say which meters: by title, concentrator, age, compromise, or all of them")
+        raise WaveError("say which meters: by title, concentrator, age, fleet key, compromise, or all of them")
     keys = DeviceKey.objects.filter(system_title=OuterRef("system_title"))
     own = keys.filter(epoch__gt=0)
     meters = Meter.objects.filter(
@@ -97,6 +105,8 @@ def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
     if selection.older_than_days is not None:
         begun = own.filter(state=KeyState.ACTIVE).alias(since=Coalesce("activated_at", "created_at"))
         meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=selection.older_than_days))))
+    if selection.derived_from is not None:
+        meters = meters.filter(Exists(own.filter(state=KeyState.ACTIVE, fleet_key=selection.derived_from)))
     if selection.compromised:
         usable = own.filter(state__in=[KeyState.ACTIVE, KeyState.PENDING])
         meters = meters.filter(Exists(own.filter(state=KeyState.COMPROMISED)), ~Exists(usable))
@@ -111,8 +121,12 @@ def begin(
     rate_per_hour: int,
     failure_budget: int,
     algorithm: int | None = None,
+    fleet_key: FleetKey | None = None,
 ) -> RotationWave:
-    """Begin a wave over what is selected now; audited. WaveError where nothing is, or a number makes no sense."""
+    """Begin a wave over what is selected now; audited. WaveError where nothing is, or a number makes no sense.
+
+    New keys are derived from ``fleet_key`` where one is given; else they are as the old ones were, derived or random.
+    """
     if not name.strip() or len(name) > 120:
         raise WaveError("a wave has a name of up to 120 characters")
     if rate_per_hour < 1 or failure_budget < 0:
@@ -128,6 +142,7 @@ def begin(
             rate_per_hour=rate_per_hour,
             failure_budget=failure_budget,
             algorithm=algorithm,
+            fleet_key=fleet_key,
             created_by=actor.name[:150],
         )
         rows = (WaveMeter(wave=wave, meter_id=meter_id) for meter_id in meter_ids)
@@ -135,10 +150,32 @@ def begin(
         audit.record(
             actor,
             "device_key.rotate",
-            {"wave": wave.pk, "name": name, "meters": len(meter_ids), "rate_per_hour": rate_per_hour},
+            {
+                "wave": wave.pk,
+                "name": name,
+                "meters": len(meter_ids),
+                "rate_per_hour": rate_per_hour,
+                "fleet_key": None if fleet_key is None else fleet_key.name,
+            },
             "begun",
         )
     return wave
+
+
+def replace_fleet_key(
+    old: FleetKey, new_name: str, actor: Actor, now: datetime, rate_per_hour: int, failure_budget: int
+) -> RotationWave:
+    """Make a new fleet key, and begin the wave that gives every device of the old one a key derived from the new.
+
+    All or nothing. Raises WaveError as ``begin`` does, ProvisioningError for a bad or taken name, MasterKeyError.
+    """
+    selection = Selection(derived_from=old)
+    if not selected(selection, now).exists():
+        raise WaveError(f"no meter that can get a new key now has one derived from fleet key {old}")
+    with transaction.atomic():
+        new = fleetkeys.make(new_name, actor)
+        name = f"fleet key {old.name} to {new_name}"[:120]
+        return begin(name, selection, actor, now, rate_per_hour, failure_budget, fleet_key=new)
 
 
 def progress(wave: RotationWave) -> Progress:
@@ -240,7 +277,7 @@ def _give(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Co
     by = f"wave {wave.pk}"
     try:
         with transaction.atomic():
-            return commands.enqueue_keys(meters, by, now, wave.algorithm)
+            return commands.enqueue_keys(meters, by, now, wave.algorithm, wave.fleet_key)
     except (DownlinkError, EpochError) as error:
         if len(meters) == 1:
             logger.warning("rotation wave %s leaves out meter %s: %s", wave.pk, meters[0], error)

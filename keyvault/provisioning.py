@@ -48,10 +48,11 @@ def provision_devices(
     MasterKeyError where the master key cannot be used.
     """
     pairs = [(title, epoch) for title in system_titles for epoch in (TRANSFER_EPOCH, FIRST_EPOCH)]
+    entries = [NewKey(title, epoch, None, algorithm) for title, epoch in pairs]
     if fleet_key is None:
-        provision_stored([NewKey(title, epoch, None, algorithm) for title, epoch in pairs])
-        return
-    _insert(_derived_rows(fleet_key, [NewKey(title, epoch, None, algorithm) for title, epoch in pairs]))
+        provision_stored(entries)
+    else:
+        provision_derived(fleet_key, entries)
 
 
 def provision_stored(entries: Iterable[NewKey]) -> None:
@@ -62,6 +63,14 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
     """
     with transaction.atomic():
         _insert(_stored_rows(entries))
+
+
+def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
+    """Let the keys of entries (their octets None) be derived from a fleet key, active at once. All or nothing.
+
+    Raises ProvisioningError where the fleet key does not open or a device has such a key already.
+    """
+    _insert(_derived_rows(fleet_key, entries))
 
 
 def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Iterable[NewKey]]) -> None:

@@ -9,9 +9,10 @@ from django.utils import timezone
 from concentrators import waves
 from concentrators.models import Concentrator, RotationWave
 from concentrators.waves import Selection, WaveError
-from keyvault import audit
+from keyvault import audit, fleetkeys
 from keyvault.audit import AuditError
 from keyvault.masterkey import MasterKeyError
+from keyvault.provisioning import ProvisioningError
 from meters.registry import RegistryError, parse_system_title
 
 _LISTED = 20
@@ -42,6 +43,7 @@ class Command(BaseCommand):
         chosen.add_argument("--concentrator", metavar="NAME", help="meters assigned to it now")
         chosen.add_argument("--older-than", type=int, metavar="DAYS", help="keys that have been active for so long")
         chosen.add_argument("--compromised", action="store_true", help="meters whose newest key is compromised")
+        chosen.add_argument("--derived-from", metavar="NAME", help="keys derived from that fleet key")
         chosen.add_argument("--all", action="store_true", help="every meter")
         how = parser.add_argument_group("how (begin)")
         how.add_argument("--name", default="", help="what the wave is called")
@@ -50,6 +52,7 @@ class Command(BaseCommand):
             "--failure-budget", type=int, metavar="N", help="commands that may fail before the wave stops (10)"
         )
         how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys: 10 or 11 (as it is)")
+        how.add_argument("--fleet-key", metavar="NAME", help="derive the new keys from it (as the old ones were made)")
         how.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -60,7 +63,7 @@ class Command(BaseCommand):
                 self._status(options["wave"])
             else:
                 self._move(action, options)
-        except (WaveError, RegistryError, AuditError, MasterKeyError) as error:
+        except (WaveError, RegistryError, ProvisioningError, AuditError, MasterKeyError) as error:
             raise CommandError(str(error)) from None
 
     def _begin(self, options: dict[str, Any]) -> None:
@@ -70,8 +73,16 @@ class Command(BaseCommand):
             self.stdout.write(f"{waves.selected(selection, now).count()} meters would get a new key.")
             return
         budget = 10 if options["failure_budget"] is None else options["failure_budget"]
+        fleet_key = None if options["fleet_key"] is None else fleetkeys.find(options["fleet_key"])
         wave = waves.begin(
-            options["name"], selection, audit.command_actor(), now, options["rate"], budget, options["algorithm"]
+            options["name"],
+            selection,
+            audit.command_actor(),
+            now,
+            options["rate"],
+            budget,
+            options["algorithm"],
+            fleet_key,
         )
         self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {waves.progress(wave).meters} meters.")
 
@@ -113,4 +124,5 @@ def _selection(options: dict[str, Any]) -> Selection:
         if concentrator is None:
             raise CommandError(f"there is no concentrator {options['concentrator']}")
     titles = None if options["meter"] is None else [parse_system_title(text) for text in options["meter"]]
-    return Selection(titles, concentrator, options["older_than"], options["compromised"], options["all"])
+    derived_from = None if options["derived_from"] is None else fleetkeys.find(options["derived_from"])
+    return Selection(titles, concentrator, options["older_than"], options["compromised"], derived_from, options["all"])

@@ -1,0 +1,76 @@
+"""manage.py fleet_key: the keys from which device keys are derived."""
+
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from concentrators import waves
+from concentrators.waves import Selection, WaveError
+from keyvault import audit, fleetkeys
+from keyvault.audit import AuditError
+from keyvault.masterkey import MasterKeyError
+from keyvault.provisioning import ProvisioningError
+
+
+class Command(BaseCommand):
+    help = (
+        "Make a fleet key, list them, or replace one: then every meter whose key is derived from it gets, in a wave, a "
+        "key derived from the new one."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py fleet_key make 2026\n"
+            "  manage.py import_meters meters.csv --fleet-key 2026\n"
+            "  manage.py fleet_key list\n"
+            "  manage.py fleet_key rotate 2026 2027 --rate 2000 --dry-run\n"
+            "  manage.py rotate_device_keys status\n\n"
+            "exit status: 0 done; 1 it could not be done, and nothing was."
+        )
+        actions = parser.add_subparsers(dest="action", required=True, metavar="make|list|rotate")
+        actions.add_parser("make", help="a new random fleet key, wrapped under the master key").add_argument("name")
+        actions.add_parser("list", help="the fleet keys, and how many device keys hang on each")
+        rotate = actions.add_parser("rotate", help="make a new one, and begin the wave that replaces the old one")
+        rotate.add_argument("old", help="name of the fleet key to replace")
+        rotate.add_argument("new", help="name of the one to make")
+        rotate.add_argument("--rate", type=int, default=1000, metavar="N", help="key commands queued an hour (1000)")
+        rotate.add_argument(
+            "--failure-budget", type=int, default=10, metavar="N", help="commands that may fail before it stops (10)"
+        )
+        rotate.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        acts: dict[str, Callable[..., None]] = {"make": self._make, "list": self._list, "rotate": self._rotate}
+        try:
+            acts[action](**options)
+        except (ProvisioningError, WaveError, MasterKeyError, AuditError) as error:
+            raise CommandError(str(error)) from None
+
+    def _make(self, *, name: str, **options: Any) -> None:
+        self.stdout.write(f"Made fleet key {fleetkeys.make(name, audit.command_actor())}.")
+
+    def _list(self, **options: Any) -> None:
+        standings = fleetkeys.standings()
+        for row in standings:
+            self.stdout.write(
+                f"{row.fleet_key}: made {row.fleet_key.created_at:%Y-%m-%d}; {row.active} meters send under a key of"
+                f" it, {row.usable} keys of it are still accepted"
+            )
+        if not standings:
+            self.stdout.write("There is no fleet key yet.")
+
+    def _rotate(self, *, old: str, new: str, rate: int, failure_budget: int, dry_run: bool, **options: Any) -> None:
+        standing, now = fleetkeys.find(old), timezone.now()
+        if dry_run:
+            meters = waves.selected(Selection(derived_from=standing), now).count()
+            self.stdout.write(f"{meters} meters would get a key derived from {new}.")
+            return
+        wave = waves.replace_fleet_key(standing, new, audit.command_actor(), now, rate, failure_budget)
+        self.stdout.write(
+            f"Made fleet key {new}; wave {wave.pk} ({wave.name}) has begun: {waves.progress(wave).meters} meters."
+        )
