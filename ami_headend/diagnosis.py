@@ -11,8 +11,9 @@ from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
+from psycopg.errors import InsufficientPrivilege
 
-from ami_headend import embedded
+from ami_headend import database_roles, embedded
 from ami_headend.celery import app
 from concentrators import uplinks
 from keyvault import journal, masterkey
@@ -49,7 +50,7 @@ def examine() -> list[Finding]:
     database = _database()
     findings = [database, _broker(), _workers(), _master_key(), _key_journal(), _disk()]
     if database.well:
-        needing_tables = (_partitions, _master_key_opens, _replayed, _backlog)
+        needing_tables = (_role, _partitions, _master_key_opens, _replayed, _backlog)
         migrations = _migrations()
         findings += [migrations, _clock()]
         if migrations.well:
@@ -82,6 +83,26 @@ def _migrations() -> Finding:
     if missing:
         return Finding("migrations", False, f"{missing} are not applied", "Run manage.py migrate.")
     return Finding("migrations", True, "all applied")
+
+
+def _role() -> Finding:
+    """Whether the role of web and workers has the rights that it needs, and no others."""
+    excess = database_roles.excess_rights()
+    if excess:
+        to_do = (
+            "Give web and workers a role of their own in DATABASE_URL, name the owner's in OWNER_DATABASE_URL, and run "
+            "manage.py migrate (docs/operations.md)."
+        )
+        return Finding("database role", False, "; ".join(excess), to_do)
+    missing = database_roles.tables_out_of_reach()
+    days = partitions.retention_set()
+    to_do = "Run manage.py grant_rights where OWNER_DATABASE_URL is set."
+    if missing:
+        return Finding("database role", False, f"may not read {len(missing)} tables, {missing[0]} among them", to_do)
+    if days != settings.RETENTION_DAYS:
+        found = f"may drop readings after {days} days, and RETENTION_DAYS is {settings.RETENTION_DAYS}"
+        return Finding("database role", False, found, to_do)
+    return Finding("database role", True, "owns nothing, and may not change the audit record")
 
 
 def _broker() -> Finding:
@@ -203,4 +224,7 @@ def guarded(look: Callable[[], list[Finding]] = examine) -> list[Finding]:
     try:
         return look()
     except DatabaseError as error:
-        return [Finding("database", False, str(error).splitlines()[0], "See the database's own log.")]
+        to_do = "See the database's own log."
+        if isinstance(error.__cause__, InsufficientPrivilege):
+            to_do = "Run manage.py grant_rights, or migrate, where OWNER_DATABASE_URL is set."
+        return [Finding("database", False, str(error).splitlines()[0], to_do)]

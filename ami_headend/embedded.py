@@ -29,6 +29,8 @@ import psycopg
 from psycopg import sql
 
 DATABASE_NAME = "ami_headend"
+OWNER = "postgres"  # of the cluster, the database and its tables
+WORKING_ROLE = "headend"  # web and workers act in it; it owns nothing (ami_headend.database_roles)
 POSTGRES_MAJOR = "18"
 POSTGRES_USER = "pgserver"  # PostgreSQL refuses to run as root; root runs it as this user
 START_TIMEOUT_S = 60.0
@@ -56,9 +58,9 @@ def _socket_dir(var_dir: Path, name: str) -> Path:
     return Path("/tmp") / f"ami-headend-{digest}" / name  # noqa: S108 - made with mode 0700 and its owner checked
 
 
-def database_url(var_dir: Path) -> str:
-    """The URL of the embedded database, whether it runs or not."""
-    return f"postgres://postgres@/{DATABASE_NAME}?host={quote(str(_socket_dir(var_dir, 'postgres')), safe='/')}"
+def database_url(var_dir: Path, role: str = WORKING_ROLE) -> str:
+    """The URL of the embedded database in a role, whether it runs or not."""
+    return f"postgres://{role}@/{DATABASE_NAME}?host={quote(str(_socket_dir(var_dir, 'postgres')), safe='/')}"
 
 
 def redis_url(var_dir: Path, database: int = 0) -> str:
@@ -411,7 +413,7 @@ def _init_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
     if owner is not None:
         os.chown(draft, owner.pw_uid, owner.pw_gid)
     # Trust is safe here: the sockets lie in folders that only their owner may enter.
-    command = [postgres_program("initdb"), "--auth=trust", "-U", "postgres", "--encoding=UTF8", "--locale=C"]
+    command = [postgres_program("initdb"), "--auth=trust", "-U", OWNER, "--encoding=UTF8", "--locale=C"]
     command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "-D", str(draft)]
     log = data.with_name("postgres.log")
     process = _launch(command, log, owner)
@@ -456,8 +458,10 @@ def _postmaster(data: Path) -> psutil.Process | None:
 
 
 def _create_database(var_dir: Path) -> None:
-    """Makes our database in the cluster unless it is there."""
+    """Makes our database in the cluster, and the role of web and workers, unless they are there."""
     host = str(_socket_dir(var_dir, "postgres"))
-    with psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(host=host, user=OWNER, dbname="postgres", autocommit=True) as connection:
+        if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [WORKING_ROLE]).fetchone() is None:
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(WORKING_ROLE)))
         if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE_NAME]).fetchone() is None:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE_NAME)))

@@ -3,7 +3,9 @@
 import logging
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import dj_database_url
 import django_stubs_ext
 from django.urls import reverse_lazy
 from environs import Env, EnvError
@@ -21,6 +23,13 @@ env = Env()
 # --- where things live -------------------------------------------------------------------------
 VAR_DIR = env.path("AMI_VAR_DIR", BASE_DIR / "var")
 DATABASE_URL = env.str("DATABASE_URL", "") or embedded.database_url(VAR_DIR)
+IS_EMBEDDED = embedded.database_url(VAR_DIR) == DATABASE_URL
+# The role that owns the tables: for migrate, grant_rights and whatever else changes them. Web and workers need none.
+OWNER_DATABASE_URL = env.str("OWNER_DATABASE_URL", "")
+if IS_EMBEDDED:
+    if OWNER_DATABASE_URL:
+        raise EnvError("OWNER_DATABASE_URL is set and DATABASE_URL is not: set both, or neither.")
+    OWNER_DATABASE_URL = embedded.database_url(VAR_DIR, embedded.OWNER)
 REDIS_URL = env.str("REDIS_URL", "") or embedded.redis_url(VAR_DIR)
 if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
     raise EnvError("REDIS_URL must begin with redis://, rediss:// or unix://.")
@@ -31,9 +40,7 @@ PKCS11_TOKEN = env.str("PKCS11_TOKEN", "")  # the token's label
 PKCS11_PIN_FILE = env.str("PKCS11_PIN_FILE", "")  # mode 0600
 MASTER_KEY_DESTROY_AFTER_DAYS = env.int("MASTER_KEY_DESTROY_AFTER_DAYS", 30)  # since it became decrypt_only
 # Exports of keys, and the destruction of a master key version, need a second person. On wherever it is for real.
-REQUIRE_APPROVAL = env.bool(
-    "REQUIRE_APPROVAL", not env.bool("DEBUG", False) and embedded.database_url(VAR_DIR) != DATABASE_URL
-)
+REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", not env.bool("DEBUG", False) and not IS_EMBEDDED)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
 
@@ -119,29 +126,40 @@ TEMPLATES = [
     }
 ]
 
-_database = env.dj_db_url("DATABASE_URL", DATABASE_URL)
-if _database["ENGINE"] != "django.db.backends.postgresql":
-    raise EnvError("DATABASE_URL must begin with postgres://: the head-end runs on PostgreSQL alone.")
-DATABASES = {
-    "default": {
-        **_database,
-        "ENGINE": "psqlextra.backend",
-        "CONN_MAX_AGE": None,
-        "CONN_HEALTH_CHECKS": True,
+
+def _database(variable: str, url: str) -> dict[str, Any]:
+    """Django's parameters of a connection to a PostgreSQL."""
+    configured = env.str(variable, "")
+    database: dict[str, Any] = dict(env.dj_db_url(variable) if configured else dj_database_url.parse(url))
+    if database["ENGINE"] != "django.db.backends.postgresql":
+        raise EnvError(f"{variable} must begin with postgres://: the head-end runs on PostgreSQL alone.")
+    database |= {"ENGINE": "psqlextra.backend", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+    # Django's default never prepares: every batch statement would be planned anew, for long arrays as whole-table
+    # scans. (In OPTIONS beside what the URL gave, such as the host of a socket.)
+    options = database.setdefault("OPTIONS", {})
+    options["prepare_threshold"] = 5
+    # A host that loses its power says no goodbye. By the usual settings its session would hold its locks for hours, and
+    # with them a concentrator's turn, counters and totals; and a client would wait as long for a server that is gone.
+    for name, value in {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}.items():
+        options.setdefault(name, value)
+    options.setdefault(
+        "options",
+        "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
+        " -c idle_in_transaction_session_timeout=10min",
+    )
+    return database
+
+
+DATABASES = {"default": _database("DATABASE_URL", DATABASE_URL)}
+# No second entry of DATABASES: nothing but database_roles.as_owner takes this role.
+OWNER_DATABASE = (
+    {
+        name: value
+        for name, value in _database("OWNER_DATABASE_URL", OWNER_DATABASE_URL).items()
+        if name in ("NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
     }
-}
-# Django's default never prepares: every batch statement would be planned anew, for long arrays as whole-table scans.
-# (In OPTIONS beside what the URL gave, such as the host of a socket.)
-_connecting = DATABASES["default"].setdefault("OPTIONS", {})
-_connecting["prepare_threshold"] = 5
-# A host that loses its power says no goodbye. By the usual settings its session would hold its locks for hours, and
-# with them a concentrator's turn, counters and totals; and a client would wait as long for a server that is gone.
-for _name, _value in {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}.items():
-    _connecting.setdefault(_name, _value)
-_connecting.setdefault(
-    "options",
-    "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
-    " -c idle_in_transaction_session_timeout=10min",
+    if OWNER_DATABASE_URL
+    else None
 )
 # hstore is a contrib extension: this project needs none.
 POSTGRES_EXTRA_AUTO_EXTENSION_SET_UP = False

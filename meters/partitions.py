@@ -6,7 +6,7 @@ There is no default partition: a reading outside of the window is refused before
 
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dateutil.relativedelta import relativedelta
 from django.conf import settings
@@ -50,6 +50,14 @@ class MonthPartition(PostgresRangePartition):
 
     def name(self) -> str:
         return f"{self.start:%Y_%m}"
+
+    # By functions of the table's owner: the role that workers act in may not.
+
+    def create(self, model: type[Any], schema_editor: Any, comment: str | None = None) -> None:
+        schema_editor.execute("SELECT meters_create_month(%s)", [self.start])
+
+    def delete(self, model: type[Any], schema_editor: Any) -> None:
+        schema_editor.execute("SELECT meters_drop_month(%s)", [self.start])
 
 
 class RetentionStrategy(PostgresRangePartitioningStrategy):
@@ -97,12 +105,32 @@ def retention_start(now: datetime) -> datetime:
 def maintain(now: datetime | None = None) -> Maintenance:
     """Creates the partitions that the window needs, then drops whole expired months; runs may overlap.
 
-    OperationalError where the table was busy for longer than ``LOCK_TIMEOUT``: try again later.
+    OperationalError where the table was busy for longer than ``LOCK_TIMEOUT``: try again later. ProgrammingError
+    where RETENTION_DAYS is less than what the owner set (``set_retention``): nothing younger is dropped.
     """
     wanted = _manager(now or timezone.now())
     created = _apply(wanted, skip_delete=True)
     dropped = _apply(wanted, skip_create=True)
     return Maintenance(created, dropped)
+
+
+def set_retention() -> None:
+    """The owner's word on what may be dropped by the role that workers act in: what is past RETENTION_DAYS now."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regprocedure('meters_retention_days()')")
+        if cursor.fetchone() != (None,):  # migrated so far
+            cursor.execute(
+                "CREATE OR REPLACE FUNCTION meters_retention_days() RETURNS integer LANGUAGE sql IMMUTABLE"
+                f" AS 'SELECT {int(settings.RETENTION_DAYS)}'"
+            )
+
+
+def retention_set() -> int:
+    """The days of retention that the owner last set."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT meters_retention_days()")
+        days: int = cursor.fetchone()[0]
+    return days
 
 
 def _apply(wanted: PostgresPartitioningManager, *, skip_create: bool = False, skip_delete: bool = False) -> list[str]:

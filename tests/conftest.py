@@ -1,7 +1,8 @@
 """One PostgreSQL and one Redis for the whole run, started before Django reads its settings.
 
-Where DATABASE_URL or REDIS_URL is set, that server is used instead. Under pytest-xdist the controller starts
-them and the workers inherit the addresses; each worker has its own database, Redis number and folder.
+Where DATABASE_URL (of a superuser) or REDIS_URL is set, that server is used instead. Under pytest-xdist the
+controller starts them and the workers inherit the addresses; each worker has its own database, Redis number and
+folder.
 """
 
 import atexit
@@ -32,7 +33,10 @@ def _start_services() -> None:
     stack = ExitStack()
     atexit.register(stack.close)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    configured = os.environ.get("DATABASE_URL")
     os.environ.update(stack.enter_context(embedded.services(folder / "var")))
+    # Tests make databases and look behind the scenes; the processes of live stacks get a role that owns nothing.
+    os.environ["DATABASE_URL"] = configured or embedded.database_url(folder / "var", embedded.OWNER)
     signal.signal(signal.SIGTERM, _interrupt)
 
 
@@ -97,8 +101,10 @@ def django_db_setup(
     with django_db_blocker.unblock():
         created = setup_databases(verbosity=0, interactive=False)
         partitions.maintain()
+        role = databases.make_working_role()
         template = databases.make_template()
     yield
     with django_db_blocker.unblock():
         databases.drop(template)
         teardown_databases(created, verbosity=0)
+        databases.drop_role(role)

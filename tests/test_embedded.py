@@ -44,8 +44,8 @@ def redis_answers(var_dir: Path) -> bool:
 def test_services_run_inside_the_block_and_keep_the_data(tmp_path: Path) -> None:
     with embedded.services(tmp_path, NOTHING_SET) as env:
         assert env["DATABASE_URL"] == embedded.database_url(tmp_path)
-        with psycopg.connect(env["DATABASE_URL"]) as connection:
-            connection.execute("CREATE TABLE kept (n int)")
+        with psycopg.connect(embedded.database_url(tmp_path, embedded.OWNER)) as connection:
+            connection.execute("CREATE TABLE kept (n int); GRANT SELECT ON kept TO headend")
             settings: dict[str, str] = dict(
                 connection.execute(
                     "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit')"

@@ -1,16 +1,24 @@
 """Databases for live stacks: copies of the migrated test database, which other processes may write to."""
 
 import itertools
+import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import dj_database_url
 from django.db import connection, connections
 from psycopg import sql
 
+from ami_headend.database_roles import grant_rights
 from ami_headend.embedded import postgres_program
 
+WORKING_ROLE = (
+    f"ami_headend_test_{os.getpid()}"  # of live stacks' processes; copies of the test database keep its rights
+)
+_PASSWORD = secrets.token_hex()
 _numbers = itertools.count(1)
 
 
@@ -29,6 +37,17 @@ def make_template() -> str:
     return template
 
 
+def make_working_role() -> str:
+    """Makes the role that live stacks act in, with its rights in the test database, as migrate gives them."""
+    _run(f"CREATE ROLE {{}} LOGIN PASSWORD '{_PASSWORD}'", WORKING_ROLE)
+    grant_rights(WORKING_ROLE)
+    return WORKING_ROLE
+
+
+def drop_role(role: str) -> None:
+    _run("DROP ROLE {}", role)
+
+
 def drop(name: str) -> None:
     _run("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
@@ -37,6 +56,18 @@ def at_database(url: str, name: str) -> str:
     """The same server's URL with another database."""
     place, _, query = url.partition("?")
     return f"{place.rsplit('/', 1)[0]}/{name}?{query}"
+
+
+def as_working_role(url: str) -> str:
+    """The same database in the role of web and workers, which owns nothing."""
+    return in_role(url, WORKING_ROLE, _PASSWORD)
+
+
+def in_role(url: str, role: str, password: str) -> str:
+    """The same database in another role."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{role}:{password}@{place}").geturl()
 
 
 @contextmanager
@@ -48,6 +79,7 @@ def copied() -> Iterator[str]:
     connections.close_all()
     drop(name)
     _run("CREATE DATABASE {} TEMPLATE {}", name, f"{before}_template")
+    _run("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC", name)  # rights to a database are not copied with it
     settings["NAME"] = name
     try:
         yield name
@@ -62,7 +94,13 @@ def moved_to(url: str, own_url: str) -> Iterator[None]:
     """The template restored into the empty database at `url`, on another server, as the default of this process."""
     settings = connection.settings_dict
     before = dict(settings)
-    dump = [postgres_program("pg_dump"), "--no-owner", "--dbname", at_database(own_url, f"{before['NAME']}_template")]
+    dump = [
+        postgres_program("pg_dump"),
+        "--no-owner",
+        "--no-privileges",
+        "--dbname",
+        at_database(own_url, f"{before['NAME']}_template"),
+    ]
     script = subprocess.run(dump, check=True, capture_output=True).stdout
     restore = [postgres_program("psql"), "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", url]
     subprocess.run(restore, check=True, capture_output=True, input=script)

@@ -38,11 +38,15 @@ def wait_for(what: str, ready: Callable[[], bool], timeout_s: float = START_TIME
 
 @dataclass
 class Stack:
-    """The processes by name (`web`, `worker`, `beat`), the address, the children's environment and their logs."""
+    """The processes by name (`web`, `worker`, `beat`), the address, the children's environment and their logs.
+
+    The children's DATABASE_URL is that of the role that owns nothing; `owner_url` is for tests that look behind.
+    """
 
     port: int
     env: dict[str, str]
     log_dir: Path
+    owner_url: str = ""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -162,14 +166,15 @@ def running(
 
     with databases.copied() as name:
         url = databases.at_database(os.environ["DATABASE_URL"], name)
-        with processes(folder, names, {"DATABASE_URL": url, **(environ or {})}) as stack:
+        environ = {"DATABASE_URL": databases.as_working_role(url), **(environ or {})}
+        with processes(folder, names, environ, url) as stack:
             yield stack
 
 
 @contextmanager
-def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str]) -> Iterator[Stack]:
-    """The processes of a stack over the database that `environ` names."""
-    stack = Stack(free_port(), {**os.environ, MARK: secrets.token_hex(), **environ}, folder)
+def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str], owner_url: str) -> Iterator[Stack]:
+    """The processes of a stack over the database that `environ` names; `owner_url` names it in the owner's role."""
+    stack = Stack(free_port(), {**os.environ, MARK: secrets.token_hex(), **environ}, folder, owner_url)
     with stack.redis() as client:
         client.flushdb()
     try:

@@ -57,14 +57,16 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     environ = {
-        "DATABASE_URL": embedded.database_url(services.folder).replace(embedded.DATABASE_NAME, "postgres"),
+        "DATABASE_URL": embedded.database_url(services.folder, embedded.OWNER).replace(
+            embedded.DATABASE_NAME, "postgres"
+        ),
         "REDIS_URL": embedded.redis_url(services.folder),
         "UPLINK_SWEEP_AFTER_S": "1",
     }
     with (
         django_db_blocker.unblock(),
         databases.moved_to(environ["DATABASE_URL"], os.environ["DATABASE_URL"]),
-        processes(tmp_path_factory.mktemp("stack"), ("web", "worker"), environ) as stack,
+        processes(tmp_path_factory.mktemp("stack"), ("web", "worker"), environ, environ["DATABASE_URL"]) as stack,
     ):
         yield stack
 

@@ -227,5 +227,5 @@ def dump(client: "redis.Redis", key: bytes) -> bytes:
 
 def database_dump(stack: Stack) -> bytes:
     """A dump as an administrator makes it."""
-    command = [postgres_program("pg_dump"), "--inserts", "--dbname", stack.env["DATABASE_URL"]]
+    command = [postgres_program("pg_dump"), "--inserts", "--dbname", stack.owner_url]
     return subprocess.run(command, check=True, capture_output=True).stdout

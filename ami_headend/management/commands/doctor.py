@@ -11,7 +11,7 @@ from ami_headend import diagnosis
 
 
 class Command(BaseCommand):
-    help = "Check database, broker, workers, clock, master key, migrations, partitions, disk and backlog."
+    help = "Check database and its role, broker, workers, clock, master key, migrations, partitions, disk and backlog."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = RawDescriptionHelpFormatter

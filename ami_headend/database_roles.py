@@ -1,0 +1,164 @@
+"""Two roles in PostgreSQL: the owner of the tables, and the one that web and workers act in, which owns nothing.
+
+What web and workers may do is granted table by table and told in full here, again with every ``manage.py migrate``.
+Partitions need no rights of their own: readings go through their parent.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from django.conf import settings
+from django.db import DatabaseError, connection, transaction
+from psycopg import sql
+
+from meters import partitions
+
+_USUAL = "SELECT, INSERT, UPDATE, DELETE"
+_UNUSUAL = {
+    "django_migrations": "SELECT",
+    "django_content_type": "SELECT",
+    "auth_permission": "SELECT",
+    "keyvault_auditrecord": "SELECT, INSERT",
+    "keyvault_auditkey": "SELECT, INSERT, UPDATE",
+    "keyvault_approval": "SELECT, INSERT, UPDATE",
+    "meters_reading": "SELECT, INSERT",
+}
+
+_OWNED_TABLES = """
+SELECT relname FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
+      AND pg_has_role(relowner, 'USAGE')
+ORDER BY relname
+"""
+_OWNED_PARTITIONS_AND_SEQUENCES = """
+SELECT relname, relkind = 'S' FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND (relkind = 'S' OR relispartition AND relkind = 'r')
+      AND pg_has_role(relowner, 'USAGE')
+ORDER BY relname
+"""
+_OWNED_FUNCTIONS = """
+SELECT oid::regprocedure::text FROM pg_proc
+WHERE pronamespace = current_schema()::regnamespace AND prosecdef AND pg_has_role(proowner, 'USAGE')
+ORDER BY 1
+"""
+_OWNED_PLACES = """
+SELECT current_schema(), pg_has_role(nspowner, 'USAGE'), current_database(), pg_has_role(datdba, 'USAGE')
+FROM pg_namespace, pg_database WHERE nspname = current_schema() AND datname = current_database()
+"""
+
+
+class RoleError(Exception):
+    """Rights cannot be granted; the message says what to do."""
+
+
+@contextmanager
+def as_owner() -> Iterator[None]:
+    """The default connection in the role that owns the tables; as it is where OWNER_DATABASE_URL is not set."""
+    owner, place = settings.OWNER_DATABASE, connection.settings_dict
+    if owner is None or all(place[key] == value for key, value in owner.items()):
+        yield
+        return
+    before = {key: place[key] for key in owner}
+    connection.close()
+    place.update(owner)
+    try:
+        yield
+    finally:
+        connection.close()
+        place.update(before)
+
+
+def working_role() -> str | None:
+    """The role that web and workers act in, where it is another than the owner's."""
+    owner, role = settings.OWNER_DATABASE, connection.settings_dict["USER"]
+    return None if owner is None or owner["USER"] == role else role
+
+
+def grant_rights(role: str) -> None:
+    """Give the role exactly the rights that web and workers need; in the owner's role. RoleError where it cannot be."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            for statement in statements(role):
+                cursor.execute(statement)
+            partitions.set_retention()
+    except DatabaseError as error:
+        text = str(error).splitlines()[0]
+        raise RoleError(
+            f"role {role} cannot be given its rights: {text} (it must exist, and OWNER_DATABASE_URL name the owner)"
+        ) from error
+
+
+def statements(role: str) -> list[sql.Composed]:
+    """What takes away every right of the role and gives those it needs. It never owns or makes anything."""
+    name = sql.Identifier(role)
+
+    def composed(text: str, *identifiers: str, rights: str = "") -> sql.Composed:
+        parts = map(sql.Identifier, identifiers)
+        return sql.SQL(text).format(*parts, role=name, rights=sql.SQL(rights))
+
+    schema, owns_schema, database, owns_database = _rows(_OWNED_PLACES)[0]
+    found = [composed("GRANT USAGE ON SCHEMA {} TO {role}", schema)]
+    if owns_schema:
+        found.append(composed("REVOKE CREATE ON SCHEMA {} FROM PUBLIC, {role}", schema))
+    if owns_database:
+        found.append(composed("REVOKE CREATE, TEMPORARY ON DATABASE {} FROM PUBLIC, {role}", database))
+        found.append(composed("GRANT CONNECT ON DATABASE {} TO {role}", database))
+    for (table,) in _rows(_OWNED_TABLES):
+        found.append(composed("REVOKE ALL ON TABLE {}.{} FROM PUBLIC, {role}", schema, table))
+        found.append(composed("GRANT {rights} ON TABLE {}.{} TO {role}", schema, table, rights=_rights(table)))
+    for relation, is_sequence in _rows(_OWNED_PARTITIONS_AND_SEQUENCES):
+        kind = "SEQUENCE" if is_sequence else "TABLE"
+        found.append(composed(f"REVOKE ALL ON {kind} {{}}.{{}} FROM PUBLIC, {{role}}", schema, relation))
+        if is_sequence:
+            found.append(composed("GRANT USAGE ON SEQUENCE {}.{} TO {role}", schema, relation))
+    for (function,) in _rows(_OWNED_FUNCTIONS):
+        found.append(composed(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC, {{role}}"))
+        found.append(composed(f"GRANT EXECUTE ON FUNCTION {function} TO {{role}}"))
+    return found
+
+
+def _rights(table: str) -> str:
+    return _UNUSUAL.get(table, _USUAL)
+
+
+def _rows(query: str) -> Sequence[tuple]:  # type: ignore[type-arg]
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        rows: list[tuple] = cursor.fetchall()  # type: ignore[type-arg]
+    return rows
+
+
+_EXCESS = """
+SELECT current_user,
+       rolsuper, rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication,
+       (SELECT count(*) FROM pg_class
+        WHERE relnamespace = current_schema()::regnamespace AND pg_has_role(current_user, relowner, 'MEMBER')),
+       has_schema_privilege(current_schema(), 'CREATE')
+           OR has_database_privilege(current_database(), 'CREATE, TEMPORARY'),
+       has_table_privilege('keyvault_auditrecord', 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+FROM pg_roles WHERE rolname = current_user
+"""
+_MISSING = """
+SELECT relname FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+      AND NOT has_table_privilege(pg_class.oid, 'SELECT')
+ORDER BY relname
+"""
+
+
+def excess_rights() -> list[str]:
+    """What the role of this connection may do, and web and workers should not: a few words for each."""
+    role, is_superuser, makes_roles, owned, may_create, may_change_audit = _rows(_EXCESS)[0]
+    told = {
+        f"{role} is a superuser": is_superuser,
+        f"{role} may make roles or databases, or pass row security by": makes_roles and not is_superuser,
+        f"{role} owns {owned} tables and sequences": owned,
+        f"{role} may make tables": may_create,
+        f"{role} may change the audit record": may_change_audit,
+    }
+    return [text for text, is_so in told.items() if is_so]
+
+
+def tables_out_of_reach() -> list[str]:
+    """The tables that the role of this connection may not read: they came after its rights were granted."""
+    return [table for (table,) in _rows(_MISSING)]

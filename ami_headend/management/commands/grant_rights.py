@@ -1,0 +1,49 @@
+"""manage.py grant_rights: what web and workers may do in the database."""
+
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+
+from ami_headend import database_roles
+from ami_headend.database_roles import RoleError
+
+
+class Command(BaseCommand):
+    help = (
+        "Give the role that web and workers act in (DATABASE_URL's) exactly the rights that it needs, and take away any"
+        " other. manage.py migrate does it, too; this is for after a restore, for another role, and for RETENTION_DAYS"
+        " that was lowered. It acts in the role of OWNER_DATABASE_URL."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py grant_rights\n"
+            "  manage.py grant_rights --role headend_web\n"
+            "  manage.py grant_rights --dry-run      prints the statements; changes nothing"
+        )
+        parser.add_argument("--role", help="another role than DATABASE_URL's")
+        parser.add_argument("--dry-run", action="store_true", help="print the statements and change nothing")
+
+    def handle(self, *args: Any, dry_run: bool, role: str | None, **options: Any) -> None:
+        role = role or database_roles.working_role()
+        if role is None:
+            raise CommandError(
+                "DATABASE_URL and OWNER_DATABASE_URL must name two roles, or --role another one: a role that owns the "
+                "tables needs no rights, and should not be that of web and workers."
+            )
+        with database_roles.as_owner():
+            statements = database_roles.statements(role)
+            if dry_run:
+                connection.ensure_connection()
+                for statement in statements:
+                    self.stdout.write(f"{statement.as_string(connection.connection)};")
+                return
+            try:
+                database_roles.grant_rights(role)
+            except RoleError as error:
+                raise CommandError(f"{error}. Nothing was changed.") from error
+        self.stdout.write(f"Role {role} has the rights that web and workers need, and no others here.")
