@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ami_headend import embedded
+
 PARTS = ("floor", "system", "rowwise", "growth", "rewrap")
 
 _EPILOG = """examples:
@@ -59,9 +61,13 @@ def _numbers(text: str) -> list[int]:
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The processes' settings: as `manage.py up` has them, without the limits that would stop a benchmark."""
+    """The processes' settings: as `manage.py up` has them, without the limits that would stop a benchmark.
+
+    The benchmark itself is the database's owner: it makes databases and empties tables.
+    """
     return {
         **env,
+        "DATABASE_URL": embedded.database_url(Path(env["AMI_VAR_DIR"]), embedded.OWNER),
         "TLS": "0",
         "UPLINK_RATE": "1000000/second",
         "UPLINK_QUEUE_MAX": "1000000",

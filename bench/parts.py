@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ami_headend import embedded
 from bench import fleet as fleets
@@ -64,7 +64,7 @@ class Bench:
         number = int(site.name.rpartition("_")[2])
         env = {
             **self.env,
-            "DATABASE_URL": self.database_url(site),
+            "DATABASE_URL": self.database_url(site, embedded.WORKING_ROLE),
             "REDIS_URL": embedded.redis_url(Path(self.env["AMI_VAR_DIR"]), number),
         }
         if rowwise:
@@ -73,9 +73,9 @@ class Bench:
         with stack.running(self.folder / name, env, web_only=rowwise) as running:
             yield running
 
-    def database_url(self, site: Site) -> str:
-        base, _, query = self.env["DATABASE_URL"].partition("?")
-        return f"{base.rpartition('/')[0]}/{quote(site.name)}?{query}"
+    def database_url(self, site: Site, role: str = embedded.OWNER) -> str:
+        url = urlsplit(embedded.database_url(Path(self.env["AMI_VAR_DIR"]), role))
+        return url._replace(path=f"/{quote(site.name)}").geturl()
 
     def seal(self, site: Site, frames: int) -> list[list[bytes]]:
         """The site's next frames, whole intervals of all its meters, at least one."""

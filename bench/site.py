@@ -11,6 +11,8 @@ from django.db import connection, connections, transaction
 from django.db.models import Sum
 from psycopg import sql
 
+from ami_headend import embedded
+from ami_headend.database_roles import grant_rights
 from bench import fleet as fleets
 from bench.fleet import Fleet
 from bench.floor import MeterRow
@@ -138,6 +140,7 @@ def make_template() -> None:
     use_database(TEMPLATE)
     call_command("migrate", verbosity=0)
     partitions.maintain()
+    grant_rights(embedded.WORKING_ROLE)
     connections.close_all()
 
 
