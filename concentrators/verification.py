@@ -20,9 +20,10 @@ from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
 from keyvault import journal
 from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
+from keyvault.counterrows import ContendedError
 from keyvault.journal import NotReplayedError
 from keyvault.masterkey import MasterKeyError
-from keyvault.opening import ContendedError, Frames
+from keyvault.opening import Frames
 from keyvault.sql import execute, fetch_rows, int_array
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from pytest_django import Settings
 
 from keyvault import provisioning
 from keyvault.cose.structures import make_kid
+from keyvault.counterrows import ContendedError
 from keyvault.counters import Take
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
-from keyvault.opening import ContendedError, Opening, open_frames, save_counters
+from keyvault.opening import Opening, open_frames, save_counters
 from keyvault.provisioning import NewKey
 from tests.builders import seal_frame
 from tests.concentrators.fleet import NOW
@@ -145,3 +146,75 @@ def test_under_lock_it_gives_the_same() -> None:
         (one.frame_index, one.plaintext) for one in locked.uplinks[0].opened
     ]
     assert free.uplinks[0].refused == locked.uplinks[0].refused
+
+
+class TestForeseen:
+    """Of keys that are kept, only those are read whose highest counter is not the one before their first frame's."""
+
+    @pytest.fixture(autouse=True)
+    def kept(self) -> None:
+        opening = opened(*(frame(n, title) for n in (0, 1, 4) for title in (TITLE, OTHER)))
+        take_all(opening)
+        save_counters(opening, 1)
+
+    def saved(self, *frames: bytes) -> list[Take]:
+        opening = opened(*frames)
+        takes = take_all(opening)
+        save_counters(opening, 1)
+        return takes
+
+    def test_counters_that_go_on_leave_the_gaps_alone(self) -> None:
+        opening = opened(frame(5), frame(6))
+        assert all(key.is_foreseen for key in opening.keys.values())
+        assert self.saved(frame(5), frame(6)) == [Take.TAKEN] * 2
+        assert counters() == (6, 0, "{[2, 4)}")
+
+    def test_beside_another_key_whose_gaps_change(self) -> None:
+        assert self.saved(frame(5), frame(2, OTHER), frame(9, OTHER)) == [Take.TAKEN] * 3
+        assert counters() == (5, 0, "{[2, 4)}")
+        assert counters(OTHER) == (9, 0, "{[3, 4), [5, 9)}")
+
+    @pytest.mark.parametrize(
+        ("numbers", "takes"),
+        [
+            ((2,), [Take.TAKEN]),
+            ((4,), [Take.SEEN]),
+            ((6,), [Take.TAKEN]),
+            ((5, 5), [Take.TAKEN, Take.SEEN]),
+            ((6, 5), [Take.TAKEN, Take.TAKEN]),
+            ((5, 7), [Take.TAKEN, Take.TAKEN]),
+            ((4, 5), [Take.SEEN, Take.TAKEN]),
+            ((3, 4, 5), [Take.TAKEN, Take.SEEN, Take.TAKEN]),
+        ],
+    )
+    def test_whatever_else_is_read_in_full(self, numbers: tuple[int, ...], takes: list[Take]) -> None:
+        opening = opened(*(frame(n) for n in numbers))
+        assert not any(key.is_foreseen for key in opening.keys.values())
+        assert self.saved(*(frame(n) for n in numbers)) == takes
+        taken = {0, 1, 4, *numbers}
+        highest = max(taken)
+        assert InvocationCounter.objects.get(key__system_title=TITLE, key__epoch=1).highest == highest
+        assert take_all(opened(*(frame(n) for n in range(highest + 1)))) == [
+            Take.SEEN if n in taken else Take.TAKEN for n in range(highest + 1)
+        ]
+
+    def test_a_forged_frame_that_made_it_look_so_costs_a_second_look(self) -> None:
+        forged = frame(5)[:-1] + bytes((frame(5)[-1] ^ 1,))
+        opening = opened(forged, frame(6))
+        assert take_all(opening) == [Take.TAKEN]
+        with pytest.raises(ContendedError), transaction.atomic():
+            save_counters(opening, 1)
+        assert counters() == (4, 0, "{[2, 4)}")
+        with transaction.atomic():
+            careful = open_frames([list(enumerate([forged, frame(6)]))], lock=True)
+            take_all(careful)
+            save_counters(careful, 1)
+        assert counters() == (6, 0, "{[2, 4), [5, 6)}")
+
+    def test_a_key_that_is_gone_is_unknown(self) -> None:
+        DeviceKey.objects.filter(system_title=TITLE).delete()
+        assert [one.reason for one in opened(frame(5)).uplinks[0].refused] == ["unknown_device"]
+
+    def test_a_key_that_moved_is_read_anew(self) -> None:
+        provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
+        assert [one.reason for one in opened(frame(5)).uplinks[0].refused] == ["key_retired"]

@@ -1,0 +1,181 @@
+"""Keys with their invocation counters, as the database has them: read for a batch, written back by compare-and-set."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+
+from keyvault.ciphers import KeyRow, kept_rows
+from keyvault.counters import CounterSet, format_gaps, parse_gaps
+from keyvault.provisioning import TRANSFER_EPOCH
+from keyvault.sql import execute, fetch_rows, int_array, octets_array
+
+_TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
+_NOT_FORESEEN = -2
+
+
+class ContendedError(Exception):
+    """Another transaction took counters or moved keys of these uplinks meanwhile: roll back and try again."""
+
+
+class CountedKey(CounterSet):
+    """A device key's row and counters as this transaction sees them, and what they were when it looked.
+
+    ``floor`` None: only ``highest`` is known, since it is what the frames foresaw (``is_foreseen``). That does for
+    counters that follow it one by one, and for no others.
+    """
+
+    __slots__ = (
+        "alg",
+        "floor_was",
+        "gaps_were",
+        "heard_at",
+        "highest_was",
+        "id",
+        "is_foreseen",
+        "row",
+        "state",
+        "version",
+    )
+
+    def __init__(self, row: KeyRow, highest: int, floor: int | None = None, gaps: str | None = None) -> None:
+        super().__init__(settings.COUNTER_GAP_RUNS, highest, floor or 0, parse_gaps(gaps) if gaps else None)
+        self.row = row
+        self.id, self.version, self.state, self.alg = row
+        self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
+        self.is_foreseen = floor is None
+        self.heard_at: datetime | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether a counter was taken."""
+        return self.highest != self.highest_was or self.gaps_changed
+
+
+_READ_KEYS = """
+    SELECT t.n, k.id, k.version, k.state, k.algorithm, c.highest, c.floor,
+           CASE WHEN isempty(c.gaps) THEN NULL ELSE c.gaps::text END
+    FROM unnest(%s::bytea[], %s::int[]) WITH ORDINALITY AS t(title, epoch, n)
+    JOIN keyvault_devicekey k ON k.system_title = t.title AND k.epoch = t.epoch
+    JOIN keyvault_invocationcounter c ON c.key_id = k.id
+"""
+# Of a key that is kept, the counter's copy of its version tells whether it still is what it was. Of one whose highest
+# counter was foreseen (-2: it was not), nothing is said where that holds.
+_READ_UNFORESEEN = """
+    SELECT t.n, c.key_version IS NOT DISTINCT FROM t.version, c.highest, c.floor,
+           CASE WHEN isempty(c.gaps) THEN NULL ELSE c.gaps::text END
+    FROM unnest(%s::int[], %s::int[], %s::bigint[]) WITH ORDINALITY AS t(key_id, version, foreseen, n)
+    LEFT JOIN keyvault_invocationcounter c ON c.key_id = t.key_id
+    WHERE c.highest IS DISTINCT FROM t.foreseen OR c.key_version IS DISTINCT FROM t.version
+"""
+_LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
+
+# The usual uplink only goes ahead, and leaves the gaps alone.
+# Uplinks may be verified in another order than they came in: "last heard" never goes back.
+_HEARD = """
+        heard_at = greatest(c.heard_at, t.times[n.heard]),
+        heard_via = CASE WHEN n.heard > 0 AND (c.heard_at > t.times[n.heard]) IS NOT TRUE THEN %s ELSE c.heard_via END
+    FROM (SELECT %s::timestamptz[] AS times) AS t,
+"""
+_UNMOVED = "WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was"
+_SAVE_AHEAD = f"""
+    UPDATE keyvault_invocationcounter c
+    SET highest = n.highest, {_HEARD}
+         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[])
+         AS n(key_id, version, was, highest, heard)
+    {_UNMOVED}
+"""
+_SAVE_GAPS = f"""
+    UPDATE keyvault_invocationcounter c
+    SET highest = n.highest, gaps = coalesce(n.gaps, c.gaps), floor = coalesce(n.floor, c.floor), {_HEARD}
+         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[],
+                %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
+         AS n(key_id, version, was, highest, heard, gaps_were, gaps, floor_was, floor)
+    {_UNMOVED} AND (n.gaps_were IS NULL OR (c.gaps = n.gaps_were AND c.floor = n.floor_was))
+"""
+
+
+def read_keys(kids: Collection[bytes], foreseen: Mapping[bytes, int], *, lock: bool = False) -> dict[bytes, CountedKey]:
+    """The keys of kids with their counters; the transfer key protects no uplink and is not among them.
+
+    ``foreseen`` is what the highest counter of a kid ought to be: where it is, and the key is kept, nothing more
+    is read of it. ``lock`` takes the counters' row locks in title order.
+    """
+    wanted = [kid for kid in kids if kid[8:] != _TRANSFER_EPOCH]
+    keys = {} if lock else _read_kept(wanted, foreseen)
+    if len(keys) < len(wanted):
+        wanted = [kid for kid in wanted if kid not in keys]
+        rows = fetch_rows(
+            _LOCK_KEYS if lock else _READ_KEYS,
+            octets_array(kid[:8] for kid in wanted),
+            int_array(int.from_bytes(kid[8:], "big") for kid in wanted),
+        )
+        keys.update({wanted[row[0] - 1]: CountedKey(KeyRow(*row[1:5]), *row[5:]) for row in rows})
+    return keys
+
+
+def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int]) -> dict[bytes, CountedKey]:
+    """The keys whose rows are kept and still stand, with their counters: one look at a narrow table."""
+    rows = kept_rows(kids)
+    if not rows:
+        return {}
+    kept = list(rows)
+    unforeseen = fetch_rows(
+        _READ_UNFORESEEN,
+        int_array([row[0] for row in rows.values()]),
+        int_array([row[1] for row in rows.values()]),
+        int_array([foreseen.get(kid, _NOT_FORESEEN) for kid in kept]),
+    )
+    keys = {kid: CountedKey(row, foreseen.get(kid, _NOT_FORESEEN)) for kid, row in rows.items()}
+    for n, stands, *counters in unforeseen:
+        kid = kept[n - 1]
+        if stands:
+            keys[kid] = CountedKey(rows[kid], *counters)
+        else:
+            del keys[kid]
+    return keys
+
+
+def save_keys(keys: Sequence[CountedKey], heard_via: int) -> None:
+    """Write back the counters of keys, in title order, by compare-and-set on counter and key version.
+
+    Raises ContendedError where one moved since it was read, or did not go on as it was foreseen.
+    """
+    if not any(key.gaps_changed for key in keys):
+        _save(_SAVE_AHEAD, keys, [], heard_via)
+        return
+    if any(key.gaps_changed and key.is_foreseen for key in keys):
+        raise ContendedError("a frame did not open, and a counter that was foreseen was not taken")
+    # All in one statement: two of them would lock rows in another order than title order, and deadlock.
+    _save(
+        _SAVE_GAPS,
+        keys,
+        [
+            [None if key.is_foreseen else key.gaps_were or "{}" for key in keys],
+            [None if key.is_foreseen else format_gaps(key.gaps) for key in keys],
+            [None if key.is_foreseen else key.floor_was for key in keys],
+            [None if key.is_foreseen else key.floor for key in keys],
+        ],
+        heard_via,
+    )
+
+
+def _save(statement: str, keys: Sequence[CountedKey], more: list[list[Any]], heard_via: int) -> None:
+    if not keys:
+        return
+    times = sorted({key.heard_at for key in keys if key.heard_at is not None})
+    place_of: dict[datetime | None, int] = {None: 0} | {at: place for place, at in enumerate(times, 1)}
+    saved = execute(
+        statement,
+        heard_via,
+        times,
+        int_array([key.id for key in keys]),
+        int_array([key.version for key in keys]),
+        int_array([key.highest_was for key in keys]),
+        int_array([key.highest for key in keys]),
+        int_array([place_of[key.heard_at] for key in keys]),
+        *more,
+    )
+    if saved != len(keys):
+        raise ContendedError(f"{len(keys) - saved} of {len(keys)} counters moved meanwhile")
