@@ -12,7 +12,7 @@ from keyvault.sql import fetch_rows, octets_array
 from meters.lengths import Lengths
 from meters.models import MeterStatus
 
-_KEPT_AT_MOST = 500_000  # some 300 octets each
+_KEPT_AT_MOST = 2_000_000  # some 300 octets each
 
 
 class AssignedMeter:
