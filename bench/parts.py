@@ -19,7 +19,7 @@ from bench.site import Site, made
 from bench.stack import Stack
 
 MAX_LATENCY_UPLINKS = 400
-WARM_ROUNDS = 2
+WARM_ROUNDS = 4
 
 Progress = Callable[[str], None]
 

@@ -29,7 +29,10 @@ class KeyRow(NamedTuple):
 
 
 class _Cache:
-    """Two generations of entries: what was not used while the young one filled up is dropped with the old."""
+    """Two generations of entries: what was not used while the young one filled up is dropped with the old.
+
+    DEVICE_CIPHER_CACHE_SIZE entries used last are kept at least, and at most twice as many.
+    """
 
     def __init__(self) -> None:
         self._young: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
@@ -44,7 +47,7 @@ class _Cache:
         return entry
 
     def put(self, kid: bytes, row: KeyRow, cipher: DirectionCipher) -> None:
-        if len(self._young) >= max(1, settings.DEVICE_CIPHER_CACHE_SIZE // 2):
+        if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)
 
