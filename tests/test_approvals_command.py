@@ -8,9 +8,11 @@ from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from ami_headend.signin.models import RecoveryCodes, SignIn
 from keyvault.models import Approval, AuditRecord
 from keyvault.provisioning import provision_devices
 from tests.keyvault.shipping import transport_file
+from tests.signin.people import enrolled, wrong
 
 pytestmark = pytest.mark.django_db
 TITLE = bytes.fromhex("0024befffe804ff1")
@@ -19,6 +21,7 @@ TITLE = bytes.fromhex("0024befffe804ff1")
 @pytest.fixture(autouse=True)
 def people(settings: Settings) -> None:
     settings.REQUIRE_APPROVAL = True
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # quick
     for name, group in (("ann", "key officer"), ("ben", "administrator"), ("olga", "operator")):
         User.objects.create_user(name, password=f"{name}'s").groups.add(Group.objects.get(name=group))
 
@@ -88,6 +91,8 @@ def test_another_account_takes_its_own_password(typed: io.StringIO, tmp_path: Pa
         run("approve", number, "--account", "nobody")
     assert Approval.objects.get().approved_at is None
     assert AuditRecord.objects.count() == 1
+    assert SignIn.objects.get(account="ben").attempts == 2
+    assert SignIn.objects.get(account="").outcome == "wrong_password"
 
 
 def test_one_may_not_approve_ones_own_or_without_the_right(typed: io.StringIO, tmp_path: Path) -> None:
@@ -116,3 +121,23 @@ def test_what_cannot_be_asked_for(typed: io.StringIO, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="none"):
         ask(typed, tmp_path / "none")
     assert not Approval.objects.exists()
+
+
+def test_a_terminal_asks_for_the_second_factor_too(typed: io.StringIO, tmp_path: Path, settings: Settings) -> None:
+    ask(typed, transport_file(tmp_path))
+    number = str(Approval.objects.get().pk)
+    settings.TWO_FACTOR_REQUIRED = True
+    say(typed, "ben's")
+    with pytest.raises(CommandError, match="ben needs a second factor: sign in to the console"):
+        run("approve", number, "--account", "ben")
+    secret, recovery_codes = enrolled(User.objects.get(username="ben"))
+    for code in ("", wrong(secret), f"x{recovery_codes[0]}"):
+        say(typed, f"ben's\n{code}")
+        with pytest.raises(CommandError, match=r"(not right|wrong codes).*Nothing was done"):
+            run("approve", number, "--account", "ben")
+    assert Approval.objects.get().approved_at is None
+    RecoveryCodes.objects.update(throttling_failure_count=0)  # the wait is over
+    say(typed, f"ben's\n{recovery_codes[0]}")
+    assert f"Approved {number}" in run("approve", number, "--account", "ben")
+    attempts = SignIn.objects.filter(account="ben", address="terminal").values_list("outcome", flat=True)
+    assert "wrong_code" in attempts
