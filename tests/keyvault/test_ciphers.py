@@ -90,7 +90,7 @@ def test_a_row_that_changed_while_it_was_read_is_not_kept(made: list[bytes]) -> 
 
 
 def test_the_cache_is_bounded_and_keeps_what_is_used(made: list[bytes], settings: Settings) -> None:
-    settings.DEVICE_CIPHER_CACHE_SIZE = 4
+    settings.DEVICE_CIPHER_CACHE_SIZE = 2
     provisioned(TITLES)
     for title in TITLES:
         ciphers.uplink_ciphers(rows([TITLES[0]]))
