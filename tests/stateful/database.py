@@ -1,0 +1,147 @@
+"""The head-end's database as a whole: observed, copied as by a backup, and put back."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from django.db import connection, transaction
+
+from keyvault.sql import fetch_rows, int_array
+from tests.flows import databases
+from tests.stateful.model import ACCEPTED, DUPLICATE, REFUSED, Truth
+
+
+class Observed(NamedTuple):
+    """What stands: in the form of the model's Truth, as far as both know it."""
+
+    keys: dict[tuple[bytes, int], str]
+    uplinks: dict[int, tuple[dict[str, int], dict[int, str]] | None]
+    standing: dict[tuple[bytes, str, int], int]
+    totals: dict[tuple[int, str, int], tuple[int, int]]
+
+
+def observed() -> Observed:
+    """What the database says now."""
+    refused: dict[int, dict[int, str]] = defaultdict(dict)
+    for uplink_id, index, kind in fetch_rows(
+        "SELECT uplink_id, frame_index, kind FROM concentrators_integrityfailure ORDER BY id"
+    ):
+        assert index not in refused[uplink_id], "one frame, two refusals"
+        refused[uplink_id][index] = kind
+    uplinks: dict[int, tuple[dict[str, int], dict[int, str]] | None] = {}
+    for uplink_id, verified_at, *counts in fetch_rows(
+        "SELECT id, verified_at, frames, accepted, duplicate, rejected FROM concentrators_uplink"
+    ):
+        frames, accepted, duplicate, rejected = counts
+        if verified_at is None:
+            assert (accepted, duplicate, rejected) == (0, 0, 0)
+            assert uplink_id not in refused
+            uplinks[uplink_id] = None
+        else:
+            assert accepted + duplicate + rejected == frames
+            assert rejected == len(refused[uplink_id])
+            uplinks[uplink_id] = {ACCEPTED: accepted, DUPLICATE: duplicate}, refused[uplink_id]
+    return Observed(key_states(), uplinks, _standing(), _totals())
+
+
+def key_states() -> dict[tuple[bytes, int], str]:
+    """State of every device key, by system title and epoch."""
+    return {row[:2]: row[2] for row in fetch_rows("SELECT system_title, epoch, state FROM keyvault_devicekey")}
+
+
+def expected(truth: Truth, seen: Observed) -> Observed:
+    """The model in the same form. Why an attacker's frame was refused is not its concern."""
+    uplinks: dict[int, tuple[dict[str, int], dict[int, str]] | None] = {}
+    for uplink_id, uplink in truth.uplinks.items():
+        if uplink.verdicts is None:
+            uplinks[uplink_id] = None
+            continue
+        reasons = seen.uplinks.get(uplink_id) or ({}, {})
+        refused = {
+            index: reasons[1].get(index, verdict) if verdict == REFUSED else verdict
+            for index, verdict in enumerate(uplink.verdicts)
+            if verdict not in (ACCEPTED, DUPLICATE)
+        }
+        counts = {verdict: uplink.verdicts.count(verdict) for verdict in (ACCEPTED, DUPLICATE)}
+        uplinks[uplink_id] = counts, refused
+    return Observed(
+        {kid: key.state for kid, key in truth.keys.items()},
+        uplinks,
+        {place: value for place, (value, _) in truth.standing.items()},
+        truth.totals(),
+    )
+
+
+def _standing() -> dict[tuple[bytes, str, int], int]:
+    rows = fetch_rows(
+        """SELECT m.system_title, g.obis_code, extract(epoch FROM s.captured_at)::bigint, s.value
+           FROM (SELECT meter_id, register_id, captured_at, value FROM meters_reading
+                 UNION ALL SELECT meter_id, register_id, captured_at, value FROM meters_meterevent) AS s
+           JOIN meters_meter m ON m.id = s.meter_id JOIN meters_register g ON g.id = s.register_id"""
+    )
+    standing = {row[:3]: row[3] for row in rows}
+    assert len(standing) == len(rows), "a reading stands twice"
+    return standing
+
+
+def _totals() -> dict[tuple[int, str, int], tuple[int, int]]:
+    rows = fetch_rows(
+        """SELECT t.concentrator_id, g.obis_code, extract(epoch FROM t.interval_start)::bigint,
+                  t.value_sum::bigint, t.meters_counted
+           FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id"""
+    )
+    return {row[:3]: row[3:] for row in rows}
+
+
+def verified(uplink_ids: list[int]) -> set[int]:
+    """Which of the uplinks have their verdicts."""
+    rows = fetch_rows(
+        "SELECT id FROM concentrators_uplink WHERE id = ANY(%s::bigint[]) AND verified_at IS NOT NULL",
+        int_array(uplink_ids),
+    )
+    return {row[0] for row in rows}
+
+
+@contextmanager
+def own_database() -> Iterator[None]:
+    """A database of its own that is not waited for: what a crash of the machine would lose does not matter here."""
+    options = connection.settings_dict["OPTIONS"]
+    before = options["options"]
+    options["options"] = f"{before} -c synchronous_commit=off"
+    try:
+        with databases.copied():
+            yield
+    finally:
+        options["options"] = before
+
+
+def empty() -> None:
+    """A database as after its migrations: cheaper than another copy of it."""
+    names = [name for name in _tables() if name not in _KEPT]
+    guarded = [row[0] for row in fetch_rows(_WITH_TRIGGERS, names)]
+    _alter(guarded, "DISABLE")  # what the audit chain would not have
+    with transaction.atomic(), connection.cursor() as cursor:
+        for name in names:
+            cursor.execute(f"DELETE FROM {name}")  # foreign keys are looked at in the end
+    _alter(guarded, "ENABLE")
+
+
+def _alter(names: list[str], what: str) -> None:
+    with connection.cursor() as cursor:
+        for name in names:
+            cursor.execute(f"ALTER TABLE {name} {what} TRIGGER USER")
+
+
+def _tables() -> list[str]:
+    """The tables of our apps; partitions go with what they are of."""
+    rows = fetch_rows(
+        r"""SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
+            AND relnamespace = 'public'::regnamespace AND relname ~ '^(keyvault|meters|concentrators)_' ORDER BY 1"""
+    )
+    return [row[0] for row in rows]
+
+
+_KEPT = ("meters_register", "concentrators_registrygeneration")  # what migrations put in
+_WITH_TRIGGERS = """SELECT DISTINCT c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                    WHERE c.relname = ANY(%s::text[]) AND NOT t.tgisinternal AND t.tgtype & 8 > 0"""

@@ -1,0 +1,174 @@
+"""What ought to be true: a small honest model of the head-end, without database, ciphers or batches.
+
+It judges one frame at a time, by sets of plain counters, as the design's section 5 and 6 say.
+"""
+
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple, Self
+
+INTERVAL = "1-0:1.29.0"
+TRANSFER_EPOCH = 0
+ACCEPTED, DUPLICATE, REFUSED = "accepted", "duplicate", "refused"  # refused: of an attacker, whatever the reason
+WAITING = ("unknown_device", "unknown_epoch")
+ACCEPTABLE = ("pending", "active", "retiring")
+
+Kid = tuple[bytes, int]
+Value = tuple[str, int, int]  # register, Unix second, value
+
+
+class Sent(NamedTuple):
+    """A frame as its meter sealed it, or an attacker made it (then nothing else counts)."""
+
+    octets: bytes
+    title: bytes
+    epoch: int
+    counter: int
+    values: tuple[Value, ...]
+    honest: bool = True
+
+    @property
+    def kid(self) -> Kid:
+        return self.title, self.epoch
+
+    def __repr__(self) -> str:
+        whose = "meter" if self.honest else "attacker"
+        return f"<{whose} {self.title[-2:].hex()} epoch {self.epoch} counter {self.counter}>"
+
+
+@dataclass
+class Key:
+    """One epoch of a device: its state, and which counters were taken under it."""
+
+    state: str
+    taken: set[int] = field(default_factory=set)
+    floor: int = 0
+    retiring_at: datetime | None = None
+    given_away: bool = False  # octets that bring it have left the head-end
+
+    def look(self, counter: int) -> str:
+        if counter < self.floor:
+            return "old"
+        return "seen" if counter in self.taken else "free"
+
+    def take(self, counter: int, runs_kept: int) -> None:
+        """Take a counter; where more runs of skipped ones are left than are kept, the oldest are given up."""
+        self.taken.add(counter)
+        runs, expected = [], self.floor
+        for one in sorted(c for c in self.taken if c >= self.floor):
+            if one > expected:
+                runs.append(one)  # the counter after a run of skipped ones
+            expected = one + 1
+        if len(runs) > runs_kept:
+            self.floor = runs[len(runs) - runs_kept - 1]
+
+
+@dataclass
+class Posted:
+    """An uplink: what was posted, and the verdicts, once there are any."""
+
+    received_at: datetime
+    frames: list[Sent]
+    verdicts: list[str] | None = None
+
+
+@dataclass
+class Assigned:
+    """To which concentrator a meter's intervals count, from a Unix second on."""
+
+    since_s: int
+    concentrator: int
+
+
+@dataclass
+class Truth:
+    """Keys, meters, uplinks and readings as they ought to stand."""
+
+    runs_kept: int
+    window: timedelta
+    grace: timedelta
+    keys: dict[Kid, Key] = field(default_factory=dict)
+    in_service: dict[bytes, bool] = field(default_factory=dict)
+    assigned: dict[bytes, list[Assigned]] = field(default_factory=dict)
+    uplinks: dict[int, Posted] = field(default_factory=dict)
+    standing: dict[tuple[bytes, str, int], tuple[int, datetime]] = field(default_factory=dict)
+
+    def copy(self) -> Self:
+        return deepcopy(self)
+
+    def newest(self, title: bytes) -> tuple[int, Key] | None:
+        """The newest epoch of a device, and its key."""
+        epochs = [epoch for owner, epoch in self.keys if owner == title and epoch != TRANSFER_EPOCH]
+        return (max(epochs), self.keys[title, max(epochs)]) if epochs else None
+
+    def judge_uplink(self, uplink_id: int, now: datetime) -> None:
+        """Every frame of an uplink gets its verdict, in their order."""
+        uplink = self.uplinks[uplink_id]
+        assert uplink.verdicts is None
+        uplink.verdicts = [self.judge(sent, uplink.received_at, now) for sent in uplink.frames]
+
+    def judge_again(self, uplink_id: int, now: datetime) -> None:
+        """The honest frames of an uplink that wait for a key, and need not wait longer."""
+        uplink = self.uplinks[uplink_id]
+        for index, verdict in enumerate(uplink.verdicts or []):
+            if verdict in WAITING and uplink.verdicts is not None:
+                uplink.verdicts[index] = self.judge(uplink.frames[index], uplink.received_at, now)
+
+    def judge(self, sent: Sent, received_at: datetime, now: datetime) -> str:
+        """The verdict of one frame, and what follows from it."""
+        if not sent.honest:
+            return REFUSED
+        key = self.keys.get(sent.kid)
+        if key is None:
+            return "unknown_epoch" if any(title == sent.title for title, _ in self.keys) else "unknown_device"
+        if key.state not in ACCEPTABLE:
+            return "key_retired"
+        found = key.look(sent.counter)
+        if found == "old":
+            return "counter_too_old"
+        if found == "seen":
+            return self._again(sent, received_at)
+        if not self.in_service[sent.title]:
+            return "device_suspended"
+        key.take(sent.counter, self.runs_kept)
+        for register, time_s, value in sent.values:
+            there = self.standing.setdefault((sent.title, register, time_s), (value, received_at))
+            assert there[0] == value, "an honest meter never says two things"
+        if key.state == "pending":
+            self._activate(sent.title, key, now)
+        return ACCEPTED
+
+    def _again(self, sent: Sent, received_at: datetime) -> str:
+        first = max(self.standing[sent.title, register, time_s][1] for register, time_s, _ in sent.values)
+        return DUPLICATE if received_at - first <= self.window else "replayed"
+
+    def _activate(self, title: bytes, new: Key, now: datetime) -> None:
+        for (owner, epoch), key in self.keys.items():
+            if owner == title and epoch != TRANSFER_EPOCH and key.state == "active":
+                key.state, key.retiring_at = "retiring", now
+        new.state = "active"
+
+    def is_due(self, key: Key, now: datetime) -> bool:
+        """Whether a replaced key's grace time is over."""
+        return key.state == "retiring" and key.retiring_at is not None and key.retiring_at <= now - self.grace
+
+    def totals(self) -> dict[tuple[int, str, int], tuple[int, int]]:
+        """Sum and number of meters by concentrator, register and interval."""
+        sums: dict[tuple[int, str, int], tuple[int, int]] = {}
+        for (title, register, time_s), (value, _) in self.standing.items():
+            whose = [one.concentrator for one in self.assigned.get(title, []) if one.since_s <= time_s]
+            if register == INTERVAL and whose:
+                total, meters = sums.get((whose[-1], register, time_s), (0, 0))
+                sums[whose[-1], register, time_s] = (total + value, meters + 1)
+        return sums
+
+    def times_accepted(self) -> Counter[bytes]:
+        """How often each frame, by its octets, was accepted, over all uplinks."""
+        return Counter(
+            sent.octets
+            for uplink in self.uplinks.values()
+            for sent, verdict in zip(uplink.frames, uplink.verdicts or [], strict=False)
+            if verdict == ACCEPTED
+        )
