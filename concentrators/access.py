@@ -1,9 +1,16 @@
-"""Who may post: concentrators let in or shut out. Journaled, so that a restore shuts out again who was."""
+"""Who may post: concentrators let in or shut out, and their tokens; each act of a person is audited.
+
+Journaled, so that a restore shuts out again who was.
+"""
+
+from datetime import datetime
 
 from django.db import transaction
 
-from concentrators.models import Concentrator
-from keyvault import journal
+from concentrators import tokens
+from concentrators.models import Concentrator, ConcentratorToken
+from keyvault import audit, journal
+from keyvault.audit import Actor
 
 
 def save(concentrator: Concentrator) -> None:
@@ -11,3 +18,28 @@ def save(concentrator: Concentrator) -> None:
     with transaction.atomic():
         concentrator.save()
         journal.append("concentrator", [concentrator.pk, concentrator.name, concentrator.is_active])
+
+
+def save_as(actor: Actor, concentrator: Concentrator) -> None:
+    """As ``save``, by a person. AuditError or MasterKeyError where it cannot be recorded: nothing was changed."""
+    with transaction.atomic():
+        save(concentrator)
+        subject = {"concentrator": concentrator.name, "id": concentrator.pk}
+        audit.record(actor, "concentrator.save", subject, "let in" if concentrator.is_active else "shut out")
+
+
+def issue_token(actor: Actor, concentrator: Concentrator, label: str, expires_at: datetime | None) -> str:
+    """Make a token and give it in the clear, this once. AuditError or MasterKeyError: none was made."""
+    with transaction.atomic():
+        token = tokens.issue(concentrator, label, expires_at)
+        until = None if expires_at is None else expires_at.isoformat()
+        audit.record(actor, "token.issue", {"concentrator": concentrator.name, "label": label, "until": until})
+    return token
+
+
+def revoke_token(actor: Actor, token: ConcentratorToken) -> None:
+    """Refuse a token from now on, for good. AuditError or MasterKeyError: it stays as it was."""
+    with transaction.atomic():
+        tokens.revoke(token)
+        subject = {"concentrator": token.concentrator.name, "label": token.label, "id": token.pk}
+        audit.record(actor, "token.revoke", subject)

@@ -23,7 +23,6 @@ from concentrators import (
     admin_evidence,  # noqa: F401 - registers its pages
     intervals,
     orders,
-    tokens,
 )
 from concentrators.admin_forms import AssignForm, IntervalForm, TokenForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
@@ -100,12 +99,12 @@ class ConcentratorAdmin(LargeTableAdmin):
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             return super().changeform_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except MasterKeyError as error:
+        except (MasterKeyError, AuditError) as error:
             self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
             return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
-        access.save(obj)
+        access.save_as(web_actor(request), obj)
 
     def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("concentrators.add_concentratortoken")
@@ -143,8 +142,9 @@ class ConcentratorAdmin(LargeTableAdmin):
         if request.method == "POST" and form.is_valid():
             # The answer itself shows the token: a message or a redirect would store it on its way.
             try:
-                secret = tokens.issue(concentrator, form.cleaned_data["label"], form.cleaned_data["expires_at"])
-            except MasterKeyError as error:
+                asked = form.cleaned_data
+                secret = access.issue_token(web_actor(request), concentrator, asked["label"], asked["expires_at"])
+            except (MasterKeyError, AuditError) as error:
                 form.add_error(None, str(error))
                 return form_page(self, request, form, **context)
             context["secret"] = secret
@@ -195,8 +195,8 @@ class ConcentratorTokenAdmin(ReadOnlyAdmin):
         back = reverse("admin:concentrators_concentratortoken_change", args=[token.pk])
         if request.method == "POST":
             try:
-                tokens.revoke(token)
-            except MasterKeyError as error:
+                access.revoke_token(web_actor(request), token)
+            except (MasterKeyError, AuditError) as error:
                 self.message_user(request, f"The token was not revoked: {error}", messages.ERROR)
                 return HttpResponseRedirect(back)
             self.log_change(request, token, "revoked")

@@ -10,6 +10,7 @@ from concentrators import intervals, totals
 from concentrators.assignments import assign
 from concentrators.models import Assignment, Concentrator
 from keyvault import masterkey, provisioning
+from keyvault.audit import Actor
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
 from meters.enrolment import Enrolment, chunks, enrol, plan_enrolment
 from meters.meterfile import BadLine, MeterLine
@@ -42,6 +43,7 @@ def import_meters(
     lines: Sequence[MeterLine],
     now: datetime,
     keys: KeyPolicy,
+    actor: Actor,
     *,
     update: bool = False,
     dry_run: bool = False,
@@ -51,7 +53,8 @@ def import_meters(
 
     New meters are assigned from their commissioning on, others (with ``update``) from ``now``; another interval
     length of theirs holds from where intervals of both begin next. Meters
-    that have keys already keep those. MasterKeyError where random keys are wanted and cannot be wrapped.
+    that have keys already keep those. MasterKeyError where random keys are wanted and cannot be wrapped, AuditError
+    where keys that were made cannot be recorded.
     """
     if keys.make and keys.fleet_key is None:
         masterkey.current()
@@ -76,7 +79,7 @@ def import_meters(
             totals.lock()  # as ``assign`` does: before changes of meters move the registry's generation
         added = enrol(plan, now, done=lambda count: progress("enrolling", count))
         if keys.make:
-            report.keyed = _provision(plan.new, keys, progress)
+            report.keyed = _provision(plan.new, keys, actor, progress)
         _assign_new(plan.new, added, concentrators, now)
         assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
         for chunk in chunks(lengths):
@@ -119,8 +122,8 @@ def _check_algorithms(plan: Enrolment, chunk: list[tuple[MeterLine, Meter]]) -> 
             plan.bad.append(BadLine(line.line, reason))
 
 
-def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, progress: Progress) -> int:
-    keyed = 0
+def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, actor: Actor, progress: Progress) -> int:
+    keyed: list[bytes] = []
     for chunk in chunks(list(lines)):
         titles = [line.system_title for line in chunk]
         kept = set(map(bytes, DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", flat=True)))
@@ -131,9 +134,11 @@ def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, progress: Progress) 
                 by_algorithm.setdefault(algorithm, []).append(line.system_title)
         for algorithm, wanting in by_algorithm.items():
             provisioning.provision_devices(wanting, algorithm, keys.fleet_key)
-            keyed += len(wanting)
+            keyed += wanting
         progress("making keys", len(chunk))
-    return keyed
+    if keyed:
+        provisioning.record_provisioned(actor, keyed, keys.fleet_key)
+    return len(keyed)
 
 
 def _assign_new(

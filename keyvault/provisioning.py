@@ -1,5 +1,6 @@
 """Putting keys into the vault: stored and derived device keys, fleet keys. Octets go in, never out."""
 
+import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,7 +9,8 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
-from keyvault import journal, masterkey
+from keyvault import audit, journal, masterkey
+from keyvault.audit import Actor
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.fingerprints import fingerprint
@@ -18,6 +20,7 @@ from keyvault.wrapping import keys_for_wrapping
 
 TRANSFER_EPOCH = 0
 FIRST_EPOCH = 1
+_NAMED_IN_AUDIT = 100
 
 
 class ProvisioningError(ValueError):
@@ -53,6 +56,18 @@ def provision_devices(
         provision_stored(entries)
     else:
         provision_derived(fleet_key, entries)
+
+
+def record_provisioned(actor: Actor, system_titles: Sequence[bytes], fleet_key: FleetKey | None) -> None:
+    """Record that devices were given their first keys, as one act; in the transaction that gave them."""
+    titles = sorted(set(system_titles))
+    subject = {
+        "devices": len(titles),
+        "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
+        "fleet_key": None if fleet_key is None else fleet_key.name,
+    }
+    audit.record(actor, "keys.provision", subject)
 
 
 def provision_stored(entries: Iterable[NewKey]) -> None:

@@ -16,9 +16,11 @@ from unfold.enums import ActionVariant
 
 from keyvault import provisioning
 from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
+from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey, InvocationCounter
 from keyvault.provisioning import ProvisioningError
+from keyvault.rights import PROVISION
 from meters import registry
 from meters.admin_forms import (
     LATER_KEYS,
@@ -26,6 +28,7 @@ from meters.admin_forms import (
     AtForm,
     ExchangeForm,
     InstallForm,
+    KeylessMeterForm,
     MeterForm,
     NewMeterForm,
     RegisterForm,
@@ -52,21 +55,6 @@ class MeterAdmin(LargeTableAdmin):
         (None, {"fields": ["title", "serial_number", "name", "interval_minutes", "commissioned_at"]}),
         ("State", {"fields": ["status", "place", "heard_at", "retired_at", "created_at"]}),
     ]
-    add_fieldsets = [
-        (
-            None,
-            {
-                "fields": [
-                    "system_title_hex",
-                    "serial_number",
-                    "name",
-                    "interval_minutes",
-                    "commissioned_at",
-                    "first_keys",
-                ]
-            },
-        )
-    ]
     actions_detail = ["suspend", "resume", "install", "exchange", "retire"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Meter | None = None) -> list[str]:
@@ -75,11 +63,18 @@ class MeterAdmin(LargeTableAdmin):
     def get_form(
         self, request: HttpRequest, obj: Meter | None = None, change: bool = False, **kwargs: Any
     ) -> type[forms.ModelForm[Meter]]:
-        kwargs["form"] = NewMeterForm if obj is None else MeterForm
+        kwargs["form"] = MeterForm
         if obj is None:
+            kwargs["form"] = NewMeterForm if request.user.has_perm(PROVISION) else KeylessMeterForm
             kwargs["fields"] = ["serial_number", "name", "interval_minutes", "commissioned_at"]
         form: type[forms.ModelForm[Meter]] = super().get_form(request, obj, change=change, **kwargs)
         return form
+
+    def get_fieldsets(self, request: HttpRequest, obj: Meter | None = None) -> Any:
+        if obj is not None:
+            return super().get_fieldsets(request, obj)
+        fields = ["system_title_hex", "serial_number", "name", "interval_minutes", "commissioned_at"]
+        return [(None, {"fields": [*fields, *(["first_keys"] if request.user.has_perm(PROVISION) else [])]})]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
         heard = (
@@ -106,16 +101,18 @@ class MeterAdmin(LargeTableAdmin):
         try:
             with transaction.atomic():
                 return super().add_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, ProvisioningError) as error:
+        except (MasterKeyError, AuditError, ProvisioningError) as error:
             self.message_user(request, f"Nothing was saved: no keys could be made: {error}", messages.ERROR)
             return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: Meter, form: forms.ModelForm[Meter], change: bool) -> None:
         super().save_model(request, obj, form, change)
-        first_keys = LATER_KEYS if change else form.cleaned_data["first_keys"]
+        first_keys = form.cleaned_data.get("first_keys", LATER_KEYS)
         if first_keys != LATER_KEYS:
+            titles = [bytes(obj.system_title)]
             fleet_key = None if first_keys == RANDOM_KEYS else FleetKey.objects.get(pk=first_keys)
-            provisioning.provision_devices([bytes(obj.system_title)], fleet_key=fleet_key)
+            provisioning.provision_devices(titles, fleet_key=fleet_key)
+            provisioning.record_provisioned(web_actor(request), titles, fleet_key)
 
     @display(description="system title", ordering="system_title")
     def title(self, meter: Meter) -> str:

@@ -29,8 +29,8 @@ class MeterForm(forms.ModelForm[Meter]):
         fields = ["serial_number", "name", "commissioned_at"]
 
 
-class NewMeterForm(MeterForm):
-    """A new meter: its system title in hex, its interval length, and where its first keys come from."""
+class KeylessMeterForm(MeterForm):
+    """A new meter, its system title in hex; its keys come with a shipment."""
 
     interval_minutes = forms.IntegerField(
         min_value=1,
@@ -45,6 +45,18 @@ class NewMeterForm(MeterForm):
         label="System title",
         help_text="EUI-64, 8 octets: 16 hex digits, for example 0024befffe804ff1",
     )
+
+    def clean_system_title_hex(self) -> bytes:
+        system_title: bytes = self.cleaned_data["system_title_hex"]
+        if Meter.objects.filter(system_title=system_title).exists():
+            raise forms.ValidationError(f"There is a meter with system title {system_title.hex()} already.")
+        self.instance.system_title = system_title
+        return system_title
+
+
+class NewMeterForm(KeylessMeterForm):
+    """A new meter, by someone who may give keys: and where its first ones come from."""
+
     first_keys = forms.ChoiceField(
         help_text="epoch 1 and the transfer key; frames are refused until the meter has keys",
         widget=UnfoldAdminSelectWidget,
@@ -59,13 +71,6 @@ class NewMeterForm(MeterForm):
         field = self.fields["first_keys"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101 - declared above
         field.choices = choices
-
-    def clean_system_title_hex(self) -> bytes:
-        system_title: bytes = self.cleaned_data["system_title_hex"]
-        if Meter.objects.filter(system_title=system_title).exists():
-            raise forms.ValidationError(f"There is a meter with system title {system_title.hex()} already.")
-        self.instance.system_title = system_title
-        return system_title
 
 
 class RegisterForm(forms.ModelForm[Register]):

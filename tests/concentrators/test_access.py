@@ -11,10 +11,13 @@ from pytest_django import Settings
 from concentrators import access, tokens
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import masterkey
+from keyvault.audit import Actor, command_actor
 from keyvault.journal import reading
+from keyvault.models import AuditRecord
 from tests.factories import ConcentratorFactory
 
 pytestmark = pytest.mark.django_db
+ANN = Actor("ann", "test")
 
 
 @pytest.fixture
@@ -26,13 +29,14 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
 def test_letting_in_and_shutting_out_are_journaled(folder: Path) -> None:
     call_command("concentrator", "add", "DCU-1")
     concentrator = Concentrator.objects.get()
-    tokens.issue(concentrator, "spring")
+    access.issue_token(ANN, concentrator, "spring", None)
     token = ConcentratorToken.objects.get()
-    tokens.revoke(token)
+    access.revoke_token(ANN, token)
     tokens.revoke(token)  # it is revoked already
     concentrator.is_active = False
-    access.save(concentrator)
-    records = [(record.kind, record.body) for record in reading.read([folder], masterkey.current())]
+    access.save_as(ANN, concentrator)
+    read = reading.read([folder], masterkey.current())
+    records = [(record.kind, record.body) for record in read if not record.kind.startswith("audit")]
     issued, revoked = int(token.created_at.timestamp()), int(ConcentratorToken.objects.get().revoked_at.timestamp())  # type: ignore[union-attr]
     digest = bytes(token.digest)
     assert records == [
@@ -41,6 +45,14 @@ def test_letting_in_and_shutting_out_are_journaled(folder: Path) -> None:
         ("token_revoked", [digest, revoked]),
         ("concentrator", [concentrator.pk, "DCU-1", False]),
     ]
+    acts = AuditRecord.objects.order_by("number").values_list("actor", "act", "result")
+    assert [*acts] == [
+        (command_actor().name, "concentrator.save", "let in"),
+        ("ann", "token.issue", "done"),
+        ("ann", "token.revoke", "done"),
+        ("ann", "concentrator.save", "shut out"),
+    ]
+    assert digest.hex() not in str(AuditRecord.objects.values_list("subject", flat=True))
 
 
 def test_doors_say_so_where_the_journal_cannot_be_written(

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from concentrators.models import Assignment
-from keyvault.models import DeviceKey, InvocationCounter
+from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
 from keyvault.provisioning import create_fleet_key, provision_devices
 from meters.models import Installation, Meter, MeterStatus
 from meters.registry import retire
@@ -234,9 +234,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_number_of_queries_does_not_grow_with_the_file(path: Path) -> None:
     counted = []
-    for first, count in ((0, 2), (100, 200)):
+    for first, count in ((500, 1), (0, 2), (100, 200)):  # the first makes the audit key
         lines = [f"{0x0024BEFF00000000 + first + n:016x},Q{first + n},,Q{first + n},,,,," for n in range(count)]
         with CaptureQueriesContext(connection) as queries:
             run(path, [HEADER, *lines])
         counted.append(len(queries))
-    assert counted[0] == counted[1]
+    assert counted[1] == counted[2]
+    record = AuditRecord.objects.latest("number")
+    assert (record.act, record.subject["devices"], len(record.subject["first"])) == ("keys.provision", 200, 100)

@@ -8,8 +8,9 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from concentrators import access, tokens
+from concentrators import access
 from concentrators.models import Concentrator, ConcentratorToken
+from keyvault.audit import AuditError, command_actor
 from keyvault.masterkey import MasterKeyError
 
 _DAYS_MAX = 36_500
@@ -36,7 +37,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, action: str, name: str, **options: Any) -> None:
         try:
             self.act(action, name, options)
-        except MasterKeyError as error:
+        except (MasterKeyError, AuditError) as error:
             raise CommandError(str(error)) from None
 
     def act(self, action: str, name: str, options: dict[str, Any]) -> None:
@@ -59,7 +60,7 @@ class Command(BaseCommand):
             raise CommandError(f"--days takes a number from 1 to {_DAYS_MAX}")
         _check(ConcentratorToken(concentrator=concentrator, label=label), "label")
         expires_at = None if days is None else timezone.now() + timedelta(days=days)
-        token = tokens.issue(concentrator, label, expires_at)
+        token = access.issue_token(command_actor(), concentrator, label, expires_at)
         self.stderr.write("This token is shown once; only its digest is kept:")
         self.stdout.write(token)
 
@@ -74,7 +75,7 @@ class Command(BaseCommand):
         token = None if pk is None else concentrator.tokens.filter(pk=pk).first()
         if token is None:
             raise CommandError(f"{concentrator} has no token {pk}: manage.py concentrator tokens {concentrator}")
-        tokens.revoke(token)
+        access.revoke_token(command_actor(), token)
         self.stdout.write(f"Token {pk} of {concentrator} is refused from now on.")
 
 
@@ -83,7 +84,7 @@ def _add(name: str) -> None:
     _check(concentrator, "name")
     if Concentrator.objects.filter(name=name).exists():
         raise CommandError(f"there is a concentrator {name} already")
-    access.save(concentrator)
+    access.save_as(command_actor(), concentrator)
 
 
 def _check(row: Concentrator | ConcentratorToken, field: str) -> None:

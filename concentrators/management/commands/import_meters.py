@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 
 from concentrators.assignments import AssignmentError
 from concentrators.meter_import import KeyPolicy, import_meters
+from keyvault.audit import AuditError, command_actor
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey
 from keyvault.provisioning import ProvisioningError
@@ -62,9 +63,15 @@ Examples:
 
                 dry_run = options["dry_run"] or bool(file.bad)
                 report = import_meters(
-                    file.lines, timezone.now(), policy, update=options["update"], dry_run=dry_run, progress=progress
+                    file.lines,
+                    timezone.now(),
+                    policy,
+                    command_actor(),
+                    update=options["update"],
+                    dry_run=dry_run,
+                    progress=progress,
                 )
-        except (MeterFileError, MasterKeyError, ProvisioningError, AssignmentError) as error:
+        except (MeterFileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError) as error:
             raise CommandError(f"{error}. Nothing was imported.") from None
         except IntegrityError as error:
             raise CommandError(f"The registry changed meanwhile: {error}. Nothing was imported.") from None
