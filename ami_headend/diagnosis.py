@@ -47,8 +47,14 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding. What needs the database is left out where it does not answer."""
+    database, broker, *others = examine_beside_workers()
+    return [database, broker, _workers(), *others]
+
+
+def examine_beside_workers() -> list[Finding]:
+    """Every finding but whether workers answer: what a worker looks at, which need not ask itself."""
     database = _database()
-    findings = [database, _broker(), _workers(), _master_key(), _key_journal(), _disk()]
+    findings = [database, broker(), _master_key(), _key_journal(), _disk()]
     if database.well:
         needing_tables = (_role, _partitions, _master_key_opens, _replayed, _backlog)
         migrations = _migrations()
@@ -105,7 +111,8 @@ def _role() -> Finding:
     return Finding("database role", True, "owns nothing, and may not change the audit record")
 
 
-def _broker() -> Finding:
+def broker() -> Finding:
+    """Whether Redis answers."""
     try:
         with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=PING_TIMEOUT_S) as client:
             client.ping()

@@ -258,7 +258,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_DB_REUSE_MAX = 1_000_000
 # Alerts have a queue of their own, which every worker takes from in turn: they tell of a backlog of uplinks, too.
 CELERY_TASK_QUEUES = [Queue("celery"), Queue("alerts")]
-CELERY_TASK_ROUTES = {"ami_headend.alerts.tasks.*": {"queue": "alerts"}}
+CELERY_TASK_ROUTES = {"ami_headend.alerts.tasks.*": {"queue": "alerts"}, "ami_headend.tasks.*": {"queue": "alerts"}}
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "sweep-uplinks": {"task": "concentrators.tasks.sweep_uplinks", "schedule": 15.0},
@@ -269,6 +269,16 @@ CELERY_BEAT_SCHEDULE = {
     "resend-gaps": {"task": "concentrators.tasks.resend_gaps", "schedule": 3600.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
     "replace-worn-keys": {"task": "concentrators.tasks.replace_worn_keys", "schedule": 3600.0},
+    "look-at-components": {
+        "task": "ami_headend.tasks.look_at_components",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
+    "renew-kept-answers": {
+        "task": "ami_headend.tasks.renew_kept_answers",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
     "evaluate-alerts": {
         "task": "ami_headend.alerts.tasks.evaluate_alerts",
         "schedule": 30.0,

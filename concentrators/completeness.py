@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from django.db import connection
 
-PROFILE = "1-0:1.29.0"
+from meters.obis import INTERVAL_IMPORT
+
 _HOUR = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,11 +44,12 @@ class Hour(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A concentrator's intervals: how many are there, and how many are expected."""
+    """A concentrator's intervals: how many are there of how many expected, and when the newest of all began."""
 
     concentrator_id: int
     counted: int
     expected: int
+    newest: datetime | None
 
 
 def expected_spans(start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Span]:
@@ -87,7 +89,7 @@ def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id
                WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
                  AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
                GROUP BY 1, 2""",
-            {"start": start, "end": end, "concentrator": concentrator_id, "profile": PROFILE},
+            {"start": start, "end": end, "concentrator": concentrator_id, "profile": INTERVAL_IMPORT},
         )
         counted: dict[datetime, int] = defaultdict(int)
         energy_wh: dict[datetime, float] = defaultdict(float)
@@ -102,20 +104,28 @@ def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id
 
 
 def shares(spans: Iterable[Span], start: datetime, end: datetime) -> list[Share]:
-    """Completeness of each concentrator over [start, end), the least complete first; one query."""
+    """Completeness of each concentrator over [start, end), the least complete first; one query.
+
+    ``newest`` looks beyond ``end``, not before ``start``.
+    """
     expected: dict[int, int] = defaultdict(int)
     for span in spans:
         expected[span.concentrator_id] += span.intervals(start, end)
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT t.concentrator_id, sum(t.meters_counted)
+            """SELECT t.concentrator_id, coalesce(sum(t.meters_counted) FILTER (WHERE t.interval_start < %s), 0),
+                      max(t.interval_start)
                FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
-               WHERE t.interval_start >= %s AND t.interval_start < %s AND g.obis_code = %s
+               WHERE t.interval_start >= %s AND g.obis_code = %s
                GROUP BY t.concentrator_id""",
-            [start, end, PROFILE],
+            [end, start, INTERVAL_IMPORT],
         )
-        counted = dict(cursor.fetchall())
-    found = [Share(one, counted.get(one, 0), expected[one]) for one in expected if expected[one]]
+        standing = {row[0]: row[1:] for row in cursor.fetchall()}
+    found = []
+    for concentrator_id, intervals in expected.items():
+        counted, newest = standing.get(concentrator_id, (0, None))
+        found.append(Share(concentrator_id, counted, intervals, newest))
+    found = [share for share in found if share.expected]
     return sorted(found, key=lambda share: (share.counted / share.expected, -share.expected, share.concentrator_id))
 
 

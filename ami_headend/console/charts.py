@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ami_headend.console.formatting import PREFIXES
+
 _MUTED = "#8b93a1"
 _AXIS = {"grid": {"display": False, "color": ""}, "border": {"display": False}}
 
@@ -35,8 +37,15 @@ def bars(name: str, summary: str, labels: Sequence[str], series: Sequence[Series
     return _chart(name, "bar", summary, labels, datasets, unit, stacked=True)
 
 
-def lines(name: str, summary: str, labels: Sequence[str], series: Sequence[Series], unit: str = "") -> Chart:
-    """One line for each series; a gap stays a gap."""
+def lines(
+    name: str,
+    summary: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    unit: str = "",
+    scale: tuple[float, float] | None = None,
+) -> Chart:
+    """One line for each series; a gap stays a gap. ``scale`` is where its ends stand, else the values say."""
     datasets = [
         {
             "label": s.name,
@@ -50,7 +59,7 @@ def lines(name: str, summary: str, labels: Sequence[str], series: Sequence[Serie
         }
         for s in series
     ]
-    return _chart(name, "line", summary, labels, datasets, unit, stacked=False)
+    return _chart(name, "line", summary, labels, datasets, unit, scale, stacked=False)
 
 
 def _chart(
@@ -60,6 +69,7 @@ def _chart(
     labels: Sequence[str],
     datasets: list[dict[str, Any]],
     unit: str,
+    scale: tuple[float, float] | None = None,
     *,
     stacked: bool,
 ) -> Chart:
@@ -89,9 +99,17 @@ def _chart(
                 "stacked": stacked,
                 "grid": {"display": True, "color": ""},
                 "beginAtZero": True,
+                **({} if scale is None else {"min": scale[0], "max": scale[1]}),
                 "ticks": ticks,
                 "title": {"display": bool(unit), "text": unit, "color": _MUTED},
             },
         },
     }
     return Chart(name, kind, summary, json.dumps({"labels": list(labels), "datasets": datasets}), json.dumps(options))
+
+
+def unit_for(values: Sequence[float | None], unit: str) -> tuple[str, int]:
+    """The unit that suits the largest of the values, with its prefix, and how many of the plain unit it is."""
+    largest = max((abs(value) for value in values if value is not None), default=0)
+    divisor, prefix = next((d, p) for limit, d, p in PREFIXES if largest < limit)
+    return f"{prefix}{unit}", divisor

@@ -16,7 +16,8 @@ SEVERITY_COLOURS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity
 NOTHING = "-"
 
 _AGES = ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"))
-_PREFIXES = ((10**4, 1, ""), (10**7, 10**3, "k"), (10**10, 10**6, "M"), (math.inf, 10**9, "G"))
+# (below this, so many of the plain unit make one, its prefix)
+PREFIXES = ((10**4, 1, ""), (10**7, 10**3, "k"), (10**10, 10**6, "M"), (math.inf, 10**9, "G"))
 
 
 def thousands(number: float | None) -> str:
@@ -103,7 +104,7 @@ def _time(at: datetime, text: str) -> SafeString:
 def _scaled(value: float | None, unit: str) -> str:
     if value is None:
         return NOTHING
-    divisor, prefix = next((d, p) for limit, d, p in _PREFIXES if abs(value) < limit)
+    divisor, prefix = next((d, p) for limit, d, p in PREFIXES if abs(value) < limit)
     if divisor == 1:
         return f"{value:,.0f} {unit}"
     return f"{value / divisor:,.1f} {prefix}{unit}"

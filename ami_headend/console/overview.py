@@ -1,9 +1,22 @@
-"""The overview: what an operator must know first."""
+"""The overview: are readings complete, is someone tampering, who is silent, how rotations stand, what to do first."""
 
+from datetime import datetime
 from typing import Any
 
-from ami_headend.console import panels
+from ami_headend.console import kept, overview_panels, traffic_queries
+from ami_headend.console.components import components
+from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES
 from ami_headend.console.page import ConsolePage
+from ami_headend.console.rotation_queries import OPEN_WAVES
+from ami_headend.console.todo import to_do
+from ami_headend.console.traffic_queries import VERDICTS
+
+_RIGHTS = {
+    METERS_HEARD: "meters.view_meter",
+    PROFILES: "concentrators.view_intervaltotal",
+    VERDICTS: "concentrators.view_uplink",
+    OPEN_WAVES: "concentrators.view_rotationwave",
+}
 
 
 class OverviewPage(ConsolePage):
@@ -12,9 +25,42 @@ class OverviewPage(ConsolePage):
     name = "index"
     title = "Overview"
     icon = "monitoring"
-    template_name = "console/overview/page.html"
     live_template_name = "console/overview/live.html"
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        return {**context, **panels.status(self.request.user, context["now"])}
+        return {**context, **_sections(self.request.user, context["now"])}
+
+
+def _sections(user: Any, now: datetime) -> dict[str, Any]:
+    """What the user may see, in the order of the figures; a fixed number of statements."""
+    questions = [question for question, right in _RIGHTS.items() if user.has_perm(right)]
+    answers = kept.answers(questions, now)
+    profiles = answers[PROFILES.name].found if PROFILES in questions else None
+    panels = []
+    if profiles is not None:
+        panels.append(overview_panels.profiles(profiles))
+    if METERS_HEARD in questions:
+        panels.append(overview_panels.meters(answers[METERS_HEARD.name].found, now))
+    if user.has_perm("concentrators.view_concentrator"):
+        panels.append(overview_panels.concentrators(profiles, now))
+    if user.has_perm("concentrators.view_failuretally"):
+        panels.append(overview_panels.failures(traffic_queries.failures_by_kind(now - DAY), now))
+    if VERDICTS in questions:
+        panels.append(overview_panels.traffic(answers[VERDICTS.name].found, now))
+    if OPEN_WAVES in questions:
+        master = overview_panels.current_rotation()
+        panels.append(overview_panels.rotation(answers[OPEN_WAVES.name].found, master))
+    if user.has_perm("concentrators.view_integrityfailure"):
+        panels.append(overview_panels.latest_failures(now))
+    findings = components(now)
+    sections = {
+        "findings": findings,
+        "to_do": to_do(user, findings, now),
+        "counted_at": overview_panels.counted_at(answers, now),
+    }
+    figures = []
+    for panel in panels:
+        figures += panel.pop("figures", [])
+        sections.update(panel)
+    return {**sections, "figures": figures}

@@ -9,6 +9,7 @@ from concentrators import completeness
 from concentrators.completeness import Share, Span
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from meters.models import EarlierLength, Meter, Register
+from meters.obis import INTERVAL_IMPORT
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 
@@ -30,7 +31,7 @@ def assigned(
 def total(concentrator: Concentrator, at: datetime, counted: int, value: int = 0, minutes: int = 30) -> None:
     IntervalTotal.objects.create(
         concentrator=concentrator,
-        register=Register.objects.get(obis_code=completeness.PROFILE),
+        register=Register.objects.get(obis_code=INTERVAL_IMPORT),
         interval_minutes=minutes,
         interval_start=at,
         value_sum=value,
@@ -97,7 +98,11 @@ def test_the_least_complete_concentrator_is_first() -> None:
     total(good, START + HOUR / 2, 1)
     total(bad, START, 1)
     spans = completeness.expected_spans(START, START + HOUR)
-    assert completeness.shares(spans, START, START + HOUR) == [Share(bad.pk, 1, 2), Share(good.pk, 2, 2)]
+    total(good, START + 3 * HOUR, 1)
+    assert completeness.shares(spans, START, START + HOUR) == [
+        Share(bad.pk, 1, 2, START),
+        Share(good.pk, 2, 2, START + 3 * HOUR),
+    ]
     assert empty.pk not in {span.concentrator_id for span in spans}
 
 

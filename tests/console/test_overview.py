@@ -2,33 +2,34 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html import unescape
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse_lazy
 from django.utils import timezone
 
-from ami_headend.console import queries
-from concentrators.models import Concentrator, Uplink
-from concentrators.verdicts import FailureKind
+from ami_headend.alerts.models import Alert, Rule, SubjectKind
+from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, traffic_queries
+from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES, Profiles
+from ami_headend.models import KeptAnswer
+from concentrators.completeness import Hour
+from concentrators.models import Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
+from concentrators.verdicts import FailureKind, Severity
+from meters.models import Meter, Register
+from meters.obis import INTERVAL_IMPORT
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
 
-HOUR, DAY = timedelta(hours=1), timedelta(hours=24)
+HOUR = timedelta(hours=1)
 OVERVIEW = reverse_lazy("admin:index")
 LIVE = {"HX-Request": "true"}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rested() -> None:
-    cache.clear()
 
 
 def traffic(meters: int = 3) -> Concentrator:
@@ -51,62 +52,112 @@ def staff(*codenames: str) -> Client:
     return client
 
 
-def test_verdicts_stand_in_their_minute() -> None:
+def text_of(client: Client, **headers: str) -> str:
+    return unescape(client.get(OVERVIEW, headers=headers).content.decode())
+
+
+def figure(text: str, title: str) -> str:
+    """The value and the note of a figure."""
+    found = re.search(rf"</span>{re.escape(title)}</p>\s*<p[^>]*>(.*?)</p>\s*<p[^>]*>(.*?)</p>", text)
+    assert found is not None, title
+    return f"{found[1]}; {found[2]}"
+
+
+# --- what is asked -------------------------------------------------------------------------------
+
+
+def test_verdicts_stand_in_their_hour() -> None:
     concentrator = traffic()
     now = timezone.now()
-    minutes = queries.frames_by_minute(now, 30)
-    assert len(minutes) == 30
-    assert minutes[-1].start == now.replace(second=0, microsecond=0)
-    assert tuple(map(sum, list(zip(*minutes, strict=True))[1:])) == (3, 1, 2)
+    hours = traffic_queries.VERDICTS.ask(now)
+    assert len(hours) == traffic_queries.HOURS
+    assert hours[-1].start == now.replace(minute=0, second=0, microsecond=0)
+    assert tuple(sum(hour[n] for hour in hours) for n in (1, 2, 3)) == (3, 1, 2)
+    assert sum(hour.verified for hour in hours) == 6
     Uplink.objects.filter(concentrator=concentrator).exclude(verified_at=None).update(
-        verified_at=now - timedelta(minutes=7), received_at=now - timedelta(minutes=8)
+        verified_at=now - 7 * HOUR, received_at=now - 8 * HOUR
     )
-    assert queries.frames_by_minute(now, 30)[-8][1:] == (3, 1, 2)
-    assert not any(sum(minute[1:]) for minute in queries.frames_by_minute(now, 5))
+    assert traffic_queries.VERDICTS.ask(now)[-8][1:] == (3, 1, 2)
+
+
+def test_the_lag_is_that_of_verified_uplinks() -> None:
+    assert traffic_queries.lag() == traffic_queries.Lag(None, None)
+    concentrator = traffic()
+    at = timezone.now()
+    Uplink.objects.filter(concentrator=concentrator).exclude(verified_at=None).update(
+        received_at=at - timedelta(seconds=3), verified_at=at
+    )
+    assert traffic_queries.lag() == traffic_queries.Lag(3.0, 3.0)
 
 
 def test_failures_are_counted_by_kind_over_all_concentrators() -> None:
     traffic()
     traffic()
-    counts = queries.failures_by_kind(timezone.now() - DAY)
+    counts = traffic_queries.failures_by_kind(timezone.now() - DAY)
     assert counts == [
-        queries.KindCount(FailureKind.MALFORMED, 2),
-        queries.KindCount(FailureKind.TAG_INVALID, 2),
+        traffic_queries.KindCount(FailureKind.MALFORMED, 2),
+        traffic_queries.KindCount(FailureKind.TAG_INVALID, 2),
     ]
-    assert queries.failures_by_kind(timezone.now() + 2 * HOUR) == []
+    assert traffic_queries.failures_by_kind(timezone.now() + 2 * HOUR) == []
 
 
-def test_concentrators_tell_when_they_posted_last_and_how_much() -> None:
-    silent = ConcentratorFactory.create(name="a silent one")
-    retired = ConcentratorFactory.create(is_active=False)
-    posting = traffic()
-    active, heard, rows = queries.concentrators(timezone.now(), HOUR, 8)
-    assert (active, heard) == (2, 1)
-    assert [row.id for row in rows] == [posting.pk, silent.pk, retired.pk]
-    assert (rows[0].uplinks, rows[0].frames, rows[0].rejected) == (2, 7, 2)
-    assert (rows[1].heard_at, rows[1].frames) == (None, 0)
-    assert len(queries.concentrators(timezone.now(), HOUR, 1)[2]) == 1
+def test_silent_concentrators_come_first_and_the_others_where_asked_for() -> None:
+    never = ConcentratorFactory.create()
+    ConcentratorFactory.create(is_active=False)
+    posting, quiet = traffic(), traffic()
+    now = timezone.now()
+    Uplink.objects.filter(concentrator=quiet).update(received_at=now - 3 * HOUR)
+    found = fleet_queries.concentrators(now - 2 * HOUR, [posting.pk])
+    assert (found.active, found.silent) == (3, 2)
+    assert [(row.id, row.waiting) for row in found.rows] == [(never.pk, 0), (quiet.pk, 1), (posting.pk, 1)]
+    assert fleet_queries.concentrators(now - 4 * HOUR, []).rows == [found.rows[0]]
+    Concentrator.objects.update(is_active=False)
+    assert fleet_queries.concentrators(now, [posting.pk]) == fleet_queries.Concentrators(0, 0, [])
+
+
+def test_silence_is_measured_as_the_rule_of_its_alert_does() -> None:
+    assert fleet_queries.silent_after() == 2 * HOUR
+    Rule.objects.filter(condition="silent_concentrator").update(period_minutes=600)
+    assert fleet_queries.silent_after() == 10 * HOUR
+    Rule.objects.filter(condition="silent_concentrator").update(is_enabled=False)
+    assert fleet_queries.silent_after() == 2 * HOUR
 
 
 def test_meters_are_heard_by_accepted_frames_alone() -> None:
     concentrator = traffic()
     never = MeterFactory.create()
     MeterFactory.create(status="retired")
-    heard = queries.meters_heard(timezone.now(), DAY, 8)
+    heard = METERS_HEARD.ask(timezone.now())
     assert (heard.expected, heard.heard, heard.never) == (4, 3, 1)
-    assert heard.silent[0] == queries.SilentMeter(never.pk, never.serial_number, None, None)
+    assert heard.silent[0] == fleet_queries.SilentMeter(never.pk, never.serial_number, None, None)
     assert {meter.via for meter in heard.silent[1:]} == {concentrator.name}
-    cache.clear()
-    assert queries.meters_heard(timezone.now() + 2 * DAY, DAY, 8).heard == 0
+    assert METERS_HEARD.ask(timezone.now() + 2 * DAY).heard == 0
 
 
-def test_a_costly_question_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "_RESTS", 1e6)
-    assert queries.meters_heard(timezone.now(), DAY, 8).expected == 0
-    MeterFactory.create()
-    assert queries.meters_heard(timezone.now(), DAY, 8).expected == 0
-    cache.clear()
-    assert queries.meters_heard(timezone.now(), DAY, 8).expected == 1
+def test_profiles_end_where_readings_may_still_be_on_their_way() -> None:
+    now = datetime(2026, 11, 24, 9, 20, tzinfo=UTC)
+    found = PROFILES.ask(now)
+    assert found.end == datetime(2026, 11, 24, 7, tzinfo=UTC)
+    assert found.hours[0].start == datetime(2026, 11, 17, 7, tzinfo=UTC)
+    assert found.hours[-1].start == datetime(2026, 11, 24, 9, tzinfo=UTC)
+    assert found.over(DAY) == (0, 0)
+
+
+def test_waves_that_have_not_ended_tell_how_far_they_are() -> None:
+    wave = RotationWave.objects.create(name="spring", rate_per_hour=60, failure_budget=3, created_by="officer")
+    RotationWave.objects.create(
+        name="old", state=WaveState.FINISHED, rate_per_hour=60, failure_budget=3, created_by="officer"
+    )
+    for _ in range(2):
+        WaveMeter.objects.create(wave=wave, meter=MeterFactory.create())
+    found = rotation_queries.OPEN_WAVES.ask(timezone.now())
+    assert found == [rotation_queries.WaveRow(wave.pk, "spring", "running", 2, 0, 0, 0, 3)]
+    panel = overview_panels.rotation(found, None)
+    assert panel["figures"][0].value == "0.0 %"
+    assert "0 of 2 meters" in panel["rotations"][0]["note"]
+
+
+# --- what is shown -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", [{}, LIVE])
@@ -118,53 +169,102 @@ def test_only_staff_may_look(headers: dict[str, str], client: Client, admin_clie
 
 
 @pytest.mark.parametrize("headers", [{}, LIVE])
-def test_an_empty_head_end_has_an_overview(headers: dict[str, str], admin_client: Client) -> None:
-    text = admin_client.get(OVERVIEW, headers=headers).content.decode()
-    for told in ("No frame was refused.", "Nothing was posted yet.", "No meter is registered yet.", "nothing waits"):
+def test_an_empty_head_end_says_what_to_do(headers: dict[str, str], admin_client: Client) -> None:
+    components.look(timezone.now())
+    KeptAnswer.objects.filter(name="components").update(content=b"\x80")  # all is well: nothing found
+    text = text_of(admin_client, **headers)
+    for told in ("No frame was refused.", "Register a concentrator", "Import meters", "no intervals are expected yet"):
         assert told in text
+    assert ("<html" in text) == (not headers)
 
 
-def test_the_page_shows_what_happened(admin_client: Client) -> None:
+def test_the_figures_are_what_happened(admin_client: Client) -> None:
     concentrator = traffic()
-    text = admin_client.get(OVERVIEW).content.decode()
+    text = text_of(admin_client)
+    assert figure(text, "Meters heard") == "3 of 3; last 24 hours"
+    assert figure(text, "Concentrators posting") == "1 of 1; none silent"
+    assert figure(text, "Signs of tampering") == "1; forged, copied or foreign frames, 24 hours"
+    assert figure(text, "Frames refused") == "2; 33.3 % of 6 in 24 hours"
+    assert re.fullmatch(r"1; the oldest for \d+ s", figure(text, "Uplinks waiting"))
     assert concentrator.name in text
-    assert "3 of 3" in text
-    assert re.search(r"oldest for \d+\.\d s", text)
     link = re.search(r'href="([^"]*kind=tag_invalid[^"]*)"', text)
     assert link is not None
-    [row] = admin_client.get(link[1].replace("&amp;", "&")).context["content"].rows
+    [row] = admin_client.get(link[1]).context["content"].rows
     assert "tag invalid" in str(row[2].content)
 
 
-def test_the_live_part_carries_the_data_of_the_chart(admin_client: Client) -> None:
-    traffic()
-    text = admin_client.get(OVERVIEW, headers=LIVE).content.decode()
-    found = re.search(r'data-chart="chart-verdicts" data-chart-value="(.*?)"', text)
+def test_completeness_is_of_what_is_expected(admin_client: Client) -> None:
+    now = timezone.now()
+    concentrator = ConcentratorFactory.create()
+    device = fleet.commission(1, concentrator)[0]
+    Meter.objects.filter(pk=device.meter.pk).update(commissioned_at=now - 30 * DAY)
+    end = PROFILES.ask(now).end
+    for n in range(1, 49):
+        if n not in (5, 6):
+            IntervalTotal.objects.create(
+                concentrator=concentrator,
+                register=Register.objects.get(obis_code=INTERVAL_IMPORT),
+                interval_minutes=30,
+                interval_start=end - n * HOUR / 2,
+                value_sum=250,
+                meters_counted=1,
+            )
+    fleet.post(concentrator, [device.frame(0)], now)
+    text = text_of(admin_client)
+    assert figure(text, "Completeness, 24 hours") == "95.8 %; 2 of 48 intervals missing"
+    assert figure(text, "Completeness, 7 days") == "13.7 %; 290 of 336 intervals missing"
+    assert "lagging" in text
+    load = chart_of(text, "load")
+    assert load["datasets"][0]["data"].count(None) == 1
+    assert set(load["datasets"][0]["data"]) == {None, 500.0}
+    assert load["datasets"][1]["data"] == [None] * 24
+
+
+def chart_of(text: str, name: str) -> Any:
+    found = re.search(rf'data-chart="chart-{name}" data-chart-value="(.*?)"></div>', text)
     assert found is not None
-    datasets = {dataset["label"]: sum(dataset["data"]) for dataset in json.loads(unescape(found[1]))["datasets"]}
-    assert datasets == {"accepted": 3, "duplicate": 1, "rejected": 2}
-    assert "<html" not in text
+    return json.loads(found[1])
+
+
+def test_the_live_part_carries_the_data_of_the_charts(admin_client: Client) -> None:
+    traffic()
+    datasets = chart_of(text_of(admin_client, **LIVE), "verdicts")["datasets"]
+    assert {one["label"]: sum(one["data"]) for one in datasets} == {"accepted": 3, "duplicate": 1, "refused": 2}
+
+
+@pytest.mark.parametrize(
+    ("counted", "tone"), [(100, "good"), (98, "good"), (97, "unsure"), (95, "unsure"), (94, "bad"), (0, "bad")]
+)
+def test_a_figure_warns_in_its_tone(counted: int, tone: str) -> None:
+    end = datetime(2026, 11, 24, tzinfo=UTC)
+    found = Profiles(end, [Hour(end - HOUR, counted, 100, 0.0)], [], 0)
+    assert overview_panels.profiles(found)["figures"][0].tone == tone
 
 
 @pytest.mark.parametrize(
     ("permission", "seen", "hidden"),
     [
-        ("view_uplink", "Latest uplinks", "Meters heard"),
-        ("view_meter", "Meters heard", "Latest uplinks"),
-        ("view_concentrator", "Concentrators posting", "Frames verified"),
+        ("view_uplink", "Frames refused", "Meters heard"),
+        ("view_meter", "Meters heard", "Frames refused"),
+        ("view_concentrator", "Concentrators posting", "Frames refused"),
         ("view_failuretally", "Failures by kind", "Latest failures"),
         ("view_integrityfailure", "Latest failures", "Failures by kind"),
+        ("view_intervaltotal", "Load of the fleet", "Meters heard"),
+        ("view_rotationwave", "Key rotations", "Load of the fleet"),
     ],
 )
-def test_sections_are_for_those_who_may_see_them(permission: str, seen: str, hidden: str) -> None:
+def test_panels_are_for_those_who_may_see_them(permission: str, seen: str, hidden: str) -> None:
     traffic()
-    text = staff(permission).get(OVERVIEW).content.decode()
+    text = text_of(staff(permission))
     assert seen in text
     assert hidden not in text
 
 
-def test_who_may_see_nothing_is_told_so() -> None:
-    assert "may not see any of the sections" in staff().get(OVERVIEW).content.decode()
+def test_who_may_see_nothing_sees_the_health_of_components() -> None:
+    traffic()
+    text = text_of(staff())
+    assert "Health of components" in text
+    assert "console-figure-value" not in text
 
 
 def test_the_page_loads_nothing_from_other_hosts(admin_client: Client) -> None:
@@ -176,10 +276,93 @@ def test_the_cost_is_the_same_however_much_there_is(admin_client: Client) -> Non
     traffic()
     with counting() as statements:
         admin_client.get(OVERVIEW, headers=LIVE)
-        few = statements.take()
-        for _ in range(3):
-            traffic(6)
-        cache.clear()
+        first = statements.take()
+        KeptAnswer.objects.update(took_s=60)
         statements.take()
         admin_client.get(OVERVIEW, headers=LIVE)
-        assert len(statements) == len(few) <= 12, [*statements]
+        rested = statements.take()
+        for _ in range(3):
+            traffic(6)
+        KeptAnswer.objects.all().delete()
+        statements.take()
+        admin_client.get(OVERVIEW, headers=LIVE)
+        assert len(statements) == len(first) <= 50, [*statements]
+        KeptAnswer.objects.update(took_s=60)
+        statements.take()
+        admin_client.get(OVERVIEW, headers=LIVE)
+        assert len(statements) <= len(rested) <= 20, [*statements]
+
+
+# --- what to do first ----------------------------------------------------------------------------
+
+
+def alert(rule: str, subject_id: int = 0, kind: str = SubjectKind.FLEET, **more: Any) -> Alert:
+    standing = Rule.objects.get(name=rule)
+    now = timezone.now()
+    return Alert.objects.create(
+        rule=standing,
+        severity=standing.severity,
+        subject_kind=kind,
+        subject_id=subject_id,
+        subject="sub-1",
+        summary=f"why {rule}",
+        opened_at=now,
+        seen_at=now,
+        **more,
+    )
+
+
+def items(text: str) -> list[str]:
+    list_ = re.search(r'<section aria-labelledby="to-do".*?</section>', text, re.DOTALL)
+    assert list_ is not None
+    return [
+        " ".join(re.sub(r"<[^>]*>", " ", item).split()) for item in re.findall(r"<li>.*?</li>", list_[0], re.DOTALL)
+    ]
+
+
+def test_open_alerts_are_what_to_do_first_by_severity(admin_client: Client) -> None:
+    components.look(timezone.now())
+    KeptAnswer.objects.filter(name="components").update(content=b"\x80")
+    concentrator = traffic()
+    assert "Nothing needs you now." in text_of(admin_client)
+    alert("Concentrator is silent", concentrator.pk, SubjectKind.CONCENTRATOR)
+    alert("Counter used twice")
+    alert("Many frames refused", snoozed_until=timezone.now() + HOUR)
+    text = text_of(admin_client)
+    first, second = items(text)
+    assert first.startswith("critical Counter used twice why Counter used twice")
+    assert second.startswith("warning Concentrator is silent: sub-1")
+    assert f"/admin/concentrators/concentrator/{concentrator.pk}/change/" in text
+
+
+def test_more_alerts_than_are_shown_are_counted(admin_client: Client) -> None:
+    components.look(timezone.now())
+    for number in range(9):
+        alert("Meter is silent", number + 1, SubjectKind.METER)
+    text = text_of(admin_client)
+    assert len(items(text)) == 6
+    assert re.search(r"and (\d+) more", text)
+
+
+def test_alerts_are_for_those_who_may_see_them() -> None:
+    traffic()
+    alert("Counter used twice")
+    assert "Counter used twice" not in text_of(staff("view_meter"))
+
+
+def test_without_a_worker_the_overview_says_so(admin_client: Client) -> None:
+    assert items(text_of(admin_client))[0].startswith("critical Schedule and workers: not heard of")
+    components.look(timezone.now())
+    assert "looked at all this" in text_of(admin_client)
+    KeptAnswer.objects.filter(name="components").update(taken_at=timezone.now() - HOUR)
+    assert "not heard of for 60 min" in text_of(admin_client)
+
+
+def test_a_component_that_is_not_well_comes_first(admin_client: Client, settings: Any) -> None:
+    alert("Counter used twice")
+    settings.MASTER_KEY_FILE = "/nowhere/master.keys"
+    components.look(timezone.now())
+    found = items(text_of(admin_client))
+    assert found[0].startswith("critical Master key: ")
+    assert any("Counter used twice" in item for item in found)
+    assert Severity.CRITICAL.name.lower() == "critical"

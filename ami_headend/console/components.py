@@ -1,0 +1,43 @@
+"""Health of the head-end's components, as a worker found it lately; that it did shows that schedule and workers run."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from ami_headend import diagnosis
+from ami_headend.console import kept
+from ami_headend.console.formatting import duration
+from ami_headend.console.kept import Question
+from ami_headend.diagnosis import Finding
+from ami_headend.models import KeptAnswer
+
+LOOKED_AT_EVERY = timedelta(minutes=1)
+_STALE_AFTER = timedelta(minutes=3)
+_SCHEDULE = "schedule and workers"
+
+
+def _look(now: datetime) -> list[list[Any]]:
+    return [list(finding.as_dict().values()) for finding in diagnosis.guarded(diagnosis.examine_beside_workers)]
+
+
+def _read(found: Any) -> list[Finding]:
+    return [Finding(*finding) for finding in found]
+
+
+COMPONENTS = Question("components", _look, _read)
+
+
+def look(now: datetime) -> None:
+    """What the schedule has a worker do: look at everything, and keep what was found."""
+    kept.keep(COMPONENTS, now)
+
+
+def components(now: datetime) -> list[Finding]:
+    """The findings: what a worker found, and without one what this process sees by itself."""
+    row = KeptAnswer.objects.filter(name=COMPONENTS.name).first()
+    found = None if row is None else kept.read(COMPONENTS, row)
+    if row is None or found is None or now - row.taken_at > _STALE_AFTER:
+        since = "" if row is None else f" for {duration((now - row.taken_at).total_seconds())}"
+        to_do = "Start celery beat and a worker (make up starts both); nothing is verified without a worker."
+        return [Finding(_SCHEDULE, False, f"not heard of{since}", to_do), diagnosis.broker()]
+    age = duration((now - row.taken_at).total_seconds())
+    return [Finding(_SCHEDULE, True, f"looked at all this {age} ago"), *found]

@@ -1,0 +1,158 @@
+"""What the console asks about all meters and concentrators."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import connection
+
+from ami_headend.alerts.conditions.traffic import SETTLING
+from ami_headend.alerts.models import Condition, Rule
+from ami_headend.console.kept import Question
+from concentrators import completeness
+from concentrators.completeness import Hour, Share
+from keyvault.sql import int_array
+from meters.models import MeterStatus
+
+HEARD_PERIOD = timedelta(hours=24)
+PROFILE_PERIOD = timedelta(days=7)
+DAY = timedelta(hours=24)
+ROWS = 8
+_SILENT_AFTER = timedelta(hours=2)  # where no rule says otherwise
+
+
+class SilentMeter(NamedTuple):
+    """A commissioned meter and its last accepted frame; ``via`` is the concentrator that brought it."""
+
+    id: int
+    serial_number: str
+    heard_at: datetime | None
+    via: str | None
+
+
+class MetersHeard(NamedTuple):
+    """Commissioned meters: expected, heard in the last 24 hours, never heard, and those silent the longest."""
+
+    expected: int
+    heard: int
+    never: int
+    silent: list[SilentMeter]
+
+
+class Profiles(NamedTuple):
+    """Completeness of all load profiles: by hour over seven days, and of the least complete concentrators over one.
+
+    Both end at ``end``: what is younger may still be on its way.
+    """
+
+    end: datetime
+    hours: list[Hour]
+    shares: list[Share]
+    concentrators: int
+
+    def over(self, period: timedelta) -> tuple[int, int]:
+        """How many intervals are there, and how many are expected, in the last of it."""
+        last = [hour for hour in self.hours if self.end - period <= hour.start < self.end]
+        return sum(hour.counted for hour in last), sum(hour.expected for hour in last)
+
+
+class ConcentratorRow(NamedTuple):
+    """An active concentrator: when it posted last, and how many of its uplinks wait."""
+
+    id: int
+    name: str
+    heard_at: datetime | None
+    waiting: int
+
+
+class Concentrators(NamedTuple):
+    """Active concentrators: how many, how many of them are silent; the silent ones first, and those asked for."""
+
+    active: int
+    silent: int
+    rows: list[ConcentratorRow]
+
+
+def silent_after() -> timedelta:
+    """How long a concentrator may be silent: as the rule of its alert says."""
+    rules = Rule.objects.filter(condition=Condition.SILENT_CONCENTRATOR, is_enabled=True)
+    minutes = rules.order_by("period_minutes").values_list("period_minutes", flat=True).first()
+    return _SILENT_AFTER if minutes is None else timedelta(minutes=minutes)
+
+
+def concentrators(since: datetime, others: Collection[int], limit: int = ROWS) -> Concentrators:
+    """Active concentrators with those that have not posted ``since``, longest silent first, and ``others`` by id."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """WITH heard AS MATERIALIZED (
+                   SELECT c.id, c.name, u.received_at, coalesce(u.received_at < %(since)s, true) AS silent
+                   FROM concentrators_concentrator c
+                   LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
+                                      ORDER BY received_at DESC LIMIT 1) u ON true
+                   WHERE c.is_active
+               ), counted AS (
+                   SELECT count(*) AS active, count(*) FILTER (WHERE silent) AS silent FROM heard
+               ), shown AS (
+                   (SELECT * FROM heard WHERE silent ORDER BY received_at NULLS FIRST, id LIMIT %(limit)s)
+                   UNION SELECT * FROM heard WHERE id = ANY(%(others)s::int[])
+               )
+               SELECT n.active, n.silent, s.id, s.name, s.received_at,
+                      (SELECT count(*) FROM concentrators_uplink
+                       WHERE concentrator_id = s.id AND verified_at IS NULL)
+               FROM counted n LEFT JOIN shown s ON true
+               ORDER BY s.silent DESC, s.received_at NULLS FIRST, s.id""",
+            {"since": since, "limit": limit, "others": int_array(others)},
+        )
+        rows = cursor.fetchall()
+    active, silent = rows[0][:2]
+    return Concentrators(active, silent, [ConcentratorRow(*row[2:]) for row in rows if row[2] is not None])
+
+
+def _meters_heard(now: datetime) -> MetersHeard:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """WITH heard AS (
+                   SELECT m.id, m.serial_number, max(n.heard_at) AS heard_at,
+                          (array_agg(n.heard_via ORDER BY n.heard_at DESC NULLS LAST))[1] AS via
+                   FROM meters_meter m
+                   LEFT JOIN keyvault_devicekey k ON k.system_title = m.system_title AND k.epoch > 0
+                   LEFT JOIN keyvault_invocationcounter n ON n.key_id = k.id
+                   WHERE m.status = %s
+                   GROUP BY m.id
+               ), shown AS (
+                   SELECT *, count(*) OVER () AS expected,
+                          count(*) FILTER (WHERE heard_at >= %s) OVER () AS heard,
+                          count(*) FILTER (WHERE heard_at IS NULL) OVER () AS never
+                   FROM heard ORDER BY heard_at NULLS FIRST, id LIMIT %s
+               )
+               SELECT s.expected, s.heard, s.never, s.id, s.serial_number, s.heard_at, c.name
+               FROM shown s LEFT JOIN concentrators_concentrator c ON c.id = s.via
+               ORDER BY s.heard_at NULLS FIRST, s.id""",
+            [MeterStatus.COMMISSIONED, now - HEARD_PERIOD, ROWS],
+        )
+        rows = cursor.fetchall()
+    expected, heard, never = rows[0][:3] if rows else (0, 0, 0)
+    return MetersHeard(expected, heard, never, [SilentMeter(*row[3:]) for row in rows])
+
+
+def _profiles(now: datetime) -> Profiles:
+    present = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    end = (now - SETTLING).astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    start, last = end - PROFILE_PERIOD, present + timedelta(hours=1)
+    spans = completeness.expected_spans(start, last)
+    shares = completeness.shares(spans, end - DAY, end)
+    return Profiles(end, completeness.hours(spans, start, last), shares[:ROWS], len(shares))
+
+
+def _read_meters_heard(kept: Any) -> MetersHeard:
+    expected, heard, never, silent = kept
+    return MetersHeard(expected, heard, never, [SilentMeter(*row) for row in silent])
+
+
+def _read_profiles(kept: Any) -> Profiles:
+    end, hours, shares, concentrators = kept
+    return Profiles(end, [Hour(*row) for row in hours], [Share(*row) for row in shares], concentrators)
+
+
+METERS_HEARD = Question("meters heard", _meters_heard, _read_meters_heard)
+PROFILES = Question("profiles", _profiles, _read_profiles)

@@ -1,0 +1,90 @@
+"""Costly questions, asked seldom: whoever looks at a page gets an answer that is kept in the database.
+
+An answer rests in proportion to its cost. What is cheap is asked anew by whoever looks; what is not, the
+schedule asks in time (``renew``), so that nobody waits for it. Without the schedule the first who finds an
+answer too old asks, and everyone else meanwhile sees the old one: all of it is right without it, only slower.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import cbor2
+from django.db import transaction
+
+from ami_headend.models import KeptAnswer
+
+logger = logging.getLogger(__name__)
+
+RESTS = 100  # times as long as it took, before whoever looks asks again
+RENEWED = 40  # the same, before the schedule does
+COSTLY_S = 0.1
+
+
+class Question(NamedTuple):
+    """A question. ``ask`` gives named tuples, numbers and times; ``read`` makes them of plain lists again."""
+
+    name: str
+    ask: Callable[[datetime], Any]
+    read: Callable[[Any], Any]
+
+
+class Answer(NamedTuple):
+    """What was found, and when."""
+
+    found: Any
+    taken_at: datetime
+
+
+def answers(questions: Sequence[Question], now: datetime) -> dict[str, Answer]:
+    """The answers by name; one query, and those of the questions that are due."""
+    rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
+    return {question.name: _answer(question, rows.get(question.name), now) for question in questions}
+
+
+def renew(questions: Sequence[Question], now: datetime) -> list[str]:
+    """Ask those again that are costly and will soon be too old; gives their names."""
+    rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
+    due = [
+        question
+        for question in questions
+        if (row := rows.get(question.name)) is not None and row.took_s > COSTLY_S and row.is_older(RENEWED, now)
+    ]
+    for question in due:
+        keep(question, now)
+    return [question.name for question in due]
+
+
+def keep(question: Question, now: datetime) -> Any:
+    """Ask, and keep the answer."""
+    started = time.monotonic()
+    found = question.ask(now)
+    KeptAnswer.objects.bulk_create(
+        [KeptAnswer(name=question.name, content=cbor2.dumps(found), taken_at=now, took_s=time.monotonic() - started)],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["content", "taken_at", "took_s"],
+    )
+    return found
+
+
+def read(question: Question, row: KeptAnswer) -> Any:
+    """The kept answer; None where it was kept in another form than this release reads."""
+    try:
+        return question.read(cbor2.loads(bytes(row.content)))
+    except (cbor2.CBORDecodeError, TypeError, ValueError, LookupError) as error:
+        logger.info("the kept answer to %s cannot be read and is asked anew: %s", question.name, error)
+        return None
+
+
+def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> Answer:
+    standing = None if row is None else read(question, row)
+    if row is not None and standing is not None and not row.is_older(RESTS, now):
+        return Answer(standing, row.taken_at)
+    with transaction.atomic():
+        mine = KeptAnswer.objects.select_for_update(skip_locked=True).filter(name=question.name).exists()
+        if row is not None and standing is not None and not mine:
+            return Answer(standing, row.taken_at)  # another is at it
+        return Answer(keep(question, now), now)

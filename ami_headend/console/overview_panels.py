@@ -1,0 +1,307 @@
+"""The panels of the overview: figures, charts and tables, of what the user may see."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+
+from ami_headend.console import charts, fleet_queries, traffic_queries
+from ami_headend.console.charts import Chart, Series
+from ami_headend.console.failures import failures_table, failures_url
+from ami_headend.console.figures import Figure
+from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILE_PERIOD, PROFILES, ROWS, MetersHeard, Profiles
+from ami_headend.console.formatting import (
+    SEVERITY_COLOURS,
+    ago,
+    clipped,
+    duration,
+    kind_label,
+    label,
+    link,
+    percent,
+    power,
+    thousands,
+)
+from ami_headend.console.kept import Answer
+from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
+from ami_headend.console.tables import Column, table
+from ami_headend.console.traffic_queries import VERDICTS, KindCount, VerdictHour
+from concentrators import failure_queries, uplinks
+from concentrators.failure_queries import FailureSelection
+from concentrators.verdicts import Severity
+from keyvault import rewrap
+from keyvault.models import MasterKeyRotation
+
+QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, OPEN_WAVES)
+
+_COMPLETE, _LACKING = 0.98, 0.95  # of the intervals expected: below the first unsure, below the second bad
+_HOUR = timedelta(hours=1)
+
+Panel = dict[str, Any]
+
+
+def profiles(found: Profiles) -> Panel:
+    """Completeness in figures and by hour, and the load curve."""
+    url = _totals_url(found.end - DAY)
+    return {
+        "figures": [
+            _completeness("Completeness, 24 hours", found, DAY, url),
+            _completeness("Completeness, 7 days", found, PROFILE_PERIOD, _totals_url(found.end - PROFILE_PERIOD)),
+        ],
+        "completeness": _completeness_chart(found),
+        "load": _load_chart(found),
+        "totals_url": url,
+    }
+
+
+def meters(found: MetersHeard, now: datetime) -> Panel:
+    """Meters heard, and those that are silent the longest."""
+    url = reverse("admin:meters_meter_changelist")
+    note = f"last 24 hours; {found.never:,} never" if found.never else "last 24 hours"
+    tone = _tone(found.heard, found.expected)
+    rows = [
+        [
+            link(reverse("admin:meters_meter_change", args=[meter.id]), meter.serial_number),
+            ago(meter.heard_at, now),
+            clipped(meter.via or "-"),
+        ]
+        for meter in found.silent
+        if meter.heard_at is None or now - meter.heard_at > fleet_queries.HEARD_PERIOD
+    ]
+    return {
+        "figures": [Figure("Meters heard", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],
+        "silent": table([Column("meter"), Column("last heard"), Column("through", is_minor=True)], rows),
+        "silent_empty": "Every meter was heard in the last 24 hours."
+        if found.expected
+        else "No meter is registered yet: manage.py import_meters takes a list of them.",
+        "meters_url": url,
+    }
+
+
+def concentrators(found: Profiles | None, now: datetime) -> Panel:
+    """Concentrators: the silent ones first, then those whose meters' readings lag behind."""
+    shares = {} if found is None else {share.concentrator_id: share for share in found.shares}
+    after = fleet_queries.silent_after()
+    standing = fleet_queries.concentrators(now - after, list(shares))
+    silent = [row for row in standing.rows if row.heard_at is None or row.heard_at < now - after]
+    others = {row.id: row for row in standing.rows if row not in silent}
+    lagging = [others[one] for one in shares if one in others]
+    rows = []
+    for row in [*silent, *lagging][:ROWS]:
+        share = shares.get(row.id)
+        part = None if share is None else share.counted / share.expected
+        state = ("silent", "danger") if row in silent else ("well", "success")
+        if state[0] == "well" and part is not None and part < _COMPLETE:
+            state = ("lagging", "warning")
+        rows.append(
+            [
+                link(reverse("admin:concentrators_concentrator_change", args=[row.id]), row.name),
+                label(*state),
+                ago(row.heard_at, now),
+                "-" if share is None else percent(share.counted, share.expected),
+                "-" if share is None else ago(share.newest, now),
+                thousands(row.waiting),
+            ]
+        )
+    posting = standing.active - standing.silent
+    note = (
+        f"{standing.silent:,} silent for over {duration(after.total_seconds())}" if standing.silent else "none silent"
+    )
+    url = reverse("admin:concentrators_concentrator_changelist")
+    tone = "bad" if standing.silent else "good" if standing.active else ""
+    columns = [
+        Column("concentrator"),
+        Column("state"),
+        Column("last heard", is_minor=True),
+        Column("24 h", is_number=True),
+        Column("newest reading", is_minor=True),
+        Column("waiting", is_number=True, is_minor=True),
+    ]
+    value = f"{posting:,} of {standing.active:,}"
+    return {
+        "figures": [Figure("Concentrators posting", value, note, "router", url, tone)],
+        "concentrators": table(columns, rows),
+        "concentrators_url": url,
+    }
+
+
+def traffic(found: list[VerdictHour], now: datetime) -> Panel:
+    """Frames by verdict, and the queue."""
+    verified, rejected = sum(hour.verified for hour in found), sum(hour.rejected for hour in found)
+    url = reverse("admin:concentrators_uplink_changelist")
+    backlog, lag = uplinks.backlog(), traffic_queries.lag()
+    if backlog.oldest_received_at is not None:
+        note = f"the oldest for {duration((now - backlog.oldest_received_at).total_seconds())}"
+    elif lag.median_s is None:
+        note = "nothing was posted yet"
+    else:
+        note = f"verified {lag.median_s:,.1f} s after reception"
+    refused = f"{percent(rejected, verified)} of {verified:,} in 24 hours" if verified else "no frame in 24 hours"
+    return {
+        "figures": [
+            Figure("Frames refused", thousands(rejected), refused, "gpp_bad", failures_url()),
+            Figure("Uplinks waiting", thousands(backlog.uplinks), note, "hourglass_empty", url),
+        ],
+        "verdicts": _verdicts_chart(found),
+        "uplinks_url": url,
+    }
+
+
+def failures(counts: list[KindCount], now: datetime) -> Panel:
+    """Failures by kind, and what of them points to somebody at work."""
+    start = _in_filter((now - DAY).replace(minute=0, second=0, microsecond=0))
+    signs = sum(count.failures for count in counts if count.kind.severity == Severity.CRITICAL)
+    most = max((count.failures for count in counts), default=1)
+    url = failures_url(severity=Severity.CRITICAL.name.lower(), start=start)
+    note = "forged, copied or foreign frames, 24 hours"
+    return {
+        "figures": [
+            Figure("Signs of tampering", thousands(signs), note, "policy_alert", url, "bad" if signs else "good")
+        ],
+        "kinds": [
+            {
+                "label": kind_label(count.kind),
+                "failures": thousands(count.failures),
+                "colour": SEVERITY_COLOURS[count.kind.severity],
+                "percent": max(1, round(100 * count.failures / most)),
+                "url": failures_url(kind=count.kind.value, start=start),
+            }
+            for count in counts
+        ],
+    }
+
+
+def latest_failures(now: datetime) -> Panel:
+    """The latest failures, one by one."""
+    rows, _ = failure_queries.failures(FailureSelection(), ROWS)
+    return {"failures": failures_table(rows, now), "failures_url": failures_url()}
+
+
+def rotation(found: list[WaveRow], master: MasterKeyRotation | None) -> Panel:
+    """Rotations under way, of device keys and of the master key."""
+    bars = [_wave(wave) for wave in found]
+    if master is not None:
+        done = master.rewrapped + master.unreadable
+        state = f"{master.state}, {thousands(done)} of {thousands(master.total)} secrets rewrapped"
+        bars.insert(
+            0,
+            {
+                "title": f"Master key to version {master.to_version}",
+                "note": state,
+                "done": done,
+                "whole": max(1, master.total),
+                "share": percent(done, master.total),
+                "tone": "",
+            },
+        )
+    stuck = [bar for bar in bars if bar["tone"]]
+    done, whole = sum(bar["done"] for bar in bars), sum(bar["whole"] for bar in bars)
+    note = f"{len(stuck):,} stopped or paused" if stuck else f"{len(bars):,} under way" if bars else "none under way"
+    url = reverse("admin:keyvault_devicekey_changelist")
+    value = percent(done, whole) if bars else "-"
+    return {
+        "figures": [Figure("Key rotation", value, note, "autorenew", url, "unsure" if stuck else "")],
+        "rotations": bars,
+        "keys_url": url,
+    }
+
+
+def current_rotation() -> MasterKeyRotation | None:
+    """The rotation of the master key that is running or stopped."""
+    return rewrap.current()
+
+
+def _wave(wave: WaveRow) -> dict[str, Any]:
+    note = f"{wave.state}, {thousands(wave.done)} of {thousands(wave.meters)} meters, {thousands(wave.open)} on the way"
+    if wave.failures:
+        note += f", {thousands(wave.failures)} of {thousands(wave.failure_budget)} failures used"
+    return {
+        "title": wave.name,
+        "note": note,
+        "done": wave.done,
+        "whole": wave.meters,
+        "share": percent(wave.done, wave.meters),
+        "tone": "" if wave.state == "running" else "warning",
+    }
+
+
+def counted_at(answers: Mapping[str, Answer], now: datetime) -> datetime | None:
+    """When the oldest of the kept answers was taken, where that is so long ago that it should be said."""
+    oldest = min((answer.taken_at for answer in answers.values()), default=now)
+    return oldest if now - oldest > timedelta(seconds=15) else None
+
+
+def _completeness(title: str, found: Profiles, period: timedelta, url: str) -> Figure:
+    counted, expected = found.over(period)
+    if not expected:
+        return Figure(title, "-", "no intervals are expected yet", "fact_check", url)
+    missing = expected - counted
+    note = f"{missing:,} of {expected:,} intervals missing" if missing else f"all {expected:,} intervals"
+    return Figure(title, percent(counted, expected), note, "fact_check", url, _tone(counted, expected))
+
+
+def _tone(part: float, whole: float) -> str:
+    if not whole:
+        return ""
+    return "good" if part >= _COMPLETE * whole else "unsure" if part >= _LACKING * whole else "bad"
+
+
+def _completeness_chart(found: Profiles) -> Chart:
+    hours = [hour for hour in found.hours if hour.start < found.end]
+    shares = [100 * hour.counted / hour.expected if hour.expected else None for hour in hours]
+    least = min((share for share in shares if share is not None), default=0)
+    return charts.lines(
+        "completeness",
+        "Share of the expected intervals that are there, by hour, over seven days",
+        [_hour_label(hour.start, "%a %H:%M") for hour in hours],
+        [Series("complete", [None if share is None else round(share, 2) for share in shares], charts.GOOD)],
+        "%",
+        scale=(max(0, least // 10 * 10 - 10), 100),
+    )
+
+
+def _load_chart(found: Profiles) -> Chart:
+    """Average power by hour: the last 24 hours, and the 24 before them at the same hours."""
+    last = [hour for hour in found.hours if hour.start < found.end][-48:]
+    watts = [hour.energy_wh if hour.expected and hour.counted >= hour.expected / 2 else None for hour in last]
+    unit, divisor = charts.unit_for(watts, "W")
+    values = [None if value is None else round(value / divisor, 3) for value in watts]
+    before, after = values[:24], values[24:]
+    now_w = next((value for value in reversed(watts) if value is not None), None)
+    return charts.lines(
+        "load",
+        f"Average power of all meters by hour; latest {power(now_w)}",
+        [_hour_label(hour.start, "%H:%M") for hour in last[24:]],
+        [Series("last 24 hours", after, charts.PLAIN), Series("the 24 hours before", before, charts.FAINT)],
+        unit,
+    )
+
+
+def _verdicts_chart(found: Sequence[VerdictHour]) -> Chart:
+    return charts.bars(
+        "verdicts",
+        "Frames verified per hour, by verdict, over 24 hours",
+        [_hour_label(hour.start, "%H:%M") for hour in found],
+        [
+            Series("accepted", [hour.accepted for hour in found], charts.GOOD),
+            Series("duplicate", [hour.duplicate for hour in found], charts.UNSURE),
+            Series("refused", [hour.rejected for hour in found], charts.BAD),
+        ],
+        "frames",
+    )
+
+
+def _hour_label(start: datetime, form: str) -> str:
+    return f"{timezone.localtime(start):{form}}"
+
+
+def _totals_url(start: datetime) -> str:
+    return f"{reverse('admin:interval_totals')}?{urlencode({'start': _in_filter(start)})}"
+
+
+def _in_filter(at: datetime) -> str:
+    """A time as the filters of lists write it, in the viewer's zone."""
+    return f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}"

@@ -1,0 +1,50 @@
+"""What the overview asks about rotations under way."""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ami_headend.console.kept import Question
+from concentrators import waves
+from concentrators.models import RotationWave, WaveState
+
+_UNDER_WAY = (WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
+_WAVES = 5
+
+
+class WaveRow(NamedTuple):
+    """A wave that has not ended: of its meters, those whose key arrived, whose command is open, and that failed."""
+
+    id: int
+    name: str
+    state: str
+    meters: int
+    done: int
+    open: int
+    failures: int
+    failure_budget: int
+
+
+def _open_waves(now: datetime) -> list[WaveRow]:
+    found = list(RotationWave.objects.filter(state__in=_UNDER_WAY).order_by("-pk")[:_WAVES])
+    progress = waves.progresses(found) if found else {}
+    return [
+        WaveRow(
+            wave.pk,
+            wave.name,
+            wave.state,
+            standing.meters,
+            standing.states.get("done", 0),
+            standing.open,
+            standing.failures,
+            wave.failure_budget,
+        )
+        for wave in found
+        for standing in [progress[wave.pk]]
+    ]
+
+
+def _read(kept: Any) -> list[WaveRow]:
+    return [WaveRow(*row) for row in kept]
+
+
+OPEN_WAVES = Question("open waves", _open_waves, _read)

@@ -1,0 +1,100 @@
+"""What to do first: what is wrong now, most urgent first, each with where to go."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.urls import reverse
+
+from ami_headend.alerts.models import Alert, Condition, SubjectKind
+from ami_headend.alerts.queries import count_by_severity, open_alerts
+from ami_headend.console.formatting import SEVERITY_COLOURS
+from ami_headend.diagnosis import Finding
+from concentrators.models import Concentrator, ConcentratorToken
+from concentrators.verdicts import Severity
+from keyvault.models import DeviceKey
+from meters.models import Meter
+
+SHOWN = 6
+
+_PAGES = {
+    SubjectKind.METER: "admin:meters_meter_change",
+    SubjectKind.CONCENTRATOR: "admin:concentrators_concentrator_change",
+}
+_LISTS = {
+    Condition.FAILURE_RATE: "admin:failures",
+    Condition.KIND_SEEN: "admin:failures",
+    Condition.QUEUE_LAG: "admin:concentrators_uplink_changelist",
+    Condition.KEYS_WORN: "admin:keyvault_devicekey_changelist",
+}
+
+
+class Item(NamedTuple):
+    """One thing to do: how urgent, what is wrong, more about it, since when, and where to go."""
+
+    severity: str
+    colour: str
+    title: str
+    text: str
+    since: datetime | None = None
+    url: str = ""
+    is_acknowledged: bool = False
+
+
+class ToDo(NamedTuple):
+    """What to do first, and how much more there is; or the first steps of a head-end that has no meters yet."""
+
+    items: list[Item]
+    more: int
+    steps: list[Item]
+
+
+def to_do(user: Any, findings: Sequence[Finding], now: datetime) -> ToDo:
+    """What the user may know of, components first: whatever they break, the rest follows from."""
+    items = [
+        _item(Severity.CRITICAL, f"{finding.name.capitalize()}: {finding.found}", finding.to_do)
+        for finding in findings
+        if not finding.well
+    ]
+    more = 0
+    if user.has_perm("alerts.view_alert"):
+        alerts = list(open_alerts(now)[:SHOWN])
+        more = sum(count_by_severity(now).values()) - len(alerts)
+        items += [_alert(alert) for alert in alerts]
+    steps = [] if items else _first_steps(user)
+    return ToDo(items[:SHOWN], more + max(0, len(items) - SHOWN), steps)
+
+
+def _item(severity: Severity, title: str, text: str, **more: Any) -> Item:
+    return Item(severity.name.lower(), SEVERITY_COLOURS[severity], title, text, **more)
+
+
+def _alert(alert: Alert) -> Item:
+    page, rows = _PAGES.get(SubjectKind(alert.subject_kind)), _LISTS.get(Condition(alert.rule.condition))
+    url = reverse(page, args=[alert.subject_id]) if page else reverse(rows) if rows else ""
+    title = alert.rule.name if alert.subject_kind == SubjectKind.FLEET else f"{alert.rule.name}: {alert.subject}"
+    return _item(
+        Severity(alert.severity),
+        title,
+        alert.summary,
+        since=alert.opened_at,
+        url=url,
+        is_acknowledged=alert.acknowledged_at is not None,
+    )
+
+
+def _first_steps(user: Any) -> list[Item]:
+    """What is missing before the first frame can be accepted; nothing once there is a meter."""
+    if not user.has_perm("meters.view_meter") or Meter.objects.exists():
+        return []
+    steps = [
+        (Concentrator.objects, "Register a concentrator", "It posts for its meters.", "concentrators_concentrator"),
+        (ConcentratorToken.objects, "Issue its token", "It signs in with that.", "concentrators_concentratortoken"),
+        (DeviceKey.objects, "Import keys", "From the manufacturer's shipment: manage.py import_keys --help.", ""),
+        (Meter.objects, "Import meters", "Who they are and where they belong: manage.py import_meters --help.", ""),
+    ]
+    return [
+        Item("", "", title, text, url=reverse(f"admin:{page}_changelist") if page else "")
+        for rows, title, text, page in steps
+        if not rows.exists()
+    ]

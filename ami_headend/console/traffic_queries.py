@@ -1,0 +1,85 @@
+"""What the console asks about frames: verdicts by hour, the queue, failures."""
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from django.db import connection
+
+from ami_headend.console.kept import Question
+from concentrators.verdicts import FailureKind
+
+HOURS = 24
+_LATEST = 200
+
+
+class VerdictHour(NamedTuple):
+    """Frames whose verdicts fell in one hour."""
+
+    start: datetime
+    accepted: int
+    duplicate: int
+    rejected: int
+
+    @property
+    def verified(self) -> int:
+        return self.accepted + self.duplicate + self.rejected
+
+
+class KindCount(NamedTuple):
+    """How many frames failed in a kind."""
+
+    kind: FailureKind
+    failures: int
+
+
+class Lag(NamedTuple):
+    """Seconds from reception to verdict, of the uplinks verified lately: the middle one and the slowest."""
+
+    median_s: float | None
+    slowest_s: float | None
+
+
+def failures_by_kind(since: datetime) -> list[KindCount]:
+    """Failures by kind since the hour of ``since``, most first; from the tallies, so capped rows count too."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # One short range of the primary key per concentrator and kind, however long tallies are kept.
+            """SELECT k.kind, sum(t.failures)::bigint
+               FROM concentrators_concentrator c CROSS JOIN unnest(%s::text[]) AS k(kind)
+               JOIN concentrators_failuretally t ON t.concentrator_id = c.id AND t.kind = k.kind AND t.hour >= %s
+               GROUP BY k.kind ORDER BY 2 DESC, 1""",
+            [[kind.value for kind in FailureKind], since.replace(minute=0, second=0, microsecond=0)],
+        )
+        return [KindCount(FailureKind(kind), failures) for kind, failures in cursor.fetchall()]
+
+
+def lag() -> Lag:
+    """How long the latest uplinks waited for their verdicts."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY waited), max(waited)
+               FROM (SELECT extract(epoch FROM verified_at - received_at)::float8 AS waited
+                     FROM concentrators_uplink ORDER BY id DESC LIMIT %s) AS latest
+               WHERE waited IS NOT NULL""",
+            [_LATEST],
+        )
+        return Lag(*cursor.fetchone())
+
+
+def _verdicts_by_hour(now: datetime) -> list[VerdictHour]:
+    """The last hours, the present one last. Counts uplinks received in them and the hour before."""
+    last = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    first = last - timedelta(hours=HOURS - 1)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT date_trunc('hour', verified_at, 'UTC'), sum(accepted), sum(duplicate), sum(rejected)
+               FROM concentrators_uplink
+               WHERE received_at >= %s AND body IS NOT NULL AND verified_at >= %s GROUP BY 1""",
+            [first - timedelta(hours=1), first],
+        )
+        found = {row[0]: VerdictHour(*row) for row in cursor.fetchall()}
+    starts = (first + timedelta(hours=n) for n in range(HOURS))
+    return [found.get(start) or VerdictHour(start, 0, 0, 0) for start in starts]
+
+
+VERDICTS = Question("verdicts by hour", _verdicts_by_hour, lambda kept: [VerdictHour(*row) for row in kept])

@@ -1,0 +1,19 @@
+"""Celery's doors to what the console keeps ready."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from ami_headend.console import components, kept
+from ami_headend.console.overview_panels import QUESTIONS
+
+
+@shared_task
+def look_at_components() -> None:
+    """Look at the health of every component; that it was looked at shows that schedule and workers run."""
+    components.look(timezone.now())
+
+
+@shared_task
+def renew_kept_answers() -> None:
+    """Ask again what is costly, before somebody waits for it."""
+    kept.renew(QUESTIONS, timezone.now())

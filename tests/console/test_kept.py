@@ -1,0 +1,101 @@
+"""Kept answers: asked when they are due, by one alone, and read back as they were."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import pytest
+from django.db import connections, transaction
+from django.utils import timezone
+
+from ami_headend.console import kept
+from ami_headend.console.kept import Question
+from ami_headend.console.overview_panels import QUESTIONS
+from ami_headend.models import KeptAnswer
+
+
+class Found(NamedTuple):
+    at: datetime | None
+    number: int
+    rows: list[tuple[int, str]]
+
+
+NOW = timezone.now().replace(microsecond=123_000)
+
+
+class Asked:
+    """A question that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, now: datetime) -> Found:
+        self.times += 1
+        return Found(now, self.times, [(1, "ä")])
+
+    @property
+    def question(self) -> Question:
+        return Question("asked", self, lambda kept: Found(kept[0], kept[1], [tuple(row) for row in kept[2]]))
+
+
+@pytest.fixture
+def asked(db: None) -> Asked:
+    return Asked()
+
+
+def ask(asked: Asked, after: timedelta = timedelta()) -> Any:
+    return kept.answers([asked.question], NOW + after)["asked"].found
+
+
+def test_an_answer_is_read_back_as_it_was(asked: Asked) -> None:
+    first = ask(asked)
+    KeptAnswer.objects.update(took_s=1)
+    assert ask(asked) == first == Found(NOW, 1, [(1, "ä")])
+
+
+def test_an_answer_rests_in_proportion_to_its_cost(asked: Asked) -> None:
+    ask(asked)
+    KeptAnswer.objects.update(took_s=2)
+    assert ask(asked, timedelta(seconds=199)).number == 1
+    assert ask(asked, timedelta(seconds=201)).number == 2
+
+
+def test_the_schedule_asks_in_time_what_is_costly(asked: Asked) -> None:
+    assert kept.renew([asked.question], NOW) == []
+    ask(asked)
+    KeptAnswer.objects.update(took_s=0.05)
+    assert kept.renew([asked.question], NOW + timedelta(hours=1)) == []
+    KeptAnswer.objects.update(took_s=2)
+    assert kept.renew([asked.question], NOW + timedelta(seconds=79)) == []
+    assert kept.renew([asked.question], NOW + timedelta(seconds=81)) == ["asked"]
+    assert asked.times == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x01", b"\xff", b"\x83\x01\x02\x03"])
+def test_what_another_release_kept_is_asked_anew(asked: Asked, content: bytes) -> None:
+    ask(asked)
+    KeptAnswer.objects.update(took_s=1000, content=content)
+    assert ask(asked).number == 2
+
+
+def test_every_question_of_the_overview_can_be_kept(db: None) -> None:
+    for question in QUESTIONS:
+        found = kept.keep(question, NOW)
+        assert kept.read(question, KeptAnswer.objects.get(name=question.name)) == found
+
+
+@pytest.mark.django_db(transaction=True)
+def test_while_one_asks_the_others_see_the_old_answer() -> None:
+    asked = Asked()
+    ask(asked)
+
+    def elsewhere() -> Any:
+        try:
+            return ask(asked, timedelta(days=1))
+        finally:
+            connections.close_all()
+
+    with transaction.atomic(), ThreadPoolExecutor(1) as pool:
+        KeptAnswer.objects.select_for_update().get(name="asked")
+        assert pool.submit(elsewhere).result(10).number == 1
+    assert ask(asked, timedelta(days=1)).number == 2
