@@ -43,6 +43,8 @@ MASTER_KEY_DESTROY_AFTER_DAYS = env.int("MASTER_KEY_DESTROY_AFTER_DAYS", 30)  # 
 REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", not env.bool("DEBUG", False) and not IS_EMBEDDED)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
+BACKUP_DIR = env.path("BACKUP_DIR", VAR_DIR / "backups")
+BACKUP_KEEP_DAYS = env.int("BACKUP_KEEP_DAYS", 35)
 
 # --- Django ------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", False)

@@ -11,7 +11,8 @@ import logging
 import secrets
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +97,26 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
         head = Head(row.number, row.mac)
         transaction.on_commit(lambda: logger.info("audit head %s (%s by %s)", head, act, actor.name))
     return head
+
+
+def carry_on(records: Iterable[tuple[dict[str, Any], bytes]]) -> int:
+    """Append records that the chain had before the database was restored, each (content, mac) from the key journal.
+
+    In order of their numbers; ends at the first that does not follow on the one before. Gives how many were appended.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        last = head()
+        key = _key()
+        rows = []
+        for content, mac in records:
+            row = AuditRecord(**{**content, "at": datetime.fromisoformat(content["at"])}, mac=mac)
+            if row.number != last.number + 1 or not hmac.compare_digest(mac, _mac(key, last.mac, row)):
+                break
+            rows.append(row)
+            last = Head(row.number, mac)
+        AuditRecord.objects.bulk_create(rows)
+    return len(rows)
 
 
 def head() -> Head:

@@ -1,6 +1,7 @@
 """Device keys at rest and their invocation counters. Key octets stand here only wrapped."""
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
@@ -206,6 +207,29 @@ class RotationState(models.TextChoices):
     RUNNING = "running"
     STOPPED = "stopped"
     FINISHED = "finished"
+
+
+class Backup(models.Model):
+    """A dump of the database that is kept somewhere: the master key versions that it needs are not destroyed.
+
+    Its row is committed before the dump begins, and so is in the dump itself: a database restored from it
+    knows from there on which record of the key journal it lacks what comes later.
+    """
+
+    name = models.CharField(max_length=60, unique=True)
+    place = models.CharField(max_length=500, help_text="host and folder where it was made")
+    made_at = models.DateTimeField()
+    journal_number = models.BigIntegerField(help_text="the key journal up to here is in it")
+    versions = ArrayField(models.PositiveIntegerField(), help_text="master key versions that its secrets are under")
+    active_version = models.PositiveIntegerField(help_text="what came later is under this one, or a later one")
+    keep_until = models.DateTimeField()
+    sha256 = models.BinaryField(max_length=32, null=True)
+    octets = models.BigIntegerField(null=True)
+    finished_at = models.DateTimeField(null=True, help_text="empty: under way, or ended badly")
+    pruned_at = models.DateTimeField(null=True, help_text="deleted; it needs nothing any more")
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class MasterKeyRotation(models.Model):

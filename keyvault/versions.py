@@ -6,10 +6,12 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, transaction
 
-from keyvault import approvals, audit, census, masterkey
+from keyvault import approvals, audit, backups, census, masterkey
 from keyvault.audit import Actor
 from keyvault.masterkey import MasterKeyError, MasterKeyState, Version
 from keyvault.wrapping import changing_versions
+
+_NAMED = 5
 
 
 class DestroyError(Exception):
@@ -76,6 +78,12 @@ def _check(number: int, now: datetime) -> None:
         raise DestroyError(
             f"{needing} secrets need version {number}: rewrap them (manage.py master_key rotate --resume), or see "
             "what is wrong with them (manage.py master_key verify)"
+        )
+    kept = list(backups.needing(number)[:_NAMED])
+    if kept:
+        raise DestroyError(
+            f"backups that are kept need version {number}: {', '.join(map(str, kept))}. Prune them first "
+            "(manage.py backup prune)"
         )
 
 

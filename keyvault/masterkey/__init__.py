@@ -1,5 +1,8 @@
 """The master key: its versions, where they are held, and the wrapping of secrets under them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +21,7 @@ from keyvault.masterkey.keys import (
 )
 
 __all__ = [
+    "FileProvider",
     "MasterKeyError",
     "MasterKeyState",
     "MasterKeys",
@@ -30,6 +34,7 @@ __all__ = [
     "load",
     "probe",
     "provider",
+    "using",
     "wrapped_version",
 ]
 
@@ -62,9 +67,22 @@ class Provider(Protocol):
         """Destroy a version's key for good; never the active one's."""
 
 
+_instead: ContextVar[Provider | None] = ContextVar("master_key_provider", default=None)
+
+
+@contextmanager
+def using(instead: Provider) -> Iterator[None]:
+    """Another provider than this deployment's until the block ends: a copy of its master key that is tried out."""
+    token = _instead.set(instead)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
+
+
 def provider() -> Provider:
     """The provider of this deployment (setting MASTER_KEY_PROVIDER)."""
-    return _provider(
+    return _instead.get() or _provider(
         settings.MASTER_KEY_PROVIDER,
         Path(settings.MASTER_KEY_FILE),
         settings.PKCS11_MODULE,

@@ -50,6 +50,7 @@ class Purpose(StrEnum):
     FLEET_KEY = "fleet key"
     AUDIT_KEY = "audit key"
     JOURNAL_KEY = "journal key"
+    BACKUP_KEY = "backup key"
     SIGNING_SECRET = "signing secret"  # noqa: S105 - what it is for
 
 

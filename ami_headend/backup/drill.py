@@ -1,0 +1,108 @@
+"""A restore that is only tried: into a scratch database, every key opened, everything held against the manifest."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from django.db import transaction
+
+from ami_headend.backup import databases, making, manifest, restoring
+from ami_headend.backup.manifest import Manifest
+from ami_headend.backup.programs import ProgramError
+from ami_headend.backup.restoring import Step
+from ami_headend.diagnosis import Finding
+from keyvault import audit, census, masterkey, replay
+from keyvault.audit import AuditError
+from keyvault.backups import BackupError
+from keyvault.masterkey import MasterKeyError
+from keyvault.replay import ReplayError
+
+_NAMED = 5
+
+
+def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[Finding]:
+    """Every finding of a drill; the scratch database is gone when this returns. BackupError: none could be made.
+
+    With the master key of ``masterkey.using``, if one is named.
+    """
+    findings = []
+    try:
+        found = manifest.read(folder, masterkey.provider().fresh())
+        findings.append(Finding("manifest", True, f"backup {found.name} of {found.made_at}, proven by the master key"))
+        dump = manifest.check_dump(folder, found, step("reading the dump", found.octets))
+        findings.append(Finding("dump", True, f"{found.octets} octets, SHA-256 {found.sha256}"))
+        restoring.check_release(found)
+    except (BackupError, MasterKeyError) as error:
+        return [*findings, Finding("manifest" if not findings else "dump", False, str(error), "Drill another backup.")]
+    with databases.scratch():
+        try:
+            restoring.load(dump, step("loading the dump", found.octets), replace=False)
+        except ProgramError as error:
+            return [*findings, Finding("load", False, str(error), "Drill another backup, and see the server's log.")]
+        findings.append(Finding("load", True, "into a scratch database, in one transaction"))
+        findings += _examine(found, folders, step)
+    return findings
+
+
+def _examine(found: Manifest, folders: Sequence[Path], step: Step) -> Iterable[Finding]:
+    yield _counts(found)
+    restoring.bring_up_to_date()
+    yield _keys(step)
+    yield _audit(found)
+    if folders:
+        yield _journal(found, folders, step)
+
+
+def _counts(found: Manifest) -> Finding:
+    counts = making.counts()
+    tables = sorted(set(counts) | set(found.counts))
+    others = [table for table in tables if counts.get(table) != found.counts.get(table)]
+    if others:
+        named = ", ".join(
+            f"{table} {counts.get(table)} instead of {found.counts.get(table)}" for table in others[:_NAMED]
+        )
+        return Finding("counts", False, f"{len(others)} tables differ: {named}", "Do not rely on this backup.")
+    return Finding("counts", True, f"{sum(counts.values())} rows in {len(counts)} tables, as the manifest says")
+
+
+def _keys(step: Step) -> Finding:
+    total = sum(count.secrets for count in census.census())
+    to_do = "Name the master key that belongs to the backup (--master-key), or restore those rows from another one."
+    try:
+        verified = census.verify(step("opening every key", total))
+    except MasterKeyError as error:
+        return Finding("keys", False, str(error), to_do)
+    if verified.faults:
+        named = "; ".join(verified.faults[:_NAMED])
+        return Finding("keys", False, f"{len(verified.faults)} of {total} do not open: {named}", to_do)
+    return Finding("keys", True, f"all {verified.opened} open")
+
+
+def _audit(found: Manifest) -> Finding:
+    try:
+        head = audit.verify(found.head)
+    except (AuditError, MasterKeyError) as error:
+        return Finding("audit chain", False, str(error), "Somebody changed it before the backup, or in it.")
+    return Finding("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
+
+
+def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> Finding:
+    """The journal replayed into the scratch database, and taken back."""
+    to_do = "Name the journals of all hosts (--journal); see manage.py journal verify."
+    try:
+        journal = restoring.read_journal(folders, masterkey.provider().fresh(), found.journal_number, step)
+        restoring.check_journal(journal, found.name, incomplete=False)
+        with transaction.atomic():
+            progress = step("replaying the key journal", len(journal))
+            replay.apply(journal, restoring.replayers(journal), datetime.now(UTC), progress)
+            verified = census.verify()
+            head = audit.verify()
+    except (BackupError, ReplayError, AuditError, MasterKeyError) as error:
+        return Finding("key journal", False, str(error), to_do)
+    if verified.faults:
+        return Finding("key journal", False, f"keys do not open: {'; '.join(verified.faults[:_NAMED])}", to_do)
+    return Finding(
+        "key journal",
+        True,
+        f"{len(journal)} records since the backup replay: {verified.opened} keys open, {head.number} audit records",
+    )

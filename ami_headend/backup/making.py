@@ -1,0 +1,229 @@
+"""Making a backup: a dump of one state of the database, and its manifest, in a folder that appears as a whole."""
+
+import hashlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from psycopg import sql
+
+from ami_headend.backup import manifest, programs
+from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
+from ami_headend.backup.programs import Program
+from keyvault import backups
+from keyvault.audit import Actor, AuditError
+from keyvault.backups import BackupError, Snapshot
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import Backup
+
+logger = logging.getLogger(__name__)
+
+# A database that is restored lacks the mark that the journal was replayed into it; and nobody is signed in.
+LEFT_OUT = ("keyvault_journal_replayed", "django_session")
+_CHUNK_OCTETS = 1 << 20
+_GRACE_S = 10
+
+
+def make(
+    folder: Path,
+    actor: Actor,
+    now: datetime,
+    keep_days: int,
+    progress: Callable[[int], object] = lambda octets: None,
+) -> tuple[Path, Manifest]:
+    """Make a backup in a new folder under ``folder``; gives it and its manifest. ``progress`` hears of octets written.
+
+    Raises BackupError, ProgramError, MasterKeyError, AuditError: then there is no backup, and nothing half made.
+    """
+    program = programs.find("pg_dump")
+    name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))  # mode 0700
+    except OSError as error:
+        raise BackupError(
+            f"cannot write to {folder}: {error.strerror}. Name another with --to, or BACKUP_DIR"
+        ) from None
+    place = f"{socket.gethostname()}:{(folder / name).absolute()}"
+    backup = None
+    try:
+        backup = backups.register(name, place[:500], now + timedelta(days=keep_days), actor, now)
+        with backups.snapshot() as snapshot:
+            made = _dump(program, draft / DUMP, backup, snapshot, progress)
+        _write(draft / MANIFEST, manifest.encode(made))
+        _sync(draft)
+        draft.rename(folder / name)
+        _sync(folder)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if backup is not None:
+            _take_back(backup, actor, now)
+        if isinstance(error, OSError):
+            raise BackupError(f"cannot write {folder / name}: {error.strerror}. Nothing was left of it") from None
+        raise
+    backups.finish(backup, bytes.fromhex(made.sha256), made.octets, actor, datetime.now(UTC))
+    return folder / name, made
+
+
+def counts() -> dict[str, int]:
+    """The rows of every table that a dump holds, as this transaction sees them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+               AND relname <> ALL(%s) ORDER BY relname""",
+            [list(LEFT_OUT)],
+        )
+        tables = [row[0] for row in cursor.fetchall()]
+        found = {}
+        for table in tables:
+            cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
+            found[table] = int(cursor.fetchone()[0])
+    return found
+
+
+def applied_migrations() -> dict[str, list[str]]:
+    """The names of the applied migrations by app."""
+    found: dict[str, list[str]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT app, name FROM django_migrations ORDER BY app, name")
+        for app, name in cursor.fetchall():
+            found.setdefault(app, []).append(name)
+    return found
+
+
+def database_octets() -> int:
+    """The size of the database; its dump is smaller."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_database_size(current_database())")
+        return int(cursor.fetchone()[0])
+
+
+def _dump(
+    program: Program, path: Path, backup: Backup, snapshot: Snapshot, progress: Callable[[int], object]
+) -> Manifest:
+    """Dump a snapshot, and say what is in it."""
+    command = [program.path, "--format=custom", f"--snapshot={snapshot.id}", "--no-password"]
+    command += [f"--exclude-table-data={table}" for table in LEFT_OUT]
+    found, migrations = counts(), applied_migrations()
+    with tempfile.TemporaryFile() as said, _private(path) as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=programs.environment())
+        try:
+            sha256, octets = _pump(process, file, progress)
+            status = process.wait()
+        finally:
+            _end(process)
+        if status != 0:
+            said.seek(0)
+            raise programs.failure(program, said.read())
+        os.fsync(file.fileno())
+    return Manifest(
+        name=backup.name,
+        made_at=backup.made_at.isoformat(),
+        host=socket.gethostname(),
+        server_version=str(connection.cursor().connection.info.parameter_status("server_version")),
+        migrations=migrations,
+        master_key_versions=sorted({*backup.versions, backup.active_version}),
+        audit_head=str(snapshot.audit_head),
+        journal_number=backup.journal_number,
+        counts=found,
+        octets=octets,
+        sha256=sha256,
+    )
+
+
+def _take_back(backup: Backup, actor: Actor, now: datetime) -> None:
+    try:
+        backups.forget(backup, actor, now, "failed: nothing was left of it")
+    except (DatabaseError, MasterKeyError, AuditError) as error:
+        logger.warning("backup %s failed, and stands as unfinished: prune it (%s)", backup, error)
+
+
+def _pump(process: "subprocess.Popen[bytes]", file: IO[bytes], progress: Callable[[int], object]) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    octets = 0
+    assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+    while chunk := process.stdout.read(_CHUNK_OCTETS):
+        file.write(chunk)
+        digest.update(chunk)
+        octets += len(chunk)
+        progress(len(chunk))
+    return digest.hexdigest(), octets
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a program that still runs, as what it writes cannot be kept."""
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _private(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _write(path: Path, octets: bytes) -> None:
+    with _private(path) as file:
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def prune(actor: Actor, now: datetime, names: list[str], *, dry_run: bool) -> list[Backup]:
+    """Delete the backups whose keeping has ended, or those named; gives them. The newest whole one is always kept.
+
+    BackupError where a named one is not kept, or is the newest whole one.
+    """
+    kept = list(backups.retained())
+    newest = max((one for one in kept if one.finished_at is not None), key=lambda one: one.made_at, default=None)
+    unknown = set(names) - {one.name for one in kept}
+    if unknown:
+        raise BackupError(f"there is no kept backup {', '.join(sorted(unknown))}: see manage.py backup list")
+    if newest is not None and newest.name in names:
+        raise BackupError(f"{newest} is the newest whole backup: it is kept. Make another first")
+    chosen = [one for one in kept if (one.name in names if names else one.keep_until <= now) and one != newest]
+    for one in chosen if not dry_run else []:
+        backups.forget(one, actor, now, _delete(one))
+    return chosen
+
+
+def _delete(backup: Backup) -> str:
+    """Delete a backup's folder where it is on this host; says what became of it."""
+    host, _, place = backup.place.partition(":")
+    folder = Path(place)
+    if host != socket.gethostname() or not folder.is_dir():
+        return "forgotten; its files are not here"
+    doomed = folder.with_name(f".{folder.name}.pruned")
+    try:
+        folder.rename(doomed)  # it is no whole backup from here on, whatever becomes of its files
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise BackupError(f"cannot delete {folder}: {error.strerror}") from None
+    return "deleted"
+
+
+def default_folder() -> Path:
+    """Where backups go unless another folder is named."""
+    return Path(settings.BACKUP_DIR)

@@ -1,0 +1,190 @@
+"""Restoring a backup: its dump loaded in one transaction, then the key journal replayed, then the vault opened.
+
+Between the two the database takes uplinks and verifies nothing. Every step can be done again: a load that was
+cut short has left nothing, and a replay neither.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.contrib.sessions.models import Session
+from django.core.management import call_command
+from django.db import connection, connections
+from django.db.migrations.loader import MigrationLoader
+
+from ami_headend.backup import databases, manifest, programs
+from ami_headend.backup.manifest import Manifest
+from concentrators.replaying import AccessReplayer
+from keyvault import masterkey, replay
+from keyvault.audit import Actor
+from keyvault.backups import BackupError
+from keyvault.journal import reading
+from keyvault.journal.reading import Journal
+from keyvault.masterkey import MasterKeys
+from keyvault.replay import KeyReplayer, Outcome, Replayer
+from meters import partitions
+
+Step = Callable[[str, int | None], Callable[[int], object]]  # a step and its total; gives what hears of its progress
+
+
+def examine(folder: Path, folders: Sequence[Path], step: Step, *, incomplete: bool = False) -> tuple[Manifest, Path]:
+    """Hold a backup and the journal against all that a restore needs of them, before anything is changed.
+
+    Gives the manifest and the dump. Raises BackupError or MasterKeyError; ``incomplete`` lets a journal pass
+    that is damaged, or does not know the backup.
+    """
+    master = masterkey.provider().fresh()
+    found = manifest.read(folder, master)
+    check_release(found)
+    missing = sorted(set(found.master_key_versions) - set(master.versions))
+    if missing:
+        raise BackupError(
+            f"the backup needs master key version {', '.join(map(str, missing))}, and {masterkey.provider()} does not "
+            "have it: name the master key that belongs to the backup"
+        )
+    dump = manifest.check_dump(folder, found, step("reading the dump", found.octets))
+    check_journal(read_journal(folders, master, found.journal_number, step), found.name, incomplete=incomplete)
+    return found, dump
+
+
+def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> None:
+    """Load a dump into the database of this process, whole or not at all.
+
+    What stands there is put aside until it is done, where ``replace`` says so; else BackupError. ProgramError where
+    it cannot be loaded: then the database is as it was.
+    """
+    if not replace and not databases.is_empty():
+        raise BackupError(
+            f"the database {connection.settings_dict['NAME']} is not empty: name an empty one (--database), or say "
+            "that what stands in it is to go (--replace)"
+        )
+    program = programs.find("pg_restore")
+    name = str(connection.settings_dict["NAME"])
+    command = [
+        program.path,
+        "--single-transaction",
+        "--exit-on-error",
+        "--no-owner",
+        "--no-privileges",
+        "--no-password",
+    ]
+    with databases.emptied() if replace else nullcontext():
+        connections.close_all()
+        with dump.open("rb") as file, tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                [*command, f"--dbname={name}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env=programs.environment(),
+            )
+            try:
+                _feed(process, file.read, progress)
+                status = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            if status != 0:
+                said.seek(0)
+                raise programs.failure(program, said.read())
+
+
+def bring_up_to_date() -> None:
+    """Migrations, partitions and statistics that the loaded database lacks."""
+    call_command("migrate", interactive=False, verbosity=0)
+    partitions.maintain()
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+
+
+def replay_journal(
+    folders: Sequence[Path],
+    actor: Actor,
+    now: datetime,
+    step: Step = lambda name, total: lambda done: None,
+    *,
+    incomplete: bool = False,
+) -> Outcome:
+    """Replay the journal into the database of this process, settle the rest and open the vault.
+
+    Raises BackupError (a damaged or foreign journal), ReplayError, MasterKeyError, AuditError: nothing is changed.
+    """
+    backup = replay.restored_from()
+    found = read_journal(folders, masterkey.provider().fresh(), 0 if backup is None else backup.journal_number, step)
+    check_journal(found, None if backup is None else backup.name, incomplete=incomplete)
+    subject = {"backup": None if backup is None else backup.name, "faults": len(found.faults)}
+    progress = step("replaying the key journal", len(found))
+    outcome = replay.bring_up(found, replayers(found), actor, now, subject, progress)
+    databases.drop_aside()
+    return outcome
+
+
+def replayers(found: Journal) -> list[Replayer]:
+    """What each layer does of a replay, in order."""
+    return [KeyReplayer(found), AccessReplayer(), _SessionsReplayer()]
+
+
+def read_journal(folders: Sequence[Path], master: MasterKeys, after: int, step: Step) -> Journal:
+    """The journal's records after a number, with progress by octets."""
+    total = sum(path.stat().st_size for path in reading.segments(folders))
+    return reading.read(folders, master, after, step("reading the key journal", total))
+
+
+def check_journal(found: Journal, backup: str | None, *, incomplete: bool) -> None:
+    """BackupError where the journal is damaged, or does not hold the record of the backup that is restored."""
+    if incomplete:
+        return
+    faults = list(found.faults)
+    if backup is not None and not any(_tells_of(record.kind, record.body, backup) for record in found):
+        faults.append(f"it does not hold the record of backup {backup}: it is another head-end's, or a part is missing")
+    if faults:
+        to_do = (
+            "Name the folders of all hosts (--journal). --incomplete-journal goes on without what is missing: meters "
+            "whose keys it held are locked out then, and keys that it cut off are good again"
+        )
+        raise BackupError("\n  ".join(["the key journal is not whole:", *faults, to_do]))
+
+
+def check_release(found: Manifest) -> None:
+    """BackupError where a newer release has made the backup."""
+    known = {(app, name) for app, name in MigrationLoader(None).disk_migrations}
+    ours = {app for app, _ in known}
+    applied = [(app, name) for app, names in found.migrations.items() for name in names if app in ours]
+    strange = [f"{app}.{name}" for app, name in applied if (app, name) not in known]
+    if strange:
+        raise BackupError(
+            f"the backup has migrations that this release does not know ({', '.join(strange[:3])}): it was made by "
+            "another release. Restore it with that one"
+        )
+
+
+def _tells_of(kind: str, body: Any, backup: str) -> bool:
+    return kind == "backup" and body["name"] == backup
+
+
+def _feed(process: "subprocess.Popen[bytes]", read: Callable[[int], bytes], progress: Callable[[int], object]) -> None:
+    """The dump into the program, which may end before it has read all."""
+    assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+    try:
+        with process.stdin as pipe:
+            while chunk := read(1 << 20):
+                pipe.write(chunk)
+                progress(len(chunk))
+    except BrokenPipeError:
+        pass  # it says on stderr why
+
+
+class _SessionsReplayer:
+    """Everybody signs in again: whoever was signed out since the dump stays out."""
+
+    kinds: Mapping[str, Any] = {}
+
+    def conclude(self, now: datetime) -> list[str]:
+        Session.objects.all().delete()
+        return ["Accounts are as they were when the backup was made: see that nobody is active who left since"]

@@ -1,0 +1,119 @@
+"""manage.py backup: make a backup, list those that are kept, prune."""
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
+
+from ami_headend.backup import making
+from ami_headend.backup.programs import ProgramError
+from ami_headend.management.progress import steps
+from keyvault import audit, backups
+from keyvault.audit import AuditError
+from keyvault.backups import BackupError
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import Backup
+
+_DAYS_MAX = 36_500
+
+
+class Command(BaseCommand):
+    help = (
+        "Make a backup of the database, list those that are kept, or delete those whose keeping has ended. The master"
+        " key is not in it: keep that, and the key journal, apart from it. Exits 1 where nothing was made."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py backup                        into BACKUP_DIR; the new folder's name on stdout\n"
+            "  manage.py backup create --to /mnt/b --keep-days 400\n"
+            "  manage.py backup list                   what is kept, and which master key versions it needs\n"
+            "  manage.py backup prune --dry-run        what would be deleted: past its days, but for the newest\n"
+            "  manage.py backup prune 20260101T020000Z-1f2e\n"
+            "                                          this one before its time, or as it is gone already\n\n"
+            "While a backup is kept, no master key version that it needs is destroyed. One that was copied away is kept\n"
+            "until it is pruned here. Then: manage.py restore, and regularly manage.py restore_drill."
+        )
+        actions = parser.add_subparsers(dest="action", parser_class=CommandParser)
+        create = actions.add_parser("create", help="make a backup (the default)")
+        create.add_argument("--to", type=Path, metavar="FOLDER", help="where its folder goes (default: BACKUP_DIR)")
+        create.add_argument("--keep-days", type=int, metavar="DAYS", help="default: BACKUP_KEEP_DAYS")
+        list_ = actions.add_parser("list", help="the backups that are kept")
+        list_.add_argument("--json", action="store_true", help="for programs")
+        prune = actions.add_parser("prune", help="delete backups whose keeping has ended")
+        prune.add_argument("names", nargs="*", metavar="NAME", help="these, before their time")
+        prune.add_argument("--dry-run", action="store_true", help="say which; delete none")
+
+    def handle(self, *args: Any, action: str | None, **options: Any) -> None:
+        acts: dict[str, Callable[..., None]] = {"list": self.show, "prune": self.prune}
+        try:
+            acts.get(action or "create", self.create)(**options)
+        except (BackupError, ProgramError, MasterKeyError, AuditError) as error:
+            raise CommandError(str(error)) from None
+        except DatabaseError as error:
+            raise CommandError(f"the database does not answer: {str(error).splitlines()[0]}") from None
+
+    def create(self, *, to: Path | None = None, keep_days: int | None = None, **options: Any) -> None:
+        days = settings.BACKUP_KEEP_DAYS if keep_days is None else keep_days
+        if not 0 <= days <= _DAYS_MAX:
+            raise CommandError(f"--keep-days takes a number from 0 to {_DAYS_MAX}")
+        with steps() as step:
+            progress = step("dumping (its size is at most that of the database)", making.database_octets())
+            folder, made = making.make(
+                to or Path(settings.BACKUP_DIR), audit.command_actor(), datetime.now(UTC), days, progress
+            )
+        rows = sum(made.counts.values())
+        self.stderr.write(
+            f"{made.octets / 1024**2:.1f} MiB, {rows} rows, journal up to {made.journal_number}, audit head "
+            f"{made.audit_head}. It needs master key version {', '.join(map(str, made.master_key_versions))}."
+        )
+        self.stdout.write(str(folder))
+
+    def show(self, *, json: bool = False, **options: Any) -> None:
+        kept = list(backups.retained())
+        if json:
+            self.stdout.write(_as_json(kept))
+            return
+        for one in kept:
+            state = f"{(one.octets or 0) / 1024**2:.1f} MiB" if one.finished_at else "UNFINISHED"
+            versions = ", ".join(map(str, sorted({*one.versions, one.active_version})))
+            self.stdout.write(
+                f"{one.name}  {state}, kept until {one.keep_until:%Y-%m-%d}, master key {versions}, {one.place}"
+            )
+        if not kept:
+            self.stdout.write("No backup is kept.")
+
+    def prune(self, *, names: list[str], dry_run: bool = False, **options: Any) -> None:
+        pruned = making.prune(audit.command_actor(), datetime.now(UTC), names, dry_run=dry_run)
+        for one in pruned:
+            self.stdout.write(f"{'Would prune' if dry_run else 'Pruned'} {one.name} at {one.place}")
+        if not pruned:
+            self.stdout.write("Nothing to prune.")
+        elif not dry_run:
+            self.stdout.write("Delete their copies elsewhere, too.")
+
+
+def _as_json(kept: list[Backup]) -> str:
+    rows = [
+        {
+            "name": one.name,
+            "place": one.place,
+            "made_at": one.made_at.isoformat(),
+            "keep_until": one.keep_until.isoformat(),
+            "whole": one.finished_at is not None,
+            "octets": one.octets,
+            "sha256": None if one.sha256 is None else bytes(one.sha256).hex(),
+            "journal_number": one.journal_number,
+            "master_key_versions": sorted({*one.versions, one.active_version}),
+        }
+        for one in kept
+    ]
+    return json.dumps(rows, indent=2)

@@ -1,0 +1,122 @@
+"""manage.py restore: bring a backup back, and what came after it from the key journal."""
+
+from argparse import RawDescriptionHelpFormatter
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connection
+
+from ami_headend.backup import databases, restoring
+from ami_headend.backup.programs import ProgramError
+from ami_headend.backup.restoring import Step
+from ami_headend.management.progress import steps
+from keyvault import audit, journal, replay
+from keyvault.audit import AuditError
+from keyvault.backups import BackupError
+from keyvault.masterkey import MasterKeyError
+from keyvault.replay import ReplayError
+
+NOT_REPLAYED = 2  # exit code: the dump is loaded, and nothing is verified before the journal is replayed
+_REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError)
+
+
+class Command(BaseCommand):
+    help = (
+        "Restore a backup: load its dump, replay what the key journal holds since, and let verification go on. Exits 0"
+        " when all is done, 1 where nothing was changed, 2 where the dump is loaded but the journal is not replayed:"
+        " uplinks are taken then, and wait."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py restore /mnt/b/20260101T020000Z-1f2e\n"
+            "      into the database of DATABASE_URL, which must be empty\n"
+            "  manage.py restore BACKUP --journal /mnt/host-a/journal --journal /mnt/host-b/journal\n"
+            "      with the key journals of every host\n"
+            "  manage.py restore BACKUP --database headend2\n"
+            "      into another database of the same server, made if it is not there\n"
+            "  manage.py restore BACKUP --replace\n"
+            "      in the place of what stands there; asks for the database's name\n"
+            "  manage.py restore --replay\n"
+            "      the journal alone: after exit code 2, or when the database was restored in another way\n"
+            "      (point in time recovery)\n\n"
+            "Stop workers and web first; start the web when the dump is loaded, the workers when this has ended. A\n"
+            "restore that was interrupted is simply begun again."
+        )
+        parser.add_argument("backup", nargs="?", type=Path, help="the folder that manage.py backup has made")
+        parser.add_argument(
+            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+        )
+        parser.add_argument("--database", metavar="NAME", help="instead of that of DATABASE_URL")
+        parser.add_argument("--replace", action="store_true", help="what stands in the database is to go")
+        parser.add_argument("--yes-replace", metavar="NAME", help="the database's name, instead of typing it")
+        parser.add_argument("--replay", action="store_true", help="replay the journal into the database as it stands")
+        parser.add_argument(
+            "--incomplete-journal", action="store_true", help="go on though a part of the journal is missing or damaged"
+        )
+
+    def handle(self, *args: Any, backup: Path | None, database: str | None, **options: Any) -> None:
+        if (backup is None) != options["replay"]:
+            raise CommandError("Name the backup to restore; or --replay, for the journal alone.")
+        folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        with ExitStack() as stack:
+            try:
+                if database is not None:
+                    if backup is not None and not databases.exists(database):
+                        databases.create(database)
+                    stack.enter_context(databases.connected_to(database))
+                step = stack.enter_context(steps())
+                if backup is not None:
+                    self.load(backup, folders, step, options)
+                elif journal.is_open():
+                    replay.pause()
+            except _REFUSALS as error:
+                raise CommandError(f"{error}. Nothing was changed.") from None
+            except DatabaseError as error:
+                raise CommandError(f"{str(error).splitlines()[0]}. Nothing was changed.") from None
+            self.replay(folders, step, incomplete=options["incomplete_journal"])
+
+    def load(self, backup: Path, folders: list[Path], step: Step, options: dict[str, Any]) -> None:
+        found, dump = restoring.examine(backup, folders, step, incomplete=options["incomplete_journal"])
+        if options["replace"]:
+            _confirm(options["yes_replace"])
+        restoring.load(dump, step("loading the dump", found.octets), replace=options["replace"])
+        self.stderr.write(f"Loaded backup {found.name} of {found.made_at}. Uplinks can be taken from now on.")
+
+    def replay(self, folders: list[Path], step: Step, *, incomplete: bool) -> None:
+        try:
+            restoring.bring_up_to_date()
+            outcome = restoring.replay_journal(
+                folders, audit.command_actor(), datetime.now(UTC), step, incomplete=incomplete
+            )
+        except (*_REFUSALS, DatabaseError) as error:
+            raise CommandError(
+                f"{error}\nNothing is verified until the key journal is replayed: mend this, then manage.py restore "
+                "--replay.",
+                returncode=NOT_REPLAYED,
+            ) from None
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.records.items()))
+        self.stdout.write(
+            f"Replayed {outcome.records.total()} records of the key journal, up to number {outcome.last_number}"
+            f"{f' ({kinds})' * bool(kinds)}. Verification goes on."
+        )
+        for note in outcome.notes:
+            self.stdout.write(f"- {note}")
+        self.stdout.write("- Start the workers anew, then: manage.py doctor, manage.py audit verify")
+
+
+def _confirm(typed: str | None) -> None:
+    name = str(connection.settings_dict["NAME"])
+    if typed is None:
+        try:
+            typed = input(f"All that stands in database {name} will be gone. Type its name to go on: ").strip()
+        except EOFError:
+            typed = ""
+    if typed != name:
+        raise CommandError(f"{typed!r} is not {name}: nothing was changed.")

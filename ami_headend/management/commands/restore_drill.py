@@ -1,0 +1,78 @@
+"""manage.py restore_drill: try a backup out, in a scratch database."""
+
+import json as json_
+import sys
+from argparse import RawDescriptionHelpFormatter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, transaction
+
+from ami_headend.backup.drill import drill
+from ami_headend.diagnosis import Finding
+from ami_headend.management.progress import steps
+from keyvault import audit, masterkey
+from keyvault.audit import AuditError
+from keyvault.backups import BackupError
+from keyvault.masterkey import FileProvider, MasterKeyError
+
+
+class Command(BaseCommand):
+    help = (
+        "Restore a backup into a scratch database, open every key with the master key, compare every count with the"
+        " manifest, walk the audit chain, replay the key journal, and drop it. Exits 1 on any finding."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py restore_drill /mnt/b/20260101T020000Z-1f2e\n"
+            "  manage.py restore_drill BACKUP --master-key /mnt/safe/master.keys --json\n"
+            "      with the copy of the master key that a real restore would have to do with\n\n"
+            "It takes a role that may make databases, and the space of one more. What runs meanwhile is not touched."
+        )
+        parser.add_argument("backup", type=Path, help="the folder that manage.py backup has made")
+        parser.add_argument("--master-key", type=Path, metavar="FILE", help="instead of this deployment's")
+        parser.add_argument(
+            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+        )
+        parser.add_argument("--without-journal", action="store_true", help="the backup alone")
+        parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+    def handle(self, *args: Any, backup: Path, master_key: Path | None, json: bool, **options: Any) -> None:
+        folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        try:
+            with ExitStack() as stack:
+                if master_key is not None:
+                    stack.enter_context(masterkey.using(FileProvider(master_key)))
+                step = stack.enter_context(steps())
+                findings = drill(backup, [] if options["without_journal"] else folders, step)
+        except BackupError as error:
+            raise CommandError(str(error)) from None
+        except DatabaseError as error:
+            raise CommandError(f"the drill ended early: {str(error).splitlines()[0]}") from None
+        well = all(finding.well for finding in findings)
+        if json:
+            self.stdout.write(json_.dumps([finding.as_dict() for finding in findings], indent=2))
+        else:
+            for finding in findings:
+                self.stdout.write(f"{'ok   ' if finding.well else 'FAIL '} {finding.name}: {finding.found}")
+                if not finding.well:
+                    self.stdout.write(f"      {finding.to_do}")
+        self.record(backup, findings)
+        if not well:
+            sys.exit(1)
+
+    def record(self, backup: Path, findings: list[Finding]) -> None:
+        """The drill in the audit chain of the database that is in use, where there is one here."""
+        failed = [finding.name for finding in findings if not finding.well]
+        result = f"failed: {', '.join(failed)}" if failed else "well"
+        try:
+            with transaction.atomic():
+                audit.record(audit.command_actor(), "backup.drill", {"backup": backup.name}, result)
+        except (DatabaseError, AuditError, MasterKeyError) as error:
+            self.stderr.write(f"The drill is not in the audit chain: {str(error).splitlines()[0]}")
