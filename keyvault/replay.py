@@ -171,7 +171,7 @@ class KeyReplayer:
     def _carry_on_audit(self) -> int:
         known = audit.head().number
         ahead = [self._audited[number] for number in sorted(self._audited) if number > known]
-        return len(self._audited) - len(ahead) + audit.carry_on(ahead)
+        return len(self._audited) - len(ahead) + (audit.carry_on(ahead) if ahead else 0)
 
     def _gone(self, record: Record) -> None:
         """Pending keys that were cancelled, but for those that went to their device all the same, later."""

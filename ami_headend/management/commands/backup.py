@@ -39,10 +39,10 @@ class Command(BaseCommand):
             "  manage.py backup prune --dry-run        what would be deleted: past its days, but for the newest\n"
             "  manage.py backup prune 20260101T020000Z-1f2e\n"
             "                                          this one before its time, or as it is gone already\n\n"
-            "While a backup is kept, no master key version that it needs is destroyed. One that was copied away is kept\n"
-            "until it is pruned here. Then: manage.py restore, and regularly manage.py restore_drill."
+            "While a backup is kept, no master key version that it needs is destroyed. One that was copied away\n"
+            "is kept until it is pruned here. Then: manage.py restore, and regularly manage.py restore_drill."
         )
-        actions = parser.add_subparsers(dest="action", parser_class=CommandParser)
+        actions: Any = parser.add_subparsers(dest="action", parser_class=CommandParser)
         create = actions.add_parser("create", help="make a backup (the default)")
         create.add_argument("--to", type=Path, metavar="FOLDER", help="where its folder goes (default: BACKUP_DIR)")
         create.add_argument("--keep-days", type=int, metavar="DAYS", help="default: BACKUP_KEEP_DAYS")
@@ -53,9 +53,9 @@ class Command(BaseCommand):
         prune.add_argument("--dry-run", action="store_true", help="say which; delete none")
 
     def handle(self, *args: Any, action: str | None, **options: Any) -> None:
-        acts: dict[str, Callable[..., None]] = {"list": self.show, "prune": self.prune}
+        acts: dict[str, Callable[..., None]] = {"create": self.create, "list": self.show, "prune": self.prune}
         try:
-            acts.get(action or "create", self.create)(**options)
+            acts[action or "create"](**options)
         except (BackupError, ProgramError, MasterKeyError, AuditError) as error:
             raise CommandError(str(error)) from None
         except DatabaseError as error:

@@ -1,0 +1,426 @@
+"""Replaying the key journal: what a database lost that was restored is done again, whatever was lost.
+
+A transaction that is rolled back stands for the restore: the database is as it was before, and the journal is not.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+from pytest_django import Settings
+
+from ami_headend.backup import restoring
+from concentrators import access, tokens
+from concentrators.commands import enqueue_keys
+from concentrators.models import Command, Concentrator, ConcentratorToken, RotationWave, WaveState
+from concentrators.verification import verify
+from keyvault import audit, backups, downlink, epochs, journal, masterkey, replay, shipments
+from keyvault.audit import Actor
+from keyvault.ciphers import open_keys
+from keyvault.downlink import KeyCommand
+from keyvault.journal import reading
+from keyvault.journal.segments import Record
+from keyvault.models import (
+    Approval,
+    AuditRecord,
+    Backup,
+    DeviceKey,
+    FleetKey,
+    InvocationCounter,
+    KeyState,
+    MasterKeyRotation,
+    RotationState,
+)
+from keyvault.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored, set_key_state
+from keyvault.replay import ReplayError
+from tests.concentrators.fleet import NOW, Device, commission, post
+from tests.concentrators.statements import counting
+from tests.factories import ConcentratorFactory
+
+pytestmark = pytest.mark.django_db
+
+OFFICER = Actor("officer", "test")
+TITLES = [bytes.fromhex("02bd") + number.to_bytes(6, "big") for number in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def folder(settings: Settings, tmp_path: Path) -> Path:
+    settings.KEY_JOURNAL_DIR = tmp_path / "journal"
+    return tmp_path / "journal"
+
+
+def lose(act: Callable[[], object]) -> dict[str, Any]:
+    """Do something that the database then does not know of; gives what it knew."""
+    with transaction.atomic():
+        act()
+        known = picture()
+        transaction.set_rollback(True)
+    return known
+
+
+def picture() -> dict[str, Any]:
+    """All that a restore must not forget."""
+    keys = DeviceKey.objects.order_by("system_title", "epoch")
+    fields = (
+        "pk",
+        "system_title",
+        "epoch",
+        "algorithm",
+        "source",
+        "state",
+        "fleet_key__name",
+        "wrapped",
+        "fingerprint",
+    )
+    return {
+        "keys": [tuple(map(plain, row)) for row in keys.values_list(*fields)],
+        "offered": list(keys.exclude(offered_at=None).values_list("system_title", "epoch")),
+        "activated": list(keys.exclude(activated_at=None).values_list("system_title", "epoch")),
+        "counters": list(InvocationCounter.objects.order_by("key").values_list("key", "key__version")),
+        "fleet keys": list(FleetKey.objects.order_by("pk").values_list("pk", "name")),
+        "concentrators": list(Concentrator.objects.order_by("pk").values_list("pk", "name", "is_active")),
+        "tokens": [
+            (bytes(digest), label, bool(revoked), expires and int(expires.timestamp()))
+            for digest, label, revoked, expires in ConcentratorToken.objects.order_by("digest").values_list(
+                "digest", "label", "revoked_at", "expires_at"
+            )
+        ],
+        "audit": list(AuditRecord.objects.order_by("number").values_list("number", "act")),
+    }
+
+
+def plain(value: Any) -> Any:
+    return bytes(value) if isinstance(value, bytes | memoryview) else value
+
+
+def bring_up(folder: Path, after: int = 0, now: datetime | None = None) -> replay.Outcome:
+    found = reading.read([folder], masterkey.current(), after)
+    assert found.faults == []
+    return replay.bring_up(found, restoring.replayers(found), OFFICER, now or timezone.now(), {})
+
+
+def without_restores(known: dict[str, Any]) -> dict[str, Any]:
+    return {**known, "audit": [row for row in known["audit"] if row[1] != "database.restore"]}
+
+
+def assert_brought_back(folder: Path, act: Callable[[], object]) -> dict[str, Any]:
+    known = lose(act)
+    before = picture()
+    assert before != known
+    bring_up(folder)
+    assert without_restores(picture()) == known
+    audit.verify()
+    bring_up(folder)  # from its beginning, over what stands: versions may move, nothing else
+    assert {**without_restores(picture()), "counters": None} == {**known, "counters": None}
+    return before
+
+
+# --- keys ----------------------------------------------------------------------------------------------
+
+
+def test_new_keys_of_every_kind_come_back(folder: Path) -> None:
+    def act() -> None:
+        provision_devices(TITLES[:2])
+        provision_devices(TITLES[2:4], fleet_key=create_fleet_key("spring"))
+        epochs.begin(TITLES[:3])
+
+    assert_brought_back(folder, act)
+
+
+def with_transfer_keys(count: int, concentrator: Concentrator) -> list[Device]:
+    devices = commission(count, concentrator)
+    provision_stored([NewKey(device.title, 0) for device in devices])
+    return devices
+
+
+def give_new_keys(devices: list[Device], now: datetime = NOW) -> dict[int, downlink.Sealed]:
+    """What a concentrator's request does: key commands are sealed, and leave; by number."""
+    queued = enqueue_keys([device.meter for device in devices], "tester", now)
+    brought = [KeyCommand(row.pk, bytes(row.meter.system_title), row.parameters["epoch"]) for row in queued]
+    epochs.offered({command.system_title: command.epoch for command in brought}, now)
+    return downlink.seal(brought, now)
+
+
+def pending_of(titles: list[bytes]) -> list[int]:
+    return list(DeviceKey.objects.filter(system_title__in=titles, state=KeyState.PENDING).values_list("pk", flat=True))
+
+
+def test_the_whole_life_of_keys_comes_back(folder: Path) -> None:
+    provision_devices(TITLES)
+
+    def act() -> None:
+        epochs.begin(TITLES[:4])
+        epochs.activate(pending_of(TITLES[:2]), timezone.now())
+        epochs.begin(TITLES[:1])
+        epochs.activate(pending_of(TITLES[:1]), timezone.now())
+        first = DeviceKey.objects.get(system_title=TITLES[0], epoch=1)
+        set_key_state([first.pk], KeyState.RETIRED)
+        epochs.cancel(TITLES[2:3])
+        epochs.begin(TITLES[2:3])
+        epochs.cancel(TITLES[3:4])
+        epochs.compromise([DeviceKey.objects.get(system_title=TITLES[4], epoch=1).pk], OFFICER)
+
+    assert_brought_back(folder, act)
+    states = dict(DeviceKey.objects.filter(system_title=TITLES[0]).values_list("epoch", "state"))
+    assert states == {0: "active", 1: "retired", 2: "retiring", 3: "active"}
+    assert DeviceKey.objects.get(system_title=TITLES[4], epoch=1).state == KeyState.COMPROMISED
+
+
+def test_a_compromised_key_stays_so_whatever_came_later(folder: Path) -> None:
+    provision_devices(TITLES[:1])
+
+    def act() -> None:
+        epochs.begin(TITLES[:1])
+        pending = pending_of(TITLES[:1])
+        epochs.compromise(pending, OFFICER)
+        journal.append(
+            "activated", [1, [[TITLES[0], 2, bytes(DeviceKey.objects.get(pk=pending[0]).fingerprint or b"")]]]
+        )
+        journal.append("state", ["retired", [[TITLES[0], 2, None]]])
+
+    lose(act)
+    bring_up(folder)
+    assert DeviceKey.objects.get(system_title=TITLES[0], epoch=2).state == KeyState.COMPROMISED
+
+
+def test_an_act_that_was_not_committed_gives_way_to_the_one_that_was(folder: Path) -> None:
+    provision_devices(TITLES[:1])
+    lose(lambda: epochs.begin(TITLES[:1]))
+    lose(lambda: create_fleet_key("spring"))
+
+    def act() -> None:
+        create_fleet_key("spring")
+        epochs.begin(TITLES[:1])
+
+    known = lose(act)
+    bring_up(folder)
+    assert [row[1:] for row in picture()["keys"]] == [row[1:] for row in known["keys"]]
+    assert [name for _, name in picture()["fleet keys"]] == ["spring"]
+
+
+def test_a_key_that_frames_came_under_is_not_replaced(folder: Path) -> None:
+    provision_devices(TITLES[:1])
+    lose(lambda: epochs.begin(TITLES[:1]))  # never committed
+    epochs.begin(TITLES[:1])
+    key = DeviceKey.objects.get(system_title=TITLES[0], epoch=2)
+    epochs.activate([key.pk], timezone.now())
+    InvocationCounter.objects.filter(key=key).update(highest=7)
+    bring_up(folder)
+    after = DeviceKey.objects.get(pk=key.pk)
+    assert (after.state, after.fingerprint) == (KeyState.ACTIVE, key.fingerprint)
+    assert InvocationCounter.objects.get(key=key).highest == 7
+
+
+def test_a_cancelled_key_that_left_after_all_is_kept(folder: Path) -> None:
+    concentrator = ConcentratorFactory.create()
+    [device] = with_transfer_keys(1, concentrator)
+    enqueue_keys([device.meter], "tester", NOW)
+
+    def act() -> None:
+        with transaction.atomic():
+            epochs.cancel([device.title])  # journaled, and the process died
+            transaction.set_rollback(True)
+        give_new_keys([device])
+
+    lose(act)
+    bring_up(folder)
+    key = DeviceKey.objects.get(system_title=device.title, epoch=2)
+    assert key.state == KeyState.PENDING
+    assert key.offered_at is not None
+
+
+def test_a_transfer_key_of_a_shipment_comes_back(folder: Path) -> None:
+    provision_devices(TITLES[:1])
+    standing = DeviceKey.objects.get(system_title=TITLES[0], epoch=0)
+    arrived = shipments._Arrived(1, TITLES[0], 0, None, bytes(range(32)), b"newprint")
+    row = shipments._Standing(standing.pk, standing.algorithm, standing.state, standing.version, b"oldprint")
+
+    def act() -> None:
+        epochs.compromise([standing.pk], OFFICER)
+        fresh = row._replace(version=DeviceKey.objects.get(pk=standing.pk).version)
+        shipments._replace([(fresh, arrived)])
+
+    assert_brought_back(folder, act)
+    after = DeviceKey.objects.get(pk=standing.pk)
+    assert (after.state, bytes(after.fingerprint or b"")) == (KeyState.ACTIVE, b"newprint")
+
+
+# --- commands, counters, nonces ------------------------------------------------------------------------
+
+
+def test_commands_never_use_a_counter_or_a_number_again(folder: Path) -> None:
+    concentrator = ConcentratorFactory.create()
+    devices = with_transfer_keys(3, concentrator)
+    sent: dict[int, downlink.Sealed] = {}
+    lose(lambda: sent.update(give_new_keys(devices)))
+    assert len(sent) == 3
+    bring_up(folder)
+    assert not Command.objects.exists()
+    again = give_new_keys(devices, NOW - timedelta(days=1))  # the clock went back meanwhile: the counters do not
+    assert len(again) == 3
+    assert min(again) > max(sent)
+    last = {one.kid: one.counter for one in sent.values()}
+    assert all(one.counter > last[one.kid] for one in again.values())
+    assert set(DeviceKey.objects.filter(state=KeyState.PENDING).values_list("epoch", flat=True)) == {2}
+
+
+def test_a_meter_with_a_key_that_only_the_journal_knows_is_heard(folder: Path) -> None:
+    concentrator = ConcentratorFactory.create()
+    [device] = with_transfer_keys(1, concentrator)
+    renewed: list[Device] = []
+
+    def act() -> None:
+        give_new_keys([device])
+        [key] = open_keys(pending_of([device.title]))
+        renewed.append(Device(device.meter, key.octets, 2))
+
+    lose(act)
+    uplink = post(concentrator, [renewed[0].frame(1, 100, counter=0), device.frame(2, 100, counter=2)])
+    bring_up(folder)
+    verdicts = verify(uplink.pk)
+    assert verdicts is not None
+    assert verdicts.accepted == 2
+
+
+def test_a_clock_that_is_behind_the_journal_is_refused(folder: Path) -> None:
+    lose(lambda: provision_devices(TITLES[:1]))
+    with pytest.raises(ReplayError, match="set the clock right first"):
+        bring_up(folder, now=timezone.now() - timedelta(minutes=5))
+    assert not DeviceKey.objects.exists()
+
+
+# --- the rest ------------------------------------------------------------------------------------------
+
+
+def test_access_comes_back_as_it_was(folder: Path) -> None:
+    kept: Concentrator = ConcentratorFactory.create()
+    tokens.issue(kept, "old")
+    stolen = ConcentratorToken.objects.get()
+
+    def act() -> None:
+        tokens.revoke(stolen)
+        tokens.issue(kept, "new", datetime(2027, 1, 1, tzinfo=UTC))
+        new = Concentrator(name="DCU-new")
+        access.save(new)
+        tokens.issue(new, "first")
+        kept.is_active, kept.name = False, "DCU-old"
+        access.save(kept)
+
+    assert_brought_back(folder, act)
+    fresh = Concentrator(name="DCU-newer")
+    access.save(fresh)
+    assert fresh.pk > Concentrator.objects.get(name="DCU-new").pk
+
+
+def test_the_audit_chain_goes_on_where_it_was(folder: Path) -> None:
+    with transaction.atomic():
+        audit.record(OFFICER, "before", {})
+    heads: list[audit.Head] = []
+
+    def act() -> None:
+        lose_one = Actor("nobody", "test")
+        with transaction.atomic():
+            audit.record(lose_one, "never committed", {})
+            transaction.set_rollback(True)
+        heads.append(audit.record(OFFICER, "export", {"keys": 1}))
+
+    lose(act)
+    bring_up(folder)
+    assert audit.verify(heads[0]).number == heads[0].number + 1
+    assert list(AuditRecord.objects.order_by("number").values_list("act", flat=True))[-2:] == [
+        "export",
+        "database.restore",
+    ]
+
+
+def test_records_of_the_chain_that_do_not_follow_are_not_put_in(folder: Path) -> None:
+    with transaction.atomic():
+        audit.record(OFFICER, "before", {})
+    lose(lambda: [audit.record(OFFICER, f"act {number}", {}) for number in range(3)])
+    found = reading.read([folder], masterkey.current())
+    [first] = [record for record in found if record.kind == "audit" and record.body[0]["act"] == "act 0"]
+    outcome = bring_up(folder, after=first.number)
+    assert any("2 records of the audit chain could not be put back" in note for note in outcome.notes)
+    audit.verify()
+
+
+def test_what_must_not_go_on_is_settled(folder: Path) -> None:
+    now = timezone.now()
+    wave = RotationWave.objects.create(name="spring", rate_per_hour=10, failure_budget=1, created_by="tester")
+    MasterKeyRotation.objects.create(to_version=99, batch_size=1, total=1, beat_at=now)
+    Approval.objects.create(act="keys.export", requested_by="a", approved_by="b", expires_at=now + timedelta(days=1))
+    provision_devices(TITLES[:2])
+    outcome = bring_up(folder)
+    wave.refresh_from_db()
+    assert wave.state == WaveState.PAUSED
+    assert MasterKeyRotation.objects.get().state == RotationState.FINISHED
+    assert Approval.objects.get().expires_at <= timezone.now()
+    told = " ".join(outcome.notes)
+    for words in ("1 rotation waves are paused", "2 devices have keys, but no meter", "1 open approvals", "--resume"):
+        assert words in told
+
+
+def test_numbers_of_the_journal_go_on_after_the_last(folder: Path) -> None:
+    provision_devices(TITLES[:1])
+    last = reading.read([folder], masterkey.current()).last_number
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval('keyvault_journal_number', 1)")
+    bring_up(folder)
+    provision_devices(TITLES[1:2])
+    assert reading.read([folder], masterkey.current()).last_number > last + 1
+
+
+def test_a_kind_of_a_newer_release_stops_it_and_changes_nothing(folder: Path) -> None:
+    provision_devices(TITLES[:1])
+    lose(lambda: set_key_state(list(DeviceKey.objects.values_list("pk", flat=True)), KeyState.RETIRED))
+    with transaction.atomic():
+        journal.append("of the future", [])
+    with pytest.raises(ReplayError, match="'of the future', which this release does not know"):
+        bring_up(folder)
+    assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.ACTIVE}
+
+
+@pytest.fixture
+def _paused() -> None:
+    replay.pause()
+
+
+@pytest.mark.usefixtures("_paused")
+def test_a_replay_opens_what_was_paused(folder: Path) -> None:
+    folder.mkdir()
+    assert not journal.is_open()
+    bring_up(folder)
+    assert journal.is_open()
+
+
+def test_backups_are_known_again(folder: Path) -> None:
+    def act() -> None:
+        now = timezone.now()
+        made = [backups.register(f"b{number}", "here:/b", now, OFFICER, now) for number in range(2)]
+        backups.finish(made[0], bytes(32), 5, OFFICER, now)
+        backups.forget(made[1], OFFICER, now, "deleted")
+
+    lose(act)
+    bring_up(folder)
+    assert list(backups.retained().values_list("name", "octets")) == [("b0", 5)]
+    assert Backup.objects.count() == 2
+
+
+def test_batches_cost_the_same_number_of_statements(folder: Path) -> None:
+    costs = []
+    for size, base in ((1, 0), (2, 10), (200, 1000)):
+        titles = [bytes.fromhex("02be") + (base + number).to_bytes(6, "big") for number in range(size)]
+        last = reading.read([folder], masterkey.current()).last_number if folder.exists() else 0
+        lose(lambda: provision_devices(titles))  # noqa: B023 - called at once
+        with counting() as statements:
+            bring_up(folder, after=last)
+        costs.append(len(statements))
+    assert costs[1] == costs[2]
+
+
+def test_records_show_what_they_are() -> None:
+    assert Record(1, 2_500_000, "test", None).at_s == 2.5
