@@ -16,6 +16,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from ami_headend.backup import databases as ours
 from ami_headend.backup import restoring
+from ami_headend.backup.programs import ProgramError
 from concentrators import tokens
 from concentrators.commands import Request, enqueue, enqueue_keys
 from concentrators.models import CommandKind, Uplink
@@ -23,6 +24,7 @@ from keyvault import masterkey
 from keyvault.cose.structures import parse_frame
 from keyvault.models import AuditRecord, Backup, DeviceKey, KeyState
 from keyvault.provisioning import NewKey, provision_stored
+from tests.concentrators.fleet import Device
 from tests.concentrators.obedient import Receiver
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, frames_of, wait_verified
@@ -236,7 +238,7 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     (broken / "database.dump").write_bytes((backup / "database.dump").read_bytes()[:-5000])
     done = stack.manage("restore", str(broken), "--replace", "--yes-replace", name)
     assert (done.returncode, "half a backup" in done.stderr) == (1, True), done.stderr
-    with pytest.raises(restoring.programs.ProgramError, match="pg_restore failed"):
+    with pytest.raises(ProgramError, match="pg_restore failed"):
         restoring.load(broken / "database.dump", lambda octets: None, replace=True)
     assert DeviceKey.objects.count() == before
 
