@@ -19,6 +19,8 @@ _UNUSUAL = {
     "django_content_type": "SELECT",
     "auth_permission": "SELECT",
     "keyvault_auditrecord": "SELECT, INSERT",
+    "keyvault_backup": "SELECT",
+    "keyvault_journal_replayed": "SELECT",
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
     "meters_reading": "SELECT, INSERT",

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from django.conf import settings
 from django.db import DatabaseError, OperationalError, ProgrammingError, connection, connections, transaction
 from psycopg import sql
 
@@ -15,15 +16,17 @@ ASIDE = "before_restore"  # the schema that what stood in a database waits in un
 @contextmanager
 def connected_to(name: str) -> Iterator[None]:
     """Another database of the server as this process's default, until the block ends."""
-    settings = connection.settings_dict
-    before = settings["NAME"]
+    places = [place for place in (connection.settings_dict, settings.OWNER_DATABASE) if place is not None]
+    before = [place["NAME"] for place in places]
     connections.close_all()
-    settings["NAME"] = name
+    for place in places:
+        place["NAME"] = name
     try:
         yield
     finally:
         connections.close_all()
-        settings["NAME"] = before
+        for place, own in zip(places, before, strict=True):
+            place["NAME"] = own
 
 
 @contextmanager

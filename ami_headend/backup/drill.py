@@ -46,7 +46,7 @@ def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[Finding]:
 
 def _examine(found: Manifest, folders: Sequence[Path], step: Step) -> Iterable[Finding]:
     yield _counts(found)
-    restoring.bring_up_to_date()
+    restoring.bring_up_to_date(None)
     yield _keys(step)
     yield _audit(found)
     if folders:

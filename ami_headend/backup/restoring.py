@@ -19,6 +19,7 @@ from django.db.migrations.loader import MigrationLoader
 
 from ami_headend.backup import databases, manifest, programs
 from ami_headend.backup.manifest import Manifest
+from ami_headend.database_roles import grant_rights
 from concentrators.replaying import AccessReplayer
 from keyvault import masterkey, replay
 from keyvault.audit import Actor
@@ -95,9 +96,14 @@ def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> Non
                 raise programs.failure(program, said.read())
 
 
-def bring_up_to_date() -> None:
-    """Migrations, partitions and statistics that the loaded database lacks."""
+def bring_up_to_date(role: str | None) -> None:
+    """What the loaded database lacks: migrations, rights of the role of web and workers, partitions, statistics.
+
+    In the role that owns the tables. Raises RoleError where ``role`` cannot be given its rights.
+    """
     call_command("migrate", interactive=False, verbosity=0)
+    if role is not None:
+        grant_rights(role)
     partitions.maintain()
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")

@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import cbor2
@@ -22,6 +24,8 @@ from concentrators.commands import Request, enqueue, enqueue_keys
 from concentrators.models import CommandKind, Uplink
 from keyvault import masterkey
 from keyvault.cose.structures import parse_frame
+from keyvault.journal import writing
+from keyvault.journal.segments import Record
 from keyvault.models import AuditRecord, Backup, DeviceKey, KeyState
 from keyvault.provisioning import NewKey, provision_stored
 from tests.concentrators.fleet import Device
@@ -48,6 +52,11 @@ def stack(
         yield stack
 
 
+def as_owner(stack: Stack, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A management command in the role that owns the tables, as an administrator runs it."""
+    return replace(stack, env={**stack.env, "OWNER_DATABASE_URL": stack.owner_url}).manage(*words)
+
+
 @dataclass
 class Offered:
     """The commands that a concentrator was given, by number, and the nonces that they were sealed under."""
@@ -71,7 +80,7 @@ class Offered:
 
 
 def backed_up(stack: Stack) -> Path:
-    done = stack.manage("backup")
+    done = as_owner(stack, "backup")
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
 
@@ -122,7 +131,17 @@ def go_on(site: Site, receivers: list[Receiver], stolen: str) -> Since:
     return Since(renewed, stolen, later, head, AuditRecord.objects.count(), offered)
 
 
-def test_nothing_is_forgotten_over_a_restore(stack: Stack) -> None:
+def write_ahead(folder: Path, settings: Settings) -> Path:
+    """A journal of a host whose clock was an hour ahead."""
+    own = settings.KEY_JOURNAL_DIR
+    settings.KEY_JOURNAL_DIR = folder
+    later = timezone.now() + timedelta(hours=1)
+    writing.write(Record(1, int(later.timestamp() * 1_000_000), "state", ["retired", []]))
+    settings.KEY_JOURNAL_DIR = own
+    return folder
+
+
+def test_nothing_is_forgotten_over_a_restore(stack: Stack, tmp_path: Path, settings: Settings) -> None:
     site = sites.found(stack, 6)
     devices = site.devices
     provision_stored([NewKey(device.title, 0) for device in devices])
@@ -134,13 +153,13 @@ def test_nothing_is_forgotten_over_a_restore(stack: Stack) -> None:
     renewed = since.renewed
 
     lose_database(stack)
-    journal = Path(stack.env["KEY_JOURNAL_DIR"])
-    found, dump = restoring.examine(backup, [journal], lambda name, total: lambda done: None)
-    restoring.load(dump, lambda octets: None, replace=False)
+    ahead = write_ahead(tmp_path / "ahead", settings)
+    done = as_owner(stack, "restore", str(backup), "--journal", stack.env["KEY_JOURNAL_DIR"], "--journal", str(ahead))
+    assert (done.returncode, "set the clock right first" in done.stderr) == (2, True), done.stderr
     assert_received_but_not_verified(
         site, waiting := frames_of([*renewed[:2], devices[2], devices[5]], [3]), devices[0].title
     )
-    done = stack.manage("restore", "--replay")
+    done = as_owner(stack, "restore", "--replay")
     assert (done.returncode, "Verification goes on" in done.stdout) == (0, True), done.stderr
     assert ready(stack) == 200
     sites.sweep_until_verified(stack, [uplink_id := site.posted(waiting)], 60)  # the same body: the same uplink
@@ -153,7 +172,7 @@ def test_nothing_is_forgotten_over_a_restore(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
     later = AuditRecord.objects.filter(number__gt=since.acts)
     assert list(later.values_list("act", flat=True)) == ["database.restore"]
-    assert found.name == Backup.objects.exclude(finished_at=None).get().name
+    assert backup.name == Backup.objects.exclude(finished_at=None).get().name
 
 
 def assert_received_but_not_verified(site: Site, frames: list[bytes], title: bytes) -> None:
@@ -203,7 +222,7 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     assert ((backup / "database.dump").stat().st_mode & 0o777, backup.stat().st_mode & 0o777) == (0o600, 0o700)
     provision_stored([NewKey(device.title, 0) for device in site.devices])
     copy = shutil.copy(settings.MASTER_KEY_FILE, tmp_path / "copy.keys")
-    done = stack.manage("restore_drill", str(backup), "--master-key", str(copy), "--json")
+    done = as_owner(stack, "restore_drill", str(backup), "--master-key", str(copy), "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert list(findings) == ["manifest", "dump", "load", "counts", "keys", "audit chain", "key journal"]
@@ -211,7 +230,7 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     assert "7 keys open" in findings["key journal"]["found"]
     foreign = tmp_path / "foreign.keys"
     masterkey.init(foreign)
-    done = stack.manage("restore_drill", str(backup), "--master-key", str(foreign))
+    done = as_owner(stack, "restore_drill", str(backup), "--master-key", str(foreign))
     assert (done.returncode, "FAIL  manifest" in done.stdout, "Traceback" in done.stderr) == (1, True, False)
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE '%%_drill_%%'")
@@ -221,13 +240,13 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     name = str(connection.settings_dict["NAME"])
     before = DeviceKey.objects.count()
     for words in ([], ["--replace", "--yes-replace", "another"], ["--replace"]):
-        done = stack.manage("restore", str(backup), *words)
+        done = as_owner(stack, "restore", str(backup), *words)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
     assert DeviceKey.objects.count() == before
     stack.stop("worker")
     stack.stop("web")
     connections.close_all()
-    done = stack.manage("restore", str(backup), "--replace", "--yes-replace", name)
+    done = as_owner(stack, "restore", str(backup), "--replace", "--yes-replace", name)
     assert done.returncode == 0, done.stderr
     assert DeviceKey.objects.count() == before
     assert stack.manage("audit", "verify").returncode == 0
@@ -236,7 +255,7 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     connections.close_all()
     broken = shutil.copytree(backup, tmp_path / "broken")
     (broken / "database.dump").write_bytes((backup / "database.dump").read_bytes()[:-5000])
-    done = stack.manage("restore", str(broken), "--replace", "--yes-replace", name)
+    done = as_owner(stack, "restore", str(broken), "--replace", "--yes-replace", name)
     assert (done.returncode, "half a backup" in done.stderr) == (1, True), done.stderr
     with pytest.raises(ProgramError, match="pg_restore failed"):
         restoring.load(broken / "database.dump", lambda octets: None, replace=True)
@@ -249,15 +268,15 @@ def test_a_master_key_version_is_kept_while_a_backup_needs_it(stack: Stack) -> N
     assert stack.manage("master_key", "rotate", "--here").returncode == 0
     done = stack.manage("master_key", "destroy", "1", "--yes-destroy", "1")
     assert (done.returncode, f"need version 1: {first.name}" in done.stderr) == (1, True), done.stderr
-    assert stack.manage("backup", "prune", first.name).returncode == 1  # the newest whole one is kept
+    assert as_owner(stack, "backup", "prune", first.name).returncode == 1  # the newest whole one is kept
     second = backed_up(stack)
-    assert [row["master_key_versions"] for row in json.loads(stack.manage("backup", "list", "--json").stdout)] == [
+    assert [row["master_key_versions"] for row in json.loads(as_owner(stack, "backup", "list", "--json").stdout)] == [
         [1],
         [2],
     ]
-    done = stack.manage("backup", "prune", first.name)
+    done = as_owner(stack, "backup", "prune", first.name)
     assert (done.returncode, first.exists(), second.exists()) == (0, False, True), done.stderr
     destroyed = stack.manage("master_key", "destroy", "1", "--yes-destroy", "1")
     assert destroyed.returncode == 0, destroyed.stderr
-    assert stack.manage("restore_drill", str(second)).returncode == 0
+    assert as_owner(stack, "restore_drill", str(second)).returncode == 0
     assert masterkey.provider().fresh().versions == [2]

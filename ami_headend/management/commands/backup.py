@@ -13,6 +13,7 @@ from django.db import DatabaseError
 
 from ami_headend.backup import making
 from ami_headend.backup.programs import ProgramError
+from ami_headend.database_roles import as_owner
 from ami_headend.management.progress import steps
 from keyvault import audit, backups
 from keyvault.audit import AuditError
@@ -26,7 +27,8 @@ _DAYS_MAX = 36_500
 class Command(BaseCommand):
     help = (
         "Make a backup of the database, list those that are kept, or delete those whose keeping has ended. The master"
-        " key is not in it: keep that, and the key journal, apart from it. Exits 1 where nothing was made."
+        " key is not in it: keep that, and the key journal, apart from it. It acts in the role of OWNER_DATABASE_URL."
+        " Exits 1 where nothing was made."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -55,7 +57,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, action: str | None, **options: Any) -> None:
         acts: dict[str, Callable[..., None]] = {"create": self.create, "list": self.show, "prune": self.prune}
         try:
-            acts[action or "create"](**options)
+            with as_owner():
+                acts[action or "create"](**options)
         except (BackupError, ProgramError, MasterKeyError, AuditError) as error:
             raise CommandError(str(error)) from None
         except DatabaseError as error:

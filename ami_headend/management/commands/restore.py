@@ -11,8 +11,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection
 
 from ami_headend.backup import databases, restoring
+from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
+from ami_headend.database_roles import RoleError, as_owner, working_role
 from ami_headend.management.progress import steps
 from keyvault import audit, journal, replay
 from keyvault.audit import AuditError
@@ -21,7 +23,7 @@ from keyvault.masterkey import MasterKeyError
 from keyvault.replay import ReplayError
 
 NOT_REPLAYED = 2  # exit code: the dump is loaded, and nothing is verified before the journal is replayed
-_REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError)
+_REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError, RoleError)
 
 
 class Command(BaseCommand):
@@ -65,7 +67,8 @@ class Command(BaseCommand):
         if (backup is None) != options["replay"]:
             raise CommandError("Name the backup to restore; or --replay, for the journal alone.")
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
-        with ExitStack() as stack:
+        role = working_role()
+        with as_owner(), ExitStack() as stack:
             try:
                 if database is not None:
                     if backup is not None and not databases.exists(database):
@@ -73,25 +76,31 @@ class Command(BaseCommand):
                     stack.enter_context(databases.connected_to(database))
                 step = stack.enter_context(steps())
                 if backup is not None:
-                    self.load(backup, folders, step, options)
-                elif journal.is_open():
-                    replay.pause()
+                    loaded = self.load(backup, folders, step, options)
+                else:
+                    loaded = None
+                    if journal.is_open():
+                        replay.pause()
             except _REFUSALS as error:
                 raise CommandError(f"{error}. Nothing was changed.") from None
             except DatabaseError as error:
                 raise CommandError(f"{str(error).splitlines()[0]}. Nothing was changed.") from None
-            self.replay(folders, step, incomplete=options["incomplete_journal"])
+            self.replay(folders, step, loaded, role, incomplete=options["incomplete_journal"])
 
-    def load(self, backup: Path, folders: list[Path], step: Step, options: dict[str, Any]) -> None:
+    def load(self, backup: Path, folders: list[Path], step: Step, options: dict[str, Any]) -> Manifest:
         found, dump = restoring.examine(backup, folders, step, incomplete=options["incomplete_journal"])
         if options["replace"]:
             _confirm(options["yes_replace"])
         restoring.load(dump, step("loading the dump", found.octets), replace=options["replace"])
-        self.stderr.write(f"Loaded backup {found.name} of {found.made_at}. Uplinks can be taken from now on.")
+        return found
 
-    def replay(self, folders: list[Path], step: Step, *, incomplete: bool) -> None:
+    def replay(
+        self, folders: list[Path], step: Step, loaded: Manifest | None, role: str | None, *, incomplete: bool
+    ) -> None:
         try:
-            restoring.bring_up_to_date()
+            restoring.bring_up_to_date(role)
+            if loaded is not None:
+                self.stderr.write(f"Loaded backup {loaded.name} of {loaded.made_at}. Uplinks can be taken from now on.")
             outcome = restoring.replay_journal(
                 folders, audit.command_actor(), datetime.now(UTC), step, incomplete=incomplete
             )

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, transaction
 
 from ami_headend.backup.drill import drill
+from ami_headend.database_roles import as_owner
 from ami_headend.diagnosis import Finding
 from ami_headend.management.progress import steps
 from keyvault import audit, masterkey
@@ -46,7 +47,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, backup: Path, master_key: Path | None, json: bool, **options: Any) -> None:
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
         try:
-            with ExitStack() as stack:
+            with as_owner(), ExitStack() as stack:
                 if master_key is not None:
                     stack.enter_context(masterkey.using(FileProvider(master_key)))
                 step = stack.enter_context(steps())

@@ -1,0 +1,202 @@
+"""Backups: whole or not there, held against their manifest, kept as long as told; and clear words when it fails."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from pytest_django import DjangoDbBlocker, Settings
+
+from ami_headend.backup import making, manifest, programs, restoring
+from ami_headend.backup.programs import ProgramError
+from keyvault import audit, backups, journal, masterkey
+from keyvault.audit import Actor
+from keyvault.backups import BackupError
+from keyvault.models import AuditRecord, Backup
+from keyvault.provisioning import provision_devices
+from tests.flows import databases
+
+OFFICER = Actor("officer", "test")
+TITLES = [bytes.fromhex("02bf") + number.to_bytes(6, "big") for number in range(4)]
+
+
+@pytest.fixture
+def folder(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, settings: Settings, tmp_path: Path
+) -> Iterator[Path]:
+    """Where backups go, of a database of its own: dumps see what is committed alone."""
+    settings.KEY_JOURNAL_DIR = tmp_path / "journal"
+    settings.BACKUP_DIR = tmp_path / "backups"
+    with django_db_blocker.unblock(), databases.copied():
+        yield tmp_path / "backups"
+
+
+def made(folder: Path, days: int = 35, now: datetime | None = None) -> Path:
+    return making.make(folder, OFFICER, now or datetime.now(UTC), days)[0]
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    provision_devices(TITLES)
+    call_command("backup")
+    printed = capsys.readouterr()
+    backup = Path(printed.out.strip())
+    assert "It needs master key version 1." in printed.err
+    assert visible(folder) == [backup.name]
+    found = manifest.read(backup, masterkey.current())
+    assert found.counts["keyvault_devicekey"] == 8
+    assert audit.verify(found.head).number == found.head.number + 1
+    assert AuditRecord.objects.order_by("-number").values_list("act", flat=True)[0] == "backup.create"
+    call_command("backup", "create", "--keep-days", "0")
+    second = Path(capsys.readouterr().out.strip())
+    call_command("backup", "list")
+    listed = capsys.readouterr().out
+    assert listed.count("MiB, kept until") == 2
+    call_command("backup", "prune", "--dry-run")
+    assert "Nothing to prune" in capsys.readouterr().out  # the newest is kept, the other's time has not come
+    with pytest.raises(CommandError, match="is the newest whole backup"):
+        call_command("backup", "prune", second.name)
+    with pytest.raises(CommandError, match="no kept backup nothing"):
+        call_command("backup", "prune", "nothing")
+    call_command("backup", "prune", backup.name)
+    assert visible(folder) == [second.name]
+    call_command("backup", "list", "--json")
+    [left] = json.loads(capsys.readouterr().out.partition("elsewhere, too.\n")[2])
+    assert (left["name"], left["whole"]) == (second.name, True)
+
+
+def test_days_that_are_over_are_pruned_but_for_the_newest(folder: Path) -> None:
+    now = datetime.now(UTC)
+    old = [made(folder, days=1, now=now - timedelta(days=age)) for age in (5, 4)]
+    assert [one.name for one in making.prune(OFFICER, now, [], dry_run=True)] == [old[0].name]
+    making.prune(OFFICER, now, [], dry_run=False)
+    assert visible(folder) == [old[1].name]
+    assert list(backups.retained().values_list("name", flat=True)) == [old[1].name]
+
+
+def test_a_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(making, "_pump", full)
+    with pytest.raises(CommandError, match=r"No space left on device\. Nothing was left"):
+        call_command("backup")
+    assert visible(folder) == []
+    assert not backups.retained().exists()
+    assert Backup.objects.get().pruned_at is not None
+
+
+def test_a_dump_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "environment", lambda: {"PGHOST": "/nowhere", "PATH": os.environ["PATH"]})
+    with pytest.raises(CommandError, match=r"pg_dump failed: .*nowhere"):
+        call_command("backup")
+    assert visible(folder) == []
+    assert not backups.retained().exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CommandError, match=r"cannot write to .*file"):
+        call_command("backup", "create", "--to", str(tmp_path / "file"))
+    with pytest.raises(CommandError, match="--keep-days takes a number"):
+        call_command("backup", "create", "--keep-days", "-1")
+
+
+def test_programs_of_a_wrong_version_or_none_are_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "pg_dump"
+    old.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.1'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert programs.find("pg_dump").major >= 16  # the embedded database's
+    monkeypatch.setattr(programs, "postgres_program", lambda name: str(tmp_path / "none"))
+    with pytest.raises(ProgramError, match=rf"{old} is of version 9: install .*postgresql-client-\d+"):
+        programs.find("pg_dump")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(ProgramError, match="none was found"):
+        programs.find("pg_dump")
+
+
+def test_no_password_stands_in_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict, "PASSWORD", "s3cret")
+    assert programs.environment()["PGPASSWORD"] == "s3cret"
+
+
+def test_what_is_no_whole_backup_is_not_restored(folder: Path, tmp_path: Path) -> None:
+    provision_devices(TITLES)
+    backup = made(folder)
+    step = lambda name, total: lambda done: None  # noqa: E731
+    journals = [tmp_path / "journal"]
+    master = masterkey.current()
+    with pytest.raises(BackupError, match="no whole backup"):
+        restoring.examine(tmp_path, journals, step)
+    text = (backup / "manifest.json").read_text()
+    for changed, words in (
+        (text.replace('"keyvault_devicekey": 8', '"keyvault_devicekey": 7'), "it was changed"),
+        (text.replace('"format": 1', '"format": 2'), "of format 2"),
+        (text[:100], "is not a manifest"),
+    ):
+        (backup / "manifest.json").write_text(changed)
+        with pytest.raises(BackupError, match=words):
+            manifest.read(backup, master)
+    (backup / "manifest.json").write_text(text)
+    dump = (backup / "database.dump").read_bytes()
+    for octets, words in ((dump[:-1], "half a backup"), (dump[:-1] + b"!", "another SHA-256")):
+        (backup / "database.dump").write_bytes(octets)
+        with pytest.raises(BackupError, match=words):
+            restoring.examine(backup, journals, step)
+    (backup / "database.dump").write_bytes(dump)
+    with pytest.raises(BackupError, match="does not hold the record of backup"):
+        restoring.examine(backup, [tmp_path / "backups"], step)
+    restoring.examine(backup, [tmp_path / "backups"], step, incomplete=True)
+    restoring.examine(backup, journals, step)
+
+
+def test_a_foreign_master_key_restores_nothing(folder: Path, tmp_path: Path, settings: Settings) -> None:
+    backup = made(folder)
+    masterkey.init(tmp_path / "foreign.keys")
+    settings.MASTER_KEY_FILE = tmp_path / "foreign.keys"
+    with pytest.raises(CommandError, match=r"not proven by the master key.*Nothing was changed"):
+        call_command("restore", str(backup), "--replace", "--yes-replace", "whatever")
+
+
+@pytest.mark.parametrize("words", [[], ["somewhere", "--replay"]])
+def test_restore_asks_for_one_of_two(words: list[str]) -> None:
+    with pytest.raises(CommandError, match="Name the backup to restore; or --replay"):
+        call_command("restore", *words)
+
+
+def test_a_drill_names_what_is_wrong(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provision_devices(TITLES)
+    backup = made(folder)
+    counts = making.counts
+    monkeypatch.setattr(making, "counts", lambda: {**counts(), "keyvault_devicekey": 3})
+    with pytest.raises(SystemExit):
+        call_command("restore_drill", str(backup), "--without-journal", "--json")
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert [name for name, one in found.items() if not one["well"]] == ["counts"]
+    assert "keyvault_devicekey 3 instead of 8" in found["counts"]["found"]
+    assert AuditRecord.objects.order_by("-number")[0].result == "failed: counts"
+
+
+def test_a_snapshot_waits_for_acts_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = databases.at_database(os.environ["DATABASE_URL"], str(connection.settings_dict["NAME"]))
+    with psycopg.connect(url) as other:
+        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [journal.LOCK])  # has a number, and has not committed
+        with pytest.raises(BackupError, match="acts on keys have been under way"), backups.snapshot(wait_s=0.3):
+            pytest.fail("a snapshot was taken in the middle of an act")
+        other.rollback()
+    with backups.snapshot(wait_s=1):
+        pass
