@@ -34,6 +34,7 @@ class Wish:
     endless: bool = False
     gap_runs: int = 1024
     retention_days: int = 1096
+    derived_every: int = 4
 
 
 def make_plan(wish: Wish, now: datetime) -> tuple[Plan, Load]:
@@ -109,6 +110,7 @@ def _plan(
         retention_days=wish.retention_days,
         source=source,
         faults=wish.faults,
+        derived_every=wish.derived_every,
     )
 
 

@@ -6,6 +6,8 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, Self
 
 from concentrators.simulator.meter import FRAUD_EVENTS, STANDARD_EVENTS
+from concentrators.simulator.obedience import FIRST_EPOCH
+from keyvault.cose.kdf import derived_device_key
 
 # System titles of the simulation are locally administered EUI-64: 02, run (4 octets), number (3 octets).
 _TITLE_HEAD = b"\x02"
@@ -56,7 +58,8 @@ class Plan:
 
     The meters of a concentrator take turns in the lengths of ``interval_minutes``; a tick is the
     shortest of them, and the others are multiples of it. ``source`` says where the energy comes from,
-    ``faults`` how often something goes wrong with a command.
+    ``faults`` how often something goes wrong with a command. Every ``derived_every``-th meter (none for 0) has a key
+    derived from the run's fleet key, the others random ones.
     """
 
     run: str
@@ -72,6 +75,7 @@ class Plan:
     retention_days: int = 1096
     source: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, float] = field(default_factory=dict)
+    derived_every: int = 0
 
     @classmethod
     def from_fact(cls, fact: dict[str, Any]) -> Self:
@@ -99,8 +103,18 @@ class Plan:
         return _TITLE_HEAD + bytes.fromhex(self.run) + number.to_bytes(3, "big")
 
     def device_key(self, secret: bytes, number: int) -> bytes:
-        """The 32 octets that the simulated manufacturer drew for a meter; ``secret`` is the run's."""
+        """The 32 octets that the simulated manufacturer drew, or derived, for a meter; ``secret`` is the run's."""
+        if self.is_derived(number):
+            return derived_device_key(self.fleet_key(secret), self.system_title(number), FIRST_EPOCH)
         return sha256(b"simulated device key" + secret + self.system_title(number)).digest()
+
+    def is_derived(self, number: int) -> bool:
+        """Whether the meter's first key is derived from the fleet key."""
+        return bool(self.derived_every) and number < len(self.meters) and number % self.derived_every == 0
+
+    def fleet_key(self, secret: bytes) -> bytes:
+        """The 32 octets of the run's fleet key."""
+        return sha256(b"simulated fleet key" + secret + bytes.fromhex(self.run)).digest()
 
     def transfer_key(self, secret: bytes, number: int) -> bytes:
         """The 32 octets of a meter's transfer key, drawn likewise."""

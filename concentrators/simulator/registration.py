@@ -9,7 +9,14 @@ from concentrators.models import Concentrator
 from concentrators.simulator.obedience import FIRST_EPOCH
 from concentrators.simulator.plan import Plan
 from keyvault.models import DeviceKey, KeyState
-from keyvault.provisioning import TRANSFER_EPOCH, NewKey, provision_stored, set_key_state
+from keyvault.provisioning import (
+    TRANSFER_EPOCH,
+    NewKey,
+    create_fleet_key,
+    provision_derived,
+    provision_stored,
+    set_key_state,
+)
 from meters.models import Meter, MeterStatus
 
 
@@ -33,7 +40,13 @@ def register(plan: Plan, secret: bytes) -> list[str]:
                 (TRANSFER_EPOCH, plan.transfer_key(secret, number)),
                 (FIRST_EPOCH, plan.device_key(secret, number)),
             )
+            if epoch == TRANSFER_EPOCH or not plan.is_derived(number)
         )
+        if plan.derived_every:
+            fleet_key = create_fleet_key(f"sim-{plan.run}", plan.fleet_key(secret))
+            provision_derived(
+                fleet_key, [NewKey(plan.system_title(n), FIRST_EPOCH) for n in numbers if plan.is_derived(n)]
+            )
         ids = [concentrator.pk for concentrator in concentrators]
         genuine = list(enumerate(meters[: len(plan.meters)]))
         assignments.assign([(meter.pk, ids[plan.home_of(number)]) for number, meter in genuine], start)

@@ -10,7 +10,10 @@ from ami_headend.management.commands import up
 
 
 class Command(up.Command):
-    help = "Run the head-end with simulated meters posting over HTTP, attackers among them, and a live summary."
+    help = (
+        "Run the head-end with simulated meters posting over HTTP, attackers among them, keys that are rotated, and a "
+        "live summary."
+    )
     examples = (
         "examples:\n"
         "  manage.py demo\n"
@@ -27,5 +30,6 @@ class Command(up.Command):
         every = str(options["every"])
         return {
             "meters": [*manage, "simulate", "--demo", "--url", ready.address],
+            "rotations": [*manage, "demo_rotations"],
             "summary": [*manage, "summary", "--every", every, "--title", f"{ready.address}admin/  {ready.account}"],
         }

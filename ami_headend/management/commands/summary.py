@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from concentrators.activity import Activity, activity
+from concentrators.rotations import Rotation, rotations
 
 _MINUTES_MAX = 10 * 366 * 24 * 60
 _EVERY_MAX_S = 86_400
+_ROTATIONS = 5
 
 
 class Command(BaseCommand):
@@ -56,6 +58,8 @@ class Command(BaseCommand):
                 console.print(title, soft_wrap=True, markup=False)
             console.print(table(seen, frames_per_second))
             console.print(refusals(seen), soft_wrap=True)
+            for line in rotated(rotations(_ROTATIONS)):
+                console.print(line, soft_wrap=True, markup=False)
         self.stdout.write(text.get(), ending="")
         self.stdout.flush()
 
@@ -63,6 +67,16 @@ class Command(BaseCommand):
 def refusals(seen: Activity) -> str:
     """The refused frames by kind, in one line."""
     return "refused: " + (", ".join(f"{kind} {number:,}" for kind, number in seen.failures.items()) or "none")
+
+
+def rotated(found: list[Rotation]) -> list[str]:
+    """What is being rotated, a line each; what was last where nothing is."""
+    going_on = [one for one in found if one.is_going_on] or found[:1]
+    return [
+        f"rotation: {one.kind}, {one.name}: {one.state}, {one.done:,} of {one.total:,}"
+        + (f", {one.failures:,} failed" if one.failures else "")
+        for one in going_on
+    ]
 
 
 def table(seen: Activity, frames_per_second: float | None) -> Table:

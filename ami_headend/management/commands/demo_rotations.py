@@ -1,0 +1,44 @@
+"""manage.py demo_rotations: rotations of each kind, one after the other, while the demo runs."""
+
+import time
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+
+from ami_headend import demo_rotations
+from keyvault.audit import AuditError
+from keyvault.masterkey import MasterKeyError
+
+_EVERY_MAX_S = 3_600
+
+
+class Command(BaseCommand):
+    help = (
+        "Begin rotations without end, one after the other: device keys, the master key, a fleet key, compromised keys. "
+        "Part of manage.py demo; nothing for a real head-end."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = "examples:\n  manage.py demo_rotations\n  manage.py demo_rotations --once"
+        parser.add_argument("--every", type=float, default=15.0, help="seconds between looks (15)")
+        parser.add_argument("--once", action="store_true", help="begin the next one, if none goes on, and end")
+
+    def handle(self, *args: Any, every: float, once: bool, **options: Any) -> None:
+        if not 0 < every <= _EVERY_MAX_S:
+            raise CommandError(f"--every takes a number above 0 up to {_EVERY_MAX_S}")
+        while True:
+            try:
+                begun = demo_rotations.begin_next(timezone.now())
+            except (MasterKeyError, AuditError, OperationalError, InterfaceError) as error:
+                self.stderr.write(f"Not now: {str(error).partition(chr(10))[0]}")
+            else:
+                if begun is not None:
+                    self.stdout.write(f"begins {begun}")
+                    self.stdout.flush()
+            if once:
+                return
+            time.sleep(every)
