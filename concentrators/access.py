@@ -43,3 +43,15 @@ def revoke_token(actor: Actor, token: ConcentratorToken) -> None:
         tokens.revoke(token)
         subject = {"concentrator": token.concentrator.name, "label": token.label, "id": token.pk}
         audit.record(actor, "token.revoke", subject)
+
+
+def rotate_token(actor: Actor, token: ConcentratorToken) -> str:
+    """A token in place of another, in the clear this once; the old one stays valid for tokens.ROTATION_GRACE.
+
+    AuditError or MasterKeyError: none was made, and the old one stays as it was.
+    """
+    with transaction.atomic():
+        new = tokens.rotate(token)
+        subject = {"concentrator": token.concentrator.name, "label": token.label, "id": token.pk}
+        audit.record(actor, "token.rotate", subject)
+    return new

@@ -1,22 +1,17 @@
-"""Concentrators, tokens and assignments in the admin; ``admin_evidence`` has uplinks and failures."""
+"""Concentrators and assignments in the admin; ``admin_evidence`` has uplinks."""
 
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Prefetch, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
-from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioFilter
 from unfold.decorators import action, display
-from unfold.enums import ActionVariant
 
 from concentrators import (
     access,
@@ -24,12 +19,12 @@ from concentrators import (
     intervals,
     orders,
 )
-from concentrators.admin_forms import AssignForm, IntervalForm, TokenForm
+from concentrators.admin_forms import AssignForm, IntervalForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
 from concentrators.assignments import AssignmentError, assign
 from concentrators.commands import DownlinkError
 from concentrators.intervals import IntervalError
-from concentrators.models import Assignment, CommandKind, Concentrator, ConcentratorToken, Uplink
+from concentrators.models import Assignment, CommandKind, Concentrator, Uplink
 from concentrators.orders import Order
 from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
 from keyvault.audit import AuditError, web_actor
@@ -38,51 +33,10 @@ from meters.admin import MeterAdmin
 from meters.models import Meter
 from meters.registry import RegistryError
 
-TOKEN_COLOURS = {"valid": "success", "expired": "warning", "revoked": "danger"}
-_TOKEN_FIELDS = ["concentrator", "label", "state", "created_at", "expires_at", "revoked_at", "last_used_at"]
-
-
-def token_state(token: ConcentratorToken) -> str:
-    """Whether a token is valid, expired or revoked now."""
-    if token.revoked_at is not None:
-        return "revoked"
-    return "expired" if token.expires_at is not None and token.expires_at <= timezone.now() else "valid"
-
-
-class TokenInline(TabularInline):  # type: ignore[misc]
-    """The tokens of a concentrator; they are issued and revoked, never edited."""
-
-    model = ConcentratorToken
-    fields = ["label", "state", "created_at", "expires_at", "last_used_at", "manage"]
-    readonly_fields = fields
-    extra = 0
-    can_delete = False
-    hide_title = True
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[ConcentratorToken]:
-        return ConcentratorToken.objects.defer("digest").order_by("-pk")
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    @display(description="state")
-    def state(self, token: ConcentratorToken) -> str:
-        return token_state(token)
-
-    @display(description="")
-    def manage(self, token: ConcentratorToken) -> SafeString | str:
-        if token_state(token) == "revoked":
-            return ""
-        address = reverse("admin:concentrators_concentratortoken_change", args=[token.pk])
-        return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">manage</a>', address)
-
 
 @admin.register(Concentrator)
 class ConcentratorAdmin(LargeTableAdmin):
-    """Concentrators, and the issue of their tokens."""
+    """The names of concentrators, and whether they are let in; their tokens are on their pages of the console."""
 
     fields = ["name", "is_active", "created_at", "last_posted_at"]
     readonly_fields = ["created_at", "last_posted_at"]
@@ -90,8 +44,6 @@ class ConcentratorAdmin(LargeTableAdmin):
     list_filter = [("is_active", BooleanRadioFilter)]
     search_fields = ["name__icontains"]
     ordering = ["name"]
-    inlines = [TokenInline]
-    actions_detail = ["issue_token"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Concentrator | None = None) -> bool:
         return False  # its uplinks stand on it: it is set inactive
@@ -106,9 +58,6 @@ class ConcentratorAdmin(LargeTableAdmin):
     def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
         access.save_as(web_actor(request), obj)
 
-    def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("concentrators.add_concentratortoken")
-
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
         return [
@@ -121,90 +70,6 @@ class ConcentratorAdmin(LargeTableAdmin):
     def last_posted_at(self, concentrator: Concentrator) -> str:
         newest = Uplink.objects.filter(concentrator=concentrator).order_by("-received_at")
         return shown(newest.values_list("received_at", flat=True).first())
-
-    @action(
-        description="Issue token",
-        icon="key",
-        permissions=["issue"],
-        variant=ActionVariant.PRIMARY,
-    )
-    def issue_token(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        concentrator = self.get_object(request, object_id)
-        if concentrator is None:
-            raise Http404("There is no such concentrator.")
-        form = TokenForm(request.POST if request.method == "POST" else None)
-        context = {
-            "title": f"Issue a token to {concentrator}",
-            "submit_text": "Issue token",
-            "back": reverse("admin:concentrators_concentrator_change", args=[concentrator.pk]),
-            "text": "A bearer token lets the concentrator post uplinks. Tokens issued before stay valid.",
-        }
-        if request.method == "POST" and form.is_valid():
-            # The answer itself shows the token: a message or a redirect would store it on its way.
-            try:
-                asked = form.cleaned_data
-                secret = access.issue_token(web_actor(request), concentrator, asked["label"], asked["expires_at"])
-            except (MasterKeyError, AuditError) as error:
-                form.add_error(None, str(error))
-                return form_page(self, request, form, **context)
-            context["secret"] = secret
-            context["shown_once"] = "Token"
-            context["explanation"] = "Copy it now: it is shown this once, and only its digest is kept."
-            context["text"] = ""
-            self.log_change(request, concentrator, f"token issued: {form.cleaned_data['label'] or 'no label'}")
-        return form_page(self, request, form, **context)
-
-
-@admin.register(ConcentratorToken)
-class ConcentratorTokenAdmin(ReadOnlyAdmin):
-    """Tokens without their digests; revoked here, issued on the concentrator's page."""
-
-    list_display = ["name", "concentrator", "state", "created_at", "expires_at", "last_used_at"]
-    list_filter = [("concentrator", AutocompleteSelectFilter)]
-    list_select_related = ["concentrator"]
-    search_fields = ["label__icontains", "concentrator__name__icontains"]
-    ordering = ["-pk"]
-    fields = _TOKEN_FIELDS
-    readonly_fields = ["state"]
-    actions_detail = ["revoke"]
-
-    def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("concentrators.change_concentratortoken")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[ConcentratorToken]:
-        return super().get_queryset(request).defer("digest")
-
-    @display(description="token", ordering="label")
-    def name(self, token: ConcentratorToken) -> str:
-        return str(token)
-
-    @display(description="state", label=TOKEN_COLOURS)
-    def state(self, token: ConcentratorToken) -> str:
-        return token_state(token)
-
-    @action(
-        description="Revoke",
-        icon="block",
-        permissions=["revoke"],
-        variant=ActionVariant.DANGER,
-    )
-    def revoke(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        token = self.get_object(request, object_id)
-        if token is None:
-            raise Http404("There is no such token.")
-        back = reverse("admin:concentrators_concentratortoken_change", args=[token.pk])
-        if request.method == "POST":
-            try:
-                access.revoke_token(web_actor(request), token)
-            except (MasterKeyError, AuditError) as error:
-                self.message_user(request, f"The token was not revoked: {error}", messages.ERROR)
-                return HttpResponseRedirect(back)
-            self.log_change(request, token, "revoked")
-            self.message_user(request, f"Token {token} of {token.concentrator} is refused from now on.")
-            return HttpResponseRedirect(back)
-        text = f"{token.concentrator} is refused with this token at once, and for good. Its other tokens stay valid."
-        context = {"title": f"Revoke token {token}", "submit_text": "Revoke", "submit_variant": "danger", "back": back}
-        return form_page(self, request, forms.Form(), text=text, **context)
 
 
 @admin.register(Assignment)

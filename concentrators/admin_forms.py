@@ -1,7 +1,5 @@
 """Forms about concentrators in the admin."""
 
-from datetime import datetime
-
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
@@ -10,32 +8,11 @@ from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminSplitDateTimeWidget,
-    UnfoldAdminTextInputWidget,
 )
 
 from concentrators.models import Assignment, Concentrator
 from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter
-
-
-class TokenForm(forms.Form):
-    """What a new token is for, and until when it is valid."""
-
-    label = forms.CharField(
-        max_length=120, required=False, help_text="what the token is for", widget=UnfoldAdminTextInputWidget
-    )
-    expires_at = forms.SplitDateTimeField(
-        label="expires",
-        required=False,
-        help_text="without it, the token is valid until it is revoked",
-        widget=UnfoldAdminSplitDateTimeWidget,
-    )
-
-    def clean_expires_at(self) -> datetime | None:
-        at: datetime | None = self.cleaned_data["expires_at"]
-        if at is not None and at <= timezone.now():
-            raise forms.ValidationError("This time is past: the token would never be valid.")
-        return at
 
 
 class AssignForm(forms.Form):

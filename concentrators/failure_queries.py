@@ -146,6 +146,12 @@ def open_by_severity() -> dict[Severity, int]:
     return counted
 
 
+def open_of_meter(meter_id: int) -> int:
+    """How many kept failures of a meter nobody has acknowledged; one query."""
+    rows = _fetch("SELECT sum(open)::bigint FROM concentrators_failuregroup WHERE meter_id = %s", [meter_id])
+    return rows[0][0] or 0
+
+
 def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
     """SQL of the ids of the newest failures of a selection, and its parameters."""
     conditions, params = _conditions(selection)

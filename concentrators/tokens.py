@@ -5,6 +5,7 @@ import secrets
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from concentrators.models import Concentrator, ConcentratorToken
@@ -13,6 +14,7 @@ from keyvault.sql import fetch_rows
 
 _PREFIX = "dcu_"  # makes a leaked token easy to find; no part of its 256 bits
 _LAST_USE_EVERY = timedelta(minutes=1)
+ROTATION_GRACE = timedelta(days=1)  # a replaced token is valid for as long, so that the concentrator can change over
 
 
 def issue(concentrator: Concentrator, label: str = "", expires_at: datetime | None = None) -> str:
@@ -34,6 +36,27 @@ def revoke(token: ConcentratorToken) -> None:
     with transaction.atomic():
         if ConcentratorToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now):
             journal.append("token_revoked", [bytes(token.digest), int(now.timestamp())])
+
+
+def rotate(token: ConcentratorToken) -> str:
+    """Make a token that takes the place of another: the old one is refused after ROTATION_GRACE. Journaled.
+
+    Gives the new one in the clear, this once. It has the label of the old one, and no end of its own.
+    """
+    until = timezone.now() + ROTATION_GRACE
+    with transaction.atomic():
+        new = issue(token.concentrator, token.label)
+        valid = ConcentratorToken.objects.filter(pk=token.pk, revoked_at=None)
+        if valid.filter(Q(expires_at=None) | Q(expires_at__gt=until)).update(expires_at=until):
+            journal.append("token_revoked", [bytes(token.digest), int(until.timestamp())])
+    return new
+
+
+def state(token: ConcentratorToken, now: datetime) -> str:
+    """Whether a token is ``valid``, ``expired`` or ``revoked``."""
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= now else "valid"
 
 
 def find(token: str, now: datetime) -> ConcentratorToken | None:

@@ -111,6 +111,51 @@ def events(selection: Selection, limit: int) -> tuple[list[EventRow], EventKey |
     return shown, EventKey(rows[-1][3], rows[-1][0]) if len(rows) == limit else None
 
 
+class Interval(NamedTuple):
+    """One value of an interval register, in the register's resolution."""
+
+    start: datetime
+    interval_minutes: int
+    value: int
+
+
+class LastValue(NamedTuple):
+    """The latest value of a register; ``quantity`` is exact, in ``unit``."""
+
+    obis_code: str
+    name: str
+    captured_at: datetime
+    interval_minutes: int
+    quantity: str
+    unit: str
+
+
+def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) -> list[Interval]:
+    """What a meter's interval register says of [start, end), oldest first; missing intervals are missing. One query."""
+    rows = _fetch(
+        """SELECT captured_at, interval_minutes, value FROM meters_reading
+           WHERE meter_id = %s AND register_id = %s AND captured_at >= %s AND captured_at < %s ORDER BY captured_at""",
+        [meter_id, register_id, start, end],
+    )
+    return [Interval._make(row) for row in rows]
+
+
+def last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValue]:
+    """The latest value in [start, end) of each register of a meter, by OBIS code. One query."""
+    rows = _fetch(
+        """SELECT g.obis_code, g.name, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit
+           FROM (SELECT DISTINCT ON (register_id) register_id, captured_at, interval_minutes, value
+                 FROM meters_reading WHERE meter_id = %s AND captured_at >= %s AND captured_at < %s
+                 ORDER BY register_id, captured_at DESC) AS r
+           JOIN meters_register g ON g.id = r.register_id ORDER BY g.obis_code""",
+        [meter_id, start, end],
+    )
+    return [
+        LastValue(obis, name, at, minutes, _quantity(value, scaler), unit)
+        for obis, name, at, minutes, value, scaler, unit in rows
+    ]
+
+
 def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
     """All rows that ``readings`` or another query in pages finds for its selection, in lists of at most ``size``."""
     while True:

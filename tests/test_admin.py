@@ -8,7 +8,6 @@ from django.contrib.auth.models import Group, Permission, User
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
-from django.utils import timezone
 
 from concentrators import tokens
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, FailureTally, Uplink
@@ -24,7 +23,6 @@ pytestmark = pytest.mark.django_db
 
 MODELS = [
     Concentrator,
-    ConcentratorToken,
     Assignment,
     Uplink,
     Meter,
@@ -163,9 +161,13 @@ def test_the_search_over_everything_finds_by_hex_and_shows_what_may_be_seen(admi
     _, (device, _) = fill(2)
     asked = {"s": device.title.hex(), "extended": "1"}
     found = admin_client.get(reverse("admin:search"), asked).content.decode()
-    assert page_of(device.meter) in found
+    page = reverse("admin:meter", args=[device.meter.pk])
+    assert page in found
     assert page_of(device.row()) in found
-    assert page_of(device.meter) not in limited().get(reverse("admin:search"), asked).content.decode()
+    assert (
+        reverse("admin:meter", args=[device.meter.pk])
+        not in limited().get(reverse("admin:search"), asked).content.decode()
+    )
 
 
 def test_binary_columns_are_searched_by_their_first_hex_digits(admin_client: Client) -> None:
@@ -315,49 +317,6 @@ def test_a_register_is_checked_and_then_stays(admin_client: Client) -> None:
 
 
 # --- concentrators --------------------------------------------------------------------------------
-
-
-def test_a_token_is_shown_once(admin_client: Client) -> None:
-    concentrator = ConcentratorFactory.create()
-    address = reverse("admin:concentrators_concentrator_issue_token", args=[concentrator.pk])
-    assert "dcu_" not in admin_client.get(address).content.decode()
-    answer = admin_client.post(address, {"label": "spring"})
-    found = re.findall(r"dcu_[\w-]{43}", answer.content.decode())
-    assert len(found) == 1
-    assert "no-store" in answer["Cache-Control"]
-    row = ConcentratorToken.objects.get()
-    assert bytes(row.digest) == tokens.digest(found[0])
-    assert row.label == "spring"
-    pages = [page_of(concentrator), page_of(row), list_of(ConcentratorToken), address, "/admin/"]
-    assert not [page for page in pages if found[0] in admin_client.get(page).content.decode()]
-    assert found[0] not in str(dict(admin_client.session))
-
-
-def test_a_token_that_would_never_be_valid_is_not_issued(admin_client: Client) -> None:
-    address = reverse("admin:concentrators_concentrator_issue_token", args=[ConcentratorFactory.create().pk])
-    answer = admin_client.post(address, {"expires_at_0": "2020-01-01", "expires_at_1": "00:00:00"})
-    assert "This time is past" in answer.content.decode()
-    assert not ConcentratorToken.objects.exists()
-
-
-def test_a_token_is_revoked_after_confirmation(admin_client: Client) -> None:
-    token = tokens.issue(ConcentratorFactory.create(), "spring")
-    row = ConcentratorToken.objects.get()
-    address = reverse("admin:concentrators_concentratortoken_revoke", args=[row.pk])
-    assert "Revoke" in admin_client.get(address).content.decode()
-    assert tokens.find(token, timezone.now()) is not None
-    admin_client.post(address)
-    assert tokens.find(token, timezone.now()) is None
-
-
-@pytest.mark.parametrize("path", ["concentrators_concentrator_issue_token", "concentrators_concentratortoken_revoke"])
-def test_a_reader_issues_and_revokes_nothing(path: str) -> None:
-    tokens.issue(ConcentratorFactory.create(), "spring")
-    row = ConcentratorToken.objects.get()
-    pk = row.concentrator_id if "issue" in path else row.pk
-    client = limited("view_concentrator", "view_concentratortoken", "change_concentrator")
-    assert client.post(reverse(f"admin:{path}", args=[pk])).status_code == 403
-    assert ConcentratorToken.objects.filter(revoked_at=None).count() == 1
 
 
 def test_meters_are_assigned_and_their_totals_move_along(admin_client: Client) -> None:

@@ -34,7 +34,7 @@ from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, Acknowledge
 from concentrators.failure_queries import FailureKey, FailureRow, FailureSelection
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.adminbase import FilterForm
-from keyvault.audit import Actor, AuditError
+from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from meters import exports
 from meters.models import Meter
@@ -166,9 +166,8 @@ def claimed(row: FailureRow) -> SafeString | str:
 
 def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str) -> Acknowledged | None:
     """Acknowledge as the request's user, and say in a message what came of it; None where nothing was done."""
-    actor = Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
     try:
-        done = acknowledge(selection, actor, note, timezone.now())
+        done = acknowledge(selection, web_actor(request), note, timezone.now())
     except AcknowledgementError as error:
         messages.error(request, f"Nothing was acknowledged: {error}.")
         return None

@@ -107,6 +107,14 @@ def time_of(written: str) -> datetime:
     return at
 
 
+def text_of(written: Sequence[str]) -> str:
+    """A name in a key, whatever stands in it; ValueError for what no name can have."""
+    name = "~".join(written)
+    if "\0" in name:
+        raise ValueError("no name")
+    return name
+
+
 def number_of(written: str) -> int:
     """A number in a key; ValueError for any other text."""
     number = int(written)

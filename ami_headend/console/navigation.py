@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from django.http import HttpRequest
 from django.urls import reverse
 
+from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failures import FailuresPage
+from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 
@@ -36,7 +38,7 @@ GROUPS = [
     (
         "Meters",
         [
-            _Page("Meters", "electric_meter", "admin:meters_meter_changelist", ["meters.view_meter"]),
+            _console_page(MetersPage),
             _Page("Readings", "query_stats", "admin:readings", ["meters.view_reading"]),
             _Page("Events", "notifications", "admin:meters_meterevent_changelist", ["meters.view_meterevent"]),
             _Page("Places", "home_pin", "admin:meters_place_changelist", ["meters.view_place"]),
@@ -47,18 +49,7 @@ GROUPS = [
     (
         "Concentrators",
         [
-            _Page(
-                "Concentrators",
-                "router",
-                "admin:concentrators_concentrator_changelist",
-                ["concentrators.view_concentrator"],
-            ),
-            _Page(
-                "Tokens",
-                "key_vertical",
-                "admin:concentrators_concentratortoken_changelist",
-                ["concentrators.view_concentratortoken"],
-            ),
+            _console_page(ConcentratorsPage),
             _Page("Assignments", "lan", "admin:concentrators_assignment_changelist", ["concentrators.view_assignment"]),
         ],
     ),

@@ -59,12 +59,12 @@ def profiles(found: Profiles) -> Panel:
 
 def meters(found: MetersHeard, now: datetime) -> Panel:
     """Meters heard, and those that are silent the longest."""
-    url = reverse("admin:meters_meter_changelist")
+    url = reverse("admin:meters")
     note = f"last 24 hours; {found.never:,} never" if found.never else "last 24 hours"
     tone = _tone(found.heard, found.expected)
     rows = [
         [
-            link(reverse("admin:meters_meter_change", args=[meter.id]), meter.serial_number),
+            link(reverse("admin:meter", args=[meter.id]), meter.serial_number),
             ago(meter.heard_at, now),
             clipped(meter.via or "-"),
         ]
@@ -98,7 +98,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
             state = ("lagging", "warning")
         rows.append(
             [
-                link(reverse("admin:concentrators_concentrator_change", args=[row.id]), row.name),
+                link(reverse("admin:concentrator", args=[row.id]), row.name),
                 label(*state),
                 ago(row.heard_at, now),
                 "-" if share is None else percent(share.counted, share.expected),
@@ -110,7 +110,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
     note = (
         f"{standing.silent:,} silent for over {duration(after.total_seconds())}" if standing.silent else "none silent"
     )
-    url = reverse("admin:concentrators_concentrator_changelist")
+    url = reverse("admin:concentrators")
     tone = "bad" if standing.silent else "good" if standing.active else ""
     columns = [
         Column("concentrator"),

@@ -22,6 +22,7 @@ _MODELS: list[tuple[type[Model], str]] = [
     (DeviceKey, "vpn_key"),
 ]
 _HITS = 5
+_PAGES: dict[type[Model], str] = {Meter: "admin:meter", Concentrator: "admin:concentrator"}  # others: the admin's
 
 
 def search(request: HttpRequest, term: str) -> list[SearchResult]:
@@ -32,7 +33,7 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
         if not pages.has_view_permission(request):
             continue
         rows, _ = pages.get_search_results(request, pages.get_queryset(request), term)
-        name = f"admin:{model._meta.label_lower.replace('.', '_')}_change"
+        name = _PAGES.get(model, f"admin:{model._meta.label_lower.replace('.', '_')}_change")
         found += [
             SearchResult(
                 title=str(row),

@@ -8,8 +8,12 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
+from ami_headend.console.concentrator import ConcentratorPage
+from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
+from ami_headend.console.meter import MeterPage
+from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.signin.account import AccountPage
@@ -21,6 +25,10 @@ PAGES: list[type[ConsolePage]] = [
     FailureGroupsPage,
     FailuresExport,
     FailurePage,
+    MetersPage,
+    MeterPage,
+    ConcentratorsPage,
+    ConcentratorPage,
 ]
 
 

@@ -18,8 +18,8 @@ from meters.models import Meter
 SHOWN = 6
 
 _PAGES = {
-    SubjectKind.METER: "admin:meters_meter_change",
-    SubjectKind.CONCENTRATOR: "admin:concentrators_concentrator_change",
+    SubjectKind.METER: "admin:meter",
+    SubjectKind.CONCENTRATOR: "admin:concentrator",
 }
 _LISTS = {
     Condition.FAILURE_RATE: "admin:failures",

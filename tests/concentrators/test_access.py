@@ -69,9 +69,9 @@ def test_doors_say_so_where_the_journal_cannot_be_written(
     page = reverse("admin:concentrators_concentrator_change", args=[concentrator.pk])
     form = {"name": concentrator.name, "tokens-TOTAL_FORMS": "0", "tokens-INITIAL_FORMS": "0"}
     assert "Nothing was saved" in admin_client.post(page, form, follow=True).content.decode()
-    issue = reverse("admin:concentrators_concentrator_issue_token", args=[concentrator.pk])
-    assert "cannot be written" in admin_client.post(issue, {"label": ""}).content.decode()
-    revoke = reverse("admin:concentrators_concentratortoken_revoke", args=[token.pk])
-    assert "was not revoked" in admin_client.post(revoke, follow=True).content.decode()
+    page = reverse("admin:concentrator", args=[concentrator.pk])
+    for given in ({"act": "make"}, {"act": "rotate", "token": token.pk}, {"act": "revoke", "token": token.pk}):
+        assert "cannot be written" in admin_client.post(page, given, follow=True).content.decode()
+    assert ConcentratorToken.objects.get().expires_at is None
     assert list(Concentrator.objects.values_list("is_active", flat=True)) == [True]
     assert list(ConcentratorToken.objects.values_list("revoked_at", flat=True)) == [None]

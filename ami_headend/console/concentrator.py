@@ -1,0 +1,318 @@
+"""The page of one concentrator: when it was heard, how complete its meters are, what it posted, and its tokens."""
+
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Min, Sum
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.http import urlencode
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from ami_headend.console import charts
+from ami_headend.console.charts import Chart, Series
+from ami_headend.console.concentrators import POSTED_PERIOD, health_label
+from ami_headend.console.failures import failures_table, failures_url
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, percent, thousands
+from ami_headend.console.meters import meters_url
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.periods import day_of, labels, midnight
+from ami_headend.console.tables import Column, Table, table
+from concentrators import access, completeness, failure_queries, tokens
+from concentrators.completeness import Hour
+from concentrators.failure_queries import FailureSelection
+from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
+from keyvault.audit import AuditError, web_actor
+from keyvault.masterkey import MasterKeyError
+
+MAKE, END = "concentrators.add_concentratortoken", "concentrators.change_concentratortoken"
+_DAYS = 7
+_ROWS = 10
+_TOKENS = 20
+_INCOMPLETE = 50
+_LONGEST_LOOK = timedelta(days=1, hours=1)  # a day of 25 hours
+_HOUR = timedelta(hours=1)
+_TOKEN_COLOURS = {"valid": "success", "expired": "warning", "revoked": "danger"}
+
+
+class TokenForm(forms.Form):
+    """What a new token is for, and until when it is valid."""
+
+    label = forms.CharField(
+        max_length=120,
+        required=False,
+        help_text="what the token is for",
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
+    )
+    expires_at = forms.DateTimeField(
+        label="valid until",
+        required=False,
+        help_text="in your time zone; without it, until it is revoked",
+        widget=UnfoldAdminTextInputWidget(attrs={"type": "datetime-local"}),
+    )
+
+    def clean_expires_at(self) -> datetime | None:
+        at: datetime | None = self.cleaned_data["expires_at"]
+        if at is not None and at <= timezone.now():
+            raise forms.ValidationError("This time is past: the token would never be valid.")
+        return at
+
+
+class HeatCell(NamedTuple):
+    """An hour of the heat map: a colour from 0 (nothing) to 5 (complete), what it says, and the way to its meters."""
+
+    tone: str
+    said: str
+    url: str
+
+
+class ConcentratorPage(ConsolePage):
+    """One concentrator. Figures, uplinks and failures renew themselves."""
+
+    route = "concentrators/<int:pk>/"
+    name = "concentrator"
+    title = "Concentrator"
+    icon = "router"
+    permission_required = ("concentrators.view_concentrator",)
+    template_name = "console/concentrator/page.html"
+    live_template_name = "console/concentrator/live.html"
+    live_every_s = 10
+
+    @cached_property
+    def concentrator(self) -> Concentrator:
+        """The concentrator of the address, or 404."""
+        found = Concentrator.objects.filter(pk=min(self.kwargs["pk"], 2**31 - 1)).first()
+        if found is None:
+            raise Http404("There is no such concentrator.")
+        return found
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        concentrator, now = self.concentrator, context["now"]
+        can = self.request.user.has_perm
+        context |= {"concentrator": concentrator, "title": f"Concentrator {concentrator}"}
+        if can("concentrators.view_uplink"):
+            context |= {"figures": _figures(concentrator, now), "uplinks": _uplinks(concentrator, now)}
+        if can("concentrators.view_integrityfailure"):
+            rows, _ = failure_queries.failures(FailureSelection(concentrator_id=concentrator.pk), _ROWS)
+            context["failures"] = failures_table(rows, now)
+            context["failures_url"] = failures_url(concentrator=concentrator.name)
+        if self.is_live_request:
+            return context
+        if can("concentrators.view_intervaltotal"):
+            context |= self._completeness(now)
+        if can("concentrators.view_concentratortoken"):
+            context |= {"tokens": _tokens(concentrator, now), "may_make": can(MAKE), "may_end": can(END)}
+            context.setdefault("token_form", TokenForm())
+        return context
+
+    def _completeness(self, now: datetime) -> dict[str, Any]:
+        """Seven days by the hour: who is complete, and the energy; and which meters lack intervals, where asked."""
+        today = day_of(now)
+        start = midnight(today - timedelta(days=_DAYS - 1))
+        end = now.replace(minute=0, second=0, microsecond=0)
+        first = start.replace(minute=0)
+        pk = self.concentrator.pk
+        spans = completeness.expected_spans(first, end, pk)
+        hours = completeness.hours(spans, first, end, pk)
+        counted, expected = sum(hour.counted for hour in hours), sum(hour.expected for hour in hours)
+        found: dict[str, Any] = {
+            "heat": _heat_map(hours, self.request.path),
+            "share": percent(counted, expected),
+            "is_whole": expected and counted >= expected,
+            "counted": counted,
+            "expected": expected,
+            "energy": _energy(hours),
+            "assigned": Assignment.objects.filter(concentrator=pk, valid_to=None).count(),
+            "meters_url": meters_url(concentrator=self.concentrator.name),
+        }
+        asked = _asked(self.request)
+        if asked is not None:
+            rows = completeness.incomplete_meters(pk, asked[0], min(asked[1], now), _INCOMPLETE)
+            found |= {"asked": asked, "incomplete": _incomplete(rows, asked[0])}
+        return found
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Make, rotate or revoke a token. A new one is shown in this very answer, and nowhere else."""
+        act = request.POST.get("act", "")
+        if not request.user.has_perm(MAKE if act == "make" else END) or (
+            act == "rotate" and not request.user.has_perm(MAKE)
+        ):
+            raise PermissionDenied
+        try:
+            if act == "make":
+                return self._make(request)
+            return self._rotate_or_revoke(request, act)
+        except (MasterKeyError, AuditError) as error:
+            messages.error(request, f"Nothing was done: {error}")
+            return HttpResponseRedirect(request.path)
+
+    def _make(self, request: HttpRequest) -> HttpResponse:
+        form = TokenForm(request.POST)
+        if not form.is_valid():
+            return self.render_to_response(self.get_context_data(token_form=form))
+        given = form.cleaned_data
+        secret = access.issue_token(web_actor(request), self.concentrator, given["label"], given["expires_at"])
+        return self.render_to_response(self.get_context_data(secret=secret))
+
+    def _rotate_or_revoke(self, request: HttpRequest, act: str) -> HttpResponse:
+        number = request.POST.get("token", "")
+        rows = ConcentratorToken.objects.select_related("concentrator").filter(concentrator=self.concentrator)
+        token = rows.filter(pk=min(int(number), 2**31 - 1)).first() if number.isascii() and number.isdigit() else None
+        if token is None or tokens.state(token, timezone.now()) == "revoked":
+            messages.error(request, "Nothing was done: there is no such token, or it is revoked already.")
+        elif act == "rotate":
+            secret = access.rotate_token(web_actor(request), token)
+            return self.render_to_response(self.get_context_data(secret=secret, replaced=token))
+        elif act == "revoke":
+            access.revoke_token(web_actor(request), token)
+            messages.success(request, f"Token {token} is refused from now on. The other tokens stay as they are.")
+        return HttpResponseRedirect(request.path)
+
+
+def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
+    posted = Uplink.objects.filter(concentrator=concentrator)
+    heard_at = posted.order_by("-received_at").values_list("received_at", flat=True).first()
+    waiting = posted.filter(verified_at=None).aggregate(uplinks=Count("pk"), oldest=Min("received_at"))
+    last_day = posted.filter(received_at__gte=now - POSTED_PERIOD)
+    sums = last_day.aggregate(frames=Sum("frames", default=0), rejected=Sum("rejected", default=0))
+    frames, rejected = sums["frames"], sums["rejected"]
+    health = health_label(now, heard_at, waiting["oldest"], is_active=concentrator.is_active)
+    oldest = "nothing waits" if waiting["oldest"] is None else f"oldest {ago(waiting['oldest'], now)}"
+    return [
+        Figure("Last heard", ago(heard_at, now), health, "sensors"),
+        Figure("Uplinks waiting", thousands(waiting["uplinks"]), oldest, "hourglass_empty"),
+        Figure("Frames", thousands(frames), "posted in the last 24 hours", "upload"),
+        Figure(
+            "Rejected",
+            thousands(rejected),
+            percent(rejected, frames),
+            "gpp_bad",
+            failures_url(concentrator=concentrator.name),
+            "bad" if rejected else "good",
+        ),
+    ]
+
+
+def _heat_map(hours: list[Hour], path: str) -> list[dict[str, Any]]:
+    """Days of the viewer's zone by their hours; a day that clocks were set back has an hour of both."""
+    days: dict[Any, dict[int, list[Hour]]] = {}
+    for hour in hours:
+        local = timezone.localtime(hour.start)
+        days.setdefault(local.date(), {}).setdefault(local.hour, []).append(hour)
+    return [
+        {
+            "day": day,
+            "url": f"{path}?{_span(midnight(day), midnight(day + timedelta(days=1)))}#missing",
+            "cells": [_cell(by_hour.get(n, []), path) for n in range(24)],
+        }
+        for day, by_hour in sorted(days.items(), reverse=True)
+    ]
+
+
+def _cell(hours: list[Hour], path: str) -> HeatCell | None:
+    if not hours:
+        return None
+    counted, expected = sum(hour.counted for hour in hours), sum(hour.expected for hour in hours)
+    start, end = hours[0].start, hours[-1].start + _HOUR
+    local = timezone.localtime(start)
+    when = f"{local:%a} {local.day} {local:%B}, {local:%H:%M} to {timezone.localtime(end):%H:%M %Z}"
+    if not expected:
+        return HeatCell("none", f"{when}: nothing expected", "")
+    tone = "5" if counted >= expected else str(min(4, int(5 * counted / expected)))
+    said = f"{when}: {percent(counted, expected)}, {counted:,} of {expected:,} intervals"
+    return HeatCell(tone, said, f"{path}?{_span(start, end)}#missing")
+
+
+def _span(start: datetime, end: datetime) -> str:
+    return urlencode({"from": start.isoformat(), "to": end.isoformat()})
+
+
+def _asked(request: HttpRequest) -> tuple[datetime, datetime] | None:
+    """The hours whose meters are asked for; nothing where they are no hours of one day."""
+    try:
+        start, end = (datetime.fromisoformat(request.GET[name]) for name in ("from", "to"))
+    except (KeyError, ValueError):
+        return None
+    is_span = start.tzinfo is not None and end.tzinfo is not None and timedelta() < end - start <= _LONGEST_LOOK
+    return (start, end) if is_span else None
+
+
+def _energy(hours: list[Hour]) -> Chart:
+    total = sum(hour.energy_wh for hour in hours)
+    values = [round(hour.energy_wh / 1000, 3) if hour.counted else None for hour in hours]
+    whole = [None if hour.counted < hour.expected else value for hour, value in zip(hours, values, strict=True)]
+    part = [value if hour.counted < hour.expected else None for hour, value in zip(hours, values, strict=True)]
+    return charts.bars(
+        "totals",
+        f"Energy of all meters by the hour: {energy(total)} in all",
+        labels([hour.start for hour in hours], "%a %H:%M"),
+        [Series("complete", whole), Series("readings are missing", part, charts.UNSURE)],
+        "kWh",
+    )
+
+
+def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> Table:
+    day = urlencode({"period": "day", "on": day_of(start).isoformat()})
+    return table(
+        [Column("meter"), Column("missing", is_number=True), Column("expected", is_number=True)],
+        [
+            [
+                link(f"{reverse('admin:meter', args=[row.id])}?{day}", row.serial_number),
+                thousands(row.missing),
+                thousands(row.expected),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _uplinks(concentrator: Concentrator, now: datetime) -> Table:
+    rows = Uplink.objects.filter(concentrator=concentrator).defer("body", "waiting_frames").order_by("-received_at")
+    return table(
+        [
+            Column("uplink"),
+            Column("received"),
+            Column("octets", is_number=True, is_minor=True),
+            Column("frames", is_number=True),
+            Column("accepted", is_number=True),
+            Column("duplicate", is_number=True, is_minor=True),
+            Column("rejected", is_number=True),
+        ],
+        [
+            [
+                link(reverse("admin:concentrators_uplink_change", args=[row.pk]), row.pk),
+                ago(row.received_at, now),
+                thousands(row.octets),
+                thousands(row.frames),
+                *(
+                    (thousands(row.accepted), thousands(row.duplicate), thousands(row.rejected))
+                    if row.verified_at
+                    else (label("waiting", "warning"), NOTHING, NOTHING)
+                ),
+            ]
+            for row in rows[:_ROWS]
+        ],
+    )
+
+
+def _tokens(concentrator: Concentrator, now: datetime) -> list[dict[str, Any]]:
+    rows = concentrator.tokens.defer("digest").order_by("-pk")[:_TOKENS]
+    return [
+        {
+            "id": row.pk,
+            "name": str(row),
+            "state": label(tokens.state(row, now), _TOKEN_COLOURS[tokens.state(row, now)]),
+            "made": moment(row.created_at),
+            "expires": moment(row.expires_at),
+            "used": ago(row.last_used_at, now),
+            "is_valid": tokens.state(row, now) == "valid",
+        }
+        for row in rows
+    ]

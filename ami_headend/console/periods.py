@@ -1,0 +1,66 @@
+"""Days, weeks and months in the viewer's zone: a day has 23, 24 or 25 hours."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+
+from django.utils import timezone
+
+KINDS = ("day", "week", "month")
+
+
+class ShownPeriod(NamedTuple):
+    """A day, week (from Monday) or month: [start, end), and the first days of its neighbours."""
+
+    kind: str
+    first_day: date
+    start: datetime
+    end: datetime
+    previous: date
+    following: date
+
+    @property
+    def days(self) -> list[date]:
+        """Its days."""
+        return [self.first_day + timedelta(days=n) for n in range((self.following - self.first_day).days)]
+
+    @property
+    def name(self) -> str:
+        """The period in words."""
+        if self.kind == "day":
+            return f"{self.first_day:%A} {self.first_day.day} {self.first_day:%B %Y}"
+        if self.kind == "month":
+            return f"{self.first_day:%B %Y}"
+        last = self.following - timedelta(days=1)
+        return f"{self.first_day.day} {self.first_day:%B} to {last.day} {last:%B %Y}"
+
+
+def period_of(kind: str, day: date) -> ShownPeriod:
+    """The day, week or month in which a day lies, in the active zone."""
+    if kind == "month":
+        first = day.replace(day=1)
+        following = (first + timedelta(days=32)).replace(day=1)
+        previous = (first - timedelta(days=1)).replace(day=1)
+    else:
+        length = timedelta(days=7 if kind == "week" else 1)
+        first = day - timedelta(days=day.weekday()) if kind == "week" else day
+        previous, following = first - length, first + length
+    return ShownPeriod(kind, first, midnight(first), midnight(following), previous, following)
+
+
+def midnight(day: date) -> datetime:
+    """When a day of the active zone begins, in UTC: hours are added to it as they pass, not as clocks show them."""
+    return datetime.combine(day, time.min, tzinfo=timezone.get_current_timezone()).astimezone(UTC)
+
+
+def day_of(at: datetime) -> date:
+    """The day of the active zone in which a time lies."""
+    return timezone.localtime(at).date()
+
+
+def labels(times: Sequence[datetime], pattern: str) -> list[str]:
+    """Times of the active zone as labels; where clocks were set back, the name of the zone tells the hours apart."""
+    local = [timezone.localtime(at) for at in times]
+    written = [at.strftime(pattern) for at in local]
+    twice = {text for text, at in zip(written, local, strict=True) if at.fold}
+    return [f"{text} {at.tzname()}" if text in twice else text for text, at in zip(written, local, strict=True)]

@@ -1,0 +1,119 @@
+"""A meter's load profile over a period, ready to be drawn: power by interval, energy by hour or day, gaps as gaps."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+
+from ami_headend.console import charts
+from ami_headend.console.charts import Chart, Series
+from ami_headend.console.formatting import energy, power
+from ami_headend.console.periods import ShownPeriod, day_of, labels, midnight
+from meters.gaps import Period
+from meters.lengths import common_boundary
+from meters.models import Register
+from meters.queries import Interval
+
+_PATTERNS = {"day": "%H:%M", "week": "%a %H:%M", "month": "%d %b %H:%M"}
+
+
+class DayShare(NamedTuple):
+    """Intervals of a day of the viewer's zone: how many are there, and how many are expected."""
+
+    day: date
+    counted: int
+    expected: int
+
+
+class Profile(NamedTuple):
+    """What is drawn of a period, and its figures; ``expected`` counts intervals that are over."""
+
+    power: Chart
+    energy: Chart
+    energy_wh: float
+    counted: int
+    expected: int
+    peak_w: float | None
+
+
+def profile(
+    shown: ShownPeriod, curve: Sequence[Interval], expected: Sequence[Period], register: Register, now: datetime
+) -> Profile:
+    """A period of one meter's interval register in Wh."""
+    unit_wh = 10.0**register.scaler
+    energy_wh = {interval.start: interval.value * unit_wh for interval in curve}
+    minutes = {interval.start: interval.interval_minutes for interval in curve}
+    due = [at for period in expected for at in interval_starts(period, shown.start, min(shown.end, now))]
+    times = sorted({*energy_wh, *due, *_ahead(shown, expected, now)})
+    watts = [energy_wh[at] * 60 / minutes[at] if minutes.get(at) else None for at in times]
+    known = [value for value in watts if value is not None]
+    total = sum(energy_wh.values())
+    return Profile(
+        charts.lines(
+            "power",
+            f"Mean power of each interval: at most {power(max(known, default=None))}",
+            labels(times, _PATTERNS[shown.kind]),
+            [Series("power", [None if value is None else round(value, 1) for value in watts])],
+            "W",
+        ),
+        _energy_chart(shown, energy_wh, due, total),
+        total,
+        len(energy_wh),
+        len(due),
+        max(known, default=None),
+    )
+
+
+def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[Period]) -> list[DayShare]:
+    """How many intervals of each day are there."""
+    counted: dict[date, int] = defaultdict(int)
+    for interval in curve:
+        counted[day_of(interval.start)] += 1
+    return [
+        DayShare(
+            day,
+            counted[day],
+            sum(len(interval_starts(period, midnight(day), midnight(day + timedelta(days=1)))) for period in expected),
+        )
+        for day in days
+    ]
+
+
+def interval_starts(period: Period, start: datetime, end: datetime) -> list[datetime]:
+    """When the expected intervals of a period begin that lie in [start, end) whole."""
+    step = timedelta(minutes=period.interval_minutes)
+    first = common_boundary(max(period.start, start), period.interval_minutes)
+    last = min(period.end, end)
+    return [first + n * step for n in range(max(0, (last - first) // step))]
+
+
+def _ahead(shown: ShownPeriod, expected: Sequence[Period], now: datetime) -> list[datetime]:
+    """The times that are still to come, so that an axis reaches the end of its period; by the hour."""
+    if now >= shown.end:
+        return []
+    first = max(shown.start, common_boundary(now, 60))
+    return [first + timedelta(hours=n) for n in range(max(0, -((first - shown.end) // timedelta(hours=1))))]
+
+
+def _energy_chart(shown: ShownPeriod, energy_wh: dict[datetime, float], due: Sequence[datetime], total: float) -> Chart:
+    """Energy by the hour of a day, or by the day; where an interval is missing, in another colour."""
+    if shown.kind == "day":
+        hours = [shown.start + timedelta(hours=n) for n in range((shown.end - shown.start) // timedelta(hours=1))]
+        starts, names = hours, labels(hours, "%H:%M")
+    else:
+        starts = [midnight(day) for day in shown.days]
+        names = [f"{day:%a} {day.day}" for day in shown.days]
+    sums: dict[int, float] = defaultdict(float)
+    missing: set[int] = set()
+    for at, value in energy_wh.items():
+        sums[bisect_right(starts, at) - 1] += value
+    for at in due:
+        if at not in energy_wh:
+            missing.add(bisect_right(starts, at) - 1)
+    whole = [round(sums[n] / 1000, 3) if n in sums and n not in missing else None for n in range(len(starts))]
+    part = [round(sums[n] / 1000, 3) if n in sums and n in missing else None for n in range(len(starts))]
+    series = [Series("complete", whole)]
+    if missing:
+        series.append(Series("intervals are missing", part, charts.UNSURE))
+    return charts.bars("energy", f"Energy: {energy(total)} in all", names, series, "kWh")

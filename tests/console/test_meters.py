@@ -1,0 +1,205 @@
+"""The list of meters and the page of one: what is shown and to whom, what is missing, commands, and their cost."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from ami_headend import roles
+from concentrators.models import Command, CommandKind, CommandState, Concentrator
+from keyvault.models import AuditRecord
+from meters.models import Meter, MeterStatus, Reading
+from tests.concentrators import fleet
+from tests.concentrators.fleet import INTERVAL, NOW, START, Device, register_id, verified
+from tests.concentrators.statements import counting
+from tests.console.people import person
+from tests.factories import ConcentratorFactory, IntegrityFailureFactory, MeterFactory
+
+pytestmark = pytest.mark.django_db
+
+LIST = "admin:meters"
+
+
+@pytest.fixture
+def concentrator() -> Concentrator:
+    return ConcentratorFactory.create(name="north")
+
+
+@pytest.fixture
+def device(concentrator: Concentrator) -> Device:
+    """A meter with a day of readings from START on, four intervals of which are missing."""
+    device = fleet.commission(1, concentrator)[0]
+    Meter.objects.filter(pk=device.meter.pk).update(commissioned_at=START)
+    frames = [device.frame(number) for number in range(48) if number not in (10, 11, 12, 30)]
+    verified(concentrator, frames, timezone.now())
+    return device
+
+
+def page_of(device: Device) -> str:
+    return reverse("admin:meter", args=[device.meter.pk])
+
+
+def listed(client: Any, **asked: str) -> list[str]:
+    answer = client.get(reverse(LIST), asked)
+    assert answer.status_code == 200
+    return [" | ".join(str(cell.content) for cell in row) for row in answer.context["content"].rows]
+
+
+def test_meters_are_found_and_told_apart(device: Device) -> None:
+    silent, never = fleet.commission(2, None)
+    silent.counter()
+    row = silent.counter()
+    row.heard_at = NOW - timedelta(days=3)
+    row.save()
+    Meter.objects.filter(pk=never.meter.pk).update(name="Mill Lane 7")
+    MeterFactory.create(serial_number="retired", status=MeterStatus.RETIRED)
+    client = person(roles.OPERATOR)
+    assert len(listed(client)) == 4
+    for asked, serial, health in (
+        ({"search": device.meter.serial_number}, device.meter.serial_number, "heard"),
+        ({"search": device.title.hex()}, device.meter.serial_number, "heard"),
+        ({"health": "silent"}, silent.meter.serial_number, "silent"),
+        ({"health": "never"}, never.meter.serial_number, "never heard"),
+        ({"search": "mill lane"}, never.meter.serial_number, "never heard"),
+        ({"status": "retired"}, "retired", "Retired"),
+        ({"concentrator": "north"}, device.meter.serial_number, "north"),
+    ):
+        [found] = listed(client, **asked)
+        assert serial in found
+        assert health in found
+    assert listed(client, search="no such meter") == []
+
+
+@pytest.mark.parametrize("asked", [{"search": "a\0b"}, {"concentrator": "nowhere"}, {"after": "a\0b"}, {"status": "x"}])
+def test_nonsense_is_answered_with_what_is_wrong(asked: dict[str, str]) -> None:
+    text = person(roles.OPERATOR).get(reverse(LIST), asked).content.decode()
+    assert "Mend the filters" in text or "There is no such page" in text
+
+
+def test_open_failures_are_counted_and_lead_to_them(device: Device) -> None:
+    IntegrityFailureFactory.create_batch(3, meter=device.meter)
+    [row] = listed(person(roles.OPERATOR))
+    assert f"meter={device.meter.serial_number}&amp;state=open" in row
+    assert ">3</a>" in row
+
+
+def test_the_page_shows_what_is_missing_and_where_to_export_it(device: Device) -> None:
+    client = person(roles.OPERATOR)
+    answer = client.get(page_of(device), {"period": "day", "on": f"{START:%Y-%m-%d}"})
+    report = answer.context["report"]
+    expected_here = [number for number in (10, 11, 12, 30) if _day(number) == f"{START:%Y-%m-%d}"]
+    assert report.missing == len(expected_here)
+    export = dict(answer.context["exports"])["CSV"]
+    text = b"".join(client.get(export).streaming_content).decode()  # type: ignore[attr-defined]
+    assert text.count("\n") == 1 + answer.context["profile"].counted
+    week = client.get(page_of(device), {"period": "month", "on": f"{START:%Y-%m-%d}"})
+    assert week.context["profile"].counted in (44, answer.context["profile"].counted)
+
+
+def _day(number: int) -> str:
+    return f"{START + number * timedelta(minutes=30):%Y-%m-%d}"
+
+
+def test_the_strip_of_days_marks_the_day_that_lacks_intervals(device: Device) -> None:
+    days = person(roles.OPERATOR).get(page_of(device)).context["days"]
+    assert len(days) == 35
+    lacking = {day["day"].isoformat() for day in days if day["tone"] == "part"}
+    assert {_day(number) for number in (10, 11, 12, 30)} <= lacking
+    assert days[0]["tone"] == "none"
+
+
+def test_registers_keys_and_events_are_shown(device: Device) -> None:
+    text = person(roles.OPERATOR).get(page_of(device)).content.decode()
+    assert "Active energy import" in text
+    assert 'title="10047 Wh"' in text
+    assert "10.0 kWh" in text
+    assert "transfer key" not in text
+    assert device.title.hex() in text
+
+
+@pytest.mark.parametrize("asked", ["period=year&on=x&register=y", "on=0001-01-01", "on=9999-12-31&period=month"])
+def test_an_odd_address_shows_a_day(device: Device, asked: str) -> None:
+    assert person(roles.OPERATOR).get(f"{page_of(device)}?{asked}").status_code == 200
+
+
+@pytest.mark.parametrize("number", ["0", "9" * 30])
+def test_a_meter_that_is_not_there(number: str) -> None:
+    assert person(roles.OPERATOR).get(f"/admin/meters/{number}/").status_code == 404
+
+
+def test_commands_are_given_followed_and_taken_back(device: Device) -> None:
+    client, page = person(roles.OPERATOR), page_of(device)
+    for act, kind in (("read-now", CommandKind.READ_NOW), ("set-clock", CommandKind.SET_CLOCK)):
+        answer = client.post(page, {"act": act}, follow=True)
+        assert f"1 command queued: {kind.label}" in answer.content.decode()
+        assert Command.objects.latest("pk").kind == kind
+    assert AuditRecord.objects.latest("number").act == "command.set_clock"
+    number = Command.objects.latest("pk").pk
+    assert (
+        f"Command {number} is cancelled"
+        in client.post(page, {"act": "cancel", "number": number}, follow=True).content.decode()
+    )
+    assert Command.objects.get(pk=number).state == CommandState.CANCELLED
+    again = client.post(page, {"act": "cancel", "number": number}, follow=True).content.decode()
+    assert "has ended" in again
+
+
+def test_gaps_of_the_period_are_asked_for_once(device: Device) -> None:
+    client = person(roles.OPERATOR)
+    page = f"{page_of(device)}?period=day&on={_day(10)}"
+    client.post(page, {"act": "resend"})
+    asked = Command.objects.filter(kind=CommandKind.RESEND)
+    assert asked.count() == len({number for number in (10, 30) if _day(number) == _day(10)})
+    again = client.post(page, {"act": "resend"}, follow=True).content.decode()
+    assert "each gap was asked for already" in again
+
+
+@pytest.mark.parametrize("given", [{"act": "x"}, {}, {"act": "cancel", "number": "x"}, {"act": "cancel"}])
+def test_odd_acts_do_nothing(device: Device, given: dict[str, str]) -> None:
+    assert "Nothing was done" in person(roles.OPERATOR).post(page_of(device), given, follow=True).content.decode()
+    assert not Command.objects.exists()
+
+
+def test_a_suspended_meter_gets_no_command(device: Device) -> None:
+    Meter.objects.filter(pk=device.meter.pk).update(status=MeterStatus.SUSPENDED)
+    client = person(roles.OPERATOR)
+    assert "Read now" not in client.get(page_of(device)).content.decode()
+    assert "Nothing was done" in client.post(page_of(device), {"act": "read-now"}, follow=True).content.decode()
+
+
+def test_each_role_sees_its_part(device: Device) -> None:
+    for role, readings, keys, acts in (
+        (roles.OPERATOR, True, True, True),
+        (roles.KEY_OFFICER, False, True, False),
+        (roles.ADMINISTRATOR, False, False, False),
+        (roles.AUDITOR, False, True, False),
+    ):
+        client = person(role)
+        answer = client.get(page_of(device))
+        assert ("profile" in answer.context) == readings, role
+        assert (answer.context["keys"] is not None) == keys, role
+        assert ("Read now" in answer.content.decode()) == acts, role
+        if not acts:
+            assert client.post(page_of(device), {"act": "read-now"}).status_code == 403
+    assert person(rights=("view_uplink",)).get(page_of(device)).status_code == 403
+    assert person(rights=("view_uplink",)).get(reverse(LIST)).status_code == 403
+
+
+@pytest.mark.parametrize(("address", "most"), [(lambda device: reverse(LIST), 10), (page_of, 34)], ids=["list", "page"])
+def test_pages_cost_the_same_however_much_there_is(
+    device: Device, concentrator: Concentrator, address: Callable[[Device], str], most: int
+) -> None:
+    client = person(roles.OPERATOR)
+    client.get(address(device))
+    with counting() as statements:
+        client.get(address(device))
+        few = statements.take()
+        fleet.commission(12, concentrator)
+        IntegrityFailureFactory.create_batch(12, meter=device.meter)
+        Reading.objects.filter(meter=device.meter, register_id=register_id(INTERVAL)).delete()
+        statements.take()
+        client.get(address(device))
+        assert len(statements) == len(few) <= most, [*statements]
