@@ -1,0 +1,270 @@
+"""Every door and every role: who is let in and who is refused. A door that stands in no line here fails the test."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.db.models import Model
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from ami_headend import roles
+from ami_headend.signin import journal
+from ami_headend.signin.models import Outcome
+from concentrators.models import IntegrityFailure, RotationWave
+from keyvault.models import DeviceKey
+from meters.models import Meter
+from tests.test_admin import fill, first_of
+
+pytestmark = pytest.mark.django_db
+
+OPERATOR, OFFICER, ADMIN, AUDITOR = roles.OPERATOR, roles.KEY_OFFICER, roles.ADMINISTRATOR, roles.AUDITOR
+NOBODY = "nobody"  # may sign in to the console, and has no role
+ROLES = (OPERATOR, OFFICER, ADMIN, AUDITOR, NOBODY)
+TRAFFIC = {OPERATOR, ADMIN, AUDITOR}
+ALL = {OPERATOR, OFFICER, ADMIN, AUDITOR}
+
+
+class Pages(NamedTuple):
+    """Who may look at, add, change and delete rows on a model's pages."""
+
+    view: set[str]
+    add: set[str] = set()
+    change: set[str] = set()
+    delete: set[str] = set()
+
+
+MODELS = {
+    "auth.user": Pages({ADMIN, AUDITOR}, {ADMIN}, {ADMIN}, {ADMIN}),
+    "auth.group": Pages({ADMIN, AUDITOR}),
+    "signin.signin": Pages({ADMIN, AUDITOR}),
+    "concentrators.uplink": Pages(TRAFFIC),
+    "concentrators.concentrator": Pages(ALL, {ADMIN}, {ADMIN}),
+    "concentrators.concentratortoken": Pages(TRAFFIC),
+    "concentrators.assignment": Pages(TRAFFIC),
+    "meters.meter": Pages(ALL, {OPERATOR}, {OPERATOR}),
+    "meters.place": Pages({OPERATOR}, {OPERATOR}, {OPERATOR}),
+    "meters.installation": Pages({OPERATOR}),
+    "meters.register": Pages(TRAFFIC, {ADMIN}, {ADMIN}),
+    "meters.meterevent": Pages({OPERATOR}),
+    "keyvault.devicekey": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "keyvault.fleetkey": Pages({OFFICER, AUDITOR}),
+    "keyvault.invocationcounter": Pages({OPERATOR, OFFICER, AUDITOR}),
+}
+
+
+class Door(NamedTuple):
+    """A view by its name: how it is asked, for what (a model's first row, or arguments), and who is let in."""
+
+    name: str
+    who: set[str]
+    method: str = "get"
+    of: str | tuple[Any, ...] = ()
+    body: dict[str, Any] = {}
+
+
+EVERYBODY = {*ALL, NOBODY}
+PAGES = [
+    Door("admin:index", EVERYBODY),
+    Door("admin:search", EVERYBODY),
+    Door("admin:sign-in", EVERYBODY),
+    Door("admin:password_change", EVERYBODY),
+    Door("admin:failures", ALL),
+    Door("admin:failures", {OPERATOR, OFFICER}, "post"),
+    Door("admin:failure-groups", ALL),
+    Door("admin:failures-export", ALL),
+    Door("admin:failure", ALL, of="concentrators.integrityfailure"),
+    Door("admin:failure", {OPERATOR, OFFICER}, "post", "concentrators.integrityfailure", {"act": "acknowledge"}),
+    Door("admin:interval_totals", {OPERATOR, AUDITOR}),
+    Door("admin:failure_tallies", ALL),
+    Door("admin:readings", {OPERATOR}),
+    Door("admin:meters_meter_assign", {OPERATOR}),
+    Door("admin:meters_meter_assign", {OPERATOR}, "post"),
+    Door("admin:meters_meter_assign_one", {OPERATOR}, of="meters.meter"),
+    *(
+        Door(f"admin:meters_meter_{act}", {OPERATOR}, method, "meters.meter")
+        for act in ("interval", "suspend", "resume", "install", "exchange", "retire")
+        for method in ("get", "post")
+    ),
+    Door("admin:concentrators_assignment_assign_meters", {OPERATOR}),
+    Door("admin:concentrators_concentrator_issue_token", {ADMIN}, of="concentrators.concentrator"),
+    Door("admin:concentrators_concentrator_issue_token", {ADMIN}, "post", "concentrators.concentrator", {"label": "x"}),
+    Door("admin:concentrators_concentratortoken_revoke", {ADMIN}, of="concentrators.concentratortoken"),
+    Door("admin:concentrators_concentratortoken_revoke", {ADMIN}, "post", "concentrators.concentratortoken"),
+    Door("admin:concentrators_uplink_show_failures", ALL, of="concentrators.uplink"),
+    Door("admin:auth_user_password_change", {ADMIN}, of="auth.user"),
+    Door("admin:auth_user_password_change", {ADMIN}, "post", "auth.user"),
+    *(
+        Door(f"admin:auth_user_{act}", {ADMIN}, method, "auth.user")
+        for act in ("reset_second_factor", "unlock")
+        for method in ("get", "post")
+    ),
+]
+REST = [
+    Door("meters", ALL),
+    Door("meter", ALL, of="title"),
+    Door("meter-gaps", {OPERATOR}, of="title"),
+    Door("readings", {OPERATOR}),
+    Door("events", {OPERATOR}),
+    Door("totals", {OPERATOR, AUDITOR}),
+    Door("meter-commands", {OPERATOR, OFFICER, AUDITOR}, of="title"),
+    Door("meter-commands", {OPERATOR}, "post", "title", {"kind": "read_now"}),
+    Door("meter-commands", {OFFICER}, "post", "title", {"kind": "set_key"}),
+    Door("meter-commands", {OPERATOR, OFFICER}, "post", "title", {"kind": "nonsense"}),
+    Door("meter-command", {OPERATOR, OFFICER}, "delete", "title and 0"),
+    Door("resends", {OPERATOR}, "post"),
+    Door("rotations", {OPERATOR, OFFICER, AUDITOR}),
+    Door("rotations", {OFFICER}, "post"),
+    Door("rotation", {OPERATOR, OFFICER, AUDITOR}, of="concentrators.rotationwave"),
+    Door("rotation", {OFFICER}, "patch", "concentrators.rotationwave"),
+    # A concentrator's, by its token: no person's.
+    Door("uplinks", set(), "post"),
+    Door("uplink", set(), of="concentrators.uplink"),
+    Door("commands", set()),
+    Door("command-receipt", set(), "post", (1,)),
+    Door("schema", EVERYBODY),
+    Door("docs", EVERYBODY),
+]
+# Whoever is not signed in gets there, too, or nothing stands behind: tested where they are made.
+OPEN = {
+    "live", "ready", "second-factor", "second-factor-set-up", "admin:login", "admin:logout", "admin:colours",
+    "admin:jsi18n", "admin:password_change_done", "admin:view_on_site", "admin:app_list", "admin:autocomplete",
+}  # fmt: skip
+REFUSED = {401, 403}
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("CRITICAL", "django.request")  # a traceback for each refusal
+
+
+@pytest.fixture
+def rows() -> None:
+    """A row of everything that a door may be asked for."""
+    fill(1)
+    RotationWave.objects.create(name="spring", rate_per_hour=1, failure_budget=1, created_by="tester")
+    journal.record(Outcome.SIGNED_IN, "someone", "")
+    User.objects.create_user("someone")
+
+
+def row_of(label: str) -> Model:
+    app, name = label.split(".")
+    (model,) = [m for m in _models() if m._meta.label_lower == f"{app}.{name}"]
+    return User.objects.get(username="someone") if model is User else first_of(model)
+
+
+def _models() -> list[type[Model]]:
+    return [*admin.site._registry, RotationWave, IntegrityFailure]
+
+
+def arguments(door: Door) -> list[Any]:
+    if isinstance(door.of, tuple):
+        return [*door.of]
+    if door.of.startswith("title"):
+        title = bytes(Meter.objects.order_by("pk")[0].system_title).hex()
+        return [title, 0] if door.of == "title and 0" else [title]
+    return [row_of(door.of).pk]
+
+
+def doors() -> Iterator[Door]:
+    yield from PAGES
+    yield from REST
+    for label, may in MODELS.items():
+        name = f"admin:{label.replace('.', '_')}"
+        yield Door(f"{name}_changelist", may.view)
+        yield Door(f"{name}_changelist", may.view, "post")
+        yield Door(f"{name}_add", may.add)
+        yield Door(f"{name}_add", may.add, "post")
+        yield Door(f"{name}_change", may.view, of=label)
+        yield Door(f"{name}_change", may.change, "post", label)
+        yield Door(f"{name}_history", may.view, of=label)
+        yield Door(f"{name}_delete", may.delete, of=label)
+        yield Door(f"{name}_delete", may.delete, "post", label)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.usefixtures("rows")
+def test_each_role_at_each_door(role: str) -> None:
+    user = User.objects.create_user(f"the {role}", is_staff=True)
+    user.groups.set(Group.objects.filter(name=role))
+    client = Client(raise_request_exception=False)
+    wrong = []
+    for door in doors():
+        client.force_login(user)  # some of them sign out
+        answer = _ask(client, door)
+        is_let_in = answer.status_code not in REFUSED
+        if is_let_in is not (role in door.who) or answer.status_code >= 500:
+            wrong.append(f"{door.method} {door.name}: {answer.status_code}")
+    assert not wrong, "\n".join([f"{role}:", *wrong])
+
+
+@pytest.mark.usefixtures("rows")
+def test_who_is_not_signed_in_gets_nowhere() -> None:
+    client = Client()
+    login = reverse("admin:login")
+    wrong = []
+    for door in doors():
+        answer = _ask(client, door)
+        sent_to_sign_in = answer.status_code == 302 and answer["Location"].startswith(login)
+        if door.name not in ("schema", "docs") and not sent_to_sign_in and answer.status_code not in REFUSED:
+            wrong.append(f"{door.method} {door.name}: {answer.status_code}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _ask(client: Client, door: Door) -> Any:
+    address = reverse(door.name, args=arguments(door))
+    if door.method == "get":
+        return client.get(address)
+    is_rest = not door.name.startswith("admin:")
+    content_type = {"content_type": "application/json"} if is_rest else {}
+    return getattr(client, door.method)(address, door.body, **content_type)
+
+
+def test_no_door_is_left_out() -> None:
+    named = {door.name for door in doors()} | OPEN
+    assert not sorted(set(_views(get_resolver())) - named)
+    assert {model._meta.label_lower for model in admin.site._registry} == set(MODELS)
+
+
+def _views(resolver: URLResolver, space: str = "") -> Iterator[str]:
+    for pattern in resolver.url_patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _views(pattern, f"{pattern.namespace}:" if pattern.namespace else space)
+        elif isinstance(pattern, URLPattern) and pattern.name:
+            yield space + pattern.name
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_sidebar_shows_the_doors_that_open() -> None:
+    for role in ROLES:
+        user = User.objects.create_user(f"the {role}", is_staff=True)
+        user.groups.set(Group.objects.filter(name=role))
+        client = Client()
+        client.force_login(user)
+        context: Any = client.get(reverse("admin:index")).context
+        links = [item["link"] for group in context["sidebar_navigation"] for item in group["items"]]
+        assert reverse("admin:index") in links
+        assert {client.get(link).status_code for link in links} == {200}, role
+        assert len(links) == len(set(links))
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("role", ROLES)
+def test_the_registry_gives_no_keys_to_whom_may_not_make_them(role: str) -> None:
+    user = User.objects.create_user("someone else", is_staff=True)
+    user.groups.set(Group.objects.filter(name=role))
+    client = Client()
+    client.force_login(user)
+    answer = client.get(reverse("admin:meters_meter_add"))
+    assert answer.status_code == (200 if role == OPERATOR else 403)
+    assert "first_keys" not in answer.content.decode()
+    body = {
+        "system_title_hex": "00" * 7 + "01", "serial_number": "new", "interval_minutes": "30", "first_keys": "random",
+        "commissioned_at_0": "2026-01-01", "commissioned_at_1": "00:00:00",
+    }  # fmt: skip
+    keys = DeviceKey.objects.count()
+    client.post(reverse("admin:meters_meter_add"), body)
+    assert Meter.objects.filter(serial_number="new").exists() is (role == OPERATOR)
+    assert DeviceKey.objects.count() == keys
