@@ -136,11 +136,12 @@ class HeadEnd:
         self.settle([*mine, *beside], [*beside, *mine], mine)
 
     def verify_in_turn(self, uplink_id: int, worker: Worker) -> None:
-        """A worker verifies an uplink, and what else its concentrator has waiting."""
+        """A worker verifies an uplink, and what else its concentrator has waiting, oldest first."""
         with worker.at_work():
             turns.verify_in_turn(uplink_id)
         done = self._verified()
-        self.settle(self._judging([uplink_id, *(one for one in done if one != uplink_id)]))
+        assert uplink_id in done
+        self.settle(self._judging(done))
 
     def sweep(self, worker: Worker) -> None:
         """What was left over is found again, and verified."""
