@@ -142,6 +142,6 @@ def _tables() -> list[str]:
     return [row[0] for row in rows]
 
 
-_KEPT = ("meters_register", "concentrators_registrygeneration")  # what migrations put in
+_KEPT = ("meters_register", "concentrators_registrygeneration", "keyvault_journal_replayed")  # what migrations put in
 _WITH_TRIGGERS = """SELECT DISTINCT c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
                     WHERE c.relname = ANY(%s::text[]) AND NOT t.tgisinternal AND t.tgtype & 8 > 0"""

@@ -1,5 +1,6 @@
 """The head-end under test beside the model of it: its doors, called as web, workers and commands call them."""
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from keyvault.models import Algorithm
 from keyvault.provisioning import NewKey
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
 from keyvault.transport import TransportKey
+from meters import registry
 from meters.models import Meter
 from tests.stateful import database
 from tests.stateful.faults import Fault, Faults, Worker
@@ -60,6 +62,7 @@ class HeadEnd:
         self._next_interval_s = int(clock.now.timestamp())
         database.empty()
         settings.MASTER_KEY_FILE.unlink(missing_ok=True)
+        shutil.rmtree(settings.KEY_JOURNAL_DIR, ignore_errors=True)
         masterkey.init(settings.MASTER_KEY_FILE)
         self.workers = [Worker(), Worker()]
         self.truth = Truth(
@@ -71,6 +74,7 @@ class HeadEnd:
         self.letters: list[Letter] = []
         self.air: list[Sent] = []  # every honest frame that may still come to the head-end
         self.meters: list[HonestMeter] = []
+        self.unshipped: list[HonestMeter] = []
 
     # --- meters ---------------------------------------------------------------------------------
 
@@ -104,6 +108,13 @@ class HeadEnd:
         assignments.assign([(meter.row.pk, concentrator)], clock.now)
         self.truth.assigned.setdefault(meter.title, []).append(Assigned(int(clock.now.timestamp()), concentrator))
 
+    def toggle_service(self, meter: HonestMeter) -> None:
+        """A meter is suspended, or taken back into service."""
+        meter.row.refresh_from_db()
+        in_service = self.truth.in_service
+        registry.suspend(meter.row) if in_service[meter.title] else registry.resume(meter.row)
+        in_service[meter.title] = not in_service[meter.title]
+
     def ship(self, meter: HonestMeter, fault: Fault | None = None) -> None:
         """The manufacturer's shipment with a meter's keys comes in."""
         wrap = TRANSPORT_KEY.wrap
@@ -116,11 +127,19 @@ class HeadEnd:
 
     # --- uplinks --------------------------------------------------------------------------------
 
-    def post(self, concentrator: int, frames: Sequence[Sent]) -> int:
+    def post(self, place: int, frames: Sequence[Sent]) -> int:
         """Frames arrive; the id of their uplink, as yet unverified, or of the same one that came before."""
-        receipt = reception.receive(concentrator, encode_sequence([sent.octets for sent in frames]), clock.now)
+        receipt = reception.receive(
+            self.concentrators[place], encode_sequence([sent.octets for sent in frames]), clock.now
+        )
         self.truth.uplinks.setdefault(receipt.uplink_id, Posted(clock.now, list(frames)))
         return receipt.uplink_id
+
+    def arrive(self, place: int, frames: Sequence[Sent], worker: int, fault: Fault | None = None) -> None:
+        """An uplink comes in and is verified at once, unless the very same came before."""
+        uplink_id = self.post(place, frames)
+        if uplink_id in self.unverified():
+            self.verify(uplink_id, self.workers[worker], fault)
 
     def unverified(self) -> list[int]:
         return sorted(uplink_id for uplink_id, uplink in self.truth.uplinks.items() if uplink.verdicts is None)

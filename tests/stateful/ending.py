@@ -1,0 +1,88 @@
+"""How every life of a head-end ends: what was held up goes on, and then nothing is missing and nobody locked out."""
+
+from contextlib import suppress
+from datetime import timedelta
+
+from concentrators import commands, totals
+from keyvault import audit, census, rewrap
+from keyvault.models import MasterKeyRotation
+from keyvault.rewrap import RotationError
+from tests.stateful.field import HonestMeter
+from tests.stateful.headend import ACTOR, HeadEnd, clock
+from tests.stateful.model import ACCEPTED
+
+
+def end_well(site: HeadEnd) -> None:
+    """Everything that was held up goes on: no frame is missing, no meter locked out, and the books agree."""
+    for meter in site.unshipped:
+        site.ship(meter)
+    for meter in site.meters:
+        if not site.truth.in_service[meter.title]:
+            site.toggle_service(meter)
+    while site.unverified():
+        site.pass_time(timedelta(minutes=10))
+        site.sweep(site.workers[0])
+    site.verify_again(site.workers[0])
+    _deliver_all_again(site)
+    _assert_every_frame_once(site)
+    for meter in site.meters:
+        _assert_not_locked_out(site, meter)
+    _assert_books_agree(site)
+
+
+def _deliver_all_again(site: HeadEnd) -> None:
+    for place in (0, 1):
+        frames = [sent for number, sent in enumerate(site.air) if number % 2 == place]
+        if frames:
+            site.arrive(place, frames, worker=1)
+
+
+def _assert_every_frame_once(site: HeadEnd) -> None:
+    """But those that the rules give up: their key was cut off or its grace over, or their gap is kept no more."""
+    truth = site.truth
+    times = truth.times_accepted()
+    for sent in site.air:
+        key = truth.keys[sent.kid]
+        given_up = key.state in ("retired", "compromised") or sent.counter < key.floor
+        assert times.pop(sent.octets, 0) == 1 or given_up, sent
+    assert not times, "frames were accepted that no honest meter sent"
+
+
+def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
+    """A fresh frame is accepted; where the key was cut off, once a new one has come."""
+    key = site.truth.keys.get((meter.title, meter.epoch))
+    assert key is not None, "the meter has a key that the head-end does not know"
+    if key.state not in ("pending", "active"):
+        assert key.state == "compromised"
+        _bring_new_key(site, meter)
+    site.read([meter], 5)
+    uplink_id = site.post(0, [site.air[-1]])
+    site.verify(uplink_id, site.workers[0])
+    assert site.truth.uplinks[uplink_id].verdicts == [ACCEPTED]
+    assert site.truth.keys[meter.title, meter.epoch].state == "active"
+
+
+def _bring_new_key(site: HeadEnd, meter: HonestMeter) -> None:
+    """As operators do after a compromise; commands that went before have to end first."""
+    site.pass_time(timedelta(days=8))
+    commands.expire(clock.now)
+    meter.row.refresh_from_db()
+    commands.enqueue_keys([meter.row], "test", clock.now)
+    site.learn({(None, "pending")})
+    for concentrator in site.concentrators:
+        site.fetch(concentrator)
+    site.deliver(next(letter for letter in reversed(site.letters) if letter.title == meter.title))
+
+
+def _assert_books_agree(site: HeadEnd) -> None:
+    window = site.start - timedelta(days=400), site.start + timedelta(days=60)
+    assert totals.compare(*window) == []
+    with suppress(RotationError):
+        rewrap.resume(ACTOR)
+    rotation = rewrap.current()
+    while rotation is not None and rewrap.rewrap_batch(rotation.pk):
+        pass
+    assert not MasterKeyRotation.objects.exclude(state="finished").exists()
+    assert census.verify().faults == []
+    assert len(census.census()) == 1
+    audit.verify()

@@ -1,0 +1,359 @@
+"""What may happen to a head-end, its meters and its attackers: rules that Hypothesis puts in any order."""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from concentrators import commands, downlink, verification, waves
+from concentrators.commands import Request
+from concentrators.models import CommandKind, RotationWave
+from concentrators.waves import Selection, WaveError
+from keyvault import epochs, masterkey, rewrap, versions
+from keyvault.models import DeviceKey
+from keyvault.rewrap import RotationError
+from keyvault.versions import DestroyError
+from meters import registry
+from tests.stateful.ending import end_well
+from tests.stateful.faults import Fault, Faults
+from tests.stateful.field import ATTACKS, HonestMeter, forged
+from tests.stateful.headend import ACTOR, HeadEnd, clock, real_now
+from tests.stateful.model import Sent, Truth
+
+PICK = st.integers(0, 999)
+WORKER = st.integers(0, 1)
+PLACE = st.integers(0, 1)  # of a concentrator
+METERS = st.sets(st.integers(0, 3), min_size=1)
+FRAMES = st.lists(PICK, min_size=1, max_size=5)
+OFTEN_NOT = st.sampled_from((False, False, False, True))
+DEATH = st.one_of(st.none(), st.none(), st.integers(0, 15).map(Fault))
+LENGTHS = [timedelta(minutes=10), timedelta(hours=7), timedelta(days=3), timedelta(days=8), timedelta(days=11)]
+
+faults = Faults()
+
+
+class Machine(RuleBasedStateMachine):
+    """One life of a head-end. Picks are numbers, taken modulo whatever is there."""
+
+    @initialize()
+    def head_end_begins(self) -> None:
+        self.site = site = HeadEnd(faults)
+        for number in range(3):
+            site.commission(number, site.concentrators[number % 2], derived=number == 2)
+        site.commission(3, site.concentrators[1], keys=False)
+        site.unshipped.append(site.meters[3])
+        for _ in range(2):
+            site.read(site.meters, 100)
+
+    # --- meters and the air -----------------------------------------------------------------------
+
+    @rule(chosen=METERS, wh=st.integers(0, 500), picks=FRAMES, place=PLACE, worker=WORKER, fault=DEATH)
+    def meters_read(
+        self, chosen: set[int], wh: int, picks: list[int], place: int, worker: int, fault: Fault | None
+    ) -> None:
+        """New frames and old ones arrive in any order, some not yet; a worker verifies them, or dies of it."""
+        self.read(chosen, wh)
+        self.site.arrive(place, [self.frame(pick) for pick in picks], worker, fault)
+
+    @rule(chosen=METERS, wh=st.integers(0, 500), picks=FRAMES, place=PLACE)
+    def task_is_lost(self, chosen: set[int], wh: int, picks: list[int], place: int) -> None:
+        """Frames arrive, and nobody verifies them for now."""
+        self.read(chosen, wh)
+        self.site.post(place, [self.frame(pick) for pick in picks])
+        self.site.settle()
+
+    @rule(
+        chosen=METERS,
+        picks=FRAMES,
+        place=PLACE,
+        worker=WORKER,
+        attack=st.sampled_from(ATTACKS),
+        number=PICK,
+        other=PICK,
+    )
+    def attacker_strikes(
+        self, chosen: set[int], picks: list[int], place: int, worker: int, attack: str, number: int, other: int
+    ) -> None:
+        """One forged frame among honest ones."""
+        self.read(chosen, number)
+        frames = [self.frame(pick) for pick in picks]
+        like = frames[0]
+        if attack == "clone" and like.octets not in self.site.truth.times_accepted():
+            attack = "wrong key"  # a clone that comes first is nothing that a head-end can know
+        letters = [letter.octets for letter in self.site.letters]
+        forgery = forged(attack, like, self.site.meter_of(like.title), self.meter(other), number, letters)
+        frames.insert(number % (len(frames) + 1), forgery)
+        self.site.arrive(place, frames, worker)
+
+    @rule(pick=PICK)
+    def meter_boots(self, pick: int) -> None:
+        self.meter(pick).boot()
+
+    # --- workers ----------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.site.unverified())
+    @rule(pick=PICK, worker=WORKER)
+    def worker_takes_its_turn(self, pick: int, worker: int) -> None:
+        waiting = self.site.unverified()
+        self.site.verify_in_turn(waiting[pick % len(waiting)], self.site.workers[worker])
+
+    @rule(
+        chosen=METERS,
+        picks=FRAMES,
+        more=FRAMES,
+        place=PLACE,
+        worker=WORKER,
+        statement=st.integers(0, 13),
+        act=st.sampled_from(("verify", "verify", "compromise", "suspend", "rewrap")),
+    )
+    def another_comes_between(
+        self, chosen: set[int], picks: list[int], more: list[int], place: int, worker: int, statement: int, act: str
+    ) -> None:
+        """While a worker verifies an uplink, another one does, or a person acts on one of its meters."""
+        self.read(chosen, statement)
+        first = self.site.post(place, [self.frame(pick) for pick in picks])
+        second = self.site.post(1 - place, [self.frame(pick) for pick in more])
+        waiting = self.site.unverified()
+        if first in waiting and second in waiting:
+            self.verify_beside(first, second, worker, statement, act)
+
+    @rule(worker=WORKER)
+    def sweep(self, worker: int) -> None:
+        self.site.sweep(self.site.workers[worker])
+
+    @rule(worker=WORKER)
+    def worker_restarts(self, worker: int) -> None:
+        self.site.workers[worker].restart()
+
+    @rule(length=st.sampled_from(LENGTHS), fault=DEATH)
+    def time_passes(self, length: timedelta, fault: Fault | None) -> None:
+        """What beat does meanwhile: keys are retired, commands expire."""
+        if clock.now + length < self.site.start:
+            self.site.pass_time(length)
+            faults.run(lambda: epochs.retire_due(clock.now), fault)
+            commands.expire(clock.now)
+            self.site.learn({("retiring", "retired")})
+
+    # --- the master key ---------------------------------------------------------------------------
+
+    @rule(
+        act=st.sampled_from(("begin", "begin", "batches", "stop", "resume", "destroy")),
+        worker=WORKER,
+        number=st.integers(1, 6),
+        fault=DEATH,
+    )
+    def master_key_rotates(self, act: str, worker: int, number: int, fault: Fault | None) -> None:
+        """A step of a rotation. Whoever destroys an old version too early is told so."""
+        rotation = rewrap.current()
+        with suppress(RotationError, DestroyError), self.site.workers[worker].at_work():
+            match act:
+                case "begin":
+                    faults.run(lambda: rewrap.begin(number, ACTOR), fault)
+                case "stop":
+                    rewrap.stop(ACTOR)
+                case "resume":
+                    rewrap.resume(ACTOR)
+                case "destroy":
+                    old = masterkey.provider().versions()
+                    faults.run(lambda: versions.destroy(old[number % len(old)].number, ACTOR, real_now()), fault)
+                case _ if rotation is not None:
+                    for _ in range(number):
+                        if not faults.run(lambda: rewrap.rewrap_batch(rotation.pk), fault):
+                            break
+        self.site.settle()
+
+    # --- device keys ------------------------------------------------------------------------------
+
+    @rule(
+        pick=PICK,
+        everything=st.booleans(),
+        stages=st.integers(0, 5),
+        place=PLACE,
+        refuse=OFTEN_NOT,
+        cancelled=OFTEN_NOT,
+        fault=DEATH,
+    )
+    def wave_begins(
+        self,
+        pick: int,
+        everything: bool,
+        stages: int,
+        place: int,
+        refuse: bool,
+        cancelled: bool,
+        fault: Fault | None,
+    ) -> None:
+        """A rotation of device keys, as far as it comes for now."""
+        site = self.site
+        selection = Selection(everything=True) if everything else Selection([self.meter(pick).title])
+        with suppress(WaveError):
+            waves.begin("wave", selection, ACTOR, clock.now, rate_per_hour=600, failure_budget=1_000)
+        if stages > 0:
+            self.waves_step(fault)
+        if stages > 1:
+            site.fetch(site.concentrators[place], fault if stages == 2 else None)
+        if stages > 2:
+            for letter in site.letters[-4:]:
+                site.deliver(letter, refuse=refuse, lose_answer=stages % 2 == 0)
+        if stages > 3:
+            site.read(site.meters, pick)
+        if stages > 4:
+            self.site.arrive(place, site.air[-4:], 0)
+        if cancelled:
+            self.wave_is_moved(-1, "cancel", None)
+
+    @precondition(lambda self: RotationWave.objects.exists())
+    @rule(pick=PICK, act=st.sampled_from(("step", "pause", "resume", "cancel")), fault=DEATH)
+    def wave_is_moved(self, pick: int, act: str, fault: Fault | None) -> None:
+        found = list(RotationWave.objects.order_by("pk").values_list("pk", flat=True))
+        wave_id = found[pick % len(found)] if found else 0
+        with suppress(WaveError):
+            match act:
+                case "step":
+                    self.waves_step(fault)
+                case "pause":
+                    waves.pause(wave_id, ACTOR)
+                case "resume":
+                    waves.resume(wave_id, ACTOR)
+                case _:
+                    faults.run(lambda: waves.cancel(wave_id, ACTOR, clock.now), fault)
+        self.site.learn({("pending", None)})
+
+    @rule(pick=PICK, older=st.booleans())
+    def key_is_compromised(self, pick: int, older: bool) -> None:
+        keys = self.keys_of(self.meter(pick))
+        if keys:
+            epochs.compromise([keys[0 if older else -1].pk], ACTOR)
+            self.site.learn({(before, "compromised") for before in ("pending", "active", "retiring", "retired")})
+
+    @rule(place=PLACE, fault=DEATH)
+    def concentrator_fetches(self, place: int, fault: Fault | None) -> None:
+        self.site.fetch(self.site.concentrators[place], fault)
+
+    @precondition(lambda self: self.site.letters)
+    @rule(pick=PICK, refuse=OFTEN_NOT, lose_answer=st.booleans(), late=st.booleans())
+    def command_comes_to_its_meter(self, pick: int, refuse: bool, lose_answer: bool, late: bool) -> None:
+        """The newest, or any that was ever fetched: late, or once more."""
+        letters = self.site.letters
+        letter = letters[pick % len(letters)] if late else letters[-1 - pick % min(3, len(letters))]
+        self.site.deliver(letter, refuse=refuse, lose_answer=lose_answer)
+
+    @precondition(lambda self: self.site.letters)
+    @rule(pick=PICK, delivered=st.booleans())
+    def concentrator_acknowledges(self, pick: int, delivered: bool) -> None:
+        letter = self.site.letters[pick % len(self.site.letters)]
+        downlink.receipt(letter.concentrator, letter.number, delivered=delivered, now=clock.now)
+
+    @rule(
+        pick=PICK,
+        kind=st.sampled_from((CommandKind.RESEND, CommandKind.READ_NOW, CommandKind.SET_CLOCK)),
+        stages=st.integers(0, 3),
+        place=PLACE,
+    )
+    def meter_is_asked(self, pick: int, kind: CommandKind, stages: int, place: int) -> None:
+        """A command of the other lane, as far as it comes for now."""
+        site, meter = self.site, self.meter(pick)
+        now_s = int(clock.now.timestamp())
+        period = {"from_s": now_s - 3 * 86_400, "to_s": now_s} if kind == CommandKind.RESEND else {}
+        if site.truth.in_service[meter.title]:
+            meter.row.refresh_from_db()
+            commands.enqueue([Request(meter.row, kind, period)], "test", clock.now)
+        if stages > 0:
+            site.fetch(site.concentrators[place])
+        if stages > 1:
+            for letter in site.letters[-2:]:
+                site.deliver(letter)
+        if stages > 2:
+            self.site.arrive(place, site.air[-6:], 0)
+
+    # --- the registry -----------------------------------------------------------------------------
+
+    @rule(pick=PICK)
+    def meter_is_suspended_or_resumed(self, pick: int) -> None:
+        self.site.toggle_service(self.meter(pick))
+
+    @rule(pick=PICK, place=PLACE)
+    def meter_moves_to_another_concentrator(self, pick: int, place: int) -> None:
+        self.site.assign(self.meter(pick), self.site.concentrators[place])
+        self.site.settle()
+
+    @rule(worker=WORKER, death_of_import=DEATH, death_of_worker=DEATH)
+    def shipment_comes(self, worker: int, death_of_import: Fault | None, death_of_worker: Fault | None) -> None:
+        """And frames that wait for keys are verified again."""
+        if self.site.unshipped:
+            self.site.ship(self.site.unshipped[0], death_of_import)
+            if self.keys_of(self.site.unshipped[0]):
+                self.site.unshipped.pop()
+        self.site.verify_again(self.site.workers[worker], death_of_worker)
+
+    # What is to happen more often than the rest.
+    usual = usual_1 = usual_2 = meters_read
+    often_1 = task_is_lost
+    often_2 = often_3 = another_comes_between
+    often_4 = attacker_strikes
+    often_5 = often_6 = wave_begins
+    often_7 = concentrator_fetches
+    often_8 = command_comes_to_its_meter
+    often_9 = time_passes
+
+    def teardown(self) -> None:
+        if hasattr(self, "site") and sys.exc_info()[0] is None:  # a step that failed says more than what follows
+            end_well(self.site)
+
+    # --- shared by rules ----------------------------------------------------------------------------------
+
+    def meter(self, pick: int) -> HonestMeter:
+        return self.site.meters[pick % len(self.site.meters)]
+
+    def frame(self, pick: int) -> Sent:
+        """A late frame, or one that came before: the newest half of the numbers are the newest frames."""
+        air = self.site.air
+        return air[-1 - pick // 2 % min(8, len(air))] if pick % 2 else air[pick // 2 % len(air)]
+
+    def read(self, chosen: set[int], wh: int) -> None:
+        self.site.read([self.site.meters[number] for number in sorted(chosen)], wh)
+
+    def waves_step(self, fault: Fault | None) -> None:
+        faults.run(lambda: waves.step(clock.now), fault)
+        self.site.learn({(None, "pending")})
+
+    def keys_of(self, meter: HonestMeter) -> list[DeviceKey]:
+        return list(DeviceKey.objects.filter(system_title=meter.title, epoch__gt=0).order_by("epoch"))
+
+    def verify_beside(self, uplink_id: int, second: int, worker: int, statement: int, act: str) -> None:
+        """Verify an uplink while something else happens: it must come out as if one had come before the other."""
+        site = self.site
+        sent = site.truth.uplinks[uplink_id].frames[0]
+        meter = site.meter_of(sent.title)
+        key = DeviceKey.objects.filter(system_title=sent.title, epoch=sent.epoch).first()
+
+        between: Callable[[], object]
+
+        def verify() -> None:
+            with site.workers[1 - worker].at_work():
+                verification.verify(second)
+
+        def cut_off(truth: Truth) -> None:
+            if key is not None and truth.keys[sent.kid].state != "compromised":
+                key.refresh_from_db()
+                truth.keys[sent.kid].state = "compromised" if key.state == "compromised" else truth.keys[sent.kid].state
+
+        def moved(truth: Truth) -> None:
+            meter.row.refresh_from_db()
+            truth.in_service[meter.title] = meter.row.status == "commissioned"
+
+        match act:
+            case "verify":
+                between, effect = verify, site.judging_if_done(second)
+            case "compromise" if key is not None:
+                between, effect = lambda: epochs.compromise([key.pk], ACTOR), cut_off
+            case "suspend":
+                toggle = registry.suspend if site.truth.in_service[meter.title] else registry.resume
+                between, effect = lambda: toggle(meter.row), moved
+            case _:
+                rotation = rewrap.current()
+                between, effect = lambda: rotation and rewrap.rewrap_batch(rotation.pk), lambda truth: None
+        site.verify(uplink_id, site.workers[worker], Fault(statement, between), [effect])
