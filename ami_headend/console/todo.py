@@ -88,13 +88,13 @@ def _first_steps(user: Any) -> list[Item]:
     if not user.has_perm("meters.view_meter") or Meter.objects.exists():
         return []
     steps = [
-        (Concentrator.objects, "Register a concentrator", "It posts for its meters.", "concentrators_concentrator"),
-        (ConcentratorToken.objects, "Issue its token", "It signs in with that.", "concentrators_concentratortoken"),
+        (Concentrator.objects, "Register a concentrator", "It posts for its meters.", "concentrators"),
+        (ConcentratorToken.objects, "Issue its token", "It signs in with that.", "concentrators"),
         (DeviceKey.objects, "Import keys", "From the manufacturer's shipment: manage.py import_keys --help.", ""),
         (Meter.objects, "Import meters", "Who they are and where they belong: manage.py import_meters --help.", ""),
     ]
     return [
-        Item("", "", title, text, url=reverse(f"admin:{page}_changelist") if page else "")
+        Item("", "", title, text, url=reverse(f"admin:{page}") if page else "")
         for rows, title, text, page in steps
         if not rows.exists()
     ]
