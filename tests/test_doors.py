@@ -42,7 +42,6 @@ MODELS = {
     "signin.signin": Pages({ADMIN, AUDITOR}),
     "concentrators.uplink": Pages(TRAFFIC),
     "concentrators.concentrator": Pages(ALL, {ADMIN}, {ADMIN}),
-    "concentrators.concentratortoken": Pages(TRAFFIC),
     "concentrators.assignment": Pages(TRAFFIC),
     "meters.meter": Pages(ALL, {OPERATOR}, {OPERATOR}),
     "meters.place": Pages({OPERATOR}, {OPERATOR}, {OPERATOR}),
@@ -89,10 +88,18 @@ PAGES = [
         for method in ("get", "post")
     ),
     Door("admin:concentrators_assignment_assign_meters", {OPERATOR}),
-    Door("admin:concentrators_concentrator_issue_token", {ADMIN}, of="concentrators.concentrator"),
-    Door("admin:concentrators_concentrator_issue_token", {ADMIN}, "post", "concentrators.concentrator", {"label": "x"}),
-    Door("admin:concentrators_concentratortoken_revoke", {ADMIN}, of="concentrators.concentratortoken"),
-    Door("admin:concentrators_concentratortoken_revoke", {ADMIN}, "post", "concentrators.concentratortoken"),
+    Door("admin:meters", ALL),
+    Door("admin:meter", ALL, of="meters.meter"),
+    *(
+        Door("admin:meter", {OPERATOR}, "post", "meters.meter", {"act": act})
+        for act in ("read-now", "resend", "cancel")
+    ),
+    Door("admin:concentrators", ALL),
+    Door("admin:concentrator", ALL, of="concentrators.concentrator"),
+    *(
+        Door("admin:concentrator", {ADMIN}, "post", "concentrators.concentrator", {"act": act})
+        for act in ("make", "rotate", "revoke")
+    ),
     Door("admin:concentrators_uplink_show_failures", ALL, of="concentrators.uplink"),
     Door("admin:auth_user_password_change", {ADMIN}, of="auth.user"),
     Door("admin:auth_user_password_change", {ADMIN}, "post", "auth.user"),
