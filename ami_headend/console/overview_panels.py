@@ -156,7 +156,7 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
     signs = sum(count.failures for count in counts if count.kind.severity == Severity.CRITICAL)
     most = max((count.failures for count in counts), default=1)
     url = failures_url(severity=Severity.CRITICAL.name.lower(), start=start)
-    note = "forged, copied or foreign frames, 24 hours"
+    note = "forged or copied frames, 24 h"
     return {
         "figures": [
             Figure("Signs of tampering", thousands(signs), note, "policy_alert", url, "bad" if signs else "good")

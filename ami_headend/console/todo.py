@@ -24,6 +24,10 @@ _PAGES = {
 _LISTS = {
     Condition.FAILURE_RATE: "admin:failures",
     Condition.KIND_SEEN: "admin:failures",
+    Condition.METER_EVENT: "admin:meters_meterevent_changelist",
+    Condition.SILENT_METER: "admin:meters_meter_changelist",
+    Condition.SILENT_CONCENTRATOR: "admin:concentrators_concentrator_changelist",
+    Condition.COMPLETENESS: "admin:interval_totals",
     Condition.QUEUE_LAG: "admin:concentrators_uplink_changelist",
     Condition.KEYS_WORN: "admin:keyvault_devicekey_changelist",
 }

@@ -183,7 +183,7 @@ def test_the_figures_are_what_happened(admin_client: Client) -> None:
     text = text_of(admin_client)
     assert figure(text, "Meters heard") == "3 of 3; last 24 hours"
     assert figure(text, "Concentrators posting") == "1 of 1; none silent"
-    assert figure(text, "Signs of tampering") == "1; forged, copied or foreign frames, 24 hours"
+    assert figure(text, "Signs of tampering") == "1; forged or copied frames, 24 h"
     assert figure(text, "Frames refused") == "2; 33.3 % of 6 in 24 hours"
     assert re.fullmatch(r"1; the oldest for \d+ s", figure(text, "Uplinks waiting"))
     assert concentrator.name in text
@@ -250,7 +250,7 @@ def test_a_figure_warns_in_its_tone(counted: int, tone: str) -> None:
         ("view_failuretally", "Failures by kind", "Latest failures"),
         ("view_integrityfailure", "Latest failures", "Failures by kind"),
         ("view_intervaltotal", "Load of the fleet", "Meters heard"),
-        ("view_rotationwave", "Key rotations", "Load of the fleet"),
+        ("view_rotationwave", "Key rotation", "Load of the fleet"),
     ],
 )
 def test_panels_are_for_those_who_may_see_them(permission: str, seen: str, hidden: str) -> None:
