@@ -26,6 +26,7 @@ from ami_headend.console.formatting import (
     thousands,
 )
 from ami_headend.console.kept import Answer
+from ami_headend.console.meters import meters_url
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.tables import Column, table
 from ami_headend.console.traffic_queries import VERDICTS, KindCount, VerdictHour
@@ -59,7 +60,7 @@ def profiles(found: Profiles) -> Panel:
 
 def meters(found: MetersHeard, now: datetime) -> Panel:
     """Meters heard, and those that are silent the longest."""
-    url = reverse("admin:meters")
+    url = meters_url(health="silent")
     note = f"last 24 hours; {found.never:,} never" if found.never else "last 24 hours"
     tone = _tone(found.heard, found.expected)
     rows = [

@@ -25,8 +25,8 @@ _LISTS = {
     Condition.FAILURE_RATE: "admin:failures",
     Condition.KIND_SEEN: "admin:failures",
     Condition.METER_EVENT: "admin:meters_meterevent_changelist",
-    Condition.SILENT_METER: "admin:meters_meter_changelist",
-    Condition.SILENT_CONCENTRATOR: "admin:concentrators_concentrator_changelist",
+    Condition.SILENT_METER: "admin:meters",
+    Condition.SILENT_CONCENTRATOR: "admin:concentrators",
     Condition.COMPLETENESS: "admin:interval_totals",
     Condition.QUEUE_LAG: "admin:concentrators_uplink_changelist",
     Condition.KEYS_WORN: "admin:keyvault_devicekey_changelist",
@@ -91,14 +91,14 @@ def _first_steps(user: Any) -> list[Item]:
     """What is missing before the first frame can be accepted; nothing once there is a meter."""
     if not user.has_perm("meters.view_meter") or Meter.objects.exists():
         return []
+    page = reverse("admin:concentrators")
     steps = [
-        (Concentrator.objects, "Register a concentrator", "It posts for its meters.", "concentrators"),
-        (ConcentratorToken.objects, "Issue its token", "It signs in with that.", "concentrators"),
-        (DeviceKey.objects, "Import keys", "From the manufacturer's shipment: manage.py import_keys --help.", ""),
-        (Meter.objects, "Import meters", "Who they are and where they belong: manage.py import_meters --help.", ""),
+        (Concentrator.objects, Item("", "", "Register a concentrator", "It posts for its meters.", url=page)),
+        (ConcentratorToken.objects, Item("", "", "Issue its token", "It signs in with that.", url=page)),
+        (
+            DeviceKey.objects,
+            Item("", "", "Import keys", "From the manufacturer's shipment: manage.py import_keys --help."),
+        ),
+        (Meter.objects, Item("", "", "Import meters", "And where they belong: manage.py import_meters --help.")),
     ]
-    return [
-        Item("", "", title, text, url=reverse(f"admin:{page}") if page else "")
-        for rows, title, text, page in steps
-        if not rows.exists()
-    ]
+    return [step for rows, step in steps if not rows.exists()]
