@@ -43,8 +43,8 @@ def check_url(text: str) -> httpx.URL:
     if url.scheme != "https" and not (url.scheme == "http" and settings.WEBHOOK_ALLOW_HTTP):
         hint = " (http:// only with WEBHOOK_ALLOW_HTTP)" if url.scheme == "http" else ""
         raise RefusedAddressError(f"A webhook's address begins with https://{hint}.")
-    if not url.host:
-        raise RefusedAddressError(f"{text[:200]!r} names no host.")
+    if not url.host or (url.port is not None and not 0 < url.port < 65_536):
+        raise RefusedAddressError(f"{text[:200]!r} names no host, or no port that there is.")
     if url.userinfo:
         raise RefusedAddressError("An address holds no user name or password: messages are signed instead.")
     try:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from django.http import HttpRequest
 from django.urls import reverse
 
+from ami_headend.console.alerts import AlertsPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failures import FailuresPage
 from ami_headend.console.meters import MetersPage
@@ -25,7 +26,7 @@ def _console_page(page: type[ConsolePage]) -> _Page:
 
 
 GROUPS = [
-    (None, [_console_page(OverviewPage)]),
+    (None, [_console_page(OverviewPage), _console_page(AlertsPage)]),
     (
         "Traffic",
         [
@@ -64,6 +65,14 @@ GROUPS = [
                 "admin:keyvault_invocationcounter_changelist",
                 ["keyvault.view_invocationcounter"],
             ),
+        ],
+    ),
+    (
+        "Alerting",
+        [
+            _Page("Rules", "rule", "admin:alerts_rule_changelist", ["alerts.view_rule"]),
+            _Page("Channels", "forward_to_inbox", "admin:alerts_channel_changelist", ["alerts.view_channel"]),
+            _Page("Messages", "outbox", "admin:alerts_delivery_changelist", ["alerts.view_delivery"]),
         ],
     ),
     (

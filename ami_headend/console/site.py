@@ -8,6 +8,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
+from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
@@ -29,6 +30,8 @@ PAGES: list[type[ConsolePage]] = [
     MeterPage,
     ConcentratorsPage,
     ConcentratorPage,
+    AlertsPage,
+    AlertPage,
 ]
 
 

@@ -1,11 +1,10 @@
 """The life of an alert: one for each rule and subject, told once, told again, put off, ended, begun again."""
 
-import threading
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 
 from ami_headend.alerts import evaluation, handling, queries
@@ -273,22 +272,3 @@ def test_the_statements_do_not_grow_with_what_was_found(world: World, rule: Rule
     few = [cost([1], 2), cost([1], 4), cost([1], 250), cost([], 252), cost([1], 254)]
     cost([], 1_000)
     assert [cost(many, 2_000), cost(many, 2_002), cost(many, 2_250), cost([], 2_252), cost(many, 2_254)] == few
-
-
-def evaluate_and_close() -> None:
-    evaluation.evaluate(timezone.now())
-    connection.close()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_only_one_evaluates_at_a_time(world: World, rule: Rule) -> None:
-    world.silent = [1]
-    Rule.objects.update(evaluated_at=None)
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [evaluation._LOCK])
-        other = threading.Thread(target=evaluate_and_close)
-        other.start()
-        other.join(20)
-    assert not Alert.objects.exists()
-    evaluation.evaluate(timezone.now())
-    assert Alert.objects.count() == 1

@@ -1,6 +1,6 @@
-"""What meters and concentrators do: failures, events, silence, gaps. One statement each, whatever there is.
+"""What meters and concentrators do: failures, events, silence, gaps. A fixed number of statements each.
 
-Every statement gives (id, name, figures ..., how many in all), subjects with an open alert first.
+Most give (id, name, figures ..., how many in all), subjects with an open alert first.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,11 @@ from typing import Any
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
+from concentrators.completeness import expected_spans, shares
+from concentrators.models import Concentrator
 from concentrators.verdicts import FailureKind
 from keyvault.sql import fetch_rows, int_array
 from meters.models import MeterStatus
-from meters.obis import INTERVAL_IMPORT
 
 FRAMES_MIN = 20  # fewer tell nothing of a rate
 SETTLING = timedelta(hours=2)  # concentrators post late: an interval is looked for after this
@@ -173,49 +174,29 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
 def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Concentrators of whose expected intervals too small a share is there; those that brought none have other alerts.
 
-    Of the register of imported energy, over the period that ended SETTLING ago.
+    Over the period that ended SETTLING ago.
     """
     end = (now - SETTLING).replace(minute=0, second=0, microsecond=0)
     start = end - timedelta(minutes=rule.period_minutes or 0)
-    rows = fetch_rows(
-        """WITH there AS (
-               SELECT t.concentrator_id, sum(t.meters_counted)::bigint AS intervals
-               FROM concentrators_intervaltotal t JOIN meters_register r ON r.id = t.register_id
-               WHERE r.obis_code = %s AND t.interval_start >= %s AND t.interval_start < %s GROUP BY 1
-           ), expected AS (
-               SELECT a.concentrator_id,
-                      sum(greatest(0, floor(extract(epoch FROM
-                          least(%s::timestamptz, a.valid_to, m.retired_at)
-                          - greatest(%s::timestamptz, a.valid_from, m.commissioned_at)
-                      ) / (60 * m.interval_minutes))))::bigint AS intervals
-               FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
-               WHERE a.valid_from < %s AND (a.valid_to IS NULL OR a.valid_to > %s) AND m.status <> %s GROUP BY 1
-           )
-           SELECT c.id, c.name, t.intervals, e.intervals, count(*) OVER ()
-           FROM there t JOIN expected e USING (concentrator_id)
-           JOIN concentrators_concentrator c ON c.id = concentrator_id
-           WHERE t.intervals * 100.0 < e.intervals * %s::float8
-           ORDER BY c.id = ANY(%s::int[]) DESC, t.intervals::float8 / e.intervals, c.id LIMIT %s""",
-        INTERVAL_IMPORT,
-        start,
-        end,
-        end,
-        start,
-        end,
-        start,
-        MeterStatus.SUSPENDED.value,
-        rule.threshold,
-        int_array(open_ids),
-        SUBJECTS_MAX,
-    )
-    return _found(
-        SubjectKind.CONCENTRATOR,
-        rows,
-        lambda there, expected: (
-            f"{there:,} of {expected:,} intervals are there ({100 * there / expected:.1f} %), "
-            f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-        ),
-    )
+    lacking = [
+        share
+        for share in shares(expected_spans(start, end), start, end)
+        if share.counted and 100 * share.counted < share.expected * (rule.threshold or 0)
+    ]
+    shown = sorted(lacking, key=lambda share: share.concentrator_id not in open_ids)[:SUBJECTS_MAX]
+    names = Concentrator.objects.in_bulk([share.concentrator_id for share in shown])
+    period = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    listed = [
+        Finding(
+            SubjectKind.CONCENTRATOR,
+            share.concentrator_id,
+            names[share.concentrator_id].name,
+            f"{share.counted:,} of {share.expected:,} intervals are there "
+            f"({100 * share.counted / share.expected:.1f} %), {period}",
+        )
+        for share in shown
+    ]
+    return Findings(len(lacking), listed)
 
 
 def _since(rule: Rule, now: datetime) -> datetime:

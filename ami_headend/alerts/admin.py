@@ -1,0 +1,281 @@
+"""Rules, channels and deliveries in the admin. Alerts have pages of their own (ami_headend/console/alerts.py)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import Count, Max, Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from ami_headend.alerts import channels, notices, rules, tasks
+from ami_headend.alerts.forms import ChannelForm, RuleForm
+from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
+from ami_headend.alerts.parameters import PARAMETERS
+from keyvault.adminbase import ReadOnlyAdmin, form_page, shown
+from keyvault.audit import AuditError, web_actor
+from keyvault.masterkey import MasterKeyError
+
+_ON_OFF = {"on": "success", "off": "warning", "cannot be evaluated": "danger"}
+_HEALTH = {"delivering": "success", "failing": "danger", "off": "warning", "nothing sent yet": "info"}
+_ROW_FIELDS = ("selector", "threshold", "period_minutes")
+
+
+class AuditedAdmin(ModelAdmin):  # type: ignore[misc]
+    """Pages whose acts are recorded: where the audit key cannot be used, nothing is done, and that is said."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+            return response
+        except (AuditError, MasterKeyError) as error:
+            return self._refused(request, error)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            response: HttpResponse = super().delete_view(request, *args, **kwargs)
+            return response
+        except (AuditError, MasterKeyError) as error:
+            return self._refused(request, error)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        actions.pop("delete_selected", None)  # one at a time, so that each is recorded
+        return actions
+
+    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        messages.error(request, f"Nothing was changed, as it could not be recorded: {error}")
+        return HttpResponseRedirect(request.get_full_path())
+
+
+@admin.register(Rule)
+class RuleAdmin(AuditedAdmin):
+    """What is looked for, from when on, and how often it is told."""
+
+    form = RuleForm
+    list_display = ["name", "what", "state", "severity_name", "open_alerts", "last_evaluated"]
+    list_filter = ["condition", "is_enabled"]
+    search_fields = ["name__icontains"]
+    ordering = ["-severity", "name"]
+    readonly_fields = ["state", "last_evaluated", "last_error"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Rule]:
+        rows: QuerySet[Rule] = super().get_queryset(request)
+        return rows.annotate(open=Count("alerts", filter=Q(alerts__resolved_at=None))).order_by("-severity", "name")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Rule | None = None) -> Sequence[str]:
+        return [*(["condition"] if obj else []), *self.readonly_fields]
+
+    def get_fields(self, request: HttpRequest, obj: Rule | None = None) -> Sequence[str]:
+        parts: list[str] = ["name", "condition"]
+        if obj is None:
+            return [*parts, *_ROW_FIELDS, "severity", "quiet_minutes", "is_enabled"]
+        needed = PARAMETERS[Condition(obj.condition)]
+        numbers = zip(_ROW_FIELDS, (needed.selector, needed.threshold, needed.period), strict=True)
+        parts += [name for name, what in numbers if what is not None]
+        return [*parts, "severity", "quiet_minutes", "is_enabled", "state", "last_evaluated", "last_error"]
+
+    def save_model(self, request: HttpRequest, obj: Rule, form: Any, change: bool) -> None:
+        told = rules.save(obj, web_actor(request), timezone.now())
+        transaction.on_commit(lambda: tasks.enqueue(told))
+
+    def delete_model(self, request: HttpRequest, obj: Rule) -> None:
+        rules.delete(obj, web_actor(request))
+
+    @display(description="looks for")
+    def what(self, rule: Rule) -> str:
+        needed = PARAMETERS[Condition(rule.condition)]
+        parts = [Condition(rule.condition).label]
+        if needed.selector:
+            parts.append(dict(needed.selectors).get(rule.selector, rule.selector))
+        if needed.threshold and rule.threshold is not None:
+            parts.append(f"{rule.threshold:g}")
+        if needed.period and rule.period_minutes is not None:
+            parts.append(_minutes(rule.period_minutes))
+        return ", ".join(parts)
+
+    @display(description="state", label=_ON_OFF)
+    def state(self, rule: Rule) -> str:
+        if not rule.is_enabled:
+            return "off"
+        return "cannot be evaluated" if rule.last_error else "on"
+
+    @display(
+        description="severity", ordering="severity", label={"info": "info", "warning": "warning", "critical": "danger"}
+    )
+    def severity_name(self, rule: Rule) -> str:
+        return rule.get_severity_display()
+
+    @display(description="open alerts", ordering="open")
+    def open_alerts(self, rule: Rule) -> int:
+        return int(rule.open)  # type: ignore[attr-defined]
+
+    @display(description="evaluated", ordering="evaluated_at")
+    def last_evaluated(self, rule: Rule) -> str:
+        return shown(rule.evaluated_at)
+
+
+@admin.register(Channel)
+class ChannelAdmin(AuditedAdmin):
+    """Who is told. The signing secret of a webhook is shown once, when it is made."""
+
+    form = ChannelForm
+    list_display = ["name", "kind", "least_severity", "health", "last_delivered"]
+    search_fields = ["name__icontains"]
+    ordering = ["name"]
+    readonly_fields = ["health", "last_delivered", "last_failure", "created_at"]
+    actions_detail = ["send_test", "rotate_secret", "show_deliveries"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Channel]:
+        rows: QuerySet[Channel] = super().get_queryset(request)
+        waiting = Q(deliveries__delivered_at=None, deliveries__given_up_at=None, deliveries__attempts__gt=0)
+        return rows.annotate(
+            delivered=Max("deliveries__delivered_at"), failing=Count("deliveries", filter=waiting)
+        ).order_by("name")
+
+    def get_fields(self, request: HttpRequest, obj: Channel | None = None) -> Sequence[str]:
+        own = ["name", "kind", "address", "least_severity", "is_enabled"]
+        return own if obj is None else [*own, *self.readonly_fields]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Channel | None = None) -> Sequence[str]:
+        return [*(["kind"] if obj else []), *self.readonly_fields]
+
+    def has_test_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("alerts.change_channel")
+
+    def has_secret_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("alerts.rotate_channel_secret")
+
+    def has_deliveries_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("alerts.view_delivery")
+
+    def save_model(self, request: HttpRequest, obj: Channel, form: Any, change: bool) -> None:
+        obj.shown_once = channels.save(obj, web_actor(request), timezone.now())  # type: ignore[attr-defined]
+
+    def delete_model(self, request: HttpRequest, obj: Channel) -> None:
+        channels.delete(obj, web_actor(request))
+
+    def response_add(self, request: HttpRequest, obj: Channel, post_url_continue: str | None = None) -> HttpResponse:
+        # The answer itself shows the secret: a message or a redirect would store it on its way.
+        if obj.shown_once:  # type: ignore[attr-defined]
+            return self._show_secret(request, obj, obj.shown_once)  # type: ignore[attr-defined]
+        response: HttpResponse = super().response_add(request, obj, post_url_continue)
+        return response
+
+    @display(description="state", label=_HEALTH)
+    def health(self, channel: Channel) -> str:
+        if not channel.is_enabled:
+            return "off"
+        if channel.failing:  # type: ignore[attr-defined]
+            return "failing"
+        return "delivering" if channel.delivered else "nothing sent yet"  # type: ignore[attr-defined]
+
+    @display(description="delivered last")
+    def last_delivered(self, channel: Channel) -> str:
+        return shown(channel.delivered)  # type: ignore[attr-defined]
+
+    @display(description="last failure")
+    def last_failure(self, channel: Channel) -> str:
+        failed = channel.deliveries.exclude(last_error="").order_by("-pk").first()
+        return "none" if failed is None else f"{failed.last_error} ({failed.attempts} attempts)"
+
+    @action(description="Send a test", icon="send", permissions=["test"], variant=ActionVariant.PRIMARY)
+    def send_test(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        channel = self._channel(request, object_id)
+        back = reverse("admin:alerts_channel_change", args=[channel.pk])
+        if request.method == "POST":
+            notices.test(channel, request.user.get_username(), timezone.now())
+            tasks.enqueue([channel.pk])
+            self.message_user(request, "A test message is on its way; what becomes of it stands below within seconds.")
+            return HttpResponseRedirect(back)
+        context = {"title": f"Send a test to {channel}", "submit_text": "Send", "back": back}
+        return form_page(
+            self, request, forms.Form(), text=f"A message of the type “test” goes to {channel}.", **context
+        )
+
+    @action(description="New secret", icon="key", permissions=["secret"])
+    def rotate_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        channel = self._channel(request, object_id)
+        back = reverse("admin:alerts_channel_change", args=[channel.pk])
+        if channel.kind != ChannelKind.WEBHOOK:
+            self.message_user(request, "E-mails are not signed: this channel has no secret.", messages.WARNING)
+            return HttpResponseRedirect(back)
+        if request.method == "POST":
+            try:
+                secret = channels.rotate_secret(channel, web_actor(request), timezone.now())
+            except (AuditError, MasterKeyError) as error:
+                self.message_user(request, f"No secret was made: {error}", messages.ERROR)
+                return HttpResponseRedirect(back)
+            return self._show_secret(request, channel, secret)
+        text = (
+            "A new signing secret is made. For 24 hours messages are signed with the old one, too: give the new one to "
+            "the receiver within that time."
+        )
+        context = {"title": f"A new secret for {channel}", "submit_text": "Make it", "back": back}
+        return form_page(self, request, forms.Form(), text=text, **context)
+
+    @action(description="Messages", icon="outbox", permissions=["deliveries"])
+    def show_deliveries(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return HttpResponseRedirect(
+            f"{reverse('admin:alerts_delivery_changelist')}?channel__id__exact={int(object_id)}"
+        )
+
+    def _channel(self, request: HttpRequest, object_id: str) -> Channel:
+        channel: Channel | None = self.get_object(request, object_id)
+        if channel is None:
+            raise Http404("There is no such channel.")
+        return channel
+
+    def _show_secret(self, request: HttpRequest, channel: Channel, secret: str) -> HttpResponse:
+        return form_page(
+            self,
+            request,
+            forms.Form(),
+            title=f"The secret of {channel}",
+            secret=secret,
+            shown_once="Signing secret",
+            explanation="Copy it to the receiver now: it is shown this once (Standard Webhooks, whsec_...).",
+            back=reverse("admin:alerts_channel_change", args=[channel.pk]),
+        )
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnlyAdmin):
+    """What was sent to whom, and what became of it."""
+
+    list_display = ["created_at", "channel", "event", "about", "outcome", "attempts"]
+    list_filter = [("channel", AutocompleteSelectFilter)]
+    list_select_related = ["channel", "alert__rule"]
+    ordering = ["-id"]
+    fields = ["channel", "about", "event", "outcome", "attempts", "last_error", "created_at", "due_at", "delivered_at"]
+    readonly_fields = ["about", "outcome"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        return super().get_queryset(request).select_related("channel", "alert__rule")
+
+    @display(description="alert")
+    def about(self, delivery: Delivery) -> str:
+        if delivery.alert is None:
+            return "none"
+        return format_html('<a href="{}">{}</a>', reverse("admin:alert", args=[delivery.alert_id]), delivery.alert)
+
+    @display(description="outcome", label={"delivered": "success", "given up": "danger", "waits": "warning"})
+    def outcome(self, delivery: Delivery) -> str:
+        if delivery.delivered_at is not None:
+            return "delivered"
+        return "waits" if delivery.given_up_at is None else "given up"
+
+
+def _minutes(minutes: int) -> str:
+    for unit, name in ((1_440, "days"), (60, "hours")):
+        if minutes % unit == 0 and minutes >= 2 * unit:
+            return f"{minutes // unit} {name}"
+    return f"{minutes} minutes"

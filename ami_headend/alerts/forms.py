@@ -1,0 +1,106 @@
+"""Forms of rules and channels: what a condition needs, and where messages may go."""
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+
+from ami_headend.alerts.marks import PERIOD_MAX_MINUTES
+from ami_headend.alerts.models import Channel, ChannelKind, Condition, Rule
+from ami_headend.alerts.parameters import PARAMETERS
+from ami_headend.alerts.webhooks import RefusedAddressError, check_url
+
+_RECIPIENTS_MAX = 20
+
+
+class RuleForm(forms.ModelForm[Rule]):
+    """A rule; of its numbers only those that its condition has."""
+
+    class Meta:
+        model = Rule
+        fields = [
+            "name",
+            "condition",
+            "selector",
+            "threshold",
+            "period_minutes",
+            "severity",
+            "quiet_minutes",
+            "is_enabled",
+        ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is None or "threshold" not in self.fields:
+            return
+        needed = PARAMETERS[Condition(self.instance.condition)]
+        for name, what in (
+            ("selector", needed.selector),
+            ("threshold", needed.threshold),
+            ("period_minutes", needed.period),
+        ):
+            if what is None:
+                self.fields.pop(name, None)
+            elif name in self.fields:
+                self.fields[name].label = what
+                self.fields[name].help_text = ""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        condition = cleaned.get("condition") or self.instance.condition
+        if condition not in Condition.values:
+            return cleaned
+        needed = PARAMETERS[Condition(condition)]
+        self._clean_number(cleaned, "threshold", needed.threshold, needed.threshold_max)
+        self._clean_number(cleaned, "period_minutes", needed.period, PERIOD_MAX_MINUTES)
+        chosen = cleaned.get("selector") or ""
+        if needed.selector is None:
+            cleaned["selector"] = ""
+        elif chosen not in dict(needed.selectors):
+            known = ", ".join(value for value, _ in needed.selectors)
+            self.add_error("selector", f"This condition needs a {needed.selector}, one of: {known}.")
+        return cleaned
+
+    def _clean_number(self, cleaned: dict[str, Any], name: str, what: str | None, most: float) -> None:
+        value = cleaned.get(name)
+        if what is None:
+            cleaned[name] = None
+        elif value is None and name not in self.errors:
+            self.add_error(name, f"This condition needs a number here: {what}.")
+        elif value is not None and not 0 < value <= most:
+            self.add_error(name, f"The number ({what}) is above 0 and at most {most:,.0f}.")
+
+
+class ChannelForm(forms.ModelForm[Channel]):
+    """A channel; its kind stands once it is made."""
+
+    class Meta:
+        model = Channel
+        fields = ["name", "kind", "address", "least_severity", "is_enabled"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        kind, address = cleaned.get("kind") or self.instance.kind, cleaned.get("address")
+        if not address:
+            return cleaned
+        try:
+            if kind == ChannelKind.WEBHOOK:
+                check_url(address)
+            else:
+                cleaned["address"] = _recipients(address)
+        except (RefusedAddressError, ValidationError) as error:
+            self.add_error("address", str(error) if isinstance(error, RefusedAddressError) else error)
+        return cleaned
+
+
+def _recipients(text: str) -> str:
+    addresses = [address.strip() for address in text.split(",")]
+    if len(addresses) > _RECIPIENTS_MAX:
+        raise ValidationError(f"At most {_RECIPIENTS_MAX} addresses; use a mailing list for more.")
+    for address in addresses:
+        try:
+            validate_email(address)
+        except ValidationError:
+            raise ValidationError(f"{address!r} is no e-mail address.") from None
+    return ", ".join(addresses)

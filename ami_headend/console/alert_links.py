@@ -1,0 +1,68 @@
+"""Where an alert leads: to its subject, and to the rows that its rule counted."""
+
+from typing import NamedTuple
+
+from django.urls import reverse
+from django.utils.http import urlencode
+
+from ami_headend.alerts.models import Alert, Condition, SubjectKind
+from ami_headend.console.failures import SEE, failures_url
+
+
+class Link(NamedTuple):
+    """A page of the console, and the right that it takes."""
+
+    text: str
+    url: str
+    permission: str
+
+
+_EVENTS = "admin:meters_meterevent_changelist", "meters.view_meterevent"
+_UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
+_CONCENTRATORS = "admin:concentrators", "concentrators.view_concentrator"
+_METERS = "admin:meters", "meters.view_meter"
+_KEYS = "admin:keyvault_devicekey_changelist", "keyvault.view_devicekey"
+_SUBJECTS = {
+    SubjectKind.METER: ("admin:meter", "meters.view_meter"),
+    SubjectKind.CONCENTRATOR: ("admin:concentrator", "concentrators.view_concentrator"),
+}
+
+
+def subject_link(alert: Alert) -> Link | None:
+    """The page of an alert's subject, where it has one."""
+    page = _SUBJECTS.get(SubjectKind(alert.subject_kind))
+    return Link(alert.subject, reverse(page[0], args=[alert.subject_id]), page[1]) if page else None
+
+
+def links(alert: Alert) -> list[Link]:
+    """The subject, and the lists of rows behind an alert."""
+    subject = subject_link(alert)
+    return [*([subject] if subject else []), *_rows(alert)]
+
+
+def _rows(alert: Alert) -> list[Link]:
+    is_one = subject_link(alert) is not None
+    of_subject: dict[str, str | int] = {f"{alert.subject_kind}__id__exact": alert.subject_id} if is_one else {}
+    named = {alert.subject_kind: alert.subject} if is_one else {}
+    match Condition(alert.rule.condition):
+        case Condition.KIND_SEEN:
+            return [Link("Failures of this kind", failures_url(kind=alert.rule.selector, **named), SEE)]
+        case Condition.FAILURE_RATE:
+            return [Link("Failures", failures_url(**named), SEE), _list("Uplinks", _UPLINKS, **of_subject)]
+        case Condition.METER_EVENT:
+            return [_list("Events", _EVENTS, **of_subject)]
+        case Condition.SILENT_METER:
+            return [Link("Failures", failures_url(**named), SEE) if is_one else _list("Meters", _METERS)]
+        case Condition.SILENT_CONCENTRATOR | Condition.COMPLETENESS:
+            return [_list("Uplinks", _UPLINKS, **of_subject) if is_one else _list("Concentrators", _CONCENTRATORS)]
+        case Condition.KEYS_WORN | Condition.ROTATION_STALLED | Condition.MASTER_KEY_DOWN:
+            return [_list("Device keys", _KEYS)]
+        case Condition.QUEUE_LAG:
+            return [_list("Uplinks", _UPLINKS)]
+        case _:
+            return []
+
+
+def _list(text: str, page: tuple[str, str], **query: str | int) -> Link:
+    name, permission = page
+    return Link(text, reverse(name) + (f"?{urlencode(query)}" if query else ""), permission)

@@ -1,0 +1,317 @@
+"""The pages of alerts: what is open, put off and over; one alert with its history, and what people do about it."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from ami_headend.alerts import handling, queries
+from ami_headend.alerts.advice import advice
+from ami_headend.alerts.handling import HandlingError
+from ami_headend.alerts.models import Alert, AlertStep, Rule, Step
+from ami_headend.console.alert_links import links
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import SEVERITY_COLOURS, ago, label, link, moment, thousands
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Column, Table, table
+from concentrators.verdicts import Severity
+
+HANDLE = "alerts.handle_alert"
+ROWS = 100
+EVALUATED_LATE = timedelta(minutes=3)  # beat evaluates twice a minute
+STATES = ("open", "snoozed", "ended")
+
+_PERIODS = [(60, "an hour"), (240, "4 hours"), (1_440, "a day"), (10_080, "a week"), (43_200, "30 days")]
+
+
+class HandlingForm(forms.Form):
+    """What is done about alerts, with a note."""
+
+    note = forms.CharField(
+        required=False,
+        max_length=handling.NOTE_LENGTH - 50,
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
+        help_text="What you found or do; it stands in the alert's history.",
+    )
+    minutes = forms.TypedChoiceField(
+        label="put off for",
+        choices=_PERIODS,
+        coerce=int,
+        initial=60,
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
+class AlertsPage(ConsolePage):
+    """Alerts that are open, put off or over; many can be acknowledged or put off at once."""
+
+    route = "alerts/"
+    name = "alerts"
+    title = "Alerts"
+    icon = "notifications_active"
+    permission_required = ("alerts.view_alert",)
+    template_name = "console/alerts/page.html"
+    live_template_name = "console/alerts/live.html"
+    live_every_s = 10
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        now = context["now"]
+        context["figures"] = _figures(now)
+        if self.is_live_request:
+            return context
+        state = self.request.GET.get("state", "open")
+        state = state if state in STATES else "open"
+        alerts, next_page = _page(state, self.request.GET.get("after"), now)
+        may_handle = state != "ended" and self.request.user.has_perm(HANDLE)
+        return {
+            **context,
+            "state": state,
+            "tabs": [(name, f"?state={name}", name == state) for name in STATES],
+            "alerts": alerts_table(alerts, now, selectable=may_handle),
+            "next_page": next_page,
+            "form": HandlingForm() if may_handle else None,
+        }
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Acknowledge or put off what is ticked, or take it up again."""
+        ids = [int(pk) for pk in request.POST.getlist("alert") if pk.isascii() and pk.isdigit() and len(pk) < 19]
+        _handle(request, ids)
+        state = request.POST.get("state", "open")
+        return HttpResponseRedirect(f"{reverse('admin:alerts')}?state={state if state in STATES else 'open'}")
+
+
+class AlertPage(ConsolePage):
+    """One alert: what it means, what to do, what is behind it, and what became of it."""
+
+    route = "alerts/<int:pk>/"
+    name = "alert"
+    title = "Alert"
+    permission_required = ("alerts.view_alert",)
+    template_name = "console/alert/page.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        alert = get_object_or_404(Alert.objects.select_related("rule"), pk=kwargs["pk"])
+        user, now = self.request.user, context["now"]
+        is_open = alert.resolved_at is None
+        return {
+            **context,
+            "title": f"{alert.rule}: {alert.subject}",
+            "alert": alert,
+            "severity": severity_label(alert.severity),
+            "state": state_label(alert, now),
+            "is_snoozed": is_open and alert.snoozed_until is not None and alert.snoozed_until > now,
+            "advice": advice(alert.rule),
+            "links": [one for one in links(alert) if user.has_perm(one.permission)],
+            "rule_url": reverse("admin:alerts_rule_change", args=[alert.rule_id])
+            if user.has_perm("alerts.view_rule")
+            else None,
+            "steps": _steps_table(alert.steps.order_by("-pk")[:ROWS]),
+            "deliveries": _deliveries_table(alert) if user.has_perm("alerts.view_delivery") else None,
+            "form": HandlingForm() if user.has_perm(HANDLE) else None,
+            "is_open": is_open,
+        }
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Acknowledge, put off, take up again, or note."""
+        _handle(request, [get_object_or_404(Alert, pk=pk).pk])
+        return HttpResponseRedirect(reverse("admin:alert", args=[pk]))
+
+
+def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = False) -> Table:
+    """Alerts as rows: what, of what, since when, and who looks after it."""
+    columns = [
+        Column("severity"),
+        Column("alert"),
+        Column("what was found", is_minor=True),
+        Column("since"),
+        Column("state", is_minor=True),
+    ]
+    rows = [
+        [
+            severity_label(alert.severity),
+            format_html(
+                '<a class="console-link" href="{}">{}</a><br><span>{}</span>',
+                reverse("admin:alert", args=[alert.pk]),
+                alert.subject,
+                alert.rule.name,
+            ),
+            format_html('<span class="console-wrap">{}</span>', alert.summary),
+            ago(alert.opened_at, now),
+            state_label(alert, now),
+        ]
+        for alert in alerts
+    ]
+    if selectable:
+        columns = [Column(""), *columns]
+        ticks = [
+            format_html(
+                '<input type="checkbox" name="alert" value="{}" aria-label="{}: {}">',
+                alert.pk,
+                alert.rule.name,
+                alert.subject,
+            )
+            for alert in alerts
+        ]
+        rows = [[tick, *row] for tick, row in zip(ticks, rows, strict=True)]
+    return table(columns, rows)
+
+
+def severity_label(severity: int) -> Any:
+    """A severity in its colour."""
+    known = Severity(severity)
+    return label(known.name.lower(), SEVERITY_COLOURS[known])
+
+
+def state_label(alert: Alert, now: datetime) -> Any:
+    """Whether an alert is open, acknowledged, put off or over, in words."""
+    if alert.resolved_at is not None:
+        return format_html("{} {}", label("over", "success"), ago(alert.resolved_at, now))
+    if alert.snoozed_until is not None and alert.snoozed_until > now:
+        return format_html("{} until {}", label("put off"), moment(alert.snoozed_until))
+    if alert.acknowledged_at is not None:
+        return format_html("{} by {}", label("acknowledged", "info"), alert.acknowledged_by)
+    return label("open", "danger")
+
+
+def _figures(now: datetime) -> list[Figure]:
+    counts = queries.count_by_severity(now)
+    tones = {Severity.CRITICAL: "bad", Severity.WARNING: "unsure", Severity.INFO: ""}
+    icons = {Severity.CRITICAL: "emergency_home", Severity.WARNING: "warning", Severity.INFO: "info"}
+    figures = [
+        Figure(
+            f"Open, {severity.name.lower()}",
+            thousands(counts.get(severity.value, 0)),
+            "told to channels" if severity != Severity.INFO else "on the console",
+            icons[severity],
+            tone=tones[severity] if counts.get(severity.value) else "good",
+        )
+        for severity in sorted(Severity, reverse=True)
+    ]
+    return [*figures, _evaluated(now)]
+
+
+def _evaluated(now: datetime) -> Figure:
+    """Whether somebody looks at all: without beat or workers no alert is raised."""
+    rules = Rule.objects.filter(is_enabled=True).values_list("evaluated_at", "last_error")
+    times = [at for at, _ in rules if at is not None]
+    failing = sum(bool(error) for _, error in rules)
+    if not times or max(times) < now - EVALUATED_LATE:
+        said = "never" if not times else ago(max(times), now)
+        return Figure("Rules looked at", str(said), "beat or the workers do not run", "heart_broken", tone="bad")
+    note = f"{failing} rules cannot be evaluated" if failing else f"{len(rules)} rules"
+    return Figure("Rules looked at", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
+
+
+def _page(state: str, after: str | None, now: datetime) -> tuple[list[Alert], str | None]:
+    """The alerts of a state; those that are over go on after a key."""
+    if state != "ended":
+        rows = queries.open_alerts(now) if state == "open" else queries.snoozed_alerts(now)
+        return list(rows[: 10 * ROWS]), None
+    rows = queries.past_alerts()
+    at, _, pk = (after or "").partition("~")
+    try:
+        place = datetime.fromisoformat(at), int(pk)
+    except ValueError:
+        place = None
+    if place is not None and place[0].tzinfo is not None and place[1] < 2**63:
+        rows = rows.filter(Q(resolved_at__lt=place[0]) | Q(resolved_at=place[0], pk__lt=place[1]))
+    found = list(rows[: ROWS + 1])
+    last = found[ROWS - 1] if len(found) > ROWS else None
+    if last is None or last.resolved_at is None:
+        return found, None
+    return found[:ROWS], f"{last.resolved_at.isoformat()}~{last.pk}"
+
+
+def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
+    """Do what the form asks for, and say what became of it."""
+    if not request.user.has_perm(HANDLE):
+        raise PermissionDenied
+    form, who, now = HandlingForm(request.POST), request.user.get_username(), timezone.now()
+    if not form.is_valid():
+        messages.error(request, " ".join(str(error) for errors in form.errors.values() for error in errors))
+        return
+    if not ids:
+        messages.warning(request, "No alert was ticked.")
+        return
+    note, minutes = form.cleaned_data["note"], form.cleaned_data["minutes"]
+    try:
+        match request.POST.get("do"):
+            case "acknowledge":
+                done, said = handling.acknowledge(ids, who, note, now), "acknowledged"
+            case "snooze":
+                until = now + timedelta(minutes=minutes)
+                done, said = handling.snooze(ids, until, who, note, now), "put off"
+            case "wake":
+                done, said = handling.wake(ids, who, now), "taken up again"
+            case "note":
+                handling.add_note(ids[0], who, note, now)
+                messages.success(request, "The note stands in the history.")
+                return
+            case _:
+                raise HandlingError("Say what is to be done.")
+    except HandlingError as error:
+        messages.error(request, str(error))
+        return
+    many = "1 alert" if done == 1 else f"{done} alerts"
+    messages.success(request, f"{many} {said}." if done else f"Nothing was left to be {said}.")
+
+
+def _steps_table(steps: Iterable[AlertStep]) -> Table:
+    return table(
+        [Column("when"), Column("what"), Column("who"), Column("note")],
+        [
+            [
+                moment(step.at),
+                Step(step.step).label,
+                step.actor or "the head-end",
+                format_html('<span class="console-wrap">{}</span>', step.note),
+            ]
+            for step in steps
+        ],
+    )
+
+
+def _deliveries_table(alert: Alert) -> Table:
+    rows = alert.deliveries.select_related("channel").order_by("-pk")[:ROWS]
+    return table(
+        [Column("written"), Column("channel"), Column("event"), Column("outcome")],
+        [
+            [
+                moment(row.created_at),
+                link(reverse("admin:alerts_channel_change", args=[row.channel_id]), row.channel),
+                row.event,
+                delivery_label(row),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def delivery_label(row: Any) -> Any:
+    """What became of a delivery."""
+    if row.delivered_at is not None:
+        return label("delivered", "success")
+    if row.given_up_at is not None:
+        return format_html('{} <span class="console-wrap">{}</span>', label("given up", "danger"), row.last_error)
+    if row.attempts:
+        said = f"{row.attempts} attempts, next at "
+        return format_html(
+            '{} {}{} <span class="console-wrap">{}</span>',
+            label("waits", "warning"),
+            said,
+            moment(row.due_at),
+            row.last_error,
+        )
+    return label("waits")

@@ -1,0 +1,368 @@
+"""Messages go out signed, at least once, later each time, and not to where they must not."""
+
+import json
+import smtplib
+import socket
+import ssl
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as configured
+from django.core import mail
+from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
+from pytest_django import Settings
+
+from ami_headend.alerts import channels, delivery, notices, tasks, webhooks
+from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
+from ami_headend.alerts.webhooks import RefusedAddressError
+from keyvault.audit import Actor
+from keyvault.models import AuditRecord, SigningSecret
+from tests.alerts.receiver import Receiver, receiving
+from tests.flows.stack import free_port
+
+pytestmark = pytest.mark.django_db
+
+ANN = Actor("ann", "192.0.2.7")
+REFUSED_BY_DEFAULT = list(configured.WEBHOOK_REFUSED_NETWORKS)
+
+
+@pytest.fixture(autouse=True)
+def _loopback(settings: Settings) -> None:
+    settings.WEBHOOK_ALLOW_HTTP = True
+    settings.WEBHOOK_REFUSED_NETWORKS = ["169.254.0.0/16"]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def webhook(receiver: Receiver, name: str = "duty") -> Channel:
+    channel = Channel(name=name, kind="webhook", address=receiver.url)
+    receiver.secret = channels.save(channel, ANN, timezone.now()) or ""
+    return channel
+
+
+def alert(**changes: Any) -> Alert:
+    now = timezone.now()
+    values = {"severity": 20, "subject_kind": "concentrator", "subject_id": 17, "subject": "DCU-17"}
+    values |= {"summary": "posted nothing since noon", "opened_at": now, "seen_at": now, **changes}
+    return Alert.objects.create(rule=Rule.objects.get(condition=Condition.SILENT_CONCENTRATOR), **values)
+
+
+def make_due() -> None:
+    Delivery.objects.filter(delivered_at=None).update(due_at=timezone.now())
+
+
+class TestWebhooks:
+    def test_it_arrives_signed_and_says_what_is_documented(self, receiver: Receiver, settings: Settings) -> None:
+        settings.PUBLIC_URL = "https://headend.example"
+        channel = webhook(receiver)
+        opened = alert()
+        assert notices.tell([opened], notices.OPENED, timezone.now()) == {channel.pk}
+        assert delivery.deliver_for(channel.pk, 5) is False
+        (message,) = receiver.messages
+        assert set(message) == {"type", "timestamp", "data"}
+        assert message["type"] == "alert.opened"
+        assert message["data"] == {
+            "id": opened.pk,
+            "rule": "Concentrator is silent",
+            "condition": "silent_concentrator",
+            "severity": "warning",
+            "subject": {"kind": "concentrator", "id": 17, "name": "DCU-17"},
+            "summary": "posted nothing since noon",
+            "opened_at": opened.opened_at.isoformat(),
+            "resolved_at": None,
+            "url": f"https://headend.example/admin/alerts/{opened.pk}/",
+        }
+        assert receiver.headers[0]["path"] == "/hooks/ami?x=1"
+        assert receiver.headers[0]["host"] == f"127.0.0.1:{receiver.port}"
+        assert Delivery.objects.get().delivered_at is not None
+        assert receiver.forged == 0
+
+    def test_with_another_secret_it_is_not_believed(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        webhook(receiver, "another, with its own secret")
+        notices.test(channel, "ann", timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        assert (receiver.forged, receiver.messages) == (1, [])
+        assert Delivery.objects.get().last_error == "the receiver answered 401"
+
+    def test_a_secret_is_made_anew_while_messages_go_on(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        old = receiver.secret
+        new = channels.rotate_secret(channel, ANN, timezone.now())
+        for secret in (old, new):
+            receiver.secret = secret
+            notices.test(channel, "ann", timezone.now())
+            delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["test", "test"]
+        acts = list(AuditRecord.objects.order_by("number").values_list("act", flat=True))
+        assert acts == ["alert_channel.create", "alert_channel.rotate_secret"]
+        told = json.dumps(list(AuditRecord.objects.values_list("subject", flat=True)))
+        assert "whsec" not in told
+        assert "/hooks" not in told
+
+    def test_refused_and_failed_are_tried_again_later_each_time(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        receiver.answers = [500, 400, 307]
+        notices.test(channel, "ann", timezone.now())
+        waits = []
+        for _ in range(3):
+            make_due()
+            before = timezone.now()
+            delivery.deliver_for(channel.pk, 5)
+            row = Delivery.objects.get()
+            assert row.delivered_at is None
+            waits.append((row.due_at - before).total_seconds())
+        assert row.last_error == "the receiver answered 307"  # no redirect is followed
+        assert [10 < waits[0] < 20, 22 < waits[1] < 40, 45 < waits[2] < 80] == [True] * 3
+        make_due()
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["test"]
+        assert len(set(receiver.ids)) == 1  # one message, however often
+        assert Delivery.objects.get().attempts == 4
+
+    def test_a_receiver_that_is_down_puts_off_all_that_waits_for_it(self) -> None:
+        with receiving() as receiver:
+            channel = webhook(receiver)
+        for event in (notices.OPENED, notices.RESOLVED):
+            notices.tell([alert(resolved_at=timezone.now())], event, timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        first, second = Delivery.objects.order_by("pk")
+        assert (first.attempts, second.attempts) == (1, 0)
+        assert first.due_at == second.due_at > timezone.now()
+        assert "ConnectError" in first.last_error
+        make_due()
+        with receiving(receiver.port) as back:
+            back.secret = receiver.secret
+            delivery.deliver_for(channel.pk, 5)
+            assert back.types == ["alert.opened", "alert.resolved"]  # in their order
+
+    def test_one_message_that_is_refused_holds_up_no_other(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        receiver.answers = [400]
+        notices.test(channel, "ann", timezone.now())
+        notices.tell([alert()], notices.OPENED, timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["alert.opened"]
+
+    def test_after_a_day_it_is_given_up(self, receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+        channel = webhook(receiver)
+        receiver.answers = [500]
+        notices.test(channel, "ann", timezone.now() - timedelta(hours=24))
+        delivery.deliver_for(channel.pk, 5)
+        assert Delivery.objects.get().given_up_at is not None
+        assert "given up after 1 attempts: the receiver answered 500" in caplog.text
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.messages == []
+        assert delivery.purge(timezone.now() + timedelta(days=91)) == 1
+
+    def test_a_channel_that_was_switched_off_sends_only_tests(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        notices.tell([alert()], notices.OPENED, timezone.now())
+        notices.test(channel, "ann", timezone.now())
+        channel.is_enabled = False
+        channels.save(channel, ANN, timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["test"]
+
+    def test_what_cannot_be_signed_waits(self, receiver: Receiver, settings: Settings, tmp_path: Path) -> None:
+        channel = webhook(receiver)
+        notices.test(channel, "ann", timezone.now())
+        there, settings.MASTER_KEY_FILE = settings.MASTER_KEY_FILE, tmp_path / "gone"
+        delivery.deliver_for(channel.pk, 5)
+        assert "gone" in Delivery.objects.get().last_error
+        settings.MASTER_KEY_FILE = there
+        make_due()
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["test"]
+
+    def test_it_goes_with_its_secret(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        assert SigningSecret.objects.count() == 1
+        channels.delete(channel, ANN)
+        assert not SigningSecret.objects.exists()
+
+
+class TestWhereTo:
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "https://169.254.169.254/latest/meta-data/",
+            "https://[::ffff:169.254.169.254]/",
+            "https://127.0.0.1:6379/",
+            "https://127.1/",
+            "https://2130706433/",
+            "https://[::1]/",
+            "https://[fe80::1]/",
+            "https://0.0.0.0/",
+            "https://localhost:8000/",
+            "https://224.0.0.1/",
+        ],
+    )
+    def test_not_to_this_machine_its_link_or_metadata(self, address: str, settings: Settings) -> None:
+        settings.WEBHOOK_REFUSED_NETWORKS = REFUSED_BY_DEFAULT
+        channel = Channel(name="inside", kind="webhook", address=address)
+        channels.save(channel, ANN, timezone.now())
+        with pytest.raises(RefusedAddressError, match="WEBHOOK_REFUSED_NETWORKS"):
+            webhooks.post(channel, 1, {}, timezone.now())
+
+    @pytest.mark.parametrize(
+        ("address", "says"),
+        [
+            ("http://a.example/", "begins with https"),
+            ("ftp://a.example/", "begins with https"),
+            ("file:///etc/passwd", "begins with https"),
+            ("a.example", "begins with https"),
+            ("https:///path", "names no host"),
+            ("https://ann:secret@a.example/", "no user name"),
+            ("https://a.example:99999999/", "no port"),
+            ("https://a.example:nothing/", "no address"),
+        ],
+    )
+    def test_only_https_with_a_host_and_no_password(self, address: str, says: str, settings: Settings) -> None:
+        settings.WEBHOOK_ALLOW_HTTP = False
+        with pytest.raises(RefusedAddressError, match=says):
+            webhooks.check_url(address)
+
+    def test_a_name_is_looked_up_once_and_the_checked_address_is_where_it_goes(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A name server that answers another address the second time gains nothing."""
+        answers = [[(2, 1, 6, "", ("127.0.0.1", receiver.port))]]
+        real = socket.getaddrinfo
+
+        def look_up(host: str, *args: Any, **kwargs: Any) -> Any:
+            return answers.pop() if host == "hooks.example" else real(host, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        channel = webhook(receiver)
+        channel.address = f"http://hooks.example:{receiver.port}/x"
+        webhooks.post(channel, 1, {"type": "test"}, timezone.now())
+        assert receiver.types == ["test"]
+        assert receiver.headers[0]["host"] == f"hooks.example:{receiver.port}"
+        assert answers == []
+
+    def test_over_tls_the_certificate_must_be_of_the_name(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[str | None] = []
+
+        def noting(self: ssl.SSLContext, *args: Any, server_hostname: str | None = None, **kwargs: Any) -> Any:
+            seen.append(server_hostname)
+            raise ssl.SSLError("enough seen")
+
+        found = [(2, 1, 6, "", ("127.0.0.1", receiver.port))]
+        channel = webhook(receiver)
+        channel.address = f"https://hooks.example:{receiver.port}/x"
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        monkeypatch.setattr(ssl.SSLContext, "wrap_socket", noting)
+        with pytest.raises(webhooks.WebhookError):
+            webhooks.post(channel, 1, {}, timezone.now())
+        assert seen == ["hooks.example"]
+
+
+class TestEmail:
+    @pytest.fixture
+    def channel(self, settings: Settings) -> Channel:
+        settings.EMAIL_URL = "smtp://mail.example"
+        channel = Channel(name="post", kind="email", address="ann@a.example, bob@b.example")
+        assert channels.save(channel, ANN, timezone.now()) is None
+        return channel
+
+    def test_an_alert_and_its_end(self, channel: Channel, settings: Settings) -> None:
+        settings.PUBLIC_URL = "https://headend.example"
+        row = alert(subject="DCU\n17")
+        for event in (notices.OPENED, notices.REMINDED, notices.RESOLVED):
+            if event == notices.RESOLVED:
+                row.resolved_at = timezone.now()
+            notices.tell([row], event, timezone.now())
+        notices.test(channel, "ann", timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        assert [message.subject for message in mail.outbox] == [
+            "[ami-headend] warning: Concentrator is silent: DCU 17",
+            "[ami-headend] warning: still: Concentrator is silent: DCU 17",
+            "[ami-headend] warning: over: Concentrator is silent: DCU 17",
+            "[ami-headend] test",
+        ]
+        assert mail.outbox[0].to == ["ann@a.example", "bob@b.example"]
+        assert "posted nothing since noon" in mail.outbox[0].body
+        assert f"What to do: https://headend.example/admin/alerts/{row.pk}/" in mail.outbox[0].body
+        assert "Until " in mail.outbox[2].body
+
+    def test_without_a_mail_server_it_says_so_and_waits(self, channel: Channel, settings: Settings) -> None:
+        settings.EMAIL_URL = ""
+        notices.test(channel, "ann", timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        assert Delivery.objects.get().last_error.startswith("EMAIL_URL is not set")
+        assert mail.outbox == []
+
+    def test_a_server_that_refuses_is_tried_again(self, channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise smtplib.SMTPRecipientsRefused({"ann@a.example": (550, b"who?")})
+
+        monkeypatch.setattr("ami_headend.alerts.emails.EmailMessage.send", refuse)
+        notices.test(channel, "ann", timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+        row = Delivery.objects.get()
+        assert "who?" in row.last_error
+        assert row.due_at > timezone.now()
+
+
+class TestTasks:
+    def test_the_sweep_finds_what_is_due(self, receiver: Receiver, enqueued: list[int]) -> None:
+        channel = webhook(receiver)
+        tasks.sweep_deliveries()
+        assert enqueued == []
+        for _ in range(3):
+            notices.test(channel, "ann", timezone.now())
+        tasks.sweep_deliveries()
+        assert enqueued == [channel.pk]
+        tasks.deliver(channel.pk)
+        assert receiver.types == ["test"] * 3
+        tasks.sweep_deliveries()
+        assert enqueued == [channel.pk]
+
+    def test_without_a_broker_nothing_is_lost(self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise BrokerError("gone")
+
+        monkeypatch.setattr(tasks.deliver, "apply_async", refuse)
+        channel = webhook(receiver)
+        notices.test(channel, "ann", timezone.now())
+        tasks.sweep_deliveries()
+        assert Delivery.objects.filter(delivered_at=None).count() == 1
+
+    def test_a_long_queue_gives_way(self, receiver: Receiver, enqueued: list[int]) -> None:
+        channel = webhook(receiver)
+        for _ in range(3):
+            notices.test(channel, "ann", timezone.now())
+        assert delivery.deliver_for(channel.pk, 0) is True
+        assert len(receiver.messages) == 1
+
+    def test_evaluating_enqueues_what_is_to_be_told(self, receiver: Receiver, enqueued: list[int]) -> None:
+        channel = webhook(receiver)
+        tasks.evaluate_alerts()
+        assert enqueued == []
+        Rule.objects.update(evaluated_at=None)
+        Rule.objects.exclude(condition=Condition.MASTER_KEY_DOWN).update(is_enabled=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("django.conf.settings.MASTER_KEY_FILE", Path("/nonexistent"))
+            tasks.evaluate_alerts()
+        assert enqueued == [channel.pk]
+
+
+def test_free_ports_are_refused_quickly() -> None:
+    """Nothing listens there: the receiver is down, which is no error of ours."""
+    with receiving() as receiver:
+        channel = webhook(receiver)
+    channel.address = f"http://127.0.0.1:{free_port()}/"
+    with pytest.raises(webhooks.WebhookError) as caught:
+        webhooks.post(channel, 1, {}, timezone.now())
+    assert caught.value.is_down

@@ -1,0 +1,72 @@
+"""Two workers at once: one evaluates, one sends; and what a dead one left goes out."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+from pytest_django import DjangoDbBlocker, Settings
+
+from ami_headend.alerts import channels, delivery, evaluation, notices
+from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
+from keyvault.audit import Actor
+from tests.alerts.conftest import only
+from tests.alerts.receiver import receiving
+from tests.flows import databases
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """One database for all races of this module."""
+    with django_db_blocker.unblock(), databases.copied():
+        yield
+
+
+@pytest.fixture
+def db() -> None:
+    """Not pytest-django's: these tests commit."""
+
+
+def beside(call: Callable[[], object]) -> None:
+    """Runs a call in a thread with a connection of its own, to its end."""
+
+    def run() -> None:
+        try:
+            call()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_only_one_evaluates_at_a_time(settings: Settings) -> None:
+    only(Condition.MASTER_KEY_DOWN)
+    settings.MASTER_KEY_FILE = settings.MASTER_KEY_FILE.with_name("nothing")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [evaluation._LOCK])
+        beside(lambda: evaluation.evaluate(timezone.now()))
+    assert not Alert.objects.exists()
+    Rule.objects.update(evaluated_at=None)
+    evaluation.evaluate(timezone.now())
+    assert Alert.objects.count() == 1
+
+
+def test_one_message_of_a_channel_is_under_way_at_a_time(settings: Settings) -> None:
+    settings.WEBHOOK_ALLOW_HTTP = True
+    settings.WEBHOOK_REFUSED_NETWORKS = []
+    with receiving() as receiver:
+        channel = Channel(name="duty", kind="webhook", address=receiver.url)
+        receiver.secret = channels.save(channel, Actor("ann", "test"), timezone.now()) or ""
+        notices.test(channel, "ann", timezone.now())
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [delivery._LOCK, channel.pk])
+            beside(lambda: delivery.deliver_for(channel.pk, 5))
+        assert receiver.messages == []
+        assert delivery.overdue_channels(timezone.now()) == [channel.pk]
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["test"]
+    assert Delivery.objects.get().attempts == 1
