@@ -4,10 +4,18 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Max, OuterRef, Subquery
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -30,7 +38,7 @@ from concentrators.resends import LOAD_PROFILE
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
-from meters import queries
+from meters import exports, queries
 from meters.gaps import Gap, GapsError, expected_periods, gap_report
 from meters.models import Installation, Meter, MeterEvent, MeterStatus, Register
 from meters.obis import RegisterKind
@@ -56,20 +64,20 @@ _COMMAND_COLOURS = {
     CommandState.EXPIRED: "danger",
     CommandState.CANCELLED: "",
 }
+_GAPS_SCHEMA = pa.schema(
+    [
+        ("system_title", pa.string()),
+        ("obis_code", pa.string()),
+        ("from", pa.timestamp("us", tz="UTC")),
+        ("to", pa.timestamp("us", tz="UTC")),
+        ("intervals", pa.int64()),
+    ]
+)
 _ACTS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK, "resend": CommandKind.RESEND}
 
 
-class MeterPage(ConsolePage):
-    """One meter. Its figures and commands renew themselves; the chart shows the period of the address."""
-
-    route = "meters/<int:pk>/"
-    name = "meter"
-    title = "Meter"
-    icon = "electric_meter"
-    permission_required = ("meters.view_meter",)
-    template_name = "console/meter/page.html"
-    live_template_name = "console/meter/live.html"
-    live_every_s = 10
+class _OfMeter(ConsolePage):
+    """What an address of a meter names: the meter, a period, and a register."""
 
     @cached_property
     def meter(self) -> Meter:
@@ -88,6 +96,30 @@ class MeterPage(ConsolePage):
             day = day_of(timezone.now())
         kind = self.request.GET.get("period", "")
         return period_of(kind if kind in KINDS else "day", min(max(day, date(1970, 1, 2)), date(9990, 1, 1)))
+
+    @cached_property
+    def registers(self) -> list[Register]:
+        """What there is a load profile of: interval registers of energy."""
+        return list(Register.objects.filter(kind=RegisterKind.INTERVAL, unit="Wh").order_by("obis_code"))
+
+    @property
+    def register(self) -> Register:
+        """The register that the address names; the load profile where it names none."""
+        by_code = {register.obis_code: register for register in self.registers}
+        return by_code.get(self.request.GET.get("register", ""), by_code[LOAD_PROFILE])
+
+
+class MeterPage(_OfMeter):
+    """One meter. Its figures and commands renew themselves; the chart shows the period of the address."""
+
+    route = "meters/<int:pk>/"
+    name = "meter"
+    title = "Meter"
+    icon = "electric_meter"
+    permission_required = ("meters.view_meter",)
+    template_name = "console/meter/page.html"
+    live_template_name = "console/meter/live.html"
+    live_every_s = 10
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
@@ -124,10 +156,7 @@ class MeterPage(ConsolePage):
     def _readings(self, meter: Meter, heard: datetime | None, now: datetime) -> dict[str, Any]:
         """What the meter said: the chart of the period, its gaps, the days before it, and the last values."""
         shown = self.shown
-        registers = list(Register.objects.filter(kind=RegisterKind.INTERVAL, unit="Wh").order_by("obis_code"))
-        codes = [register.obis_code for register in registers]
-        code = self.request.GET.get("register", LOAD_PROFILE)
-        register = registers[codes.index(code if code in codes else LOAD_PROFILE)]
+        registers, register = self.registers, self.register
         today = day_of(now)
         first = min(shown.first_day, today - timedelta(days=_DAYS - 1))
         expected = expected_periods([meter], midnight(first), now)
@@ -152,6 +181,7 @@ class MeterPage(ConsolePage):
             "gaps": _gaps(report.gaps[:_ROWS]),
             "more_gaps": max(0, len(report.gaps) - _ROWS),
             "exports": _exports(meter, shown, register),
+            "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{_link(address)}",
             "last_values": _last_values(queries.last_values(meter.pk, until - _LOOK_BACK, until + _LOOK_BACK), now),
         }
 
@@ -176,8 +206,7 @@ class MeterPage(ConsolePage):
         kind = _ACTS[act]
         order = orders.Order(kind)
         if kind is CommandKind.RESEND:
-            register = Register.objects.filter(obis_code=request.GET.get("register", LOAD_PROFILE)).first()
-            order = orders.Order(kind, start=self.shown.start, end=self.shown.end, register=register)
+            order = orders.Order(kind, start=self.shown.start, end=self.shown.end, register=self.register)
         given = orders.give(self.meter, order, web_actor(request), timezone.now())
         if not given:
             return "Nothing to ask for: no interval is missing, or each gap was asked for already."
@@ -193,6 +222,28 @@ class MeterPage(ConsolePage):
         if not orders.cancel(command, web_actor(request), timezone.now()):
             raise DownlinkError("a concentrator has fetched it, or it has ended")
         return f"Command {command.pk} is cancelled."
+
+
+class MeterGapsExport(_OfMeter):
+    """The missing intervals of the period of the address as CSV: a row for each gap."""
+
+    route = "meters/<int:pk>/gaps/"
+    name = "meter-gaps-export"
+    title = "Export of missing intervals"
+    permission_required = ("meters.view_meter", READ_READINGS)
+
+    def get(  # type: ignore[override]  # a page of Django's is never a stream
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
+        register = self.register
+        report = gap_report(self.meter, register, self.shown.start, self.shown.end, timezone.now())
+        title = bytes(self.meter.system_title).hex()
+        rows = [(title, register.obis_code, gap.start, gap.end, gap.intervals) for gap in report.gaps]
+        return StreamingHttpResponse(
+            exports.stream_csv(_GAPS_SCHEMA, [rows] if rows else []),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="missing-{title}.csv"'},
+        )
 
 
 def _link(address: dict[str, str], **changes: str) -> str:

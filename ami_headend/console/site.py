@@ -13,7 +13,7 @@ from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
-from ami_headend.console.meter import MeterPage
+from ami_headend.console.meter import MeterGapsExport, MeterPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
@@ -28,6 +28,7 @@ PAGES: list[type[ConsolePage]] = [
     FailurePage,
     MetersPage,
     MeterPage,
+    MeterGapsExport,
     ConcentratorsPage,
     ConcentratorPage,
     AlertsPage,

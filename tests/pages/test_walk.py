@@ -49,7 +49,8 @@ def test_pages_that_they_link_to(walker: tuple[Page, Faults]) -> None:
 
 def _links(page: Page) -> list[str]:
     """Addresses that the content links to, without their queries."""
-    links: list[str] = page.evaluate("[...document.querySelectorAll('#content a[href]')].map(link => link.href)")
+    chosen = "#content a[href]:not([download])"
+    links: list[str] = page.evaluate("s => [...document.querySelectorAll(s)].map(link => link.href)", chosen)
     return [urlsplit(link).path for link in links if link.startswith(page.url.partition("/admin/")[0])]
 
 
