@@ -96,7 +96,14 @@ def test_another_audit_key_does_not_begin_in_the_middle(chain: list[Head]) -> No
         audit.record(OFFICER, "act", {})
 
 
-@pytest.mark.parametrize("change", ["UPDATE keyvault_auditrecord SET actor = 'x'", "DELETE FROM keyvault_auditrecord"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE keyvault_auditrecord SET actor = 'x'",
+        "DELETE FROM keyvault_auditrecord",
+        "TRUNCATE keyvault_auditrecord",
+    ],
+)
 def test_the_database_refuses_changes(chain: list[Head], change: str) -> None:
     with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(change)
