@@ -111,28 +111,32 @@ def concentrators(since: datetime, others: Collection[int], limit: int = ROWS) -
 def _meters_heard(now: datetime) -> MetersHeard:
     with connection.cursor() as cursor:
         cursor.execute(
-            """WITH heard AS (
-                   SELECT m.id, m.serial_number, max(n.heard_at) AS heard_at,
-                          (array_agg(n.heard_via ORDER BY n.heard_at DESC NULLS LAST))[1] AS via
+            """WITH heard AS MATERIALIZED (
+                   SELECT m.id, max(n.heard_at) AS heard_at
                    FROM meters_meter m
                    LEFT JOIN keyvault_devicekey k ON k.system_title = m.system_title AND k.epoch > 0
                    LEFT JOIN keyvault_invocationcounter n ON n.key_id = k.id
                    WHERE m.status = %s
                    GROUP BY m.id
+               ), counted AS (
+                   SELECT count(*) AS expected, count(*) FILTER (WHERE heard_at >= %s) AS heard,
+                          count(*) FILTER (WHERE heard_at IS NULL) AS never
+                   FROM heard
                ), shown AS (
-                   SELECT *, count(*) OVER () AS expected,
-                          count(*) FILTER (WHERE heard_at >= %s) OVER () AS heard,
-                          count(*) FILTER (WHERE heard_at IS NULL) OVER () AS never
-                   FROM heard ORDER BY heard_at NULLS FIRST, id LIMIT %s
+                   SELECT * FROM heard ORDER BY heard_at NULLS FIRST, id LIMIT %s
                )
-               SELECT s.expected, s.heard, s.never, s.id, s.serial_number, s.heard_at, c.name
-               FROM shown s LEFT JOIN concentrators_concentrator c ON c.id = s.via
+               SELECT n.expected, n.heard, n.never, s.id, m.serial_number, s.heard_at,
+                      (SELECT c.name FROM keyvault_devicekey k
+                       JOIN keyvault_invocationcounter i ON i.key_id = k.id AND i.heard_at = s.heard_at
+                       JOIN concentrators_concentrator c ON c.id = i.heard_via
+                       WHERE k.system_title = m.system_title AND k.epoch > 0 LIMIT 1)
+               FROM counted n LEFT JOIN (shown s JOIN meters_meter m ON m.id = s.id) ON true
                ORDER BY s.heard_at NULLS FIRST, s.id""",
             [MeterStatus.COMMISSIONED, now - HEARD_PERIOD, ROWS],
         )
         rows = cursor.fetchall()
-    expected, heard, never = rows[0][:3] if rows else (0, 0, 0)
-    return MetersHeard(expected, heard, never, [SilentMeter(*row[3:]) for row in rows])
+    expected, heard, never = rows[0][:3]
+    return MetersHeard(expected, heard, never, [SilentMeter(*row[3:]) for row in rows if row[3] is not None])
 
 
 def _profiles(now: datetime) -> Profiles:

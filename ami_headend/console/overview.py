@@ -3,18 +3,19 @@
 from datetime import datetime
 from typing import Any
 
-from ami_headend.console import kept, overview_panels, traffic_queries
+from ami_headend.console import kept, overview_panels
 from ami_headend.console.components import components
-from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES
+from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
 from ami_headend.console.todo import to_do
-from ami_headend.console.traffic_queries import VERDICTS
+from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS
 
 _RIGHTS = {
     METERS_HEARD: "meters.view_meter",
     PROFILES: "concentrators.view_intervaltotal",
     VERDICTS: "concentrators.view_uplink",
+    FAILURES_BY_KIND: "concentrators.view_failuretally",
     OPEN_WAVES: "concentrators.view_rotationwave",
 }
 
@@ -44,8 +45,8 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
         panels.append(overview_panels.meters(answers[METERS_HEARD.name].found, now))
     if user.has_perm("concentrators.view_concentrator"):
         panels.append(overview_panels.concentrators(profiles, now))
-    if user.has_perm("concentrators.view_failuretally"):
-        panels.append(overview_panels.failures(traffic_queries.failures_by_kind(now - DAY), now))
+    if FAILURES_BY_KIND in questions:
+        panels.append(overview_panels.failures(answers[FAILURES_BY_KIND.name].found, now))
     if VERDICTS in questions:
         panels.append(overview_panels.traffic(answers[VERDICTS.name].found, now))
     if OPEN_WAVES in questions:

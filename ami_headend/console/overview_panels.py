@@ -29,14 +29,14 @@ from ami_headend.console.kept import Answer
 from ami_headend.console.meters import meters_url
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.tables import Column, table
-from ami_headend.console.traffic_queries import VERDICTS, KindCount, VerdictHour
+from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from concentrators import failure_queries, uplinks
 from concentrators.failure_queries import FailureSelection
-from concentrators.verdicts import Severity
+from concentrators.verdicts import FailureKind, Severity
 from keyvault import rewrap
 from keyvault.models import MasterKeyRotation
 
-QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, OPEN_WAVES)
+QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES)
 
 _COMPLETE, _LACKING = 0.98, 0.95  # of the intervals expected: below the first unsure, below the second bad
 _HOUR = timedelta(hours=1)
@@ -153,8 +153,9 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
 
 def failures(counts: list[KindCount], now: datetime) -> Panel:
     """Failures by kind, and what of them points to somebody at work."""
-    start = _in_filter((now - DAY).replace(minute=0, second=0, microsecond=0))
-    signs = sum(count.failures for count in counts if count.kind.severity == Severity.CRITICAL)
+    start = _in_filter(traffic_queries.a_day_before(now))
+    severity = {count.kind: FailureKind(count.kind).severity for count in counts}
+    signs = sum(count.failures for count in counts if severity[count.kind] == Severity.CRITICAL)
     most = max((count.failures for count in counts), default=1)
     url = failures_url(severity=Severity.CRITICAL.name.lower(), start=start)
     note = "forged or copied frames, 24 h"
@@ -166,9 +167,9 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
             {
                 "label": kind_label(count.kind),
                 "failures": thousands(count.failures),
-                "colour": SEVERITY_COLOURS[count.kind.severity],
+                "colour": SEVERITY_COLOURS[severity[count.kind]],
                 "percent": max(1, round(100 * count.failures / most)),
-                "url": failures_url(kind=count.kind.value, start=start),
+                "url": failures_url(kind=count.kind, start=start),
             }
             for count in counts
         ],

@@ -26,9 +26,9 @@ class VerdictHour(NamedTuple):
 
 
 class KindCount(NamedTuple):
-    """How many frames failed in a kind."""
+    """How many frames failed in a kind (a value of FailureKind)."""
 
-    kind: FailureKind
+    kind: str
     failures: int
 
 
@@ -37,20 +37,6 @@ class Lag(NamedTuple):
 
     median_s: float | None
     slowest_s: float | None
-
-
-def failures_by_kind(since: datetime) -> list[KindCount]:
-    """Failures by kind since the hour of ``since``, most first; from the tallies, so capped rows count too."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            # One short range of the primary key per concentrator and kind, however long tallies are kept.
-            """SELECT k.kind, sum(t.failures)::bigint
-               FROM concentrators_concentrator c CROSS JOIN unnest(%s::text[]) AS k(kind)
-               JOIN concentrators_failuretally t ON t.concentrator_id = c.id AND t.kind = k.kind AND t.hour >= %s
-               GROUP BY k.kind ORDER BY 2 DESC, 1""",
-            [[kind.value for kind in FailureKind], since.replace(minute=0, second=0, microsecond=0)],
-        )
-        return [KindCount(FailureKind(kind), failures) for kind, failures in cursor.fetchall()]
 
 
 def lag() -> Lag:
@@ -64,6 +50,25 @@ def lag() -> Lag:
             [_LATEST],
         )
         return Lag(*cursor.fetchone())
+
+
+def _failures_by_kind(now: datetime) -> list[KindCount]:
+    """Failures by kind since the hour of this time yesterday, most first; from the tallies: capped rows count too."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # One short range of the primary key per concentrator and kind, however long tallies are kept.
+            """SELECT k.kind, sum(t.failures)::bigint
+               FROM concentrators_concentrator c CROSS JOIN unnest(%s::text[]) AS k(kind)
+               JOIN concentrators_failuretally t ON t.concentrator_id = c.id AND t.kind = k.kind AND t.hour >= %s
+               GROUP BY k.kind ORDER BY 2 DESC, 1""",
+            [[kind.value for kind in FailureKind], a_day_before(now)],
+        )
+        return [KindCount(*row) for row in cursor.fetchall()]
+
+
+def a_day_before(now: datetime) -> datetime:
+    """The hour of this time yesterday."""
+    return (now - timedelta(hours=HOURS)).replace(minute=0, second=0, microsecond=0)
 
 
 def _verdicts_by_hour(now: datetime) -> list[VerdictHour]:
@@ -83,3 +88,4 @@ def _verdicts_by_hour(now: datetime) -> list[VerdictHour]:
 
 
 VERDICTS = Question("verdicts by hour", _verdicts_by_hour, lambda kept: [VerdictHour(*row) for row in kept])
+FAILURES_BY_KIND = Question("failures by kind", _failures_by_kind, lambda kept: [KindCount(*row) for row in kept])

@@ -93,12 +93,12 @@ def test_the_lag_is_that_of_verified_uplinks() -> None:
 def test_failures_are_counted_by_kind_over_all_concentrators() -> None:
     traffic()
     traffic()
-    counts = traffic_queries.failures_by_kind(timezone.now() - DAY)
+    counts = traffic_queries.FAILURES_BY_KIND.ask(timezone.now())
     assert counts == [
         traffic_queries.KindCount(FailureKind.MALFORMED, 2),
         traffic_queries.KindCount(FailureKind.TAG_INVALID, 2),
     ]
-    assert traffic_queries.failures_by_kind(timezone.now() + 2 * HOUR) == []
+    assert traffic_queries.FAILURES_BY_KIND.ask(timezone.now() + DAY + 2 * HOUR) == []
 
 
 def test_silent_concentrators_come_first_and_the_others_where_asked_for() -> None:

@@ -54,6 +54,11 @@ def _links(page: Page) -> list[str]:
     return [urlsplit(link).path for link in links if link.startswith(page.url.partition("/admin/")[0])]
 
 
+def _is_page(page: Page, address: str) -> bool:
+    """Whether an address answers with a page, and not with a file to download."""
+    return page.context.request.head(address).headers.get("content-type", "").startswith("text/html")
+
+
 def _view(address: str) -> str | None:
     """The name of the page of the console that an address leads to."""
     try:
