@@ -180,13 +180,17 @@ def _note_offered(concentrator_id: int, octets: dict[int, bytes], sealed: dict[i
     )
     if not new:
         return
-    execute(
+    rows = fetch_rows(
         """UPDATE concentrators_command c
            SET octets = n.octets, kid = n.kid, invocation_counter = n.counter
-           FROM unnest(%s::bigint[], %s::bytea[], %s::bytea[], %s::bigint[]) AS n(id, octets, kid, counter)
-           WHERE c.id = n.id""",
+           FROM unnest(%s::bigint[], %s::bytea[], %s::bytea[], %s::bigint[]) AS n(id, octets, kid, counter),
+                meters_meter m
+           WHERE c.id = n.id AND m.id = c.meter_id
+           RETURNING c.id, m.system_title, c.kind, c.parameters, c.created_by, extract(epoch FROM c.created_at)::bigint,
+                     extract(epoch FROM c.expires_at)::bigint, c.octets, c.kid, c.invocation_counter""",
         int_array(new),
         octets_array(sealed[number].octets for number in new),
         octets_array(sealed[number].kid for number in new),
         int_array(sealed[number].counter for number in new),
     )
+    journal.append("commands", [concentrator_id, int(now.timestamp()), rows])

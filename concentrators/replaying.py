@@ -1,17 +1,19 @@
 """What a restored database has to be told of concentrators and commands from the key journal (keyvault.replay)."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db import connection
+
 from concentrators.models import Concentrator, ConcentratorToken, RotationWave, WaveState
-from keyvault.journal.segments import Record
 from keyvault.replay import Apply, move_past
 from keyvault.sql import execute, fetch_rows
 
 
 class AccessReplayer:
-    """Who was let in and shut out, and the numbers of commands that left."""
+    """Who was let in and shut out, and the commands that left."""
 
     @property
     def kinds(self) -> Mapping[str, Apply]:
@@ -19,7 +21,7 @@ class AccessReplayer:
             "concentrator": lambda record: _concentrator(*record.body),
             "token_issued": lambda record: _token_issued(*record.body),
             "token_revoked": lambda record: _token_revoked(*record.body),
-            "sealed": _numbers_used,
+            "commands": lambda record: _commands(*record.body),
         }
 
     def conclude(self, now: datetime) -> list[str]:
@@ -77,6 +79,33 @@ def _token_revoked(digest: bytes, at_s: int) -> None:
     )
 
 
-def _numbers_used(record: Record) -> None:
-    """Meters know these commands by their numbers: no other command may have one of them."""
-    move_past("concentrators_command", max(command[0] for command in record.body[1]))
+def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) -> None:
+    """Commands that were sealed and given to a concentrator: as they were, octet for octet, open until answered.
+
+    Their meters know them by their numbers: no other command may have one of those.
+    """
+    move_past("concentrators_command", max(row[0] for row in rows))
+    numbers, titles, kinds, parameters, by, created, expires, octets, kids, counters = (
+        list(column) for column in zip(*rows, strict=True)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO concentrators_command AS c (id, meter_id, kind, parameters, created_by, created_at,
+                   expires_at, octets, kid, invocation_counter, state, attempts, offered_at, offered_to_id,
+                   next_attempt_at)
+               SELECT n.id, m.id, n.kind, n.parameters, n.created_by, to_timestamp(n.created), to_timestamp(n.expires),
+                      n.octets, n.kid, n.counter, 'offered', 1, to_timestamp(%s),
+                      (SELECT d.id FROM concentrators_concentrator d WHERE d.id = %s), now()
+               FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::jsonb[], %s::text[], %s::bigint[], %s::bigint[],
+                           %s::bytea[], %s::bytea[], %s::bigint[])
+                    AS n(id, title, kind, parameters, created_by, created, expires, octets, kid, counter)
+               JOIN meters_meter m ON m.system_title = n.title
+               ON CONFLICT (id) DO UPDATE
+               SET octets = excluded.octets, kid = excluded.kid, invocation_counter = excluded.invocation_counter,
+                   offered_at = coalesce(c.offered_at, excluded.offered_at), offered_to_id = excluded.offered_to_id,
+                   state = CASE WHEN c.state = 'queued' THEN 'offered' ELSE c.state END""",
+            [
+                *(at_s, concentrator_id, numbers, titles, kinds),
+                *([json.dumps(one) for one in parameters], by, created, expires, octets, kids, counters),
+            ],
+        )
