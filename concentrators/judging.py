@@ -1,7 +1,6 @@
 """Judging the frames of uplinks: every frame gets exactly one verdict, and what follows from it is stored.
 
-One pass over the batch (one uplink, or some of one concentrator), with a fixed number of queries whatever the
-number of frames:
+One pass over the batch (one uplink, or some), with a fixed number of queries whatever the number of frames:
 
 1. Open the frames (keyvault) and look up their meters.
 2. Take each counter, interpret each payload.
@@ -69,8 +68,9 @@ class Verdicts:
 
 
 def judge(uplinks: Sequence[tuple[Delivery, Frames]], *, careful: bool = False) -> list[Verdicts]:
-    """Judge the frames of uplinks of one concentrator, in their order, and store what follows, in the caller's
-    transaction; gives the verdicts of each uplink.
+    """Judge the frames of uplinks, in their order, and store what follows, in the caller's transaction.
+
+    Gives the verdicts of each uplink.
 
     Raises ContendedError or IntegrityError where another transaction came between, or where frames at hand say
     different things of one place: the caller rolls back and calls again with ``careful``, which locks the
@@ -111,7 +111,6 @@ class _Batch:
 
     def __init__(self, uplinks: Sequence[tuple[Delivery, Frames]], opening: Opening) -> None:
         self.opening = opening
-        self.concentrator_id = uplinks[0][0].concentrator_id
         self.judged_at = uplinks[0][0].judged_at
         self.readings: list[NewValue] = []
         self.events: list[NewValue] = []
@@ -201,7 +200,7 @@ class _Batch:
 
     def store(self) -> None:
         """Counters first: their compare-and-set tells whether what was decided still holds."""
-        save_counters(self.opening, self.concentrator_id)
+        save_counters(self.opening)
         self._conclude_commands()
         tagfailures.count(self.opening)
         if self.readings:
@@ -256,7 +255,7 @@ class _Batch:
         """Accept a frame; of its values, those that do not stand yet are stored and added up."""
         delivery = uplink.delivery
         uplink.verdicts.accepted += 1
-        frame.heard(delivery.received_at)
+        frame.heard(delivery.received_at, delivery.concentrator_id)
         meter_id, uplink_id, sums = meter.id, delivery.uplink_id, self.sums
         for value in values:
             captured_s, register_id, steps, minutes, is_event = value

@@ -1,90 +1,114 @@
-"""Whose turn it is: one worker at a time verifies what one concentrator has posted.
+"""Whose turn it is: one worker at a time verifies what one concentrator has posted, in lots.
 
 The uplinks of a concentrator name the same meters. Two workers at them would contend for the same
-counters, and the loser would judge its uplink twice. So the worker that has the turn goes on with
-whatever the concentrator has waiting, oldest first, and another one that meets it leaves at once.
-Verification is right without this, too; this makes it fast.
+counters, and the loser would judge its uplink twice. So a worker takes the turns of concentrators, verifies
+what they have waiting together, oldest first, and gives the turns back; another one that meets them passes
+over to others. Verification is right without this, too; this makes it fast.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from django.db import InterfaceError, OperationalError
 
 from concentrators import verification
-from keyvault.sql import fetch_rows
+from keyvault.sql import fetch_rows, int_array
 
 _LOCK = 0x616D6903  # with the concentrator's id; of the session, so that it lasts over transactions
-_TURN_S = 5.0  # then others have theirs
-_AT_ONCE = 50
+_WORK_S = 5.0  # then another task goes on, so that the broker sees progress
+_LOOK_AT = 200  # waiting uplinks at once
 _FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction weighs little by then
 
 
-def verify_in_turn(uplink_id: int) -> int | None:
-    """Verify an uplink and what else its concentrator has waiting; nothing where another worker has the turn.
+class _Waiting(NamedTuple):
+    """An uplink that nobody has tried yet."""
 
-    Gives an uplink that still waits when the turn is over, for the caller to enqueue. Raises
-    TransientError as ``verification.verify_together`` does.
+    id: int
+    concentrator_id: int
+    frames: int
+
+
+def verify_in_turn(uplink_id: int) -> int | None:
+    """Verify an uplink, and what else waits; what concentrators have waiting whose turn another worker has is its own.
+
+    Gives an uplink that still waits after some seconds, for the caller to enqueue. Raises TransientError as
+    ``verification.verify_together`` does.
     """
-    until = time.monotonic() + _TURN_S
+    until = time.monotonic() + _WORK_S
     rows = fetch_rows(
         "SELECT concentrator_id, attempts FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL", uplink_id
     )
     if not rows:
         return None
     concentrator_id, attempts = rows[0]
-    tried: set[int] = set()  # one that gets no verdict, as another session holds its row, is not tried twice
-    # What failed before goes alone. Another worker may have left between our last look and the end of our turn.
-    waiting = [[uplink_id]] if attempts else _waiting(concentrator_id, tried)
-    while waiting:
-        with _turn(concentrator_id) as is_ours:
-            if not is_ours:
+    if attempts:  # what failed before goes alone
+        with _turns({concentrator_id}) as ours:
+            if ours:
+                verification.verify(uplink_id)
+    tried: set[int] = set()  # without a verdict, as another session holds the row, say: not tried twice
+    # Until nothing is left: what came while we had its concentrator's turn was left to us.
+    while True:
+        with _lot(tried) as lot:
+            if not lot:
                 return None
-            while waiting:
-                for together in waiting:
-                    tried.update(together)
-                    verification.verify_together(together)
-                    if time.monotonic() >= until:
-                        break
-                waiting = _waiting(concentrator_id, tried)
-                if time.monotonic() >= until:
-                    return waiting[0][0] if waiting else None
-        waiting = _waiting(concentrator_id, tried)
-    return None
-
-
-def _waiting(concentrator_id: int, tried: set[int]) -> list[list[int]]:
-    """Uplinks of a concentrator that nobody has tried yet, oldest first, in lots to be verified together.
-
-    What failed before waits for the sweep.
-    """
-    rows = fetch_rows(
-        """SELECT id, frames FROM concentrators_uplink
-           WHERE concentrator_id = %s AND verified_at IS NULL AND attempts = 0 ORDER BY id LIMIT %s""",
-        concentrator_id,
-        _AT_ONCE,
-    )
-    lots: list[list[int]] = []
-    room = 0
-    for uplink_id, frames in rows:
-        if uplink_id in tried:
-            continue
-        if frames > room:
-            lots.append([])
-            room = _FRAMES_TOGETHER
-        lots[-1].append(uplink_id)
-        room -= frames
-    return lots
+            tried.update(set(lot) - verification.verify_together(lot).keys())
+        if time.monotonic() >= until:
+            return next((one.id for one in _waiting(tried, ())), None)
 
 
 @contextmanager
-def _turn(concentrator_id: int) -> Iterator[bool]:
-    """Hold the turn of a concentrator, or say that another worker has it. A connection that breaks gives it up."""
-    is_ours: bool = fetch_rows("SELECT pg_try_advisory_lock(%s, %s)", _LOCK, concentrator_id)[0][0]
+def _lot(tried: Collection[int]) -> Iterator[list[int]]:
+    """Uplinks to verify together, oldest first, with the turns of their concentrators; none where others have them."""
+    passed: set[int] = set()  # concentrators whose turn another worker has
+    while waiting := _first_frames(_waiting(tried, passed)):
+        concentrators = {one.concentrator_id for one in waiting}
+        with _turns(concentrators) as ours:
+            if ours:
+                yield [one.id for one in waiting if one.concentrator_id in ours]
+                return
+        passed |= concentrators
+    yield []
+
+
+def _first_frames(waiting: list[_Waiting]) -> list[_Waiting]:
+    """The oldest uplinks that have _FRAMES_TOGETHER frames together; one at least."""
+    first: list[_Waiting] = []
+    room = _FRAMES_TOGETHER
+    for one in waiting:
+        room -= one.frames
+        if first and room < 0:
+            break
+        first.append(one)
+    return first
+
+
+def _waiting(tried: Collection[int], passed: Collection[int]) -> list[_Waiting]:
+    """Uplinks that nobody has tried yet, oldest first. What failed before waits for the sweep."""
+    rows = fetch_rows(
+        """SELECT id, concentrator_id, frames FROM concentrators_uplink
+           WHERE verified_at IS NULL AND attempts = 0 AND id <> ALL(%s::bigint[]) AND concentrator_id <> ALL(%s::int[])
+           ORDER BY due_at, id LIMIT %s""",
+        int_array(tried),
+        int_array(passed),
+        _LOOK_AT,
+    )
+    return [_Waiting(*row) for row in rows]
+
+
+@contextmanager
+def _turns(concentrator_ids: Collection[int]) -> Iterator[set[int]]:
+    """Hold the turns of concentrators: gives those that no other worker has. A connection that breaks gives them up."""
+    rows = fetch_rows(
+        "SELECT id FROM unnest(%s::int[]) AS n(id) WHERE pg_try_advisory_lock(%s, id)",
+        int_array(concentrator_ids),
+        _LOCK,
+    )
+    ours = {row[0] for row in rows}
     try:
-        yield is_ours
+        yield ours
     finally:
-        if is_ours:
-            with suppress(OperationalError, InterfaceError):  # a broken connection has given it up already
-                fetch_rows("SELECT pg_advisory_unlock(%s, %s)", _LOCK, concentrator_id)
+        if ours:
+            with suppress(OperationalError, InterfaceError):  # a broken connection has given them up already
+                fetch_rows("SELECT pg_advisory_unlock(%s, id) FROM unnest(%s::int[]) AS n(id)", _LOCK, int_array(ours))

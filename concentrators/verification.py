@@ -43,7 +43,7 @@ def verify(uplink_id: int) -> Verdicts | None:
 
 
 def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
-    """Verify uplinks of one concentrator in one transaction; those that another worker has, or had, are left out.
+    """Verify uplinks in one transaction; those that another worker has, or had, are left out.
 
     Raises TransientError where database or master key do not answer. Where it fails otherwise, each is
     verified alone, and the failure counted on the uplink that still fails; after UPLINK_SPLIT_AFTER of

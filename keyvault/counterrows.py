@@ -31,6 +31,7 @@ class CountedKey(CounterSet):
         "floor_was",
         "gaps_were",
         "heard_at",
+        "heard_via",
         "highest_was",
         "id",
         "is_foreseen",
@@ -46,6 +47,7 @@ class CountedKey(CounterSet):
         self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
         self.is_foreseen = floor is None
         self.heard_at: datetime | None = None
+        self.heard_via = 0
 
     @property
     def moved(self) -> bool:
@@ -75,23 +77,24 @@ _LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 # Uplinks may be verified in another order than they came in: "last heard" never goes back.
 _HEARD = """
         heard_at = greatest(c.heard_at, t.times[n.heard]),
-        heard_via = CASE WHEN n.heard > 0 AND (c.heard_at > t.times[n.heard]) IS NOT TRUE THEN %s ELSE c.heard_via END
+        heard_via = CASE WHEN n.heard > 0 AND (c.heard_at > t.times[n.heard]) IS NOT TRUE
+                         THEN n.via ELSE c.heard_via END
     FROM (SELECT %s::timestamptz[] AS times) AS t,
 """
 _UNMOVED = "WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was"
 _SAVE_AHEAD = f"""
     UPDATE keyvault_invocationcounter c
     SET highest = n.highest, {_HEARD}
-         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[])
-         AS n(key_id, version, was, highest, heard)
+         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[], %s::int[])
+         AS n(key_id, version, was, highest, heard, via)
     {_UNMOVED}
 """
 _SAVE_GAPS = f"""
     UPDATE keyvault_invocationcounter c
     SET highest = n.highest, gaps = coalesce(n.gaps, c.gaps), floor = coalesce(n.floor, c.floor), {_HEARD}
-         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[],
+         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[], %s::int[],
                 %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
-         AS n(key_id, version, was, highest, heard, gaps_were, gaps, floor_was, floor)
+         AS n(key_id, version, was, highest, heard, via, gaps_were, gaps, floor_was, floor)
     {_UNMOVED} AND (n.gaps_were IS NULL OR (c.gaps = n.gaps_were AND c.floor = n.floor_was))
 """
 
@@ -137,13 +140,13 @@ def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int]) -> dict[b
     return keys
 
 
-def save_keys(keys: Sequence[CountedKey], heard_via: int) -> None:
+def save_keys(keys: Sequence[CountedKey]) -> None:
     """Write back the counters of keys, in title order, by compare-and-set on counter and key version.
 
     Raises ContendedError where one moved since it was read, or did not go on as it was foreseen.
     """
     if not any(key.gaps_changed for key in keys):
-        _save(_SAVE_AHEAD, keys, [], heard_via)
+        _save(_SAVE_AHEAD, keys, [])
         return
     if any(key.gaps_changed and key.is_foreseen for key in keys):
         raise ContendedError("a frame did not open, and a counter that was foreseen was not taken")
@@ -157,24 +160,23 @@ def save_keys(keys: Sequence[CountedKey], heard_via: int) -> None:
             [None if key.is_foreseen else key.floor_was for key in keys],
             [None if key.is_foreseen else key.floor for key in keys],
         ],
-        heard_via,
     )
 
 
-def _save(statement: str, keys: Sequence[CountedKey], more: list[list[Any]], heard_via: int) -> None:
+def _save(statement: str, keys: Sequence[CountedKey], more: list[list[Any]]) -> None:
     if not keys:
         return
     times = sorted({key.heard_at for key in keys if key.heard_at is not None})
     place_of: dict[datetime | None, int] = {None: 0} | {at: place for place, at in enumerate(times, 1)}
     saved = execute(
         statement,
-        heard_via,
         times,
         int_array([key.id for key in keys]),
         int_array([key.version for key in keys]),
         int_array([key.highest_was for key in keys]),
         int_array([key.highest for key in keys]),
         int_array([place_of[key.heard_at] for key in keys]),
+        int_array([key.heard_via for key in keys]),
         *more,
     )
     if saved != len(keys):

@@ -61,11 +61,13 @@ class Opened(NamedTuple):
         """Take the counter, for this transaction; ``save_counters`` makes it last."""
         return self.key.take(self.invocation_counter)
 
-    def heard(self, at: datetime) -> None:
-        """The frame was accepted: its device was heard when the frame was received."""
-        heard_at = self.key.heard_at
-        if heard_at is None or heard_at < at:
-            self.key.heard_at = at
+    def heard(self, at: datetime, via: int) -> None:
+        """The frame was accepted: its device was heard when it was received. ``via`` says who brought it, in the
+        caller's terms.
+        """
+        key = self.key
+        if key.heard_at is None or key.heard_at < at:
+            key.heard_at, key.heard_via = at, via
 
 
 class OpenedFrames(NamedTuple):
@@ -154,13 +156,12 @@ class _Foreseen:
 _new_opened = tuple.__new__  # half the time of Opened(...)
 
 
-def save_counters(opening: Opening, heard_via: int) -> None:
+def save_counters(opening: Opening) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
 
-    ``heard_via`` says who brought the frames, in the caller's terms. Raises ContendedError where a
-    counter or key moved since it was read: the caller rolls back and tries again.
+    Raises ContendedError where a counter or key moved since it was read: the caller rolls back and tries again.
     """
-    save_keys([key for _, key in sorted(opening.keys.items()) if key.moved], heard_via)
+    save_keys([key for _, key in sorted(opening.keys.items()) if key.moved])
 
 
 def _parse(frames: Frames, refused: list[Refused]) -> list[tuple[int, Frame]]:

@@ -1,4 +1,4 @@
-"""Uplinks of one concentrator verified in one transaction come out as if each had been verified alone."""
+"""Uplinks verified in one transaction come out as if each had been verified alone."""
 
 import random
 from collections import Counter
@@ -72,6 +72,18 @@ def test_last_heard_is_the_latest_receipt_of_an_accepted_frame(concentrator: Con
     together(uplinks)
     assert device.counter().heard_at == NOW - MINUTE
     assert device.counter().heard_via == concentrator.pk
+
+
+def test_uplinks_of_several_concentrators(concentrator: Concentrator, device: Device) -> None:
+    other = ConcentratorFactory.create()
+    (theirs,) = commission(1, other)
+    uplinks = [
+        post(concentrator, [device.frame(0), b"garbage"]),
+        post(other, [theirs.frame(0), device.frame(1), b"garbage", b"trash"], NOW + MINUTE),
+    ]
+    assert together(uplinks) == [{"accepted": 1, "malformed": 1}, {"accepted": 2, "malformed": 2}]
+    assert (tallies(concentrator), tallies(other)) == ({"malformed": 1}, {"malformed": 2})
+    assert device.counter().heard_via == theirs.counter().heard_via == other.pk
 
 
 def test_the_same_frame_in_two_of_them_counts_once(concentrator: Concentrator, device: Device) -> None:

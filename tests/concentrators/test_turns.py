@@ -8,7 +8,8 @@ import pytest
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
-from concentrators import turns
+from concentrators import turns, verification
+from concentrators.judging import Verdicts
 from concentrators.models import Concentrator, Uplink
 from keyvault.sql import fetch_rows
 from tests.concentrators.fleet import Device, commission, outcome, post
@@ -71,17 +72,37 @@ def test_one_task_verifies_all_that_waits(concentrator: Concentrator, device: De
     assert unverified() == 0
 
 
-def test_uplinks_of_other_concentrators_are_left_alone(concentrator: Concentrator, device: Device) -> None:
-    other = ConcentratorFactory.create()
-    mine, theirs = post(concentrator, [device.frame(1)]), post(other, [device.frame(2)])
-    assert turns.verify_in_turn(mine.pk) is None
-    assert list(Uplink.objects.filter(verified_at=None)) == [theirs]
+def test_uplinks_of_other_concentrators_go_along(concentrator: Concentrator, device: Device) -> None:
+    uplinks = [post(ConcentratorFactory.create(), [device.frame(n)]) for n in range(250)]
+    assert turns.verify_in_turn(uplinks[200].pk) is None
+    assert unverified() == 0
 
 
-def test_who_meets_another_at_work_leaves(concentrator: Concentrator, device: Device, turn_elsewhere: None) -> None:
-    uplink = post(concentrator, [device.frame(1)])
-    assert turns.verify_in_turn(uplink.pk) is None
+def test_lots_are_bounded(concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    lots: list[list[int]] = []
+    verify = verification.verify_together
+    monkeypatch.setattr(turns, "_FRAMES_TOGETHER", 4)
+
+    def note_and_verify(lot: list[int]) -> dict[int, Verdicts]:
+        lots.append(lot)
+        return verify(lot)
+
+    monkeypatch.setattr(verification, "verify_together", note_and_verify)
+    sizes = [3, 1, 1, 5, 2, 2, 1]
+    uplinks = [post(concentrator, [device.frame(10 * n + m) for m in range(size)]) for n, size in enumerate(sizes)]
+    assert turns.verify_in_turn(uplinks[0].pk) is None
+    assert [[[one.pk for one in uplinks].index(pk) for pk in lot] for lot in lots] == [[0, 1], [2], [3], [4, 5], [6]]
+
+
+def test_what_another_worker_is_at_is_passed_over(
+    concentrator: Concentrator, device: Device, turn_elsewhere: None
+) -> None:
+    theirs = post(concentrator, [device.frame(1)])
+    assert turns.verify_in_turn(theirs.pk) is None
     assert unverified() == 1
+    post(ConcentratorFactory.create(), [device.frame(2)])
+    assert turns.verify_in_turn(theirs.pk) is None
+    assert list(Uplink.objects.filter(verified_at=None)) == [theirs]
 
 
 def test_the_turn_is_given_back(concentrator: Concentrator, device: Device) -> None:
@@ -95,7 +116,7 @@ def test_a_long_turn_ends_and_names_what_is_next(
     concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uplinks = [post(concentrator, [device.frame(n)]) for n in range(4)]
-    monkeypatch.setattr(turns, "_TURN_S", 0.0)
+    monkeypatch.setattr(turns, "_WORK_S", 0.0)
     monkeypatch.setattr(turns, "_FRAMES_TOGETHER", 1)
     following: int | None = uplinks[0].pk
     for left in (3, 2, 1, 0):

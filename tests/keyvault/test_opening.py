@@ -56,7 +56,7 @@ def test_plaintexts_come_out_with_their_places() -> None:
 def test_no_frames_at_all() -> None:
     opening = opened()
     assert (opening.uplinks[0].opened, opening.uplinks[0].refused) == ([], [])
-    save_counters(opening, 1)
+    save_counters(opening)
 
 
 def test_the_transfer_key_opens_no_frame_and_its_device_is_known() -> None:
@@ -77,18 +77,18 @@ def test_a_frame_that_is_too_long_is_malformed(settings: Settings) -> None:
 def test_opening_alone_takes_no_counter() -> None:
     opening = opened(frame(5), frame(6))
     assert [one.look() for one in opening.uplinks[0].opened] == [Take.TAKEN] * 2
-    save_counters(opening, 1)
+    save_counters(opening)
     assert counters() == (-1, 0, "{}")
 
 
 def test_counters_are_taken_once_across_transactions() -> None:
     opening = opened(frame(0), frame(4), frame(2), frame(2))
     assert take_all(opening) == [Take.TAKEN] * 3 + [Take.SEEN]
-    save_counters(opening, 1)
+    save_counters(opening)
     assert counters() == (4, 0, "{[1, 2), [3, 4)}")
     again = opened(*(frame(n) for n in range(6)))
     assert take_all(again) == [Take.SEEN, Take.TAKEN, Take.SEEN, Take.TAKEN, Take.SEEN, Take.TAKEN]
-    save_counters(again, 1)
+    save_counters(again)
     assert counters() == (5, 0, "{}")
 
 
@@ -96,7 +96,7 @@ def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
     settings.COUNTER_GAP_RUNS = 2
     opening = opened(*(frame(n) for n in (1, 3, 5, 7)))
     take_all(opening)
-    save_counters(opening, 1)
+    save_counters(opening)
     assert counters() == (7, 3, "{[4, 5), [6, 7)}")
     assert take_all(opened(frame(0), frame(2), frame(4), frame(1))) == [
         Take.TOO_OLD,
@@ -109,8 +109,8 @@ def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
 def test_who_was_heard_is_kept_for_accepted_frames_only() -> None:
     opening = opened(frame(1), frame(1, OTHER))
     take_all(opening)
-    opening.uplinks[0].opened[0].heard(NOW)
-    save_counters(opening, 17)
+    opening.uplinks[0].opened[0].heard(NOW, 17)
+    save_counters(opening)
     rows = InvocationCounter.objects.filter(key__epoch=1).order_by("key__system_title")
     assert list(rows.values_list("heard_at", "heard_via", "highest")) == [(NOW, 17, 1), (None, None, 1)]
 
@@ -120,10 +120,10 @@ def test_a_counter_that_moved_meanwhile_is_contended(first: list[int]) -> None:
     late, winner = (opened(*(frame(n) for n in first), frame(0, OTHER)) for _ in range(2))
     for opening in (winner, late):
         take_all(opening)
-    save_counters(winner, 1)
+    save_counters(winner)
     before = counters(), counters(OTHER)
     with pytest.raises(ContendedError, match="2 of 2"), transaction.atomic():
-        save_counters(late, 1)
+        save_counters(late)
     assert (counters(), counters(OTHER)) == before
 
 
@@ -133,7 +133,7 @@ def test_a_key_that_moved_meanwhile_is_contended(first: int) -> None:
     take_all(opening)
     provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
     with pytest.raises(ContendedError, match="1 of 2"), transaction.atomic():
-        save_counters(opening, 1)
+        save_counters(opening)
     assert counters() == (-1, 0, "{}")
     assert [refused.reason for refused in opened(frame(first)).uplinks[0].refused] == ["key_retired"]
 
@@ -155,12 +155,12 @@ class TestForeseen:
     def kept(self) -> None:
         opening = opened(*(frame(n, title) for n in (0, 1, 4) for title in (TITLE, OTHER)))
         take_all(opening)
-        save_counters(opening, 1)
+        save_counters(opening)
 
     def saved(self, *frames: bytes) -> list[Take]:
         opening = opened(*frames)
         takes = take_all(opening)
-        save_counters(opening, 1)
+        save_counters(opening)
         return takes
 
     def test_counters_that_go_on_leave_the_gaps_alone(self) -> None:
@@ -203,12 +203,12 @@ class TestForeseen:
         opening = opened(forged, frame(6))
         assert take_all(opening) == [Take.TAKEN]
         with pytest.raises(ContendedError), transaction.atomic():
-            save_counters(opening, 1)
+            save_counters(opening)
         assert counters() == (4, 0, "{[2, 4)}")
         with transaction.atomic():
             careful = open_frames([list(enumerate([forged, frame(6)]))], lock=True)
             take_all(careful)
-            save_counters(careful, 1)
+            save_counters(careful)
         assert counters() == (6, 0, "{[2, 4), [5, 6)}")
 
     def test_a_key_that_is_gone_is_unknown(self) -> None:
