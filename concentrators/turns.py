@@ -9,6 +9,7 @@ over to others. Verification is right without this, too; this makes it fast.
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import NamedTuple
 
 from django.db import InterfaceError, OperationalError
@@ -73,10 +74,16 @@ def _lot(tried: Collection[int]) -> Iterator[list[int]]:
 
 
 def _first_frames(waiting: list[_Waiting]) -> list[_Waiting]:
-    """The oldest uplinks that have _FRAMES_TOGETHER frames together; one at least."""
+    """Up to _FRAMES_TOGETHER frames: all of who has waited longest, then of the next; one uplink at least.
+
+    The uplinks of one concentrator share keys and counters, which are read and written once for all of them.
+    """
+    by_concentrator: dict[int, list[_Waiting]] = {}
+    for one in waiting:
+        by_concentrator.setdefault(one.concentrator_id, []).append(one)
     first: list[_Waiting] = []
     room = _FRAMES_TOGETHER
-    for one in waiting:
+    for one in chain.from_iterable(by_concentrator.values()):
         room -= one.frames
         if first and room < 0:
             break
