@@ -46,6 +46,8 @@ def test_the_defaults_are_well() -> None:
         ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
         ({"PROXY_COUNT": -1}, "ami_headend.E018"),
         ({"TLS": True, "TWO_FACTOR_REQUIRED": False}, "ami_headend.W019"),
+        ({"TLS": True, "REQUIRE_APPROVAL": False}, "ami_headend.W025"),
+        ({"APPROVAL_EXPIRES_HOURS": 0}, "ami_headend.E001"),
     ],
 )
 def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], expected: str) -> None:
@@ -105,3 +107,29 @@ def test_options_that_the_url_gives_stand() -> None:
     shown = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
     for part in ("'options': '-c work_mem=8MB'", "'keepalives_idle': 7", "'sslmode': 'require'"):
         assert part in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "False True"),  # the embedded database
+        ({"DATABASE_URL": "postgres://u@db/x"}, "True False"),
+        ({"DATABASE_URL": "postgres://u@db/x", "DEBUG": "1", "TLS": "0"}, "False False"),
+        ({"DATABASE_URL": "postgres://u@db/x", "REQUIRE_APPROVAL": "0"}, "False False"),
+        ({"DATABASE_URL": "postgres://u@db/x", "OWNER_DATABASE_URL": "postgres://o@db/x"}, "True True"),
+        ({"OWNER_DATABASE_URL": "postgres://o@db/x"}, "OWNER_DATABASE_URL is set and DATABASE_URL is not"),
+        ({"DATABASE_URL": "postgres://u@db/x", "OWNER_DATABASE_URL": "mysql://o@db/x"}, "must begin with postgres://"),
+    ],
+)
+def test_approvals_and_the_owner_follow_from_where_it_runs(
+    environ: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    code = "from ami_headend import settings as s; print(s.REQUIRE_APPROVAL, s.OWNER_DATABASE is not None)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"AMI_VAR_DIR": str(tmp_path), "SECRET_KEY": "x", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert expected in done.stdout + done.stderr

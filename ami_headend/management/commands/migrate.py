@@ -5,8 +5,18 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands import migrate
+from django.db import ProgrammingError, connection
+from django.db.migrations.exceptions import MigrationSchemaMissing
+from psycopg.errors import InsufficientPrivilege
 
 from ami_headend.database_roles import RoleError, as_owner, grant_rights, working_role
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether PostgreSQL refused a right, at the bottom of what Django made of it."""
+    while error is not None and not isinstance(error, InsufficientPrivilege):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class Command(migrate.Command):
@@ -27,7 +37,15 @@ class Command(migrate.Command):
     def execute(self, *args: Any, **options: Any) -> str | None:
         role = working_role()
         with as_owner():
-            output = super().execute(*args, **options)
+            try:
+                output = super().execute(*args, **options)
+            except (ProgrammingError, MigrationSchemaMissing) as error:
+                if not _is_refusal(error):
+                    raise
+                raise CommandError(
+                    f"{str(error).splitlines()[0]}: the role {connection.settings_dict['USER']} does not own the "
+                    "tables. Set OWNER_DATABASE_URL to the role that does."
+                ) from error
             if role is not None and not (options["plan"] or options["check_unapplied"]):
                 try:
                     grant_rights(role)
