@@ -19,6 +19,7 @@ from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import POSTED_PERIOD, health_label
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
+from ami_headend.console.fleet_queries import silent_after
 from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, percent, thousands
 from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
@@ -183,7 +184,7 @@ def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
     last_day = posted.filter(received_at__gte=now - POSTED_PERIOD)
     sums = last_day.aggregate(frames=Sum("frames", default=0), rejected=Sum("rejected", default=0))
     frames, rejected = sums["frames"], sums["rejected"]
-    health = health_label(now, heard_at, waiting["oldest"], is_active=concentrator.is_active)
+    health = health_label(now, heard_at, waiting["oldest"], silent_after(), is_active=concentrator.is_active)
     oldest = "nothing waits" if waiting["oldest"] is None else f"oldest {ago(waiting['oldest'], now)}"
     return [
         Figure("Last heard", ago(heard_at, now), health, "sensors"),

@@ -10,13 +10,13 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from ami_headend.console import registry_queries
+from ami_headend.console.fleet_queries import silent_after
 from ami_headend.console.formatting import ago, label, link, percent, thousands
 from ami_headend.console.lists import ROWS, ListPage, choice, text, text_of
 from ami_headend.console.meters import meters_url
 from ami_headend.console.tables import Column, Table, table
 
 POSTED_PERIOD = timedelta(hours=24)
-SILENT_AFTER = timedelta(hours=1)
 LAGGING_AFTER = timedelta(minutes=2)
 _STATES = {"active": True, "inactive": False}
 
@@ -29,7 +29,12 @@ class ConcentratorFilters(forms.Form):
 
 
 def health_label(
-    now: datetime, heard_at: datetime | None, oldest_waiting_at: datetime | None, *, is_active: bool
+    now: datetime,
+    heard_at: datetime | None,
+    oldest_waiting_at: datetime | None,
+    silent_after: timedelta,
+    *,
+    is_active: bool,
 ) -> SafeString:
     """How a concentrator is doing, in a word: lagging is ours, the others are its own."""
     if not is_active:
@@ -38,7 +43,7 @@ def health_label(
         return label("never heard", "danger")
     if oldest_waiting_at is not None and now - oldest_waiting_at > LAGGING_AFTER:
         return label("lagging", "warning")
-    return label("silent", "danger") if now - heard_at > SILENT_AFTER else label("posting", "success")
+    return label("silent", "danger") if now - heard_at > silent_after else label("posting", "success")
 
 
 class ConcentratorsPage(ListPage):
@@ -59,6 +64,7 @@ class ConcentratorsPage(ListPage):
         rows, key = registry_queries.concentrators(
             filters["search"], _STATES.get(filters["state"]), now - POSTED_PERIOD, text_of(after) if after else "", ROWS
         )
+        silence = silent_after()
         see_meters = self.request.user.has_perm("meters.view_meter")
         columns = [
             Column("concentrator"),
@@ -72,7 +78,7 @@ class ConcentratorsPage(ListPage):
         lines = [
             [
                 link(reverse("admin:concentrator", args=[row.id]), row.name),
-                health_label(now, row.heard_at, row.oldest_waiting_at, is_active=row.is_active),
+                health_label(now, row.heard_at, row.oldest_waiting_at, silence, is_active=row.is_active),
                 ago(row.heard_at, now),
                 link(meters_url(concentrator=row.name), thousands(row.meters)) if see_meters else thousands(row.meters),
                 thousands(row.frames),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from django.urls import reverse
 
-from ami_headend.alerts.models import Alert, Condition, SubjectKind
+from ami_headend.alerts.models import Alert, SubjectKind
 from ami_headend.alerts.queries import count_by_severity, open_alerts
 from ami_headend.console.formatting import SEVERITY_COLOURS
 from ami_headend.diagnosis import Finding
@@ -16,21 +16,6 @@ from keyvault.models import DeviceKey
 from meters.models import Meter
 
 SHOWN = 6
-
-_PAGES = {
-    SubjectKind.METER: "admin:meter",
-    SubjectKind.CONCENTRATOR: "admin:concentrator",
-}
-_LISTS = {
-    Condition.FAILURE_RATE: "admin:failures",
-    Condition.KIND_SEEN: "admin:failures",
-    Condition.METER_EVENT: "admin:meters_meterevent_changelist",
-    Condition.SILENT_METER: "admin:meters",
-    Condition.SILENT_CONCENTRATOR: "admin:concentrators",
-    Condition.COMPLETENESS: "admin:interval_totals",
-    Condition.QUEUE_LAG: "admin:concentrators_uplink_changelist",
-    Condition.KEYS_WORN: "admin:keyvault_devicekey_changelist",
-}
 
 
 class Item(NamedTuple):
@@ -74,15 +59,13 @@ def _item(severity: Severity, title: str, text: str, **more: Any) -> Item:
 
 
 def _alert(alert: Alert) -> Item:
-    page, rows = _PAGES.get(SubjectKind(alert.subject_kind)), _LISTS.get(Condition(alert.rule.condition))
-    url = reverse(page, args=[alert.subject_id]) if page else reverse(rows) if rows else ""
     title = alert.rule.name if alert.subject_kind == SubjectKind.FLEET else f"{alert.rule.name}: {alert.subject}"
     return _item(
         Severity(alert.severity),
         title,
         alert.summary,
         since=alert.opened_at,
-        url=url,
+        url=reverse("admin:alert", args=[alert.pk]),
         is_acknowledged=alert.acknowledged_at is not None,
     )
 

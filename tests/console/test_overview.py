@@ -325,14 +325,14 @@ def test_open_alerts_are_what_to_do_first_by_severity(admin_client: Client) -> N
     KeptAnswer.objects.filter(name="components").update(content=b"\x80")
     concentrator = traffic()
     assert "Nothing needs you now." in text_of(admin_client)
-    alert("Concentrator is silent", concentrator.pk, SubjectKind.CONCENTRATOR)
+    silent = alert("Concentrator is silent", concentrator.pk, SubjectKind.CONCENTRATOR)
     alert("Counter used twice")
     alert("Many frames refused", snoozed_until=timezone.now() + HOUR)
     text = text_of(admin_client)
     first, second = items(text)
     assert first.startswith("critical Counter used twice why Counter used twice")
     assert second.startswith("warning Concentrator is silent: sub-1")
-    assert f"/admin/concentrators/{concentrator.pk}/" in text
+    assert f'href="/admin/alerts/{silent.pk}/"' in text
 
 
 def test_more_alerts_than_are_shown_are_counted(admin_client: Client) -> None:
