@@ -89,6 +89,7 @@ INSTALLED_APPS = [
     "csp",
     "ami_headend",
     "ami_headend.alerts",
+    "ami_headend.metrics",
     "ami_headend.signin",
     "concentrators",
     "meters",
@@ -291,6 +292,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expires": 60},
     },
+    "count-uplinks": {"task": "ami_headend.metrics.tasks.count_uplinks", "schedule": 30.0, "options": {"expires": 60}},
+    "take-snapshots": {
+        "task": "ami_headend.metrics.tasks.take_snapshots",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
     "purge-deliveries": {"task": "ami_headend.alerts.tasks.purge_deliveries", "schedule": 86_400.0},
     "purge-sign-ins": {"task": "ami_headend.signin.tasks.purge_sign_ins", "schedule": 86_400.0},
     "maintain-partitions": {"task": "meters.tasks.maintain_partitions", "schedule": 3600.0},
@@ -333,6 +340,7 @@ if EMAIL_URL:
     )
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", "ami-headend@localhost")
+METRICS_TOKEN = env.str("METRICS_TOKEN", "")  # for Prometheus, as its bearer token
 WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", False)
 # This machine, the link, and what cloud providers answer about the machine.
 WEBHOOK_REFUSED_NETWORKS = env.list(

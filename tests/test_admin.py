@@ -8,7 +8,9 @@ from django.contrib.auth.models import Group, Permission, User
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
+from ami_headend.alerts.models import Channel, Delivery
 from concentrators import tokens
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, FailureTally, Uplink
 from keyvault import provisioning
@@ -66,6 +68,9 @@ def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
     fleet.post(concentrator, [devices[0].frame(9)])
     register = Register.objects.get(obis_code="0-0:96.11.1")
     provisioning.create_fleet_key(f"batch {concentrator.pk}")
+    now = timezone.now()
+    channel = Channel.objects.create(name=f"duty {concentrator.pk}", kind="webhook", address="https://hooks.example/")
+    Delivery.objects.create(channel=channel, event="test", body={}, created_at=now, due_at=now)
     for device in devices:
         place = Place.objects.create(name=f"place {device.meter.pk}")
         Installation.objects.create(meter=device.meter, place=place, installed_at=fleet.START)

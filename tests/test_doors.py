@@ -9,8 +9,10 @@ from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.utils import timezone
 
 from ami_headend import roles
+from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.signin import journal
 from ami_headend.signin.models import Outcome
 from concentrators.models import IntegrityFailure, RotationWave
@@ -39,6 +41,9 @@ class Pages(NamedTuple):
 MODELS = {
     "auth.user": Pages({ADMIN, AUDITOR}, {ADMIN}, {ADMIN}, {ADMIN}),
     "auth.group": Pages({ADMIN, AUDITOR}),
+    "alerts.rule": Pages(ALL, {ADMIN}, {ADMIN}, {ADMIN}),
+    "alerts.channel": Pages({ADMIN, AUDITOR}, {ADMIN}, {ADMIN}, {ADMIN}),
+    "alerts.delivery": Pages({ADMIN, AUDITOR}),
     "signin.signin": Pages({ADMIN, AUDITOR}),
     "concentrators.uplink": Pages(TRAFFIC),
     "concentrators.concentrator": Pages(ALL, {ADMIN}, {ADMIN}),
@@ -76,6 +81,16 @@ PAGES = [
     Door("admin:failures-export", ALL),
     Door("admin:failure", ALL, of="concentrators.integrityfailure"),
     Door("admin:failure", {OPERATOR, OFFICER}, "post", "concentrators.integrityfailure", {"act": "acknowledge"}),
+    Door("admin:alerts", ALL),
+    Door("admin:alerts", {OPERATOR, OFFICER, ADMIN}, "post", body={"do": "acknowledge", "minutes": 60}),
+    Door("admin:alert", ALL, of="alerts.alert"),
+    Door("admin:alert", {OPERATOR, OFFICER, ADMIN}, "post", "alerts.alert", {"do": "acknowledge", "minutes": 60}),
+    *(
+        Door(f"admin:alerts_channel_{act}", {ADMIN}, method, "alerts.channel")
+        for act in ("send_test", "rotate_secret")
+        for method in ("get", "post")
+    ),
+    Door("admin:alerts_channel_show_deliveries", {ADMIN, AUDITOR}, of="alerts.channel"),
     Door("admin:interval_totals", {OPERATOR, AUDITOR}),
     Door("admin:failure_tallies", ALL),
     Door("admin:readings", {OPERATOR}),
@@ -131,6 +146,7 @@ REST = [
     Door("uplink", set(), of="concentrators.uplink"),
     Door("commands", set()),
     Door("command-receipt", set(), "post", (1,)),
+    Door("metrics", TRAFFIC),
     Door("schema", EVERYBODY),
     Door("docs", EVERYBODY),
 ]
@@ -153,6 +169,9 @@ def rows() -> None:
     fill(1)
     RotationWave.objects.create(name="spring", rate_per_hour=1, failure_budget=1, created_by="tester")
     journal.record(Outcome.SIGNED_IN, "someone", "")
+    now = timezone.now()
+    rule = Rule.objects.get(condition=Condition.QUEUE_LAG)
+    Alert.objects.create(rule=rule, severity=20, subject_kind="fleet", opened_at=now, seen_at=now)
     User.objects.create_user("someone")
 
 
@@ -163,7 +182,7 @@ def row_of(label: str) -> Model:
 
 
 def _models() -> list[type[Model]]:
-    return [*admin.site._registry, RotationWave, IntegrityFailure]
+    return [*admin.site._registry, RotationWave, IntegrityFailure, Alert]
 
 
 def arguments(door: Door) -> list[Any]:

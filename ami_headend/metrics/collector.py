@@ -1,0 +1,126 @@
+"""The metrics as Prometheus gets them: a fixed number of statements, none of which grows with the fleet."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from django.db.models import Max
+from django.utils import timezone
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ami_headend.alerts import queries
+from ami_headend.alerts.models import Delivery, Rule
+from ami_headend.metrics import counting
+from ami_headend.metrics.models import Counted, Snapshot
+from concentrators import uplinks
+from concentrators.verdicts import FailureKind, Severity
+from keyvault import rewrap
+
+PREFIX = "ami_headend_"
+_COUNT_HERE_BEFORE = timedelta(minutes=10)  # further behind, a worker counts: a question must not take long
+_VERDICTS = ("accepted", "duplicate", *(kind.value for kind in FailureKind))
+_OF_SNAPSHOTS = {
+    "meters": ("Meters by state; silent: no frame accepted for 24 hours", ["state"]),
+    "concentrators": ("Concentrators by state; silent: nothing posted for an hour", ["state"]),
+    "device_keys": ("Device keys by state, by what they protect, and by source", ["state", "purpose", "source"]),
+    "secrets": ("Secrets by the master key version that they are wrapped under", ["master_key_version"]),
+    "waves": ("Meters of rotation waves under way, by the state of their key command", ["wave", "name", "state"]),
+}
+_NAMES = {"waves": "wave_meters"}
+
+
+class DatabaseCollector(Collector):
+    """Asks the database each time it is collected."""
+
+    def collect(self) -> Iterator[Metric]:
+        now = timezone.now()
+        yield from _counters(now)
+        yield from _queue(now)
+        yield from _rotation()
+        yield from _alerts(now)
+        yield from _snapshots(now)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: registering asks no database."""
+        return iter(())
+
+
+def registry() -> CollectorRegistry:
+    """A registry with this collector alone."""
+    found = CollectorRegistry()
+    found.register(DatabaseCollector())
+    return found
+
+
+def _counters(now: datetime) -> Iterator[Metric]:
+    counted = Counted.objects.get()
+    if counted.until > now - _COUNT_HERE_BEFORE:
+        counted = counting.count()
+    frames = CounterMetricFamily(f"{PREFIX}frames", "Frames by verdict, as first given", labels=["verdict"])
+    for verdict in _VERDICTS:
+        frames.add_metric([verdict], counted.frames.get(verdict, 0))
+    yield frames
+    yield CounterMetricFamily(f"{PREFIX}uplinks_verified", "Uplinks that were verified", value=counted.uplinks)
+    yield CounterMetricFamily(f"{PREFIX}uplink_octets", "Octets of verified uplinks", value=counted.octets)
+    latencies = counted.latencies or [0] * (len(counting.BOUNDS_S) + 1)
+    bounds = [*map(str, counting.BOUNDS_S), "+Inf"]
+    cumulative = [(bound, float(sum(latencies[: index + 1]))) for index, bound in enumerate(bounds)]
+    yield HistogramMetricFamily(
+        f"{PREFIX}verification_latency_seconds", "From post to verified, of uplinks", cumulative, counted.latency_s
+    )
+
+
+def _queue(now: datetime) -> Iterator[Metric]:
+    backlog = uplinks.backlog()
+    oldest = backlog.oldest_received_at
+    lag_s = max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
+    yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=backlog.uplinks)
+    yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Since when the oldest of them waits", value=lag_s)
+
+
+def _rotation() -> Iterator[Metric]:
+    rotation = rewrap.current()
+    progress = GaugeMetricFamily(
+        f"{PREFIX}master_key_rotation_secrets",
+        "Secrets of the master key rotation under way; none is, where all are 0",
+        labels=["state"],
+    )
+    for state in ("total", "rewrapped", "unreadable"):
+        progress.add_metric([state], getattr(rotation, state) if rotation else 0)
+    yield progress
+
+
+def _alerts(now: datetime) -> Iterator[Metric]:
+    counts = queries.count_by_severity(now)
+    open_ = GaugeMetricFamily(f"{PREFIX}open_alerts", "Open alerts that nobody put off", labels=["severity"])
+    for severity in Severity:
+        open_.add_metric([severity.name.lower()], counts.get(severity.value, 0))
+    yield open_
+    waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None).count()
+    yield GaugeMetricFamily(f"{PREFIX}alert_messages_waiting", "Messages of alerts not delivered yet", value=waiting)
+    rules = Rule.objects.filter(is_enabled=True)
+    failing = rules.exclude(last_error="").count()
+    yield GaugeMetricFamily(f"{PREFIX}alert_rules_failing", "Rules that could not be evaluated", value=failing)
+    latest = rules.aggregate(at=Max("evaluated_at"))["at"]
+    if latest is not None:
+        age_s = max(0.0, (now - latest).total_seconds())
+        yield GaugeMetricFamily(
+            f"{PREFIX}alert_evaluation_age_seconds",
+            "Since rules were evaluated last: grows without workers",
+            value=age_s,
+        )
+
+
+def _snapshots(now: datetime) -> Iterator[Metric]:
+    age = GaugeMetricFamily(f"{PREFIX}snapshot_age_seconds", "How old the costly figures are", labels=["snapshot"])
+    for snapshot in Snapshot.objects.order_by("name"):
+        if snapshot.name not in _OF_SNAPSHOTS:
+            continue
+        text, labels = _OF_SNAPSHOTS[snapshot.name]
+        family = GaugeMetricFamily(f"{PREFIX}{_NAMES.get(snapshot.name, snapshot.name)}", text, labels=labels)
+        for *values, number in snapshot.value:
+            family.add_metric([*map(str, values)], number)
+        yield family
+        age.add_metric([snapshot.name], max(0.0, (now - snapshot.taken_at).total_seconds()))
+    yield age

@@ -1,0 +1,70 @@
+"""Counters that only grow, added up from the uplinks' rows as they are verified: nothing is done a frame, or an uplink.
+
+Rows are counted by ``verified_at``, which the verifying transaction takes from the database's clock. One that is still
+open may yet commit rows with an earlier time than now: so counting goes as far as the beginning of the oldest
+transaction that writes, and no uplink is left out or counted twice. (That takes one role for all processes:
+PostgreSQL shows a role the transactions of its own sessions.)
+"""
+
+from collections import Counter
+from datetime import datetime
+
+from django.db import transaction
+
+from ami_headend.metrics.models import Counted
+from keyvault.sql import fetch_rows
+
+# From post to verified, in seconds.
+BOUNDS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400)
+
+
+def count() -> Counted:
+    """Count what was verified since the last time, in three statements; what another is counting now comes later."""
+    with transaction.atomic():
+        row = Counted.objects.select_for_update(skip_locked=True).first()
+        if row is not None:
+            until = _settled()
+            if until > row.until:
+                _add(row, until)
+                row.until = until
+                row.save()
+            return row
+    return Counted.objects.get()
+
+
+def _settled() -> datetime:
+    """Before this, no verdict can come any more."""
+    until: datetime = fetch_rows(
+        """SELECT least(clock_timestamp(), min(xact_start)) FROM pg_stat_activity
+           WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()"""
+    )[0][0]
+    return until
+
+
+def _add(row: Counted, until: datetime) -> None:
+    buckets = ", ".join(f"count(*) FILTER (WHERE took <= {bound})" for bound in BOUNDS_S)
+    (uplinks, octets, accepted, duplicate, latency_s, *within), *_ = fetch_rows(
+        f"""SELECT count(*), coalesce(sum(octets), 0)::bigint, coalesce(sum(accepted), 0)::bigint,
+                   coalesce(sum(duplicate), 0)::bigint, coalesce(sum(took), 0)::float8, {buckets}
+            FROM (SELECT octets, accepted, duplicate,
+                         greatest(0, extract(epoch FROM verified_at - received_at))::float8 AS took
+                  FROM concentrators_uplink WHERE verified_at >= %s AND verified_at < %s) AS u""",
+        row.until,
+        until,
+    )
+    failures = fetch_rows(
+        """SELECT kind, sum(number::bigint)::bigint
+           FROM concentrators_uplink, jsonb_each_text(failures) AS kinds(kind, number)
+           WHERE verified_at >= %s AND verified_at < %s AND rejected > 0 GROUP BY kind""",
+        row.until,
+        until,
+    )
+    row.uplinks += uplinks
+    row.octets += octets
+    row.latency_s += latency_s
+    frames = Counter(row.frames)
+    frames.update(accepted=accepted, duplicate=duplicate, **dict(failures))
+    row.frames = dict(frames)
+    cumulative = [*within, uplinks]
+    fresh = [here - before for here, before in zip(cumulative, [0, *cumulative], strict=False)]
+    row.latencies = [a + b for a, b in zip(row.latencies or [0] * len(fresh), fresh, strict=True)]

@@ -1,0 +1,33 @@
+"""What metrics remember between two questions: counts that only grow, and costly figures that rest."""
+
+from django.db import models
+
+
+class Counted(models.Model):
+    """What was counted of all uplinks verified before ``until``. One row.
+
+    ``frames`` is by verdict as first given; ``latencies`` counts uplinks by the bounds in ``counting.BOUNDS_S``, those
+    beyond the last bound at the end.
+    """
+
+    until = models.DateTimeField()
+    uplinks = models.BigIntegerField(default=0)
+    octets = models.BigIntegerField(default=0)
+    frames = models.JSONField(default=dict)
+    latencies = models.JSONField(default=list)
+    latency_s = models.FloatField(default=0, help_text="sum")
+
+    def __str__(self) -> str:
+        return f"counted until {self.until}"
+
+
+class Snapshot(models.Model):
+    """A figure that looks at every row of a large table: taken now and then, at most a twentieth of the time."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    taken_at = models.DateTimeField()
+    took_ms = models.PositiveIntegerField()
+    value = models.JSONField()
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,105 @@
+"""Costly figures: each looks at every row of a large table, and rests twenty times as long as it took.
+
+A worker takes them; whoever is asked for metrics reads what stands.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Count
+
+from ami_headend.metrics.models import Snapshot
+from concentrators.models import WaveMeter, WaveState
+from keyvault import census
+from keyvault.sql import fetch_rows
+from meters.models import MeterStatus
+
+HEARD_WITHIN = timedelta(hours=24)
+POSTED_WITHIN = timedelta(hours=1)
+_RESTS, _REST_MIN = 20, timedelta(seconds=55)  # the schedule comes each minute
+
+
+def take(now: datetime) -> list[str]:
+    """Take those that have rested; gives their names."""
+    standing = Snapshot.objects.in_bulk()
+    taken = []
+    for name, figure in FIGURES.items():
+        before = standing.get(name)
+        if before is not None:
+            rest = max(_REST_MIN, timedelta(milliseconds=_RESTS * before.took_ms))
+            if before.taken_at + rest > now:
+                continue
+        started = time.monotonic()
+        value = figure(now)
+        took_ms = round(1000 * (time.monotonic() - started))
+        Snapshot.objects.update_or_create(name=name, defaults={"taken_at": now, "took_ms": took_ms, "value": value})
+        taken.append(name)
+    return taken
+
+
+def _meters(now: datetime) -> list[list[Any]]:
+    """Meters by state; those in service apart by whether they were heard."""
+    return [
+        list(row)
+        for row in fetch_rows(
+            """SELECT m.status || CASE WHEN m.status <> %s THEN '' WHEN h.system_title IS NULL THEN ', silent'
+                                       ELSE ', heard' END AS state, count(*)
+               FROM meters_meter m
+               LEFT JOIN (SELECT DISTINCT k.system_title FROM keyvault_invocationcounter n
+                          JOIN keyvault_devicekey k ON k.id = n.key_id WHERE n.heard_at >= %s) h
+                    ON h.system_title = m.system_title
+               GROUP BY 1 ORDER BY 1""",
+            MeterStatus.COMMISSIONED.value,
+            now - HEARD_WITHIN,
+        )
+    ]
+
+
+def _concentrators(now: datetime) -> list[list[Any]]:
+    """Concentrators by whether they are active, and posted."""
+    return [
+        list(row)
+        for row in fetch_rows(
+            """SELECT CASE WHEN NOT c.is_active THEN 'inactive' WHEN h.received_at >= %s THEN 'heard'
+                           ELSE 'silent' END AS state, count(*)
+               FROM concentrators_concentrator c
+               LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
+                                  ORDER BY received_at DESC LIMIT 1) h ON true
+               GROUP BY 1 ORDER BY 1""",
+            now - POSTED_WITHIN,
+        )
+    ]
+
+
+def _device_keys(now: datetime) -> list[list[Any]]:
+    """Device keys by state, purpose and source."""
+    return [
+        list(row)
+        for row in fetch_rows(
+            """SELECT state, CASE WHEN epoch = 0 THEN 'transfer' ELSE 'frames' END AS purpose, source, count(*)
+               FROM keyvault_devicekey GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+        )
+    ]
+
+
+def _secrets(now: datetime) -> list[list[Any]]:
+    """Secrets by the master key version that protects them."""
+    return [[count.version, count.secrets] for count in census.census()]
+
+
+def _waves(now: datetime) -> list[list[Any]]:
+    """Meters of the waves under way, by the state of their key command; waiting where there is none yet."""
+    rows = WaveMeter.objects.filter(wave__state__in=[WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED])
+    counted = rows.values_list("wave", "wave__name", "command__state").annotate(number=Count("pk")).order_by()
+    return [[wave, name, state or "waiting", number] for wave, name, state, number in counted]
+
+
+FIGURES: dict[str, Callable[[datetime], list[list[Any]]]] = {
+    "meters": _meters,
+    "concentrators": _concentrators,
+    "device_keys": _device_keys,
+    "secrets": _secrets,
+    "waves": _waves,
+}

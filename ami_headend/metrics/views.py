@@ -1,0 +1,30 @@
+"""GET /metrics: for Prometheus with its token, or a signed-in person who may see uplinks."""
+
+import hmac
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client.exposition import choose_encoder
+
+from ami_headend.metrics.collector import registry
+from ami_headend.problems import problem
+
+
+@never_cache
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The metrics, in Prometheus' text format or OpenMetrics, as asked for."""
+    if not _may_see(request):
+        detail = "Metrics take METRICS_TOKEN as a bearer token, or an account that is signed in and may see uplinks."
+        return problem(request, 401, detail, headers={"WWW-Authenticate": 'Bearer realm="metrics"'})
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return HttpResponse(encode(registry()), content_type=content_type)
+
+
+def _may_see(request: HttpRequest) -> bool:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if settings.METRICS_TOKEN and scheme.lower() == "bearer":
+        return hmac.compare_digest(token.strip().encode(), settings.METRICS_TOKEN.encode())
+    return request.user.is_staff and request.user.has_perm("concentrators.view_uplink")
