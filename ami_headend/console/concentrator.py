@@ -52,7 +52,7 @@ class TokenForm(forms.Form):
         widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
     )
     expires_at = forms.DateTimeField(
-        label="valid until",
+        label="Valid until",
         required=False,
         help_text="in your time zone; without it, until it is revoked",
         widget=UnfoldAdminTextInputWidget(attrs={"type": "datetime-local"}),
@@ -66,7 +66,7 @@ class TokenForm(forms.Form):
 
 
 class HeatCell(NamedTuple):
-    """An hour of the heat map: a colour from 0 (nothing) to 5 (complete), what it says, and the way to its meters."""
+    """An hour of the heat map: its tone from 0 (nothing) to 5 (complete), what it says, and the way to its meters."""
 
     tone: str
     said: str
@@ -226,7 +226,8 @@ def _cell(hours: list[Hour], path: str) -> HeatCell | None:
     when = f"{local:%a} {local.day} {local:%B}, {local:%H:%M} to {timezone.localtime(end):%H:%M %Z}"
     if not expected:
         return HeatCell("none", f"{when}: nothing expected", "")
-    tone = "5" if counted >= expected else str(min(4, int(5 * counted / expected)))
+    share = counted / expected
+    tone = str(sum((counted > 0, share >= 0.5, share >= 0.8, share >= 0.95, share >= 1)))
     said = f"{when}: {percent(counted, expected)}, {counted:,} of {expected:,} intervals"
     return HeatCell(tone, said, f"{path}?{_span(start, end)}#missing")
 

@@ -144,6 +144,7 @@ class MeterPage(_OfMeter):
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,
+            "events_url": f"{reverse('admin:meters_meterevent_changelist')}?meter__id__exact={meter.pk}",
         }
         if can("concentrators.view_integrityfailure"):
             rows, _ = failure_queries.failures(FailureSelection(meter_id=meter.pk), _ROWS)

@@ -89,11 +89,11 @@ def interval_starts(period: Period, start: datetime, end: datetime) -> list[date
 
 
 def _ahead(shown: ShownPeriod, expected: Sequence[Period], now: datetime) -> list[datetime]:
-    """The times that are still to come, so that an axis reaches the end of its period; by the hour."""
-    if now >= shown.end:
-        return []
-    first = max(shown.start, common_boundary(now, 60))
-    return [first + timedelta(hours=n) for n in range(max(0, -((first - shown.end) // timedelta(hours=1))))]
+    """The times that are still to come, so that an axis reaches the end of its period."""
+    minutes = expected[-1].interval_minutes if expected else 60
+    step = timedelta(minutes=minutes)
+    first = common_boundary(max(shown.start, now), minutes)
+    return [first + n * step for n in range(max(0, -((first - shown.end) // step)))]
 
 
 def _energy_chart(shown: ShownPeriod, energy_wh: dict[datetime, float], due: Sequence[datetime], total: float) -> Chart:

@@ -93,7 +93,7 @@ def test_what_is_still_to_come_is_no_gap() -> None:
     due = [Period(1, shown.start, shown.end, 30)]
     drawn = profile(shown, [], due, WH, now)
     assert (drawn.counted, drawn.expected) == (0, 12)
-    assert json.loads(drawn.power.data)["labels"][-1] == "23:00"
+    assert json.loads(drawn.power.data)["labels"][-1] == "23:30"
 
 
 def test_a_finer_register_is_scaled() -> None:
