@@ -40,6 +40,8 @@ class _Due(NamedTuple):
     kind: int
     parameters: dict[str, Any]
     octets: bytes | None
+    kid: bytes | None
+    key_version: int | None
 
 
 def encode_offers(offers: Sequence[Offer]) -> bytes:
@@ -51,14 +53,15 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
     """At most ``limit`` due commands, oldest first, to meters assigned to the concentrator or heard by it last.
 
     A command is sealed when it is first offered, and committed before this returns; later it is offered
-    octet for octet. What another request holds is passed over; nothing is offered before a restored
-    database has its journal replayed. A fixed number of queries.
+    octet for octet, unless the key that it is under was cut off, retired or replaced since. What another
+    request holds is passed over; nothing is offered before a restored database has its journal replayed.
+    A fixed number of queries.
     """
     with transaction.atomic(durable=True):
         due = _due(concentrator_id, min(limit, OFFER_MAX), now)
         if not due:
             return []
-        due = _without_stale_keys(due, now)
+        due = _without_old_octets(_without_stale_keys(due, now))
         sealed = downlink.seal([_to_seal(row, now) for row in due if row.octets is None], now)
         octets = {row.number: row.octets for row in due if row.octets is not None}
         octets.update({number: one.octets for number, one in sealed.items()})
@@ -109,7 +112,7 @@ _DUE = f"""
             SELECT 1 FROM keyvault_devicekey o JOIN keyvault_invocationcounter p ON p.key_id = o.id
             WHERE o.system_title = h.system_title AND o.id <> h.key_id AND p.heard_at > h.heard_at)
     )
-    SELECT c.id, m.system_title, c.kind, c.parameters, c.octets
+    SELECT c.id, m.system_title, c.kind, c.parameters, c.octets, c.kid, c.key_version
     FROM asked, mine JOIN concentrators_command c ON c.id = mine.id JOIN meters_meter m ON m.id = c.meter_id
     WHERE c.state IN ('queued', 'offered', 'delivered') AND c.next_attempt_at <= asked.now AND c.expires_at > asked.now
       AND {journal.OPEN} AND NOT EXISTS (
@@ -136,6 +139,15 @@ def _without_stale_keys(due: list[_Due], now: datetime) -> list[_Due]:
     if stale:
         Command.objects.filter(pk__in=stale).update(state=CommandState.CANCELLED, ended_at=now)
     return [row for row in due if row.number not in set(stale)]
+
+
+def _without_old_octets(due: list[_Due]) -> list[_Due]:
+    """A command that the meter is not to open any more is to be sealed anew."""
+    sealed = {
+        row.number: (row.kid, row.key_version) for row in due if row.kid is not None and row.key_version is not None
+    }
+    old = downlink.without_its_key(sealed) if sealed else ()
+    return [row._replace(octets=None) if row.number in old else row for row in due]
 
 
 def _to_seal(row: _Due, now: datetime) -> KeyCommand | PlainCommand:
@@ -182,9 +194,9 @@ def _note_offered(concentrator_id: int, octets: dict[int, bytes], sealed: dict[i
         return
     rows = fetch_rows(
         """UPDATE concentrators_command c
-           SET octets = n.octets, kid = n.kid, invocation_counter = n.counter
-           FROM unnest(%s::bigint[], %s::bytea[], %s::bytea[], %s::bigint[]) AS n(id, octets, kid, counter),
-                meters_meter m
+           SET octets = n.octets, kid = n.kid, invocation_counter = n.counter, key_version = n.key_version
+           FROM unnest(%s::bigint[], %s::bytea[], %s::bytea[], %s::bigint[], %s::int[])
+                AS n(id, octets, kid, counter, key_version), meters_meter m
            WHERE c.id = n.id AND m.id = c.meter_id
            RETURNING c.id, m.system_title, c.kind, c.parameters, c.created_by, extract(epoch FROM c.created_at)::bigint,
                      extract(epoch FROM c.expires_at)::bigint, c.octets, c.kid, c.invocation_counter""",
@@ -192,5 +204,6 @@ def _note_offered(concentrator_id: int, octets: dict[int, bytes], sealed: dict[i
         octets_array(sealed[number].octets for number in new),
         octets_array(sealed[number].kid for number in new),
         int_array(sealed[number].counter for number in new),
+        int_array(sealed[number].key_version for number in new),
     )
     journal.append("commands", [concentrator_id, int(now.timestamp()), rows])

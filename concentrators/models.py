@@ -311,7 +311,7 @@ class CommandState(models.TextChoices):
 
 
 class Command(models.Model):
-    """A command to a meter: sealed once, offered octet for octet until delivered, done when the meter says so.
+    """A command to a meter: sealed once under a key, offered octet for octet, done when the meter says so.
 
     The number that the meter sees and answers is the row's id. ``octets`` is the sealed frame: what it
     holds of a key is ciphertext. ``key`` is the epoch that a SET_KEY command brings.
@@ -324,6 +324,7 @@ class Command(models.Model):
     state = models.CharField(max_length=9, choices=CommandState, default=CommandState.QUEUED)
     octets = models.BinaryField(null=True)
     kid = models.BinaryField(max_length=10, null=True, help_text="sealed under")
+    key_version = models.PositiveIntegerField(null=True, help_text="of the key that it was sealed under")
     invocation_counter = models.BigIntegerField(null=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="times offered")
     created_by = models.CharField(max_length=150)

@@ -91,10 +91,13 @@ def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) ->
     with connection.cursor() as cursor:
         cursor.execute(
             """INSERT INTO concentrators_command AS c (id, meter_id, kind, parameters, created_by, created_at,
-                   expires_at, octets, kid, invocation_counter, state, attempts, offered_at, offered_to_id,
-                   next_attempt_at)
+                   expires_at, octets, kid, invocation_counter, key_version, state, attempts, offered_at,
+                   offered_to_id, next_attempt_at)
                SELECT n.id, m.id, n.kind, n.parameters, n.created_by, to_timestamp(n.created), to_timestamp(n.expires),
-                      n.octets, n.kid, n.counter, 'offered', 1, to_timestamp(%s),
+                      n.octets, n.kid, n.counter,
+                      (SELECT k.version FROM keyvault_devicekey k  -- as of this record: later ones may move it
+                       WHERE k.system_title = n.title AND k.epoch = get_byte(n.kid, 8) * 256 + get_byte(n.kid, 9)),
+                      'offered', 1, to_timestamp(%s),
                       (SELECT d.id FROM concentrators_concentrator d WHERE d.id = %s), now()
                FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::jsonb[], %s::text[], %s::bigint[], %s::bigint[],
                            %s::bytea[], %s::bytea[], %s::bigint[])
@@ -102,6 +105,7 @@ def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) ->
                JOIN meters_meter m ON m.system_title = n.title
                ON CONFLICT (id) DO UPDATE
                SET octets = excluded.octets, kid = excluded.kid, invocation_counter = excluded.invocation_counter,
+                   key_version = excluded.key_version,
                    offered_at = coalesce(c.offered_at, excluded.offered_at), offered_to_id = excluded.offered_to_id,
                    state = CASE WHEN c.state = 'queued' THEN 'offered' ELSE c.state END""",
             [

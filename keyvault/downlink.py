@@ -5,7 +5,7 @@ plaintext of a key command is built here.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -42,11 +42,12 @@ class PlainCommand(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """A sealed command: its frame, and the kid and invocation counter in it."""
+    """A sealed command: its frame, the kid and invocation counter in it, and the version of the key row then."""
 
     octets: bytes
     kid: bytes
     counter: int
+    key_version: int
 
 
 def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[int, Sealed]:
@@ -80,6 +81,24 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
         entries = [[number, one.kid, one.counter, brought.get(number)] for number, one in sealed.items()]
         journal.append("sealed", [int(now.timestamp()), entries])
     return sealed
+
+
+def without_its_key(sealed: Mapping[int, tuple[bytes, int]]) -> set[int]:
+    """Those of some sealed commands, kid and key version by number, whose key was cut off, retired or replaced since.
+
+    No meter is to take them any more, and maybe none can. One query.
+    """
+    rows = fetch_rows(
+        """SELECT n.number
+           FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::int[]) AS n(number, title, epoch, version)
+           LEFT JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch
+           WHERE k.version IS DISTINCT FROM n.version""",
+        int_array(sealed),
+        octets_array(kid[:8] for kid, _ in sealed.values()),
+        int_array(int.from_bytes(kid[8:], "big") for kid, _ in sealed.values()),
+        int_array(version for _, version in sealed.values()),
+    )
+    return {row[0] for row in rows}
 
 
 class _Usable(NamedTuple):
@@ -139,4 +158,4 @@ def _seal(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
     alg = DOWNLINK_OF[key.algorithm]
     kid = make_kid(key.system_title, key.epoch)
     cipher = DirectionCipher(downlink_key(key.octets, key.system_title, key.epoch, alg), alg)
-    return Sealed(cipher.seal(kid, counter, plaintext), kid, counter)
+    return Sealed(cipher.seal(kid, counter, plaintext), kid, counter, key.version)

@@ -1,7 +1,9 @@
 """The queue of commands: who is offered what, when and how often; receipts, answers, expiry, cancelling."""
 
+import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import cbor2
 import pytest
@@ -9,15 +11,17 @@ import pytest
 from concentrators import commands, downlink, resends
 from concentrators.commands import Answer, DownlinkError, Request
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
-from keyvault import epochs, provisioning
+from keyvault import epochs, provisioning, shipmentfile, shipments
 from keyvault.audit import Actor
 from keyvault.epochs import EpochError
 from keyvault.models import DeviceKey, InvocationCounter
 from keyvault.provisioning import NewKey
+from keyvault.transport import TransportKey
 from meters.models import MeterStatus, Register
 from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, commission, judged, register_id
 from tests.concentrators.obedient import Receiver, answer
 from tests.concentrators.statements import counting
+from tests.keyvault import shipping
 
 pytestmark = pytest.mark.django_db
 LATER = timedelta(minutes=2)
@@ -305,6 +309,42 @@ class TestKeys:
         assert offered(concentrator, NOW + LATER) == {}
         assert state(command) == CommandState.CANCELLED
         assert new_key(device)[0].parameters == {"epoch": 3}
+
+    def test_under_a_transfer_key_that_was_replaced_it_is_sealed_anew(
+        self, concentrator: Concentrator, device: Device, tmp_path: Path
+    ) -> None:
+        """The meter got its new transfer key on a visit: it cannot open what went before."""
+        [command] = new_key(device)
+        before = offered(concentrator)[command.pk]
+        replacement = secrets.token_bytes(32)
+        shipment = shipmentfile.read(
+            shipping.shipment_file(tmp_path, [shipping.transfer_line(device.title, replacement)])
+        )
+        shipments.import_(shipment, TransportKey(shipping.TRANSPORT), Actor("test", "test"), replace_transfer_keys=True)
+        after = offered(concentrator, NOW + LATER)[command.pk]
+        assert after != before
+        assert Receiver(device, replacement).open(after)[2][:3] == [CommandKind.SET_KEY, command.pk, 2]
+        assert offered(concentrator, NOW + 4 * LATER)[command.pk] == after
+
+    def test_under_a_transfer_key_that_was_cut_off_it_waits(self, concentrator: Concentrator, device: Device) -> None:
+        """Whoever has that key could read the new one."""
+        [command] = new_key(device)
+        assert list(offered(concentrator)) == [command.pk]
+        epochs.compromise([DeviceKey.objects.get(system_title=device.title, epoch=0).pk], Actor("test", "test"))
+        assert offered(concentrator, NOW + LATER) == {}
+        assert state(command) == CommandState.OFFERED
+
+    def test_under_an_epoch_that_was_cut_off_it_waits_for_the_next(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        [command] = read_now(device)
+        assert list(offered(concentrator)) == [command.pk]
+        epochs.compromise([device.row().pk], Actor("test", "test"))
+        assert offered(concentrator, NOW + LATER) == {}
+        provisioning.provision_stored([NewKey(device.title, 2, key := secrets.token_bytes(32))])
+        again = offered(concentrator, NOW + timedelta(hours=1))[command.pk]
+        renewed = Device(device.meter, key, 2)
+        assert Receiver(renewed, bytes(32)).open(again)[2] == [CommandKind.READ_NOW, command.pk]
 
     def test_worn_keys_are_replaced_by_themselves(self, concentrator: Concentrator, device: Device) -> None:
         InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
