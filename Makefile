@@ -20,7 +20,7 @@ help:
 	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
 	@echo "make up        the head-end alone, for real concentrators (PORT=$(PORT))"
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
-	@echo "make soak      the long tests: a master key rotation of 100,000 keys under load and kill -9"
+	@echo "make soak      the long tests: 100,000 keys rotated under load and kill -9; a thousand lives of a head-end"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
 	@echo "make format    formats the code"

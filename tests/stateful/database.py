@@ -1,12 +1,13 @@
 """The head-end's database as a whole: observed, copied as by a backup, and put back."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from django.db import connection, transaction
 
+from ami_headend.backup.making import LEFT_OUT
 from keyvault.sql import fetch_rows, int_array
 from tests.flows import databases
 from tests.stateful.model import ACCEPTED, DUPLICATE, REFUSED, Truth
@@ -118,12 +119,53 @@ def own_database() -> Iterator[None]:
 
 def empty() -> None:
     """A database as after its migrations: cheaper than another copy of it."""
-    names = [name for name in _tables() if name not in _KEPT]
-    guarded = [row[0] for row in fetch_rows(_WITH_TRIGGERS, names)]
-    _alter(guarded, "DISABLE")  # what the audit chain would not have
-    with transaction.atomic(), connection.cursor() as cursor:
+    with _unguarded(), transaction.atomic():
+        _delete(name for name in _tables() if name not in _KEPT)
+
+
+class Dump(NamedTuple):
+    """Every row of a state of the database, by table and columns, and where its sequences stood."""
+
+    rows: dict[str, bytes]
+    sequences: list[tuple[str, int | None]]
+
+
+def dump() -> Dump:
+    """The state that the current transaction sees."""
+    rows = {}
+    with connection.cursor() as cursor:
+        for name, columns in fetch_rows(_COLUMNS, [name for name in _tables() if name != _CONSTANT]):
+            if name not in LEFT_OUT:
+                with cursor.copy(f"COPY (SELECT {columns} FROM {name}) TO STDOUT (FORMAT BINARY)") as copy:
+                    rows[f"{name} ({columns})"] = b"".join(copy)
+    sequences = fetch_rows("SELECT sequencename::text, last_value FROM pg_sequences WHERE schemaname = 'public'")
+    return Dump(rows, sequences)
+
+
+def load(dumped: Dump) -> None:
+    """Put a state back: whatever came later is gone, the numbers that were given out among it."""
+    with _unguarded(), transaction.atomic():
+        _delete(name for name in _tables() if name != _CONSTANT)
+        with connection.cursor() as cursor:
+            for place, rows in dumped.rows.items():
+                with cursor.copy(f"COPY {place} FROM STDIN (FORMAT BINARY)") as copy:
+                    copy.write(rows)
+            for name, last in dumped.sequences:
+                cursor.execute("SELECT setval(%s, %s, %s)", [name, last or 1, last is not None])
+
+
+def _delete(names: Iterable[str]) -> None:
+    with connection.cursor() as cursor:
         for name in names:
             cursor.execute(f"DELETE FROM {name}")  # foreign keys are looked at in the end
+
+
+@contextmanager
+def _unguarded() -> Iterator[None]:
+    """Without the triggers that would not have it: those of the audit chain, and of the registry's generation."""
+    guarded = [row[0] for row in fetch_rows(_WITH_TRIGGERS, _tables())]
+    _alter(guarded, "DISABLE")
+    yield
     _alter(guarded, "ENABLE")
 
 
@@ -142,6 +184,11 @@ def _tables() -> list[str]:
     return [row[0] for row in rows]
 
 
-_KEPT = ("meters_register", "concentrators_registrygeneration", "keyvault_journal_replayed")  # what migrations put in
+_CONSTANT = "meters_register"
+_KEPT = (_CONSTANT, "concentrators_registrygeneration", "keyvault_journal_replayed")  # what migrations put in
+_COLUMNS = """SELECT c.relname::text, string_agg(quote_ident(a.attname), ', ')
+              FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+              WHERE c.relname = ANY(%s::text[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+              GROUP BY c.relname ORDER BY 1"""
 _WITH_TRIGGERS = """SELECT DISTINCT c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-                    WHERE c.relname = ANY(%s::text[]) AND NOT t.tgisinternal AND t.tgtype & 8 > 0"""
+                    WHERE c.relname = ANY(%s::text[]) AND NOT t.tgisinternal"""

@@ -14,7 +14,7 @@ from concentrators import assignments, downlink, reception, reverification, turn
 from concentrators.models import Concentrator
 from keyvault import masterkey, provisioning, shipments
 from keyvault.audit import Actor
-from keyvault.cose.structures import encode_sequence
+from keyvault.cose.structures import encode_sequence, parse_frame
 from keyvault.models import Algorithm
 from keyvault.provisioning import NewKey
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
@@ -75,6 +75,8 @@ class HeadEnd:
         self.air: list[Sent] = []  # every honest frame that may still come to the head-end
         self.meters: list[HonestMeter] = []
         self.unshipped: list[HonestMeter] = []
+        self._sealed: dict[tuple[bytes, int], bytes] = {}
+        self._numbers: dict[int, bytes] = {}
 
     # --- meters ---------------------------------------------------------------------------------
 
@@ -201,6 +203,9 @@ class HeadEnd:
         offers = self.faults.run(lambda: downlink.offer(concentrator, 100, clock.now), fault) or []
         for offer in offers:
             self.letters.append(Letter(concentrator, *offer))
+            frame = parse_frame(offer.octets)
+            assert self._sealed.setdefault((frame.kid, frame.counter), offer.octets) == offer.octets, "a nonce again"
+            assert self._numbers.setdefault(offer.number, offer.system_title) == offer.system_title, "a number again"
             newest = self.truth.newest(offer.system_title)
             if newest is not None and newest[1].state == "pending":
                 newest[1].given_away = True

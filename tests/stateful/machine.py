@@ -22,6 +22,7 @@ from tests.stateful.faults import Fault, Faults
 from tests.stateful.field import ATTACKS, HonestMeter, forged
 from tests.stateful.headend import ACTOR, HeadEnd, clock, real_now
 from tests.stateful.model import Sent, Truth
+from tests.stateful.restoring import Saved, back_up, restore
 
 PICK = st.integers(0, 999)
 WORKER = st.integers(0, 1)
@@ -38,6 +39,8 @@ faults = Faults()
 class Machine(RuleBasedStateMachine):
     """One life of a head-end. Picks are numbers, taken modulo whatever is there."""
 
+    saved: Saved
+
     @initialize()
     def head_end_begins(self) -> None:
         self.site = site = HeadEnd(faults)
@@ -47,6 +50,7 @@ class Machine(RuleBasedStateMachine):
         site.unshipped.append(site.meters[3])
         for _ in range(2):
             site.read(site.meters, 100)
+        self.saved = back_up(site)
 
     # --- meters and the air -----------------------------------------------------------------------
 
@@ -164,6 +168,16 @@ class Machine(RuleBasedStateMachine):
                         if not faults.run(lambda: rewrap.rewrap_batch(rotation.pk), fault):
                             break
         self.site.settle()
+
+    # --- backups ----------------------------------------------------------------------------------
+
+    @rule()
+    def backup_is_made(self) -> None:
+        self.saved = back_up(self.site)
+
+    @rule()
+    def database_is_lost_and_restored(self) -> None:
+        restore(self.site, self.saved)
 
     # --- device keys ------------------------------------------------------------------------------
 
