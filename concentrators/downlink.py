@@ -40,8 +40,8 @@ class _Due(NamedTuple):
     kind: int
     parameters: dict[str, Any]
     octets: bytes | None
-    kid: bytes | None
-    key_version: int | None
+    kid: bytes | None = None
+    key_version: int | None = None
 
 
 def encode_offers(offers: Sequence[Offer]) -> bytes:

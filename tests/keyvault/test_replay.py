@@ -159,7 +159,8 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     devices = with_transfer_keys(2, concentrator)
     standing = enqueue([Request(devices[0].meter, CommandKind.READ_NOW, {})], "tester", NOW)
     left: list[tuple[Any, ...]] = []
-    fields = ("pk", "meter", "kind", "parameters", "created_by", "octets", "kid", "invocation_counter", "offered_to")
+    sealed_as = ("octets", "kid", "key_version", "invocation_counter")
+    fields = ("pk", "meter", "kind", "parameters", "created_by", *sealed_as, "offered_to")
 
     def act() -> None:
         enqueue_keys([device.meter for device in devices], "tester", NOW)
