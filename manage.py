@@ -6,6 +6,7 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
+from django.db import OperationalError
 from environs import EnvError
 
 from ami_headend.embedded import EmbeddedError
@@ -18,6 +19,8 @@ def main() -> None:
     except (EnvError, EmbeddedError, ImproperlyConfigured) as error:
         # A setting that cannot be read is the operator's to mend: a sentence, not a traceback.
         sys.exit(f"Settings: {error}")
+    except OperationalError as error:
+        sys.exit(f"The database does not answer, or not as it should: {str(error).splitlines()[0]}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,17 @@ def test_every_command_has_a_test_that_runs_it(name: str, app: str) -> None:
     assert any(called.search(path.read_text()) for path in tests), f"no test calls manage.py {name}"
 
 
+@pytest.mark.parametrize("words", [["audit", "verify"], ["backup"], ["restore", "--replay"], ["journal", "verify"]])
+def test_a_database_that_does_not_answer_is_one_sentence(tmp_path: Path, words: list[str]) -> None:
+    url = "postgres://headend@127.0.0.1:1/headend"
+    env = {**os.environ, "DATABASE_URL": url, "OWNER_DATABASE_URL": "", "KEY_JOURNAL_DIR": str(tmp_path)}
+    command = [sys.executable, "manage.py", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, cwd=settings.BASE_DIR)
+    assert "Traceback" not in done.stderr
+    if words[0] != "journal":  # that one needs no database
+        assert (done.returncode, "Connection refused" in done.stderr) == (1, True), done.stderr
+
+
 @contextmanager
 def run_stack(command: str, port: int, var_dir: Path) -> Iterator[subprocess.Popen[str]]:
     """`manage.py up` or `demo` on embedded services of its own."""

@@ -1,7 +1,7 @@
 """Databases of the same server: another one as this process's own for a while, made, dropped, emptied and put back."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
@@ -68,6 +68,17 @@ def is_empty() -> bool:
             [ASIDE],
         )
         return bool(cursor.fetchone()[0])
+
+
+def other_sessions(roles: Collection[str]) -> int:
+    """How many other sessions of this connection's role, or of those, are connected to the database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+               AND backend_type = 'client backend' AND (usename = current_user OR usename = ANY(%s))""",
+            [list(roles)],
+        )
+        return int(cursor.fetchone()[0])
 
 
 @contextmanager

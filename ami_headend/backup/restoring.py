@@ -96,6 +96,16 @@ def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> Non
                 raise programs.failure(program, said.read())
 
 
+def check_nobody_works(role: str | None) -> None:
+    """BackupError where web, workers or somebody else of our roles is connected: what they do would be lost."""
+    connected = databases.other_sessions([] if role is None else [role])
+    if connected:
+        raise BackupError(
+            f"{connected} other sessions are connected to the database {connection.settings_dict['NAME']}: stop web, "
+            "workers, beat and commands first"
+        )
+
+
 def bring_up_to_date(role: str | None) -> None:
     """What the loaded database lacks: migrations, rights of the role of web and workers, partitions, statistics.
 

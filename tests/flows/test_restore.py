@@ -241,12 +241,15 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     # Into a database that is not empty: only where that is said, twice.
     name = str(connection.settings_dict["NAME"])
     before = DeviceKey.objects.count()
-    for words in ([], ["--replace", "--yes-replace", "another"], ["--replace"]):
-        done = as_owner(stack, "restore", str(backup), *words)
-        assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
-    assert DeviceKey.objects.count() == before
+    done = as_owner(stack, "restore", str(backup), "--replace", "--yes-replace", name)
+    assert (done.returncode, "other sessions are connected" in done.stderr) == (1, True), done.stderr
     stack.stop("worker")
     stack.stop("web")
+    for words, reason in (([], "is not empty"), (["--replace", "--yes-replace", "another"], "'another' is not")):
+        connections.close_all()
+        done = as_owner(stack, "restore", str(backup), *words)
+        assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
+    assert DeviceKey.objects.count() == before
     connections.close_all()
     done = as_owner(stack, "restore", str(backup), "--replace", "--yes-replace", name)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ class Command(BaseCommand):
                     stack.enter_context(databases.connected_to(database))
                 step = stack.enter_context(steps())
                 if backup is not None:
-                    loaded = self.load(backup, folders, step, options)
+                    loaded = self.load(backup, folders, step, role, options)
                 else:
                     loaded = None
                     if journal.is_open():
@@ -87,9 +87,12 @@ class Command(BaseCommand):
                 raise CommandError(f"{str(error).splitlines()[0]}. Nothing was changed.") from None
             self.replay(folders, step, loaded, role, incomplete=options["incomplete_journal"])
 
-    def load(self, backup: Path, folders: list[Path], step: Step, options: dict[str, Any]) -> Manifest:
+    def load(
+        self, backup: Path, folders: list[Path], step: Step, role: str | None, options: dict[str, Any]
+    ) -> Manifest:
         found, dump = restoring.examine(backup, folders, step, incomplete=options["incomplete_journal"])
         if options["replace"]:
+            restoring.check_nobody_works(role)
             _confirm(options["yes_replace"])
         restoring.load(dump, step("loading the dump", found.octets), replace=options["replace"])
         return found
