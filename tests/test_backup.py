@@ -3,19 +3,23 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker, Settings
 
+from ami_headend import embedded
 from ami_headend.backup import making, manifest, programs, restoring
 from ami_headend.backup.programs import ProgramError
-from keyvault import audit, backups, journal, masterkey
+from keyvault import audit, backups, epochs, journal, masterkey
 from keyvault.audit import Actor
 from keyvault.backups import BackupError
 from keyvault.models import AuditRecord, Backup
@@ -168,6 +172,25 @@ def test_a_foreign_master_key_restores_nothing(folder: Path, tmp_path: Path, set
     settings.MASTER_KEY_FILE = tmp_path / "foreign.keys"
     with pytest.raises(CommandError, match=r"not proven by the master key.*Nothing was changed"):
         call_command("restore", str(backup), "--replace", "--yes-replace", "whatever")
+
+
+def test_a_new_machine_is_restored_with_the_embedded_database(folder: Path, tmp_path: Path) -> None:
+    provision_devices(TITLES)
+    backup = made(folder)
+    epochs.begin(TITLES[:1])
+    env = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    env |= {"AMI_VAR_DIR": str(tmp_path / "var"), "KEY_JOURNAL_DIR": str(tmp_path / "journal")}
+
+    def manage(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "manage.py", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=settings.BASE_DIR)
+
+    done = manage("restore", str(backup))
+    assert (done.returncode, "Verification goes on" in done.stdout) == (0, True), done.stderr
+    assert not embedded.running(tmp_path / "var")
+    done = manage("restore_drill", manage("backup").stdout.strip(), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {one["name"]: one["found"] for one in json.loads(done.stdout)}["keys"] == "all 10 open"
 
 
 @pytest.mark.parametrize("words", [[], ["somewhere", "--replay"]])

@@ -8,9 +8,23 @@ from django.conf import settings
 from django.db import DatabaseError, OperationalError, ProgrammingError, connection, connections, transaction
 from psycopg import sql
 
+from ami_headend import embedded
 from keyvault.backups import BackupError
 
 ASIDE = "before_restore"  # the schema that what stood in a database waits in until a restore has succeeded
+
+
+@contextmanager
+def served() -> Iterator[None]:
+    """The embedded database runs for the block, where it is ours and nobody runs it. EmbeddedError: it cannot."""
+    if not settings.IS_EMBEDDED or embedded.running(settings.VAR_DIR):
+        yield
+        return
+    with embedded.services(settings.VAR_DIR):
+        try:
+            yield
+        finally:
+            connections.close_all()
 
 
 @contextmanager

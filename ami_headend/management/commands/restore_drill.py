@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, transaction
 
+from ami_headend.backup import databases
 from ami_headend.backup.drill import drill
 from ami_headend.database_roles import as_owner
 from ami_headend.diagnosis import Finding
@@ -46,17 +47,26 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, backup: Path, master_key: Path | None, json: bool, **options: Any) -> None:
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        with databases.served():
+            findings = self.drill(backup, master_key, [] if options["without_journal"] else folders)
+            self.tell(findings, json=json)
+            self.record(backup, findings)
+        if not all(finding.well for finding in findings):
+            sys.exit(1)
+
+    def drill(self, backup: Path, master_key: Path | None, folders: list[Path]) -> list[Finding]:
         try:
             with as_owner(), ExitStack() as stack:
                 if master_key is not None:
                     stack.enter_context(masterkey.using(FileProvider(master_key)))
                 step = stack.enter_context(steps())
-                findings = drill(backup, [] if options["without_journal"] else folders, step)
+                return drill(backup, folders, step)
         except BackupError as error:
             raise CommandError(str(error)) from None
         except DatabaseError as error:
             raise CommandError(f"the drill ended early: {str(error).splitlines()[0]}") from None
-        well = all(finding.well for finding in findings)
+
+    def tell(self, findings: list[Finding], *, json: bool) -> None:
         if json:
             self.stdout.write(json_.dumps([finding.as_dict() for finding in findings], indent=2))
         else:
@@ -64,9 +74,6 @@ class Command(BaseCommand):
                 self.stdout.write(f"{'ok   ' if finding.well else 'FAIL '} {finding.name}: {finding.found}")
                 if not finding.well:
                     self.stdout.write(f"      {finding.to_do}")
-        self.record(backup, findings)
-        if not well:
-            sys.exit(1)
 
     def record(self, backup: Path, findings: list[Finding]) -> None:
         """The drill in the audit chain of the database that is in use, where there is one here."""
