@@ -4,12 +4,18 @@ import re
 from collections.abc import Iterator
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 
 from tests.pages.browser import DESKTOP, PHONE, SCREENSHOTS
 
 _AXE = Axe()
 _GRAVE = ("serious", "critical")
+# Theme, width, and the rules of axe that depend on them; none: all rules.
+_LOOKS: list[tuple[str, str, ViewportSize, list[str]]] = [
+    ("light", "desk", DESKTOP, []),
+    ("dark", "desk", DESKTOP, ["color-contrast"]),
+    ("light", "phone", PHONE, ["color-contrast", "scrollable-region-focusable"]),
+]
 
 
 def look_at(page: Page, address: str) -> list[str]:
@@ -17,31 +23,25 @@ def look_at(page: Page, address: str) -> list[str]:
     name = re.sub(r"[^a-z0-9]+", "-", address.removeprefix("/admin").lower()).strip("-") or "overview"
     page.set_viewport_size(DESKTOP)
     page.goto(address)
-    page.wait_for_load_state("networkidle")
+    page.evaluate("document.fonts.ready")
     found = []
-    for theme in ("light", "dark"):
+    for theme, width, size, rules in _LOOKS:
         page.evaluate("theme => { Alpine.$data(document.documentElement).adminTheme = theme }", theme)
         page.wait_for_function("theme => document.documentElement.classList.contains(theme)", arg=theme)
-        for width, size in (("desk", DESKTOP), ("phone", PHONE)):
-            page.set_viewport_size(size)
-            found += [f"{theme}, {width}: {fault}" for fault in _faults(page, theme, width)]
-            page.screenshot(path=SCREENSHOTS / f"{name}.{width}.{theme}.png", full_page=True)
-    return [f"{address} {fault}" for fault in found]
+        page.set_viewport_size(size)
+        page.evaluate("Promise.all(document.getAnimations().map(animation => animation.finished))")  # fading colours
+        found += [f"{address} {theme}, {width}: {fault}" for fault in _faults(page, rules)]
+        page.screenshot(path=SCREENSHOTS / f"{name}.{width}.{theme}.png", full_page=True)
+    return found
 
 
-def _faults(page: Page, theme: str, width: str) -> Iterator[str]:
+def _faults(page: Page, rules: list[str]) -> Iterator[str]:
     wide, room = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     if wide > room:
         yield f"scrolls sideways: {wide} px where {room} are"
-    if (theme, width) == ("dark", "desk"):
-        rules = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
-    elif theme == "light":
-        rules = {}
-    else:
-        return  # what depends on the theme and what on the width was looked at
-    for violation in _AXE.run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]:
+    only = {"runOnly": {"type": "rule", "values": rules}} if rules else {}
+    for violation in _AXE.run(page, options={"resultTypes": ["violations"], **only}).response["violations"]:
         if violation["impact"] in _GRAVE:
-            places = "; ".join(
-                f"{' '.join(map(str, node['target']))} {node['html'][:150]}" for node in violation["nodes"][:3]
-            )
-            yield f"{violation['impact']} {violation['id']} ({len(violation['nodes'])}): {places}"
+            nodes = violation["nodes"]
+            places = "; ".join(f"{' '.join(map(str, node['target']))} {node['html'][:150]}" for node in nodes[:3])
+            yield f"{violation['impact']} {violation['id']} ({len(nodes)}): {places}"

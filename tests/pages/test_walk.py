@@ -1,6 +1,7 @@
 """Every page of the sidebar, and every kind that they link to, is sound: console, network, axe, widths, themes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,36 +16,46 @@ from tests.pages.looking import look_at
 SIDEBAR = [page.url_name for _, pages in navigation.GROUPS for page in pages if page.url_name.startswith("admin:")]
 
 
+@dataclass
+class Walk:
+    """A page, what went wrong on it, and the addresses that it has come by, one for each view."""
+
+    page: Page
+    faults: Faults
+    met: dict[str, str] = field(default_factory=dict)
+
+    def look_at(self, address: str) -> None:
+        """Fails with everything that is wrong with one page."""
+        found = look_at(self.page, address)
+        for link in _links(self.page):
+            view = _view(link)
+            if view is not None:
+                self.met.setdefault(view, link)
+        found += self.faults.take()
+        assert not found, "\n".join(found)
+
+
 @pytest.fixture(scope="module")
-def walker(browser: Browser, stack: Stack) -> Iterator[tuple[Page, Faults]]:
+def walk(browser: Browser, stack: Stack) -> Iterator[Walk]:
     with signed_in(browser, stack.base_url, SUPERUSER) as (page, faults):
-        yield page, faults
+        yield Walk(page, faults)
 
 
 @pytest.mark.parametrize("name", SIDEBAR)
-def test_page_of_the_sidebar(name: str, walker: tuple[Page, Faults]) -> None:
-    page, faults = walker
-    found = look_at(page, reverse(name)) + faults.take()
-    assert not found, "\n".join(found)
+def test_page_of_the_sidebar(name: str, walk: Walk) -> None:
+    walk.look_at(reverse(name))
 
 
 @pytest.mark.timeout(300)
-def test_pages_that_they_link_to(walker: tuple[Page, Faults]) -> None:
-    """One page for each view that is reached from the sidebar's pages by links in their content, and on from there."""
-    page, faults = walker
+def test_pages_that_they_link_to(walk: Walk, subtests: pytest.Subtests) -> None:
+    """One page for each view that the content of the sidebar's pages links to, and on from there."""
     seen = set(SIDEBAR)
-    ahead = [reverse(name) for name in SIDEBAR]
-    found = []
-    while ahead:
-        page.goto(ahead.pop(0))
-        for address in _links(page):
-            view = _view(address)
-            if view is not None and view not in seen:
-                seen.add(view)
-                ahead.append(address)
-                found += look_at(page, address)
-    found += faults.take()
-    assert not found, "\n".join(found)
+    while ahead := {view: address for view, address in walk.met.items() if view not in seen}:
+        for view, address in ahead.items():
+            seen.add(view)
+            if _is_page(walk.page, address):
+                with subtests.test(view=view):
+                    walk.look_at(address)
 
 
 def _links(page: Page) -> list[str]:
