@@ -105,6 +105,7 @@ PAGES = [
     Door("admin:concentrators_assignment_assign_meters", {OPERATOR}),
     Door("admin:meters", ALL),
     Door("admin:meter", ALL, of="meters.meter"),
+    Door("admin:meter-gaps-export", {OPERATOR}, of="meters.meter"),
     *(
         Door("admin:meter", {OPERATOR}, "post", "meters.meter", {"act": act})
         for act in ("read-now", "resend", "cancel")
