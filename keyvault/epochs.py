@@ -124,11 +124,13 @@ def retire_due(now: datetime) -> int:
 def compromise(key_ids: Sequence[int], actor: Actor) -> int:
     """Cut keys off at once, in every worker, for good; how many were not cut off before. Audited, as one act.
 
+    With a transfer key goes the pending key of its device: who has the one could read the other on its way.
     A frame that a transaction under way has opened is either stored before, or not at all.
     """
     with transaction.atomic():
-        moved = provisioning.set_key_state(key_ids, KeyState.COMPROMISED)
-        named = DeviceKey.objects.filter(pk__in=list(key_ids)[:_NAMED_IN_AUDIT]).order_by("pk")
+        ids = sorted({*key_ids, *_under_way_with(key_ids)})
+        moved = provisioning.set_key_state(ids, KeyState.COMPROMISED)
+        named = DeviceKey.objects.filter(pk__in=ids[:_NAMED_IN_AUDIT]).order_by("pk")
         keys = [
             {
                 "device": bytes(key.system_title).hex(),
@@ -137,8 +139,25 @@ def compromise(key_ids: Sequence[int], actor: Actor) -> int:
             }
             for key in named
         ]
-        audit.record(actor, "device_key.compromise", {"keys": keys, "count": len(key_ids)}, f"{moved} cut off")
+        audit.record(actor, "device_key.compromise", {"keys": keys, "count": len(ids)}, f"{moved} cut off")
     return moved
+
+
+def _under_way_with(key_ids: Sequence[int]) -> list[int]:
+    """The pending keys of the devices whose transfer keys are among these, which are locked against ``begin``."""
+    locked = fetch_rows(
+        """SELECT system_title FROM keyvault_devicekey WHERE id = ANY(%s::int[]) AND epoch = %s
+           ORDER BY system_title FOR NO KEY UPDATE""",
+        int_array(key_ids),
+        TRANSFER_EPOCH,
+    )
+    if not locked:
+        return []
+    pending = fetch_rows(
+        "SELECT id FROM keyvault_devicekey WHERE system_title = ANY(%s::bytea[]) AND state = 'pending'",
+        octets_array(row[0] for row in locked),
+    )
+    return [row[0] for row in pending]
 
 
 def cancel(system_titles: Collection[bytes]) -> set[bytes]:

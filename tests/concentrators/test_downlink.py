@@ -326,13 +326,16 @@ class TestKeys:
         assert Receiver(device, replacement).open(after)[2][:3] == [CommandKind.SET_KEY, command.pk, 2]
         assert offered(concentrator, NOW + 4 * LATER)[command.pk] == after
 
-    def test_under_a_transfer_key_that_was_cut_off_it_waits(self, concentrator: Concentrator, device: Device) -> None:
-        """Whoever has that key could read the new one."""
+    def test_a_key_goes_with_the_transfer_key_that_brought_it(self, concentrator: Concentrator, device: Device) -> None:
+        """Whoever has that transfer key may have read the new key: the next one is another."""
         [command] = new_key(device)
         assert list(offered(concentrator)) == [command.pk]
-        epochs.compromise([DeviceKey.objects.get(system_title=device.title, epoch=0).pk], Actor("test", "test"))
+        transfer = DeviceKey.objects.get(system_title=device.title, epoch=0)
+        assert epochs.compromise([transfer.pk], Actor("test", "test")) == 2
         assert offered(concentrator, NOW + LATER) == {}
-        assert state(command) == CommandState.OFFERED
+        assert state(command) == CommandState.CANCELLED
+        DeviceKey.objects.filter(pk=transfer.pk).update(state="active")  # as a shipment puts another in its place
+        assert new_key(device)[0].parameters["epoch"] == 3
 
     def test_under_an_epoch_that_was_cut_off_it_waits_for_the_next(
         self, concentrator: Concentrator, device: Device
