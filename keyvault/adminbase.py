@@ -195,8 +195,8 @@ class FilterForm(forms.Form):
     ``end`` exclusive.
     """
 
-    start = forms.DateTimeField(label="from", required=False, widget=_time_widget())
-    end = forms.DateTimeField(label="to", required=False, widget=_time_widget())
+    start = forms.DateTimeField(label="From", required=False, widget=_time_widget())
+    end = forms.DateTimeField(label="To", required=False, widget=_time_widget())
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

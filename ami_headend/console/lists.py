@@ -20,14 +20,14 @@ ROWS = 50
 def choice(label: str, choices: Sequence[tuple[Any, str]], every: str = "all") -> forms.ChoiceField:
     """A filter by one of a few values, or none of them."""
     return forms.ChoiceField(
-        label=label, choices=[("", every), *choices], required=False, widget=UnfoldAdminSelectWidget
+        label=label.capitalize(), choices=[("", every), *choices], required=False, widget=UnfoldAdminSelectWidget
     )
 
 
 def text(label: str, placeholder: str = "") -> forms.CharField:
     """A filter by something written."""
     widget = UnfoldAdminTextInputWidget(attrs={"placeholder": placeholder, "spellcheck": "false"})
-    return forms.CharField(label=label, max_length=120, required=False, widget=widget)
+    return forms.CharField(label=label.capitalize(), max_length=120, required=False, widget=widget)
 
 
 class ConcentratorField(forms.CharField):

@@ -203,3 +203,13 @@ def test_pages_cost_the_same_however_much_there_is(
         statements.take()
         client.get(address(device))
         assert len(statements) == len(few) <= most, [*statements]
+
+
+def test_missing_intervals_are_exported(device: Device) -> None:
+    client = person(roles.OPERATOR)
+    asked = {"period": "month", "on": f"{START:%Y-%m-%d}"}
+    address = client.get(page_of(device), asked).context["gaps_export"]
+    lines = b"".join(client.get(address).streaming_content).decode().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == '"system_title","obis_code","from","to","intervals"'
+    assert len(lines) == 1 + len(client.get(page_of(device), asked).context["report"].gaps)
+    assert person(roles.KEY_OFFICER).get(address).status_code == 403
