@@ -1,17 +1,19 @@
 """Every state of a key against everything that is done with it. No cell is left out."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.utils import timezone
+from pytest_django import Settings
 
 from concentrators.models import Concentrator
-from keyvault import downlink, epochs, provisioning
+from keyvault import downlink, epochs, masterkey, provisioning, rewrap
 from keyvault.audit import Actor
 from keyvault.ciphers import open_keys
 from keyvault.downlink import KeyCommand, PlainCommand
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey
+from keyvault.provisioning import NewKey, purpose_of
 from tests.concentrators.fleet import Device, commission, judged
 from tests.factories import ConcentratorFactory
 
@@ -97,3 +99,29 @@ def test_late_uplink(subject: tuple[Subject, str]) -> None:
 def test_downlink(subject: tuple[Subject, str]) -> None:
     device, state = subject
     assert device.sealed_under() == MATRIX[state][2]
+
+
+@pytest.mark.parametrize("state", MATRIX)
+def test_rewrap(state: str, settings: Settings, tmp_path: Path) -> None:
+    """A rotation of the master key moves the secrets of keys in every state, and no cell of the matrix."""
+    settings.MASTER_KEY_FILE = tmp_path / "master.keys"
+    masterkey.provider().init()
+    subject = Subject(ConcentratorFactory.create(), state)
+    secrets = {row.pk: opened(row) for row in DeviceKey.objects.filter(system_title=subject.title)}
+    rotation = rewrap.begin(None, ACTOR)
+    while rewrap.rewrap_batch(rotation.pk):
+        pass
+    rows = list(DeviceKey.objects.filter(system_title=subject.title))
+    assert {row.master_key_version for row in rows} == {rotation.to_version} == {2}
+    assert {row.pk: opened(row) for row in rows} == secrets
+    assert len(secrets) == (2 if state == "old" else 3)
+    uplink, late, downlink_epochs = MATRIX[state]
+    assert subject.sealed_under() == downlink_epochs
+    assert subject.uplink() == uplink
+    assert subject.late_uplink() == late
+
+
+def opened(row: DeviceKey) -> bytes:
+    """The octets of a stored key, in whichever state it is."""
+    title, epoch = bytes(row.system_title), row.epoch
+    return masterkey.current().unwrap(bytes(row.wrapped or b""), purpose_of(epoch), title, epoch)
