@@ -32,6 +32,8 @@ _POSITIVE = (
     "COMMAND_RETRY_S",
     "COMMAND_EXPIRES_S",
     "APPROVAL_EXPIRES_HOURS",
+    "FAILURE_KEEP_DAYS",
+    "UPLINK_ROWS_KEEP_DAYS",
     "RESEND_GAPS_AFTER_S",
     "RESEND_GAPS_DAYS",
     "RESENDS_PER_DAY",
@@ -43,6 +45,7 @@ _POSITIVE = (
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
+_MONTH_DAYS = 31  # readings go by the month
 _KEY_FRAMES_MAX = 2**23
 
 
@@ -98,6 +101,7 @@ def _contradictions() -> Iterator[CheckMessage]:
         yield _error(9, "UPLINK_SWEEP_AFTER_S is longer than octets are kept.", "Lower it: 60 seconds is usual.")
     yield from _key_lifetimes()
     yield from _resends()
+    yield from _rows_kept()
 
 
 def _key_lifetimes() -> Iterator[CheckMessage]:
@@ -112,6 +116,22 @@ def _key_lifetimes() -> Iterator[CheckMessage]:
             14,
             f"KEY_ROTATE_AT_COUNTER is {settings.KEY_ROTATE_AT_COUNTER}.",
             f"Keys must be replaced before {_KEY_FRAMES_MAX} frames (RFC 9053 section 4.2): set it below.",
+        )
+
+
+def _rows_kept() -> Iterator[CheckMessage]:
+    if max(settings.RETENTION_DAYS + _MONTH_DAYS, settings.FAILURE_KEEP_DAYS) > settings.UPLINK_ROWS_KEEP_DAYS:
+        yield _error(
+            26,
+            "UPLINK_ROWS_KEEP_DAYS is shorter than what names uplinks is kept: readings (RETENTION_DAYS and a month), "
+            "failures (FAILURE_KEEP_DAYS).",
+            "Raise it.",
+        )
+    if settings.FAILURE_KEEP_DAYS < settings.UPLINK_KEEP_WAITING_DAYS:
+        yield _error(
+            27,
+            "FAILURE_KEEP_DAYS is shorter than UPLINK_KEEP_WAITING_DAYS.",
+            "A frame that waits for a key keeps its evidence until then: raise the first.",
         )
 
 

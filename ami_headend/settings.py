@@ -267,6 +267,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep-uplinks": {"task": "concentrators.tasks.sweep_uplinks", "schedule": 15.0},
     "sweep-master-key-rotation": {"task": "keyvault.tasks.sweep_master_key_rotation", "schedule": 15.0},
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
+    "delete-old-rows": {"task": "concentrators.tasks.delete_old_rows", "schedule": 3600.0},
     "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
     "step-rotation-waves": {"task": "concentrators.tasks.step_rotation_waves", "schedule": 60.0},
     "resend-gaps": {"task": "concentrators.tasks.resend_gaps", "schedule": 3600.0},
@@ -329,6 +330,8 @@ RESEND_GAPS = env.bool("RESEND_GAPS", False)  # ask meters by itself for interva
 RESEND_GAPS_AFTER_S = env.int("RESEND_GAPS_AFTER_S", 86_400)  # by then late frames are in, mostly
 RESEND_GAPS_DAYS = env.int("RESEND_GAPS_DAYS", 7)  # older gaps are left to people
 RESENDS_PER_DAY = env.int("RESENDS_PER_DAY", 10)  # per meter, the oldest gaps first
+FAILURE_KEEP_DAYS = env.int("FAILURE_KEEP_DAYS", 400)  # evidence of refused frames, and their counts
+UPLINK_ROWS_KEEP_DAYS = env.int("UPLINK_ROWS_KEEP_DAYS", RETENTION_DAYS + 62)  # verdicts; readings name their uplink
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind
 
 # --- alerts and metrics ------------------------------------------------------------------------------

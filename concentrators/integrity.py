@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import NamedTuple
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.db import connection
 from concentrators.verdicts import BEFORE_COUNTER, WAITING, FailureKind
 from keyvault.sql import cursor, execute, fetch_rows, int_array, octets_array
 
+DIGEST_OCTETS = 16
 _DETAIL_LENGTH = 250
 _COPY_FAILURES = """COPY concentrators_integrityfailure
     (kind, severity, concentrator_id, uplink_id, frame_index, frame, kid, invocation_counter, meter_id, received_at,
@@ -33,10 +35,12 @@ class Failure(NamedTuple):
 def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, received_at: datetime) -> None:
     """Count failures and keep their evidence, in the current transaction, with two queries.
 
-    Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on. Triggers count
+    Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on, and of frames
+    whose counter was taken a digest is kept (with a third query). Triggers count
     the kept ones by meter and kind (FailureGroup): those rows are locked last of all, in the order of their key.
     """
     room = _count(Counter(failure.kind for failure in failures), concentrator_id, received_at)
+    unkept: list[Failure] = []
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_FAILURES) as copy:
         copy.set_types(_FAILURE_TYPES)
         for failure in failures:
@@ -57,6 +61,10 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                         failure.detail[:_DETAIL_LENGTH],
                     )
                 )
+            elif failure.kind not in BEFORE_COUNTER and failure.kid is not None and failure.counter is not None:
+                unkept.append(failure)
+    if unkept:
+        _keep_digests(unkept, received_at)
 
 
 def failures_in_hour(concentrator_id: int, kind: FailureKind, at: datetime) -> int:
@@ -100,24 +108,49 @@ def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: date
     )
 
 
-def refused_before(frames: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int, bytes], FailureKind]:
-    """Why frames were refused earlier, their counters taken, by (kid, counter, octets), for (kid, counter) given.
+def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[bytes, int, bytes], FailureKind]:
+    """Why frames, (kid, counter, octets) each, were refused earlier, their counters taken; of those that were.
 
     The oldest refusal of each; one query, and one row for each frame, however often it was sent again. A refusal
     that took no counter says nothing of what became of the frame when it came again.
     """
+    asked = {(kid, counter, _digest(octets)): (kid, counter, octets) for kid, counter, octets in frames}
     rows = fetch_rows(
-        """SELECT DISTINCT ON (f.kid, f.invocation_counter, f.frame)
-                  f.kid, f.invocation_counter, f.frame, f.kind
-           FROM unnest(%s::bytea[], %s::bigint[]) AS n(kid, counter)
-           JOIN concentrators_integrityfailure f ON f.kid = n.kid AND f.invocation_counter = n.counter
-           WHERE f.kind <> ALL(%s::text[])
-           ORDER BY f.kid, f.invocation_counter, f.frame, f.id""",
-        octets_array(kid for kid, _ in frames),
-        int_array(counter for _, counter in frames),
+        """WITH n AS (SELECT * FROM unnest(%s::bytea[], %s::bigint[], %s::bytea[]) AS n(kid, counter, digest))
+           (SELECT DISTINCT ON (n.kid, n.counter, n.digest) n.kid, n.counter, n.digest, f.kind
+            FROM n JOIN concentrators_integrityfailure f
+                 ON f.kid = n.kid AND f.invocation_counter = n.counter AND substr(sha256(f.frame), 1, 16) = n.digest
+            WHERE f.kind <> ALL(%s::text[])
+            ORDER BY n.kid, n.counter, n.digest, f.id)
+           UNION ALL
+           SELECT n.kid, n.counter, n.digest, r.kind
+           FROM n JOIN concentrators_refusedframe r
+                ON r.kid = n.kid AND r.invocation_counter = n.counter AND r.digest = n.digest""",
+        octets_array(kid for kid, _, _ in asked),
+        int_array(counter for _, counter, _ in asked),
+        octets_array(digest for _, _, digest in asked),
         _names(BEFORE_COUNTER),
     )
-    return {row[:3]: FailureKind(row[3]) for row in rows}
+    return {asked[row[:3]]: FailureKind(row[3]) for row in rows}
+
+
+def _digest(octets: bytes) -> bytes:
+    """What names the octets of a frame, of which evidence keeps no more than FRAME_MAX_OCTETS."""
+    return sha256(octets[: settings.FRAME_MAX_OCTETS]).digest()[:DIGEST_OCTETS]
+
+
+def _keep_digests(failures: Sequence[Failure], received_at: datetime) -> None:
+    execute(
+        """INSERT INTO concentrators_refusedframe (kid, invocation_counter, digest, kind, received_at)
+           SELECT kid, counter, digest, kind, %s
+           FROM unnest(%s::bytea[], %s::bigint[], %s::bytea[], %s::text[]) AS n(kid, counter, digest, kind)
+           ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING""",
+        received_at,
+        octets_array(failure.kid or b"" for failure in failures),
+        int_array(failure.counter or 0 for failure in failures),
+        octets_array(_digest(failure.octets) for failure in failures),
+        _names(failure.kind for failure in failures),
+    )
 
 
 def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> dict[FailureKind, int]:

@@ -285,7 +285,9 @@ class _Batch:
         Of frames from before retention nothing is left to compare: refused again, or a replay.
         """
         spent, uplink.spent = uplink.spent, []
-        before = integrity.refused_before({(frame.kid, frame.invocation_counter) for frame in (*frames, *spent)})
+        before = integrity.refused_before(
+            {(one.kid, one.invocation_counter, uplink.octets[one.frame_index]) for one in (*frames, *spent)}
+        )
         for failure in (failure for other in self.uplinks for failure in other.failures):
             if failure.kid is not None and failure.counter is not None:
                 before.setdefault((failure.kid, failure.counter, failure.octets), failure.kind)

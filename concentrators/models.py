@@ -98,6 +98,11 @@ class Uplink(models.Model):
     waiting_frames = models.JSONField(null=True, help_text="indexes of those frames in the uplink, by kind")
     verified_at = models.DateTimeField(null=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="failed attempts to verify")
+    claims = models.PositiveSmallIntegerField(db_default=0, help_text="times the sweep enqueued it again")
+    begun = models.PositiveSmallIntegerField(
+        db_default=0, help_text="times work on it began after the sweep had claimed it"
+    )
+    progress = models.JSONField(null=True, help_text="how far it is, where it is verified piece by piece")
     due_at = models.DateTimeField(help_text="when the sweep enqueues it again, if not verified")
     last_error = models.CharField(max_length=500, blank=True)
 
@@ -212,6 +217,26 @@ class FailureGroup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.failures} {self.kind}"
+
+
+class RefusedFrame(models.Model):
+    """What is left of a refused frame whose counter was taken, where its evidence is not kept: a digest, and why.
+
+    So that the same frame, sent again, is refused for the same reason, and not taken for a counter used twice.
+    """
+
+    pk = models.CompositePrimaryKey("kid", "invocation_counter", "digest")
+    kid = models.BinaryField(max_length=10)
+    invocation_counter = models.BigIntegerField()
+    digest = models.BinaryField(max_length=16, help_text="the first 16 octets of the frame's SHA-256")
+    kind = models.CharField(max_length=18)
+    received_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["received_at"], name="refused_frame_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {bytes(self.kid).hex()} {self.invocation_counter}"
 
 
 class FailureTally(models.Model):

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import acknowledgement, commands, intervals, resends, turns, uplinks, verification, waves
+from concentrators import acknowledgement, commands, intervals, resends, retention, turns, uplinks, verification, waves
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,14 @@ def purge_uplinks() -> None:
     purged = uplinks.purge(timezone.now())
     if purged:
         logger.info("octets of %d uplinks purged", purged)
+
+
+@shared_task
+def delete_old_rows() -> None:
+    """Delete uplinks, failures and tallies that were kept for their time."""
+    deleted = retention.delete_old(timezone.now())
+    if any(deleted.values()):
+        logger.info("deleted for age: %s", ", ".join(f"{number} {what}" for what, number in deleted.items()))
 
 
 @shared_task

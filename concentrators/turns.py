@@ -7,14 +7,15 @@ over to others. Verification is right without this, too; this makes it fast.
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import NamedTuple
 
 from django.db import InterfaceError, OperationalError
 
-from concentrators import verification
+from concentrators import piecewise, uplinks, verification
+from concentrators.verification import TransientError
 from keyvault.sql import fetch_rows, int_array
 
 _LOCK = 0x616D6903  # with the concentrator's id; of the session, so that it lasts over transactions
@@ -24,11 +25,12 @@ _FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction 
 
 
 class _Waiting(NamedTuple):
-    """An uplink that nobody has tried yet."""
+    """An uplink that nobody has tried yet; ``is_claimed`` where nothing came of it, and the sweep enqueued it again."""
 
     id: int
     concentrator_id: int
     frames: int
+    is_claimed: bool
 
 
 def verify_in_turn(uplink_id: int) -> int | None:
@@ -39,35 +41,60 @@ def verify_in_turn(uplink_id: int) -> int | None:
     """
     until = time.monotonic() + _WORK_S
     rows = fetch_rows(
-        "SELECT concentrator_id, attempts FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL", uplink_id
+        "SELECT concentrator_id, attempts + begun FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL",
+        uplink_id,
     )
     if not rows:
         return None
-    concentrator_id, attempts = rows[0]
-    if attempts:  # what failed before goes alone
+    concentrator_id, failed = rows[0]
+    if failed:  # what failed before, or came to nothing, goes alone
         with _turns({concentrator_id}) as ours:
             if ours:
-                verification.verify(uplink_id)
+                _verify_alone(uplink_id)
     tried: set[int] = set()  # without a verdict, as another session holds the row, say: not tried twice
     # Until nothing is left: what came while we had its concentrator's turn was left to us.
     while True:
         with _lot(tried) as lot:
             if not lot:
                 return None
-            tried.update(set(lot) - verification.verify_together(lot).keys())
+            ids = [one.id for one in lot]
+            with _noted([one.id for one in lot if one.is_claimed]):
+                tried.update(set(ids) - verification.verify_together(ids).keys())
         if time.monotonic() >= until:
             return next((one.id for one in _waiting(tried, ())), None)
 
 
+def _verify_alone(uplink_id: int) -> None:
+    """Verify an uplink that failed, or came to nothing, before; piece by piece where that was often."""
+    with _noted([uplink_id]):
+        if piecewise.is_due(uplink_id):
+            piecewise.verify(uplink_id)
+        else:
+            verification.verify(uplink_id)
+
+
 @contextmanager
-def _lot(tried: Collection[int]) -> Iterator[list[int]]:
+def _noted(claimed: Sequence[int]) -> Iterator[None]:
+    """Note first that work begins on uplinks of which nothing came before: one of them may be what kills the worker."""
+    if claimed:
+        uplinks.note_begun(claimed)
+    try:
+        yield
+    except TransientError as error:
+        if claimed and not isinstance(error.__cause__, OperationalError | InterfaceError):
+            uplinks.note_not_begun(claimed)
+        raise
+
+
+@contextmanager
+def _lot(tried: Collection[int]) -> Iterator[list[_Waiting]]:
     """Uplinks to verify together, oldest first, with the turns of their concentrators; none where others have them."""
     passed: set[int] = set()  # concentrators whose turn another worker has
     while waiting := _first_frames(_waiting(tried, passed)):
         concentrators = {one.concentrator_id for one in waiting}
         with _turns(concentrators) as ours:
             if ours:
-                yield [one.id for one in waiting if one.concentrator_id in ours]
+                yield [one for one in waiting if one.concentrator_id in ours]
                 return
         passed |= concentrators
     yield []
@@ -94,8 +121,9 @@ def _first_frames(waiting: list[_Waiting]) -> list[_Waiting]:
 def _waiting(tried: Collection[int], passed: Collection[int]) -> list[_Waiting]:
     """Uplinks that nobody has tried yet, oldest first. What failed before waits for the sweep."""
     rows = fetch_rows(
-        """SELECT id, concentrator_id, frames FROM concentrators_uplink
-           WHERE verified_at IS NULL AND attempts = 0 AND id <> ALL(%s::bigint[]) AND concentrator_id <> ALL(%s::int[])
+        """SELECT id, concentrator_id, frames, claims > 0 FROM concentrators_uplink
+           WHERE verified_at IS NULL AND attempts = 0 AND begun = 0
+             AND id <> ALL(%s::bigint[]) AND concentrator_id <> ALL(%s::int[])
            ORDER BY due_at, id LIMIT %s""",
         int_array(tried),
         int_array(passed),

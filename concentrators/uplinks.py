@@ -1,16 +1,18 @@
 """The life of uplink rows between reception and purge: backlog, what is overdue, and whose octets may go."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count, Min
+from django.db.models import Count, F, Min
 
 from concentrators.models import Uplink
 
 _CLAIM = 5_000
 _PURGE_BATCH = 1_000
+BEGUN_MAX = 32_000
 
 
 class Backlog(NamedTuple):
@@ -40,7 +42,8 @@ def claim_overdue(now: datetime) -> list[int]:
     with connection.cursor() as cursor:
         cursor.execute(
             """UPDATE concentrators_uplink
-               SET due_at = %(now)s + greatest(least(%(now)s - received_at, interval '10 minutes'),
+               SET claims = least(claims + 1, 32767),
+                   due_at = %(now)s + greatest(least(%(now)s - received_at, interval '10 minutes'),
                                                make_interval(secs => %(after)s))
                WHERE id IN (SELECT id FROM concentrators_uplink WHERE verified_at IS NULL AND due_at <= %(now)s
                             ORDER BY due_at LIMIT %(claim)s FOR UPDATE SKIP LOCKED)
@@ -48,6 +51,16 @@ def claim_overdue(now: datetime) -> list[int]:
             {"now": now, "after": settings.UPLINK_SWEEP_AFTER_S, "claim": _CLAIM},
         )
         return sorted(row[0] for row in cursor.fetchall())
+
+
+def note_begun(uplink_ids: Sequence[int]) -> None:
+    """Count that work begins on uplinks that the sweep has claimed: committed before it, so that it outlives it."""
+    Uplink.objects.filter(pk__in=uplink_ids, verified_at=None, begun__lt=BEGUN_MAX).update(begun=F("begun") + 1)
+
+
+def note_not_begun(uplink_ids: Sequence[int]) -> None:
+    """Take that back: what stopped the work has nothing to do with the uplinks."""
+    Uplink.objects.filter(pk__in=uplink_ids, verified_at=None, begun__gt=0).update(begun=F("begun") - 1)
 
 
 def purge(now: datetime) -> int:

@@ -68,7 +68,7 @@ def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
     return {}
 
 
-class _Posted(NamedTuple):
+class Posted(NamedTuple):
     """An unverified uplink, locked."""
 
     delivery: Delivery
@@ -77,7 +77,7 @@ class _Posted(NamedTuple):
 
 
 def _verify(uplink_ids: Sequence[int], *, careful: bool) -> dict[int, Verdicts]:
-    posted = _lock(uplink_ids)
+    posted = lock(uplink_ids)
     if not posted:
         return {}
     if len(posted) == 1 and posted[0].attempts >= settings.UPLINK_SPLIT_AFTER:
@@ -85,7 +85,7 @@ def _verify(uplink_ids: Sequence[int], *, careful: bool) -> dict[int, Verdicts]:
     else:
         verdicts = judge([(one.delivery, one.frames) for one in posted], careful=careful)
     by_uplink = dict(zip([one.delivery.uplink_id for one in posted], verdicts, strict=True))
-    _finish(by_uplink)
+    finish(by_uplink)
     return by_uplink
 
 
@@ -98,7 +98,7 @@ def judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
         if came_between(error) or isinstance(error, TRANSIENT):
             raise
         if len(frames) == 1:
-            return _park(delivery, frames[0], error)
+            return park(delivery, frames[0], type(error).__name__)
         middle = len(frames) // 2
     verdicts = judge_by_halves(delivery, frames[:middle])
     verdicts.add(judge_by_halves(delivery, frames[middle:]))
@@ -110,9 +110,10 @@ def came_between(error: Exception) -> bool:
     return isinstance(error, ContendedError) or isinstance(error.__cause__, UniqueViolation | DeadlockDetected)
 
 
-def _park(delivery: Delivery, frame: tuple[int, bytes], error: Exception) -> Verdicts:
-    logger.error("uplink %s: frame %s is parked: %s", delivery.uplink_id, frame[0], type(error).__name__)
-    detail = f"could not be processed: {type(error).__name__}"
+def park(delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:
+    """Give up a frame that cannot be processed: refused as ``parked``, with its evidence and the name of the error."""
+    logger.error("uplink %s: frame %s is parked: %s", delivery.uplink_id, frame[0], error)
+    detail = f"could not be processed: {error}"
     kid, counter = _claims(frame[1])
     meter = assigned_meters({kid[:8]}).get(kid[:8]) if kid else None
     failure = Failure(frame[0], frame[1], FailureKind.PARKED, detail, kid, counter, meter.id if meter else None)
@@ -131,7 +132,7 @@ def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
     return frame.kid, frame.counter
 
 
-def _lock(uplink_ids: Sequence[int]) -> list[_Posted]:
+def lock(uplink_ids: Sequence[int]) -> list[Posted]:
     """Lock those uplinks that are to be verified, oldest first, and assignments against change.
 
     NotReplayedError after a restore.
@@ -147,12 +148,12 @@ def _lock(uplink_ids: Sequence[int]) -> list[_Posted]:
         raise NotReplayedError
     now = timezone.now()
     return [
-        _Posted(Delivery(uplink_id, concentrator_id, received_at, now), list(enumerate(split_sequence(body))), attempts)
+        Posted(Delivery(uplink_id, concentrator_id, received_at, now), list(enumerate(split_sequence(body))), attempts)
         for uplink_id, concentrator_id, received_at, attempts, body, *_ in rows
     ]
 
 
-def _finish(verdicts: Mapping[int, Verdicts]) -> None:
+def finish(verdicts: Mapping[int, Verdicts]) -> None:
     """Write the verdicts of uplinks, by their ids, to their rows."""
     each = verdicts.values()
     execute(

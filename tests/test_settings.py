@@ -43,6 +43,8 @@ def test_the_defaults_are_well() -> None:
         ({"MASTER_KEY_PROVIDER": "pkcs11", "PKCS11_MODULE": "/usr/lib/hsm.so"}, "ami_headend.E016"),
         ({"MASTER_KEY_DESTROY_AFTER_DAYS": -1}, "ami_headend.E017"),
         ({"RESENDS_PER_DAY": 0}, "ami_headend.E001"),
+        ({"UPLINK_ROWS_KEEP_DAYS": 1100}, "ami_headend.E026"),
+        ({"FAILURE_KEEP_DAYS": 100, "UPLINK_KEEP_WAITING_DAYS": 180}, "ami_headend.E027"),
         ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
         ({"PROXY_COUNT": -1}, "ami_headend.E018"),
         ({"TLS": True, "TWO_FACTOR_REQUIRED": False}, "ami_headend.W019"),

@@ -7,7 +7,7 @@ from pytest_django import Settings
 
 from concentrators import integrity
 from concentrators.integrity import Failure
-from concentrators.models import Concentrator, FailureTally, IntegrityFailure
+from concentrators.models import Concentrator, FailureTally, IntegrityFailure, RefusedFrame
 from concentrators.verdicts import FailureKind, Severity
 from tests.concentrators.fleet import NOW, commission, evidence, judged, tallies, verified
 
@@ -77,11 +77,27 @@ def test_why_a_frame_was_refused_before_is_told_by_its_octets(concentrator: Conc
         Failure(4, b"one", FailureKind.TOO_OLD, "", kid, 6),
     ]
     integrity.record(failures, uplink.pk, concentrator.pk, NOW)
-    assert integrity.refused_before({(kid, 5), (kid, 7)}) == {
-        (kid, 5, b"one"): FailureKind.READING_CONFLICT,
-        (kid, 5, b"two"): FailureKind.CLOCK_SKEW,
+    one, two, three = (kid, 5, b"one"), (kid, 5, b"two"), (kid, 5, b"three")
+    assert integrity.refused_before({one, two, three, (kid, 7, b"one")}) == {
+        one: FailureKind.READING_CONFLICT,
+        two: FailureKind.CLOCK_SKEW,
     }
     assert integrity.refused_before(set()) == {}
+
+
+def test_beyond_the_cap_a_digest_tells_why_a_frame_was_refused_before(
+    concentrator: Concentrator, settings: Settings
+) -> None:
+    settings.FAILURE_ROWS_PER_HOUR = 1
+    (device,) = commission(1, concentrator)
+    skewed = [device.frame(200 + n) for n in range(3)]
+    assert judged(concentrator, skewed) == {"clock_skew": 3}
+    assert IntegrityFailure.objects.count() == 1
+    assert RefusedFrame.objects.count() == 2
+    assert judged(concentrator, skewed) == {"clock_skew": 3}
+    other = device.frame(0, counter=2)
+    assert judged(concentrator, [other]) == {"counter_reused": 1}
+    assert RefusedFrame.objects.count() == 2
 
 
 def test_failures_carry_the_time_of_their_uplink(concentrator: Concentrator) -> None:

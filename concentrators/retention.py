@@ -1,0 +1,96 @@
+"""Rows that are kept so long and no longer: uplinks, refused frames, tallies; deleted in batches, the oldest first.
+
+An uplink's row outlives the readings that it brought, which name it. Of a refused frame whose counter was taken
+a digest outlives the evidence, for as long as readings are kept.
+"""
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from concentrators.integrity import DIGEST_OCTETS
+from concentrators.models import FailureTally, RefusedFrame, Uplink
+from concentrators.verdicts import BEFORE_COUNTER
+
+_BATCH = 1_000
+
+
+def delete_old(now: datetime) -> dict[str, int]:
+    """Delete what has been kept for its time; how many rows of each sort went. Safe to stop at any instruction."""
+    failures_before = now - timedelta(days=settings.FAILURE_KEEP_DAYS)
+    return {
+        "failures": _failures(failures_before),
+        "tallies": _rows(FailureTally._meta.db_table, "hour", failures_before),
+        "digests": _rows(
+            RefusedFrame._meta.db_table, "received_at", now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)
+        ),
+        "uplinks": _uplinks(now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)),
+    }
+
+
+def _failures(before: datetime) -> int:
+    """Evidence goes, and leaves digests."""
+    deleted = 0
+    while True:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(
+                """WITH gone AS (
+                       DELETE FROM concentrators_integrityfailure
+                       WHERE id IN (SELECT id FROM concentrators_integrityfailure WHERE received_at < %(before)s
+                                    ORDER BY received_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+                       RETURNING id, kid, invocation_counter, frame, kind, received_at
+                   ), left_over AS (
+                       INSERT INTO concentrators_refusedframe (kid, invocation_counter, digest, kind, received_at)
+                       SELECT DISTINCT ON (1, 2, 3) kid, invocation_counter, substr(sha256(frame), 1, %(octets)s), kind,
+                                                    received_at
+                       FROM gone WHERE kind <> ALL(%(kinds)s) AND kid IS NOT NULL AND invocation_counter IS NOT NULL
+                       ORDER BY 1, 2, 3, id ON CONFLICT DO NOTHING
+                   )
+                   SELECT count(*) FROM gone""",
+                {
+                    "before": before,
+                    "batch": _BATCH,
+                    "octets": DIGEST_OCTETS,
+                    "kinds": [kind.value for kind in BEFORE_COUNTER],
+                },
+            )
+            gone = int(cursor.fetchone()[0])
+        deleted += gone
+        if gone < _BATCH:
+            return deleted
+
+
+def _rows(table: str, column: str, before: datetime) -> int:
+    deleted = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"""DELETE FROM {table} WHERE ctid = ANY(ARRAY(
+                        SELECT ctid FROM {table} WHERE {column} < %s
+                        ORDER BY {column} LIMIT %s FOR UPDATE SKIP LOCKED))""",
+                [before, _BATCH],
+            )
+            deleted += int(cursor.rowcount)
+            if cursor.rowcount < _BATCH:
+                return deleted
+
+
+def _uplinks(before: datetime) -> int:
+    """By id, which follows the time: so each look stops at the first row that is young enough."""
+    deleted, last = 0, 0
+    while True:
+        rows = list(
+            Uplink.objects.filter(pk__gt=last).order_by("pk").values_list("pk", "received_at", "verified_at")[:_BATCH]
+        )
+        old = [pk for pk, received_at, verified_at in rows if received_at < before and verified_at is not None]
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """DELETE FROM concentrators_uplink u WHERE id = ANY(%s) AND body IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM concentrators_integrityfailure f WHERE f.uplink_id = u.id)""",
+                [old],
+            )
+            deleted += int(cursor.rowcount)
+        if len(rows) < _BATCH or not old:
+            return deleted
+        last = rows[-1][0]
