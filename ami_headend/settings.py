@@ -182,7 +182,7 @@ AUTH_PASSWORD_VALIDATORS = [
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 # Of superusers, and of those who may act on keys or accounts. Off only for a stack that listens on this machine alone;
 # an account that has a second factor is asked for it anyway.
-TWO_FACTOR_REQUIRED = env.bool("TWO_FACTOR_REQUIRED", TLS)
+TWO_FACTOR_REQUIRED = env.bool("TWO_FACTOR_REQUIRED", TLS or not IS_EMBEDDED)
 OTP_TOTP_ISSUER = "ami-headend"
 SIGN_IN_FAILURES = env.int("SIGN_IN_FAILURES", 5)  # of one account from one address, before it is locked out
 SIGN_IN_LOCKOUT_S = env.int("SIGN_IN_LOCKOUT_S", 900)

@@ -60,6 +60,7 @@ def _prepare() -> None:
         os.environ["AMI_VAR_DIR"] += f"/{worker}"
     os.environ["MASTER_KEY_FILE"] = str(Path(os.environ["AMI_VAR_DIR"]) / "master.keys")
     os.environ["TLS"] = "0"
+    os.environ["TWO_FACTOR_REQUIRED"] = "0"
     os.environ["REQUIRE_APPROVAL"] = "0"  # tests of approvals turn it on
     os.environ["DJANGO_SETTINGS_MODULE"] = "ami_headend.settings"
     (Path(os.environ["AMI_VAR_DIR"]) / "static").mkdir(mode=0o700, parents=True, exist_ok=True)

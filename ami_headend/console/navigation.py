@@ -9,6 +9,11 @@ from django.urls import reverse
 from ami_headend.console.alerts import AlertsPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failures import FailuresPage
+from ami_headend.console.keys.approvals import ApprovalsPage
+from ami_headend.console.keys.audit import AuditPage
+from ami_headend.console.keys.keys import KeysPage
+from ami_headend.console.keys.master_key import MasterKeyPage
+from ami_headend.console.keys.waves import WavesPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
@@ -57,7 +62,12 @@ GROUPS = [
     (
         "Keys",
         [
-            _Page("Device keys", "vpn_key", "admin:keyvault_devicekey_changelist", ["keyvault.view_devicekey"]),
+            _console_page(KeysPage),
+            _console_page(MasterKeyPage),
+            _console_page(WavesPage),
+            _console_page(ApprovalsPage),
+            _console_page(AuditPage),
+            _Page("Keys one by one", "list_alt", "admin:keyvault_devicekey_changelist", ["keyvault.view_devicekey"]),
             _Page("Fleet keys", "key", "admin:keyvault_fleetkey_changelist", ["keyvault.view_fleetkey"]),
             _Page(
                 "Invocation counters",

@@ -13,6 +13,12 @@ from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
+from ami_headend.console.keys.approvals import ApprovalsPage
+from ami_headend.console.keys.audit import AuditExport, AuditPage
+from ami_headend.console.keys.keys import KeysPage
+from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
+from ami_headend.console.keys.wave import WavePage
+from ami_headend.console.keys.waves import NewWavePage, WavesPage
 from ami_headend.console.meter import MeterGapsExport, MeterPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
@@ -33,6 +39,15 @@ PAGES: list[type[ConsolePage]] = [
     ConcentratorPage,
     AlertsPage,
     AlertPage,
+    KeysPage,
+    MasterKeyPage,
+    DestroyPage,
+    WavesPage,
+    NewWavePage,
+    WavePage,
+    AuditPage,
+    AuditExport,
+    ApprovalsPage,
 ]
 
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keyvault import census, masterkey, rewrap
+from keyvault import census, masterkey, rewrap, standing
 from keyvault.census import Verification
 from keyvault.models import MasterKeyRotation, RotationState
 
@@ -20,24 +20,22 @@ _BUSY_S = 0.2
 
 def status() -> dict[str, Any]:
     """Versions with the secrets under each, and the rotation that is open or was last."""
-    counts = {count.version: count for count in census.census()}
-    known = {version.number: version for version in masterkey.provider().versions()}
-    rotation = rewrap.current() or MasterKeyRotation.objects.order_by("-pk").first()
+    rotation = standing.rotation()
     return {
         "place": str(masterkey.provider()),
         "versions": [
             {
-                "version": number,
-                "state": str(known[number].state) if number in known else "missing",
-                "created_at": known[number].created_at if number in known else None,
-                "decrypt_only_at": known[number].decrypt_only_at if number in known else None,
-                "destroyed_at": known[number].destroyed_at if number in known else None,
-                "device_keys": counts[number].device_keys if number in counts else 0,
-                "fleet_keys": counts[number].fleet_keys if number in counts else 0,
-                "audit_keys": counts[number].audit_keys if number in counts else 0,
-                "signing_secrets": counts[number].signing_secrets if number in counts else 0,
+                "version": version.number,
+                "state": str(version.state),
+                "created_at": version.created_at,
+                "decrypt_only_at": version.decrypt_only_at,
+                "destroyed_at": version.destroyed_at,
+                "device_keys": version.secrets.device_keys,
+                "fleet_keys": version.secrets.fleet_keys,
+                "audit_keys": version.secrets.audit_keys,
+                "signing_secrets": version.secrets.signing_secrets,
             }
-            for number in sorted({*counts, *known})
+            for version in standing.versions(census.census())
         ],
         "rotation": None if rotation is None else _rotation(rotation),
     }
@@ -117,18 +115,13 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _rotation(rotation: MasterKeyRotation) -> dict[str, Any]:
     """A rotation's progress; the time left as far as its rate so far tells."""
-    done = rotation.rewrapped + rotation.unreadable
-    left = None
-    if rotation.state == RotationState.RUNNING and done:
-        elapsed = (rotation.beat_at - rotation.started_at).total_seconds()
-        left = round(elapsed / done * max(0, rotation.total - done))
     return {
         "to_version": rotation.to_version,
         "state": rotation.state,
         "secrets": rotation.total,
         "rewrapped": rotation.rewrapped,
         "unreadable": rotation.unreadable,
-        "seconds_left": left,
+        "seconds_left": standing.seconds_left(rotation),
         "started_at": rotation.started_at,
         "beat_at": rotation.beat_at,
         "finished_at": rotation.finished_at,

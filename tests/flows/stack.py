@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 import redis
+from django.test import override_settings
 from kombu import Connection
 from pytest_django import DjangoDbBlocker
 
@@ -169,6 +170,20 @@ def running(
         environ = {"DATABASE_URL": databases.as_working_role(url), **(environ or {})}
         with processes(folder, names, environ, url) as stack:
             yield stack
+
+
+@contextmanager
+def with_own_master_key(folder: Path, environ: Mapping[str, str]) -> Iterator[Stack]:
+    """Web and worker with a master key of their own, which this process uses, too, until the block ends."""
+    from keyvault import masterkey  # noqa: PLC0415 - this module loads before Django is set up
+
+    names = ("MASTER_KEY_FILE", "MASTER_KEY_PROVIDER", "PKCS11_MODULE", "PKCS11_TOKEN", "PKCS11_PIN_FILE")
+    own = {name: environ[name] for name in names if name in environ}
+    with override_settings(**own), running(folder, (), {"AMI_VAR_DIR": str(folder), **environ}) as stack:
+        masterkey.provider().init()
+        for name in ("web", "worker"):
+            stack.start(name)
+        yield stack
 
 
 @contextmanager

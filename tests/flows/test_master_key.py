@@ -13,7 +13,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.db import connection
-from django.test import override_settings
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
@@ -22,23 +21,11 @@ from keyvault.audit import Actor
 from keyvault.models import DeviceKey, MasterKeyRotation, RotationState
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, energy, readings_expected
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import Stack, wait_for, with_own_master_key
 from tests.keyvault.providers import SoftHsm
 
 PAUSE_S = 0.05
 FIRST = -30_000  # intervals in the past, so that none of the ingest is ahead of the clock
-
-
-@contextmanager
-def stack_with(folder: Path, environ: dict[str, str]) -> Iterator[Stack]:
-    """A live stack with a master key of its own, which this process uses, too."""
-    names = ("MASTER_KEY_FILE", "MASTER_KEY_PROVIDER", "PKCS11_MODULE", "PKCS11_TOKEN", "PKCS11_PIN_FILE")
-    own = {name: environ[name] for name in names if name in environ}
-    with override_settings(**own), running(folder, (), {"AMI_VAR_DIR": str(folder), **environ}) as stack:
-        masterkey.provider().init()
-        for name in ("web", "worker"):
-            stack.start(name)
-        yield stack
 
 
 @pytest.fixture(params=["file", "pkcs11"])
@@ -49,7 +36,7 @@ def stack(
     if request.param == "pkcs11":
         hsm: SoftHsm = request.getfixturevalue("softhsm")
         environ |= hsm.environ(hsm.new_token())
-    with django_db_blocker.unblock(), stack_with(tmp_path, environ) as stack:
+    with django_db_blocker.unblock(), with_own_master_key(tmp_path, environ) as stack:
         yield stack
 
 
@@ -212,7 +199,7 @@ def test_100_000_keys_under_ingest_and_three_kills(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path: Path
 ) -> None:
     environ = {"MASTER_KEY_FILE": str(tmp_path / "master.keys"), "MASTER_KEY_DESTROY_AFTER_DAYS": "0"}
-    with django_db_blocker.unblock(), stack_with(tmp_path, environ) as stack:
+    with django_db_blocker.unblock(), with_own_master_key(tmp_path, environ) as stack:
         provision(50_000)
         ingest = Ingest(sites.found(stack, 200))
         stack.start("beat")

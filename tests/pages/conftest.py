@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from django.conf import settings
 from playwright.sync_api import Browser, Page, sync_playwright
 from pytest_django import DjangoDbBlocker
 
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack, with_own_master_key
 from tests.pages.browser import FLAGS, chromium, signed_in
 
 Visit = Callable[..., Page]
@@ -19,10 +20,21 @@ _NO_BROWSER = "page tests are left out: there is no chromium on the PATH (Debian
 def stack(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Web and worker over two days of a few simulated meters, attackers among them. Its database is this process's."""
+    """Web and worker over two days of a few simulated meters, attackers among them.
+
+    Its database and its master key, which a test may rotate, are this process's for as long.
+    """
     if chromium() is None:
         pytest.skip(_NO_BROWSER)
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("pages")) as live:
+    folder = tmp_path_factory.mktemp("pages")
+    environ = {
+        "SECRET_KEY": settings.SECRET_KEY,  # sessions that tests make are the stack's
+        "MASTER_KEY_FILE": str(folder / "master.keys"),
+        "MASTER_KEY_DESTROY_AFTER_DAYS": "0",
+        "REQUIRE_APPROVAL": "1",
+        "COMMAND_RETRY_S": "1",
+    }
+    with django_db_blocker.unblock(), with_own_master_key(folder, environ) as live:
         simulate = ("--meters", "12", "--days", "2", "--misbehave", "all=0.01", "--seed", "4")
         done = live.manage("simulate", "--url", live.base_url, *simulate)
         assert done.returncode == 0, done.stdout + done.stderr

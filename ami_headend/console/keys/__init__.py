@@ -1,0 +1,1 @@
+"""The pages of the keys: how they stand, the master key, waves, the audit chain, approvals. No key octets."""

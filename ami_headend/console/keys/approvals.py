@@ -1,0 +1,119 @@
+"""Approvals: what waits for a second person, decided here; and what became of the others."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils import timezone
+
+from ami_headend.console.acts import Act, ActingPage, Wrong
+from ami_headend.console.formatting import NOTHING, ago, clipped, label
+from ami_headend.console.tables import Column, Table, table
+from keyvault import approvals, audit, rights
+from keyvault.approvals import ApprovalState, Person
+from keyvault.models import Approval
+
+_COLOURS = {
+    ApprovalState.WAITING: "warning",
+    ApprovalState.APPROVED: "success",
+    ApprovalState.REFUSED: "danger",
+    ApprovalState.USED: "info",
+    ApprovalState.EXPIRED: "",
+}
+_LISTED = 50
+
+
+class ApprovalsPage(ActingPage):
+    """What waits, with the buttons for whoever may decide; what was asked before."""
+
+    route = "keys/approvals/"
+    name = "approvals"
+    title = "Approvals"
+    icon = "how_to_reg"
+    permission_required = (rights.SEE_APPROVALS,)
+    template_name = "console/keys/approvals.html"
+    live_template_name = "console/keys/approvals_live.html"
+
+    def acts(self) -> Mapping[str, Act]:
+        return {
+            "approve": Act(rights.DECIDE_APPROVALS, _approve),
+            # Whoever asked may take it back: keyvault.approvals says who may refuse.
+            "refuse": Act(rights.SEE_APPROVALS, _refuse),
+        }
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        now, user = context["now"], self.request.user
+        rows = list(Approval.objects.order_by("-pk")[:_LISTED])
+        mine = set(approvals.waiting_for(user, now).values_list("pk", flat=True))  # type: ignore[arg-type]  # signed in
+        may_refuse = user.has_perm(rights.DECIDE_APPROVALS)
+        waiting = [row for row in rows if approvals.state(row, now) in (ApprovalState.WAITING, ApprovalState.APPROVED)]
+        return {
+            **context,
+            "is_required": settings.REQUIRE_APPROVAL,
+            "waiting": [
+                {
+                    "row": row,
+                    "what": approvals.describe(row),
+                    "label": _label(row, now),
+                    "may_approve": row.pk in mine,
+                    "may_refuse": may_refuse or row.requester_id == user.pk,
+                    "refuse": "Take back" if row.requester_id == user.pk else "Refuse",
+                }
+                for row in waiting
+            ],
+            "over": _over([row for row in rows if row not in waiting], now),
+        }
+
+
+def _person(request: HttpRequest) -> Person:
+    return Person(request.user, audit.web_actor(request).source)  # type: ignore[arg-type]  # the site let nobody else in
+
+
+def _number(request: HttpRequest) -> int:
+    written = request.POST.get("number", "")
+    if not (written.isascii() and written.isdigit() and len(written) < 10):
+        raise Wrong("Nothing was done: there is no such approval.")
+    return int(written)
+
+
+def _approve(request: HttpRequest) -> str:
+    approval = approvals.approve(_number(request), _person(request), timezone.now())
+    return f"Approved: {approvals.describe(approval)}. It is good once, for {approval.requested_by}."
+
+
+def _refuse(request: HttpRequest) -> str:
+    approval = approvals.refuse(_number(request), _person(request), timezone.now())
+    return f"Refused: {approvals.describe(approval)}."
+
+
+def _label(row: Approval, now: datetime) -> Any:
+    standing = approvals.state(row, now)
+    return label(standing.value, _COLOURS[standing])
+
+
+def _over(rows: Sequence[Approval], now: datetime) -> Table:
+    columns = [
+        Column("state"),
+        Column("what"),
+        Column("asked for by", is_minor=True),
+        Column("why", is_minor=True),
+        Column("decided by", is_minor=True),
+        Column("asked", is_minor=True),
+    ]
+    return table(
+        columns,
+        [
+            [
+                _label(row, now),
+                clipped(approvals.describe(row)),
+                row.requested_by,
+                clipped(row.reason),
+                row.refused_by or row.approved_by or NOTHING,
+                ago(row.requested_at, now),
+            ]
+            for row in rows
+        ],
+    )

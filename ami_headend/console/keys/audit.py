@@ -1,0 +1,159 @@
+"""The audit chain: who did what to keys and accounts, whether the chain is whole, and its export."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
+
+from ami_headend.alerts.models import Alert, Condition, Rule
+from ami_headend.console.acts import Act, ActingPage, Wrong
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
+from ami_headend.console.lists import ROWS, ListPage, number_of, text
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Column, Table, table
+from keyvault import audit, rights
+from keyvault.adminbase import FilterForm
+from keyvault.audit import AuditError, Head
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import AuditRecord
+
+_WALKED_AT_ONCE = 100_000
+
+
+class AuditFilters(FilterForm):
+    """Records by the act, who did it, and when."""
+
+    act = text("act begins with", "device_key.")
+    actor = text("by", "account or system user")
+    field_order = ["act", "actor", "start", "end"]
+
+
+class AuditPage(ListPage, ActingPage):
+    """The records, newest first, and whether the chain is whole."""
+
+    route = "keys/audit/"
+    name = "audit"
+    title = "Audit chain"
+    icon = "policy"
+    permission_required = (rights.SEE_AUDIT,)
+    template_name = "console/keys/audit.html"
+    form_class = AuditFilters
+
+    def acts(self) -> Mapping[str, Act]:
+        return {"verify": Act(rights.EXPORT_AUDIT, _verify)}
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        rows = AuditRecord.objects.order_by("-number")
+        if filters.get("act"):
+            rows = rows.filter(act__startswith=filters["act"])
+        if filters.get("actor"):
+            rows = rows.filter(actor=filters["actor"])
+        if filters.get("start"):
+            rows = rows.filter(at__gte=filters["start"])
+        if filters.get("end"):
+            rows = rows.filter(at__lt=filters["end"])
+        if after is not None:
+            (last,) = after
+            rows = rows.filter(number__lt=number_of(last))
+        found = list(rows[: ROWS + 1])
+        return _records(found[:ROWS]), [found[ROWS - 1].number] if len(found) > ROWS else None
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        head = audit.head()
+        return {
+            **context,
+            "head": head,
+            "figures": _figures(head),
+            "may_export": self.request.user.has_perm(rights.EXPORT_AUDIT),
+        }
+
+
+class AuditExport(ConsolePage):
+    """The whole chain as JSON Lines, a record a line, oldest first; that it was taken is recorded itself."""
+
+    route = "keys/audit/export/"
+    name = "audit-export"
+    title = "Export of the audit chain"
+    permission_required = (rights.SEE_AUDIT, rights.EXPORT_AUDIT)
+
+    def get(  # type: ignore[override]  # a page of Django's is never a stream
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
+        head = audit.head()
+        try:
+            audit.record(audit.web_actor(request), "audit.export", {"head": str(head)})
+        except (AuditError, MasterKeyError) as error:
+            messages.error(request, f"Nothing was exported, for it could not be recorded: {error}")
+            return HttpResponseRedirect(reverse("admin:audit"))
+        return StreamingHttpResponse(
+            _lines(),
+            content_type="application/jsonl; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="audit-{head.number}.jsonl"'},
+        )
+
+
+def _lines() -> Iterator[str]:
+    for line in audit.export():
+        yield f"{line}\n"
+
+
+def _verify(request: HttpRequest) -> str:
+    if audit.head().number > _WALKED_AT_ONCE:
+        raise Wrong("The chain is too long to be walked while you wait: use manage.py audit verify.")
+    head = audit.verify()
+    return f"Verified: {head.number:,} records, none changed, removed or out of place. Keep the head: {head}"
+
+
+def _figures(head: Head) -> list[Figure]:
+    broken = Alert.objects.filter(rule__condition=Condition.AUDIT_BROKEN, resolved_at=None).first()
+    watching = Rule.objects.filter(condition=Condition.AUDIT_BROKEN, is_enabled=True).order_by("pk").first()
+    kept = None if watching is None else watching.marks.get("head")
+    if broken is not None:
+        state = Figure("Chain", "broken", broken.summary, "gpp_bad", tone="bad")
+    elif kept is not None:
+        state = Figure("Chain", "whole", f"verified up to record {kept['number']:,}", "verified", tone="good")
+    else:
+        state = Figure("Chain", "unverified", "the alert rule for it has not run yet", "help", tone="unsure")
+    return [state, Figure("Records", thousands(head.number), "none is ever removed", "receipt_long")]
+
+
+def _records(rows: Sequence[AuditRecord]) -> Table:
+    columns = [
+        Column("number", is_number=True, is_minor=True),
+        Column("time"),
+        Column("act"),
+        Column("by"),
+        Column("from", is_minor=True),
+        Column("to what", is_minor=True),
+        Column("result", is_minor=True),
+    ]
+    return table(
+        columns,
+        [
+            [
+                row.number,
+                moment(row.at),
+                row.act,
+                clipped(row.actor),
+                clipped(row.source or NOTHING),
+                _subject(row.subject),
+                clipped(row.result),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _subject(subject: Mapping[str, Any]) -> Any:
+    written = ", ".join(f"{name} {_plain(value)}" for name, value in subject.items())
+    return format_html('<span class="console-clip" title="{}">{}</span>', written, written) if written else NOTHING
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

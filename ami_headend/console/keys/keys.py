@@ -1,0 +1,171 @@
+"""How the keys of devices stand: by state and epoch, and those that somebody should look after."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+
+from ami_headend.console import queries
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import ago, label, link, percent, thousands
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Column, Table, table
+from concentrators.models import RotationWave, WaveState
+from keyvault import approvals, fleetkeys, rights, standing
+from keyvault.models import KeyState
+from keyvault.standing import DeviceKeys, Notable
+
+STATE_COLOURS = {
+    KeyState.PENDING: "info",
+    KeyState.ACTIVE: "success",
+    KeyState.RETIRING: "warning",
+    KeyState.RETIRED: "",
+    KeyState.COMPROMISED: "danger",
+}
+_ICONS = {
+    KeyState.PENDING: "hourglass_top",
+    KeyState.ACTIVE: "vpn_key",
+    KeyState.RETIRING: "hourglass_bottom",
+    KeyState.RETIRED: "key_off",
+    KeyState.COMPROMISED: "gpp_bad",
+}
+_MEANINGS = {
+    KeyState.PENDING: "on their way to the meters",
+    KeyState.ACTIVE: "protect frames now",
+    KeyState.RETIRING: "late frames are still accepted",
+    KeyState.RETIRED: "nothing under them is accepted",
+    KeyState.COMPROMISED: "cut off",
+}
+_LISTED = 10
+_EPOCHS = 12
+
+
+class KeysPage(ConsolePage):
+    """Device keys by state and epoch; overdue ones, compromised ones without a successor, those near their budget."""
+
+    route = "keys/"
+    name = "keys"
+    title = "Device keys"
+    icon = "vpn_key"
+    permission_required = (rights.SEE_KEYS,)
+    template_name = "console/keys/keys.html"
+    live_template_name = "console/keys/keys_live.html"
+    live_every_s = 10
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        keys, overdue, cut_off, worn = queries.rested("keys", _ask)
+        figures = [*_by_state(keys), _worry("Overdue", overdue, "pending for longer than a command lives", "schedule")]
+        figures.append(_worry("Without successor", cut_off, "compromised, and no other key", "key_off"))
+        figures.append(_worry("Near their budget", worn, "replaced by themselves, hour by hour", "data_usage"))
+        if self.request.user.has_perm("concentrators.view_rotationwave"):
+            figures.append(_waves_figure())
+        if self.request.user.has_perm(rights.SEE_APPROVALS):
+            figures.append(_approvals_figure(context["now"]))
+        return {
+            **context,
+            "figures": figures,
+            "epochs": _epochs(keys),
+            "more_epochs": max(0, len(keys.by_epoch) - _EPOCHS),
+            "overdue": _notable(overdue, context["now"], "pending"),
+            "cut_off": _notable(cut_off, context["now"], "made"),
+            "worn": _notable(worn, context["now"], "in use"),
+            "transfer": keys.transfer,
+            "fleet_keys": _fleet_keys() if self.request.user.has_perm("keyvault.view_fleetkey") else None,
+        }
+
+
+def _ask() -> tuple[DeviceKeys, Notable, Notable, Notable]:
+    now = timezone.now()
+    return (
+        standing.device_keys(),
+        standing.overdue(now, _LISTED),
+        standing.without_successor(_LISTED),
+        standing.near_budget(_LISTED),
+    )
+
+
+def _by_state(keys: DeviceKeys) -> list[Figure]:
+    total = sum(keys.by_state.values())
+    return [
+        Figure(
+            KeyState(state).label.capitalize(),
+            thousands(number),
+            f"{_MEANINGS[KeyState(state)]} ({percent(number, total)})" if total else _MEANINGS[KeyState(state)],
+            _ICONS[KeyState(state)],
+            f"{reverse('admin:keyvault_devicekey_changelist')}?{urlencode({'state__exact': state})}",
+            "bad" if state == KeyState.COMPROMISED and number else "",
+        )
+        for state, number in keys.by_state.items()
+    ]
+
+
+def _worry(title: str, found: Notable, note: str, icon: str) -> Figure:
+    return Figure(title, thousands(found.number), note, icon, tone="unsure" if found.number else "good")
+
+
+def _waves_figure() -> Figure:
+    states = list(RotationWave.objects.exclude(state__in=[WaveState.FINISHED, WaveState.CANCELLED]).values("state"))
+    stopped = sum(row["state"] == WaveState.STOPPED for row in states)
+    note = f"{stopped} stopped by failures" if stopped else "running or paused"
+    return Figure(
+        "Waves under way", thousands(len(states)), note, "waves", reverse("admin:waves"), "bad" * bool(stopped)
+    )
+
+
+def _approvals_figure(now: datetime) -> Figure:
+    waiting = approvals.waiting(now).count()
+    url = reverse("admin:approvals")
+    return Figure(
+        "Approvals waiting", thousands(waiting), "for a second person", "how_to_reg", url, "unsure" * bool(waiting)
+    )
+
+
+def _epochs(keys: DeviceKeys) -> Table:
+    columns = [Column("epoch"), *(Column(KeyState(state).label, is_number=True) for state in KeyState)]
+    newest = sorted(keys.by_epoch.items(), reverse=True)[:_EPOCHS]
+    return table(
+        columns, [[epoch, *(thousands(states.get(state, 0)) for state in KeyState)] for epoch, states in newest]
+    )
+
+
+def _notable(found: Notable, now: datetime, since: str) -> Table:
+    columns = [
+        Column("device"),
+        Column("epoch", is_number=True),
+        Column("state", is_minor=True),
+        Column("highest counter", is_number=True, is_minor=True),
+        Column(since),
+    ]
+    return table(
+        columns,
+        [
+            [
+                link(reverse("admin:keyvault_devicekey_change", args=[key.key_id]), key.system_title.hex()),
+                key.epoch,
+                label(key.state.label, STATE_COLOURS[key.state]),
+                "none" if key.highest < 0 else thousands(key.highest),
+                ago(key.since, now),
+            ]
+            for key in found.listed
+        ],
+    )
+
+
+def _fleet_keys() -> Table:
+    columns = [Column("fleet key"), Column("active keys", is_number=True), Column("usable keys", is_number=True)]
+    rows: Sequence[fleetkeys.Standing] = queries.rested("fleet_keys", fleetkeys.standings)
+    return table(
+        columns,
+        [
+            [
+                link(reverse("admin:keyvault_fleetkey_change", args=[row.fleet_key.pk]), row.fleet_key.name),
+                thousands(row.active),
+                thousands(row.usable),
+            ]
+            for row in rows
+        ],
+    )

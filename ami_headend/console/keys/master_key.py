@@ -1,0 +1,282 @@
+"""The master key: its versions and what is under each, a rotation watched live, an old version destroyed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django import forms
+from django.http import Http404, HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from ami_headend.console import queries
+from ami_headend.console.acts import Act, ActingPage, Wrong
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, percent, thousands
+from ami_headend.console.tables import Column, Table, table
+from keyvault import approvals, audit, census, masterkey, rewrap, rights, standing, versions
+from keyvault.approvals import ApprovalError, Person
+from keyvault.masterkey import MasterKeyError, MasterKeyState
+from keyvault.models import Approval, MasterKeyRotation, RotationState
+from keyvault.standing import VersionStanding
+from keyvault.tasks import rewrap_master_key
+
+SEE = "keyvault.view_masterkeyrotation"
+_COLOURS = {MasterKeyState.ACTIVE: "success", MasterKeyState.DECRYPT_ONLY: "warning", standing.MISSING: "danger"}
+_ROTATION_COLOURS = {RotationState.RUNNING: "info", RotationState.STOPPED: "warning", RotationState.FINISHED: "success"}
+
+
+class MasterKeyPage(ActingPage):
+    """Versions with what is under each, and the rotation that is open or was last."""
+
+    route = "keys/master-key/"
+    name = "master-key"
+    title = "Master key"
+    icon = "encrypted"
+    permission_required = (SEE,)
+    template_name = "console/keys/master_key.html"
+    live_template_name = "console/keys/master_key_live.html"
+    live_every_s = 2
+
+    def acts(self) -> Mapping[str, Act]:
+        return {
+            "rotate": Act(rights.ROTATE_MASTER_KEY, _rotate),
+            "stop": Act(rights.ROTATE_MASTER_KEY, _stop),
+            "resume": Act(rights.ROTATE_MASTER_KEY, _resume),
+        }
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        rotation = standing.rotation()
+        try:
+            found = standing.versions(_census(rotation))
+        except MasterKeyError as error:
+            return {**context, "fault": str(error), "place": str(masterkey.provider())}
+        may_destroy = self.request.user.has_perm(rights.DESTROY_MASTER_KEY)
+        return {
+            **context,
+            "place": str(masterkey.provider()),
+            "versions": _versions(found, context["now"], may_destroy=may_destroy),
+            "figures": _figures(found),
+            "rotation": None if rotation is None else _rotation(rotation, context["now"]),
+            "is_open": rotation is not None and rotation.state != RotationState.FINISHED,
+            "left_behind": _left_behind(found, rotation),
+        }
+
+
+class DestroyPage(ActingPage):
+    """An old version of the master key: whether it may be destroyed, a second person asked, the act itself."""
+
+    route = "keys/master-key/<int:number>/destroy/"
+    name = "master-key-destroy"
+    title = "Destroy a version of the master key"
+    icon = "delete_forever"
+    permission_required = (SEE, rights.DESTROY_MASTER_KEY)
+    template_name = "console/keys/destroy.html"
+
+    def acts(self) -> Mapping[str, Act]:
+        return {
+            "ask": Act(rights.DESTROY_MASTER_KEY, self._ask),
+            "destroy": Act(rights.DESTROY_MASTER_KEY, self._destroy),
+        }
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        number, now = self.kwargs["number"], context["now"]
+        version = next((row for row in standing.versions(census.census()) if row.number == number), None)
+        if version is None:
+            raise Http404(f"There is no version {number} of the master key.")
+        return {
+            **context,
+            "title": f"Destroy version {number} of the master key",
+            "version": version,
+            "label": _label(version),
+            "is_gone": version.state == MasterKeyState.DESTROYED,
+            "refusal": _refusal(number, now),
+            "approval_missing": _approval_missing(number, now),
+            "asked": _asked(number, now),
+            "reason": ReasonForm(),
+            "confirm": ConfirmForm(),
+            "place": str(masterkey.provider()),
+        }
+
+    def _ask(self, request: HttpRequest) -> str:
+        number, now = self.kwargs["number"], timezone.now()
+        versions.check_destroyable(number, now)
+        person = Person(request.user, audit.web_actor(request).source)  # type: ignore[arg-type]  # signed in
+        subject = versions.approval_subject(number)
+        asked = approvals.request(approvals.DESTROY, subject, request.POST.get("reason", ""), person, now)
+        return f"Asked for: another person approves it on the page of approvals (number {asked.pk})."
+
+    def _destroy(self, request: HttpRequest) -> str:
+        number = self.kwargs["number"]
+        if request.POST.get("number", "").strip() != str(number):
+            raise Wrong(f"Nothing was destroyed: write {number} to confirm.")
+        versions.destroy(number, audit.web_actor(request), timezone.now())
+        return f"Version {number} is destroyed. Destroy its copies elsewhere, too."
+
+
+class ReasonForm(forms.Form):
+    """Why a second person should approve."""
+
+    reason = forms.CharField(max_length=250, widget=UnfoldAdminTextInputWidget())
+
+
+class ConfirmForm(forms.Form):
+    """The number of the version again."""
+
+    number = forms.CharField(
+        max_length=10,
+        label="Its number, to confirm",
+        widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric", "autocomplete": "off"}),
+    )
+
+
+def _rotate(request: HttpRequest) -> str:
+    rotation = rewrap.begin(None, audit.web_actor(request))
+    return f"Version {rotation.to_version} is active; {rotation.total:,} secrets to rewrap. {_enqueue(rotation)}"
+
+
+def _stop(request: HttpRequest) -> str:
+    rotation = rewrap.stop(audit.web_actor(request))
+    return f"The rotation stops after the batch at hand, at {rotation.rewrapped:,} of {rotation.total:,}."
+
+
+def _resume(request: HttpRequest) -> str:
+    rotation = rewrap.resume(audit.web_actor(request))
+    return f"The rotation to version {rotation.to_version} goes on. {_enqueue(rotation)}"
+
+
+def _enqueue(rotation: MasterKeyRotation) -> str:
+    try:
+        rewrap_master_key.apply_async((rotation.pk,), retry=False)
+    except rewrap_master_key.OperationalError:
+        return "The queue does not answer: a worker takes it up once it does."
+    return "A worker is at it."
+
+
+def _census(rotation: MasterKeyRotation | None) -> list[census.Count]:
+    """The census, kept for a while in proportion to its cost, for as long as the rotation stands where it stood."""
+    stage = "none" if rotation is None else f"{rotation.pk}:{rotation.state}"
+    return queries.rested(f"census:{stage}", census.census)
+
+
+def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
+    active = next((row for row in found if row.state == MasterKeyState.ACTIVE), None)
+    total = sum(row.secrets.secrets for row in found)
+    under = 0 if active is None else active.secrets.secrets
+    missing = sum(row.secrets.secrets for row in found if row.state == standing.MISSING)
+    figures = [
+        Figure(
+            "Active version",
+            NOTHING if active is None else str(active.number),
+            "seals every new secret",
+            "encrypted",
+            tone="bad" if active is None else "",
+        ),
+        Figure(
+            "Under it",
+            percent(under, total) if total else NOTHING,
+            f"{under:,} of {total:,} secrets",
+            "shield_lock",
+            tone="good" if under == total else "unsure",
+        ),
+    ]
+    if missing:
+        figures.append(
+            Figure("Lost", thousands(missing), "under a version whose key is missing", "gpp_bad", tone="bad")
+        )
+    return figures
+
+
+def _versions(found: Sequence[VersionStanding], now: datetime, *, may_destroy: bool) -> Table:
+    columns = [
+        Column("version"),
+        Column("state"),
+        Column("device keys", is_number=True),
+        Column("fleet keys", is_number=True, is_minor=True),
+        Column("others", is_number=True, is_minor=True),
+        Column("made", is_minor=True),
+        Column("replaced", is_minor=True),
+        Column("end"),
+    ]
+    return table(
+        columns,
+        [
+            [
+                row.number,
+                _label(row),
+                thousands(row.secrets.device_keys),
+                thousands(row.secrets.fleet_keys),
+                thousands(row.secrets.audit_keys + row.secrets.signing_secrets),
+                moment(row.created_at),
+                moment(row.decrypt_only_at),
+                _end(row, now, may_destroy=may_destroy),
+            ]
+            for row in reversed(found)
+        ],
+    )
+
+
+def _label(row: VersionStanding) -> Any:
+    return label(str(row.state).replace("_", " "), _COLOURS.get(row.state, ""))
+
+
+def _end(row: VersionStanding, now: datetime, *, may_destroy: bool) -> Any:
+    if row.destroyed_at is not None:
+        return moment(row.destroyed_at)
+    if row.destroyable_at is None:
+        return NOTHING
+    if row.secrets.secrets:
+        return "when nothing needs it"
+    if now < row.destroyable_at:
+        return f"from {timezone.localtime(row.destroyable_at):%Y-%m-%d} on"
+    return (
+        link(reverse("admin:master-key-destroy", args=[row.number]), "Destroy") if may_destroy else "may be destroyed"
+    )
+
+
+def _left_behind(found: Sequence[VersionStanding], rotation: MasterKeyRotation | None) -> int:
+    """Secrets under older versions while no rotation is open: resuming takes them up."""
+    if rotation is not None and rotation.state != RotationState.FINISHED:
+        return 0
+    return sum(row.secrets.secrets for row in found if row.state == MasterKeyState.DECRYPT_ONLY)
+
+
+def _rotation(row: MasterKeyRotation, now: datetime) -> dict[str, Any]:
+    left = standing.seconds_left(row)
+    done = row.rewrapped + row.unreadable
+    return {
+        "row": row,
+        "label": label(RotationState(row.state).label, _ROTATION_COLOURS[RotationState(row.state)]),
+        "done": done,
+        "total": max(row.total, done, 1),
+        "percent": percent(done, max(row.total, done)) if row.total else "100 %",
+        "left": None if left is None else duration(left),
+        "beat": ago(row.beat_at, now),
+        "is_overdue": rewrap.is_overdue(row, now),
+        "is_running": row.state == RotationState.RUNNING,
+        "is_stopped": row.state == RotationState.STOPPED,
+    }
+
+
+def _refusal(number: int, now: datetime) -> str | None:
+    try:
+        versions.check_destroyable(number, now)
+    except (versions.DestroyError, MasterKeyError) as error:
+        return str(error)
+    return None
+
+
+def _approval_missing(number: int, now: datetime) -> bool:
+    try:
+        approvals.check(approvals.DESTROY, versions.approval_subject(number), now)
+    except ApprovalError:
+        return True
+    return False
+
+
+def _asked(number: int, now: datetime) -> Approval | None:
+    """The request for approval that waits, if one does."""
+    return approvals.waiting(now).filter(act=approvals.DESTROY, subject=versions.approval_subject(number)).first()

@@ -1,0 +1,173 @@
+"""One rotation wave, watched live: how far it is, what became of each meter, and the buttons that move it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.http import Http404, HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.functional import cached_property
+
+from ami_headend.console.acts import Act, ActingPage, Wrong
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, ago, duration, label, link, percent, thousands
+from ami_headend.console.keys.waves import SEE, WAVE_COLOURS, counted, progress_of
+from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
+from ami_headend.console.tables import Column, Table, table
+from concentrators import waves
+from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
+from concentrators.waves import Progress
+from keyvault import rights
+from keyvault.adminbase import FilterForm
+from keyvault.audit import web_actor
+
+COMMAND_COLOURS = {
+    CommandState.QUEUED: "",
+    CommandState.OFFERED: "info",
+    CommandState.DELIVERED: "info",
+    CommandState.DONE: "success",
+    CommandState.REFUSED: "danger",
+    CommandState.EXPIRED: "danger",
+    CommandState.CANCELLED: "warning",
+}
+_WAITING = "waiting"
+_BUDGET_MAX = 2**31 - 1
+_MEANINGS = {
+    CommandState.QUEUED: ("Queued", "no concentrator has fetched it", "schedule_send"),
+    CommandState.OFFERED: ("Fetched", "by the concentrator", "router"),
+    CommandState.DELIVERED: ("Delivered", "says the concentrator; the meter is to prove it", "electric_meter"),
+    CommandState.DONE: ("New key in use", "the meter's own frame proves it", "task_alt"),
+}
+
+
+class WaveMeterFilters(FilterForm):
+    """Meters of a wave by what became of them."""
+
+    state = choice("outcome", [(_WAITING, "its turn has not come"), *CommandState.choices])
+    meter = MeterField()
+    start = end = None  # type: ignore[assignment]  # no period: a wave is one
+    field_order = ["state", "meter"]
+
+
+class WavePage(ListPage, ActingPage):
+    """One wave."""
+
+    route = "keys/waves/<int:wave_id>/"
+    name = "wave"
+    title = "Rotation wave"
+    icon = "waves"
+    permission_required = (SEE,)
+    template_name = "console/keys/wave.html"
+    live_template_name = "console/keys/wave_live.html"
+    live_every_s = 3
+    form_class = WaveMeterFilters
+
+    def acts(self) -> Mapping[str, Act]:
+        return {
+            "pause": Act(rights.ROTATE_DEVICE_KEYS, self._pause),
+            "resume": Act(rights.ROTATE_DEVICE_KEYS, self._resume),
+            "cancel": Act(rights.ROTATE_DEVICE_KEYS, self._cancel),
+        }
+
+    @cached_property
+    def wave(self) -> RotationWave:
+        """The wave of the address; Http404 where there is none."""
+        found = RotationWave.objects.select_related("fleet_key").filter(pk=self.kwargs["wave_id"]).first()
+        if found is None:
+            raise Http404(f"There is no rotation wave {self.kwargs['wave_id']}.")
+        return found
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        rows = WaveMeter.objects.filter(wave=self.wave).select_related("meter", "command").defer("command__octets")
+        state, meter = filters.get("state"), filters.get("meter")
+        if state:
+            rows = rows.filter(command=None) if state == _WAITING else rows.filter(command__state=state)
+        if meter is not None:
+            rows = rows.filter(meter=meter)
+        if after is not None:
+            (last,) = after
+            rows = rows.filter(pk__gt=number_of(last))
+        found = list(rows.order_by("pk")[: ROWS + 1])
+        return _meters(found[:ROWS]), [found[ROWS - 1].pk] if len(found) > ROWS else None
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        wave = self.wave
+        context = super().get_context_data(**kwargs)
+        progress = progress_of([wave])[wave.pk]
+        return {
+            **context,
+            "title": f"Rotation wave: {wave.name}",
+            "wave": wave,
+            "label": label(WaveState(wave.state).label, WAVE_COLOURS[WaveState(wave.state)]),
+            "progress": progress,
+            "through": counted(progress),
+            "percent": percent(counted(progress), progress.meters),
+            "figures": _figures(wave, progress),
+            "takes": duration(3600 * progress.waiting / wave.rate_per_hour) if progress.waiting else None,
+            "is_running": wave.state == WaveState.RUNNING,
+            "is_paused": wave.state == WaveState.PAUSED,
+            "is_stopped": wave.state == WaveState.STOPPED,
+            "is_over": wave.state in (WaveState.FINISHED, WaveState.CANCELLED),
+            "higher_budget": min(_BUDGET_MAX, progress.failures + max(10, wave.failure_budget)),
+        }
+
+    def _pause(self, request: HttpRequest) -> str:
+        waves.pause(self.wave.pk, web_actor(request))
+        return "Paused: nothing more is queued; what is queued goes on."
+
+    def _resume(self, request: HttpRequest) -> str:
+        written = request.POST.get("failure_budget", "").strip()
+        if written and not (written.isascii() and written.isdigit() and int(written) <= _BUDGET_MAX):
+            raise Wrong(f"Nothing was done: a failure budget is a number up to {_BUDGET_MAX:,}.")
+        wave = waves.resume(self.wave.pk, web_actor(request), int(written) if written else None)
+        return f"The wave goes on, with a failure budget of {wave.failure_budget:,}."
+
+    def _cancel(self, request: HttpRequest) -> str:
+        waves.cancel(self.wave.pk, web_actor(request), timezone.now())
+        return "Cancelled: what no concentrator had fetched is withdrawn; meters that have the key go on with it."
+
+
+def _figures(wave: RotationWave, progress: Progress) -> list[Figure]:
+    states = progress.states
+    figures = [
+        Figure("Waiting", thousands(progress.waiting), "their turn has not come", "hourglass_empty", "?state=waiting")
+    ]
+    figures += [
+        Figure(title, thousands(states.get(state, 0)), note, icon, f"?state={state.value}")
+        for state, (title, note, icon) in _MEANINGS.items()
+    ]
+    spent = progress.failures
+    tone = "bad" if spent > wave.failure_budget else ("unsure" if spent else "good")
+    note = f"of a budget of {wave.failure_budget:,}; refused or expired"
+    figures.append(Figure("Failed", thousands(spent), note, "gpp_bad", "?state=refused", tone))
+    if cancelled := states.get(CommandState.CANCELLED, 0):
+        figures.append(Figure("Cancelled", thousands(cancelled), "withdrawn", "block", "?state=cancelled"))
+    return figures
+
+
+def _meters(rows: Sequence[WaveMeter]) -> Table:
+    columns = [
+        Column("meter"),
+        Column("outcome"),
+        Column("epoch", is_number=True, is_minor=True),
+        Column("offers", is_number=True, is_minor=True),
+        Column("queued", is_minor=True),
+        Column("ended"),
+    ]
+    return table(columns, [_meter(row) for row in rows])
+
+
+def _meter(row: WaveMeter) -> list[Any]:
+    meter = link(reverse("admin:meters_meter_change", args=[row.meter_id]), row.meter)
+    command: Command | None = row.command
+    if command is None:
+        return [meter, label("waiting"), NOTHING, NOTHING, NOTHING, NOTHING]
+    state = CommandState(command.state)
+    return [
+        meter,
+        label(state.value, COMMAND_COLOURS[state]),
+        command.parameters.get("epoch", NOTHING),
+        command.attempts,
+        ago(command.created_at),
+        NOTHING if command.ended_at is None else ago(command.ended_at),
+    ]

@@ -1,0 +1,257 @@
+"""Rotation waves: all of them with their progress, and a new one, whose meters are counted before it begins."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django import forms
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+)
+
+from ami_headend.console import queries
+from ami_headend.console.acts import REFUSALS
+from ami_headend.console.formatting import ago, duration, label, link, percent, thousands
+from ami_headend.console.lists import ConcentratorField
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Column, Table, table
+from concentrators import waves
+from concentrators.models import CommandState, RotationWave, WaveState
+from concentrators.waves import Progress, Selection, WaveError
+from keyvault import rights
+from keyvault.audit import web_actor
+from keyvault.models import Algorithm, FleetKey
+from meters.models import Meter
+from meters.registry import RegistryError, parse_system_title
+
+SEE = "concentrators.view_rotationwave"
+WAVE_COLOURS = {
+    WaveState.RUNNING: "info",
+    WaveState.PAUSED: "warning",
+    WaveState.STOPPED: "danger",
+    WaveState.FINISHED: "success",
+    WaveState.CANCELLED: "",
+}
+_LISTED = 50
+_SAMPLE = 10
+_TITLES_MAX = 10_000
+
+
+class WavesPage(ConsolePage):
+    """Waves, the newest first."""
+
+    route = "keys/waves/"
+    name = "waves"
+    title = "Rotation waves"
+    icon = "waves"
+    permission_required = (SEE,)
+    template_name = "console/keys/waves.html"
+    live_template_name = "console/keys/waves_live.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        found = list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[:_LISTED])
+        return {
+            **context,
+            "waves": _table(found, progress_of(found), context["now"]),
+            "may_begin": self.request.user.has_perm(rights.ROTATE_DEVICE_KEYS),
+        }
+
+
+class WaveForm(forms.Form):
+    """Which meters get new keys (those that fit everything that is filled in), which keys, and how fast."""
+
+    name = forms.CharField(
+        max_length=120, label="Name of the wave", widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"})
+    )
+    everything = forms.BooleanField(
+        required=False, label="All meters in service that can get a new key", widget=UnfoldBooleanSwitchWidget()
+    )
+    concentrator = ConcentratorField()
+    older_than_days = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=36_500,
+        label="Key in use for more than (days)",
+        widget=UnfoldAdminIntegerFieldWidget(),
+    )
+    derived_from = forms.ModelChoiceField(
+        FleetKey.objects.defer("wrapped").order_by("name"),
+        required=False,
+        label="Key derived from fleet key",
+        empty_label="any key",
+        widget=UnfoldAdminSelectWidget,
+    )
+    compromised = forms.BooleanField(
+        required=False, label="Newest key compromised, no other usable", widget=UnfoldBooleanSwitchWidget()
+    )
+    titles = forms.CharField(
+        required=False,
+        max_length=_TITLES_MAX * 17,
+        label="These system titles",
+        help_text="16 hex digits each, by spaces or lines",
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3, "spellcheck": "false"}),
+    )
+    rate_per_hour = forms.IntegerField(
+        min_value=1,
+        max_value=2**31 - 1,
+        initial=1000,
+        label="Key commands an hour, at most",
+        widget=UnfoldAdminIntegerFieldWidget(),
+    )
+    failure_budget = forms.IntegerField(
+        min_value=0,
+        max_value=2**31 - 1,
+        initial=10,
+        label="Failure budget",
+        help_text="with more commands refused or expired, the wave stops",
+        widget=UnfoldAdminIntegerFieldWidget(),
+    )
+    algorithm = forms.TypedChoiceField(
+        choices=[("", "as the old key's"), *Algorithm.choices],
+        coerce=int,
+        required=False,
+        empty_value=None,
+        label="Algorithm of the new keys",
+        widget=UnfoldAdminSelectWidget,
+    )
+    fleet_key = forms.ModelChoiceField(
+        FleetKey.objects.defer("wrapped").order_by("name"),
+        required=False,
+        label="New keys derived from",
+        empty_label="nothing: as the old ones, derived or random",
+        widget=UnfoldAdminSelectWidget,
+    )
+
+    which = ("everything", "concentrator", "older_than_days", "derived_from", "compromised", "titles")
+    how = ("rate_per_hour", "failure_budget", "algorithm", "fleet_key")
+
+    def clean_titles(self) -> list[bytes] | None:
+        words = self.cleaned_data["titles"].replace(",", " ").split()
+        try:
+            return [parse_system_title(word) for word in words] or None
+        except RegistryError as error:
+            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+    def selection(self) -> Selection:
+        """What the fields mean; to be called once they are valid."""
+        given = self.cleaned_data
+        return Selection(
+            system_titles=given["titles"],
+            concentrator=given["concentrator"],
+            older_than_days=given["older_than_days"],
+            compromised=given["compromised"],
+            derived_from=given["derived_from"],
+            everything=given["everything"],
+        )
+
+
+class NewWavePage(ConsolePage):
+    """A new wave: filled in, its meters counted, begun."""
+
+    route = "keys/waves/new/"
+    name = "wave-new"
+    title = "New rotation wave"
+    icon = "waves"
+    permission_required = (SEE, rights.ROTATE_DEVICE_KEYS)
+    template_name = "console/keys/wave_new.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        form: WaveForm = kwargs.pop("form", None) or WaveForm()
+        return super().get_context_data(
+            form=form, which=[form[name] for name in form.which], how=[form[name] for name in form.how], **kwargs
+        )
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Count what the form selects, or begin the wave over it."""
+        form, now = WaveForm(request.POST), timezone.now()
+        context: dict[str, Any] = {}
+        if form.is_valid():
+            try:
+                if request.POST.get("act") == "begin":
+                    return self._begin(request, form, now)
+                context = _preview(form, now)
+            except REFUSALS as error:
+                form.add_error(None, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return self.render_to_response(self.get_context_data(form=form, **context))
+
+    def _begin(self, request: HttpRequest, form: WaveForm, now: datetime) -> HttpResponse:
+        if not request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
+            raise PermissionDenied
+        given = form.cleaned_data
+        wave = waves.begin(
+            given["name"],
+            form.selection(),
+            web_actor(request),
+            now,
+            given["rate_per_hour"],
+            given["failure_budget"],
+            given["algorithm"],
+            given["fleet_key"],
+        )
+        return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
+
+
+def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
+    found = waves.selected(form.selection(), now)
+    count = found.count()
+    if not count:
+        raise WaveError("no meter that can get a new key now is among them")
+    in_service = Meter.objects.filter(status="commissioned").count()
+    takes = timedelta(hours=count / form.cleaned_data["rate_per_hour"])
+    return {
+        "count": count,
+        "in_service": in_service,
+        "takes": duration(takes.total_seconds()),
+        "sample": [str(meter) for meter in found[:_SAMPLE]],
+        "more": max(0, count - _SAMPLE),
+    }
+
+
+def progress_of(found: Sequence[RotationWave]) -> Mapping[int, Progress]:
+    """How far waves are; kept for a while in proportion to the cost, for as long as they are in the same states."""
+    states = hashlib.sha256(",".join(f"{wave.pk} {wave.state}" for wave in found).encode()).hexdigest()
+    return queries.rested(f"waves:{states}", lambda: waves.progresses(found)) if found else {}
+
+
+def counted(progress: Progress) -> int:
+    """How many meters of a wave are through: their command has ended."""
+    return progress.meters - progress.waiting - progress.open
+
+
+def _table(found: Sequence[RotationWave], progress: Mapping[int, Progress], now: datetime) -> Table:
+    columns = [
+        Column("wave"),
+        Column("state"),
+        Column("meters", is_number=True),
+        Column("through", is_number=True),
+        Column("new keys in use", is_number=True, is_minor=True),
+        Column("failed, of budget", is_number=True, is_minor=True),
+        Column("begun", is_minor=True),
+        Column("by", is_minor=True),
+    ]
+    return table(
+        columns,
+        [
+            [
+                link(reverse("admin:wave", args=[wave.pk]), wave.name),
+                label(WaveState(wave.state).label, WAVE_COLOURS[WaveState(wave.state)]),
+                thousands(progress[wave.pk].meters),
+                percent(counted(progress[wave.pk]), progress[wave.pk].meters),
+                thousands(progress[wave.pk].states.get(CommandState.DONE, 0)),
+                f"{progress[wave.pk].failures:,} of {wave.failure_budget:,}",
+                ago(wave.created_at, now),
+                wave.created_by,
+            ]
+            for wave in found
+        ],
+    )

@@ -1,0 +1,450 @@
+"""The pages of the keys: what they show, for whom, what their buttons do, and for whom they do nothing."""
+
+import json
+import re
+from datetime import timedelta
+from html import unescape
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.cache import cache
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import reverse, reverse_lazy
+from django.utils import timezone
+from pytest_django import Settings
+
+from ami_headend import roles
+from ami_headend.alerts.models import Condition, Rule
+from concentrators import waves
+from concentrators.models import Command, CommandState, RotationWave, WaveState
+from concentrators.waves import Selection
+from keyvault import approvals, audit, epochs, masterkey, provisioning, rewrap, rights, standing, versions
+from keyvault.audit import Actor
+from keyvault.models import Approval, AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
+from keyvault.provisioning import NewKey
+from tests.concentrators.fleet import Device, commission
+from tests.concentrators.statements import counting
+from tests.factories import ConcentratorFactory
+
+pytestmark = pytest.mark.django_db
+
+LIVE = {"HX-Request": "true"}
+KEYS, MASTER_KEY = reverse_lazy("admin:keys"), reverse_lazy("admin:master-key")
+WAVES, NEW_WAVE = reverse_lazy("admin:waves"), reverse_lazy("admin:wave-new")
+AUDIT, APPROVALS = reverse_lazy("admin:audit"), reverse_lazy("admin:approvals")
+ACTOR = Actor("tester", "test")
+ROLES = (roles.OPERATOR, roles.KEY_OFFICER, roles.ADMINISTRATOR, roles.AUDITOR)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_rested() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def own_master_key(settings: Settings, tmp_path: Path) -> None:
+    """A master key of this test's own, to be rotated."""
+    settings.MASTER_KEY_FILE = tmp_path / "master.keys"
+    settings.MASTER_KEY_DESTROY_AFTER_DAYS = 0
+    masterkey.provider().init()
+
+
+def account(role: str, name: str | None = None) -> User:
+    user = User.objects.create_user(name or role.replace(" ", "-"), is_staff=True)
+    user.groups.add(Group.objects.get(name=role))
+    return user
+
+
+def signed_in(role: str, name: str | None = None) -> Client:
+    client = Client()
+    client.force_login(account(role, name))
+    return client
+
+
+@pytest.fixture
+def officer() -> Client:
+    return signed_in(roles.KEY_OFFICER)
+
+
+def text(answer: object) -> str:
+    assert isinstance(answer, HttpResponse)
+    return unescape(answer.content.decode())
+
+
+def act(client: Client, url: object, name: str, **given: object) -> str:
+    """Press a button; gives what the page that comes afterwards says."""
+    answer = client.post(str(url), {"act": name, **given})
+    assert answer.status_code == 302, answer.content.decode()[:2000]
+    return text(client.get(answer["Location"]))
+
+
+def fitted(count: int) -> list[Device]:
+    """Meters that can get new keys."""
+    devices = commission(count, ConcentratorFactory.create())
+    provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+    return devices
+
+
+def begun(count: int = 3, rate: int = 60, budget: int = 0) -> RotationWave:
+    fitted(count)
+    return waves.begin("spring", Selection(everything=True), ACTOR, timezone.now(), rate, budget)
+
+
+def wave_url(wave: RotationWave) -> str:
+    return reverse("admin:wave", args=[wave.pk])
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        (KEYS, {roles.OPERATOR, roles.KEY_OFFICER, roles.AUDITOR}),
+        (MASTER_KEY, {roles.KEY_OFFICER, roles.AUDITOR}),
+        (reverse_lazy("admin:master-key-destroy", args=[1]), {roles.KEY_OFFICER}),
+        (WAVES, {roles.OPERATOR, roles.KEY_OFFICER, roles.AUDITOR}),
+        (NEW_WAVE, {roles.KEY_OFFICER}),
+        (AUDIT, {roles.AUDITOR}),
+        (reverse_lazy("admin:audit-export"), {roles.AUDITOR}),
+        (APPROVALS, {roles.KEY_OFFICER, roles.ADMINISTRATOR, roles.AUDITOR}),
+    ],
+)
+def test_each_role_sees_its_pages(url: object, allowed: set[str]) -> None:
+    found = {role: signed_in(role).get(str(url)).status_code for role in ROLES}
+    assert found == {role: 200 if role in allowed else 403 for role in ROLES}
+
+
+def test_an_auditor_and_an_operator_change_nothing(own_master_key: None) -> None:
+    wave = begun()
+    records = AuditRecord.objects.count()
+    attempts = [
+        *((MASTER_KEY, name) for name in ("rotate", "stop", "resume")),
+        *((wave_url(wave), name) for name in ("pause", "resume", "cancel")),
+        (reverse("admin:master-key-destroy", args=[1]), "destroy"),
+        (NEW_WAVE, "begin"),
+        (APPROVALS, "approve"),
+        (KEYS, "anything"),
+    ]
+    for role in (roles.AUDITOR, roles.OPERATOR):
+        client = signed_in(role)
+        assert {client.post(str(url), {"act": name}).status_code for url, name in attempts} <= {403, 405}
+        page = text(client.get(wave_url(wave)))
+        assert "spring" in page
+        assert not re.search(r'value="(pause|resume|cancel)"', page)
+        assert "New wave" not in text(client.get(str(WAVES)))
+    wave.refresh_from_db()
+    assert (wave.state, MasterKeyRotation.objects.count()) == (WaveState.RUNNING, 0)
+    assert AuditRecord.objects.count() == records
+
+
+class TestKeys:
+    """Device keys by state and epoch, and those to look after."""
+
+    def test_states_are_counted(self, officer: Client) -> None:
+        devices = fitted(4)
+        epochs.begin([device.title for device in devices[:2]])
+        epochs.compromise([DeviceKey.objects.get(system_title=devices[3].title, epoch=1).pk], ACTOR)
+        found = standing.device_keys()
+        assert found.by_state == {"pending": 2, "active": 3, "retiring": 0, "retired": 0, "compromised": 1}
+        assert found.by_epoch == {1: {"active": 3, "compromised": 1}, 2: {"pending": 2}}
+        assert found.transfer == {"active": 4}
+        page = text(officer.get(str(KEYS)))
+        assert devices[3].title.hex() in page  # without a successor
+        assert "4 active" in page
+
+    def test_overdue_and_worn_keys_are_named(self, officer: Client, settings: Settings) -> None:
+        devices = fitted(3)
+        epochs.begin([devices[0].title])
+        assert standing.overdue(timezone.now(), 5).number == 0
+        late = timezone.now() - timedelta(seconds=settings.COMMAND_EXPIRES_S + 1)
+        DeviceKey.objects.filter(state="pending").update(created_at=late)
+        worn = DeviceKey.objects.get(system_title=devices[1].title, epoch=1)
+        InvocationCounter.objects.update_or_create(
+            key=worn, defaults={"highest": settings.KEY_ROTATE_AT_COUNTER, "floor": 0, "gaps": [], "key_version": 1}
+        )
+        overdue, near = standing.overdue(timezone.now(), 5), standing.near_budget(5)
+        assert [(key.system_title, key.epoch) for key in overdue.listed] == [(devices[0].title, 2)]
+        assert [key.key_id for key in near.listed] == [worn.pk]
+        assert standing.near_budget(0).listed == []
+        page = text(officer.get(str(KEYS), headers=LIVE))
+        assert devices[0].title.hex() in page
+        assert f"{settings.KEY_ROTATE_AT_COUNTER:,}" in page
+
+    def test_an_empty_head_end_says_what_to_do(self, officer: Client) -> None:
+        page = text(officer.get(str(KEYS)))
+        assert "No device has a key yet" in page
+        assert "None. Every new key arrived in time." in page
+
+
+@pytest.mark.usefixtures("own_master_key")
+class TestMasterKey:
+    """A rotation from the button to the destroyed version."""
+
+    def run(self) -> None:
+        rotation = rewrap.current()
+        assert rotation is not None
+        while rewrap.rewrap_batch(rotation.pk):
+            pass
+        cache.clear()
+
+    def test_a_rotation_from_start_to_destroyed(self, officer: Client) -> None:
+        fitted(3)
+        assert "Version 2 is active; 7 secrets" in act(officer, MASTER_KEY, "rotate")  # the audit key is one
+        page = text(officer.get(str(MASTER_KEY), headers=LIVE))
+        assert 'value="stop"' in page
+        assert "0 of 7 secrets" in page
+        assert "resume it" in act(officer, MASTER_KEY, "rotate")
+        assert "stops after the batch" in act(officer, MASTER_KEY, "stop")
+        assert 'value="resume"' in text(officer.get(str(MASTER_KEY), headers=LIVE))
+        assert "goes on" in act(officer, MASTER_KEY, "resume")
+        destroy = reverse("admin:master-key-destroy", args=[1])
+        assert "secrets need version 1" in text(officer.get(destroy))
+        assert "secrets need version 1" in act(officer, destroy, "destroy", number="1")
+        self.run()
+        page = text(officer.get(str(MASTER_KEY), headers=LIVE))
+        assert "7 of 7 secrets" in page
+        assert destroy in page
+        assert "write 1 to confirm" in act(officer, destroy, "destroy", number="2")
+        assert "Version 1 is destroyed" in act(officer, destroy, "destroy", number="1")
+        assert [row.state for row in standing.versions([])] == ["destroyed", "active"]
+        recorded = list(AuditRecord.objects.filter(act__startswith="master_key.").values_list("act", "actor", "result"))
+        assert ("master_key.destroy", "key-officer", "done") in recorded
+        assert audit.verify().number == AuditRecord.objects.count()
+
+    def test_the_waiting_period_is_kept(self, officer: Client, settings: Settings) -> None:
+        settings.MASTER_KEY_DESTROY_AFTER_DAYS = 30
+        act(officer, MASTER_KEY, "rotate")
+        self.run()
+        due = f"{timezone.now() + timedelta(days=30):%Y-%m-%d}"
+        assert f"from {due} on" in text(officer.get(str(MASTER_KEY)))
+        destroy = reverse("admin:master-key-destroy", args=[1])
+        assert "MASTER_KEY_DESTROY_AFTER_DAYS" in act(officer, destroy, "destroy", number="1")
+        assert standing.versions([])[0].state == "decrypt_only"
+
+    def test_a_second_person_approves_the_end(self, officer: Client, settings: Settings) -> None:
+        settings.REQUIRE_APPROVAL = True
+        act(officer, MASTER_KEY, "rotate")
+        self.run()
+        destroy = reverse("admin:master-key-destroy", args=[1])
+        assert "A second person has to approve" in text(officer.get(destroy))
+        assert "needs the approval" in act(officer, destroy, "destroy", number="1")
+        assert "say why" in act(officer, destroy, "ask", reason=" ")
+        assert "waits for another person" in act(officer, destroy, "ask", reason="rotated in May")
+        asked = Approval.objects.get()
+        own = text(officer.get(str(APPROVALS)))
+        assert 'value="approve"' not in own
+        assert "Take back" in own
+        assert "another person must approve it" in act(officer, APPROVALS, "approve", number=asked.pk)
+        second = signed_in(roles.ADMINISTRATOR)
+        page = text(second.get(str(APPROVALS), headers=LIVE))
+        assert "rotated in May" in page
+        assert 'value="approve"' in page
+        assert "Approved: destroy version 1" in act(second, APPROVALS, "approve", number=asked.pk)
+        assert "Version 1 is destroyed" in act(officer, destroy, "destroy", number="1")
+        assert approvals.state(Approval.objects.get(), timezone.now()) == "used"
+
+    def test_what_an_interrupted_rotation_left_is_taken_up(self, officer: Client) -> None:
+        fitted(1)
+        masterkey.provider().add_version()
+        page = text(officer.get(str(MASTER_KEY)))
+        assert "2 secrets are still under older versions" in page
+        assert "goes on" in act(officer, MASTER_KEY, "resume")
+
+    def test_a_master_key_that_is_away_is_told_of(self, officer: Client, settings: Settings, tmp_path: Path) -> None:
+        settings.MASTER_KEY_FILE = tmp_path / "gone"
+        page = text(officer.get(str(MASTER_KEY)))
+        assert "cannot be used" in page
+        assert 'value="rotate"' not in page
+        assert "Nothing was done" in act(officer, MASTER_KEY, "rotate")
+
+    def test_there_is_no_version_9(self, officer: Client) -> None:
+        assert officer.get(reverse("admin:master-key-destroy", args=[9])).status_code == 404
+
+
+class TestWaves:
+    """A wave from the form to its end."""
+
+    FORM = {"name": "spring", "everything": "on", "rate_per_hour": "60", "failure_budget": "2"}
+
+    def test_meters_are_counted_before_it_begins(self, officer: Client) -> None:
+        fitted(3)
+        commission(1, None)  # without a transfer key
+        page = text(officer.post(str(NEW_WAVE), {**self.FORM, "act": "preview"}))
+        assert re.search(r'id="preview"><strong>3</strong> of 4 meters', page)
+        assert "Start the wave" in page
+        assert RotationWave.objects.count() == 0
+        answer = officer.post(str(NEW_WAVE), {**self.FORM, "act": "begin"})
+        wave = RotationWave.objects.get()
+        assert answer["Location"] == wave_url(wave)
+        assert (wave.name, wave.rate_per_hour, wave.failure_budget) == ("spring", 60, 2)
+        assert (wave.created_by, waves.progress(wave).meters) == ("key-officer", 3)
+        assert AuditRecord.objects.get(act="device_key.rotate").actor == "key-officer"
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"everything": ""}, "Say which meters"),
+            ({"older_than_days": "400"}, "No meter that can get a new key now"),
+            ({"titles": "0024be"}, "16 hex digits"),
+            ({"concentrator": "nowhere"}, "no concentrator named nowhere"),
+            ({"rate_per_hour": "0"}, "greater than or equal to 1"),
+            ({"failure_budget": "-1"}, "greater than or equal to 0"),
+            ({"name": ""}, "required"),
+        ],
+    )
+    def test_a_form_that_makes_no_sense_is_told_why(self, officer: Client, changed: dict[str, str], said: str) -> None:
+        fitted(1)
+        for name in ("preview", "begin"):
+            page = text(officer.post(str(NEW_WAVE), {**self.FORM, **changed, "act": name}))
+            assert said in page
+            assert "Start the wave" not in page
+        assert RotationWave.objects.count() == 0
+
+    def test_criteria_narrow_each_other(self, officer: Client) -> None:
+        devices = fitted(3)
+        titles = f"{devices[0].title.hex()}\n{devices[1].title.hex().upper()}, {devices[1].title.hex()}"
+        given = {**self.FORM, "everything": "", "titles": titles, "act": "preview"}
+        assert "<strong>2</strong> of 3" in text(officer.post(str(NEW_WAVE), given))
+
+    def test_paused_resumed_and_cancelled(self, officer: Client) -> None:
+        wave = begun()
+        waves.step(timezone.now())
+        url = wave_url(wave)
+        assert "Paused: nothing more" in act(officer, url, "pause")
+        assert "cannot become paused" in act(officer, url, "pause")
+        assert "goes on" in act(officer, url, "resume")
+        page = act(officer, url, "cancel")
+        assert "Cancelled: what no concentrator" in page
+        assert "Cancel the wave" not in page
+        wave.refresh_from_db()
+        assert wave.state == WaveState.CANCELLED
+        assert Command.objects.get().state == CommandState.CANCELLED
+
+    def test_a_stopped_wave_asks_for_a_higher_budget(self, officer: Client) -> None:
+        wave = begun()
+        waves.step(timezone.now())
+        Command.objects.update(state=CommandState.REFUSED, ended_at=timezone.now())
+        waves.step(timezone.now())
+        url = wave_url(wave)
+        page = text(officer.get(url))
+        assert "Its failures stopped it" in page
+        assert 'name="failure_budget" min="1" value="11"' in page
+        assert "must be 1 or more" in act(officer, url, "resume", failure_budget="0")
+        for odd in ("-1", "much", "9" * 12, "\u0663"):
+            assert "a failure budget is a number" in act(officer, url, "resume", failure_budget=odd)
+        assert "with a failure budget of 11" in act(officer, url, "resume", failure_budget="11")
+        wave.refresh_from_db()
+        assert (wave.state, wave.failure_budget) == (WaveState.RUNNING, 11)
+
+    def test_the_outcome_of_each_meter_is_told(self, officer: Client) -> None:
+        wave = begun(count=3, rate=120)
+        waves.step(timezone.now())
+        command = Command.objects.order_by("pk").first()
+        assert command is not None
+        Command.objects.filter(pk=command.pk).update(state=CommandState.DONE, ended_at=timezone.now())
+        url = wave_url(wave)
+        page = text(officer.get(url, headers=LIVE))
+        assert "1 of 3 meters are through" in page
+        done = text(officer.get(f"{url}?state=done", headers=LIVE))
+        assert str(command.meter) in done
+        assert done.count("/admin/meters/meter/") == 1
+        assert text(officer.get(f"{url}?state=waiting", headers=LIVE)).count("/admin/meters/meter/") == 1
+        assert (
+            text(officer.get(f"{url}?meter={command.meter.serial_number}", headers=LIVE)).count("/meters/meter/") == 1
+        )
+        assert "There is no such page" in text(officer.get(f"{url}?after=x"))
+        assert officer.get(reverse("admin:wave", args=[wave.pk + 1])).status_code == 404
+
+    def test_a_long_wave_goes_on_on_the_next_page(self, officer: Client) -> None:
+        wave = begun(count=53)
+        page = text(officer.get(wave_url(wave)))
+        following = re.search(r'href="(\?after=\d+)">Next page', page)
+        assert following is not None
+        rest = text(officer.get(wave_url(wave) + following[1], headers=LIVE))
+        assert rest.count("/admin/meters/meter/") == 3
+
+
+class TestAudit:
+    """The records, the state of the chain, its export."""
+
+    @pytest.fixture
+    def auditor(self) -> Client:
+        return signed_in(roles.AUDITOR)
+
+    def test_records_are_found_by_act_person_and_time(self, auditor: Client) -> None:
+        audit.record(Actor("ann", "10.0.0.1"), "device_key.rotate", {"wave": 7})
+        audit.record(Actor("ben", "10.0.0.2"), "master_key.stop", {"rotation": 1})
+        rows = text(auditor.get(str(AUDIT)))
+        assert "wave 7" in rows
+        assert "rotation 1" in rows
+        assert "wave 7" not in text(auditor.get(f"{AUDIT}?act=master_key."))
+        assert "rotation 1" not in text(auditor.get(f"{AUDIT}?actor=ann"))
+        assert "No record fits" in text(auditor.get(f"{AUDIT}?start=2099-01-01T00:00"))
+
+    def test_the_chain_is_verified_on_demand(self, auditor: Client) -> None:
+        audit.record(ACTOR, "test", {})
+        assert "unverified" in text(auditor.get(str(AUDIT)))
+        assert "Verified: 1 records, none changed" in act(auditor, AUDIT, "verify")
+        Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(marks={"head": {"number": 1, "mac": "00"}})
+        assert "verified up to record 1" in text(auditor.get(str(AUDIT)))
+
+    def test_the_export_holds_every_record_and_its_own(self, auditor: Client) -> None:
+        audit.record(ACTOR, "test", {"n": 1})
+        answer = auditor.get(reverse("admin:audit-export"))
+        lines = b"".join(answer.streaming_content).decode().splitlines()  # type: ignore[attr-defined]
+        assert [json.loads(line)["act"] for line in lines] == ["test", "audit.export"]
+        assert 'filename="audit-1.jsonl"' in answer["Content-Disposition"]
+
+
+def test_an_odd_number_of_an_approval_is_refused(officer: Client) -> None:
+    for odd in ("", "x", "9" * 40, "-1"):
+        assert "there is no such approval" in act(officer, APPROVALS, "refuse", number=odd)
+    assert "there is no approval 4" in act(officer, APPROVALS, "refuse", number="4")
+
+
+def test_whoever_asked_takes_it_back(officer: Client) -> None:
+    user = User.objects.get(username="key-officer")
+    person = approvals.Person(user, "test")
+    approvals.request(approvals.DESTROY, versions.approval_subject(1), "why", person, timezone.now())
+    number = Approval.objects.get().pk
+    assert "Nothing was done" in act(signed_in(roles.AUDITOR), APPROVALS, "refuse", number=number)
+    assert "Refused: destroy version 1" in act(officer, APPROVALS, "refuse", number=number)
+
+
+def test_no_page_holds_key_octets(admin_client: Client) -> None:
+    wave = begun(count=2)
+    epochs.begin([bytes(key.system_title) for key in DeviceKey.objects.filter(epoch=1)])
+    wrapped = [bytes(key.wrapped or b"") for key in DeviceKey.objects.exclude(wrapped=None)]
+    for url in (KEYS, MASTER_KEY, WAVES, NEW_WAVE, AUDIT, APPROVALS, wave_url(wave)):
+        page = admin_client.get(str(url)).content.decode()
+        assert not [octets for octets in wrapped if octets.hex() in page or octets.hex()[40:72] in page]
+
+
+@pytest.mark.parametrize("url", [KEYS, MASTER_KEY, WAVES, AUDIT, APPROVALS, "wave"])
+def test_the_cost_is_the_same_however_much_there_is(admin_client: Client, url: object) -> None:
+    wave = begun(count=2)
+    address = wave_url(wave) if url == "wave" else str(url)
+
+    def cost() -> list[str]:
+        cache.clear()
+        statements.take()
+        assert admin_client.get(address, headers=LIVE).status_code == 200
+        return statements.take()
+
+    with counting() as statements:
+        few = cost()
+        waves.step(timezone.now())
+        for number in range(5):
+            begun(count=20)
+            audit.record(ACTOR, "test", {"n": number})
+        assert len(cost()) == len(few) <= 20, few
+
+
+def test_rights_are_asked_for_on_every_act(officer: Client) -> None:
+    """A right that is taken away holds from the next press on."""
+    wave = begun()
+    user = User.objects.get(username="key-officer")
+    user.groups.clear()
+    app, codename = rights.ROTATE_DEVICE_KEYS.split(".")
+    assert not user.has_perm(f"{app}.{codename}")
+    assert officer.post(wave_url(wave), {"act": "pause"}).status_code == 403
