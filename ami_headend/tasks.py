@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from ami_headend.console import components, kept
+from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
 
 
@@ -16,4 +17,4 @@ def look_at_components() -> None:
 @shared_task
 def renew_kept_answers() -> None:
     """Ask again what is costly, before somebody waits for it."""
-    kept.renew(QUESTIONS, timezone.now())
+    kept.renew([*QUESTIONS, *questions.RENEWED], timezone.now())

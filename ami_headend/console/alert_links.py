@@ -21,10 +21,20 @@ _EVENTS = "admin:meters_meterevent_changelist", "meters.view_meterevent"
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
 _CONCENTRATORS = "admin:concentrators", "concentrators.view_concentrator"
 _METERS = "admin:meters", "meters.view_meter"
-_KEYS = "admin:keyvault_devicekey_changelist", "keyvault.view_devicekey"
+_WHOLE = {  # lists that no subject narrows down
+    Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
+    Condition.ROTATION_STALLED: [
+        ("Rotation waves", ("admin:waves", "concentrators.view_rotationwave")),
+        ("Master key", ("admin:master-key", "keyvault.view_masterkeyrotation")),
+    ],
+    Condition.MASTER_KEY_DOWN: [("Master key", ("admin:master-key", "keyvault.view_masterkeyrotation"))],
+    Condition.AUDIT_BROKEN: [("Audit chain", ("admin:audit", "keyvault.view_auditrecord"))],
+    Condition.QUEUE_LAG: [("Uplinks", _UPLINKS)],
+}
 _SUBJECTS = {
     SubjectKind.METER: ("admin:meter", "meters.view_meter"),
     SubjectKind.CONCENTRATOR: ("admin:concentrator", "concentrators.view_concentrator"),
+    SubjectKind.WAVE: ("admin:wave", "concentrators.view_rotationwave"),
 }
 
 
@@ -55,12 +65,8 @@ def _rows(alert: Alert) -> list[Link]:
             return [Link("Failures", failures_url(**named), SEE) if is_one else _list("Meters", _METERS)]
         case Condition.SILENT_CONCENTRATOR | Condition.COMPLETENESS:
             return [_list("Uplinks", _UPLINKS, **of_subject) if is_one else _list("Concentrators", _CONCENTRATORS)]
-        case Condition.KEYS_WORN | Condition.ROTATION_STALLED | Condition.MASTER_KEY_DOWN:
-            return [_list("Device keys", _KEYS)]
-        case Condition.QUEUE_LAG:
-            return [_list("Uplinks", _UPLINKS)]
-        case _:
-            return []
+        case condition:
+            return [_list(*page) for page in _WHOLE.get(condition, ())]
 
 
 def _list(text: str, page: tuple[str, str], **query: str | int) -> Link:

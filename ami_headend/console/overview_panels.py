@@ -202,7 +202,7 @@ def rotation(found: list[WaveRow], master: MasterKeyRotation | None) -> Panel:
     stuck = [bar for bar in bars if bar["tone"]]
     done, whole = sum(bar["done"] for bar in bars), sum(bar["whole"] for bar in bars)
     note = f"{len(stuck):,} stopped or paused" if stuck else f"{len(bars):,} under way" if bars else "none under way"
-    url = reverse("admin:keyvault_devicekey_changelist")
+    url = reverse("admin:waves")
     value = percent(done, whole) if bars else "-"
     return {
         "figures": [Figure("Key rotation", value, note, "autorenew", url, "unsure" if stuck else "")],

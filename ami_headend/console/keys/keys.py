@@ -1,20 +1,18 @@
 """How the keys of devices stand: by state and epoch, and those that somebody should look after."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.http import urlencode
 
-from ami_headend.console import queries
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import ago, label, link, percent, thousands
+from ami_headend.console.keys import questions
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from concentrators.models import RotationWave, WaveState
-from keyvault import approvals, fleetkeys, rights, standing
+from keyvault import approvals, rights
 from keyvault.models import KeyState
 from keyvault.standing import DeviceKeys, Notable
 
@@ -39,7 +37,6 @@ _MEANINGS = {
     KeyState.RETIRED: "nothing under them is accepted",
     KeyState.COMPROMISED: "cut off",
 }
-_LISTED = 10
 _EPOCHS = 12
 
 
@@ -57,7 +54,7 @@ class KeysPage(ConsolePage):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        keys, overdue, cut_off, worn = queries.rested("keys", _ask)
+        keys, overdue, cut_off, worn = questions.ask(questions.KEYS)
         figures = [*_by_state(keys), _worry("Overdue", overdue, "pending for longer than a command lives", "schedule")]
         figures.append(_worry("Without successor", cut_off, "compromised, and no other key", "key_off"))
         figures.append(_worry("Near their budget", worn, "replaced by themselves, hour by hour", "data_usage"))
@@ -76,16 +73,6 @@ class KeysPage(ConsolePage):
             "transfer": keys.transfer,
             "fleet_keys": _fleet_keys() if self.request.user.has_perm("keyvault.view_fleetkey") else None,
         }
-
-
-def _ask() -> tuple[DeviceKeys, Notable, Notable, Notable]:
-    now = timezone.now()
-    return (
-        standing.device_keys(),
-        standing.overdue(now, _LISTED),
-        standing.without_successor(_LISTED),
-        standing.near_budget(_LISTED),
-    )
 
 
 def _by_state(keys: DeviceKeys) -> list[Figure]:
@@ -157,15 +144,14 @@ def _notable(found: Notable, now: datetime, since: str) -> Table:
 
 def _fleet_keys() -> Table:
     columns = [Column("fleet key"), Column("active keys", is_number=True), Column("usable keys", is_number=True)]
-    rows: Sequence[fleetkeys.Standing] = queries.rested("fleet_keys", fleetkeys.standings)
     return table(
         columns,
         [
             [
-                link(reverse("admin:keyvault_fleetkey_change", args=[row.fleet_key.pk]), row.fleet_key.name),
+                link(reverse("admin:keyvault_fleetkey_change", args=[row.id]), row.name),
                 thousands(row.active),
                 thousands(row.usable),
             ]
-            for row in rows
+            for row in questions.ask(questions.FLEET_KEYS)
         ],
     )

@@ -10,10 +10,10 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from ami_headend.console import queries
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, percent, thousands
+from ami_headend.console.keys import questions
 from ami_headend.console.tables import Column, Table, table
 from keyvault import approvals, audit, census, masterkey, rewrap, rights, standing, versions
 from keyvault.approvals import ApprovalError, Person
@@ -50,7 +50,7 @@ class MasterKeyPage(ActingPage):
         context = super().get_context_data(**kwargs)
         rotation = standing.rotation()
         try:
-            found = standing.versions(_census(rotation))
+            found = standing.versions(questions.ask(questions.CENSUS))
         except MasterKeyError as error:
             return {**context, "fault": str(error), "place": str(masterkey.provider())}
         may_destroy = self.request.user.has_perm(rights.DESTROY_MASTER_KEY)
@@ -154,12 +154,6 @@ def _enqueue(rotation: MasterKeyRotation) -> str:
     except rewrap_master_key.OperationalError:
         return "The queue does not answer: a worker takes it up once it does."
     return "A worker is at it."
-
-
-def _census(rotation: MasterKeyRotation | None) -> list[census.Count]:
-    """The census, kept for a while in proportion to its cost, for as long as the rotation stands where it stood."""
-    stage = "none" if rotation is None else f"{rotation.pk}:{rotation.state}"
-    return queries.rested(f"census:{stage}", census.census)
 
 
 def _figures(found: Sequence[VersionStanding]) -> list[Figure]:

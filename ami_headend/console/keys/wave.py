@@ -11,7 +11,8 @@ from django.utils.functional import cached_property
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, percent, thousands
-from ami_headend.console.keys.waves import SEE, WAVE_COLOURS, counted, progress_of
+from ami_headend.console.keys import questions
+from ami_headend.console.keys.waves import SEE, WAVE_COLOURS, counted
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
 from ami_headend.console.tables import Column, Table, table
 from concentrators import waves
@@ -93,7 +94,7 @@ class WavePage(ListPage, ActingPage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         wave = self.wave
         context = super().get_context_data(**kwargs)
-        progress = progress_of([wave])[wave.pk]
+        progress = questions.progress_of(wave)
         return {
             **context,
             "title": f"Rotation wave: {wave.name}",
@@ -158,7 +159,7 @@ def _meters(rows: Sequence[WaveMeter]) -> Table:
 
 
 def _meter(row: WaveMeter) -> list[Any]:
-    meter = link(reverse("admin:meters_meter_change", args=[row.meter_id]), row.meter)
+    meter = link(reverse("admin:meter", args=[row.meter_id]), row.meter)
     command: Command | None = row.command
     if command is None:
         return [meter, label("waiting"), NOTHING, NOTHING, NOTHING, NOTHING]

@@ -1,6 +1,5 @@
 """Rotation waves: all of them with their progress, and a new one, whose meters are counted before it begins."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +17,9 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from ami_headend.console import queries
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.formatting import ago, duration, label, link, percent, thousands
+from ami_headend.console.keys import questions
 from ami_headend.console.lists import ConcentratorField
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
@@ -41,7 +40,6 @@ WAVE_COLOURS = {
     WaveState.FINISHED: "success",
     WaveState.CANCELLED: "",
 }
-_LISTED = 50
 _SAMPLE = 10
 _TITLES_MAX = 10_000
 
@@ -59,10 +57,10 @@ class WavesPage(ConsolePage):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        found = list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[:_LISTED])
+        found = list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[: questions.WAVES_LISTED])
         return {
             **context,
-            "waves": _table(found, progress_of(found), context["now"]),
+            "waves": _table(found, questions.progress_of_all(found), context["now"]),
             "may_begin": self.request.user.has_perm(rights.ROTATE_DEVICE_KEYS),
         }
 
@@ -215,12 +213,6 @@ def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
         "sample": [str(meter) for meter in found[:_SAMPLE]],
         "more": max(0, count - _SAMPLE),
     }
-
-
-def progress_of(found: Sequence[RotationWave]) -> Mapping[int, Progress]:
-    """How far waves are; kept for a while in proportion to the cost, for as long as they are in the same states."""
-    states = hashlib.sha256(",".join(f"{wave.pk} {wave.state}" for wave in found).encode()).hexdigest()
-    return queries.rested(f"waves:{states}", lambda: waves.progresses(found)) if found else {}
 
 
 def counted(progress: Progress) -> int:

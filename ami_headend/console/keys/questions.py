@@ -1,0 +1,98 @@
+"""What the pages of the keys ask that looks at every key, or at every meter of a wave: kept for a while (kept.py)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.utils import timezone
+
+from ami_headend.console import kept
+from ami_headend.console.kept import Question
+from concentrators import waves
+from concentrators.models import RotationWave
+from concentrators.waves import Progress
+from keyvault import census, fleetkeys, standing
+from keyvault.census import Count
+from keyvault.models import KeyState
+from keyvault.standing import DeviceKeys, Notable, NotableKey
+
+LISTED = 10
+WAVES_LISTED = 50
+
+
+class KeysStanding(NamedTuple):
+    """Device keys counted, and those to look after."""
+
+    keys: DeviceKeys
+    overdue: Notable
+    without_successor: Notable
+    near_budget: Notable
+
+
+class FleetKeyRow(NamedTuple):
+    """A fleet key, and the device keys derived from it."""
+
+    id: int
+    name: str
+    active: int
+    usable: int
+
+
+def _keys(now: datetime) -> KeysStanding:
+    return KeysStanding(
+        standing.device_keys(),
+        standing.overdue(now, LISTED),
+        standing.without_successor(LISTED),
+        standing.near_budget(LISTED),
+    )
+
+
+def _read_keys(found: Any) -> KeysStanding:
+    (by_epoch, transfer), *notable = found
+    return KeysStanding(DeviceKeys(by_epoch, transfer), *(_read_notable(one) for one in notable))
+
+
+def _read_notable(found: Any) -> Notable:
+    number, listed = found
+    return Notable(number, [NotableKey(*row)._replace(state=KeyState(row[3])) for row in listed])
+
+
+def _fleet_keys(now: datetime) -> list[FleetKeyRow]:
+    return [FleetKeyRow(row.fleet_key.pk, row.fleet_key.name, row.active, row.usable) for row in fleetkeys.standings()]
+
+
+def _waves(now: datetime) -> dict[int, Progress]:
+    return dict(waves.progresses(list(RotationWave.objects.order_by("-pk")[:WAVES_LISTED])))
+
+
+def _read_progresses(found: Any) -> dict[int, Progress]:
+    return {wave_id: Progress(*progress) for wave_id, progress in found.items()}
+
+
+KEYS = Question("device keys", _keys, _read_keys)
+FLEET_KEYS = Question("fleet keys", _fleet_keys, lambda found: [FleetKeyRow(*row) for row in found])
+CENSUS = Question("census", lambda now: census.census(), lambda found: [Count(*row) for row in found])
+WAVES = Question("waves", _waves, _read_progresses)
+
+RENEWED = (KEYS, FLEET_KEYS, CENSUS, WAVES)
+
+
+def ask(question: Question) -> Any:
+    """The answer to one question."""
+    return kept.answers([question], timezone.now())[question.name].found
+
+
+def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, Progress]:
+    """How far the newest waves are; those that began after the answer was taken are asked for themselves."""
+    known: dict[int, Progress] = ask(WAVES)
+    fresh = [wave for wave in found if wave.pk not in known]
+    return {**known, **waves.progresses(fresh)} if fresh else known
+
+
+def progress_of(wave: RotationWave) -> Progress:
+    """How far one wave is. Each state that it goes through is asked for by itself: what stood before is no answer."""
+    question = Question(
+        f"wave {wave.pk} {wave.state}", lambda now: waves.progress(wave), lambda found: Progress(*found)
+    )
+    progress: Progress = ask(question)
+    return progress
