@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
 
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import epochs
@@ -124,10 +125,19 @@ def expire(now: datetime) -> int:
 
 
 def replace_worn_keys(limit: int, now: datetime) -> int:
-    """Queue new keys for at most ``limit`` meters whose key nears its safe number of frames; how many got one."""
-    titles = epochs.near_budget(limit)
-    meters = list(Meter.objects.filter(system_title__in=titles, status=MeterStatus.COMMISSIONED))
-    return len(enqueue_keys(meters, SYSTEM, now)) if meters else 0
+    """Queue new keys for at most ``limit`` meters whose key nears its safe number of frames; how many got one.
+
+    A meter that did not get its key in time, or refused it, is asked again: after a day.
+    """
+    asked = Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY).filter(
+        Q(state__in=OPEN) | Q(created_at__gt=now - timedelta(days=1))
+    )
+    meters: list[Meter] = []
+    for titles in epochs.near_budget(limit):
+        meters += Meter.objects.filter(~Exists(asked), system_title__in=titles, status=MeterStatus.COMMISSIONED)
+        if len(meters) >= limit:
+            break
+    return len(enqueue_keys(meters[:limit], SYSTEM, now)) if meters else 0
 
 
 def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:

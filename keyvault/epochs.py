@@ -5,7 +5,7 @@ active, and the old one retiring for a grace time, in which late frames are stil
 that a concentrator may have fetched stays acceptable, whatever became of its command.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -18,6 +18,7 @@ from keyvault.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
 LAST_EPOCH = 0xFFFF
+LAST_COUNTER = 2**40 - 1
 _RETIRE_BATCH = 10_000
 _NAMED_IN_AUDIT = 100
 
@@ -182,26 +183,33 @@ def cancel(system_titles: Collection[bytes]) -> set[bytes]:
     return {row[1] for row in rows}
 
 
-def near_budget(limit: int) -> list[bytes]:
-    """System titles of at most ``limit`` devices whose active key nears its safe number of frames.
+def near_budget(at_once: int) -> Iterator[list[bytes]]:
+    """System titles of the devices whose active key nears its safe number of frames, the most worn first.
 
-    The highest counter (setting KEY_ROTATE_AT_COUNTER) bounds that number from above. Devices with a
-    pending key are left out: their next key is under way. So are those that ``begin`` would refuse: one of
-    them must not keep the others from their keys.
+    The highest counter (setting KEY_ROTATE_AT_COUNTER) bounds that number from above. Those that ``begin``
+    would refuse are left out: one of them must not keep the others from their keys. ``at_once`` of them a query.
     """
-    rows = fetch_rows(
-        """SELECT k.system_title FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
-           WHERE c.highest >= %s AND k.state = 'active' AND k.epoch BETWEEN 1 AND %s
-             AND EXISTS (SELECT 1 FROM keyvault_devicekey t
-                         WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')
-             AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey p
-                             WHERE p.system_title = k.system_title AND p.state = 'pending')
-           ORDER BY c.highest DESC LIMIT %s""",
-        settings.KEY_ROTATE_AT_COUNTER,
-        LAST_EPOCH - 1,
-        limit,
-    )
-    return [row[0] for row in rows]
+    highest, key_id = LAST_COUNTER + 1, 0
+    while True:
+        rows = fetch_rows(
+            """SELECT k.system_title, c.highest, k.id
+               FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
+               WHERE c.highest >= %s AND k.state = 'active' AND k.epoch BETWEEN 1 AND %s
+                 AND (c.highest < %s OR c.highest = %s AND k.id > %s)
+                 AND EXISTS (SELECT 1 FROM keyvault_devicekey t
+                             WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')
+               ORDER BY c.highest DESC, k.id LIMIT %s""",
+            settings.KEY_ROTATE_AT_COUNTER,
+            LAST_EPOCH - 1,
+            highest,
+            highest,
+            key_id,
+            at_once,
+        )
+        if not rows:
+            return
+        yield [row[0] for row in rows]
+        _, highest, key_id = rows[-1]
 
 
 def _lock_devices(titles: Sequence[bytes]) -> None:

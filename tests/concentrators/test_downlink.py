@@ -17,6 +17,7 @@ from keyvault.epochs import EpochError
 from keyvault.models import DeviceKey, InvocationCounter
 from keyvault.provisioning import NewKey
 from keyvault.transport import TransportKey
+from meters import registry
 from meters.models import MeterStatus, Register
 from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, commission, judged, register_id
 from tests.concentrators.obedient import Receiver, answer
@@ -355,6 +356,25 @@ class TestKeys:
         assert commands.replace_worn_keys(10, NOW) == 0
         command = Command.objects.get()
         assert (command.kind, command.parameters, command.created_by) == (1, {"epoch": 2}, "ami-headend")
+
+    def test_a_worn_key_whose_command_expired_is_replaced_later(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        """With the same epoch and key: the meter may have it."""
+        InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
+        assert commands.replace_worn_keys(10, NOW) == 1
+        assert commands.expire(NOW + timedelta(days=8)) == 1
+        assert commands.replace_worn_keys(10, NOW + timedelta(days=8)) == 1
+        assert [command.parameters for command in Command.objects.order_by("pk")] == [{"epoch": 2}, {"epoch": 2}]
+
+    def test_worn_keys_of_suspended_meters_hold_up_no_other(self, concentrator: Concentrator, device: Device) -> None:
+        others = fitted(3, concentrator)
+        for other in others:
+            registry.suspend(other.meter)
+        InvocationCounter.objects.filter(key__epoch=1).update(highest=2**23 + 1, floor=2**23 + 1)
+        InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
+        assert commands.replace_worn_keys(1, NOW) == 1
+        assert Command.objects.get().meter_id == device.meter.pk
 
 
 class TestCancel:
