@@ -126,8 +126,12 @@ class Stack:
 
     def enqueue(self, task: str, *arguments: int, countdown_s: float = 0) -> None:
         """Puts a task of `concentrators.tasks` into the queue, as beat, the web server or a retry does."""
+        self.send(f"concentrators.tasks.{task}", *arguments, countdown_s=countdown_s)
+
+    def send(self, task: str, *arguments: int, countdown_s: float = 0) -> None:
+        """Puts a task by its full name into its queue."""
         with Connection(celery_broker_url(self.env["REDIS_URL"])) as broker:
-            app.send_task(f"concentrators.tasks.{task}", arguments, countdown=countdown_s or None, connection=broker)
+            app.send_task(task, arguments, countdown=countdown_s or None, connection=broker)
 
     def manage(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a management command against this stack's services."""

@@ -17,10 +17,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from pytest_django import DjangoDbBlocker
 
+from ami_headend.alerts import channels
+from ami_headend.alerts.models import Channel
 from ami_headend.embedded import postgres_program
 from concentrators import tokens
 from concentrators.models import Assignment
 from keyvault import provisioning
+from keyvault.audit import Actor
 from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
 from keyvault.models import DeviceKey
 from keyvault.provisioning import NewKey
@@ -123,6 +126,9 @@ def test_no_secret_anywhere(stack: Stack, site: Site) -> None:
     wrong = tokens.issue(site.concentrator, "revoked")
     tokens.revoke(site.concentrator.tokens.get(label="revoked"))
     hidden |= {"token": site.token.encode(), "revoked token": wrong.encode(), "password": PASSWORD.encode()}
+    channel = Channel(name="duty", kind="webhook", address="https://hooks.example/")
+    signing_secret = channels.save(channel, Actor("tester", "test"), NOW) or ""
+    hidden |= {"signing secret": base64.b64decode(signing_secret.removeprefix("whsec_"))}
     planted = secrets.token_bytes(32)
 
     User.objects.create_superuser("root", password=PASSWORD)
