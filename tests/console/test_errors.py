@@ -1,0 +1,34 @@
+"""Pages of errors say what is wrong and what to do, without a script and without a database."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+
+from ami_headend.problems import server_error
+
+
+@pytest.mark.django_db
+def test_a_page_that_is_not_there(admin_client: Client) -> None:
+    answer = admin_client.get("/nowhere/")
+    assert answer.status_code == 404
+    assert "There is no such page" in answer.content.decode()
+    assert reverse("admin:index") in answer.content.decode()
+
+
+@pytest.mark.django_db
+def test_a_page_that_one_may_not_see(client: Client) -> None:
+    client.force_login(User.objects.create_user("reader", is_staff=True))
+    answer = client.get(reverse("admin:failures"))
+    assert answer.status_code == 403
+    assert "An administrator can give you the role" in answer.content.decode()
+
+
+def test_a_fault_of_ours_needs_nothing(rf: Any) -> None:
+    answer = server_error(rf.get("/admin/"))
+    assert answer.status_code == 500
+    text = answer.content.decode()
+    assert "The head-end failed on this request" in text
+    assert "<script" not in text
