@@ -1,0 +1,60 @@
+"""Every page of the sidebar: its cost is the same however many rows there are, and every role sees what it is shown."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.test import Client
+from django.urls import reverse
+
+from ami_headend import roles
+from ami_headend.console import navigation
+from ami_headend.models import KeptAnswer
+from tests.concentrators.statements import Statements, counting
+from tests.test_admin import fill
+
+pytestmark = pytest.mark.django_db
+
+PAGES = {page.url_name: page for _, pages in navigation.GROUPS for page in pages if page.url_name.startswith("admin:")}
+
+
+@pytest.fixture
+def statements() -> Iterator[Statements]:
+    with counting() as noted:
+        yield noted
+
+
+def cost(client: Client, address: str, statements: Statements) -> list[str]:
+    """The statements of a page to which nothing was asked before."""
+    KeptAnswer.objects.all().delete()
+    statements.take()
+    assert client.get(address).status_code == 200
+    return statements.take()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_costs_the_same_however_many_rows_there_are(
+    name: str, admin_client: Client, statements: Statements
+) -> None:
+    fill(2)
+    address = reverse(name)
+    admin_client.get(address)  # what is asked once in a process
+    few = cost(admin_client, address, statements)
+    for _ in range(2):
+        fill(6)
+    many = cost(admin_client, address, statements)
+    assert len(many) == len(few) <= 50, [*many]
+
+
+@pytest.mark.parametrize("role", roles.RIGHTS)
+def test_a_role_sees_the_pages_that_it_is_shown_and_no_others(role: str, client: Client) -> None:
+    user = User.objects.create_user(role, is_staff=True)
+    user.groups.add(Group.objects.get(name=role))
+    client.force_login(user)
+    fill(1)
+    shown = client.get(reverse("admin:index")).content.decode()
+    for name, page in PAGES.items():
+        address = reverse(name)
+        may = user.has_perms(page.permissions)
+        assert client.get(address).status_code == (200 if may else 403), name
+        assert (f'href="{address}"' in shown) == may, name
