@@ -1,6 +1,7 @@
 """Every door and every role: who is let in and who is refused. A door that stands in no line here fails the test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,12 +11,14 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from ami_headend import roles
 from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.signin import journal
 from ami_headend.signin.models import Outcome
 from concentrators.models import IntegrityFailure, RotationWave
+from keyvault import masterkey
 from keyvault.models import DeviceKey
 from meters.models import Meter
 from tests.test_admin import fill, first_of
@@ -110,6 +113,24 @@ PAGES = [
         Door("admin:meter", {OPERATOR}, "post", "meters.meter", {"act": act})
         for act in ("read-now", "resend", "cancel")
     ),
+    Door("admin:keys", {OPERATOR, OFFICER, AUDITOR}),
+    Door("admin:master-key", {OFFICER, AUDITOR}),
+    *(Door("admin:master-key", {OFFICER}, "post", (), {"act": act}) for act in ("stop", "resume", "rotate")),
+    Door("admin:master-key-destroy", {OFFICER}, of=(1,)),
+    *(Door("admin:master-key-destroy", {OFFICER}, "post", (1,), {"act": act}) for act in ("ask", "destroy")),
+    Door("admin:waves", {OPERATOR, OFFICER, AUDITOR}),
+    Door("admin:wave-new", {OFFICER}),
+    Door("admin:wave-new", {OFFICER}, "post"),
+    Door("admin:wave", {OPERATOR, OFFICER, AUDITOR}, of="concentrators.rotationwave"),
+    *(
+        Door("admin:wave", {OFFICER}, "post", "concentrators.rotationwave", {"act": act})
+        for act in ("pause", "resume", "cancel")
+    ),
+    Door("admin:approvals", {OFFICER, ADMIN, AUDITOR}),
+    Door("admin:approvals", {OFFICER, ADMIN}, "post", (), {"act": "approve", "number": "1"}),
+    Door("admin:audit", {AUDITOR}),
+    Door("admin:audit", {AUDITOR}, "post", (), {"act": "verify"}),
+    Door("admin:audit-export", {AUDITOR}),
     Door("admin:concentrators", ALL),
     Door("admin:concentrator", ALL, of="concentrators.concentrator"),
     *(
@@ -165,8 +186,10 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.fixture
-def rows() -> None:
-    """A row of everything that a door may be asked for."""
+def rows(settings: Settings, tmp_path: Path) -> None:
+    """A row of everything that a door may be asked for, under a master key that a door may rotate."""
+    settings.MASTER_KEY_FILE = tmp_path / "master.keys"
+    masterkey.init(settings.MASTER_KEY_FILE)
     fill(1)
     RotationWave.objects.create(name="spring", rate_per_hour=1, failure_budget=1, created_by="tester")
     journal.record(Outcome.SIGNED_IN, "someone", "")

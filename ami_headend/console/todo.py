@@ -12,6 +12,7 @@ from ami_headend.console.formatting import SEVERITY_COLOURS
 from ami_headend.diagnosis import Finding
 from concentrators.models import Concentrator, ConcentratorToken
 from concentrators.verdicts import Severity
+from keyvault import approvals
 from keyvault.models import DeviceKey
 from meters.models import Meter
 
@@ -50,6 +51,7 @@ def to_do(user: Any, findings: Sequence[Finding], now: datetime) -> ToDo:
         alerts = list(open_alerts(now)[:SHOWN])
         more = sum(count_by_severity(now).values()) - len(alerts)
         items += [_alert(alert) for alert in alerts]
+    items += _approvals(user, now)
     steps = [] if items else _first_steps(user)
     return ToDo(items[:SHOWN], more + max(0, len(items) - SHOWN), steps)
 
@@ -68,6 +70,20 @@ def _alert(alert: Alert) -> Item:
         url=reverse("admin:alert", args=[alert.pk]),
         is_acknowledged=alert.acknowledged_at is not None,
     )
+
+
+def _approvals(user: Any, now: datetime) -> list[Item]:
+    """What waits for this person's decision."""
+    return [
+        _item(
+            Severity.WARNING,
+            f"{row.requested_by} asks for your approval",
+            f"To {approvals.describe(row)}: {row.reason}",
+            since=row.requested_at,
+            url=reverse("admin:approvals"),
+        )
+        for row in approvals.waiting_for(user, now)[:SHOWN]
+    ]
 
 
 def _first_steps(user: Any) -> list[Item]:

@@ -7,7 +7,7 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django.urls import reverse_lazy
 from django.utils import timezone
@@ -19,10 +19,13 @@ from ami_headend.models import KeptAnswer
 from concentrators.completeness import Hour
 from concentrators.models import Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
 from concentrators.verdicts import FailureKind, Severity
+from keyvault import approvals
+from keyvault.approvals import Person
 from meters.models import Meter, Register
 from meters.obis import INTERVAL_IMPORT
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
+from tests.console.people import person
 from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
@@ -342,6 +345,21 @@ def test_more_alerts_than_are_shown_are_counted(admin_client: Client) -> None:
     text = text_of(admin_client)
     assert len(items(text)) == 6
     assert re.search(r"and (\d+) more", text)
+
+
+def test_a_request_waits_for_whoever_may_decide_and_did_not_ask() -> None:
+    officer = User.objects.create_user("ann", is_staff=True)
+    officer.groups.add(Group.objects.get(name="key officer"))
+    subject = {"version": 1, "place": "x"}
+    approvals.request(approvals.DESTROY, subject, "rotated in May", Person(officer, "test"), timezone.now())
+    asker = Client()
+    asker.force_login(officer)
+    said = "ann asks for your approval"
+    assert said not in text_of(asker)
+    text = text_of(person("administrator"))
+    assert said in text
+    assert "To destroy version 1 of the master key: rotated in May" in text
+    assert said not in text_of(person("auditor"))
 
 
 def test_alerts_are_for_those_who_may_see_them() -> None:
