@@ -20,15 +20,11 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from ami_headend.signin import lockout, secondfactor
 from keyvault import audit
 from keyvault.adminbase import form_page
-from keyvault.audit import Actor, AuditError
+from keyvault.audit import AuditError
 from keyvault.masterkey import MasterKeyError
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 
 class _AuditedAdmin(ModelAdmin):  # type: ignore[misc]
@@ -52,7 +48,7 @@ class _AuditedAdmin(ModelAdmin):  # type: ignore[misc]
         super().delete_queryset(request, queryset)
 
     def _record(self, request: HttpRequest, act: str, subject: dict[str, Any]) -> None:
-        audit.record(_actor(request), f"{self.opts.model_name}.{act}", subject)
+        audit.record(audit.web_actor(request), f"{self.opts.model_name}.{act}", subject)
 
     def _recorded(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
@@ -117,7 +113,7 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
     @action(description="Reset second factor", icon="phonelink_erase", permissions=["change"])
     def reset_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def reset(user: User) -> str:
-            removed = secondfactor.remove(user, _actor(request))
+            removed = secondfactor.remove(user, audit.web_actor(request))
             return "The second factor was taken away." if removed else "There was no second factor."
 
         text = (

@@ -15,8 +15,8 @@ from ami_headend.signin import journal, lockout, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm
 from ami_headend.signin.models import Outcome
 from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
-from ami_headend.signin.views import NOT_RECORDED, actor_of, codes_page
-from keyvault.audit import AuditError
+from ami_headend.signin.views import NOT_RECORDED, codes_page
+from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 
 _ATTEMPTS_SHOWN = 10
@@ -88,14 +88,14 @@ def _confirm_replacing(request: HttpRequest, user: User) -> HttpResponse:
 
 
 def _renew_codes(request: HttpRequest, user: User) -> HttpResponse:
-    codes = secondfactor.renew_recovery_codes(user, actor_of(request, user))
+    codes = secondfactor.renew_recovery_codes(user, web_actor(request))
     return codes_page(request, codes, reverse("admin:sign-in"))
 
 
 def _remove(request: HttpRequest, user: User) -> HttpResponse:
     if secondfactor.is_required(user):
         raise SecondFactorError("Your account needs a second factor: replace it instead.")
-    secondfactor.remove(user, actor_of(request, user))
+    secondfactor.remove(user, web_actor(request))
     sessions.forget_second_factor(request)
     messages.success(request, "The second factor was taken away: your password alone signs you in.")
     return redirect("admin:sign-in")

@@ -118,7 +118,7 @@ class SetUpView(View):
         if request.method == "POST" and form.is_valid():
             keep = secondfactor.replace if may_replace else secondfactor.set_up
             try:
-                device, codes = keep(user, salt, form.cleaned_data["code"], actor_of(request, user))
+                device, codes = keep(user, salt, form.cleaned_data["code"], _actor(request, user))
             except SecondFactorError as error:
                 form.add_error("code", str(error))
             except (AuditError, MasterKeyError) as error:
@@ -147,7 +147,8 @@ def _note(request: HttpRequest, user: User, outcome: Outcome) -> None:
     journal.record(outcome, user.get_username(), client_address(request) or "")
 
 
-def actor_of(request: HttpRequest, user: User) -> Actor:
+def _actor(request: HttpRequest, user: User) -> Actor:
+    """The account whose password was right; it need not be signed in yet."""
     return Actor(user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 

@@ -130,9 +130,7 @@ class WavePage(ListPage, ActingPage):
 
 def _figures(wave: RotationWave, progress: Progress) -> list[Figure]:
     states = progress.states
-    figures = [
-        Figure("Waiting", thousands(progress.waiting), "their turn has not come", "hourglass_empty", "?state=waiting")
-    ]
+    figures = [Figure("Waiting", thousands(progress.waiting), _waiting_note(wave), "hourglass_empty", "?state=waiting")]
     figures += [
         Figure(title, thousands(states.get(state, 0)), note, icon, f"?state={state.value}")
         for state, (title, note, icon) in _MEANINGS.items()
@@ -144,6 +142,10 @@ def _figures(wave: RotationWave, progress: Progress) -> list[Figure]:
     if cancelled := states.get(CommandState.CANCELLED, 0):
         figures.append(Figure("Cancelled", thousands(cancelled), "withdrawn", "block", "?state=cancelled"))
     return figures
+
+
+def _waiting_note(wave: RotationWave) -> str:
+    return "keep their keys: it was cancelled" if wave.state == WaveState.CANCELLED else "their turn has not come"
 
 
 def _meters(rows: Sequence[WaveMeter]) -> Table:
