@@ -14,7 +14,7 @@ from concentrators import assignments, downlink, reception, reverification, turn
 from concentrators.models import Concentrator
 from keyvault import masterkey, provisioning, shipments
 from keyvault.audit import Actor
-from keyvault.cose.structures import encode_sequence, parse_frame
+from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
 from keyvault.models import Algorithm
 from keyvault.provisioning import NewKey
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
@@ -207,7 +207,7 @@ class HeadEnd:
             assert self._sealed.setdefault((frame.kid, frame.counter), offer.octets) == offer.octets, "a nonce again"
             assert self._numbers.setdefault(offer.number, offer.system_title) == offer.system_title, "a number again"
             newest = self.truth.newest(offer.system_title)
-            if newest is not None and newest[1].state == "pending":
+            if newest is not None and newest[1].state == "pending" and frame.kid == make_kid(offer.system_title, 0):
                 newest[1].given_away = True
         self.settle()
 

@@ -110,15 +110,15 @@ class Machine(RuleBasedStateMachine):
         more=FRAMES,
         place=PLACE,
         worker=WORKER,
-        statement=st.integers(0, 13),
-        act=st.sampled_from(("verify", "verify", "compromise", "suspend", "rewrap")),
+        statement=st.integers(1, 9),
+        act=st.sampled_from(("verify", "compromise", "suspend", "rewrap")),
     )
     def another_comes_between(
         self, chosen: set[int], picks: list[int], more: list[int], place: int, worker: int, statement: int, act: str
     ) -> None:
         """While a worker verifies an uplink, another one does, or a person acts on one of its meters."""
         self.read(chosen, statement)
-        first = self.site.post(place, [self.frame(pick) for pick in picks])
+        first = self.site.post(place, [self.site.air[-1], *(self.frame(pick) for pick in picks)])
         second = self.site.post(1 - place, [self.frame(pick) for pick in more])
         waiting = self.site.unverified()
         if first in waiting and second in waiting:
@@ -218,6 +218,13 @@ class Machine(RuleBasedStateMachine):
             self.site.arrive(place, site.air[-4:], 0)
         if cancelled:
             self.wave_is_moved(-1, "cancel", None)
+
+    @rule(pick=PICK, place=PLACE, cancelled=st.booleans())
+    def wave_expires_and_another_begins(self, pick: int, place: int, cancelled: bool) -> None:
+        """Commands were fetched, and no meter was heard of: are the keys with them or not?"""
+        self.wave_begins(pick, True, 2, place, False, False, None)
+        self.time_passes(timedelta(days=8), None)
+        self.wave_begins(pick, True, 1, place, False, cancelled, None)
 
     @precondition(lambda self: RotationWave.objects.exists())
     @rule(pick=PICK, act=st.sampled_from(("step", "pause", "resume", "cancel")), fault=DEATH)
