@@ -98,11 +98,14 @@ def enqueue_keys(
 def cancel(numbers: Collection[int], now: datetime) -> int:
     """Cancel commands that no concentrator has fetched, and with key commands their pending keys; how many those were.
 
-    What was fetched may be with the meter already: it goes on until it is answered or expires.
+    What was fetched may be with the meter already: it goes on until it is answered or expires. Keys are locked before
+    commands, as verification locks them; what another holds is being fetched, or answered, and is passed over.
     """
     with transaction.atomic():
+        keys = Command.objects.filter(pk__in=numbers, state=CommandState.QUEUED, kind=CommandKind.SET_KEY)
+        epochs.lock_pending(list(map(bytes, keys.values_list("meter__system_title", flat=True))))
         queued = list(
-            Command.objects.select_for_update(of=("self",))
+            Command.objects.select_for_update(of=("self",), skip_locked=True)
             .select_related("meter")
             .filter(pk__in=numbers, state=CommandState.QUEUED)
             .order_by("pk")

@@ -21,6 +21,12 @@ LAST_EPOCH = 0xFFFF
 LAST_COUNTER = 2**40 - 1
 _RETIRE_BATCH = 10_000
 _NAMED_IN_AUDIT = 100
+_UNFETCHED = """
+    SELECT k.id, k.system_title, k.epoch, k.fingerprint FROM keyvault_devicekey k
+    JOIN keyvault_invocationcounter c ON c.key_id = k.id
+    WHERE k.system_title = ANY(%s::bytea[]) AND k.state = 'pending' AND k.offered_at IS NULL
+    ORDER BY k.system_title FOR UPDATE OF c, k
+"""
 
 
 class EpochError(ValueError):
@@ -161,19 +167,19 @@ def _under_way_with(key_ids: Sequence[int]) -> list[int]:
     return [row[0] for row in pending]
 
 
+def lock_pending(system_titles: Collection[bytes]) -> None:
+    """Lock the pending keys of devices with their counters, in title order, for ``cancel`` in the same transaction."""
+    if system_titles:
+        fetch_rows(_UNFETCHED, octets_array(system_titles))
+
+
 def cancel(system_titles: Collection[bytes]) -> set[bytes]:
     """Delete the pending keys that no concentrator has fetched; the titles whose key went.
 
     Where one has, the meter may have the key already: it stays pending, and acceptable.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        rows = fetch_rows(
-            """SELECT k.id, k.system_title, k.epoch, k.fingerprint FROM keyvault_devicekey k
-               JOIN keyvault_invocationcounter c ON c.key_id = k.id
-               WHERE k.system_title = ANY(%s::bytea[]) AND k.state = 'pending' AND k.offered_at IS NULL
-               ORDER BY k.system_title FOR UPDATE OF c, k""",
-            octets_array(system_titles),
-        )
+        rows = fetch_rows(_UNFETCHED, octets_array(system_titles))
         ids = [row[0] for row in rows]
         for table in ("keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures"):
             cursor.execute(f"DELETE FROM {table} WHERE key_id = ANY(%s)", [ids])

@@ -10,6 +10,7 @@ from concentrators import commands, downlink, verification
 from concentrators.models import Command, Concentrator, Uplink
 from keyvault import epochs, provisioning
 from keyvault.audit import Actor
+from keyvault.ciphers import open_keys
 from keyvault.models import DeviceKey
 from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import NOW, Device, commission, outcome, post, verified
@@ -129,3 +130,19 @@ def test_a_command_cancelled_while_it_is_fetched(concentrator: Concentrator) -> 
         for device in devices:
             expected = {1: "active", 2: "pending"} if device.title in offers else {1: "active"}
             assert states(device) == expected
+
+
+def test_a_command_cancelled_while_a_frame_under_its_key_comes(concentrator: Concentrator) -> None:
+    """The meter has the key though nobody fetched the command: brought by hand, say. One of both wins, none waits."""
+    for _ in range(ROUNDS):
+        devices = fitted(10, concentrator)
+        numbers = [command.pk for command in new_key(*devices)]
+        rows = {row.pk: row for row in DeviceKey.objects.filter(system_title__in=[d.title for d in devices], epoch=2)}
+        keys = {bytes(rows[key.id].system_title): key.octets for key in open_keys(list(rows))}
+        new = [Device(device.meter, keys[device.title], 2) for device in devices]
+        uplink = post(concentrator, [device.frame(0) for device in new])
+        verify = partial(verification.verify, uplink.pk)
+        _, cancelled = at_once(verify, partial(commands.cancel, numbers, NOW))
+        uplink.refresh_from_db()
+        assert outcome(uplink) in ({"accepted": 10}, {"unknown_epoch": 10})
+        assert cancelled == (0 if outcome(uplink) == {"accepted": 10} else 10)
