@@ -37,7 +37,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _ROTATION
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
-    | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent")
+    | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent", "earlierlength")
     | {"meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"},

@@ -15,6 +15,7 @@ from unfold.decorators import action, display
 
 from concentrators import (
     access,
+    admin_commands,  # noqa: F401 - registers its pages
     admin_evidence,  # noqa: F401 - registers its pages
     intervals,
     orders,

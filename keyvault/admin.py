@@ -1,13 +1,24 @@
 """Keys in the admin: metadata only. Key octets, wrapped ones too, are never read for a page."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
-from keyvault.adminbase import ReadOnlyAdmin, hex_of, shown
-from keyvault.models import DeviceKey, FleetKey, InvocationCounter, KeyState
+from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of, shown
+from keyvault.models import (
+    AuditRecord,
+    DeviceKey,
+    DownlinkCounter,
+    FleetKey,
+    InvocationCounter,
+    KeyState,
+    MasterKeyRotation,
+    TagFailures,
+)
 
 KEY_STATE_COLOURS = {
     KeyState.PENDING.label: "info",
@@ -121,3 +132,77 @@ class InvocationCounterAdmin(ReadOnlyAdmin):
     def missing(self, counter: InvocationCounter) -> str:
         gaps = counter.gaps
         return f"{sum(gap.upper - gap.lower for gap in gaps)} counters in {len(gaps)} runs"
+
+
+class OfDeviceKeyAdmin(ReadOnlyAdmin):
+    """A row of one device key, found by its device."""
+
+    search_octets = ["key__system_title"]
+    search_fields = ["key__system_title"]
+    search_help_text = "the first hex digits of a system title"
+    ordering = ["key__system_title", "key__epoch"]
+    readonly_fields = ["device", "epoch"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).select_related("key").defer("key__wrapped")
+
+    @display(description="system title", ordering="key__system_title")
+    def device(self, row: Any) -> str:
+        return hex_of(row.key.system_title)
+
+    @display(description="epoch", ordering="key__epoch")
+    def epoch(self, row: Any) -> int:
+        return int(row.key.epoch)
+
+
+@admin.register(DownlinkCounter)
+class DownlinkCounterAdmin(OfDeviceKeyAdmin):
+    """The last counter that was used for commands under each key."""
+
+    list_display = ["device", "epoch", "last"]
+    fields = ["device", "epoch", "last"]
+
+
+@admin.register(TagFailures)
+class TagFailuresAdmin(OfDeviceKeyAdmin):
+    """How many bad tags named each key: anyone can send them; they alarm, and change nothing."""
+
+    list_display = ["device", "epoch", "failures"]
+    fields = ["device", "epoch", "failures"]
+
+
+@admin.register(MasterKeyRotation)
+class MasterKeyRotationAdmin(ReadOnlyAdmin):
+    """Rotations of the master key, and how far each came."""
+
+    list_display = ["to_version", "state", "rewrapped", "total", "unreadable", "started_at", "finished_at"]
+    list_filter = [("state", ChoicesDropdownFilter)]
+    ordering = ["-pk"]
+    fields = [
+        "to_version",
+        "state",
+        "batch_size",
+        "total",
+        "rewrapped",
+        "unreadable",
+        "started_at",
+        "beat_at",
+        "finished_at",
+    ]
+
+
+@admin.register(AuditRecord)
+class AuditRecordAdmin(ReadOnlyAdmin):
+    """Acts on keys and rights, in their chain; manage.py audit verifies it."""
+
+    list_display = ["number", "at", "actor", "act", "result"]
+    list_filter = [("at", PeriodFilter)]
+    search_fields = ["number__exact", "actor__startswith", "act__startswith"]
+    search_help_text = "a number, or the beginning of an actor or of an act"
+    ordering = ["-number"]
+    fields = ["number", "at", "actor", "source", "act", "subject", "result", "mac_hex"]
+    readonly_fields = ["mac_hex"]
+
+    @display(description="mac")
+    def mac_hex(self, record: AuditRecord) -> str:
+        return hex_of(record.mac)

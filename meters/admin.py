@@ -34,7 +34,7 @@ from meters.admin_forms import (
     RegisterForm,
 )
 from meters.admin_pages import ReadingsPage
-from meters.models import Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from meters.models import EarlierLength, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from meters.registry import RegistryError
 
 STATUS_COLOURS = {MeterStatus.COMMISSIONED.label: "success", MeterStatus.SUSPENDED.label: "warning"}
@@ -230,6 +230,18 @@ class InstallationAdmin(ReadOnlyAdmin):
     search_fields = ["meter__serial_number__startswith", "place__name__icontains"]
     ordering = ["-id"]
     fields = ["meter", "place", "installed_at", "removed_at"]
+
+
+@admin.register(EarlierLength)
+class EarlierLengthAdmin(ReadOnlyAdmin):
+    """Interval lengths that meters measured in before; changed on the meter's page."""
+
+    list_display = ["meter", "interval_minutes", "valid_from", "valid_to"]
+    list_filter = [("meter", AutocompleteSelectFilter), ("valid_to", PeriodFilter)]
+    list_select_related = ["meter"]
+    search_fields = ["meter__serial_number__startswith"]
+    ordering = ["-id"]
+    fields = ["meter", "interval_minutes", "valid_from", "valid_to"]
 
 
 @admin.register(Register)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from django.db.models import Prefetch
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -93,10 +93,13 @@ class MeterList(ParameterView):
     queryset = Meter.objects.none()
     query_class = MetersQuery
 
-    @extend_schema(operation_id="meters", parameters=[MetersQuery], responses=page_of("MeterPage", MeterSerializer))
+    def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
+        """The meters that are asked for."""
+        return queries.meters(asked.get("search", ""), asked.get("status"))
+
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
-        found = queries.meters(asked.get("search", ""), asked.get("status")).order_by("serial_number")
+        found = self.found(asked).order_by("serial_number")
         if "cursor" in asked:
             found = found.filter(serial_number__gt=asked["cursor"])
         page = list(found.prefetch_related(_with_place())[: asked["page_size"]])

@@ -2,8 +2,8 @@ from django.urls import path
 
 from meters import api
 
+# The list of meters is served by concentrators.meter_api, which knows where each belongs.
 urlpatterns = [
-    path("meters", api.MeterList.as_view(), name="meters"),
     path("meters/<str:system_title>", api.MeterDetail.as_view(), name="meter"),
     path("meters/<str:system_title>/gaps", api.MeterGaps.as_view(), name="meter-gaps"),
     path("readings", api.ReadingList.as_view(), name="readings"),

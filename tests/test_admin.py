@@ -11,19 +11,50 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend.alerts.models import Channel, Delivery
-from concentrators import tokens
-from concentrators.models import Assignment, Concentrator, ConcentratorToken, FailureTally, Uplink
+from concentrators import downlink, tokens, waves
+from concentrators.models import (
+    Assignment,
+    Command,
+    Concentrator,
+    ConcentratorToken,
+    FailureTally,
+    RotationWave,
+    Uplink,
+    WaveMeter,
+)
+from concentrators.waves import Selection
 from keyvault import provisioning
 from keyvault.adminbase import OctetsField, octets_begin
-from keyvault.models import DeviceKey, FleetKey, InvocationCounter
-from meters.models import Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from keyvault.audit import Actor
+from keyvault.models import (
+    AuditRecord,
+    DeviceKey,
+    DownlinkCounter,
+    FleetKey,
+    InvocationCounter,
+    MasterKeyRotation,
+    RotationState,
+    TagFailures,
+)
+from keyvault.provisioning import NewKey
+from meters.models import EarlierLength, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
 
-MODELS = [
+WRITTEN_BY_US: list[type[Model]] = [
+    Command,
+    RotationWave,
+    WaveMeter,
+    EarlierLength,
+    DownlinkCounter,
+    TagFailures,
+    MasterKeyRotation,
+    AuditRecord,
+]
+MODELS: list[type[Model]] = [
     Concentrator,
     Assignment,
     Uplink,
@@ -37,9 +68,11 @@ MODELS = [
     InvocationCounter,
     User,
     Group,
+    *WRITTEN_BY_US,
 ]
-READ_ONLY = [Uplink, MeterEvent, DeviceKey, FleetKey, InvocationCounter, Assignment, Installation]
+READ_ONLY = [Uplink, MeterEvent, DeviceKey, FleetKey, InvocationCounter, Assignment, Installation, *WRITTEN_BY_US]
 PAGES = ["admin:readings", "admin:interval_totals", "admin:failure_tallies"]
+ACTOR = Actor("tester", "test")
 NONSENSE = ["deadbeef", "0024beff fe804ff1", "zz", "0", "9" * 40, "%", "'; --", "-1", "ü", "a\x00b", "f" * 400]
 
 
@@ -83,6 +116,16 @@ def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
             received_at=fleet.NOW,
         )
     Group.objects.create(name=f"readers of {concentrator}")
+    provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+    waves.begin("spring", Selection(concentrator=concentrator), ACTOR, timezone.now(), 6000, 0)
+    waves.step(timezone.now())
+    downlink.offer(concentrator.pk, 100, timezone.now())
+    MasterKeyRotation.objects.create(
+        to_version=2, batch_size=1, total=1, beat_at=fleet.NOW, state=RotationState.FINISHED
+    )
+    EarlierLength.objects.bulk_create(
+        EarlierLength(meter=device.meter, interval_minutes=60, valid_to=fleet.START) for device in devices
+    )
     return concentrator, devices
 
 

@@ -49,6 +49,9 @@ GROUPS = [
             _Page("Events", "notifications", "admin:meters_meterevent_changelist", ["meters.view_meterevent"]),
             _Page("Places", "home_pin", "admin:meters_place_changelist", ["meters.view_place"]),
             _Page("Installations", "build", "admin:meters_installation_changelist", ["meters.view_installation"]),
+            _Page(
+                "Earlier lengths", "timelapse", "admin:meters_earlierlength_changelist", ["meters.view_earlierlength"]
+            ),
             _Page("Registers", "list_alt", "admin:meters_register_changelist", ["meters.view_register"]),
         ],
     ),
@@ -57,6 +60,7 @@ GROUPS = [
         [
             _console_page(ConcentratorsPage),
             _Page("Assignments", "lan", "admin:concentrators_assignment_changelist", ["concentrators.view_assignment"]),
+            _Page("Commands", "send", "admin:concentrators_command_changelist", ["concentrators.view_command"]),
         ],
     ),
     (
@@ -75,6 +79,32 @@ GROUPS = [
                 "admin:keyvault_invocationcounter_changelist",
                 ["keyvault.view_invocationcounter"],
             ),
+            _Page(
+                "Command counters",
+                "pin",
+                "admin:keyvault_downlinkcounter_changelist",
+                ["keyvault.view_downlinkcounter"],
+            ),
+            _Page("Bad tags", "gpp_bad", "admin:keyvault_tagfailures_changelist", ["keyvault.view_tagfailures"]),
+            _Page(
+                "Rotation waves",
+                "waves",
+                "admin:concentrators_rotationwave_changelist",
+                ["concentrators.view_rotationwave"],
+            ),
+            _Page(
+                "Meters of waves",
+                "checklist",
+                "admin:concentrators_wavemeter_changelist",
+                ["concentrators.view_wavemeter"],
+            ),
+            _Page(
+                "Master key rotations",
+                "cached",
+                "admin:keyvault_masterkeyrotation_changelist",
+                ["keyvault.view_masterkeyrotation"],
+            ),
+            _Page("Audit", "history_edu", "admin:keyvault_auditrecord_changelist", ["keyvault.view_auditrecord"]),
         ],
     ),
     (

@@ -1,0 +1,124 @@
+"""Commands to meters and waves of new keys in the admin, read-only: they are given over REST or by commands."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
+from unfold.decorators import display
+
+from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
+from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of
+
+COMMAND_COLOURS = {
+    CommandState.DONE.value: "success",
+    CommandState.REFUSED.value: "danger",
+    CommandState.EXPIRED.value: "warning",
+    CommandState.OFFERED.value: "info",
+    CommandState.DELIVERED.value: "info",
+}
+WAVE_COLOURS = {
+    WaveState.RUNNING.value: "info",
+    WaveState.FINISHED.value: "success",
+    WaveState.PAUSED.value: "warning",
+    WaveState.STOPPED.value: "danger",
+}
+
+
+@admin.register(Command)
+class CommandAdmin(ReadOnlyAdmin):
+    """Commands and how they stand; never their octets."""
+
+    list_display = ["id", "meter", "kind", "state_label", "attempts", "offered_to", "created_at", "ended_at"]
+    list_filter = [
+        ("kind", ChoicesDropdownFilter),
+        ("state", ChoicesDropdownFilter),
+        ("meter", AutocompleteSelectFilter),
+        ("created_at", PeriodFilter),
+    ]
+    list_select_related = ["meter", "offered_to"]
+    search_fields = ["id__exact", "meter__system_title", "meter__serial_number__startswith"]
+    search_octets = ["meter__system_title"]
+    search_help_text = "a command's number, or the beginning of a meter's serial number or system title"
+    ordering = ["-id"]
+    fields = [
+        "id",
+        "meter",
+        "kind",
+        "parameters",
+        "state",
+        "created_by",
+        "created_at",
+        "next_attempt_at",
+        "expires_at",
+        "attempts",
+        "offered_at",
+        "offered_to",
+        "delivered_at",
+        "ended_at",
+        "entered_at",
+        "sealed_under",
+        "invocation_counter",
+    ]
+    readonly_fields = ["sealed_under"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Command]:
+        return super().get_queryset(request).select_related("meter", "offered_to").defer("octets")
+
+    @display(description="state", ordering="state", label=COMMAND_COLOURS)
+    def state_label(self, command: Command) -> str:
+        return CommandState(command.state).value
+
+    @display(description="sealed under")
+    def sealed_under(self, command: Command) -> str:
+        return "not yet" if command.kid is None else f"kid {hex_of(command.kid)}"
+
+
+@admin.register(RotationWave)
+class RotationWaveAdmin(ReadOnlyAdmin):
+    """Waves of new device keys."""
+
+    list_display = ["id", "name", "state_label", "rate_per_hour", "failure_budget", "created_by", "created_at"]
+    list_filter = [("state", ChoicesDropdownFilter), ("created_at", PeriodFilter)]
+    search_fields = ["id__exact", "name__icontains"]
+    ordering = ["-id"]
+    fields = [
+        "id",
+        "name",
+        "state",
+        "rate_per_hour",
+        "failure_budget",
+        "algorithm",
+        "fleet_key",
+        "created_by",
+        "created_at",
+        "finished_at",
+    ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RotationWave]:
+        return super().get_queryset(request).select_related("fleet_key").defer("fleet_key__wrapped")
+
+    @display(description="state", ordering="state", label=WAVE_COLOURS)
+    def state_label(self, wave: RotationWave) -> str:
+        return WaveState(wave.state).value
+
+
+@admin.register(WaveMeter)
+class WaveMeterAdmin(ReadOnlyAdmin):
+    """The meters of waves, and the command that each was given."""
+
+    list_display = ["wave", "meter", "command_state"]
+    list_filter = [("wave", AutocompleteSelectFilter), ("meter", AutocompleteSelectFilter)]
+    list_select_related = ["wave", "meter", "command"]
+    search_fields = ["meter__serial_number__startswith", "meter__system_title"]
+    search_octets = ["meter__system_title"]
+    ordering = ["-id"]
+    fields = ["wave", "meter", "command"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).select_related("wave", "meter", "command").defer("command__octets")
+
+    @display(description="command", label=COMMAND_COLOURS)
+    def command_state(self, row: WaveMeter) -> str:
+        return "waiting" if row.command is None else CommandState(row.command.state).value
