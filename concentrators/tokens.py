@@ -41,7 +41,8 @@ def revoke(token: ConcentratorToken) -> None:
 def rotate(token: ConcentratorToken) -> str:
     """Make a token that takes the place of another: the old one is refused after ROTATION_GRACE. Journaled.
 
-    Gives the new one in the clear, this once. It has the label of the old one, and no end of its own.
+    Gives the new one in the clear, this once. It has the label of the old one, and no end of its own. A restore of
+    an older dump refuses the old one at once.
     """
     until = timezone.now() + ROTATION_GRACE
     with transaction.atomic():
