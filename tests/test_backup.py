@@ -13,16 +13,17 @@ import psycopg
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from pytest_django import DjangoDbBlocker, Settings
 
 from ami_headend import embedded
+from ami_headend.backup import databases as ours
 from ami_headend.backup import making, manifest, programs, restoring
 from ami_headend.backup.programs import ProgramError
 from keyvault import audit, backups, epochs, journal, masterkey
 from keyvault.audit import Actor
 from keyvault.backups import BackupError
-from keyvault.models import AuditRecord, Backup
+from keyvault.models import AuditRecord, Backup, DeviceKey
 from keyvault.provisioning import provision_devices
 from tests.flows import databases
 
@@ -54,7 +55,7 @@ def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.Capture
     call_command("backup")
     printed = capsys.readouterr()
     backup = Path(printed.out.strip())
-    assert "It needs master key version 1." in printed.err
+    assert f"It needs master key version {masterkey.current().active_version}." in printed.err
     assert visible(folder) == [backup.name]
     found = manifest.read(backup, masterkey.current())
     assert found.counts["keyvault_devicekey"] == 8
@@ -164,6 +165,35 @@ def test_what_is_no_whole_backup_is_not_restored(folder: Path, tmp_path: Path) -
         restoring.examine(backup, [tmp_path / "backups"], step)
     restoring.examine(backup, [tmp_path / "backups"], step, incomplete=True)
     restoring.examine(backup, journals, step)
+
+
+def test_a_restore_that_was_killed_is_begun_again(folder: Path, tmp_path: Path) -> None:
+    provision_devices(TITLES)
+    backup = made(folder)
+    provision_devices([bytes(8)])
+    with (
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):  # what stood there was put aside, and the process is no more
+        cursor.execute(f"ALTER SCHEMA public RENAME TO {ours.ASIDE}")
+        ours._make_public()
+    ignore = lambda octets: None  # noqa: E731
+    with pytest.raises(BackupError, match="is not empty"):
+        restoring.load(backup / "database.dump", ignore, replace=False)
+    broken = tmp_path / "broken.dump"
+    broken.write_bytes((backup / "database.dump").read_bytes()[:-9000])
+    with pytest.raises(ProgramError, match="pg_restore failed"):
+        restoring.load(broken, ignore, replace=True)
+    assert DeviceKey.objects.count() == 10  # all is back as it was before the first
+    assert journal.is_open()
+    restoring.load(backup / "database.dump", ignore, replace=True)
+    assert DeviceKey.objects.count() == 8
+    assert not journal.is_open()
+    outcome = restoring.replay_journal([tmp_path / "journal"], OFFICER, datetime.now(UTC))
+    assert (DeviceKey.objects.count(), outcome.records["keys"]) == (10, 1)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", [ours.ASIDE])
+        assert cursor.fetchone() == (0,)
 
 
 def test_a_foreign_master_key_restores_nothing(folder: Path, tmp_path: Path, settings: Settings) -> None:

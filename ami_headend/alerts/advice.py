@@ -86,7 +86,7 @@ _ADVICE = {
         (
             "Treat it as a break-in until it is explained: who has had access to the database?",
             "manage.py audit verify --head NUMBER:MAC, with a head that was kept elsewhere, tells how far it is sound.",
-            "After a restore from a backup the chain is shorter for good: compare it with the key journal.",
+            "After a restore without its whole key journal the chain is shorter for good: compare it with an export.",
         ),
     ),
     Condition.MASTER_KEY_DOWN: Advice(
@@ -102,6 +102,14 @@ _ADVICE = {
             "See that workers run and what their log says: manage.py doctor.",
             "An uplink that keeps failing shows attempts and its last error on its page.",
             "If all is well and the load is just high, start more workers.",
+        ),
+    ),
+    Condition.BACKUP_OVERDUE: Advice(
+        "No whole backup was made for a while. What is lost with the database is lost since the last one.",
+        (
+            "See why the nightly manage.py backup did not run, or what it said.",
+            "manage.py backup list shows what is kept, and what never became whole.",
+            "With another way of backing up alone, switch this rule off: but then destroy does not know what it needs.",
         ),
     ),
 }

@@ -20,6 +20,7 @@ class Condition(models.TextChoices):
     AUDIT_BROKEN = "audit_broken", "broken audit chain"
     MASTER_KEY_DOWN = "master_key_down", "master key that cannot be used"
     QUEUE_LAG = "queue_lag", "uplinks that wait too long"
+    BACKUP_OVERDUE = "backup_overdue", "backup that is overdue"
 
 
 class SubjectKind(models.TextChoices):

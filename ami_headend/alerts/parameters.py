@@ -33,4 +33,5 @@ PARAMETERS = {
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),
+    Condition.BACKUP_OVERDUE: Parameters(period="no whole backup for, minutes"),
 }

@@ -18,7 +18,7 @@ from ami_headend.alerts.parameters import PARAMETERS
 from concentrators import reverification, waves
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
 from concentrators.waves import Selection
-from keyvault import audit, provisioning, rewrap
+from keyvault import audit, backups, provisioning, rewrap
 from keyvault.audit import Actor
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
 from keyvault.provisioning import NewKey
@@ -351,3 +351,19 @@ def test_the_statements_are_the_same_however_much_there_is() -> None:
     assert cost(5) == few
     assert Alert.objects.filter(rule__selector="counter_reused").count() == 6
     assert IntegrityFailure.objects.count() > 300
+
+
+def test_a_backup_that_is_overdue() -> None:
+    rule = only(Condition.BACKUP_OVERDUE, period_minutes=60)
+    now = timezone.now()
+    assert evaluated(rule, now + timedelta(hours=2)) == []  # there is nothing to lose yet
+    fleet.commission(1, ConcentratorFactory.create())
+    assert evaluated(rule, now) == []
+    (alert,) = evaluated(rule, now + timedelta(hours=2))
+    assert alert.summary == "there is no backup, and there are keys to lose"
+    backup = backups.register("nightly", "here", now + timedelta(days=9), OFFICER, now + timedelta(hours=2))
+    assert len(evaluated(rule, now + timedelta(hours=2))) == 1  # it is not whole yet
+    backups.finish(backup, bytes(32), 1, OFFICER, now + timedelta(hours=2))
+    assert evaluated(rule, now + timedelta(hours=2)) == []
+    (alert,) = evaluated(rule, now + timedelta(hours=4))
+    assert alert.summary.startswith("the newest backup is of ")

@@ -30,4 +30,5 @@ SEARCHES = {
     Condition.AUDIT_BROKEN: Search(keys.audit_broken, 10 * _MINUTE_S),
     Condition.MASTER_KEY_DOWN: Search(keys.master_key_down),
     Condition.QUEUE_LAG: Search(site.queue_lag),
+    Condition.BACKUP_OVERDUE: Search(site.backup_overdue, 10 * _MINUTE_S),
 }

@@ -1,4 +1,4 @@
-"""What the head-end itself does."""
+"""What the head-end itself does, and what is done for it."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
 from concentrators import uplinks
+from keyvault import backups
+from keyvault.sql import fetch_rows
 
 
 def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
@@ -20,3 +22,18 @@ def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         f"{backlog.uplinks:,} uplinks wait for verification, the oldest for {age.total_seconds() / 60:,.0f} minutes"
     )
     return few([Finding(SubjectKind.FLEET, 0, "uplink queue", summary)])
+
+
+def backup_overdue(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Whether there are keys older than the period, and no whole backup that is younger and kept."""
+    since = now - timedelta(minutes=rule.period_minutes or 0)
+    newest = backups.retained().exclude(finished_at=None).order_by("-made_at").first()
+    if newest is not None and newest.made_at >= since:
+        return NOTHING
+    if newest is not None:
+        summary = f"the newest backup is of {newest.made_at:%Y-%m-%d %H:%M} UTC"
+    elif fetch_rows("SELECT EXISTS (SELECT 1 FROM keyvault_devicekey WHERE created_at < %s)", since)[0][0]:
+        summary = "there is no backup, and there are keys to lose"
+    else:
+        return NOTHING
+    return few([Finding(SubjectKind.FLEET, 0, "backup", summary)])
