@@ -19,7 +19,7 @@ from tests.factories import IntegrityFailureFactory, MeterFactory
 pytestmark = pytest.mark.django_db
 
 
-def counted() -> dict[tuple[Any, ...], tuple[Any, ...]]:
+def groups_counted() -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """The groups as they follow from the failures."""
     groups: dict[tuple[Any, ...], list[IntegrityFailure]] = defaultdict(list)
     for row in IntegrityFailure.objects.all():
@@ -35,7 +35,7 @@ def counted() -> dict[tuple[Any, ...], tuple[Any, ...]]:
     }
 
 
-def kept() -> dict[tuple[Any, ...], tuple[Any, ...]]:
+def groups_kept() -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """The groups as they stand."""
     return {
         (group.kind, group.meter_id, group.concentrator_id): (group.failures, group.open, group.first_at, group.last_at)
@@ -55,8 +55,8 @@ def test_groups_follow_what_is_added_acknowledged_and_removed(
             concentrator=choose.choice([concentrator, other_concentrator]),
             received_at=NOW - timedelta(minutes=choose.randrange(10_000)),
         )
-    assert kept() == counted()
-    assert len(kept()) == 8
+    assert groups_kept() == groups_counted()
+    assert len(groups_kept()) == 8
     for acknowledged, removed in ((0, 5), (10, 0), (0, 15), (10, 5)):
         ids = list(IntegrityFailure.objects.values_list("pk", flat=True))
         if acknowledged:
@@ -64,9 +64,9 @@ def test_groups_follow_what_is_added_acknowledged_and_removed(
             chosen = choose.sample(ids, acknowledged)
             IntegrityFailure.objects.filter(pk__in=chosen).update(acknowledgement=note)
         IntegrityFailure.objects.filter(pk__in=choose.sample(ids, removed)).delete()
-        assert kept() == counted()
+        assert groups_kept() == groups_counted()
     IntegrityFailure.objects.all().delete()
-    assert kept() == {}
+    assert groups_kept() == {}
 
 
 def test_a_group_of_a_meter_names_all_that_brought_its_frames(
@@ -84,7 +84,7 @@ def test_verification_counts_into_groups(concentrator: Concentrator) -> None:
     device = commission(1, concentrator)[0]
     frame = device.frame(0)
     judged(concentrator, [frame, frame[:-1] + bytes((frame[-1] ^ 1,)), b"garbage", b"more garbage"])
-    assert kept() == counted()
+    assert groups_kept() == groups_counted()
     assert sorted((group.kind, group.failures) for group in FailureGroup.objects.all()) == [
         ("malformed", 2),
         ("tag_invalid", 1),
@@ -98,7 +98,7 @@ def test_frames_that_waited_leave_their_group_when_their_key_came(concentrator: 
     assert [group.kind for group in FailureGroup.objects.order_by("kind")] == ["malformed", "unknown_device"]
     provisioning.provision_stored([NewKey(device.title, 1, device.key, 10)])
     assert verify_again(uplink.pk).accepted == 2
-    assert kept() == counted()
+    assert groups_kept() == groups_counted()
     assert [group.kind for group in FailureGroup.objects.all()] == ["malformed"]
 
 

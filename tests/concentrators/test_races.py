@@ -12,13 +12,17 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from concentrators import judging, reception, totals, verification
+from concentrators.acknowledgement import acknowledge
 from concentrators.assignments import assign
+from concentrators.failure_queries import FailureSelection
 from concentrators.models import Concentrator, IntervalTotal, Uplink
 from keyvault import provisioning
+from keyvault.audit import Actor
 from keyvault.cose.structures import encode_sequence
 from keyvault.models import KeyState
 from keyvault.opening import save_counters
 from tests.concentrators.fleet import NOW, START, WINDOW, commission, outcome, post, readings_of
+from tests.concentrators.test_failure_groups import groups_counted, groups_kept
 from tests.factories import ConcentratorFactory
 from tests.flows import databases
 
@@ -223,3 +227,21 @@ def test_assignments_changed_while_uplinks_are_verified(
         )
     )
     assert counted[concentrator.pk] == counted[other_concentrator.pk] == 10 * ROUNDS
+
+
+def test_failures_of_the_same_meters_are_counted_by_all_that_bring_them() -> None:
+    """Several concentrators bring forged frames of the same meters while somebody acknowledges: groups stay right."""
+    choose = random.Random(11)
+    concentrators = [ConcentratorFactory.create() for _ in range(4)]
+    devices = commission(6, concentrators[0])
+    who = Actor("alice", "test")
+    for round_ in range(ROUNDS):
+        uplinks = []
+        for concentrator in concentrators:
+            forged = [device.frame(round_)[:-1] + bytes((choose.randrange(256),)) for device in devices] + [b"noise"]
+            choose.shuffle(forged)
+            uplinks.append(post(concentrator, forged, NOW - timedelta(minutes=choose.randrange(60))))
+        acknowledging = partial(acknowledge, FailureSelection(), who, f"round {round_}", NOW)
+        at_once(*map(verifying, uplinks), acknowledging)
+    assert groups_kept() == groups_counted()
+    assert sum(failures for failures, *_ in groups_kept().values()) >= ROUNDS * 4 * 6
