@@ -44,10 +44,11 @@ class HandlingForm(forms.Form):
         help_text="What you found or do; it stands in the alert's history.",
     )
     minutes = forms.TypedChoiceField(
-        label="put off for",
+        label="Put off for",
         choices=_PERIODS,
         coerce=int,
         initial=60,
+        required=False,
         widget=UnfoldAdminSelectWidget,
     )
 
@@ -135,7 +136,7 @@ def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = F
         Column("severity"),
         Column("alert"),
         Column("what was found", is_minor=True),
-        Column("since"),
+        Column("since", is_minor=True),
         Column("state", is_minor=True),
     ]
     rows = [
@@ -193,7 +194,7 @@ def _figures(now: datetime) -> list[Figure]:
         Figure(
             f"Open, {severity.name.lower()}",
             thousands(counts.get(severity.value, 0)),
-            "told to channels" if severity != Severity.INFO else "on the console",
+            "none of them put off",
             icons[severity],
             tone=tones[severity] if counts.get(severity.value) else "good",
         )
@@ -245,7 +246,7 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
     if not ids:
         messages.warning(request, "No alert was ticked.")
         return
-    note, minutes = form.cleaned_data["note"], form.cleaned_data["minutes"]
+    note, minutes = form.cleaned_data["note"], form.cleaned_data["minutes"] or _PERIODS[0][0]
     try:
         match request.POST.get("do"):
             case "acknowledge":

@@ -1,0 +1,71 @@
+"""Alerts by clicking: seen, understood, acknowledged, put off; a webhook is made, and its secret shown once."""
+
+import re
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+from playwright.sync_api import expect
+
+from ami_headend import roles
+from ami_headend.alerts import evaluation
+from ami_headend.alerts.models import Alert, Channel, Rule
+from tests.flows.stack import Stack
+from tests.pages.browser import SUPERUSER
+from tests.pages.conftest import Visit
+from tests.pages.looking import look_at
+
+
+@pytest.fixture
+def alerts(stack: Stack) -> list[Alert]:
+    """What the rules find after the simulated attacks."""
+    Rule.objects.update(evaluated_at=None)
+    Alert.objects.update(acknowledged_at=None, snoozed_until=None)
+    evaluation.evaluate(timezone.now())
+    found = list(Alert.objects.filter(resolved_at=None))
+    assert found
+    return found
+
+
+def test_the_pages_are_sound_with_alerts_on_them(alerts: list[Alert], visit: Visit) -> None:
+    page = visit(SUPERUSER)
+    assert look_at(page, reverse("admin:alerts")) == []
+    assert look_at(page, reverse("admin:alert", args=[alerts[0].pk])) == []
+    assert look_at(page, reverse("admin:alerts_rule_change", args=[alerts[0].rule_id])) == []
+
+
+def test_an_operator_acknowledges_one_and_puts_another_off(alerts: list[Alert], visit: Visit) -> None:
+    page = visit(roles.OPERATOR)
+    first = alerts[0]
+    page.goto(reverse("admin:alerts"))
+    page.get_by_label(f"{first.rule.name}: {first.subject}", exact=True).check()
+    page.get_by_label("Note").fill("on my way")
+    page.get_by_role("button", name="Acknowledge").click()
+    expect(page.get_by_text("1 alert acknowledged.")).to_be_visible()
+    of_it = f'a[href="{reverse("admin:alert", args=[first.pk])}"]'
+    page.locator(of_it).click()
+    expect(page.get_by_text("on my way")).to_be_visible()
+    expect(page.get_by_role("heading", name="What it means, and what to do")).to_be_visible()
+    page.get_by_label("Put off for").select_option("1440")
+    page.get_by_role("button", name="Put off").click()
+    expect(page.get_by_text("1 alert put off.")).to_be_visible()
+    page.goto(reverse("admin:alerts"))
+    page.get_by_role("link", name="Put off").click()
+    expect(page.locator(of_it)).to_be_visible()
+
+
+def test_an_administrator_makes_a_webhook_and_its_secret_is_shown_once(stack: Stack, visit: Visit) -> None:
+    Channel.objects.all().delete()
+    page = visit(roles.ADMINISTRATOR)
+    page.goto(reverse("admin:alerts_channel_add"))
+    page.get_by_label("Name").fill("duty")
+    page.locator("[name=kind]").select_option("webhook")
+    page.get_by_label("Address").fill("https://hooks.example/ami")
+    page.get_by_role("button", name="Save", exact=True).click()
+    secret = page.locator("#secret").inner_text()
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/=]{44}", secret)
+    page.get_by_role("link", name="Done").click()
+    expect(page.locator("[name=address]")).to_have_value("https://hooks.example/ami")
+    assert secret not in page.content()
+    address = reverse("admin:alerts_channel_change", args=[Channel.objects.get().pk])
+    assert look_at(page, address) == []
