@@ -10,6 +10,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
 from ami_headend.console.todo import to_do
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS
+from keyvault import rewrap
 
 _RIGHTS = {
     METERS_HEARD: "meters.view_meter",
@@ -50,7 +51,7 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
     if VERDICTS in questions:
         panels.append(overview_panels.traffic(answers[VERDICTS.name].found, now))
     if OPEN_WAVES in questions:
-        master = overview_panels.current_rotation()
+        master = rewrap.current() if user.has_perm("keyvault.view_masterkeyrotation") else None
         panels.append(overview_panels.rotation(answers[OPEN_WAVES.name].found, master))
     if user.has_perm("concentrators.view_integrityfailure"):
         panels.append(overview_panels.latest_failures(now))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.urls import reverse
 from django.utils import timezone
@@ -32,9 +32,9 @@ from ami_headend.console.tables import Column, table
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from concentrators import failure_queries, uplinks
 from concentrators.failure_queries import FailureSelection
+from concentrators.models import WaveState
 from concentrators.verdicts import FailureKind, Severity
-from keyvault import rewrap
-from keyvault.models import MasterKeyRotation
+from keyvault.models import MasterKeyRotation, RotationState
 
 QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES)
 
@@ -182,52 +182,51 @@ def latest_failures(now: datetime) -> Panel:
     return {"failures": failures_table(rows, now), "failures_url": failures_url()}
 
 
+class RotationBar(NamedTuple):
+    """A rotation under way: how far it is, and the page that leads it."""
+
+    title: str
+    note: str
+    done: int
+    whole: int
+    url: str
+    tone: str = ""
+
+    @property
+    def share(self) -> str:
+        return percent(self.done, self.whole)
+
+
 def rotation(found: list[WaveRow], master: MasterKeyRotation | None) -> Panel:
-    """Rotations under way, of device keys and of the master key."""
+    """Rotations under way: of device keys and, where one is given, of the master key."""
     bars = [_wave(wave) for wave in found]
     if master is not None:
-        done = master.rewrapped + master.unreadable
-        state = f"{master.state}, {thousands(done)} of {thousands(master.total)} secrets rewrapped"
-        bars.insert(
-            0,
-            {
-                "title": f"Master key to version {master.to_version}",
-                "note": state,
-                "done": done,
-                "whole": max(1, master.total),
-                "share": percent(done, master.total),
-                "tone": "",
-            },
-        )
-    stuck = [bar for bar in bars if bar["tone"]]
-    done, whole = sum(bar["done"] for bar in bars), sum(bar["whole"] for bar in bars)
+        bars.insert(0, _master_key(master))
+    stuck = [bar for bar in bars if bar.tone]
+    value = percent(sum(bar.done for bar in bars), sum(bar.whole for bar in bars)) if bars else "-"
     note = f"{len(stuck):,} stopped or paused" if stuck else f"{len(bars):,} under way" if bars else "none under way"
     url = reverse("admin:waves")
-    value = percent(done, whole) if bars else "-"
     return {
         "figures": [Figure("Key rotation", value, note, "autorenew", url, "unsure" if stuck else "")],
         "rotations": bars,
-        "keys_url": url,
+        "waves_url": url,
     }
 
 
-def current_rotation() -> MasterKeyRotation | None:
-    """The rotation of the master key that is running or stopped."""
-    return rewrap.current()
-
-
-def _wave(wave: WaveRow) -> dict[str, Any]:
+def _wave(wave: WaveRow) -> RotationBar:
     note = f"{wave.state}, {thousands(wave.done)} of {thousands(wave.meters)} meters, {thousands(wave.open)} on the way"
     if wave.failures:
         note += f", {thousands(wave.failures)} of {thousands(wave.failure_budget)} failures used"
-    return {
-        "title": wave.name,
-        "note": note,
-        "done": wave.done,
-        "whole": wave.meters,
-        "share": percent(wave.done, wave.meters),
-        "tone": "" if wave.state == "running" else "warning",
-    }
+    tone = "" if wave.state == WaveState.RUNNING else "warning"
+    return RotationBar(wave.name, note, wave.done, wave.meters, reverse("admin:wave", args=[wave.id]), tone)
+
+
+def _master_key(standing: MasterKeyRotation) -> RotationBar:
+    done = standing.rewrapped + standing.unreadable
+    note = f"{standing.state}, {thousands(done)} of {thousands(standing.total)} secrets rewrapped"
+    tone = "" if standing.state == RotationState.RUNNING else "warning"
+    title = f"Master key to version {standing.to_version}"
+    return RotationBar(title, note, done, max(1, standing.total), reverse("admin:master-key"), tone)
 
 
 def counted_at(answers: Mapping[str, Answer], now: datetime) -> datetime | None:

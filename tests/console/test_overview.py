@@ -21,6 +21,7 @@ from concentrators.models import Concentrator, IntervalTotal, RotationWave, Upli
 from concentrators.verdicts import FailureKind, Severity
 from keyvault import approvals
 from keyvault.approvals import Person
+from keyvault.models import MasterKeyRotation, RotationState
 from meters.models import Meter, Register
 from meters.obis import INTERVAL_IMPORT
 from tests.concentrators import fleet
@@ -157,7 +158,16 @@ def test_waves_that_have_not_ended_tell_how_far_they_are() -> None:
     assert found == [rotation_queries.WaveRow(wave.pk, "spring", "running", 2, 0, 0, 0, 3)]
     panel = overview_panels.rotation(found, None)
     assert panel["figures"][0].value == "0.0 %"
-    assert "0 of 2 meters" in panel["rotations"][0]["note"]
+    assert "0 of 2 meters" in panel["rotations"][0].note
+    assert panel["rotations"][0].url.endswith(f"/{wave.pk}/")
+
+
+def test_a_rotation_of_the_master_key_is_under_way_too() -> None:
+    standing = MasterKeyRotation(to_version=2, state=RotationState.STOPPED, total=8, rewrapped=2, unreadable=0)
+    panel = overview_panels.rotation([], standing)
+    assert panel["figures"][0].value == "25.0 %"
+    assert panel["figures"][0].note == "1 stopped or paused"
+    assert panel["rotations"][0].title == "Master key to version 2"
 
 
 # --- what is shown -------------------------------------------------------------------------------
