@@ -51,7 +51,11 @@ MODELS = {
     "concentrators.uplink": Pages(TRAFFIC),
     "concentrators.concentrator": Pages(ALL, {ADMIN}, {ADMIN}),
     "concentrators.assignment": Pages(TRAFFIC),
+    "concentrators.command": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "concentrators.rotationwave": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "concentrators.wavemeter": Pages({OPERATOR, OFFICER, AUDITOR}),
     "meters.meter": Pages(ALL, {OPERATOR}, {OPERATOR}),
+    "meters.earlierlength": Pages({OPERATOR}),
     "meters.place": Pages({OPERATOR}, {OPERATOR}, {OPERATOR}),
     "meters.installation": Pages({OPERATOR}),
     "meters.register": Pages(TRAFFIC, {ADMIN}, {ADMIN}),
@@ -59,6 +63,10 @@ MODELS = {
     "keyvault.devicekey": Pages({OPERATOR, OFFICER, AUDITOR}),
     "keyvault.fleetkey": Pages({OFFICER, AUDITOR}),
     "keyvault.invocationcounter": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "keyvault.downlinkcounter": Pages({OFFICER, AUDITOR}),
+    "keyvault.tagfailures": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "keyvault.masterkeyrotation": Pages({OFFICER, AUDITOR}),
+    "keyvault.auditrecord": Pages({AUDITOR}),
 }
 
 
@@ -206,7 +214,7 @@ def row_of(label: str) -> Model:
 
 
 def _models() -> list[type[Model]]:
-    return [*admin.site._registry, RotationWave, IntegrityFailure, Alert]
+    return [*admin.site._registry, IntegrityFailure, Alert]
 
 
 def arguments(door: Door) -> list[Any]:
