@@ -10,30 +10,35 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import httpx
 import pytest
 import redis
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.alerts import channels
 from ami_headend.alerts.models import Channel
 from ami_headend.embedded import postgres_program
-from concentrators import tokens
+from concentrators import commands, tokens
 from concentrators.models import Assignment
 from keyvault import provisioning
 from keyvault.audit import Actor
+from keyvault.ciphers import open_keys
 from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
 from keyvault.models import DeviceKey
 from keyvault.provisioning import NewKey
 from meters.models import Place
 from tests.concentrators.fleet import NOW, Device
+from tests.concentrators.obedient import Receiver
 from tests.factories import MeterFactory
 from tests.flows import leaks
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, frames_of, wait_verified
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack, with_own_master_key
+from tests.keyvault.shipping import TRANSPORT, line, shipment_file, transport_file
 
 PASSWORD = "a long password of the administrator"
 PAGES = 60
@@ -54,9 +59,10 @@ class Recorder:
 def stack(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    environ = {"LOG_LEVEL": "DEBUG"}
     folder = tmp_path_factory.mktemp("stack")
-    with django_db_blocker.unblock(), running(folder, ("web", "worker", "beat"), environ) as stack:
+    environ = {"LOG_LEVEL": "DEBUG", "MASTER_KEY_FILE": str(folder / "own.keys")}
+    with django_db_blocker.unblock(), with_own_master_key(folder, environ) as stack:
+        stack.start("beat")
         yield stack
 
 
@@ -106,7 +112,42 @@ def sign_in(client: httpx.Client) -> None:
     assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
 
 
-def test_no_secret_anywhere(stack: Stack, site: Site) -> None:
+def master_keys() -> dict[str, bytes]:
+    versions = json.loads(Path(settings.MASTER_KEY_FILE).read_text())["versions"]
+    return {f"master key {one['version']}": base64.b64decode(one["key"]) for one in versions}
+
+
+def imported(stack: Stack, site: Site, folder: Path) -> dict[str, bytes]:
+    """A meter whose keys come with a shipment: its secrets."""
+    device = Device(MeterFactory.create(), secrets.token_bytes(32))
+    transfer = secrets.token_bytes(32)
+    Assignment.objects.create(meter=device.meter, concentrator=site.concentrator, valid_from=NOW)
+    shipment = shipment_file(folder, [line(device.title, key=device.key, transfer_key=transfer)])
+    done = stack.manage("import_keys", str(shipment), "--transport-key", str(transport_file(folder)))
+    assert done.returncode == 0, done.stderr
+    wait_verified([site.posted([device.frame(0)])])
+    secret = {"transport key": TRANSPORT, "shipped key": device.key, "shipped transfer key": transfer}
+    return secret | traffic("shipped", device.key, device.title, 1)
+
+
+def renewed(client: httpx.Client, site: Site, device: Device) -> dict[str, bytes]:
+    """A device gets a new key by a command, fetched over HTTP, and sends under it: the secrets of it."""
+    commands.enqueue_keys([device.meter], "tester", timezone.now())
+    row = DeviceKey.objects.get(system_title=device.title, epoch=2)
+    new = Device(device.meter, open_keys([row.pk])[0].octets, 2)
+    bearer = {"Authorization": f"Bearer {site.token}"}
+    answer = client.get("/api/v1/commands", headers=bearer)
+    number, _, octets = cbor2.loads(answer.content)
+    assert Receiver.of(device).open(octets)[2][3] == new.key
+    receipt = client.post(f"/api/v1/commands/{number}/receipt", json={"result": "delivered"}, headers=bearer)
+    assert receipt.status_code == 204
+    wait_verified([site.posted([new.frame(30)])])
+    row.refresh_from_db()
+    assert row.state == "active"
+    return {"new device key": new.key} | traffic("new", new.key, new.title, 2)
+
+
+def test_no_secret_anywhere(stack: Stack, site: Site, tmp_path: Path) -> None:
     recorder = Recorder()
     fleet_secret = secrets.token_bytes(32)
     devices = [*site.devices, *derived(site, fleet_secret)]
@@ -121,8 +162,7 @@ def test_no_secret_anywhere(stack: Stack, site: Site) -> None:
             transfer = derived_device_key(fleet_secret, device.title, 0)
         hidden[f"transfer key {number}"] = transfer
         hidden |= traffic(f"transfer {number}", transfer, device.title, 0)
-    for version in json.loads(Path(settings.MASTER_KEY_FILE).read_text())["versions"]:
-        hidden[f"master key {version['version']}"] = base64.b64decode(version["key"])
+    hidden |= master_keys()
     wrong = tokens.issue(site.concentrator, "revoked")
     tokens.revoke(site.concentrator.tokens.get(label="revoked"))
     hidden |= {"token": site.token.encode(), "revoked token": wrong.encode(), "password": PASSWORD.encode()}
@@ -134,6 +174,13 @@ def test_no_secret_anywhere(stack: Stack, site: Site) -> None:
     User.objects.create_superuser("root", password=PASSWORD)
     with httpx.Client(base_url=stack.base_url, timeout=30, event_hooks={"response": [recorder]}) as client:
         post_everything(client, site, devices, wrong)
+        hidden |= imported(stack, site, tmp_path)
+        hidden |= renewed(client, site, devices[0])
+        rotated = stack.manage("master_key", "rotate", "--here").stdout
+        assert "under version 2" in rotated, rotated
+        hidden |= master_keys()
+        assert {"master key 1", "master key 2"} <= set(hidden)
+        hidden |= {f"{name}, rotated": value for name, value in renewed(client, site, devices[1]).items()}
         sign_in(client)
         pages = crawl(client)
         for path in ("meters", "readings", "events", "totals"):
@@ -207,6 +254,9 @@ def run_commands(stack: Stack) -> Iterator[str]:
         ["import_meters", settings.MASTER_KEY_FILE],
         ["summary"],
         ["check", "--deploy"],
+        ["master_key", "status"],
+        ["audit", "export"],
+        ["fleet_key", "list"],
     ):
         done = stack.manage(*map(str, arguments))
         assert "Traceback" not in done.stderr, done.stderr
