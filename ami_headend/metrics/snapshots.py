@@ -14,7 +14,7 @@ from ami_headend.metrics.models import Snapshot
 from concentrators.models import WaveMeter, WaveState
 from keyvault import census
 from keyvault.sql import fetch_rows
-from meters.models import MeterStatus
+from meters.models import Meter, MeterStatus
 
 HEARD_WITHIN = timedelta(hours=24)
 POSTED_WITHIN = timedelta(hours=1)
@@ -41,20 +41,17 @@ def take(now: datetime) -> list[str]:
 
 def _meters(now: datetime) -> list[list[Any]]:
     """Meters by state; those in service apart by whether they were heard."""
-    return [
-        list(row)
-        for row in fetch_rows(
-            """SELECT m.status || CASE WHEN m.status <> %s THEN '' WHEN h.system_title IS NULL THEN ', silent'
-                                       ELSE ', heard' END AS state, count(*)
-               FROM meters_meter m
-               LEFT JOIN (SELECT DISTINCT k.system_title FROM keyvault_invocationcounter n
-                          JOIN keyvault_devicekey k ON k.id = n.key_id WHERE n.heard_at >= %s) h
-                    ON h.system_title = m.system_title
-               GROUP BY 1 ORDER BY 1""",
-            MeterStatus.COMMISSIONED.value,
-            now - HEARD_WITHIN,
-        )
-    ]
+    counts = dict(Meter.objects.values_list("status").annotate(number=Count("pk")).order_by("status"))
+    in_service = counts.pop(MeterStatus.COMMISSIONED, 0)
+    (heard,) = fetch_rows(
+        """SELECT count(*) FROM meters_meter m WHERE m.status = %s AND EXISTS (
+               SELECT 1 FROM keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id
+               WHERE k.system_title = m.system_title AND n.heard_at >= %s)""",
+        MeterStatus.COMMISSIONED.value,
+        now - HEARD_WITHIN,
+    )[0]
+    of_service = [["commissioned, heard", heard], ["commissioned, silent", in_service - heard]]
+    return [*of_service, *map(list, counts.items())]
 
 
 def _concentrators(now: datetime) -> list[list[Any]]:
