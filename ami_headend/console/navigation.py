@@ -86,25 +86,6 @@ GROUPS = [
                 ["keyvault.view_downlinkcounter"],
             ),
             _Page("Bad tags", "gpp_bad", "admin:keyvault_tagfailures_changelist", ["keyvault.view_tagfailures"]),
-            _Page(
-                "Rotation waves",
-                "waves",
-                "admin:concentrators_rotationwave_changelist",
-                ["concentrators.view_rotationwave"],
-            ),
-            _Page(
-                "Meters of waves",
-                "checklist",
-                "admin:concentrators_wavemeter_changelist",
-                ["concentrators.view_wavemeter"],
-            ),
-            _Page(
-                "Master key rotations",
-                "cached",
-                "admin:keyvault_masterkeyrotation_changelist",
-                ["keyvault.view_masterkeyrotation"],
-            ),
-            _Page("Audit", "history_edu", "admin:keyvault_auditrecord_changelist", ["keyvault.view_auditrecord"]),
         ],
     ),
     (
