@@ -15,7 +15,9 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import exceptions
+from rest_framework.metadata import BaseMetadata
 from rest_framework.permissions import DjangoModelPermissions
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,15 @@ class ViewPermission(DjangoModelPermissions):
         if named is None:
             return super().has_permission(request, view)
         return request.user.is_authenticated and request.user.has_perms(named)
+
+
+class Methods(BaseMetadata):
+    """What OPTIONS tells: the methods of an address, always in JSON. What they take is described at /api/schema/."""
+
+    def determine_metadata(self, request: Request, view: Any) -> dict[str, list[str]]:
+        # Not by the view's renderers: one may write frames or CSV alone.
+        request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
+        return {"methods": view.allowed_methods}
 
 
 def problem(

@@ -28,6 +28,7 @@ from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter, Register
 from meters.obis import RegisterKind
 from meters.registry import RegistryError, find_meter
+from meters.serializers import NamedField
 
 CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
@@ -156,7 +157,7 @@ class NewCommandSerializer(serializers.Serializer[Any]):
     """
 
     kind = serializers.ChoiceField([kind.name.lower() for kind in CommandKind])
-    register = serializers.SlugRelatedField(
+    register = NamedField(
         slug_field="obis_code", queryset=Register.objects.filter(kind=RegisterKind.INTERVAL), required=False
     )
     start = serializers.DateTimeField(required=False)

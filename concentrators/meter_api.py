@@ -5,18 +5,17 @@ from typing import Any
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from concentrators.models import Assignment, Concentrator
 from meters.api import MeterList
 from meters.models import Meter
-from meters.serializers import MeterSerializer, MetersQuery, page_of
+from meters.serializers import MeterSerializer, MetersQuery, NamedField, page_of
 
 
 class AssignedMetersQuery(MetersQuery):
-    concentrator = serializers.SlugRelatedField(
+    concentrator = NamedField(
         slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="assigned to it now"
     )
 

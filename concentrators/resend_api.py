@@ -20,6 +20,7 @@ from meters.gaps import GapsError
 from meters.models import Register
 from meters.obis import RegisterKind
 from meters.registry import RegistryError, parse_system_title
+from meters.serializers import NamedField
 
 _METERS_MAX = 10_000
 
@@ -30,11 +31,11 @@ class NewResendsSerializer(serializers.Serializer[Any]):
     meters = serializers.ListField(
         child=serializers.CharField(), required=False, max_length=_METERS_MAX, help_text="system titles, 16 hex digits"
     )
-    concentrator = serializers.SlugRelatedField(
+    concentrator = NamedField(
         slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
     )
     everything = serializers.BooleanField(default=False)
-    register = serializers.SlugRelatedField(
+    register = NamedField(
         slug_field="obis_code",
         queryset=Register.objects.filter(kind=RegisterKind.INTERVAL),
         required=False,

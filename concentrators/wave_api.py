@@ -18,6 +18,7 @@ from keyvault.masterkey import MasterKeyError
 from keyvault.models import Algorithm, FleetKey
 from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.registry import RegistryError, parse_system_title
+from meters.serializers import NamedField
 
 _LISTED = 100
 _METERS_MAX = 10_000
@@ -71,19 +72,19 @@ class NewWaveSerializer(serializers.Serializer[Any]):
     meters = serializers.ListField(
         child=serializers.CharField(), required=False, max_length=_METERS_MAX, help_text="system titles, 16 hex digits"
     )
-    concentrator = serializers.SlugRelatedField(
+    concentrator = NamedField(
         slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
     )
     older_than_days = serializers.IntegerField(min_value=0, max_value=36_500, required=False)
     compromised = serializers.BooleanField(default=False)
-    derived_from = serializers.SlugRelatedField(
+    derived_from = NamedField(
         slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="keys derived from it"
     )
     everything = serializers.BooleanField(default=False)
     rate_per_hour = serializers.IntegerField(min_value=1, max_value=2**31 - 1, default=1000)
     failure_budget = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=10)
     algorithm = serializers.ChoiceField(Algorithm.choices, required=False)
-    fleet_key = serializers.SlugRelatedField(
+    fleet_key = NamedField(
         slug_field="name",
         queryset=FleetKey.objects.all(),
         required=False,

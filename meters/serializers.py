@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.core.validators import ProhibitNullCharactersValidator
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -31,6 +32,15 @@ class SystemTitleField(serializers.CharField):
 
     def to_representation(self, value: Any) -> str:
         return bytes(value).hex()
+
+
+class NamedField(serializers.SlugRelatedField[Any]):
+    """A row by what it is called; a name that no column can hold (it has a NUL) names none."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str):
+            ProhibitNullCharactersValidator()(data)
+        return super().to_internal_value(data)
 
 
 @extend_schema_field(str)

@@ -1,5 +1,6 @@
 """Every door and every role: who is let in and who is refused. A door that stands in no line here fails the test."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from ami_headend import roles
 from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.signin import journal
 from ami_headend.signin.models import Outcome
-from concentrators.models import IntegrityFailure, RotationWave
+from concentrators import tokens
+from concentrators.models import Concentrator, IntegrityFailure, RotationWave
 from keyvault import masterkey
 from keyvault.models import DeviceKey
 from meters.models import Meter
@@ -278,6 +280,26 @@ def _ask(client: Client, door: Door) -> Any:
     is_rest = not door.name.startswith("admin:")
     content_type = {"content_type": "application/json"} if is_rest else {}
     return getattr(client, door.method)(address, door.body, **content_type)
+
+
+@pytest.mark.usefixtures("rows")
+def test_no_door_of_the_api_fails_on_a_nul_nor_on_options() -> None:
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.create_superuser("root"))
+    token = tokens.issue(Concentrator.objects.all()[0], "bench", None)
+    wrong = []
+    for path, operations in client.get("/api/schema/?format=json").json()["paths"].items():
+        address = re.sub("{.*?}", "1", path.replace("{system_title}", Meter.objects.all()[0].system_title.hex()))
+        answers = [client.options(address), Client().options(address, headers={"Authorization": f"Bearer {token}"})]
+        assert {answer.status_code for answer in answers} == {200, 401}, path
+        named = [parameter["name"] for parameter in operations.get("get", {}).get("parameters", [])]
+        answers += [client.get(address, {name: "a\0b"}) for name in named]
+        fields = (
+            ("name", "concentrator", "derived_from", "fleet_key", "register", "kind") if "post" in operations else ()
+        )
+        answers += [client.post(address, {name: "a\0b"}, content_type="application/json") for name in fields]
+        wrong += [f"{answer.request['REQUEST_METHOD']} {path}" for answer in answers if answer.status_code >= 500]
+    assert not wrong
 
 
 def test_no_door_is_left_out() -> None:
