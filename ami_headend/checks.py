@@ -153,7 +153,8 @@ def _sign_in() -> Iterator[CheckMessage]:
             hint="Leave it on where others than this machine reach the head-end.",
             id="ami_headend.W019",
         )
-    if settings.TLS and not settings.REQUIRE_APPROVAL:
+    # Not of the embedded database, where it is off by default: every command of a trial would say so.
+    if settings.TLS and not settings.IS_EMBEDDED and not settings.REQUIRE_APPROVAL:
         yield checks.Warning(
             "REQUIRE_APPROVAL is off: one person alone may export keys and destroy master key versions.",
             hint="Leave it on where others than this machine reach the head-end.",

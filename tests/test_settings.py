@@ -58,6 +58,11 @@ def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], 
     assert expected in ids()
 
 
+def test_a_trial_on_the_embedded_database_is_not_warned_of_approvals(settings: Settings) -> None:
+    settings.TLS, settings.REQUIRE_APPROVAL, settings.IS_EMBEDDED = True, False, True
+    assert "ami_headend.W025" not in ids()
+
+
 def test_the_master_key_is_not_served_nor_open_to_others(settings: Settings, tmp_path: Path) -> None:
     key = tmp_path / "master.keys"
     key.write_text("{}")
