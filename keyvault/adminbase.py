@@ -174,7 +174,7 @@ def form_page(
 ) -> HttpResponse:
     """A page of the admin site with one form: ``title``, ``submit_text`` (the button), ``back`` (a URL), ``text``.
 
-    The page is kept in no cache.
+    ``secret`` (headed ``shown_once``) is shown in place of the form, and the page is kept in no cache.
     """
     response = TemplateResponse(
         request,

@@ -18,10 +18,23 @@ from urllib.parse import parse_qs
 
 import pytest
 from pytest_django import DjangoDbBlocker
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from ami_headend import embedded
 
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
+
+
+class _ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests go to one worker, and so do all tests of pages: they share a stack and a browser."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/pages" if nodeid.startswith("tests/pages/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _ByFile(config, log)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

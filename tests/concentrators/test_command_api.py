@@ -122,6 +122,7 @@ def test_a_concentrator_that_brings_forgeries_has_to_wait(
 def test_without_the_master_key_nothing_is_done_and_that_is_said(
     concentrator: Concentrator, device: Device, command: Command, settings: Settings, tmp_path: Path
 ) -> None:
+    headers = bearer(concentrator)
     settings.MASTER_KEY_FILE = tmp_path / "gone"
     operator = Operator("add_command", "rotate_devicekey")
     rotator = User.objects.create_user("rotator")
@@ -129,7 +130,7 @@ def test_without_the_master_key_nothing_is_done_and_that_is_said(
     client = Client()
     client.force_login(rotator)
     for response in (
-        Client().get("/api/v1/commands", headers=bearer(concentrator)),
+        Client().get("/api/v1/commands", headers=headers),
         operator.give(device, kind="read_now"),
         operator.give(device, kind="set_key"),
         client.post("/api/v1/rotations", {"name": "x", "everything": True}, content_type="application/json"),

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 from django.conf import settings
+from django.db import connections
 from playwright.sync_api import Browser, Page, sync_playwright
 from pytest_django import DjangoDbBlocker
 
@@ -49,6 +50,7 @@ def browser(stack: Stack) -> Iterator[Browser]:
         engine = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield engine
         engine.close()
+        connections.close_all()  # here, beside the browser's loop, Django keeps connections of their own
 
 
 @pytest.fixture
