@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.metadata import BaseMetadata
+from rest_framework.parsers import JSONParser
 from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -54,6 +55,16 @@ class Methods(BaseMetadata):
         # Not by the view's renderers: one may write frames or CSV alone.
         request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
         return {"methods": view.allowed_methods}
+
+
+class ShallowJSONParser(JSONParser):
+    """JSON; what nests deeper than Python's recursion goes is the caller's mistake (400), not a fault of ours."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse(*args, **kwargs)
+        except RecursionError:
+            raise exceptions.ParseError("JSON parse error - it is nested too deeply") from None
 
 
 def problem(

@@ -123,6 +123,7 @@ def test_unknown_paths_methods_and_formats_of_the_api(client: Client) -> None:
         (client.get("/api/v1/nothing"), 404),
         (client.delete("/api/v1/meters"), 405),
         (client.get("/api/v1/meters", headers={"Accept": "text/plain"}), 406),
+        (client.post("/api/v1/rotations", "[" * 50_000, content_type="application/json"), 400),
         (client.get("/api/v1/meters", headers={"Host": "evil.example"}), 400),
     ):
         assert (response.status_code, response["Content-Type"]) == (status, "application/problem+json")
