@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -159,35 +159,57 @@ def growth(bench: Bench, base: Site, base_stack: Stack, sizes: Sizes, meters: li
     """The base and a grown site in turn, uplinks of 1,000 frames: more meters, then more standing readings."""
     for number in meters:
         concentrators = max(10, number // 1000)
-        with ExitStack() as exits:
-            site = exits.enter_context(bench.site(concentrators, max(1, number // concentrators)))
-            _pairs(bench, base, base_stack, site, sizes, f"{number:,} meters")
+        with (
+            bench.site(concentrators, max(1, number // concentrators)) as site,
+            bench.stack(site) as running,
+        ):
+            what = f"{number:,} meters"
+            if site.fleet.size > base.fleet.size:
+                _pairs(bench, base, base_stack, site, running, sizes, f"{what}, each once")
+                _pairs(bench, base, base_stack, site, running, sizes, f"{what}, the base's load", len(base.tokens))
+            else:
+                _pairs(bench, base, base_stack, site, running, sizes, what)
     for number in readings:
         with bench.site(len(base.fleet.titles), len(base.fleet.titles[0])) as site:
             bench.say(f"loading {number:,} readings")
             site.preload(number)
-            _pairs(bench, base, base_stack, site, sizes, f"{number:,} readings")
+            with bench.stack(site) as running:
+                _pairs(bench, base, base_stack, site, running, sizes, f"{number:,} readings")
 
 
-def _pairs(bench: Bench, base: Site, base_stack: Stack, site: Site, sizes: Sizes, what: str) -> None:
-    """The grown site goes on from interval to interval; nothing of it is emptied."""
+def _pairs(
+    bench: Bench,
+    base: Site,
+    base_stack: Stack,
+    site: Site,
+    running: Stack,
+    sizes: Sizes,
+    what: str,
+    concentrators: int | None = None,
+) -> None:
+    """The grown site goes on from interval to interval; nothing of it is emptied.
+
+    Given ``concentrators``, in each round others of that number post, as much as those of the base; all of the fleet
+    has been met before. Otherwise all post, and the first rounds, in which workers meet their meters, do not count.
+    """
     base_frames = bench.seal(base, sizes.frames)
-    with bench.stack(site) as running:
-        for number in range(1 - WARM_ROUNDS, sizes.rounds + 1):
-            frames = bench.seal(site, sizes.frames)
-            site.next_interval += len(frames[0]) // len(site.fleet.titles[0])
-            base.use()
-            base.reset()
-            before = measure.system(base, base_stack, base_frames, min(1000, len(base_frames[0])))
-            grown = measure.system(site, running, frames, min(1000, len(frames[0])))
-            if number < 1:
-                continue  # the grown site warms up: after each round a worker has yet to meet half as many meters
-            bench.results.growth[what].append((before.rate, grown.rate))
-            bench.results.growth_runs[what].append(grown)
-            bench.say(
-                f"round {number}, {what}: base {before.rate:,.0f}, grown {grown.rate:,.0f} frames/s, "
-                f"ratio {grown.rate / before.rate:.2f}"
-            )
+    first = site.next_interval
+    for number in range(1 if concentrators else 1 - WARM_ROUNDS, sizes.rounds + 1):
+        part = site if concentrators is None else site.part((number - 1) * concentrators, number * concentrators, first)
+        frames = bench.seal(part, sizes.frames)
+        site.next_interval = max(site.next_interval, part.next_interval + len(frames[0]) // len(part.fleet.titles[0]))
+        base.use()
+        base.reset()
+        before = measure.system(base, base_stack, base_frames, min(1000, len(base_frames[0])))
+        grown = measure.system(part, running, frames, min(1000, len(frames[0])))
+        if number < 1:
+            continue  # the grown site warms up: after each round a worker has yet to meet half as many meters
+        bench.results.growth[what].append((before.rate, grown.rate))
+        bench.results.growth_runs[what].append(grown)
+        bench.say(
+            f"round {number}, {what}: base {before.rate:,.0f}, grown {grown.rate:,.0f} frames/s, "
+            f"ratio {grown.rate / before.rate:.2f}"
+        )
 
 
 def _floor(site: Site, bare: Floor, frames: list[list[bytes]]) -> float:

@@ -51,6 +51,12 @@ class Site:
         """Make this the database of Django's connection in this process."""
         use_database(self.name)
 
+    def part(self, first: int, end: int, next_interval: int) -> "Site":
+        """The concentrators from ``first`` to before ``end`` alone, whose meters have got to ``next_interval``."""
+        fleet = self.fleet
+        part = Fleet(fleet.start_s, fleet.titles[first:end], fleet.device_keys[first:end], fleet.meters[first:end])
+        return Site(self.name, part, self.tokens[first:end], next_interval)
+
     def bodies(self, frames: list[list[bytes]], size: int) -> list[Body]:
         """Uplinks of ``size`` frames; the concentrators take turns."""
         blocks = [

@@ -10,10 +10,10 @@ from django.conf import settings
 from keyvault.ciphers import uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError, parse_frame
-from keyvault.counterrows import CountedKey, read_keys, save_keys
+from keyvault.counterrows import ContendedError, CountedKey, read_keys, save_keys
 from keyvault.counters import Take
 from keyvault.models import KeyState
-from keyvault.sql import fetch_rows, octets_array
+from keyvault.sql import fetch_rows, int_array, octets_array
 
 ACCEPTABLE = frozenset({KeyState.PENDING.value, KeyState.ACTIVE.value, KeyState.RETIRING.value})
 
@@ -106,6 +106,7 @@ def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
     kids = foreseen.kids
     keys = read_keys(kids, {}, lock=True) if lock else read_keys(kids, foreseen.highest())
     ciphers = uplink_ciphers({kid: key.row for kid, key in keys.items() if key.state in ACCEPTABLE})
+    _check_they_stand([key.id for kid, key in keys.items() if key.state in ACCEPTABLE and kid not in ciphers])
     # What opens a frame of a kid: its key, the alg that it must have, and its cipher.
     openers = {kid: (keys[kid], keys[kid].alg, cipher.open_) for kid, cipher in ciphers.items()}
     known_titles = _known_titles({kid[:8] for kid in kids if kid not in keys})
@@ -123,6 +124,15 @@ def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
             reason, detail = _why_not(frame, keys.get(kid), kid in openers, known_titles)
             result.refused.append(Refused(index, reason, detail, kid, counter))
     return Opening(results, keys)
+
+
+def _check_they_stand(key_ids: Collection[int]) -> None:
+    """Raises ContendedError where a key without a cipher is gone, since it was taken back after it was read."""
+    if not key_ids:
+        return
+    rows = fetch_rows("SELECT count(*) FROM keyvault_devicekey WHERE id = ANY(%s::int[])", int_array(key_ids))
+    if rows[0][0] < len(key_ids):
+        raise ContendedError("a key was taken back meanwhile")
 
 
 class _Foreseen:

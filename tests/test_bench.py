@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY = "--rounds 1 --growth-rounds 1 --frames 80 --sizes 20 --concentrators 2 --concentrator-meters 20"
-TINY += " --rowwise-frames 4 --meters 20 --readings 800"
+TINY += " --rowwise-frames 4 --meters 20,60 --readings 800"
 
 
 def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -34,7 +34,12 @@ def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     assert figures["half_load"]["20"]["latency_p99_s"] > 0
     assert figures["system_over_rowwise"][0] > 0
     assert len(figures["rewrap"]) == 1
-    assert figures["growth"].keys() == {"20 meters", "800 readings"}
+    assert figures["growth"].keys() == {
+        "20 meters",
+        "60 meters, each once",
+        "60 meters, the base's load",
+        "800 readings",
+    }
     assert "of the floor" in run.stdout
     assert list(services.iterdir()) == []
 
