@@ -148,8 +148,9 @@ def test_workers_killed_over_and_over(site: Site) -> None:
 def test_redis_loses_every_task(site: Site) -> None:
     stack = site.stack
     stack.stop("worker")
-    ids = [site.posted(frames_of([device], range(3))) for device in site.devices[:5]]
     with stack.redis() as client:
+        client.flushall()  # what the worker gave back
+        ids = [site.posted(frames_of([device], range(3))) for device in site.devices[:5]]
         assert client.llen("celery") == 5
         client.flushall()
     stack.start("worker")
