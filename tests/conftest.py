@@ -99,6 +99,18 @@ def master_key_file() -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _master_key_as_found(request: pytest.FixtureRequest, master_key_file: Path) -> Iterator[None]:
+    """What a test does to the master key goes with its rows, so that no test finds a version another one made."""
+    before = master_key_file.read_bytes()
+    yield
+    if request.node.get_closest_marker("django_db") and master_key_file.read_bytes() != before:
+        again = master_key_file.with_suffix(".before")
+        again.touch(mode=0o600)
+        again.write_bytes(before)
+        again.replace(master_key_file)
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(
     django_test_environment: None, django_db_modify_db_settings: None, django_db_blocker: DjangoDbBlocker
