@@ -29,6 +29,8 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
     begins later than ``valid_from``. All or nothing, with a fixed number of queries.
     """
     wanted = dict(pairs)
+    if not wanted:
+        return 0
     with transaction.atomic():
         totals.lock()
         standing = {

@@ -28,7 +28,7 @@ from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter, Register
 from meters.obis import RegisterKind
 from meters.registry import RegistryError, find_meter
-from meters.serializers import NamedField
+from meters.serializers import NamedField, QuerySerializer
 
 CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
@@ -61,7 +61,7 @@ class CborSequenceRenderer(BaseRenderer):
     render_style = "binary"
 
 
-class LimitQuery(serializers.Serializer[Any]):
+class LimitQuery(QuerySerializer):
     limit = serializers.IntegerField(min_value=1, max_value=downlink.OFFER_MAX, default=20)
 
 

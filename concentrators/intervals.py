@@ -17,7 +17,7 @@ from django.db.models import Max
 from concentrators import commands, totals
 from concentrators.commands import OPEN, Request
 from concentrators.models import Command, CommandKind, CommandState
-from meters.lengths import LONGEST_MINUTES, common_boundary, is_boundary
+from meters.lengths import LONGEST_MINUTES, common_boundary
 from meters.models import EarlierLength, Meter
 
 logger = logging.getLogger(__name__)
@@ -220,10 +220,14 @@ def _checked_length(interval_minutes: int) -> int:
 
 def _check(meter: Meter, one: Change, last_end: datetime | None) -> None:
     lengths = meter.interval_minutes, _checked_length(one.interval_minutes)
-    if not is_boundary(one.valid_from, *lengths):
+    try:
+        following = common_boundary(one.valid_from, *lengths)
+    except OverflowError:
+        raise IntervalError(f"{one.valid_from} is too far ahead") from None
+    if one.valid_from != following:
         raise IntervalError(
             f"meter {meter} changes from {lengths[0]} to {lengths[1]} min where intervals of both begin: "
-            f"{one.valid_from} is not such a time, {common_boundary(one.valid_from, *lengths)} is the next"
+            f"{one.valid_from} is not such a time, {following} is the next"
         )
     if last_end is not None and one.valid_from < last_end:
         raise IntervalError(f"the length of meter {meter} changes at {last_end}, after {one.valid_from}")

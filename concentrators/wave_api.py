@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from concentrators import waves
 from concentrators.command_api import KeysUnavailable
 from concentrators.models import Concentrator, RotationWave
-from concentrators.waves import Selection, WaveError
+from concentrators.waves import AGE_MAX_DAYS, NUMBER_MAX, Selection, WaveError
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import Algorithm, FleetKey
@@ -75,14 +75,14 @@ class NewWaveSerializer(serializers.Serializer[Any]):
     concentrator = NamedField(
         slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
     )
-    older_than_days = serializers.IntegerField(min_value=0, max_value=36_500, required=False)
+    older_than_days = serializers.IntegerField(min_value=0, max_value=AGE_MAX_DAYS, required=False)
     compromised = serializers.BooleanField(default=False)
     derived_from = NamedField(
         slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="keys derived from it"
     )
     everything = serializers.BooleanField(default=False)
-    rate_per_hour = serializers.IntegerField(min_value=1, max_value=2**31 - 1, default=1000)
-    failure_budget = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=10)
+    rate_per_hour = serializers.IntegerField(min_value=1, max_value=NUMBER_MAX, default=1000)
+    failure_budget = serializers.IntegerField(min_value=0, max_value=NUMBER_MAX, default=10)
     algorithm = serializers.ChoiceField(Algorithm.choices, required=False)
     fleet_key = NamedField(
         slug_field="name",
@@ -101,7 +101,7 @@ class NewWaveSerializer(serializers.Serializer[Any]):
 class MoveSerializer(serializers.Serializer[Any]):
     action = serializers.ChoiceField(["pause", "resume", "cancel"])
     failure_budget = serializers.IntegerField(
-        min_value=0, max_value=2**31 - 1, required=False, help_text="with resume: the new one"
+        min_value=0, max_value=NUMBER_MAX, required=False, help_text="with resume: the new one"
     )
 
 

@@ -28,6 +28,8 @@ from meters.models import Meter, MeterStatus
 
 logger = logging.getLogger(__name__)
 
+AGE_MAX_DAYS = 36_500
+NUMBER_MAX = 2**31 - 1  # of commands: what a column holds
 _FAILED = (CommandState.REFUSED, CommandState.EXPIRED)
 _UNDER_WAY = (WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
 _BATCH = 10_000
@@ -103,6 +105,8 @@ def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
             standing, assignments__concentrator=selection.concentrator, assignments__valid_from__lte=now
         )
     if selection.older_than_days is not None:
+        if not 0 <= selection.older_than_days <= AGE_MAX_DAYS:
+            raise WaveError(f"the age of a key is 0 to {AGE_MAX_DAYS:,} days")
         begun = own.filter(state=KeyState.ACTIVE).alias(since=Coalesce("activated_at", "created_at"))
         meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=selection.older_than_days))))
     if selection.derived_from is not None:
@@ -129,8 +133,9 @@ def begin(
     """
     if not name.strip() or len(name) > 120:
         raise WaveError("a wave has a name of up to 120 characters")
-    if rate_per_hour < 1 or failure_budget < 0:
-        raise WaveError("a wave queues at least 1 command an hour, and its failure budget is not below 0")
+    if not 1 <= rate_per_hour <= NUMBER_MAX:
+        raise WaveError(f"a wave queues at least 1 command an hour, and at most {NUMBER_MAX:,}")
+    _check_budget(failure_budget)
     if algorithm is not None and algorithm not in Algorithm.values:
         raise WaveError(f"algorithm {algorithm} is not one of {Algorithm.values}")
     with transaction.atomic():
@@ -211,6 +216,7 @@ def resume(wave_id: int, actor: Actor, failure_budget: int | None = None) -> Rot
     with transaction.atomic():
         wave = _move(wave_id, [WaveState.PAUSED, WaveState.STOPPED], WaveState.RUNNING, actor)
         if failure_budget is not None:
+            _check_budget(failure_budget)
             wave.failure_budget = failure_budget
             wave.save(update_fields=["failure_budget"])
         failures = progress(wave).failures
@@ -226,6 +232,11 @@ def cancel(wave_id: int, actor: Actor, now: datetime) -> RotationWave:
         queued = Command.objects.filter(wave_meter__wave=wave, state=CommandState.QUEUED)
         commands.cancel(list(queued.values_list("pk", flat=True)), now)
     return wave
+
+
+def _check_budget(failure_budget: int) -> None:
+    if not 0 <= failure_budget <= NUMBER_MAX:
+        raise WaveError(f"a failure budget is 0 to {NUMBER_MAX:,} commands")
 
 
 def _step(wave_id: int, now: datetime) -> int:

@@ -79,7 +79,12 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
     AuditError or MasterKeyError where audit key or journal cannot be used: then the act must not happen either.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        # The journal's lock first, as in a replay: in another order the two would lock each other out.
+        cursor.execute(
+            """WITH journal AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(%s))
+               SELECT pg_advisory_xact_lock(%s) FROM journal""",
+            [journal.LOCK, _LOCK],
+        )
         key = _key()
         last = AuditRecord.objects.order_by("-number").values_list("number", "mac").first() or (0, GENESIS)
         row = AuditRecord(

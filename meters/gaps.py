@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class GapsError(ValueError):
-    """A report that cannot be made: another kind of register, or a period too long. The caller's mistake."""
+    """A report that cannot be made: another kind of register, a period too long or of no time. The caller's mistake."""
 
 
 class Period(NamedTuple):
@@ -85,6 +85,8 @@ def find_gaps(
 
 def expected_periods(meters: Sequence[Meter], start: datetime, end: datetime) -> list[Period]:
     """When intervals are expected in [start, end), cut to whole intervals of the length of then; two queries."""
+    if start >= end:
+        return []
     hung: defaultdict[int, list[Installation]] = defaultdict(list)
     for row in Installation.objects.filter(meter__in=meters).order_by("installed_at"):
         hung[row.meter_id].append(row)
@@ -100,6 +102,8 @@ def _periods(
 ) -> list[Period]:
     if register.kind != RegisterKind.INTERVAL:
         raise GapsError(f"{register.obis_code} is no interval register: gaps are of intervals")
+    if start >= end:
+        raise GapsError("the period ends before it begins")
     return expected_periods(meters, max(start, retention_start(now)), min(end, now))
 
 

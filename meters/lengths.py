@@ -44,11 +44,9 @@ class Lengths(NamedTuple):
 
 
 def common_boundary(at: datetime, *lengths_minutes: int) -> datetime:
-    """The first instant not before ``at`` at which an interval of each of the lengths begins."""
+    """The first instant not before ``at`` at which an interval of each of the lengths begins.
+
+    OverflowError where that is after the year 9999.
+    """
     step = timedelta(minutes=math.lcm(*lengths_minutes))
     return _EPOCH - (_EPOCH - at) // step * step
-
-
-def is_boundary(at: datetime, *lengths_minutes: int) -> bool:
-    """Whether an interval of each of the lengths begins at an instant."""
-    return common_boundary(at, *lengths_minutes) == at

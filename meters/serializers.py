@@ -63,13 +63,17 @@ class CursorField(serializers.Field[Any, str, str, Any]):
 
 
 class QuerySerializer(serializers.Serializer[Any]):
-    """Query parameters; one that is not known is refused, lest a slip of the pen selects everything."""
+    """Query parameters; one that is not known, or empty, is refused: a slip of the pen must not select everything."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        unknown = sorted(set(self.initial_data) - set(self.fields) - {"format"})
-        if unknown:
-            known = ", ".join(self.fields)
-            raise serializers.ValidationError({name: [f"no such parameter; there are {known}"] for name in unknown})
+        wrong = {}
+        for name, text in sorted(self.initial_data.items()):
+            if name not in self.fields and name != "format":
+                wrong[name] = [f"no such parameter; there are {', '.join(self.fields)}"]
+            elif not text:  # DRF takes it for one that was not given
+                wrong[name] = ["empty: leave it out, or give it a value"]
+        if wrong:
+            raise serializers.ValidationError(wrong)
         return attrs
 
 

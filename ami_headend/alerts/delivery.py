@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 GIVE_UP_AFTER = timedelta(hours=24)
 KEPT = timedelta(days=90)
 _FIRST_S, _MOST_S = 15, 3_600
-_LOCK = 0x616D6905  # with the channel's id
+_LOCK = 0x616D6907  # with the channel's id
 _FAILURES = (
     WebhookError,
     RefusedAddressError,

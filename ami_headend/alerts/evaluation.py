@@ -19,7 +19,7 @@ from keyvault.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 
-_LOCK = 0x616D6904
+_LOCK = 0x616D6906
 _RESTS = 20  # a costly rule rests this many times as long as it took
 
 _Key = tuple[str, int]

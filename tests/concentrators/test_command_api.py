@@ -78,7 +78,7 @@ class TestConcentrators:
     def test_a_receipt_in_no_form_is_400(self, concentrator: Concentrator, command: Command, body: Any) -> None:
         assert_problem(post_receipt(concentrator, command.pk, body), 400)
 
-    @pytest.mark.parametrize("limit", ["0", "101", "x"])
+    @pytest.mark.parametrize("limit", ["0", "101", "x", ""])
     def test_limits(self, concentrator: Concentrator, limit: str) -> None:
         response = Client().get(f"/api/v1/commands?limit={limit}", headers=bearer(concentrator))
         assert_problem(response, 400, "limit")
@@ -212,6 +212,7 @@ class TestOperators:
             {"kind": "set_interval", "interval_minutes": 30},
             {"kind": "set_interval", "interval_minutes": 15, "to": "2036-01-01T00:00:00Z"},
             {"kind": "set_interval", "interval_minutes": 15, "from": "2020-01-01T00:00:00Z"},
+            {"kind": "set_interval", "interval_minutes": 15, "from": "9999-12-31T23:59:59Z"},
             {"kind": "read_now", "interval_minutes": 15},
             {"kind": "resend"},
             {"kind": "resend", "from": "2026-01-01T00:00:00Z"},

@@ -1,6 +1,6 @@
 import gzip
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -8,11 +8,14 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from pytest_django import Settings
 
+from concentrators import intervals
 from concentrators.models import Assignment
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
 from keyvault.provisioning import create_fleet_key, provision_devices
+from meters.lengths import common_boundary
 from meters.models import Installation, Meter, MeterStatus
 from meters.registry import retire
 from tests.concentrators.statements import counting
@@ -99,7 +102,9 @@ def test_update_changes_what_may_change(path: Path) -> None:
 
 def test_an_update_locks_in_the_order_of_an_assignment(path: Path) -> None:
     """Totals first, then the registry's generation: in another order the two would lock each other out."""
-    run(path, [HEADER, FULL])
+    with counting() as statements:
+        run(path, [HEADER, FULL], "--no-keys")
+    assert not [statement for statement in statements if "pg_advisory_xact_lock" in statement]  # nothing moves
     with counting() as statements:
         run(path, [HEADER, FULL.replace("Mill lane 4", "x").replace("DCU 1", "DCU 2")], "--update")
     taken = [
@@ -108,6 +113,13 @@ def test_an_update_locks_in_the_order_of_an_assignment(path: Path) -> None:
         if "pg_advisory_xact_lock" in statement or statement.startswith("UPDATE meters_meter")
     ]
     assert taken == ["SELECT", "UPDATE", "SELECT"]
+
+
+def test_a_length_that_cannot_be_entered_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(path, [HEADER, FULL])
+    now = timezone.now()
+    intervals.change_by_hand(Meter.objects.get(), 30, common_boundary(now + timedelta(days=9), 15, 30), now)
+    assert "the length of meter S1 changes at" in refused(path, capsys, [HEADER, FULL], "--update")
 
 
 def test_without_update_each_difference_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

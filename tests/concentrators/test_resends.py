@@ -220,6 +220,7 @@ class TestApi:
             {},
             {"from": START.isoformat(), "to": END.isoformat()},
             {"everything": True, "from": "x", "to": END.isoformat()},
+            {"everything": True, "from": END.isoformat(), "to": START.isoformat()},
             {"meters": ["zz"], "from": START.isoformat(), "to": END.isoformat()},
             {"everything": True, "from": START.isoformat(), "to": END.isoformat(), "register": "1-0:1.8.0"},
         ],

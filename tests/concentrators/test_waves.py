@@ -257,11 +257,24 @@ class TestCommandLine:
             (["begin", "--name", "x", "--all"], "no meter"),
             (["begin", "--name", "x", "--meter", "zz"], "is not 16 hex digits"),
             (["begin", "--name", "x", "--concentrator", "nobody"], "there is no concentrator nobody"),
+            (["begin", "--name", "x", "--all", "--rate", 2**31], "at least 1 command an hour"),
+            (["begin", "--name", "x", "--all", "--failure-budget", 2**31], "failure budget"),
+            (["begin", "--name", "x", "--older-than", 10**10, "--dry-run"], "0 to 36,500 days"),
+            (["begin", "--name", "x", "--older-than", -1], "0 to 36,500 days"),
             (["pause"], "say which wave"),
             (["cancel", "--wave", "7"], "there is no rotation wave 7"),
             (["status", "--wave", "7"], "there is no rotation wave 7"),
         ],
     )
-    def test_mistakes_are_named(self, arguments: list[str], sentence: str) -> None:
+    def test_mistakes_are_named(self, arguments: list[Any], sentence: str) -> None:
         with pytest.raises(CommandError, match=sentence):
             self.run(*arguments)
+
+    @pytest.mark.parametrize("budget", [-1, 2**31])
+    def test_a_budget_that_cannot_be(self, concentrator: Concentrator, budget: int) -> None:
+        fitted(1, concentrator)
+        wave = begun()
+        waves.pause(wave.pk, ACTOR)
+        with pytest.raises(CommandError, match="failure budget"):
+            self.run("resume", "--wave", wave.pk, "--failure-budget", budget)
+        assert state(wave) == "paused"

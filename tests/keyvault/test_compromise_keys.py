@@ -68,3 +68,11 @@ def test_nothing_is_done_by_mistake(arguments: list[str], sentence: str, monkeyp
         run(*arguments)
     assert compromised() == set()
     assert not AuditRecord.objects.exists()
+
+
+def test_without_anybody_to_ask_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    provisioning.provision_devices([ONE])
+    monkeypatch.setattr("sys.stdin", StringIO())
+    with pytest.raises(CommandError, match="not confirmed"):
+        run("--device", ONE.hex())
+    assert compromised() == set()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.lengths import Lengths, common_boundary, is_boundary
+from meters.lengths import Lengths, common_boundary
 
 HOUR_S = 3600
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -39,7 +39,6 @@ def test_off_the_grid_an_announced_length_shows_and_on_it_the_one_that_holds() -
 )
 def test_the_next_common_boundary(at: datetime, minutes: tuple[int, ...], expected: datetime) -> None:
     assert common_boundary(at, *minutes) == expected
-    assert is_boundary(at, *minutes) is (at == expected)
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.integers(1, 1440), st.integers(1, 1440))

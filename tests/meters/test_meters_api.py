@@ -82,6 +82,8 @@ def test_gaps_of_a_meter(reader: Client, store: Store, django_assert_num_queries
         response = reader.get(url.partition("?")[0] + "?" + query)
         assert response.status_code == 400
         assert [error["name"] for error in response.json()["errors"]] == [name]
+    ahead = reader.get(url.partition("?")[0] + "?from=9999-12-31T23:59:00Z&to=9999-12-31T23:59:59Z").json()
+    assert (ahead["expected"], ahead["gaps"]) == (0, [])
 
 
 @pytest.mark.parametrize(

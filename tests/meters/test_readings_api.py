@@ -137,6 +137,11 @@ BAD = [
     ("cursor", "cursor=W251bGwsMSwxXQ=="),
     ("format", "format=xlsx"),
     ("form", "form=2026-03-01"),
+    ("to", "to="),
+    ("register", "register="),
+    ("page_size", "page_size="),
+    ("cursor", "cursor="),
+    ("format", "format="),
 ]
 
 

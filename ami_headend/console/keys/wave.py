@@ -32,7 +32,6 @@ COMMAND_COLOURS = {
     CommandState.CANCELLED: "warning",
 }
 _WAITING = "waiting"
-_BUDGET_MAX = 2**31 - 1
 _MEANINGS = {
     CommandState.QUEUED: ("Queued", "no concentrator has fetched it", "schedule_send"),
     CommandState.OFFERED: ("Fetched", "by the concentrator", "router"),
@@ -109,7 +108,7 @@ class WavePage(ListPage, ActingPage):
             "is_paused": wave.state == WaveState.PAUSED,
             "is_stopped": wave.state == WaveState.STOPPED,
             "is_over": wave.state in (WaveState.FINISHED, WaveState.CANCELLED),
-            "higher_budget": min(_BUDGET_MAX, progress.failures + max(10, wave.failure_budget)),
+            "higher_budget": min(waves.NUMBER_MAX, progress.failures + max(10, wave.failure_budget)),
         }
 
     def _pause(self, request: HttpRequest) -> str:
@@ -118,8 +117,8 @@ class WavePage(ListPage, ActingPage):
 
     def _resume(self, request: HttpRequest) -> str:
         written = request.POST.get("failure_budget", "").strip()
-        if written and not (written.isascii() and written.isdigit() and int(written) <= _BUDGET_MAX):
-            raise Wrong(f"Nothing was done: a failure budget is a number up to {_BUDGET_MAX:,}.")
+        if written and not (written.isascii() and written.isdigit() and int(written) <= waves.NUMBER_MAX):
+            raise Wrong(f"Nothing was done: a failure budget is a number up to {waves.NUMBER_MAX:,}.")
         wave = waves.resume(self.wave.pk, web_actor(request), int(written) if written else None)
         return f"The wave goes on, with a failure budget of {wave.failure_budget:,}."
 

@@ -78,7 +78,7 @@ class WaveForm(forms.Form):
     older_than_days = forms.IntegerField(
         required=False,
         min_value=0,
-        max_value=36_500,
+        max_value=waves.AGE_MAX_DAYS,
         label="Key in use for more than (days)",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
@@ -101,14 +101,14 @@ class WaveForm(forms.Form):
     )
     rate_per_hour = forms.IntegerField(
         min_value=1,
-        max_value=2**31 - 1,
+        max_value=waves.NUMBER_MAX,
         initial=1000,
         label="Key commands an hour, at most",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
     failure_budget = forms.IntegerField(
         min_value=0,
-        max_value=2**31 - 1,
+        max_value=waves.NUMBER_MAX,
         initial=10,
         label="Failure budget",
         help_text="with more commands refused or expired, the wave stops",

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from concentrators.assignments import AssignmentError
+from concentrators.intervals import IntervalError
 from concentrators.meter_import import KeyPolicy, import_meters
 from keyvault.audit import AuditError, command_actor
 from keyvault.masterkey import MasterKeyError
@@ -71,7 +72,7 @@ Examples:
                     dry_run=dry_run,
                     progress=progress,
                 )
-        except (MeterFileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError) as error:
+        except (MeterFileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError) as error:
             raise CommandError(f"{error}. Nothing was imported.") from None
         except IntegrityError as error:
             raise CommandError(f"The registry changed meanwhile: {error}. Nothing was imported.") from None

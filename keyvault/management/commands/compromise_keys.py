@@ -44,7 +44,10 @@ class Command(BaseCommand):
             raise CommandError("no key that is not compromised already is among them")
         if not options["yes"]:
             devices = keys.values("system_title").distinct().count()
-            answer = input(f"Cut off {len(ids)} keys of {devices} devices, for good? Write yes: ")
+            try:
+                answer = input(f"Cut off {len(ids)} keys of {devices} devices, for good? Write yes: ")
+            except EOFError:
+                answer = ""
             if answer.strip() != "yes":
                 raise CommandError("not confirmed: nothing was done")
         try:
