@@ -424,7 +424,8 @@ def _init_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
         process.wait()
         raise
     if status != 0:
-        raise EmbeddedError(f"PostgreSQL's data folder {data} could not be made: see {log}.")
+        said = log.read_text(errors="replace").strip().splitlines()[-1:] or [f"initdb ended with {status}"]
+        raise EmbeddedError(f"PostgreSQL's data folder {data} could not be made: {said[0]} (more in {log}).")
     draft.rename(data)
 
 

@@ -115,7 +115,8 @@ class _Batch:
         self.readings: list[NewValue] = []
         self.events: list[NewValue] = []
         self.sums: dict[tuple[int, int, int, int], list[int]] = {}  # by the fields of TotalKey: sum, meters
-        self.meters = assigned_meters(_titles(opening))
+        self.meters = meters = assigned_meters(_titles(opening))
+        self.meter_of = {kid: meters.get(kid[:8]) for kid in opening.keys}
         self.uplinks: list[_Uplink] = []
         for (delivery, frames), (opened, refused) in zip(uplinks, opening.uplinks, strict=True):
             uplink = _Uplink(delivery, frames, opened)
@@ -133,8 +134,7 @@ class _Batch:
 
     def _interpret(self, uplink: _Uplink, period: Period) -> None:
         registers = _registers
-        meters = {kid: self.meters.get(kid[:8]) for kid in self.opening.keys}
-        candidates = uplink.candidates
+        meters, candidates = self.meter_of, uplink.candidates
         for frame in uplink.opened:
             _, kid, _, plaintext, _ = frame
             meter = meters[kid]

@@ -17,6 +17,7 @@ from keyvault.sql import fetch_rows, int_array
 logger = logging.getLogger(__name__)
 
 _SAMPLE = 50
+_PENDING = KeyState.PENDING.value
 
 
 class KeyRow(NamedTuple):
@@ -39,12 +40,20 @@ class _Cache:
         self._old: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
 
     def get(self, kid: bytes) -> tuple[KeyRow, DirectionCipher] | None:
-        entry = self._young.get(kid)
-        if entry is None:
-            entry = self._old.get(kid)
-            if entry is not None:
-                self._young[kid] = entry
-        return entry
+        return self.get_all((kid,)).get(kid)
+
+    def get_all(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCipher]]:
+        young, old = self._young, self._old
+        found = {}
+        for kid in kids:
+            entry = young.get(kid)
+            if entry is None:
+                entry = old.get(kid)
+                if entry is None:
+                    continue
+                young[kid] = entry
+            found[kid] = entry
+        return found
 
     def put(self, kid: bytes, row: KeyRow, cipher: DirectionCipher) -> None:
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
@@ -55,13 +64,16 @@ class _Cache:
 _cache = _Cache()
 
 
-def kept_rows(kids: Iterable[bytes]) -> dict[bytes, KeyRow]:
-    """The rows, as they were read, of those kids whose ciphers are kept. Good while their versions stand.
+def kept_ciphers(kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCipher]]:
+    """The uplink ciphers that are kept, by kid, with the rows as they were read: good while their versions stand.
 
     None of pending keys: the first frame makes them active, and leaves their version alone.
     """
-    entries = ((kid, _cache.get(kid)) for kid in kids)
-    return {kid: entry[0] for kid, entry in entries if entry is not None and entry[0].state != KeyState.PENDING}
+    kept = _cache.get_all(kids)
+    pending = [kid for kid, ((_, _, state, _), _) in kept.items() if state == _PENDING]
+    for kid in pending:
+        del kept[kid]
+    return kept
 
 
 def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, DirectionCipher]:

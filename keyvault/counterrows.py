@@ -6,7 +6,8 @@ from typing import Any
 
 from django.conf import settings
 
-from keyvault.ciphers import KeyRow, kept_rows
+from keyvault.ciphers import KeyRow, kept_ciphers
+from keyvault.cose.sealing import DirectionCipher
 from keyvault.counters import CounterSet, format_gaps, parse_gaps
 from keyvault.provisioning import TRANSFER_EPOCH
 from keyvault.sql import execute, fetch_rows, int_array, octets_array
@@ -22,12 +23,15 @@ class ContendedError(Exception):
 class CountedKey(CounterSet):
     """A device key's row and counters as this transaction sees them, and what they were when it looked.
 
+    ``cipher`` opens its frames; None where it is not kept, yet.
+
     ``floor`` None: only ``highest`` is known, since it is what the frames foresaw (``is_foreseen``). That does for
     counters that follow it one by one, and for no others.
     """
 
     __slots__ = (
         "alg",
+        "cipher",
         "floor_was",
         "gaps_were",
         "heard_at",
@@ -40,9 +44,17 @@ class CountedKey(CounterSet):
         "version",
     )
 
-    def __init__(self, row: KeyRow, highest: int, floor: int | None = None, gaps: str | None = None) -> None:
-        super().__init__(settings.COUNTER_GAP_RUNS, highest, floor or 0, parse_gaps(gaps) if gaps else None)
-        self.row = row
+    def __init__(
+        self,
+        max_gap_runs: int,
+        row: KeyRow,
+        cipher: DirectionCipher | None,
+        highest: int,
+        floor: int | None = None,
+        gaps: str | None = None,
+    ) -> None:
+        super().__init__(max_gap_runs, highest, floor or 0, parse_gaps(gaps) if gaps else None)
+        self.row, self.cipher = row, cipher
         self.id, self.version, self.state, self.alg = row
         self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
         self.is_foreseen = floor is None
@@ -114,29 +126,33 @@ def read_keys(kids: Collection[bytes], foreseen: Mapping[bytes, int], *, lock: b
             octets_array(kid[:8] for kid in wanted),
             int_array(int.from_bytes(kid[8:], "big") for kid in wanted),
         )
-        keys.update({wanted[row[0] - 1]: CountedKey(KeyRow(*row[1:5]), *row[5:]) for row in rows})
+        runs = settings.COUNTER_GAP_RUNS
+        keys.update({wanted[row[0] - 1]: CountedKey(runs, KeyRow(*row[1:5]), None, *row[5:]) for row in rows})
     return keys
 
 
 def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int]) -> dict[bytes, CountedKey]:
-    """The keys whose rows are kept and still stand, with their counters: one look at a narrow table."""
-    rows = kept_rows(kids)
-    if not rows:
+    """The keys whose ciphers are kept and whose rows still stand, with their counters: one look at a narrow table."""
+    kept = kept_ciphers(kids)
+    if not kept:
         return {}
-    kept = list(rows)
+    runs = settings.COUNTER_GAP_RUNS
+    highest = foreseen.get
+    keys = {kid: CountedKey(runs, row, cipher, highest(kid, _NOT_FORESEEN)) for kid, (row, cipher) in kept.items()}
     unforeseen = fetch_rows(
         _READ_UNFORESEEN,
-        int_array([row[0] for row in rows.values()]),
-        int_array([row[1] for row in rows.values()]),
-        int_array([foreseen.get(kid, _NOT_FORESEEN) for kid in kept]),
+        int_array([key.id for key in keys.values()]),
+        int_array([key.version for key in keys.values()]),
+        int_array([key.highest for key in keys.values()]),
     )
-    keys = {kid: CountedKey(row, foreseen.get(kid, _NOT_FORESEEN)) for kid, row in rows.items()}
-    for n, stands, *counters in unforeseen:
-        kid = kept[n - 1]
-        if stands:
-            keys[kid] = CountedKey(rows[kid], *counters)
-        else:
-            del keys[kid]
+    if unforeseen:
+        by_place = list(keys)
+        for n, stands, *counters in unforeseen:
+            kid = by_place[n - 1]
+            if stands:
+                keys[kid] = CountedKey(runs, *kept[kid], *counters)
+            else:
+                del keys[kid]
     return keys
 
 

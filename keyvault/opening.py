@@ -1,6 +1,6 @@
 """Opening a whole uplink's frames at once, and taking their invocation counters exactly once."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,7 +15,8 @@ from keyvault.counters import Take
 from keyvault.models import KeyState
 from keyvault.sql import fetch_rows, int_array, octets_array
 
-ACCEPTABLE = frozenset({KeyState.PENDING.value, KeyState.ACTIVE.value, KeyState.RETIRING.value})
+_PENDING = KeyState.PENDING.value
+ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value})
 
 
 class Refusal(StrEnum):
@@ -86,7 +87,7 @@ class Opening(NamedTuple):
 
 def proven_keys(opening: Opening) -> dict[bytes, int]:
     """The pending keys under which a frame was accepted: their ids by kid. The device has them."""
-    return {kid: key.id for kid, key in opening.keys.items() if key.heard_at and key.state == KeyState.PENDING}
+    return {kid: key.id for kid, key in opening.keys.items() if key.state == _PENDING and key.heard_at}
 
 
 def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
@@ -105,34 +106,40 @@ def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
         foreseen.look_at(parsed[-1])
     kids = foreseen.kids
     keys = read_keys(kids, {}, lock=True) if lock else read_keys(kids, foreseen.highest())
-    ciphers = uplink_ciphers({kid: key.row for kid, key in keys.items() if key.state in ACCEPTABLE})
-    _check_they_stand([key.id for kid, key in keys.items() if key.state in ACCEPTABLE and kid not in ciphers])
-    # What opens a frame of a kid: its key, the alg that it must have, and its cipher.
-    openers = {kid: (keys[kid], keys[kid].alg, cipher.open_) for kid, cipher in ciphers.items()}
-    known_titles = _known_titles({kid[:8] for kid in kids if kid not in keys})
+    _add_ciphers(keys)
+    known_titles = _known_titles({kid[:8] for kid in kids if kid not in keys}) if len(keys) < len(kids) else set()
     for frames_parsed, result in zip(parsed, results, strict=True):
         opened = result.opened
         for index, frame in frames_parsed:
             kid, alg, counter, _, _ = frame
-            try:
-                key, provisioned_alg, open_ = openers[kid]
-                if alg == provisioned_alg:
-                    opened.append(_new_opened(Opened, (index, kid, counter, open_(frame), key)))
+            key = keys.get(kid)
+            if key is not None and key.cipher is not None and key.alg == alg:
+                try:
+                    opened.append(_new_opened(Opened, (index, kid, counter, key.cipher.open_(frame), key)))
                     continue
-            except (KeyError, TagInvalidError):
-                pass  # for one of the reasons below
-            reason, detail = _why_not(frame, keys.get(kid), kid in openers, known_titles)
+                except TagInvalidError:
+                    pass  # told below
+            reason, detail = _why_not(frame, key, known_titles)
             result.refused.append(Refused(index, reason, detail, kid, counter))
     return Opening(results, keys)
 
 
-def _check_they_stand(key_ids: Collection[int]) -> None:
-    """Raises ContendedError where a key without a cipher is gone, since it was taken back after it was read."""
-    if not key_ids:
+def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
+    """Give the acceptable keys their ciphers; one whose row does not open stays without.
+
+    Raises ContendedError where one is without since it was taken back after it was read.
+    """
+    without = {kid: key for kid, key in keys.items() if key.cipher is None and key.state in ACCEPTABLE}
+    if not without:
         return
-    rows = fetch_rows("SELECT count(*) FROM keyvault_devicekey WHERE id = ANY(%s::int[])", int_array(key_ids))
-    if rows[0][0] < len(key_ids):
-        raise ContendedError("a key was taken back meanwhile")
+    ciphers = uplink_ciphers({kid: key.row for kid, key in without.items()})
+    for kid, cipher in ciphers.items():
+        without.pop(kid).cipher = cipher
+    if without:
+        key_ids = int_array(key.id for key in without.values())
+        rows = fetch_rows("SELECT count(*) FROM keyvault_devicekey WHERE id = ANY(%s::int[])", key_ids)
+        if rows[0][0] < len(without):
+            raise ContendedError("a key was taken back meanwhile")
 
 
 class _Foreseen:
@@ -188,9 +195,7 @@ def _parse(frames: Frames, refused: list[Refused]) -> list[tuple[int, Frame]]:
     return parsed
 
 
-def _why_not(
-    frame: Frame, key: CountedKey | None, has_cipher: bool, known_titles: Collection[bytes]
-) -> tuple[Refusal, str]:
+def _why_not(frame: Frame, key: CountedKey | None, known_titles: Collection[bytes]) -> tuple[Refusal, str]:
     """Why a frame was not opened: the first check that it fails."""
     title, epoch = frame.kid[:8], int.from_bytes(frame.kid[8:], "big")
     if key is None:
@@ -200,7 +205,7 @@ def _why_not(
         return Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
     if key.alg != frame.alg:
         return Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
-    if not has_cipher:
+    if key.cipher is None:
         return Refusal.PARKED, "the stored key does not open: its row was changed; see the log"
     return Refusal.TAG_INVALID, "the tag does not fit: forged, damaged, or another key"
 

@@ -46,6 +46,7 @@ def _start_services() -> None:
     stack = ExitStack()
     atexit.register(stack.close)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # pytest's usual one is closed again by every other run
     configured = os.environ.get("DATABASE_URL")
     os.environ.update(stack.enter_context(embedded.services(folder / "var")))
     # Tests make databases and look behind the scenes; the processes of live stacks get a role that owns nothing.

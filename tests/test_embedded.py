@@ -24,9 +24,10 @@ from ami_headend.embedded import EmbeddedError
 NOTHING_SET = {key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL"}}
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from ami_headend import embedded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where this is inherited as ignored
 with embedded.services(Path(sys.argv[1])):
     print("running", flush=True)
     time.sleep(120)
@@ -80,12 +81,13 @@ def test_a_second_run_is_refused_and_what_a_first_leaves_is_taken_over(tmp_path:
         [sys.executable, "-c", HOLDER, str(tmp_path)],
         env=NOTHING_SET,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         restore_signals=True,
     )
     with holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"running\n"
+        started = holder.stdout.readline()
+        assert started == b"running\n", holder.stderr and holder.stderr.read().decode()
         with (
             pytest.raises(EmbeddedError, match=f"^Process {holder.pid} already runs"),
             embedded.services(tmp_path, NOTHING_SET),
