@@ -27,10 +27,15 @@ pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 
 
 class _ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A file's tests go to one worker, and so do all tests of pages: they share a stack and a browser."""
+    """A file's tests go to one worker, and so do all tests of pages: they share a stack and a browser.
+
+    But each long test (marked soak) goes where there is room.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/pages" if nodeid.startswith("tests/pages/") else super()._split_scope(nodeid)
+        if nodeid.startswith("tests/pages/"):
+            return "tests/pages"
+        return nodeid if "_for_long[" in nodeid else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:

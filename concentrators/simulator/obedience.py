@@ -64,7 +64,7 @@ class Keyring:
     """What a meter keeps of keys and commands in non-volatile memory: ``key`` None is the one it was made with.
 
     ``taken`` is the counter of the last command taken, by epoch, and ``answers`` what was said to it; ``lengths``
-    are the interval lengths that commands set.
+    are the interval lengths that commands set. ``transfer_alg`` is of the key that opens key commands.
     """
 
     number: int
@@ -76,6 +76,7 @@ class Keyring:
     answers: dict[str, list[Any]] = field(default_factory=dict)
     answered_s: int = 0
     lengths: list[tuple[int, int]] = field(default_factory=list)  # from a Unix second on, in minutes
+    transfer_alg: int = AES_CCM_16_64_128
 
     @classmethod
     def load(cls, text: str) -> Self:
@@ -168,7 +169,7 @@ class Receiver:
 
     def _keys(self) -> dict[int, tuple[bytes, int]]:
         ring = self.keyring
-        keys = {TRANSFER_EPOCH: (self._transfer_key, AES_CCM_16_64_128), ring.epoch: (self.key, ring.alg)}
+        keys = {TRANSFER_EPOCH: (self._transfer_key, ring.transfer_alg), ring.epoch: (self.key, ring.alg)}
         if ring.old is not None:
             keys[ring.old[0]] = (self._octets(ring.old[1]), ring.old[2])
         return keys

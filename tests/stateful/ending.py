@@ -9,7 +9,7 @@ from keyvault.models import MasterKeyRotation
 from keyvault.rewrap import RotationError
 from tests.stateful.field import HonestMeter
 from tests.stateful.headend import ACTOR, HeadEnd, clock
-from tests.stateful.model import ACCEPTED
+from tests.stateful.model import ACCEPTED, TRANSFER_EPOCH
 
 
 def end_well(site: HeadEnd) -> None:
@@ -19,6 +19,9 @@ def end_well(site: HeadEnd) -> None:
     for meter in site.meters:
         if not site.truth.in_service[meter.title]:
             site.toggle_service(meter)
+        if site.truth.keys[meter.title, TRANSFER_EPOCH].state == "compromised":
+            site.replace_transfer_key(meter)
+        site.visit(meter)
     while site.unverified():
         site.pass_time(timedelta(minutes=10))
         site.sweep(site.workers[0])

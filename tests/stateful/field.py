@@ -13,7 +13,6 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Keyring
-from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import parse_frame
 from meters.models import Meter
 from tests.builders import seal_frame
@@ -27,16 +26,12 @@ ATTACKS = ("flip", "wrong key", "other meter", "other epoch", "downgrade", "down
 class HonestMeter:
     """A meter, with what it keeps in non-volatile memory."""
 
-    def __init__(self, row: Meter, *, derived: bool = False) -> None:
+    def __init__(self, row: Meter, made_key: bytes, transfer_key: bytes, alg: int, transfer_alg: int) -> None:
         self.row = row
         self.title = bytes(row.system_title)
-        self.transfer_key, self.made_key = (
-            derived_device_key(FLEET_KEY, self.title, epoch)
-            if derived
-            else sha256(self.title + bytes([epoch])).digest()
-            for epoch in (0, 1)
-        )
-        self._memory, self._keyring = Memory(row.pk), Keyring(row.pk)
+        self.made_key, self.transfer_key = made_key, transfer_key
+        self._memory = Memory(row.pk)
+        self._keyring = Keyring(row.pk, alg=alg, transfer_alg=transfer_alg)
         self._intervals: dict[int, tuple[int, int]] = {}
         self.boot()
 
@@ -47,6 +42,15 @@ class HonestMeter:
     @property
     def key(self) -> bytes:
         return self._device.receiver.key
+
+    @property
+    def alg(self) -> int:
+        return self._keyring.alg
+
+    def visit(self, transfer_key: bytes) -> None:
+        """Somebody comes and gives the meter another transfer key."""
+        self.transfer_key = transfer_key
+        self.boot()
 
     def boot(self) -> None:
         """Power comes back: the counter jumps to the reserve."""
@@ -102,19 +106,19 @@ def forged(attack: str, like: Sent, whose: HonestMeter, other: HonestMeter, numb
             octets[number // 8 % len(octets)] ^= 1 << number % 8
             made = bytes(octets)
         case "wrong key":  # far ahead: where it is believed before its tag, it locks the meter out
-            made = seal_frame(title, epoch, secrets.token_bytes(32), 2**40 - 1 - number, payload)
+            made = seal_frame(title, epoch, secrets.token_bytes(32), 2**40 - 1 - number, payload, whose.alg)
         case "other meter":
             made = like.octets.replace(title, other.title if other.title != title else bytes(8))
         case "other epoch":
-            made = seal_frame(title, epoch + 1, whose.made_key, counter + number % 3, payload)
+            made = seal_frame(title, epoch + 1, whose.made_key, counter + number % 3, payload, whose.alg)
         case "downgrade":  # the right key, the wrong algorithm
-            made = seal_frame(title, whose.epoch, whose.key, 2**30 + number, payload, alg=11)
+            made = seal_frame(title, whose.epoch, whose.key, 2**30 + number, payload, alg=21 - whose.alg)
         case "downlink" if commands:
             made = commands[number % len(commands)]
         case "transfer key":
             made = seal_frame(title, 0, whose.transfer_key, number, payload)
         case "clone" if whose.epoch == epoch:  # the right key; the caller sees to it that the counter is taken
-            made = seal_frame(title, epoch, whose.key, counter, payload)
+            made = seal_frame(title, epoch, whose.key, counter, payload, whose.alg)
         case _:
             made = like.octets[: number % len(like.octets)] + secrets.token_bytes(number % 5 + 1)
     return Sent(made, title, epoch, counter, (), honest=False)

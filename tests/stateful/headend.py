@@ -12,11 +12,13 @@ from django.utils import timezone
 
 from concentrators import assignments, downlink, reception, reverification, turns, uplinks, verification
 from concentrators.models import Concentrator
-from keyvault import masterkey, provisioning, shipments
+from keyvault import keyexport, masterkey, provisioning, shipmentfile, shipments
 from keyvault.audit import Actor
+from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
-from keyvault.models import Algorithm
-from keyvault.provisioning import NewKey
+from keyvault.fingerprints import fingerprint
+from keyvault.models import Algorithm, DeviceKey
+from keyvault.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
 from keyvault.transport import TransportKey
 from meters import registry
@@ -28,6 +30,7 @@ from tests.stateful.model import Assigned, Key, Posted, Sent, Truth
 
 ACTOR = Actor("stateful", "tests")
 TRANSPORT_KEY = TransportKey(sha256(b"transport").digest())
+USUAL, STRONG = Algorithm.AES_CCM_16_64_128, Algorithm.AES_CCM_16_64_256
 Effect = Callable[[Truth], None]
 Change = tuple[str | None, str | None]
 
@@ -75,25 +78,38 @@ class HeadEnd:
         self.air: list[Sent] = []  # every honest frame that may still come to the head-end
         self.meters: list[HonestMeter] = []
         self.unshipped: list[HonestMeter] = []
+        self._transfer_keys: dict[bytes, bytes] = {}  # those that shipments replaced others with, by fingerprint
         self._sealed: dict[tuple[bytes, int], bytes] = {}
         self._numbers: dict[int, bytes] = {}
 
     # --- meters ---------------------------------------------------------------------------------
 
-    def commission(self, number: int, concentrator: int | None, *, derived: bool = False, keys: bool = True) -> None:
-        """A new meter in the registry, with its keys or without."""
+    def commission(self, number: int, concentrator: int, keys: str) -> None:
+        """A new meter in the registry, and how it got its keys: "imported", "exported", "derived", or "unshipped" yet.
+
+        The first and the last of them are of alg 11.
+        """
         title = (0x0024_BEFF_FE00_0001 + number).to_bytes(8, "big")
         row = Meter.objects.create(system_title=title, serial_number=f"meter {number}", commissioned_at=clock.now)
-        meter = HonestMeter(row, derived=derived)
+        made = [sha256(title + bytes([epoch])).digest() for epoch in (1, 0)]
+        algorithms = [STRONG if keys in ("imported", "unshipped") else USUAL, STRONG if keys == "unshipped" else USUAL]
+        match keys:
+            case "imported":
+                new = zip((1, 0), made, algorithms, strict=True)
+                provisioning.provision_stored([NewKey(title, *one) for one in new])
+            case "exported":
+                provisioning.provision_devices([title])
+                made = _exported(title)
+            case "derived":
+                fleet_key = provisioning.create_fleet_key("fleet", FLEET_KEY)
+                provisioning.provision_devices([title], fleet_key=fleet_key)
+                made = [derived_device_key(FLEET_KEY, title, epoch) for epoch in (1, 0)]
+        meter = HonestMeter(row, *made, *algorithms)
         self.meters.append(meter)
         self.truth.in_service[title] = True
-        if concentrator is not None:
-            self.assign(meter, concentrator)
-        if derived:
-            fleet_key = provisioning.create_fleet_key("fleet", FLEET_KEY)
-            provisioning.provision_devices([title], fleet_key=fleet_key)
-        elif keys:
-            provisioning.provision_stored([NewKey(title, 1, meter.made_key), NewKey(title, 0, meter.transfer_key)])
+        self.assign(meter, concentrator)
+        if keys == "unshipped":
+            self.unshipped.append(meter)
         self.learn({(None, "active")})
 
     def read(self, meters: Iterable[HonestMeter], wh: int) -> None:
@@ -119,13 +135,28 @@ class HeadEnd:
 
     def ship(self, meter: HonestMeter, fault: Fault | None = None) -> None:
         """The manufacturer's shipment with a meter's keys comes in."""
-        wrap = TRANSPORT_KEY.wrap
-        line = ShipmentLine(
-            2, meter.title, 1, Algorithm.AES_CCM_16_64_128, wrap(meter.made_key), wrap(meter.transfer_key)
-        )
-        shipment = Shipment(Header("S-1", TRANSPORT_KEY.fingerprint, 1), [line], [], bytes(32))
+        wrapped = map(TRANSPORT_KEY.wrap, (meter.made_key, meter.transfer_key))
+        shipment = _shipment(ShipmentLine(2, meter.title, 1, STRONG, *wrapped))
         self.faults.run(lambda: shipments.import_(shipment, TRANSPORT_KEY, ACTOR), fault)
         self.learn({(None, "active")})
+
+    def replace_transfer_key(self, meter: HonestMeter, fault: Fault | None = None) -> None:
+        """A shipment comes in with another transfer key of a meter, which has to be visited yet."""
+        key = sha256(meter.title + f"transfer key {len(self._transfer_keys)}".encode()).digest()
+        self._transfer_keys[fingerprint(key)] = key
+        shipment = _shipment(ShipmentLine(2, meter.title, None, None, None, TRANSPORT_KEY.wrap(key)))
+        self.faults.run(lambda: shipments.import_(shipment, TRANSPORT_KEY, ACTOR, replace_transfer_keys=True), fault)
+        kid = meter.title, TRANSFER_EPOCH
+        if database.key_states()[kid] == "active":
+            self.truth.keys[kid].state = "active"
+        self.settle()
+
+    def visit(self, meter: HonestMeter) -> None:
+        """Somebody brings a meter the transfer key that a shipment put in, if one did."""
+        row = DeviceKey.objects.filter(system_title=meter.title, epoch=TRANSFER_EPOCH).first()
+        key = None if row is None else self._transfer_keys.get(bytes(row.fingerprint or b""))
+        if key is not None:
+            meter.visit(key)
 
     # --- uplinks --------------------------------------------------------------------------------
 
@@ -261,6 +292,19 @@ class HeadEnd:
     def pass_time(self, length: timedelta) -> None:
         clock.now += length
         self._next_interval_s = max(self._next_interval_s, int(clock.now.timestamp()) // INTERVAL_S * INTERVAL_S)
+
+
+def _shipment(line: ShipmentLine) -> Shipment:
+    return Shipment(Header("S-1", TRANSPORT_KEY.fingerprint, 1), [line], [], bytes(32))
+
+
+def _exported(title: bytes) -> list[bytes]:
+    """The keys that were made here for a device, as somebody takes them to it."""
+    path = settings.MASTER_KEY_FILE.with_name("shipment")
+    path.unlink(missing_ok=True)
+    keyexport.export([title], TRANSPORT_KEY, path, "S-2", ACTOR)
+    line = shipmentfile.read(path).lines[0]
+    return [TRANSPORT_KEY.unwrap(wrapped) for wrapped in (line.key, line.transfer_key) if wrapped is not None]
 
 
 def _judge(uplink_id: int, truth: Truth) -> None:

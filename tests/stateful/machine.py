@@ -1,14 +1,14 @@
 """What may happen to a head-end, its meters and its attackers: rules that Hypothesis puts in any order."""
 
 import sys
-from collections.abc import Callable
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from concentrators import commands, downlink, verification, waves
+from concentrators import commands, downlink, waves
 from concentrators.commands import Request
 from concentrators.models import CommandKind, RotationWave
 from concentrators.waves import Selection, WaveError
@@ -16,12 +16,12 @@ from keyvault import epochs, masterkey, rewrap, versions
 from keyvault.models import DeviceKey
 from keyvault.rewrap import RotationError
 from keyvault.versions import DestroyError
-from meters import registry
+from tests.stateful.between import ACTS, verify_beside
 from tests.stateful.ending import end_well
 from tests.stateful.faults import Fault, Faults
 from tests.stateful.field import ATTACKS, HonestMeter, forged
-from tests.stateful.headend import ACTOR, HeadEnd, clock, real_now
-from tests.stateful.model import Sent, Truth
+from tests.stateful.headend import ACTOR, STRONG, USUAL, HeadEnd, clock, real_now
+from tests.stateful.model import TRANSFER_EPOCH, Sent
 from tests.stateful.restoring import Saved, back_up, restore
 
 PICK = st.integers(0, 999)
@@ -34,6 +34,7 @@ DEATH = st.one_of(st.none(), st.none(), st.integers(0, 15).map(Fault))
 LENGTHS = [timedelta(minutes=10), timedelta(hours=7), timedelta(days=3), timedelta(days=8), timedelta(days=11)]
 
 faults = Faults()
+lived: Counter[str] = Counter()  # lives and their steps
 
 
 class Machine(RuleBasedStateMachine):
@@ -43,11 +44,10 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def head_end_begins(self) -> None:
+        lived["lives"] += 1
         self.site = site = HeadEnd(faults)
-        for number in range(3):
-            site.commission(number, site.concentrators[number % 2], derived=number == 2)
-        site.commission(3, site.concentrators[1], keys=False)
-        site.unshipped.append(site.meters[3])
+        for number, keys in enumerate(("imported", "exported", "derived", "unshipped")):
+            site.commission(number, site.concentrators[number % 2], keys)
         for _ in range(2):
             site.read(site.meters, 100)
         self.saved = back_up(site)
@@ -111,7 +111,7 @@ class Machine(RuleBasedStateMachine):
         place=PLACE,
         worker=WORKER,
         statement=st.integers(1, 9),
-        act=st.sampled_from(("verify", "compromise", "suspend", "rewrap")),
+        act=st.sampled_from(ACTS),
     )
     def another_comes_between(
         self, chosen: set[int], picks: list[int], more: list[int], place: int, worker: int, statement: int, act: str
@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
         second = self.site.post(1 - place, [self.frame(pick) for pick in more])
         waiting = self.site.unverified()
         if first in waiting and second in waiting:
-            self.verify_beside(first, second, worker, statement, act)
+            verify_beside(self.site, first, second, worker, statement, act)
 
     @rule(worker=WORKER)
     def sweep(self, worker: int) -> None:
@@ -188,6 +188,7 @@ class Machine(RuleBasedStateMachine):
         place=PLACE,
         refuse=OFTEN_NOT,
         cancelled=OFTEN_NOT,
+        algorithm=st.sampled_from((None, None, USUAL, STRONG)),
         fault=DEATH,
     )
     def wave_begins(
@@ -198,13 +199,14 @@ class Machine(RuleBasedStateMachine):
         place: int,
         refuse: bool,
         cancelled: bool,
+        algorithm: int | None,
         fault: Fault | None,
     ) -> None:
         """A rotation of device keys, as far as it comes for now."""
         site = self.site
         selection = Selection(everything=True) if everything else Selection([self.meter(pick).title])
         with suppress(WaveError):
-            waves.begin("wave", selection, ACTOR, clock.now, rate_per_hour=600, failure_budget=1_000)
+            waves.begin("wave", selection, ACTOR, clock.now, 600, 1_000, algorithm)
         if stages > 0:
             self.waves_step(fault)
         if stages > 1:
@@ -222,9 +224,9 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK, place=PLACE, cancelled=st.booleans())
     def wave_expires_and_another_begins(self, pick: int, place: int, cancelled: bool) -> None:
         """Commands were fetched, and no meter was heard of: are the keys with them or not?"""
-        self.wave_begins(pick, True, 2, place, False, False, None)
+        self.wave_begins(pick, True, 2, place, False, False, None, None)
         self.time_passes(timedelta(days=8), None)
-        self.wave_begins(pick, True, 1, place, False, cancelled, None)
+        self.wave_begins(pick, True, 1, place, False, cancelled, None, None)
 
     @precondition(lambda self: RotationWave.objects.exists())
     @rule(pick=PICK, act=st.sampled_from(("step", "pause", "resume", "cancel")), fault=DEATH)
@@ -310,6 +312,25 @@ class Machine(RuleBasedStateMachine):
                 self.site.unshipped.pop()
         self.site.verify_again(self.site.workers[worker], death_of_worker)
 
+    @invariant()
+    def step_is_counted(self) -> None:
+        lived["steps"] += 1
+
+    @rule(pick=PICK, known=st.booleans(), visited=st.booleans(), fault=DEATH)
+    def transfer_key_is_replaced(self, pick: int, known: bool, visited: bool, fault: Fault | None) -> None:
+        """By a shipment, maybe since somebody else knows it; what is under way was sealed under the old one."""
+        meter, keys = self.meter(pick), self.site.truth.keys
+        if (meter.title, TRANSFER_EPOCH) in keys:
+            if known:
+                row = DeviceKey.objects.get(system_title=meter.title, epoch=TRANSFER_EPOCH)
+                epochs.compromise([row.pk], ACTOR)
+                for (title, epoch), key in keys.items():
+                    if title == meter.title and (epoch == TRANSFER_EPOCH or key.state == "pending"):
+                        key.state = "compromised"
+            self.site.replace_transfer_key(meter, fault)
+            if visited:
+                self.site.visit(meter)
+
     # What is to happen more often than the rest.
     usual = usual_1 = usual_2 = meters_read
     often_1 = task_is_lost
@@ -343,38 +364,3 @@ class Machine(RuleBasedStateMachine):
 
     def keys_of(self, meter: HonestMeter) -> list[DeviceKey]:
         return list(DeviceKey.objects.filter(system_title=meter.title, epoch__gt=0).order_by("epoch"))
-
-    def verify_beside(self, uplink_id: int, second: int, worker: int, statement: int, act: str) -> None:
-        """Verify an uplink while something else happens: it must come out as if one had come before the other."""
-        site = self.site
-        sent = site.truth.uplinks[uplink_id].frames[0]
-        meter = site.meter_of(sent.title)
-        key = DeviceKey.objects.filter(system_title=sent.title, epoch=sent.epoch).first()
-
-        between: Callable[[], object]
-
-        def verify() -> None:
-            with site.workers[1 - worker].at_work():
-                verification.verify(second)
-
-        def cut_off(truth: Truth) -> None:
-            if key is not None and truth.keys[sent.kid].state != "compromised":
-                key.refresh_from_db()
-                truth.keys[sent.kid].state = "compromised" if key.state == "compromised" else truth.keys[sent.kid].state
-
-        def moved(truth: Truth) -> None:
-            meter.row.refresh_from_db()
-            truth.in_service[meter.title] = meter.row.status == "commissioned"
-
-        match act:
-            case "verify":
-                between, effect = verify, site.judging_if_done(second)
-            case "compromise" if key is not None:
-                between, effect = lambda: epochs.compromise([key.pk], ACTOR), cut_off
-            case "suspend":
-                toggle = registry.suspend if site.truth.in_service[meter.title] else registry.resume
-                between, effect = lambda: toggle(meter.row), moved
-            case _:
-                rotation = rewrap.current()
-                between, effect = lambda: rotation and rewrap.rewrap_batch(rotation.pk), lambda truth: None
-        site.verify(uplink_id, site.workers[worker], Fault(statement, between), [effect])

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,10 @@ from concentrators import tasks
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.headend import clock
-from tests.stateful.machine import Machine, faults
+from tests.stateful.machine import Machine, faults, lived
+
+LIVES = 800  # of the long test, in parts, so that both workers of pytest-xdist have some
+PARTS = 8
 
 
 @pytest.fixture
@@ -66,5 +70,11 @@ def test_any_order_of_things(surroundings: None) -> None:
 
 
 @pytest.mark.soak
-def test_any_order_of_things_for_long(surroundings: None) -> None:
-    run(examples=1_000, steps=80, derandomize=False)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_any_order_of_things_for_long(surroundings: None, part: int) -> None:
+    lived.clear()
+    started = time.monotonic()
+    run(examples=LIVES // PARTS, steps=80, derandomize=False)
+    seconds = time.monotonic() - started
+    print(f"part {part + 1} of {PARTS}: {lived['lives']} lives of {lived['steps']} steps in all in {seconds:.0f} s")

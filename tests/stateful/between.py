@@ -1,0 +1,104 @@
+"""What others do between two statements of a worker that verifies an uplink, and what must come of it."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+
+from concentrators import verification
+from keyvault import epochs, rewrap
+from keyvault.models import DeviceKey
+from meters import registry
+from tests.stateful import database
+from tests.stateful.faults import Fault
+from tests.stateful.headend import ACTOR, Effect, HeadEnd, clock
+from tests.stateful.model import ACCEPTED, Kid, Sent, Truth
+
+
+class _Act(NamedTuple):
+    """What another does, what it makes true, and the state of keys that let no frame pass any more."""
+
+    do: Callable[[], object]
+    effect: Effect = lambda truth: None
+    cuts_off: str = ""
+
+
+class _Case(NamedTuple):
+    """Whose uplink is verified, and which other one by the other worker."""
+
+    site: HeadEnd
+    sent: Sent
+    second: int
+    other_worker: int
+
+
+def _verify(case: _Case) -> _Act:
+    def do() -> None:
+        with case.site.workers[case.other_worker].at_work():
+            verification.verify(case.second)
+
+    return _Act(do, case.site.judging_if_done(case.second))
+
+
+def _compromise(case: _Case) -> _Act:
+    kid = case.sent.kid
+    ids = list(DeviceKey.objects.filter(system_title=kid[0], epoch=kid[1]).values_list("pk", flat=True))
+    return _cutting(lambda: epochs.compromise(ids, ACTOR), "compromised")
+
+
+def _retire(case: _Case) -> _Act:
+    """The uplink's task is lost for so long that keys which are retiring now may go, where there still is time."""
+    grace = timedelta(days=settings.KEY_GRACE_DAYS)
+    if clock.now + grace < case.site.start:
+        case.site.pass_time(grace)
+    return _cutting(lambda: epochs.retire_due(clock.now), "retired")
+
+
+def _suspend(case: _Case) -> _Act:
+    title = case.sent.title
+    row = case.site.meter_of(title).row
+    toggle = registry.suspend if case.site.truth.in_service[title] else registry.resume
+
+    def effect(truth: Truth) -> None:
+        row.refresh_from_db()
+        truth.in_service[title] = row.status == "commissioned"
+
+    return _Act(lambda: toggle(row), effect)
+
+
+def _rewrap(case: _Case) -> _Act:
+    rotation = rewrap.current()
+    return _Act(lambda: rotation and rewrap.rewrap_batch(rotation.pk))
+
+
+def _cutting(cut: Callable[[], object], state: str) -> _Act:
+    def effect(truth: Truth) -> None:
+        for kid, now in database.key_states().items():
+            if now == state:
+                truth.keys[kid].state = now
+
+    return _Act(cut, effect, state)
+
+
+_ACTS = {"verify": _verify, "compromise": _compromise, "retire": _retire, "suspend": _suspend, "rewrap": _rewrap}
+ACTS = tuple(_ACTS)
+
+
+def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> None:
+    """Verify an uplink while something else happens: it must come out as if one had come before the other.
+
+    But once a key was cut off, or retired, nothing is accepted under it: not by a worker either that read it before.
+    """
+    one = _ACTS[act](_Case(site, site.truth.uplinks[uplink_id].frames[0], second, 1 - worker))
+    cut_off: set[Kid] = set()
+
+    def between() -> None:
+        one.do()
+        if one.cuts_off and not database.verified([uplink_id]):
+            cut_off.update(kid for kid, state in database.key_states().items() if state == one.cuts_off)
+
+    site.verify(uplink_id, site.workers[worker], Fault(statement, between), [one.effect])
+    uplink = site.truth.uplinks[uplink_id]
+    for sent, verdict in zip(uplink.frames, uplink.verdicts or [], strict=True):
+        assert verdict != ACCEPTED or sent.kid not in cut_off, f"{sent} was accepted after its key was cut off"
