@@ -1,5 +1,7 @@
 """What others do between two statements of a worker that verifies an uplink, and what must come of it."""
 
+import itertools
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
@@ -85,15 +87,18 @@ _ACTS = {"verify": _verify, "compromise": _compromise, "retire": _retire, "suspe
 ACTS = tuple(_ACTS)
 
 
-def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> None:
+def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> bool:
     """Verify an uplink while something else happens: it must come out as if one had come before the other.
 
     But once a key was cut off, or retired, nothing is accepted under it: not by a worker either that read it before.
+    False where the verification ended before that statement.
     """
     one = _ACTS[act](_Case(site, site.truth.uplinks[uplink_id].frames[0], second, 1 - worker))
     cut_off: set[Kid] = set()
+    came = threading.Event()
 
     def between() -> None:
+        came.set()
         one.do()
         if one.cuts_off and not database.verified([uplink_id]):
             cut_off.update(kid for kid, state in database.key_states().items() if state == one.cuts_off)
@@ -102,3 +107,39 @@ def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, state
     uplink = site.truth.uplinks[uplink_id]
     for sent, verdict in zip(uplink.frames, uplink.verdicts or [], strict=True):
         assert verdict != ACCEPTED or sent.kid not in cut_off, f"{sent} was accepted after its key was cut off"
+    return came.is_set()
+
+
+def try_at_every_statement(site: HeadEnd, act: str, *, kept: bool) -> int:
+    """An act at each statement of a verification in turn, every time with another meter; how many there were.
+
+    ``kept``: the worker knows meter and key from before, and the frame's counter is the next one. Else it knows
+    nothing, and a frame is missing before this one, which the other worker has.
+    """
+    for statement in itertools.count():
+        meter = site.commission(statement, site.concentrators[0], "imported")
+        for wh in range(3):
+            site.read([meter], wh)
+        known, *frames = site.air[-3:]
+        site.arrive(0, [known], 0)
+        if act == "retire":
+            site.give_new_key(meter)
+        if act == "rewrap":
+            rewrap.begin(1_000, ACTOR)
+        if not kept:
+            site.workers[0].restart()
+            frames.reverse()
+        came = verify_beside(site, site.post(0, frames[:1]), site.post(1, frames[1:]), 0, statement, act)
+        for uplink_id in site.unverified():
+            site.verify(uplink_id, site.workers[1])
+        site.arrive(0, frames, 0)
+        _end_rotation()
+        if not came:
+            return statement
+    raise AssertionError
+
+
+def _end_rotation() -> None:
+    rotation = rewrap.current()
+    while rotation is not None and rewrap.rewrap_batch(rotation.pk):
+        pass

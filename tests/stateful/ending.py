@@ -69,12 +69,7 @@ def _bring_new_key(site: HeadEnd, meter: HonestMeter) -> None:
     """As operators do after a compromise; commands that went before have to end first."""
     site.pass_time(timedelta(days=8))
     commands.expire(clock.now)
-    meter.row.refresh_from_db()
-    commands.enqueue_keys([meter.row], "test", clock.now)
-    site.learn({(None, "pending")})
-    for concentrator in site.concentrators:
-        site.fetch(concentrator)
-    site.deliver(next(letter for letter in reversed(site.letters) if letter.title == meter.title))
+    site.give_new_key(meter)
 
 
 def _assert_books_agree(site: HeadEnd) -> None:

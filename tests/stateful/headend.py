@@ -10,7 +10,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.utils import timezone
 
-from concentrators import assignments, downlink, reception, reverification, turns, uplinks, verification
+from concentrators import assignments, commands, downlink, reception, reverification, turns, uplinks, verification
 from concentrators.models import Concentrator
 from keyvault import keyexport, masterkey, provisioning, shipmentfile, shipments
 from keyvault.audit import Actor
@@ -84,7 +84,7 @@ class HeadEnd:
 
     # --- meters ---------------------------------------------------------------------------------
 
-    def commission(self, number: int, concentrator: int, keys: str) -> None:
+    def commission(self, number: int, concentrator: int, keys: str) -> HonestMeter:
         """A new meter in the registry, and how it got its keys: "imported", "exported", "derived", or "unshipped" yet.
 
         The first and the last of them are of alg 11.
@@ -111,6 +111,7 @@ class HeadEnd:
         if keys == "unshipped":
             self.unshipped.append(meter)
         self.learn({(None, "active")})
+        return meter
 
     def read(self, meters: Iterable[HonestMeter], wh: int) -> None:
         """An interval goes by, and meters measure it."""
@@ -247,6 +248,15 @@ class HeadEnd:
         said = self.meter_of(letter.title).obey(letter.octets, int(clock.now.timestamp()), refuse=refuse)
         if not lose_answer:
             self.air += said
+
+    def give_new_key(self, meter: HonestMeter) -> None:
+        """As operators do; the meter has it when this returns, and the head-end does not know that yet."""
+        meter.row.refresh_from_db()
+        commands.enqueue_keys([meter.row], "test", clock.now)
+        self.learn({(None, "pending")})
+        for concentrator in self.concentrators:
+            self.fetch(concentrator)
+        self.deliver(next(letter for letter in reversed(self.letters) if letter.title == meter.title))
 
     # --- model and database ---------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from tests.stateful.ending import end_well
 from tests.stateful.faults import Fault, Faults
 from tests.stateful.field import ATTACKS, HonestMeter, forged
 from tests.stateful.headend import ACTOR, STRONG, USUAL, HeadEnd, clock, real_now
-from tests.stateful.model import TRANSFER_EPOCH, Sent
+from tests.stateful.model import ACCEPTABLE, TRANSFER_EPOCH, Sent
 from tests.stateful.restoring import Saved, back_up, restore
 
 PICK = st.integers(0, 999)
@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
         self.site.verify_in_turn(waiting[pick % len(waiting)], self.site.workers[worker])
 
     @rule(
-        chosen=METERS,
+        pick=PICK,
         picks=FRAMES,
         more=FRAMES,
         place=PLACE,
@@ -114,12 +114,11 @@ class Machine(RuleBasedStateMachine):
         act=st.sampled_from(ACTS),
     )
     def another_comes_between(
-        self, chosen: set[int], picks: list[int], more: list[int], place: int, worker: int, statement: int, act: str
+        self, pick: int, picks: list[int], more: list[int], place: int, worker: int, statement: int, act: str
     ) -> None:
-        """While a worker verifies an uplink, another one does, or a person acts on one of its meters."""
-        self.read(chosen, statement)
-        first = self.site.post(place, [self.site.air[-1], *(self.frame(pick) for pick in picks)])
-        second = self.site.post(1 - place, [self.frame(pick) for pick in more])
+        """While a worker verifies an uplink, another one does, or somebody acts on a meter or a key of it."""
+        first = self.site.post(place, [self.subject(act, pick), *(self.frame(one) for one in picks)])
+        second = self.site.post(1 - place, [self.frame(one) for one in more])
         waiting = self.site.unverified()
         if first in waiting and second in waiting:
             verify_beside(self.site, first, second, worker, statement, act)
@@ -354,6 +353,17 @@ class Machine(RuleBasedStateMachine):
         """A late frame, or one that came before: the newest half of the numbers are the newest frames."""
         air = self.site.air
         return air[-1 - pick // 2 % min(8, len(air))] if pick % 2 else air[pick // 2 % len(air)]
+
+    def subject(self, act: str, pick: int) -> Sent:
+        """A frame that would be accepted but for the act: a new one, or a late one under a key that may be retired."""
+        site = self.site
+        keys = site.truth.keys
+        late = [sent for sent in site.air if sent.kid in keys and keys[sent.kid].is_open_to(sent.counter, "retiring")]
+        if act == "retire" and late:
+            return late[pick % len(late)]
+        good = [one for one in site.meters if (key := keys.get((one.title, one.epoch))) and key.state in ACCEPTABLE]
+        site.read([good[pick % len(good)] if good else self.meter(pick)], pick)
+        return site.air[-1]
 
     def read(self, chosen: set[int], wh: int) -> None:
         self.site.read([self.site.meters[number] for number in sorted(chosen)], wh)

@@ -53,6 +53,10 @@ class Key:
             return "old"
         return "seen" if counter in self.taken else "free"
 
+    def is_open_to(self, counter: int, state: str) -> bool:
+        """Whether the key is in a state, and a counter not yet taken."""
+        return self.state == state and self.look(counter) == "free"
+
     def take(self, counter: int, runs_kept: int) -> None:
         """Take a counter; where more runs of skipped ones are left than are kept, the oldest are given up."""
         self.taken.add(counter)

@@ -16,7 +16,8 @@ from pytest_django import DjangoDbBlocker, Settings
 from concentrators import tasks
 from keyvault import journal
 from tests.stateful import database
-from tests.stateful.headend import clock
+from tests.stateful.between import ACTS, try_at_every_statement
+from tests.stateful.headend import HeadEnd, clock
 from tests.stateful.machine import Machine, faults, lived
 
 LIVES = 800  # of the long test, in parts, so that both workers of pytest-xdist have some
@@ -67,6 +68,13 @@ def run(examples: int, steps: int, *, derandomize: bool) -> None:
 @pytest.mark.timeout(600)
 def test_any_order_of_things(surroundings: None) -> None:
     run(examples=50, steps=40, derandomize=True)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("act", ACTS)
+def test_an_act_between_any_two_statements_of_a_verification(surroundings: None, act: str) -> None:
+    for kept in (True, False):
+        assert try_at_every_statement(HeadEnd(faults), act, kept=kept) > 6
 
 
 @pytest.mark.soak
