@@ -85,6 +85,7 @@ def _cutting(cut: Callable[[], object], state: str) -> _Act:
 
 _ACTS = {"verify": _verify, "compromise": _compromise, "retire": _retire, "suspend": _suspend, "rewrap": _rewrap}
 ACTS = tuple(_ACTS)
+ORDERS = ("next", "ahead", "late")
 
 
 def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> bool:
@@ -110,36 +111,32 @@ def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, state
     return came.is_set()
 
 
-def try_at_every_statement(site: HeadEnd, act: str, *, kept: bool) -> int:
+def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
     """An act at each statement of a verification in turn, every time with another meter; how many there were.
 
-    ``kept``: the worker knows meter and key from before, and the frame's counter is the next one. Else it knows
-    nothing, and a frame is missing before this one, which the other worker has.
+    The frame at hand comes in one of the ORDERS: as the next one, to a worker that has its key; ahead of one that
+    the other worker has, to a worker that knows nothing; or late, as the other worker's.
     """
     for statement in itertools.count():
         meter = site.commission(statement, site.concentrators[0], "imported")
         for wh in range(3):
             site.read([meter], wh)
-        known, *frames = site.air[-3:]
-        site.arrive(0, [known], 0)
-        if act == "retire":
-            site.give_new_key(meter)
-        if act == "rewrap":
-            rewrap.begin(1_000, ACTOR)
-        if not kept:
+        frames = site.air[-3:]
+        site.arrive(0, [frames.pop(-1 if order == "late" else 0)], 0)
+        if order == "ahead":
             site.workers[0].restart()
             frames.reverse()
+        if act == "retire":
+            site.give_new_key(meter)
+            site.read([meter], 3)
+            site.arrive(1, [site.air[-1]], 1)
+        elif act == "rewrap":
+            rewrap.begin(1_000, ACTOR)
         came = verify_beside(site, site.post(0, frames[:1]), site.post(1, frames[1:]), 0, statement, act)
         for uplink_id in site.unverified():
             site.verify(uplink_id, site.workers[1])
         site.arrive(0, frames, 0)
-        _end_rotation()
+        site.finish_rotation()
         if not came:
             return statement
     raise AssertionError
-
-
-def _end_rotation() -> None:
-    rotation = rewrap.current()
-    while rotation is not None and rewrap.rewrap_batch(rotation.pk):
-        pass

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -12,13 +13,14 @@ from django.utils import timezone
 
 from concentrators import assignments, commands, downlink, reception, reverification, turns, uplinks, verification
 from concentrators.models import Concentrator
-from keyvault import keyexport, masterkey, provisioning, shipmentfile, shipments
+from keyvault import keyexport, masterkey, provisioning, rewrap, shipmentfile, shipments
 from keyvault.audit import Actor
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
 from keyvault.fingerprints import fingerprint
 from keyvault.models import Algorithm, DeviceKey
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.rewrap import RotationError
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
 from keyvault.transport import TransportKey
 from meters import registry
@@ -104,7 +106,7 @@ class HeadEnd:
                 fleet_key = provisioning.create_fleet_key("fleet", FLEET_KEY)
                 provisioning.provision_devices([title], fleet_key=fleet_key)
                 made = [derived_device_key(FLEET_KEY, title, epoch) for epoch in (1, 0)]
-        meter = HonestMeter(row, *made, *algorithms)
+        meter = HonestMeter(row, made[0], made[1], *algorithms)
         self.meters.append(meter)
         self.truth.in_service[title] = True
         self.assign(meter, concentrator)
@@ -158,6 +160,16 @@ class HeadEnd:
         key = None if row is None else self._transfer_keys.get(bytes(row.fingerprint or b""))
         if key is not None:
             meter.visit(key)
+
+    # --- the master key -------------------------------------------------------------------------
+
+    def finish_rotation(self) -> None:
+        """Whatever rotation of the master key is under way, or was stopped, comes to its end."""
+        with suppress(RotationError):
+            rewrap.resume(ACTOR)
+        rotation = rewrap.current()
+        while rotation is not None and rewrap.rewrap_batch(rotation.pk):
+            pass
 
     # --- uplinks --------------------------------------------------------------------------------
 

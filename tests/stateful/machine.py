@@ -92,6 +92,16 @@ class Machine(RuleBasedStateMachine):
         frames.insert(number % (len(frames) + 1), forgery)
         self.site.arrive(place, frames, worker)
 
+    @rule(pick=PICK, place=PLACE, worker=WORKER)
+    def frame_is_altered_on_its_way(self, pick: int, place: int, worker: int) -> None:
+        """The one after it is not. What the meter sent may come yet."""
+        meter = self.meter(pick)
+        for _ in range(2):
+            self.site.read([meter], pick)
+        sent, following = self.site.air[-2:]
+        altered = forged("flip", sent, meter, meter, 8 * len(sent.octets) - 1, [])
+        self.site.arrive(place, [altered, following], worker)
+
     @rule(pick=PICK)
     def meter_boots(self, pick: int) -> None:
         self.meter(pick).boot()
@@ -166,6 +176,19 @@ class Machine(RuleBasedStateMachine):
                     for _ in range(number):
                         if not faults.run(lambda: rewrap.rewrap_batch(rotation.pk), fault):
                             break
+        self.site.settle()
+
+    @rule(worker=WORKER, number=st.integers(0, 3))
+    def master_key_rotates_to_its_end_and_again(self, worker: int, number: int) -> None:
+        """And somebody destroys all versions but the newest: those that are needed yet will stay."""
+        with self.site.workers[worker].at_work():
+            self.site.finish_rotation()
+            rotation = rewrap.begin(1, ACTOR)
+            for _ in range(number):
+                rewrap.rewrap_batch(rotation.pk)
+            for old in masterkey.provider().versions():
+                with suppress(DestroyError):
+                    versions.destroy(old.number, ACTOR, real_now())
         self.site.settle()
 
     # --- backups ----------------------------------------------------------------------------------

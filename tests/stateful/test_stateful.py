@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from pytest_django import DjangoDbBlocker, Settings
 from concentrators import tasks
 from keyvault import journal
 from tests.stateful import database
-from tests.stateful.between import ACTS, try_at_every_statement
+from tests.stateful.between import ACTS, ORDERS, try_at_every_statement
 from tests.stateful.headend import HeadEnd, clock
 from tests.stateful.machine import Machine, faults, lived
 
@@ -73,8 +74,11 @@ def test_any_order_of_things(surroundings: None) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("act", ACTS)
 def test_an_act_between_any_two_statements_of_a_verification(surroundings: None, act: str) -> None:
-    for kept in (True, False):
-        assert try_at_every_statement(HeadEnd(faults), act, kept=kept) > 6
+    for order in ORDERS:
+        site = HeadEnd(faults)
+        assert try_at_every_statement(site, act, order) > 6
+        states = Counter(key.state for key in site.truth.keys.values())
+        assert {"compromise": states["compromised"], "retire": states["retired"]}.get(act, 4) > 3
 
 
 @pytest.mark.soak
