@@ -17,14 +17,20 @@ from django.db import transaction
 from concentrators.judging import Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
-from concentrators.verification import TRIES, Posted, TransientError, came_between, finish, lock, park
-from keyvault.journal import NotReplayedError
-from keyvault.masterkey import MasterKeyError
+from concentrators.verification import (
+    TRIES,
+    Posted,
+    TransientError,
+    came_between,
+    finish,
+    lock,
+    park,
+    says_nothing_of_frames,
+)
 
 logger = logging.getLogger(__name__)
 
 PIECE_FRAMES = 64
-_NOT_OURS = (MasterKeyError, NotReplayedError)  # says nothing of the frames
 
 
 @dataclass
@@ -71,7 +77,7 @@ def is_due(uplink_id: int) -> bool:
 def verify(uplink_id: int) -> None:
     """Go on with an uplink, to its end; nothing where another worker has it.
 
-    Raises TransientError where the master key cannot be used, and OperationalError where the database does not answer.
+    Raises TransientError for what says nothing of the frames, and OperationalError where the database does not answer.
     """
     while _note_try(uplink_id):
         _try(uplink_id)
@@ -110,12 +116,12 @@ def _try(uplink_id: int) -> None:
                 progress.add(judge([(posted.delivery, piece)], careful=True)[0], len(piece))
                 _save(uplink_id, progress)
                 return
-        except _NOT_OURS as error:
-            _take_back(uplink_id)
-            raise TransientError(f"uplink {uplink_id}: {error}") from error
         except Exception as error:
             if came_between(error):
                 continue
+            if says_nothing_of_frames(error):
+                _take_back(uplink_id)
+                raise TransientError(f"uplink {uplink_id}: {error}") from error
             logger.exception("a piece of uplink %s failed to verify", uplink_id)
             _note_error(uplink_id, type(error).__name__)
             return

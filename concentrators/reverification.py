@@ -21,10 +21,10 @@ from concentrators.judging import Delivery, Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
 from concentrators.verification import (
-    TRANSIENT,
     TRIES,
     TransientError,
     came_between,
+    is_transient,
     judge_by_halves,
 )
 from keyvault import journal
@@ -101,7 +101,7 @@ def verify_again(uplink_id: int, system_titles: Collection[bytes] | None = None)
         except Exception as error:
             if came_between(error):
                 continue
-            if isinstance(error, TRANSIENT):
+            if is_transient(error):
                 raise TransientError(f"uplink {uplink_id}: {error}") from error
             if split:
                 raise

@@ -81,7 +81,7 @@ def _noted(claimed: Sequence[int]) -> Iterator[None]:
     try:
         yield
     except TransientError as error:
-        if claimed and not isinstance(error.__cause__, OperationalError | InterfaceError):
+        if claimed and verification.says_nothing_of_frames(error.__cause__):
             uplinks.note_not_begun(claimed)
         raise
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.utils import timezone
 from psycopg.errors import DeadlockDetected, UniqueViolation
@@ -29,7 +29,11 @@ from keyvault.sql import execute, fetch_rows, int_array
 logger = logging.getLogger(__name__)
 
 TRIES = 6  # the first optimistic, the others under lock; each loses only to a transaction that won
-TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
+_TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
+# SQLSTATEs that tell how the database stands, and nothing of what it was asked (PostgreSQL's appendix A): connections,
+# read-only, another schema or other rights, resources, locks, shut down, its disk. Not among them: a statement that
+# took too long (57014), and a connection that broke. Frames may be why.
+_OF_THE_DATABASE = ("08", "25006", "42", "53", "55", "57P", "58")
 _RETRY_S = 20  # after a failed attempt, doubled each time
 
 
@@ -45,7 +49,7 @@ def verify(uplink_id: int) -> Verdicts | None:
 def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
     """Verify uplinks in one transaction; those that another worker has, or had, are left out.
 
-    Raises TransientError where database or master key do not answer. Where it fails otherwise, each is
+    Raises TransientError where database or master key are not as they ought to be. Where it fails otherwise, each is
     verified alone, and the failure counted on the uplink that still fails; after UPLINK_SPLIT_AFTER of
     them it is split, and the frame at fault parked.
     """
@@ -57,7 +61,7 @@ def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
             reason = error
             if came_between(error):
                 continue
-            if isinstance(error, TRANSIENT):
+            if is_transient(error):
                 logger.warning("uplinks %s are tried again later: %s", uplink_ids, str(error).partition("\n")[0])
                 raise TransientError(f"uplinks {uplink_ids}: {error}") from error
             logger.exception("uplinks %s failed to verify", uplink_ids)
@@ -95,7 +99,7 @@ def judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
         with transaction.atomic():
             return judge([(delivery, frames)], careful=True)[0]
     except Exception as error:
-        if came_between(error) or isinstance(error, TRANSIENT):
+        if came_between(error) or is_transient(error):
             raise
         if len(frames) == 1:
             return park(delivery, frames[0], type(error).__name__)
@@ -108,6 +112,22 @@ def judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
 def came_between(error: Exception) -> bool:
     """Whether another transaction won: counters, a key or a value moved since this one looked."""
     return isinstance(error, ContendedError) or isinstance(error.__cause__, UniqueViolation | DeadlockDetected)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether to try again later, as often as it takes: the database, or the master key, is not as it ought to be."""
+    return isinstance(error, _TRANSIENT) or says_nothing_of_frames(error)
+
+
+def says_nothing_of_frames(error: BaseException | None) -> bool:
+    """Whether an error would come with any frames, as things stand: none is parked for it, however often it comes."""
+    if isinstance(error, MasterKeyError):
+        return True
+    return isinstance(error, DatabaseError) and _sqlstate(error).startswith(_OF_THE_DATABASE)
+
+
+def _sqlstate(error: DatabaseError) -> str:
+    return getattr(error.__cause__, "sqlstate", None) or ""
 
 
 def park(delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:

@@ -5,7 +5,8 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.db import InternalError, OperationalError, ProgrammingError
+from psycopg.errors import DiskFull, LockNotAvailable, ReadOnlySqlTransaction, UndefinedColumn
 from pytest_django import Settings
 
 from concentrators import piecewise, tasks, turns, uplinks
@@ -41,6 +42,12 @@ def poisoned(concentrator: Concentrator, frames: int = 150) -> tuple[Device, Upl
     octets = [device.frame(n % 40, counter=n, wh=n) if n < 40 else b"garbage %d" % n for n in range(frames)]
     octets[100] = device.seal(POISON, counter=100)
     return device, post(concentrator, octets)
+
+
+def as_django_raises(wrapper: type[Exception], error: Exception) -> Exception:
+    wrapped = wrapper(str(error))
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def work(uplink: Uplink) -> None:
@@ -100,21 +107,32 @@ def test_an_honest_uplink_is_the_same_piece_by_piece(concentrator: Concentrator)
     piecewise.verify(uplink.pk)  # it has its verdicts
 
 
-def test_a_master_key_that_is_gone_counts_for_nothing(
-    concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        MasterKeyError("the token is gone"),
+        as_django_raises(OperationalError, DiskFull("no space left on device")),
+        as_django_raises(OperationalError, LockNotAvailable("canceling statement due to lock timeout")),
+        as_django_raises(InternalError, ReadOnlySqlTransaction("cannot execute COPY FROM in a read-only transaction")),
+        as_django_raises(ProgrammingError, UndefinedColumn("a release before or after the migration")),
+    ],
+    ids=lambda error: type(error.__cause__ or error).__name__,
+)
+def test_what_says_nothing_of_the_frames_counts_for_nothing(
+    concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     _, uplink = poisoned(concentrator)
     uplinks.claim_overdue(uplink.due_at)
 
     def gone(*args: object, **kwargs: object) -> None:
-        raise MasterKeyError("the token is gone")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr("concentrators.verification.judge", gone)
         patched.setattr("concentrators.piecewise.judge", gone)
         for _ in range(6):
             work(uplink)
-        assert uplink.begun == 0
+        assert (uplink.begun, uplink.attempts) == (0, 0)
         with pytest.raises(TransientError):
             piecewise.verify(uplink.pk)
         uplink.refresh_from_db()

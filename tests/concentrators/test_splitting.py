@@ -5,8 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 from django.utils import timezone
+from psycopg.errors import InsufficientPrivilege
 from pytest_django import Settings
 
 from concentrators import judging, totals, uplinks, verification
@@ -134,12 +135,24 @@ def test_without_the_master_key_nothing_fails_and_nothing_is_lost(
     assert readings_of(device) == {0: 100}
 
 
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OperationalError("the connection is closed"), None),
+        (ProgrammingError("the connection is closed to this role"), InsufficientPrivilege()),
+    ],
+    ids=["gone", "forbidden"],
+)
 @pytest.mark.parametrize("attempts", [0, 3], ids=["whole", "split"])
 def test_a_database_that_does_not_answer_is_no_fault_of_the_uplink(
-    concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch, attempts: int
+    concentrator: Concentrator,
+    monkeypatch: pytest.MonkeyPatch,
+    attempts: int,
+    error: Exception,
+    cause: Exception | None,
 ) -> None:
     def away(*_: object) -> None:
-        raise OperationalError("the connection is closed")
+        raise error from cause
 
     uplink = post(concentrator, [b"garbage"])
     Uplink.objects.filter(pk=uplink.pk).update(attempts=attempts)
