@@ -83,18 +83,7 @@ class RotationWaveAdmin(ReadOnlyAdmin):
     list_filter = [("state", ChoicesDropdownFilter), ("created_at", PeriodFilter)]
     search_fields = ["id__exact", "name__icontains"]
     ordering = ["-id"]
-    fields = [
-        "id",
-        "name",
-        "state",
-        "rate_per_hour",
-        "failure_budget",
-        "algorithm",
-        "fleet_key",
-        "created_by",
-        "created_at",
-        "finished_at",
-    ]
+    fields = [field.name for field in RotationWave._meta.concrete_fields]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RotationWave]:
         return super().get_queryset(request).select_related("fleet_key").defer("fleet_key__wrapped")

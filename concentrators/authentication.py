@@ -22,6 +22,8 @@ from concentrators.verdicts import FailureKind
 
 logger = logging.getLogger(__name__)
 
+_REDIS_GONE = (RedisError, StorageError, OSError)
+
 
 class BearerTokenAuthentication(authentication.BaseAuthentication):
     """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; one answer for every token that is not valid."""
@@ -76,12 +78,15 @@ class RateThrottle(throttling.BaseThrottle):
         self._key = (self.scope, str(request.user.pk))
         try:
             return self._limiter.hit(self._rate, *self._key)
-        except (RedisError, StorageError, OSError) as error:
+        except _REDIS_GONE as error:
             logger.warning("%s rate not limited: Redis does not answer (%s)", self.scope, type(error).__name__)
             return True
 
     def wait(self) -> float:
-        reset_at = self._limiter.get_window_stats(self._rate, *self._key).reset_time
+        try:
+            reset_at = self._limiter.get_window_stats(self._rate, *self._key).reset_time
+        except _REDIS_GONE:
+            return 1.0
         return max(1.0, reset_at - time.time())
 
 

@@ -24,6 +24,7 @@ from keyvault import audit, fleetkeys
 from keyvault.audit import Actor
 from keyvault.epochs import LAST_EPOCH, EpochError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
+from keyvault.provisioning import ProvisioningError
 from meters.models import Meter, MeterStatus
 
 logger = logging.getLogger(__name__)
@@ -201,9 +202,17 @@ def progresses(found: Sequence[RotationWave]) -> dict[int, Progress]:
 
 
 def step(now: datetime) -> int:
-    """Take every running wave one step further; how many key commands were queued."""
-    ids = list(RotationWave.objects.filter(state=WaveState.RUNNING).order_by("pk").values_list("pk", flat=True))
-    return sum(_step(wave_id, now) for wave_id in ids)
+    """Take every running wave one step further; how many key commands were queued.
+
+    A wave whose fleet key does not open stands still until that is mended, and costs no other wave.
+    """
+    queued = 0
+    for wave_id in RotationWave.objects.filter(state=WaveState.RUNNING).order_by("pk").values_list("pk", flat=True):
+        try:
+            queued += _step(wave_id, now)
+        except ProvisioningError as error:
+            logger.error("rotation wave %s does not go on: %s", wave_id, error)
+    return queued
 
 
 def pause(wave_id: int, actor: Actor) -> RotationWave:

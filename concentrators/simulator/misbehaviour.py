@@ -37,6 +37,7 @@ class Misbehaviour(StrEnum):
 
     BIT_FLIP = "bit_flip"
     REPLAY = "replay"
+    OLD_REPLAY = "old_replay"
     WRONG_KEY = "wrong_key"
     UNKNOWN_METER = "unknown_meter"
     REUSED_COUNTER = "reused_counter"
@@ -135,6 +136,7 @@ class Mischief:
         self._actions: dict[Misbehaviour, Callable[[Genuine], list[Outgoing]]] = {
             Misbehaviour.BIT_FLIP: self._bit_flip,
             Misbehaviour.REPLAY: self._replay,
+            Misbehaviour.OLD_REPLAY: self._old_replay,
             Misbehaviour.WRONG_KEY: self._wrong_key,
             Misbehaviour.UNKNOWN_METER: self._unknown_meter,
             Misbehaviour.REUSED_COUNTER: self._reused_counter,
@@ -204,6 +206,14 @@ class Mischief:
         recorded = self._rng.choice(self._pool)
         return [Outgoing(self._rng.randrange(self._plan.concentrators), recorded, DUPLICATE)]
 
+    def _old_replay(self, genuine: Genuine) -> list[Outgoing]:
+        """What a replay looks like whose readings are long gone: a counter that was seen, and a time before retention.
+
+        A replay of what still stands shows as one after RETRANSMISSION_WINDOW_S alone, longer than a run takes.
+        """
+        octets = genuine.meter.seal(self._long_ago(genuine), genuine.counter)
+        return [self._via_home(genuine, octets, FailureKind.REPLAYED, behind=genuine.frame)]
+
     def _second_concentrator(self, genuine: Genuine) -> list[Outgoing]:
         second = (genuine.frame.concentrator + 1) % self._plan.concentrators
         return [Outgoing(second, genuine.frame.octets, DUPLICATE)]
@@ -226,11 +236,11 @@ class Mischief:
         return [self._via_home(genuine, octets, FailureKind.READING_CONFLICT, behind=genuine.frame)]
 
     def _clock_ahead(self, genuine: Genuine) -> list[Outgoing]:
-        return [self._at(genuine, genuine.start_s + 730 * _DAY_S, FailureKind.CLOCK_SKEW)]
+        payload = interval_payload(genuine.start_s + 730 * _DAY_S, genuine.register_wh, genuine.energy_wh)
+        return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.CLOCK_SKEW)]
 
     def _before_retention(self, genuine: Genuine) -> list[Outgoing]:
-        days = self._plan.retention_days + 62
-        return [self._at(genuine, genuine.start_s - days * _DAY_S, FailureKind.TOO_OLD)]
+        return [self._via_home(genuine, genuine.meter.seal(self._long_ago(genuine)), FailureKind.TOO_OLD)]
 
     def _garbage(self, genuine: Genuine) -> list[Outgoing]:
         octets = genuine.frame.octets
@@ -280,9 +290,10 @@ class Mischief:
     def _via_home(genuine: Genuine, octets: bytes, verdict: str, behind: Outgoing | None = None) -> Outgoing:
         return Outgoing(genuine.frame.concentrator, octets, str(verdict), behind=behind)
 
-    def _at(self, genuine: Genuine, start_s: int, verdict: str) -> Outgoing:
-        payload = interval_payload(start_s, genuine.register_wh, genuine.energy_wh)
-        return self._via_home(genuine, genuine.meter.seal(payload), verdict)
+    def _long_ago(self, genuine: Genuine) -> bytes:
+        """The payload of an interval from before the readings that are kept."""
+        days = self._plan.retention_days + 62
+        return interval_payload(genuine.start_s - days * _DAY_S, genuine.register_wh, genuine.energy_wh)
 
     @staticmethod
     def _hold(genuine: Genuine, delay_s: int) -> None:

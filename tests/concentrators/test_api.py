@@ -14,6 +14,7 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ami_headend.celery import app
 from concentrators import authentication, tasks, tokens, uplinks, verification
@@ -250,6 +251,18 @@ class TestRate:
         assert Uplink.objects.count() == 3
         assert post_body(tokens.issue(other_concentrator)).status_code == 202
         assert get_status(token, answers[0].json()["uplink"]).status_code == 200
+
+    def test_a_redis_that_goes_between_refusing_and_saying_for_how_long(
+        self, token: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def gone(*_: object) -> None:
+            raise RedisConnectionError
+
+        settings.UPLINK_RATE = "1/hour"
+        monkeypatch.setattr(authentication._limiter(), "get_window_stats", gone)
+        answers = [post_body(token, encode_sequence([bytes([n])])) for n in range(2)]
+        assert [response.status_code for response in answers] == [202, 429]
+        assert answers[-1]["Retry-After"] == "1"
 
     def test_without_redis_none_is_refused(
         self, token: str, settings: Settings, monkeypatch: pytest.MonkeyPatch

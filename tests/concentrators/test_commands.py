@@ -1,5 +1,6 @@
 """manage.py concentrator and recompute_totals."""
 
+import re
 from datetime import timedelta
 from io import StringIO
 
@@ -112,6 +113,10 @@ def test_totals_that_outlive_their_readings_are_left_alone(totals_of_a_day: Conc
         with pytest.raises(CommandError, match="readings are kept from"):
             call_command("recompute_totals", "--from", row.interval_start.isoformat(), *words)
     assert IntervalTotal.objects.filter(interval_start=row.interval_start).exists()
+
+
+def test_beyond_the_present_there_is_nothing_to_compare(totals_of_a_day: Concentrator) -> None:
+    assert re.search(r"agree, \d days", recompute("--to", "9999-12-31T23:59:00Z"))
 
 
 @pytest.mark.parametrize(

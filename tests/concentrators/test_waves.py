@@ -13,7 +13,7 @@ from concentrators.models import Assignment, Command, Concentrator, RotationWave
 from concentrators.waves import Selection, WaveError
 from keyvault import epochs, provisioning
 from keyvault.audit import Actor
-from keyvault.models import AuditRecord, DeviceKey
+from keyvault.models import AuditRecord, DeviceKey, FleetKey
 from keyvault.provisioning import NewKey
 from meters.models import MeterStatus
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
@@ -152,6 +152,19 @@ class TestSteps:
         epochs.compromise([DeviceKey.objects.get(system_title=devices[5].title, epoch=0).pk], ACTOR)
         assert waves.step(timezone.now()) == 5
         assert waves.progress(wave) == (5, 0, {"queued": 5})
+
+    def test_a_fleet_key_that_does_not_open_costs_no_other_wave(
+        self, concentrator: Concentrator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one, other = fitted(2, concentrator)
+        changed = provisioning.create_fleet_key("changed")
+        FleetKey.objects.update(wrapped=b"changed")
+        waves.begin("one", Selection([one.title]), ACTOR, timezone.now(), 60, 0, fleet_key=changed)
+        waves.begin("other", Selection([other.title]), ACTOR, timezone.now(), 60, 0)
+        assert waves.step(timezone.now()) == 1
+        assert Command.objects.get().meter == other.meter
+        assert "fleet key changed does not open" in caplog.text
+        assert [wave.state for wave in RotationWave.objects.all()] == ["running"] * 2
 
     def test_a_meter_that_got_its_command_elsewhere_keeps_that(self, concentrator: Concentrator) -> None:
         one, other = fitted(2, concentrator)

@@ -50,7 +50,14 @@ def test_recorded_readings_with_all_misbehaviour(simulate: Simulate, tmp_path: P
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Truth and totals are equal" in result.stdout
-    for kind in ("reading_conflict", "counter_reused", "counter_too_old", "device_suspended", "tag_invalid"):
+    for kind in (
+        "reading_conflict",
+        "replayed",
+        "counter_reused",
+        "counter_too_old",
+        "device_suspended",
+        "tag_invalid",
+    ):
         assert kind in result.stdout
     assert IntegrityFailure.objects.exists()
 

@@ -38,7 +38,8 @@ class Command(BaseCommand):
         now = timezone.now()
         kept_from = retention_start(now)
         start = _time(options["start"], kept_from)
-        end = _time(options["end"], now + timedelta(seconds=settings.CLOCK_SKEW_S))
+        latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
+        end = min(_time(options["end"], latest), latest)
         if start >= end:
             raise CommandError("--from must lie before --to")
         if start < kept_from:
