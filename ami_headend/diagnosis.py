@@ -14,6 +14,7 @@ from django.utils import timezone
 from psycopg.errors import InsufficientPrivilege
 
 from ami_headend import database_roles, embedded
+from ami_headend.alerts.models import Rule
 from ami_headend.celery import app
 from concentrators import uplinks
 from keyvault import journal, masterkey
@@ -27,6 +28,7 @@ CLOCK_DIFFERENCE_MAX = timedelta(seconds=2)
 DISK_FREE_MIN_OCTETS = 2 * 1024**3
 DISK_FREE_MIN_PART = 0.05
 BACKLOG_AGE_MAX = timedelta(minutes=10)
+EVALUATED_LATE = timedelta(minutes=3)  # the schedule has the rules of alerts looked at twice a minute
 PING_TIMEOUT_S = 2.0
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 _ROWS_TO_OPEN = 5
@@ -56,7 +58,7 @@ def examine_beside_workers() -> list[Finding]:
     database = _database()
     findings = [database, broker(), _master_key(), _key_journal(), _disk()]
     if database.well:
-        needing_tables = (_role, _partitions, _master_key_opens, _replayed, _backlog)
+        needing_tables = (_role, _partitions, _master_key_opens, _replayed, _backlog, _alerts)
         migrations = _migrations()
         findings += [migrations, _clock()]
         if migrations.well:
@@ -224,6 +226,31 @@ def _backlog() -> Finding:
         to_do = "See that workers and celery beat run, and the uplinks' last_error; or start more workers."
         return Finding("backlog", False, found, to_do)
     return Finding("backlog", True, found)
+
+
+def _alerts() -> Finding:
+    """Whether somebody evaluates the rules of alerts: a worker does, sent by the schedule."""
+    rules = list(
+        Rule.objects.filter(is_enabled=True).order_by("name").values_list("name", "evaluated_at", "last_error")
+    )
+    if not rules:
+        return Finding("alerts", True, "every rule is switched off")
+    latest = max((at for _, at, _ in rules if at is not None), default=None)
+    if latest is None or timezone.now() - latest > EVALUATED_LATE:
+        found = (
+            "no rule was looked at yet"
+            if latest is None
+            else f"no rule was looked at since {latest:%Y-%m-%d %H:%M} UTC"
+        )
+        return Finding(
+            "alerts", False, found, "See that celery beat and a worker run: no alert is raised without them."
+        )
+    failing = [(name, error) for name, _, error in rules if error]
+    if failing:
+        name, error = failing[0]
+        found = f"{len(failing)} of {len(rules)} rules cannot be evaluated; {name}: {error}"
+        return Finding("alerts", False, found, "See the worker's log; if it stays, report it.")
+    return Finding("alerts", True, f"{len(rules)} rules are looked at")
 
 
 def guarded(look: Callable[[], list[Finding]] = examine) -> list[Finding]:

@@ -270,6 +270,7 @@ CELERY_BEAT_SCHEDULE = {
     "purge-uplinks": {"task": "concentrators.tasks.purge_uplinks", "schedule": 3600.0},
     "delete-old-rows": {"task": "concentrators.tasks.delete_old_rows", "schedule": 3600.0},
     "expire-commands": {"task": "concentrators.tasks.expire_commands", "schedule": 60.0},
+    "enter-interval-lengths": {"task": "concentrators.tasks.enter_interval_lengths", "schedule": 60.0},
     "step-rotation-waves": {"task": "concentrators.tasks.step_rotation_waves", "schedule": 60.0},
     "resend-gaps": {"task": "concentrators.tasks.resend_gaps", "schedule": 3600.0},
     "retire-keys": {"task": "concentrators.tasks.retire_keys", "schedule": 3600.0},
@@ -300,7 +301,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60},
     },
-    "purge-deliveries": {"task": "ami_headend.alerts.tasks.purge_deliveries", "schedule": 86_400.0},
+    "purge-alerts": {"task": "ami_headend.alerts.tasks.purge_alerts", "schedule": 3600.0},
     "purge-sign-ins": {"task": "ami_headend.signin.tasks.purge_sign_ins", "schedule": 86_400.0},
     "maintain-partitions": {"task": "meters.tasks.maintain_partitions", "schedule": 3600.0},
 }
@@ -344,6 +345,7 @@ if EMAIL_URL:
     )
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", "ami-headend@localhost")
+ALERT_KEEP_DAYS = env.int("ALERT_KEEP_DAYS", 400)  # alerts that have ended, with their history
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")  # for Prometheus, as its bearer token
 WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", False)
 # This machine, the link, and what cloud providers answer about the machine.

@@ -13,18 +13,20 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend import diagnosis
+from ami_headend.alerts.models import Rule
 from concentrators.models import Concentrator, Uplink
 from keyvault import masterkey
 from keyvault.provisioning import provision_devices
-from tests.flows.stack import Stack
+from tests.flows.stack import Stack, wait_for
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No worker answers in these tests: do not wait long for one."""
+def quick(monkeypatch: pytest.MonkeyPatch, db: None) -> None:
+    """No worker answers in these tests: do not wait long for one. Rules were looked at just now."""
     monkeypatch.setattr(diagnosis, "PING_TIMEOUT_S", 0.1)
+    Rule.objects.update(evaluated_at=timezone.now())
 
 
 def findings() -> dict[str, diagnosis.Finding]:
@@ -37,6 +39,8 @@ def failed() -> set[str]:
 
 
 def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
+    live_stack.send("ami_headend.alerts.tasks.evaluate_alerts")  # as beat does, which does not run here
+    wait_for("the rules are looked at", lambda: Rule.objects.exclude(evaluated_at=None).exists())
     done = live_stack.manage("doctor", "--json")
     assert {finding["name"]: finding["well"] for finding in json.loads(done.stdout)} == dict.fromkeys(
         [
@@ -53,6 +57,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "master key opens",
             "restored",
             "backlog",
+            "alerts",
         ],
         True,
     )
@@ -111,6 +116,21 @@ def test_a_backlog_that_grows_old_is_found() -> None:
         frames=0,
     )
     assert failed() == {"workers", "database role", "backlog"}
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_rules_that_nobody_looks_at_or_can_look_at_are_found() -> None:
+    rule = Rule.objects.order_by("name")[0]
+    Rule.objects.filter(pk=rule.pk).update(last_error="OperationalError: no room")
+    assert failed() == {"workers", "database role", "alerts"}
+    assert f"{rule.name}: OperationalError: no room" in findings()["alerts"].found
+    Rule.objects.update(last_error="", evaluated_at=timezone.now() - diagnosis.EVALUATED_LATE - timedelta(seconds=1))
+    assert findings()["alerts"].found.startswith("no rule was looked at since")
+    Rule.objects.update(evaluated_at=None)
+    assert findings()["alerts"].found == "no rule was looked at yet"
+    Rule.objects.update(is_enabled=False)
+    assert failed() == {"workers", "database role"}
 
 
 @pytest.mark.django_db

@@ -1,5 +1,6 @@
 """Settings that cannot work stop the start: a sentence for each, and a check with an id for contradictions."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from django.core.checks import run_checks
 from django.db import connection
 from pytest_django import Settings
 
+from ami_headend.celery import app
 from ami_headend.checks import check_settings
 
 
@@ -21,6 +23,15 @@ def ids() -> set[str | None]:
 def test_the_defaults_are_well() -> None:
     assert check_settings(None) == []
     assert not [finding for finding in run_checks() if (finding.id or "").startswith("ami_headend")]
+
+
+def test_the_schedule_sends_every_task_that_nobody_else_does() -> None:
+    app.loader.import_default_modules()
+    ours = {name: task for name, task in app.tasks.items() if not name.startswith("celery.")}
+    scheduled = {entry["task"] for entry in app.conf.beat_schedule.values()}
+    assert scheduled <= set(ours)
+    without_arguments = {name for name, task in ours.items() if not inspect.signature(task.run).parameters}
+    assert without_arguments - scheduled == set()
 
 
 @pytest.mark.parametrize(

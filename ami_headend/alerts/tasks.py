@@ -7,7 +7,7 @@ from celery import shared_task
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 
-from ami_headend.alerts import delivery, evaluation
+from ami_headend.alerts import delivery, ended, evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,12 @@ def sweep_deliveries() -> None:
 
 
 @shared_task
-def purge_deliveries() -> None:
-    """Forget what was delivered long ago."""
-    purged = delivery.purge(timezone.now())
-    if purged:
-        logger.info("%d old deliveries of alerts purged", purged)
+def purge_alerts() -> None:
+    """Forget messages that were delivered, and alerts that ended, long ago."""
+    now = timezone.now()
+    deliveries, alerts = delivery.purge(now), ended.purge(now)
+    if deliveries or alerts:
+        logger.info("deleted for age: %d messages of alerts, %d ended alerts", deliveries, alerts)
 
 
 def enqueue(channel_ids: Iterable[int]) -> None:

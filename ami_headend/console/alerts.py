@@ -24,11 +24,11 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, label, link, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.diagnosis import EVALUATED_LATE
 from concentrators.verdicts import Severity
 
 HANDLE = "alerts.handle_alert"
 ROWS = 100
-EVALUATED_LATE = timedelta(minutes=3)  # beat evaluates twice a minute
 STATES = ("open", "snoozed", "ended")
 
 _PERIODS = [(60, "an hour"), (240, "4 hours"), (1_440, "a day"), (10_080, "a week"), (43_200, "30 days")]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
+from pytest_django import Settings
 
-from ami_headend.alerts import evaluation, handling, queries
+from ami_headend.alerts import ended, evaluation, handling, queries, tasks
 from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.handling import HandlingError
@@ -272,3 +273,24 @@ def test_the_statements_do_not_grow_with_what_was_found(world: World, rule: Rule
     few = [cost([1], 2), cost([1], 4), cost([1], 250), cost([], 252), cost([1], 254)]
     cost([], 1_000)
     assert [cost(many, 2_000), cost(many, 2_002), cost(many, 2_250), cost([], 2_252), cost(many, 2_254)] == few
+
+
+def test_what_ended_long_ago_is_forgotten_with_all_that_hangs_on_it(
+    world: World, rule: Rule, channel: Channel, settings: Settings
+) -> None:
+    world.silent = [1, 2, 3, 4]
+    now = timezone.now()
+    _, unsent, put_off, still_open = evaluated(rule, now)
+    world.silent = [4]
+    evaluated(rule, now + MINUTE)
+    settings.ALERT_KEEP_DAYS = 30
+    later = now + timedelta(days=30) + 2 * MINUTE
+    Alert.objects.filter(pk=put_off.pk).update(snoozed_until=later + MINUTE)
+    Delivery.objects.exclude(alert=unsent).update(delivered_at=now)
+    assert ended.purge(later - 2 * MINUTE) == 0
+    assert ended.purge(later) == 1
+    assert set(Alert.objects.values_list("pk", flat=True)) == {unsent.pk, put_off.pk, still_open.pk}
+    Delivery.objects.update(delivered_at=now)
+    tasks.purge_alerts()
+    assert ended.purge(later + 2 * MINUTE) == 2
+    assert not Delivery.objects.exclude(alert=still_open).exists()

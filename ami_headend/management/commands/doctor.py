@@ -11,7 +11,10 @@ from ami_headend import diagnosis
 
 
 class Command(BaseCommand):
-    help = "Check database and its role, broker, workers, clock, master key, migrations, partitions, disk and backlog."
+    help = (
+        "Check database and its role, broker, workers, clock, master key, migrations, partitions, disk, backlog, and "
+        "that alerts are looked for."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = RawDescriptionHelpFormatter

@@ -1,0 +1,34 @@
+"""Alerts that have ended: kept for their time, then forgotten with their history and their messages."""
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from ami_headend.alerts.models import Alert
+
+_BATCH = 1_000
+
+
+def purge(now: datetime) -> int:
+    """Forget alerts that ended ``ALERT_KEEP_DAYS`` ago; gives how many. Safe to stop at any instruction.
+
+    One that is put off until later stays: it would begin again silently. So does one with a message on its way.
+    """
+    unsent = Q(deliveries__delivered_at=None, deliveries__given_up_at=None, deliveries__isnull=False)
+    waiting = Alert.objects.filter(unsent).values("pk")
+    old = (
+        Alert.objects.filter(resolved_at__lt=now - timedelta(days=settings.ALERT_KEEP_DAYS))
+        .exclude(snoozed_until__gt=now)
+        .exclude(pk__in=waiting)
+        .order_by("resolved_at", "pk")
+    )
+    purged = 0
+    while True:
+        with transaction.atomic():
+            ids = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:_BATCH])
+            Alert.objects.filter(pk__in=ids).delete()
+        purged += len(ids)
+        if len(ids) < _BATCH:
+            return purged
