@@ -16,6 +16,7 @@ from tests.stateful import database
 from tests.stateful.faults import Fault
 from tests.stateful.headend import ACTOR, Effect, HeadEnd, clock
 from tests.stateful.model import ACCEPTED, Kid, Sent, Truth
+from tests.stateful.rotating import finish_rotation
 
 
 class _Act(NamedTuple):
@@ -136,7 +137,7 @@ def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
         for uplink_id in site.unverified():
             site.verify(uplink_id, site.workers[1])
         site.arrive(0, frames, 0)
-        site.finish_rotation()
+        finish_rotation()
         if not came:
             return statement
     raise AssertionError

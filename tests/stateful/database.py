@@ -8,6 +8,7 @@ from typing import NamedTuple
 from django.db import connection, transaction
 
 from ami_headend.backup.making import LEFT_OUT
+from keyvault.counters import parse_gaps
 from keyvault.sql import fetch_rows, int_array
 from tests.flows import databases
 from tests.stateful.model import ACCEPTED, DUPLICATE, REFUSED, Truth
@@ -17,6 +18,7 @@ class Observed(NamedTuple):
     """What stands: in the form of the model's Truth, as far as both know it."""
 
     keys: dict[tuple[bytes, int], str]
+    counters: dict[tuple[bytes, int], tuple[int, int, list[tuple[int, int]]]]  # highest, floor, gaps
     uplinks: dict[int, tuple[dict[str, int], dict[int, str]] | None]
     standing: dict[tuple[bytes, str, int], int]
     totals: dict[tuple[int, str, int], tuple[int, int]]
@@ -43,12 +45,17 @@ def observed() -> Observed:
             assert accepted + duplicate + rejected == frames
             assert rejected == len(refused[uplink_id])
             uplinks[uplink_id] = {ACCEPTED: accepted, DUPLICATE: duplicate}, refused[uplink_id]
-    return Observed(key_states(), uplinks, _standing(), _totals())
+    return Observed(key_states(), _counters(), uplinks, _standing(), _totals())
 
 
 def key_states() -> dict[tuple[bytes, int], str]:
     """State of every device key, by system title and epoch."""
     return {row[:2]: row[2] for row in fetch_rows("SELECT system_title, epoch, state FROM keyvault_devicekey")}
+
+
+def key_names() -> dict[tuple[bytes, int], bytes]:
+    """Fingerprint of every device key, by system title and epoch."""
+    return {row[:2]: row[2] for row in fetch_rows("SELECT system_title, epoch, fingerprint FROM keyvault_devicekey")}
 
 
 def expected(truth: Truth, seen: Observed) -> Observed:
@@ -68,10 +75,19 @@ def expected(truth: Truth, seen: Observed) -> Observed:
         uplinks[uplink_id] = counts, refused
     return Observed(
         {kid: key.state for kid, key in truth.keys.items()},
+        {kid: (max(key.taken, default=-1), key.floor, key.gaps()) for kid, key in truth.keys.items()},
         uplinks,
         {place: value for place, (value, _) in truth.standing.items()},
         truth.totals(),
     )
+
+
+def _counters() -> dict[tuple[bytes, int], tuple[int, int, list[tuple[int, int]]]]:
+    rows = fetch_rows(
+        """SELECT k.system_title, k.epoch, c.highest, c.floor, c.gaps::text
+           FROM keyvault_devicekey k JOIN keyvault_invocationcounter c ON c.key_id = k.id"""
+    )
+    return {row[:2]: (row[2], row[3], parse_gaps(row[4])) for row in rows}
 
 
 def _standing() -> dict[tuple[bytes, str, int], int]:

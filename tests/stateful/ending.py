@@ -8,6 +8,7 @@ from keyvault.models import MasterKeyRotation
 from tests.stateful.field import HonestMeter
 from tests.stateful.headend import HeadEnd, clock
 from tests.stateful.model import ACCEPTED, TRANSFER_EPOCH
+from tests.stateful.rotating import finish_rotation
 
 
 def end_well(site: HeadEnd) -> None:
@@ -73,7 +74,7 @@ def _bring_new_key(site: HeadEnd, meter: HonestMeter) -> None:
 def _assert_books_agree(site: HeadEnd) -> None:
     window = site.start - timedelta(days=400), site.start + timedelta(days=60)
     assert totals.compare(*window) == []
-    site.finish_rotation()
+    finish_rotation()
     assert not MasterKeyRotation.objects.exclude(state="finished").exists()
     assert census.verify().faults == []
     assert len(census.census()) == 1

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -13,14 +12,13 @@ from django.utils import timezone
 
 from concentrators import assignments, commands, downlink, reception, reverification, turns, uplinks, verification
 from concentrators.models import Concentrator
-from keyvault import keyexport, masterkey, provisioning, rewrap, shipmentfile, shipments
+from keyvault import epochs, keyexport, masterkey, provisioning, shipmentfile, shipments
 from keyvault.audit import Actor
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
 from keyvault.fingerprints import fingerprint
 from keyvault.models import Algorithm, DeviceKey
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
-from keyvault.rewrap import RotationError
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
 from keyvault.transport import TransportKey
 from meters import registry
@@ -156,20 +154,21 @@ class HeadEnd:
 
     def visit(self, meter: HonestMeter) -> None:
         """Somebody brings a meter the transfer key that a shipment put in, if one did."""
-        row = DeviceKey.objects.filter(system_title=meter.title, epoch=TRANSFER_EPOCH).first()
-        key = None if row is None else self._transfer_keys.get(bytes(row.fingerprint or b""))
-        if key is not None:
-            meter.visit(key)
+        name = database.key_names().get((meter.title, TRANSFER_EPOCH))
+        if name is not None and self.was_shipped(name):
+            meter.visit(self._transfer_keys[name])
 
-    # --- the master key -------------------------------------------------------------------------
+    def was_shipped(self, name: bytes) -> bool:
+        """Whether a shipment, one that was lost with its worker even, had a transfer key of that fingerprint."""
+        return name in self._transfer_keys
 
-    def finish_rotation(self) -> None:
-        """Whatever rotation of the master key is under way, or was stopped, comes to its end."""
-        with suppress(RotationError):
-            rewrap.resume(ACTOR)
-        rotation = rewrap.current()
-        while rotation is not None and rewrap.rewrap_batch(rotation.pk):
-            pass
+    def compromise_transfer_key(self, meter: HonestMeter) -> None:
+        """Somebody else knows it; and what is on its way under it."""
+        row = DeviceKey.objects.get(system_title=meter.title, epoch=TRANSFER_EPOCH)
+        epochs.compromise([row.pk], ACTOR)
+        for (title, epoch), key in self.truth.keys.items():
+            if title == meter.title and (epoch == TRANSFER_EPOCH or key.state == "pending"):
+                key.state = "compromised"
 
     # --- uplinks --------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tests.stateful.field import ATTACKS, HonestMeter, forged
 from tests.stateful.headend import ACTOR, STRONG, USUAL, HeadEnd, clock, real_now
 from tests.stateful.model import ACCEPTABLE, TRANSFER_EPOCH, Sent
 from tests.stateful.restoring import Saved, back_up, restore
+from tests.stateful.rotating import destroy_what_may_be, forget_backups, rotate_again
 
 PICK = st.integers(0, 999)
 WORKER = st.integers(0, 1)
@@ -40,7 +41,7 @@ lived: Counter[str] = Counter()  # lives and their steps
 class Machine(RuleBasedStateMachine):
     """One life of a head-end. Picks are numbers, taken modulo whatever is there."""
 
-    saved: Saved
+    saved: Saved | None
 
     @initialize()
     def head_end_begins(self) -> None:
@@ -178,17 +179,14 @@ class Machine(RuleBasedStateMachine):
                             break
         self.site.settle()
 
-    @rule(worker=WORKER, number=st.integers(0, 3))
-    def master_key_rotates_to_its_end_and_again(self, worker: int, number: int) -> None:
-        """And somebody destroys all versions but the newest: those that are needed yet will stay."""
+    @rule(worker=WORKER, batches=st.integers(0, 3), backups_kept=st.booleans())
+    def master_key_rotates_again_and_old_ones_go(self, worker: int, batches: int, backups_kept: bool) -> None:
         with self.site.workers[worker].at_work():
-            self.site.finish_rotation()
-            rotation = rewrap.begin(1, ACTOR)
-            for _ in range(number):
-                rewrap.rewrap_batch(rotation.pk)
-            for old in masterkey.provider().versions():
-                with suppress(DestroyError):
-                    versions.destroy(old.number, ACTOR, real_now())
+            if not backups_kept:
+                forget_backups()
+                self.saved = None
+            rotate_again(batches)
+            destroy_what_may_be()
         self.site.settle()
 
     # --- backups ----------------------------------------------------------------------------------
@@ -197,8 +195,10 @@ class Machine(RuleBasedStateMachine):
     def backup_is_made(self) -> None:
         self.saved = back_up(self.site)
 
+    @precondition(lambda self: self.saved)
     @rule()
     def database_is_lost_and_restored(self) -> None:
+        assert self.saved
         restore(self.site, self.saved)
 
     # --- device keys ------------------------------------------------------------------------------
@@ -341,14 +341,10 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK, known=st.booleans(), visited=st.booleans(), fault=DEATH)
     def transfer_key_is_replaced(self, pick: int, known: bool, visited: bool, fault: Fault | None) -> None:
         """By a shipment, maybe since somebody else knows it; what is under way was sealed under the old one."""
-        meter, keys = self.meter(pick), self.site.truth.keys
-        if (meter.title, TRANSFER_EPOCH) in keys:
+        meter = self.meter(pick)
+        if (meter.title, TRANSFER_EPOCH) in self.site.truth.keys:
             if known:
-                row = DeviceKey.objects.get(system_title=meter.title, epoch=TRANSFER_EPOCH)
-                epochs.compromise([row.pk], ACTOR)
-                for (title, epoch), key in keys.items():
-                    if title == meter.title and (epoch == TRANSFER_EPOCH or key.state == "pending"):
-                        key.state = "compromised"
+                self.site.compromise_transfer_key(meter)
             self.site.replace_transfer_key(meter, fault)
             if visited:
                 self.site.visit(meter)

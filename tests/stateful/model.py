@@ -60,13 +60,18 @@ class Key:
     def take(self, counter: int, runs_kept: int) -> None:
         """Take a counter; where more runs of skipped ones are left than are kept, the oldest are given up."""
         self.taken.add(counter)
+        given_up = self.gaps()[:-runs_kept]
+        if given_up:
+            self.floor = given_up[-1][1] + 1
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The runs of counters above the floor that may come yet, each by its first and its last."""
         runs, expected = [], self.floor
         for one in sorted(c for c in self.taken if c >= self.floor):
             if one > expected:
-                runs.append(one)  # the counter after a run of skipped ones
+                runs.append((expected, one - 1))
             expected = one + 1
-        if len(runs) > runs_kept:
-            self.floor = runs[len(runs) - runs_kept - 1]
+        return runs
 
 
 @dataclass

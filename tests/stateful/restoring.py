@@ -45,6 +45,7 @@ def back_up(site: HeadEnd) -> Saved:
 
 def restore(site: HeadEnd, saved: Saved) -> None:
     """The database is lost and an old state put back. Until the journal was replayed nothing is verified or sealed."""
+    names = database.key_names()
     database.load(saved.dump)
     for worker in site.workers:
         worker.restart()
@@ -54,6 +55,8 @@ def restore(site: HeadEnd, saved: Saved) -> None:
             verification.verify(uplink_id)
     assert [downlink.offer(concentrator, 10, clock.now) for concentrator in site.concentrators] == [[], []]
     restoring.replay_journal([settings.KEY_JOURNAL_DIR], ACTOR, clock.now)
+    for kid, name in database.key_names().items():
+        assert name == names.get(kid, name) or site.was_shipped(name), f"key {kid} is another one after the restore"
     _take_over_keys(site.truth, before)
     site.settle()
 
