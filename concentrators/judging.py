@@ -4,7 +4,7 @@ One pass over the batch (one uplink, or some), with a fixed number of queries wh
 
 1. Open the frames (keyvault) and look up their meters.
 2. Take each counter, interpret each payload.
-3. Look up what stands already where a counter was seen before (or, on a careful second try, everywhere).
+3. Look up what stands already where a counter was seen before (or, under locks, everywhere).
 4. Decide in order of the frames, then store counters, readings, events, totals and failures.
 """
 
@@ -22,6 +22,7 @@ from concentrators.integrity import Failure
 from concentrators.totals import TotalKey
 from concentrators.verdicts import WAITING, FailureKind
 from keyvault import epochs, tagfailures
+from keyvault.counterrows import Care
 from keyvault.counters import Take
 from keyvault.opening import Frames, Opened, Opening, open_frames, proven_keys, save_counters
 from keyvault.sql import fetch_rows, int_array
@@ -67,19 +68,19 @@ class Verdicts:
             self.waiting_frames.setdefault(kind, []).extend(indexes)
 
 
-def judge(uplinks: Sequence[tuple[Delivery, Frames]], *, careful: bool = False) -> list[Verdicts]:
+def judge(uplinks: Sequence[tuple[Delivery, Frames]], care: Care) -> list[Verdicts]:
     """Judge the frames of uplinks, in their order, and store what follows, in the caller's transaction.
 
     Gives the verdicts of each uplink.
 
     Raises ContendedError or IntegrityError where another transaction came between, or where frames at hand say
-    different things of one place: the caller rolls back and calls again with ``careful``, which locks the
+    different things of one place: the caller rolls back and calls again with more ``care``. Care.LOCK locks the
     counters in title order and looks before it stores.
     """
-    opening = open_frames([frames for _, frames in uplinks], lock=careful)
+    opening = open_frames([frames for _, frames in uplinks], care)
     batch = _Batch(uplinks, opening)
     batch.interpret()
-    batch.decide(careful=careful)
+    batch.decide()
     batch.store()
     return [uplink.verdicts for uplink in batch.uplinks]
 
@@ -111,6 +112,7 @@ class _Batch:
 
     def __init__(self, uplinks: Sequence[tuple[Delivery, Frames]], opening: Opening) -> None:
         self.opening = opening
+        self.locked = opening.care is Care.LOCK
         self.judged_at = uplinks[0][0].judged_at
         self.readings: list[NewValue] = []
         self.events: list[NewValue] = []
@@ -159,13 +161,13 @@ class _Batch:
             else:
                 candidates.append((frame, meter, values, take is Take.TAKEN))
 
-    def decide(self, *, careful: bool) -> None:
+    def decide(self) -> None:
         """Decide in order of the frames, against what stands already and what this batch lets stand.
 
         Where every counter is new, nothing is looked up at first: the readings' primary key tells.
         """
-        if careful or not all(candidate[3] for uplink in self.uplinks for candidate in uplink.candidates):
-            self._decide_against_standing(careful=careful)
+        if self.locked or not all(candidate[3] for uplink in self.uplinks for candidate in uplink.candidates):
+            self._decide_against_standing()
         else:
             for uplink in self.uplinks:
                 for frame, meter, values, _ in uplink.candidates:
@@ -174,12 +176,12 @@ class _Batch:
             if uplink.spent:
                 self._decide_other_content(uplink, [])
 
-    def _decide_against_standing(self, *, careful: bool) -> None:
+    def _decide_against_standing(self) -> None:
         standing = readings.standing_values(
             (meter.id, value)
             for uplink in self.uplinks
             for _, meter, values, is_new in uplink.candidates
-            if careful or not is_new
+            if self.locked or not is_new
             for value in values
         )
         received = _received_at({uplink_id for _, uplink_id in standing.values()})

@@ -27,6 +27,7 @@ from concentrators.verification import (
     park,
     says_nothing_of_frames,
 )
+from keyvault.counterrows import Care
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def _try(uplink_id: int) -> None:
                     return
                 progress = _progress(uplink_id)
                 piece = posted.frames[progress.done : progress.done + progress.frames]
-                progress.add(judge([(posted.delivery, piece)], careful=True)[0], len(piece))
+                progress.add(judge([(posted.delivery, piece)], Care.LOCK)[0], len(piece))
                 _save(uplink_id, progress)
                 return
         except Exception as error:

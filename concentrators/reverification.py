@@ -29,6 +29,7 @@ from concentrators.verification import (
 )
 from keyvault import journal
 from keyvault.cose.structures import parse_frame, split_sequence
+from keyvault.counterrows import Care
 from keyvault.journal import NotReplayedError
 from keyvault.opening import known_kids
 from keyvault.sql import execute, fetch_rows, int_array
@@ -97,7 +98,7 @@ def verify_again(uplink_id: int, system_titles: Collection[bytes] | None = None)
     for attempt in range(TRIES):
         try:
             with transaction.atomic():
-                return _verify_again(uplink_id, system_titles, careful=attempt > 0, split=split)
+                return _verify_again(uplink_id, system_titles, Care.LOCK if attempt else Care.LOOK, split=split)
         except Exception as error:
             if came_between(error):
                 continue
@@ -149,7 +150,7 @@ class _Waiting(NamedTuple):
     kinds: _Kinds
 
 
-def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, *, careful: bool, split: bool) -> Verdicts:
+def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, care: Care, *, split: bool) -> Verdicts:
     waiting = _lock(uplink_id)
     if waiting is None:
         return Verdicts()
@@ -163,7 +164,7 @@ def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, *, ca
     before = Counter({FailureKind(kind): len(judged.intersection(indexes)) for kind, indexes in waiting.kinds.items()})
     delivery = Delivery(uplink_id, waiting.concentrator_id, waiting.received_at, timezone.now())
     evidence = integrity.waiting_evidence(uplink_id, judged)
-    verdicts = judge_by_halves(delivery, frames) if split else judge([(delivery, frames)], careful=careful)[0]
+    verdicts = judge_by_halves(delivery, frames) if split else judge([(delivery, frames)], care)[0]
     integrity.uncount(+before, waiting.concentrator_id, waiting.received_at)
     integrity.withdraw(evidence)
     _move(uplink_id, waiting.kinds, judged, before, verdicts)

@@ -20,7 +20,7 @@ from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
 from keyvault import journal
 from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
-from keyvault.counterrows import ContendedError
+from keyvault.counterrows import Care, ContendedError
 from keyvault.journal import NotReplayedError
 from keyvault.masterkey import MasterKeyError
 from keyvault.opening import Frames
@@ -28,12 +28,13 @@ from keyvault.sql import execute, fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 
-TRIES = 6  # the first optimistic, the others under lock; each loses only to a transaction that won
+TRIES = 6  # the first ones optimistic, the others under lock; each loses only to a transaction that won
 _TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
 # SQLSTATEs that tell how the database stands, and nothing of what it was asked (PostgreSQL's appendix A): connections,
 # read-only, another schema or other rights, resources, locks, shut down, its disk. Not among them: a statement that
 # took too long (57014), and a connection that broke. Frames may be why.
 _OF_THE_DATABASE = ("08", "25006", "42", "53", "55", "57P", "58")
+_LOOKS = 100  # lots; where each has something unforeseen in it, one in a hundred is judged twice
 _RETRY_S = 20  # after a failed attempt, doubled each time
 
 
@@ -53,13 +54,16 @@ def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
     verified alone, and the failure counted on the uplink that still fails; after UPLINK_SPLIT_AFTER of
     them it is split, and the frame at fault parked.
     """
-    for attempt in range(TRIES):
+    care = _foresight.care()
+    for _ in range(TRIES):
         try:
             with transaction.atomic():
-                return _verify(uplink_ids, careful=attempt > 0)
+                return _verify(uplink_ids, care)
         except Exception as error:
             reason = error
             if came_between(error):
+                wrongly_trusted = care is Care.TRUST and isinstance(error, ContendedError)
+                care = _foresight.failed() if wrongly_trusted else Care.LOCK
                 continue
             if is_transient(error):
                 logger.warning("uplinks %s are tried again later: %s", uplink_ids, str(error).partition("\n")[0])
@@ -72,6 +76,26 @@ def verify_together(uplink_ids: Sequence[int]) -> dict[int, Verdicts]:
     return {}
 
 
+class _Foresight:
+    """Whether this process takes what frames foresee for true. Where that failed, it looks first for some lots."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def care(self) -> Care:
+        if not self._looks:
+            return Care.TRUST
+        self._looks -= 1
+        return Care.LOOK
+
+    def failed(self) -> Care:
+        self._looks = _LOOKS
+        return Care.LOOK
+
+
+_foresight = _Foresight()
+
+
 class Posted(NamedTuple):
     """An unverified uplink, locked."""
 
@@ -80,14 +104,14 @@ class Posted(NamedTuple):
     attempts: int
 
 
-def _verify(uplink_ids: Sequence[int], *, careful: bool) -> dict[int, Verdicts]:
+def _verify(uplink_ids: Sequence[int], care: Care) -> dict[int, Verdicts]:
     posted = lock(uplink_ids)
     if not posted:
         return {}
     if len(posted) == 1 and posted[0].attempts >= settings.UPLINK_SPLIT_AFTER:
         verdicts = [judge_by_halves(posted[0].delivery, posted[0].frames)]
     else:
-        verdicts = judge([(one.delivery, one.frames) for one in posted], careful=careful)
+        verdicts = judge([(one.delivery, one.frames) for one in posted], care)
     by_uplink = dict(zip([one.delivery.uplink_id for one in posted], verdicts, strict=True))
     finish(by_uplink)
     return by_uplink
@@ -97,7 +121,7 @@ def judge_by_halves(delivery: Delivery, frames: Frames) -> Verdicts:
     """Judge what can be judged, and park the frame that makes it fail: halves, in savepoints, down to one frame."""
     try:
         with transaction.atomic():
-            return judge([(delivery, frames)], careful=True)[0]
+            return judge([(delivery, frames)], Care.LOCK)[0]
     except Exception as error:
         if came_between(error) or is_transient(error):
             raise

@@ -55,6 +55,10 @@ class _Cache:
             found[kid] = entry
         return found
 
+    def drop(self, kid: bytes) -> None:
+        self._young.pop(kid, None)
+        self._old.pop(kid, None)
+
     def put(self, kid: bytes, row: KeyRow, cipher: DirectionCipher) -> None:
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
@@ -74,6 +78,11 @@ def kept_ciphers(kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCi
     for kid in pending:
         del kept[kid]
     return kept
+
+
+def forget_cipher(kid: bytes) -> None:
+    """Keep the cipher of a kid no longer: its row no longer stands as it was read."""
+    _cache.drop(kid)
 
 
 def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, DirectionCipher]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from django.conf import settings
 
-from keyvault.ciphers import KeyRow, kept_ciphers
+from keyvault.ciphers import KeyRow, forget_cipher, kept_ciphers
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.counters import CounterSet, format_gaps, parse_gaps
 from keyvault.provisioning import TRANSFER_EPOCH
@@ -14,6 +15,14 @@ from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
 _NOT_FORESEEN = -2
+
+
+class Care(Enum):
+    """How much is known of counters before frames are judged; the write back holds for all three."""
+
+    TRUST = "what the frames foresee of kept keys is taken for true"
+    LOOK = "what the frames foresee is compared with the database"
+    LOCK = "counters are read under their row locks, taken in title order"
 
 
 class ContendedError(Exception):
@@ -111,18 +120,20 @@ _SAVE_GAPS = f"""
 """
 
 
-def read_keys(kids: Collection[bytes], foreseen: Mapping[bytes, int], *, lock: bool = False) -> dict[bytes, CountedKey]:
+def read_keys(
+    kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care = Care.LOOK
+) -> dict[bytes, CountedKey]:
     """The keys of kids with their counters; the transfer key protects no uplink and is not among them.
 
     ``foreseen`` is what the highest counter of a kid ought to be: where it is, and the key is kept, nothing more
-    is read of it. ``lock`` takes the counters' row locks in title order.
+    is read of it; nothing at all with Care.TRUST.
     """
     wanted = [kid for kid in kids if kid[8:] != _TRANSFER_EPOCH]
-    keys = {} if lock else _read_kept(wanted, foreseen)
+    keys = {} if care is Care.LOCK else _read_kept(wanted, foreseen, care)
     if len(keys) < len(wanted):
         wanted = [kid for kid in wanted if kid not in keys]
         rows = fetch_rows(
-            _LOCK_KEYS if lock else _READ_KEYS,
+            _LOCK_KEYS if care is Care.LOCK else _READ_KEYS,
             octets_array(kid[:8] for kid in wanted),
             int_array(int.from_bytes(kid[8:], "big") for kid in wanted),
         )
@@ -131,33 +142,35 @@ def read_keys(kids: Collection[bytes], foreseen: Mapping[bytes, int], *, lock: b
     return keys
 
 
-def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int]) -> dict[bytes, CountedKey]:
+def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care) -> dict[bytes, CountedKey]:
     """The keys whose ciphers are kept and whose rows still stand, with their counters: one look at a narrow table."""
     kept = kept_ciphers(kids)
-    if not kept:
-        return {}
     runs = settings.COUNTER_GAP_RUNS
     highest = foreseen.get
     keys = {kid: CountedKey(runs, row, cipher, highest(kid, _NOT_FORESEEN)) for kid, (row, cipher) in kept.items()}
+    looked_at = list(keys)
+    if care is Care.TRUST:
+        looked_at = [kid for kid in looked_at if kid not in foreseen]
+    if not looked_at:
+        return keys
     unforeseen = fetch_rows(
         _READ_UNFORESEEN,
-        int_array([key.id for key in keys.values()]),
-        int_array([key.version for key in keys.values()]),
-        int_array([key.highest for key in keys.values()]),
+        int_array([keys[kid].id for kid in looked_at]),
+        int_array([keys[kid].version for kid in looked_at]),
+        int_array([keys[kid].highest for kid in looked_at]),
     )
-    if unforeseen:
-        by_place = list(keys)
-        for n, stands, *counters in unforeseen:
-            kid = by_place[n - 1]
-            if stands:
-                keys[kid] = CountedKey(runs, *kept[kid], *counters)
-            else:
-                del keys[kid]
+    for n, stands, *counters in unforeseen:
+        kid = looked_at[n - 1]
+        if stands:
+            keys[kid] = CountedKey(runs, *kept[kid], *counters)
+        else:
+            del keys[kid]
+            forget_cipher(kid)
     return keys
 
 
 def save_keys(keys: Sequence[CountedKey]) -> None:
-    """Write back the counters of keys, in title order, by compare-and-set on counter and key version.
+    """Write back the counters that keys took, in title order, by compare-and-set on counter and key version.
 
     Raises ContendedError where one moved since it was read, or did not go on as it was foreseen.
     """

@@ -10,7 +10,7 @@ from django.conf import settings
 from keyvault.ciphers import uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError, parse_frame
-from keyvault.counterrows import ContendedError, CountedKey, read_keys, save_keys
+from keyvault.counterrows import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.counters import Take
 from keyvault.models import KeyState
 from keyvault.sql import fetch_rows, int_array, octets_array
@@ -83,6 +83,7 @@ class Opening(NamedTuple):
 
     uplinks: list[OpenedFrames]
     keys: dict[bytes, CountedKey]
+    care: Care
 
 
 def proven_keys(opening: Opening) -> dict[bytes, int]:
@@ -90,11 +91,11 @@ def proven_keys(opening: Opening) -> dict[bytes, int]:
     return {kid: key.id for kid, key in opening.keys.items() if key.state == _PENDING and key.heard_at}
 
 
-def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
+def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
     """Open the frames of uplinks, with a fixed number of queries whatever their number.
 
-    Runs in the caller's transaction. ``lock`` takes the counters' row locks in title order, for a
-    second try after ContendedError. A frame is refused with its reason and costs no other.
+    Runs in the caller's transaction; with more ``care`` for another try after ContendedError. A frame is
+    refused with its reason and costs no other.
     """
     parsed: list[list[tuple[int, Frame]]] = []
     results: list[OpenedFrames] = []
@@ -105,7 +106,7 @@ def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
         results.append(OpenedFrames([], refused))
         foreseen.look_at(parsed[-1])
     kids = foreseen.kids
-    keys = read_keys(kids, {}, lock=True) if lock else read_keys(kids, foreseen.highest())
+    keys = read_keys(kids, {} if care is Care.LOCK else foreseen.highest(), care)
     _add_ciphers(keys)
     known_titles = _known_titles({kid[:8] for kid in kids if kid not in keys}) if len(keys) < len(kids) else set()
     for frames_parsed, result in zip(parsed, results, strict=True):
@@ -121,7 +122,7 @@ def open_frames(uplinks: Sequence[Frames], *, lock: bool = False) -> Opening:
                     pass  # told below
             reason, detail = _why_not(frame, key, known_titles)
             result.refused.append(Refused(index, reason, detail, kid, counter))
-    return Opening(results, keys)
+    return Opening(results, keys, care)
 
 
 def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
@@ -176,9 +177,18 @@ _new_opened = tuple.__new__  # half the time of Opened(...)
 def save_counters(opening: Opening) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
 
-    Raises ContendedError where a counter or key moved since it was read: the caller rolls back and tries again.
+    Raises ContendedError where a counter or key moved since it was read, or is not what was taken for true: the
+    caller rolls back and tries again.
     """
-    save_keys([key for _, key in sorted(opening.keys.items()) if key.moved])
+    keys = opening.keys
+    moved = [key for _, key in sorted(keys.items()) if key.moved]
+    if (
+        len(moved) < len(keys)
+        and opening.care is Care.TRUST
+        and any(k.is_foreseen and not k.moved for k in keys.values())
+    ):
+        raise ContendedError("a counter was not taken: no write would tell whether its key still stands")
+    save_keys(moved)
 
 
 def _parse(frames: Frames, refused: list[Refused]) -> list[tuple[int, Frame]]:

@@ -117,6 +117,14 @@ def _master_key_as_found(request: pytest.FixtureRequest, master_key_file: Path) 
         again.replace(master_key_file)
 
 
+@pytest.fixture(autouse=True)
+def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker's process learned of foreseen counters is no other test's."""
+    from concentrators import verification  # noqa: PLC0415 - after django.setup
+
+    monkeypatch.setattr(verification, "_foresight", verification._Foresight())
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(
     django_test_environment: None, django_db_modify_db_settings: None, django_db_blocker: DjangoDbBlocker

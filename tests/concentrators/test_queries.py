@@ -25,6 +25,8 @@ RECEIVE = 1
 RECEIVE_AGAIN = 2
 HONEST = 11
 HONEST_KNOWN_CIPHERS = 9
+HONEST_FORESEEN = 8
+SURPRISE = 15  # what a key that was cut off costs: judged in vain, and looked up
 DUPLICATES = 8
 ODD = 20  # among them: bad tags counted by key, whole reads of keys that are not kept, a look for new registers
 CONFLICTS = 19  # a COPY that meets what stands, and all again under lock
@@ -35,6 +37,12 @@ def known_registers(db: None) -> None:
     """Registers are read once a process; here, before anything is counted."""
     judging._registers.begin_batch()
     judging._registers.get(ENERGY)
+
+
+@pytest.fixture(autouse=True)
+def looking(db: None) -> None:
+    """Nothing foreseen is taken for true: that would save the first lot a statement, or cost it some."""
+    verification._foresight.failed()
 
 
 def cost(statements: Statements, uplink: Uplink) -> int:
@@ -65,6 +73,20 @@ def test_an_honest_uplink_costs_the_same_for_any_number_of_frames(
         assert cost(statements, post(concentrator, frames)) == HONEST
         assert cost(statements, post(concentrator, [device.frame(1) for device in devices])) == HONEST_KNOWN_CIPHERS
         assert cost(statements, post(other_concentrator, frames)) == DUPLICATES
+
+
+def test_what_is_foreseen_costs_less_and_a_surprise_the_same_for_any_number_of_frames(
+    concentrator: Concentrator, statements: Statements
+) -> None:
+    for size in SIZES:
+        devices = commission(size, concentrator)
+        verified(concentrator, [device.frame(0) for device in devices])
+        verification._foresight = verification._Foresight()
+        assert cost(statements, post(concentrator, [device.frame(1) for device in devices])) == HONEST_FORESEEN
+        provisioning.set_key_state([device.row().pk for device in devices], KeyState.RETIRED)
+        uplink = post(concentrator, [device.frame(2) for device in devices])
+        assert cost(statements, uplink) == SURPRISE
+        assert outcome(uplink) == {"key_retired": size}
 
 
 def odd_frames(concentrator: Concentrator, size: int) -> tuple[list[bytes], list[bytes]]:

@@ -20,6 +20,7 @@ from concentrators.models import Assignment, Concentrator, FailureTally, Integri
 from concentrators.reverification import ready, verify_again, verify_all_again, waiting_uplinks
 from concentrators.verification import TransientError
 from keyvault import masterkey
+from keyvault.counterrows import Care
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import AuditRecord, DeviceKey
 from keyvault.opening import Frames
@@ -212,10 +213,10 @@ def test_a_key_that_goes_again_while_it_is_judged(concentrator: Concentrator, mo
     uplink = verified(concentrator, [device.frame(0) for device in devices])
     give_keys(devices)
 
-    def forget_then_judge(uplinks: Sequence[tuple[Delivery, Frames]], *, careful: bool) -> list[Verdicts]:
+    def forget_then_judge(uplinks: Sequence[tuple[Delivery, Frames]], care: Care) -> list[Verdicts]:
         devices[0].counter().delete()
         DeviceKey.objects.filter(system_title=devices[0].title).delete()
-        return judge(uplinks, careful=careful)
+        return judge(uplinks, care)
 
     monkeypatch.setattr(reverification, "judge", forget_then_judge)
     assert again(uplink) == {"accepted": 1, "unknown_device": 1}

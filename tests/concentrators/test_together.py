@@ -8,6 +8,8 @@ import pytest
 
 from concentrators import totals, verification
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
+from keyvault.models import KeyState
+from keyvault.provisioning import set_key_state
 from meters import readings
 from meters.models import MeterEvent, Reading
 from meters.readings import NewValue
@@ -193,6 +195,7 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_uplinks(concentr
     devices = commission(3, concentrator)
     first = 0
     counts = []
+    verification._foresight.failed()  # with the query that looks
     for count in (1, 1, 2, 8):
         uplinks = [post(concentrator, [device.frame(first + n) for device in devices]) for n in range(count)]
         first += count
@@ -200,3 +203,39 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_uplinks(concentr
             verification.verify_together([uplink.pk for uplink in uplinks])
             counts.append(len(statements.take()))
     assert counts[1:] == [counts[1]] * 3  # the first one met the keys for the first time
+
+
+class TestForesight:
+    """What frames foresee is taken for true, until it proves wrong."""
+
+    def reads(self, uplinks: list[Uplink]) -> int:
+        """Verify uplinks; gives how often counters were read."""
+        with counting() as statements:
+            together(uplinks)
+            return sum(one.startswith("SELECT t.n, ") for one in statements.take())
+
+    def test_a_surprise_is_judged_as_ever_and_the_next_lots_are_looked_at(
+        self, concentrator: Concentrator, device: Device
+    ) -> None:
+        frames = [device.frame(n) for n in range(6)]
+        together([post(concentrator, frames[:1])])
+        assert self.reads([post(concentrator, frames[1:2])]) == 0
+        uplinks = [
+            post(concentrator, [frames[2]]),
+            post(concentrator, [frames[3][:-1] + b"x"]),
+            post(ConcentratorFactory.create(), [frames[2]]),
+        ]
+        assert self.reads(uplinks[:1]) == 0
+        assert self.reads(uplinks[1:]) > 0
+        assert [outcome(uplink) for uplink in uplinks] == [{"accepted": 1}, {"tag_invalid": 1}, {"duplicate": 1}]
+        assert self.reads([post(concentrator, frames[4:5])]) == 1
+        verification._foresight._looks = 0
+        assert self.reads([post(concentrator, frames[5:6])]) == 0
+
+    @pytest.mark.parametrize("state", [KeyState.COMPROMISED, KeyState.RETIRED])
+    def test_a_key_is_cut_off_at_once(self, concentrator: Concentrator, device: Device, state: KeyState) -> None:
+        together([post(concentrator, [device.frame(0)])])
+        set_key_state([device.counter().key_id], state)
+        forged = device.frame(1)[:-1] + b"x"
+        assert together([post(concentrator, [forged])]) == [{"key_retired": 1}]
+        assert together([post(concentrator, [device.frame(2)])]) == [{"key_retired": 1}]

@@ -8,13 +8,14 @@ from pytest_django import Settings
 
 from keyvault import provisioning
 from keyvault.cose.structures import make_kid
-from keyvault.counterrows import ContendedError
+from keyvault.counterrows import Care, ContendedError
 from keyvault.counters import Take
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, open_frames, save_counters
 from keyvault.provisioning import NewKey
 from tests.builders import seal_frame
 from tests.concentrators.fleet import NOW
+from tests.concentrators.statements import counting
 
 pytestmark = pytest.mark.django_db
 
@@ -141,7 +142,7 @@ def test_a_key_that_moved_meanwhile_is_contended(first: int) -> None:
 def test_under_lock_it_gives_the_same() -> None:
     frames = [(0, frame(1)), (1, frame(2, OTHER)), (2, b"?")]
     with transaction.atomic():
-        free, locked = open_frames([frames]), open_frames([frames], lock=True)
+        free, locked = open_frames([frames]), open_frames([frames], Care.LOCK)
     assert [(one.frame_index, one.plaintext) for one in free.uplinks[0].opened] == [
         (one.frame_index, one.plaintext) for one in locked.uplinks[0].opened
     ]
@@ -206,10 +207,55 @@ class TestForeseen:
             save_counters(opening)
         assert counters() == (4, 0, "{[2, 4)}")
         with transaction.atomic():
-            careful = open_frames([list(enumerate([forged, frame(6)]))], lock=True)
+            careful = open_frames([list(enumerate([forged, frame(6)]))], Care.LOCK)
             take_all(careful)
             save_counters(careful)
         assert counters() == (6, 0, "{[2, 4), [5, 6)}")
+
+    def test_nothing_is_read_of_what_is_taken_for_true(self) -> None:
+        with counting() as statements:
+            opening = open_frames([[(0, frame(5)), (1, frame(6)), (2, frame(5, OTHER))]], Care.TRUST)
+            assert statements.take() == []
+        assert take_all(opening) == [Take.TAKEN] * 3
+        save_counters(opening)
+        assert (counters(), counters(OTHER)) == ((6, 0, "{[2, 4)}"), (5, 0, "{[2, 4)}"))
+
+    def test_what_does_not_count_one_by_one_is_looked_at_all_the_same(self) -> None:
+        opening = open_frames([list(enumerate([frame(5), frame(3, OTHER), frame(2, OTHER)]))], Care.TRUST)
+        assert take_all(opening) == [Take.TAKEN] * 3
+        save_counters(opening)
+        assert (counters(), counters(OTHER)) == ((5, 0, "{[2, 4)}"), (4, 0, "{}"))
+
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            [frame(4)],  # taken before
+            [frame(7)],  # skips
+            [frame(5)[:-1] + bytes((frame(5)[-1] ^ 1,))],  # forged
+        ],
+    )
+    def test_what_was_wrongly_taken_for_true_is_not_stored(self, frames: list[bytes]) -> None:
+        before = counters()
+        opening = open_frames([list(enumerate([*frames, frame(5, OTHER)]))], Care.TRUST)
+        take_all(opening)
+        with pytest.raises(ContendedError), transaction.atomic():
+            save_counters(opening)
+        assert (counters(), counters(OTHER)) == (before, before)
+
+    @pytest.mark.parametrize("forged", [False, True])
+    def test_a_key_that_was_cut_off_is_not_taken_for_true(self, *, forged: bool) -> None:
+        provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
+        one = frame(5)[:-1] + bytes((frame(5)[-1] ^ forged,))
+        opening = open_frames([[(0, one)]], Care.TRUST)
+        take_all(opening)
+        with pytest.raises(ContendedError), transaction.atomic():
+            save_counters(opening)
+        again = open_frames([[(0, one)]], Care.LOOK)
+        assert [refused.reason for refused in again.uplinks[0].refused] == ["key_retired"]
+        # The cipher is kept no longer: nothing is taken for true of it.
+        assert [refused.reason for refused in open_frames([[(0, one)]], Care.TRUST).uplinks[0].refused] == [
+            "key_retired"
+        ]
 
     def test_a_key_that_is_gone_is_unknown(self) -> None:
         DeviceKey.objects.filter(system_title=TITLE).delete()
