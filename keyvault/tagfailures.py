@@ -3,25 +3,15 @@
 import logging
 from collections import Counter
 from functools import partial
-from typing import NamedTuple
 
 from django.db import transaction
 
-from keyvault.models import TagFailures
 from keyvault.opening import Opening, Refusal
 from keyvault.sql import fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 
 ALARM_AT = 2**13  # forgeries against one key
-
-
-class AlarmedKey(NamedTuple):
-    """A key with many bad tags against it."""
-
-    system_title: bytes
-    epoch: int
-    failures: int
 
 
 def count(opening: Opening) -> None:
@@ -55,9 +45,3 @@ def count(opening: Opening) -> None:
 def _alarm(kid: bytes, failures: int) -> None:
     title, epoch = kid[:8].hex(), int.from_bytes(kid[8:], "big")
     logger.warning("ALARM: %d frames with a bad tag name device %s, epoch %d: forged", failures, title, epoch)
-
-
-def alarmed(at_least: int = ALARM_AT, limit: int = 100) -> list[AlarmedKey]:
-    """The keys with so many bad tags against them, the most first."""
-    rows = TagFailures.objects.filter(failures__gte=at_least).order_by("-failures").select_related("key")[:limit]
-    return [AlarmedKey(bytes(row.key.system_title), row.key.epoch, row.failures) for row in rows]

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
-from django.conf import settings
 from django.db import DatabaseError, connection
 from psycopg import sql
 
@@ -222,8 +221,3 @@ def _delete(backup: Backup) -> str:
     except OSError as error:
         raise BackupError(f"cannot delete {folder}: {error.strerror}") from None
     return "deleted"
-
-
-def default_folder() -> Path:
-    """Where backups go unless another folder is named."""
-    return Path(settings.BACKUP_DIR)

@@ -3,10 +3,8 @@
 from datetime import timedelta
 
 import pytest
-from django.conf import settings
 from django.utils import timezone
 
-from ami_headend.celery import app
 from concentrators import tasks
 from concentrators.models import Command, Concentrator
 from keyvault import provisioning
@@ -16,11 +14,6 @@ from tests.concentrators.fleet import commission
 from tests.concentrators.test_downlink import read_now
 
 pytestmark = pytest.mark.django_db
-
-
-def test_every_scheduled_task_is_one() -> None:
-    app.loader.import_default_modules()
-    assert {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()} <= set(app.tasks)
 
 
 def test_commands_expire(concentrator: Concentrator) -> None:

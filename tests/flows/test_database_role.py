@@ -12,14 +12,16 @@ from django.utils import timezone
 from psycopg import errors, sql
 
 from ami_headend import database_roles
-from concentrators import waves
-from concentrators.models import RotationWave
+from concentrators import totals, waves
+from concentrators.models import Command, CommandKind, CommandState, RotationWave
 from concentrators.waves import Selection
 from keyvault import audit, provisioning
 from keyvault.audit import Actor
 from keyvault.models import AuditRecord, DeviceKey
 from keyvault.provisioning import NewKey
 from meters import partitions
+from meters.models import Reading
+from tests.concentrators.fleet import START_S, WINDOW
 from tests.flows import databases
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected
@@ -45,6 +47,21 @@ def test_ingest_rotation_and_upkeep_work(live_stack: Stack, site: Site) -> None:
     sites.wait_verified(ids)
     assert assert_one_verdict_each(ids) == {"accepted": 40}
     assert_readings(site.devices, readings_expected(site.devices, range(10)))
+
+    meter, at = site.devices[0].meter, timezone.now()
+    told = Command.objects.create(
+        meter=meter,
+        kind=CommandKind.SET_INTERVAL,
+        state=CommandState.DONE,
+        parameters={"interval_minutes": 15, "from_s": START_S},
+        next_attempt_at=at,
+        expires_at=at,
+    )
+    live_stack.enqueue("enter_interval_lengths")
+    wait_for("the length is entered", Command.objects.filter(pk=told.pk, entered_at__isnull=False).exists)
+    lengths = Reading.objects.filter(meter=meter).exclude(interval_minutes=0).values_list("interval_minutes", flat=True)
+    assert set(lengths) == {15}
+    assert totals.compare(*WINDOW) == []
 
     waves.begin("all", Selection(everything=True), Actor("tester", "test"), timezone.now(), 1_000_000, 0)
     live_stack.enqueue("step_rotation_waves")
