@@ -10,9 +10,9 @@ from ami_headend import embedded
 PARTS = ("floor", "system", "rowwise", "growth", "rewrap")
 
 _EPILOG = """examples:
-  python -m bench                                          the usual run, about ten minutes
+  python -m bench                                          everything, about half an hour
+  python -m bench --meters 1000,100000 --readings 5000000  everything but on the largest fleet, about ten minutes
   python -m bench --parts floor,system --rounds 9          the ratio to the floor alone, measured more often
-  python -m bench --parts growth --meters 1000000 --readings 20000000 --rounds 5
   make bench ARGS='--frames 200000 --json result.json'
 """
 
@@ -34,8 +34,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concentrator-meters", type=_positive, default=1000, help="meters of each (default: 1000)")
     parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames row by row (default: 600)")
     parser.add_argument("--growth-rounds", type=_positive, default=3, help="paired rounds of growth (default: 3)")
-    parser.add_argument("--meters", type=_numbers, default=[1_000, 100_000], help="growth: meters (1000,100000)")
-    parser.add_argument("--readings", type=_numbers, default=[5_000_000], help="growth: standing readings (5000000)")
+    parser.add_argument(
+        "--meters", type=_numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
+    )
+    parser.add_argument("--readings", type=_numbers, default=[20_000_000], help="growth: standing readings (20000000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round there, too")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
     return parser.parse_args(argv)
