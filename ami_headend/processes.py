@@ -15,7 +15,9 @@ def web_command(host: str, port: int, workers: int) -> list[str]:
 
 def worker_command(processes: int) -> list[str]:
     """A worker with that many processes."""
-    command = [sys.executable, "-m", "celery", "--app", "ami_headend", "--quiet", "worker", "--pool", "prefork"]
+    # Celery warns whoever starts it as root, as in a container: for tasks as pickles, and ours are JSON.
+    command = [sys.executable, "-W", "ignore::UserWarning:celery.platforms", "-m", "celery", "--app", "ami_headend"]
+    command += ["--quiet", "worker", "--pool", "prefork"]
     return [*command, "--concurrency", str(processes), "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
 
 

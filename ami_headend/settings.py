@@ -11,7 +11,7 @@ from django.urls import reverse_lazy
 from environs import Env, EnvError
 from kombu import Queue
 
-from ami_headend import embedded
+from ami_headend import embedded, logs
 from ami_headend.contentpolicy import CONSOLE
 from ami_headend.schedule import SCHEDULE
 
@@ -359,8 +359,16 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "filters": {
+        "without_traceback": {"()": "django.utils.log.CallbackFilter", "callback": logs.without_traceback},
+        "no_routine": {"()": "django.utils.log.CallbackFilter", "callback": logs.is_no_routine},
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     # Two lines for every uplink would drown the rest; failures of tasks are above INFO.
-    "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
+    "loggers": {
+        **{name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
+        "celery.beat": {"filters": ["no_routine"]},
+        "django.request": {"filters": ["without_traceback"]},
+    },
     "root": {"handlers": ["stderr"], "level": env.log_level("LOG_LEVEL", logging.INFO)},
 }

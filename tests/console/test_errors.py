@@ -19,11 +19,14 @@ def test_a_page_that_is_not_there(admin_client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_a_page_that_one_may_not_see(client: Client) -> None:
+def test_a_page_that_one_may_not_see_is_one_line_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     client.force_login(User.objects.create_user("reader", is_staff=True))
     answer = client.get(reverse("admin:failures"))
     assert answer.status_code == 403
     assert "An administrator can give you the role" in answer.content.decode()
+    (line,) = [record for record in caplog.records if record.name == "django.request"]
+    assert line.getMessage() == f"Forbidden (Permission denied): {reverse('admin:failures')}"
+    assert line.exc_info is None
 
 
 def test_a_fault_of_ours_needs_nothing(rf: Any) -> None:

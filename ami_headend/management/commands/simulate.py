@@ -244,7 +244,7 @@ def _own_head_end() -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        httpx.get(f"{url.rstrip('/')}/api/v1/uplinks/0", timeout=5)
+        httpx.get(f"{url.rstrip('/')}/health/live", timeout=5)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise CommandError(f"--url {url}: {error}") from None
     except httpx.TransportError:
