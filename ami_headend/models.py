@@ -13,6 +13,9 @@ class KeptAnswer(models.Model):
     taken_at = models.DateTimeField()
     took_s = models.FloatField(help_text="how long the database worked on it")
 
+    class Meta:
+        permissions = [("view_components", "Can see the health of the head-end's components")]
+
     def __str__(self) -> str:
         return f"{self.name} of {self.taken_at}"
 

@@ -16,7 +16,7 @@ KEY_OFFICER = "key officer"
 ADMINISTRATOR = "administrator"
 AUDITOR = "auditor"
 
-_APPS = ("auth", "alerts", "concentrators", "meters", "keyvault", "signin")
+_APPS = ("auth", "ami_headend", "alerts", "concentrators", "meters", "keyvault", "signin")
 
 
 def _views(app: str, *models: str) -> frozenset[str]:
@@ -27,11 +27,13 @@ _TRAFFIC = _views("concentrators", "concentrator", "uplink", "integrityfailure",
 _ROTATION = _views("concentrators", "command", "rotationwave", "wavemeter")
 _KEYS = _views("keyvault", "devicekey", "invocationcounter", "tagfailures")
 _ALERTS = _views("alerts", "alert", "rule")
+_COMPONENTS = _views("ami_headend", "components")
 _HANDLE_ALERTS = "alerts.handle_alert"
 
 RIGHTS: dict[str, frozenset[str]] = {
     # Runs the meters: sees what they say, enrols and places them, and sends them commands that carry no key.
     OPERATOR: _TRAFFIC
+    | _COMPONENTS
     | _ALERTS
     | {_HANDLE_ALERTS}
     | _ROTATION
@@ -43,6 +45,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"},
     # Looks after the keys. Sees no reading.
     KEY_OFFICER: _ROTATION
+    | _COMPONENTS
     | _ALERTS
     | {_HANDLE_ALERTS}
     | _KEYS
@@ -54,6 +57,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {rights.ROTATE_MASTER_KEY, rights.DESTROY_MASTER_KEY, rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Looks after accounts, concentrators with their tokens, and the register catalogue. May be the second person.
     ADMINISTRATOR: _TRAFFIC
+    | _COMPONENTS
     | _ALERTS
     | _views("alerts", "channel", "delivery")
     | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
@@ -67,6 +71,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Sees who did what, to which keys, and what the frames came to. Changes nothing, and sees no reading of one meter.
     AUDITOR: _TRAFFIC
+    | _COMPONENTS
     | _ALERTS
     | _views("alerts", "channel", "delivery")
     | _ROTATION

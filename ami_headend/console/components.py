@@ -10,7 +10,7 @@ from ami_headend.console.kept import Question
 from ami_headend.diagnosis import Finding
 from ami_headend.models import KeptAnswer
 
-LOOKED_AT_EVERY = timedelta(minutes=1)
+SEE_COMPONENTS = "ami_headend.view_components"
 _STALE_AFTER = timedelta(minutes=3)
 _SCHEDULE = "schedule and workers"
 

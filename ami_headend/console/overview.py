@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from ami_headend.console import kept, overview_panels
-from ami_headend.console.components import components
+from ami_headend.console.components import SEE_COMPONENTS, components
 from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
@@ -55,9 +55,10 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
         panels.append(overview_panels.rotation(answers[OPEN_WAVES.name].found, master))
     if user.has_perm("concentrators.view_integrityfailure"):
         panels.append(overview_panels.latest_failures(now))
-    findings = components(now)
+    findings = components(now) if user.has_perm(SEE_COMPONENTS) else []
     sections = {
         "findings": findings,
+        "sees_nothing": not panels and not findings,
         "to_do": to_do(user, findings, now),
         "counted_at": overview_panels.counted_at(answers, now),
     }

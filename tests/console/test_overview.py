@@ -273,10 +273,21 @@ def test_panels_are_for_those_who_may_see_them(permission: str, seen: str, hidde
     assert hidden not in text
 
 
-def test_who_may_see_nothing_sees_the_health_of_components() -> None:
+def test_who_has_no_role_sees_nothing_and_how_to_get_one(settings: Any) -> None:
     traffic()
+    settings.MASTER_KEY_FILE = "/nowhere/master.keys"
+    components.look(timezone.now())
     text = text_of(staff())
+    assert "Health of components" not in text
+    assert "/nowhere" not in text
+    assert "console-figure-value" not in text
+    assert "Your account has no role yet" in text
+
+
+def test_who_may_see_components_sees_only_them() -> None:
+    text = text_of(staff("view_components"))
     assert "Health of components" in text
+    assert "has no role yet" not in text
     assert "console-figure-value" not in text
 
 
