@@ -61,7 +61,7 @@ class Assignment(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.meter} to {self.concentrator} from {self.valid_from:%Y-%m-%d %H:%M}"
+        return f"{self.meter} to {self.concentrator} from {self.valid_from:%Y-%m-%d %H:%M} UTC"
 
 
 class RegistryGeneration(models.Model):
@@ -139,7 +139,7 @@ class Acknowledgement(models.Model):
     selection = models.JSONField(default=dict, help_text="which failures were meant")
 
     def __str__(self) -> str:
-        return f"by {self.by} at {self.at:%Y-%m-%d %H:%M}"
+        return f"by {self.by} at {self.at:%Y-%m-%d %H:%M} UTC"
 
 
 class IntegrityFailure(models.Model):
@@ -187,7 +187,7 @@ class IntegrityFailure(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} at {self.received_at}"
+        return f"{self.kind} at {self.received_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 class FailureGroup(models.Model):

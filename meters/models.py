@@ -80,7 +80,7 @@ class EarlierLength(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.meter} in {self.interval_minutes} min until {self.valid_to:%Y-%m-%d %H:%M}"
+        return f"{self.meter} in {self.interval_minutes} min until {self.valid_to:%Y-%m-%d %H:%M} UTC"
 
 
 class Place(models.Model):
@@ -157,7 +157,7 @@ class Reading(PostgresPartitionedModel):
         key = ["captured_at"]
 
     def __str__(self) -> str:
-        return f"meter {self.meter_id} register {self.register_id} at {self.captured_at}"
+        return f"meter {self.meter_id} register {self.register_id} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 class MeterEvent(models.Model):
@@ -176,4 +176,4 @@ class MeterEvent(models.Model):
         indexes = [models.Index(fields=["-captured_at", "-id"], name="meter_event_by_time")]
 
     def __str__(self) -> str:
-        return f"{self.register} of {self.meter} at {self.captured_at}"
+        return f"{self.register} of {self.meter} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,5 +1,6 @@
 """Alerts as e-mail: one plain text message to all addresses of a channel."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -41,10 +42,14 @@ def _alert(body: dict[str, Any]) -> tuple[str, str]:
         f"Rule      {data['rule']}",
         f"Subject   {data['subject']['name']}",
         f"Severity  {data['severity']}",
-        f"Since     {data['opened_at']}",
+        f"Since     {_moment(data['opened_at'])}",
     ]
     if data["resolved_at"]:
-        lines.append(f"Until     {data['resolved_at']}")
+        lines.append(f"Until     {_moment(data['resolved_at'])}")
     if data["url"]:
         lines += ["", f"What to do: {data['url']}"]
     return subject, "\n".join(lines) + "\n"
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -21,7 +21,7 @@ from ami_headend.alerts.handling import HandlingError
 from ami_headend.alerts.models import Alert, AlertStep, Rule, Step
 from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import SEVERITY_COLOURS, ago, label, link, moment, thousands
+from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from ami_headend.diagnosis import EVALUATED_LATE
@@ -148,7 +148,7 @@ def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = F
                 alert.subject,
                 alert.rule.name,
             ),
-            format_html('<span class="console-wrap">{}</span>', alert.summary),
+            format_html('<span class="console-wrap">{}</span>', in_zone(alert.summary)),
             ago(alert.opened_at, now),
             state_label(alert, now),
         ]
@@ -277,7 +277,7 @@ def _steps_table(steps: Iterable[AlertStep]) -> Table:
                 moment(step.at),
                 Step(step.step).label,
                 step.actor or "the head-end",
-                format_html('<span class="console-wrap">{}</span>', step.note),
+                format_html('<span class="console-wrap">{}</span>', in_zone(step.note)),
             ]
             for step in steps
         ],

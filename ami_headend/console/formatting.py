@@ -1,19 +1,21 @@
 """How figures are written on the console, each in one place; templatetags/console.py gives them to templates."""
 
 import math
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import localize
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from concentrators.verdicts import FailureKind, Severity
 
 SEVERITY_COLOURS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "danger"}
 NOTHING = "-"
+_UTC_TIMES = re.compile(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(?::[0-9]{2})?) UTC\b")
 
 _AGES = ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"))
 # (below this, so many of the plain unit make one, its prefix)
@@ -67,6 +69,12 @@ def moment(at: datetime | None) -> SafeString | str:
     return NOTHING if at is None else _time(at, str(localize(timezone.localtime(at))))
 
 
+def in_zone(text: str) -> SafeString:
+    """A text of ours, such as what an alert found, with the times that it gives in UTC put into the viewer's zone."""
+    parts = _UTC_TIMES.split(text)
+    return format_html_join("", "{}{}", zip(parts[::2], [*map(_from_utc, parts[1::2]), ""], strict=True))
+
+
 def zone_name(now: datetime) -> str:
     """The zone in which times are shown, as Europe/Berlin (UTC+01:00)."""
     local = timezone.localtime(now)
@@ -93,6 +101,15 @@ def kind_label(kind: FailureKind | str) -> SafeString:
 def clipped(text: Any) -> SafeString:
     """A text that a narrow column may cut off; the tooltip has all of it."""
     return format_html('<span class="console-clip" title="{}">{}</span>', text, text)
+
+
+def _from_utc(text: str) -> SafeString | str:
+    try:
+        at = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return f"{text} UTC"
+    form = "%Y-%m-%d %H:%M:%S" if text.count(":") > 1 else "%Y-%m-%d %H:%M"
+    return _time(at, f"{timezone.localtime(at):{form}}")
 
 
 def _time(at: datetime, text: str) -> SafeString:

@@ -18,6 +18,7 @@ for _filter in (
     formatting.duration,
     formatting.ago,
     formatting.moment,
+    formatting.in_zone,
     formatting.zone_name,
     formatting.label,
     formatting.kind_label,

@@ -71,3 +71,12 @@ def test_times_stand_in_the_zone_over_daylight_saving_changes() -> None:
 
 def test_what_is_shown_is_escaped() -> None:
     assert "<b>" not in formatting.link("/", "<b>") + formatting.label("<b>") + formatting.clipped("<b>")
+
+
+def test_times_in_a_text_are_put_into_the_viewers_zone() -> None:
+    with timezone.override(ZoneInfo("Europe/Berlin")):
+        text = formatting.in_zone("<b> 2026-07-01 22:30 UTC to 2026-11-24 06:30:01 UTC, not 2026-13-01 00:00 UTC")
+        assert text.startswith("&lt;b&gt; <time ")
+        assert ">2026-07-02 00:30</time> to <time " in text
+        assert ">2026-11-24 07:30:01</time>, not 2026-13-01 00:00 UTC" in text
+        assert formatting.in_zone("no time at all") == "no time at all"

@@ -185,7 +185,7 @@ def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     ]
     shown = sorted(lacking, key=lambda share: share.concentrator_id not in open_ids)[:SUBJECTS_MAX]
     names = Concentrator.objects.in_bulk([share.concentrator_id for share in shown])
-    period = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    period = f"{start:%Y-%m-%d %H:%M} UTC to {end:%Y-%m-%d %H:%M} UTC"
     listed = [
         Finding(
             SubjectKind.CONCENTRATOR,
