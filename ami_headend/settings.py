@@ -119,6 +119,7 @@ WSGI_APPLICATION = "ami_headend.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "ami_headend" / "templates"],  # before unfold's own: what an empty list says
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -39,6 +39,7 @@ from meters.registry import RegistryError
 class ConcentratorAdmin(LargeTableAdmin):
     """The names of concentrators, and whether they are let in; their tokens are on their pages of the console."""
 
+    when_empty = "No concentrator is registered yet. Add one, and issue its token on its page of the console."
     fields = ["name", "is_active", "created_at", "last_posted_at"]
     readonly_fields = ["created_at", "last_posted_at"]
     list_display = ["name", "is_active", "created_at"]
@@ -77,6 +78,7 @@ class ConcentratorAdmin(LargeTableAdmin):
 class AssignmentAdmin(ReadOnlyAdmin):
     """Which meter belongs to which concentrator, when; changed through ``assign``, so that totals move along."""
 
+    when_empty = "No meter belongs to a concentrator yet. Assign meters, or import them with the concentrator of each."
     list_display = ["meter", "concentrator", "valid_from", "valid_to"]
     list_filter = [
         ("meter", AutocompleteSelectFilter),
@@ -149,11 +151,11 @@ class AssignableMeterAdmin(MeterAdmin):
                     order = Order(CommandKind.SET_INTERVAL, start=at, interval_minutes=minutes)
                     (command,) = orders.give(meter, order, web_actor(request), now)
                     at = datetime.fromtimestamp(command.parameters["from_s"], UTC)
-                    return f"is told (command {command.pk}) to measure in {minutes} min from {at:%Y-%m-%d %H:%M} UTC on"
+                    return f"is told (command {command.pk}) to measure in {minutes} min from {shown(at)} on"
                 at = intervals.change_by_hand(meter, minutes, at, now)
             except (IntervalError, DownlinkError, MasterKeyError, AuditError) as error:
                 raise RegistryError(str(error)) from None
-            return f"measures in {minutes} min from {at:%Y-%m-%d %H:%M} UTC on"
+            return f"measures in {minutes} min from {shown(at)} on"
 
         text = "Intervals that begin before then stay of the length they had, late frames too."
         return self._change(request, object_id, IntervalForm, change, "Interval of", text)

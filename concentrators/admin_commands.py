@@ -30,6 +30,9 @@ WAVE_COLOURS = {
 class CommandAdmin(ReadOnlyAdmin):
     """Commands and how they stand; never their octets."""
 
+    when_empty = (
+        "No command was given to a meter yet. They are given on a meter's page, by a rotation wave, or over the API."
+    )
     list_display = ["id", "meter", "kind", "state_label", "attempts", "offered_to", "created_at", "ended_at"]
     list_filter = [
         ("kind", ChoicesDropdownFilter),
@@ -79,6 +82,7 @@ class CommandAdmin(ReadOnlyAdmin):
 class RotationWaveAdmin(ReadOnlyAdmin):
     """Waves of new device keys."""
 
+    when_empty = "No device keys were replaced in a wave yet. Begin one on the page Rotation waves."
     list_display = ["id", "name", "state_label", "rate_per_hour", "failure_budget", "created_by", "created_at"]
     list_filter = [("state", ChoicesDropdownFilter), ("created_at", PeriodFilter)]
     search_fields = ["id__exact", "name__icontains"]
@@ -97,6 +101,7 @@ class RotationWaveAdmin(ReadOnlyAdmin):
 class WaveMeterAdmin(ReadOnlyAdmin):
     """The meters of waves, and the command that each was given."""
 
+    when_empty = "No meter is in a rotation wave yet."
     list_display = ["wave", "meter", "command_state"]
     list_filter = [("wave", AutocompleteSelectFilter), ("meter", AutocompleteSelectFilter)]
     list_select_related = ["wave", "meter", "command"]

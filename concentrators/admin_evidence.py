@@ -45,6 +45,7 @@ class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
 class UplinkAdmin(ReadOnlyAdmin):
     """Posted bodies and their verdicts; never their octets."""
 
+    when_empty = "No concentrator has posted yet. It needs a token: see the page Concentrators."
     list_display = ["id", "concentrator", "received_at", "frames", "accepted", "duplicate", "rejected", "verified_at"]
     list_filter = [
         ("concentrator", AutocompleteSelectFilter),

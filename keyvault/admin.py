@@ -32,6 +32,7 @@ KEY_STATE_COLOURS = {
 class FleetKeyAdmin(ReadOnlyAdmin):
     """Fleet keys come into being through keyvault.provisioning alone."""
 
+    when_empty = "There is no fleet key: every device key is stored. manage.py fleet_key make NAME makes one."
     fields = ["name", "master_key_version", "created_at"]
     list_display = ["name", "master_key_version", "created_at"]
     search_fields = ["name__icontains"]
@@ -45,6 +46,7 @@ class FleetKeyAdmin(ReadOnlyAdmin):
 class DeviceKeyAdmin(ReadOnlyAdmin):
     """Device keys by system title and epoch, with the counter of each."""
 
+    when_empty = "There are no device keys yet. They come with meters, or in a shipment: manage.py import_keys."
     list_display = ["device", "epoch", "state_label", "origin", "algorithm", "master_key_version", "created_at"]
     list_filter = [
         ("state", ChoicesDropdownFilter),
@@ -106,13 +108,14 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
 class InvocationCounterAdmin(ReadOnlyAdmin):
     """Which counters were taken of each key."""
 
-    list_display = ["device", "epoch", "highest", "floor", "heard_at"]
+    when_empty = "There are no device keys yet, so no counters."
+    list_display = ["device", "epoch", "highest_taken", "floor", "heard_at"]
     search_octets = ["key__system_title"]
     search_fields = ["key__system_title"]
     search_help_text = "the first hex digits of a system title"
     ordering = ["key__system_title", "key__epoch"]
-    fields = ["device", "epoch", "highest", "floor", "missing", "heard_at", "key_version"]
-    readonly_fields = ["device", "epoch", "missing"]
+    fields = ["device", "epoch", "highest_taken", "floor", "missing", "heard_at", "key_version"]
+    readonly_fields = ["device", "epoch", "highest_taken", "missing"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[InvocationCounter]:
         deferred = ["key__wrapped"]
@@ -127,6 +130,10 @@ class InvocationCounterAdmin(ReadOnlyAdmin):
     @display(description="epoch", ordering="key__epoch")
     def epoch(self, counter: InvocationCounter) -> int:
         return counter.key.epoch
+
+    @display(description="highest", ordering="highest")
+    def highest_taken(self, counter: InvocationCounter) -> str:
+        return "none yet" if counter.highest < 0 else str(counter.highest)
 
     @display(description="not taken above the floor")
     def missing(self, counter: InvocationCounter) -> str:
@@ -159,6 +166,7 @@ class OfDeviceKeyAdmin(ReadOnlyAdmin):
 class DownlinkCounterAdmin(OfDeviceKeyAdmin):
     """The last counter that was used for commands under each key."""
 
+    when_empty = "No command was sealed for a meter yet."
     list_display = ["device", "epoch", "last"]
     fields = ["device", "epoch", "last"]
 
@@ -167,6 +175,7 @@ class DownlinkCounterAdmin(OfDeviceKeyAdmin):
 class TagFailuresAdmin(OfDeviceKeyAdmin):
     """How many bad tags named each key: anyone can send them; they alarm, and change nothing."""
 
+    when_empty = "No frame came with a bad tag."
     list_display = ["device", "epoch", "failures"]
     fields = ["device", "epoch", "failures"]
 
@@ -175,6 +184,7 @@ class TagFailuresAdmin(OfDeviceKeyAdmin):
 class MasterKeyRotationAdmin(ReadOnlyAdmin):
     """Rotations of the master key, and how far each came."""
 
+    when_empty = "The master key was not rotated yet. Begin on the page Master key."
     list_display = ["to_version", "state", "rewrapped", "total", "unreadable", "started_at", "finished_at"]
     list_filter = [("state", ChoicesDropdownFilter)]
     ordering = ["-pk"]
@@ -195,6 +205,7 @@ class MasterKeyRotationAdmin(ReadOnlyAdmin):
 class AuditRecordAdmin(ReadOnlyAdmin):
     """Acts on keys and rights, in their chain; manage.py audit verifies it."""
 
+    when_empty = "No act on keys or rights was recorded yet."
     list_display = ["number", "at", "actor", "act", "result"]
     list_filter = [("at", PeriodFilter)]
     search_fields = ["number__exact", "actor__startswith", "act__startswith"]

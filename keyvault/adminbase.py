@@ -92,7 +92,7 @@ class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
 
 
 class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
-    """Lists without counting all rows, and search that an index can serve.
+    """Lists without counting all rows, and search that an index can serve. ``when_empty`` says what would stand here.
 
     The whole term is sought, by any of ``search_fields``: columns in ``search_octets`` by the first hex
     digits (a range of their index), ``..._id__exact`` and the like by a number, others by the lookup they name.
@@ -106,6 +106,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     list_disable_select_all = True
     list_filter_submit = True
     search_octets: Sequence[str] = ()
+    when_empty = ""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
@@ -138,6 +139,18 @@ class ReadOnlyAdmin(LargeTableAdmin):
     """A model that the head-end writes and a human only reads."""
 
     list_display_links: Sequence[str] | None
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Without the way to a history of changes by hand: there are none."""
+        context = {**(extra_context or {}), "show_history": False}
+        response: HttpResponse = super().changeform_view(request, object_id, form_url, context)
+        return response
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False

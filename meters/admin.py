@@ -44,6 +44,7 @@ Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what 
 class MeterAdmin(LargeTableAdmin):
     """Meters; status and place change through the registry's functions, each with a page of its own."""
 
+    when_empty = "No meter is registered yet. Add one, or import a list: manage.py import_meters."
     list_display = ["serial_number", "title", "name", "status_label", "interval_minutes", "heard_at"]
     list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", PeriodFilter)]
     search_fields = ["system_title", "serial_number__startswith", "name__icontains"]
@@ -211,6 +212,7 @@ admin.site.register(Meter, MeterAdmin)
 class PlaceAdmin(LargeTableAdmin):
     """Metering points."""
 
+    when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
     list_display = ["name", "address"]
     search_fields = ["name__icontains", "address__icontains"]
     ordering = ["name"]
@@ -220,6 +222,7 @@ class PlaceAdmin(LargeTableAdmin):
 class InstallationAdmin(ReadOnlyAdmin):
     """Which meter hung where, when; changed on the meter's page."""
 
+    when_empty = "No meter hangs at a place yet. Install one on the meter's page; without, everything works, too."
     list_display = ["meter", "place", "installed_at", "removed_at"]
     list_filter = [
         ("meter", AutocompleteSelectFilter),
@@ -236,6 +239,7 @@ class InstallationAdmin(ReadOnlyAdmin):
 class EarlierLengthAdmin(ReadOnlyAdmin):
     """Interval lengths that meters measured in before; changed on the meter's page."""
 
+    when_empty = "No meter has measured in intervals of another length before."
     list_display = ["meter", "interval_minutes", "valid_from", "valid_to"]
     list_filter = [("meter", AutocompleteSelectFilter), ("valid_to", PeriodFilter)]
     list_select_related = ["meter"]
@@ -248,6 +252,7 @@ class EarlierLengthAdmin(ReadOnlyAdmin):
 class RegisterAdmin(LargeTableAdmin):
     """The register catalogue: readings stand on it, so that only the name of a register changes."""
 
+    when_empty = "The catalogue is empty: no reading can be stored. Add the registers that meters report."
     form = RegisterForm
     list_display = ["obis_code", "name", "kind", "unit", "scaler"]
     list_filter = [("kind", ChoicesDropdownFilter)]
@@ -265,6 +270,7 @@ class RegisterAdmin(LargeTableAdmin):
 class MeterEventAdmin(ReadOnlyAdmin):
     """What meters reported of themselves."""
 
+    when_empty = "No meter reported an event: no tamper, no outage."
     list_display = ["captured_at", "meter", "register", "value", "received_at"]
     list_filter = [
         ("meter", AutocompleteSelectFilter),

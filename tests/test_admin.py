@@ -2,8 +2,10 @@
 
 import re
 from datetime import timedelta
+from html import unescape
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Group, Permission, User
 from django.db.models import Model
 from django.test import Client
@@ -11,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend.alerts.models import Channel, Delivery
+from ami_headend.console.navigation import sidebar
 from concentrators import downlink, tokens, waves
 from concentrators.models import (
     Assignment,
@@ -37,6 +40,7 @@ from keyvault.models import (
     TagFailures,
 )
 from keyvault.provisioning import NewKey
+from meters.admin import PlaceAdmin
 from meters.models import EarlierLength, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
@@ -187,6 +191,28 @@ def test_lists_cost_the_same_however_many_rows(model: type[Model], admin_client:
         statements.take()
         admin_client.get(list_of(model))
         assert len(statements) == len(few) <= 8, [*statements]
+
+
+def test_an_empty_list_says_what_would_stand_there(admin_client: Client) -> None:
+    ours = [page for model, page in admin.site._registry.items() if model not in (User, Group)]
+    assert [page for page in ours if not getattr(page, "when_empty", "")] == []
+    nothing = admin_client.get(list_of(Place)).content.decode()
+    assert PlaceAdmin.when_empty in unescape(nothing)
+    assert "Add place" in nothing
+    found_nothing = admin_client.get(list_of(Place), {"q": "nowhere"}).content.decode()
+    assert "No row fits the search and the filters." in found_nothing
+    assert PlaceAdmin.when_empty not in unescape(found_nothing)
+
+
+def test_what_is_only_read_has_no_history_and_its_page_in_the_sidebar(admin_client: Client) -> None:
+    fill(1)
+    uplink = admin_client.get(page_of(first_of(Uplink))).content.decode()
+    assert reverse("admin:concentrators_uplink_history", args=[first_of(Uplink).pk]) not in uplink
+    meter = admin_client.get(page_of(first_of(Meter))).content.decode()
+    assert reverse("admin:meters_meter_history", args=[first_of(Meter).pk]) in meter
+    request = admin_client.get(list_of(AuditRecord)).wsgi_request
+    active = [item["title"] for group in sidebar(request) for item in group["items"] if item["active"](request)]
+    assert active == ["Audit chain"]
 
 
 @pytest.mark.parametrize("model", MODELS)

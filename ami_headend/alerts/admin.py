@@ -60,6 +60,7 @@ class AuditedAdmin(ModelAdmin):  # type: ignore[misc]
 class RuleAdmin(AuditedAdmin):
     """What is looked for, from when on, and how often it is told."""
 
+    when_empty = "No rule looks for anything: no alert is raised."
     form = RuleForm
     list_display = ["name", "what", "state", "severity_name", "open_alerts", "last_evaluated"]
     list_filter = ["condition", "is_enabled"]
@@ -93,14 +94,15 @@ class RuleAdmin(AuditedAdmin):
     @display(description="looks for")
     def what(self, rule: Rule) -> str:
         needed = PARAMETERS[Condition(rule.condition)]
-        parts = [Condition(rule.condition).label]
+        what = Condition(rule.condition).label
         if needed.selector:
-            parts.append(dict(needed.selectors).get(rule.selector, rule.selector))
+            what += f": {dict(needed.selectors).get(rule.selector, rule.selector)}"
+        parts = [what]
         if needed.threshold and rule.threshold is not None:
-            parts.append(f"{rule.threshold:g}")
+            parts.append(f"{needed.threshold}: {rule.threshold:g}")
         if needed.period and rule.period_minutes is not None:
-            parts.append(_minutes(rule.period_minutes))
-        return ", ".join(parts)
+            parts.append(f"{needed.period.removesuffix(', minutes')} {_minutes(rule.period_minutes)}")
+        return "; ".join(parts)
 
     @display(description="state", label=_ON_OFF)
     def state(self, rule: Rule) -> str:
@@ -127,6 +129,10 @@ class RuleAdmin(AuditedAdmin):
 class ChannelAdmin(AuditedAdmin):
     """Who is told. The signing secret of a webhook is shown once, when it is made."""
 
+    when_empty = (
+        "Nobody is told of alerts yet: they stand on the page Alerts alone. Add a channel, e-mail or webhook, and send "
+        "a test."
+    )
     form = ChannelForm
     list_display = ["name", "kind", "least_severity", "health", "last_delivered"]
     search_fields = ["name__icontains"]
@@ -251,6 +257,7 @@ class ChannelAdmin(AuditedAdmin):
 class DeliveryAdmin(ReadOnlyAdmin):
     """What was sent to whom, and what became of it."""
 
+    when_empty = "No message was written yet: no alert that a channel wants, and no test."
     list_display = ["created_at", "channel", "event", "about", "outcome", "attempts"]
     list_filter = [("channel", AutocompleteSelectFilter)]
     list_select_related = ["channel", "alert__rule"]

@@ -271,7 +271,7 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
 
 def _steps_table(steps: Iterable[AlertStep]) -> Table:
     return table(
-        [Column("when"), Column("what"), Column("who"), Column("note")],
+        [Column("when"), Column("what"), Column("who", is_minor=True), Column("note")],
         [
             [
                 moment(step.at),

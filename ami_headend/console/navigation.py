@@ -24,10 +24,11 @@ class _Page(NamedTuple):
     icon: str
     url_name: str
     permissions: Sequence[str] = ()
+    lists: Sequence[str] = ()  # admin lists that it leads to, which no page of the sidebar leads to otherwise
 
 
-def _console_page(page: type[ConsolePage]) -> _Page:
-    return _Page(page.title, page.icon, f"admin:{page.name}", page.permission_required)
+def _console_page(page: type[ConsolePage], *lists: str) -> _Page:
+    return _Page(page.title, page.icon, f"admin:{page.name}", page.permission_required, lists)
 
 
 GROUPS = [
@@ -67,10 +68,10 @@ GROUPS = [
         "Keys",
         [
             _console_page(KeysPage),
-            _console_page(MasterKeyPage),
-            _console_page(WavesPage),
+            _console_page(MasterKeyPage, "admin:keyvault_masterkeyrotation_changelist"),
+            _console_page(WavesPage, "admin:concentrators_rotationwave_changelist"),
             _console_page(ApprovalsPage),
-            _console_page(AuditPage),
+            _console_page(AuditPage, "admin:keyvault_auditrecord_changelist"),
             _Page("Keys one by one", "list_alt", "admin:keyvault_devicekey_changelist", ["keyvault.view_devicekey"]),
             _Page("Fleet keys", "key", "admin:keyvault_fleetkey_changelist", ["keyvault.view_fleetkey"]),
             _Page(
@@ -114,8 +115,9 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
         (title, [(page, reverse(page.url_name)) for page in pages if _may_see(page, request)])
         for title, pages in GROUPS
     ]
-    links = [link for _, pages in allowed for _, link in pages if _is_within(request.path, link)]
-    here = max(links, key=len, default=None)
+    ways = [(way, link) for _, pages in allowed for page, link in pages for way in (link, *map(reverse, page.lists))]
+    within = [pair for pair in ways if _is_within(request.path, pair[0])]
+    here = max(within, key=lambda pair: len(pair[0]), default=("", ""))[1]
     return [
         {"title": title, "separator": bool(title), "items": [_item(page, link, here) for page, link in pages]}
         for title, pages in allowed
@@ -132,5 +134,5 @@ def _may_see(page: _Page, request: HttpRequest) -> bool:
     return request.user.has_perms(page.permissions)
 
 
-def _item(page: _Page, link: str, here: str | None) -> dict[str, Any]:
+def _item(page: _Page, link: str, here: str) -> dict[str, Any]:
     return {"title": page.title, "icon": page.icon, "link": link, "active": lambda request: link == here}

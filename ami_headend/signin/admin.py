@@ -26,8 +26,8 @@ _COLOURS = {
 class SignInAdmin(ReadOnlyAdmin):
     """Attempts to sign in, by the hour."""
 
+    when_empty = "Nobody has tried to sign in yet."
     list_display = ["last_at", "account_shown", "address", "outcome_label", "attempts", "first_at"]
-    list_display_links = None
     list_filter = [("outcome", ChoicesDropdownFilter), ("last_at", PeriodFilter)]
     search_fields = ["account__istartswith", "address__startswith"]
     search_help_text = "the beginning of an account's name or of an address"
