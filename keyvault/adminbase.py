@@ -9,7 +9,7 @@ from django import forms
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
 from django.contrib.admin import ShowFacets
 from django.core.paginator import Paginator
-from django.db.models import Model, Q, QuerySet
+from django.db.models import BinaryField, Model, Q, QuerySet
 from django.forms.widgets import Input
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -111,6 +111,14 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
         return rows
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Octets cannot be looked up by the text of an address: PostgreSQL's driver would have none of it."""
+        name = lookup.partition("__")[0]
+        if any(field.name == name and isinstance(field, BinaryField) for field in self.opts.fields):
+            return False
+        allowed: bool = super().lookup_allowed(lookup, value, request)
+        return allowed
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return CappedChangeList

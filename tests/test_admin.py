@@ -220,6 +220,12 @@ def test_search_stands_any_input(model: type[Model], admin_client: Client) -> No
     assert {admin_client.get(list_of(model), {"q": term}).status_code for term in NONSENSE} == {200}
 
 
+@pytest.mark.parametrize(("model", "lookup"), [(Command, "kid"), (DeviceKey, "wrapped__startswith")])
+def test_octets_are_no_look_up(model: type[Model], lookup: str, admin_client: Client) -> None:
+    fill(1)
+    assert admin_client.get(list_of(model), {lookup: "_"}).status_code == 400
+
+
 def test_the_search_over_everything_stands_any_input(admin_client: Client) -> None:
     asked = [{"s": term, "extended": "1"} for term in NONSENSE]
     assert {admin_client.get(reverse("admin:search"), query).status_code for query in asked} == {200}
