@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from django.utils import timezone
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 from hypothesis.stateful import run_state_machine_as_test
 from pytest_django import DjangoDbBlocker, Settings
 
@@ -21,7 +22,7 @@ from tests.stateful.between import ACTS, ORDERS, try_at_every_statement
 from tests.stateful.headend import HeadEnd, clock
 from tests.stateful.machine import Machine, faults, lived
 
-LIVES = 800  # of the long test, in parts, so that both workers of pytest-xdist have some
+LIVES = 640  # of the long test, in parts, so that both workers of pytest-xdist have some
 PARTS = 8
 
 
@@ -42,6 +43,8 @@ def surroundings(
     monkeypatch.setattr(timezone, "now", lambda: clock.now)
     monkeypatch.setattr(journal, "time", SimpleNamespace(time_ns=lambda: int(clock.now.timestamp()) * 10**9))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    # Numbers of whatever modules are loaded would be drawn now and then: other ones in another order of tests.
+    monkeypatch.setattr(HypothesisProvider, "_maybe_draw_constant", lambda *args, **kwargs: None)
     monkeypatch.setattr(tasks.verify_uplink, "apply_async", lambda *args, **kwargs: None)
     logging.disable()
     with django_db_blocker.unblock(), database.own_database(), faults.installed():
@@ -68,7 +71,7 @@ def run(examples: int, steps: int, *, derandomize: bool) -> None:
 
 @pytest.mark.timeout(600)
 def test_any_order_of_things(surroundings: None) -> None:
-    run(examples=50, steps=40, derandomize=True)
+    run(examples=40, steps=40, derandomize=True)
 
 
 @pytest.mark.timeout(300)
