@@ -124,7 +124,7 @@ class InvocationCounter(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"counter of key {self.key_id}: {self.highest}"
+        return f"counter of key {self.key_id}"
 
 
 class AuditKey(models.Model):

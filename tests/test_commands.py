@@ -48,6 +48,15 @@ def test_a_database_that_does_not_answer_is_one_sentence(tmp_path: Path, words: 
         assert (done.returncode, "Connection refused" in done.stderr) == (1, True), done.stderr
 
 
+def test_output_that_nobody_reads_any_more_is_no_fault() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "manage.py", "help", "--commands"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, cwd=settings.BASE_DIR)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @contextmanager
 def run_stack(command: str, port: int, var_dir: Path) -> Iterator[subprocess.Popen[str]]:
     """`manage.py up` or `demo` on embedded services of its own."""

@@ -125,7 +125,10 @@ def _read(path: Path) -> list[_Row]:
             if row["state"] != MasterKeyState.DESTROYED:
                 _check_key(path, row)
     except FileNotFoundError:
-        raise MasterKeyError(f"there is no master key file {path}: make one with manage.py master_key init") from None
+        raise MasterKeyError(
+            f"there is no master key file {path}: put it back from where it is kept; only for a new head-end, make one "
+            "with manage.py master_key init"
+        ) from None
     except OSError as error:
         raise MasterKeyError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -196,7 +196,10 @@ class Pkcs11Provider:
                 self._open()
                 return act()
             except pkcs11.NoSuchKey:
-                raise MasterKeyError(f"{self} holds no master key: make one with manage.py master_key init") from None
+                raise MasterKeyError(
+                    f"{self} holds no master key: put it back; only for a new head-end, make one with manage.py "
+                    "master_key init"
+                ) from None
             except PKCS11Error as error:
                 self._session = None
                 raise MasterKeyError(f"{self} does not answer: {_said(error)}. See the HSM and PKCS11_MODULE") from None
