@@ -86,7 +86,7 @@ def _cutting(cut: Callable[[], object], state: str) -> _Act:
 
 _ACTS = {"verify": _verify, "compromise": _compromise, "retire": _retire, "suspend": _suspend, "rewrap": _rewrap}
 ACTS = tuple(_ACTS)
-ORDERS = ("next", "ahead", "late")
+ORDERS = ("next", "doubted", "ahead", "late")
 
 
 def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> bool:
@@ -115,8 +115,8 @@ def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, state
 def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
     """An act at each statement of a verification in turn, every time with another meter; how many there were.
 
-    The frame at hand comes in one of the ORDERS: as the next one, to a worker that has its key; ahead of one that
-    the other worker has, to a worker that knows nothing; or late, as the other worker's.
+    The frame at hand comes in one of the ORDERS: as the next one, to a worker that has its key, and takes its counter
+    for true or looks first; ahead of one that the other worker has, to a worker that knows nothing; or late.
     """
     for statement in itertools.count():
         meter = site.commission(statement, site.concentrators[0], "imported")
@@ -133,6 +133,7 @@ def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
             site.arrive(1, [site.air[-1]], 1)
         elif act == "rewrap":
             rewrap.begin(1_000, ACTOR)
+        site.workers[0].look_first(order == "doubted")
         came = verify_beside(site, site.post(0, frames[:1]), site.post(1, frames[1:]), 0, statement, act)
         for uplink_id in site.unverified():
             site.verify(uplink_id, site.workers[1])

@@ -38,19 +38,27 @@ class Worker:
     def restart(self) -> None:
         self._kept = (ciphers._Cache(), assigned._Kept(), Registers())
         self._master: Any = None
+        self.look_first(False)
+
+    def look_first(self, doubts: bool) -> None:
+        """Whether the process looks before it takes for true what frames foresee, as where that failed before."""
+        self._foresight = verification._Foresight()
+        if doubts:
+            self._foresight.failed()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """What runs in the block runs in that process."""
         provider: Any = masterkey.provider()
-        before = ciphers._cache, assigned._kept, judging._registers, provider._cached
+        before = ciphers._cache, assigned._kept, judging._registers, verification._foresight, provider._cached
         ciphers._cache, assigned._kept, judging._registers = self._kept
+        verification._foresight = self._foresight
         provider._cached = self._master
         try:
             yield
         finally:
             self._master = provider._cached
-            ciphers._cache, assigned._kept, judging._registers, provider._cached = before
+            ciphers._cache, assigned._kept, judging._registers, verification._foresight, provider._cached = before
 
 
 class Faults:

@@ -15,7 +15,7 @@ from hypothesis.internal.conjecture.providers import HypothesisProvider
 from hypothesis.stateful import run_state_machine_as_test
 from pytest_django import DjangoDbBlocker, Settings
 
-from concentrators import tasks
+from concentrators import tasks, verification
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.between import ACTS, ORDERS, try_at_every_statement
@@ -40,6 +40,7 @@ def surroundings(
     settings.MASTER_KEY_DESTROY_AFTER_DAYS = 0
     settings.COUNTER_GAP_RUNS = 4
     settings.KEY_GRACE_DAYS = 10
+    monkeypatch.setattr(verification, "_LOOKS", 2)
     monkeypatch.setattr(timezone, "now", lambda: clock.now)
     monkeypatch.setattr(journal, "time", SimpleNamespace(time_ns=lambda: int(clock.now.timestamp()) * 10**9))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
