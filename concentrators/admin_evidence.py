@@ -25,7 +25,7 @@ class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
             ("unverified", "waiting to be verified"),
             ("failing", "failing to be verified"),
             ("rejected", "with rejected frames"),
-            ("waiting", "with frames that wait for a key"),
+            ("waiting", "with frames that may be judged again"),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Uplink]) -> QuerySet[Uplink]:

@@ -214,7 +214,8 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         (
             "Look for the error in the workers' log at the time of receipt.",
             "Run manage.py doctor: it says whether the keys open.",
-            "Report it with the frame's octets; the frame is kept with the uplink.",
+            "Once the cause is mended, verify again: the frame is judged from its kept octets.",
+            "Report a fault of the head-end with the frame's octets; they are kept with the uplink.",
         ),
     ),
 }

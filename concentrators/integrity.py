@@ -80,7 +80,7 @@ def failures_in_hour(concentrator_id: int, kind: FailureKind, at: datetime) -> i
 
 
 def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> list[int]:
-    """Ids of the kept failures of an uplink's frames that wait for a key. The caller holds the uplink's row."""
+    """Ids of the kept failures of an uplink's frames that wait. The caller holds the uplink's row."""
     rows = fetch_rows(
         """SELECT id FROM concentrators_integrityfailure
            WHERE uplink_id = %s AND frame_index = ANY(%s::int[]) AND kind = ANY(%s::text[])""",

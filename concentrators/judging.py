@@ -57,7 +57,7 @@ class Verdicts:
 
     @property
     def waiting(self) -> int:
-        """Rejected frames that may open once a key is known."""
+        """Rejected frames that may be accepted once a key is known, or a fault of ours mended."""
         return sum(map(len, self.waiting_frames.values()))
 
     def add(self, other: "Verdicts") -> None:

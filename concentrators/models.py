@@ -94,7 +94,7 @@ class Uplink(models.Model):
     duplicate = models.PositiveIntegerField(default=0)
     rejected = models.PositiveIntegerField(default=0)
     failures = models.JSONField(default=dict, help_text="rejected frames by kind")
-    waiting = models.PositiveIntegerField(default=0, help_text="rejected frames that may open once a key is known")
+    waiting = models.PositiveIntegerField(default=0, help_text="rejected frames that may be judged again")
     waiting_frames = models.JSONField(null=True, help_text="indexes of those frames in the uplink, by kind")
     verified_at = models.DateTimeField(null=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="failed attempts to verify")

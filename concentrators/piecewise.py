@@ -94,7 +94,9 @@ def _note_try(uplink_id: int) -> bool:
         if progress.tries and progress.frames > 1:
             progress.apart, progress.tries = progress.done + progress.frames, 0
         elif progress.tries >= settings.UPLINK_SPLIT_AFTER:
-            progress.add(park(posted.delivery, posted.frames[progress.done], progress.error), 1)
+            parked = park(posted.delivery, posted.frames[progress.done], progress.error)
+            parked.waiting_frames.clear()  # whoever judges it again may not survive it
+            progress.add(parked, 1)
         if progress.done >= len(posted.frames):
             finish({uplink_id: progress.verdicts()})
             Uplink.objects.filter(pk=uplink_id).update(progress=None)

@@ -1,4 +1,5 @@
-"""Verifying again: frames that waited for a key are judged once more, from the kept octets, each exactly once.
+"""Verifying again: frames that waited for a key, or for a fault of ours to be mended, are judged once more, from the
+kept octets, each exactly once.
 
 An uplink's row says which of its frames wait, and it is locked while they are judged: a frame that has
 another verdict is never among them (docs/adr/0007).
@@ -49,7 +50,7 @@ class Ready(NamedTuple):
 
 
 def waiting_uplinks(only: Collection[int] | None = None) -> list[int]:
-    """Ids of the uplinks with frames that wait for a key and octets that are kept; of ``only`` these, if given.
+    """Ids of the uplinks with frames that wait and octets that are kept; of ``only`` these, if given.
 
     Waits for the uplinks being verified now: what they found without a key that was committed before this call
     is among them. Called outside any transaction.

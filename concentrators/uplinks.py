@@ -66,7 +66,7 @@ def note_not_begun(uplink_ids: Sequence[int]) -> None:
 def purge(now: datetime) -> int:
     """Empty the octets of verified uplinks whose keeping has ended; gives how many. Rows and verdicts stay.
 
-    Kept for UPLINK_KEEP_DAYS, or UPLINK_KEEP_WAITING_DAYS while frames of the uplink wait for a key.
+    Kept for UPLINK_KEEP_DAYS, or UPLINK_KEEP_WAITING_DAYS while frames of the uplink wait for a key, or are parked.
     """
     purged = 0
     while True:

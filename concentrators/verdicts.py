@@ -34,8 +34,8 @@ class FailureKind(StrEnum):
         return _SEVERITY.get(self, Severity.WARNING)
 
 
-# A key may still come, and the frame be judged again from the kept octets of its uplink.
-WAITING = frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH})
+# A key may still come, or our fault be mended, and the frame be judged again from the kept octets of its uplink.
+WAITING = frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH, FailureKind.PARKED})
 # Refusals that leave the invocation counter as it is.
 BEFORE_COUNTER = WAITING | {
     FailureKind.MALFORMED,
@@ -44,7 +44,6 @@ BEFORE_COUNTER = WAITING | {
     FailureKind.TAG_INVALID,
     FailureKind.COUNTER_TOO_OLD,
     FailureKind.DEVICE_SUSPENDED,
-    FailureKind.PARKED,
 }
 
 _SEVERITY = {

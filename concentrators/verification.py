@@ -155,7 +155,10 @@ def _sqlstate(error: DatabaseError) -> str:
 
 
 def park(delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:
-    """Give up a frame that cannot be processed: refused as ``parked``, with its evidence and the name of the error."""
+    """Give up a frame that cannot be processed: refused as ``parked``, with its evidence and the name of the error.
+
+    It waits until the fault is mended, unless it is no frame at all.
+    """
     logger.error("uplink %s: frame %s is parked: %s", delivery.uplink_id, frame[0], error)
     detail = f"could not be processed: {error}"
     kid, counter = _claims(frame[1])
@@ -164,6 +167,8 @@ def park(delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:
     integrity.record([failure], delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
     verdicts = Verdicts()
     verdicts.failures[FailureKind.PARKED] += 1
+    if kid is not None:
+        verdicts.waiting_frames[FailureKind.PARKED] = [frame[0]]
     return verdicts
 
 

@@ -82,7 +82,7 @@ class FailurePage(ConsolePage):
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Acknowledge this failure, or verify again what waits for a key in its uplink."""
+        """Acknowledge this failure, or verify again what waits in its uplink."""
         if request.POST.get("act") == "verify-again":
             return self._verify_again(request)
         if not request.user.has_perm(ACKNOWLEDGE):
@@ -101,7 +101,8 @@ class FailurePage(ConsolePage):
             messages.error(request, "Nothing moved: database or master key do not answer. Try again later.")
             return HttpResponseRedirect(request.path)
         if not outcome.uplinks:
-            messages.warning(request, "Nothing to judge yet: key and meter are not both known, or the octets are gone.")
+            why = "key and meter are not both known, the octets are gone, or none waits (any more)"
+            messages.warning(request, f"Nothing to judge yet: {why}.")
             return HttpResponseRedirect(request.path)
         messages.success(request, f"{outcome}.")
         still = IntegrityFailure.objects.filter(pk=failure.pk).exists()

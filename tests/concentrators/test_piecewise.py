@@ -75,7 +75,7 @@ def test_the_frame_at_which_all_die_is_parked_and_all_others_are_judged(
             break
         assert uplink.begun == tries + 1
     assert outcome(uplink) == {"accepted": 40, "malformed": 109, "parked": 1}
-    assert uplink.progress is None
+    assert (uplink.progress, uplink.waiting) == (None, 0)  # nobody judges it again
     (parked,) = [row for row in evidence(uplink) if row.kind == "parked"]
     assert (parked.frame_index, parked.meter) == (100, device.meter)
     assert ("the worker ended" in parked.detail) is isinstance(error, SystemExit)

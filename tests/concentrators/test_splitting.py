@@ -73,6 +73,7 @@ def test_exactly_the_frame_at_fault_is_parked(concentrator: Concentrator, poison
     assert bytes(parked.kid or b"") == devices[4].kid
     assert SECRET not in parked.detail
     assert SECRET not in uplink.last_error
+    assert (uplink.waiting, uplink.waiting_frames) == (1, {"parked": [4]})  # for the fault to be mended
 
 
 def test_a_parked_frame_leaves_its_counter(

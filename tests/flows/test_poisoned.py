@@ -73,9 +73,11 @@ def test_key_row_that_was_changed(live_stack: Stack) -> None:
     assert_readings(site.devices, readings_expected(others, range(5)))
 
     DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=whole)
+    mended = live_stack.manage("verify_again", "--uplinks", str(uplink_id))
+    assert mended.stdout.startswith("5 waiting frames of 1 uplinks judged: 5 accepted"), mended.stderr
     again = site.posted(frames[::-1])
     wait_verified([again])
-    assert assert_one_verdict_each([again]) == {"accepted": 5, "duplicate": 25}
+    assert assert_one_verdict_each([uplink_id, again]) == {"accepted": 30, "duplicate": 30}
     assert_readings(site.devices, readings_expected(site.devices, range(5)))
 
 

@@ -13,7 +13,8 @@ from meters.registry import RegistryError, parse_system_title
 
 
 class Command(BaseCommand):
-    help = """Judge frames again that wait as unknown_device or unknown_epoch, where key and meter stand by now.
+    help = """Judge frames again that wait as unknown_device or unknown_epoch, where key and meter stand by now, and
+parked ones, whose fault may be mended.
 
 The frames are taken from the kept octets of their uplinks, each exactly once: verdicts and counts
 move, readings and totals are stored as usual. import_keys does this by itself; this command is for
