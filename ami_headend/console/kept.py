@@ -1,7 +1,7 @@
 """Costly questions, asked seldom: whoever looks at a page gets an answer that is kept in the database.
 
-An answer rests in proportion to its cost. What is cheap is asked anew by whoever looks; what is not, the
-schedule asks in time (``renew``), so that nobody waits for it. Without the schedule the first who finds an
+An answer rests in proportion to its cost. What is cheap is asked anew by whoever looks; the schedule asks all in
+time (``renew``), so that nobody waits for what is not. Without the schedule the first who finds an
 answer too old asks, and everyone else meanwhile sees the old one: all of it is right without it, only slower.
 """
 
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 RESTS = 100  # times as long as it took, before whoever looks asks again
 RENEWED = 40  # the same, before the schedule does
-COSTLY_S = 0.1
 
 
 class Question(NamedTuple):
@@ -45,13 +44,12 @@ def answers(questions: Sequence[Question], now: datetime) -> dict[str, Answer]:
 
 
 def renew(questions: Sequence[Question], now: datetime) -> list[str]:
-    """Ask those again that are costly and will soon be too old; gives their names."""
+    """Ask those that nobody has asked yet, and those again that will soon be too old; gives their names.
+
+    What is cheap, too: as a fleet grows it becomes costly, and not for the one who looks first.
+    """
     rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
-    due = [
-        question
-        for question in questions
-        if (row := rows.get(question.name)) is not None and row.took_s > COSTLY_S and row.is_older(RENEWED, now)
-    ]
+    due = [question for question in questions if (row := rows.get(question.name)) is None or row.is_older(RENEWED, now)]
     for question in due:
         keep(question, now)
     return [question.name for question in due]
