@@ -8,22 +8,9 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
+from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of
-
-COMMAND_COLOURS = {
-    CommandState.DONE.value: "success",
-    CommandState.REFUSED.value: "danger",
-    CommandState.EXPIRED.value: "warning",
-    CommandState.OFFERED.value: "info",
-    CommandState.DELIVERED.value: "info",
-}
-WAVE_COLOURS = {
-    WaveState.RUNNING.value: "info",
-    WaveState.FINISHED.value: "success",
-    WaveState.PAUSED.value: "warning",
-    WaveState.STOPPED.value: "danger",
-}
 
 
 @admin.register(Command)

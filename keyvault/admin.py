@@ -9,6 +9,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdo
 from unfold.decorators import display
 
 from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of, shown
+from keyvault.colours import KEY_COLOURS
 from keyvault.models import (
     AuditRecord,
     DeviceKey,
@@ -19,13 +20,6 @@ from keyvault.models import (
     MasterKeyRotation,
     TagFailures,
 )
-
-KEY_STATE_COLOURS = {
-    KeyState.PENDING.label: "info",
-    KeyState.ACTIVE.label: "success",
-    KeyState.RETIRING.label: "warning",
-    KeyState.COMPROMISED.label: "danger",
-}
 
 
 @admin.register(FleetKey)
@@ -82,9 +76,9 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
     def device(self, key: DeviceKey) -> str:
         return hex_of(key.system_title)
 
-    @display(description="state", ordering="state", label=KEY_STATE_COLOURS)
-    def state_label(self, key: DeviceKey) -> str:
-        return KeyState(key.state).label
+    @display(description="state", ordering="state", label=KEY_COLOURS)
+    def state_label(self, key: DeviceKey) -> tuple[str, str]:
+        return key.state, KeyState(key.state).label
 
     @display(description="source", ordering="source")
     def origin(self, key: DeviceKey) -> str:

@@ -31,11 +31,13 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.tables import Column, Table, table
 from concentrators import failure_queries, orders
+from concentrators.colours import COMMAND_COLOURS
 from concentrators.commands import DownlinkError
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import Assignment, Command, CommandKind, CommandState
 from concentrators.resends import LOAD_PROFILE
 from keyvault.audit import AuditError, web_actor
+from keyvault.colours import KEY_COLOURS
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from meters import exports, queries
@@ -48,22 +50,6 @@ GIVE, CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _ROWS = 10
 _DAYS = 35
 _LOOK_BACK = timedelta(days=3)
-_KEY_COLOURS = {
-    KeyState.PENDING: "info",
-    KeyState.ACTIVE: "success",
-    KeyState.RETIRING: "warning",
-    KeyState.RETIRED: "",
-    KeyState.COMPROMISED: "danger",
-}
-_COMMAND_COLOURS = {
-    CommandState.QUEUED: "info",
-    CommandState.OFFERED: "info",
-    CommandState.DELIVERED: "warning",
-    CommandState.DONE: "success",
-    CommandState.REFUSED: "danger",
-    CommandState.EXPIRED: "danger",
-    CommandState.CANCELLED: "",
-}
 _GAPS_SCHEMA = pa.schema(
     [
         ("system_title", pa.string()),
@@ -279,7 +265,7 @@ def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
             "number": row.pk,
             "kind": row.get_kind_display(),
             "parameters": _parameters(row),
-            "state": label(row.state, _COMMAND_COLOURS[CommandState(row.state)]),
+            "state": label(row.state, COMMAND_COLOURS[CommandState(row.state)]),
             "since": ago(row.ended_at or row.delivered_at or row.offered_at or row.created_at, now),
             "by": row.created_by,
             "through": str(row.offered_to or NOTHING),
@@ -322,7 +308,7 @@ def _keys(meter: Meter, now: datetime) -> Table:
         [
             [
                 "transfer key" if row.epoch == 0 else row.epoch,
-                label(row.state, _KEY_COLOURS[KeyState(row.state)]),
+                label(row.state, KEY_COLOURS[KeyState(row.state)]),
                 *_counters(row),
                 NOTHING if row.epoch == 0 else ago(row.heard_at, now),
                 moment(row.activated_at or row.created_at),

@@ -13,16 +13,10 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from concentrators.models import RotationWave, WaveState
 from keyvault import approvals, rights
+from keyvault.colours import KEY_COLOURS
 from keyvault.models import KeyState
 from keyvault.standing import DeviceKeys, Notable
 
-STATE_COLOURS = {
-    KeyState.PENDING: "info",
-    KeyState.ACTIVE: "success",
-    KeyState.RETIRING: "warning",
-    KeyState.RETIRED: "",
-    KeyState.COMPROMISED: "danger",
-}
 _ICONS = {
     KeyState.PENDING: "hourglass_top",
     KeyState.ACTIVE: "vpn_key",
@@ -133,7 +127,7 @@ def _notable(found: Notable, now: datetime, since: str) -> Table:
             [
                 link(reverse("admin:keyvault_devicekey_change", args=[key.key_id]), key.system_title.hex()),
                 key.epoch,
-                label(key.state.label, STATE_COLOURS[key.state]),
+                label(key.state.label, KEY_COLOURS[key.state]),
                 "none" if key.highest < 0 else thousands(key.highest),
                 ago(key.since, now),
             ]

@@ -12,25 +12,17 @@ from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.console.keys.waves import SEE, WAVE_COLOURS, counted
+from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
 from ami_headend.console.tables import Column, Table, table
 from concentrators import waves
+from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from concentrators.waves import Progress
 from keyvault import rights
 from keyvault.adminbase import FilterForm
 from keyvault.audit import web_actor
 
-COMMAND_COLOURS = {
-    CommandState.QUEUED: "",
-    CommandState.OFFERED: "info",
-    CommandState.DELIVERED: "info",
-    CommandState.DONE: "success",
-    CommandState.REFUSED: "danger",
-    CommandState.EXPIRED: "danger",
-    CommandState.CANCELLED: "warning",
-}
 _WAITING = "waiting"
 _MEANINGS = {
     CommandState.QUEUED: ("Queued", "no concentrator has fetched it", "schedule_send"),

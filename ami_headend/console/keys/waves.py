@@ -24,6 +24,7 @@ from ami_headend.console.lists import ConcentratorField
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from concentrators import waves
+from concentrators.colours import WAVE_COLOURS
 from concentrators.models import CommandState, RotationWave, WaveState
 from concentrators.waves import Progress, Selection, WaveError
 from keyvault import rights
@@ -33,13 +34,6 @@ from meters.models import Meter
 from meters.registry import RegistryError, parse_system_title
 
 SEE = "concentrators.view_rotationwave"
-WAVE_COLOURS = {
-    WaveState.RUNNING: "info",
-    WaveState.PAUSED: "warning",
-    WaveState.STOPPED: "danger",
-    WaveState.FINISHED: "success",
-    WaveState.CANCELLED: "",
-}
 _SAMPLE = 10
 _TITLES_MAX = 10_000
 
