@@ -23,7 +23,7 @@ from tests.stateful.field import ATTACKS, HonestMeter, forged
 from tests.stateful.headend import ACTOR, STRONG, USUAL, HeadEnd, clock, real_now
 from tests.stateful.model import ACCEPTABLE, TRANSFER_EPOCH, Sent
 from tests.stateful.restoring import Saved, back_up, restore
-from tests.stateful.rotating import destroy_what_may_be, forget_backups, rotate_again
+from tests.stateful.rotating import destroy_what_may_be, forget_backups, rotate_twice
 
 PICK = st.integers(0, 999)
 WORKER = st.integers(0, 1)
@@ -180,13 +180,14 @@ class Machine(RuleBasedStateMachine):
         self.site.settle()
 
     @rule(worker=WORKER, batches=st.integers(0, 3), backups_kept=st.booleans())
-    def master_key_rotates_again_and_old_ones_go(self, worker: int, batches: int, backups_kept: bool) -> None:
+    def master_key_rotates_twice_and_old_ones_go(self, worker: int, batches: int, backups_kept: bool) -> None:
         with self.site.workers[worker].at_work():
             if not backups_kept:
                 forget_backups()
                 self.saved = None
-            rotate_again(batches)
+            rotate_twice(batches)
             destroy_what_may_be()
+        assert self.saved is None or self.saved.versions <= set(masterkey.provider().fresh().versions)
         self.site.settle()
 
     # --- backups ----------------------------------------------------------------------------------

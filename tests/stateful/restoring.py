@@ -9,7 +9,7 @@ from django.conf import settings
 
 from ami_headend.backup import restoring
 from concentrators import downlink, verification
-from keyvault import backups
+from keyvault import backups, census
 from keyvault.models import DeviceKey
 from tests.stateful import database
 from tests.stateful.headend import ACTOR, HeadEnd, clock
@@ -28,17 +28,18 @@ _BY_THE_DEAD = {
 
 
 class Saved(NamedTuple):
-    """A backup, and what was true then."""
+    """A backup, what was true then, and the versions of the master key that it needs."""
 
     dump: database.Dump
     truth: Truth
+    versions: set[int]
 
 
 def back_up(site: HeadEnd) -> Saved:
     """As ``manage.py backup`` does it, but for the programs."""
     backup = backups.register(f"backup {next(_numbers)}", "here", clock.now + timedelta(days=400), ACTOR, clock.now)
     with backups.snapshot():
-        saved = Saved(database.dump(), site.truth.copy())
+        saved = Saved(database.dump(), site.truth.copy(), {count.version for count in census.census()})
     backups.finish(backup, bytes(32), 0, ACTOR, clock.now)
     return saved
 

@@ -17,8 +17,10 @@ def finish_rotation() -> None:
         pass
 
 
-def rotate_again(batches: int) -> None:
-    """Another rotation, of which some secrets have their turn."""
+def rotate_twice(batches: int) -> None:
+    """A rotation to its end, and another one, of which some secrets have their turn."""
+    finish_rotation()
+    rewrap.begin(100, ACTOR)
     finish_rotation()
     rotation = rewrap.begin(1, ACTOR)
     for _ in range(batches):
