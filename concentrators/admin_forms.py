@@ -2,7 +2,6 @@
 
 from django import forms
 from django.contrib import admin
-from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
 from django.utils import timezone
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
@@ -11,6 +10,7 @@ from unfold.widgets import (
 )
 
 from concentrators.models import Assignment, Concentrator
+from keyvault.adminbase import RowSelect, RowsSelect
 from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter
 
@@ -19,10 +19,10 @@ class AssignForm(forms.Form):
     """Meters, the concentrator they are to belong to, and from when on."""
 
     meters = forms.ModelMultipleChoiceField(
-        Meter.objects.all(), widget=AutocompleteSelectMultiple(Assignment._meta.get_field("meter"), admin.site)
+        Meter.objects.all(), widget=RowsSelect(Assignment._meta.get_field("meter"), admin.site)
     )
     concentrator = forms.ModelChoiceField(
-        Concentrator.objects.all(), widget=AutocompleteSelect(Assignment._meta.get_field("concentrator"), admin.site)
+        Concentrator.objects.all(), widget=RowSelect(Assignment._meta.get_field("concentrator"), admin.site)
     )
     valid_from = forms.SplitDateTimeField(
         label="from",

@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
 from django.contrib.admin import ShowFacets
+from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
 from django.core.paginator import Paginator
 from django.db.models import BinaryField, Model, Q, QuerySet
 from django.forms.widgets import Input
@@ -73,6 +74,22 @@ class OctetsField(forms.CharField):
     def prepare_value(self, value: Any) -> Any:
         """Octets as hex digits; what a user typed stays as it is."""
         return value.hex() if isinstance(value, bytes) else value
+
+
+class _OfNumbers:
+    """Django's own widgets fail on a chosen value that is no number, when they show the form again with its errors."""
+
+    def optgroups(self, name: str, value: list[str], attr: Any = None) -> Any:
+        numbers = [one for one in value if _NUMBER.fullmatch(str(one))]
+        return super().optgroups(name, numbers, attr)  # type: ignore[misc]
+
+
+class RowSelect(_OfNumbers, AutocompleteSelect):  # type: ignore[misc]
+    """The choice of a row by a search."""
+
+
+class RowsSelect(_OfNumbers, AutocompleteSelectMultiple):  # type: ignore[misc]
+    """The choice of rows by a search."""
 
 
 class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]

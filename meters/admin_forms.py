@@ -4,7 +4,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.contrib.admin.widgets import AutocompleteSelect
 from django.utils import timezone
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
@@ -12,7 +11,7 @@ from unfold.widgets import (
     UnfoldAdminSplitDateTimeWidget,
 )
 
-from keyvault.adminbase import OctetsField
+from keyvault.adminbase import OctetsField, RowSelect
 from keyvault.models import FleetKey
 from meters.models import Installation, Meter, Place, Register
 from meters.obis import ObisError, parse_obis
@@ -99,7 +98,7 @@ class InstallForm(AtForm):
 
     place = forms.ModelChoiceField(
         Place.objects.all(),
-        widget=AutocompleteSelect(Installation._meta.get_field("place"), admin.site),
+        widget=RowSelect(Installation._meta.get_field("place"), admin.site),
     )
     field_order = ["place", "at"]
 
@@ -109,6 +108,6 @@ class ExchangeForm(AtForm):
 
     new_meter = forms.ModelChoiceField(
         Meter.objects.all(),
-        widget=AutocompleteSelect(Installation._meta.get_field("meter"), admin.site),
+        widget=RowSelect(Installation._meta.get_field("meter"), admin.site),
     )
     field_order = ["new_meter", "at"]
