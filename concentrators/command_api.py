@@ -22,6 +22,7 @@ from concentrators.orders import Order
 from keyvault.audit import AuditError, web_actor
 from keyvault.epochs import EpochError
 from keyvault.masterkey import MasterKeyError
+from keyvault.provisioning import ProvisioningError
 from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.gaps import GapsError
 from meters.lengths import LONGEST_MINUTES
@@ -38,7 +39,7 @@ _TAKES = {"resend": (("from", "to"), ("register",)), "set_interval": (("interval
 
 
 class KeysUnavailable(exceptions.APIException):
-    """The master key cannot be used, or the act cannot be audited: nothing was done. The administrator's to mend."""
+    """Master or fleet key cannot be used, or the act not be audited: nothing was done. An administrator must act."""
 
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     default_detail = "Keys cannot be used now; nothing was done. Try again later."
@@ -215,7 +216,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
         _require(request, body.validated_data["kind"] == "set_key", _GIVE)
         try:
             given = orders.give(meter, body.order(), web_actor(request), timezone.now())
-        except (MasterKeyError, AuditError) as error:
+        except (MasterKeyError, AuditError, ProvisioningError) as error:
             raise KeysUnavailable from error
         except (DownlinkError, IntervalError, EpochError, GapsError) as error:
             raise ValidationError(str(error)) from None

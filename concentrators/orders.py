@@ -32,8 +32,8 @@ class Order:
 def give(meter: Meter, order: Order, actor: Actor, now: datetime) -> list[Command]:
     """Queue the commands of an order: one, but for a resend, which is one for each gap.
 
-    Raises DownlinkError, IntervalError, EpochError or GapsError (the caller's mistake, named), MasterKeyError or
-    AuditError; and then queues none.
+    Raises DownlinkError, IntervalError, EpochError or GapsError (the caller's mistake, named), MasterKeyError,
+    AuditError or ProvisioningError (a fleet key does not open); and then queues none.
     """
     with transaction.atomic():
         given = _queue(meter, order, actor.name, now)

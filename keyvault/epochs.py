@@ -41,7 +41,7 @@ def begin(
     A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
     KeySource.STORED for random keys, None for what the device has now (random where that is compromised);
     ``algorithm`` None likewise. Raises EpochError where a device has no usable transfer key, no key of its
-    own, or no epoch left. A fixed number of queries.
+    own, or no epoch left; ProvisioningError where a fleet key does not open. A fixed number of queries.
     """
     titles = sorted(set(system_titles))
     with transaction.atomic():

@@ -17,7 +17,7 @@ from concentrators.commands import Request
 from concentrators.models import Command, CommandKind, Concentrator, FailureTally, RotationWave
 from keyvault import provisioning
 from keyvault.cose.structures import encode_sequence
-from keyvault.models import AuditRecord, DeviceKey, DownlinkCounter
+from keyvault.models import AuditRecord, DeviceKey, DownlinkCounter, FleetKey
 from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import START, Device, commission
 from tests.concentrators.obedient import Receiver
@@ -117,6 +117,16 @@ def test_a_concentrator_that_brings_forgeries_has_to_wait(
     assert_problem(response, 429)
     assert 0 < int(response["Retry-After"]) <= 3600
     assert post(other_concentrator).status_code == 202
+
+
+def test_a_fleet_key_that_does_not_open_is_no_fault_of_the_caller(device: Device) -> None:
+    fleet_key = provisioning.create_fleet_key("changed")
+    DeviceKey.objects.filter(pk=device.row().pk).update(
+        source="derived", fleet_key=fleet_key, wrapped=None, master_key_version=None
+    )
+    FleetKey.objects.update(wrapped=b"changed")
+    assert_problem(Operator("add_command", "rotate_devicekey").give(device, kind="set_key"), 503)
+    assert not Command.objects.exists()
 
 
 def test_without_the_master_key_nothing_is_done_and_that_is_said(
