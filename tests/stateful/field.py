@@ -1,6 +1,5 @@
 """Who is out there: honest meters, which seal, keep and obey, and an attacker who has heard all of it."""
 
-import secrets
 from hashlib import sha256
 
 from concentrators.simulator.meter import (
@@ -106,7 +105,7 @@ def forged(attack: str, like: Sent, whose: HonestMeter, other: HonestMeter, numb
             octets[number // 8 % len(octets)] ^= 1 << number % 8
             made = bytes(octets)
         case "wrong key":  # far ahead: where it is believed before its tag, it locks the meter out
-            made = seal_frame(title, epoch, secrets.token_bytes(32), 2**40 - 1 - number, payload, whose.alg)
+            made = seal_frame(title, epoch, sha256(title + whose.key).digest(), 2**40 - 1 - number, payload, whose.alg)
         case "other meter":
             made = like.octets.replace(title, other.title if other.title != title else bytes(8))
         case "other epoch":
@@ -120,5 +119,6 @@ def forged(attack: str, like: Sent, whose: HonestMeter, other: HonestMeter, numb
         case "clone" if whose.epoch == epoch:  # the right key; the caller sees to it that the counter is taken
             made = seal_frame(title, epoch, whose.key, counter, payload, whose.alg)
         case _:
-            made = like.octets[: number % len(like.octets)] + secrets.token_bytes(number % 5 + 1)
+            shorter = like.octets[: number % (len(like.octets) - 5)]  # so that chance does not make the frame itself
+            made = shorter + sha256(shorter).digest()[: number % 5]
     return Sent(made, title, epoch, counter, (), honest=False)

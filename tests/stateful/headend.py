@@ -307,8 +307,10 @@ class HeadEnd:
                 return
             first = first or (wanted, seen)
         assert first is not None
-        for name, want, have in zip(database.Observed._fields, *first, strict=True):
-            assert have == want, name
+        for name in database.Observed._fields:
+            want, have = (getattr(one, name) for one in first)
+            wrong = {one: (have.get(one), want.get(one)) for one in {*have, *want} if have.get(one) != want.get(one)}
+            assert not wrong, f"{name}: what is, and what ought to be: {wrong}"
 
     def pass_time(self, length: timedelta) -> None:
         clock.now += length
