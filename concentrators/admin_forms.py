@@ -51,8 +51,8 @@ class IntervalForm(forms.Form):
         widget=UnfoldAdminSelectWidget,
     )
     at = forms.SplitDateTimeField(
-        label="from (UTC)",
+        label="from",
         required=False,
-        help_text="when intervals of both lengths begin; empty: the next such time (for a command, an hour ahead)",
+        help_text="your time: when intervals of both lengths begin; empty: the next such (for a command, an hour ahead)",
         widget=UnfoldAdminSplitDateTimeWidget,
     )

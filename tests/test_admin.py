@@ -1,7 +1,7 @@
 """The admin: every page answers whom it should, shows no secret, and costs the same however many rows there are."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html import unescape
 
 import pytest
@@ -367,8 +367,12 @@ def test_another_interval_length_is_told_or_entered(admin_client: Client) -> Non
     def press(**given: object) -> str:
         return admin_client.post(address, given, follow=True).content.decode()
 
-    later = {"at_0": "2040-01-01", "at_1": "00:00:00"}
-    assert "is told (command" in press(interval_minutes=15, how="command", **later)
+    admin_client.cookies["zone"] = "Europe/Berlin"
+    later = {"at_0": "2040-01-01", "at_1": "01:00:00"}
+    told = press(interval_minutes=15, how="command", **later)
+    assert "is told (command" in told
+    assert "from 2040-01-01 01:00:00 on" in told
+    assert Command.objects.get().parameters["from_s"] == datetime(2040, 1, 1, tzinfo=UTC).timestamp()
     assert Meter.objects.get(pk=meter.pk).interval_minutes == 30
     assert "being told another length already" in press(interval_minutes=15, how="command")
     assert "measures in 60 min from" in press(interval_minutes=60, how="hand")
