@@ -53,6 +53,7 @@ class IntervalForm(forms.Form):
     at = forms.SplitDateTimeField(
         label="from",
         required=False,
-        help_text="your time, when intervals of both begin; empty: the next such (by a command, an hour ahead)",
+        help_text="in your time zone, when intervals of both lengths begin; empty: the next such time (for a command, "
+        "an hour ahead)",
         widget=UnfoldAdminSplitDateTimeWidget,
     )
