@@ -14,7 +14,7 @@ from concentrators import assigned, judging, verification
 from keyvault import ciphers, masterkey
 from meters.readings import Registers
 
-LOCK_TIMEOUT_MS = 60  # of the one that acts between: what the other has locked, it does without
+LOCK_TIMEOUT_MS = 10  # of the one that acts between: what the other has locked, it does without
 _T = TypeVar("_T")
 
 
