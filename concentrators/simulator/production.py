@@ -108,9 +108,14 @@ class Production:
         return payloads
 
     def _measure_in(self, meter: SimulatedMeter, minutes: int, from_s: int) -> bool:
-        """Measure in another length from a time on; False where the meter cannot, or it is too late for that."""
+        """Measure in another length from a time on; False where the meter cannot, or it is too late for that.
+
+        True where it does so already: the same command, sealed anew under a newer key.
+        """
         lengths = meter.receiver.keyring.lengths
         last_s, last = lengths[-1] if lengths else (0, self._plan.interval_of(meter.memory.number))
+        if (last_s, last) == (from_s, minutes):
+            return True
         can = self._load.has_intervals_of(minutes) and minutes % self._plan.tick_minutes == 0
         if not can or from_s < max(last_s, self.clock_s) or from_s % (last * 60) or from_s % (minutes * 60):
             return False

@@ -74,6 +74,9 @@ def test_it_measures_in_the_other_length_from_the_time_it_was_told(plan: Plan, t
     registers = [pack[0][2] for pack in packs if len(pack) == 2]
     assert registers == [one.register_wh for one in truth]
     assert [pack[0][0] for pack in packs if len(pack) == 1 and pack[0][2] == 7] == [COMMAND_DONE]
+    order(production, spool, plan, 8, 60, START_S + 2 * HOUR_S)  # the same once more, as under a newer key
+    assert [pack[0][0] for pack in said(plan, spool)] == [COMMAND_DONE]
+    assert spool.keyrings()[0].lengths == lengths
     spool.close()
 
 
