@@ -65,7 +65,7 @@ def restore(site: HeadEnd, saved: Saved) -> None:
 def _take_over_keys(truth: Truth, before: Truth) -> None:
     """Keys are what they were before the restore, though the frames that came under them since are forgotten."""
     rows = {(bytes(row.system_title), row.epoch): row for row in DeviceKey.objects.all()}
-    for kid in {*rows, *before.keys}:
+    for kid in {*rows, *before.keys, *truth.keys}:
         row, old = rows.get(kid), before.keys.get(kid)
         was, now = None if old is None else old.state, None if row is None else row.state
         replaced = kid[1] == TRANSFER_EPOCH and (was, now) == ("compromised", "active")
