@@ -26,7 +26,7 @@ from meters import partitions
 
 TEMPLATE = "bench_template"
 _ASSIGNED_FOR = timedelta(days=90)
-_START_AGO = timedelta(days=10)
+_START_AGO = timedelta(days=30)  # small fleets go through many intervals
 _SLICE = 20_000
 _EMPTIED = (
     "meters_reading, concentrators_integrityfailure, concentrators_failuretally, concentrators_intervaltotal,"
