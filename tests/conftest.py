@@ -105,16 +105,26 @@ def master_key_file() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def rolled_back_master_key(master_key_file: Path) -> Path:
+    """A copy of the first version alone: live stacks rotate the other one, and keep the rows that they rewrapped."""
+    return Path(shutil.copy2(master_key_file, master_key_file.with_name("rolled-back.keys")))
+
+
 @pytest.fixture(autouse=True)
-def _master_key_as_found(request: pytest.FixtureRequest, master_key_file: Path) -> Iterator[None]:
+def _master_key_as_found(request: pytest.FixtureRequest, rolled_back_master_key: Path) -> Iterator[None]:
     """What a test does to the master key goes with its rows, so that no test finds a version another one made."""
-    before = master_key_file.read_bytes()
+    if not request.node.get_closest_marker("django_db"):
+        yield
+        return
+    request.getfixturevalue("settings").MASTER_KEY_FILE = rolled_back_master_key
+    before = rolled_back_master_key.read_bytes()
     yield
-    if request.node.get_closest_marker("django_db") and master_key_file.read_bytes() != before:
-        again = master_key_file.with_suffix(".before")
+    if rolled_back_master_key.read_bytes() != before:
+        again = rolled_back_master_key.with_suffix(".before")
         again.touch(mode=0o600)
         again.write_bytes(before)
-        again.replace(master_key_file)
+        again.replace(rolled_back_master_key)
 
 
 @pytest.fixture(autouse=True)
