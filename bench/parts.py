@@ -157,57 +157,68 @@ def against_rowwise(bench: Bench, site: Site, running: Stack, sizes: Sizes, size
 
 def growth(bench: Bench, base: Site, base_stack: Stack, sizes: Sizes, meters: list[int], readings: list[int]) -> None:
     """The base and a grown site in turn, uplinks of 1,000 frames: more meters, then more standing readings."""
+    base_frames = bench.seal(base, sizes.frames)
     for number in meters:
         concentrators = max(10, number // 1000)
         with (
             bench.site(concentrators, max(1, number // concentrators)) as site,
             bench.stack(site) as running,
         ):
-            what = f"{number:,} meters"
+            pairs = _Pairs(bench, base, base_stack, base_frames, site, running, sizes)
             if site.fleet.size > base.fleet.size:
-                _pairs(bench, base, base_stack, site, running, sizes, f"{what}, each once")
-                _pairs(bench, base, base_stack, site, running, sizes, f"{what}, the base's load", len(base.tokens))
+                pairs.of_all(f"{number:,} meters, each once")
+                pairs.of_the_base_load(f"{number:,} meters, the base's load")
             else:
-                _pairs(bench, base, base_stack, site, running, sizes, what)
+                pairs.of_all(f"{number:,} meters")
     for number in readings:
         with bench.site(len(base.fleet.titles), len(base.fleet.titles[0])) as site:
             bench.say(f"loading {number:,} readings")
             site.preload(number)
             with bench.stack(site) as running:
-                _pairs(bench, base, base_stack, site, running, sizes, f"{number:,} readings")
+                _Pairs(bench, base, base_stack, base_frames, site, running, sizes).of_all(f"{number:,} readings")
 
 
-def _pairs(
-    bench: Bench,
-    base: Site,
-    base_stack: Stack,
-    site: Site,
-    running: Stack,
-    sizes: Sizes,
-    what: str,
-    concentrators: int | None = None,
-) -> None:
-    """The grown site goes on from interval to interval; nothing of it is emptied.
+@dataclass(frozen=True)
+class _Pairs:
+    """The base and a grown site, in turn. The grown one goes on from interval to interval; nothing of it is emptied."""
 
-    Given ``concentrators``, in each round others of that number post, as much as those of the base; all of the fleet
-    has been met before. Otherwise all post, and the first rounds, in which workers meet their meters, do not count.
-    """
-    base_frames = bench.seal(base, sizes.frames)
-    first = site.next_interval
-    for number in range(1 if concentrators else 1 - WARM_ROUNDS, sizes.rounds + 1):
-        part = site if concentrators is None else site.part((number - 1) * concentrators, number * concentrators, first)
-        frames = bench.seal(part, sizes.frames)
-        site.next_interval = max(site.next_interval, part.next_interval + len(frames[0]) // len(part.fleet.titles[0]))
-        base.use()
-        base.reset()
-        before = measure.system(base, base_stack, base_frames, min(1000, len(base_frames[0])))
-        grown = measure.system(part, running, frames, min(1000, len(frames[0])))
-        if number < 1:
-            continue  # the grown site warms up: after each round a worker has yet to meet half as many meters
-        bench.results.growth[what].append((before.rate, grown.rate))
-        bench.results.growth_runs[what].append(grown)
-        bench.say(
-            f"round {number}, {what}: base {before.rate:,.0f}, grown {grown.rate:,.0f} frames/s, "
+    bench: Bench
+    base: Site
+    base_stack: Stack
+    base_frames: list[list[bytes]]
+    site: Site
+    running: Stack
+    sizes: Sizes
+
+    def of_all(self, what: str) -> None:
+        """All concentrators post. Rounds to warm up come first: after each, a worker has yet to meet half as many."""
+        for _ in range(WARM_ROUNDS):
+            self._measured(self.site)
+        for _ in range(self.sizes.rounds):
+            self._told(what, *self._measured(self.site))
+
+    def of_the_base_load(self, what: str) -> None:
+        """Others of the concentrators post in each round, as many as the base has; all were met before."""
+        number, first_interval = len(self.base.tokens), self.site.next_interval
+        for first in range(0, min(self.sizes.rounds * number, len(self.site.tokens) - number + 1), number):
+            self._told(what, *self._measured(self.site.part(first, first + number, first_interval)))
+
+    def _measured(self, part: Site) -> tuple[SystemRun, SystemRun]:
+        """The base, and the grown site or a part of it that posts the next intervals of its meters."""
+        frames = self.bench.seal(part, self.sizes.frames)
+        after = part.next_interval + len(frames[0]) // len(part.fleet.titles[0])
+        self.site.next_interval = max(self.site.next_interval, after)
+        self.base.use()
+        self.base.reset()
+        before = measure.system(self.base, self.base_stack, self.base_frames, min(1000, len(self.base_frames[0])))
+        return before, measure.system(part, self.running, frames, min(1000, len(frames[0])))
+
+    def _told(self, what: str, before: SystemRun, grown: SystemRun) -> None:
+        pairs = self.bench.results.growth[what]
+        pairs.append((before.rate, grown.rate))
+        self.bench.results.growth_runs[what].append(grown)
+        self.bench.say(
+            f"round {len(pairs)}, {what}: base {before.rate:,.0f}, grown {grown.rate:,.0f} frames/s, "
             f"ratio {grown.rate / before.rate:.2f}"
         )
 

@@ -39,10 +39,7 @@ class _Cache:
         self._young: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
         self._old: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
 
-    def get(self, kid: bytes) -> tuple[KeyRow, DirectionCipher] | None:
-        return self.get_all((kid,)).get(kid)
-
-    def get_all(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCipher]]:
+    def get(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCipher]]:
         young, old = self._young, self._old
         found = {}
         for kid in kids:
@@ -73,7 +70,7 @@ def kept_ciphers(kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCi
 
     None of pending keys: the first frame makes them active, and leaves their version alone.
     """
-    kept = _cache.get_all(kids)
+    kept = _cache.get(kids)
     pending = [kid for kid, ((_, _, state, _), _) in kept.items() if state == _PENDING]
     for kid in pending:
         del kept[kid]
@@ -93,8 +90,9 @@ def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, DirectionCipher]
     """
     ciphers: dict[bytes, DirectionCipher] = {}
     missing: dict[int, bytes] = {}
+    kept = _cache.get(rows)
     for kid, row in rows.items():
-        entry = _cache.get(kid)
+        entry = kept.get(kid)
         if entry is None or entry[0] != row:
             missing[row.id] = kid
         else:

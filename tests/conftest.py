@@ -143,6 +143,7 @@ def django_db_setup(
 
     In place of pytest-django's own, which makes no database where all tests at hand use live stacks.
     """
+    from django.db import connections  # noqa: PLC0415 - after django.setup
     from django.test.utils import setup_databases, teardown_databases  # noqa: PLC0415 - after django.setup
 
     from meters import partitions  # noqa: PLC0415 - after django.setup
@@ -155,6 +156,7 @@ def django_db_setup(
         template = databases.make_template()
     yield
     with django_db_blocker.unblock():
+        connections.close_all()  # a test that killed its connection has made another one than was set up
         databases.drop(template)
         teardown_databases(created, verbosity=0)
         databases.drop_role(role)
