@@ -4,7 +4,7 @@ import gc
 import os
 
 from celery import Celery
-from celery.signals import task_prerun, worker_process_init
+from celery.signals import beat_init, task_prerun, worker_process_init
 from django.db import connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
@@ -30,3 +30,10 @@ def leave_broken_connection(**_: object) -> None:
     for connection in connections.all(initialized_only=True):
         if connection.errors_occurred:
             connection.close_if_unusable_or_obsolete()
+
+
+@beat_init.connect
+def look_at_once(**_: object) -> None:
+    """Has rules and components looked at as soon as the schedule runs, which passes for missing until they were."""
+    app.send_task("ami_headend.alerts.tasks.evaluate_alerts", expires=30)
+    app.send_task("ami_headend.tasks.look_at_components", countdown=3, expires=60)
