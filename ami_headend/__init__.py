@@ -1,5 +1,1 @@
-"""The project: settings, urls, Celery, embedded services."""
-
-from ami_headend.celery import app as celery_app
-
-__all__ = ["celery_app"]
+"""The project: settings, addresses, Celery, console, alerts, sign-in, local services."""

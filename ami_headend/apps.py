@@ -6,4 +6,4 @@ class AmiHeadendConfig(AppConfig):
     verbose_name = "AMI head-end"
 
     def ready(self) -> None:
-        from ami_headend import checks  # noqa: F401, PLC0415 - registers them
+        from ami_headend import celery, checks  # noqa: F401, PLC0415 - the app that shared tasks belong to; checks
