@@ -6,13 +6,14 @@ wrong this time, and ``errors`` names each parameter or field at fault. ``instan
 
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.template import loader
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.metadata import BaseMetadata
@@ -21,10 +22,12 @@ from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
+from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
+
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
-API_PREFIX = "/api/"
+MACHINES_PREFIXES = ("/api/", "/health/", "/metrics")
 DATABASE_RETRY_AFTER_S = 5
 
 
@@ -91,11 +94,8 @@ def problem(
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """DRF's hook: the problem that an exception is, or None where it is a fault of ours (handler500)."""
     request = context["request"]
-    if isinstance(exc, OperationalError | InterfaceError):
-        # The database is away or overloaded: the caller did nothing wrong and may come again.
-        logger.error("database unavailable for %s %s", request.method, request.path, exc_info=exc)
-        retry = {"Retry-After": str(DATABASE_RETRY_AFTER_S)}
-        return problem(request, 503, "The database does not answer; try again later.", headers=retry)
+    if trouble := trouble_of(exc):
+        return _unavailable(request, trouble, exc)
     if isinstance(exc, Http404):
         exc = exceptions.NotFound(*exc.args)
     elif isinstance(exc, PermissionDenied):
@@ -117,6 +117,18 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
     errors = [{"name": name, "detail": text} for name, text in _flat(exc.detail)]
     detail = "; ".join(f"{error['name']}: {error['detail']}" if error["name"] else error["detail"] for error in errors)
     return problem(request, status, detail, [error for error in errors if error["name"]], headers)
+
+
+def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseException) -> HttpResponse:
+    """503: the caller did nothing wrong and may come again. The log says why, and sessions of no use are closed."""
+    logger.error("the database %s, for %s %s", trouble.value, request.method, request.path, exc_info=error)
+    close_spoilt_connections(trouble)
+    detail = f"The database {trouble.value}; try again later."
+    retry = {"Retry-After": str(DATABASE_RETRY_AFTER_S)}
+    if asked_by_a_program(request):
+        return problem(request, 503, detail, headers=retry)
+    page = loader.get_template("503.html").render({"detail": detail})
+    return HttpResponse(page, status=503, headers=retry)
 
 
 def _flat(detail: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -170,29 +182,34 @@ def document_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
 # --- outside of DRF's views: paths that do not exist, hosts not allowed, faults --------------------
 
 
-def _is_api(request: HttpRequest) -> bool:
-    return request.path.startswith(API_PREFIX)
+def asked_by_a_program(request: HttpRequest | Request) -> bool:
+    """Whether a program asks, by the address: it gets problem details, a person a page."""
+    return request.path_info.startswith(MACHINES_PREFIXES)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _is_api(request):
+    if asked_by_a_program(request):
         return problem(request, 400, "The request could not be understood.")
     return defaults.bad_request(request, exception)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _is_api(request):
+    if asked_by_a_program(request):
         return problem(request, 403, "You may not do this.")
     return defaults.permission_denied(request, exception)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _is_api(request):
+    if asked_by_a_program(request):
         return problem(request, 404, f"There is nothing at {request.path}; /api/docs/ lists what there is.")
     return defaults.page_not_found(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if _is_api(request):
+    """What no view and no middleware caught: 503 where the database is the cause, else 500."""
+    error = sys.exception()
+    if error is not None and (trouble := trouble_of(error)):
+        return _unavailable(request, trouble, error)
+    if asked_by_a_program(request):
         return problem(request, 500, "The head-end failed on this request; its log says why.")
     return defaults.server_error(request)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import zstandard
 from django.conf import settings
-from kombu.exceptions import OperationalError as BrokerError
 
+from ami_headend.core.broker_errors import BROKER_ERRORS
 from concentrators.tasks import verify_uplink
 from keyvault.cose.structures import MalformedError, split_sequence
 from keyvault.sql import fetch_rows
@@ -76,7 +76,7 @@ def receive(concentrator_id: int, body: bytes, received_at: datetime) -> Receipt
         uplink_id = _insert(concentrator_id, body, sha256, frames, received_at)  # purged between the two statements
     try:
         verify_uplink.apply_async((uplink_id,), retry=False)
-    except (BrokerError, OSError) as error:
+    except BROKER_ERRORS as error:
         logger.warning("uplink %s is stored but not enqueued (%s); the sweep will", uplink_id, type(error).__name__)
     return Receipt(uplink_id, sha256, frames)
 

@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg.types.json import Jsonb
 
+from ami_headend.core.database_errors import trouble_of, would_come_with_any_values
 from concentrators import integrity, totals
 from concentrators.assigned import assigned_meters
 from concentrators.integrity import Failure
@@ -29,11 +30,6 @@ from keyvault.sql import execute, fetch_rows, int_array
 logger = logging.getLogger(__name__)
 
 TRIES = 6  # the first ones optimistic, the others under lock; each loses only to a transaction that won
-_TRANSIENT = (OperationalError, InterfaceError, MasterKeyError)
-# SQLSTATEs that tell how the database stands, and nothing of what it was asked (PostgreSQL's appendix A): connections,
-# read-only, another schema or other rights, resources, locks, shut down, its disk. Not among them: a statement that
-# took too long (57014), and a connection that broke. Frames may be why.
-_OF_THE_DATABASE = ("08", "25006", "42", "53", "55", "57P", "58")
 _LOOKS = 100  # lots; where each has something unforeseen in it, one in a hundred is judged twice
 _RETRY_S = 20  # after a failed attempt, doubled each time
 
@@ -140,18 +136,14 @@ def came_between(error: Exception) -> bool:
 
 def is_transient(error: Exception) -> bool:
     """Whether to try again later, as often as it takes: the database, or the master key, is not as it ought to be."""
-    return isinstance(error, _TRANSIENT) or says_nothing_of_frames(error)
+    return trouble_of(error) is not None or says_nothing_of_frames(error)
 
 
 def says_nothing_of_frames(error: BaseException | None) -> bool:
     """Whether an error would come with any frames, as things stand: none is parked for it, however often it comes."""
     if isinstance(error, MasterKeyError):
         return True
-    return isinstance(error, DatabaseError) and _sqlstate(error).startswith(_OF_THE_DATABASE)
-
-
-def _sqlstate(error: DatabaseError) -> str:
-    return getattr(error.__cause__, "sqlstate", None) or ""
+    return would_come_with_any_values(error)
 
 
 def park(delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:

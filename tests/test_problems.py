@@ -1,10 +1,11 @@
 import json
 from typing import Any
 
+import psycopg
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
-from django.db import OperationalError
+from django.db import DatabaseError, OperationalError
 from django.http import Http404
 from django.test import Client, RequestFactory
 from rest_framework import exceptions, serializers
@@ -92,6 +93,32 @@ def test_a_database_that_is_away_is_503_and_tells_nothing(caplog: pytest.LogCapt
     assert (response.status_code, response["Retry-After"]) == (503, "5")
     assert b"10.0.0.7" not in response.content
     assert "10.0.0.7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "said"),
+    [("25006", "cannot be written"), ("0A000", "has another schema"), ("55P03", "took too long"), ("53100", "no room")],
+)
+def test_troubles_of_the_database_pass_on_pages_and_api(
+    monkeypatch: pytest.MonkeyPatch, sqlstate: str, said: str
+) -> None:
+    """By SQLSTATE: the classes of these errors are no OperationalError, some of them."""
+    error = DatabaseError("as Django wraps it")
+    error.__cause__ = psycopg.errors.lookup(sqlstate)("of 10.0.0.7")
+
+    def fail(*args: object) -> None:
+        raise error
+
+    of_api = answer_to(error)
+    monkeypatch.setattr("ami_headend.signin.sessions.SessionLimits.__call__", fail)  # in a middleware, not in a view
+    client = Client(raise_request_exception=False)
+    of_page, of_unknown = client.get("/admin/login/"), client.get("/api/v1/nothing")
+    for response in (of_api, of_page, of_unknown):
+        assert (response.status_code, response["Retry-After"]) == (503, "5")
+        assert said in response.content.decode()
+        assert b"10.0.0.7" not in response.content
+    assert of_page["Content-Type"].startswith("text/html")
+    assert of_unknown["Content-Type"] == of_api["Content-Type"] == "application/problem+json"
 
 
 def test_a_fault_of_ours_tells_nothing() -> None:

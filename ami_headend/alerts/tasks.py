@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from celery import shared_task
 from django.utils import timezone
-from kombu.exceptions import OperationalError as BrokerError
 
 from ami_headend.alerts import delivery, ended, evaluation
+from ami_headend.core.broker_errors import BROKER_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,6 @@ def enqueue(channel_ids: Iterable[int]) -> None:
     for channel_id in channel_ids:
         try:
             deliver.apply_async((channel_id,), retry=False)
-        except (BrokerError, OSError) as error:
+        except BROKER_ERRORS as error:
             logger.warning("channel %s is not enqueued (%s); the sweep will", channel_id, type(error).__name__)
             return

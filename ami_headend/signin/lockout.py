@@ -48,7 +48,7 @@ def answer(request: HttpRequest, response: HttpResponse, credentials: dict[str, 
     minutes = settings.SIGN_IN_LOCKOUT_S // 60 or 1
     text = f"Too many failed attempts. Wait {minutes} minutes, or ask an administrator to unlock the account."
     headers = {"Retry-After": str(settings.SIGN_IN_LOCKOUT_S)}
-    if request.path.startswith(problems.API_PREFIX):
+    if problems.asked_by_a_program(request):
         return problems.problem(request, 429, text, headers=headers)
     context = {**site.each_context(request), "title": "Locked out", "text": text}
     answered = render(request, "signin/locked.html", context, status=429)

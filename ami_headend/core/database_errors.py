@@ -1,0 +1,95 @@
+"""What an error of PostgreSQL tells, by its SQLSTATE (appendix A of its manual): one home for all that ask.
+
+Classes of exceptions tell too little: a read-only database raises an InternalError, a column whose type was changed
+a NotSupportedError, and both pass by themselves, while some OperationalErrors never do.
+"""
+
+import enum
+
+from django.db import Error, InterfaceError, OperationalError, connections
+from psycopg import Error as DriverError
+from psycopg import InterfaceError as DriverInterfaceError
+from psycopg import OperationalError as DriverOperationalError
+
+_STATEMENT_TIMEOUT = "57014"
+_STATEMENT_AT_FAULT = "42"  # syntax, names, types, rights: the same whatever its values are
+
+
+class Trouble(enum.Enum):
+    """What is wrong with the database, through no fault of the statement; the value says it in a few words."""
+
+    AWAY = "does not answer"
+    READ_ONLY = "cannot be written"
+    BUSY = "took too long over a lock or a statement"
+    FULL = "has no room, memory or connections left"
+    CHANGED = "has another schema than this process knows"
+    RIGHTS = "refuses what this process needs"
+
+
+# The longest beginning that fits decides. What is not listed is a fault of the statement or of its values.
+_BY_SQLSTATE = {
+    "08": Trouble.AWAY,
+    "28": Trouble.RIGHTS,  # the password or the role is refused
+    "57P": Trouble.AWAY,  # shut down, crashed, starting
+    "58": Trouble.AWAY,  # its disk
+    "3D000": Trouble.AWAY,  # no such database (yet)
+    "25006": Trouble.READ_ONLY,
+    _STATEMENT_TIMEOUT: Trouble.BUSY,
+    "55": Trouble.BUSY,
+    "40": Trouble.BUSY,  # deadlock, serialization: another transaction won
+    "25P03": Trouble.BUSY,  # idle in a transaction, a transaction: for too long
+    "25P04": Trouble.BUSY,
+    "53": Trouble.FULL,
+    "0A000": Trouble.CHANGED,  # "cached plan must not change result type"
+    "26000": Trouble.CHANGED,  # the prepared statement is gone
+    "42703": Trouble.CHANGED,  # no such column
+    "42804": Trouble.CHANGED,  # a column of another type
+    "42883": Trouble.CHANGED,  # no such function, or operator for the type
+    "42P01": Trouble.CHANGED,  # no such table
+    "42501": Trouble.RIGHTS,
+}
+_LONGEST = max(map(len, _BY_SQLSTATE))
+# The session itself is of no use any more: another may reach another server, or plan anew.
+_OF_THE_SESSION = frozenset({Trouble.AWAY, Trouble.READ_ONLY, Trouble.CHANGED, Trouble.RIGHTS})
+
+
+def sqlstate(error: BaseException | None) -> str:
+    """The five characters of SQLSTATE, of Django's error or the driver's; empty where the server sent none."""
+    driver = error if isinstance(error, DriverError) else getattr(error, "__cause__", None)
+    return getattr(driver, "sqlstate", None) or ""
+
+
+def trouble_of(error: BaseException | None) -> Trouble | None:
+    """What is wrong with the database. None: it is no error of a database, or a fault of the statement."""
+    if not isinstance(error, Error | DriverError):
+        return None
+    state = sqlstate(error)
+    if not state:  # the connection broke, or there was none: no server was left to send one
+        lost = (OperationalError, InterfaceError, DriverOperationalError, DriverInterfaceError)
+        return Trouble.AWAY if isinstance(error, lost) else None
+    for length in range(_LONGEST, 1, -1):
+        if found := _BY_SQLSTATE.get(state[:length]):
+            return found
+    return None
+
+
+def would_come_with_any_values(error: BaseException | None) -> bool:
+    """Whether the error tells of the database or of the statement's text alone, and nothing of the values in it.
+
+    Not so of a statement that took too long, or of a connection that broke: the values may be why.
+    """
+    state = sqlstate(error)
+    if state.startswith(_STATEMENT_AT_FAULT):
+        return True
+    return state not in ("", _STATEMENT_TIMEOUT) and not state.startswith("40") and trouble_of(error) is not None
+
+
+def close_spoilt_connections(trouble: Trouble) -> None:
+    """Close this thread's connections where the trouble lies with their sessions; the next statement opens new ones.
+
+    Not those inside of a transaction: whoever began it must end it first.
+    """
+    if trouble in _OF_THE_SESSION:
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:
+                connection.close()
