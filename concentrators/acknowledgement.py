@@ -1,7 +1,7 @@
-"""Acknowledging failures: somebody looked at them, and says what they were. Audited; the failures stay as they are."""
+"""Acknowledging failures: a person looked at them and notes what they were. Audited; their evidence stays as it is."""
 
 import dataclasses
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import transaction
@@ -13,11 +13,12 @@ from keyvault import audit
 from keyvault.sql import execute
 
 NOTE_LENGTH = 1_000
+TAKE_BACK_FOR = timedelta(days=1)
 _BATCH = 2_000
 
 
 class AcknowledgementError(ValueError):
-    """Without a note nobody knows later what was meant; the caller's mistake."""
+    """The caller's mistake: a note that is missing or too long, or an acknowledgement that stands for good."""
 
 
 class Acknowledged(NamedTuple):
@@ -50,14 +51,58 @@ def acknowledge(selection: FailureSelection, actor: audit.Actor, note: str, now:
 
 
 def go_on(acknowledgement_id: int) -> int:
-    """Acknowledge what is still open of what an acknowledgement is meant for; how many that were."""
-    row = Acknowledgement.objects.get(pk=acknowledgement_id)
+    """Acknowledge what is still open of what an acknowledgement is meant for; gives how many failures that were."""
     acknowledged = 0
     while True:
-        failures = _batch(row)
+        with transaction.atomic():
+            row = Acknowledgement.objects.select_for_update().get(pk=acknowledgement_id)
+            failures = 0 if row.taken_back_at else _batch(row)
         acknowledged += failures
         if failures < _BATCH:
             return acknowledged
+
+
+def take_back(acknowledgement_id: int, actor: audit.Actor, now: datetime) -> None:
+    """Record that an acknowledgement no longer holds; ``reopen`` then opens its failures again.
+
+    Raises AcknowledgementError where it was taken back already, or stands for longer than TAKE_BACK_FOR; AuditError or
+    MasterKeyError where it cannot be audited: then nothing is changed.
+    """
+    with transaction.atomic():
+        row = Acknowledgement.objects.select_for_update().get(pk=acknowledgement_id)
+        if row.taken_back_at is not None:
+            raise AcknowledgementError(f"{row.taken_back_by} took it back already")
+        if not can_be_taken_back(row, now):
+            raise AcknowledgementError(f"it has stood for more than {TAKE_BACK_FOR.days * 24} hours")
+        row.taken_back_by, row.taken_back_at = actor.name[:150], now
+        row.save(update_fields=["taken_back_by", "taken_back_at"])
+        audit.record(
+            actor, "failures.take_back", {"acknowledgement": row.pk, "failures": row.selection}, row.note[:250]
+        )
+
+
+def can_be_taken_back(row: Acknowledgement, now: datetime) -> bool:
+    """Whether an acknowledgement holds, and is young enough to be taken back."""
+    return row.taken_back_at is None and now - row.at <= TAKE_BACK_FOR
+
+
+def reopen(acknowledgement_id: int) -> int:
+    """Open the failures of an acknowledgement that was taken back; gives how many. Run again, it opens the others."""
+    row = Acknowledgement.objects.get(pk=acknowledgement_id)
+    if row.taken_back_at is None:
+        return 0
+    reopened = 0
+    while True:
+        failures = execute(
+            """UPDATE concentrators_integrityfailure SET acknowledgement_id = NULL
+               WHERE id IN (SELECT id FROM concentrators_integrityfailure
+                            WHERE acknowledgement_id = %s ORDER BY id LIMIT %s FOR UPDATE)""",
+            row.pk,
+            _BATCH,
+        )
+        reopened += failures
+        if failures < _BATCH:
+            return reopened
 
 
 def _batch(row: Acknowledgement) -> int:

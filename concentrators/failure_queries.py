@@ -152,6 +152,13 @@ def open_of_meter(meter_id: int) -> int:
     return rows[0][0] or 0
 
 
+def count(selection: FailureSelection, most: int) -> int:
+    """How many failures a selection finds; counting ends at ``most``."""
+    found, params = newest(selection, most)
+    ((counted,),) = _fetch(f"SELECT count(*) FROM ({found}) AS found", params)
+    return int(counted)
+
+
 def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
     """SQL of the ids of the newest failures of a selection, and its parameters."""
     conditions, params = _conditions(selection)

@@ -131,12 +131,14 @@ class Uplink(models.Model):
 
 
 class Acknowledgement(models.Model):
-    """Somebody has looked at failures and says what they were. Never changed: another look is another one."""
+    """A person looked at failures and noted what they were. For a day this can be taken back."""
 
     by = models.CharField(max_length=150)
     at = models.DateTimeField()
     note = models.CharField(max_length=1000)
     selection = models.JSONField(default=dict, help_text="which failures were meant")
+    taken_back_by = models.CharField(max_length=150, blank=True, db_default="")
+    taken_back_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return f"by {self.by} at {self.at:%Y-%m-%d %H:%M} UTC"
@@ -174,6 +176,11 @@ class IntegrityFailure(models.Model):
         indexes = [
             models.Index(fields=["-received_at", "-id"], name="failure_by_time"),
             models.Index(fields=["kind", "is_open", "-received_at", "-id"], name="failure_by_kind"),
+            models.Index(
+                fields=["acknowledgement", "id"],
+                condition=Q(acknowledgement__isnull=False),
+                name="failure_by_acknowledgement",
+            ),
             models.Index(fields=["meter", "kind", "is_open", "-received_at", "-id"], name="failure_by_meter"),
             models.Index(
                 fields=["concentrator", "kind", "is_open", "-received_at", "-id"], name="failure_by_concentrator"

@@ -105,3 +105,10 @@ def acknowledge_failures(acknowledgement_id: int) -> None:
     """Acknowledge the rest of many failures. Losing this task leaves them open: somebody acknowledges them again."""
     acknowledged = acknowledgement.go_on(acknowledgement_id)
     logger.info("acknowledgement %d holds for %d more failures", acknowledgement_id, acknowledged)
+
+
+@shared_task
+def reopen_failures(acknowledgement_id: int) -> None:
+    """Open the failures of an acknowledgement that was taken back."""
+    reopened = acknowledgement.reopen(acknowledgement_id)
+    logger.info("acknowledgement %d was taken back: %d failures are open again", acknowledgement_id, reopened)

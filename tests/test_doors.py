@@ -19,7 +19,7 @@ from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.signin import journal
 from ami_headend.signin.models import Outcome
 from concentrators import tokens
-from concentrators.models import Concentrator, IntegrityFailure, RotationWave
+from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure, RotationWave
 from keyvault import masterkey
 from keyvault.models import DeviceKey
 from meters.models import Meter
@@ -92,6 +92,10 @@ PAGES = [
     Door("admin:failures", {OPERATOR, OFFICER}, "post"),
     Door("admin:failure-groups", ALL),
     Door("admin:failures-export", ALL),
+    Door("admin:failures-acknowledge", {OPERATOR, OFFICER}),
+    Door("admin:failures-acknowledge", {OPERATOR, OFFICER}, "post"),
+    Door("admin:acknowledgement", ALL, of="concentrators.acknowledgement"),
+    Door("admin:acknowledgement", {OPERATOR, OFFICER}, "post", "concentrators.acknowledgement"),
     Door("admin:failure", ALL, of="concentrators.integrityfailure"),
     Door("admin:failure", {OPERATOR, OFFICER}, "post", "concentrators.integrityfailure", {"act": "acknowledge"}),
     Door("admin:alerts", ALL),
@@ -207,6 +211,7 @@ def rows(settings: Settings, tmp_path: Path) -> None:
     rule = Rule.objects.get(condition=Condition.QUEUE_LAG)
     Alert.objects.create(rule=rule, severity=20, subject_kind="fleet", opened_at=now, seen_at=now)
     User.objects.create_user("someone")
+    Acknowledgement.objects.create(by="someone", at=now, note="a test")
 
 
 def row_of(label: str) -> Model:
@@ -216,7 +221,7 @@ def row_of(label: str) -> Model:
 
 
 def _models() -> list[type[Model]]:
-    return [*admin.site._registry, IntegrityFailure, Alert]
+    return [*admin.site._registry, Acknowledgement, IntegrityFailure, Alert]
 
 
 def arguments(door: Door) -> list[Any]:

@@ -30,7 +30,7 @@ from ami_headend.console.lists import (
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from concentrators import failure_queries, tasks
-from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge
+from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge, take_back
 from concentrators.failure_queries import FailureKey, FailureRow, FailureSelection
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.adminbase import FilterForm
@@ -46,6 +46,7 @@ ACKNOWLEDGE = "concentrators.add_acknowledgement"
 _STATES = {"open": True, "acknowledged": False}
 _TONES = {Severity.CRITICAL: "bad", Severity.WARNING: "unsure", Severity.INFO: ""}
 _ICONS = {Severity.CRITICAL: "gpp_bad", Severity.WARNING: "warning", Severity.INFO: "info"}
+_NOT_QUEUED = "; the queue does not answer: acknowledge the others once it does"
 _EXPORT_SCHEMA = pa.schema(
     [
         ("id", pa.int64()),
@@ -111,6 +112,10 @@ class FailureFilters(FilterForm):
             after=after,
         )
 
+    def in_words(self) -> list[tuple[str, str]]:
+        """Each filter that is set, by its label, as it was written."""
+        return [(str(bound.label), str(bound.value())) for bound in self if bound.value() not in (None, "")]
+
 
 class AcknowledgeForm(forms.Form):
     """What somebody says of failures."""
@@ -165,7 +170,7 @@ def claimed(row: FailureRow) -> SafeString | str:
 
 
 def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str) -> Acknowledged | None:
-    """Acknowledge as the request's user, and say in a message what came of it; None where nothing was done."""
+    """Acknowledge as the request's user and say in a message what was done; None where nothing was."""
     try:
         done = acknowledge(selection, web_actor(request), note, timezone.now())
     except AcknowledgementError as error:
@@ -174,16 +179,47 @@ def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str
     except (AuditError, MasterKeyError):
         messages.error(request, "Nothing was acknowledged: it cannot be audited while the master key cannot be used.")
         return None
-    if done.is_whole:
-        messages.success(request, f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged.")
-    else:
-        tasks.acknowledge_failures.delay(done.id)
-        messages.success(request, f"{done.failures:,} failures acknowledged; the others follow in the background.")
+    said = f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged"
+    if not done.is_whole:
+        said += (
+            "; the others follow in the background" if _enqueue(tasks.acknowledge_failures, done.id) else _NOT_QUEUED
+        )
+    way = link(reverse("admin:acknowledgement", args=[done.id]), "Look at it or take it back")
+    messages.success(request, format_html("{}. {}", said, way))
     return done
 
 
+def take_back_for(request: HttpRequest, number: int) -> None:
+    """Take an acknowledgement back as the request's user and say in a message what was done."""
+    try:
+        take_back(number, web_actor(request), timezone.now())
+    except AcknowledgementError as error:
+        messages.error(request, f"Nothing was taken back: {error}.")
+    except (AuditError, MasterKeyError):
+        messages.error(request, "Nothing was taken back: it cannot be audited while the master key cannot be used.")
+    else:
+        open_again_for(request, number)
+
+
+def open_again_for(request: HttpRequest, number: int) -> None:
+    """Have the failures of an acknowledgement that was taken back opened in the background."""
+    if _enqueue(tasks.reopen_failures, number):
+        messages.success(request, "Taken back: its failures are being opened again.")
+    else:
+        messages.warning(request, "Taken back, but the queue does not answer: open its failures once it does.")
+
+
+def _enqueue(task: Any, number: int) -> bool:
+    """Whether the queue took the task."""
+    try:
+        task.apply_async((number,), retry=False)
+    except task.OperationalError:
+        return False
+    return True
+
+
 class FailuresPage(ListPage):
-    """Failures, newest first; new ones appear by themselves. Those chosen, or all found, are acknowledged here."""
+    """Failures, newest first; new ones appear by themselves. The chosen ones are acknowledged here."""
 
     route = "failures/"
     name = "failures"
@@ -215,21 +251,14 @@ class FailuresPage(ListPage):
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Acknowledge the failures that were chosen, or all that the filters find."""
+        """Acknowledge the failures that were chosen."""
         if not request.user.has_perm(ACKNOWLEDGE):
             raise PermissionDenied
-        form = FailureFilters(request.GET)
-        if request.POST.get("which") == "all":
-            if form.is_valid():
-                acknowledge_for(request, form.selection(), request.POST.get("note", ""))
-            else:
-                messages.error(request, "Nothing was acknowledged: mend the filters first.")
+        ids = [int(number) for number in request.POST.getlist("failure") if number.isascii() and number.isdigit()]
+        if ids:
+            acknowledge_for(request, FailureSelection(ids=ids[:ROWS]), request.POST.get("note", ""))
         else:
-            ids = [int(number) for number in request.POST.getlist("failure") if number.isascii() and number.isdigit()]
-            if ids:
-                acknowledge_for(request, FailureSelection(ids=ids[:ROWS]), request.POST.get("note", ""))
-            else:
-                messages.error(request, "Nothing was acknowledged: choose failures first.")
+            messages.error(request, "Nothing was acknowledged: choose failures first.")
         return HttpResponseRedirect(request.get_full_path())
 
 
@@ -293,7 +322,7 @@ class FailuresExport(ConsolePage):
     ) -> HttpResponseBase:
         form = FailureFilters(request.GET)
         if not form.is_valid():
-            messages.error(request, "Nothing was exported: mend the filters first.")
+            messages.error(request, "Nothing was exported: correct the filters first.")
             return HttpResponseRedirect(f"{reverse('admin:failures')}?{request.GET.urlencode()}")
         found = batches(failure_queries.failures, form.selection(), exports.BATCH)
         first = list(itertools.islice(found, 1))  # what fails at once fails before 200 is answered

@@ -8,6 +8,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
+from ami_headend.console.acknowledgements import AcknowledgeAllPage, AcknowledgementPage
 from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
@@ -31,6 +32,8 @@ PAGES: list[type[ConsolePage]] = [
     FailuresPage,
     FailureGroupsPage,
     FailuresExport,
+    AcknowledgeAllPage,
+    AcknowledgementPage,
     FailurePage,
     MetersPage,
     MeterPage,

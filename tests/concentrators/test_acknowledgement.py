@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from concentrators import acknowledgement
-from concentrators.acknowledgement import AcknowledgementError, acknowledge, go_on
+from concentrators.acknowledgement import AcknowledgementError, acknowledge, go_on, reopen, take_back
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure
 from concentrators.verdicts import FailureKind, Severity
@@ -69,6 +69,37 @@ def test_many_are_acknowledged_in_batches(rows: list[IntegrityFailure], monkeypa
     assert go_on(done.id) == 1
     assert acknowledged() == {row.pk for row in rows if row.kind == FailureKind.TAG_INVALID}
     assert go_on(done.id) == 0
+
+
+def test_an_acknowledgement_is_taken_back_within_a_day(
+    rows: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgement, "_BATCH", 2)
+    first = acknowledge(FailureSelection(ids=[rows[0].pk]), WHO, "right", LATER)
+    wrong = acknowledge(FailureSelection(), WHO, "wrong", LATER)
+    go_on(wrong.id)
+    with pytest.raises(AcknowledgementError, match="more than 24 hours"):
+        take_back(wrong.id, WHO, LATER + timedelta(days=1, seconds=1))
+    assert reopen(wrong.id) == 0
+    take_back(wrong.id, Actor("bob", ""), LATER + timedelta(hours=1))
+    assert reopen(wrong.id) == len(rows) - 1
+    assert acknowledged() == {rows[0].pk}
+    assert Acknowledgement.objects.get(pk=wrong.id).taken_back_by == "bob"
+    record = AuditRecord.objects.latest("number")
+    assert (record.act, record.actor, record.subject["acknowledgement"]) == ("failures.take_back", "bob", wrong.id)
+    with pytest.raises(AcknowledgementError, match="bob took it back already"):
+        take_back(wrong.id, WHO, LATER)
+    assert reopen(first.id) == 0
+
+
+def test_what_was_taken_back_acknowledges_nothing_more(
+    rows: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgement, "_BATCH", 2)
+    done = acknowledge(FailureSelection(), WHO, "wrong", LATER)
+    take_back(done.id, WHO, LATER)
+    assert go_on(done.id) == 0
+    assert acknowledged() == {rows[-1].pk, rows[-2].pk}
 
 
 @pytest.mark.parametrize("note", ["", "  \n ", "x" * 1001])

@@ -26,6 +26,7 @@ from tests.factories import ConcentratorFactory, IntegrityFailureFactory, MeterF
 pytestmark = pytest.mark.django_db
 
 LIST, GROUPS, EXPORT = "admin:failures", "admin:failure-groups", "admin:failures-export"
+ALL_FOUND = "admin:failures-acknowledge"
 
 
 @pytest.fixture
@@ -41,6 +42,11 @@ def refused(concentrator: Concentrator) -> list[IntegrityFailure]:
     tampered = frame[:-1] + bytes((frame[-1] ^ 1,))
     verified(concentrator, [frame, tampered, b"garbage", b"more", frame[:30]])
     return list(IntegrityFailure.objects.order_by("frame_index"))
+
+
+def at_once(task: Any) -> Callable[..., None]:
+    """What stands for the queue: the task runs at once."""
+    return lambda args, retry: task(*args)
 
 
 def page_of(failure: IntegrityFailure) -> str:
@@ -124,7 +130,7 @@ def test_nonsense_is_answered_with_what_is_wrong(
 ) -> None:
     answer = person(roles.OPERATOR).get(reverse(name), asked)
     assert answer.status_code == 200
-    assert any(text in answer.content.decode() for text in ("Mend the filters", "There is no such page"))
+    assert any(text in answer.content.decode() for text in ("Correct the filters", "There is no such page"))
 
 
 def test_groups_count_and_lead_to_their_rows(refused: list[IntegrityFailure]) -> None:
@@ -185,27 +191,28 @@ def test_one_is_acknowledged_on_its_page(refused: list[IntegrityFailure]) -> Non
 
 def test_some_or_all_that_are_found_are_acknowledged(refused: list[IntegrityFailure]) -> None:
     client, address = person(roles.OPERATOR), reverse(LIST)
-    client.post(address, {"which": "chosen", "failure": [refused[0].pk, refused[1].pk], "note": "two"})
+    client.post(address, {"failure": [refused[0].pk, refused[1].pk], "note": "two"})
     assert IntegrityFailure.objects.filter(is_open=False).count() == 2
-    client.post(f"{address}?kind=malformed&state=open", {"which": "all", "note": "the rest"})
+    client.post(f"{reverse(ALL_FOUND)}?kind=malformed&state=open", {"note": "the rest"})
     assert Acknowledgement.objects.get(note="the rest").failures.count() == 2
     assert len(shown(client, LIST, state="acknowledged")) == 4
 
 
 @pytest.mark.parametrize(
-    ("asked", "given", "said"),
+    ("name", "asked", "given", "said"),
     [
-        ("", {"which": "chosen", "note": "x"}, "choose failures first"),
-        ("", {"which": "chosen", "failure": ["x", "-1", "²"], "note": "x"}, "choose failures first"),
-        ("", {"which": "all", "note": "  "}, "say in a note"),
-        ("", {"which": "all", "note": "x" * 1001}, "at most 1,000 characters"),
-        ("?kind=rubbish", {"which": "all", "note": "x"}, "mend the filters"),
+        (LIST, "", {"note": "x"}, "choose failures first"),
+        (LIST, "", {"failure": ["x", "-1", "²"], "note": "x"}, "choose failures first"),
+        (ALL_FOUND, "", {"note": "  "}, "This field is required"),
+        (ALL_FOUND, "", {"note": "x" * 1001}, "at most 1000 characters"),
+        (ALL_FOUND, "?kind=rubbish", {"note": "x"}, "correct the filters"),
+        (ALL_FOUND, "?state=acknowledged", {"note": "x"}, "acknowledged already"),
     ],
 )
 def test_what_cannot_be_acknowledged_is_said(
-    refused: list[IntegrityFailure], asked: str, given: dict[str, Any], said: str
+    refused: list[IntegrityFailure], name: str, asked: str, given: dict[str, Any], said: str
 ) -> None:
-    answer = person(roles.OPERATOR).post(reverse(LIST) + asked, given, follow=True)
+    answer = person(roles.OPERATOR).post(reverse(name) + asked, given, follow=True)
     assert said in answer.content.decode()
     assert not IntegrityFailure.objects.filter(is_open=False).exists()
 
@@ -226,10 +233,55 @@ def test_more_than_a_batch_goes_on_in_the_background(
     refused: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acknowledgement, "_BATCH", 2)
-    monkeypatch.setattr(tasks.acknowledge_failures, "delay", tasks.acknowledge_failures)
-    answer = person(roles.OPERATOR).post(reverse(LIST), {"which": "all", "note": "storm"}, follow=True)
+    monkeypatch.setattr(tasks.acknowledge_failures, "apply_async", at_once(tasks.acknowledge_failures))
+    answer = person(roles.OPERATOR).post(reverse(ALL_FOUND), {"note": "storm"}, follow=True)
     assert "the others follow in the background" in answer.content.decode()
     assert not IntegrityFailure.objects.filter(is_open=True).exists()
+
+
+def test_all_found_are_counted_and_shown_before_they_are_acknowledged(refused: list[IntegrityFailure]) -> None:
+    answer = person(roles.OPERATOR).get(reverse(ALL_FOUND), {"kind": "malformed"})
+    text = answer.content.decode()
+    assert "3 open failures" in text
+    assert "<dd>malformed</dd>" in text
+    assert "Acknowledge 3" in text
+    assert len(answer.context["sample"].rows) == 3
+    assert IntegrityFailure.objects.filter(is_open=True).count() == 4
+    assert "No filter is set" in person(roles.OPERATOR).get(reverse(ALL_FOUND)).content.decode()
+
+
+def test_an_acknowledgement_is_taken_back(refused: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.reopen_failures, "apply_async", at_once(tasks.reopen_failures))
+    client = person(roles.OPERATOR)
+    answer = client.post(reverse(ALL_FOUND), {"note": "by mistake"}, follow=True)
+    assert "4 failures acknowledged" in answer.content.decode()
+    page = reverse("admin:acknowledgement", args=[Acknowledgement.objects.get().pk])
+    assert answer.redirect_chain[-1][0] == page
+    assert "Take it back" in answer.content.decode()
+    assert "Take it back" not in person(roles.AUDITOR).get(page).content.decode()
+    taken_back = client.post(page, follow=True).content.decode()
+    assert "being opened again" in taken_back
+    assert "Taken back by" in taken_back
+    assert IntegrityFailure.objects.filter(is_open=True).count() == 4
+    assert AuditRecord.objects.latest("number").act == "failures.take_back"
+
+
+def test_without_a_queue_the_acknowledgement_says_what_is_left(
+    refused: list[IntegrityFailure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise tasks.reopen_failures.OperationalError("no broker")
+
+    client = person(roles.OPERATOR)
+    client.post(reverse(ALL_FOUND), {"note": "by mistake"})
+    page = reverse("admin:acknowledgement", args=[Acknowledgement.objects.get().pk])
+    monkeypatch.setattr(tasks.reopen_failures, "apply_async", refuse)
+    text = client.post(page, follow=True).content.decode()
+    assert "the queue does not answer" in text
+    assert "4 are still to be opened again" in text
+    monkeypatch.setattr(tasks.reopen_failures, "apply_async", at_once(tasks.reopen_failures))
+    client.post(page)
+    assert IntegrityFailure.objects.filter(is_open=True).count() == 4
 
 
 def test_a_frame_that_waited_is_verified_again(concentrator: Concentrator) -> None:

@@ -76,7 +76,7 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
 @pytest.mark.parametrize("asked", [{"search": "a\0b"}, {"concentrator": "nowhere"}, {"after": "a\0b"}, {"status": "x"}])
 def test_nonsense_is_answered_with_what_is_wrong(asked: dict[str, str]) -> None:
     text = person(roles.OPERATOR).get(reverse(LIST), asked).content.decode()
-    assert "Mend the filters" in text or "There is no such page" in text
+    assert "Correct the filters" in text or "There is no such page" in text
 
 
 def test_open_failures_are_counted_and_lead_to_them(device: Device) -> None:
