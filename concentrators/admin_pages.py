@@ -44,7 +44,7 @@ class TallyFilters(ConcentratorFilters):
     """Failures of a kind, too."""
 
     kind = forms.ChoiceField(
-        choices=[("", "all"), *((kind.value, kind.value.replace("_", " ")) for kind in FailureKind)],
+        choices=[("", "all"), *((kind.value, kind.label) for kind in FailureKind)],
         required=False,
         widget=UnfoldAdminSelectWidget,
     )
@@ -119,7 +119,7 @@ class TalliesPage(RowsPage):
             [
                 shown(tally.hour),
                 str(tally.concentrator),
-                tally.kind.replace("_", " "),
+                FailureKind(tally.kind).label,
                 f"{tally.failures:,}",
             ]
             for tally in found

@@ -33,6 +33,11 @@ class FailureKind(StrEnum):
     def severity(self) -> Severity:
         return _SEVERITY.get(self, Severity.WARNING)
 
+    @property
+    def label(self) -> str:
+        """The kind in words, for people."""
+        return _LABELS.get(self, self.value.replace("_", " "))
+
 
 # A key may still come, or our fault be mended, and the frame be judged again from the kept octets of its uplink.
 WAITING = frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH, FailureKind.PARKED})
@@ -55,4 +60,18 @@ _SEVERITY = {
     FailureKind.UNKNOWN_EPOCH: Severity.INFO,
     FailureKind.DEVICE_SUSPENDED: Severity.INFO,
     FailureKind.TOO_OLD: Severity.INFO,
+}
+
+_LABELS = {
+    FailureKind.UNKNOWN_DEVICE: "unknown meter",
+    FailureKind.UNKNOWN_EPOCH: "unknown key epoch",
+    FailureKind.KEY_RETIRED: "retired key",
+    FailureKind.ALGORITHM_MISMATCH: "other algorithm",
+    FailureKind.TAG_INVALID: "invalid tag",
+    FailureKind.DEVICE_SUSPENDED: "meter not in service",
+    FailureKind.PAYLOAD_INVALID: "invalid payload",
+    FailureKind.IDENTITY_MISMATCH: "names another meter",
+    FailureKind.CLOCK_SKEW: "clock ahead",
+    FailureKind.TOO_OLD: "before the retention period",
+    FailureKind.READING_CONFLICT: "conflicting reading",
 }

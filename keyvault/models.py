@@ -199,6 +199,9 @@ class TagFailures(models.Model):
     key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="tag_failures")
     failures = models.BigIntegerField()
 
+    class Meta:
+        verbose_name = verbose_name_plural = "invalid tags by key"
+
     def __str__(self) -> str:
         return f"{self.failures} bad tags for key {self.key_id}"
 

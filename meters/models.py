@@ -64,6 +64,7 @@ class EarlierLength(models.Model):
     valid_to = models.DateTimeField()
 
     class Meta:
+        verbose_name = "previous interval length"
         constraints = [
             models.CheckConstraint(
                 condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="earlier_length_minutes"

@@ -18,7 +18,7 @@ class Parameters:
     selectors: tuple[tuple[str, str], ...] = ()
 
 
-_KINDS = tuple((kind.value, kind.value.replace("_", " ")) for kind in FailureKind)
+_KINDS = tuple((kind.value, kind.label) for kind in FailureKind)
 _LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
 
 PARAMETERS = {

@@ -171,10 +171,18 @@ class ConcentratorPage(ConsolePage):
         elif act == "rotate":
             secret = access.rotate_token(web_actor(request), token)
             return self.render_to_response(self.get_context_data(secret=secret, replaced=token))
+        elif act == "revoke" and "confirmed" not in request.POST:
+            return self.render_to_response(self.get_context_data(revoking=_revoking(token, timezone.now())))
         elif act == "revoke":
             access.revoke_token(web_actor(request), token)
             messages.success(request, f"Token {token} is refused from now on. The other tokens stay as they are.")
         return HttpResponseRedirect(request.path)
+
+
+def _revoking(token: ConcentratorToken, now: datetime) -> dict[str, Any]:
+    """What somebody should know before a token is revoked."""
+    others = [other for other in token.concentrator.tokens.exclude(pk=token.pk) if tokens.state(other, now) == "valid"]
+    return {"id": token.pk, "name": str(token), "used": ago(token.last_used_at, now), "others": len(others)}
 
 
 def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:

@@ -66,7 +66,7 @@ class FailurePage(ConsolePage):
         )
         return {
             **context,
-            "title": f"{kind.value.replace('_', ' ').capitalize()}, failure {failure.pk}",
+            "title": f"{kind.label.capitalize()}, failure {failure.pk}",
             "failure": failure,
             "severity": Severity(failure.severity).name.lower(),
             "explanation": explain(kind),

@@ -82,7 +82,7 @@ class _ClaimedMeterField(MeterField):
 class FailureFilters(FilterForm):
     """Failures by what they are, whom they are of, who brought them, when, and whether somebody has seen them."""
 
-    kind = choice("kind", [(kind.value, kind.value.replace("_", " ")) for kind in FailureKind])
+    kind = choice("kind", [(kind.value, kind.label) for kind in FailureKind])
     severity = choice("severity", [(s.name.lower(), s.name.lower()) for s in sorted(Severity, reverse=True)])
     state = choice("state", [(state, state) for state in _STATES])
     meter = _ClaimedMeterField()
@@ -358,5 +358,5 @@ def _box(row: FailureRow) -> SafeString:
     return format_html(
         '<input type="checkbox" form="acknowledge" name="failure" value="{}" class="console-box" aria-label="{}">',
         row.id,
-        f"choose {row.kind.replace('_', ' ')} of {row.meter or 'no known meter'}",
+        f"choose {FailureKind(row.kind).label} of {row.meter or 'no known meter'}",
     )

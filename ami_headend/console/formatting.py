@@ -87,15 +87,16 @@ def link(url: str, text: Any) -> SafeString:
     return format_html('<a class="console-link" href="{}">{}</a>', url, text)
 
 
-def label(text: Any, colour: str = "") -> SafeString:
+def label(text: Any, colour: str = "", tooltip: str = "") -> SafeString:
     """A state as unfold's label: ``colour`` is info, success, warning, danger or nothing."""
-    return render_to_string("unfold/helpers/label.html", {"text": text, "variant": colour, "size": "md"})
+    shown = {"text": text, "variant": colour, "size": "md", "label_title": tooltip}
+    return render_to_string("unfold/helpers/label.html", shown)
 
 
 def kind_label(kind: FailureKind | str) -> SafeString:
-    """A kind of failure in words, in the colour of its severity."""
+    """A kind of failure in words, in the colour of its severity; the tooltip names its verdict."""
     known = FailureKind(kind)
-    return label(known.value.replace("_", " "), SEVERITY_COLOURS[known.severity])
+    return label(known.label, SEVERITY_COLOURS[known.severity], known.value)
 
 
 def clipped(text: Any) -> SafeString:

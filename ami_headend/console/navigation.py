@@ -51,7 +51,10 @@ GROUPS = [
             _Page("Places", "home_pin", "admin:meters_place_changelist", ["meters.view_place"]),
             _Page("Installations", "build", "admin:meters_installation_changelist", ["meters.view_installation"]),
             _Page(
-                "Earlier lengths", "timelapse", "admin:meters_earlierlength_changelist", ["meters.view_earlierlength"]
+                "Previous interval lengths",
+                "timelapse",
+                "admin:meters_earlierlength_changelist",
+                ["meters.view_earlierlength"],
             ),
             _Page("Registers", "list_alt", "admin:meters_register_changelist", ["meters.view_register"]),
         ],

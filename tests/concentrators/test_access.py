@@ -70,7 +70,11 @@ def test_doors_say_so_where_the_journal_cannot_be_written(
     form = {"name": concentrator.name, "tokens-TOTAL_FORMS": "0", "tokens-INITIAL_FORMS": "0"}
     assert "Nothing was saved" in admin_client.post(page, form, follow=True).content.decode()
     page = reverse("admin:concentrator", args=[concentrator.pk])
-    for given in ({"act": "make"}, {"act": "rotate", "token": token.pk}, {"act": "revoke", "token": token.pk}):
+    for given in (
+        {"act": "make"},
+        {"act": "rotate", "token": token.pk},
+        {"act": "revoke", "token": token.pk, "confirmed": 1},
+    ):
         assert "cannot be written" in admin_client.post(page, given, follow=True).content.decode()
     assert ConcentratorToken.objects.get().expires_at is None
     assert list(Concentrator.objects.values_list("is_active", flat=True)) == [True]

@@ -163,7 +163,11 @@ def test_a_token_is_rotated_and_the_old_one_ends_a_day_later(concentrator: Conce
 def test_a_token_is_revoked(concentrator: Concentrator) -> None:
     secret = tokens.issue(concentrator, "spring")
     client, pk = person(roles.ADMINISTRATOR), ConcentratorToken.objects.get().pk
-    said = client.post(page_of(concentrator), {"act": "revoke", "token": pk}, follow=True).content.decode()
+    asked = client.post(page_of(concentrator), {"act": "revoke", "token": pk}).content.decode()
+    assert "It is the only valid token" in asked
+    assert tokens.find(secret, timezone.now()) is not None
+    given = {"act": "revoke", "token": pk, "confirmed": "1"}
+    said = client.post(page_of(concentrator), given, follow=True).content.decode()
     assert "refused from now on" in said
     assert tokens.find(secret, timezone.now()) is None
     again = client.post(page_of(concentrator), {"act": "rotate", "token": pk}, follow=True).content.decode()

@@ -63,7 +63,7 @@ def shown(client: Any, name: str, **asked: Any) -> list[str]:
 def test_the_list_shows_the_newest_first_with_its_reasons(refused: list[IntegrityFailure]) -> None:
     rows = shown(person(roles.OPERATOR), LIST)
     assert len(rows) == 4
-    [tampered] = [row for row in rows if "tag invalid" in row]
+    [tampered] = [row for row in rows if "invalid tag" in row]
     assert str(refused[0].meter) in tampered
     assert page_of(refused[0]) in tampered
     assert 'type="checkbox"' in rows[0]
@@ -95,9 +95,9 @@ def test_a_meter_is_found_by_what_people_know_of_it(
     client, meter = person(roles.OPERATOR), refused[0].meter
     assert meter is not None
     for known_by, kind in (
-        (meter.serial_number, "tag invalid"),
-        (bytes(meter.system_title).hex(), "tag invalid"),
-        (stranger.title.hex(), "unknown device"),
+        (meter.serial_number, "invalid tag"),
+        (bytes(meter.system_title).hex(), "invalid tag"),
+        (stranger.title.hex(), "unknown meter"),
     ):
         [row] = shown(client, LIST, meter=known_by)
         assert kind in row
@@ -135,7 +135,7 @@ def test_nonsense_is_answered_with_what_is_wrong(
 
 def test_groups_count_and_lead_to_their_rows(refused: list[IntegrityFailure]) -> None:
     client = person(roles.OPERATOR)
-    malformed, tampered = sorted(shown(client, GROUPS), key=lambda row: "tag invalid" in row)
+    malformed, tampered = sorted(shown(client, GROUPS), key=lambda row: "invalid tag" in row)
     assert "no known meter" in malformed
     assert ">3</a>" in malformed
     assert str(refused[0].meter) in tampered

@@ -203,7 +203,7 @@ def test_the_figures_are_what_happened(admin_client: Client) -> None:
     link = re.search(r'href="([^"]*kind=tag_invalid[^"]*)"', text)
     assert link is not None
     [row] = admin_client.get(link[1]).context["content"].rows
-    assert "tag invalid" in str(row[2].content)
+    assert "invalid tag" in str(row[2].content)
 
 
 def test_completeness_is_of_what_is_expected(admin_client: Client) -> None:

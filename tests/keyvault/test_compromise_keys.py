@@ -32,9 +32,9 @@ def test_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
         return "yes"
 
     monkeypatch.setattr("builtins.input", answer)
-    assert run("--device", ONE.hex()) == "1 keys are cut off.\n"
+    assert run("--device", ONE.hex()) == "1 key marked as compromised.\n"
     assert compromised() == {(ONE, 1)}
-    assert questions == ["Cut off 1 keys of 1 devices, for good? Write yes: "]
+    assert questions == ["Mark 1 key of 1 device as compromised, for good? Type yes: "]
     record = AuditRecord.objects.get()
     assert (record.act, record.result) == ("device_key.compromise", "1 cut off")
     with pytest.raises(CommandError, match="no key that is not compromised already"):
@@ -46,7 +46,7 @@ def test_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fleet_key_takes_all_that_was_derived_from_it() -> None:
     provisioning.provision_devices([ONE], fleet_key=provisioning.create_fleet_key("spring"))
     provisioning.provision_devices([OTHER])
-    assert run("--fleet-key", "spring", "--yes") == "2 keys are cut off.\n"
+    assert run("--fleet-key", "spring", "--yes") == "2 keys marked as compromised.\n"
     assert compromised() == {(ONE, 0), (ONE, 1)}
 
 

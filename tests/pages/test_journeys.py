@@ -34,7 +34,7 @@ def test_a_tampered_frame_appears_is_opened_understood_and_acknowledged(stack: S
     frame = site.devices[0].frame(0)
     site.posted([frame[:-1] + bytes((frame[-1] ^ 1,))])
     expect(row).to_have_count(1, timeout=LIVE_MS)  # by itself: nothing was reloaded
-    row.get_by_role("link", name="tag invalid").click()
+    row.get_by_role("link", name="invalid tag").click()
     for told in ("The authentication tag does not fit", "Likely causes", "Key epoch 1", "Authentication tag: 8 octets"):
         expect(page.get_by_text(told).first).to_be_visible()
     page.get_by_label("Note").fill("a test of ours on site")
@@ -137,6 +137,9 @@ def test_a_token_is_made_used_revoked_and_refused(stack: Stack, visit: Visit) ->
     expect(row).to_contain_text("valid")
     expect(row).not_to_contain_text("never")
     row.get_by_role("button", name="revoke").click()
+    expect(page.get_by_text("It is the only valid token")).to_be_visible()
+    assert post(0).status_code == 202
+    page.get_by_role("button", name="Revoke it").click()
     expect(page.get_by_text("is refused from now on")).to_be_visible()
     expect(row).to_contain_text("revoked")
     assert post(1).status_code == 401

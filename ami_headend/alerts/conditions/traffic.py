@@ -79,7 +79,7 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         int_array(open_ids),
         SUBJECTS_MAX,
     )
-    what = kind.value.replace("_", " ")
+    what = kind.label
     return _found(
         SubjectKind.METER if is_meter else SubjectKind.CONCENTRATOR,
         rows,

@@ -45,7 +45,8 @@ class Command(BaseCommand):
         if not options["yes"]:
             devices = keys.values("system_title").distinct().count()
             try:
-                answer = input(f"Cut off {len(ids)} keys of {devices} devices, for good? Write yes: ")
+                which = f"{_counted(len(ids), 'key')} of {_counted(devices, 'device')}"
+                answer = input(f"Mark {which} as compromised, for good? Type yes: ")
             except EOFError:
                 answer = ""
             if answer.strip() != "yes":
@@ -54,7 +55,11 @@ class Command(BaseCommand):
             moved = epochs.compromise(ids, audit.command_actor())
         except (AuditError, MasterKeyError) as error:
             raise CommandError(f"not done, for it could not be audited: {error}") from None
-        self.stdout.write(f"{moved} keys are cut off.")
+        self.stdout.write(f"{_counted(moved, 'key')} marked as compromised.")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
