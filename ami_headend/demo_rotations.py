@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from ami_headend.core import clock
 from concentrators import rotations, waves
 from concentrators.models import Concentrator, RotationWave
 from concentrators.rotations import Kind
@@ -33,7 +34,7 @@ def begin_next(now: datetime) -> str | None:
     latest = rotations.rotations(20)
     if not DeviceKey.objects.exists():  # the meters are not registered yet
         return None
-    if any(one.state == "running" and one.began_at > now - _PATIENCE for one in latest):
+    if any(one.state == "running" and clock.is_within(one.began_at, _PATIENCE, now) for one in latest):
         return None
     acts: dict[str, Callable[[datetime], str]] = {
         Kind.DEVICE_KEYS.value: _device_keys,
@@ -47,7 +48,7 @@ def begin_next(now: datetime) -> str | None:
         begun[kind] = max(begun.get(kind, one.began_at), one.began_at)
     never = datetime.min.replace(tzinfo=now.tzinfo)
     for kind in sorted(acts, key=lambda kind: begun.get(kind, never)):
-        if begun.get(kind, never) < now - _RESTS.get(kind, timedelta()):
+        if clock.has_rested(begun.get(kind), _RESTS.get(kind, timedelta()), now):
             try:
                 return acts[kind](now)
             except (WaveError, RotationError):  # nothing to rotate there now: the next kind

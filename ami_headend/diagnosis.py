@@ -16,6 +16,7 @@ from psycopg.errors import InsufficientPrivilege
 from ami_headend import database_roles, embedded
 from ami_headend.alerts.models import Rule
 from ami_headend.celery import app
+from ami_headend.core import clock
 from concentrators import uplinks
 from keyvault import journal, masterkey
 from keyvault.masterkey import MasterKeyError, UnwrapError
@@ -32,6 +33,7 @@ EVALUATED_LATE = timedelta(minutes=3)  # the schedule has the rules of alerts lo
 PING_TIMEOUT_S = 2.0
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 _ROWS_TO_OPEN = 5
+_SYNCHRONISE = "Synchronise the clocks of every host and of the database's (NTP)."
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _workers() -> Finding:
 
 
 def _clock() -> Finding:
-    to_do = "Synchronise the clocks of this machine and of the database's (NTP)."
+    to_do = _SYNCHRONISE
     before = timezone.now()
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
@@ -220,9 +222,16 @@ def _backlog() -> Finding:
     waiting = uplinks.backlog()
     if waiting.oldest_received_at is None:
         return Finding("backlog", True, "nothing waits")
-    age = timezone.now() - waiting.oldest_received_at
-    found = f"{waiting.uplinks} uplinks wait, the oldest for {age.total_seconds():.0f} s"
-    if age > BACKLOG_AGE_MAX or waiting.uplinks > settings.UPLINK_QUEUE_MAX:
+    now = timezone.now()
+    age_s = clock.age_s(waiting.oldest_received_at, now)
+    if clock.is_ahead(waiting.oldest_received_at, now):
+        found = f"{waiting.uplinks} uplinks wait, the oldest received {-age_s:.0f} s in the future"
+        return Finding("backlog", False, found, _SYNCHRONISE)
+    found = f"{waiting.uplinks} uplinks wait, the oldest for {age_s:.0f} s"
+    if (
+        clock.has_rested(waiting.oldest_received_at, BACKLOG_AGE_MAX, now)
+        or waiting.uplinks > settings.UPLINK_QUEUE_MAX
+    ):
         to_do = "See that workers and celery beat run, and the uplinks' last_error; or start more workers."
         return Finding("backlog", False, found, to_do)
     return Finding("backlog", True, found)
@@ -236,7 +245,7 @@ def _alerts() -> Finding:
     if not rules:
         return Finding("alerts", True, "every rule is switched off")
     latest = max((at for _, at, _ in rules if at is not None), default=None)
-    if latest is None or timezone.now() - latest > EVALUATED_LATE:
+    if not clock.is_within(latest, EVALUATED_LATE, timezone.now()):
         found = (
             "no rule was looked at yet"
             if latest is None

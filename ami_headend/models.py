@@ -4,6 +4,8 @@ from datetime import datetime, timedelta
 
 from django.db import models
 
+from ami_headend.core import clock
+
 
 class KeptAnswer(models.Model):
     """The answer to a costly question (console/kept.py), as CBOR, and what it cost; one row for each question."""
@@ -20,5 +22,5 @@ class KeptAnswer(models.Model):
         return f"{self.name} of {self.taken_at}"
 
     def is_older(self, times_as_long: float, now: datetime) -> bool:
-        """Whether it is older than so many times as long as it took."""
-        return now - self.taken_at > timedelta(seconds=self.took_s * times_as_long)
+        """Whether it is older than so many times as long as it took, or from the future."""
+        return clock.has_rested(self.taken_at, timedelta(seconds=self.took_s * times_as_long), now)

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
+from ami_headend.core import clock
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import epochs
 from keyvault.models import FleetKey, KeySource
@@ -133,7 +134,7 @@ def replace_worn_keys(limit: int, now: datetime) -> int:
     A meter that did not get its key in time, or refused it, is asked again: after a day.
     """
     asked = Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY).filter(
-        Q(state__in=OPEN) | Q(created_at__gt=now - timedelta(days=1))
+        Q(state__in=OPEN) | Q(created_at__range=(now - timedelta(days=1), now + clock.DIFFERENCE_MAX))
     )
     meters: list[Meter] = []
     for titles in epochs.near_budget(limit):

@@ -12,6 +12,7 @@ import cbor2
 from django.conf import settings
 from django.db import transaction
 
+from ami_headend.core import clock
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import downlink, epochs, journal
 from keyvault.downlink import KeyCommand, PlainCommand, Sealed
@@ -86,6 +87,21 @@ def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime
         )
         return bool(moved) or mine.exists()
     return mine.exists()  # it is offered again after its back-off, which counts from the offer
+
+
+def offer_at_once(now: datetime) -> int:
+    """Offer again what was put off for longer than anything is: the clock was ahead then. Gives how many."""
+    return execute(
+        """UPDATE concentrators_command SET next_attempt_at = %s
+           WHERE state IN ('queued', 'offered', 'delivered') AND next_attempt_at > %s + make_interval(secs =>
+                 CASE state WHEN 'queued' THEN %s WHEN 'delivered' THEN %s ELSE %s * 2 ^ least(attempts, %s) END)""",
+        now,
+        now + clock.DIFFERENCE_MAX,
+        KEYLESS_RETRY_S,
+        REPEAT_DELIVERED_S,
+        settings.COMMAND_RETRY_S,
+        RETRY_DOUBLINGS,
+    )
 
 
 # The commands of a meter under one key are a lane: key commands are one (transfer key), all others the other.

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
+from ami_headend.core import clock
 from concentrators import commands
 from concentrators.commands import OPEN, SYSTEM, DownlinkError, Request
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
@@ -164,7 +165,7 @@ def _given(
     for meter_id, parameters, state, created_at in rows.values_list("meter_id", "parameters", "state", "created_at"):
         if state in passed_over:
             asked[meter_id].append((parameters["from_s"], parameters["to_s"]))
-        if created_at > now - timedelta(days=1) and state != CommandState.CANCELLED:
+        if clock.is_within(created_at, timedelta(days=1), now) and state != CommandState.CANCELLED:
             today[meter_id] += 1
     return asked, today
 

@@ -7,7 +7,18 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from concentrators import acknowledgement, commands, intervals, resends, retention, turns, uplinks, verification, waves
+from concentrators import (
+    acknowledgement,
+    commands,
+    downlink,
+    intervals,
+    resends,
+    retention,
+    turns,
+    uplinks,
+    verification,
+    waves,
+)
 from keyvault import epochs
 
 logger = logging.getLogger(__name__)
@@ -56,8 +67,12 @@ def delete_old_rows() -> None:
 
 @shared_task
 def expire_commands() -> None:
-    """End the commands whose time is over."""
-    expired = commands.expire(timezone.now())
+    """End the commands whose time is over; have those offered that a clock ahead put off."""
+    now = timezone.now()
+    expired = commands.expire(now)
+    called = downlink.offer_at_once(now)
+    if called:
+        logger.warning("%d commands were put off into the future, as the clock was ahead: offered again", called)
     if expired:
         logger.info("%d commands expired", expired)
 

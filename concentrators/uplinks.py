@@ -8,9 +8,13 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Count, F, Min
 
+from ami_headend.core import clock
 from concentrators.models import Uplink
 
 _CLAIM = 5_000
+_PUT_OFF_MAX = timedelta(minutes=10)
+RETRY_S = 20  # after a failed attempt, doubled each time
+RETRY_DOUBLINGS = 8
 _PURGE_BATCH = 1_000
 BEGUN_MAX = 32_000
 
@@ -37,18 +41,32 @@ def claim_overdue(now: datetime) -> list[int]:
     """Ids of unverified uplinks that are due again: their task was lost, or an attempt failed.
 
     Each is put off by its age, at least UPLINK_SWEEP_AFTER_S and at most ten minutes, so that a queue
-    that is merely long does not fill up with repetitions.
+    that is merely long does not fill up with repetitions. What was received in the future, or put off for longer than
+    anything is, counts as due: the clock was ahead then.
     """
+    after = timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S)
     with connection.cursor() as cursor:
         cursor.execute(
             """UPDATE concentrators_uplink
                SET claims = least(claims + 1, 32767),
                    due_at = %(now)s + greatest(least(%(now)s - received_at, interval '10 minutes'),
                                                make_interval(secs => %(after)s))
-               WHERE id IN (SELECT id FROM concentrators_uplink WHERE verified_at IS NULL AND due_at <= %(now)s
+               WHERE id IN (SELECT id FROM concentrators_uplink WHERE verified_at IS NULL AND (
+                                due_at <= %(now)s OR received_at > %(ahead)s AND due_at > %(usual)s
+                                OR due_at - make_interval(secs => %(retry)s * 2 ^ least(attempts, %(doublings)s))
+                                   > %(latest)s)
                             ORDER BY due_at LIMIT %(claim)s FOR UPDATE SKIP LOCKED)
                RETURNING id""",
-            {"now": now, "after": settings.UPLINK_SWEEP_AFTER_S, "claim": _CLAIM},
+            {
+                "now": now,
+                "after": settings.UPLINK_SWEEP_AFTER_S,
+                "claim": _CLAIM,
+                "ahead": now + clock.DIFFERENCE_MAX,
+                "usual": clock.latest_due(after, now),
+                "latest": clock.latest_due(_PUT_OFF_MAX + after, now),
+                "retry": RETRY_S,
+                "doublings": RETRY_DOUBLINGS,
+            },
         )
         return sorted(row[0] for row in cursor.fetchall())
 

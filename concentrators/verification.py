@@ -13,7 +13,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from ami_headend.core.database_errors import trouble_of, would_come_with_any_values
-from concentrators import integrity, totals
+from concentrators import integrity, totals, uplinks
 from concentrators.assigned import assigned_meters
 from concentrators.integrity import Failure
 from concentrators.judging import Delivery, Verdicts, judge
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 TRIES = 6  # the first ones optimistic, the others under lock; each loses only to a transaction that won
 _LOOKS = 100  # lots; where each has something unforeseen in it, one in a hundred is judged twice
-_RETRY_S = 20  # after a failed attempt, doubled each time
 
 
 class TransientError(Exception):
@@ -219,6 +218,6 @@ def _note_failure(uplink_id: int, error: Exception) -> None:
     attempts = Uplink.objects.filter(pk=uplink_id).values_list("attempts", flat=True).first() or 0
     Uplink.objects.filter(pk=uplink_id, verified_at=None).update(
         attempts=F("attempts") + 1,
-        due_at=timezone.now() + timedelta(seconds=_RETRY_S * 2 ** min(attempts, 8)),
+        due_at=timezone.now() + timedelta(seconds=uplinks.RETRY_S * 2 ** min(attempts, uplinks.RETRY_DOUBLINGS)),
         last_error=type(error).__name__,
     )

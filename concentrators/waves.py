@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 
+from ami_headend.core import clock
 from concentrators import commands
 from concentrators.commands import OPEN, DownlinkError
 from concentrators.models import Command, CommandKind, CommandState, Concentrator, RotationWave, WaveMeter, WaveState
@@ -270,7 +271,8 @@ def _step(wave_id: int, now: datetime) -> int:
 
 def _allowed(wave: RotationWave, now: datetime) -> int:
     """How many commands may be queued in this minute: a minute's part, and never over the rate of any hour."""
-    hour = Command.objects.filter(wave_meter__wave=wave, created_at__gt=now - timedelta(hours=1)).count()
+    within_hour = (now - timedelta(hours=1), now + clock.DIFFERENCE_MAX)
+    hour = Command.objects.filter(wave_meter__wave=wave, created_at__range=within_hour).count()
     return min(math.ceil(wave.rate_per_hour / 60), wave.rate_per_hour - hour)
 
 

@@ -14,6 +14,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 from psycopg.errors import DeadlockDetected
 
+from ami_headend.core import clock
 from keyvault import audit, census, masterkey
 from keyvault.audit import Actor
 from keyvault.census import Secret
@@ -130,7 +131,9 @@ def rewrap_batch(rotation_id: int) -> bool:
 
 def is_overdue(rotation: MasterKeyRotation, now: datetime) -> bool:
     """Whether it runs, and nobody has worked on it for a while: its worker was killed, or its task lost."""
-    return rotation.state == RotationState.RUNNING and rotation.beat_at < now - timedelta(seconds=OVERDUE_S)
+    return rotation.state == RotationState.RUNNING and clock.has_rested(
+        rotation.beat_at, timedelta(seconds=OVERDUE_S), now
+    )
 
 
 def claim_overdue(now: datetime) -> MasterKeyRotation | None:

@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 
 from celery.utils.time import get_exponential_backoff_interval
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from ami_headend.alerts import emails, webhooks
 from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import ChannelKind, Delivery
 from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
+from ami_headend.core import clock
 from keyvault.masterkey import MasterKeyError
 from keyvault.signing import SigningError
 from keyvault.sql import fetch_rows
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 GIVE_UP_AFTER = timedelta(hours=24)
 KEPT = timedelta(days=90)
 _FIRST_S, _MOST_S = 15, 3_600
+_SPREAD = 1.2
 _LOCK = 0x616D6907  # with the channel's id
 _FAILURES = (
     WebhookError,
@@ -41,7 +44,7 @@ _FAILURES = (
 
 def overdue_channels(now: datetime) -> list[int]:
     """Channels with messages that are due: their task was lost, or an attempt failed."""
-    waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None, due_at__lte=now)
+    waiting = Delivery.objects.filter(_is_due(now), delivered_at=None, given_up_at=None)
     return sorted(waiting.values_list("channel", flat=True).distinct())
 
 
@@ -52,6 +55,11 @@ def deliver_for(channel_id: int, seconds: float) -> bool:
         if time.monotonic() > end:
             return True
     return False
+
+
+def _is_due(now: datetime) -> Q:
+    """Also what nobody can have put off for so long: the clock was ahead then."""
+    return Q(due_at__lte=now) | Q(due_at__gt=clock.latest_due(timedelta(seconds=_MOST_S * _SPREAD), now))
 
 
 def purge(now: datetime) -> int:
@@ -65,7 +73,7 @@ def _deliver_next(channel_id: int, now: datetime) -> bool:
     """Send the oldest message that is due. False where none is, or another worker is at this channel."""
     if not fetch_rows("SELECT pg_try_advisory_xact_lock(%s, %s)", _LOCK, channel_id)[0][0]:
         return False
-    waiting = Delivery.objects.filter(channel=channel_id, delivered_at=None, given_up_at=None, due_at__lte=now)
+    waiting = Delivery.objects.filter(_is_due(now), channel=channel_id, delivered_at=None, given_up_at=None)
     delivery = waiting.select_for_update(of=("self",)).select_related("channel").order_by("pk").first()
     if delivery is None:
         return False
@@ -99,7 +107,7 @@ def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> None:
         logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
         return
     wait_s = get_exponential_backoff_interval(_FIRST_S, min(delivery.attempts - 1, 16), _MOST_S)
-    delivery.due_at = now + timedelta(seconds=wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads, hides nothing
+    delivery.due_at = now + timedelta(seconds=wait_s * random.uniform(0.8, _SPREAD))  # noqa: S311 - spreads, hides nothing
     logger.warning("%s was not taken, attempt %d: %s", delivery, delivery.attempts, delivery.last_error)
     if not isinstance(error, WebhookError) or error.is_down:
         behind = Delivery.objects.filter(

@@ -15,6 +15,7 @@ from ami_headend.alerts import marks, notices
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.models import Alert, AlertStep, Condition, Rule, Step, SubjectKind
+from ami_headend.core import clock
 from keyvault.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def is_due(rule: Rule, now: datetime) -> bool:
     rest = max(
         timedelta(seconds=SEARCHES[Condition(rule.condition)].rests_s), timedelta(milliseconds=_RESTS * rule.took_ms)
     )
-    return rule.evaluated_at is None or rule.evaluated_at + rest <= now
+    return clock.has_rested(rule.evaluated_at, rest, now)
 
 
 def end_alerts(rule: Rule, now: datetime, actor: str) -> set[int]:
@@ -177,7 +178,7 @@ def _may_be_told(rule: Rule, alert: Alert, now: datetime) -> bool:
         return False
     if alert.notified_at is None or (alert.snoozed_until is not None and alert.notified_at < alert.snoozed_until):
         return True
-    return alert.notified_at + timedelta(minutes=rule.quiet_minutes) <= now
+    return clock.has_rested(alert.notified_at, timedelta(minutes=rule.quiet_minutes), now)
 
 
 def _resolve(ended: Sequence[Alert], now: datetime, actor: str = "", note: str = "") -> set[int]:

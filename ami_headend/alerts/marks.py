@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from ami_headend.alerts.models import StoredMark
+from ami_headend.core import clock
 from keyvault.sql import execute
 
 _EVERY = timedelta(minutes=1)
@@ -19,9 +20,10 @@ def mark(now: datetime) -> None:
         """INSERT INTO alerts_storedmark (at, failure_id, event_id)
            SELECT %s, coalesce((SELECT max(id) FROM concentrators_integrityfailure), 0),
                   coalesce((SELECT max(id) FROM meters_meterevent), 0)
-           WHERE NOT EXISTS (SELECT 1 FROM alerts_storedmark WHERE at > %s)""",
+           WHERE NOT EXISTS (SELECT 1 FROM alerts_storedmark WHERE at > %s AND at <= %s)""",
         now,
         now - _EVERY,
+        now + clock.DIFFERENCE_MAX,
     )
     StoredMark.objects.filter(
         at__lt=marked_before(now - _KEPT).at

@@ -24,6 +24,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.core import clock
 from ami_headend.diagnosis import EVALUATED_LATE
 from concentrators.verdicts import Severity
 
@@ -208,7 +209,7 @@ def _evaluated(now: datetime) -> Figure:
     rules = Rule.objects.filter(is_enabled=True).values_list("evaluated_at", "last_error")
     times = [at for at, _ in rules if at is not None]
     failing = sum(bool(error) for _, error in rules)
-    if not times or max(times) < now - EVALUATED_LATE:
+    if not clock.is_within(max(times, default=None), EVALUATED_LATE, now):
         said = "never" if not times else ago(max(times), now)
         return Figure("Rules looked at", str(said), "beat or the workers do not run", "heart_broken", tone="bad")
     note = f"{failing} rules cannot be evaluated" if failing else f"{len(rules)} rules"

@@ -7,6 +7,7 @@ from ami_headend import diagnosis
 from ami_headend.console import kept
 from ami_headend.console.formatting import duration
 from ami_headend.console.kept import Question
+from ami_headend.core import clock
 from ami_headend.diagnosis import Finding
 from ami_headend.models import KeptAnswer
 
@@ -35,9 +36,9 @@ def components(now: datetime) -> list[Finding]:
     """The findings: what a worker found, and without one what this process sees by itself."""
     row = KeptAnswer.objects.filter(name=COMPONENTS.name).first()
     found = None if row is None else kept.read(COMPONENTS, row)
-    if row is None or found is None or now - row.taken_at > _STALE_AFTER:
-        since = "" if row is None else f" for {duration((now - row.taken_at).total_seconds())}"
+    if row is None or found is None or not clock.is_within(row.taken_at, _STALE_AFTER, now):
+        since = "" if row is None else f" for {duration(clock.age_s(row.taken_at, now))}"
         to_do = "Start celery beat and a worker (make up starts both); nothing is verified without a worker."
         return [Finding(_SCHEDULE, False, f"not heard of{since}", to_do), diagnosis.broker()]
-    age = duration((now - row.taken_at).total_seconds())
+    age = duration(clock.age_s(row.taken_at, now))
     return [Finding(_SCHEDULE, True, f"looked at all this {age} ago"), *found]

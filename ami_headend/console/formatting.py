@@ -11,6 +11,7 @@ from django.utils.formats import localize
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from ami_headend.core import clock
 from concentrators.verdicts import FailureKind, Severity
 
 SEVERITY_COLOURS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "danger"}
@@ -48,20 +49,25 @@ def percent(part: float | None, whole: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its one fitting unit: 45 s, 3 min, 5 h, 12 days."""
-    whole = max(0, int(seconds))
+    """A length of time in its one fitting unit: 45 s, 3 min, 5 h, 12 days; with a minus where it is below zero."""
+    sign, whole = "-" if seconds <= -1 else "", int(abs(seconds))
     for limit, unit, name in _AGES:
         if whole < limit:
-            return f"{whole // unit} {name}"
-    return f"{whole // 86_400} days"
+            return f"{sign}{whole // unit} {name}"
+    return f"{sign}{whole // 86_400} days"
 
 
 def ago(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """How long ago a time is, with the time itself as a tooltip; ``never`` where there is none."""
+    """How long ago a time is, with the time itself as a tooltip; ``never`` where there is none.
+
+    A time in the future was stored when the clock was ahead, and the page says so.
+    """
     if at is None:
         return "never"
-    age = duration(((now or timezone.now()) - at).total_seconds())
-    return _time(at, f"{age} ago")
+    now = now or timezone.now()
+    if clock.is_ahead(at, now):
+        return _time(at, f"{duration(-clock.age_s(at, now))} in the future")
+    return _time(at, f"{duration(max(0.0, clock.age_s(at, now)))} ago")
 
 
 def moment(at: datetime | None) -> SafeString | str:

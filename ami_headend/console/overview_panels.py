@@ -30,6 +30,7 @@ from ami_headend.console.meters import meters_url
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.tables import Column, table
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
+from ami_headend.core import clock
 from concentrators import failure_queries, uplinks
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import WaveState
@@ -70,7 +71,7 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
             clipped(meter.via or "-"),
         ]
         for meter in found.silent
-        if meter.heard_at is None or now - meter.heard_at > fleet_queries.HEARD_PERIOD
+        if not clock.is_within(meter.heard_at, fleet_queries.HEARD_PERIOD, now)
     ]
     return {
         "figures": [Figure("Meters heard", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],
@@ -232,7 +233,7 @@ def _master_key(standing: MasterKeyRotation) -> RotationBar:
 def counted_at(answers: Mapping[str, Answer], now: datetime) -> datetime | None:
     """When the oldest of the kept answers was taken, where that is so long ago that it should be said."""
     oldest = min((answer.taken_at for answer in answers.values()), default=now)
-    return oldest if now - oldest > timedelta(seconds=15) else None
+    return None if clock.is_within(oldest, timedelta(seconds=15), now) else oldest
 
 
 def _completeness(title: str, found: Profiles, period: timedelta, url: str) -> Figure:

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from ami_headend.alerts import queries
 from ami_headend.alerts.models import Delivery, Rule
+from ami_headend.core import clock
 from ami_headend.metrics import counting
 from ami_headend.metrics.models import Counted, Snapshot
 from concentrators import uplinks
@@ -55,7 +56,7 @@ def registry() -> CollectorRegistry:
 
 def _counters(now: datetime) -> Iterator[Metric]:
     counted = Counted.objects.get()
-    if counted.until > now - _COUNT_HERE_BEFORE:
+    if clock.is_within(counted.until, _COUNT_HERE_BEFORE, now):
         counted = counting.count()
     frames = CounterMetricFamily(f"{PREFIX}frames", "Frames by verdict, as first given", labels=["verdict"])
     for verdict in _VERDICTS:
@@ -74,7 +75,7 @@ def _counters(now: datetime) -> Iterator[Metric]:
 def _queue(now: datetime) -> Iterator[Metric]:
     backlog = uplinks.backlog()
     oldest = backlog.oldest_received_at
-    lag_s = max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
+    lag_s = clock.age_s(oldest, now) if oldest else 0.0
     yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=backlog.uplinks)
     yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Since when the oldest of them waits", value=lag_s)
 
@@ -104,10 +105,10 @@ def _alerts(now: datetime) -> Iterator[Metric]:
     yield GaugeMetricFamily(f"{PREFIX}alert_rules_failing", "Rules that could not be evaluated", value=failing)
     latest = rules.aggregate(at=Max("evaluated_at"))["at"]
     if latest is not None:
-        age_s = max(0.0, (now - latest).total_seconds())
+        age_s = clock.age_s(latest, now)
         yield GaugeMetricFamily(
             f"{PREFIX}alert_evaluation_age_seconds",
-            "Since rules were evaluated last: grows without workers",
+            "Since rules were evaluated last: grows without workers; below zero where a clock was ahead",
             value=age_s,
         )
 
@@ -122,5 +123,5 @@ def _snapshots(now: datetime) -> Iterator[Metric]:
         for *values, number in snapshot.value:
             family.add_metric([*map(str, values)], number)
         yield family
-        age.add_metric([snapshot.name], max(0.0, (now - snapshot.taken_at).total_seconds()))
+        age.add_metric([snapshot.name], clock.age_s(snapshot.taken_at, now))
     yield age

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import Count
 
+from ami_headend.core import clock
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import WaveMeter, WaveState
 from keyvault import census
@@ -29,7 +30,7 @@ def take(now: datetime) -> list[str]:
         before = standing.get(name)
         if before is not None:
             rest = max(_REST_MIN, timedelta(milliseconds=_RESTS * before.took_ms))
-            if before.taken_at + rest > now:
+            if not clock.has_rested(before.taken_at, rest, now):
                 continue
         started = time.monotonic()
         value = figure(now)

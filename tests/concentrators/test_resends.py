@@ -99,6 +99,7 @@ def test_a_meter_is_asked_so_often_a_day_and_the_oldest_gaps_first(
     judged(concentrator, [device.frame(n) for n in range(0, 24, 2)])
     assert ask() == Outcome(1, 12, 3, 9)
     assert asked() == [(1, 2), (3, 4), (5, 6)]
+    Command.objects.update(created_at=NOW)
     assert ask() == Outcome(1, 12, 0, 9)
     Command.objects.update(created_at=NOW - timedelta(days=2), state=CommandState.DONE)
     assert ask() == Outcome(1, 12, 3, 6)

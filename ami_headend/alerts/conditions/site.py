@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.core import clock
 from concentrators import uplinks
 from keyvault import backups
 from keyvault.sql import fetch_rows
@@ -16,8 +17,11 @@ def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     if backlog.oldest_received_at is None:
         return NOTHING
     age = now - backlog.oldest_received_at
-    if age <= timedelta(minutes=rule.period_minutes or 0):
+    if clock.is_within(backlog.oldest_received_at, timedelta(minutes=rule.period_minutes or 0), now):
         return NOTHING
+    if clock.is_ahead(backlog.oldest_received_at, now):
+        summary = f"{backlog.uplinks:,} uplinks wait for verification, all received in the future: a clock was ahead"
+        return few([Finding(SubjectKind.FLEET, 0, "uplink queue", summary)])
     summary = (
         f"{backlog.uplinks:,} uplinks wait for verification, the oldest for {age.total_seconds() / 60:,.0f} minutes"
     )

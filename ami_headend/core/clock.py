@@ -1,0 +1,46 @@
+"""Stored times beside the clock of now, which may have been wrong when they were stored.
+
+A clock that was ahead leaves times that lie in the future once it is right again. Whoever adds a rest to such a time
+and waits for the sum waits for as long as the clock was ahead, and an age that is taken for 0 hides it. So:
+
+- what lies in the future counts as never: its rest is over, it is due at once;
+- an age below zero stays below zero, and is a finding;
+- lengths of time within one process are taken from ``time.monotonic``, which nobody sets.
+"""
+
+from datetime import datetime, timedelta
+
+DIFFERENCE_MAX = timedelta(seconds=2)  # between the clocks of two hosts that are both well
+
+
+def is_ahead(at: datetime, now: datetime) -> bool:
+    """Whether a stored time lies in the future by more than two hosts' clocks differ: the clock was ahead then."""
+    return at - now > DIFFERENCE_MAX
+
+
+def age_s(at: datetime, now: datetime) -> float:
+    """How long ago a stored time is, in seconds: below zero where it lies in the future."""
+    return (now - at).total_seconds()
+
+
+def has_rested(last: datetime | None, rest: timedelta, now: datetime) -> bool:
+    """Whether something that was done last at a time is due again. Never, and in the future, are due at once."""
+    return last is None or is_ahead(last, now) or last + rest <= now
+
+
+def is_within(last: datetime | None, period: timedelta, now: datetime) -> bool:
+    """Whether something happened within the period that ends now. In the future it did not happen."""
+    return not has_rested(last, period, now)
+
+
+def is_due(due_at: datetime, longest: timedelta, now: datetime) -> bool:
+    """Whether what was put off until a time is due: also where nobody could have put it off for so long."""
+    return due_at <= now or is_ahead(due_at, now + longest)
+
+
+def latest_due(longest: timedelta, now: datetime) -> datetime:
+    """The last time until which something can have been put off by now: a later one was set by a clock ahead.
+
+    ``is_due`` for SQL and querysets: ``due_at <= now OR due_at > latest_due(longest, now)``.
+    """
+    return now + longest + DIFFERENCE_MAX
