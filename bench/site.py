@@ -142,7 +142,7 @@ def settle(*tables: str) -> None:
 
 def make_template() -> None:
     """The migrated, empty database that every site is a copy of."""
-    _create_database(TEMPLATE, "template0")
+    create_database(TEMPLATE, "template0")
     use_database(TEMPLATE)
     call_command("migrate", verbosity=0)
     partitions.maintain()
@@ -155,7 +155,7 @@ def made(executor: ProcessPoolExecutor, name: str, concentrators: int, meters_ea
     """A database of that name with a provisioned fleet; dropped when the block ends."""
     start = (datetime.now(UTC) - _START_AGO).replace(minute=0, second=0, microsecond=0)
     fleet = fleets.make(executor, concentrators, meters_each, int(start.timestamp()))
-    _create_database(name, TEMPLATE)
+    create_database(name, TEMPLATE)
     try:
         use_database(name)
         yield Site(name, fleet, _provision(fleet, start - _ASSIGNED_FOR))
@@ -165,7 +165,7 @@ def made(executor: ProcessPoolExecutor, name: str, concentrators: int, meters_ea
             cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _create_database(name: str, template: str) -> None:
+def create_database(name: str, template: str) -> None:
     use_database("postgres")
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))

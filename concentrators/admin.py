@@ -22,7 +22,7 @@ from concentrators import (
 )
 from concentrators.admin_forms import AssignForm, IntervalForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
-from concentrators.assignments import AssignmentError, assign
+from concentrators.assignments import AssignmentError, assign, exchange
 from concentrators.commands import DownlinkError
 from concentrators.intervals import IntervalError
 from concentrators.models import Assignment, CommandKind, Concentrator, Uplink
@@ -31,7 +31,7 @@ from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, for
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from meters.admin import MeterAdmin
-from meters.models import Meter
+from meters.models import Installation, Meter, Place
 from meters.registry import RegistryError
 
 
@@ -159,6 +159,13 @@ class AssignableMeterAdmin(MeterAdmin):
 
         text = "Intervals that begin before then stay of the length they had, late frames too."
         return self._change(request, object_id, IntervalForm, change, "Interval of", text)
+
+    def exchange_meters(self, place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
+        """The exchange, and the concentrator with it."""
+        try:
+            return exchange(place, old, new, at)
+        except AssignmentError as error:
+            raise RegistryError(str(error)) from None
 
     def assign_view(self, request: HttpRequest) -> HttpResponse:
         """Asks for meters, a concentrator and an instant, and assigns."""

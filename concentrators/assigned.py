@@ -9,6 +9,7 @@ comes back after a rollback or a restore). What was read under a generation hold
 from collections.abc import Collection
 
 from keyvault.sql import fetch_rows, octets_array
+from meters.expectation import assignment_of
 from meters.lengths import Lengths
 from meters.models import MeterStatus
 
@@ -33,12 +34,9 @@ class AssignedMeter:
     def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
         self._assignments.append((concentrator_id, from_s, to_s))
 
-    def concentrator_at(self, time_s: int) -> int | None:
-        """The concentrator that the meter is assigned to at a Unix second, or None."""
-        for concentrator_id, from_s, to_s in self._assignments:
-            if from_s <= time_s and (to_s is None or time_s < to_s):
-                return concentrator_id
-        return None
+    def concentrator_of(self, start_s: int, minutes: int) -> int | None:
+        """The concentrator that an interval counts to, or None; ``start_s`` is its start in Unix seconds."""
+        return assignment_of(self._assignments, start_s, start_s + 60 * minutes)
 
 
 class _Kept:
@@ -85,7 +83,8 @@ def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
                   ceil(extract(epoch FROM a.valid_from))::bigint, ceil(extract(epoch FROM a.valid_to))::bigint
            FROM unnest(%s::bytea[]) AS t(title)
            JOIN meters_meter m ON m.system_title = t.title
-           LEFT JOIN concentrators_assignment a ON a.meter_id = m.id""",
+           LEFT JOIN concentrators_assignment a ON a.meter_id = m.id
+           ORDER BY a.valid_from""",
         octets_array(system_titles),
     )
     meters: dict[bytes, AssignedMeter] = {}

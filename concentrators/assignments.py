@@ -1,7 +1,7 @@
 """Which meter belongs to which concentrator, when; and moving totals along when that changes."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.db import transaction
@@ -9,6 +9,9 @@ from django.db.models import Q
 
 from concentrators import totals
 from concentrators.models import Assignment
+from meters import registry
+from meters.lengths import LONGEST_MINUTES
+from meters.models import Installation, Meter, Place
 
 
 class AssignmentError(ValueError):
@@ -49,7 +52,9 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
             or standing[meter_id].concentrator_id != concentrator_id
             or standing[meter_id].valid_to is not None
         }
-        totals.shift(list(changed), valid_from, -1)
+        # An interval that began before may count to what begins within it.
+        start = valid_from - timedelta(minutes=LONGEST_MINUTES)
+        totals.shift(list(changed), start, -1)
         ending = [standing[meter_id] for meter_id in changed if meter_id in standing]
         same_instant = [row.pk for row in ending if row.valid_from == valid_from]
         Assignment.objects.filter(pk__in=same_instant).delete()
@@ -57,5 +62,42 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
         Assignment.objects.bulk_create(
             [Assignment(meter_id=m, concentrator_id=c, valid_from=valid_from) for m, c in changed.items()]
         )
-        totals.shift(list(changed), valid_from, +1)
+        totals.shift(list(changed), start, +1)
     return len(changed)
+
+
+def end(meter_ids: Sequence[int], at: datetime) -> None:
+    """End the assignments of meters at an instant; totals of what began from there on move along.
+
+    Raises AssignmentError where one of them begins later.
+    """
+    with transaction.atomic():
+        totals.lock()
+        standing = Assignment.objects.filter(Q(valid_to=None) | Q(valid_to__gt=at), meter__in=meter_ids)
+        later = standing.filter(valid_from__gte=at).first()
+        if later is not None:
+            raise AssignmentError(f"{later}: the meter has an assignment that begins after {at}")
+        totals.shift(meter_ids, at, -1)
+        standing.update(valid_to=at)
+        totals.shift(meter_ids, at, +1)
+
+
+def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
+    """Take one meter down from a place and hang another there at the same instant; one act, all or nothing.
+
+    From then on nothing is expected of the old meter, which stays in service, so that its frames under way are
+    taken. The new one belongs to the old one's concentrator from then on, unless it belongs to one already: what
+    it measured of the interval that the exchange cut counts there.
+
+    Raises RegistryError or AssignmentError where that cannot be.
+    """
+    with transaction.atomic():
+        totals.lock()  # before any row, as always
+        installed = registry.exchange(place, old, new, at)
+        open_ = Q(valid_to=None) | Q(valid_to__gt=at)
+        standing = Assignment.objects.filter(open_, meter=old, valid_from__lt=at).first()
+        if standing is not None:
+            end([old.pk], at)
+            if not Assignment.objects.filter(open_, meter=new).exists():
+                assign([(new.pk, standing.concentrator_id)], at)
+    return installed

@@ -1,8 +1,8 @@
 """How complete the load profiles are: meters counted in the interval totals, of the meters expected.
 
 Counted and expected both come without a look at a reading: what was counted stands in the totals, what is
-expected follows from assignments, interval lengths and times of service, as in ``total_queries``. The register
-is the energy of an interval (1-0:1.29.0), which every meter reports.
+expected is found by ``expected.py``. Of an interval that an exchange cuts more may be counted than is expected. The
+register is the energy of an interval (1-0:1.29.0), which every meter reports.
 """
 
 from collections import defaultdict
@@ -12,45 +12,12 @@ from typing import NamedTuple
 
 from django.db import connection
 
+from concentrators import expected as expectations
+from concentrators.expected import Span
 from meters.obis import INTERVAL_IMPORT
 
 _HOUR = timedelta(hours=1)
-# Who was expected, meter by meter: assigned, in service, and in intervals of which length, within [start, end).
-_SPANS = """
-    WITH length AS (
-        SELECT m.id AS meter_id, m.interval_minutes AS minutes, e.since AS first, NULL::timestamptz AS last
-        FROM meters_meter m
-        LEFT JOIN (SELECT meter_id, max(valid_to) AS since FROM meters_earlierlength GROUP BY meter_id) e
-             ON e.meter_id = m.id
-        UNION ALL SELECT meter_id, interval_minutes, valid_from, valid_to FROM meters_earlierlength
-    ), span AS (
-        SELECT a.concentrator_id, a.meter_id, l.minutes,
-               greatest(a.valid_from, m.commissioned_at, l.first, %(start)s) AS first,
-               least(a.valid_to, m.retired_at, l.last, %(end)s) AS last
-        FROM concentrators_assignment a
-        JOIN meters_meter m ON m.id = a.meter_id
-        JOIN length l ON l.meter_id = a.meter_id
-        WHERE a.valid_from < %(end)s AND (a.valid_to IS NULL OR a.valid_to > %(start)s)
-          AND (%(concentrator)s::int IS NULL OR a.concentrator_id = %(concentrator)s)
-    )
-"""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Span(NamedTuple):
-    """So many meters of a concentrator were expected in [first, last), in intervals of one length."""
-
-    concentrator_id: int
-    interval_minutes: int
-    first: datetime
-    last: datetime
-    meters: int
-
-    def intervals(self, start: datetime, end: datetime) -> int:
-        """How many intervals of these meters begin in [start, end)."""
-        step = timedelta(minutes=self.interval_minutes)
-        first, last = max(self.first, start), min(self.last, end)
-        return self.meters * max(0, _steps_before(last, step) - _steps_before(first, step))
 
 
 class Hour(NamedTuple):
@@ -80,23 +47,14 @@ class Share(NamedTuple):
     newest: datetime | None
 
 
-def expected_spans(start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Span]:
-    """Who is expected in [start, end), in one query over the assignments; few rows unless many meters changed."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""{_SPANS}
-               SELECT concentrator_id, minutes, first, last, count(*) FROM span WHERE first < last
-               GROUP BY concentrator_id, minutes, first, last""",
-            {"start": start, "end": end, "concentrator": concentrator_id},
-        )
-        return [Span(*row) for row in cursor.fetchall()]
-
-
 def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Hour]:
-    """Completeness and energy of each hour in [start, end), whole hours; of all concentrators or of one. One query."""
+    """Completeness and energy of each whole hour from ``start`` on, of all concentrators or of one; one query.
+
+    Where the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT date_trunc('hour', t.interval_start, 'UTC'), t.interval_minutes,
+            """SELECT date_bin('1 hour', t.interval_start, %(start)s), t.interval_minutes,
                       sum(t.meters_counted), sum(t.value_sum * power(10::numeric, g.scaler))
                FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
                WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
@@ -149,11 +107,8 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""{_SPANS}, due AS (
-                    SELECT meter_id, at FROM span, generate_series(
-                        to_timestamp(ceil(extract(epoch FROM first) / (60 * minutes)) * 60 * minutes),
-                        last - interval '1 us', make_interval(mins => minutes)
-                    ) AS at
+            f"""{expectations.SPANS}, due AS (
+                    SELECT meter_id, at FROM span, generate_series(first, last - interval '1 us', step) AS at
                 )
                 SELECT m.id, m.serial_number, count(*), count(*) FILTER (WHERE there IS NULL) AS missing
                 FROM due JOIN meters_meter m ON m.id = due.meter_id
@@ -164,7 +119,11 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
                 ) AS reading ON true
                 GROUP BY m.id HAVING count(*) FILTER (WHERE there IS NULL) > 0
                 ORDER BY missing DESC, m.serial_number LIMIT %(limit)s""",
-            {"start": start, "end": end, "concentrator": concentrator_id, "profile": INTERVAL_IMPORT, "limit": limit},
+            {
+                **expectations.parameters(start, end, None, [concentrator_id]),
+                "profile": INTERVAL_IMPORT,
+                "limit": limit,
+            },
         )
         return [IncompleteMeter(*row) for row in cursor.fetchall()]
 
@@ -182,17 +141,12 @@ def _expected_by_hour(spans: Iterable[Span], start: datetime, end: datetime) -> 
         for at in _interval_starts(start, end, timedelta(minutes=minutes)):
             while coming and coming[-1][0] <= at:
                 meters += coming.pop()[1]
-            expected[at.replace(minute=0, second=0, microsecond=0)] += meters
+            expected[start + (at - start) // _HOUR * _HOUR] += meters
     return expected
 
 
 def _interval_starts(start: datetime, end: datetime, step: timedelta) -> Iterator[datetime]:
-    at = _EPOCH + _steps_before(start, step) * step
+    at = _EPOCH - (_EPOCH - start) // step * step
     while at < end:
         yield at
         at += step
-
-
-def _steps_before(at: datetime, step: timedelta) -> int:
-    """How many multiples of ``step`` since 1970 lie before an instant."""
-    return -((_EPOCH - at) // step)

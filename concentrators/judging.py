@@ -263,7 +263,7 @@ class _Batch:
             captured_s, register_id, steps, minutes, is_event = value
             (self.events if is_event else self.readings).append((meter_id, value, uplink_id))
             if minutes:
-                concentrator_id = meter.concentrator_at(captured_s)
+                concentrator_id = meter.concentrator_of(captured_s, minutes)
                 if concentrator_id is not None:
                     key = (concentrator_id, register_id, minutes, captured_s)
                     if key in sums:

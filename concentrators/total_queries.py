@@ -1,13 +1,15 @@
 """Reading totals: by concentrator, register and time, in pages by key, with the meters expected."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connection
 
+from concentrators.expected import Counted, spans
 from keyvault.sql import cursor, int_array
+from meters.lengths import LONGEST_MINUTES
 
 
 class TotalKey(NamedTuple):
@@ -22,8 +24,8 @@ class TotalKey(NamedTuple):
 class TotalRow(NamedTuple):
     """A total as it is shown: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
 
-    ``meters_expected`` counts the meters assigned at the interval's start that had this interval
-    length and were in service by then.
+    ``meters_expected`` counts the meters that were to send this interval (meters/expectation.py); of an interval
+    that an exchange cut, more may be counted.
     """
 
     concentrator: str
@@ -48,37 +50,49 @@ class TotalSelection:
     after: tuple[Any, ...] | None = None
 
 
-def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], TotalKey | None]:
-    """The first totals of a selection, oldest first, and the key to go on after; one query."""
+def totals(
+    selection: TotalSelection, limit: int, counted: Counted | None = None
+) -> tuple[list[TotalRow], TotalKey | None]:
+    """The first totals of a selection, oldest first, and the key to go on after; two queries.
+
+    One where ``counted`` knows already how many meters are expected (``expected_of``): for page after page.
+    """
     condition, params = _condition(selection)
     with connection.wrap_database_errors, cursor() as batch:
         rows = batch.execute(
-            f"""SELECT c.name, g.obis_code, t.interval_start, t.interval_minutes, t.value_sum, g.scaler, g.unit,
-                       t.meters_counted, e.expected, t.concentrator_id, t.register_id
+            f"""SELECT t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes, c.name, g.obis_code,
+                       t.value_sum, g.scaler, g.unit, t.meters_counted
                 FROM (SELECT * FROM concentrators_intervaltotal WHERE {condition}
                       ORDER BY {_ORDER} LIMIT %s) AS t
                 JOIN concentrators_concentrator c ON c.id = t.concentrator_id
                 JOIN meters_register g ON g.id = t.register_id
-                CROSS JOIN LATERAL (
-                    SELECT count(*)::int AS expected
-                    FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
-                    LEFT JOIN meters_earlierlength l ON l.meter_id = m.id AND l.valid_to > t.interval_start
-                         AND (l.valid_from IS NULL OR l.valid_from <= t.interval_start)
-                    WHERE a.concentrator_id = t.concentrator_id AND a.valid_from <= t.interval_start
-                      AND (a.valid_to IS NULL OR a.valid_to > t.interval_start)
-                      AND coalesce(l.interval_minutes, m.interval_minutes) = t.interval_minutes
-                      AND m.commissioned_at <= t.interval_start
-                      AND (m.retired_at IS NULL OR m.retired_at > t.interval_start)
-                ) AS e
                 ORDER BY t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes""",
             [*params, limit],
+            prepare=False,
         ).fetchall()
-    # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
-    shown = [TotalRow._make((*row[:4], int(row[4]), *row[5:9])) for row in rows]
-    key = TotalKey(rows[-1][2], rows[-1][9], rows[-1][10], rows[-1][3]) if len(rows) == limit else None
-    return shown, key
+    if not rows:
+        return [], None
+    if counted is None:
+        counted = _expected(rows[0][0], rows[-1][0] + _MOMENT, {row[1] for row in rows})
+    shown = [
+        # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
+        TotalRow(name, obis, at, minutes, int(value), scaler, unit, meters, counted.at(concentrator_id, minutes, at))
+        for at, concentrator_id, _, minutes, name, obis, value, scaler, unit, meters in rows
+    ]
+    return shown, TotalKey(*rows[-1][:4]) if len(rows) == limit else None
 
 
+def expected_of(selection: TotalSelection) -> Counted:
+    """How many meters are expected in the intervals of a selection; one query over their assignments."""
+    return _expected(selection.start, selection.end, selection.concentrator_ids)
+
+
+def _expected(start: datetime, end: datetime, concentrator_ids: Collection[int] | None) -> Counted:
+    # Over or not: a total stands, and the meters that are to be in it are the same.
+    return Counted(spans(start, end, end + timedelta(minutes=LONGEST_MINUTES), concentrator_ids))
+
+
+_MOMENT = timedelta(microseconds=1)
 _ORDER = ", ".join(TotalKey._fields)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
+from concentrators.expected import COUNTS_TO
 from concentrators.models import IntervalTotal
 from keyvault.sql import execute, int_array
 
@@ -130,13 +131,13 @@ def recompute(start: datetime, end: datetime) -> list[Difference]:
     return differences
 
 
-# A reading counts to the concentrator its meter was assigned to at the interval's start.
-_FROM_READINGS = """
+# A reading counts to one assignment of its meter: meters/expectation.py says which.
+_FROM_READINGS = f"""
     SELECT a.concentrator_id, r.register_id, r.interval_minutes, r.captured_at,
            sum(r.value) AS value_sum, count(*)::int AS meters
     FROM meters_reading r
-    JOIN concentrators_assignment a ON a.meter_id = r.meter_id AND a.valid_from <= r.captured_at
-         AND (a.valid_to IS NULL OR r.captured_at < a.valid_to)
+    JOIN concentrators_assignment a ON a.meter_id = r.meter_id
+         AND {COUNTS_TO.format(start="r.captured_at", minutes="r.interval_minutes")}
     WHERE r.interval_minutes > 0 AND r.captured_at >= %(start)s
           AND (%(end)s::timestamptz IS NULL OR r.captured_at < %(end)s)
 """

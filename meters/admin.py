@@ -1,6 +1,7 @@
 """The meter registry in the admin, and what meters said: readings and events, read-only."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -21,7 +22,7 @@ from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey, InvocationCounter
 from keyvault.provisioning import ProvisioningError
 from keyvault.rights import PROVISION
-from meters import registry
+from meters import queries, registry
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -45,21 +46,18 @@ class MeterAdmin(LargeTableAdmin):
     """Meters; status and place change through the registry's functions, each with a page of its own."""
 
     when_empty = "No meter is registered yet. Add one, or import a list: manage.py import_meters."
-    list_display = ["serial_number", "title", "name", "status_label", "interval_minutes", "heard_at"]
+    list_display = ["serial_number", "title", "name", "status_label", "length", "heard_at"]
     list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", PeriodFilter)]
     search_fields = ["system_title", "serial_number__startswith", "name__icontains"]
     search_octets = ["system_title"]
     search_help_text = "the beginning of a serial number or system title (hex), or a part of a name"
     ordering = ["serial_number"]
-    readonly_fields = ["title", "status", "retired_at", "created_at", "heard_at", "place"]
+    readonly_fields = ["title", "length", "status", "retired_at", "created_at", "heard_at", "place"]
     fieldsets = [
-        (None, {"fields": ["title", "serial_number", "name", "interval_minutes", "commissioned_at"]}),
+        (None, {"fields": ["title", "serial_number", "name", "length", "commissioned_at"]}),
         ("State", {"fields": ["status", "place", "heard_at", "retired_at", "created_at"]}),
     ]
     actions_detail = ["suspend", "resume", "install", "exchange", "retire"]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Meter | None = None) -> list[str]:
-        return self.readonly_fields if obj is None else [*self.readonly_fields, "interval_minutes"]
 
     def get_form(
         self, request: HttpRequest, obj: Meter | None = None, change: bool = False, **kwargs: Any
@@ -86,6 +84,7 @@ class MeterAdmin(LargeTableAdmin):
             .values("last")
         )
         meters: QuerySet[Meter] = super().get_queryset(request)
+        meters = queries.with_length(meters, timezone.now())
         return meters.annotate(last_heard_at=Subquery(heard, output_field=DateTimeField()))
 
     def has_delete_permission(self, request: HttpRequest, obj: Meter | None = None) -> bool:
@@ -122,6 +121,11 @@ class MeterAdmin(LargeTableAdmin):
     @display(description="status", ordering="status", label=STATUS_COLOURS)
     def status_label(self, meter: Meter) -> str:
         return MeterStatus(meter.status).label
+
+    @display(description="interval minutes")
+    def length(self, meter: Meter) -> int:
+        minutes: int = meter.length_minutes  # type: ignore[attr-defined]
+        return minutes
 
     @display(description="last heard")
     def heard_at(self, meter: Meter) -> str:
@@ -163,10 +167,17 @@ class MeterAdmin(LargeTableAdmin):
             standing = meter.installations.filter(removed_at=None).select_related("place").first()
             if standing is None:
                 raise RegistryError(f"meter {meter} hangs at no place")
-            return f"exchanged: {registry.exchange(standing.place, meter, given['new_meter'], given['at'])}"
+            return f"exchanged: {self.exchange_meters(standing.place, meter, given['new_meter'], given['at'])}"
 
-        text = "Another meter takes this one's place. This one stays in service, so that frames under way are taken."
+        text = (
+            "Another meter takes this one's place, and its concentrator unless it has one. From then on no interval is"
+            " expected of this one; it stays in service, so that frames under way are taken."
+        )
         return self._change(request, object_id, ExchangeForm, change, "Exchange", text)
+
+    def exchange_meters(self, place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
+        """The exchange itself; RegistryError where it cannot be."""
+        return registry.exchange(place, old, new, at)
 
     @action(description="Retire", icon="block", permissions=["change"], variant=ActionVariant.DANGER)
     def retire(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -102,7 +102,8 @@ class MeterList(ParameterView):
         found = self.found(asked).order_by("serial_number")
         if "cursor" in asked:
             found = found.filter(serial_number__gt=asked["cursor"])
-        page = list(found.prefetch_related(_with_place())[: asked["page_size"]])
+        shown = queries.with_length(found, timezone.now()).prefetch_related(_with_place())
+        page = list(shown[: asked["page_size"]])
         full = len(page) == asked["page_size"]
         following = self.next_page(request, page[-1].serial_number) if full else None
         return Response({"next": following, "results": MeterSerializer(page, many=True).data})
@@ -115,7 +116,8 @@ class MeterDetail(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="meter", parameters=[_TITLE], responses=MeterSerializer)
     def get(self, request: Request, system_title: str) -> Response:
-        meter = Meter.objects.prefetch_related(_with_place()).get(pk=_meter(system_title).pk)
+        meters = queries.with_length(Meter.objects.all(), timezone.now())
+        meter = meters.prefetch_related(_with_place()).get(pk=_meter(system_title).pk)
         return Response(MeterSerializer(meter).data)
 
 

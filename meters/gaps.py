@@ -1,36 +1,22 @@
 """Which intervals of a meter's load profile are missing."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.db import connection
 
-from meters.lengths import common_boundary
+from meters.expectation import Period, Terms, expected
 from meters.models import EarlierLength, Installation, Meter, Register
 from meters.obis import RegisterKind
 from meters.partitions import retention_start
 
 EXPECTED_MAX = 200_000  # intervals that one report looks at
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class GapsError(ValueError):
     """A report that cannot be made: another kind of register, a period too long or of no time. The caller's mistake."""
-
-
-class Period(NamedTuple):
-    """Expected intervals of one length of a meter: the start of the first, and the end of the last."""
-
-    meter_id: int
-    start: datetime
-    end: datetime
-    interval_minutes: int
-
-    @property
-    def intervals(self) -> int:
-        return (self.end - self.start) // timedelta(minutes=self.interval_minutes)
 
 
 class Gap(NamedTuple):
@@ -63,69 +49,66 @@ class GapReport(NamedTuple):
 
 
 def gap_report(meter: Meter, register: Register, start: datetime, end: datetime, now: datetime) -> GapReport:
-    """The gaps of an interval register among whole intervals in [start, end) that are over, in three queries.
+    """The gaps of an interval register among the intervals that begin in [start, end) and are over, in three queries.
 
-    Intervals are expected while the meter hangs at a place (where it ever did), from its commissioning to its
-    retirement, and within the retention; in the length that the meter had then.
+    Which intervals are expected is said in ``expectation.py``.
     """
-    periods = _periods([meter], register, start, end, now)
-    expected = sum(period.intervals for period in periods)
-    if expected > EXPECTED_MAX:
-        raise GapsError(f"{expected} intervals are too many for one report: at most {EXPECTED_MAX}")
+    _checked(register, start, end)
+    terms = terms_of([meter])
+    periods = _expected(terms, start, end, now)
+    count = sum(period.intervals for period in periods)
+    if count > EXPECTED_MAX:
+        raise GapsError(f"{count} intervals are too many for one report: at most {EXPECTED_MAX}")
     gaps = _missing(periods, register)[meter.pk]
-    return GapReport(meter.interval_minutes, expected, sum(gap.intervals for gap in gaps), gaps)
+    return GapReport(terms[0].length_at(now), count, sum(gap.intervals for gap in gaps), gaps)
 
 
 def find_gaps(
     meters: Sequence[Meter], register: Register, start: datetime, end: datetime, now: datetime
 ) -> dict[int, list[Gap]]:
     """The gaps of many meters, as ``gap_report`` finds them, by the ids of those that have any; three queries."""
-    return dict(_missing(_periods(meters, register, start, end, now), register))
+    _checked(register, start, end)
+    return dict(_missing(expected_periods(meters, start, end, now), register))
 
 
-def expected_periods(meters: Sequence[Meter], start: datetime, end: datetime) -> list[Period]:
-    """When intervals are expected in [start, end), cut to whole intervals of the length of then; two queries."""
-    if start >= end:
-        return []
-    hung: defaultdict[int, list[Installation]] = defaultdict(list)
+def terms_of(meters: Sequence[Meter]) -> list[Terms]:
+    """What is known of meters, in two queries."""
+    hung: defaultdict[int, list[tuple[datetime, datetime | None]]] = defaultdict(list)
     for row in Installation.objects.filter(meter__in=meters).order_by("installed_at"):
-        hung[row.meter_id].append(row)
+        hung[row.meter_id].append((row.installed_at, row.removed_at))
     before: defaultdict[int, list[EarlierLength]] = defaultdict(list)
     for length in EarlierLength.objects.filter(meter__in=meters).order_by("valid_to"):
         before[length.meter_id].append(length)
-    periods = [period for meter in meters for period in _of_meter(meter, start, end, hung[meter.pk], before[meter.pk])]
-    return [period for period in periods if period.start < period.end]
+    return [
+        Terms(
+            meter.pk,
+            meter.commissioned_at,
+            meter.retired_at,
+            hung[meter.pk],
+            [
+                *((row.valid_from, row.valid_to, row.interval_minutes) for row in before[meter.pk]),
+                (before[meter.pk][-1].valid_to if before[meter.pk] else None, None, meter.interval_minutes),
+            ],
+        )
+        for meter in meters
+    ]
 
 
-def _periods(
-    meters: Sequence[Meter], register: Register, start: datetime, end: datetime, now: datetime
-) -> list[Period]:
+def expected_periods(meters: Sequence[Meter], start: datetime, end: datetime, now: datetime) -> list[Period]:
+    """The expected intervals of meters that begin in [start, end), are over, and are kept still; two queries."""
+    return _expected(terms_of(meters), start, end, now)
+
+
+def _expected(terms: Sequence[Terms], start: datetime, end: datetime, now: datetime) -> list[Period]:
+    start = max(start, retention_start(now))
+    return [period for one in terms for period in expected(one, start, end, now)]
+
+
+def _checked(register: Register, start: datetime, end: datetime) -> None:
     if register.kind != RegisterKind.INTERVAL:
         raise GapsError(f"{register.obis_code} is no interval register: gaps are of intervals")
     if start >= end:
         raise GapsError("the period ends before it begins")
-    return expected_periods(meters, max(start, retention_start(now)), min(end, now))
-
-
-def _of_meter(
-    meter: Meter, start: datetime, end: datetime, hung: Sequence[Installation], before: Sequence[EarlierLength]
-) -> Iterator[Period]:
-    start = max(start, meter.commissioned_at)
-    end = min(end, meter.retired_at or end)
-    spans = [(max(start, row.installed_at), min(end, row.removed_at or end)) for row in hung] or [(start, end)]
-    lengths: list[tuple[datetime | None, datetime | None, int]] = [
-        *((row.valid_from, row.valid_to, row.interval_minutes) for row in before),
-        (before[-1].valid_to if before else None, None, meter.interval_minutes),
-    ]
-    for first, last in spans:
-        for begun, ended, minutes in lengths:
-            yield _whole_intervals(meter.pk, max(first, begun or first), min(last, ended or last), minutes)
-
-
-def _whole_intervals(meter_id: int, start: datetime, end: datetime, interval_minutes: int) -> Period:
-    step = timedelta(minutes=interval_minutes)
-    last = _EPOCH + (end - _EPOCH) // step * step
-    return Period(meter_id, common_boundary(start, interval_minutes), last, interval_minutes)
 
 
 def _missing(periods: Sequence[Period], register: Register) -> defaultdict[int, list[Gap]]:

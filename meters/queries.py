@@ -8,20 +8,22 @@ client reads slowly, so that an export holds up neither vacuum nor the dropping 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from django.db import OperationalError, connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from psycopg.errors import QueryCanceled
 
 from keyvault.sql import cursor, int_array
-from meters.models import Meter, MeterEvent, MeterStatus
+from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
 from meters.registry import RegistryError, parse_system_title
 
 # A page looks at little more than it shows, but where almost nothing matches in years of readings.
 STATEMENT_TIMEOUT_MS = 20_000
+_FIRST_LOOK = timedelta(days=3)  # for the latest values
 
 
 class SelectionError(ValueError):
@@ -130,6 +132,13 @@ class LastValue(NamedTuple):
     unit: str
 
 
+def with_length(meters: QuerySet[Meter], now: datetime) -> QuerySet[Meter]:
+    """Meters with ``length_minutes``: the interval length in which each measures at an instant, not one to come."""
+    begun = Q(valid_from=None) | Q(valid_from__lte=now)
+    earlier = EarlierLength.objects.filter(begun, meter=OuterRef("pk"), valid_to__gt=now)
+    return meters.annotate(length_minutes=Coalesce(Subquery(earlier.values("interval_minutes")), "interval_minutes"))
+
+
 def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) -> list[Interval]:
     """What a meter's interval register says of [start, end), oldest first; missing intervals are missing. One query."""
     rows = _fetch(
@@ -140,8 +149,22 @@ def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) 
     return [Interval._make(row) for row in rows]
 
 
-def last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValue]:
-    """The latest value in [start, end) of each register of a meter, by OBIS code. One query."""
+def last_values(meter_id: int, until: datetime, earliest: datetime) -> list[LastValue]:
+    """The latest value before ``until`` of each register that a meter sent lately, however long ago that was.
+
+    Looks back in steps, each four times as long as the one before, down to ``earliest``; ends at the first in
+    which there is any. At most seven queries for three years, and one for a meter that sends.
+    """
+    end, step = until, _FIRST_LOOK
+    while end > earliest:
+        start = max(earliest, end - step)
+        if found := _last_values(meter_id, start, end):
+            return found
+        end, step = start, 4 * step
+    return []
+
+
+def _last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValue]:
     rows = _fetch(
         """SELECT g.obis_code, g.name, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit
            FROM (SELECT DISTINCT ON (register_id) register_id, captured_at, interval_minutes, value

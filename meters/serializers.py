@@ -177,6 +177,7 @@ class MetersQuery(QuerySerializer):
 class MeterSerializer(serializers.ModelSerializer[Meter]):
     system_title = SystemTitleField()
     place = serializers.SerializerMethodField(help_text="where it hangs now")
+    interval_minutes = serializers.IntegerField(source="length_minutes", help_text="in which it measures now")
 
     class Meta:
         model = Meter

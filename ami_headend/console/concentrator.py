@@ -25,7 +25,7 @@ from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.console.tables import Column, Table, table
-from concentrators import access, completeness, failure_queries, tokens
+from concentrators import access, completeness, expected, failure_queries, tokens
 from concentrators.completeness import Hour
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
@@ -34,6 +34,7 @@ from keyvault.masterkey import MasterKeyError
 
 MAKE, END = "concentrators.add_concentratortoken", "concentrators.change_concentratortoken"
 _DAYS = 7
+_HOUR = timedelta(hours=1)
 _ROWS = 10
 _TOKENS = 20
 _INCOMPLETE = 50
@@ -117,18 +118,17 @@ class ConcentratorPage(ConsolePage):
         """Seven days by the hour: who is complete, and the energy; and which meters lack intervals, where asked."""
         today = day_of(now)
         start = midnight(today - timedelta(days=_DAYS - 1))
-        end = now.replace(minute=0, second=0, microsecond=0)
-        first = start.replace(minute=0)
+        end = start + (now - start) // _HOUR * _HOUR
         pk = self.concentrator.pk
-        spans = completeness.expected_spans(first, end, pk)
-        hours = completeness.hours(spans, first, end, pk)
-        counted, expected = sum(hour.counted for hour in hours), sum(hour.expected for hour in hours)
+        spans = expected.spans(start, end, concentrator_ids=[pk])
+        hours = completeness.hours(spans, start, end, pk)
+        counted, due = sum(hour.counted for hour in hours), sum(hour.expected for hour in hours)
         found: dict[str, Any] = {
             "heat": _heat_map(hours, self.request.path),
-            "share": percent(counted, expected),
-            "is_whole": expected and counted >= expected,
+            "share": percent(counted, due),
+            "is_whole": due and counted >= due,
             "counted": counted,
-            "expected": expected,
+            "expected": due,
             "energy": _energy(hours),
             "assigned": Assignment.objects.filter(concentrator=pk, valid_to=None).count(),
             "meters_url": meters_url(concentrator=self.concentrator.name),
@@ -228,15 +228,15 @@ def _heat_map(hours: list[Hour], path: str) -> list[dict[str, Any]]:
 def _cell(hours: list[Hour], path: str) -> HeatCell | None:
     if not hours:
         return None
-    counted, expected = sum(hour.counted for hour in hours), sum(hour.expected for hour in hours)
+    counted, due = sum(hour.counted for hour in hours), sum(hour.expected for hour in hours)
     start, end = hours[0].start, hours[-1].start + _HOUR
     local = timezone.localtime(start)
     when = f"{local:%a} {local.day} {local:%B}, {local:%H:%M} to {timezone.localtime(end):%H:%M %Z}"
-    if not expected:
+    if not due:
         return HeatCell("none", f"{when}: nothing expected", "")
-    share = counted / expected
+    share = counted / due
     tone = str(sum((counted > 0, share >= 0.5, share >= 0.8, share >= 0.95, share >= 1)))
-    said = f"{when}: {percent(counted, expected)}, {counted:,} of {expected:,} intervals"
+    said = f"{when}: {percent(counted, due)}, {counted:,} of {due:,} intervals"
     return HeatCell(tone, said, f"{path}?{_span(start, end)}#missing")
 
 

@@ -9,7 +9,7 @@ from django.db import connection
 from ami_headend.alerts.conditions.traffic import SETTLING
 from ami_headend.alerts.models import Condition, Rule
 from ami_headend.console.kept import Question
-from concentrators import completeness
+from concentrators import completeness, expected
 from concentrators.completeness import Hour, Share
 from keyvault.sql import int_array
 from meters.models import MeterStatus
@@ -143,7 +143,7 @@ def _profiles(now: datetime) -> Profiles:
     present = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     end = (now - SETTLING).astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     start, last = end - PROFILE_PERIOD, present + timedelta(hours=1)
-    spans = completeness.expected_spans(start, last)
+    spans = expected.spans(start, last, now)
     shares = completeness.shares(spans, end - DAY, end)
     return Profiles(end, completeness.hours(spans, start, last), shares[:ROWS], len(shares))
 

@@ -44,12 +44,13 @@ from meters import exports, queries
 from meters.gaps import Gap, GapsError, expected_periods, gap_report
 from meters.models import Installation, Meter, MeterEvent, MeterStatus, Register
 from meters.obis import RegisterKind
+from meters.partitions import retention_start
 
 READ_READINGS = "meters.view_reading"
 GIVE, CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _ROWS = 10
 _DAYS = 35
-_LOOK_BACK = timedelta(days=3)
+_AHEAD = timedelta(hours=1)  # a meter's clock may be ahead of ours
 _GAPS_SCHEMA = pa.schema(
     [
         ("system_title", pa.string()),
@@ -68,7 +69,8 @@ class _OfMeter(ConsolePage):
     @cached_property
     def meter(self) -> Meter:
         """The meter of the address, or 404."""
-        found = Meter.objects.filter(pk=min(self.kwargs["pk"], 2**31 - 1)).first()
+        chosen = Meter.objects.filter(pk=min(self.kwargs["pk"], 2**31 - 1))
+        found = queries.with_length(chosen, timezone.now()).first()
         if found is None:
             raise Http404("There is no such meter.")
         return found
@@ -146,13 +148,12 @@ class MeterPage(_OfMeter):
         registers, register = self.registers, self.register
         today = day_of(now)
         first = min(shown.first_day, today - timedelta(days=_DAYS - 1))
-        expected = expected_periods([meter], midnight(first), now)
+        expected = expected_periods([meter], midnight(first), now, now)
         recent = queries.load_curve(meter.pk, register.pk, midnight(today - timedelta(days=_DAYS - 1)), now)
         curve = queries.load_curve(meter.pk, register.pk, shown.start, shown.end)
         report = gap_report(meter, register, shown.start, shown.end, now)
         days = [today - timedelta(days=n) for n in reversed(range(_DAYS))]
         address = {"period": shown.kind, "on": shown.first_day.isoformat(), "register": register.obis_code}
-        until = heard or now
         return {
             "shown": shown,
             "profile": profiles.profile(shown, curve, expected, register, now),
@@ -169,7 +170,9 @@ class MeterPage(_OfMeter):
             "more_gaps": max(0, len(report.gaps) - _ROWS),
             "exports": _exports(meter, shown, register),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{_link(address)}",
-            "last_values": _last_values(queries.last_values(meter.pk, until - _LOOK_BACK, until + _LOOK_BACK), now),
+            "last_values": _last_values(
+                queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard else [], now
+            ),
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -243,9 +246,10 @@ def _figures(meter: Meter, heard: datetime | None, now: datetime) -> list[Figure
         meter=meter, state__in=[CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED]
     ).count()
     fresh = heard is not None and now - heard < HEARD_PERIOD
+    minutes = meter.length_minutes  # type: ignore[attr-defined]
     return [
         Figure("Last heard", ago(heard, now), "accepted frames only", "sensors", tone="good" if fresh else "bad"),
-        Figure("Interval", f"{meter.interval_minutes} min", "of its load profile", "timelapse"),
+        Figure("Interval", f"{minutes} min", "of its load profile", "timelapse"),
         Figure(
             "Open failures",
             thousands(counted),

@@ -10,7 +10,7 @@ from ami_headend.console import charts
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.formatting import energy, power
 from ami_headend.console.periods import ShownPeriod, day_of, labels, midnight
-from meters.gaps import Period
+from meters.expectation import Period
 from meters.lengths import common_boundary
 from meters.models import Register
 from meters.queries import Interval
@@ -44,7 +44,7 @@ def profile(
     unit_wh = 10.0**register.scaler
     energy_wh = {interval.start: interval.value * unit_wh for interval in curve}
     minutes = {interval.start: interval.interval_minutes for interval in curve}
-    due = [at for period in expected for at in interval_starts(period, shown.start, min(shown.end, now))]
+    due = [at for period in expected for at in period.starts(shown.start, shown.end)]
     times = sorted({*energy_wh, *due, *_ahead(shown, expected, now)})
     watts = [energy_wh[at] * 60 / minutes[at] if minutes.get(at) else None for at in times]
     known = [value for value in watts if value is not None]
@@ -66,7 +66,7 @@ def profile(
 
 
 def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[Period]) -> list[DayShare]:
-    """How many intervals of each day are there."""
+    """How many intervals of each day are there: each belongs to the day in which it begins."""
     counted: dict[date, int] = defaultdict(int)
     for interval in curve:
         counted[day_of(interval.start)] += 1
@@ -74,18 +74,10 @@ def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[P
         DayShare(
             day,
             counted[day],
-            sum(len(interval_starts(period, midnight(day), midnight(day + timedelta(days=1)))) for period in expected),
+            sum(period.part(midnight(day), midnight(day + timedelta(days=1))).intervals for period in expected),
         )
         for day in days
     ]
-
-
-def interval_starts(period: Period, start: datetime, end: datetime) -> list[datetime]:
-    """When the expected intervals of a period begin that lie in [start, end) whole."""
-    step = timedelta(minutes=period.interval_minutes)
-    first = common_boundary(max(period.start, start), period.interval_minutes)
-    last = min(period.end, end)
-    return [first + n * step for n in range(max(0, (last - first) // step))]
 
 
 def _ahead(shown: ShownPeriod, expected: Sequence[Period], now: datetime) -> list[datetime]:

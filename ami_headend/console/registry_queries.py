@@ -63,10 +63,13 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
     conditions, params = _meter_conditions(selection)
     heard = _HEARD if selection.heard else ""
     rows = _fetch(
-        f"""SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status, m.interval_minutes,
+        f"""SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status,
+                   coalesce(l.interval_minutes, m.interval_minutes),
                    h.heard_at, c.id, c.name, coalesce(f.open, 0)
             FROM (SELECT m.* FROM meters_meter m {heard} {conditions} ORDER BY m.serial_number LIMIT %s) AS m
             {_HEARD}
+            LEFT JOIN meters_earlierlength l ON l.meter_id = m.id AND l.valid_to > now()
+                AND (l.valid_from IS NULL OR l.valid_from <= now())
             LEFT JOIN concentrators_assignment a ON a.meter_id = m.id AND a.valid_to IS NULL
             LEFT JOIN concentrators_concentrator c ON c.id = a.concentrator_id
             LEFT JOIN LATERAL (

@@ -151,6 +151,6 @@ def test_meters_as_verification_sees_them(
     meter = found[device.title]
     assert (meter.id, meter.in_service, meter.interval_minutes) == (device.meter.pk, True, 30)
     start_s = START_S + 2 * HALF_HOUR_S
-    at = [meter.concentrator_at(time_s) for time_s in (0, start_s - 1, start_s, start_s + 10**9)]
+    at = [meter.concentrator_of(time_s, 30) for time_s in (0, start_s - 1, start_s, start_s + 10**9)]
     assert at == [None, concentrator.pk, other_concentrator.pk, other_concentrator.pk]
     assert assigned_meters(set()) == {}

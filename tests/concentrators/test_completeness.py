@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from concentrators import completeness
-from concentrators.completeness import Share, Span
+from concentrators.completeness import Share
+from concentrators.expected import Span, spans
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from meters.models import EarlierLength, Meter, Register
 from meters.obis import INTERVAL_IMPORT
@@ -40,8 +41,8 @@ def total(concentrator: Concentrator, at: datetime, counted: int, value: int = 0
 
 
 def expected(start: datetime = START, end: datetime = END) -> list[int]:
-    spans = completeness.expected_spans(start, end)
-    return [hour.expected for hour in completeness.hours(spans, start, end)]
+    found = spans(start, end)
+    return [hour.expected for hour in completeness.hours(found, start, end)]
 
 
 def test_hours_count_what_is_there_of_what_is_expected() -> None:
@@ -52,28 +53,30 @@ def test_hours_count_what_is_there_of_what_is_expected() -> None:
     total(first, START + HOUR / 2, 1, 300)
     total(second, START + HOUR, 1, 50)
     total(second, END, 1, 50)
-    hours = completeness.hours(completeness.expected_spans(START, END), START, END)
+    hours = completeness.hours(spans(START, END), START, END)
     assert [hour.start for hour in hours] == [START + n * HOUR for n in range(6)]
     assert [hour.counted for hour in hours] == [3, 1, 0, 0, 0, 0]
     assert [hour.expected for hour in hours] == [6] * 6
     assert [hour.energy_wh for hour in hours] == [1000, 50, 0, 0, 0, 0]
-    alone = completeness.hours(completeness.expected_spans(START, END, second.pk), START, END, second.pk)
+    alone = completeness.hours(spans(START, END, concentrator_ids=[second.pk]), START, END, second.pk)
     assert [(hour.counted, hour.expected) for hour in alone[:2]] == [(0, 2), (1, 2)]
 
 
 def test_expected_follows_assignment_service_and_length() -> None:
     concentrator = ConcentratorFactory.create()
-    assigned(concentrator, START + HOUR + timedelta(minutes=10))  # from the interval that begins at 01:30
-    assert expected() == [0, 1, 2, 2, 2, 2]
+    assigned(
+        concentrator, START + HOUR + timedelta(minutes=10)
+    )  # nobody else's: from the interval that begins at 01:00
+    assert expected() == [0, 2, 2, 2, 2, 2]
     assigned(concentrator, end=START + HOUR)
-    assert expected() == [2, 1, 2, 2, 2, 2]
+    assert expected() == [2, 2, 2, 2, 2, 2]
     assigned(concentrator, commissioned_at=START + 5 * HOUR + timedelta(seconds=1))
-    assert expected() == [2, 1, 2, 2, 2, 3]
+    assert expected() == [2, 2, 2, 2, 2, 3]
     assigned(concentrator, retired_at=START + timedelta(minutes=30))
-    assert expected() == [3, 1, 2, 2, 2, 3]
+    assert expected() == [3, 2, 2, 2, 2, 3]
     changed = assigned(concentrator, interval_minutes=60)
     EarlierLength.objects.create(meter=changed, interval_minutes=15, valid_to=START + 2 * HOUR)
-    assert expected() == [7, 5, 3, 3, 3, 4]
+    assert expected() == [7, 6, 3, 3, 3, 4]
 
 
 def test_an_unassigned_meter_is_not_expected() -> None:
@@ -85,7 +88,7 @@ def test_long_intervals_count_once_and_spread_their_energy() -> None:
     concentrator = ConcentratorFactory.create()
     assigned(concentrator, interval_minutes=180)
     total(concentrator, START, 1, 900, minutes=180)
-    hours = completeness.hours(completeness.expected_spans(START, END), START, END)
+    hours = completeness.hours(spans(START, END), START, END)
     assert [hour.expected for hour in hours] == [1, 0, 0, 1, 0, 0]
     assert [hour.energy_wh for hour in hours] == [300, 300, 300, 0, 0, 0]
 
@@ -97,13 +100,13 @@ def test_the_least_complete_concentrator_is_first() -> None:
     total(good, START, 1)
     total(good, START + HOUR / 2, 1)
     total(bad, START, 1)
-    spans = completeness.expected_spans(START, START + HOUR)
+    found = spans(START, START + HOUR)
     total(good, START + 3 * HOUR, 1)
-    assert completeness.shares(spans, START, START + HOUR) == [
+    assert completeness.shares(found, START, START + HOUR) == [
         Share(bad.pk, 1, 2, START),
         Share(good.pk, 2, 2, START + 3 * HOUR),
     ]
-    assert empty.pk not in {span.concentrator_id for span in spans}
+    assert empty.pk not in {span.concentrator_id for span in found}
 
 
 @pytest.mark.parametrize("minutes", [1, 7, 15, 30, 60, 1440])
@@ -122,7 +125,7 @@ def test_meters_alike_are_one_row_and_the_cost_is_constant() -> None:
     for number in range(5):
         assigned(concentrator, commissioned_at=START - timedelta(hours=50 + number))
     with counting() as statements:
-        spans = completeness.expected_spans(START, END)
-        completeness.hours(spans, START, END)
+        found = spans(START, END)
+        completeness.hours(found, START, END)
         assert len(statements) == 2
-    assert spans == [Span(concentrator.pk, 30, START, END, 5)]
+    assert found == [Span(concentrator.pk, 30, START, END, 5)]

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend import roles
+from concentrators import intervals
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.models import AuditRecord
 from meters.models import Meter, MeterStatus, Reading
@@ -213,3 +214,21 @@ def test_missing_intervals_are_exported(device: Device) -> None:
     assert lines[0] == '"system_title","obis_code","from","to","intervals"'
     assert len(lines) == 1 + len(client.get(page_of(device), asked).context["report"].gaps)
     assert person(roles.KEY_OFFICER).get(address).status_code == 403
+
+
+def test_the_newest_value_is_shown_however_long_the_meter_was_away(device: Device, concentrator: Concentrator) -> None:
+    """After an outage of weeks the oldest readings come first: the meter is heard now, of long ago."""
+    Reading.objects.filter(meter=device.meter).delete()
+    long_ago = START - timedelta(days=40)
+    Reading.objects.create(
+        meter=device.meter, register_id=register_id(INTERVAL), captured_at=long_ago, value=4711, uplink_id=1
+    )
+    shown = person(roles.OPERATOR).get(page_of(device)).context["last_values"]
+    assert "4711 Wh" in str(shown.rows[0][1].content)
+
+
+def test_a_length_to_come_is_not_shown_as_that_of_now(device: Device) -> None:
+    intervals.change([intervals.Change(device.meter.pk, 60, NOW + timedelta(days=2))], NOW)
+    assert "60 min" not in person(roles.OPERATOR).get(page_of(device)).context["figures"][1].value
+    [row] = listed(person(roles.OPERATOR))
+    assert "| 30 min |" in row

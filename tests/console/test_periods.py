@@ -9,8 +9,8 @@ import pytest
 from django.utils import timezone
 
 from ami_headend.console.periods import day_of, labels, midnight, period_of
-from ami_headend.console.profiles import by_day, interval_starts, profile
-from meters.gaps import Period
+from ami_headend.console.profiles import by_day, profile
+from meters.expectation import Period
 from meters.models import Register
 from meters.queries import Interval
 
@@ -35,8 +35,8 @@ def test_a_day_has_the_hours_that_pass_in_it(day: date, hours: int) -> None:
     shown = period_of("day", day)
     assert (shown.end - shown.start) / timedelta(hours=1) == hours
     assert (day_of(shown.start), day_of(shown.end)) == (day, day + timedelta(days=1))
-    assert len(interval_starts(whole(day)[0], shown.start, shown.end)) == 2 * hours
-    curve = [Interval(at, 30, 100) for at in interval_starts(whole(day)[0], shown.start, shown.end)]
+    assert len(whole(day)[0].starts(shown.start, shown.end)) == 2 * hours
+    curve = [Interval(at, 30, 100) for at in whole(day)[0].starts(shown.start, shown.end)]
     drawn = profile(shown, curve, whole(day), WH, LATER)
     bars = json.loads(drawn.energy.data)
     assert len(bars["labels"]) == len(set(bars["labels"])) == hours
@@ -73,7 +73,7 @@ def test_weeks_and_months() -> None:
 def test_gaps_stay_gaps(kind: str) -> None:
     shown = period_of(kind, date(2026, 6, 3))
     due = [Period(1, shown.start, shown.end, 30)]
-    starts = interval_starts(due[0], shown.start, shown.end)
+    starts = due[0].starts(shown.start, shown.end)
     missing = starts[5:9]
     curve = [Interval(at, 30, 100) for at in starts if at not in missing]
     drawn = profile(shown, curve, due, WH, LATER)
@@ -90,7 +90,7 @@ def test_gaps_stay_gaps(kind: str) -> None:
 def test_what_is_still_to_come_is_no_gap() -> None:
     shown = period_of("day", date(2026, 6, 3))
     now = shown.start + timedelta(hours=6, minutes=10)
-    due = [Period(1, shown.start, shown.end, 30)]
+    due = [Period(1, shown.start, shown.start + timedelta(hours=6), 30)]  # those that are over
     drawn = profile(shown, [], due, WH, now)
     assert (drawn.counted, drawn.expected) == (0, 12)
     assert json.loads(drawn.power.data)["labels"][-1] == "23:30"

@@ -1,10 +1,11 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from meters.models import MeterStatus, Place
+from meters.models import EarlierLength, MeterStatus, Place
 from meters.registry import install
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
@@ -95,3 +96,13 @@ def test_reading_needs_the_permission(client: Client, django_user_model: type, p
     assert anonymous["WWW-Authenticate"].startswith("Basic")
     client.force_login(django_user_model.objects.create_user("nobody"))  # type: ignore[attr-defined]
     assert client.get(f"/api/v1/{path}").status_code == 403
+
+
+def test_a_length_that_is_to_come_is_not_that_of_now(reader: Client) -> None:
+    meter = MeterFactory.create(interval_minutes=60)
+    change = timezone.now() + timedelta(days=3)
+    EarlierLength.objects.create(meter=meter, interval_minutes=15, valid_to=change)
+    title = bytes(meter.system_title).hex()
+    assert reader.get(f"/api/v1/meters/{title}").json()["interval_minutes"] == 15
+    assert reader.get("/api/v1/meters").json()["results"][0]["interval_minutes"] == 15
+    assert reader.get(f"/api/v1/meters/{title}/gaps").json()["interval_minutes"] == 15

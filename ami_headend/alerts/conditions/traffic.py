@@ -10,7 +10,8 @@ from typing import Any
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
-from concentrators.completeness import expected_spans, shares
+from concentrators import expected
+from concentrators.completeness import shares
 from concentrators.models import Concentrator
 from concentrators.verdicts import FailureKind
 from keyvault.sql import fetch_rows, int_array
@@ -180,7 +181,7 @@ def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     start = end - timedelta(minutes=rule.period_minutes or 0)
     lacking = [
         share
-        for share in shares(expected_spans(start, end), start, end)
+        for share in shares(expected.spans(start, end), start, end)
         if share.counted and 100 * share.counted < share.expected * (rule.threshold or 0)
     ]
     shown = sorted(lacking, key=lambda share: share.concentrator_id not in open_ids)[:SUBJECTS_MAX]
