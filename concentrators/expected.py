@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connection
 
@@ -89,7 +89,7 @@ def spans(
 
 def parameters(
     start: datetime, end: datetime, over_by: datetime | None, concentrator_ids: Collection[int] | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The parameters of ``SPANS``."""
     ids = None if concentrator_ids is None else list(concentrator_ids)
     return {"start": start, "end": end, "over_by": over_by or end, "concentrators": ids}

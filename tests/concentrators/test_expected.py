@@ -1,6 +1,7 @@
 """What is expected of concentrators, in SQL, is the rule of ``meters/expectation.py``; and a meter exchange."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +29,7 @@ instants = st.integers(0, 2 * 24 * 12).map(lambda fives: DAY + timedelta(minutes
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> dict[str, object]:
+def lives(draw: st.DrawFn) -> dict[str, Any]:
     times = sorted(draw(st.lists(instants, max_size=4, unique=True)))
     return {
         "commissioned_at": draw(instants),
@@ -42,13 +43,17 @@ def lives(draw: st.DrawFn) -> dict[str, object]:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(lives(), instants, instants, instants)
 def test_sql_and_python_expect_the_same(
-    life: dict[str, object], start: datetime, end: datetime, over_by: datetime
+    life: dict[str, Any], start: datetime, end: datetime, over_by: datetime
 ) -> None:
     Assignment.objects.all().delete()
     concentrators = ConcentratorFactory.create_batch(2)
     meter = _meter(life, concentrators)
     assignments = [
-        (row.concentrator_id, int(row.valid_from.timestamp()), row.valid_to and int(row.valid_to.timestamp()))
+        (
+            row.concentrator_id,
+            int(row.valid_from.timestamp()),
+            None if row.valid_to is None else int(row.valid_to.timestamp()),
+        )
         for row in Assignment.objects.filter(meter=meter).order_by("valid_from")
     ]
     counts: dict[tuple[int, int, datetime], int] = {}
@@ -64,24 +69,24 @@ def test_sql_and_python_expect_the_same(
     assert all(counted.at(*key) == 1 for key in counts)
 
 
-def _meter(life: dict[str, object], concentrators: list[Concentrator]) -> Meter:
-    old, new = life["lengths"]  # type: ignore[misc]
+def _meter(life: dict[str, Any], concentrators: list[Concentrator]) -> Meter:
+    old, new = life["lengths"]
     meter = MeterFactory.create(
         commissioned_at=life["commissioned_at"], retired_at=life["retired_at"], interval_minutes=new
     )
     if old != new:
         EarlierLength.objects.create(meter=meter, interval_minutes=old, valid_to=DAY + timedelta(days=1))
-    for since, until in life["hung"]:  # type: ignore[attr-defined]
+    for since, until in life["hung"]:
         place = Place.objects.create(name=f"place {Place.objects.count()} of {meter}")
         Installation.objects.create(meter=meter, place=place, installed_at=since, removed_at=until)
     times = life["assigned"]
-    for n, at in enumerate(times):  # type: ignore[arg-type,var-annotated]
+    for n, at in enumerate(times):
         if n < 3:  # the second ends where the third begins; before the second nothing stands for a while
             Assignment.objects.create(
                 meter=meter,
                 concentrator=concentrators[n % 2],
                 valid_from=at + timedelta(minutes=2 * (n == 1)),
-                valid_to=times[n + 1] if n + 1 < len(times) else None,  # type: ignore[index,arg-type]
+                valid_to=times[n + 1] if n + 1 < len(times) else None,
             )
     return meter
 
