@@ -58,7 +58,7 @@ def test_what_is_chosen_in_the_live_list_is_not_taken_away(stack: Stack, visit: 
     page.evaluate("htmx.trigger('#live', 'renew')")
     expect(boxes.nth(2)).to_be_checked()
     page.get_by_label("Note").fill("noise")
-    page.get_by_role("button", name="Acknowledge those chosen").click()
+    page.get_by_role("button", name="Acknowledge the chosen ones").click()
     expect(page.get_by_text("2 failures acknowledged.")).to_be_visible()
     assert refused.filter(is_open=True).count() == 1
 
