@@ -91,6 +91,7 @@ PAGES = [
     Door("admin:failures", ALL),
     Door("admin:failures", {OPERATOR, OFFICER}, "post"),
     Door("admin:failure-groups", ALL),
+    Door("admin:failure-numbers", ALL),
     Door("admin:failures-export", ALL),
     Door("admin:failures-acknowledge", {OPERATOR, OFFICER}),
     Door("admin:failures-acknowledge", {OPERATOR, OFFICER}, "post"),

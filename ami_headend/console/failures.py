@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands
+from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.lists import (
     ROWS,
     ConcentratorField,
@@ -148,7 +148,7 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
             format_html('<a href="{}">{}</a>', reverse("admin:failure", args=[row.id]), kind_label(row.kind)),
             claimed(row),
             clipped(row.concentrator),
-            clipped(row.detail),
+            wrapped(row.detail),
             label("open", "warning") if row.acknowledged_at is None else label(f"seen by {row.acknowledged_by}"),
         ]
         for row in rows

@@ -110,6 +110,11 @@ def clipped(text: Any) -> SafeString:
     return format_html('<span class="console-clip" title="{}">{}</span>', text, text)
 
 
+def wrapped(text: Any) -> SafeString:
+    """A text that may take several lines of its column."""
+    return format_html('<span class="console-wrap">{}</span>', text)
+
+
 def _from_utc(text: str) -> SafeString | str:
     try:
         at = datetime.fromisoformat(text).replace(tzinfo=UTC)

@@ -13,6 +13,7 @@ from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
+from ami_headend.console.failure_numbers import FailureNumbersPage
 from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
 from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditExport, AuditPage
@@ -31,6 +32,7 @@ PAGES: list[type[ConsolePage]] = [
     AccountPage,
     FailuresPage,
     FailureGroupsPage,
+    FailureNumbersPage,
     FailuresExport,
     AcknowledgeAllPage,
     AcknowledgementPage,
