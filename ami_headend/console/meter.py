@@ -1,7 +1,7 @@
 """The page of one meter: what it says, what is missing, its keys, commands, failures and events."""
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -20,36 +20,31 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
-from django.utils.http import urlencode
 
-from ami_headend.console import profiles
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import NOTHING, ago, energy, label, moment, percent, power, thousands
+from ami_headend.console.formatting import NOTHING, ago, energy, label, moment, power, thousands
+from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import HEARD_PERIOD, STATUS_COLOURS
-from ami_headend.console.page import ConsolePage
-from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
+from ami_headend.console.periods import midnight
 from ami_headend.console.tables import Column, Table, table
 from concentrators import failure_queries, orders
 from concentrators.colours import COMMAND_COLOURS
 from concentrators.commands import DownlinkError
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import Assignment, Command, CommandKind, CommandState
-from concentrators.resends import LOAD_PROFILE
 from keyvault.audit import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
-from meters import exports, queries
-from meters.gaps import Gap, GapsError, expected_periods, gap_report
-from meters.models import Installation, Meter, MeterEvent, MeterStatus, Register
-from meters.obis import RegisterKind
+from meters import exports as files
+from meters import queries
+from meters.gaps import GapsError, expected_periods, gap_report
+from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.partitions import retention_start
 
-READ_READINGS = "meters.view_reading"
 GIVE, CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _ROWS = 10
-_DAYS = 35
 _AHEAD = timedelta(hours=1)  # a meter's clock may be ahead of ours
 _GAPS_SCHEMA = pa.schema(
     [
@@ -63,7 +58,7 @@ _GAPS_SCHEMA = pa.schema(
 _ACTS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK, "resend": CommandKind.RESEND}
 
 
-class _OfMeter(ConsolePage):
+class _OfMeter(LoadProfilePage):
     """What an address of a meter names: the meter, a period, and a register."""
 
     @cached_property
@@ -74,27 +69,6 @@ class _OfMeter(ConsolePage):
         if found is None:
             raise Http404("There is no such meter.")
         return found
-
-    @cached_property
-    def shown(self) -> ShownPeriod:
-        """The period that the address names; today where it names none."""
-        try:
-            day = date.fromisoformat(self.request.GET.get("on", ""))
-        except ValueError:
-            day = day_of(timezone.now())
-        kind = self.request.GET.get("period", "")
-        return period_of(kind if kind in KINDS else "day", min(max(day, date(1970, 1, 2)), date(9990, 1, 1)))
-
-    @cached_property
-    def registers(self) -> list[Register]:
-        """What there is a load profile of: interval registers of energy."""
-        return list(Register.objects.filter(kind=RegisterKind.INTERVAL, unit="Wh").order_by("obis_code"))
-
-    @property
-    def register(self) -> Register:
-        """The register that the address names; the load profile where it names none."""
-        by_code = {register.obis_code: register for register in self.registers}
-        return by_code.get(self.request.GET.get("register", ""), by_code[LOAD_PROFILE])
 
 
 class MeterPage(_OfMeter):
@@ -144,32 +118,15 @@ class MeterPage(_OfMeter):
 
     def _readings(self, meter: Meter, heard: datetime | None, now: datetime) -> dict[str, Any]:
         """What the meter said: the chart of the period, its gaps, the days before it, and the last values."""
-        shown = self.shown
-        registers, register = self.registers, self.register
-        today = day_of(now)
-        first = min(shown.first_day, today - timedelta(days=_DAYS - 1))
-        expected = expected_periods([meter], midnight(first), now, now)
-        recent = queries.load_curve(meter.pk, register.pk, midnight(today - timedelta(days=_DAYS - 1)), now)
+        shown, register = self.shown, self.register
+        expected = expected_periods([meter], midnight(self.first_day(now)), now, now)
+        recent = queries.load_curve(meter.pk, register.pk, recent_since(now), now)
         curve = queries.load_curve(meter.pk, register.pk, shown.start, shown.end)
         report = gap_report(meter, register, shown.start, shown.end, now)
-        days = [today - timedelta(days=n) for n in reversed(range(_DAYS))]
-        address = {"period": shown.kind, "on": shown.first_day.isoformat(), "register": register.obis_code}
         return {
-            "shown": shown,
-            "profile": profiles.profile(shown, curve, expected, register, now),
-            "register": register,
-            "registers": registers if len(registers) > 1 else None,
-            "periods": [(kind, _link(address, period=kind)) for kind in KINDS],
-            "previous": _link(address, on=shown.previous.isoformat()),
-            "following": _link(address, on=shown.following.isoformat()) if shown.end <= now else None,
-            "today": _link(address, on=today.isoformat()) if not shown.start <= now < shown.end else None,
-            "days": [_day(share, today) for share in profiles.by_day(days, recent, expected)],
-            "report": report,
-            "missing": percent(report.expected - report.missing, report.expected),
-            "gaps": _gaps(report.gaps[:_ROWS]),
-            "more_gaps": max(0, len(report.gaps) - _ROWS),
-            "exports": _exports(meter, shown, register),
-            "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{_link(address)}",
+            **self.load_profile(curve, recent, expected, report, now),
+            "exports": exports(meter, shown.start, shown.end, register),
+            "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",
             "last_values": _last_values(
                 queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard else [], now
             ),
@@ -230,14 +187,10 @@ class MeterGapsExport(_OfMeter):
         title = bytes(self.meter.system_title).hex()
         rows = [(title, register.obis_code, gap.start, gap.end, gap.intervals) for gap in report.gaps]
         return StreamingHttpResponse(
-            exports.stream_csv(_GAPS_SCHEMA, [rows] if rows else []),
+            files.stream_csv(_GAPS_SCHEMA, [rows] if rows else []),
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": f'attachment; filename="missing-{title}.csv"'},
         )
-
-
-def _link(address: dict[str, str], **changes: str) -> str:
-    return f"?{urlencode({**address, **changes})}"
 
 
 def _figures(meter: Meter, heard: datetime | None, now: datetime) -> list[Figure]:
@@ -337,13 +290,6 @@ def _events(meter: Meter) -> Table:
     )
 
 
-def _gaps(gaps: Sequence[Gap]) -> Table:
-    return table(
-        [Column("from"), Column("to"), Column("intervals", is_number=True)],
-        [[moment(gap.start), moment(gap.end), thousands(gap.intervals)] for gap in gaps],
-    )
-
-
 def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> Table:
     return table(
         [Column("register"), Column("value", is_number=True), Column("time"), Column("OBIS code", is_minor=True)],
@@ -356,34 +302,3 @@ def _value(row: queries.LastValue) -> Any:
     scaled = {"Wh": energy, "W": power}.get(row.unit)
     exact = f"{row.quantity} {row.unit}"
     return format_html('<span title="{}">{}</span>', exact, scaled(float(row.quantity)) if scaled else exact)
-
-
-def _day(share: profiles.DayShare, today: date) -> dict[str, Any]:
-    """A day of the strip: how complete it is, in a word and a colour, and the way to it."""
-    if not share.expected:
-        tone, said = "none", "nothing expected"
-    elif share.counted >= share.expected:
-        tone, said = "whole", "complete"
-    else:
-        tone = "part" if share.counted else "empty"
-        said = f"{share.expected - share.counted} of {share.expected} intervals missing"
-    return {
-        "day": share.day,
-        "tone": tone,
-        "said": f"{share.day:%a} {share.day.day} {share.day:%B}: {said}",
-        "url": f"?{urlencode({'period': 'day', 'on': share.day.isoformat()})}",
-        "is_today": share.day == today,
-    }
-
-
-def _exports(meter: Meter, shown: ShownPeriod, register: Register) -> list[tuple[str, str]]:
-    """Addresses of the readings of the period, from the API."""
-    asked = {
-        "meter": bytes(meter.system_title).hex(),
-        "register": register.obis_code,
-        "from": shown.start.isoformat().replace("+00:00", "Z"),
-        "to": shown.end.isoformat().replace("+00:00", "Z"),
-    }
-    return [
-        (name, f"{reverse('readings')}?{urlencode({**asked, 'format': name.lower()})}") for name in ("CSV", "Parquet")
-    ]

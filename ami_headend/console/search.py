@@ -22,7 +22,11 @@ _MODELS: list[tuple[type[Model], str]] = [
     (DeviceKey, "vpn_key"),
 ]
 _HITS = 5
-_PAGES: dict[type[Model], str] = {Meter: "admin:meter", Concentrator: "admin:concentrator"}  # others: the admin's
+_PAGES: dict[type[Model], str] = {
+    Meter: "admin:meter",
+    Concentrator: "admin:concentrator",
+    Place: "admin:place",
+}  # others: the admin's
 
 
 def search(request: HttpRequest, term: str) -> list[SearchResult]:

@@ -25,6 +25,7 @@ from ami_headend.console.meter import MeterGapsExport, MeterPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
+from ami_headend.console.place import PlacePage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import SignInView
 
@@ -40,6 +41,7 @@ PAGES: list[type[ConsolePage]] = [
     MetersPage,
     MeterPage,
     MeterGapsExport,
+    PlacePage,
     ConcentratorsPage,
     ConcentratorPage,
     AlertsPage,

@@ -1,0 +1,77 @@
+"""The page of one place: the meters that hang or hung there, and what was metered there across exchanges."""
+
+from datetime import datetime
+from typing import Any
+
+from django.http import Http404
+from django.urls import reverse
+from django.utils.functional import cached_property
+
+from ami_headend.console.formatting import label, link, moment
+from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
+from ami_headend.console.meters import STATUS_COLOURS
+from ami_headend.console.periods import midnight
+from ami_headend.console.tables import Column, Table, table
+from meters import places
+from meters.models import Installation, MeterStatus, Place
+
+
+class PlacePage(LoadProfilePage):
+    """One place: a metering point, whichever meter hangs there."""
+
+    route = "places/<int:pk>/"
+    name = "place"
+    title = "Place"
+    icon = "home_pin"
+    permission_required = ("meters.view_place",)
+    template_name = "console/place/page.html"
+
+    @cached_property
+    def place(self) -> Place:
+        """The place of the address, or 404."""
+        found = Place.objects.filter(pk=min(self.kwargs["pk"], 2**63 - 1)).first()
+        if found is None:
+            raise Http404("There is no such place.")
+        return found
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        now, hung = context["now"], places.installations(self.place)
+        can = self.request.user.has_perm
+        context |= {
+            "place": self.place,
+            "title": f"Place {self.place}",
+            "meters": self._meters(hung, with_exports=can(READ_READINGS), now=now),
+        }
+        return context | (self._readings(hung, now) if can(READ_READINGS) and hung else {})
+
+    def _readings(self, hung: list[Installation], now: datetime) -> dict[str, Any]:
+        """What was metered here: the chart of the period, its gaps, and the days before it."""
+        shown, register = self.shown, self.register
+        return self.load_profile(
+            places.load_curve(hung, register, shown.start, shown.end),
+            places.load_curve(hung, register, recent_since(now), now),
+            places.expected(hung, midnight(self.first_day(now)), now, now),
+            places.gaps(hung, register, shown.start, shown.end, now),
+            now,
+        )
+
+    def _meters(self, hung: list[Installation], now: datetime, *, with_exports: bool) -> Table:
+        columns = [Column("meter"), Column("status"), Column("from"), Column("to")]
+        if with_exports:
+            columns.append(Column("readings", is_minor=True))
+        can = self.request.user.has_perm("meters.view_meter")
+        rows: list[list[Any]] = []
+        for row in hung:
+            status = MeterStatus(row.meter.status)
+            cells = [
+                link(reverse("admin:meter", args=[row.meter_id]), row.meter) if can else str(row.meter),
+                label(status.label, STATUS_COLOURS[status]),
+                moment(row.installed_at),
+                "hangs here" if row.removed_at is None else moment(row.removed_at),
+            ]
+            if with_exports:
+                (name, url), *_ = exports(row.meter, row.installed_at, row.removed_at or now, self.register)
+                cells.append(link(url, name))
+            rows.append(cells)
+        return table(columns, rows)
