@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.console import charts
 from ami_headend.console.charts import Chart, Series
-from ami_headend.console.concentrators import POSTED_PERIOD, health_label
+from ami_headend.console.concentrators import health_label
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import silent_after
@@ -24,6 +24,7 @@ from ami_headend.console.formatting import NOTHING, ago, energy, label, link, mo
 from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
+from ami_headend.console.registry_queries import TRAFFIC_PERIOD
 from ami_headend.console.tables import Column, Table, table
 from concentrators import access, completeness, expected, failure_queries, tokens
 from concentrators.completeness import Hour
@@ -189,7 +190,7 @@ def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
     posted = Uplink.objects.filter(concentrator=concentrator)
     heard_at = posted.order_by("-received_at").values_list("received_at", flat=True).first()
     waiting = posted.filter(verified_at=None).aggregate(uplinks=Count("pk"), oldest=Min("received_at"))
-    last_day = posted.filter(received_at__gte=now - POSTED_PERIOD)
+    last_day = posted.filter(received_at__gte=now - TRAFFIC_PERIOD)
     sums = last_day.aggregate(frames=Sum("frames", default=0), rejected=Sum("rejected", default=0))
     frames, rejected = sums["frames"], sums["rejected"]
     health = health_label(now, heard_at, waiting["oldest"], silent_after(), is_active=concentrator.is_active)

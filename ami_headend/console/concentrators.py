@@ -1,22 +1,23 @@
 """The list of concentrators: who posts, who lags and who is silent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django import forms
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from ami_headend.console import registry_queries
-from ami_headend.console.fleet_queries import silent_after
-from ami_headend.console.formatting import ago, label, link, percent, thousands
-from ami_headend.console.lists import ROWS, ListPage, choice, text, text_of
+from ami_headend.console import kept, registry_queries
+from ami_headend.console.fleet_queries import PROFILES, silent_after
+from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
+from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text
 from ami_headend.console.meters import meters_url
+from ami_headend.console.registry_queries import TRAFFIC, ConcentratorRow, Traffic
 from ami_headend.console.tables import Column, Table, table
+from concentrators.completeness import Share
 
-POSTED_PERIOD = timedelta(hours=24)
 LAGGING_AFTER = timedelta(minutes=2)
 _STATES = {"active": True, "inactive": False}
 
@@ -46,8 +47,32 @@ def health_label(
     return label("silent", "danger") if now - heard_at > silent_after else label("posting", "success")
 
 
+class _Shown(NamedTuple):
+    """All that the list knows of a concentrator."""
+
+    row: ConcentratorRow
+    traffic: Traffic
+    share: Share | None
+
+
+def _completeness(shown: _Shown) -> float:
+    return shown.share.counted / shown.share.expected if shown.share is not None else 2
+
+
+# What the list can be sorted by; of two that are equal, the first name comes first.
+_SORTS: dict[str, Callable[[_Shown], Any]] = {
+    "name": lambda shown: shown.row.name,
+    "heard": lambda shown: (shown.row.heard_at is not None, shown.row.heard_at),
+    "completeness": _completeness,
+    "meters": lambda shown: shown.traffic.meters,
+    "frames": lambda shown: shown.traffic.frames,
+    "rejected": lambda shown: shown.traffic.rejected,
+    "waiting": lambda shown: shown.row.waiting,
+}
+
+
 class ConcentratorsPage(ListPage):
-    """Concentrators by name, renewed while it is looked at."""
+    """Concentrators, by name or by the column that the address names (``sort``, with - for the largest first)."""
 
     route = "concentrators/"
     name = "concentrators"
@@ -61,30 +86,61 @@ class ConcentratorsPage(ListPage):
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
         now = timezone.now()
-        rows, key = registry_queries.concentrators(
-            filters["search"], _STATES.get(filters["state"]), now - POSTED_PERIOD, text_of(after) if after else "", ROWS
-        )
-        silence = silent_after()
-        see_meters = self.request.user.has_perm("meters.view_meter")
+        can = self.request.user.has_perm
+        sees_shares = can("concentrators.view_intervaltotal")
+        found = _found(filters, now, with_shares=sees_shares)
+        sort = self.request.GET.get("sort", "name")
+        by = _SORTS.get(sort.removeprefix("-"), _SORTS["name"])
+        found.sort(key=by, reverse=sort.startswith("-"))
+        first = number_of(after[0]) if after else 0
+        silence, see_meters = silent_after(), can("meters.view_meter")
         columns = [
-            Column("concentrator"),
+            self._sorted_by("concentrator", "name"),
             Column("health"),
-            Column("last heard"),
-            Column("meters", is_number=True),
-            Column("frames, 24 h", is_number=True, is_minor=True),
-            Column("rejected, 24 h", is_number=True, is_minor=True),
-            Column("uplinks waiting", is_number=True, is_minor=True),
+            self._sorted_by("last heard", "heard"),
+            self._sorted_by("completeness, 24 h", "completeness", is_number=True),
+            self._sorted_by("meters", "meters", is_number=True, is_minor=True),
+            self._sorted_by("frames, 24 h", "frames", is_number=True, is_minor=True),
+            self._sorted_by("rejected, 24 h", "rejected", is_number=True, is_minor=True),
+            self._sorted_by("uplinks waiting", "waiting", is_number=True, is_minor=True),
         ]
-        lines = [
-            [
-                link(reverse("admin:concentrator", args=[row.id]), row.name),
-                health_label(now, row.heard_at, row.oldest_waiting_at, silence, is_active=row.is_active),
-                ago(row.heard_at, now),
-                link(meters_url(concentrator=row.name), thousands(row.meters)) if see_meters else thousands(row.meters),
-                thousands(row.frames),
-                f"{thousands(row.rejected)} ({percent(row.rejected, row.frames)})" if row.rejected else "0",
-                thousands(row.waiting),
-            ]
-            for row in rows
-        ]
-        return table(columns, lines), key
+        lines = [_line(shown, silence, now, see_meters=see_meters) for shown in found[first : first + ROWS]]
+        rest = first + ROWS if len(found) > first + ROWS else None
+        return table(columns, lines), None if rest is None else [rest]
+
+    def _sorted_by(self, title: str, key: str, **more: Any) -> Column:
+        """A column whose title sorts by it; once more, the other way round."""
+        query = self.request.GET.copy()
+        query.pop("after", None)
+        here = query.get("sort", "name")
+        query["sort"] = f"-{key}" if here == key else key
+        order = {key: "ascending", f"-{key}": "descending"}.get(here, "")
+        return Column(title, url=f"?{query.urlencode()}", order=order, **more)
+
+
+def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list[_Shown]:
+    """The concentrators that the filters find, by name."""
+    part, is_active = filters["search"].casefold(), _STATES.get(filters["state"])
+    answers = kept.answers([TRAFFIC, *([PROFILES] if with_shares else [])], now)
+    traffic = answers[TRAFFIC.name].found
+    shares = {share.concentrator_id: share for share in answers[PROFILES.name].found.shares} if with_shares else {}
+    return [
+        _Shown(row, traffic.get(row.id, Traffic()), shares.get(row.id))
+        for row in registry_queries.concentrators()
+        if part in row.name.casefold() and is_active in (None, row.is_active)
+    ]
+
+
+def _line(shown: _Shown, silence: timedelta, now: datetime, *, see_meters: bool) -> list[Any]:
+    row, traffic, share = shown
+    meters = thousands(traffic.meters)
+    return [
+        link(reverse("admin:concentrator", args=[row.id]), row.name),
+        health_label(now, row.heard_at, row.oldest_waiting_at, silence, is_active=row.is_active),
+        ago(row.heard_at, now),
+        NOTHING if share is None else percent(share.counted, share.expected),
+        link(meters_url(concentrator=row.name), meters) if see_meters else meters,
+        thousands(traffic.frames),
+        f"{thousands(traffic.rejected)} ({percent(traffic.rejected, traffic.frames)})" if traffic.rejected else "0",
+        thousands(row.waiting),
+    ]

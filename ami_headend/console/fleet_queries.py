@@ -40,7 +40,7 @@ class MetersHeard(NamedTuple):
 
 
 class Profiles(NamedTuple):
-    """Completeness of all load profiles: by hour over seven days, and of the least complete concentrators over one.
+    """Completeness of all load profiles: by hour over seven days, and of each concentrator over one, the least first.
 
     Both end at ``end``: what is younger may still be on its way.
     """
@@ -48,7 +48,6 @@ class Profiles(NamedTuple):
     end: datetime
     hours: list[Hour]
     shares: list[Share]
-    concentrators: int
 
     def over(self, period: timedelta) -> tuple[int, int]:
         """How many intervals are there, and how many are expected, in the last of it."""
@@ -145,7 +144,7 @@ def _profiles(now: datetime) -> Profiles:
     start, last = end - PROFILE_PERIOD, present + timedelta(hours=1)
     spans = expected.spans(start, last, now)
     shares = completeness.shares(spans, end - DAY, end)
-    return Profiles(end, completeness.hours(spans, start, last), shares[:ROWS], len(shares))
+    return Profiles(end, completeness.hours(spans, start, last), shares)
 
 
 def _read_meters_heard(kept: Any) -> MetersHeard:
@@ -154,8 +153,8 @@ def _read_meters_heard(kept: Any) -> MetersHeard:
 
 
 def _read_profiles(kept: Any) -> Profiles:
-    end, hours, shares, concentrators = kept
-    return Profiles(end, [Hour(*row) for row in hours], [Share(*row) for row in shares], concentrators)
+    end, hours, shares = kept
+    return Profiles(end, [Hour(*row) for row in hours], [Share(*row) for row in shares])
 
 
 METERS_HEARD = Question("meters heard", _meters_heard, _read_meters_heard)

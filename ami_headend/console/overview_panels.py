@@ -27,6 +27,7 @@ from ami_headend.console.formatting import (
 )
 from ami_headend.console.kept import Answer
 from ami_headend.console.meters import meters_url
+from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.tables import Column, table
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
@@ -37,7 +38,7 @@ from concentrators.models import WaveState
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.models import MasterKeyRotation, RotationState
 
-QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES)
+QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
 
 _COMPLETE, _LACKING = 0.98, 0.95  # of the intervals expected: below the first unsure, below the second bad
 _HOUR = timedelta(hours=1)
@@ -85,13 +86,15 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
 
 def concentrators(found: Profiles | None, now: datetime) -> Panel:
     """Concentrators: the silent ones first, then those whose meters' readings lag behind."""
-    shares = {} if found is None else {share.concentrator_id: share for share in found.shares}
+    shares = {} if found is None else {share.concentrator_id: share for share in found.shares[:ROWS]}
     after = fleet_queries.silent_after()
     standing = fleet_queries.concentrators(now - after, list(shares))
     silent = [row for row in standing.rows if row.heard_at is None or row.heard_at < now - after]
     others = {row.id: row for row in standing.rows if row not in silent}
     lagging = [others[one] for one in shares if one in others]
     rows = []
+    short = sum(shares[row.id].counted < _COMPLETE * shares[row.id].expected for row in lagging)
+    silent = silent[: max(ROWS // 2, ROWS - short)]  # many silent ones leave room for lagging ones
     for row in [*silent, *lagging][:ROWS]:
         share = shares.get(row.id)
         part = None if share is None else share.counted / share.expected

@@ -1,13 +1,15 @@
 """Meters and concentrators as their lists show them: with when they were heard, what is open, and what waits."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connection
 
+from ami_headend.console.kept import Question
 from meters.models import MeterStatus
 
+TRAFFIC_PERIOD = timedelta(hours=24)
 _HEARD = """
     LEFT JOIN LATERAL (
         SELECT n.heard_at, n.heard_via FROM keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id
@@ -45,17 +47,22 @@ class MeterSelection:
 
 
 class ConcentratorRow(NamedTuple):
-    """A concentrator in the list, with its frames since a time; ``waiting`` are uplinks that are not verified."""
+    """A concentrator as it stands; ``waiting`` are uplinks that are not verified."""
 
     id: int
     name: str
     is_active: bool
     heard_at: datetime | None
-    meters: int
-    frames: int
-    rejected: int
     waiting: int
     oldest_waiting_at: datetime | None
+
+
+class Traffic(NamedTuple):
+    """Of a concentrator: its meters, and the frames that it posted in TRAFFIC_PERIOD."""
+
+    meters: int = 0
+    frames: int = 0
+    rejected: int = 0
 
 
 def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple[str] | None]:
@@ -82,41 +89,39 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
     return shown, (shown[-1].serial_number,) if len(shown) == limit else None
 
 
-def concentrators(
-    search: str, is_active: bool | None, since: datetime, after: str, limit: int
-) -> tuple[list[ConcentratorRow], tuple[str] | None]:
-    """Concentrators by name, and the key to go on after; one query."""
-    conditions, params = ["name > %s"], [after]
-    if search:
-        conditions.append("strpos(lower(name), lower(%s)) > 0")
-        params.append(search)
-    if is_active is not None:
-        conditions.append("is_active" if is_active else "NOT is_active")
+def concentrators() -> list[ConcentratorRow]:
+    """All concentrators by name, with when each posted and what of it waits; one query."""
     rows = _fetch(
-        f"""SELECT c.id, c.name, c.is_active, u.received_at, a.meters, t.frames, t.rejected, w.uplinks, w.oldest
-            FROM (SELECT * FROM concentrators_concentrator WHERE {" AND ".join(conditions)}
-                  ORDER BY name LIMIT %s) AS c
-            LEFT JOIN LATERAL (
-                SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
-                ORDER BY received_at DESC LIMIT 1
-            ) AS u ON true
-            CROSS JOIN LATERAL (
-                SELECT count(*) AS meters FROM concentrators_assignment
-                WHERE concentrator_id = c.id AND valid_to IS NULL
-            ) AS a
-            CROSS JOIN LATERAL (
-                SELECT coalesce(sum(frames), 0) AS frames, coalesce(sum(rejected), 0) AS rejected
-                FROM concentrators_uplink WHERE concentrator_id = c.id AND received_at >= %s
-            ) AS t
-            CROSS JOIN LATERAL (
-                SELECT count(*) AS uplinks, min(received_at) AS oldest
-                FROM concentrators_uplink WHERE concentrator_id = c.id AND verified_at IS NULL
-            ) AS w
-            ORDER BY c.name""",
-        [*params, limit, since],
+        """SELECT c.id, c.name, c.is_active, u.received_at, coalesce(w.uplinks, 0), w.oldest
+           FROM concentrators_concentrator c
+           LEFT JOIN LATERAL (
+               SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
+               ORDER BY received_at DESC LIMIT 1
+           ) AS u ON true
+           LEFT JOIN (
+               SELECT concentrator_id, count(*) AS uplinks, min(received_at) AS oldest
+               FROM concentrators_uplink WHERE verified_at IS NULL GROUP BY 1
+           ) AS w ON w.concentrator_id = c.id
+           ORDER BY c.name""",
+        [],
     )
-    shown = [ConcentratorRow._make(row) for row in rows]
-    return shown, (shown[-1].name,) if len(shown) == limit else None
+    return [ConcentratorRow._make(row) for row in rows]
+
+
+def _traffic(now: datetime) -> dict[int, Traffic]:
+    rows = _fetch(
+        """SELECT coalesce(t.concentrator_id, a.concentrator_id), coalesce(meters, 0), coalesce(frames, 0),
+                  coalesce(rejected, 0)
+           FROM (SELECT concentrator_id, sum(frames)::bigint AS frames, sum(rejected)::bigint AS rejected
+                 FROM concentrators_uplink WHERE received_at >= %s GROUP BY 1) AS t
+           FULL JOIN (SELECT concentrator_id, count(*) AS meters
+                      FROM concentrators_assignment WHERE valid_to IS NULL GROUP BY 1) AS a USING (concentrator_id)""",
+        [now - TRAFFIC_PERIOD],
+    )
+    return {row[0]: Traffic(*row[1:]) for row in rows}
+
+
+TRAFFIC = Question("traffic", _traffic, lambda kept: {number: Traffic(*row) for number, row in kept.items()})
 
 
 def _meter_conditions(selection: MeterSelection) -> tuple[str, list[Any]]:

@@ -5,11 +5,16 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """A column: numbers stand to the right; a minor one is left out on a phone."""
+    """A column: numbers stand to the right; a minor one is left out on a phone.
+
+    ``url`` sorts by it; ``order`` says how the rows are sorted by it: ascending, descending, or not at all.
+    """
 
     title: str
     is_number: bool = False
     is_minor: bool = False
+    url: str = ""
+    order: str = ""
 
 
 class Cell(NamedTuple):

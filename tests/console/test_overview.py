@@ -250,7 +250,7 @@ def test_the_live_part_carries_the_data_of_the_charts(admin_client: Client) -> N
 )
 def test_a_figure_warns_in_its_tone(counted: int, tone: str) -> None:
     end = datetime(2026, 11, 24, tzinfo=UTC)
-    found = Profiles(end, [Hour(end - HOUR, counted, 100, 0.0)], [], 0)
+    found = Profiles(end, [Hour(end - HOUR, counted, 100, 0.0)], [])
     assert overview_panels.profiles(found)["figures"][0].tone == tone
 
 
