@@ -2,15 +2,13 @@
 
 import sys
 
-WEB_THREADS = 4
+from django.conf import settings
 
 
-def web_command(host: str, port: int, workers: int) -> list[str]:
-    """The web server: WSGI, HTTP/1, no access log (a concentrator posts often; its uplinks are rows)."""
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--http", "1", "--no-ws"]
-    command += ["--host", host, "--port", str(port), "--workers", str(workers)]
-    command += ["--blocking-threads", str(WEB_THREADS), "--log-level", "warning"]
-    return [*command, "ami_headend.wsgi:application"]
+def web_command(host: str, port: int, processes: int) -> list[str]:
+    """The web server with so many processes."""
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "web"]
+    return [*command, "--host", host, "--port", str(port), "--processes", str(processes)]
 
 
 def worker_command(processes: int) -> list[str]:

@@ -145,7 +145,12 @@ def _database(variable: str, url: str) -> dict[str, Any]:
     options["prepare_threshold"] = 5
     # A host that loses its power says no goodbye. By the usual settings its session would hold its locks for hours, and
     # with them a concentrator's turn, counters and totals; and a client would wait as long for a server that is gone.
-    for name, value in {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}.items():
+    for name, value in {
+        "connect_timeout": 5,
+        "keepalives_idle": 60,
+        "keepalives_interval": 10,
+        "keepalives_count": 6,
+    }.items():
         options.setdefault(name, value)
     options.setdefault(
         "options",
@@ -241,6 +246,23 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
 }
+
+# --- the web server ------------------------------------------------------------------------------
+URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")  # "/ami", where the proxy serves it below a path
+FORCE_SCRIPT_NAME = URL_PREFIX or None
+WEB_INGEST_THREADS = env.int("WEB_INGEST_THREADS", 4)  # of each process, for concentrators
+WEB_PAGE_THREADS = env.int("WEB_PAGE_THREADS", 4)  # for pages and the rest of the API
+WEB_EXPORT_THREADS = env.int("WEB_EXPORT_THREADS", 2)  # for files of any number of rows
+WEB_POST_S = env.float("WEB_POST_S", 6.0)  # a concentrator waits no longer for its answer: then 503
+WEB_PROBE_S = env.float("WEB_PROBE_S", 4.0)  # nor does a probe
+WEB_PAGE_S = env.float("WEB_PAGE_S", 60.0)
+WEB_EXPORT_S = env.float("WEB_EXPORT_S", 1800.0)
+WEB_HEAD_S = env.float("WEB_HEAD_S", 10.0)  # within which the headers of a request have come in
+WEB_REQUEST_S = env.float("WEB_REQUEST_S", 60.0)  # and its body
+WEB_IDLE_S = env.float("WEB_IDLE_S", 75.0)  # of a connection between requests; longer than the proxy's
+WEB_ANSWER_S = env.float("WEB_ANSWER_S", 3600.0)  # within which a client has taken its answer
+WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", 1000)  # of each process
+WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # kept of requests and answers under way, in each process
 
 # --- Celery --------------------------------------------------------------------------------------
 CELERY_BROKER_URL = embedded.celery_broker_url(REDIS_URL)

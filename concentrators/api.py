@@ -58,13 +58,6 @@ class TooLarge(exceptions.APIException):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
 
-class LengthRequired(exceptions.APIException):
-    """A chunked body would end alike for the server whether it is whole or the connection broke."""
-
-    status_code = status.HTTP_411_LENGTH_REQUIRED
-    default_detail = "The body must come with its Content-Length; Transfer-Encoding is not taken."
-
-
 class Busy(exceptions.APIException):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     default_detail = "Too many uplinks wait for verification. Keep the body and post it again later."
@@ -103,7 +96,6 @@ class UplinksView(APIView):
         responses={
             202: ReceiptSerializer,
             400: OpenApiResponse(description="Not a CBOR sequence of byte strings; nothing was stored."),
-            411: OpenApiResponse(description="No Content-Length; nothing was stored."),
             413: OpenApiResponse(description="Too many octets or frames; nothing was stored."),
             429: OpenApiResponse(description="Too many uplinks, or too many forged frames in them; see Retry-After."),
             503: OpenApiResponse(description="Too many uplinks wait for verification; see Retry-After."),
@@ -112,10 +104,8 @@ class UplinksView(APIView):
     def post(self, request: Request) -> Response:
         """Post frames: a CBOR sequence (RFC 8742) of byte strings, one frame each. 202 says they are committed."""
         _refuse_when_busy()
-        if "Transfer-Encoding" in request.headers:
-            raise LengthRequired
         if not isinstance(request.data, bytes):  # DRF gives an empty form for an empty body
-            raise exceptions.ValidationError("The body is empty, or came without Content-Length.")
+            raise exceptions.ValidationError("The body is empty.")
         try:
             body = reception.decode(request.data, request.headers.get("Content-Encoding", ""))
             receipt = reception.receive(request.user.pk, body, timezone.now())

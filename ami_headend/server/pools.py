@@ -1,0 +1,172 @@
+"""Threads that answer, in pools that wait for no other; each request has a deadline, and each queue an end."""
+
+import copy
+import logging
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from django.db import connections
+from psycopg import Error as DriverError
+
+from ami_headend.server.channel import Channel
+from ami_headend.server.doors import Pool
+from ami_headend.server.requests import RefusedError
+
+logger = logging.getLogger(__name__)
+
+_QUEUE_MAX = 256
+_RETRY_AFTER_S = 5
+_CUT_AFTER_S = 1.0  # PostgreSQL's own limits come first: they leave the connection whole
+
+
+class Size(NamedTuple):
+    """How many threads a pool has, and for how many seconds a request may wait for one, and then be worked on."""
+
+    threads: int
+    answer_s: float
+
+
+class _Worker(threading.Thread):
+    """One thread of a pool, with a database connection of its own whose statements end in time."""
+
+    def __init__(self, pool: "_Threads", number: int) -> None:
+        super().__init__(name=f"{pool.name}-{number}", daemon=True)
+        self._pool = pool
+        self._connection: Any = None
+        self.began_s: float | None = None
+        self.channel: Channel | None = None
+        self.is_cut = False
+
+    def run(self) -> None:
+        self._connection = _limited(self._pool.size.answer_s)
+        while (channel := self._pool.take(self)) is not None:
+            try:
+                channel.service()
+            except Exception:
+                logger.exception("a request failed in the server")
+            finally:
+                self._pool.done(self)
+        connections.close_all()
+
+    def cut(self) -> None:
+        """End the wait for a database that does not answer: the statement fails as if the connection had broken."""
+        self.is_cut = True
+        logger.error("%s: no answer within %g s, the database is waited for no longer", self.name, self._pool.size[1])
+        # It may have just been closed, or there is none. (A second descriptor, which nobody else closes.)
+        with (
+            suppress(OSError, DriverError, AttributeError),
+            socket.socket(fileno=os.dup(self._connection.connection.fileno())) as own,
+        ):
+            own.shutdown(socket.SHUT_RDWR)
+
+
+class _Threads:
+    """One pool: its queue and its threads."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        self.name, self.size = name, size
+        self._queue: deque[tuple[Channel, float]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._workers = [_Worker(self, number) for number in range(size.threads)]
+        for worker in self._workers:
+            worker.start()
+
+    def put(self, channel: Channel) -> bool:
+        """Queue a channel's next request; False where the queue is full."""
+        with self._changed:
+            if self._stopping or len(self._queue) >= _QUEUE_MAX:
+                return False
+            self._queue.append((channel, time.monotonic()))
+            self._changed.notify()
+            return True
+
+    def take(self, worker: _Worker) -> Channel | None:
+        """The next channel for a worker; None: stop."""
+        with self._changed:
+            while not self._queue:
+                if self._stopping:
+                    return None
+                self._changed.wait()
+            worker.channel, worker.began_s = self._queue.popleft()[0], time.monotonic()
+            return worker.channel
+
+    def done(self, worker: _Worker) -> None:
+        with self._changed:
+            worker.began_s, worker.channel, worker.is_cut = None, None, False
+
+    def overdue(self, now_s: float) -> list[Channel]:
+        """Takes out of the queue what has waited for too long, and ends waits for the database that took too long."""
+        oldest_s = now_s - self.size.answer_s
+        with self._changed:
+            for worker in self._workers:
+                if worker.began_s is not None and not worker.is_cut and worker.began_s < oldest_s - _CUT_AFTER_S:
+                    worker.cut()
+            found = []
+            while self._queue and self._queue[0][1] < oldest_s:
+                found.append(self._queue.popleft()[0])
+            return found
+
+    def is_busy(self) -> bool:
+        with self._changed:
+            return bool(self._queue) or any(worker.began_s is not None for worker in self._workers)
+
+    def stop(self) -> None:
+        """Let the threads end once the queue is empty."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+
+class Pools:
+    """waitress' task dispatcher: each request to the pool of its door."""
+
+    def __init__(self, sizes: Mapping[Pool, Size]) -> None:
+        self._pools = {pool: _Threads(pool.value, size) for pool, size in sizes.items()}
+
+    def add_task(self, channel: Channel) -> None:
+        """Have the first request of a channel answered; where its pool's queue is full, by a refusal."""
+        request = channel.requests[0]
+        if request.error is None and not self._pools[request.door.pool].put(channel):
+            request.error = _busy()
+        if request.error is not None and not self._pools[Pool.LIVE].put(channel):
+            channel.will_close = True
+
+    def tick(self, now_s: float) -> None:
+        """Refuse what has waited for too long, and end what takes too long."""
+        for pool in self._pools.values():
+            for channel in pool.overdue(now_s):
+                channel.requests[0].error = _busy()
+                self.add_task(channel)
+
+    def is_busy(self) -> bool:
+        """Whether anything is in hand."""
+        return any(pool.is_busy() for pool in self._pools.values())
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 0) -> None:
+        """Let all threads end; ``is_busy`` tells when they have."""
+        for pool in self._pools.values():
+            pool.stop()
+
+
+def _busy() -> RefusedError:
+    detail = "The head-end is busy with requests of this kind; try again later."
+    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, _RETRY_AFTER_S)
+
+
+def _limited(answer_s: float) -> Any:
+    """The database connection of this thread: a statement may take so long, and wait half of it for a lock."""
+    connection = connections["default"]
+    own = copy.deepcopy(connection.settings_dict)
+    limits = f"-c statement_timeout={answer_s * 1000:.0f} -c lock_timeout={answer_s * 500:.0f}"
+    own["OPTIONS"]["options"] = f"{own['OPTIONS'].get('options', '')} {limits}".strip()
+    own["OPTIONS"]["connect_timeout"] = max(1, min(own["OPTIONS"].get("connect_timeout", 5), round(answer_s / 2)))
+    connection.settings_dict = own
+    return connection

@@ -1,0 +1,131 @@
+"""Requests as they come in, and refusals that the server gives by itself, as problem details (RFC 9457)."""
+
+import json
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+
+from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import BadRequest, Error
+
+from ami_headend.server.doors import ANONYMOUS_MAX_OCTETS, Door, Pool, door_of
+
+_CHUNK_LINE_MAX_OCTETS = 1024  # size and extensions of one chunk
+_TRAILER_MAX_OCTETS = 8 * 1024
+_UNKNOWN = Door(Pool.LIVE, ANONYMOUS_MAX_OCTETS)  # what is no request is answered by a refusal
+
+
+class RefusedError(Error):  # type: ignore[misc]
+    """What the server answers by itself, without asking the application."""
+
+    def __init__(self, status: HTTPStatus, detail: str, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.code, self.reason, self.retry_after_s = status.value, status.phrase, retry_after_s
+
+
+class Limits(Adjustments):  # type: ignore[misc]
+    """waitress' own adjustments, and ours."""
+
+    uplink_max_octets = 4 * 1024 * 1024
+
+
+class Request(HTTPRequestParser):  # type: ignore[misc]
+    """One request; whatever has two readings is refused, so that no proxy reads it otherwise.
+
+    waitress leaves out headers with an underscore in their names: ``X_Forwarded_For`` would else be the same to WSGI as
+    the one that the proxy sets.
+    """
+
+    door = _UNKNOWN
+    error: Error | None
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise ParsingError(f"The address cannot be read: {error}") from None
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            raise ParsingError(
+                "A body comes with Content-Length or, in HTTP/1.1, with Transfer-Encoding, not with both."
+            )
+        path = "/" + self.path.lstrip("/")
+        prefix = self.adj.url_prefix
+        if prefix and path.startswith(f"{prefix}/"):
+            path = path.removeprefix(prefix)
+        self.door = door_of(self.command, path, self.query, self.headers, self.adj.uplink_max_octets)
+
+    def received(self, data: bytes) -> int:
+        """Octets of the request; gives how many were its own. Too large a body is refused before it is taken in."""
+        consumed: int = super().received(data)
+        if self.headers_finished and self.error is None and not self.empty:
+            self.error = self._fault()
+        if self.error is not None:
+            self.completed = True
+        if self.error is not None or self.body_rcv is None:
+            self.expect_continue = False  # nothing is waited for
+        return consumed
+
+    def _fault(self) -> Error | None:
+        body = self.body_rcv
+        if max(self.content_length, len(body) if body is not None else 0) > self.door.body_max:
+            detail = f"The body has more than {self.door.body_max} octets, which are taken at this address."
+            return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        if (
+            self.chunked
+            and body is not None
+            and (len(body.control_line) > _CHUNK_LINE_MAX_OCTETS or len(body.trailer) > _TRAILER_MAX_OCTETS)
+        ):
+            return BadRequest("A chunk's size or the trailer is too long.")
+        return None
+
+
+class _HeadIsToldError(Exception):
+    """HEAD has its answer: the rest is not even computed."""
+
+
+class AnswerTask(WSGITask):  # type: ignore[misc]
+    """Answers by the application; to HEAD without the body, which waitress would send."""
+
+    def execute(self) -> None:
+        with suppress(_HeadIsToldError):
+            super().execute()
+
+    def write(self, data: bytes) -> None:
+        if self.request.command != "HEAD":
+            super().write(data)
+        elif self.wrote_header:
+            raise _HeadIsToldError
+        else:
+            super().write(b"")
+
+    def finish(self) -> None:
+        if self.request.command == "HEAD":
+            if not self.wrote_header:
+                self.write(b"")
+            self.chunked_response = False  # no chunk follows, the last one neither
+        super().finish()
+
+
+class RefusalTask(ErrorTask):  # type: ignore[misc]
+    """Answers a refusal, and lets the client read it although it may still be sending."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        problem: dict[str, Any] = {
+            "type": "about:blank",
+            "title": error.reason,
+            "status": error.code,
+            "detail": error.body,
+            "instance": getattr(self.request, "path", ""),
+        }
+        body = json.dumps(problem).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers = [("Content-Type", "application/problem+json"), ("Cache-Control", "no-store")]
+        if retry_after_s := getattr(error, "retry_after_s", None):
+            self.response_headers.append(("Retry-After", str(retry_after_s)))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.lingers = True
+        self.write(b"" if getattr(self.request, "command", "") == "HEAD" else body)

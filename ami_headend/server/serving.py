@@ -1,0 +1,66 @@
+"""One process of the web server: settings in, a server that runs until it is told to stop."""
+
+import gc
+import signal
+import socket
+import sys
+
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connections
+
+from ami_headend.server.channel import Deadlines
+from ami_headend.server.doors import Pool
+from ami_headend.server.loop import Server, ServerLimits
+from ami_headend.server.pools import Pools, Size
+
+STOP_S = 10.0
+_ANSWER_GRACE_S = 30.0
+_ANSWER_OCTETS_PER_S = 4096.0
+_SWITCH_S = 0.002  # a thread that computes lets others go on after so long: a post waits for few of them
+
+
+def sizes() -> dict[Pool, Size]:
+    """How many threads each kind of request has in a process, and its deadline."""
+    return {
+        Pool.LIVE: Size(1, 5.0),
+        Pool.WATCH: Size(2, settings.WEB_PROBE_S),
+        Pool.INGEST: Size(settings.WEB_INGEST_THREADS, settings.WEB_POST_S),
+        Pool.SIGN_IN: Size(1, settings.WEB_PAGE_S),
+        Pool.PROGRAM: Size(2, settings.WEB_PAGE_S),
+        Pool.EXPORT: Size(settings.WEB_EXPORT_THREADS, settings.WEB_EXPORT_S),
+        Pool.PEOPLE: Size(settings.WEB_PAGE_THREADS, settings.WEB_PAGE_S),
+    }
+
+
+def limits() -> ServerLimits:
+    """What a process bears, by the settings."""
+    deadlines = Deadlines(
+        min(settings.WEB_HEAD_S, settings.WEB_REQUEST_S),
+        settings.WEB_REQUEST_S,
+        settings.WEB_IDLE_S,
+        settings.WEB_ANSWER_S,
+        min(_ANSWER_GRACE_S, settings.WEB_ANSWER_S),
+        _ANSWER_OCTETS_PER_S,
+    )
+    return ServerLimits(
+        deadlines,
+        settings.WEB_CONNECTIONS,
+        settings.WEB_SPOOL_OCTETS,
+        settings.UPLINK_MAX_OCTETS,
+        settings.URL_PREFIX,
+        STOP_S,
+    )
+
+
+def serve(application: WSGIHandler, listening: socket.socket, alive: int) -> None:
+    """Serve until SIGTERM, or until the other end of the pipe ``alive`` is closed."""
+    connections.close_all()
+    gc.enable()
+    sys.setswitchinterval(_SWITCH_S)
+    pools = Pools(sizes())
+    server = Server(application, listening, pools, limits())
+    server.stop_when_closed(alive)
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
+    server.run()
+    pools.shutdown()

@@ -1,0 +1,134 @@
+"""The processes of the web server: one listening socket, and whoever dies is replaced at once.
+
+The application is loaded once, before the processes are forked, so that a new one answers within milliseconds; until
+then connections wait in the socket's queue, which no process owns.
+"""
+
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+from ami_headend.server.loop import BACKLOG
+
+logger = logging.getLogger(__name__)
+
+_SHORT_LIFE_S = 1.0
+_REST_S = 1.0  # before a process is started again that lived for a short time only
+_KILL_AFTER_S = 5.0  # beyond the time that a process takes to stop by itself
+
+Serve = Callable[[socket.socket, int], None]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that all processes accept from; OSError where the address cannot be listened on."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+    listening.listen(BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+class Supervisor:
+    """Runs ``serve`` in so many processes until a signal comes, and replaces those that die."""
+
+    def __init__(self, listening: socket.socket, processes: int, serve: Serve, stop_s: float) -> None:
+        self._listening, self._processes, self._serve, self._stop_s = listening, processes, serve, stop_s
+        self._started_s: dict[int, float] = {}
+        self._stopping = False
+        self._alive_read, self._alive_write = os.pipe()  # closed with this process: then the others stop, too
+        self._wake_read, self._wake_write = os.pipe()
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT; then every process has its time to finish what is in hand."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the loop
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        gc.freeze()  # pages of memory stay shared
+        for _ in range(self._processes):
+            self._start()
+        while not self._stopping:
+            select.select([self._wake_read], [], [], 1.0)
+            self._drain()
+            self._replace_dead()
+        self._end()
+
+    def _on_stop(self, signum: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _drain(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    def _start(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._be_a_process()
+        self._started_s[pid] = time.monotonic()
+
+    def _be_a_process(self) -> None:
+        """In the child: serve, and never come back."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor tells when to stop
+            for end in (self._alive_write, self._wake_read, self._wake_write):
+                os.close(end)
+            self._serve(self._listening, self._alive_read)
+            code = 0
+        except BaseException:
+            logger.exception("a process of the web server ended")
+        finally:
+            logging.shutdown()
+            os._exit(code)
+
+    def _replace_dead(self) -> None:
+        for pid, status in self._ended():
+            lived_s = time.monotonic() - self._started_s.pop(pid)
+            if self._stopping:
+                return
+            logger.error("process %d of the web server ended (%s): another is started", pid, _said(status))
+            if lived_s < _SHORT_LIFE_S:
+                time.sleep(_REST_S)
+            self._start()
+
+    def _ended(self) -> list[tuple[int, int]]:
+        found = []
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] in self._started_s:
+                    found.append(ended)
+        return found
+
+    def _end(self) -> None:
+        self._listening.close()
+        self._tell(signal.SIGTERM)
+        until_s = time.monotonic() + self._stop_s + _KILL_AFTER_S
+        while self._started_s and time.monotonic() < until_s:
+            select.select([self._wake_read], [], [], 0.2)
+            self._drain()
+            for pid, _ in self._ended():
+                del self._started_s[pid]
+        self._tell(signal.SIGKILL)
+
+    def _tell(self, number: signal.Signals) -> None:
+        for pid in self._started_s:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _said(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
