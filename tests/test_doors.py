@@ -134,6 +134,8 @@ PAGES = [
     Door("admin:master-key-destroy", {OFFICER}, of=(1,)),
     *(Door("admin:master-key-destroy", {OFFICER}, "post", (1,), {"act": act}) for act in ("ask", "destroy")),
     Door("admin:waves", {OPERATOR, OFFICER, AUDITOR}),
+    Door("admin:compromise", {OFFICER}),
+    Door("admin:compromise", {OFFICER}, "post"),
     Door("admin:wave-new", {OFFICER}),
     Door("admin:wave-new", {OFFICER}, "post"),
     Door("admin:wave", {OPERATOR, OFFICER, AUDITOR}, of="concentrators.rotationwave"),

@@ -23,7 +23,8 @@ from django.utils.html import format_html
 
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import NOTHING, ago, energy, label, moment, power, thousands
+from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, thousands
+from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import HEARD_PERIOD, STATUS_COLOURS
 from ami_headend.console.periods import midnight
@@ -33,6 +34,7 @@ from concentrators.colours import COMMAND_COLOURS
 from concentrators.commands import DownlinkError
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import Assignment, Command, CommandKind, CommandState
+from keyvault import rights
 from keyvault.audit import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
 from keyvault.masterkey import MasterKeyError
@@ -112,6 +114,8 @@ class MeterPage(_OfMeter):
             rows, _ = failure_queries.failures(FailureSelection(meter_id=meter.pk), _ROWS)
             context["failures"] = failures_table(rows, now)
             context["failures_url"] = failures_url(meter=meter.serial_number)
+        if can(rights.COMPROMISE) and can(rights.SEE_KEYS):
+            context["compromise_url"] = compromise_url(bytes(meter.system_title))
         if can(READ_READINGS):
             context |= self._readings(meter, heard, now)
         return context
@@ -216,7 +220,7 @@ def _figures(meter: Meter, heard: datetime | None, now: datetime) -> list[Figure
 
 
 def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
-    rows = Command.objects.filter(meter=meter).select_related("offered_to").defer("octets").order_by("-pk")[:_ROWS]
+    rows = Command.objects.filter(meter=meter).select_related("offered_to", "wave_meter__wave").defer("octets")
     return [
         {
             "number": row.pk,
@@ -224,12 +228,20 @@ def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
             "parameters": _parameters(row),
             "state": label(row.state, COMMAND_COLOURS[CommandState(row.state)]),
             "since": ago(row.ended_at or row.delivered_at or row.offered_at or row.created_at, now),
-            "by": row.created_by,
+            "by": _given_by(row),
             "through": str(row.offered_to or NOTHING),
             "can_be_cancelled": row.state == CommandState.QUEUED and row.kind != CommandKind.SET_KEY,
         }
-        for row in rows
+        for row in rows.order_by("-pk")[:_ROWS]
     ]
+
+
+def _given_by(row: Command) -> Any:
+    """Who gave a command; of a rotation wave, the way to it."""
+    if not hasattr(row, "wave_meter"):
+        return row.created_by
+    wave = row.wave_meter.wave
+    return link(reverse("admin:wave", args=[wave.pk]), wave.name)
 
 
 def _parameters(row: Command) -> Any:

@@ -17,6 +17,7 @@ from ami_headend.console.failure_numbers import FailureNumbersPage
 from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
 from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditExport, AuditPage
+from ami_headend.console.keys.compromise import CompromisePage
 from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
 from ami_headend.console.keys.wave import WavePage
@@ -47,6 +48,7 @@ PAGES: list[type[ConsolePage]] = [
     AlertsPage,
     AlertPage,
     KeysPage,
+    CompromisePage,
     MasterKeyPage,
     DestroyPage,
     WavesPage,

@@ -448,3 +448,40 @@ def test_rights_are_asked_for_on_every_act(officer: Client) -> None:
     app, codename = rights.ROTATE_DEVICE_KEYS.split(".")
     assert not user.has_perm(f"{app}.{codename}")
     assert officer.post(wave_url(wave), {"act": "pause"}).status_code == 403
+
+
+def test_compromised_keys_are_shown_then_cut_off_and_replaced() -> None:
+    one, other = commission(2, ConcentratorFactory.create())
+    provisioning.provision_stored([NewKey(one.title, 0)])
+    client, page = signed_in(roles.KEY_OFFICER), reverse("admin:compromise")
+    assert one.title.hex() in client.get(page, {"titles": one.title.hex()}).content.decode()
+    given = {"titles": f"{one.title.hex()} {'ff' * 8}", "replace": "on"}
+    shown = client.post(page, given).content.decode()
+    assert "1 key of 1 device" in shown
+    assert "ff" * 8 in shown
+    assert DeviceKey.objects.filter(state="compromised").count() == 0
+    answer = client.post(page, {**given, "act": "compromise"}, follow=True)
+    wave = RotationWave.objects.get()
+    assert answer.redirect_chain[-1][0] == reverse("admin:wave", args=[wave.pk])
+    assert "1 key cut off" in answer.content.decode()
+    assert DeviceKey.objects.get(state="compromised").system_title == one.title
+    assert DeviceKey.objects.get(system_title=other.title).state == "active"
+    acts = list(AuditRecord.objects.order_by("-number").values_list("act", flat=True)[:2])
+    assert acts == ["device_key.rotate", "device_key.compromise"]
+
+
+@pytest.mark.parametrize(
+    ("titles", "said"),
+    [("", "required"), ("rubbish", "not 16 hex digits"), ("ff" * 8, "No key that is not compromised")],
+)
+def test_what_cannot_be_compromised_is_said(titles: str, said: str) -> None:
+    answer = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), {"titles": titles, "act": "compromise"})
+    assert said in answer.content.decode()
+
+
+def test_without_a_transfer_key_the_key_is_cut_off_and_what_is_left_to_do_is_said() -> None:
+    device = commission(1, ConcentratorFactory.create())[0]
+    given = {"titles": device.title.hex(), "replace": "on", "act": "compromise"}
+    text = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), given, follow=True).content.decode()
+    assert "it takes a shipment or a visit" in text
+    assert DeviceKey.objects.get().state == "compromised"

@@ -1,0 +1,140 @@
+"""Device keys that may be known to others: cut off at once, and replaced by a rotation wave."""
+
+from typing import Any, NamedTuple
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldBooleanSwitchWidget
+
+from ami_headend.console.acts import REFUSALS
+from ami_headend.console.page import ConsolePage
+from concentrators import waves
+from concentrators.models import RotationWave
+from concentrators.waves import Selection, WaveError
+from keyvault import epochs, rights
+from keyvault.audit import web_actor
+from keyvault.models import DeviceKey, KeyState
+from meters.models import Meter
+from meters.registry import RegistryError, parse_system_title
+
+_DEVICES_MAX = 1_000
+_RATE_PER_HOUR = 1_000
+_SAMPLE = 10
+
+
+class _Meant(NamedTuple):
+    """What would be cut off: keys of so many devices, some of them by name, and titles that have no key."""
+
+    key_ids: list[int]
+    devices: int
+    sample: list[str]
+    unknown: list[str]
+
+
+class CompromiseForm(forms.Form):
+    """Which devices, and whether their keys are replaced right away."""
+
+    titles = forms.CharField(
+        max_length=_DEVICES_MAX * 17,
+        label="System titles",
+        help_text=f"16 hex digits each, by spaces or lines; up to {_DEVICES_MAX:,}",
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 4, "spellcheck": "false"}),
+    )
+    replace = forms.BooleanField(
+        required=False, initial=True, label="Give the meters new keys at once", widget=UnfoldBooleanSwitchWidget()
+    )
+
+    def clean_titles(self) -> list[bytes]:
+        words = self.cleaned_data["titles"].replace(",", " ").split()
+        try:
+            return sorted({parse_system_title(word) for word in words})
+        except RegistryError as error:
+            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+
+class CompromisePage(ConsolePage):
+    """Asks for devices (``titles`` in the address fills them in), shows what is cut off, and does it."""
+
+    route = "keys/compromise/"
+    name = "compromise"
+    title = "Compromised keys"
+    icon = "gpp_bad"
+    permission_required = (rights.SEE_KEYS, rights.COMPROMISE)
+    template_name = "console/keys/compromise.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        form: CompromiseForm = kwargs.pop("form", None) or CompromiseForm(
+            initial={"titles": self.request.GET.get("titles", "")}
+        )
+        if not self.request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
+            del form.fields["replace"]
+        return super().get_context_data(form=form, **kwargs)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Show what the titles mean; or cut it off, once that was confirmed."""
+        form = CompromiseForm(request.POST)
+        if not form.is_valid():
+            return self.render_to_response(self.get_context_data(form=form))
+        meant = _meant(form.cleaned_data["titles"])
+        if not meant.key_ids:
+            form.add_error("titles", "No key that is not compromised already is among them.")
+            return self.render_to_response(self.get_context_data(form=form))
+        if request.POST.get("act") != "compromise":
+            return self.render_to_response(self.get_context_data(form=form, meant=meant))
+        try:
+            return self._compromise(request, form, meant)
+        except REFUSALS as error:
+            messages.error(request, f"Nothing was done: {error}.")
+            return self.render_to_response(self.get_context_data(form=form, meant=meant))
+
+    def _compromise(self, request: HttpRequest, form: CompromiseForm, meant: _Meant) -> HttpResponse:
+        """Both acts are one transaction: no meter is left without a key because the wave was refused."""
+        replaces = form.cleaned_data["replace"]
+        if replaces and not request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
+            raise PermissionDenied
+        with transaction.atomic():
+            moved = epochs.compromise(meant.key_ids, web_actor(request))
+            wave = _replace(request, form.cleaned_data["titles"]) if replaces else None
+        messages.success(request, f"{moved:,} key{'s' * (moved != 1)} cut off in every worker, for good.")
+        if wave is not None:
+            return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
+        if replaces:
+            messages.warning(
+                request, "No meter among them can get a new key by command: it takes a shipment or a visit."
+            )
+        return HttpResponseRedirect(reverse("admin:keys"))
+
+
+def compromise_url(*titles: bytes) -> str:
+    """The address of the page with these devices filled in."""
+    return f"{reverse('admin:compromise')}?{urlencode({'titles': ' '.join(title.hex() for title in titles)})}"
+
+
+def _meant(titles: list[bytes]) -> _Meant:
+    """The keys that protect frames of these devices; transfer keys stay, for the new keys are sent under them."""
+    keys = DeviceKey.objects.filter(system_title__in=titles, epoch__gt=0).exclude(state=KeyState.COMPROMISED)
+    rows = list(keys.order_by("pk").values_list("pk", "system_title"))
+    devices = {bytes(title) for _, title in rows}
+    named = Meter.objects.filter(system_title__in=sorted(devices)[:_SAMPLE]).order_by("serial_number")
+    known = {
+        bytes(title)
+        for title in DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", flat=True)
+    }
+    unknown = [title.hex() for title in titles if title not in known]
+    return _Meant([pk for pk, _ in rows], len(devices), [str(meter) for meter in named], unknown)
+
+
+def _replace(request: HttpRequest, titles: list[bytes]) -> RotationWave | None:
+    """The wave that gives the devices new keys; None where none of them can get one by command."""
+    now = timezone.now()
+    name = f"compromised {now:%Y-%m-%d %H:%M:%S}"
+    try:
+        return waves.begin(name, Selection(system_titles=titles), web_actor(request), now, _RATE_PER_HOUR, len(titles))
+    except WaveError:
+        return None
