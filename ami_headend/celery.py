@@ -2,10 +2,14 @@
 
 import gc
 import os
+from typing import Any
 
-from celery import Celery
-from celery.signals import beat_init, task_prerun, worker_process_init
-from django.db import connections
+from celery import Celery, Task
+from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init, worker_ready, worker_shutdown
+from django.db import connection, connections
+
+from ami_headend import heartbeats
+from ami_headend.core import tasklimits
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
 
@@ -24,16 +28,60 @@ def collect_garbage_seldom(**_: object) -> None:
     gc.set_threshold(1_000_000, 50, 100)
 
 
+@worker_process_init.connect
+def bound_statements(**_: object) -> None:
+    """Bounds every statement, and every wait for a lock, of this worker process; also once the process is gone."""
+    bounds = (
+        f"-c statement_timeout={tasklimits.STATEMENT_TIMEOUT_S}s -c lock_timeout={tasklimits.LOCK_TIMEOUT_S}s"
+        f" -c client_connection_check_interval={tasklimits.CLIENT_CHECK_S}s"
+    )
+    options = connections["default"].settings_dict["OPTIONS"]
+    options["options"] = f"{options.get('options', '')} {bounds}".strip()
+
+
 @task_prerun.connect
 def leave_broken_connection(**_: object) -> None:
     """Opens a connection anew that failed an earlier task: Django looks after requests only, Celery closes seldom."""
-    for connection in connections.all(initialized_only=True):
-        if connection.errors_occurred:
-            connection.close_if_unusable_or_obsolete()
+    for used in connections.all(initialized_only=True):
+        if used.errors_occurred:
+            used.close_if_unusable_or_obsolete()
+
+
+@task_prerun.connect
+def give_statements_time(task: "Task[Any, Any]", **_: object) -> None:
+    """Lets the statements of a task that may take long take nearly as long."""
+    if (
+        task.soft_time_limit
+        and task.soft_time_limit > tasklimits.SOFT_TIME_LIMIT_S
+        and not task.request.called_directly
+    ):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('statement_timeout', %s, false)", [f"{task.soft_time_limit - 10}s"])
+
+
+@task_postrun.connect
+def bound_statements_again(task: "Task[Any, Any]", **_: object) -> None:
+    """The bound of usual tasks holds again."""
+    long = task.soft_time_limit and task.soft_time_limit > tasklimits.SOFT_TIME_LIMIT_S
+    if long and not task.request.called_directly and connection.connection is not None:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET statement_timeout")
+
+
+@worker_ready.connect
+def show_worker_lives(sender: Any, **_: object) -> None:
+    """Tells the database that this worker lives, for as long as it does."""
+    queues = sorted(sender.app.amqp.queues.consume_from)
+    heartbeats.keep(sender.hostname, heartbeats.WORKER, queues, sender.pool.num_processes)
 
 
 @beat_init.connect
-def look_at_once(**_: object) -> None:
-    """Has rules and components looked at as soon as the schedule runs, which passes for missing until they were."""
-    app.send_task("ami_headend.alerts.tasks.evaluate_alerts", expires=30)
-    app.send_task("ami_headend.tasks.look_at_components", countdown=3, expires=60)
+def show_beat_lives(**_: object) -> None:
+    """Tells the database that this schedule lives, for as long as it does."""
+    heartbeats.keep(f"beat@{os.uname().nodename}", heartbeats.SCHEDULE, [], 1)
+
+
+@worker_shutdown.connect
+def say_goodbye(**_: object) -> None:
+    """Takes back what was told: this worker ends in good order."""
+    heartbeats.end()

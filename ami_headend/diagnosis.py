@@ -6,33 +6,41 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 import redis
-from celery.exceptions import OperationalError as BrokerError
 from django.conf import settings
-from django.db import DatabaseError, OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
-from psycopg.errors import InsufficientPrivilege
 
-from ami_headend import database_roles, embedded
+from ami_headend import database_roles, embedded, heartbeats
 from ami_headend.alerts.models import Rule
-from ami_headend.celery import app
-from ami_headend.core import clock
+from ami_headend.core import clock, kernelclock
+from ami_headend.core.broker_errors import BROKER_ERRORS, summary
+from ami_headend.core.database_errors import Trouble, trouble_of
+from ami_headend.core.deadline import DeadlineError, deadline
+from ami_headend.queues import QUEUES
 from concentrators import uplinks
 from keyvault import journal, masterkey
 from keyvault.masterkey import MasterKeyError, UnwrapError
 from keyvault.models import DeviceKey
 from keyvault.provisioning import purpose_of
+from keyvault.sql import fetch_rows
 from meters import partitions
 
 POSTGRES_VERSION_MIN = 16
-CLOCK_DIFFERENCE_MAX = timedelta(seconds=2)
 DISK_FREE_MIN_OCTETS = 2 * 1024**3
 DISK_FREE_MIN_PART = 0.05
 BACKLOG_AGE_MAX = timedelta(minutes=10)
 EVALUATED_LATE = timedelta(minutes=3)  # the schedule has the rules of alerts looked at twice a minute
-PING_TIMEOUT_S = 2.0
+BROKER_TIMEOUT_S = 2.0
+LOOK_S = 5  # for one look
+SKEW_PERIOD = timedelta(hours=1)
+SKEWED_FRAMES_MIN = 3
+SKEWED_SHARE = 0.1
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 _ROWS_TO_OPEN = 5
+_START = "see docs/deploy/systemd (make up starts them, too), and their logs."
+_SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
+_SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a table for long, or the server is overloaded."
 _SYNCHRONISE = "Synchronise the clocks of every host and of the database's (NTP)."
 
 
@@ -50,22 +58,46 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding. What needs the database is left out where it does not answer."""
-    database, broker, *others = examine_beside_workers()
-    return [database, broker, _workers(), *others]
-
-
-def examine_beside_workers() -> list[Finding]:
-    """Every finding but whether workers answer: what a worker looks at, which need not ask itself."""
-    database = _database()
-    findings = [database, broker(), _master_key(), _key_journal(), _disk()]
-    if database.well:
-        needing_tables = (_role, _partitions, _master_key_opens, _replayed, _backlog, _alerts)
-        migrations = _migrations()
-        findings += [migrations, _clock()]
-        if migrations.well:
-            findings += [look() for look in needing_tables]
+    """Every finding. What needs the database is left out where it does not answer, or has other tables."""
+    findings = [_in_time(name, look) for name, look in _BESIDE_DATABASE.items()]
+    database = _in_time("database", _database)
+    if not database.well:
+        return [database, *findings]
+    migrations = _in_time("migrations", _migrations)
+    findings = [database, *findings, migrations]
+    if migrations.well:
+        findings += [_in_time(name, look) for name, look in _IN_DATABASE.items()]
     return findings
+
+
+def _in_time(name: str, look: Callable[[], Finding]) -> Finding:
+    """What a look finds; or that it did not answer in time, or failed."""
+    try:
+        with deadline(LOOK_S + 1):  # for a server that hangs; one that answers keeps its own time
+            return look() if name in _BESIDE_DATABASE or look is _database else _in_database(look)
+    except DeadlineError:
+        connection.close()
+        return Finding(name, False, f"did not answer within {LOOK_S + 1} s", _SEE_SERVER)
+    except DatabaseError as error:
+        trouble = trouble_of(error)
+        found = "the database " + trouble.value if trouble else str(error).splitlines()[0]
+        if trouble is Trouble.RIGHTS:
+            return Finding(
+                name,
+                False,
+                str(error).splitlines()[0],
+                "Run manage.py grant_rights, or migrate, where OWNER_DATABASE_URL is set.",
+            )
+        if trouble is Trouble.BUSY:
+            return Finding(name, False, f"did not answer within {LOOK_S} s: {found}", _SEE_LOCKS)
+        return Finding(name, False, found, _SEE_SERVER)
+
+
+def _in_database(look: Callable[[], Finding]) -> Finding:
+    connection.ensure_connection()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL statement_timeout = '{LOOK_S}s'")
+        return look()
 
 
 def _nothing_runs(configured: bool) -> str:
@@ -77,13 +109,19 @@ def _nothing_runs(configured: bool) -> str:
 def _database() -> Finding:
     try:
         connection.ensure_connection()
-        version = connection.cursor().connection.info.server_version // 10_000
+        with connection.cursor() as cursor:
+            version = cursor.connection.info.server_version // 10_000
+            cursor.execute("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'")
+            is_read_only = cursor.fetchone()[0]
     except OperationalError as error:
         ours = embedded.database_url(settings.VAR_DIR) == settings.DATABASE_URL
         return Finding("database", False, str(error).splitlines()[0], _nothing_runs(not ours))
     if version < POSTGRES_VERSION_MIN:
         to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
         return Finding("database", False, f"PostgreSQL {version} is too old", to_do)
+    if is_read_only:
+        to_do = "Promote the standby, point DATABASE_URL at the server that is written to, or free its disk."
+        return Finding("database", False, "cannot be written: it is a standby, or set to read only", to_do)
     return Finding("database", True, f"PostgreSQL {version} answers")
 
 
@@ -116,40 +154,88 @@ def _role() -> Finding:
 
 
 def broker() -> Finding:
-    """Whether Redis answers."""
+    """Whether Redis answers, and takes what is written."""
     try:
-        with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=PING_TIMEOUT_S) as client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
+        timeouts = {"socket_connect_timeout": BROKER_TIMEOUT_S, "socket_timeout": BROKER_TIMEOUT_S}
+        with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
+            client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
+    except (*BROKER_ERRORS, ValueError) as error:
         ours = embedded.redis_url(settings.VAR_DIR) == settings.REDIS_URL
-        return Finding("broker", False, f"Redis does not answer: {error}", _nothing_runs(not ours))
-    return Finding("broker", True, "Redis answers")
+        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _nothing_runs(not ours))
+    return Finding("broker", True, "Redis answers, and can be written")
 
 
 def _workers() -> Finding:
-    to_do = "Start one: celery --app ami_headend worker (make up starts it, too); see its log."
-    try:
-        answers = app.control.ping(timeout=PING_TIMEOUT_S)
-    except (BrokerError, redis.RedisError, OSError) as error:
-        return Finding("workers", False, f"cannot be asked: {error}", "Mend the broker first.")
-    if not answers:
-        return Finding("workers", False, "none answers", to_do)
-    return Finding("workers", True, f"{len(answers)} answering")
+    """Whether each queue has a worker that lives, as workers themselves tell the database."""
+    workers = [one for one in heartbeats.living() if one.kind == heartbeats.WORKER]
+    lacking = [name for name in QUEUES if not any(name in one.queues for one in workers)]
+    if not workers:
+        return Finding("workers", False, "none lives", f"Start them: {_START}")
+    if lacking:
+        found = f"none takes from the queue{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+        return Finding("workers", False, found, f"Start one with --queues {','.join(lacking)}: {_START}")
+    return Finding("workers", True, ", ".join(f"{one.name} ({one.processes} processes)" for one in workers))
+
+
+def _schedule() -> Finding:
+    """Whether one schedule runs, and no second."""
+    schedules = [one for one in heartbeats.living() if one.kind == heartbeats.SCHEDULE]
+    if not schedules:
+        return Finding("schedule", False, "none runs", "Start celery --app ami_headend beat (make up starts it, too).")
+    if len(schedules) > 1:
+        names = " and ".join(one.name for one in schedules)
+        return Finding(
+            "schedule", False, f"{len(schedules)} run: {names}", "Stop all but one: what is due is sent twice."
+        )
+    return Finding("schedule", True, schedules[0].name)
 
 
 def _clock() -> Finding:
-    to_do = _SYNCHRONISE
+    """Whether the clocks of this host, of every worker's and of the database's agree, and what else tells of them."""
     before = timezone.now()
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         theirs: datetime = cursor.fetchone()[0]
     after = timezone.now()
-    difference = max(before - theirs, theirs - after, timedelta())
     if after < _PLAUSIBLE_SINCE or after < before:
-        return Finding("clock", False, f"this machine's clock says {after:%Y-%m-%d %H:%M:%S} UTC", to_do)
-    if difference > CLOCK_DIFFERENCE_MAX:
-        return Finding("clock", False, f"{difference.total_seconds():.1f} s between here and the database", to_do)
-    return Finding("clock", True, "agrees with the database's")
+        return Finding("clock", False, f"this machine's clock says {after:%Y-%m-%d %H:%M:%S} UTC", _SYNCHRONISE)
+    off_s = {"this machine": max((before - theirs).total_seconds(), 0) or min((after - theirs).total_seconds(), 0)}
+    off_s |= {one.name: one.clock_off_s for one in heartbeats.living()}
+    name, most_s = max(off_s.items(), key=lambda one: abs(one[1]))
+    if abs(most_s) > clock.DIFFERENCE_MAX.total_seconds():
+        found = f"that of {name} is {abs(most_s):.1f} s {'ahead of' if most_s > 0 else 'behind'} the database's"
+        return Finding("clock", False, found, _SYNCHRONISE)
+    return _clock_of_all(theirs)
+
+
+def _clock_of_all(now: datetime) -> Finding:
+    """The clock that all agree on may be wrong for all: stored times, meters and the kernel tell."""
+    newest, frames, skewed = fetch_rows(
+        """SELECT max(received_at), coalesce(sum(frames) FILTER (WHERE received_at > %s), 0)::bigint,
+                  coalesce(sum((failures ->> 'clock_skew')::bigint) FILTER (WHERE received_at > %s), 0)::bigint
+           FROM (SELECT received_at, frames, failures FROM concentrators_uplink ORDER BY id DESC LIMIT 1000) AS u""",
+        now - SKEW_PERIOD,
+        now - SKEW_PERIOD,
+    )[0]
+    others = fetch_rows(
+        """SELECT (SELECT at FROM keyvault_auditrecord ORDER BY number DESC LIMIT 1),
+                  (SELECT max(evaluated_at) FROM alerts_rule)"""
+    )[0]
+    latest = max((at for at in (newest, *others) if at is not None), default=now)
+    if clock.is_ahead(latest, now):
+        ahead_s = -clock.age_s(latest, now)
+        found = f"what is stored is up to {ahead_s:.0f} s in the future: a clock was ahead, or is behind now"
+        return Finding("clock", False, found, _SYNCHRONISE)
+    if skewed >= SKEWED_FRAMES_MIN and skewed >= frames * SKEWED_SHARE:
+        found = f"{skewed} of {frames} frames of the last hour are from the future: the head-end's clock is behind"
+        return Finding("clock", False, found, _SYNCHRONISE)
+    kept = kernelclock.is_synchronised()
+    if kept is False and settings.TLS and not settings.IS_EMBEDDED:
+        return Finding(
+            "clock", False, "all agree, and this host's kernel says that nothing keeps its clock right", _SYNCHRONISE
+        )
+    said = {True: ", and is kept right", False: "; nothing keeps it right, as this host's kernel says", None: ""}[kept]
+    return Finding("clock", True, f"agrees with the database's{said}")
 
 
 def _master_key() -> Finding:
@@ -262,12 +348,20 @@ def _alerts() -> Finding:
     return Finding("alerts", True, f"{len(rules)} rules are looked at")
 
 
-def guarded(look: Callable[[], list[Finding]] = examine) -> list[Finding]:
-    """The findings; a database that fails in the middle becomes one of them."""
-    try:
-        return look()
-    except DatabaseError as error:
-        to_do = "See the database's own log."
-        if isinstance(error.__cause__, InsufficientPrivilege):
-            to_do = "Run manage.py grant_rights, or migrate, where OWNER_DATABASE_URL is set."
-        return [Finding("database", False, str(error).splitlines()[0], to_do)]
+_BESIDE_DATABASE: dict[str, Callable[[], Finding]] = {
+    "broker": broker,
+    "master key": _master_key,
+    "key journal": _key_journal,
+    "disk": _disk,
+}
+_IN_DATABASE: dict[str, Callable[[], Finding]] = {
+    "workers": _workers,
+    "schedule": _schedule,
+    "clock": _clock,
+    "database role": _role,
+    "partitions": _partitions,
+    "master key opens": _master_key_opens,
+    "restored": _replayed,
+    "backlog": _backlog,
+    "alerts": _alerts,
+}

@@ -1,7 +1,8 @@
-"""What the console keeps: answers to questions that cost too much to be asked by everyone who looks."""
+"""What the console keeps ready, and which processes live."""
 
 from datetime import datetime, timedelta
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from ami_headend.core import clock
@@ -24,3 +25,18 @@ class KeptAnswer(models.Model):
     def is_older(self, times_as_long: float, now: datetime) -> bool:
         """Whether it is older than so many times as long as it took, or from the future."""
         return clock.has_rested(self.taken_at, timedelta(seconds=self.took_s * times_as_long), now)
+
+
+class Heartbeat(models.Model):
+    """A worker or schedule that lives, or lived lately (heartbeats.py); times are the database's own."""
+
+    name = models.CharField(max_length=120, primary_key=True)
+    kind = models.CharField(max_length=10)
+    queues = ArrayField(models.CharField(max_length=40))
+    processes = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    beat_at = models.DateTimeField()
+    clock_off_s = models.FloatField(help_text="how far the host's clock is ahead of the database's")
+
+    def __str__(self) -> str:
+        return self.name

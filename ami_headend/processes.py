@@ -1,6 +1,9 @@
 """The commands that run the head-end's processes: web server, worker, schedule."""
 
 import sys
+from collections.abc import Sequence
+
+from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
 
 from django.conf import settings
 
@@ -11,12 +14,22 @@ def web_command(host: str, port: int, processes: int) -> list[str]:
     return [*command, "--host", host, "--port", str(port), "--processes", str(processes)]
 
 
-def worker_command(processes: int) -> list[str]:
-    """A worker with that many processes."""
+def worker_command(processes: int, queues: Sequence[str] = QUEUES) -> list[str]:
+    """A worker with that many processes, for some of the queues; named after them."""
     # Celery warns whoever starts it as root, as in a container: for tasks as pickles, and ours are JSON.
     command = [sys.executable, "-W", "ignore::UserWarning:celery.platforms", "-m", "celery", "--app", "ami_headend"]
-    command += ["--quiet", "worker", "--pool", "prefork"]
-    return [*command, "--concurrency", str(processes), "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    command += ["--quiet", "worker", "--pool", "prefork", "--concurrency", str(processes)]
+    command += ["--queues", ",".join(queues), "--hostname", f"{'+'.join(queues)}@%h"]
+    return [*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+
+
+def worker_commands(processes: int) -> dict[str, list[str]]:
+    """The workers of one machine by name: each kind of work has processes of its own, so that none starves another."""
+    return {
+        "worker": worker_command(processes, [UPLINKS]),
+        "alerts": worker_command(2, [ALERTS]),
+        "background": worker_command(2, [BACKGROUND]),
+    }
 
 
 def beat_command() -> list[str]:

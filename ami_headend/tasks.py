@@ -6,6 +6,7 @@ from django.utils import timezone
 from ami_headend.console import components, kept
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
+from ami_headend.core.tasklimits import LONG
 
 
 @shared_task
@@ -14,7 +15,7 @@ def look_at_components() -> None:
     components.look(timezone.now())
 
 
-@shared_task
+@shared_task(**LONG)
 def renew_kept_answers() -> None:
     """Ask again what is costly, before somebody waits for it."""
     kept.renew([*QUESTIONS, *questions.RENEWED], timezone.now())

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from ami_headend.core.tasklimits import LONG
 from concentrators import (
     acknowledgement,
     commands,
@@ -41,15 +42,16 @@ def verify_uplink(uplink_id: int) -> None:
 
 @shared_task
 def sweep_uplinks() -> None:
-    """Enqueue again what is not verified and overdue."""
-    overdue = uplinks.claim_overdue(timezone.now())
-    for uplink_id in overdue:
+    """Enqueue again what is not verified and overdue; and what a worker that was killed has left."""
+    now = timezone.now()
+    overdue = uplinks.claim_overdue(now)
+    for uplink_id in overdue or uplinks.left_behind(now):
         verify_uplink.delay(uplink_id)
     if overdue:
         logger.warning("%d overdue uplinks enqueued again", len(overdue))
 
 
-@shared_task
+@shared_task(**LONG)
 def purge_uplinks() -> None:
     """Let the octets of old uplinks go."""
     purged = uplinks.purge(timezone.now())
@@ -57,7 +59,7 @@ def purge_uplinks() -> None:
         logger.info("octets of %d uplinks purged", purged)
 
 
-@shared_task
+@shared_task(**LONG)
 def delete_old_rows() -> None:
     """Delete uplinks, failures and tallies that were kept for their time."""
     deleted = retention.delete_old(timezone.now())
@@ -77,7 +79,7 @@ def expire_commands() -> None:
         logger.info("%d commands expired", expired)
 
 
-@shared_task
+@shared_task(**LONG)
 def enter_interval_lengths() -> None:
     """Take over the interval lengths that meters have confirmed."""
     entered = intervals.enter_confirmed(timezone.now())
@@ -85,13 +87,13 @@ def enter_interval_lengths() -> None:
         logger.info("another interval length of %d meters is entered in the registry", entered)
 
 
-@shared_task
+@shared_task(**LONG)
 def step_rotation_waves() -> None:
     """Queue the next key commands of every running wave."""
     waves.step(timezone.now())
 
 
-@shared_task
+@shared_task(**LONG)
 def resend_gaps() -> None:
     """Ask meters for what is missing of their load profiles, where that is wanted (setting RESEND_GAPS)."""
     if settings.RESEND_GAPS:
@@ -99,7 +101,7 @@ def resend_gaps() -> None:
         logger.info("%d resends queued for the gaps of %d meters", outcome.commands, outcome.meters)
 
 
-@shared_task
+@shared_task(**LONG)
 def retire_keys() -> None:
     """Let keys go whose grace time is over."""
     retired = epochs.retire_due(timezone.now())
@@ -107,7 +109,7 @@ def retire_keys() -> None:
         logger.info("%d device keys retired", retired)
 
 
-@shared_task
+@shared_task(**LONG)
 def replace_worn_keys() -> None:
     """Queue new keys for meters that near the safe number of frames under one key."""
     replaced = commands.replace_worn_keys(_WORN_KEYS_AT_ONCE, timezone.now())
@@ -115,7 +117,7 @@ def replace_worn_keys() -> None:
         logger.info("new keys queued for %d meters that near the safe number of frames", replaced)
 
 
-@shared_task
+@shared_task(**LONG)
 def acknowledge_failures(acknowledgement_id: int) -> None:
     """Acknowledge the rest of many failures. Losing this task leaves them open: somebody acknowledges them again."""
     acknowledged = acknowledgement.go_on(acknowledgement_id)

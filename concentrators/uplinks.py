@@ -13,6 +13,7 @@ from concentrators.models import Uplink
 
 _CLAIM = 5_000
 _PUT_OFF_MAX = timedelta(minutes=10)
+_TAKEN_UP_WITHIN = timedelta(seconds=2)
 RETRY_S = 20  # after a failed attempt, doubled each time
 RETRY_DOUBLINGS = 8
 _PURGE_BATCH = 1_000
@@ -69,6 +70,18 @@ def claim_overdue(now: datetime) -> list[int]:
             },
         )
         return sorted(row[0] for row in cursor.fetchall())
+
+
+def left_behind(now: datetime) -> list[int]:
+    """The oldest uplink that nobody has tried for some seconds, where there is one: its task, or its worker, is gone.
+
+    Whoever verifies it goes on to all others that wait (concentrators.turns): so one is enough. In a long queue it is
+    one that waits for its turn, and the repetition finds it done.
+    """
+    untried = Uplink.objects.filter(
+        verified_at=None, attempts=0, begun=0, claims=0, received_at__lt=now - _TAKEN_UP_WITHIN
+    )
+    return list(untried.order_by("due_at", "pk").values_list("pk", flat=True)[:1])
 
 
 def note_begun(uplink_ids: Sequence[int]) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 from celery import shared_task
 from django.db import OperationalError
 
+from ami_headend.core.tasklimits import LONG
 from meters import partitions
 
 logger = logging.getLogger(__name__)
 
 
-@shared_task(bind=True, max_retries=5)
+@shared_task(bind=True, max_retries=5, **LONG)
 def maintain_partitions(self: Any) -> None:
     """Partitions for the retention window; readings and events from before it go."""
     try:

@@ -77,7 +77,7 @@ def test_what_failed_often_keeps_its_pause(now: datetime) -> None:
 
 def test_an_uplink_of_the_future_is_a_finding(now: datetime) -> None:
     post(ConcentratorFactory.create(), [b"waits"], now + timedelta(seconds=3418))
-    backlog = next(one for one in diagnosis.examine_beside_workers() if one.name == "backlog")
+    backlog = next(one for one in diagnosis.examine() if one.name == "backlog")
     assert not backlog.well
     assert "future" in backlog.found
     found = site.queue_lag(Rule(period_minutes=10), [], now)
@@ -104,7 +104,7 @@ def test_kept_answers_are_asked_again(now: datetime) -> None:
 
 def test_nobody_looked_in_the_future(now: datetime) -> None:
     Rule.objects.update(evaluated_at=now + AHEAD, last_error="")
-    alerts = next(one for one in diagnosis.examine_beside_workers() if one.name == "alerts")
+    alerts = next(one for one in diagnosis.examine() if one.name == "alerts")
     assert not alerts.well
     components.look(now)
     assert components.components(now)[0].well

@@ -14,6 +14,7 @@ from pytest_django import Settings
 
 from ami_headend import diagnosis
 from ami_headend.alerts.models import Rule
+from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
 from keyvault import masterkey
 from keyvault.provisioning import provision_devices
@@ -23,14 +24,13 @@ TITLE = bytes.fromhex("0024befffe804ff1")
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, db: None) -> None:
-    """No worker answers in these tests: do not wait long for one. Rules were looked at just now."""
-    monkeypatch.setattr(diagnosis, "PING_TIMEOUT_S", 0.1)
+def quick(db: None) -> None:
+    """No worker and no schedule lives in these tests. Rules were looked at just now."""
     Rule.objects.update(evaluated_at=timezone.now())
 
 
 def findings() -> dict[str, diagnosis.Finding]:
-    return {finding.name: finding for finding in diagnosis.guarded()}
+    return {finding.name: finding for finding in diagnosis.examine()}
 
 
 def failed() -> set[str]:
@@ -39,7 +39,7 @@ def failed() -> set[str]:
 
 
 def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
-    live_stack.send("ami_headend.alerts.tasks.evaluate_alerts")  # as beat does, which does not run here
+    live_stack.start("beat")
     wait_for("the rules are looked at", lambda: Rule.objects.exclude(evaluated_at=None).exists())
     done = live_stack.manage("doctor", "--json")
     assert {finding["name"]: finding["well"] for finding in json.loads(done.stdout)} == dict.fromkeys(
@@ -48,6 +48,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "database role",
             "broker",
             "workers",
+            "schedule",
             "master key",
             "key journal",
             "disk",
@@ -63,9 +64,13 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
     )
     assert done.returncode == 0
     live_stack.stop("worker")
+    live_stack.start("alerts", worker_command(1, ["alerts", "background"]))
+    done = live_stack.manage("doctor")
+    assert "FAIL  workers: none takes from the queue uplinks" in done.stdout
+    live_stack.stop("alerts")
     done = live_stack.manage("doctor")
     assert done.returncode == 1
-    assert "FAIL  workers: none answers\n      Start one: " in done.stdout
+    assert "FAIL  workers: none lives\n      Start them: " in done.stdout
 
 
 def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
@@ -83,7 +88,7 @@ def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_without_workers_only_that_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     provision_devices([TITLE])
-    assert failed() == {"workers", "database role"}
+    assert failed() == {"workers", "schedule", "database role"}
     with pytest.raises(SystemExit) as ended:
         call_command("doctor")
     assert ended.value.code == 1
@@ -96,9 +101,9 @@ def test_a_foreign_or_open_master_key_is_found(settings: Settings, tmp_path: Pat
     provision_devices([TITLE])
     settings.MASTER_KEY_FILE = tmp_path / "other.keys"
     masterkey.init(settings.MASTER_KEY_FILE)
-    assert failed() == {"workers", "database role", "master key opens"}
+    assert failed() == {"workers", "schedule", "database role", "master key opens"}
     settings.MASTER_KEY_FILE.chmod(0o644)
-    assert failed() == {"workers", "database role", "master key", "master key opens"}
+    assert failed() == {"workers", "schedule", "database role", "master key", "master key opens"}
     assert "chmod 600" in findings()["master key"].found
 
 
@@ -115,7 +120,7 @@ def test_a_backlog_that_grows_old_is_found() -> None:
         octets=0,
         frames=0,
     )
-    assert failed() == {"workers", "database role", "backlog"}
+    assert failed() == {"workers", "schedule", "database role", "backlog"}
 
 
 @pytest.mark.django_db
@@ -123,21 +128,21 @@ def test_a_backlog_that_grows_old_is_found() -> None:
 def test_rules_that_nobody_looks_at_or_can_look_at_are_found() -> None:
     rule = Rule.objects.order_by("name")[0]
     Rule.objects.filter(pk=rule.pk).update(last_error="OperationalError: no room")
-    assert failed() == {"workers", "database role", "alerts"}
+    assert failed() == {"workers", "schedule", "database role", "alerts"}
     assert f"{rule.name}: OperationalError: no room" in findings()["alerts"].found
     Rule.objects.update(last_error="", evaluated_at=timezone.now() - diagnosis.EVALUATED_LATE - timedelta(seconds=1))
     assert findings()["alerts"].found.startswith("no rule was looked at since")
     Rule.objects.update(evaluated_at=None)
     assert findings()["alerts"].found == "no rule was looked at yet"
     Rule.objects.update(is_enabled=False)
-    assert failed() == {"workers", "database role"}
+    assert failed() == {"workers", "schedule", "database role"}
 
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("quick")
 def test_missing_partitions_are_found(settings: Settings) -> None:
     settings.RETENTION_DAYS = 5000
-    assert failed() == {"workers", "database role", "partitions"}
+    assert failed() == {"workers", "schedule", "database role", "partitions"}
     with connection.cursor() as cursor:
         cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'meters_reading'::regclass")
         for (name,) in cursor.fetchall():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.signals import beat_init
 from django.core.checks import run_checks
 from django.db import connection
 from pytest_django import Settings
@@ -33,14 +32,6 @@ def test_the_schedule_sends_every_task_that_nobody_else_does() -> None:
     assert scheduled <= set(ours)
     without_arguments = {name for name, task in ours.items() if not inspect.signature(task.run).parameters}
     assert without_arguments - scheduled == set()
-
-
-def test_rules_and_components_are_looked_at_when_the_schedule_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-    monkeypatch.setattr(app, "send_task", lambda name, **options: sent.append(name))
-    beat_init.send(sender=None)
-    assert set(sent) <= {entry["task"] for entry in app.conf.beat_schedule.values()}
-    assert {name.rpartition(".")[2] for name in sent} == {"evaluate_alerts", "look_at_components"}
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from django.utils import timezone
 
 from ami_headend.alerts import delivery, ended, evaluation
 from ami_headend.core.broker_errors import BROKER_ERRORS
+from ami_headend.core.tasklimits import LONG
 
 logger = logging.getLogger(__name__)
 
 _SECONDS = 10.0  # a task gives way to others that wait behind it
 
 
-@shared_task
+@shared_task(**LONG)
 def evaluate_alerts() -> None:
     """Evaluate the rules that are due, and send what they say."""
     enqueue(evaluation.evaluate(timezone.now()))
@@ -33,7 +34,7 @@ def sweep_deliveries() -> None:
     enqueue(delivery.overdue_channels(timezone.now()))
 
 
-@shared_task
+@shared_task(**LONG)
 def purge_alerts() -> None:
     """Forget messages that were delivered, and alerts that ended, long ago."""
     now = timezone.now()

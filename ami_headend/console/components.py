@@ -17,7 +17,7 @@ _SCHEDULE = "schedule and workers"
 
 
 def _look(now: datetime) -> list[list[Any]]:
-    return [list(finding.as_dict().values()) for finding in diagnosis.guarded(diagnosis.examine_beside_workers)]
+    return [list(finding.as_dict().values()) for finding in diagnosis.examine()]
 
 
 def _read(found: Any) -> list[Finding]:

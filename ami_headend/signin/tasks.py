@@ -7,10 +7,11 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
+from ami_headend.core.tasklimits import LONG
 from ami_headend.signin import journal
 
 
-@shared_task
+@shared_task(**LONG)
 def purge_sign_ins() -> None:
     """Remove old rows of the journal, and sessions that are over."""
     journal.purge(timezone.now() - timedelta(days=settings.SIGN_IN_KEEP_DAYS))

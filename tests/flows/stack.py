@@ -80,7 +80,7 @@ class Stack:
             )
         if name == "web":
             wait_for("the web server answers", lambda: self._alive(name) and self._answers())
-        elif name.startswith("worker"):
+        elif name.startswith(("worker", "alerts")):
             wait_for("the worker is ready", lambda: self._alive(name) and self._says(name, offset, " ready."))
         elif name == "beat":
             wait_for("beat starts", lambda: self._alive(name) and self._says(name, offset, "beat: Starting"))

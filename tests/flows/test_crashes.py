@@ -151,7 +151,7 @@ def test_redis_loses_every_task(site: Site) -> None:
     with stack.redis() as client:
         client.flushall()  # what the worker gave back
         ids = [site.posted(frames_of([device], range(3))) for device in site.devices[:5]]
-        assert client.llen("celery") == 5
+        assert client.llen("uplinks") == 5
         client.flushall()
     stack.start("worker")
     time.sleep(0.5)

@@ -78,7 +78,7 @@ def site(stack: Stack) -> Site:
 
 def queued(stack: Stack) -> int:
     with stack.redis() as client:
-        return int(client.llen("celery"))
+        return int(client.llen("uplinks"))
 
 
 def assert_unavailable(answer: httpx.Response) -> None:

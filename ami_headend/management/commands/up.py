@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ami_headend.embedded import EmbeddedError
 from ami_headend.local_stack import LocalStackError, Prepared, prepared, supervise
-from ami_headend.processes import beat_command, web_command, worker_command
+from ami_headend.processes import beat_command, web_command, worker_commands
 from keyvault.masterkey import MasterKeyError
 
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
                 self.announce(ready)
                 commands = {
                     "web": web_command(host, port, web_workers),
-                    "worker": worker_command(workers),
+                    **worker_commands(workers),
                     "beat": beat_command(),
                     **self.more_commands(ready, options),
                 }

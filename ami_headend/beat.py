@@ -1,0 +1,82 @@
+"""Beat's scheduler: what is due is told by the monotonic clock, so that nobody who sets the clock can silence it.
+
+Celery's own keeps the wall clock's time of each last run in a file: after the clock was ahead, an entry would wait
+until that time comes round again, and a restart would read it back. Every entry here is an interval, its first turn
+comes soon after the start, and nothing is written down.
+"""
+
+import logging
+import time
+from typing import Any
+
+from celery.beat import ScheduleEntry, Scheduler
+from celery.schedules import schedstate
+
+from ami_headend.core.broker_errors import BROKER_ERRORS, summary
+
+logger = logging.getLogger(__name__)
+
+QUEUE_MAX = 50  # messages that wait: beyond, nobody takes them, and more would say nothing new
+_STEP_S = 0.2  # between the first turns, in the order of the schedule
+_SELDOM_S = 300.0  # what comes less often than this has its first turn only when beat has run for a minute
+_SELDOM_AFTER_S = 60.0
+
+
+class SteadyEntry(ScheduleEntry):  # type: ignore[misc]
+    """An entry with the monotonic time of its next turn."""
+
+    def __init__(self, *args: Any, due_at: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.due_at = time.monotonic() if due_at is None else due_at
+
+    @property
+    def every_s(self) -> float:
+        return float(self.schedule.run_every.total_seconds())
+
+    def is_due(self) -> schedstate:
+        left_s = self.due_at - time.monotonic()
+        return schedstate(True, self.every_s) if left_s <= 0 else schedstate(False, left_s)
+
+    def _next_instance(self, last_run_at: Any = None) -> "SteadyEntry":
+        following: SteadyEntry = super()._next_instance(last_run_at)
+        following.due_at = time.monotonic() + self.every_s
+        return following
+
+    __next__ = next = _next_instance
+
+
+class SteadyScheduler(Scheduler):  # type: ignore[misc]
+    """Sends what is due. A queue that nobody empties gets no more; a broker that refuses is tried at the next turn."""
+
+    Entry = SteadyEntry
+    producer = None  # of the application's pool: Celery's own would hold beat up until a broker answers, or end it
+
+    def setup_schedule(self) -> None:
+        super().setup_schedule()
+        now = time.monotonic()
+        for index, name in enumerate(self.app.conf.beat_schedule):
+            entry = self.schedule[name]
+            entry.due_at = now + index * _STEP_S + (_SELDOM_AFTER_S if entry.every_s > _SELDOM_S else 0)
+
+    def install_default_entries(self, data: Any) -> None:
+        """None: no results are kept that would have to be cleaned up."""
+
+    def apply_entry(self, entry: SteadyEntry, producer: Any = None) -> None:
+        try:
+            if self._waiting(entry) < QUEUE_MAX:
+                self.apply_async(entry, advance=False, retry=False)
+            else:
+                logger.warning("%s is left out: its queue is full of what nobody has taken yet", entry.name)
+        except Exception as error:
+            if not isinstance(error, BROKER_ERRORS) and not isinstance(error.__context__, BROKER_ERRORS):
+                logger.exception("%s is not sent", entry.name)
+                return
+            logger.warning("%s is not sent, its next turn comes: %s", entry.name, summary(error))
+
+    def _waiting(self, entry: SteadyEntry) -> int:
+        queue = self.app.amqp.router.route({}, entry.task)["queue"]
+        with self.app.pool.acquire(block=True) as connection:
+            return int(connection.default_channel.queue_declare(queue.name).message_count)
+
+    def _when(self, entry: SteadyEntry, next_time_to_run: float, mktime: Any = None) -> float:
+        return time.monotonic() + (self.adjust(next_time_to_run) or 0)

@@ -1,0 +1,33 @@
+"""What the kernel knows of its clock: whether anything (NTP, PTP) keeps it right."""
+
+import ctypes
+import sys
+
+_STA_UNSYNC = 0x0040  # linux/timex.h
+_TIME_ERROR = 5
+
+
+class _Timex(ctypes.Structure):
+    """The head of struct timex (adjtimex(2)), and room for the rest of it."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_char * 512),
+    )
+
+
+def is_synchronised() -> bool | None:
+    """Whether the kernel's clock is kept right; None where it cannot be asked. Sets nothing, and needs no rights."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    timex = _Timex(modes=0)
+    state = libc.adjtimex(ctypes.byref(timex))
+    if state < 0:
+        return None
+    return state != _TIME_ERROR and not timex.status & _STA_UNSYNC

@@ -1,0 +1,126 @@
+"""Which workers and schedules live, as they tell the database every few seconds.
+
+Told and read by the database's own clock, so that no host's clock can make the dead look alive. A thread of the
+process that leads the worker tells it, on a connection of its own that is none of Django's: worker processes are forked
+beside it. With each beat goes how far the host's clock is from the database's.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from django.db import connection
+
+from ami_headend.core.broker_errors import summary
+from keyvault.sql import fetch_rows
+
+logger = logging.getLogger(__name__)
+
+WORKER, SCHEDULE = "worker", "schedule"
+EVERY_S = 5.0
+LIVES_S = 30  # without a beat for so long, it does not live
+_FORGOTTEN_DAYS = 1
+_CONNECT_TIMEOUT_S = 5
+_BOUNDS = "-c statement_timeout=5s -c lock_timeout=5s"
+_TELL = """INSERT INTO ami_headend_heartbeat (name, kind, queues, processes, started_at, beat_at, clock_off_s)
+           VALUES (%(name)s, %(kind)s, %(queues)s, %(processes)s, clock_timestamp(), clock_timestamp(), %(off_s)s)
+           ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, queues = excluded.queues,
+               processes = excluded.processes, beat_at = excluded.beat_at, clock_off_s = excluded.clock_off_s,
+               started_at = CASE WHEN %(begins)s THEN excluded.started_at
+                                 ELSE ami_headend_heartbeat.started_at END"""
+
+
+class Living(NamedTuple):
+    """A worker or schedule that told lately that it lives; its host's clock is so far ahead of the database's."""
+
+    name: str
+    kind: str
+    queues: list[str]
+    processes: int
+    clock_off_s: float
+
+
+def living() -> list[Living]:
+    """Who lives, by name."""
+    rows = fetch_rows(
+        """SELECT name, kind, queues, processes, clock_off_s FROM ami_headend_heartbeat
+           WHERE beat_at > clock_timestamp() - make_interval(secs => %s)
+             AND beat_at <= clock_timestamp() + interval '2 seconds' ORDER BY name""",
+        LIVES_S,
+    )
+    return [Living(*row) for row in rows]
+
+
+class _Keeper(threading.Thread):
+    """Tells that a process lives, until it ends."""
+
+    def __init__(self, name: str, kind: str, queues: Sequence[str], processes: int) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._row = {"name": name[:120], "kind": kind, "queues": list(queues), "processes": processes}
+        self._params: dict[str, Any] = connection.get_connection_params()
+        self._ended = threading.Event()
+        self._begins = True
+        self._trouble = ""
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(2)
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._tell_until_it_fails()
+            except (psycopg.Error, OSError) as error:
+                if summary(error) != self._trouble:
+                    self._trouble = summary(error)
+                    logger.warning("the database cannot be told that this process lives: %s", self._trouble)
+                self._ended.wait(EVERY_S)
+
+    def _tell_until_it_fails(self) -> None:
+        options = f"{self._params.get('options', '')} {_BOUNDS}".strip()
+        params = self._params | {"options": options, "connect_timeout": _CONNECT_TIMEOUT_S, "context": None}
+        with psycopg.connect(**params, autocommit=True) as session:
+            while True:
+                session.execute(_TELL, {**self._row, "off_s": _clock_off_s(session), "begins": self._begins})
+                self._begins, self._trouble = False, ""
+                if self._ended.wait(EVERY_S):
+                    session.execute("DELETE FROM ami_headend_heartbeat WHERE name = %s", [self._row["name"]])
+                    return
+
+
+def _clock_off_s(session: "psycopg.Connection[Any]") -> float:
+    """How far this host's clock is ahead of the database's, in seconds; 0 within the time that asking takes."""
+    before = time.time()
+    (theirs,) = session.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone() or (before,)
+    after = time.time()
+    return float(max(before - theirs, 0.0) or min(after - theirs, 0.0))
+
+
+_keepers: list[_Keeper] = []
+
+
+def keep(name: str, kind: str, queues: Sequence[str], processes: int) -> None:
+    """Tell that this process lives, from now on until ``end``, or until it is gone."""
+    keeper = _Keeper(name, kind, queues, processes)
+    _keepers.append(keeper)
+    keeper.start()
+
+
+def end() -> None:
+    """Tell that it ends."""
+    while _keepers:
+        _keepers.pop().end()
+
+
+def forget() -> int:
+    """Forget who has not told for long; gives how many."""
+    return len(
+        fetch_rows(
+            """DELETE FROM ami_headend_heartbeat WHERE beat_at < clock_timestamp() - make_interval(days => %s)
+               RETURNING name""",
+            _FORGOTTEN_DAYS,
+        )
+    )

@@ -1,0 +1,14 @@
+"""The queues, each with worker processes of its own. Imports nothing: settings do."""
+
+UPLINKS = "uplinks"  # verification, and the sweep for what was lost
+ALERTS = "alerts"  # what must come in time: rules, messages, the health of components, counts
+BACKGROUND = "background"  # everything else: it may take its time, and waits behind nothing that matters more
+QUEUES = (UPLINKS, ALERTS, BACKGROUND)
+
+ROUTES = {
+    "concentrators.tasks.verify_uplink": {"queue": UPLINKS},
+    "concentrators.tasks.sweep_uplinks": {"queue": UPLINKS},
+    "ami_headend.alerts.tasks.*": {"queue": ALERTS},
+    "ami_headend.tasks.look_at_components": {"queue": ALERTS},
+    "ami_headend.metrics.tasks.count_uplinks": {"queue": ALERTS},
+}
