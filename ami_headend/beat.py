@@ -9,12 +9,15 @@ import logging
 import time
 from typing import Any
 
-from celery.beat import ScheduleEntry, Scheduler
+from celery import beat
 from celery.schedules import schedstate
 
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 
 logger = logging.getLogger(__name__)
+
+_ScheduleEntry: Any = beat.ScheduleEntry  # the stubs lack most of them
+_Scheduler: Any = beat.Scheduler
 
 QUEUE_MAX = 50  # messages that wait: beyond, nobody takes them, and more would say nothing new
 _STEP_S = 0.2  # between the first turns, in the order of the schedule
@@ -22,7 +25,7 @@ _SELDOM_S = 300.0  # what comes less often than this has its first turn only whe
 _SELDOM_AFTER_S = 60.0
 
 
-class SteadyEntry(ScheduleEntry):  # type: ignore[misc]
+class SteadyEntry(_ScheduleEntry):  # type: ignore[misc]
     """An entry with the monotonic time of its next turn."""
 
     def __init__(self, *args: Any, due_at: float | None = None, **kwargs: Any) -> None:
@@ -45,7 +48,7 @@ class SteadyEntry(ScheduleEntry):  # type: ignore[misc]
     __next__ = next = _next_instance
 
 
-class SteadyScheduler(Scheduler):  # type: ignore[misc]
+class SteadyScheduler(_Scheduler):  # type: ignore[misc]
     """Sends what is due. A queue that nobody empties gets no more; a broker that refuses is tried at the next turn."""
 
     Entry = SteadyEntry
@@ -74,9 +77,10 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
             logger.warning("%s is not sent, its next turn comes: %s", entry.name, summary(error))
 
     def _waiting(self, entry: SteadyEntry) -> int:
-        queue = self.app.amqp.router.route({}, entry.task)["queue"]
+        queue = self.app.amqp.router.route({}, str(entry.task))["queue"]
+        connection: Any  # the stubs take it for a producer
         with self.app.pool.acquire(block=True) as connection:
             return int(connection.default_channel.queue_declare(queue.name).message_count)
 
     def _when(self, entry: SteadyEntry, next_time_to_run: float, mktime: Any = None) -> float:
-        return time.monotonic() + (self.adjust(next_time_to_run) or 0)
+        return time.monotonic() + max(0.0, next_time_to_run)

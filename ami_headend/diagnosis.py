@@ -38,6 +38,7 @@ SKEWED_FRAMES_MIN = 3
 SKEWED_SHARE = 0.1
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 _ROWS_TO_OPEN = 5
+_BROKER_TROUBLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ValueError)  # the last: the URL itself
 _START = "see docs/deploy/systemd (make up starts them, too), and their logs."
 _SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
 _SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a table for long, or the server is overloaded."
@@ -159,7 +160,7 @@ def broker() -> Finding:
         timeouts = {"socket_connect_timeout": BROKER_TIMEOUT_S, "socket_timeout": BROKER_TIMEOUT_S}
         with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
             client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
-    except (*BROKER_ERRORS, ValueError) as error:
+    except _BROKER_TROUBLE as error:
         ours = embedded.redis_url(settings.VAR_DIR) == settings.REDIS_URL
         return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _nothing_runs(not ours))
     return Finding("broker", True, "Redis answers, and can be written")

@@ -26,7 +26,7 @@ class Clocks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monotonic = 1000.0
         self.off = timedelta()
-        monkeypatch.setattr(beat.time, "monotonic", lambda: self.monotonic)
+        monkeypatch.setattr("ami_headend.beat.time.monotonic", lambda: self.monotonic)
         real = interval.now
         monkeypatch.setattr(interval, "now", lambda entry: real(entry) + self.off)
 
