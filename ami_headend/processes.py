@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
-
 from django.conf import settings
+
+from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
 
 
 def web_command(host: str, port: int, processes: int) -> list[str]:
