@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="ami-headend-bench-", dir=args.folder) as folder,
-            embedded.services(Path(folder) / "var", bare) as env,
+            embedded.services((args.keep or Path(folder)) / "var", bare) as env,
         ):
             os.environ.update(arguments.environment(env))
             django.setup()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ami_headend import embedded
 
-PARTS = ("floor", "system", "rowwise", "growth", "rewrap")
+PARTS = ("floor", "system", "rowwise", "growth", "rewrap", "pages")
 
 _EPILOG = """examples:
   python -m bench                                          everything, about half an hour
   python -m bench --meters 1000,100000 --readings 5000000  everything but on the largest fleet, about ten minutes
+  python -m bench --parts pages --keep ../million          pages at a million meters; kept for the next run
   python -m bench --parts floor,system --rounds 9          the ratio to the floor alone, measured more often
   make bench ARGS='--frames 200000 --json result.json'
 """
@@ -38,6 +39,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--meters", type=_numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
     )
     parser.add_argument("--readings", type=_numbers, default=[20_000_000], help="growth: standing readings (20000000)")
+    parser.add_argument("--page-meters", type=_positive, default=1_000_000, help="pages: meters (default: 1000000)")
+    parser.add_argument("--requests", type=_positive, default=20, help="pages: requests an address (default: 20)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="services and the database of pages stay there for the next run"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round there, too")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
     return parser.parse_args(argv)
@@ -71,6 +77,7 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
         **env,
         "DATABASE_URL": embedded.database_url(Path(env["AMI_VAR_DIR"]), embedded.OWNER),
         "TLS": "0",
+        "TWO_FACTOR_REQUIRED": "0",  # the bench signs in by its password
         "UPLINK_RATE": "1000000/second",
         "UPLINK_QUEUE_MAX": "1000000",
         "DJANGO_SETTINGS_MODULE": "ami_headend.settings",

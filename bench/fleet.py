@@ -64,7 +64,7 @@ def make(executor: ProcessPoolExecutor, concentrators: int, meters_each: int, st
         [run + (c * meters_each + m).to_bytes(4, "big") for m in range(meters_each)] for c in range(concentrators)
     ]
     keys = [[secrets.token_bytes(32) for _ in block] for block in titles]
-    return Fleet(start_s, titles, keys, list(executor.map(_derive, titles, keys)))
+    return Fleet(start_s, titles, keys, list(executor.map(derive, titles, keys)))
 
 
 def seal(executor: ProcessPoolExecutor, fleet: Fleet, first_interval: int, intervals: int) -> list[list[bytes]]:
@@ -73,7 +73,8 @@ def seal(executor: ProcessPoolExecutor, fleet: Fleet, first_interval: int, inter
     return [job.result() for job in jobs]
 
 
-def _derive(titles: list[bytes], device_keys: list[bytes]) -> list[MeterKey]:
+def derive(titles: list[bytes], device_keys: list[bytes]) -> list[MeterKey]:
+    """What meters with these titles and device keys need to seal."""
     meters = []
     for title, device_key in zip(titles, device_keys, strict=True):
         traffic = uplink_key(device_key, title, EPOCH, ALG)

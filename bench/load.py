@@ -23,10 +23,11 @@ class Body(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """A body that was taken: its uplink (None row by row), and when it was sent, in Unix seconds."""
+    """A body that was taken: its uplink (None row by row), when it was sent (Unix), and how long the answer took."""
 
     uplink: int | None
     sent_at: float
+    seconds: float
 
 
 def post(
@@ -63,6 +64,7 @@ def _post(connection: http.client.HTTPConnection, path: str, content_type: str, 
     connection.request("POST", path, body.octets, headers)
     response = connection.getresponse()
     answer = response.read()
+    seconds = time.time() - sent_at
     if response.status not in (200, 201, 202):
         raise LoadError(f"{path} answered {response.status}: {answer[:300]!r}")
-    return Posted(json.loads(answer).get("uplink"), sent_at)
+    return Posted(json.loads(answer).get("uplink"), sent_at, seconds)

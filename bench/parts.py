@@ -12,10 +12,12 @@ from urllib.parse import quote, urlsplit
 
 from ami_headend import embedded
 from bench import fleet as fleets
-from bench import floor, measure, stack
+from bench import floor, measure, million, stack
+from bench import pages as page_bench
 from bench.floor import Floor
 from bench.measure import SystemRun
-from bench.site import Site, made
+from bench.pages import PageResults
+from bench.site import Site, made, use_database
 from bench.stack import Stack
 
 MAX_LATENCY_UPLINKS = 400
@@ -37,6 +39,7 @@ class Results:
     growth: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     growth_runs: dict[str, list[SystemRun]] = field(default_factory=lambda: defaultdict(list))
     rewrap: list[tuple[float, float]] = field(default_factory=list)  # keys a second: bare loop, rotation
+    pages: PageResults | None = None
 
 
 @dataclass
@@ -64,7 +67,7 @@ class Bench:
         number = int(site.name.rpartition("_")[2])
         env = {
             **self.env,
-            "DATABASE_URL": self.database_url(site, embedded.WORKING_ROLE),
+            "DATABASE_URL": self.database_url(site.name, embedded.WORKING_ROLE),
             "REDIS_URL": embedded.redis_url(Path(self.env["AMI_VAR_DIR"]), number),
         }
         if rowwise:
@@ -73,9 +76,9 @@ class Bench:
         with stack.running(self.folder / name, env, web_only=rowwise) as running:
             yield running
 
-    def database_url(self, site: Site, role: str = embedded.OWNER) -> str:
+    def database_url(self, name: str, role: str = embedded.OWNER) -> str:
         url = urlsplit(embedded.database_url(Path(self.env["AMI_VAR_DIR"]), role))
-        return url._replace(path=f"/{quote(site.name)}").geturl()
+        return url._replace(path=f"/{quote(name)}").geturl()
 
     def seal(self, site: Site, frames: int) -> list[list[bytes]]:
         """The site's next frames, whole intervals of all its meters, at least one."""
@@ -106,7 +109,7 @@ def against_floor(bench: Bench, site: Site, running: Stack, sizes: Sizes, *, wit
     """Floor and system in turn, on the same frames and a fresh database each time."""
     frames = bench.seal(site, sizes.frames)
     site.use()
-    with floor.started(bench.database_url(site), *site.floor_rows()) as bare:
+    with floor.started(bench.database_url(site.name), *site.floor_rows()) as bare:
         _floor(site, bare, frames)
         for number in range(1, sizes.rounds + 1):
             for size in sizes.sizes if with_system else [floor.BATCH]:
@@ -221,6 +224,19 @@ class _Pairs:
             f"round {len(pairs)}, {what}: base {before.rate:,.0f}, grown {grown.rate:,.0f} frames/s, "
             f"ratio {grown.rate / before.rate:.2f}"
         )
+
+
+def pages(bench: Bench, meters: int, requests: int) -> None:
+    """Every page of a head-end of so many meters, its downloads, and users beside ingest."""
+    name = million.ready(meters, bench.say)
+    env = {
+        **bench.env,
+        "DATABASE_URL": bench.database_url(name, embedded.WORKING_ROLE),
+        "REDIS_URL": embedded.redis_url(Path(bench.env["AMI_VAR_DIR"]), 60),
+    }
+    use_database(name)
+    with stack.running(bench.folder / name, env) as running:
+        bench.results.pages = page_bench.measure(running, requests, bench.executor, bench.say)
 
 
 def _floor(site: Site, bare: Floor, frames: list[list[bytes]]) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import SystemRun
+from bench.pages import LIMIT_S, PageResults, Timed
 from bench.parts import Results
 
 
@@ -43,6 +45,9 @@ def show(results: Results, console: Console) -> None:
         console.print(_growth(results))
     if results.rewrap:
         console.print(_rewrap(results))
+    if results.pages is not None:
+        for table in _pages(results.pages):
+            console.print(table)
 
 
 def write(results: Results, path: Path) -> None:
@@ -57,6 +62,7 @@ def write(results: Results, path: Path) -> None:
         "system_over_rowwise": results.over_rowwise,
         "growth": results.growth,
         "rewrap": results.rewrap,
+        "pages": results.pages and _page_figures(results.pages),
         "growth_runs": {what: [_run(run) for run in runs] for what, runs in results.growth_runs.items()},
     }
     path.write_text(json.dumps(figures, indent=1) + "\n")
@@ -95,6 +101,55 @@ def _growth(results: Results) -> Table:
         base, grown = (f"{median(side):,.0f}" for side in zip(*pairs, strict=True))
         table.add_row(what, base, grown, f"{median(ratios):.2f}", _spread(ratios))
     return table
+
+
+def _pages(pages: PageResults) -> Iterator[Table]:
+    by_kind: dict[str, list[Timed]] = {}
+    for timed in pages.timed:
+        by_kind.setdefault(timed.address.kind, []).append(timed)
+    over = [timed for timed in pages.timed if percentile(timed.seconds, 95) > LIMIT_S]
+    table = Table(title=f"Pages: {len(over)} of {len(pages.timed)} addresses over {_ms(LIMIT_S)} at p95")
+    for column in ("", "addresses", "median p50", "median p95", "worst p95", "over the limit"):
+        table.add_column(column, justify="left" if not column else "right")
+    for kind, timed in by_kind.items():
+        high = [percentile(one.seconds, 95) for one in timed]
+        middle = median(median(one.seconds) for one in timed)
+        count = str(sum(one > LIMIT_S for one in high))
+        table.add_row(kind, str(len(timed)), _ms(middle), _ms(median(high)), _ms(max(high)), count)
+    yield table
+    slow = Table(title="Over the limit")
+    for column in ("address", "p50", "p95"):
+        slow.add_column(column, justify="left" if column == "address" else "right", overflow="fold")
+    for one in sorted(over, key=lambda timed: -percentile(timed.seconds, 95)):
+        slow.add_row(one.address.path, _ms(median(one.seconds)), _ms(percentile(one.seconds, 95)))
+    if over:
+        yield slow
+    yield _downloads(pages)
+
+
+def _downloads(pages: PageResults) -> Table:
+    table = Table(title="Downloads, and users beside ingest")
+    for column in ("", "rows", "seconds", "rows/s", "memory grew by"):
+        table.add_column(column, justify="left" if not column else "right")
+    for one in pages.exports:
+        rate = f"{one.rows / one.seconds:,.0f}" if one.rows else ""
+        table.add_row(
+            one.name, f"{one.rows:,}" if one.rows else "", f"{one.seconds:.1f}", rate, f"{one.grew >> 20} MiB"
+        )
+    for what, seconds in (("20 users' pages", pages.with_users), ("posts, 1,000 frames/s", pages.posts)):
+        if seconds:
+            told = f"p50 {_ms(percentile(seconds, 50))}, p95 {_ms(percentile(seconds, 95))}"
+            table.add_row(f"{what}: {told}", f"{len(seconds):,}", "", "", "")
+    return table
+
+
+def _page_figures(pages: PageResults) -> dict[str, object]:
+    return {
+        "addresses": {one.address.path: one.seconds for one in pages.timed},
+        "exports": [one._asdict() for one in pages.exports],
+        "with_users_s": pages.with_users,
+        "posts_s": pages.posts,
+    }
 
 
 def _rewrap(results: Results) -> Table:

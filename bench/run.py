@@ -20,16 +20,21 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - began:6.1f} s] {text}", markup=False, highlight=False)
 
-    masterkey.init(Path(os.environ["MASTER_KEY_FILE"]))
+    if not Path(os.environ["MASTER_KEY_FILE"]).exists():  # else kept with the database that needs it
+        masterkey.init(Path(os.environ["MASTER_KEY_FILE"]))
     with fleet.pool() as executor:
         bench = Bench(folder, dict(os.environ), executor, say)
-        say("migrating")
-        make_template()
+        use_database("postgres")
         try:
-            _measure(bench, args)
+            if "pages" in args.parts:
+                parts.pages(bench, args.page_meters, args.requests)
+            if set(args.parts) - {"pages"}:
+                say("migrating")
+                make_template()
+                _measure(bench, args)
         finally:
             use_database("postgres")
-            if bench.results.floor or bench.results.growth or bench.results.rewrap:
+            if bench.results != Results():
                 report.show(bench.results, console)
     if args.json:
         report.write(bench.results, args.json)

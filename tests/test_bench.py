@@ -9,13 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY = "--rounds 1 --growth-rounds 1 --frames 80 --sizes 20 --concentrators 2 --concentrator-meters 20"
-TINY += " --rowwise-frames 4 --meters 20,60 --readings 800"
+TINY += " --rowwise-frames 4 --meters 20,60 --readings 800 --page-meters 2000 --requests 1"
 
 
 def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     env = {**os.environ, "COLUMNS": "160"}
     command = [sys.executable, "-m", "bench", "--folder", str(folder), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
 
 
 def test_every_part_measures_and_tells(tmp_path: Path) -> None:
@@ -34,6 +34,9 @@ def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     assert figures["half_load"]["20"]["latency_p99_s"] > 0
     assert figures["system_over_rowwise"][0] > 0
     assert len(figures["rewrap"]) == 1
+    assert len(figures["pages"]["addresses"]) > 150
+    assert figures["pages"]["exports"][0]["rows"] > 0
+    assert figures["pages"]["posts_s"]
     assert figures["growth"].keys() == {
         "20 meters",
         "60 meters, each once",
@@ -48,4 +51,4 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     run = _bench(tmp_path, "--parts", "ceiling")
 
     assert run.returncode == 2
-    assert "'ceiling' is none of floor, system, rowwise, growth, rewrap" in run.stderr
+    assert "'ceiling' is none of floor, system, rowwise, growth, rewrap, pages" in run.stderr

@@ -1,0 +1,191 @@
+"""The addresses whose answers are timed: every list, detail, search and API page, with ids that are there."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.db.models import Model
+from django.urls import reverse
+from django.utils import timezone
+
+from ami_headend.alerts.models import Alert
+from bench.million import RARE
+from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal, RotationWave, Uplink
+from concentrators.verdicts import FailureKind, Severity
+from meters.models import Meter, Place
+
+
+class Address(NamedTuple):
+    """What is asked for, and under which kind it is reported."""
+
+    kind: str
+    path: str
+
+
+def every() -> list[Address]:
+    """All of them."""
+    found = [*_console(), *_admin(), *_searches(), *_api()]
+    return list(dict.fromkeys(found))
+
+
+def _with(path: str, **query: object) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def _meters() -> list[Meter]:
+    """One that has sent for a month, one of the last day, a silent one, one that never sent, a retired one."""
+    last = Meter.objects.latest("pk").pk
+    step = last // 2
+    near = step - step % 1000
+    ids = [near + 2, near + 15, near + 101, near + 209, near + 503]
+    return list(Meter.objects.filter(pk__in=[min(number, last) for number in ids]))
+
+
+def _console() -> Iterator[Address]:
+    meters, concentrator = _meters(), Concentrator.objects.order_by("-pk")[0]
+    lists: dict[str, list[dict[str, object]]] = {
+        "index": [{}],
+        "meters": [
+            {},
+            *({"health": health} for health in ("heard", "silent", "never")),
+            *({"status": status} for status in ("commissioned", "suspended", "retired")),
+            *({"concentrator": concentrator.name, "health": health} for health in ("", "silent", "never")),
+            {"search": meters[0].serial_number},
+            {"search": meters[0].serial_number[-5:]},
+            {"search": "Pump"},
+            {"search": "nowhere at all"},
+            {"after": meters[0].serial_number},
+        ],
+        "concentrators": [{}, {"search": "9"}, {"state": "inactive"}],
+        "failures": [
+            {},
+            *({"kind": kind.value} for kind in FailureKind),
+            *({"severity": severity.name.lower()} for severity in Severity),
+            *({"state": state} for state in ("open", "acknowledged")),
+            {"concentrator": concentrator.name},
+            {"concentrator": concentrator.name, "kind": "too_old"},
+            {"meter": meters[0].serial_number},
+            {"uplink": Uplink.objects.latest("pk").pk},
+        ],
+        "failure-groups": [
+            {},
+            {"kind": "tag_invalid"},
+            {"kind": "too_old"},
+            {"severity": "critical"},
+            *({"state": state} for state in ("open", "acknowledged")),
+            {"concentrator": concentrator.name},
+            {"concentrator": concentrator.name, "kind": "replayed"},
+            {"meter": meters[0].serial_number},
+        ],
+        "alerts": [{}, {"state": "ended"}, {"search": meters[0].serial_number}],
+        "keys": [{}],
+        "master-key": [{}],
+        "waves": [{}],
+        "wave-new": [{}],
+        "audit": [{}],
+        "approvals": [{}],
+        "sign-in": [{}],
+    }
+    for name, queries in lists.items():
+        for query in queries:
+            yield Address("console", _with(reverse(f"admin:{name}"), **query))
+    for meter in meters:
+        for period in ("day", "week", "month"):
+            yield Address("console", _with(reverse("admin:meter", args=[meter.pk]), period=period))
+        yield Address("console", reverse("admin:meter-gaps-export", args=[meter.pk]))
+    yield Address("console", reverse("admin:concentrator", args=[concentrator.pk]))
+    yield Address("console", reverse("admin:failure", args=[IntegrityFailure.objects.latest("pk").pk]))
+    for alert in Alert.objects.order_by("pk")[:1]:
+        yield Address("console", reverse("admin:alert", args=[alert.pk]))
+    for wave in RotationWave.objects.order_by("pk")[:1]:
+        yield Address("console", reverse("admin:wave", args=[wave.pk]))
+    for page in ("readings", "interval_totals", "failure_tallies"):
+        yield Address("console", reverse(f"admin:{page}"))
+        start = timezone.now() - timedelta(days=2)
+        yield Address("console", _with(reverse(f"admin:{page}"), start=f"{start:%Y-%m-%dT%H:%M}"))
+    yield Address("console", _with(reverse("admin:interval_totals"), concentrator=concentrator.name))
+    yield Address("console", _with(reverse("admin:failure_tallies"), concentrator=concentrator.name))
+    yield Address("console", _with(reverse("admin:readings"), meter=meters[0].serial_number))
+
+
+def _admin() -> Iterator[Address]:
+    """Django's own pages: each list, sorted by each column that offers it, searched; and its newest row."""
+    for model in sorted(filter(admin.site.is_registered, apps.get_models()), key=lambda one: one._meta.label):
+        pages = admin.site.get_model_admin(model)
+        name = model._meta.label_lower.replace(".", "_")
+        path = reverse(f"admin:{name}_changelist")
+        yield Address("admin", path)
+        for number, column in enumerate(pages.list_display, 1):
+            if _sorts(model, pages, str(column)):
+                yield Address("admin", _with(path, o=number))
+                yield Address("admin", _with(path, o=f"-{number}"))
+        if pages.search_fields:
+            yield Address("search", _with(path, q="EMH1000"))
+            yield Address("search", _with(path, q="nothing has this name"))
+        newest = model._default_manager.order_by("-pk").first()  # noqa: SLF001 - as the admin does
+        if newest is not None:
+            yield Address("admin", reverse(f"admin:{name}_change", args=[quote(newest.pk)]))
+
+
+def _sorts(model: type[Model], pages: admin.ModelAdmin, column: str) -> bool:  # type: ignore[type-arg]
+    """Whether the list can be sorted by a column, as Django's list decides it."""
+    if pages.sortable_by is not None and column not in pages.sortable_by:
+        return False
+    if any(field.name == column for field in model._meta.get_fields()):
+        return True
+    return getattr(getattr(pages, column, None), "admin_order_field", None) is not None
+
+
+def _searches() -> Iterator[Address]:
+    path = reverse("admin:search")
+    meter = _meters()[0]
+    place = Place.objects.get(pk=meter.pk)
+    terms = [
+        meter.serial_number,
+        meter.serial_number.lower(),
+        meter.serial_number[-5:],
+        meter.serial_number[:6],
+        bytes(meter.system_title).hex(),
+        place.name,
+        place.address,
+        " ".join(place.address.split()[:2]),
+        "Norton",
+        "DCU-0001",
+        "pump 100",
+        "nothing has this name",
+    ]
+    for term in terms:
+        yield Address("search", _with(path, s=term, extended=1))
+
+
+def _api() -> Iterator[Address]:
+    meters, concentrator = _meters(), Concentrator.objects.order_by("-pk")[0]
+    title = bytes(meters[0].system_title).hex()
+    newest = IntervalTotal.objects.latest("interval_start").interval_start
+    hour = {"from": newest.isoformat(), "to": (newest + timedelta(hours=1)).isoformat()}
+    month = {"from": (newest - timedelta(days=30)).isoformat(), "to": newest.isoformat()}
+    api = "/api/v1"
+    for path in (
+        f"{api}/meters",
+        _with(f"{api}/meters", search=meters[0].serial_number[-5:]),
+        _with(f"{api}/meters", search="nothing has this name"),
+        _with(f"{api}/meters", concentrator=concentrator.name),
+        _with(f"{api}/meters", status="suspended"),
+        f"{api}/meters/{title}",
+        _with(f"{api}/meters/{title}/gaps", **month),
+        f"{api}/meters/{title}/commands",
+        _with(f"{api}/readings", **hour),
+        _with(f"{api}/readings", meter=title, **month),
+        _with(f"{api}/readings", register=RARE, **month),
+        _with(f"{api}/events", **month),
+        _with(f"{api}/events", meter=title, **month),
+        _with(f"{api}/totals", **hour),
+        _with(f"{api}/totals", **month),
+        _with(f"{api}/totals", concentrator=concentrator.name, **month),
+        f"{api}/rotations",
+    ):
+        yield Address("API", path)
