@@ -1,18 +1,25 @@
 """Which intervals are expected of the meters of concentrators: the rule of ``meters/expectation.py`` in SQL.
 
 For many meters at a time, counted by concentrator. A test holds both together over zones, lengths and exchanges.
+The counts are kept in steps, which triggers mark as stale (docs/adr/0019-expected-steps.md).
 """
 
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from django.db import connection
+from django.db import connection, transaction
+
+from concentrators.models import StaleSteps
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNING, _END = _EPOCH, datetime(9000, 1, 1, tzinfo=UTC)
+_LOCK = 0x616D6907  # one at a time makes steps anew
+# Of an interval of {total}, a row with concentrator, length and start: how many meters are expected in it.
+EXPECTED = """coalesce((
+    SELECT s.meters FROM concentrators_expectedstep s WHERE s.concentrator_id = {total}.concentrator_id
+        AND s.interval_minutes = {total}.interval_minutes AND s.at <= {total}.interval_start
+    ORDER BY s.at DESC LIMIT 1), 0)"""
 # Whether the interval [{start}, {start} + {minutes}) of a meter counts to its assignment ``a``.
 COUNTS_TO = """(
     a.valid_from < {start} + make_interval(mins => {minutes}) AND (a.valid_to IS NULL OR a.valid_to > {start})
@@ -75,16 +82,62 @@ def spans(
 ) -> list[Span]:
     """Who is expected to have sent intervals that begin in [start, end) and are over by an instant (``end``).
 
-    One query over the assignments of these concentrators, or of all; few rows unless many meters changed.
+    From the kept steps: a row for each change within the period, and one for each concentrator and length.
     """
+    refresh()
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""{SPANS}
-               SELECT concentrator_id, minutes, first, last, count(*) FROM span WHERE first < last
-               GROUP BY concentrator_id, minutes, first, last""",
+            """WITH pair AS (
+                   SELECT DISTINCT concentrator_id, interval_minutes FROM concentrators_expectedstep
+                   WHERE %(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s)
+               ), step AS (
+                   SELECT p.concentrator_id, p.interval_minutes, %(start)s AS at, s.meters
+                   FROM pair p CROSS JOIN LATERAL (
+                       SELECT meters FROM concentrators_expectedstep s WHERE s.concentrator_id = p.concentrator_id
+                           AND s.interval_minutes = p.interval_minutes AND s.at <= %(start)s
+                       ORDER BY s.at DESC LIMIT 1) AS s
+                   UNION ALL
+                   SELECT concentrator_id, interval_minutes, at, meters FROM concentrators_expectedstep
+                   WHERE at > %(start)s AND at < %(end)s
+                       AND (%(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s))
+               ), span AS (
+                   SELECT concentrator_id, interval_minutes, meters, at AS first,
+                          least(%(end)s, %(over_by)s - make_interval(mins => interval_minutes) + interval '1 us',
+                                lead(at) OVER (PARTITION BY concentrator_id, interval_minutes ORDER BY at)) AS last
+                   FROM step
+               )
+               SELECT concentrator_id, interval_minutes, first, last, meters FROM span
+               WHERE first < last AND meters > 0""",
             parameters(start, end, over_by, concentrator_ids),
         )
         return [Span(*row) for row in cursor.fetchall()]
+
+
+def refresh() -> int:
+    """Make the steps of the concentrators anew whose meters changed; how many. One query where none did.
+
+    A change that is committed meanwhile makes its concentrators stale once more.
+    """
+    if not StaleSteps.objects.exists():
+        return 0
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        cursor.execute("DELETE FROM concentrators_stalesteps RETURNING concentrator_id")
+        stale = sorted({row[0] for row in cursor.fetchall()})
+        cursor.execute("DELETE FROM concentrators_expectedstep WHERE concentrator_id = ANY(%s)", [stale])
+        cursor.execute(
+            f"""{SPANS}, change AS (
+                    SELECT concentrator_id, minutes, first AS at, 1 AS meters FROM span WHERE first < last
+                    UNION ALL SELECT concentrator_id, minutes, last, -1 FROM span WHERE first < last
+                )
+                INSERT INTO concentrators_expectedstep (concentrator_id, interval_minutes, at, meters)
+                SELECT concentrator_id, minutes, at,
+                       sum(sum(meters)) OVER (PARTITION BY concentrator_id, minutes ORDER BY at)
+                FROM change WHERE EXISTS (SELECT 1 FROM concentrators_concentrator c WHERE c.id = concentrator_id)
+                GROUP BY concentrator_id, minutes, at HAVING sum(meters) <> 0""",
+            parameters(_BEGINNING, _END, None, stale),
+        )
+    return len(stale)
 
 
 def parameters(
@@ -93,27 +146,6 @@ def parameters(
     """The parameters of ``SPANS``."""
     ids = None if concentrator_ids is None else list(concentrator_ids)
     return {"start": start, "end": end, "over_by": over_by or end, "concentrators": ids}
-
-
-class Counted:
-    """How many meters are expected at the beginning of an interval, from spans."""
-
-    def __init__(self, found: Iterable[Span]) -> None:
-        changes: defaultdict[tuple[int, int], defaultdict[datetime, int]] = defaultdict(lambda: defaultdict(int))
-        for span in found:
-            of_length = changes[span.concentrator_id, span.interval_minutes]
-            of_length[span.first] += span.meters
-            of_length[span.last] -= span.meters
-        self._steps = {
-            of: ([at for at, _ in steps], list(accumulate(change for _, change in steps)))
-            for of, steps in ((of, sorted(one.items())) for of, one in changes.items())
-        }
-
-    def at(self, concentrator_id: int, interval_minutes: int, start: datetime) -> int:
-        """How many meters of a concentrator are expected in the interval that begins at ``start``."""
-        times, counts = self._steps.get((concentrator_id, interval_minutes), ((), ()))
-        at = bisect_right(times, start)
-        return counts[at - 1] if at else 0
 
 
 def _steps_before(at: datetime, step: timedelta) -> int:

@@ -280,6 +280,38 @@ class IntervalTotal(models.Model):
         return f"{self.concentrator_id} {self.register_id} {self.interval_start}"
 
 
+class ExpectedStep(models.Model):
+    """How many meters of a concentrator are expected in the intervals of a length that begin at an instant or later.
+
+    Until its next step. Follows from assignments, meters, installations and lengths (``expected.py``), so that a
+    total is held against it by one look.
+    """
+
+    pk = models.CompositePrimaryKey("concentrator_id", "interval_minutes", "at")
+    concentrator = models.ForeignKey(Concentrator, models.CASCADE, related_name="+", db_index=False)
+    interval_minutes = models.SmallIntegerField()
+    at = models.DateTimeField()
+    meters = models.IntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.concentrator_id}: {self.meters} from {self.at} on"
+
+
+class StaleSteps(models.Model):
+    """A concentrator whose expected steps no longer follow from its meters: triggers write it with every change.
+
+    Only ever inserted, and deleted by whoever makes the steps anew: no change waits for another.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    concentrator = models.ForeignKey(
+        Concentrator, models.CASCADE, related_name="+", db_index=False, db_constraint=False
+    )
+
+    def __str__(self) -> str:
+        return f"of concentrator {self.concentrator_id}"
+
+
 class WaveState(models.TextChoices):
     RUNNING = "running"
     PAUSED = "paused"

@@ -1,15 +1,14 @@
 """Reading totals: by concentrator, register and time, in pages by key, with the meters expected."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connection
 
-from concentrators.expected import Counted, spans
+from concentrators.expected import EXPECTED, refresh
 from keyvault.sql import cursor, int_array
-from meters.lengths import LONGEST_MINUTES
 
 
 class TotalKey(NamedTuple):
@@ -50,18 +49,14 @@ class TotalSelection:
     after: tuple[Any, ...] | None = None
 
 
-def totals(
-    selection: TotalSelection, limit: int, counted: Counted | None = None
-) -> tuple[list[TotalRow], TotalKey | None]:
-    """The first totals of a selection, oldest first, and the key to go on after; two queries.
-
-    One where ``counted`` knows already how many meters are expected (``expected_of``): for page after page.
-    """
+def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], TotalKey | None]:
+    """The first totals of a selection, oldest first, and the key to go on after; two queries, unless meters changed."""
+    refresh()
     condition, params = _condition(selection)
     with connection.wrap_database_errors, cursor() as batch:
         rows = batch.execute(
             f"""SELECT t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes, c.name, g.obis_code,
-                       t.value_sum, g.scaler, g.unit, t.meters_counted
+                       t.value_sum, g.scaler, g.unit, t.meters_counted, {EXPECTED.format(total="t")}
                 FROM (SELECT * FROM concentrators_intervaltotal WHERE {condition}
                       ORDER BY {_ORDER} LIMIT %s) AS t
                 JOIN concentrators_concentrator c ON c.id = t.concentrator_id
@@ -70,29 +65,14 @@ def totals(
             [*params, limit],
             prepare=False,
         ).fetchall()
-    if not rows:
-        return [], None
-    if counted is None:
-        counted = _expected(rows[0][0], rows[-1][0] + _MOMENT, {row[1] for row in rows})
+    # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
     shown = [
-        # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
-        TotalRow(name, obis, at, minutes, int(value), scaler, unit, meters, counted.at(concentrator_id, minutes, at))
-        for at, concentrator_id, _, minutes, name, obis, value, scaler, unit, meters in rows
+        TotalRow(name, obis, at, minutes, int(value), scaler, unit, counted, expected)
+        for at, _, _, minutes, name, obis, value, scaler, unit, counted, expected in rows
     ]
     return shown, TotalKey(*rows[-1][:4]) if len(rows) == limit else None
 
 
-def expected_of(selection: TotalSelection) -> Counted:
-    """How many meters are expected in the intervals of a selection; one query over their assignments."""
-    return _expected(selection.start, selection.end, selection.concentrator_ids)
-
-
-def _expected(start: datetime, end: datetime, concentrator_ids: Collection[int] | None) -> Counted:
-    # Over or not: a total stands, and the meters that are to be in it are the same.
-    return Counted(spans(start, end, end + timedelta(minutes=LONGEST_MINUTES), concentrator_ids))
-
-
-_MOMENT = timedelta(microseconds=1)
 _ORDER = ", ".join(TotalKey._fields)
 
 

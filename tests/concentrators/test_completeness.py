@@ -124,8 +124,9 @@ def test_meters_alike_are_one_row_and_the_cost_is_constant() -> None:
     concentrator = ConcentratorFactory.create()
     for number in range(5):
         assigned(concentrator, commissioned_at=START - timedelta(hours=50 + number))
+    spans(START, END)  # makes the steps
     with counting() as statements:
         found = spans(START, END)
         completeness.hours(found, START, END)
-        assert len(statements) == 2
+        assert len(statements) == 3
     assert found == [Span(concentrator.pk, 30, START, END, 5)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from concentrators import completeness, total_queries, totals
 from concentrators.assignments import AssignmentError, assign, exchange
-from concentrators.expected import Counted, spans
+from concentrators.expected import refresh, spans
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from concentrators.total_queries import TotalSelection
 from meters import gaps, registry
@@ -64,9 +64,9 @@ def test_sql_and_python_expect_the_same(
             if whom is not None:
                 counts[whom, period.interval_minutes, at] = 1
     found = spans(start, end, over_by)
-    counted = Counted(found)
     assert sum(span.intervals(start, end) for span in found) == len(counts)
-    assert all(counted.at(*key) == 1 for key in counts)
+    for whom, minutes, at in counts:
+        assert [span.meters for span in found if span[:2] == (whom, minutes) and span.first <= at < span.last] == [1]
 
 
 def _meter(life: dict[str, Any], concentrators: list[Concentrator]) -> Meter:
@@ -171,3 +171,40 @@ def test_an_interval_is_expected_on_the_day_in_which_it_begins() -> None:
     before = expected_periods([meter], DAY, midnight, midnight + timedelta(days=2))
     after = expected_periods([meter], midnight, midnight + timedelta(days=1), midnight + timedelta(days=2))
     assert [period.intervals for period in (*before, *after)] == [19, 24]
+
+
+def test_every_change_of_a_meter_makes_its_concentrators_stale(concentrator: Concentrator) -> None:
+    """Whatever changes what is expected, by whichever statement; and nothing else does."""
+    other = ConcentratorFactory.create()
+    meter = MeterFactory.create(commissioned_at=DAY, interval_minutes=30)
+    place = Place.objects.create(name="house 5")
+
+    def due(of: Concentrator = concentrator) -> int:
+        found = spans(DAY, DAY + timedelta(days=1), concentrator_ids=[of.pk])
+        assert refresh() == 0
+        return sum(span.intervals(DAY, DAY + timedelta(days=1)) for span in found)
+
+    assert due() == 0
+    assign([(meter.pk, concentrator.pk)], DAY)
+    assert due() == 48
+    installation = registry.install(meter, place, DAY + timedelta(hours=12))
+    assert due() == 24
+    Installation.objects.all().update(installed_at=DAY)
+    assert due() == 48
+    assign([(meter.pk, other.pk)], DAY + timedelta(hours=18))
+    assert (due(), due(other)) == (36, 12)
+    EarlierLength.objects.create(meter=meter, interval_minutes=60, valid_to=DAY + timedelta(hours=6))
+    assert (due(), due(other)) == (30, 12)
+    Meter.objects.filter(pk=meter.pk).update(interval_minutes=15)
+    assert (due(), due(other)) == (54, 24)
+    Installation.objects.filter(pk=installation.pk).update(removed_at=DAY + timedelta(hours=20))
+    assert (due(), due(other)) == (54, 8)
+    installation.delete()
+    registry.retire(meter, DAY + timedelta(hours=19))
+    assert (due(), due(other)) == (54, 4)
+    EarlierLength.objects.all().delete()
+    assert due() == 72
+    Assignment.objects.filter(concentrator=other).delete()
+    assert due(other) == 0
+    Meter.objects.filter(pk=meter.pk).update(name="renamed")
+    assert refresh() == 0
