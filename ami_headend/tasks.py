@@ -6,6 +6,7 @@ from django.utils import timezone
 from ami_headend.console import components, kept
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
+from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.core.tasklimits import LONG
 
 
@@ -18,4 +19,4 @@ def look_at_components() -> None:
 @shared_task(**LONG)
 def renew_kept_answers() -> None:
     """Ask again what is costly, before somebody waits for it."""
-    kept.renew([*QUESTIONS, *questions.RENEWED], timezone.now())
+    kept.renew([*QUESTIONS, OPEN_FAILURES, *questions.RENEWED], timezone.now())

@@ -107,25 +107,16 @@ def failures(selection: FailureSelection, limit: int) -> tuple[list[FailureRow],
 
 
 def failure_groups(selection: FailureSelection, limit: int) -> tuple[list[FailureGroupRow], FailureKey | None]:
-    """The groups of failures that were added to last, and the key to go on after; one query."""
-    conditions = ["kind = ANY(%s::text[])"]
-    params: list[Any] = [[kind.value for kind in selection.chosen_kinds()]]
-    for condition, value in (
-        ("meter_id = %s", selection.meter_id),
-        ("%s = ANY(concentrators)", selection.concentrator_id),
-        ("last_at >= %s", selection.start),
-        ("last_at < %s", selection.end),
-        ("(open > 0) = %s", selection.is_open),
-        ("(last_at, id) < (%s, %s)", selection.after),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            params += value if isinstance(value, FailureKey) else [value]
+    """The groups of failures that were added to last, and the key to go on after; one query.
+
+    Reads the first rows of a short index range for each kind and state, and merges them; of a concentrator those of
+    the groups that it alone brought, and all of the few that others brought, too.
+    """
+    found, params = _newest_groups(selection, limit)
     rows = _fetch(
         f"""SELECT g.id, g.last_at, g.first_at, g.kind, g.severity, g.meter_id, m.serial_number, c.id, c.name,
                    cardinality(g.concentrators), g.failures, g.open
-            FROM (SELECT * FROM concentrators_failuregroup WHERE {" AND ".join(conditions)}
-                  ORDER BY last_at DESC, id DESC LIMIT %s) AS g
+            FROM (SELECT * FROM ({found}) AS found ORDER BY last_at DESC, id DESC LIMIT %s) AS g
             LEFT JOIN meters_meter m ON m.id = g.meter_id
             LEFT JOIN concentrators_concentrator c
                 ON cardinality(g.concentrators) = 1 AND c.id = g.concentrators[1]
@@ -134,6 +125,44 @@ def failure_groups(selection: FailureSelection, limit: int) -> tuple[list[Failur
     )
     shown = [FailureGroupRow._make(row) for row in rows]
     return shown, FailureKey(shown[-1].last_at, shown[-1].id) if len(shown) == limit else None
+
+
+def _newest_groups(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
+    """SQL of the newest groups of a selection in any order, more than ``limit`` perhaps, and its parameters."""
+    conditions, params = [], []
+    for condition, value in (
+        ("meter_id = %s", selection.meter_id),
+        ("last_at >= %s", selection.start),
+        ("last_at < %s", selection.end),
+        ("(last_at, id) < (%s, %s)", selection.after),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            params += value if isinstance(value, FailureKey) else [value]
+    kinds = [kind.value for kind in selection.chosen_kinds()]
+    states = [state for state, is_open in _GROUP_STATES.items() if selection.is_open in (None, is_open)]
+    table = "SELECT * FROM concentrators_failuregroup WHERE "
+    if selection.meter_id is not None or selection.concentrator_id is not None:
+        chosen = [*conditions, "kind = ANY(%s::text[])", f"({' OR '.join(states)})"]
+        if selection.concentrator_id is None:
+            return table + " AND ".join(chosen), [*params, kinds]
+        alone, among = ("concentrators[1] = %s AND cardinality(concentrators) = 1", "concentrators @> ARRAY[%s::int]")
+        return (
+            f"""({table}{" AND ".join([alone, *chosen])} ORDER BY last_at DESC, id DESC LIMIT %s)
+                UNION ALL
+                ({table}{" AND ".join([among, "cardinality(concentrators) > 1", *chosen])})""",
+            [selection.concentrator_id, *params, kinds, limit, selection.concentrator_id, *params, kinds],
+        )
+    parts = [
+        f"""SELECT g.* FROM unnest(%s::text[]) AS k(kind) CROSS JOIN LATERAL (
+                {table}{" AND ".join(["kind = k.kind", state, *conditions])} ORDER BY last_at DESC, id DESC LIMIT %s
+            ) AS g"""
+        for state in states
+    ]
+    return " UNION ALL ".join(parts), [*[kinds, *params, limit] * len(states)]
+
+
+_GROUP_STATES = {"open > 0": True, "open <= 0": False}  # as the conditions of the two indexes say it
 
 
 def open_by_severity() -> dict[Severity, int]:

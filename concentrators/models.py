@@ -59,6 +59,9 @@ class Assignment(models.Model):
                 violation_error_message="The meter is already assigned in that period.",
             )
         ]
+        indexes = [
+            models.Index(fields=["meter", "valid_to"], condition=Q(valid_to__isnull=False), name="assignment_ended"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.meter} to {self.concentrator} from {self.valid_from:%Y-%m-%d %H:%M} UTC"
@@ -220,7 +223,11 @@ class FailureGroup(models.Model):
                 fields=["meter", "kind", "concentrator"], nulls_distinct=False, name="failure_group_once"
             )
         ]
-        indexes = [models.Index(fields=["-last_at", "-id"], name="failure_group_by_time")]
+        # Each group stands in one of the two. By concentrator: the migration failure_group_concentrators.
+        indexes = [
+            models.Index(fields=["kind", "-last_at", "-id"], condition=Q(open__gt=0), name="failure_group_open"),
+            models.Index(fields=["kind", "-last_at", "-id"], condition=Q(open__lte=0), name="failure_group_seen"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.failures} {self.kind}"
@@ -254,6 +261,9 @@ class FailureTally(models.Model):
     kind = models.CharField(max_length=18)
     hour = models.DateTimeField()
     failures = models.BigIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["-hour", "concentrator", "kind"], name="failure_tally_by_hour")]
 
     def __str__(self) -> str:
         return f"{self.failures} {self.kind}"

@@ -15,6 +15,7 @@ from django.utils import timezone
 from ami_headend.alerts.models import Channel, Delivery
 from ami_headend.console.navigation import sidebar
 from concentrators import downlink, tokens, waves
+from concentrators.expected import refresh
 from concentrators.models import (
     Assignment,
     Command,
@@ -517,13 +518,15 @@ def test_readings_say_what_is_wrong_with_the_question(query: dict[str, str], rea
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_of_rows_cost_the_same_however_many_rows(name: str, admin_client: Client) -> None:
     fill(2)
+    refresh()  # the first who looks after a change counts anew what is expected
     with counting() as statements:
         admin_client.get(reverse(name))
         few = statements.take()
         fill(12)
+        refresh()
         statements.take()
         admin_client.get(reverse(name))
-        assert len(statements) == len(few) <= 6, [*statements]
+        assert len(statements) == len(few) <= 7, [*statements]
 
 
 def test_a_long_list_is_not_counted_to_its_end(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from ami_headend.console import kept
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.lists import (
@@ -29,6 +30,7 @@ from ami_headend.console.lists import (
 )
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.console.traffic_queries import OPEN_FAILURES
 from concentrators import failure_queries, tasks
 from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge, take_back
 from concentrators.failure_queries import FailureKey, FailureRow, FailureSelection
@@ -179,6 +181,7 @@ def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str
     except (AuditError, MasterKeyError):
         messages.error(request, "Nothing was acknowledged: it cannot be audited while the master key cannot be used.")
         return None
+    kept.forget(OPEN_FAILURES)
     said = f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged"
     if not done.is_whole:
         said += (
@@ -198,6 +201,7 @@ def take_back_for(request: HttpRequest, number: int) -> None:
     except (AuditError, MasterKeyError):
         messages.error(request, "Nothing was taken back: it cannot be audited while the master key cannot be used.")
     else:
+        kept.forget(OPEN_FAILURES)
         open_again_for(request, number)
 
 
@@ -341,6 +345,7 @@ def _key(after: list[str] | None) -> FailureKey | None:
 
 
 def _figures() -> list[Figure]:
+    found = kept.answers([OPEN_FAILURES], timezone.now())[OPEN_FAILURES.name].found
     return [
         Figure(
             f"Open, {severity.name.lower()}",
@@ -350,7 +355,7 @@ def _figures() -> list[Figure]:
             failures_url(severity=severity.name.lower(), state="open"),
             _TONES[severity] if count else "good",
         )
-        for severity, count in failure_queries.open_by_severity().items()
+        for severity, count in ((Severity(row.severity), row.open) for row in found)
     ]
 
 

@@ -68,6 +68,11 @@ def keep(question: Question, now: datetime) -> Any:
     return found
 
 
+def forget(question: Question) -> None:
+    """Let the next who looks ask anew: somebody has just changed the answer."""
+    KeptAnswer.objects.filter(name=question.name).delete()
+
+
 def read(question: Question, row: KeptAnswer) -> Any:
     """The kept answer; None where it was kept in another form than this release reads."""
     try:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from django.db import connection
 
 from ami_headend.console.kept import Question
+from concentrators.failure_queries import open_by_severity
 from concentrators.verdicts import FailureKind
 
 HOURS = 24
@@ -23,6 +24,13 @@ class VerdictHour(NamedTuple):
     @property
     def verified(self) -> int:
         return self.accepted + self.duplicate + self.rejected
+
+
+class SeverityCount(NamedTuple):
+    """How many kept failures of a severity (a value of Severity) nobody has acknowledged."""
+
+    severity: int
+    open: int
 
 
 class KindCount(NamedTuple):
@@ -87,5 +95,10 @@ def _verdicts_by_hour(now: datetime) -> list[VerdictHour]:
     return [found.get(start) or VerdictHour(start, 0, 0, 0) for start in starts]
 
 
+def _open_failures(now: datetime) -> list[SeverityCount]:
+    return [SeverityCount(severity.value, count) for severity, count in open_by_severity().items()]
+
+
 VERDICTS = Question("verdicts by hour", _verdicts_by_hour, lambda kept: [VerdictHour(*row) for row in kept])
 FAILURES_BY_KIND = Question("failures by kind", _failures_by_kind, lambda kept: [KindCount(*row) for row in kept])
+OPEN_FAILURES = Question("open failures", _open_failures, lambda kept: [SeverityCount(*row) for row in kept])
