@@ -1,6 +1,6 @@
 """The addresses whose answers are timed: every list, detail, search and API page, with ids that are there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -9,6 +9,7 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.db.models import Model
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
@@ -47,7 +48,7 @@ def _meters() -> list[Meter]:
 
 def _console() -> Iterator[Address]:
     meters, concentrator = _meters(), Concentrator.objects.order_by("-pk")[0]
-    lists: dict[str, list[dict[str, object]]] = {
+    lists: dict[str, list[Mapping[str, object]]] = {
         "index": [{}],
         "meters": [
             {},
@@ -133,7 +134,7 @@ def _admin() -> Iterator[Address]:
 
 def _sorts(model: type[Model], pages: admin.ModelAdmin, column: str) -> bool:  # type: ignore[type-arg]
     """Whether the list can be sorted by a column, as Django's list decides it."""
-    if pages.sortable_by is not None and column not in pages.sortable_by:
+    if column not in pages.get_sortable_by(HttpRequest()):
         return False
     if any(field.name == column for field in model._meta.get_fields()):
         return True

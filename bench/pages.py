@@ -187,7 +187,7 @@ def _beside_ingest(
     def user(number: int) -> list[float]:
         session = Session(stack.port)
         session.sign_in(*account)
-        seconds = []
+        seconds: list[float] = []
         while not ended.is_set():
             began = time.perf_counter()
             session.get(usual[(number * 7 + len(seconds) * 13) % len(usual)].path)

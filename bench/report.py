@@ -111,11 +111,11 @@ def _pages(pages: PageResults) -> Iterator[Table]:
     table = Table(title=f"Pages: {len(over)} of {len(pages.timed)} addresses over {_ms(LIMIT_S)} at p95")
     for column in ("", "addresses", "median p50", "median p95", "worst p95", "over the limit"):
         table.add_column(column, justify="left" if not column else "right")
-    for kind, timed in by_kind.items():
-        high = [percentile(one.seconds, 95) for one in timed]
-        middle = median(median(one.seconds) for one in timed)
+    for kind, of_kind in by_kind.items():
+        high = [percentile(one.seconds, 95) for one in of_kind]
+        middle = median(median(one.seconds) for one in of_kind)
         count = str(sum(one > LIMIT_S for one in high))
-        table.add_row(kind, str(len(timed)), _ms(middle), _ms(median(high)), _ms(max(high)), count)
+        table.add_row(kind, str(len(of_kind)), _ms(middle), _ms(median(high)), _ms(max(high)), count)
     yield table
     slow = Table(title="Over the limit")
     for column in ("address", "p50", "p95"):

@@ -33,7 +33,7 @@ def against_bare_loop(bench: Bench, site: Site, rounds: int) -> None:
     """The bare loop and the rotation in turn, each over all keys of the site."""
     site.use()
     logging.getLogger("keyvault.audit").setLevel(logging.WARNING)  # two lines a round
-    with psycopg.connect(bench.database_url(site)) as bare:
+    with psycopg.connect(bench.database_url(site.name)) as bare:
         for number in range(rounds + 1):
             settle("keyvault_devicekey")
             bare_rate = _bare(bare, masterkey.provider().add_version())

@@ -129,7 +129,8 @@ def failure_groups(selection: FailureSelection, limit: int) -> tuple[list[Failur
 
 def _newest_groups(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
     """SQL of the newest groups of a selection in any order, more than ``limit`` perhaps, and its parameters."""
-    conditions, params = [], []
+    conditions: list[str] = []
+    params: list[Any] = []
     for condition, value in (
         ("meter_id = %s", selection.meter_id),
         ("last_at >= %s", selection.start),
