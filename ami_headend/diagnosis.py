@@ -15,14 +15,12 @@ from ami_headend import database_roles, embedded, heartbeats
 from ami_headend.alerts.models import Rule
 from ami_headend.core import clock, kernelclock
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
-from ami_headend.core.database_errors import Trouble, trouble_of
+from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.queues import QUEUES
 from concentrators import uplinks
-from keyvault import journal, masterkey
-from keyvault.masterkey import MasterKeyError, UnwrapError
-from keyvault.models import DeviceKey
-from keyvault.provisioning import purpose_of
+from keyvault import journal, masterkey, trial
+from keyvault.masterkey import MasterKeyError
 from keyvault.sql import fetch_rows
 from meters import partitions
 
@@ -37,7 +35,6 @@ SKEW_PERIOD = timedelta(hours=1)
 SKEWED_FRAMES_MIN = 3
 SKEWED_SHARE = 0.1
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
-_ROWS_TO_OPEN = 5
 _BROKER_TROUBLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ValueError)  # the last: the URL itself
 _START = "see docs/deploy/systemd (make up starts them, too), and their logs."
 _SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
@@ -112,8 +109,7 @@ def _database() -> Finding:
         connection.ensure_connection()
         with connection.cursor() as cursor:
             version = cursor.connection.info.server_version // 10_000
-            cursor.execute("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'")
-            is_read_only = cursor.fetchone()[0]
+        is_read_only = not is_writable()
     except OperationalError as error:
         ours = embedded.database_url(settings.VAR_DIR) == settings.DATABASE_URL
         return Finding("database", False, str(error).splitlines()[0], _nothing_runs(not ours))
@@ -250,19 +246,14 @@ def _master_key() -> Finding:
 
 def _master_key_opens() -> Finding:
     """Opens the oldest and the newest wrapped keys, which a rotation by halves would tell apart."""
-    wrapped = DeviceKey.objects.exclude(wrapped=None)
-    rows = {row.pk: row for order in ("pk", "-pk") for row in wrapped.order_by(order)[:_ROWS_TO_OPEN]}
-    if not rows:
-        return Finding("master key opens", True, "no stored key to open yet")
     try:
-        keys = masterkey.current()
-        for row in rows.values():
-            title = bytes(row.system_title)
-            keys.unwrap(bytes(row.wrapped or b""), purpose_of(row.epoch), title, row.epoch)
-    except (MasterKeyError, UnwrapError) as error:
+        tried, refusals = trial.try_stored_keys()
+    except MasterKeyError as error:
+        tried, refusals = 0, [str(error)]
+    if refusals:
         to_do = "Name the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
-        return Finding("master key opens", False, str(error), to_do)
-    return Finding("master key opens", True, f"{len(rows)} stored keys tried")
+        return Finding("master key opens", False, refusals[0], to_do)
+    return Finding("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
 
 
 def _key_journal() -> Finding:

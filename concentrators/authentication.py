@@ -9,20 +9,20 @@ from django.conf import settings
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from limits import parse
-from limits.errors import StorageError
 from limits.storage import storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.exceptions import RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rest_framework import authentication, exceptions, permissions, throttling
 from rest_framework.request import Request
 
+from ami_headend.core import broker_errors
+from ami_headend.core.broker_errors import BROKER_ERRORS
 from concentrators import integrity, tokens
 from concentrators.models import Concentrator, ConcentratorToken
 from concentrators.verdicts import FailureKind
 
 logger = logging.getLogger(__name__)
-
-_REDIS_GONE = (RedisError, StorageError, OSError)
 
 
 class BearerTokenAuthentication(authentication.BaseAuthentication):
@@ -77,17 +77,17 @@ class RateThrottle(throttling.BaseThrottle):
     def allow_request(self, request: Request, view: Any) -> bool:
         self._key = (self.scope, str(request.user.pk))
         try:
-            return self._limiter.hit(self._rate, *self._key)
-        except _REDIS_GONE as error:
+            return broker_errors.redis.ask(lambda: self._limiter.hit(self._rate, *self._key))
+        except BROKER_ERRORS as error:
             logger.warning("%s rate not limited: Redis does not answer (%s)", self.scope, type(error).__name__)
             return True
 
     def wait(self) -> float:
         try:
-            reset_at = self._limiter.get_window_stats(self._rate, *self._key).reset_time
-        except _REDIS_GONE:
+            stats = broker_errors.redis.ask(lambda: self._limiter.get_window_stats(self._rate, *self._key))
+        except BROKER_ERRORS:
             return 1.0
-        return max(1.0, reset_at - time.time())
+        return max(1.0, stats.reset_time - time.time())
 
 
 class UplinkThrottle(RateThrottle):
@@ -130,4 +130,7 @@ def _limiter() -> SlidingWindowCounterRateLimiter:
     url = settings.REDIS_URL
     if url.startswith("unix://"):
         url = "redis+" + url
-    return SlidingWindowCounterRateLimiter(storage_from_string(url, socket_timeout=1, socket_connect_timeout=1))
+    never: Any = Retry(NoBackoff(), 0)  # else it would try again by itself, for several seconds
+    return SlidingWindowCounterRateLimiter(
+        storage_from_string(url, socket_timeout=1, socket_connect_timeout=1, retry=never)
+    )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import zstandard
 from django.conf import settings
 
+from ami_headend.core import broker_errors
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from concentrators.tasks import verify_uplink
 from keyvault.cose.structures import MalformedError, split_sequence
@@ -75,7 +76,7 @@ def receive(concentrator_id: int, body: bytes, received_at: datetime) -> Receipt
             return Receipt(standing, sha256, frames)
         uplink_id = _insert(concentrator_id, body, sha256, frames, received_at)  # purged between the two statements
     try:
-        verify_uplink.apply_async((uplink_id,), retry=False)
+        broker_errors.redis.ask(lambda: verify_uplink.apply_async((uplink_id,), retry=False))
     except BROKER_ERRORS as error:
         logger.warning("uplink %s is stored but not enqueued (%s); the sweep will", uplink_id, type(error).__name__)
     return Receipt(uplink_id, sha256, frames)

@@ -135,6 +135,14 @@ def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "_foresight", verification._Foresight())
 
 
+@pytest.fixture(autouse=True)
+def _redis_not_resting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That Redis did not answer one test is no reason not to ask it in another."""
+    from ami_headend.core import broker_errors  # noqa: PLC0415 - after django.setup
+
+    monkeypatch.setattr(broker_errors, "redis", broker_errors.Rest())
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(
     django_test_environment: None, django_db_modify_db_settings: None, django_db_blocker: DjangoDbBlocker

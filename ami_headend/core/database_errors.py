@@ -84,6 +84,13 @@ def would_come_with_any_values(error: BaseException | None) -> bool:
     return state not in ("", _STATEMENT_TIMEOUT) and not state.startswith("40") and trouble_of(error) is not None
 
 
+def is_writable() -> bool:
+    """Whether the database takes what is written: not a standby, and not read-only by a setting. One query."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT NOT (pg_is_in_recovery() OR current_setting('transaction_read_only')::bool)")
+        return bool(cursor.fetchone()[0])
+
+
 def close_spoilt_connections(trouble: Trouble) -> None:
     """Close this thread's connections where the trouble lies with their sessions; the next statement opens new ones.
 

@@ -1,5 +1,6 @@
 """The metrics as Prometheus gets them: a fixed number of statements, none of which grows with the fleet."""
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -12,11 +13,15 @@ from prometheus_client.registry import Collector
 from ami_headend.alerts import queries
 from ami_headend.alerts.models import Delivery, Rule
 from ami_headend.core import clock
+from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.metrics import counting
 from ami_headend.metrics.models import Counted, Snapshot
 from concentrators import uplinks
 from concentrators.verdicts import FailureKind, Severity
-from keyvault import rewrap
+from keyvault import masterkey, rewrap
+from keyvault.masterkey import MasterKeyError
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "ami_headend_"
 _COUNT_HERE_BEFORE = timedelta(minutes=10)  # further behind, a worker counts: a question must not take long
@@ -35,12 +40,24 @@ class DatabaseCollector(Collector):
     """Asks the database each time it is collected."""
 
     def collect(self) -> Iterator[Metric]:
+        yield from _components()
         now = timezone.now()
-        yield from _counters(now)
-        yield from _queue(now)
-        yield from _rotation()
-        yield from _alerts(now)
-        yield from _snapshots(now)
+        answers = True
+        for look in (_counters, _queue, _rotation, _alerts, _snapshots):
+            try:
+                found = list(look(now))
+            except Exception as error:
+                trouble = trouble_of(error)
+                if trouble is None:
+                    raise
+                logger.warning("metrics: the database %s", trouble.value)
+                close_spoilt_connections(trouble)
+                answers = False
+                if trouble is Trouble.AWAY:
+                    break  # each further question would wait as long
+            else:
+                yield from found
+        yield GaugeMetricFamily(f"{PREFIX}database_up", "1: the database answered every question", value=answers)
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: registering asks no database."""
@@ -80,7 +97,17 @@ def _queue(now: datetime) -> Iterator[Metric]:
     yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Since when the oldest of them waits", value=lag_s)
 
 
-def _rotation() -> Iterator[Metric]:
+def _components() -> Iterator[Metric]:
+    """What can be told without the database."""
+    try:
+        masterkey.probe()
+        opens = True
+    except MasterKeyError:
+        opens = False
+    yield GaugeMetricFamily(f"{PREFIX}master_key_up", "1: the master key can be used", value=opens)
+
+
+def _rotation(now: datetime) -> Iterator[Metric]:
     rotation = rewrap.current()
     progress = GaugeMetricFamily(
         f"{PREFIX}master_key_rotation_secrets",

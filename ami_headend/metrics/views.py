@@ -23,8 +23,12 @@ def metrics(request: HttpRequest) -> HttpResponse:
     return HttpResponse(encode(registry()), content_type=content_type)
 
 
-def _may_see(request: HttpRequest) -> bool:
+def has_token(request: HttpRequest) -> bool:
+    """Whether the request shows METRICS_TOKEN."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if settings.METRICS_TOKEN and scheme.lower() == "bearer":
-        return hmac.compare_digest(token.strip().encode(), settings.METRICS_TOKEN.encode())
-    return request.user.is_staff and request.user.has_perm("concentrators.view_uplink")
+    expected = settings.METRICS_TOKEN.encode()
+    return bool(expected) and scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected)
+
+
+def _may_see(request: HttpRequest) -> bool:
+    return has_token(request) or (request.user.is_staff and request.user.has_perm("concentrators.view_uplink"))

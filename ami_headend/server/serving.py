@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connections
 
+from ami_headend.celery import app
 from ami_headend.server.channel import Deadlines
 from ami_headend.server.doors import Pool
 from ami_headend.server.loop import Server, ServerLimits
@@ -17,6 +18,7 @@ from ami_headend.server.pools import Pools, Size
 STOP_S = 10.0
 _ANSWER_GRACE_S = 30.0
 _ANSWER_OCTETS_PER_S = 4096.0
+_REDIS_S = 1.0
 _SWITCH_S = 0.002  # a thread that computes lets others go on after so long: a post waits for few of them
 
 
@@ -56,6 +58,8 @@ def limits() -> ServerLimits:
 def serve(application: WSGIHandler, listening: socket.socket, alive: int) -> None:
     """Serve until SIGTERM, or until the other end of the pipe ``alive`` is closed."""
     connections.close_all()
+    # A post that is stored does not wait long for Redis: the sweep enqueues what it does not take.
+    app.conf.broker_transport_options |= {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
     gc.enable()
     sys.setswitchinterval(_SWITCH_S)
     pools = Pools(sizes())

@@ -1,11 +1,8 @@
 """PostgreSQL or Redis goes away under a running head-end: nothing is lost, and it recovers by itself."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
@@ -14,32 +11,12 @@ from django.db import connections
 from pytest_django import DjangoDbBlocker
 
 from ami_headend import embedded
-from tests.flows import databases
 from tests.flows import site as sites
+from tests.flows.services import Services, processes_over
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected, wait_verified
-from tests.flows.stack import Stack, processes, wait_for
+from tests.flows.stack import Stack, wait_for
 
 SECONDS = 8  # "within a few seconds": Redis is asked twice, with a timeout each time
-
-
-class Services:
-    """A PostgreSQL and a Redis of this module's own, to be stopped and started."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.postgres: Any = embedded.start_postgres(folder)
-        self.redis: Any = embedded.start_redis(folder)
-
-    def stop_postgres(self) -> None:
-        self.postgres.stop()
-
-    def start_postgres(self) -> None:
-        self.postgres = embedded.start_postgres(self.folder)
-
-    def stop(self) -> None:
-        self.redis.process.send_signal(signal.SIGCONT)
-        self.redis.stop()
-        self.postgres.stop()
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +33,8 @@ def stack(
     django_db_blocker: DjangoDbBlocker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
-    environ = {
-        "DATABASE_URL": embedded.database_url(services.folder, embedded.OWNER).replace(
-            embedded.DATABASE_NAME, "postgres"
-        ),
-        "REDIS_URL": embedded.redis_url(services.folder),
-        "UPLINK_SWEEP_AFTER_S": "1",
-    }
-    with (
-        django_db_blocker.unblock(),
-        databases.moved_to(environ["DATABASE_URL"], os.environ["DATABASE_URL"]),
-        processes(tmp_path_factory.mktemp("stack"), ("web", "worker"), environ, environ["DATABASE_URL"]) as stack,
-    ):
+    folder = tmp_path_factory.mktemp("stack")
+    with django_db_blocker.unblock(), processes_over(services, folder, ("web", "worker")) as stack:
         yield stack
 
 
