@@ -93,6 +93,7 @@ class AcknowledgementPage(ConsolePage):
     name = "acknowledgement"
     title = "Acknowledgement"
     icon = "done_all"
+    back = ("admin:failures", "All failures")
     permission_required = (SEE,)
     template_name = "console/failures/acknowledgement.html"
     live_template_name = "console/failures/acknowledgement_live.html"

@@ -44,8 +44,12 @@ def lines(
     series: Sequence[Series],
     unit: str = "",
     scale: tuple[float, float] | None = None,
+    marks: Sequence[int] = (),
 ) -> Chart:
-    """One line for each series; a gap stays a gap. ``scale`` is where its ends stand, else the values say."""
+    """One line for each series; a gap stays a gap. ``scale`` is where its ends stand, else the values say.
+
+    ``marks`` are the numbers of the labels that stand on the axis; without them, as many as there is room for.
+    """
     datasets = [
         {
             "label": s.name,
@@ -59,7 +63,7 @@ def lines(
         }
         for s in series
     ]
-    return _chart(name, "line", summary, labels, datasets, unit, scale, stacked=False)
+    return _chart(name, "line", summary, labels, datasets, unit, scale, marks, stacked=False)
 
 
 def _chart(
@@ -70,6 +74,7 @@ def _chart(
     datasets: list[dict[str, Any]],
     unit: str,
     scale: tuple[float, float] | None = None,
+    marks: Sequence[int] = (),
     *,
     stacked: bool,
 ) -> Chart:
@@ -93,7 +98,12 @@ def _chart(
             }
         },
         "scales": {
-            "x": {**_AXIS, "stacked": stacked, "ticks": {"color": _MUTED, "maxTicksLimit": 8, "maxRotation": 0}},
+            "x": {
+                **_AXIS,
+                "stacked": stacked,
+                "marks": list(marks),  # live.js
+                "ticks": {"color": _MUTED, "maxTicksLimit": 8, "maxRotation": 0, "autoSkip": not marks},
+            },
             "y": {
                 **_AXIS,
                 "stacked": stacked,

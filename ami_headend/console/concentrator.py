@@ -20,7 +20,17 @@ from ami_headend.console.concentrators import health_label
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import silent_after
-from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, percent, thousands
+from ami_headend.console.formatting import (
+    NOTHING,
+    ago,
+    completeness_tone,
+    energy,
+    label,
+    link,
+    moment,
+    percent,
+    thousands,
+)
 from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
@@ -82,6 +92,7 @@ class ConcentratorPage(ConsolePage):
     name = "concentrator"
     title = "Concentrator"
     icon = "router"
+    back = ("admin:concentrators", "All concentrators")
     permission_required = ("concentrators.view_concentrator",)
     template_name = "console/concentrator/page.html"
     live_template_name = "console/concentrator/live.html"
@@ -127,7 +138,7 @@ class ConcentratorPage(ConsolePage):
         found: dict[str, Any] = {
             "heat": _heat_map(hours, self.request.path),
             "share": percent(counted, due),
-            "is_whole": due and counted >= due,
+            "tone": completeness_tone(counted, due),
             "counted": counted,
             "expected": due,
             "energy": _energy(hours),

@@ -37,6 +37,7 @@ class FailurePage(ConsolePage):
     name = "failure"
     title = "Integrity failure"
     icon = "gpp_maybe"
+    back = ("admin:failures", "All failures")
     permission_required = (SEE,)
     template_name = "console/failure/page.html"
 

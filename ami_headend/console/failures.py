@@ -33,7 +33,7 @@ from ami_headend.console.tables import Column, Table, table
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from concentrators import failure_queries, tasks
 from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge, take_back
-from concentrators.failure_queries import FailureKey, FailureRow, FailureSelection
+from concentrators.failure_queries import FailureGroupRow, FailureKey, FailureRow, FailureSelection
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.adminbase import FilterForm
 from keyvault.audit import AuditError, web_actor
@@ -162,6 +162,35 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
     return table(columns, lines)
 
 
+def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> Table:
+    """Failures by meter and kind as a table, each leading to its failures."""
+    columns = [
+        Column("kind"),
+        Column("meter"),
+        Column("concentrator", is_minor=True),
+        Column("failures", is_number=True),
+        Column("open", is_number=True),
+        Column("first", is_minor=True),
+        Column("last"),
+    ]
+    lines = [
+        [
+            kind_label(row.kind),
+            "no known meter" if row.meter is None else clipped(row.meter),
+            clipped(row.concentrator) if row.concentrator else f"{row.concentrators} concentrators",
+            link(
+                failures_url(kind=row.kind, meter=row.meter, concentrator=None if row.meter else row.concentrator),
+                thousands(row.failures),
+            ),
+            thousands(row.open),
+            ago(row.first_at, now),
+            ago(row.last_at, now),
+        ]
+        for row in rows
+    ]
+    return table(columns, lines)
+
+
 def claimed(row: FailureRow) -> SafeString | str:
     """Whom a frame claims to be from: a meter, a system title that no meter has, or nothing that can be read."""
     if row.meter_id is not None:
@@ -282,32 +311,7 @@ class FailureGroupsPage(ListPage):
         form = FailureFilters(self.request.GET)
         form.full_clean()
         rows, key = failure_queries.failure_groups(form.selection(_key(after)), ROWS)
-        now = timezone.now()
-        columns = [
-            Column("kind"),
-            Column("meter"),
-            Column("concentrator", is_minor=True),
-            Column("failures", is_number=True),
-            Column("open", is_number=True),
-            Column("first", is_minor=True),
-            Column("last"),
-        ]
-        lines = [
-            [
-                kind_label(row.kind),
-                "no known meter" if row.meter is None else clipped(row.meter),
-                clipped(row.concentrator) if row.concentrator else f"{row.concentrators} concentrators",
-                link(
-                    failures_url(kind=row.kind, meter=row.meter, concentrator=None if row.meter else row.concentrator),
-                    thousands(row.failures),
-                ),
-                thousands(row.open),
-                ago(row.first_at, now),
-                ago(row.last_at, now),
-            ]
-            for row in rows
-        ]
-        return table(columns, lines), key
+        return groups_table(rows, timezone.now()), key
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return {**super().get_context_data(**kwargs), "figures": _figures()}

@@ -16,6 +16,7 @@ from concentrators.verdicts import FailureKind, Severity
 
 SEVERITY_COLOURS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "danger"}
 NOTHING = "-"
+COMPLETE, LACKING = 0.98, 0.95  # of the expected intervals
 _UTC_TIMES = re.compile(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(?::[0-9]{2})?) UTC\b")
 
 _AGES = ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"))
@@ -46,6 +47,13 @@ def percent(part: float | None, whole: float | None) -> str:
     if 0 < share < 0.1:
         return "< 0.1 %"
     return f"{min(share, 99.9) if part < whole else share:.1f} %"
+
+
+def completeness_tone(counted: float, expected: float) -> str:
+    """The tone of a completeness: good from 98 % on, unsure from 95 % on, else bad; none where nothing is expected."""
+    if not expected:
+        return ""
+    return "good" if counted >= COMPLETE * expected else "unsure" if counted >= LACKING * expected else "bad"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from django.utils.functional import cached_property
 from django.utils.http import urlencode
 
 from ami_headend.console import profiles
-from ami_headend.console.formatting import moment, percent, thousands
+from ami_headend.console.formatting import completeness_tone, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
@@ -86,7 +86,7 @@ class LoadProfilePage(ConsolePage):
             "today": self.link(on=today.isoformat()) if not shown.start <= now < shown.end else None,
             "days": [_day(share, today) for share in profiles.by_day(days, recent, expected)],
             "report": report,
-            "missing": percent(report.expected - report.missing, report.expected),
+            "tone": completeness_tone(report.expected - report.missing, report.expected),
             "gaps": _gaps(report.gaps[:_ROWS]),
             "more_gaps": max(0, len(report.gaps) - _ROWS),
         }

@@ -80,6 +80,7 @@ class MeterPage(_OfMeter):
     name = "meter"
     title = "Meter"
     icon = "electric_meter"
+    back = ("admin:meters", "All meters")
     permission_required = ("meters.view_meter",)
     template_name = "console/meter/page.html"
     live_template_name = "console/meter/live.html"

@@ -10,13 +10,15 @@ from django.utils.http import urlencode
 
 from ami_headend.console import charts, fleet_queries, traffic_queries
 from ami_headend.console.charts import Chart, Series
-from ami_headend.console.failures import failures_table, failures_url
+from ami_headend.console.failures import failures_url, groups_table
 from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILE_PERIOD, PROFILES, ROWS, MetersHeard, Profiles
 from ami_headend.console.formatting import (
+    COMPLETE,
     SEVERITY_COLOURS,
     ago,
     clipped,
+    completeness_tone,
     duration,
     kind_label,
     label,
@@ -40,7 +42,6 @@ from keyvault.models import MasterKeyRotation, RotationState
 
 QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
 
-_COMPLETE, _LACKING = 0.98, 0.95  # of the intervals expected: below the first unsure, below the second bad
 _HOUR = timedelta(hours=1)
 
 Panel = dict[str, Any]
@@ -64,7 +65,7 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
     """Meters heard, and those that are silent the longest."""
     url = meters_url(health="silent")
     note = f"last 24 hours; {found.never:,} never" if found.never else "last 24 hours"
-    tone = _tone(found.heard, found.expected)
+    tone = completeness_tone(found.heard, found.expected)
     rows = [
         [
             link(reverse("admin:meter", args=[meter.id]), meter.serial_number),
@@ -93,13 +94,13 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
     others = {row.id: row for row in standing.rows if row not in silent}
     lagging = [others[one] for one in shares if one in others]
     rows = []
-    short = sum(shares[row.id].counted < _COMPLETE * shares[row.id].expected for row in lagging)
+    short = sum(shares[row.id].counted < COMPLETE * shares[row.id].expected for row in lagging)
     silent = silent[: max(ROWS // 2, ROWS - short)]  # many silent ones leave room for lagging ones
     for row in [*silent, *lagging][:ROWS]:
         share = shares.get(row.id)
         part = None if share is None else share.counted / share.expected
         state = ("silent", "danger") if row in silent else ("well", "success")
-        if state[0] == "well" and part is not None and part < _COMPLETE:
+        if state[0] == "well" and part is not None and part < COMPLETE:
             state = ("lagging", "warning")
         rows.append(
             [
@@ -181,9 +182,9 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
 
 
 def latest_failures(now: datetime) -> Panel:
-    """The latest failures, one by one."""
-    rows, _ = failure_queries.failures(FailureSelection(), ROWS)
-    return {"failures": failures_table(rows, now), "failures_url": failures_url()}
+    """The latest failures by meter and kind: a flood of one kind is one row."""
+    rows, _ = failure_queries.failure_groups(FailureSelection(), ROWS)
+    return {"failures": groups_table(rows, now), "failures_url": reverse("admin:failure-groups")}
 
 
 class RotationBar(NamedTuple):
@@ -245,13 +246,7 @@ def _completeness(title: str, found: Profiles, period: timedelta, url: str) -> F
         return Figure(title, "-", "no intervals are expected yet", "fact_check", url)
     missing = expected - counted
     note = f"{missing:,} of {expected:,} intervals missing" if missing else f"all {expected:,} intervals"
-    return Figure(title, percent(counted, expected), note, "fact_check", url, _tone(counted, expected))
-
-
-def _tone(part: float, whole: float) -> str:
-    if not whole:
-        return ""
-    return "good" if part >= _COMPLETE * whole else "unsure" if part >= _LACKING * whole else "bad"
+    return Figure(title, percent(counted, expected), note, "fact_check", url, completeness_tone(counted, expected))
 
 
 def _completeness_chart(found: Profiles) -> Chart:

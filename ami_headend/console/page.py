@@ -15,7 +15,8 @@ class ConsolePage(PermissionRequiredMixin, TemplateView):
 
     ``route`` and ``name`` are its address (``admin:<name>``), ``permission_required`` who may see it (all of them; an
     empty tuple: everybody who may sign in). ``template_name`` extends console/base.html; ``live_template_name`` is
-    the part that renews itself every ``live_every_s`` seconds.
+    the part that renews itself every ``live_every_s`` seconds. ``back`` is the list that the page belongs to, as the
+    name of its address and its title.
     """
 
     route: ClassVar[str]
@@ -26,6 +27,7 @@ class ConsolePage(PermissionRequiredMixin, TemplateView):
     template_name = "console/base.html"
     live_template_name: ClassVar[str | None] = None
     live_every_s: ClassVar[int] = 5
+    back: ClassVar[tuple[str, str] | None] = None
 
     @property
     def is_live_request(self) -> bool:

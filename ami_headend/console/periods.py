@@ -58,6 +58,19 @@ def day_of(at: datetime) -> date:
     return timezone.localtime(at).date()
 
 
+def marks(kind: str, times: Sequence[datetime]) -> list[int]:
+    """Which of the times of a day, week or month an axis marks: each third hour, each day, each fifth day."""
+    found = []
+    for number, at in enumerate(map(timezone.localtime, times)):
+        if at.minute or at.second:
+            continue
+        is_third_hour = kind == "day" and at.hour % 3 == 0
+        is_day = kind != "day" and at.hour == 0 and (kind == "week" or at.day % 5 == 1)
+        if is_third_hour or is_day:
+            found.append(number)
+    return found
+
+
 def labels(times: Sequence[datetime], pattern: str) -> list[str]:
     """Times of the active zone as labels; where clocks were set back, the name of the zone tells the hours apart."""
     local = [timezone.localtime(at) for at in times]

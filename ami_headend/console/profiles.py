@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ami_headend.console import charts
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.formatting import energy, power
-from ami_headend.console.periods import ShownPeriod, day_of, labels, midnight
+from ami_headend.console.periods import ShownPeriod, day_of, labels, marks, midnight
 from meters.expectation import Period
 from meters.lengths import common_boundary
 from meters.models import Register
@@ -56,6 +56,7 @@ def profile(
             labels(times, _PATTERNS[shown.kind]),
             [Series("power", [None if value is None else round(value, 1) for value in watts])],
             "W",
+            marks=marks(shown.kind, times),
         ),
         _energy_chart(shown, energy_wh, due, total),
         total,

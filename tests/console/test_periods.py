@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.utils import timezone
 
-from ami_headend.console.periods import day_of, labels, midnight, period_of
+from ami_headend.console.periods import day_of, labels, marks, midnight, period_of
 from ami_headend.console.profiles import by_day, profile
 from meters.expectation import Period
 from meters.models import Register
@@ -102,3 +102,14 @@ def test_a_finer_register_is_scaled() -> None:
     drawn = profile(shown, [Interval(shown.start, 15, 1234)], [], fine, LATER)
     assert drawn.energy_wh == pytest.approx(123.4)
     assert drawn.peak_w == pytest.approx(493.6)
+
+
+def test_an_axis_marks_round_times() -> None:
+    with timezone.override(UTC):
+        start = datetime(2026, 3, 2, tzinfo=UTC)
+        minutes = [start + timedelta(minutes=n) for n in range(1_440)]
+        assert [minutes[n].strftime("%H:%M") for n in marks("day", minutes)][:3] == ["00:00", "03:00", "06:00"]
+        hours = [start + timedelta(hours=n) for n in range(7 * 24)]
+        assert [hours[n].day for n in marks("week", hours)] == [2, 3, 4, 5, 6, 7, 8]
+        month = [datetime(2026, 3, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(31 * 24)]
+        assert [month[n].day for n in marks("month", month)] == [1, 6, 11, 16, 21, 26, 31]

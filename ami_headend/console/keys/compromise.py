@@ -65,6 +65,7 @@ class CompromisePage(ConsolePage):
     name = "compromise"
     title = "Compromised keys"
     icon = "gpp_bad"
+    back = ("admin:keys", "Device keys")
     permission_required = (rights.SEE_KEYS, rights.COMPROMISE)
     template_name = "console/keys/compromise.html"
 

@@ -48,6 +48,7 @@ class WavePage(ListPage, ActingPage):
     name = "wave"
     title = "Rotation wave"
     icon = "waves"
+    back = ("admin:waves", "All waves")
     permission_required = (SEE,)
     template_name = "console/keys/wave.html"
     live_template_name = "console/keys/wave_live.html"

@@ -154,6 +154,7 @@ class NewWavePage(ConsolePage):
     name = "wave-new"
     title = "New rotation wave"
     icon = "waves"
+    back = ("admin:waves", "All waves")
     permission_required = (SEE, rights.ROTATE_DEVICE_KEYS)
     template_name = "console/keys/wave_new.html"
 
