@@ -45,7 +45,13 @@ class CommandAdmin(ReadOnlyAdmin):
         "attempts",
         "offered_at",
         "offered_to",
+        "elsewhere_attempt_at",
+        "elsewhere_attempts",
+        "offered_elsewhere_to",
         "delivered_at",
+        "failures",
+        "failed_at",
+        "late_answers",
         "ended_at",
         "entered_at",
         "sealed_under",
@@ -54,7 +60,9 @@ class CommandAdmin(ReadOnlyAdmin):
     readonly_fields = ["sealed_under"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Command]:
-        return super().get_queryset(request).select_related("meter", "offered_to").defer("octets")
+        return (
+            super().get_queryset(request).select_related("meter", "offered_to", "offered_elsewhere_to").defer("octets")
+        )
 
     @display(description="state", ordering="state", label=COMMAND_COLOURS)
     def state_label(self, command: Command) -> str:

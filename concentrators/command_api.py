@@ -80,7 +80,7 @@ class CommandsView(APIView):
     def get(self, request: Request) -> HttpResponse:
         """Commands to pass on, oldest first: a CBOR sequence (RFC 8742) of [number, system title, octets].
 
-        A command that is not acknowledged comes again, octet for octet.
+        A command that is not acknowledged comes again, octet for octet (a clock with another time).
         """
         query = LimitQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
@@ -108,16 +108,16 @@ class CommandReceiptView(APIView):
         request=CommandReceiptSerializer,
         responses={
             204: OpenApiResponse(description="Noted; the same again changes nothing."),
-            404: OpenApiResponse(description="This concentrator was not the last to fetch that command."),
+            404: OpenApiResponse(description="This concentrator has not fetched that command, or another has since."),
         },
     )
     def post(self, request: Request, number: int) -> Response:
-        """Say that a command was passed on to its meter, or could not be."""
+        """Say that a command was passed on to its meter, or could not be: then it comes again soon."""
         body = CommandReceiptSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         delivered = body.validated_data["result"] == "delivered"
         if not downlink.receipt(concentrator_id(request), number, delivered=delivered, now=timezone.now()):
-            raise NotFound(f"No command {number} was fetched by this concentrator last.")
+            raise NotFound(f"No command {number} was fetched by this concentrator, or another has fetched it since.")
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -127,6 +127,7 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
     number = serializers.IntegerField(source="id")
     kind = serializers.SerializerMethodField()
     concentrator = serializers.CharField(source="offered_to.name", default=None)
+    other_concentrator = serializers.CharField(source="offered_elsewhere_to.name", default=None)
 
     class Meta:
         model = Command
@@ -137,6 +138,10 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
             "state",
             "attempts",
             "concentrator",
+            "other_concentrator",
+            "failures",
+            "failed_at",
+            "late_answers",
             "created_by",
             "created_at",
             "next_attempt_at",
@@ -198,7 +203,11 @@ class MeterCommands(generics.GenericAPIView[Any]):
     )
     def get(self, request: Request, system_title: str) -> Response:
         """The newest commands of a meter, and how they stand."""
-        rows = Command.objects.filter(meter=_meter(system_title)).select_related("offered_to").order_by("-pk")
+        rows = (
+            Command.objects.filter(meter=_meter(system_title))
+            .select_related("offered_to", "offered_elsewhere_to")
+            .order_by("-pk")
+        )
         return Response(CommandSerializer(rows.defer("octets")[:_LISTED], many=True).data)
 
     @extend_schema(

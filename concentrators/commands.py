@@ -1,11 +1,12 @@
 """Commands to meters: putting them into the queue, taking them out, and what becomes of them.
 
 A command ends when the meter's own authenticated answer says so, or when its time is over. A key
-command is done, too, by the first accepted frame under the key that it brought.
+command is done by the first accepted frame under the key that it brought, and by nothing else.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -21,6 +22,8 @@ from meters.models import Meter, MeterStatus
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
 SYSTEM = "ami-headend"  # who gives commands that nobody asked for
+RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
+AT_ONCE = 3  # times that a command comes again without growing rests, after it came too late or was not passed on
 _EXPIRE_BATCH = 10_000
 
 
@@ -40,12 +43,20 @@ class Request(NamedTuple):
     parameters: Mapping[str, Any]
 
 
+class Said(Enum):
+    """What a meter can say of a command."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    LATE = "late"  # a set clock that it cannot tell from one that somebody held back
+
+
 class Answer(NamedTuple):
-    """What a meter says of a command, in an authenticated event: done, or refused."""
+    """What a meter says of a command, in an authenticated event."""
 
     meter_id: int
     number: int
-    done: bool
+    said: Said
 
 
 def enqueue(
@@ -159,17 +170,52 @@ def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:
 
 
 def answered(answers: Sequence[Answer], now: datetime) -> None:
-    """Meters have answered: their commands end, an expired one too. Another meter's number changes nothing."""
+    """Meters have answered: their commands end, an expired one too; one that came too late is given again.
+
+    Another meter's number changes nothing, nor does that of a command which never left. That a new key
+    arrived is proven by a frame under it (``keys_arrived``), and by nothing that is said under another.
+    """
+    late = [answer for answer in answers if answer.said is Said.LATE]
+    if late:
+        _come_late(late, now)
+    if len(late) < len(answers):
+        _end([answer for answer in answers if answer.said is not Said.LATE], now)
+
+
+def _end(answers: Sequence[Answer], now: datetime) -> None:
     execute(
         """UPDATE concentrators_command c
            SET state = CASE WHEN n.done THEN 'done' ELSE 'refused' END, ended_at = %s
            FROM unnest(%s::int[], %s::bigint[], %s::bool[]) AS n(meter_id, number, done)
-           WHERE c.id = n.number AND c.meter_id = n.meter_id
+           WHERE c.id = n.number AND c.meter_id = n.meter_id AND c.octets IS NOT NULL AND NOT (c.kind = %s AND n.done)
              AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
         now,
         int_array(answer.meter_id for answer in answers),
         int_array(answer.number for answer in answers),
-        "{" + ",".join("t" if answer.done else "f" for answer in answers) + "}",
+        "{" + ",".join("t" if answer.said is Said.DONE else "f" for answer in answers) + "}",
+        CommandKind.SET_KEY.value,
+    )
+
+
+def _come_late(answers: Sequence[Answer], now: datetime) -> None:
+    """Set clock commands that came too late are due at once, for whoever fetches first; if that goes on, ever later."""
+    execute(
+        """UPDATE concentrators_command c
+           SET late_answers = least(c.late_answers + 1, 32767), next_attempt_at = n.at, elsewhere_attempt_at = n.at
+           FROM (SELECT d.id, %s + make_interval(secs => CASE WHEN d.late_answers < %s THEN 0
+                         ELSE %s * 2 ^ least(d.late_answers - %s, %s) END) AS at
+                 FROM concentrators_command d
+                 JOIN unnest(%s::int[], %s::bigint[]) AS a(meter_id, number)
+                      ON d.id = a.number AND d.meter_id = a.meter_id) AS n
+           WHERE c.id = n.id AND c.kind = %s AND c.octets IS NOT NULL AND c.state IN ('offered', 'delivered')""",
+        now,
+        AT_ONCE,
+        settings.COMMAND_RETRY_S,
+        AT_ONCE,
+        RETRY_DOUBLINGS,
+        int_array(answer.meter_id for answer in answers),
+        int_array(answer.number for answer in answers),
+        CommandKind.SET_CLOCK.value,
     )
 
 
@@ -182,6 +228,7 @@ def _command(
         parameters=dict(parameters),
         created_by=created_by,
         next_attempt_at=now,
+        elsewhere_attempt_at=now + timedelta(seconds=settings.COMMAND_RETRY_S),
         expires_at=expires_at or now + timedelta(seconds=settings.COMMAND_EXPIRES_S),
     )
 

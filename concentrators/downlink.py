@@ -1,7 +1,7 @@
 """The downlink: commands that a concentrator fetches for the meters it hears, and its receipts.
 
 Commands of one meter under one key go in the order of their counters: the meter takes none that is older
-than the last. So the next is offered only once the one before was delivered, or has ended.
+than the last, nor answers one again. So the next is offered only once the one before has ended.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,19 @@ from typing import Any, NamedTuple
 import cbor2
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from ami_headend.core import clock
+from concentrators.commands import AT_ONCE, RETRY_DOUBLINGS
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import downlink, epochs, journal
 from keyvault.downlink import KeyCommand, PlainCommand, Sealed
-from keyvault.sql import execute, fetch_rows, int_array, octets_array
+from keyvault.sql import execute_named, fetch_rows, int_array, octets_array
 
 OFFER_MAX = 100
-RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
-REPEAT_DELIVERED_S = 6 * 3600  # delivered, but not answered: offered again, octet for octet
+REPEAT_DELIVERED = 10  # times COMMAND_RETRY_S: delivered, but not answered; offered again, later each time
+REPEAT_DOUBLINGS = 5  # of that: at most every 5 h 20 min
 KEYLESS_RETRY_S = 600  # nothing to seal it under now
-CLOCK_GOOD_FOR_S = 60  # a clock command that is older would set the clock wrong
 
 
 class Offer(NamedTuple):
@@ -40,8 +41,11 @@ class _Due(NamedTuple):
     system_title: bytes
     kind: int
     parameters: dict[str, Any]
+    late_answers: int
+    elsewhere: bool  # the meter is assigned to another concentrator
     octets: bytes | None
     kid: bytes | None = None
+    counter: int | None = None
     key_version: int | None = None
 
 
@@ -53,10 +57,12 @@ def encode_offers(offers: Sequence[Offer]) -> bytes:
 def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
     """At most ``limit`` due commands, oldest first, to meters assigned to the concentrator or heard by it last.
 
-    A command is sealed when it is first offered, and committed before this returns; later it is offered
-    octet for octet, unless the key that it is under was cut off, retired or replaced since. What another
-    request holds is passed over; nothing is offered before a restored database has its journal replayed.
-    A fixed number of queries.
+    The concentrator that a meter is assigned to comes first, and has a schedule of its own: that another one
+    heard the meter is a hint, which a frame overheard and posted sooner can give. A command is sealed when it
+    is first offered, and committed before this returns; later it is offered octet for octet, unless the meter
+    would not take these octets any more (keyvault.downlink.outdated), or they tell the time. What another request
+    holds is passed over; nothing is offered before a restored database has its journal replayed. A fixed number
+    of queries.
     """
     with transaction.atomic(durable=True):
         due = _due(concentrator_id, min(limit, OFFER_MAX), now)
@@ -67,40 +73,73 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
         octets = {row.number: row.octets for row in due if row.octets is not None}
         octets.update({number: one.octets for number, one in sealed.items()})
         _put_off([row.number for row in due if row.number not in octets], now)
-        _note_offered(concentrator_id, octets, sealed, now)
+        _note_offered(concentrator_id, [row for row in due if row.number in octets], now)
+        _note_sealed(concentrator_id, sealed, now)
     return [Offer(row.number, row.system_title, octets[row.number]) for row in due if row.number in octets]
 
 
 def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime) -> bool:
-    """What became of a command that this concentrator was the last to fetch: passed on to the meter, or not.
+    """What became of a command that this concentrator has fetched: passed on to the meter, or not.
 
-    False where there is no such command. Delivered is not done: the meter has the last word. A command
-    that has ended stays as it is.
+    False where there is no such command. Delivered is not done: the meter has the last word. A receipt moves
+    the schedule of who gave it and of nobody else; but where the meter's own concentrator failed, another one that
+    hears the meter is asked at once. A command that has ended stays as it is.
     """
-    mine = Command.objects.filter(pk=number, offered_to=concentrator_id)
-    if delivered:
-        waiting = mine.filter(state__in=[CommandState.OFFERED, CommandState.DELIVERED])
-        moved = waiting.update(
-            state=CommandState.DELIVERED,
-            delivered_at=now,
-            next_attempt_at=now + timedelta(seconds=REPEAT_DELIVERED_S),
-        )
-        return bool(moved) or mine.exists()
-    return mine.exists()  # it is offered again after its back-off, which counts from the offer
+    execute_named(
+        _DELIVERED if delivered else _FAILED,
+        {"number": number, "concentrator": concentrator_id, "now": now, "at_once": AT_ONCE} | _rests(),
+    )
+    mine = Q(offered_to=concentrator_id) | Q(offered_elsewhere_to=concentrator_id)
+    return Command.objects.filter(mine, pk=number).exists()
+
+
+def _rests() -> dict[str, int]:
+    """How long a command rests, in seconds and doublings: not passed on or not acknowledged, and delivered."""
+    return {
+        "retry_s": settings.COMMAND_RETRY_S,
+        "retry_doublings": RETRY_DOUBLINGS,
+        "repeat_s": REPEAT_DELIVERED * settings.COMMAND_RETRY_S,
+        "repeat_doublings": REPEAT_DOUBLINGS,
+    }
+
+
+_MINE = """WHERE c.id = %(number)s AND c.state IN ('offered', 'delivered')
+             AND %(concentrator)s::int IN (c.offered_to_id, c.offered_elsewhere_to_id)"""
+_REPEAT = "%(now)s + make_interval(secs => %(repeat_s)s * 2 ^ least(greatest({attempts} - 1, 0), %(repeat_doublings)s))"
+_DELIVERED = f"""
+    UPDATE concentrators_command c
+    SET state = 'delivered', delivered_at = %(now)s,
+        next_attempt_at = CASE WHEN c.offered_to_id = %(concentrator)s
+            THEN {_REPEAT.format(attempts="c.attempts")} ELSE c.next_attempt_at END,
+        elsewhere_attempt_at = CASE WHEN c.offered_elsewhere_to_id = %(concentrator)s
+            THEN {_REPEAT.format(attempts="c.elsewhere_attempts")} ELSE c.elsewhere_attempt_at END
+    {_MINE}"""
+_SOON = """%(now)s + make_interval(
+    secs => %(retry_s)s * 2 ^ least(greatest(c.failures - %(at_once)s + 1, 0), %(retry_doublings)s))"""
+_FAILED = f"""
+    UPDATE concentrators_command c
+    SET state = 'offered', failures = least(c.failures + 1, 32767), failed_at = %(now)s,
+        next_attempt_at = CASE WHEN c.offered_to_id = %(concentrator)s THEN {_SOON} ELSE c.next_attempt_at END,
+        elsewhere_attempt_at = CASE WHEN c.offered_elsewhere_to_id = %(concentrator)s THEN {_SOON}
+            ELSE least(c.elsewhere_attempt_at, %(now)s) END
+    {_MINE}"""
 
 
 def offer_at_once(now: datetime) -> int:
     """Offer again what was put off for longer than anything is: the clock was ahead then. Gives how many."""
-    return execute(
-        """UPDATE concentrators_command SET next_attempt_at = %s
-           WHERE state IN ('queued', 'offered', 'delivered') AND next_attempt_at > %s + make_interval(secs =>
-                 CASE state WHEN 'queued' THEN %s WHEN 'delivered' THEN %s ELSE %s * 2 ^ least(attempts, %s) END)""",
-        now,
-        now + clock.DIFFERENCE_MAX,
-        KEYLESS_RETRY_S,
-        REPEAT_DELIVERED_S,
-        settings.COMMAND_RETRY_S,
-        RETRY_DOUBLINGS,
+    return execute_named(
+        """UPDATE concentrators_command c
+           SET next_attempt_at = CASE WHEN c.next_attempt_at > n.latest THEN %(now)s ELSE c.next_attempt_at END,
+               elsewhere_attempt_at = CASE WHEN c.elsewhere_attempt_at > n.latest THEN %(now)s
+                                           ELSE c.elsewhere_attempt_at END
+           FROM concentrators_command d, LATERAL (
+               SELECT %(latest)s + make_interval(secs => CASE d.state WHEN 'queued' THEN %(keyless_s)s
+                   WHEN 'delivered' THEN %(repeat_s)s * 2 ^ %(repeat_doublings)s
+                   ELSE %(retry_s)s * 2 ^ %(retry_doublings)s END) AS latest
+           ) n
+           WHERE c.id = d.id AND d.state IN ('queued', 'offered', 'delivered')
+             AND greatest(d.next_attempt_at, d.elsewhere_attempt_at) > n.latest""",
+        {"now": now, "latest": now + clock.DIFFERENCE_MAX, "keyless_s": KEYLESS_RETRY_S} | _rests(),
     )
 
 
@@ -108,34 +147,43 @@ def offer_at_once(now: datetime) -> int:
 # OFFSET 0 keeps the planner on the concentrator's own meters: else it looks through the commands of all.
 _OPEN_OF = """SELECT c.id FROM concentrators_command c
               WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered')
-                AND c.next_attempt_at <= asked.now OFFSET 0"""
+                AND {attempt_at} <= asked.now OFFSET 0"""
+_HOME, _ELSEWHERE = "c.next_attempt_at", "coalesce(c.elsewhere_attempt_at, c.next_attempt_at)"
 _DUE = f"""
     WITH asked AS (SELECT %s::int AS concentrator_id, %s::timestamptz AS now),
     mine AS MATERIALIZED (
-        SELECT c.id FROM asked, concentrators_assignment a, LATERAL ({_OPEN_OF.format(meter="a.meter_id")}) c
+        SELECT c.id, false AS elsewhere
+        FROM asked, concentrators_assignment a, LATERAL ({_OPEN_OF.format(meter="a.meter_id", attempt_at=_HOME)}) c
         WHERE a.concentrator_id = asked.concentrator_id AND a.valid_from <= asked.now
           AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         UNION
-        SELECT h.id FROM (
-            SELECT c.id, k.system_title, i.key_id, i.heard_at
+        SELECT h.id, h.elsewhere FROM (
+            SELECT c.id, k.system_title, i.key_id, i.heard_at, home.mine IS NOT NULL AS elsewhere
             FROM asked, keyvault_invocationcounter i
             JOIN keyvault_devicekey k ON k.id = i.key_id
             JOIN meters_meter m ON m.system_title = k.system_title,
-            LATERAL ({_OPEN_OF.format(meter="m.id")}) c
-            WHERE i.heard_via = asked.concentrator_id OFFSET 0
+            LATERAL (
+                SELECT bool_or(a.concentrator_id = asked.concentrator_id) AS mine FROM concentrators_assignment a
+                WHERE a.meter_id = m.id AND a.valid_from <= asked.now AND (a.valid_to IS NULL OR a.valid_to > asked.now)
+            ) home,
+            LATERAL ({
+    _OPEN_OF.format(meter="m.id", attempt_at=f"CASE WHEN home.mine IS NULL THEN {_HOME} ELSE {_ELSEWHERE} END")
+}) c
+            WHERE i.heard_via = asked.concentrator_id AND home.mine IS NOT TRUE OFFSET 0
         ) h
         WHERE NOT EXISTS (
             SELECT 1 FROM keyvault_devicekey o JOIN keyvault_invocationcounter p ON p.key_id = o.id
             WHERE o.system_title = h.system_title AND o.id <> h.key_id AND p.heard_at > h.heard_at)
     )
-    SELECT c.id, m.system_title, c.kind, c.parameters, c.octets, c.kid, c.key_version
+    SELECT c.id, m.system_title, c.kind, c.parameters, c.late_answers, mine.elsewhere,
+           c.octets, c.kid, c.invocation_counter, c.key_version
     FROM asked, mine JOIN concentrators_command c ON c.id = mine.id JOIN meters_meter m ON m.id = c.meter_id
-    WHERE c.state IN ('queued', 'offered', 'delivered') AND c.next_attempt_at <= asked.now AND c.expires_at > asked.now
+    WHERE c.state IN ('queued', 'offered', 'delivered') AND c.expires_at > asked.now
+      AND CASE WHEN mine.elsewhere THEN {_ELSEWHERE} ELSE {_HOME} END <= asked.now
       AND {journal.OPEN} AND NOT EXISTS (
         SELECT 1 FROM concentrators_command o
         WHERE o.meter_id = c.meter_id AND (o.kind = 1) = (c.kind = 1) AND o.state IN ('queued', 'offered', 'delivered')
-          AND o.expires_at > asked.now
-          AND (o.id < c.id AND o.state <> 'delivered' OR o.id > c.id AND o.octets IS NOT NULL))
+          AND o.expires_at > asked.now AND o.id < c.id)
     ORDER BY c.id LIMIT %s FOR UPDATE OF c SKIP LOCKED
 """
 
@@ -146,23 +194,33 @@ def _due(concentrator_id: int, limit: int, now: datetime) -> list[_Due]:
 
 
 def _without_stale_keys(due: list[_Due], now: datetime) -> list[_Due]:
-    """Note that pending keys leave; a command whose key is pending no more (arrived, or compromised) is cancelled."""
+    """Note that pending keys leave. A command whose key arrived is done, one whose key was cut off is cancelled."""
     wanted = {row.system_title: row.parameters["epoch"] for row in due if row.kind == CommandKind.SET_KEY}
     if not wanted:
         return due
     pending = epochs.offered(wanted, now)
-    stale = [row.number for row in due if row.kind == CommandKind.SET_KEY and row.system_title not in pending]
+    stale = {
+        row.number: row.system_title
+        for row in due
+        if row.kind == CommandKind.SET_KEY and row.system_title not in pending
+    }
     if stale:
-        Command.objects.filter(pk__in=stale).update(state=CommandState.CANCELLED, ended_at=now)
-    return [row for row in due if row.number not in set(stale)]
+        arrived = epochs.arrived({title: wanted[title] for title in stale.values()})
+        for state, has_arrived in ((CommandState.DONE, True), (CommandState.CANCELLED, False)):
+            numbers = [number for number, title in stale.items() if (title in arrived) is has_arrived]
+            Command.objects.filter(pk__in=numbers).update(state=state, ended_at=now)
+    return [row for row in due if row.number not in stale]
 
 
 def _without_old_octets(due: list[_Due]) -> list[_Due]:
-    """A command that the meter is not to open any more is to be sealed anew."""
+    """A command is to be sealed anew where the meter would not take it any more, and always where it tells the time."""
     sealed = {
-        row.number: (row.kid, row.key_version) for row in due if row.kid is not None and row.key_version is not None
+        row.number: (row.kid, row.counter, row.key_version)
+        for row in due
+        if row.kid is not None and row.counter is not None and row.key_version is not None
     }
-    old = downlink.without_its_key(sealed) if sealed else ()
+    old = downlink.outdated(sealed) if sealed else set()
+    old.update(row.number for row in due if row.kind == CommandKind.SET_CLOCK)
     return [row._replace(octets=None) if row.number in old else row for row in due]
 
 
@@ -177,7 +235,9 @@ def _to_seal(row: _Due, now: datetime) -> KeyCommand | PlainCommand:
             more = (row.parameters["interval_minutes"], row.parameters["from_s"])
             return PlainCommand(row.number, row.system_title, (row.kind, row.number, *more))
         case CommandKind.SET_CLOCK:
-            return PlainCommand(row.number, row.system_title, (row.kind, row.number, int(now.timestamp())))
+            # A meter that wants to know how old the command is has said so: it was too late for it.
+            fields = (row.kind, row.number, int(now.timestamp()))
+            return PlainCommand(row.number, row.system_title, fields, dated=row.late_answers > 0)
     return PlainCommand(row.number, row.system_title, (row.kind, row.number))
 
 
@@ -187,27 +247,36 @@ def _put_off(numbers: list[int], now: datetime) -> None:
         Command.objects.filter(pk__in=numbers).update(next_attempt_at=later)
 
 
-def _note_offered(concentrator_id: int, octets: dict[int, bytes], sealed: dict[int, Sealed], now: datetime) -> None:
-    numbers = sorted(octets)
-    new = sorted(sealed)
-    execute(
-        """UPDATE concentrators_command c
-           SET state = 'offered', attempts = least(c.attempts + 1, 32767), offered_to_id = %s,
-               offered_at = coalesce(c.offered_at, %s),
-               next_attempt_at = %s + make_interval(secs => %s * 2 ^ least(c.attempts, %s)),
-               expires_at = CASE WHEN c.kind = %s THEN least(c.expires_at, %s) ELSE c.expires_at END
-           WHERE c.id = ANY(%s::bigint[])""",
-        concentrator_id,
-        now,
-        now,
-        settings.COMMAND_RETRY_S,
-        RETRY_DOUBLINGS,
-        CommandKind.SET_CLOCK.value,
-        now + timedelta(seconds=CLOCK_GOOD_FOR_S),
-        int_array(numbers),
+def _note_offered(concentrator_id: int, offered: Sequence[_Due], now: datetime) -> None:
+    """Each comes again to the same concentrator after a rest, which doubles; what others have of it stays."""
+    again = "%(now)s + make_interval(secs => %(retry_s)s * 2 ^ least({attempts}, %(retry_doublings)s))"
+    execute_named(
+        f"""UPDATE concentrators_command c
+           SET state = 'offered', offered_at = coalesce(c.offered_at, %(now)s),
+               attempts = CASE WHEN n.elsewhere THEN c.attempts ELSE least(c.attempts + 1, 32767) END,
+               offered_to_id = CASE WHEN n.elsewhere THEN c.offered_to_id ELSE %(concentrator)s END,
+               next_attempt_at = CASE WHEN n.elsewhere THEN c.next_attempt_at
+                                      ELSE {again.format(attempts="c.attempts")} END,
+               elsewhere_attempts = CASE WHEN n.elsewhere THEN least(c.elsewhere_attempts + 1, 32767)
+                                         ELSE c.elsewhere_attempts END,
+               offered_elsewhere_to_id = CASE WHEN n.elsewhere THEN %(concentrator)s ELSE c.offered_elsewhere_to_id END,
+               elsewhere_attempt_at = CASE WHEN n.elsewhere THEN {again.format(attempts="c.elsewhere_attempts")}
+                                           ELSE coalesce(c.elsewhere_attempt_at, c.next_attempt_at) END
+           FROM unnest(%(numbers)s::bigint[], %(elsewhere)s::bool[]) AS n(id, elsewhere) WHERE c.id = n.id""",
+        {
+            "concentrator": concentrator_id,
+            "now": now,
+            "numbers": int_array(row.number for row in offered),
+            "elsewhere": "{" + ",".join("t" if row.elsewhere else "f" for row in offered) + "}",
+        }
+        | _rests(),
     )
-    if not new:
+
+
+def _note_sealed(concentrator_id: int, sealed: dict[int, Sealed], now: datetime) -> None:
+    if not sealed:
         return
+    new = sorted(sealed)
     rows = fetch_rows(
         """UPDATE concentrators_command c
            SET octets = n.octets, kid = n.kid, invocation_counter = n.counter, key_version = n.key_version

@@ -17,7 +17,7 @@ from django.conf import settings
 
 from concentrators import commands, integrity, totals
 from concentrators.assigned import AssignedMeter, assigned_meters
-from concentrators.commands import Answer
+from concentrators.commands import Answer, Said
 from concentrators.integrity import Failure
 from concentrators.totals import TotalKey
 from concentrators.verdicts import WAITING, FailureKind
@@ -27,7 +27,7 @@ from keyvault.counters import Take
 from keyvault.opening import Frames, Opened, Opening, open_frames, proven_keys, save_counters
 from keyvault.sql import fetch_rows, int_array
 from meters import readings
-from meters.obis import COMMAND_DONE, COMMAND_REFUSED
+from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.partitions import retention_start
 from meters.readings import NewValue, PayloadError, PayloadRefusal, Period, Registers, Standing, Value
 
@@ -91,6 +91,7 @@ _Candidate = tuple[Opened, AssignedMeter, list[Value], bool]
 _Standing = dict[tuple[int, int, int], Standing]  # by meter id, register id, Unix second
 
 _registers = Registers()
+_ANSWERS = {COMMAND_DONE: Said.DONE, COMMAND_REFUSED: Said.REFUSED, COMMAND_LATE: Said.LATE}
 _TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
 
 
@@ -220,7 +221,7 @@ class _Batch:
     def _conclude_commands(self) -> None:
         """What the accepted frames prove of commands: answers of meters, and keys that arrived. Mostly nothing."""
         now = self.judged_at
-        answer_of = {_registers.id_of(COMMAND_DONE): True, _registers.id_of(COMMAND_REFUSED): False}
+        answer_of = {_registers.id_of(code): said for code, said in _ANSWERS.items()}
         answers = [
             Answer(meter_id, event.value, answer_of[event.register_id])
             for meter_id, event, _ in self.events

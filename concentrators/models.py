@@ -388,7 +388,9 @@ class Command(models.Model):
     """A command to a meter: sealed once under a key, offered octet for octet, done when the meter says so.
 
     The number that the meter sees and answers is the row's id. ``octets`` is the sealed frame: what it
-    holds of a key is ciphertext. ``key`` is the epoch that a SET_KEY command brings.
+    holds of a key is ciphertext. The concentrator that the meter is assigned to has a schedule of its own
+    (``next_attempt_at``), and so has another one that heard the meter last (``elsewhere_attempt_at``; empty: the
+    same): neither can put the other off.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -400,14 +402,33 @@ class Command(models.Model):
     kid = models.BinaryField(max_length=10, null=True, help_text="sealed under")
     key_version = models.PositiveIntegerField(null=True, help_text="of the key that it was sealed under")
     invocation_counter = models.BigIntegerField(null=True)
-    attempts = models.PositiveSmallIntegerField(default=0, help_text="times offered")
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="times offered to the meter's concentrator")
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(auto_now_add=True)
     next_attempt_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     offered_at = models.DateTimeField(null=True, help_text="first fetched")
     offered_to = models.ForeignKey(Concentrator, models.PROTECT, null=True, related_name="+")
+    elsewhere_attempts = models.PositiveSmallIntegerField(
+        db_default=0, default=0, help_text="times offered to another one"
+    )
+    elsewhere_attempt_at = models.DateTimeField(null=True)
+    offered_elsewhere_to = models.ForeignKey(
+        Concentrator,
+        models.PROTECT,
+        null=True,
+        db_index=False,
+        related_name="+",
+        help_text="heard the meter last, and is not its own",
+    )
     delivered_at = models.DateTimeField(null=True)
+    failures = models.PositiveSmallIntegerField(
+        db_default=0, default=0, help_text="times a concentrator could not pass it on"
+    )
+    failed_at = models.DateTimeField(null=True, help_text="a concentrator could not pass it on, the last time")
+    late_answers = models.PositiveSmallIntegerField(
+        db_default=0, default=0, help_text="times the meter said: it came too late"
+    )
     ended_at = models.DateTimeField(null=True, help_text="done, refused, expired or cancelled")
     entered_at = models.DateTimeField(null=True, help_text="set interval: when the registry took the length over")
 

@@ -1,7 +1,7 @@
 """Sealing commands to meters: key commands under the transfer key (epoch 0), all others under the active epoch.
 
-A command is sealed once; whoever repeats it repeats its octets. Key octets never leave keyvault: the
-plaintext of a key command is built here.
+A command is sealed once under a key; whoever repeats it repeats its octets, but for a clock, which must be
+right. Key octets never leave keyvault: the plaintext of a key command is built here.
 """
 
 from collections import Counter
@@ -34,11 +34,16 @@ class KeyCommand(NamedTuple):
 
 
 class PlainCommand(NamedTuple):
-    """Any other command: integers, the kind and the number first (docs/frame.md)."""
+    """Any other command: integers, the kind and the number first (docs/frame.md).
+
+    With ``dated`` a last one follows: how far the device's own counter was heard (the highest taken, and one).
+    By it the device knows that the command was sealed after the frame with that counter left it.
+    """
 
     number: int
     system_title: bytes
     fields: tuple[int, ...]
+    dated: bool = False
 
 
 class Sealed(NamedTuple):
@@ -69,13 +74,15 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
     if not wanted:
         return {}
     opened = {key.id: key for key in open_keys({key_id for _, *key_ids in wanted for key_id in key_ids})}
+    heard = _heard({key_id for command, key_id, _ in wanted if isinstance(command, PlainCommand) and command.dated})
     ready = [row for row in wanted if row[1] in opened and row[2] in opened]
     counters = _take_counters(Counter(key_id for _, key_id, _ in ready), now)
     sealed = {}
     for command, key_id, subject_id in ready:
         counter = counters[key_id]
         counters[key_id] = counter + 1
-        sealed[command.number] = _seal(opened[key_id], counter, _plaintext(command, opened[subject_id]))
+        plaintext = _plaintext(command, opened[subject_id], heard.get(key_id, 0))
+        sealed[command.number] = _seal(opened[key_id], counter, plaintext)
     if sealed:
         brought = {command.number: command.epoch for command, *_ in ready if isinstance(command, KeyCommand)}
         entries = [[number, one.kid, one.counter, brought.get(number)] for number, one in sealed.items()]
@@ -83,20 +90,24 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
     return sealed
 
 
-def without_its_key(sealed: Mapping[int, tuple[bytes, int]]) -> set[int]:
-    """Those of some sealed commands, kid and key version by number, whose key was cut off, retired or replaced since.
+def outdated(sealed: Mapping[int, tuple[bytes, int, int]]) -> set[int]:
+    """Those of some sealed commands, (kid, counter, key version) by number, that no repeat would bring any further.
 
-    No meter is to take them any more, and maybe none can. One query.
+    Their key was cut off, retired, replaced, or followed by one that the device has; or a newer counter was given
+    under it, and the device drops an older one. One query.
     """
     rows = fetch_rows(
         """SELECT n.number
-           FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::int[]) AS n(number, title, epoch, version)
+           FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::bigint[], %s::int[])
+                AS n(number, title, epoch, counter, version)
            LEFT JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch
-           WHERE k.version IS DISTINCT FROM n.version""",
+           LEFT JOIN keyvault_downlinkcounter d ON d.key_id = k.id
+           WHERE k.version IS DISTINCT FROM n.version OR k.state <> 'active' OR d.last > n.counter""",
         int_array(sealed),
-        octets_array(kid[:8] for kid, _ in sealed.values()),
-        int_array(int.from_bytes(kid[8:], "big") for kid, _ in sealed.values()),
-        int_array(version for _, version in sealed.values()),
+        octets_array(kid[:8] for kid, *_ in sealed.values()),
+        int_array(int.from_bytes(kid[8:], "big") for kid, *_ in sealed.values()),
+        int_array(counter for _, counter, _ in sealed.values()),
+        int_array(version for *_, version in sealed.values()),
     )
     return {row[0] for row in rows}
 
@@ -148,9 +159,17 @@ def _take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
     return {key_id: last - wanted[key_id] + 1 for key_id, last in rows}
 
 
-def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets) -> bytes:
+def _heard(key_ids: Collection[int]) -> dict[int, int]:
+    """By key, how far the counter of its device was heard: one more than the highest that was taken; 0: never."""
+    if not key_ids:
+        return {}
+    query = "SELECT key_id, highest + 1 FROM keyvault_invocationcounter WHERE key_id = ANY(%s::int[])"
+    return dict(fetch_rows(query, int_array(key_ids)))
+
+
+def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, heard: int) -> bytes:
     if isinstance(command, PlainCommand):
-        return cbor2.dumps(command.fields, canonical=True)
+        return cbor2.dumps([*command.fields, heard] if command.dated else command.fields, canonical=True)
     return cbor2.dumps([SET_KEY, command.number, key.epoch, key.octets, key.algorithm], canonical=True)
 
 

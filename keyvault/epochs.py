@@ -88,6 +88,18 @@ def offered(epochs: Mapping[bytes, int], now: datetime) -> set[bytes]:
     return {row[0] for row in rows}
 
 
+def arrived(epochs: Mapping[bytes, int]) -> set[bytes]:
+    """Those of some titles whose key (epoch by title) a frame has proven to be with its device, whatever came later."""
+    rows = fetch_rows(
+        """SELECT k.system_title FROM keyvault_devicekey k
+           JOIN unnest(%s::bytea[], %s::int[]) AS n(title, epoch) ON k.system_title = n.title AND k.epoch = n.epoch
+           WHERE k.activated_at IS NOT NULL""",
+        octets_array(epochs),
+        int_array(epochs.values()),
+    )
+    return {row[0] for row in rows}
+
+
 def activate(key_ids: Collection[int], now: datetime) -> None:
     """Pending keys whose first frame was accepted become active, their predecessors retiring.
 

@@ -4,7 +4,7 @@ psycopg takes milliseconds to adapt a list of a thousand values; the text of an 
 Statements are prepared and rows come in binary form. They take part in the current transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
@@ -38,5 +38,11 @@ def fetch_rows(statement: str, *params: Any) -> list[tuple[Any, ...]]:
 
 def execute(statement: str, *params: Any) -> int:
     """Run one prepared statement; gives the number of rows it changed."""
+    with connection.wrap_database_errors, cursor() as batch:
+        return batch.execute(statement, params, prepare=True).rowcount
+
+
+def execute_named(statement: str, params: Mapping[str, Any]) -> int:
+    """Run one prepared statement with parameters by name; gives the number of rows it changed."""
     with connection.wrap_database_errors, cursor() as batch:
         return batch.execute(statement, params, prepare=True).rowcount

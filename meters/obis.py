@@ -54,7 +54,7 @@ def parse_obis(text: str) -> ObisCode:
     return code
 
 
-COMMAND_DONE, COMMAND_REFUSED = "0-0:96.13.0", "0-0:96.13.1"
+COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE = "0-0:96.13.0", "0-0:96.13.1", "0-0:96.13.2"
 INTERVAL_IMPORT = "1-0:1.29.0"
 STANDARD_LOG, FRAUD_LOG = "0-0:96.11.0", "0-0:96.11.1"
 _C, _I, _N, _E = RegisterKind.CUMULATIVE, RegisterKind.INTERVAL, RegisterKind.INSTANTANEOUS, RegisterKind.EVENT
@@ -85,4 +85,5 @@ STANDARD_REGISTERS = [
     StandardRegister(FRAUD_LOG, _E, "count", 0, "Fraud event log: tamper, cover opened, magnet"),
     StandardRegister(COMMAND_DONE, _E, "count", 0, "Command done: its number"),
     StandardRegister(COMMAND_REFUSED, _E, "count", 0, "Command refused: its number"),
+    StandardRegister(COMMAND_LATE, _E, "count", 0, "Command came too late: its number"),
 ]

@@ -221,7 +221,11 @@ def _figures(meter: Meter, heard: datetime | None, now: datetime) -> list[Figure
 
 
 def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
-    rows = Command.objects.filter(meter=meter).select_related("offered_to", "wave_meter__wave").defer("octets")
+    rows = (
+        Command.objects.filter(meter=meter)
+        .select_related("offered_to", "offered_elsewhere_to", "wave_meter__wave")
+        .defer("octets")
+    )
     return [
         {
             "number": row.pk,
@@ -230,7 +234,7 @@ def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
             "state": label(row.state, COMMAND_COLOURS[CommandState(row.state)]),
             "since": ago(row.ended_at or row.delivered_at or row.offered_at or row.created_at, now),
             "by": _given_by(row),
-            "through": str(row.offered_to or NOTHING),
+            "through": _through(row),
             "can_be_cancelled": row.state == CommandState.QUEUED and row.kind != CommandKind.SET_KEY,
         }
         for row in rows.order_by("-pk")[:_ROWS]
@@ -243,6 +247,13 @@ def _given_by(row: Command) -> Any:
         return row.created_by
     wave = row.wave_meter.wave
     return link(reverse("admin:wave", args=[wave.pk]), wave.name)
+
+
+def _through(row: Command) -> str:
+    """By which concentrators a command goes, and how often one of them could not pass it on."""
+    names = [one.name for one in (row.offered_to, row.offered_elsewhere_to) if one is not None]
+    failed = f" (not passed on {row.failures} times)" if row.failures > 1 else " (not passed on once)"
+    return (", ".join(dict.fromkeys(names)) or NOTHING) + (failed if row.failures else "")
 
 
 def _parameters(row: Command) -> Any:

@@ -63,7 +63,7 @@ def states(device: Device) -> dict[int, str]:
 
 
 def test_each_command_is_offered_to_one(concentrator: Concentrator, other_concentrator: Concentrator) -> None:
-    """Both may fetch: one is assigned, the other hears the meters."""
+    """Both look: one is assigned, and comes first; the other hears the meters."""
     for _ in range(ROUNDS):
         devices = fitted(20, concentrator)
         verified(other_concentrator, [device.frame(0) for device in devices])

@@ -9,7 +9,7 @@ import cbor2
 import pytest
 
 from concentrators import commands, downlink, resends
-from concentrators.commands import Answer, DownlinkError, Request
+from concentrators.commands import Answer, DownlinkError, Request, Said
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
 from keyvault import epochs, provisioning, shipmentfile, shipments
 from keyvault.audit import Actor
@@ -126,18 +126,22 @@ class TestOffer:
         assert list(offered(concentrator, limit=2)) == numbers[:2]
         assert list(offered(concentrator, limit=100)) == numbers[2:]
 
-    def test_the_next_of_a_meter_waits_until_the_one_before_was_delivered(
+    def test_the_next_of_a_meter_waits_until_the_one_before_was_answered(
         self, concentrator: Concentrator, device: Device
     ) -> None:
-        """The meter takes no older counter: in another order the older command would be lost."""
+        """The meter takes no older counter, nor answers one again: in another order the older one would be lost."""
         first, second = read_now(device) + read_now(device)
         assert list(offered(concentrator)) == [first.pk]
-        assert list(offered(concentrator, NOW + LATER)) == [first.pk]
-        deliver(concentrator, [first.pk], NOW + LATER)
-        one = offered(concentrator, NOW + LATER)
-        assert list(one) == [second.pk]
-        # The first would be refused now: it is not repeated, answered or not.
-        assert first.pk not in offered(concentrator, NOW + timedelta(hours=8))
+        deliver(concentrator, [first.pk])
+        assert list(offered(concentrator, NOW + timedelta(hours=1))) == [first.pk]
+        judged(concentrator, [answer(device, first.pk, START_S)])
+        assert list(offered(concentrator, NOW + timedelta(hours=1))) == [second.pk]
+
+    def test_what_has_expired_holds_up_nobody(self, concentrator: Concentrator, device: Device) -> None:
+        first, second = read_now(device) + read_now(device)
+        Command.objects.filter(pk=first.pk).update(expires_at=NOW + LATER)
+        assert list(offered(concentrator)) == [first.pk]
+        assert list(offered(concentrator, NOW + LATER)) == [second.pk]
 
     def test_a_key_command_does_not_wait_for_others(self, concentrator: Concentrator, device: Device) -> None:
         both = read_now(device) + new_key(device)
@@ -149,18 +153,19 @@ class TestOffer:
         (command,) = read_now(device)
         first = offered(concentrator)
         deliver(concentrator, [command.pk])
-        assert offered(concentrator, NOW + timedelta(hours=5)) == {}
-        assert offered(concentrator, NOW + timedelta(hours=7)) == first
+        assert offered(concentrator, NOW + timedelta(minutes=9)) == {}
+        assert offered(concentrator, NOW + timedelta(minutes=10)) == first
 
-    def test_the_clock_is_that_of_sealing_and_soon_out_of_date(
-        self, concentrator: Concentrator, device: Device
-    ) -> None:
-        (command,) = commands.enqueue([Request(device.meter, CommandKind.SET_CLOCK, {})], "tester", NOW)
-        later = NOW + timedelta(hours=3)
-        _, _, fields = Receiver.of(device).open(offered(concentrator, later)[command.pk])
-        assert fields == [4, command.pk, int(later.timestamp())]
-        assert offered(concentrator, later + timedelta(seconds=61)) == {}
-        assert commands.expire(later + timedelta(seconds=61)) == 1
+    def test_and_ever_later(self, concentrator: Concentrator, device: Device) -> None:
+        (command,) = read_now(device)
+        now, rests = NOW, []
+        for _ in range(8):
+            assert offered(concentrator, now)
+            deliver(concentrator, [command.pk], now)
+            command.refresh_from_db()
+            rests.append(int((command.next_attempt_at - now).total_seconds()) // 60)
+            now = command.next_attempt_at
+        assert rests == [10, 20, 40, 80, 160, 320, 320, 320]
 
     def test_what_cannot_be_sealed_now_waits_and_hinders_no_other(
         self, concentrator: Concentrator, device: Device
@@ -198,14 +203,7 @@ class TestReceipts:
         assert state(command) == CommandState.DELIVERED
         assert command.delivered_at == NOW
 
-    def test_failed_is_tried_again(self, concentrator: Concentrator, device: Device) -> None:
-        (command,) = read_now(device)
-        first = offered(concentrator)
-        assert downlink.receipt(concentrator.pk, command.pk, delivered=False, now=NOW)
-        assert state(command) == CommandState.OFFERED
-        assert offered(concentrator, NOW + LATER) == first
-
-    def test_only_of_the_concentrator_that_fetched_it_last(
+    def test_only_of_a_concentrator_that_fetched_it(
         self, concentrator: Concentrator, other_concentrator: Concentrator, device: Device
     ) -> None:
         (command,) = read_now(device)
@@ -270,7 +268,7 @@ class TestAnswers:
         assert costs[0] == costs[1]
 
     def test_numbers_that_are_none(self, concentrator: Concentrator, device: Device) -> None:
-        commands.answered([Answer(device.meter.pk, 2**62, True), Answer(device.meter.pk, -5, True)], NOW)
+        commands.answered([Answer(device.meter.pk, 2**62, Said.DONE), Answer(device.meter.pk, -5, Said.LATE)], NOW)
         frames = [answer(device, number, START_S + n) for n, number in enumerate((-5, 2**62))]
         assert judged(concentrator, frames) == {"accepted": 2}
 
