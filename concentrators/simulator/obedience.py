@@ -1,29 +1,30 @@
 """A simulated meter's side of docs/frame.md, section 10: which commands it takes, and what it answers. No Django."""
 
-import json
 import random
-from dataclasses import asdict, dataclass, field
+import struct
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import cbor2
 
-from keyvault.cose.algorithms import AES_CCM_16_64_128, DOWNLINK_OF
+from concentrators.simulator.nonvolatile import NonVolatile, Record
+from keyvault.cose.algorithms import DOWNLINK_OF
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, parse_frame
-from meters.obis import COMMAND_DONE, COMMAND_REFUSED
+from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 FIRST_EPOCH = 1
 TRANSFER_EPOCH = 0
 SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5
 _SHAPES = {
-    SET_KEY: (int, int, int, bytes, int),
-    READ_NOW: (int, int),
-    RESEND: (int,) * 4,
-    SET_CLOCK: (int,) * 3,
-    SET_INTERVAL: (int,) * 4,
+    SET_KEY: [(int, int, int, bytes, int)],
+    READ_NOW: [(int, int)],
+    RESEND: [(int,) * 4],
+    SET_CLOCK: [(int,) * 3, (int,) * 4],
+    SET_INTERVAL: [(int,) * 4],
 }
+CLOCK_LATE_S = 600  # a set clock may be as old as the newest frame that the head-end heard before it sealed it
 
 
 class Fault(StrEnum):
@@ -59,38 +60,68 @@ class Answer(NamedTuple):
     at_s: int
 
 
-@dataclass(slots=True)
-class Keyring:
-    """What a meter keeps of keys and commands in non-volatile memory: ``key`` None is the one it was made with.
+class Key(NamedTuple):
+    """A key of 32 octets, the algorithm that it is for, and its epoch."""
 
-    ``taken`` is the counter of the last command taken, by epoch, and ``answers`` what was said to it; ``lengths``
-    are the interval lengths that commands set. ``transfer_alg`` is of the key that opens key commands.
+    octets: bytes
+    alg: int
+    epoch: int
+
+
+class Keys:
+    """A meter's keys: those that it was made with, which stay, and two cells for what commands bring.
+
+    The counter record (epoch in 2 octets, reserved counter in 5) says which epoch the meter sends under: a key
+    that stands in a cell is not in use before that record names it.
     """
 
-    number: int
-    epoch: int = FIRST_EPOCH
-    alg: int = AES_CCM_16_64_128
-    key: str | None = None
-    old: list[Any] | None = None  # epoch, key and alg before, until a command comes under the new one
-    taken: dict[str, int] = field(default_factory=dict)
-    answers: dict[str, list[Any]] = field(default_factory=dict)
-    answered_s: int = 0
-    lengths: list[tuple[int, int]] = field(default_factory=list)  # from a Unix second on, in minutes
-    transfer_alg: int = AES_CCM_16_64_128
+    def __init__(self, memory: NonVolatile, *made_with: Key) -> None:
+        self._memory, self._counter = memory, Record(memory, "counter")
+        self._made_with = made_with
 
-    @classmethod
-    def load(cls, text: str) -> Self:
-        return cls(**json.loads(text))
+    def boot(self) -> tuple[int, int]:
+        """The epoch to send under, and the counter to go on with. LookupError: the meter needs a new key."""
+        self._counter.repair()
+        body = self._counter.load()
+        if body is None:
+            raise LookupError("neither copy of the counter record is valid")
+        return int.from_bytes(body[:2], "big"), int.from_bytes(body[2:], "big")
 
-    def dump(self) -> str:
-        return json.dumps(asdict(self))
+    def reserve(self, epoch: int, counter: int) -> None:
+        """Counters below this one may be used under the epoch when this returns."""
+        self._counter.store(_counter_record(epoch, counter))
+
+    def of(self, epoch: int) -> Key:
+        """The key of an epoch; LookupError where the meter does not have it, or no more."""
+        brought = (body for cell in _KEY_CELLS if (body := self._memory.read(cell)) is not None)
+        keys = (*self._made_with, *(Key(body[3:], body[2], int.from_bytes(body[:2], "big")) for body in brought))
+        for key in keys:
+            if key.epoch == epoch:
+                return key
+        raise LookupError(f"no key of epoch {epoch}")
+
+    def keep(self, current: int, epoch: int, key: bytes, alg: int) -> None:
+        """Put a new key where the current one is not."""
+        for cell in _KEY_CELLS:
+            body = self._memory.read(cell)
+            if body is None or int.from_bytes(body[:2], "big") != current:
+                self._memory.write_checked(cell, epoch.to_bytes(2, "big") + bytes((alg,)) + key)
+                return
+
+
+_KEY_CELLS = ("key 0", "key 1")
+
+
+def _counter_record(epoch: int, reserved: int) -> bytes:
+    return epoch.to_bytes(2, "big") + reserved.to_bytes(5, "big")
 
 
 class Order(NamedTuple):
-    """A command that a meter took, or ``again``: the one before once more."""
+    """A command that a meter takes, or ``again``: the one before once more."""
 
     fields: list[Any]
     epoch: int
+    counter: int
     again: bool
 
     @property
@@ -102,77 +133,86 @@ class Order(NamedTuple):
         return int(self.fields[1])
 
 
-class Receiver:
-    """Opens the commands of one meter, with the keys that it was made with and those that commands brought."""
+class Taken(NamedTuple):
+    """The record of the last command under the transfer key, or under the meter's own keys: what became of it."""
 
-    def __init__(self, system_title: bytes, made_key: bytes, transfer_key: bytes, keyring: Keyring) -> None:
-        self.keyring = keyring
-        self._title, self._made_key, self._transfer_key = system_title, made_key, transfer_key
+    epoch: int
+    counter: int
+    number: int
+    said: int  # the last group of the answer's register: 0 done, 1 refused, 2 too late
+    at_s: int
+
+    def pack(self) -> bytes:
+        return _TAKEN.pack(self.epoch, self.counter, self.number, self.said, self.at_s)
+
+
+_TAKEN = struct.Struct(">HQQBQ")
+_SAID = (COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE)
+_NEVER = Taken(0, -1, 0, 0, 0)
+
+
+class Receiver:
+    """Opens the commands of one meter, and remembers the last that it took under each kind of key.
+
+    The order of writes is that of docs/frame.md: what a command does, then the record of the command with its
+    answer, then the answer. Power lost in between lets the command be done again when it comes again.
+    """
+
+    def __init__(self, system_title: bytes, memory: NonVolatile, keys: Keys) -> None:
+        self._title, self._keys = system_title, keys
+        self._records = {True: Record(memory, "key command"), False: Record(memory, "command")}
+        for record in self._records.values():
+            record.repair()
 
     @property
-    def key(self) -> bytes:
-        """The device key that the meter sends under."""
-        return self._octets(self.keyring.key)
+    def answered_s(self) -> int:
+        """The second of the last answer."""
+        return max(self._last(epoch).at_s for epoch in (TRANSFER_EPOCH, FIRST_EPOCH))
 
-    def take(self, octets: bytes) -> Order | None:
-        """The command in a frame, its counter stored; None where the meter drops it in silence."""
-        ring = self.keyring
+    def take(self, octets: bytes, epoch: int) -> Order | None:
+        """The command in a frame for a meter that sends under an epoch; None where it drops it in silence."""
         try:
             frame = parse_frame(octets)
-            epoch = int.from_bytes(frame.kid[8:], "big")
-            key, alg = self._keys()[epoch]
+            under = int.from_bytes(frame.kid[8:], "big")
+            last = self._last(under)
+            if under > epoch or (under and under < last.epoch):
+                return None  # the keys before one under which a command was taken are forgotten
+            key, alg, _ = self._keys.of(under)
             if frame.kid[:8] != self._title or frame.alg != DOWNLINK_OF[alg]:
                 return None
-            cipher = DirectionCipher(downlink_key(key, self._title, epoch, frame.alg), frame.alg)
+            cipher = DirectionCipher(downlink_key(key, self._title, under, frame.alg), frame.alg)
             fields = cbor2.loads(cipher.open_(frame))
-        except (MalformedError, KeyError, TagInvalidError):
+        except (MalformedError, LookupError, TagInvalidError):
             return None
-        last = ring.taken.get(str(epoch), -1)
-        if frame.counter < last:
+        counter = last.counter if last.epoch == under else -1
+        if frame.counter < counter or not _names_itself(fields):
             return None
-        ring.taken[str(epoch)] = frame.counter
-        if epoch == ring.epoch and ring.old is not None:
-            ring.taken.pop(str(ring.old[0]), None)
-            ring.answers.pop(str(ring.old[0]), None)
-            ring.old = None
-        return Order(fields, epoch, frame.counter == last)
+        return Order(fields, under, frame.counter, frame.counter == counter)
 
     def does(self, order: Order) -> bool:
         """Whether a command is one that the meter knows, under the right key and in the right shape."""
-        shape = _SHAPES.get(order.kind)
         of_transfer_key = order.epoch == TRANSFER_EPOCH
-        return (
-            shape is not None
-            and of_transfer_key == (order.kind == SET_KEY)
-            and tuple(type(one) for one in order.fields) == shape
-        )
+        shape = tuple(type(one) for one in order.fields)
+        return of_transfer_key == (order.kind == SET_KEY) and shape in _SHAPES.get(order.kind, ())
 
-    def renew(self, order: Order) -> bool:
-        """Take the key that a command brings; False where the meter has that epoch, or a later one, already."""
-        _, _, epoch, key, alg = order.fields
-        ring = self.keyring
-        if epoch <= ring.epoch:
-            return False
-        ring.old = [ring.epoch, ring.key, ring.alg]
-        ring.epoch, ring.key, ring.alg = epoch, key.hex(), alg
-        return True
+    def answer(self, order: Order, at_s: int, register: str) -> Answer:
+        """Record what is said to a command that was followed."""
+        taken = Taken(order.epoch, order.counter, order.number, _SAID.index(register), at_s)
+        self._records[order.epoch == TRANSFER_EPOCH].store(taken.pack())
+        return Answer(register, order.number, at_s)
 
-    def answer(self, order: Order, now_s: int, *, done: bool) -> Answer:
-        """What the meter says of a command: no two answers have the same second; the same again to the same command."""
-        ring = self.keyring
-        if order.again and str(order.epoch) in ring.answers:
-            return Answer(*ring.answers[str(order.epoch)])
-        ring.answered_s = max(now_s, ring.answered_s + 1)
-        answer = Answer(COMMAND_DONE if done else COMMAND_REFUSED, order.number, ring.answered_s)
-        ring.answers[str(order.epoch)] = list(answer)
-        return answer
+    def answer_again(self, order: Order) -> Answer:
+        """What was said to the command that came again."""
+        last = self._last(order.epoch)
+        return Answer(_SAID[last.said], last.number, last.at_s)
 
-    def _keys(self) -> dict[int, tuple[bytes, int]]:
-        ring = self.keyring
-        keys = {TRANSFER_EPOCH: (self._transfer_key, ring.transfer_alg), ring.epoch: (self.key, ring.alg)}
-        if ring.old is not None:
-            keys[ring.old[0]] = (self._octets(ring.old[1]), ring.old[2])
-        return keys
+    def _last(self, epoch: int) -> Taken:
+        body = self._records[epoch == TRANSFER_EPOCH].load()
+        return _NEVER if body is None else Taken(*_TAKEN.unpack(body))
 
-    def _octets(self, key: str | None) -> bytes:
-        return self._made_key if key is None else bytes.fromhex(key)
+
+def _names_itself(fields: Any) -> bool:
+    """Whether a plaintext has kind and number: without them there is nothing to answer."""
+    return (
+        type(fields) is list and len(fields) >= 2 and all(type(one) is int and 0 <= one < 2**63 for one in fields[:2])
+    )

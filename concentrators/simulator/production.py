@@ -9,9 +9,10 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, Keyring, Order
+from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, Order
 from concentrators.simulator.plan import Interval, Lengths, Load, Plan
 from concentrators.simulator.spool import Outgoing, Said, Spool
+from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 
 class Production:
@@ -22,9 +23,9 @@ class Production:
 
     def __init__(self, plan: Plan, load: Load, spool: Spool, secret: bytes, *, spread: bool = False) -> None:
         self._plan, self._load, self._spool, self._spread = plan, load, spool, spread
-        memories, keyrings = spool.memories(), spool.keyrings()
-        self._meters = [self._boot(number, secret, memories, keyrings) for number in range(len(plan.meters))]
-        self._ghosts = {kind: self._boot(n, secret, memories, keyrings) for kind, n in plan.ghosts.items()}
+        memories = spool.memories()
+        self._meters = [self._boot(number, secret, memories) for number in range(len(plan.meters))]
+        self._ghosts = {kind: self._boot(n, secret, memories) for kind, n in plan.ghosts.items()}
         self._by_title = {meter.system_title: meter for meter in (*self._meters, *self._ghosts.values())}
         self._mischief = Mischief(plan, self._ghosts)
         self.tick: int = spool.fact("tick") or 0
@@ -60,16 +61,14 @@ class Production:
         meters: dict[int, SimulatedMeter] = {}
         for one in mail:
             meter = self._by_title.get(one.system_title)
-            order = None if meter is None else meter.receiver.take(one.octets)
+            order = None if meter is None else meter.receiver.take(one.octets, meter.epoch)
             if meter is None or order is None:
                 continue
             meters[meter.memory.number] = meter
-            payloads = self._follow(meter, order, one.fault, int(now_s), said)
+            payloads = self._follow(meter, order, one.fault, now_s, said)
             frames += [Outgoing(one.concentrator, meter.seal(payload), ACCEPTED) for payload in payloads]
         if mail:
-            touched = meters.values()
-            rings = [meter.receiver.keyring for meter in touched]
-            self._spool.hand_over(frames, [meter.memory for meter in touched], rings, mail, said)
+            self._spool.hand_over(frames, [meter.memory for meter in meters.values()], mail, said)
         self.frames += len(frames)
         return len(frames)
 
@@ -77,31 +76,35 @@ class Production:
         """Nothing more is measured: whatever was held back for later goes now."""
         self._spool.release_due(float("inf"))
 
-    def _boot(
-        self, number: int, secret: bytes, memories: dict[int, Memory], keyrings: dict[int, Keyring]
-    ) -> SimulatedMeter:
+    def _boot(self, number: int, secret: bytes, memories: dict[int, Memory]) -> SimulatedMeter:
         plan = self._plan
-        memory = memories.get(number) or Memory(number, register_wh=plan.first_register_wh(number))
+        memory = memories.get(number) or Memory(number, plan.first_register_wh(number))
         keys = plan.device_key(secret, number), memory, plan.transfer_key(secret, number)
-        return SimulatedMeter(plan.system_title(number), *keys, keyrings.get(number))
+        return SimulatedMeter(plan.system_title(number), *keys)
 
-    def _follow(self, meter: SimulatedMeter, order: Order, fault: str, now_s: int, said: list[Said]) -> list[bytes]:
+    def _follow(self, meter: SimulatedMeter, order: Order, fault: str, now_s: float, said: list[Said]) -> list[bytes]:
         """Do what a command says; the payloads of what the meter has to say then, its answer last."""
-        does = meter.receiver.does(order) and fault != Fault.REFUSE
+        meter.let_time_pass(now_s)
         number = meter.memory.number
         payloads: list[bytes] = []
-        if does and not order.again:
-            if order.kind == SET_INTERVAL:
-                does = self._measure_in(meter, *order.fields[2:])
-            elif order.kind == SET_KEY:
+        if order.again:
+            answer = meter.receiver.answer_again(order)
+        else:
+            does = meter.receiver.does(order) and fault != Fault.REFUSE
+            register = COMMAND_DONE if does else COMMAND_REFUSED
+            if does and meter.is_late(order, now_s):
+                register = COMMAND_LATE
+            elif does and order.kind == SET_INTERVAL:
+                register = COMMAND_DONE if self._measure_in(meter, *order.fields[2:]) else COMMAND_REFUSED
+            elif does and order.kind == SET_KEY:
                 meter.renew(order)
-            elif order.kind == READ_NOW:
+            elif does and order.kind == READ_NOW:
                 at_s = self._measured_until(number)
                 payloads.append(register_payload(at_s, meter.memory.register_wh))
                 said.append(Said(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
-            elif order.kind == RESEND:
+            elif does and order.kind == RESEND:
                 payloads += self._again(number, *order.fields[2:])
-        answer = meter.receiver.answer(order, now_s, done=does)
+            answer = meter.answer(order, int(now_s), register)
         if fault != Fault.LOSE_ANSWER:
             payloads.append(event_payload(answer.at_s, answer.register, answer.number))
             said.append(Said(number, answer.register, answer.at_s, answer.number))
@@ -112,18 +115,18 @@ class Production:
 
         True where it does so already: the same command, sealed anew under a newer key.
         """
-        lengths = meter.receiver.keyring.lengths
+        lengths = meter.lengths
         last_s, last = lengths[-1] if lengths else (0, self._plan.interval_of(meter.memory.number))
         if (last_s, last) == (from_s, minutes):
             return True
         can = self._load.has_intervals_of(minutes) and minutes % self._plan.tick_minutes == 0
         if not can or from_s < max(last_s, self.clock_s) or from_s % (last * 60) or from_s % (minutes * 60):
             return False
-        lengths.append((from_s, minutes))
+        meter.measure_in(from_s, minutes)
         return True
 
     def _lengths(self, number: int) -> Lengths:
-        return self._meters[number].receiver.keyring.lengths
+        return self._meters[number].lengths
 
     def _measured_until(self, number: int) -> int:
         """When the last interval ended that the meter has measured; its register stands as it was then."""

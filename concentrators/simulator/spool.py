@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from concentrators.simulator.meter import Memory
-from concentrators.simulator.obedience import Keyring
+from concentrators.simulator.nonvolatile import NonVolatile
 from keyvault.cose.structures import encode_sequence
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS memories (
-    number INTEGER PRIMARY KEY, reserve INTEGER NOT NULL, register_wh INTEGER NOT NULL
-);
+CREATE TABLE IF NOT EXISTS memories (number INTEGER PRIMARY KEY, register_wh INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS nonvolatile (number INTEGER PRIMARY KEY, cells BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS frames (
     concentrator INTEGER NOT NULL, seq INTEGER NOT NULL, verdict TEXT NOT NULL, octets BLOB NOT NULL,
     PRIMARY KEY (concentrator, seq)
@@ -47,7 +46,6 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE INDEX IF NOT EXISTS batches_unsent ON batches (concentrator, id) WHERE uplink IS NULL;
 CREATE INDEX IF NOT EXISTS batches_unverified ON batches (concentrator, id) WHERE verified = 0;
 CREATE INDEX IF NOT EXISTS batches_by_uplink ON batches (uplink);
-CREATE TABLE IF NOT EXISTS keyrings (number INTEGER PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS mail (
     id INTEGER PRIMARY KEY, concentrator INTEGER NOT NULL, title BLOB NOT NULL, octets BLOB NOT NULL,
     fault TEXT NOT NULL, due_s REAL NOT NULL
@@ -114,7 +112,7 @@ class SpoolError(Exception):
 class Spool:
     """One run's state in ``folder``, for one process; its threads may share it (a connection each)."""
 
-    FILE = "run.sqlite3"
+    FILE = "meters.sqlite3"
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / self.FILE
@@ -154,15 +152,15 @@ class Spool:
             self._write_facts(db, facts)
 
     def memories(self) -> dict[int, Memory]:
-        rows = self._db().execute("SELECT number, reserve, register_wh FROM memories")
-        return {row[0]: Memory(*row) for row in rows}
+        rows = self._db().execute(
+            "SELECT number, register_wh, cells FROM memories LEFT JOIN nonvolatile USING (number)"
+        )
+        return {
+            number: Memory(number, register_wh, NonVolatile.load(cells) if cells else NonVolatile())
+            for number, register_wh, cells in rows
+        }
 
     # --- commands ---------------------------------------------------------------------------------
-
-    def keyrings(self) -> dict[int, Keyring]:
-        """Of the meters that ever took a command."""
-        rows = self._db().execute("SELECT number, content FROM keyrings")
-        return {number: Keyring.load(content) for number, content in rows}
 
     def post_mail(self, concentrator: int, system_title: bytes, octets: bytes, fault: str, due_s: float) -> None:
         """A concentrator passes a command on, at a time (Unix seconds)."""
@@ -189,7 +187,6 @@ class Spool:
         self,
         frames: list[Outgoing],
         memories: list[Memory],
-        keyrings: Sequence[Keyring] = (),
         taken: Sequence[Mail] = (),
         said: Sequence[Said] = (),
         **facts: Any,
@@ -210,15 +207,19 @@ class Spool:
                     seq += 1
             db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?)", ready)
             db.executemany(
-                "INSERT OR REPLACE INTO memories VALUES (?, ?, ?)",
-                [(memory.number, memory.reserve, memory.register_wh) for memory in memories],
+                "INSERT OR REPLACE INTO memories VALUES (?, ?)",
+                [(memory.number, memory.register_wh) for memory in memories],
             )
+            written = [memory for memory in memories if memory.nonvolatile.changed]
             db.executemany(
-                "INSERT OR REPLACE INTO keyrings VALUES (?, ?)", [(ring.number, ring.dump()) for ring in keyrings]
+                "INSERT OR REPLACE INTO nonvolatile VALUES (?, ?)",
+                [(memory.number, memory.nonvolatile.dump()) for memory in written],
             )
             db.executemany("DELETE FROM mail WHERE id = ?", [(one.id,) for one in taken])
             db.executemany("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", said)
             self._write_facts(db, facts)
+        for memory in written:
+            memory.nonvolatile.changed = False
 
     def release_due(self, clock_s: float) -> int:
         """Hand over the frames whose time has come; how many they were."""

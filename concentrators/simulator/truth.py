@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import Count, Sum
 
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
-from concentrators.simulator.meter import ENERGY_REGISTER, INTERVAL_REGISTER
+from concentrators.simulator.meter import ENERGY_REGISTER, INTERVAL_REGISTER, lengths_in
 from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
@@ -175,7 +175,7 @@ def _compare_readings(
     said: defaultdict[int, list[Said]] = defaultdict(list)
     for one_said in spool.said():
         said[one_said.meter].append(one_said)
-    lengths = {number: ring.lengths for number, ring in spool.keyrings().items()}
+    lengths = {number: lengths_in(memory.nonvolatile) for number, memory in spool.memories().items()}
     registers = dict(Register.objects.values_list("obis_code", "pk"))
     cumulative, interval = registers[ENERGY_REGISTER], registers[INTERVAL_REGISTER]
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])

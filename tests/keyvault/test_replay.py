@@ -16,7 +16,7 @@ from pytest_django import Settings
 from ami_headend.backup import restoring
 from concentrators import access, tokens
 from concentrators.commands import Request, enqueue, enqueue_keys
-from concentrators.downlink import _Due, _note_offered, _to_seal
+from concentrators.downlink import _Due, _note_offered, _note_sealed, _to_seal
 from concentrators.models import (
     Command,
     CommandKind,
@@ -165,11 +165,13 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     def act() -> None:
         enqueue_keys([device.meter for device in devices], "tester", NOW)
         due = [
-            _Due(row.pk, bytes(row.meter.system_title), row.kind, row.parameters, None) for row in Command.objects.all()
+            _Due(row.pk, bytes(row.meter.system_title), row.kind, row.parameters, 0, False, None)
+            for row in Command.objects.all()
         ]
         epochs.offered({device.title: 2 for device in devices}, NOW)
         sealed = downlink.seal([_to_seal(row, NOW) for row in due], NOW)
-        _note_offered(concentrator.pk, {number: one.octets for number, one in sealed.items()}, sealed, NOW)
+        _note_offered(concentrator.pk, due, NOW)
+        _note_sealed(concentrator.pk, sealed, NOW)
         left.extend(Command.objects.order_by("pk").values_list(*fields))
 
     lose(act)

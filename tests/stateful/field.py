@@ -1,5 +1,6 @@
 """Who is out there: honest meters, which seal, keep and obey, and an attacker who has heard all of it."""
 
+from collections.abc import Callable
 from hashlib import sha256
 
 from concentrators.simulator.meter import (
@@ -11,9 +12,11 @@ from concentrators.simulator.meter import (
     interval_payload,
     register_payload,
 )
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Keyring
+from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
+from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Order
 from keyvault.cose.structures import parse_frame
 from meters.models import Meter
+from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from tests.builders import seal_frame
 from tests.stateful.model import Sent, Value
 
@@ -29,9 +32,11 @@ class HonestMeter:
         self.row = row
         self.title = bytes(row.system_title)
         self.made_key, self.transfer_key = made_key, transfer_key
+        self._algorithms = alg, transfer_alg
         self._memory = Memory(row.pk)
-        self._keyring = Keyring(row.pk, alg=alg, transfer_alg=transfer_alg)
         self._intervals: dict[int, tuple[int, int]] = {}
+        self._said: dict[tuple[int, int], bytes] = {}  # plaintext by epoch and counter
+        self.done: set[int] = set()  # numbers of the commands that it did
         self.boot()
 
     @property
@@ -40,11 +45,11 @@ class HonestMeter:
 
     @property
     def key(self) -> bytes:
-        return self._device.receiver.key
+        return self._device.key
 
     @property
     def alg(self) -> int:
-        return self._keyring.alg
+        return self._device.alg
 
     def visit(self, transfer_key: bytes) -> None:
         """Somebody comes and gives the meter another transfer key."""
@@ -52,8 +57,12 @@ class HonestMeter:
         self.boot()
 
     def boot(self) -> None:
-        """Power comes back: the counter jumps to the reserve."""
-        self._device = SimulatedMeter(self.title, self.made_key, self._memory, self.transfer_key, self._keyring)
+        """Power comes back: the counter jumps to what was reserved."""
+        alg, transfer_alg = self._algorithms
+        self._memory.nonvolatile.power = None
+        self._device = SimulatedMeter(
+            self.title, self.made_key, self._memory, self.transfer_key, alg=alg, transfer_alg=transfer_alg
+        )
 
     def read(self, interval_s: int, wh: int) -> Sent:
         """A frame of one interval; no interval is read twice."""
@@ -62,28 +71,53 @@ class HonestMeter:
         self._memory.register_wh += wh
         return self._say_interval(interval_s)
 
-    def obey(self, octets: bytes, now_s: int, *, refuse: bool) -> list[Sent]:
-        """What a command makes the meter send: nothing where it drops it, its answer last."""
-        receiver = self._device.receiver
-        order = receiver.take(octets)
+    def obey(self, octets: bytes, now_s: int, *, refuse: bool, power_for: int | None = None) -> list[Sent]:
+        """What a command makes the meter send: nothing where it drops it, its answer last.
+
+        ``power_for`` is how many writes the power lasts: what the meter meant to send is lost with it.
+        """
+        if power_for is not None:
+            self._memory.nonvolatile.power = lose_power_after(power_for)
+        try:
+            return self._obey(octets, now_s, refuse=refuse)
+        except PowerLostError:
+            self.boot()
+            return []
+        finally:
+            self._memory.nonvolatile.power = None
+
+    def _obey(self, octets: bytes, now_s: int, *, refuse: bool) -> list[Sent]:
+        device = self._device
+        order = device.receiver.take(octets, device.epoch)
         if order is None:
             return []
-        does = receiver.does(order) and not refuse
+        device.let_time_pass(now_s)
         sent: list[Sent] = []
-        if does and not order.again:
-            if order.kind == SET_KEY:
-                self._device.renew(order)
-            elif order.kind == READ_NOW and self._intervals:
-                at_s = max(self._intervals) + INTERVAL_S
-                value = ENERGY_REGISTER, at_s, self._memory.register_wh
-                sent.append(self._seal(register_payload(*value[1:]), value))
-            elif order.kind == RESEND:
-                first, end = order.fields[2:]
-                sent += [self._say_interval(one) for one in sorted(self._intervals) if first <= one < end]
-        answer = receiver.answer(order, now_s, done=does)
+        if order.again:
+            answer = device.receiver.answer_again(order)
+        else:
+            register = COMMAND_DONE if device.receiver.does(order) and not refuse else COMMAND_REFUSED
+            if register == COMMAND_DONE and device.is_late(order, now_s):
+                register = COMMAND_LATE
+            elif register == COMMAND_DONE:
+                sent += self._do(order)
+                self.done.add(order.number)
+            answer = device.answer(order, now_s, register)
         payload = event_payload(answer.at_s, answer.register, answer.number)
         sent.append(self._seal(payload, (answer.register, answer.at_s, answer.number)))
         return sent
+
+    def _do(self, order: Order) -> list[Sent]:
+        if order.kind == SET_KEY:
+            self._device.renew(order)
+        elif order.kind == READ_NOW and self._intervals:
+            at_s = max(self._intervals) + INTERVAL_S
+            value = ENERGY_REGISTER, at_s, self._memory.register_wh
+            return [self._seal(register_payload(*value[1:]), value)]
+        elif order.kind == RESEND:
+            first, end = order.fields[2:]
+            return [self._say_interval(one) for one in sorted(self._intervals) if first <= one < end]
+        return []
 
     def _say_interval(self, interval_s: int) -> Sent:
         register_wh, wh = self._intervals[interval_s]
@@ -92,7 +126,22 @@ class HonestMeter:
 
     def _seal(self, payload: bytes, *values: Value) -> Sent:
         octets = self._device.seal(payload)
-        return Sent(octets, self.title, self.epoch, parse_frame(octets).counter, values)
+        counter = parse_frame(octets).counter
+        assert self._said.setdefault((self.epoch, counter), payload) is payload, "a nonce again"
+        return Sent(octets, self.title, self.epoch, counter, values)
+
+
+def lose_power_after(writes: int) -> Callable[[NonVolatile, str, bytes], None]:
+    """Power that lasts for so many writes; the next one is torn: half of its octets are the new ones."""
+    left = iter(range(writes))
+
+    def power(memory: NonVolatile, cell: str, octets: bytes) -> None:
+        if next(left, None) is None:
+            half = len(octets) // 2
+            memory.cells[cell] = octets[:half] + memory.cells.get(cell, b"")[half:]
+            raise PowerLostError(f"in {cell}")
+
+    return power
 
 
 def forged(attack: str, like: Sent, whose: HonestMeter, other: HonestMeter, number: int, commands: list[bytes]) -> Sent:

@@ -254,9 +254,12 @@ class HeadEnd:
                 newest[1].given_away = True
         self.settle()
 
-    def deliver(self, letter: Letter, *, refuse: bool = False, lose_answer: bool = False) -> None:
-        """A command reaches its meter, now or again."""
-        said = self.meter_of(letter.title).obey(letter.octets, int(clock.now.timestamp()), refuse=refuse)
+    def deliver(
+        self, letter: Letter, *, refuse: bool = False, lose_answer: bool = False, power_for: int | None = None
+    ) -> None:
+        """A command reaches its meter, now or again; the meter's power may last for some writes only."""
+        now_s = int(clock.now.timestamp())
+        said = self.meter_of(letter.title).obey(letter.octets, now_s, refuse=refuse, power_for=power_for)
         if not lose_answer:
             self.air += said
 

@@ -32,6 +32,7 @@ METERS = st.sets(st.integers(0, 3), min_size=1)
 FRAMES = st.lists(PICK, min_size=1, max_size=5)
 OFTEN_NOT = st.sampled_from((False, False, False, True))
 DEATH = st.one_of(st.none(), st.none(), st.integers(0, 15).map(Fault))
+POWER = st.one_of(st.none(), st.none(), st.integers(0, 9))  # of a meter: for how many writes it lasts
 LENGTHS = [timedelta(minutes=10), timedelta(hours=7), timedelta(days=3), timedelta(days=8), timedelta(days=11)]
 
 faults = Faults()
@@ -280,12 +281,14 @@ class Machine(RuleBasedStateMachine):
         self.site.fetch(self.site.concentrators[place], fault)
 
     @precondition(lambda self: self.site.letters)
-    @rule(pick=PICK, refuse=OFTEN_NOT, lose_answer=st.booleans(), late=st.booleans())
-    def command_comes_to_its_meter(self, pick: int, refuse: bool, lose_answer: bool, late: bool) -> None:
+    @rule(pick=PICK, refuse=OFTEN_NOT, lose_answer=st.booleans(), late=st.booleans(), power_for=POWER)
+    def command_comes_to_its_meter(
+        self, pick: int, refuse: bool, lose_answer: bool, late: bool, power_for: int | None
+    ) -> None:
         """The newest, or any that was ever fetched: late, or once more."""
         letters = self.site.letters
         letter = letters[pick % len(letters)] if late else letters[-1 - pick % min(3, len(letters))]
-        self.site.deliver(letter, refuse=refuse, lose_answer=lose_answer)
+        self.site.deliver(letter, refuse=refuse, lose_answer=lose_answer, power_for=power_for)
 
     @precondition(lambda self: self.site.letters)
     @rule(pick=PICK, delivered=st.booleans())

@@ -6,6 +6,7 @@ import cbor2
 import pytest
 
 from concentrators.simulator.household import HouseholdLoad
+from concentrators.simulator.meter import lengths_in
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.spool import Spool
@@ -63,7 +64,7 @@ def test_it_measures_in_the_other_length_from_the_time_it_was_told(plan: Plan, t
     energies = {pack[0][-3]: pack[1][2] for pack in packs if len(pack) == 2}
     quarters = [START_S + k * 900 for k in range(8)]
     assert list(energies) == [*quarters, START_S + 2 * HOUR_S, START_S + 3 * HOUR_S, START_S + 4 * HOUR_S]
-    lengths = spool.keyrings()[0].lengths
+    lengths = lengths_in(spool.memories()[0].nonvolatile)
     load = HouseholdLoad(plan.seed, plan.start_s)
     truth = list(plan.intervals(load, 0, production.tick, lengths))
     assert {one.start_s: one.energy_wh for one in truth} == energies
@@ -76,7 +77,7 @@ def test_it_measures_in_the_other_length_from_the_time_it_was_told(plan: Plan, t
     assert [pack[0][0] for pack in packs if len(pack) == 1 and pack[0][2] == 7] == [COMMAND_DONE]
     order(production, spool, plan, 8, 60, START_S + 2 * HOUR_S)  # the same once more, as under a newer key
     assert [pack[0][0] for pack in said(plan, spool)] == [COMMAND_DONE]
-    assert spool.keyrings()[0].lengths == lengths
+    assert lengths_in(spool.memories()[0].nonvolatile) == lengths
     spool.close()
 
 
@@ -96,6 +97,6 @@ def test_what_it_cannot_do_it_refuses(minutes: int, from_s: int, plan: Plan, tmp
     production = make(plan, spool)
     production.advance(4)
     order(production, spool, plan, 7, minutes, from_s)
-    assert spool.keyrings()[0].lengths == []
+    assert lengths_in(spool.memories()[0].nonvolatile) == []
     assert [pack[0][0] for pack in said(plan, spool) if len(pack) == 1 and pack[0][2] == 7] == [COMMAND_REFUSED]
     spool.close()

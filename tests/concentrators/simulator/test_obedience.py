@@ -8,12 +8,12 @@ import pytest
 
 from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.misbehaviour import RatesError, parse_faults
-from concentrators.simulator.obedience import Fault, Faults, Keyring
+from concentrators.simulator.obedience import Fault, Faults, Order
 from concentrators.simulator.spool import Mail, Said, Spool
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
-from meters.obis import COMMAND_DONE, COMMAND_REFUSED
+from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 KEY, TRANSFER_KEY, NEW_KEY = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 96))
@@ -25,8 +25,15 @@ SET_KEY_FRAME = bytes.fromhex(
 )
 
 
-def meter(keyring: Keyring | None = None) -> SimulatedMeter:
-    return SimulatedMeter(TITLE, KEY, Memory(0), TRANSFER_KEY, keyring)
+def meter(memory: Memory | None = None, **algorithms: int) -> SimulatedMeter:
+    return SimulatedMeter(TITLE, KEY, memory or Memory(0), TRANSFER_KEY, **algorithms)
+
+
+def taken(one: SimulatedMeter, octets: bytes) -> Order:
+    """The command in a frame that the meter takes."""
+    order = one.receiver.take(octets, one.epoch)
+    assert order is not None
+    return order
 
 
 def sealed(counter: int, *fields: Any, epoch: int = 1, key: bytes = KEY, alg: int = 30, title: bytes = TITLE) -> bytes:
@@ -37,13 +44,12 @@ def sealed(counter: int, *fields: Any, epoch: int = 1, key: bytes = KEY, alg: in
 
 def test_the_known_answer_of_the_document() -> None:
     one = meter()
-    order = one.receiver.take(SET_KEY_FRAME)
-    assert order is not None
+    order = taken(one, SET_KEY_FRAME)
     assert order.fields == [1, 17, 2, NEW_KEY, 10]
     one.renew(order)
     frame = parse_frame(one.seal(b"payload"))
     assert (frame.kid, frame.counter) == (TITLE + b"\x00\x02", 0)
-    assert one.receiver.key == NEW_KEY
+    assert one.key == NEW_KEY
 
 
 @pytest.mark.parametrize(
@@ -55,31 +61,32 @@ def test_the_known_answer_of_the_document() -> None:
         sealed(1, 2, 7, title=bytes(8)),
         sealed(1, 2, 7, epoch=2),
         SET_KEY_FRAME[:-1] + b"\x00",
+        sealed(1),
+        sealed(1, 2),
+        sealed(1, "2", 7),
+        sealed(1, 2, -7),
     ],
-    ids=["noise", "key", "alg", "title", "epoch", "tag"],
+    ids=["noise", "key", "alg", "title", "epoch", "tag", "empty", "no number", "text", "negative"],
 )
 def test_what_is_not_for_it_is_dropped(octets: bytes) -> None:
     one = meter()
-    assert one.receiver.take(octets) is None
-    assert one.receiver.keyring == Keyring(0)
+    before = dict(one.memory.nonvolatile.cells)
+    assert one.receiver.take(octets, one.epoch) is None
+    assert one.memory.nonvolatile.cells == before
 
 
 def test_counters_only_go_ahead_and_the_same_again_is_answered_again() -> None:
     one = meter()
-    first = one.receiver.take(sealed(5, 2, 7))
-    assert first is not None
-    answer = one.receiver.answer(first, NOW_S, done=True)
+    answer = one.answer(taken(one, sealed(5, 2, 7)), NOW_S, COMMAND_DONE)
     assert answer == (COMMAND_DONE, 7, NOW_S)
-    again = one.receiver.take(sealed(5, 2, 7))
-    assert again is not None
+    again = taken(one, sealed(5, 2, 7))
     assert again.again
-    assert one.receiver.answer(again, NOW_S + 50, done=False) == answer
-    assert one.receiver.take(sealed(4, 2, 8)) is None
-    newer = one.receiver.take(sealed(9, 2, 8))
-    assert newer is not None
+    assert one.receiver.answer_again(again) == answer
+    assert one.receiver.take(sealed(4, 2, 8), one.epoch) is None
+    newer = taken(one, sealed(9, 2, 8))
     assert not newer.again
     # two answers never have the same second
-    assert one.receiver.answer(newer, NOW_S, done=False) == (COMMAND_REFUSED, 8, NOW_S + 1)
+    assert one.answer(newer, NOW_S, COMMAND_REFUSED) == (COMMAND_REFUSED, 8, NOW_S + 1)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +95,11 @@ def test_counters_only_go_ahead_and_the_same_again_is_answered_again() -> None:
         (1, (2, 7), True),
         (1, (3, 7, 1, 2), True),
         (1, (4, 7, NOW_S), True),
+        (1, (4, 7, NOW_S, 9), True),
         (1, (5, 7, 15, NOW_S), True),
         (1, (5, 7, 15), False),
         (0, (1, 7, 2, NEW_KEY, 10), True),
+        (0, (1, 7, 2, NEW_KEY, 10, 3), False),
         (1, (1, 7, 2, NEW_KEY, 10), False),
         (0, (2, 7), False),
         (1, (2, 7, 8), False),
@@ -100,43 +109,104 @@ def test_counters_only_go_ahead_and_the_same_again_is_answered_again() -> None:
 )
 def test_which_commands_it_does(epoch: int, fields: tuple[Any, ...], does: bool) -> None:
     one = meter()
-    order = one.receiver.take(sealed(1, *fields, epoch=epoch))
-    assert order is not None
-    assert one.receiver.does(order) is does
+    assert one.receiver.does(taken(one, sealed(1, *fields, epoch=epoch))) is does
 
 
 def test_the_old_key_is_good_until_a_command_comes_under_the_new() -> None:
     one = meter()
-    order = one.receiver.take(SET_KEY_FRAME)
-    assert order is not None
-    one.renew(order)
-    assert one.receiver.take(sealed(5, 2, 18)) is not None
-    assert one.receiver.take(sealed(1, 2, 19, epoch=2, key=NEW_KEY)) is not None
-    assert one.receiver.take(sealed(6, 2, 20)) is None
+    one.renew(taken(one, SET_KEY_FRAME))
+    one.answer(taken(one, sealed(5, 2, 18)), NOW_S, COMMAND_DONE)
+    one.answer(taken(one, sealed(1, 2, 19, epoch=2, key=NEW_KEY)), NOW_S, COMMAND_DONE)
+    assert one.receiver.take(sealed(6, 2, 20), one.epoch) is None
 
 
 def test_an_epoch_that_it_has_already_changes_nothing() -> None:
     one = meter()
     for counter, epoch in ((1, 2), (2, 2), (3, 1)):
-        order = one.receiver.take(sealed(counter, 1, counter, epoch, NEW_KEY if counter == 1 else KEY, 10, epoch=0))
-        assert order is not None
-        one.renew(order)
+        one.renew(taken(one, sealed(counter, 1, counter, epoch, NEW_KEY if counter == 1 else KEY, 10, epoch=0)))
     assert one.epoch == 2
-    assert one.receiver.key == NEW_KEY
-    assert one.receiver.keyring.old is not None
+    assert one.key == NEW_KEY
+
+
+def test_a_third_key_before_a_command_came_under_the_second() -> None:
+    """The meter has two keys at most: the newest and the one before."""
+    one = meter()
+    third = bytes(range(96, 128))
+    one.renew(taken(one, SET_KEY_FRAME))
+    one.renew(taken(one, sealed(2**40 - 1, 1, 30, 3, third, 11, epoch=0)))
+    assert (one.epoch, one.key, parse_frame(one.seal(b"")).alg) == (3, third, 11)
+    assert taken(one, sealed(1, 2, 31, epoch=3, key=third, alg=31)).number == 31
+    assert taken(one, sealed(1, 2, 31, epoch=2, key=NEW_KEY)).number == 31
 
 
 def test_keys_and_counters_outlive_a_reboot() -> None:
     one = meter()
-    order = one.receiver.take(SET_KEY_FRAME)
-    assert order is not None
+    order = taken(one, SET_KEY_FRAME)
     one.renew(order)
-    one.receiver.answer(order, NOW_S, done=True)
-    again = meter(Keyring.load(one.receiver.keyring.dump()))
+    answer = one.answer(order, NOW_S, COMMAND_DONE)
+    again = meter(one.memory)
     assert again.kid == one.kid
-    repeated = again.receiver.take(SET_KEY_FRAME)
-    assert repeated is not None
-    assert again.receiver.answer(repeated, NOW_S + 9, done=True) == (COMMAND_DONE, 17, NOW_S)
+    repeated = taken(again, SET_KEY_FRAME)
+    assert repeated.again
+    assert again.receiver.answer_again(repeated) == answer
+
+
+class TestClock:
+    """A set clock is refused as late unless it names a frame that was sealed within ten minutes of running time."""
+
+    def late(self, one: SimulatedMeter, running_s: float, *heard: int, **more: Any) -> bool:
+        one.let_time_pass(running_s)
+        return one.is_late(taken(one, sealed(2, 4, 7, NOW_S, *heard, **more)), running_s)
+
+    def test_one_that_says_nothing_of_what_was_heard(self) -> None:
+        one = meter()
+        one.let_time_pass(0)
+        one.seal(b"")
+        assert self.late(one, 1)
+
+    @pytest.mark.parametrize(
+        ("running_s", "late"), [(1, False), (599, False), (600, False), (601, True), (9_999, True)]
+    )
+    def test_by_how_long_the_meter_ran_since_that_frame(self, running_s: float, late: bool) -> None:
+        one = meter()
+        one.let_time_pass(0)
+        for _ in range(3):
+            one.seal(b"")
+        assert self.late(one, running_s, 3) is late
+
+    @pytest.mark.parametrize(
+        ("heard", "late"), [(0, True), (3, True), (4, False), (5, False), (6, True), (2**40, True)]
+    )
+    def test_by_which_frames_were_heard(self, heard: int, late: bool) -> None:
+        """Three frames were sealed long ago, two a minute ago; a sixth was not sealed yet."""
+        one = meter()
+        one.let_time_pass(0)
+        for running_s in (0, 0, 0, 700, 700):
+            one.let_time_pass(running_s)
+            one.seal(b"")
+        assert self.late(one, 760, heard) is late
+
+    def test_nothing_that_was_heard_before_a_loss_of_power(self) -> None:
+        before = meter()
+        before.let_time_pass(0)
+        before.seal(b"")
+        assert self.late(meter(before.memory), 1, 1)
+
+    def test_nothing_that_was_heard_under_another_key(self) -> None:
+        one = meter()
+        one.let_time_pass(0)
+        one.seal(b"")
+        one.renew(taken(one, SET_KEY_FRAME))
+        one.let_time_pass(1)
+        one.seal(b"")
+        assert self.late(one, 1, 1)
+        assert not self.late(one, 1, 1, epoch=2, key=NEW_KEY)
+
+    def test_it_says_so_at_the_time_that_is_in_the_command(self) -> None:
+        """Its own clock is two days ahead: the head-end would not take an event of that time."""
+        one = meter()
+        order = taken(one, sealed(2, 4, 7, NOW_S))
+        assert one.answer(order, NOW_S + 2 * 86_400, COMMAND_LATE) == (COMMAND_LATE, 7, NOW_S)
 
 
 def test_faults_follow_from_seed_number_and_repetition() -> None:
@@ -165,9 +235,7 @@ def test_mail_waits_for_its_time_and_goes_with_what_was_said(tmp_path: Path) -> 
     (mail,) = spool.mail(10)
     assert mail == Mail(2, 1, TITLE, b"now", "")
     said = Said(3, COMMAND_DONE, NOW_S, 17)
-    ring = Keyring(3, epoch=2, taken={"0": 9})
-    spool.hand_over([], [], [ring], [mail], [said])
+    spool.hand_over([], [], [mail], [said])
     assert [one.octets for one in spool.mail(30)] == [b"late"]
     assert spool.said() == [said]
-    assert spool.keyrings() == {3: ring}
     spool.close()

@@ -57,12 +57,17 @@ def test_equal_bodies_are_one_uplink(tmp_path: Path) -> None:
 
 def test_memories_and_facts_go_with_the_frames(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
+    memory = Memory(0, 9)
+    memory.nonvolatile.write("a", b"b")
     with pytest.raises(TypeError):
-        spool.hand_over(frames(b"1"), [Memory(0, 256, 9)], tick=object())  # fails last
+        spool.hand_over(frames(b"1"), [memory], tick=object())  # fails last
     assert spool.memories() == {}
     assert spool.next_batch(0, 1, partial=True) is None
-    spool.hand_over(frames(b"1"), [Memory(0, 256, 9)], tick=4)
-    assert (spool.memories(), spool.fact("tick"), spool.fact("other")) == ({0: Memory(0, 256, 9)}, 4, None)
+    spool.hand_over(frames(b"1"), [memory], tick=4)
+    assert (spool.fact("tick"), spool.fact("other")) == (4, None)
+    kept = spool.memories()
+    assert {number: (one.register_wh, one.nonvolatile.cells) for number, one in kept.items()} == {0: (9, {"a": b"b"})}
+    assert not memory.nonvolatile.changed
 
 
 def test_held_until_its_time(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ uplink = len(list(spool.posted()))
 while True:
     frames = [Outgoing(0, f"{tick}/{n}".encode(), "accepted") for n in range(20)]
     tick += 1
-    spool.hand_over(frames, [Memory(0, tick, tick)], tick=tick)
+    spool.hand_over(frames, [Memory(0, tick)], tick=tick)
     while (batch := spool.next_batch(0, 7, partial=False)) is not None:
         with (Path(sys.argv[1]) / "arrived").open("ab") as file:  # the head-end of this test
             file.write(batch.id.to_bytes(4, "big") + len(batch.body).to_bytes(4, "big") + batch.body)
@@ -183,4 +188,4 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:
         spool.keep_receipt(batch, batch.id)
     arrived = Counter(frame for body in bodies.values() for frame in split_sequence(body))
     assert arrived == Counter(f"{tick}/{n}".encode() for tick in range(spool.fact("tick")) for n in range(20))
-    assert spool.memories()[0].reserve == spool.fact("tick")
+    assert spool.memories()[0].register_wh == spool.fact("tick")
