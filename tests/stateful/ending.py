@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from concentrators import commands, totals
+from concentrators.models import Command, CommandKind, CommandState
 from keyvault import audit, census
 from keyvault.models import MasterKeyRotation
 from tests.stateful.field import HonestMeter
@@ -29,7 +30,36 @@ def end_well(site: HeadEnd) -> None:
     _assert_every_frame_once(site)
     for meter in site.meters:
         _assert_not_locked_out(site, meter)
+    _assert_no_command_done_expires(site)
+    _deliver_all_again(site)
+    _assert_every_frame_once(site)
     _assert_books_agree(site)
+
+
+def _assert_no_command_done_expires(site: HeadEnd) -> None:
+    """What is open is brought until it is answered: nothing that a meter did stays open, or ends in another way."""
+    waiting = Command.objects.filter(state__in=commands.OPEN)
+    numbers = list(waiting.values_list("pk", flat=True))
+    waiting.update(expires_at=clock.now + timedelta(days=400))
+    for _ in range(4 * len(numbers) + 8):
+        if not waiting.exists():
+            break
+        letters, said = len(site.letters), len(site.air)
+        for concentrator in site.concentrators:
+            site.fetch(concentrator)
+        for letter in site.letters[letters:]:
+            site.deliver(letter)
+        if site.air[said:]:
+            site.arrive(0, site.air[said:], worker=0)
+        if len(site.letters) == letters:
+            site.pass_time(timedelta(hours=6))
+        site.learn({("retiring", "retired")})
+    for command in Command.objects.filter(pk__in=numbers).select_related("meter"):
+        meter = site.meter_of(bytes(command.meter.system_title))
+        ends = {CommandState.DONE, CommandState.REFUSED}
+        if command.kind == CommandKind.SET_KEY and command.pk not in meter.done:
+            ends.add(CommandState.CANCELLED)  # its key was cut off, or replaced, before the meter had it
+        assert command.state in ends, f"{command} of a meter that did {meter.done} ended {command.state}"
 
 
 def _deliver_all_again(site: HeadEnd) -> None:

@@ -243,6 +243,7 @@ class HeadEnd:
 
     def fetch(self, concentrator: int, fault: Fault | None = None) -> None:
         """A concentrator fetches commands. Where the web process dies, nothing comes out."""
+        clock.now += timedelta(seconds=1)
         offers = self.faults.run(lambda: downlink.offer(concentrator, 100, clock.now), fault) or []
         for offer in offers:
             self.letters.append(Letter(concentrator, *offer))

@@ -314,7 +314,7 @@ class Machine(RuleBasedStateMachine):
             site.fetch(site.concentrators[place])
         if stages > 1:
             for letter in site.letters[-2:]:
-                site.deliver(letter)
+                site.deliver(letter, lose_answer=stages == 2)
         if stages > 2:
             self.site.arrive(place, site.air[-6:], 0)
 
