@@ -134,8 +134,9 @@ def offer_at_once(now: datetime) -> int:
                                            ELSE c.elsewhere_attempt_at END
            FROM concentrators_command d, LATERAL (
                SELECT %(latest)s + make_interval(secs => CASE d.state WHEN 'queued' THEN %(keyless_s)s
-                   WHEN 'delivered' THEN %(repeat_s)s * 2 ^ %(repeat_doublings)s
-                   ELSE %(retry_s)s * 2 ^ %(retry_doublings)s END) AS latest
+                   WHEN 'delivered' THEN %(repeat_s)s * 2 ^ least(m.most, %(repeat_doublings)s)
+                   ELSE %(retry_s)s * 2 ^ least(m.most, %(retry_doublings)s) END) AS latest
+               FROM greatest(d.attempts, d.elsewhere_attempts, d.failures, d.late_answers) AS m(most)
            ) n
            WHERE c.id = d.id AND d.state IN ('queued', 'offered', 'delivered')
              AND greatest(d.next_attempt_at, d.elsewhere_attempt_at) > n.latest""",

@@ -121,7 +121,7 @@ def test_a_rotation_of_the_master_key_goes_on(now: datetime) -> None:
 
 @pytest.mark.parametrize(
     ("state", "attempts", "usual"),
-    [(CommandState.QUEUED, 0, 600), (CommandState.OFFERED, 3, 480), (CommandState.DELIVERED, 1, 6 * 3600)],
+    [(CommandState.QUEUED, 0, 600), (CommandState.OFFERED, 3, 480), (CommandState.DELIVERED, 1, 600)],
 )
 def test_commands_are_offered(now: datetime, state: CommandState, attempts: int, usual: int) -> None:
     put_off = now + timedelta(seconds=usual)

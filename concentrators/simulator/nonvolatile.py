@@ -31,7 +31,7 @@ class NonVolatile:
     def __init__(self, cells: dict[str, bytes] | None = None) -> None:
         self.cells = {} if cells is None else cells
         self.changed = False
-        self.power: Callable[[Self, str, bytes], None] | None = None
+        self.power: Callable[[NonVolatile, str, bytes], None] | None = None
 
     @classmethod
     def load(cls, octets: bytes) -> Self:

@@ -17,7 +17,7 @@ from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 FIRST_EPOCH = 1
 TRANSFER_EPOCH = 0
 SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5
-_SHAPES = {
+_SHAPES: dict[int, list[tuple[type, ...]]] = {
     SET_KEY: [(int, int, int, bytes, int)],
     READ_NOW: [(int, int)],
     RESEND: [(int,) * 4],
@@ -193,7 +193,7 @@ class Receiver:
         """Whether a command is one that the meter knows, under the right key and in the right shape."""
         of_transfer_key = order.epoch == TRANSFER_EPOCH
         shape = tuple(type(one) for one in order.fields)
-        return of_transfer_key == (order.kind == SET_KEY) and shape in _SHAPES.get(order.kind, ())
+        return of_transfer_key == (order.kind == SET_KEY) and shape in _SHAPES.get(order.kind, [])
 
     def answer(self, order: Order, at_s: int, register: str) -> Answer:
         """Record what is said to a command that was followed."""

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('concentrators', '0015_parked_waits'),
+        ("concentrators", "0016_take_back"),
     ]
 
     operations = [

@@ -12,5 +12,5 @@ def add(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("meters", "0005_partition_functions")]
+    dependencies = [("meters", "0006_names")]
     operations = [migrations.RunPython(add, migrations.RunPython.noop)]
