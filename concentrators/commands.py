@@ -187,8 +187,8 @@ def _end(answers: Sequence[Answer], now: datetime) -> None:
         """UPDATE concentrators_command c
            SET state = CASE WHEN n.done THEN 'done' ELSE 'refused' END, ended_at = %s
            FROM unnest(%s::int[], %s::bigint[], %s::bool[]) AS n(meter_id, number, done)
-           WHERE c.id = n.number AND c.meter_id = n.meter_id AND c.octets IS NOT NULL AND NOT (c.kind = %s AND n.done)
-             AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
+           WHERE c.id = n.number AND c.meter_id = n.meter_id AND NOT (c.kind = %s AND n.done)
+             AND c.state IN ('offered', 'delivered', 'expired')""",
         now,
         int_array(answer.meter_id for answer in answers),
         int_array(answer.number for answer in answers),
@@ -207,7 +207,7 @@ def _come_late(answers: Sequence[Answer], now: datetime) -> None:
                  FROM concentrators_command d
                  JOIN unnest(%s::int[], %s::bigint[]) AS a(meter_id, number)
                       ON d.id = a.number AND d.meter_id = a.meter_id) AS n
-           WHERE c.id = n.id AND c.kind = %s AND c.octets IS NOT NULL AND c.state IN ('offered', 'delivered')""",
+           WHERE c.id = n.id AND c.kind = %s AND c.state IN ('offered', 'delivered')""",
         now,
         AT_ONCE,
         settings.COMMAND_RETRY_S,

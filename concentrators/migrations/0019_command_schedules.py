@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("concentrators", "0016_take_back"),
+        ("concentrators", "0018_large_tables"),
     ]
 
     operations = [
