@@ -17,6 +17,10 @@ _VERSIONS = (10, SECONDARY_UNITS_VERSION)
 _PRIMARY_UNITS = frozenset({"W", "V", "A", "Hz", "J", "VA", "VAs", "var", "vars", "/", "%", "s", "Cel", "count"})
 _ABSOLUTE_FROM = 1 << 28  # below it a time is relative to now (RFC 8428 section 4.5.3)
 _ABSOLUTE_UNTIL = 1 << 38
+# RFC 8798 section 3, of what an electricity meter could mean.
+_SECONDARY_UNITS = frozenset(
+    ("ms", "min", "h", "MHz", "kW", "kVA", "kvar", "Ah", "Wh", "kWh", "varh", "kvarh", "VAh", "kVAh", "mV", "mA", "dBm")
+)
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _MAX_RECORDS = 256
 _BASE_LABELS = (BVER, BN, BT, BU, BV)
@@ -130,9 +134,11 @@ def _resolve(record: Any, base: dict[int, Any]) -> Record:
         raise SenMLError(f"SenML version {_shown(version)} is not one of {_VERSIONS}")
     name, unit = _name_and_unit(record, base)
     if version != SECONDARY_UNITS_VERSION and unit not in _PRIMARY_UNITS:
-        raise SenMLError(
-            f"unit {_shown(unit)} is a secondary unit: the pack needs base version {SECONDARY_UNITS_VERSION}"
-        )
+        if unit in _SECONDARY_UNITS:
+            raise SenMLError(
+                f"unit {_shown(unit)} is a secondary unit: the pack needs base version {SECONDARY_UNITS_VERSION}"
+            )
+        raise SenMLError(f"unit {_shown(unit)} is none of any register here")
     value = _sum(_exact(base.get(BV, 0), "base value"), _exact(record.get(V), "value"))
     time_s = _sum(_exact(base.get(BT, 0), "base time"), _exact(record.get(T, 0), "time"))
     if type(time_s) is not int:
