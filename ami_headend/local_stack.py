@@ -1,11 +1,8 @@
 """The head-end on one machine: its services prepared, its processes supervised, all of it stopped together."""
 
 import os
-import re
 import secrets
-import shlex
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +13,16 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import OperationalError, connections
-from honcho.manager import Manager
-from honcho.printer import Message, Printer
 
 from ami_headend import embedded
+from ami_headend.display import Lines
+from ami_headend.embedded import OwnService
+from ami_headend.supervision import RestartsError, Supervisor
 from keyvault import masterkey
 from keyvault.models import DeviceKey, FleetKey
 from meters import partitions
 
 ADMIN = "admin"
-_STOPPED = re.compile(r"(\S+) stopped \(rc=(-?\d+)\)")
-_INTERRUPTED = (130, 143)
 
 
 class LocalStackError(Exception):
@@ -35,9 +31,10 @@ class LocalStackError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """The environment for every process, the address, and the account to sign in with."""
+    """The environment for every process, the services of our own, the address, and the account to sign in with."""
 
     env: dict[str, str]
+    services: list[OwnService]
     address: str
     account: str
 
@@ -50,7 +47,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
     """
     require_free(host, port)
     own_database = not os.environ.get("DATABASE_URL")
-    with embedded.services(settings.VAR_DIR) as env:
+    with embedded.started(settings.VAR_DIR) as (env, own):
         if _is_loopback(host):
             env.setdefault("TLS", "0")
         try:
@@ -62,7 +59,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
             raise LocalStackError(f"The database does not answer: {str(error).splitlines()[0]}") from error
         call_command("collectstatic", interactive=False, verbosity=0)
         connections.close_all()
-        yield Prepared(env, f"http://{'localhost' if _is_loopback(host) else host}:{port}/", account)
+        yield Prepared(env, own, f"http://{'localhost' if _is_loopback(host) else host}:{port}/", account)
 
 
 def require_free(host: str, port: int) -> None:
@@ -74,41 +71,23 @@ def require_free(host: str, port: int) -> None:
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         raise LocalStackError(
-            f"Cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error}): choose another with "
-            "--port, or PORT= for make."
+            f"Cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error}): stop what listens "
+            "there, or, where that is no head-end of this folder, choose another with --port, or PORT= for make."
         ) from error
 
 
-def supervise(commands: Mapping[str, list[str]], env: Mapping[str, str]) -> int:
-    """Runs the commands side by side until one ends or a signal comes; then all end. Gives the exit code.
+def supervise(commands: Mapping[str, list[str]], ready: "Prepared", panel: str = "") -> None:
+    """Runs the commands side by side until somebody interrupts; what ends is started again, services too.
 
-    Raises LocalStackError where a process ended by itself, which never should.
+    What the command ``panel`` writes renews itself in place. Raises LocalStackError where something ended too often.
     """
-    printer = _FirstStop(sys.stdout)
-    manager = Manager(printer)
-    for name, command in commands.items():
-        manager.add_process(name, f"exec {shlex.join(command)}", env=dict(env), cwd=str(settings.BASE_DIR))
-    manager.loop()
-    if manager.returncode in _INTERRUPTED:
-        return int(manager.returncode)
-    raise LocalStackError(
-        f"The process {printer.first} ended by itself (exit code {printer.code}): everything stopped."
-    )
-
-
-class _FirstStop(Printer):  # type: ignore[misc]
-    """Honcho's printer, which remembers the process that ended first and leaves out routine notices."""
-
-    first = code = "?"
-
-    def write(self, message: Message) -> None:
-        if message.name == "system":
-            stopped = _STOPPED.match(message.data)
-            if stopped and self.first == "?":
-                self.first, self.code = stopped.groups()
-            if "started (pid" in message.data or "sending SIGTERM" in message.data:
-                return
-        super().write(message)
+    lines = Lines(list(commands), panel)
+    try:
+        Supervisor(commands, ready.services, ready.env, settings.BASE_DIR, lines).run()
+    except RestartsError as error:
+        raise LocalStackError(str(error)) from error
+    finally:
+        lines.close()
 
 
 def _is_loopback(host: str) -> bool:

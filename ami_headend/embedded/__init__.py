@@ -9,8 +9,10 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +34,7 @@ from ami_headend.embedded.places import (
 )
 from ami_headend.embedded.processes import (
     Server,
+    is_living,
     launch,
     living_process,
     make_folder,
@@ -44,6 +47,7 @@ __all__ = [
     "OWNER",
     "WORKING_ROLE",
     "EmbeddedError",
+    "OwnService",
     "celery_broker_url",
     "database_url",
     "postgres_program",
@@ -53,6 +57,7 @@ __all__ = [
     "services",
     "start_postgres",
     "start_redis",
+    "started",
 ]
 
 
@@ -61,9 +66,40 @@ def running(var_dir: Path) -> bool:
     return postmaster(var_dir.absolute() / "postgres") is not None
 
 
+@dataclass
+class OwnService:
+    """A server that runs for as long as the block of ``started``, and can be started again where it was killed."""
+
+    server: Server
+    begin: Callable[[], Server]
+
+    @property
+    def name(self) -> str:
+        return self.server.name
+
+    def has_ended(self) -> bool:
+        return not is_living(self.server.process)
+
+    def restart(self) -> None:
+        """Raises EmbeddedError where it does not start, as of a PostgreSQL whose last processes have not ended yet."""
+        self.server = self.begin()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
 @contextmanager
 def services(var_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
-    """Runs what `environ` does not configure; gives the environment for every process that is to use it.
+    """``started``, for who needs the environment alone."""
+    with started(var_dir, environ) as (env, _):
+        yield env
+
+
+@contextmanager
+def started(
+    var_dir: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, str], list[OwnService]]]:
+    """Runs what `environ` does not configure; gives the environment for every process that is to use it, and what runs.
 
     Raises EmbeddedError with one sentence where that is impossible. SIGTERM inside the block ends it like an
     exception, so nothing that was started stays.
@@ -71,20 +107,26 @@ def services(var_dir: Path, environ: Mapping[str, str] | None = None) -> Iterato
     env = dict(os.environ if environ is None else environ)
     var_dir = var_dir.absolute()
     env["AMI_VAR_DIR"] = str(var_dir)
+    own: list[OwnService] = []
     with ExitStack() as stack:
         stack.enter_context(_termination_as_exit())
         if not env.get("DATABASE_URL") or not env.get("REDIS_URL"):
             make_folder(var_dir)
             stack.enter_context(_alone_in(var_dir))
         if not env.get("DATABASE_URL"):
-            server = start_postgres(var_dir)
-            stack.callback(server.stop)
+            own.append(_begun(stack, partial(start_postgres, var_dir)))
             make_database(var_dir)
             env["DATABASE_URL"] = database_url(var_dir)
         if not env.get("REDIS_URL"):
-            stack.callback(start_redis(var_dir).stop)
+            own.append(_begun(stack, partial(start_redis, var_dir)))
             env["REDIS_URL"] = redis_url(var_dir)
-        yield env
+        yield env, own
+
+
+def _begun(stack: ExitStack, begin: Callable[[], Server]) -> OwnService:
+    service = OwnService(begin(), begin)
+    stack.callback(service.stop)
+    return service
 
 
 @contextmanager
@@ -145,7 +187,7 @@ def start_postgres(var_dir: Path) -> Server:
     }  # the wheel is built without lz4; fsync and synchronous_commit stay on
     command = [postgres_program("postgres"), "-D", str(data)]
     command += [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
-    process = launch(command, var_dir / "postgres.log", owner)
+    process = launch(command, var_dir / "postgres.log", owner, signal.SIGINT)
     server = Server("PostgreSQL", process, signal.SIGINT)  # SIGINT is its fast shutdown
     wait_until(server, lambda: postmaster(data) is not None, var_dir / "postgres.log")
     return server
@@ -175,7 +217,7 @@ def start_redis(var_dir: Path) -> Server:
         "maxmemory-policy": "noeviction",
     }
     command = [redis_program()] + [part for key, value in options.items() for part in (f"--{key}", value)]
-    server = Server("Redis", launch(command, var_dir / "redis.log", None), signal.SIGTERM)
+    server = Server("Redis", launch(command, var_dir / "redis.log", None, signal.SIGTERM), signal.SIGTERM)
     wait_until(server, socket_path.is_socket, var_dir / "redis.log")
     pid_file.write_text(f"{server.process.pid}\n")
     return server

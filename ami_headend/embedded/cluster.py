@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -105,7 +106,7 @@ def make_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
     command = [postgres_program("initdb"), "--auth=trust", "-U", OWNER, "--encoding=UTF8", "--locale=C"]
     command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "-D", str(draft)]
     log = data.with_name("postgres.log")
-    process = launch(command, log, owner)
+    process = launch(command, log, owner, signal.SIGKILL)
     try:
         status = process.wait()
     except BaseException:

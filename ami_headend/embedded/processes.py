@@ -1,9 +1,12 @@
 """Processes of embedded services and their folders: begun, awaited, found again, and ended."""
 
+import ctypes
 import os
 import pwd
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from ami_headend.embedded.places import EmbeddedError
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,36 @@ class Server:
             self.process.wait(STOP_TIMEOUT_S)
 
 
-def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None) -> psutil.Popen:
-    """Starts a server in a session of its own, so that Ctrl-C reaches it through us alone, and last."""
+def tethered(number: signal.Signals) -> Callable[[], None] | None:
+    """What to run in a child before it becomes another program, so that the kernel signals it when its parent dies.
+
+    None outside of Linux. By parent Linux means the thread that began it: only the main thread's are tethered.
+    """
+    if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
+        return None
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+
+    def tether() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died meanwhile
+            os._exit(1)
+
+    return tether
+
+
+def is_living(process: psutil.Process) -> bool:
+    """Whether a process runs, and is no zombie."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None, end_signal: signal.Signals) -> psutil.Popen:
+    """Starts a server in a session of its own, so that Ctrl-C reaches it through us alone, and last.
+
+    Where this process is killed, the server gets ``end_signal``.
+    """
     as_user = {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     try:
@@ -48,6 +80,7 @@ def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None) -> ps
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=tethered(end_signal),
                 cwd="/",
                 env=environ,
                 **as_user,
@@ -75,7 +108,7 @@ def living_process(pid_file: Path, name: str) -> psutil.Process | None:
     """The living process named on a pid file's first line, where it is the program we think of."""
     try:
         process = psutil.Process(int(pid_file.read_text().splitlines()[0]))
-        return process if process.name().startswith(name) and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if process.name().startswith(name) and is_living(process) else None
     except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
         return None
 

@@ -14,6 +14,7 @@ class Command(up.Command):
         "Run the head-end with simulated meters posting over HTTP, attackers among them, keys that are rotated, and a "
         "live summary."
     )
+    panel = "summary"
     examples = (
         "examples:\n"
         "  manage.py demo\n"

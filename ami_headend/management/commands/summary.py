@@ -11,6 +11,7 @@ from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
+from ami_headend.display import Lines
 from concentrators.activity import Activity, activity
 from concentrators.rotations import Rotation, rotations
 
@@ -20,6 +21,7 @@ _ROTATIONS = 5
 
 
 class Command(BaseCommand):
+    _lines: Lines | None = None  # on a terminal, where the last one is replaced
     help = "Print frames posted, verified, accepted, duplicate and refused by kind, the rate, and the queue."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,6 +45,8 @@ class Command(BaseCommand):
             if every is None:
                 self._print(before, title, None)
                 return
+            if self.stdout.isatty():
+                self._lines = Lines([], "summary")
             while True:
                 time.sleep(max(0.0, every - (time.monotonic() - started) % every))
                 now, seen = time.monotonic(), activity(since)
@@ -50,6 +54,9 @@ class Command(BaseCommand):
                 before, last = seen, now
         except OperationalError as error:
             raise CommandError(f"The database does not answer: {str(error).splitlines()[0]}") from error
+        finally:
+            if self._lines is not None:
+                self._lines.close()
 
     def _print(self, seen: Activity, title: str, frames_per_second: float | None) -> None:
         console = Console(width=100, highlight=False)
@@ -60,8 +67,13 @@ class Command(BaseCommand):
             console.print(refusals(seen), soft_wrap=True)
             for line in rotated(rotations(_ROTATIONS)):
                 console.print(line, soft_wrap=True, markup=False)
-        self.stdout.write(text.get(), ending="")
-        self.stdout.flush()
+        if self._lines is None:
+            # With --every, an empty line ends each, for who shows it in place of the one before.
+            self.stdout.write(text.get() + "\n" * (frames_per_second is not None), ending="")
+            self.stdout.flush()
+            return
+        for line in [*text.get().splitlines(), ""]:
+            self._lines.line("summary", line)
 
 
 def refusals(seen: Activity) -> str:

@@ -1,6 +1,6 @@
 """manage.py up: the whole head-end on this machine, for real concentrators."""
 
-import sys
+import signal
 from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
@@ -12,14 +12,18 @@ from ami_headend.local_stack import LocalStackError, Prepared, prepared, supervi
 from ami_headend.processes import beat_command, web_command, worker_commands
 from keyvault.masterkey import MasterKeyError
 
+_TERMINATED = 128 + signal.SIGTERM
+
 
 class Command(BaseCommand):
     help = "Run the head-end on this machine: web server, workers, schedule, and PostgreSQL and Redis if none is set."
+    panel = ""  # the name of a command whose output renews itself in place
     examples = (
         "examples:\n"
         "  manage.py up\n"
         "  manage.py up --port 9000 --workers 4\n"
         "  DATABASE_URL=postgres://headend@db/headend REDIS_URL=redis://redis/0 manage.py up\n\n"
+        "What ends by itself, or is killed, is started again, up to five times within a minute.\n"
         "Ctrl-C stops everything that was started. On an address other than this machine's own (--host) it expects\n"
         "a TLS proxy in front, and the names it answers to in ALLOWED_HOSTS."
     )
@@ -45,13 +49,15 @@ class Command(BaseCommand):
                     "beat": beat_command(),
                     **self.more_commands(ready, options),
                 }
-                code = supervise(commands, ready.env)
+                supervise(commands, ready, self.panel)
         except (EmbeddedError, LocalStackError, MasterKeyError) as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
-            code = 130
+            pass  # Ctrl-C is how it ends: no error
+        except SystemExit as ended:
+            if ended.code != _TERMINATED:
+                raise
         self.stdout.write("Everything that was started has stopped.")
-        sys.exit(code)
 
     def announce(self, ready: Prepared) -> None:
         self.stdout.write(
