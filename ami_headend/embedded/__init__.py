@@ -82,6 +82,7 @@ class OwnService:
 
     def restart(self) -> None:
         """Raises EmbeddedError where it does not start, as of a PostgreSQL whose last processes have not ended yet."""
+        self.server.process.wait(1)  # a child that nobody has waited for still counts: PostgreSQL would not start
         self.server = self.begin()
 
     def stop(self) -> None:
