@@ -14,6 +14,7 @@ from concentrators.models import StaleSteps
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGINNING, _END = _EPOCH, datetime(9000, 1, 1, tzinfo=UTC)
+_AT_A_TIME = 50  # concentrators
 _LOCK = 0x616D6907  # one at a time makes steps anew
 # Of an interval of {total}, a row with concentrator, length and start: how many meters are expected in it.
 EXPECTED = """coalesce((
@@ -31,27 +32,27 @@ SPANS = """
     WITH mine AS MATERIALIZED (
         SELECT * FROM concentrators_assignment
         WHERE valid_from < %(end)s::timestamptz + interval '1 day' AND (valid_to IS NULL OR valid_to > %(start)s)
-          AND (%(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s))
+          AND concentrator_id = ANY(%(concentrators)s)
     ), before AS (
         SELECT a.id, max(p.valid_to) AS ended FROM mine a
         JOIN concentrators_assignment p ON p.meter_id = a.meter_id AND p.valid_to <= a.valid_from GROUP BY a.id
     ), length AS (
-        SELECT m.id AS meter_id, m.interval_minutes AS minutes, e.since AS first, NULL::timestamptz AS last
-        FROM meters_meter m
-        LEFT JOIN (SELECT meter_id, max(valid_to) AS since FROM meters_earlierlength GROUP BY meter_id) e
-             ON e.meter_id = m.id
-        UNION ALL SELECT meter_id, interval_minutes, valid_from, valid_to FROM meters_earlierlength
+        SELECT a.*, m.commissioned_at, m.retired_at, m.interval_minutes AS minutes,
+               (SELECT max(e.valid_to) FROM meters_earlierlength e WHERE e.meter_id = m.id) AS begun,
+               NULL::timestamptz AS changed
+        FROM mine a JOIN meters_meter m ON m.id = a.meter_id
+        UNION ALL
+        SELECT a.*, m.commissioned_at, m.retired_at, e.interval_minutes, e.valid_from, e.valid_to
+        FROM mine a JOIN meters_meter m ON m.id = a.meter_id JOIN meters_earlierlength e ON e.meter_id = m.id
     ), exact AS (
-        SELECT a.concentrator_id, a.meter_id, l.minutes, make_interval(mins => l.minutes) AS step,
-               greatest(m.commissioned_at, h.installed_at, l.first, b.ended, %(start)s,
-                        a.valid_from - make_interval(mins => l.minutes) + interval '1 us') AS first,
-               least(a.valid_to, %(end)s, least(m.retired_at, h.removed_at, l.last, %(over_by)s)
+        SELECT l.concentrator_id, l.meter_id, l.minutes, make_interval(mins => l.minutes) AS step,
+               greatest(l.commissioned_at, h.installed_at, l.begun, b.ended, %(start)s,
+                        l.valid_from - make_interval(mins => l.minutes) + interval '1 us') AS first,
+               least(l.valid_to, %(end)s, least(l.retired_at, h.removed_at, l.changed, %(over_by)s)
                      - make_interval(mins => l.minutes) + interval '1 us') AS last
-        FROM mine a
-        JOIN meters_meter m ON m.id = a.meter_id
-        JOIN length l ON l.meter_id = a.meter_id
-        LEFT JOIN before b ON b.id = a.id
-        LEFT JOIN meters_installation h ON h.meter_id = a.meter_id
+        FROM length l
+        LEFT JOIN before b ON b.id = l.id
+        LEFT JOIN meters_installation h ON h.meter_id = l.meter_id
     ), span AS (
         SELECT concentrator_id, meter_id, minutes, step,
                date_bin(step, first + step - interval '1 us', timestamptz '1970-01-01 00:00Z') AS first,
@@ -116,13 +117,24 @@ def spans(
 def refresh() -> int:
     """Make the steps of the concentrators anew whose meters changed; how many. One query where none did.
 
-    A change that is committed meanwhile makes its concentrators stale once more.
+    Some concentrators at a time, each time in a transaction of its own: whoever is stopped has done a part. A change
+    that is committed meanwhile makes its concentrators stale once more.
     """
-    if not StaleSteps.objects.exists():
-        return 0
+    made = 0
+    while StaleSteps.objects.exists():
+        made += _refresh_some()
+    return made
+
+
+def _refresh_some() -> int:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        cursor.execute("DELETE FROM concentrators_stalesteps RETURNING concentrator_id")
+        cursor.execute(
+            """DELETE FROM concentrators_stalesteps WHERE concentrator_id IN (
+                   SELECT DISTINCT concentrator_id FROM concentrators_stalesteps ORDER BY 1 LIMIT %s)
+               RETURNING concentrator_id""",
+            [_AT_A_TIME],
+        )
         stale = sorted({row[0] for row in cursor.fetchall()})
         cursor.execute("DELETE FROM concentrators_expectedstep WHERE concentrator_id = ANY(%s)", [stale])
         cursor.execute(
