@@ -33,6 +33,7 @@ from keyvault.masterkey import MasterKeyError
 from meters.admin import MeterAdmin
 from meters.models import Installation, Meter, Place
 from meters.registry import RegistryError
+from meters.search import of_meters
 
 
 @admin.register(Concentrator)
@@ -86,8 +87,8 @@ class AssignmentAdmin(ReadOnlyAdmin):
         ("valid_from", PeriodFilter),
     ]
     list_select_related = ["meter", "concentrator"]
-    search_fields = ["meter__system_title", "meter__serial_number__startswith"]
-    search_octets = ["meter__system_title"]
+    search_fields = ["meter"]
+    search_by = {"meter": of_meters}
     ordering = ["-id"]
     fields = ["meter", "concentrator", "valid_from", "valid_to"]
     actions_list = ["assign_meters"]

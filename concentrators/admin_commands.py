@@ -11,6 +11,7 @@ from unfold.decorators import display
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of
+from meters.search import of_meters
 
 
 @admin.register(Command)
@@ -28,8 +29,8 @@ class CommandAdmin(ReadOnlyAdmin):
         ("created_at", PeriodFilter),
     ]
     list_select_related = ["meter", "offered_to"]
-    search_fields = ["id__exact", "meter__system_title", "meter__serial_number__startswith"]
-    search_octets = ["meter__system_title"]
+    search_fields = ["id__exact", "meter"]
+    search_by = {"meter": of_meters}
     search_help_text = "a command's number, or the beginning of a meter's serial number or system title"
     ordering = ["-id"]
     fields = [
@@ -100,8 +101,8 @@ class WaveMeterAdmin(ReadOnlyAdmin):
     list_display = ["wave", "meter", "command_state"]
     list_filter = [("wave", AutocompleteSelectFilter), ("meter", AutocompleteSelectFilter)]
     list_select_related = ["wave", "meter", "command"]
-    search_fields = ["meter__serial_number__startswith", "meter__system_title"]
-    search_octets = ["meter__system_title"]
+    search_fields = ["meter"]
+    search_by = {"meter": of_meters}
     ordering = ["-id"]
     fields = ["wave", "meter", "command"]
 

@@ -1,7 +1,7 @@
 """What the admin pages of all apps share: read-only models, octets in hex, large tables, pages with a form."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -116,7 +116,8 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     """Lists without counting all rows, and search that an index can serve. ``when_empty`` says what would stand here.
 
     The whole term is sought, by any of ``search_fields``: columns in ``search_octets`` by the first hex
-    digits (a range of their index), ``..._id__exact`` and the like by a number, others by the lookup they name.
+    digits (a range of their index), ``..._id__exact`` and the like by a number, those in ``search_by`` by a search
+    of their own, others by the lookup they name.
     """
 
     paginator = CappedPaginator
@@ -127,6 +128,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     list_disable_select_all = True
     list_filter_submit = True
     search_octets: Sequence[str] = ()
+    search_by: Mapping[str, Callable[[str], Q]] = {}
     when_empty = ""
     sorts_by_all = False  # of tables that stay small
 
@@ -169,7 +171,9 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
         digits = _SEPARATORS.sub("", term)
         conditions = Q()
         for column in self.get_search_fields(request):
-            if column in self.search_octets:
+            if column in self.search_by:
+                conditions |= self.search_by[column](term)
+            elif column in self.search_octets:
                 if _HEX.fullmatch(digits):
                     conditions |= octets_begin(column, bytes.fromhex(digits))
             elif column.endswith("__exact"):

@@ -22,7 +22,7 @@ from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey, InvocationCounter
 from keyvault.provisioning import ProvisioningError
 from keyvault.rights import PROVISION
-from meters import queries, registry
+from meters import queries, registry, search
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -48,9 +48,10 @@ class MeterAdmin(LargeTableAdmin):
     when_empty = "No meter is registered yet. Add one, or import a list: manage.py import_meters."
     list_display = ["serial_number", "title", "name", "status_label", "length", "heard_at"]
     list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", PeriodFilter)]
-    search_fields = ["system_title", "serial_number__startswith", "name__icontains"]
+    search_fields = ["system_title", "serial_number"]
     search_octets = ["system_title"]
-    search_help_text = "the beginning of a serial number or system title (hex), or a part of a name"
+    search_by = {"serial_number": lambda term: search.as_q(search.meter_condition(term))}
+    search_help_text = "the beginning or end of a serial number, the beginning of a system title, words of a name"
     ordering = ["serial_number"]
     readonly_fields = ["title", "length", "status", "retired_at", "created_at", "heard_at", "place"]
     fieldsets = [
@@ -225,8 +226,10 @@ class PlaceAdmin(LargeTableAdmin):
 
     when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
     list_display = ["name", "address"]
-    search_fields = ["name__icontains", "address__icontains"]
+    search_fields = ["name"]
+    search_help_text = "words of the name or address"
     ordering = ["name"]
+    search_by = {"name": lambda term: search.as_q(search.place_condition(term))}
 
 
 @admin.register(Installation)
@@ -241,7 +244,8 @@ class InstallationAdmin(ReadOnlyAdmin):
         ("installed_at", PeriodFilter),
     ]
     list_select_related = ["meter", "place"]
-    search_fields = ["meter__serial_number__startswith", "place__name__icontains"]
+    search_fields = ["meter", "place"]
+    search_by = {"meter": search.of_meters, "place": search.of_places}
     ordering = ["-id"]
     fields = ["meter", "place", "installed_at", "removed_at"]
 
@@ -254,7 +258,8 @@ class EarlierLengthAdmin(ReadOnlyAdmin):
     list_display = ["meter", "interval_minutes", "valid_from", "valid_to"]
     list_filter = [("meter", AutocompleteSelectFilter), ("valid_to", PeriodFilter)]
     list_select_related = ["meter"]
-    search_fields = ["meter__serial_number__startswith"]
+    search_fields = ["meter"]
+    search_by = {"meter": search.of_meters}
     ordering = ["-id"]
     fields = ["meter", "interval_minutes", "valid_from", "valid_to"]
 
@@ -289,6 +294,7 @@ class MeterEventAdmin(ReadOnlyAdmin):
         ("captured_at", PeriodFilter),
     ]
     list_select_related = ["meter", "register"]
-    search_fields = ["meter__serial_number__startswith"]
+    search_fields = ["meter"]
+    search_by = {"meter": search.of_meters}
     ordering = ["-captured_at", "-id"]
     fields = ["meter", "register", "captured_at", "value", "received_at", "uplink_id"]

@@ -6,7 +6,6 @@ client reads slowly, so that an export holds up neither vacuum nor the dropping 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,8 +17,8 @@ from django.db.models.functions import Coalesce
 from psycopg.errors import QueryCanceled
 
 from keyvault.sql import cursor, int_array
+from meters import search
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
-from meters.registry import RegistryError, parse_system_title
 
 # A page looks at little more than it shows, but where almost nothing matches in years of readings.
 STATEMENT_TIMEOUT_MS = 20_000
@@ -222,12 +221,9 @@ def _quantity(value: int, scaler: int) -> str:
     return str(value) if scaler == 0 else format(Decimal(value).scaleb(scaler), "f")
 
 
-def meters(search: str = "", status: MeterStatus | None = None) -> QuerySet[Meter]:
-    """Meters by serial number, name (parts of them) or system title (16 hex digits), and status."""
+def meters(term: str = "", status: MeterStatus | None = None) -> QuerySet[Meter]:
+    """Meters that a term means (``search.py``), of a status."""
     found = Meter.objects.all()
-    if search:
-        wanted = Q(serial_number__icontains=search) | Q(name__icontains=search)
-        with suppress(RegistryError):  # not a system title: then it is a part of a name
-            wanted |= Q(system_title=parse_system_title(search))
-        found = found.filter(wanted)
+    if term:
+        found = found.filter(search.as_q(search.meter_condition(term)))
     return found if status is None else found.filter(status=status)

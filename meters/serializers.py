@@ -167,7 +167,9 @@ class GapsQuery(PeriodQuery):
 
 class MetersQuery(QuerySerializer):
     search = serializers.CharField(
-        required=False, max_length=120, help_text="part of serial number or name, or the system title"
+        required=False,
+        max_length=120,
+        help_text="the beginning or the end of a serial number, words of a name, or the system title",
     )
     status = serializers.ChoiceField(choices=MeterStatus.choices, required=False)
     page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)

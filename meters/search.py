@@ -1,0 +1,107 @@
+"""Meters and places as people look for them: capitals or not, the last digits of a serial number, words of an address.
+
+Every search is served by an index of ``meters/migrations/0007_search.py``, whose expressions stand here as well.
+"""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+from django.db.models import BooleanField, Q
+from django.db.models.expressions import RawSQL
+
+from meters.models import Meter, Place
+from meters.registry import RegistryError, parse_system_title
+
+Condition = tuple[str, list[Any]]
+
+LAST_DIGITS_MIN = 3  # fewer fit too many meters
+_ALNUM = re.compile(r"[^\W_]")
+# The words of a text: letters and digits in a row. In an index and in a query alike.
+_WORDS = "regexp_replace(lower({text}), '[^[:alnum:]]+', ' ', 'g')"
+METER_WORDS = "name || ' ' || CASE WHEN serial_number ~ '[^[:alnum:]]' THEN serial_number ELSE '' END"
+PLACE_WORDS = "name || ' ' || address"
+_VECTOR = "to_tsvector('simple', {words})"
+_QUERY = """to_tsquery('simple', nullif(regexp_replace(trim({words}), ' ', ':* & ', 'g'), '') || ':*')"""
+
+
+def meter_condition(term: str, table: str = "meters_meter", limit: int | None = None, after: str = "") -> Condition:
+    """SQL that says whether a meter is meant by a term, and its parameters.
+
+    By the beginning of its serial number, its last characters, words of its name and of a serial number with
+    separators that begin so, or the system title. With a limit: the first by serial number behind ``after`` that
+    each of these finds.
+    """
+    term = term.strip()
+    if "\0" in term or not _ALNUM.search(term):
+        return "false", []
+    found = [_branch("lower(serial_number) LIKE %s", f"{_like(term.lower())}%", limit, after)]
+    if len(term) >= LAST_DIGITS_MIN:
+        found.append(_branch("reverse(lower(serial_number)) LIKE %s", f"{_like(term.lower()[::-1])}%", limit, after))
+    found.append(_branch(_matches(METER_WORDS), term, limit, after, is_fenced=True))
+    with suppress(RegistryError):
+        found.append(("SELECT id FROM meters_meter WHERE system_title = %s", [parse_system_title(term)]))
+    return _any_of(table, found)
+
+
+def place_condition(term: str, table: str = "meters_place", limit: int | None = None) -> Condition:
+    """SQL that says whether a place is meant by a term: by words of its name and address that begin so.
+
+    With a limit: some of those, so many at most.
+    """
+    term = term.strip()
+    if "\0" in term or not _ALNUM.search(term):
+        return "false", []
+    found = f"SELECT id FROM meters_place WHERE {_matches(PLACE_WORDS)}"
+    return _any_of(table, [(found, [term]) if limit is None else (f"({found} OFFSET 0 LIMIT %s)", [term, limit])])
+
+
+def _branch(condition: str, value: str, limit: int | None, after: str, *, is_fenced: bool = False) -> Condition:
+    """The ids that one index finds.
+
+    Fenced (OFFSET 0) where PostgreSQL thinks that a term fits a fiftieth of all, and would rather go through all
+    meters by their serial numbers until it has so many.
+    """
+    if limit is None:
+        return f"SELECT id FROM meters_meter WHERE {condition}", [value]
+    if is_fenced:
+        found = f"SELECT id, serial_number FROM meters_meter WHERE {condition} OFFSET 0"
+        return f"(SELECT id FROM ({found}) AS f WHERE serial_number > %s ORDER BY serial_number LIMIT %s)", [
+            value,
+            after,
+            limit,
+        ]
+    return (
+        f"""(SELECT id FROM meters_meter WHERE {condition} AND serial_number > %s
+             ORDER BY serial_number LIMIT %s)""",
+        [value, after, limit],
+    )
+
+
+def _any_of(table: str, found: list[Condition]) -> Condition:
+    statements = " UNION ALL ".join(statement for statement, _ in found)
+    return f"{table}.id = ANY(ARRAY({statements}))", [value for _, values in found for value in values]
+
+
+def as_q(condition: Condition) -> Q:
+    """A condition for a QuerySet of the model itself."""
+    return Q(RawSQL(*condition, output_field=BooleanField()))  # noqa: S611 - values are parameters
+
+
+def of_meters(term: str) -> Q:
+    """A condition for rows that are of a ``meter``."""
+    return Q(meter__in=Meter.objects.filter(as_q(meter_condition(term))))
+
+
+def of_places(term: str) -> Q:
+    """A condition for rows that are of a ``place``."""
+    return Q(place__in=Place.objects.filter(as_q(place_condition(term))))
+
+
+def _matches(text: str) -> str:
+    words = _VECTOR.format(words=_WORDS.format(text=text))
+    return f"{words} @@ {_QUERY.format(words=_WORDS.format(text='%s::text'))}"
+
+
+def _like(text: str) -> str:
+    return re.sub(r"([%_\\])", r"\\\1", text)
