@@ -1,6 +1,6 @@
 """Meters and places as people look for them: capitals or not, the last digits of a serial number, words of an address.
 
-Every search is served by an index of ``meters/migrations/0007_search.py``, whose expressions stand here as well.
+Every search is served by an index of ``meters/migrations/0008_search.py``, whose expressions stand here as well.
 """
 
 import re

@@ -1,7 +1,9 @@
 """The search over everything, in unfold's command palette: a few hits of each kind."""
 
+from typing import Any
+
 from django.contrib import admin
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from unfold.dataclasses import SearchResult
@@ -40,6 +42,7 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
         pages = admin.site.get_model_admin(model)
         if not pages.has_view_permission(request):
             continue
+        rows: QuerySet[Any]
         if model is Meter:
             rows = Meter.objects.filter(as_q(meter_condition(term, limit=_HITS)))
         elif model is Place:

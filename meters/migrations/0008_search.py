@@ -16,7 +16,7 @@ INDEXES = {
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("meters", "0006_names")]
+    dependencies = [("meters", "0007_late_commands")]
     operations = [
         migrations.RunSQL(
             [
