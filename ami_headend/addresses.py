@@ -1,7 +1,7 @@
 """The address that a request came from, also behind proxies."""
 
+import re
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from django.conf import settings
@@ -9,24 +9,48 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 _IPV6_CUSTOMER_BITS = 64  # one customer has as many addresses as it likes in such a network
+_UNREAD = "ami_headend.unread_hop"
+# An address, perhaps with a port, as proxies write it: 192.0.2.1:4711, [2001:db8::1], [2001:db8::1]:4711.
+_WITH_PORT = re.compile(r'"?(?:\[([^\]]+)\]|([0-9.]+))(?::[0-9]{1,5})?"?')
 
 
 class ForwardedAddress:
     """Middleware: makes REMOTE_ADDR the address that the outermost of our own proxies saw.
 
     Each of the PROXY_COUNT proxies appends the address that it was asked from to X-Forwarded-For; what
-    stands further to the left came from the client, and is believed by nobody.
+    stands further to the left came from the client, and is believed by nobody. Where no address can be read there,
+    the proxy's own stays, and ``unread_hop`` tells.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        seen = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")]
-        if 0 < settings.PROXY_COUNT <= len(seen):
-            with suppress(ValueError):  # no address: the proxy's own stays, which is known to be true
-                request.META["REMOTE_ADDR"] = str(ip_address(seen[-settings.PROXY_COUNT]))
+        if settings.PROXY_COUNT > 0:
+            seen = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+            hop = seen[-settings.PROXY_COUNT] if len(seen) >= settings.PROXY_COUNT else ""
+            address = read_hop(hop)
+            if address is None:
+                request.META[_UNREAD] = hop.strip()
+            else:
+                request.META["REMOTE_ADDR"] = address
         return self.get_response(request)
+
+
+def read_hop(text: str) -> str | None:
+    """The address that a proxy wrote, without its port; None where it is none."""
+    text = text.strip()
+    if match := _WITH_PORT.fullmatch(text):
+        text = match[1] or match[2]
+    try:
+        return str(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None
+
+
+def unread_hop(request: HttpRequest) -> str | None:
+    """What stood where a proxy of ours writes the client's address, if no address did. None: all is well."""
+    return request.META.get(_UNREAD)
 
 
 def client_address(request: HttpRequest) -> str | None:

@@ -18,6 +18,7 @@ from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.queues import QUEUES
+from ami_headend.signin import unread
 from concentrators import uplinks
 from keyvault import journal, masterkey, trial
 from keyvault.masterkey import MasterKeyError
@@ -346,6 +347,18 @@ _BESIDE_DATABASE: dict[str, Callable[[], Finding]] = {
     "key journal": _key_journal,
     "disk": _disk,
 }
+
+
+def _addresses() -> Finding:
+    """Whether the proxies say where sign-ins come from: else failed ones are counted against nobody."""
+    found = unread.found_lately()
+    if found is None:
+        return Finding("client addresses", True, "known of every sign-in of a day")
+    peer, text = found
+    to_do = "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the proxies in front."
+    return Finding("client addresses", False, f"{peer} wrote {text} where a client's address belongs", to_do)
+
+
 _IN_DATABASE: dict[str, Callable[[], Finding]] = {
     "workers": _workers,
     "schedule": _schedule,
@@ -356,4 +369,5 @@ _IN_DATABASE: dict[str, Callable[[], Finding]] = {
     "restored": _replayed,
     "backlog": _backlog,
     "alerts": _alerts,
+    "client addresses": _addresses,
 }
