@@ -30,13 +30,12 @@ class Probes:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path_info == "/health/live":
-            return live(request)
-        if request.path_info == "/health/ready":
-            return ready(request)
-        if request.path_info == "/metrics" and has_token(request):
-            return metrics(request)
-        return self.get_response(request)
+        view = _PROBES.get(request.path_info)
+        if view is None or (view is metrics and not has_token(request)):
+            return self.get_response(request)
+        answer = view(request)
+        answer["Content-Length"] = str(len(answer.content))  # else the connection could not be kept
+        return answer
 
 
 @never_cache
@@ -81,3 +80,10 @@ def _well(look: Callable[[], object]) -> bool:
             close_spoilt_connections(trouble)
         return False
     return True
+
+
+_PROBES: dict[str, Callable[[HttpRequest], HttpResponse]] = {
+    "/health/live": live,
+    "/health/ready": ready,
+    "/metrics": metrics,
+}

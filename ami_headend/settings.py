@@ -177,6 +177,7 @@ OWNER_DATABASE = (
 POSTGRES_EXTRA_AUTO_EXTENSION_SET_UP = False
 PSQLEXTRA_PARTITIONING_MANAGER = "meters.partitions.manager"
 
+PASSWORD_HASHERS = ["ami_headend.signin.hashers.OneAtATime"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -397,6 +398,7 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "filters": {
         "without_traceback": {"()": "django.utils.log.CallbackFilter", "callback": logs.without_traceback},
+        "in_one_line": {"()": "django.utils.log.CallbackFilter", "callback": logs.in_one_line},
         "no_routine": {"()": "django.utils.log.CallbackFilter", "callback": logs.is_no_routine},
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
@@ -405,6 +407,8 @@ LOGGING = {
         **{name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
         "celery.beat": {"filters": ["no_routine"]},
         "django.request": {"filters": ["without_traceback"]},
+        "django.security.DisallowedHost": {"filters": ["in_one_line"]},
+        "waitress": {"level": "WARNING"},
     },
     "root": {"handlers": ["stderr"], "level": env.log_level("LOG_LEVEL", logging.INFO)},
 }

@@ -183,6 +183,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.began_s = time.monotonic()
             self.server.touch(self)
 
+    def handle_close(self) -> None:
+        if self.request is not None:
+            self.request.close()  # and the file that it is spooled to
+        super().handle_close()
+
     def del_channel(self, map: Any = None) -> None:  # noqa: A002 - as waitress calls it
         self.server.forget(self)
         super().del_channel(map)

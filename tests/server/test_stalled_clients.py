@@ -1,7 +1,7 @@
 """Clients that stop half-way, drip, or do not read: nobody else waits for them."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -10,7 +10,7 @@ from pytest_django import DjangoDbBlocker
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of
 from tests.flows.stack import Stack, running
-from tests.server.clients import answer_of, head, sent
+from tests.server.clients import answer_of, asked, head, sent
 from tests.server.rude import ROWS, cookies_of, half_sign_in, half_uplink, many_readings, signed_in
 
 SOON_S = 10.0  # for an answer that waits for nobody, on a machine that is busy
@@ -57,3 +57,32 @@ def test_nobody_waits_for_them(stack: Stack, site: Site) -> None:
 
 def many_readings_of_nobody() -> str:
     return "/api/v1/readings?format=csv&from=2026-10-01T00:00:00Z&to=2026-10-02T00:00:00Z"
+
+
+def test_several_requests_at_once_have_an_answer_each(stack: Stack) -> None:
+    answers = asked(stack.port, head("GET", "/health/live") * 20)
+    assert answers.count(b"HTTP/1.1 200") == 20
+
+
+def test_strangers_cannot_upload(stack: Stack) -> None:
+    """A file for the sign-in form is refused by its length, and the refusal is read by whoever sends on."""
+    octets = b"--x\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\n" + bytes(3_000_000)
+    request = head(
+        "POST",
+        "/admin/login/",
+        Cookie="csrftoken=" + "a" * 32,
+        Content_Type="multipart/form-data; boundary=x",
+        Content_Length=str(len(octets)),
+    )
+    with sent(stack.port, request) as client:
+        with suppress(OSError):
+            client.sendall(octets)
+        assert answer_of(client).startswith(b"HTTP/1.1 413")
+
+
+def test_a_host_that_is_not_allowed_is_one_line_in_the_log(stack: Stack) -> None:
+    before = stack.log("web").read_text().count("Traceback")
+    assert httpx.get(f"{stack.base_url}/admin/", headers={"Host": "evil.example"}, timeout=SOON_S).status_code == 400
+    text = stack.log("web").read_text()
+    assert "evil.example" in text
+    assert text.count("Traceback") == before
