@@ -2,6 +2,7 @@
 
 import threading
 from functools import lru_cache
+from typing import Any
 
 from django.http import HttpResponse
 from drf_spectacular.generators import SchemaGenerator
@@ -12,7 +13,7 @@ from rest_framework.request import Request
 _making = threading.Lock()  # one thread makes it, the others wait for theirs
 
 
-class SchemaView(SpectacularAPIView):  # type: ignore[misc]
+class SchemaView(SpectacularAPIView):
     """Made once: it costs a second, and anybody may ask for it, without an account."""
 
     authentication_classes = ()
@@ -20,13 +21,14 @@ class SchemaView(SpectacularAPIView):  # type: ignore[misc]
     def _get_schema_response(self, request: Request) -> HttpResponse:
         renderer: BaseRenderer = request.accepted_renderer
         with _making:
-            document = _document(type(renderer))
-        filename = self._get_filename(request, None)
-        headers = {"Content-Disposition": f'inline; filename="{filename}"'}
+            document = _document(renderer.__class__)  # type: ignore[arg-type]  # classes of DRF are hashable
+        headers = {"Content-Disposition": f'inline; filename="ami-headend.{renderer.format}"'}
         return HttpResponse(document, content_type=renderer.media_type, headers=headers)
 
 
 @lru_cache(maxsize=4)
 def _document(renderer: type[BaseRenderer]) -> bytes:
-    schema = SchemaGenerator().get_schema(request=None, public=True)
-    return bytes(renderer().render(schema, renderer.media_type, {}))
+    generator: Any = SchemaGenerator
+    schema = generator().get_schema(request=None, public=True)
+    document = renderer().render(schema, renderer.media_type, {})
+    return document if isinstance(document, bytes) else str(document).encode()
