@@ -10,6 +10,7 @@ from django.urls import reverse
 from ami_headend import roles
 from ami_headend.console import navigation
 from ami_headend.models import KeptAnswer
+from concentrators.expected import refresh
 from tests.concentrators.statements import Statements, counting
 from tests.test_admin import fill
 
@@ -25,8 +26,9 @@ def statements() -> Iterator[Statements]:
 
 
 def cost(client: Client, address: str, statements: Statements) -> list[str]:
-    """The statements of a page to which nothing was asked before."""
+    """The statements of a page to which nothing was asked before, where no meter has changed since somebody looked."""
     KeptAnswer.objects.all().delete()
+    refresh()
     statements.take()
     assert client.get(address).status_code == 200
     return statements.take()
