@@ -190,7 +190,7 @@ class TestLostAnswers:
         first, second = read_now(device) + read_now(device)
         seen: dict[int, int] = {}  # counters taken, with the number of the command
         now = NOW
-        for lost in (True, False, False):
+        for lost, rest_h in ((True, 0), (False, 6), (False, 6), (False, 6)):
             for number, octets in offered(concentrator, now).items():
                 counter = parse_frame(octets).counter
                 assert counter >= max(seen, default=0), "the meter would drop it, and never answer"
@@ -198,7 +198,7 @@ class TestLostAnswers:
                 deliver(concentrator, [number], now)
                 if not lost:
                     judged(concentrator, [answer(device, number, START_S + number)], now)
-            now += timedelta(hours=6)
+            now += timedelta(hours=rest_h)
         assert (state(first), state(second)) == (CommandState.DONE, CommandState.DONE)
 
     def test_one_below_a_newer_counter_is_sealed_anew(self, concentrator: Concentrator, device: Device) -> None:
