@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import cbor2
 import pytest
@@ -66,7 +67,7 @@ class Meter:
         record = {0: f"0-0:96.13.{last[3]}", 1: "count", 2: last[2], 6: last[4]}
         return self.seal(cbor2.dumps([record]))
 
-    def _do(self, epoch: int, fields: list[object]) -> tuple[int, int]:
+    def _do(self, epoch: int, fields: list[Any]) -> tuple[int, int]:
         match fields:
             case [1, int(), int(new), bytes(key), int(alg)] if epoch == 0:
                 if new > self.epoch:
