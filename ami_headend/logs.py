@@ -1,6 +1,28 @@
-"""What is left out of the log, so that what stands there is worth reading."""
+"""How a line of the log looks, and what is left out of it, so that what stands there is worth reading and true."""
 
 import logging
+
+from ami_headend.core.text import one_line
+
+_BEHIND = "    | "  # begins every line that belongs to the one above: no text of others can begin a line of its own
+
+
+class LineFormatter(logging.Formatter):
+    """One record, one line: whatever a name, an address or an error holds, it begins no line of its own.
+
+    Line breaks and all that does not print are written out. A traceback follows on lines that begin with a bar.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        parts = [one_line(self.formatMessage(record))]
+        if record.exc_info:  # never ``exc_text``: another handler may have written it, as it came
+            parts += _behind(self.formatException(record.exc_info))
+        if record.stack_info:
+            parts += _behind(self.formatStack(record.stack_info))
+        return "\n".join(parts)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
@@ -19,3 +41,7 @@ def in_one_line(record: logging.LogRecord) -> bool:
 def is_no_routine(record: logging.LogRecord) -> bool:
     """All but beat's line for each task that it sends, every few seconds."""
     return "Sending due task" not in str(record.msg)
+
+
+def _behind(text: str) -> list[str]:
+    return [_BEHIND + one_line(line) for line in text.splitlines()]

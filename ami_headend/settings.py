@@ -395,7 +395,9 @@ UNFOLD = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "formatters": {
+        "line": {"()": logs.LineFormatter, "format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
+    },
     "filters": {
         "without_traceback": {"()": "django.utils.log.CallbackFilter", "callback": logs.without_traceback},
         "in_one_line": {"()": "django.utils.log.CallbackFilter", "callback": logs.in_one_line},
