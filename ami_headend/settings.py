@@ -13,7 +13,7 @@ from kombu import Queue
 
 from ami_headend import embedded, logs, queues
 from ami_headend.contentpolicy import CONSOLE
-from ami_headend.core import tasklimits
+from ami_headend.core import mail_server, tasklimits
 from ami_headend.schedule import SCHEDULE
 
 # Lets classes of Django take the type parameters that its stubs give them.
@@ -338,20 +338,24 @@ FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentra
 PUBLIC_URL = env.str("PUBLIC_URL", "").rstrip("/")  # where people reach the pages; for links in messages
 EMAIL_URL = env.str("EMAIL_URL", "")  # smtp://, smtp+tls:// or smtp+ssl://user:password@host:port
 if EMAIL_URL:
-    globals().update(
-        {name: value for name, value in env.dj_email_url("EMAIL_URL").items() if name != "EMAIL_FILE_PATH"}
-    )
-EMAIL_TIMEOUT = 10
+    try:
+        globals().update(mail_server.mail_settings(EMAIL_URL))
+    except ValueError as error:
+        raise EnvError(f"EMAIL_URL: {error}.") from None
+ALERT_EXCHANGE_S = env.float("ALERT_EXCHANGE_S", 10)  # one message to one receiver, from look-up to the last octet
+EMAIL_TIMEOUT = ALERT_EXCHANGE_S
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", "ami-headend@localhost")
 ALERT_KEEP_DAYS = env.int("ALERT_KEEP_DAYS", 400)  # alerts that have ended, with their history
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")  # for Prometheus, as its bearer token
 WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", False)
-# This machine, the link, and what cloud providers answer about the machine.
+# This machine, the link, and what cloud providers answer about the machine. An IPv4 address inside of an IPv6 one
+# (NAT64, 6to4, Teredo, mapped, ...) counts as itself.
 WEBHOOK_REFUSED_NETWORKS = env.list(
     "WEBHOOK_REFUSED_NETWORKS",
     [
-        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"),
-        *("::1/128", "fe80::/10", "fd00:ec2::254/128"),
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "240.0.0.0/4"),
+        *("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),
+        *("::1/128", "fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "fd00:42::42/128"),
     ],
 )
 
@@ -395,9 +399,7 @@ UNFOLD = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"()": logs.LineFormatter, "format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
-    },
+    "formatters": {"line": {"()": logs.LineFormatter, "format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "filters": {
         "without_traceback": {"()": "django.utils.log.CallbackFilter", "callback": logs.without_traceback},
         "in_one_line": {"()": "django.utils.log.CallbackFilter", "callback": logs.in_one_line},

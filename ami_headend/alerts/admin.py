@@ -165,9 +165,10 @@ class ChannelAdmin(AuditedAdmin):
 
     def save_model(self, request: HttpRequest, obj: Channel, form: Any, change: bool) -> None:
         obj.shown_once = channels.save(obj, web_actor(request), timezone.now())  # type: ignore[attr-defined]
+        transaction.on_commit(lambda: tasks.enqueue([obj.pk]))
 
     def delete_model(self, request: HttpRequest, obj: Channel) -> None:
-        channels.delete(obj, web_actor(request))
+        channels.delete(obj, web_actor(request), timezone.now())
 
     def response_add(self, request: HttpRequest, obj: Channel, post_url_continue: str | None = None) -> HttpResponse:
         # The answer itself shows the secret: a message or a redirect would store it on its way.
@@ -258,15 +259,21 @@ class DeliveryAdmin(ReadOnlyAdmin):
     """What was sent to whom, and what became of it."""
 
     when_empty = "No message was written yet: no alert that a channel wants, and no test."
-    list_display = ["created_at", "channel", "event", "about", "outcome", "attempts"]
+    list_display = ["created_at", "receiver", "event", "about", "outcome", "attempts"]
     list_filter = [("channel", AutocompleteSelectFilter)]
     list_select_related = ["channel", "alert__rule"]
     ordering = ["-id"]
-    fields = ["channel", "about", "event", "outcome", "attempts", "last_error", "created_at", "due_at", "delivered_at"]
-    readonly_fields = ["about", "outcome"]
+    fields = ["receiver", "about", "event", "outcome", "attempts", "last_error", "created_at", "due_at", "delivered_at"]
+    readonly_fields = ["receiver", "about", "outcome"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
         return super().get_queryset(request).select_related("channel", "alert__rule")
+
+    @display(description="channel", ordering="channel_name")
+    def receiver(self, delivery: Delivery) -> str:
+        name = delivery.channel_name if delivery.channel is None else delivery.channel.name
+        said = name if delivery.channel is not None else f"{name} (removed)"
+        return f"{said}, {delivery.recipient}" if delivery.recipient else said
 
     @display(description="alert")
     def about(self, delivery: Delivery) -> str:

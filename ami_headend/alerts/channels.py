@@ -5,20 +5,23 @@ from urllib.parse import urlsplit
 
 from django.db import transaction
 
-from ami_headend.alerts.models import Channel, ChannelKind
+from ami_headend.alerts import conversations
+from ami_headend.alerts.models import Channel, ChannelKind, Delivery
 from keyvault import audit, signing
 from keyvault.audit import Actor
 
 
 @transaction.atomic
 def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
-    """Store a new or changed channel. Gives the signing secret of a new webhook, None otherwise."""
+    """Store a new or changed channel, and write what it is to hear of. Gives the signing secret of a new webhook."""
     is_new = channel.pk is None
     channel.save()
     audit.record(actor, f"alert_channel.{'create' if is_new else 'change'}", _subject(channel))
+    secret = None
     if is_new and channel.kind == ChannelKind.WEBHOOK:
-        return signing.issue(channel.secret_owner, now)
-    return None
+        secret = signing.issue(channel.secret_owner, now)
+    conversations.settle_channel(channel, now)
+    return secret
 
 
 @transaction.atomic
@@ -32,8 +35,11 @@ def rotate_secret(channel: Channel, actor: Actor, now: datetime) -> str:
 
 
 @transaction.atomic
-def delete(channel: Channel, actor: Actor) -> None:
-    """Remove a channel with its secrets and what was to be sent by it."""
+def delete(channel: Channel, actor: Actor, now: datetime) -> None:
+    """Remove a channel with its secrets. What was sent stays, under its name; what was not is given up."""
+    waiting = Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None)
+    waiting.update(given_up_at=now, last_error="the channel was removed")
+    Delivery.objects.filter(channel=channel).update(channel_name=channel.name)
     audit.record(actor, "alert_channel.delete", _subject(channel))
     signing.withdraw(channel.secret_owner)
     channel.delete()

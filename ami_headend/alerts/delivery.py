@@ -1,7 +1,8 @@
-"""Sending what is to be delivered: tried again later each time, until it is taken or a day has passed.
+"""Sending what is to be delivered: tried again later each time, until it was taken or is no longer so.
 
-One message of a channel is under way at a time, its row locked in the transaction that notes the outcome: a worker that
-dies gives it back. So a message goes out at least once; receivers know one again by its ``webhook-id``.
+A message is claimed with a lease and committed, then sent outside of any transaction, then its outcome is stored: a
+receiver holds up no lock, and a worker that dies in between gives the message back when the lease is over. So a
+message goes out at least once; receivers know one again by its id. One message of a channel is under way at a time.
 """
 
 import logging
@@ -12,25 +13,25 @@ from datetime import datetime, timedelta
 
 from celery.utils.time import get_exponential_backoff_interval
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from ami_headend.alerts import emails, webhooks
+from ami_headend.alerts import conversations, emails, webhooks
+from ami_headend.alerts.conversation import Event, taken
 from ami_headend.alerts.emails import MailError
-from ami_headend.alerts.models import ChannelKind, Delivery
+from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
 from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
 from ami_headend.core import clock
 from keyvault.masterkey import MasterKeyError
 from keyvault.signing import SigningError
-from keyvault.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 
-GIVE_UP_AFTER = timedelta(hours=24)
+GIVE_UP_TEST_AFTER = timedelta(hours=24)
 KEPT = timedelta(days=90)
 _FIRST_S, _MOST_S = 15, 3_600
-_SPREAD = 1.2
-_LOCK = 0x616D6907  # with the channel's id
+_SPREAD = 0.2
+_WAITS_MOST = timedelta(seconds=_MOST_S * (1 + _SPREAD))
 _FAILURES = (
     WebhookError,
     RefusedAddressError,
@@ -44,22 +45,18 @@ _FAILURES = (
 
 def overdue_channels(now: datetime) -> list[int]:
     """Channels with messages that are due: their task was lost, or an attempt failed."""
-    waiting = Delivery.objects.filter(_is_due(now), delivered_at=None, given_up_at=None)
-    return sorted(waiting.values_list("channel", flat=True).distinct())
+    return sorted(_due(now).filter(channel__isnull=False).values_list("channel", flat=True).distinct())
 
 
 def deliver_for(channel_id: int, seconds: float) -> bool:
     """Send what a channel has due, for some seconds. Gives whether more is left for this caller."""
     end = time.monotonic() + seconds
-    while _deliver_next(channel_id, timezone.now()):
+    while (delivery := claim(channel_id, timezone.now())) is not None:
+        error = _send(delivery)
+        store(delivery, error, timezone.now())
         if time.monotonic() > end:
             return True
     return False
-
-
-def _is_due(now: datetime) -> Q:
-    """Also what nobody can have put off for so long: the clock was ahead then."""
-    return Q(due_at__lte=now) | Q(due_at__gt=clock.latest_due(timedelta(seconds=_MOST_S * _SPREAD), now))
 
 
 def purge(now: datetime) -> int:
@@ -69,48 +66,99 @@ def purge(now: datetime) -> int:
 
 
 @transaction.atomic
-def _deliver_next(channel_id: int, now: datetime) -> bool:
-    """Send the oldest message that is due. False where none is, or another worker is at this channel."""
-    if not fetch_rows("SELECT pg_try_advisory_xact_lock(%s, %s)", _LOCK, channel_id)[0][0]:
-        return False
-    waiting = Delivery.objects.filter(_is_due(now), channel=channel_id, delivered_at=None, given_up_at=None)
-    delivery = waiting.select_for_update(of=("self",)).select_related("channel").order_by("pk").first()
-    if delivery is None:
-        return False
-    if not delivery.channel.is_enabled and delivery.event != "test":
-        delivery.given_up_at, delivery.last_error = now, "the channel was switched off"
-        delivery.save(update_fields=["given_up_at", "last_error"])
-        return True
-    delivery.attempts += 1
+def claim(channel_id: int, now: datetime) -> Delivery | None:
+    """Take the oldest message that is due and still so; None where none is, or another worker is at this channel.
+
+    The claim is committed before anything is sent. What another worker claimed and did not send within the lease is
+    claimed again.
+    """
+    rows = Channel.objects.select_for_update(skip_locked=True, no_key=True)
+    channel = rows.filter(pk=channel_id).first()
+    if channel is None or any(
+        conversations.is_under_way(one, now)
+        for one in Delivery.objects.filter(channel=channel, leased_at__gt=now - conversations.LEASE)
+    ):
+        return None
+    while (delivery := _due(now).filter(channel=channel).order_by("pk").first()) is not None:
+        if delivery.alert_id is not None:  # its truth may have changed, or the channel been switched off
+            conversations.settle_all(conversations.locked([delivery.alert_id]), now)
+            delivery = _due(now).filter(pk=delivery.pk).first()
+            if delivery is None:
+                continue
+        delivery.channel = channel
+        delivery.leased_at = now
+        delivery.attempts += 1
+        delivery.save(update_fields=["leased_at", "attempts"])
+        return delivery
+    return None
+
+
+@transaction.atomic
+def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
+    """Note what became of a claimed message, and settle what its receiver is to know next."""
+    alerts = conversations.locked([delivery.alert_id]) if delivery.alert_id is not None else []
+    of_id = Conversation.objects.select_for_update(no_key=True).filter(pk=delivery.conversation_id)
+    conversation = of_id.first() if delivery.conversation_id is not None else None
+    row = Delivery.objects.select_for_update(no_key=True).filter(pk=delivery.pk).first()
+    if row is None:
+        return  # forgotten with its alert
+    is_ours = row.attempts == delivery.attempts  # otherwise the lease was over, and another has it
+    if error is None:
+        in_turn = row.given_up_at is None and is_ours
+        row.delivered_at, row.last_error, row.leased_at = now, "", None
+        if conversation is not None:
+            subjects = row.body["data"]["subjects"]
+            known = taken(conversations.told(conversation), Event(row.event), subjects, in_turn=in_turn)
+            conversations.note(conversation, known)
+            conversation.save(update_fields=["word", "subjects"])
+    elif is_ours:
+        row.leased_at = None
+        if row.given_up_at is None:
+            _note_failure(row, error, now)
+    row.save(update_fields=["delivered_at", "given_up_at", "due_at", "leased_at", "last_error"])
+    conversations.settle_all(alerts, now)
+
+
+def _due(now: datetime) -> QuerySet[Delivery]:
+    waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None)
+    leased = Q(leased_at__lte=now + clock.DIFFERENCE_MAX, leased_at__gt=now - conversations.LEASE)
+    return waiting.filter(Q(due_at__lte=now) | Q(due_at__gt=clock.latest_due(_WAITS_MOST, now))).exclude(leased)
+
+
+def _send(delivery: Delivery) -> Exception | None:
+    """Send a message, outside of any transaction; gives what kept it from being taken."""
+    channel = delivery.channel
+    assert channel is not None  # noqa: S101 - a claimed message has one
     try:
-        _send(delivery, now)
+        if channel.kind == ChannelKind.WEBHOOK:
+            webhooks.post(channel, delivery.message_id, delivery.body, timezone.now())
+        else:
+            emails.send(delivery.recipient, delivery.message_id, delivery.body)
     except _FAILURES as error:
-        _note_failure(delivery, error, now)
-    else:
-        delivery.delivered_at, delivery.last_error = now, ""
-    delivery.save(update_fields=["attempts", "delivered_at", "given_up_at", "due_at", "last_error"])
-    return True
-
-
-def _send(delivery: Delivery, now: datetime) -> None:
-    if delivery.channel.kind == ChannelKind.WEBHOOK:
-        webhooks.post(delivery.channel, delivery.pk, delivery.body, now)
-    else:
-        emails.send(delivery.channel, delivery.body)
+        return error
+    return None
 
 
 def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> None:
-    """Put a message off, or give it up; where the receiver is down, all that waits for it is put off with it."""
+    """Put a message off, or give a test up; where the receiver is down, all that waits for it is put off with it."""
     delivery.last_error = f"{error}"[:250]
-    if now - delivery.created_at >= GIVE_UP_AFTER:
+    if delivery.event == Event.TEST and now - delivery.created_at >= GIVE_UP_TEST_AFTER:
         delivery.given_up_at = now
         logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
         return
     wait_s = get_exponential_backoff_interval(_FIRST_S, min(delivery.attempts - 1, 16), _MOST_S)
-    delivery.due_at = now + timedelta(seconds=wait_s * random.uniform(0.8, _SPREAD))  # noqa: S311 - spreads, hides nothing
+    spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - spreads, hides nothing
+    delivery.due_at = now + timedelta(seconds=wait_s * spread)
     logger.warning("%s was not taken, attempt %d: %s", delivery, delivery.attempts, delivery.last_error)
-    if not isinstance(error, WebhookError) or error.is_down:
+    if _is_down(error):
         behind = Delivery.objects.filter(
             channel=delivery.channel_id, delivered_at=None, given_up_at=None, due_at__lt=delivery.due_at
         )
         behind.exclude(pk=delivery.pk).update(due_at=delivery.due_at)
+
+
+def _is_down(error: Exception) -> bool:
+    """Whether the next message fares no better: the receiver is away, rather than refusing this one."""
+    if isinstance(error, WebhookError):
+        return error.is_down
+    return not isinstance(error, smtplib.SMTPRecipientsRefused)

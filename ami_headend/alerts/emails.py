@@ -1,4 +1,4 @@
-"""Alerts as e-mail: one plain text message to all addresses of a channel."""
+"""Alerts as e-mail: one plain text message to one address, so that each is known to have it or not."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 from django.conf import settings
 from django.core.mail import EmailMessage
 
-from ami_headend.alerts.models import Channel
-from ami_headend.alerts.notices import OPENED, REMINDED, RESOLVED, TEST
+from ami_headend.alerts.conversation import Event
 
-_WORDS = {OPENED: "", REMINDED: "still: ", RESOLVED: "over: "}
+_WORDS = {Event.OPENED: "", Event.REMINDED: "still: ", Event.RESOLVED: "over: "}
 
 
 class MailError(Exception):
     """No mail server is set."""
 
 
-def send(channel: Channel, body: dict[str, Any]) -> None:
+def send(recipient: str, message_id: str, body: dict[str, Any]) -> None:
     """Send one message. MailError, SMTPException or OSError where it was not taken."""
     if not settings.EMAIL_URL:
         raise MailError("EMAIL_URL is not set: there is no mail server to send by")
-    subject, text = (_test if body["type"] == TEST else _alert)(body)
-    recipients = [address.strip() for address in channel.address.split(",")]
-    EmailMessage(" ".join(subject.split()), text, to=recipients).send()
+    subject, text = (_test if body["type"] == Event.TEST else _alert)(body)
+    domain = settings.DEFAULT_FROM_EMAIL.rpartition("@")[2].strip("<> ") or "localhost"
+    headers = {"Message-ID": f"<{message_id}@{domain}>"}  # the same at every attempt
+    EmailMessage(" ".join(subject.split()), text, to=[recipient], headers=headers).send()
 
 
 def _test(body: dict[str, Any]) -> tuple[str, str]:
@@ -35,7 +35,9 @@ def _test(body: dict[str, Any]) -> tuple[str, str]:
 
 def _alert(body: dict[str, Any]) -> tuple[str, str]:
     data = body["data"]
-    subject = f"[ami-headend] {data['severity']}: {_WORDS[body['type']]}{data['rule']}: {data['subject']['name']}"
+    subject = (
+        f"[ami-headend] {data['severity']}: {_WORDS[Event(body['type'])]}{data['rule']}: {data['subject']['name']}"
+    )
     lines = [
         data["summary"],
         "",

@@ -1,4 +1,4 @@
-"""Evaluating the rules: alerts open, are told again after their quiet time, and end by themselves.
+"""Evaluating the rules: alerts open, go on and end by themselves; who is told what, conversations.py settles.
 
 Each rule is evaluated in a transaction of its own, with a fixed number of statements; one that fails leaves its alerts
 as they are and says why, and the others go on. Only one evaluation runs at a time.
@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from ami_headend.alerts import marks, notices
+from ami_headend.alerts import conversations, marks
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
-from ami_headend.alerts.models import Alert, AlertStep, Condition, Rule, Step, SubjectKind
+from ami_headend.alerts.models import Alert, AlertStep, Condition, GatheredSubjects, Rule, Step, SubjectKind
 from ami_headend.core import clock
 from keyvault.sql import fetch_rows
 
@@ -23,7 +23,11 @@ logger = logging.getLogger(__name__)
 _LOCK = 0x616D6906
 _RESTS = 20  # a costly rule rests this many times as long as it took
 
+_FOUND = ("severity", "subject", "summary", "subjects")
+_LISTED_KINDS = (SubjectKind.METER, SubjectKind.CONCENTRATOR)
+
 _Key = tuple[str, int]
+_GATHERED: _Key = (SubjectKind.FLEET.value, 0)  # the alert for very many subjects of a rule
 
 
 def evaluate(now: datetime) -> set[int]:
@@ -53,7 +57,9 @@ def is_due(rule: Rule, now: datetime) -> bool:
 
 def end_alerts(rule: Rule, now: datetime, actor: str) -> set[int]:
     """End the open alerts of a rule that is switched off; gives the channels that are told."""
-    return _resolve(_open(rule), now, actor, f"{rule} was switched off")
+    standing = _open(rule)
+    _resolve(standing, now, actor, f"{rule} was switched off")
+    return conversations.settle_all(standing, now)
 
 
 def _evaluate(rule: Rule, now: datetime) -> set[int]:
@@ -75,7 +81,7 @@ def _evaluate(rule: Rule, now: datetime) -> set[int]:
 
 
 def _open(rule: Rule) -> list[Alert]:
-    return _of(rule, Alert.objects.select_for_update().filter(rule=rule, resolved_at=None).order_by("pk"))
+    return _of(rule, Alert.objects.select_for_update(no_key=True).filter(rule=rule, resolved_at=None).order_by("pk"))
 
 
 def _of(rule: Rule, alerts: Iterable[Alert]) -> list[Alert]:
@@ -87,21 +93,33 @@ def _of(rule: Rule, alerts: Iterable[Alert]) -> list[Alert]:
 
 
 def _reconcile(rule: Rule, found: Findings, standing: dict[_Key, Alert], now: datetime) -> set[int]:
-    """Bring the open alerts of a rule into line with what was found."""
+    """Bring the open alerts of a rule into line with what was found, and what receivers know with the alerts."""
     holding = _holding(rule, found, standing)
     going_on = [alert for key, alert in standing.items() if key in holding]
     for alert in going_on:
-        alert.seen_at, alert.summary = now, holding[alert.subject_kind, alert.subject_id].summary[:250]
-    Alert.objects.bulk_update(going_on, ["seen_at", "summary"])
-    channels = _remind(rule, going_on, now)
-    channels |= _resolve([alert for key, alert in standing.items() if key not in holding], now)
-    return channels | _begin(rule, [finding for key, finding in holding.items() if key not in standing], now)
+        _find_again(alert, holding[alert.subject_kind, alert.subject_id], now)
+    Alert.objects.bulk_update(going_on, ["seen_at", *_FOUND])
+    over = [alert for key, alert in standing.items() if key not in holding]
+    _resolve(over, now)
+    begun = _begin(rule, [finding for key, finding in holding.items() if key not in standing], now)
+    _keep_subjects(found, [*going_on, *begun])
+    return conversations.settle_all([*going_on, *over, *begun], now)
+
+
+def _find_again(alert: Alert, finding: Finding, now: datetime) -> None:
+    alert.seen_at, alert.severity = now, alert.rule.severity
+    alert.subject, alert.summary, alert.subjects = finding.subject[:120], finding.summary[:250], finding.subjects
 
 
 def _holding(rule: Rule, found: Findings, standing: dict[_Key, Alert]) -> dict[_Key, Finding]:
-    """What has, or gets, an alert: each subject; of very many those that have one already, and one for them all."""
-    each = {(finding.kind.value, finding.id): finding for finding in found.listed}
-    if found.total <= SUBJECTS_MAX:
+    """What has, or gets, an alert: each subject; of very many those that have one already, and one for them all.
+
+    What was very many stays one alert until it is fewer than half as many: around the limit it does not go back and
+    forth.
+    """
+    each = {(finding.kind.value, finding.id): finding for finding in found.listed[:SUBJECTS_MAX]}
+    is_gathered = _GATHERED in standing and found.listed and found.listed[0].kind in _LISTED_KINDS
+    if found.total <= (SUBJECTS_MAX // 2 if is_gathered else SUBJECTS_MAX):
         return each
     kind = SubjectKind(found.listed[0].kind)
     names = ", ".join(finding.subject for finding in found.listed[:3])
@@ -110,45 +128,60 @@ def _holding(rule: Rule, found: Findings, standing: dict[_Key, Alert]) -> dict[_
         0,
         f"{found.total:,} {kind.label}s",
         f"{found.total:,} {kind.label}s at once, among them {names}",
+        found.total,
     )
-    return {key: finding for key, finding in each.items() if key in standing} | {(many.kind.value, many.id): many}
+    return {key: finding for key, finding in each.items() if key in standing} | {_GATHERED: many}
 
 
-def _begin(rule: Rule, findings: Sequence[Finding], now: datetime) -> set[int]:
-    """Open alerts; one that ended within the quiet time goes on, and tells nobody before that is over."""
+def _keep_subjects(found: Findings, alerts: Sequence[Alert]) -> None:
+    """Note of which subjects the alert for very many was found."""
+    for alert in alerts:
+        if (alert.subject_kind, alert.subject_id) == _GATHERED and found.listed[0].kind in _LISTED_KINDS:
+            ids = [finding.id for finding in found.listed]
+            GatheredSubjects.objects.update_or_create(alert=alert, defaults={"kind": found.listed[0].kind, "ids": ids})
+
+
+def _begin(rule: Rule, findings: Sequence[Finding], now: datetime) -> list[Alert]:
+    """Open alerts; what ended within the quiet time, or is not over yet for a receiver, goes on as the same alert."""
     if not findings:
-        return set()
+        return []
     earlier = _earlier(rule, findings)
     again, new = [], []
     for finding in findings:
         alert = earlier.get((finding.kind.value, finding.id))
-        if alert is not None and alert.resolved_at and alert.resolved_at > now - timedelta(minutes=rule.quiet_minutes):
+        if alert is not None and _goes_on(alert, now):
             alert.resolved_at = alert.acknowledged_at = None
             alert.acknowledged_by = ""
-            alert.severity, alert.seen_at, alert.summary = rule.severity, now, finding.summary[:250]
+            _find_again(alert, finding, now)
             again.append(alert)
         else:
             new.append(_new(rule, finding, now, alert.snoozed_until if alert else None))
-    Alert.objects.bulk_update(
-        again, ["resolved_at", "acknowledged_at", "acknowledged_by", "severity", "seen_at", "summary"]
-    )
+    Alert.objects.bulk_update(again, ["resolved_at", "acknowledged_at", "acknowledged_by", "seen_at", *_FOUND])
     Alert.objects.bulk_create(new)
     steps = [AlertStep(alert=alert, at=now, step=Step.REOPENED, note=alert.summary) for alert in again]
     steps += [AlertStep(alert=alert, at=now, step=Step.OPENED, note=alert.summary) for alert in new]
     AlertStep.objects.bulk_create(steps)
-    told = [alert for alert in (*new, *again) if _may_be_told(rule, alert, now)]
-    return notices.tell(told, notices.OPENED, now)
+    return [*again, *new]
+
+
+def _goes_on(alert: Alert, now: datetime) -> bool:
+    """Whether one that ended, and begins again, is the same alert: a receiver hears of both in their order."""
+    if alert.resolved_at is None:
+        return False
+    return alert.resolved_at > now - conversations.quiet_time(alert) or bool(alert.is_awaited)  # type: ignore[attr-defined]
 
 
 def _earlier(rule: Rule, findings: Sequence[Finding]) -> dict[_Key, Alert]:
-    """The latest alert of each subject, where there was one."""
+    """The latest alert of each subject, where there was one, locked."""
     ids = [finding.id for finding in findings]
-    rows = (
+    latest = (
         Alert.objects.filter(rule=rule, subject_id__in=ids)
         .order_by("subject_kind", "subject_id", "-id")
         .distinct("subject_kind", "subject_id")
     )
-    return {(alert.subject_kind, alert.subject_id): alert for alert in _of(rule, rows)}
+    rows = Alert.objects.select_for_update(no_key=True).filter(pk__in=latest.values("pk")).order_by("pk")
+    found = _of(rule, rows.annotate(is_awaited=conversations.awaited()))
+    return {(alert.subject_kind, alert.subject_id): alert for alert in found}
 
 
 def _new(rule: Rule, finding: Finding, now: datetime, snoozed_until: datetime | None) -> Alert:
@@ -158,6 +191,7 @@ def _new(rule: Rule, finding: Finding, now: datetime, snoozed_until: datetime | 
         subject_kind=finding.kind,
         subject_id=finding.id,
         subject=finding.subject[:120],
+        subjects=finding.subjects,
         summary=finding.summary[:250],
         opened_at=now,
         seen_at=now,
@@ -165,27 +199,10 @@ def _new(rule: Rule, finding: Finding, now: datetime, snoozed_until: datetime | 
     )
 
 
-def _remind(rule: Rule, going_on: Sequence[Alert], now: datetime) -> set[int]:
-    """Tell again of what nobody has acknowledged or put off, once the quiet time is over."""
-    due = [alert for alert in going_on if alert.acknowledged_at is None and _may_be_told(rule, alert, now)]
-    AlertStep.objects.bulk_create(AlertStep(alert=alert, at=now, step=Step.REMINDED) for alert in due)
-    return notices.tell(due, notices.REMINDED, now)
-
-
-def _may_be_told(rule: Rule, alert: Alert, now: datetime) -> bool:
-    """Whether the quiet time since it was told last is over. One that was put off is told as soon as that ends."""
-    if alert.snoozed_until is not None and alert.snoozed_until > now:
-        return False
-    if alert.notified_at is None or (alert.snoozed_until is not None and alert.notified_at < alert.snoozed_until):
-        return True
-    return clock.has_rested(alert.notified_at, timedelta(minutes=rule.quiet_minutes), now)
-
-
-def _resolve(ended: Sequence[Alert], now: datetime, actor: str = "", note: str = "") -> set[int]:
+def _resolve(ended: Sequence[Alert], now: datetime, actor: str = "", note: str = "") -> None:
     for alert in ended:
         alert.resolved_at = now
     Alert.objects.bulk_update(ended, ["resolved_at"])
     AlertStep.objects.bulk_create(
         AlertStep(alert=alert, at=now, step=Step.RESOLVED, actor=actor, note=note) for alert in ended
     )
-    return notices.tell([alert for alert in ended if alert.notified_at is not None], notices.RESOLVED, now)

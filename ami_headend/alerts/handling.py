@@ -5,6 +5,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from ami_headend.alerts import conversations
 from ami_headend.alerts.models import Alert, AlertStep, Step
 
 NOTE_LENGTH = 1000
@@ -53,6 +54,7 @@ def _step(ids: Collection[int], step: Step, actor: str, note: str, now: datetime
     AlertStep.objects.bulk_create(
         AlertStep(alert_id=alert_id, at=now, step=step, actor=actor[:150], note=note) for alert_id in found
     )
+    conversations.settle_all(conversations.locked(found), now)  # whom it tells, the sweep sends to
     return len(found)
 
 

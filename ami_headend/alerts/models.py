@@ -1,8 +1,11 @@
 """Rules, the alerts that they raise, who is told, and what was sent."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
+from ami_headend.alerts.conversation import Word
+from ami_headend.core.text import check_one_line
 from concentrators.verdicts import Severity
 
 
@@ -42,7 +45,7 @@ class Rule(models.Model):
     ``marks`` is what the rule remembers from one evaluation to the next.
     """
 
-    name = models.CharField(max_length=120, unique=True)
+    name = models.CharField(max_length=120, unique=True, validators=[check_one_line])
     condition = models.CharField(max_length=20, choices=Condition)
     selector = models.CharField(max_length=40, blank=True, help_text="kind of failure, or OBIS code of an event log")
     threshold = models.FloatField(null=True, blank=True)
@@ -73,12 +76,12 @@ class Alert(models.Model):
     severity = models.SmallIntegerField(choices=SEVERITIES)
     subject_kind = models.CharField(max_length=12, choices=SubjectKind)
     subject_id = models.BigIntegerField(default=0, help_text="of its row; 0 where it is no row")
-    subject = models.CharField(max_length=120, help_text="its name when the alert began")
+    subject = models.CharField(max_length=120, help_text="its name, as found last")
+    subjects = models.PositiveIntegerField(default=1, help_text="of how many it was found last")
     summary = models.CharField(max_length=250)
     opened_at = models.DateTimeField()
     seen_at = models.DateTimeField(help_text="found last")
     resolved_at = models.DateTimeField(null=True)
-    notified_at = models.DateTimeField(null=True, help_text="somebody was told last")
     acknowledged_at = models.DateTimeField(null=True)
     acknowledged_by = models.CharField(max_length=150, blank=True)
     snoozed_until = models.DateTimeField(null=True)
@@ -135,7 +138,7 @@ class ChannelKind(models.TextChoices):
 class Channel(models.Model):
     """Who is told of alerts, from a severity on. A webhook's signing secret rests in keyvault."""
 
-    name = models.CharField(max_length=120, unique=True)
+    name = models.CharField(max_length=120, unique=True, validators=[check_one_line])
     kind = models.CharField(max_length=7, choices=ChannelKind)
     address = models.CharField(max_length=1000, help_text="an https:// address, or e-mail addresses by commas")
     least_severity = models.SmallIntegerField(
@@ -152,24 +155,73 @@ class Channel(models.Model):
         return self.name
 
     @property
+    def recipients(self) -> list[str]:
+        """Each e-mail address; of a webhook the one receiver, which has no name."""
+        if self.kind == ChannelKind.WEBHOOK:
+            return [""]
+        return list(dict.fromkeys(address.strip() for address in self.address.split(",")))
+
+    @property
     def secret_owner(self) -> str:
         """The name of this channel's signing secrets in keyvault."""
         return f"alert channel {self.pk}"
 
 
-class Delivery(models.Model):
-    """One message to one channel: sent until it was taken, or given up. Losing its task costs time only.
+class GatheredSubjects(models.Model):
+    """Of which subjects an alert for very many was found last: their ids, SUBJECTS_KEPT of them at most."""
 
-    ``body`` is fixed when it is written, so that every attempt says the same.
+    alert = models.OneToOneField(Alert, models.CASCADE, primary_key=True, related_name="gathered")
+    kind = models.CharField(max_length=12, choices=SubjectKind)
+    ids = ArrayField(models.BigIntegerField())
+
+    def __str__(self) -> str:
+        return f"{len(self.ids)} of {self.alert_id}"
+
+
+class Conversation(models.Model):
+    """What one receiver of a channel knows of an alert, and when it is to be looked at again: see conversation.py.
+
+    ``recipient`` is one e-mail address of the channel; a webhook has none. At most one message is under way.
     """
 
     id = models.BigAutoField(primary_key=True)
-    channel = models.ForeignKey(Channel, models.CASCADE, related_name="deliveries")
+    alert = models.ForeignKey(Alert, models.CASCADE, related_name="conversations")
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="conversations")
+    recipient = models.CharField(max_length=254, blank=True)
+    word = models.CharField(
+        max_length=7, choices=[(word.value, word.value) for word in Word], default=Word.NOTHING.value
+    )
+    subjects = models.PositiveIntegerField(default=0, help_text="of how many it was told last")
+    disturbed_at = models.DateTimeField(null=True, help_text="when it was told last that something is wrong")
+    flaps = models.PositiveSmallIntegerField(default=0)
+    look_at = models.DateTimeField(null=True, help_text="when it is to be told, if nothing changes until then")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["alert", "channel", "recipient"], name="conversation_once")]
+        indexes = [models.Index(fields=["look_at"], condition=Q(look_at__isnull=False), name="conversation_due")]
+
+    def __str__(self) -> str:
+        return f"{self.channel} of {self.alert_id}: {self.word}"
+
+
+class Delivery(models.Model):
+    """One message to one receiver: sent until it was taken, replaced or given up. Losing its task costs time only.
+
+    ``body`` is fixed when it is written, so that every attempt says the same. ``leased_at`` is set while a worker
+    sends it. The message stays when its channel is removed, under the name that the channel had.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    channel = models.ForeignKey(Channel, models.SET_NULL, null=True, related_name="deliveries")
+    channel_name = models.CharField("name of the channel", max_length=120, default="")
+    recipient = models.CharField(max_length=254, blank=True)
     alert = models.ForeignKey(Alert, models.CASCADE, null=True, related_name="deliveries")
+    conversation = models.ForeignKey(Conversation, models.SET_NULL, null=True, related_name="deliveries")
     event = models.CharField(max_length=20)
     body = models.JSONField()
     created_at = models.DateTimeField()
     due_at = models.DateTimeField(help_text="when the sweep takes it up, if nobody did")
+    leased_at = models.DateTimeField(null=True, help_text="when a worker began to send it")
     attempts = models.PositiveSmallIntegerField(default=0)
     delivered_at = models.DateTimeField(null=True)
     given_up_at = models.DateTimeField(null=True)
@@ -177,15 +229,28 @@ class Delivery(models.Model):
 
     class Meta:
         verbose_name_plural = "deliveries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["conversation"],
+                condition=Q(delivered_at=None, given_up_at=None, conversation__isnull=False),
+                name="delivery_one_under_way",
+            )
+        ]
         indexes = [
             models.Index(
                 fields=["due_at"], condition=Q(delivered_at=None, given_up_at=None), name="delivery_undelivered"
             ),
             models.Index(fields=["channel", "-id"], name="delivery_by_channel"),
+            models.Index(fields=["channel"], condition=Q(leased_at__isnull=False), name="delivery_leased"),
         ]
 
     def __str__(self) -> str:
-        return f"{self.event} to {self.channel}"
+        return f"{self.event} to {self.channel_name}{f' ({self.recipient})' if self.recipient else ''}"
+
+    @property
+    def message_id(self) -> str:
+        """The same at every attempt, so that receivers know the message again."""
+        return f"msg_{self.pk}"
 
 
 class StoredMark(models.Model):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from celery import shared_task
 from django.utils import timezone
 
-from ami_headend.alerts import delivery, ended, evaluation
+from ami_headend.alerts import conversations, delivery, ended, evaluation
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.tasklimits import LONG
 
@@ -30,8 +30,10 @@ def deliver(channel_id: int) -> None:
 
 @shared_task
 def sweep_deliveries() -> None:
-    """Enqueue again what is due and undelivered."""
-    enqueue(delivery.overdue_channels(timezone.now()))
+    """Write what has become due to be told, and enqueue again what is due and undelivered."""
+    now = timezone.now()
+    conversations.settle_due(now)
+    enqueue(delivery.overdue_channels(now))
 
 
 @shared_task(**LONG)

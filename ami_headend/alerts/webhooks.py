@@ -1,12 +1,14 @@
 """Posting a signed message to an address that an administrator gave: where to, and what is refused.
 
-The addresses that a name stands for are checked, and the connection goes to the one that was checked: a name that
-changes its mind between the two gains nothing. No redirect is followed, no proxy of the environment is used.
+The name is looked up once and every address that it stands for is checked, with those inside of it (NAT64, 6to4,
+Teredo); the connection goes to one that was checked. No redirect is followed, no proxy of the environment is used.
+What people are told does not say whether something listens there: that stands in the log, for whoever runs the machine.
 """
 
+import http.client
 import ipaddress
 import json
-import socket
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -15,11 +17,14 @@ import httpx
 from django.conf import settings
 
 from ami_headend.alerts.models import Channel
+from ami_headend.core.addresses import Address, Network, standing_for
+from ami_headend.core.exchange import exchange
 from keyvault import signing
 
-TIMEOUT_S = 5.0
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+logger = logging.getLogger(__name__)
+
+
+NO_ANSWER = "the receiver could not be reached, or gave no answer in time"
 
 
 class RefusedAddressError(ValueError):
@@ -56,61 +61,60 @@ def check_url(text: str) -> httpx.URL:
     return url
 
 
-def post(channel: Channel, delivery_id: int, body: dict[str, Any], now: datetime) -> None:
-    """Send one message, signed.
+def post(channel: Channel, message_id: str, body: dict[str, Any], now: datetime) -> None:
+    """Send one message, signed; over after ``ALERT_EXCHANGE_S`` seconds, whatever the receiver does.
 
     WebhookError or RefusedAddressError where it was not taken; SigningError, MasterKeyError where it cannot be signed.
     """
     url = check_url(channel.address)
     content = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
     timestamp_s = int(now.timestamp())
-    message_id = f"msg_{delivery_id}"
     headers = {
         "Host": url.netloc.decode(),
         "Content-Type": "application/json",
         "User-Agent": "ami-headend",
+        "Connection": "close",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp_s),
         "webhook-signature": signing.signatures(channel.secret_owner, message_id, timestamp_s, content, now),
     }
     try:
-        address = _resolve(url.host, url.port or (443 if url.scheme == "https" else 80))
-        with (
-            httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False) as client,
-            client.stream(
-                "POST",
-                url.copy_with(host=str(address)),
-                content=content,
-                headers=headers,
-                extensions={"sni_hostname": url.host},
-            ) as answer,
-        ):
-            status = answer.status_code
-    except (httpx.HTTPError, OSError) as error:
-        raise WebhookError(f"{type(error).__name__}: {error}", is_down=True) from None
+        status = _exchange(url, content, headers)
+    except (http.client.HTTPException, OSError) as error:
+        logger.warning("the webhook %s does not answer: %s: %s", channel, type(error).__name__, error)
+        raise WebhookError(NO_ANSWER, is_down=True) from None
     if not 200 <= status < 300:
         raise WebhookError(f"the receiver answered {status}", is_down=status in (429, 502, 503, 504))
 
 
-def _resolve(host: str, port: int) -> Address:
-    """The first address that a host stands for. RefusedAddressError where any of them is refused."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise OSError(f"{host!r} is no host name: {error}") from None
-    addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
-    for address in addresses:
-        _check_address(address)
-    return addresses[0]
+def _exchange(url: httpx.URL, content: bytes, headers: dict[str, str]) -> int:
+    """The status of the answer; its body is not read."""
+    is_tls = url.scheme == "https"
+    port = url.port or (443 if is_tls else 80)
+    with exchange(settings.ALERT_EXCHANGE_S) as this:
+        addresses = this.look_up(url.host, port)
+        for address in addresses:
+            _check_address(ipaddress.ip_address(address))
+        connected = this.connect(addresses, port)
+        with connected:
+            if is_tls:
+                connected = httpx.create_ssl_context(trust_env=False).wrap_socket(connected, server_hostname=url.host)
+            connection = http.client.HTTPConnection(url.host, port)
+            connection.sock = connected
+            try:
+                connection.request("POST", url.raw_path.decode(), content, headers)
+                return connection.getresponse().status
+            finally:
+                connection.close()
 
 
 def _check_address(address: Address) -> None:
-    plain = getattr(address, "ipv4_mapped", None) or address
-    if plain.is_multicast or plain.is_unspecified or any(plain in network for network in _refused()):
-        raise RefusedAddressError(
-            f"{address} is an address that webhooks do not go to (WEBHOOK_REFUSED_NETWORKS): this machine, its "
-            "neighbours on the link, or the provider's metadata."
-        )
+    for one in standing_for(address):
+        if one.is_multicast or one.is_unspecified or any(one in network for network in _refused()):
+            raise RefusedAddressError(
+                "The address is one that webhooks do not go to (WEBHOOK_REFUSED_NETWORKS): this machine, its "
+                "neighbours on the link, or the provider's metadata."
+            )
 
 
 def _refused() -> Sequence[Network]:

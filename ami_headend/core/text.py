@@ -1,8 +1,16 @@
 """Text of others on one line: a name with a line break forges no line of a log, and turns no terminal around."""
 
+from django.core.exceptions import ValidationError
+
+
+def check_one_line(name: str) -> None:
+    """ValidationError for a name with a line break, or anything else that does not print. For fields of models."""
+    if not name.isprintable():
+        raise ValidationError("A name is one line of characters that print: it holds a line break or the like.")
+
 
 def one_line(text: str) -> str:
-    """The text with every character that does not print written out: ``\\n``, ``\\x1b``, ``\\u2028``, ``\\u202e``.
+    """The text with every character that does not print written out, as a line break, an escape, a mark of direction.
 
     What prints stays as it is, in any script; a backslash stays a backslash.
     """

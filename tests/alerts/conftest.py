@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from ami_headend.alerts import evaluation, tasks
-from ami_headend.alerts.models import Alert, Condition, Rule, StoredMark
+from ami_headend.alerts import delivery, evaluation, tasks
+from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule, StoredMark
 from concentrators.tasks import verify_uplink
 
 
@@ -47,3 +47,15 @@ def evaluated(rule: Rule, at: Any = None) -> list[Alert]:
     rule.refresh_from_db()
     assert rule.last_error == ""
     return list(Alert.objects.filter(rule=rule, resolved_at=None).order_by("pk"))
+
+
+def told() -> list[str]:
+    """Every receiver takes what there is for it; gives the types of the messages, channel by channel."""
+    events = []
+    for channel in Channel.objects.order_by("pk"):
+        while (waiting := Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None)).exists():
+            claimed = delivery.claim(channel.pk, waiting.latest("due_at").due_at)
+            if claimed is not None:
+                delivery.store(claimed, None, claimed.due_at)
+                events.append(claimed.event)
+    return events

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from django.conf import settings as configured
 from django.core import mail
+from django.core.mail import EmailMessage
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from pytest_django import Settings
 
-from ami_headend.alerts import channels, delivery, notices, tasks, webhooks
-from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
+from ami_headend.alerts import channels, conversations, delivery, notices, tasks, webhooks
+from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule
 from ami_headend.alerts.webhooks import RefusedAddressError
 from keyvault.audit import Actor
 from keyvault.models import AuditRecord, SigningSecret
@@ -55,6 +56,17 @@ def alert(**changes: Any) -> Alert:
     return Alert.objects.create(rule=Rule.objects.get(condition=Condition.SILENT_CONCENTRATOR), **values)
 
 
+def tell(*alerts: Alert) -> set[int]:
+    """Writes what receivers are to know of alerts as they stand; gives the channels that have messages."""
+    return conversations.settle_all(conversations.locked([one.pk for one in alerts]), timezone.now())
+
+
+def end(row: Alert) -> Alert:
+    row.resolved_at = timezone.now()
+    row.save()
+    return row
+
+
 def make_due() -> None:
     Delivery.objects.filter(delivered_at=None).update(due_at=timezone.now())
 
@@ -64,7 +76,7 @@ class TestWebhooks:
         settings.PUBLIC_URL = "https://headend.example"
         channel = webhook(receiver)
         opened = alert()
-        assert notices.tell([opened], notices.OPENED, timezone.now()) == {channel.pk}
+        assert tell(opened) == {channel.pk}
         assert delivery.deliver_for(channel.pk, 5) is False
         (message,) = receiver.messages
         assert set(message) == {"type", "timestamp", "data"}
@@ -75,6 +87,7 @@ class TestWebhooks:
             "condition": "silent_concentrator",
             "severity": "warning",
             "subject": {"kind": "concentrator", "id": 17, "name": "DCU-17"},
+            "subjects": 1,
             "summary": "posted nothing since noon",
             "opened_at": opened.opened_at.isoformat(),
             "resolved_at": None,
@@ -131,24 +144,23 @@ class TestWebhooks:
     def test_a_receiver_that_is_down_puts_off_all_that_waits_for_it(self) -> None:
         with receiving() as receiver:
             channel = webhook(receiver)
-        for event in (notices.OPENED, notices.RESOLVED):
-            notices.tell([alert(resolved_at=timezone.now())], event, timezone.now())
+        tell(alert(subject_id=1), alert(subject_id=2))
         delivery.deliver_for(channel.pk, 5)
         first, second = Delivery.objects.order_by("pk")
         assert (first.attempts, second.attempts) == (1, 0)
         assert first.due_at == second.due_at > timezone.now()
-        assert "ConnectError" in first.last_error
+        assert first.last_error == webhooks.NO_ANSWER
         make_due()
         with receiving(receiver.port) as back:
             back.secret = receiver.secret
             delivery.deliver_for(channel.pk, 5)
-            assert back.types == ["alert.opened", "alert.resolved"]  # in their order
+            assert [message["data"]["subject"]["id"] for message in back.messages] == [1, 2]  # in their order
 
     def test_one_message_that_is_refused_holds_up_no_other(self, receiver: Receiver) -> None:
         channel = webhook(receiver)
         receiver.answers = [400]
         notices.test(channel, "ann", timezone.now())
-        notices.tell([alert()], notices.OPENED, timezone.now())
+        tell(alert())
         delivery.deliver_for(channel.pk, 5)
         assert receiver.types == ["alert.opened"]
 
@@ -165,7 +177,7 @@ class TestWebhooks:
 
     def test_a_channel_that_was_switched_off_sends_only_tests(self, receiver: Receiver) -> None:
         channel = webhook(receiver)
-        notices.tell([alert()], notices.OPENED, timezone.now())
+        tell(alert())
         notices.test(channel, "ann", timezone.now())
         channel.is_enabled = False
         channels.save(channel, ANN, timezone.now())
@@ -186,7 +198,7 @@ class TestWebhooks:
     def test_it_goes_with_its_secret(self, receiver: Receiver) -> None:
         channel = webhook(receiver)
         assert SigningSecret.objects.count() == 1
-        channels.delete(channel, ANN)
+        channels.delete(channel, ANN, timezone.now())
         assert not SigningSecret.objects.exists()
 
 
@@ -211,7 +223,7 @@ class TestWhereTo:
         channel = Channel(name="inside", kind="webhook", address=address)
         channels.save(channel, ANN, timezone.now())
         with pytest.raises(RefusedAddressError, match="WEBHOOK_REFUSED_NETWORKS"):
-            webhooks.post(channel, 1, {}, timezone.now())
+            webhooks.post(channel, "msg_1", {}, timezone.now())
 
     @pytest.mark.parametrize(
         ("address", "says"),
@@ -244,7 +256,7 @@ class TestWhereTo:
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
         channel = webhook(receiver)
         channel.address = f"http://hooks.example:{receiver.port}/x"
-        webhooks.post(channel, 1, {"type": "test"}, timezone.now())
+        webhooks.post(channel, "msg_1", {"type": "test"}, timezone.now())
         assert receiver.types == ["test"]
         assert receiver.headers[0]["host"] == f"hooks.example:{receiver.port}"
         assert answers == []
@@ -264,7 +276,7 @@ class TestWhereTo:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         monkeypatch.setattr(ssl.SSLContext, "wrap_socket", noting)
         with pytest.raises(webhooks.WebhookError):
-            webhooks.post(channel, 1, {}, timezone.now())
+            webhooks.post(channel, "msg_1", {}, timezone.now())
         assert seen == ["hooks.example"]
 
 
@@ -279,40 +291,53 @@ class TestEmail:
     def test_an_alert_and_its_end(self, channel: Channel, settings: Settings) -> None:
         settings.PUBLIC_URL = "https://headend.example"
         row = alert(subject="DCU\n17")
-        for event in (notices.OPENED, notices.REMINDED, notices.RESOLVED):
-            if event == notices.RESOLVED:
-                row.resolved_at = timezone.now()
-            notices.tell([row], event, timezone.now())
+        for of in (row, row, end):
+            tell(end(row) if of is end else row)
+            delivery.deliver_for(channel.pk, 5)
+            Conversation.objects.update(disturbed_at=timezone.now() - timedelta(hours=12))
         notices.test(channel, "ann", timezone.now())
         delivery.deliver_for(channel.pk, 5)
-        assert [message.subject for message in mail.outbox] == [
+        assert [message.subject for message in mail.outbox[::2]] == [
             "[ami-headend] warning: Concentrator is silent: DCU 17",
             "[ami-headend] warning: still: Concentrator is silent: DCU 17",
             "[ami-headend] warning: over: Concentrator is silent: DCU 17",
             "[ami-headend] test",
         ]
-        assert mail.outbox[0].to == ["ann@a.example", "bob@b.example"]
+        assert [message.to for message in mail.outbox] == [["ann@a.example"], ["bob@b.example"]] * 4
         assert "posted nothing since noon" in mail.outbox[0].body
         assert f"What to do: https://headend.example/admin/alerts/{row.pk}/" in mail.outbox[0].body
-        assert "Until " in mail.outbox[2].body
+        assert "Until " in mail.outbox[4].body
 
     def test_without_a_mail_server_it_says_so_and_waits(self, channel: Channel, settings: Settings) -> None:
         settings.EMAIL_URL = ""
         notices.test(channel, "ann", timezone.now())
         delivery.deliver_for(channel.pk, 5)
-        assert Delivery.objects.get().last_error.startswith("EMAIL_URL is not set")
+        assert {row.last_error[:20] for row in Delivery.objects.all()} == {"EMAIL_URL is not set", ""}
         assert mail.outbox == []
 
-    def test_a_server_that_refuses_is_tried_again(self, channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: Any, **__: Any) -> None:
-            raise smtplib.SMTPRecipientsRefused({"ann@a.example": (550, b"who?")})
+    def test_who_was_refused_is_tried_again_and_who_has_it_is_not(
+        self, channel: Channel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send = EmailMessage.send
 
-        monkeypatch.setattr("ami_headend.alerts.emails.EmailMessage.send", refuse)
-        notices.test(channel, "ann", timezone.now())
+        def refuse(self: EmailMessage, *_: Any, **__: Any) -> int:
+            if self.to == ["ann@a.example"] and refusing:
+                raise smtplib.SMTPRecipientsRefused({"ann@a.example": (450, b"greylisted")})
+            return send(self)
+
+        refusing = True
+        monkeypatch.setattr(EmailMessage, "send", refuse)
+        tell(alert())
         delivery.deliver_for(channel.pk, 5)
-        row = Delivery.objects.get()
-        assert "who?" in row.last_error
-        assert row.due_at > timezone.now()
+        ann, bob = Delivery.objects.order_by("recipient")
+        assert (ann.delivered_at, bob.delivered_at is not None) == (None, True)
+        assert "greylisted" in ann.last_error
+        assert ann.due_at > timezone.now()
+        refusing = False
+        make_due()
+        delivery.deliver_for(channel.pk, 5)
+        assert [message.to for message in mail.outbox] == [["bob@b.example"], ["ann@a.example"]]
+        assert mail.outbox[1].extra_headers["Message-ID"] == f"<msg_{ann.pk}@localhost>"
 
 
 class TestTasks:
@@ -364,5 +389,5 @@ def test_free_ports_are_refused_quickly() -> None:
         channel = webhook(receiver)
     channel.address = f"http://127.0.0.1:{free_port()}/"
     with pytest.raises(webhooks.WebhookError) as caught:
-        webhooks.post(channel, 1, {}, timezone.now())
+        webhooks.post(channel, "msg_1", {}, timezone.now())
     assert caught.value.is_down

@@ -8,12 +8,12 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend.alerts import ended, evaluation, handling, queries, tasks
+from ami_headend.alerts import conversations, ended, evaluation, handling, queries, tasks
 from ami_headend.alerts.conditions import SEARCHES, Search
-from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
+from ami_headend.alerts.conditions.finding import Finding, Findings
 from ami_headend.alerts.handling import HandlingError
-from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule, Step, SubjectKind
-from tests.alerts.conftest import evaluated, only
+from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule, Step, SubjectKind
+from tests.alerts.conftest import evaluated, only, told
 from tests.concentrators.statements import counting
 
 pytestmark = pytest.mark.django_db
@@ -33,7 +33,7 @@ class World:
     def find(self, rule: Rule, open_ids: Any, now: datetime) -> Findings:
         if self.fails:
             raise DatabaseError("the database fell over\nand more of it")
-        listed = sorted(self.silent, key=lambda one: (one not in open_ids, one))[:SUBJECTS_MAX]
+        listed = sorted(self.silent, key=lambda one: (one not in open_ids, one))
         found = [Finding(SubjectKind.METER, one, f"SN-{one}", f"silent at {now:%H:%M}") for one in listed]
         return Findings(len(self.silent), found)
 
@@ -51,13 +51,6 @@ def rule(db: None) -> Rule:
 @pytest.fixture
 def channel(db: None) -> Channel:
     return Channel.objects.create(name="duty", kind="webhook", address="https://duty.example/")
-
-
-def told() -> list[str]:
-    """The events that were to be delivered since the last call."""
-    events = list(Delivery.objects.order_by("pk").values_list("event", flat=True))
-    Delivery.objects.all().delete()
-    return events
 
 
 def history(alert: Alert) -> list[str]:
@@ -111,24 +104,78 @@ def test_it_is_told_again_after_the_quiet_time_until_acknowledged(world: World, 
     assert history(alert) == [Step.OPENED, Step.REMINDED, Step.ACKNOWLEDGED]
 
 
-def test_flapping_is_one_alert_that_tells_once_in_the_quiet_time(world: World, rule: Rule, channel: Channel) -> None:
+def test_a_flapping_alert_is_one_and_its_last_word_is_true(world: World, rule: Rule, channel: Channel) -> None:
+    """It was told once as open and three times as over, and stayed so while it was open."""
     now = timezone.now()
-    for minute in range(6):
+    words = []
+    for minute in range(7):
         world.silent = [1] if minute % 2 == 0 else []
         evaluated(rule, now + minute * MINUTE)
+        conversations.settle_due(now + minute * MINUTE)
+        words.append(told())
     alert = Alert.objects.get()
-    assert history(alert) == [Step.OPENED, *[Step.RESOLVED, Step.REOPENED] * 2, Step.RESOLVED]
-    assert told().count("alert.opened") == 1
-    world.silent = [1]
-    evaluated(rule, now + 6 * MINUTE)
-    told()
-    evaluated(rule, now + QUIET)
-    assert told() == ["alert.reminded"]
+    assert history(alert) == [Step.OPENED, *[Step.RESOLVED, Step.REOPENED] * 3]
+    assert words == [["alert.opened"], ["alert.resolved"], [], [], [], [], ["alert.opened"]]
     world.silent = []
-    evaluated(rule, now + QUIET + MINUTE)
+    evaluated(rule, now + 7 * MINUTE)
+    assert told() == ["alert.resolved"]
+    world.silent = [1]
+    evaluated(rule, now + 8 * MINUTE)
+    assert Conversation.objects.get().look_at == now + 26 * MINUTE  # after 5 minutes, then after 20, 80, 240
+    evaluated(rule, now + 25 * MINUTE)
+    assert told() == []
+    conversations.settle_due(now + 26 * MINUTE)
+    assert told() == ["alert.opened"]
+    evaluated(rule, now + 26 * MINUTE + QUIET)
+    assert told() == ["alert.reminded"]
+
+
+def test_a_second_outage_of_more_within_the_quiet_time_is_told(world: World, rule: Rule, channel: Channel) -> None:
+    """63 were told to nobody: an alert for 25 had been told within the quiet time."""
+    now = timezone.now()
+    world.silent = list(range(25))
+    evaluated(rule, now)
+    assert told() == ["alert.opened"]
+    world.silent = []
+    evaluated(rule, now + MINUTE)
+    assert told() == ["alert.resolved"]
+    world.silent = list(range(63))
+    (alert,) = evaluated(rule, now + 2 * MINUTE)
+    assert (alert.subject, alert.subjects) == ("63 meters", 63)
+    assert told() == []
+    conversations.settle_due(now + 5 * MINUTE)
+    assert told() == ["alert.opened"]
+    assert Delivery.objects.latest("pk").body["data"]["subject"]["name"] == "63 meters"
+
+
+def test_what_grows_to_twice_as_many_is_told_though_acknowledged(world: World, rule: Rule, channel: Channel) -> None:
+    now = timezone.now()
+    world.silent = list(range(25))
+    (alert,) = evaluated(rule, now)
+    told()
+    handling.acknowledge([alert.pk], "ann", "", now)
+    world.silent = list(range(49))
+    evaluated(rule, now + 10 * MINUTE)
+    assert told() == []
+    world.silent = list(range(50))
+    evaluated(rule, now + 11 * MINUTE)
+    assert told() == ["alert.reminded"]
+    evaluated(rule, now + 3 * QUIET)
+    assert told() == []
+
+
+def test_what_begins_again_after_its_quiet_time_is_another(world: World, rule: Rule, channel: Channel) -> None:
+    now = timezone.now()
+    world.silent = [1]
+    evaluated(rule, now)
+    told()
+    world.silent = []
+    evaluated(rule, now + MINUTE)
+    told()
     world.silent = [1]
     evaluated(rule, now + 3 * QUIET)
     assert Alert.objects.count() == 2
+    assert told() == ["alert.opened"]
 
 
 def test_what_begins_again_is_acknowledged_anew(world: World, rule: Rule) -> None:
@@ -177,7 +224,7 @@ def test_what_is_put_off_stays_so_when_it_begins_again(world: World, rule: Rule,
     assert told() == []
     assert handling.wake([later.pk], "ann", now + 2 * QUIET) == 1
     evaluated(rule, now + 2 * QUIET)
-    assert told() == ["alert.reminded"]
+    assert told() == ["alert.opened"]
 
 
 def test_very_many_are_one(world: World, rule: Rule, channel: Channel) -> None:
@@ -189,8 +236,13 @@ def test_very_many_are_one(world: World, rule: Rule, channel: Channel) -> None:
     assert [(alert.subject_kind, alert.subject_id) for alert in alerts] == [("meter", 7), ("meter", 9), ("fleet", 0)]
     assert alerts[-1].summary == "1,000 meters at once, among them SN-7, SN-9, SN-0"
     assert told() == ["alert.opened"] * 3
+    gathered = alerts[-1].gathered
+    assert (gathered.kind, sorted(gathered.ids)) == ("meter", world.silent)
+    world.silent = list(range(12, 24))
+    (many,) = evaluated(rule, now + 2 * MINUTE)  # around the limit it does not go back and forth
+    assert (many.pk, many.subject, many.subjects) == (alerts[-1].pk, "12 meters", 12)
     world.silent = [9, 11]
-    assert [alert.subject_id for alert in evaluated(rule, now + 2 * MINUTE)] == [9, 11]
+    assert [alert.subject_id for alert in evaluated(rule, now + 3 * MINUTE)] == [9, 11]
 
 
 def test_a_rule_that_fails_leaves_its_alerts_and_the_others(world: World, rule: Rule) -> None:
@@ -256,6 +308,7 @@ def test_a_note_is_kept_and_bad_ones_are_refused(world: World, rule: Rule) -> No
 def test_switching_a_rule_off_ends_its_alerts(world: World, rule: Rule, channel: Channel) -> None:
     world.silent = [1]
     (alert,) = evaluated(rule)
+    told()
     assert evaluation.end_alerts(rule, timezone.now(), "ann") == {channel.pk}
     step = alert.steps.get(step=Step.RESOLVED)
     assert (step.actor, step.note) == ("ann", "Meter is silent was switched off")
@@ -281,6 +334,7 @@ def test_what_ended_long_ago_is_forgotten_with_all_that_hangs_on_it(
     world.silent = [1, 2, 3, 4]
     now = timezone.now()
     _, unsent, put_off, still_open = evaluated(rule, now)
+    told()
     world.silent = [4]
     evaluated(rule, now + MINUTE)
     settings.ALERT_KEEP_DAYS = 30

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_MAX, Finding, Findings, few
+from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
 from concentrators.models import WaveState
 from keyvault import audit, masterkey, rewrap
@@ -63,7 +63,7 @@ def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         settings.KEY_ROTATE_AT_COUNTER,
         now - timedelta(days=rule.threshold or 0),
         int_array(open_ids),
-        SUBJECTS_MAX,
+        SUBJECTS_KEPT,
     )
     listed = [
         Finding(SubjectKind.METER, meter_id, serial, f"key in use since {since:%Y-%m-%d}, frame counter at {highest:,}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
+from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
 from concentrators import expected
@@ -52,7 +52,7 @@ def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         FRAMES_MIN,
         rule.threshold,
         int_array(open_ids),
-        SUBJECTS_MAX,
+        SUBJECTS_KEPT,
     )
     return _found(
         SubjectKind.CONCENTRATOR,
@@ -78,7 +78,7 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         marked_before(_since(rule, now)).failure_id,
         rule.threshold,
         int_array(open_ids),
-        SUBJECTS_MAX,
+        SUBJECTS_KEPT,
     )
     what = kind.label
     return _found(
@@ -101,7 +101,7 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         rule.selector,
         rule.threshold,
         int_array(open_ids),
-        SUBJECTS_MAX,
+        SUBJECTS_KEPT,
     )
     return _found(
         SubjectKind.METER,
@@ -126,13 +126,13 @@ def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> F
         now,
         now,
         int_array(open_ids),
-        SUBJECTS_MAX,
+        SUBJECTS_KEPT,
     )
     return _found(SubjectKind.CONCENTRATOR, rows, lambda heard, made: _not_heard(heard, made, "posted nothing"))
 
 
 def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Meters in service of which no frame was accepted for the period.
+    """Meters in service of which no frame was accepted for the period; what came of them and was refused is said.
 
     Those of a concentrator that is silent itself are left out: that one is the cause, and has an alert of its own.
     Looks at every meter.
@@ -151,14 +151,25 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
                      AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s)
                 WHERE h.received_at IS NULL OR h.received_at < %s OR NOT c.is_active
             ), shown AS (
-                SELECT s.*, count(*) OVER () AS total FROM silent s
+                SELECT s.*, count(*) OVER () AS total,
+                       row_number() OVER (ORDER BY s.id = ANY(%s::int[]) DESC, s.id) AS place FROM silent s
                 WHERE NOT EXISTS (SELECT 1 FROM behind b WHERE b.meter_id = s.id)
-                ORDER BY s.id = ANY(%s::int[]) DESC, s.id LIMIT %s
+                ORDER BY place LIMIT %s
             )
-            SELECT s.id, s.serial_number, (SELECT max(n.heard_at) FROM keyvault_devicekey k
-                JOIN keyvault_invocationcounter n ON n.key_id = k.id WHERE k.system_title = s.system_title),
-                s.commissioned_at, s.total
-            FROM shown s ORDER BY s.id = ANY(%s::int[]) DESC, s.id""",
+            SELECT s.id, s.serial_number, h.heard_at, s.commissioned_at, f.failures, f.last_at, f.kind, s.total
+            FROM shown s
+            LEFT JOIN LATERAL (
+                SELECT max(n.heard_at) AS heard_at FROM keyvault_devicekey k
+                JOIN keyvault_invocationcounter n ON n.key_id = k.id
+                WHERE s.place <= %s AND k.system_title = s.system_title
+            ) h ON true
+            LEFT JOIN LATERAL (
+                SELECT sum(g.failures)::bigint AS failures, max(g.last_at) AS last_at,
+                       (array_agg(g.kind ORDER BY g.last_at DESC))[1] AS kind
+                FROM concentrators_failuregroup g
+                WHERE s.place <= %s AND g.meter_id = s.id AND (h.heard_at IS NULL OR g.last_at >= h.heard_at)
+            ) f ON true
+            ORDER BY s.place""",
         MeterStatus.COMMISSIONED.value,
         since,
         since,
@@ -166,10 +177,20 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         now,
         since,
         int_array(open_ids),
+        SUBJECTS_KEPT,
         SUBJECTS_MAX,
-        int_array(open_ids),
+        SUBJECTS_MAX,
     )
-    return _found(SubjectKind.METER, rows, lambda heard, made: _not_heard(heard, made, "no frame accepted"))
+    listed = [
+        Finding(
+            SubjectKind.METER,
+            row_id,
+            name,
+            _not_heard(heard, made, "no frame accepted") + _but_refused(*refused, is_all=heard is None),
+        )
+        for row_id, name, heard, made, *refused, _ in rows
+    ]
+    return Findings(rows[0][-1] if rows else 0, listed)
 
 
 def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
@@ -184,14 +205,15 @@ def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         for share in shares(expected.spans(start, end), start, end)
         if share.counted and 100 * share.counted < share.expected * (rule.threshold or 0)
     ]
-    shown = sorted(lacking, key=lambda share: share.concentrator_id not in open_ids)[:SUBJECTS_MAX]
-    names = Concentrator.objects.in_bulk([share.concentrator_id for share in shown])
+    shown = sorted(lacking, key=lambda share: share.concentrator_id not in open_ids)[:SUBJECTS_KEPT]
+    named = Concentrator.objects.filter(pk__in=[share.concentrator_id for share in shown])
+    names = dict(named.values_list("pk", "name"))
     period = f"{start:%Y-%m-%d %H:%M} UTC to {end:%Y-%m-%d %H:%M} UTC"
     listed = [
         Finding(
             SubjectKind.CONCENTRATOR,
             share.concentrator_id,
-            names[share.concentrator_id].name,
+            names[share.concentrator_id],
             f"{share.counted:,} of {share.expected:,} intervals are there "
             f"({100 * share.counted / share.expected:.1f} %), {period}",
         )
@@ -213,3 +235,12 @@ def _not_heard(heard_at: datetime | None, made_at: datetime, what: str) -> str:
     if heard_at is None:
         return f"{what} ever, known since {made_at:%Y-%m-%d %H:%M} UTC"
     return f"{what} since {heard_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _but_refused(failures: int | None, last_at: datetime | None, kind: str | None, *, is_all: bool) -> str:
+    """What came of a meter all the same, and was refused; the number where it ``is_all`` of that meter."""
+    if not failures or last_at is None or kind is None:
+        return ""
+    many = f"{failures:,} came and" if is_all else "some came since and"
+    were = "was" if is_all and failures == 1 else "were"
+    return f"; {many} {were} refused, the last at {last_at:%Y-%m-%d %H:%M:%S} UTC: {kind.replace('_', ' ')}"

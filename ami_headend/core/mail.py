@@ -1,0 +1,53 @@
+"""Mail by SMTP with one deadline for the whole exchange, from the look-up of the server to its last word."""
+
+import smtplib
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.core.mail.backends.smtp import EmailBackend
+from django.core.mail.message import EmailMessage
+
+from ami_headend.core.exchange import Exchange, exchange
+
+
+class DeadlineEmailBackend(EmailBackend):
+    """Django's, but that it is over after ``EMAIL_TIMEOUT`` seconds, however slowly the server speaks.
+
+    DeadlineError then, as any other error of the exchange an OSError.
+    """
+
+    _this: Exchange
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        with exchange(self.timeout or 10) as self._this:
+            return super().send_messages(email_messages)
+
+    @property
+    def connection_class(self) -> Callable[..., smtplib.SMTP]:  # type: ignore[override]
+        def connect(host: str, port: int, context: ssl.SSLContext | None = None, **more: Any) -> smtplib.SMTP:
+            return _Connection(self._this, context, host, port, **more)
+
+        return connect
+
+    def _close_connection(self, connection: smtplib.SMTP) -> None:
+        """Say goodbye, whatever the server makes of it: what it took before, it took."""
+        try:
+            connection.quit()
+        except (ssl.SSLError, smtplib.SMTPException):
+            connection.close()
+
+
+class _Connection(smtplib.SMTP):
+    """A connection inside of an exchange; over TLS from the beginning where there is a ``context``."""
+
+    def __init__(self, this: Exchange, context: ssl.SSLContext | None, host: str, port: int, **more: Any) -> None:
+        self._this, self._context = this, context
+        super().__init__(host, port, **more)
+
+    def connect(self, host: str = "localhost", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
+        self.sock = self._this.connect(self._this.look_up(host, port), port)
+        if self._context is not None:
+            self.sock = self._context.wrap_socket(self.sock, server_hostname=host)
+        self.file = None
+        return self.getreply()
