@@ -103,7 +103,9 @@ def _exchange(url: httpx.URL, content: bytes, headers: dict[str, str]) -> int:
             connection.sock = connected
             try:
                 connection.request("POST", url.raw_path.decode(), content, headers)
-                return connection.getresponse().status
+                status = connection.getresponse().status
+                this.left_s()  # headers that were cut off by the deadline pass for whole ones
+                return status
             finally:
                 connection.close()
 
