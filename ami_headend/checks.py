@@ -21,7 +21,9 @@ _POSITIVE = (
     "UPLINK_MAX_OCTETS",
     "UPLINK_MAX_FRAMES",
     "FRAME_MAX_OCTETS",
+    "UPLINK_OCTETS_PER_HOUR",
     "UPLINK_QUEUE_MAX",
+    "UPLINK_QUEUE_SHARE",
     "UPLINK_SWEEP_AFTER_S",
     "UPLINK_SPLIT_AFTER",
     "UPLINK_KEEP_DAYS",
@@ -29,6 +31,7 @@ _POSITIVE = (
     "FAILURE_ROWS_PER_HOUR",
     "KEY_GRACE_DAYS",
     "BAD_TAGS_PER_HOUR",
+    "UNKNOWN_FRAMES_PER_HOUR",
     "COMMAND_RETRY_S",
     "COMMAND_EXPIRES_S",
     "APPROVAL_EXPIRES_HOURS",
@@ -70,7 +73,7 @@ def _limits() -> Iterator[CheckMessage]:
             f"COUNTER_GAP_RUNS is {settings.COUNTER_GAP_RUNS}: late frames would be refused as counter_too_old.",
             f"Set it to {COUNTER_GAP_RUNS_MIN} or more.",
         )
-    for name in ("UPLINK_RATE", "COMMAND_RATE"):
+    for name in ("UPLINK_RATE", "UPLINK_STATUS_RATE", "COMMAND_RATE", "RECEIPT_RATE"):
         try:
             parse(getattr(settings, name))
         except ValueError:
@@ -85,6 +88,12 @@ def _contradictions() -> Iterator[CheckMessage]:
     if settings.UPLINK_MAX_OCTETS < settings.FRAME_MAX_OCTETS:
         yield _error(
             6, "UPLINK_MAX_OCTETS is less than FRAME_MAX_OCTETS.", "An uplink must hold a frame: raise the first."
+        )
+    if settings.UPLINK_QUEUE_SHARE > settings.UPLINK_QUEUE_MAX:
+        yield _error(
+            30,
+            "UPLINK_QUEUE_SHARE is more than UPLINK_QUEUE_MAX: one concentrator could stop all others.",
+            "Lower it: a tenth of UPLINK_QUEUE_MAX is usual.",
         )
     if settings.UPLINK_KEEP_WAITING_DAYS < settings.UPLINK_KEEP_DAYS:
         yield _error(

@@ -65,7 +65,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("concentrators", "concentratortoken", "assignment")
     | _views("meters", "meter", "register")
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
-    | {"meters.add_register", "meters.change_register"}
+    | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
     | _views("signin", "signin")
     | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},

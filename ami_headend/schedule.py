@@ -16,6 +16,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep-deliveries": _every(15, "ami_headend.alerts.tasks.sweep_deliveries"),
     "sweep-master-key-rotation": _every(15, "keyvault.tasks.sweep_master_key_rotation"),
     "renew-kept-answers": _every(30, "ami_headend.tasks.renew_kept_answers"),
+    "verify-waiting-again": _every(15, "concentrators.tasks.verify_waiting_again"),
     "count-uplinks": _every(30, "ami_headend.metrics.tasks.count_uplinks"),
     "take-snapshots": _every(60, "ami_headend.metrics.tasks.take_snapshots"),
     "expire-commands": _every(60, "concentrators.tasks.expire_commands"),
@@ -30,5 +31,6 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "retire-keys": _every(3600, "concentrators.tasks.retire_keys"),
     "replace-worn-keys": _every(3600, "concentrators.tasks.replace_worn_keys"),
     "purge-alerts": _every(3600, "ami_headend.alerts.tasks.purge_alerts"),
+    "request-reverification": _every(86_400, "concentrators.tasks.request_reverification"),
     "purge-sign-ins": _every(86_400, "ami_headend.signin.tasks.purge_sign_ins"),
 }

@@ -80,6 +80,8 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
         "TWO_FACTOR_REQUIRED": "0",  # the bench signs in by its password
         "UPLINK_RATE": "1000000/second",
         "UPLINK_QUEUE_MAX": "1000000",
+        "UPLINK_QUEUE_SHARE": "1000000",
+        "UPLINK_OCTETS_PER_HOUR": str(2**40),
         "DJANGO_SETTINGS_MODULE": "ami_headend.settings",
         "MASTER_KEY_FILE": os.fspath(Path(env["AMI_VAR_DIR"]) / "master.keys"),
     }

@@ -12,16 +12,18 @@ from rest_framework.generics import get_object_or_404
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from concentrators import reception
-from concentrators.authentication import BadTagThrottle, BearerTokenAuthentication, IsConcentrator, UplinkThrottle
+from concentrators import reception, shares
+from concentrators.authentication import UplinkStatusThrottle, UplinkThrottle, concentrator_id
+from concentrators.doors import ConcentratorView, TooLarge
 from concentrators.models import Uplink
+from concentrators.shares import Share
 from concentrators.uplinks import is_backlog_over
 
 CBOR_SEQUENCE = "application/cbor-seq"
 _BACKLOG_LOOK_S = 1.0
 _BACKLOG_RETRY_AFTER_S = 10
+_OCTETS_RETRY_AFTER_S = 300
 
 
 class HexField(serializers.CharField):
@@ -40,7 +42,10 @@ class ReceiptSerializer(serializers.Serializer[reception.Receipt]):
 
 
 class UplinkSerializer(serializers.ModelSerializer[Uplink]):
-    """What a concentrator may know of its uplink: how many frames were refused, never why."""
+    """What a concentrator may know of its uplink: how many frames were refused, never why.
+
+    Those that wait are among the rejected, and may be accepted later: once a key, a meter or a register has come.
+    """
 
     uplink = serializers.IntegerField(source="id")
     sha256 = HexField(help_text="SHA-256 of the decoded body, 64 hex digits")
@@ -48,14 +53,30 @@ class UplinkSerializer(serializers.ModelSerializer[Uplink]):
 
     class Meta:
         model = Uplink
-        fields = ("uplink", "received_at", "sha256", "frames", "verified", "accepted", "duplicate", "rejected")
+        fields = (
+            "uplink",
+            "received_at",
+            "sha256",
+            "frames",
+            "verified",
+            "accepted",
+            "duplicate",
+            "rejected",
+            "waiting",
+        )
 
     def get_verified(self, uplink: Uplink) -> bool:
         return uplink.verified_at is not None
 
 
-class TooLarge(exceptions.APIException):
-    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+class ShareSpent(exceptions.APIException):
+    """One concentrator alone has to wait; all others may post."""
+
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, wait: float) -> None:
+        super().__init__(detail)
+        self.wait = wait  # becomes Retry-After
 
 
 class Busy(exceptions.APIException):
@@ -79,13 +100,17 @@ class CborSequenceParser(BaseParser):
         return body
 
 
-class UplinksView(APIView):
+class UplinksView(ConcentratorView):
     """Frames come in here."""
 
-    authentication_classes = (BearerTokenAuthentication,)
-    permission_classes = (IsConcentrator,)
-    throttle_classes = (UplinkThrottle, BadTagThrottle)
+    throttle_classes = (UplinkThrottle,)
     parser_classes = (CborSequenceParser,)
+
+    def octets_max(self) -> int:
+        return int(settings.UPLINK_MAX_OCTETS)
+
+    def too_long(self) -> str:
+        return f"The body has more than {self.octets_max()} octets; post it in parts."
 
     @extend_schema(
         operation_id="uplinks_create",
@@ -97,18 +122,22 @@ class UplinksView(APIView):
             202: ReceiptSerializer,
             400: OpenApiResponse(description="Not a CBOR sequence of byte strings; nothing was stored."),
             413: OpenApiResponse(description="Too many octets or frames; nothing was stored."),
-            429: OpenApiResponse(description="Too many uplinks, or too many forged frames in them; see Retry-After."),
-            503: OpenApiResponse(description="Too many uplinks wait for verification; see Retry-After."),
+            429: OpenApiResponse(
+                description="Too many uplinks of this concentrator, in a minute or waiting, or octets; see Retry-After."
+            ),
+            503: OpenApiResponse(description="Too many uplinks of all wait for verification; see Retry-After."),
         },
     )
     def post(self, request: Request) -> Response:
         """Post frames: a CBOR sequence (RFC 8742) of byte strings, one frame each. 202 says they are committed."""
         _refuse_when_busy()
+        share = shares.look(concentrator_id(request), timezone.now())
+        _refuse_beyond(share)
         if not isinstance(request.data, bytes):  # DRF gives an empty form for an empty body
             raise exceptions.ValidationError("The body is empty.")
         try:
             body = reception.decode(request.data, request.headers.get("Content-Encoding", ""))
-            receipt = reception.receive(request.user.pk, body, timezone.now())
+            receipt = reception.receive(request.user.pk, body, timezone.now(), comes_last=share.comes_last)
         except reception.UplinkTooLargeError as error:
             raise TooLarge(str(error)) from None
         except reception.UnknownEncodingError as error:
@@ -118,15 +147,17 @@ class UplinksView(APIView):
         return Response(ReceiptSerializer(receipt).data, status=status.HTTP_202_ACCEPTED)
 
 
-class UplinkView(APIView):
+class UplinkView(ConcentratorView):
     """What became of one uplink."""
 
-    authentication_classes = (BearerTokenAuthentication,)
-    permission_classes = (IsConcentrator,)
+    throttle_classes = (UplinkStatusThrottle,)
 
     @extend_schema(operation_id="uplinks_retrieve", responses=UplinkSerializer)
     def get(self, request: Request, uplink_id: int) -> Response:
-        """The state of an uplink of this concentrator; verdicts stand once ``verified`` is true."""
+        """The state of an uplink of this concentrator. Once ``verified`` is true each frame has its verdict.
+
+        That of a frame among ``waiting`` is provisional: it is judged again once what it waits for has come.
+        """
         uplink = get_object_or_404(Uplink.objects.defer("body"), pk=uplink_id, concentrator=request.user)
         return Response(UplinkSerializer(uplink).data)
 
@@ -156,3 +187,19 @@ _backlog = _BacklogLook()
 def _refuse_when_busy() -> None:
     if _backlog.over():
         raise Busy
+
+
+def _refuse_beyond(share: Share) -> None:
+    """429 where this concentrator has more waiting, or has posted more, than its share."""
+    if share.is_queue_spent:
+        raise ShareSpent(
+            f"{settings.UPLINK_QUEUE_SHARE} uplinks of this concentrator wait for verification, which is its share "
+            "of the queue. Keep the body and post it again later.",
+            _BACKLOG_RETRY_AFTER_S,
+        )
+    if share.are_octets_spent:
+        raise ShareSpent(
+            f"This concentrator has posted {settings.UPLINK_OCTETS_PER_HOUR} octets within an hour, which is its "
+            "share. Keep the body and post it again later.",
+            _OCTETS_RETRY_AFTER_S,
+        )

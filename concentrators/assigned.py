@@ -22,11 +22,12 @@ class AssignedMeter:
     ``lengths`` is None but where another interval length held once, or may hold already.
     """
 
-    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "lengths")
+    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "is_retired", "lengths")
 
     def __init__(self, meter_id: int, status: str, interval_minutes: int, lengths: Lengths | None = None) -> None:
         self.id = meter_id
         self.in_service = status == MeterStatus.COMMISSIONED
+        self.is_retired = status == MeterStatus.RETIRED
         self.interval_minutes = interval_minutes
         self.lengths = lengths
         self._assignments: list[tuple[int, int, int | None]] = []
@@ -44,6 +45,7 @@ class _Kept:
 
     def __init__(self) -> None:
         self.generation: int | None = None
+        self.registers: int | None = None
         self.meters: dict[bytes, AssignedMeter] = {}
 
     def under(self, generation: int | None) -> dict[bytes, AssignedMeter]:
@@ -63,12 +65,18 @@ def assigned_meters(system_titles: Collection[bytes]) -> dict[bytes, AssignedMet
     """
     if not system_titles:
         return {}
-    rows = fetch_rows("SELECT number FROM concentrators_registrygeneration")
+    rows = fetch_rows("SELECT number, registers FROM concentrators_registrygeneration")
+    _kept.registers = rows[0][1] if rows else None
     meters = _kept.under(rows[0][0] if rows else None)
     missing = [title for title in system_titles if title not in meters]
     if missing:
         meters.update(_read(missing))
     return meters
+
+
+def registers_generation() -> int | None:
+    """The generation of the register catalogue when ``assigned_meters`` looked last; None where none is known."""
+    return _kept.registers
 
 
 def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:

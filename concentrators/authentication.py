@@ -18,9 +18,8 @@ from rest_framework.request import Request
 
 from ami_headend.core import broker_errors
 from ami_headend.core.broker_errors import BROKER_ERRORS
-from concentrators import integrity, tokens
+from concentrators import tokens
 from concentrators.models import Concentrator, ConcentratorToken
-from concentrators.verdicts import FailureKind
 
 logger = logging.getLogger(__name__)
 
@@ -104,25 +103,18 @@ class CommandThrottle(RateThrottle):
     setting = "COMMAND_RATE"
 
 
-class BadTagThrottle(throttling.BaseThrottle):
-    """No more uplinks this hour of a concentrator that brought BAD_TAGS_PER_HOUR frames with a bad tag in it.
+class UplinkStatusThrottle(RateThrottle):
+    """At most UPLINK_STATUS_RATE questions for what became of uplinks."""
 
-    It keeps what its honest meters send, and may post it next hour. The tallies of failures count them:
-    exactly once, whatever becomes of Redis.
-    """
+    scope = "uplink status"
+    setting = "UPLINK_STATUS_RATE"
 
-    def __init__(self) -> None:
-        self._now = timezone.now()
 
-    def allow_request(self, request: Request, view: Any) -> bool:
-        failures = integrity.failures_in_hour(concentrator_id(request), FailureKind.TAG_INVALID, self._now)
-        if failures < settings.BAD_TAGS_PER_HOUR:
-            return True
-        logger.warning("concentrator %s brought %d bad tags this hour: it has to wait", request.user.pk, failures)
-        return False
+class ReceiptThrottle(RateThrottle):
+    """At most RECEIPT_RATE receipts of commands."""
 
-    def wait(self) -> float:
-        return 3600 - self._now.timestamp() % 3600
+    scope = "receipt"
+    setting = "RECEIPT_RATE"
 
 
 @lru_cache(maxsize=1)

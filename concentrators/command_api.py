@@ -11,11 +11,11 @@ from rest_framework.exceptions import NotFound, PermissionDenied, ValidationErro
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from concentrators import downlink, orders
-from concentrators.authentication import BearerTokenAuthentication, CommandThrottle, IsConcentrator, concentrator_id
+from concentrators.authentication import CommandThrottle, ReceiptThrottle, concentrator_id
 from concentrators.commands import DownlinkError
+from concentrators.doors import ConcentratorView
 from concentrators.intervals import IntervalError
 from concentrators.models import Command, CommandKind
 from concentrators.orders import Order
@@ -34,6 +34,7 @@ from meters.serializers import NamedField, QuerySerializer
 CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _LISTED = 200
+_RECEIPT_OCTETS_MAX = 512  # it needs some 30
 _KEYS_RETRY_AFTER_S = 60
 _TAKES = {"resend": (("from", "to"), ("register",)), "set_interval": (("interval_minutes",), ("from",))}
 
@@ -66,11 +67,9 @@ class LimitQuery(QuerySerializer):
     limit = serializers.IntegerField(min_value=1, max_value=downlink.OFFER_MAX, default=20)
 
 
-class CommandsView(APIView):
+class CommandsView(ConcentratorView):
     """Commands go out here."""
 
-    authentication_classes = (BearerTokenAuthentication,)
-    permission_classes = (IsConcentrator,)
     throttle_classes = (CommandThrottle,)
     renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON for problems alone
 
@@ -97,11 +96,13 @@ class CommandReceiptSerializer(serializers.Serializer[Any]):
     result = serializers.ChoiceField(["delivered", "failed"])
 
 
-class CommandReceiptView(APIView):
+class CommandReceiptView(ConcentratorView):
     """A concentrator's word on a command that it fetched."""
 
-    authentication_classes = (BearerTokenAuthentication,)
-    permission_classes = (IsConcentrator,)
+    throttle_classes = (ReceiptThrottle,)
+
+    def octets_max(self) -> int:
+        return _RECEIPT_OCTETS_MAX
 
     @extend_schema(
         operation_id="command_receipt",

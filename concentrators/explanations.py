@@ -135,27 +135,52 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         ),
     ),
     FailureKind.DEVICE_SUSPENDED: Explanation(
-        "A genuine frame of a meter that is not in service. Its counter was not taken.",
+        "A genuine frame of a meter that is not in service. Its counter was not taken: it waits until the meter is.",
         (
             "The meter is suspended or retired here, but still powered.",
             "A new meter was installed and not yet commissioned.",
         ),
         (
-            "If the meter should be in service, resume it: the concentrator's next delivery of the frame is accepted.",
-            "If it was removed, find out who still powers it.",
+            "If the meter should be in service, resume it: what waits is then judged from the kept octets by itself.",
+            "If it was removed, find out who still powers it. Frames of a retired meter do not wait.",
         ),
     ),
     FailureKind.PAYLOAD_INVALID: Explanation(
-        "The frame is genuine, but what it says cannot be stored: no SenML as agreed, an unknown register, "
+        "The frame is genuine, but what it says cannot be stored: no SenML as agreed, an interval off its grid, "
         "or a value finer than its register.",
         (
-            "The meter's firmware sends a register that is not in the catalogue.",
             "A fault in the meter's firmware.",
+            "The meter measures in another interval length than it was registered with.",
         ),
         (
             "Read the reason: it names the record at fault.",
-            "Add the register to the catalogue if it is wanted; the meter's next frames are then accepted.",
-            "Otherwise report it, with this frame's octets, to whoever makes the firmware.",
+            "Report it, with this frame's octets, to whoever makes the firmware.",
+        ),
+    ),
+    FailureKind.UNKNOWN_REGISTER: Explanation(
+        "The frame is genuine, and names a register that is not in the catalogue. It keeps its counter and waits, with "
+        "all that it says.",
+        (
+            "New firmware, or a new model of meter, reports a register that nobody has added yet.",
+            "A fault in the meter's firmware.",
+        ),
+        (
+            "Read the reason: it names the register.",
+            "Add it to the catalogue: frames that wait for it are then judged from the kept octets by themselves.",
+            "If nobody knows it, report it, with this frame's octets, to whoever makes the firmware.",
+        ),
+    ),
+    FailureKind.IMPLAUSIBLE: Explanation(
+        "The frame is genuine, but a value lies outside the bounds of its register. It keeps its counter and waits, "
+        "with all that it says.",
+        (
+            "A fault in the meter: a counter that overflowed, or memory that was lost.",
+            "The bounds of the register are too narrow for this kind of meter.",
+        ),
+        (
+            "The reason names value and bounds: compare with the meter's other readings.",
+            "If the value is right, widen the register's bounds: what waits is then judged again by itself.",
+            "If it is not, have the meter looked at; acknowledge with a note.",
         ),
     ),
     FailureKind.IDENTITY_MISMATCH: Explanation(
@@ -170,14 +195,17 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         ),
     ),
     FailureKind.CLOCK_SKEW: Explanation(
-        "The frame is genuine, but its time is more than five minutes ahead of its reception.",
+        "The frame is genuine, but its time is more than five minutes ahead of its reception, or its interval was not "
+        "over. It keeps its counter and waits.",
         (
             "The meter's clock runs fast or was set wrongly.",
-            "The clock of the head-end's host is slow.",
+            "The clock of the head-end's host was slow.",
+            "A meter that sends an interval before it is over.",
         ),
         (
             "If many meters are affected at once, check the clocks of the head-end's hosts first.",
-            "Set the meter's clock, and ask it for the intervals that are missing.",
+            "If ours was slow, set it right, then say when and by how much (manage.py correct_clock): they are judged.",
+            "If it was the meter's, set that, and ask it for the intervals that are missing: these frames stay out.",
         ),
     ),
     FailureKind.TOO_OLD: Explanation(

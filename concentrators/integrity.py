@@ -16,12 +16,17 @@ DIGEST_OCTETS = 16
 _DETAIL_LENGTH = 250
 _COPY_FAILURES = """COPY concentrators_integrityfailure
     (kind, severity, concentrator_id, uplink_id, frame_index, frame, kid, invocation_counter, meter_id, received_at,
-     detail) FROM STDIN (FORMAT BINARY)"""
-_FAILURE_TYPES = ["varchar", "int2", "int4", "int8", "int4", "bytea", "bytea", "int8", "int4", "timestamptz", "varchar"]
+     detail, is_copy) FROM STDIN (FORMAT BINARY)"""
+_FAILURE_TYPES = [
+    *("varchar", "int2", "int4", "int8", "int4", "bytea", "bytea", "int8", "int4", "timestamptz", "varchar", "bool")
+]
 
 
 class Failure(NamedTuple):
-    """A refused frame: its place in the uplink, octets, reason, and what it claims of itself."""
+    """A refused frame: its place in the uplink, octets, reason, and what it claims of itself.
+
+    ``is_copy``: the same octets were refused for the same reason before, as far as is known already.
+    """
 
     frame_index: int
     octets: bytes
@@ -30,20 +35,24 @@ class Failure(NamedTuple):
     kid: bytes | None = None
     counter: int | None = None
     meter_id: int | None = None
+    is_copy: bool = False
 
 
 def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, received_at: datetime) -> None:
-    """Count failures and keep their evidence, in the current transaction, with two queries.
+    """Count failures and keep their evidence, in the current transaction, with three queries.
 
+    Octets that were refused for the same reason before, and of which evidence is kept, are a copy: no new failure.
     Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on, and of frames
-    whose counter was taken a digest is kept (with a third query). Triggers count
-    the kept ones by meter and kind (FailureGroup): those rows are locked last of all, in the order of their key.
+    whose counter was taken a digest is kept (with a fourth query). Triggers count
+    the kept ones, without the copies, by meter and kind (FailureGroup): those rows are locked last of all, in the
+    order of their key.
     """
+    copies = _copies(failures)
     room = _count(Counter(failure.kind for failure in failures), concentrator_id, received_at)
     unkept: list[Failure] = []
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_FAILURES) as copy:
         copy.set_types(_FAILURE_TYPES)
-        for failure in failures:
+        for number, failure in enumerate(failures):
             room[failure.kind] -= 1
             if room[failure.kind] >= 0:
                 copy.write_row(
@@ -59,6 +68,7 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                         failure.meter_id,
                         received_at,
                         failure.detail[:_DETAIL_LENGTH],
+                        failure.is_copy or number in copies,
                     )
                 )
             elif failure.kind not in BEFORE_COUNTER and failure.kid is not None and failure.counter is not None:
@@ -67,28 +77,19 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
         _keep_digests(unkept, received_at)
 
 
-def failures_in_hour(concentrator_id: int, kind: FailureKind, at: datetime) -> int:
-    """How many frames of a concentrator, received in the hour of ``at``, were refused in a kind so far."""
-    rows = fetch_rows(
-        """SELECT failures FROM concentrators_failuretally
-           WHERE concentrator_id = %s AND kind = %s AND hour = date_trunc('hour', %s::timestamptz, 'UTC')""",
-        concentrator_id,
-        kind.value,
-        at,
-    )
-    return rows[0][0] if rows else 0
+def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> dict[int, int]:
+    """Ids of the kept failures of an uplink's frames that wait, with the frames' indexes.
 
-
-def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> list[int]:
-    """Ids of the kept failures of an uplink's frames that wait. The caller holds the uplink's row."""
+    The caller holds the uplink's row.
+    """
     rows = fetch_rows(
-        """SELECT id FROM concentrators_integrityfailure
+        """SELECT id, frame_index FROM concentrators_integrityfailure
            WHERE uplink_id = %s AND frame_index = ANY(%s::int[]) AND kind = ANY(%s::text[])""",
         uplink_id,
         int_array(frame_indexes),
         _names(WAITING),
     )
-    return [row[0] for row in rows]
+    return dict(rows)
 
 
 def withdraw(failure_ids: Collection[int]) -> None:
@@ -137,6 +138,33 @@ def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[b
 def _digest(octets: bytes) -> bytes:
     """What names the octets of a frame, of which evidence keeps no more than FRAME_MAX_OCTETS."""
     return sha256(octets[: settings.FRAME_MAX_OCTETS]).digest()[:DIGEST_OCTETS]
+
+
+def _copies(failures: Sequence[Failure]) -> set[int]:
+    """Places of the failures that are copies: of one before them in the list, or of one of which evidence is kept.
+
+    One query. No more of a kind are looked at than could be kept: a flood is not made dearer.
+    """
+    copies: set[int] = set()
+    first: dict[tuple[FailureKind, bytes], int] = {}
+    looked_at: Counter[FailureKind] = Counter()
+    for number, failure in enumerate(failures):
+        place = failure.kind, _digest(failure.octets)
+        if first.setdefault(place, number) != number:
+            copies.add(number)
+        elif looked_at[failure.kind] < settings.FAILURE_ROWS_PER_HOUR:
+            looked_at[failure.kind] += 1
+        else:
+            del first[place]
+    rows = fetch_rows(
+        """SELECT n.place FROM unnest(%s::int[], %s::text[], %s::bytea[]) AS n(place, kind, digest)
+           WHERE EXISTS (SELECT FROM concentrators_integrityfailure f
+                         WHERE substr(sha256(f.frame), 1, 16) = n.digest AND f.kind = n.kind)""",
+        int_array(first.values()),
+        _names(kind for kind, _ in first),
+        octets_array(digest for _, digest in first),
+    )
+    return copies.union(row[0] for row in rows)
 
 
 def _keep_digests(failures: Sequence[Failure], received_at: datetime) -> None:

@@ -3,24 +3,24 @@
 One pass over the batch (one uplink, or some), with a fixed number of queries whatever the number of frames:
 
 1. Open the frames (keyvault) and look up their meters.
-2. Take each counter, interpret each payload.
+2. Interpret each payload, take each counter; what waits for something of ours keeps its counter.
 3. Look up what stands already where a counter was seen before (or, under locks, everywhere).
 4. Decide in order of the frames, then store counters, readings, events, totals and failures.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from concentrators import commands, integrity, totals
+from concentrators import assigned, commands, integrity, totals
 from concentrators.assigned import AssignedMeter, assigned_meters
 from concentrators.commands import Answer, Said
 from concentrators.integrity import Failure
 from concentrators.totals import TotalKey
-from concentrators.verdicts import WAITING, FailureKind
+from concentrators.verdicts import BEFORE_COUNTER, WAITING, FailureKind
 from keyvault import epochs, tagfailures
 from keyvault.counterrows import Care
 from keyvault.counters import Take
@@ -29,17 +29,29 @@ from keyvault.sql import fetch_rows, int_array
 from meters import readings
 from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.partitions import retention_start
-from meters.readings import NewValue, PayloadError, PayloadRefusal, Period, Registers, Standing, Value
+from meters.readings import NewValue, PayloadError, PayloadRefusal, Period, Registers, Spot, Standing, Value, iso, spot
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is common to the frames of an uplink: its id, who brought it, when, and when it is judged (UTC)."""
+    """What is common to the frames of an uplink: its id, who brought it, when, and when it is judged (UTC).
+
+    ``corrected_at`` is when it was received by a right clock, where somebody said that ours was behind.
+    ``waited`` says of frames that are judged again what they waited as, by index: where that is still so, the
+    evidence stands as it is.
+    """
 
     uplink_id: int
     concentrator_id: int
     received_at: datetime
     judged_at: datetime
+    corrected_at: datetime | None = None
+    waited: Mapping[int, FailureKind] = field(default_factory=dict)
+
+    @property
+    def came_at(self) -> datetime:
+        """When it was received, as far as is known by now."""
+        return self.corrected_at or self.received_at
 
 
 @dataclass(slots=True)
@@ -57,7 +69,7 @@ class Verdicts:
 
     @property
     def waiting(self) -> int:
-        """Rejected frames that may be accepted once a key is known, or a fault of ours mended."""
+        """Rejected frames that may be accepted once what they wait for has come, or a fault of ours is mended."""
         return sum(map(len, self.waiting_frames.values()))
 
     def add(self, other: "Verdicts") -> None:
@@ -88,7 +100,7 @@ def judge(uplinks: Sequence[tuple[Delivery, Frames]], care: Care) -> list[Verdic
 # An authentic frame with a payload that could stand, and whether its counter was taken for the first time.
 # A plain tuple: there is one for every frame.
 _Candidate = tuple[Opened, AssignedMeter, list[Value], bool]
-_Standing = dict[tuple[int, int, int], Standing]  # by meter id, register id, Unix second
+_Standing = dict[Spot, Standing]
 
 _registers = Registers()
 _ANSWERS = {COMMAND_DONE: Said.DONE, COMMAND_REFUSED: Said.REFUSED, COMMAND_LATE: Said.LATE}
@@ -103,7 +115,8 @@ class _Uplink:
         self.octets = dict(frames)
         self.opened = opened
         self.candidates: list[_Candidate] = []
-        self.spent: list[Opened] = []
+        self.spent: list[Opened] = []  # their counters are taken, and what they said is no longer kept
+        self.unread: list[Opened] = []  # their counters are taken, and what they say is not to be compared
         self.failures: list[Failure] = []
         self.verdicts = Verdicts()
 
@@ -124,15 +137,18 @@ class _Batch:
         for (delivery, frames), (opened, refused) in zip(uplinks, opening.uplinks, strict=True):
             uplink = _Uplink(delivery, frames, opened)
             self.uplinks.append(uplink)
-            for one in refused:
-                self._fail(uplink, one.frame_index, FailureKind(one.reason), one.detail, one.kid, one.counter)
+            for index, reason, detail, kid, counter in refused:
+                meter = meters.get(kid[:8]) if kid is not None else None
+                meter_id = None if meter is None else meter.id
+                kind = FailureKind(reason)
+                self._fail(uplink, Failure(index, uplink.octets[index], kind, detail, kid, counter, meter_id))
 
     def interpret(self) -> None:
         """Take the counters and read the payloads; what fails here has its verdict."""
-        _registers.begin_batch()
+        _registers.begin_batch(assigned.registers_generation())
         earliest_s = int(retention_start(self.judged_at).timestamp()) + 1
         for uplink in self.uplinks:
-            latest_s = int(uplink.delivery.received_at.timestamp()) + settings.CLOCK_SKEW_S
+            latest_s = int(uplink.delivery.came_at.timestamp()) + settings.CLOCK_SKEW_S
             self._interpret(uplink, Period(earliest_s, latest_s))
 
     def _interpret(self, uplink: _Uplink, period: Period) -> None:
@@ -146,19 +162,24 @@ class _Batch:
                 self._refuse(uplink, frame, FailureKind.UNKNOWN_DEVICE, detail)
                 continue
             if not meter.in_service and frame.look() is Take.TAKEN:
-                self._refuse(uplink, frame, FailureKind.DEVICE_SUSPENDED, "the meter is not in service")
-                continue
-            take = frame.take()
-            if take is Take.TOO_OLD:
-                detail = "the counter is older than the gaps that are kept"
-                self._refuse(uplink, frame, FailureKind.COUNTER_TOO_OLD, detail)
+                self._refuse(
+                    uplink,
+                    frame,
+                    FailureKind.DEVICE_SUSPENDED,
+                    "the meter is not in service",
+                    waits=not meter.is_retired,
+                )
                 continue
             try:
                 values = readings.interpret(
                     plaintext, kid[:8], meter.interval_minutes, registers, period, meter.lengths
                 )
             except PayloadError as error:
-                self._refuse_payload(uplink, frame, take, error)
+                self._refuse_payload(uplink, frame, meter, error)
+                continue
+            take = frame.take()
+            if take is Take.TOO_OLD:
+                self._refuse_old(uplink, frame)
             else:
                 candidates.append((frame, meter, values, take is Take.TAKEN))
 
@@ -174,8 +195,8 @@ class _Batch:
                 for frame, meter, values, _ in uplink.candidates:
                     self._accept(uplink, frame, meter, values)
         for uplink in self.uplinks:
-            if uplink.spent:
-                self._decide_other_content(uplink, [])
+            if uplink.spent or uplink.unread:
+                self._decide_other_content(uplink)
 
     def _decide_against_standing(self) -> None:
         standing = readings.standing_values(
@@ -186,20 +207,17 @@ class _Batch:
             for value in values
         )
         received = _received_at({uplink_id for _, uplink_id in standing.values()})
-        received.update({uplink.delivery.uplink_id: uplink.delivery.received_at for uplink in self.uplinks})
+        received.update({uplink.delivery.uplink_id: uplink.delivery.came_at for uplink in self.uplinks})
         for uplink in self.uplinks:
-            unclear: list[Opened] = []
             for frame, meter, values, is_new in uplink.candidates:
                 if is_new:
                     self._decide_new(uplink, frame, meter, values, standing)
                     continue
-                rows = [standing.get((meter.id, value.register_id, value.captured_s)) for value in values]
+                rows = [standing.get(spot(meter.id, value)) for value in values]
                 if any(row is None or row[0] != value.value for row, value in zip(rows, values, strict=True)):
-                    unclear.append(frame)
+                    uplink.unread.append(frame)
                 else:
                     self._decide_same(uplink, frame, max(received[row[1]] for row in rows if row))
-            if unclear:
-                self._decide_other_content(uplink, unclear)
 
     def store(self) -> None:
         """Counters first: their compare-and-set tells whether what was decided still holds."""
@@ -209,7 +227,7 @@ class _Batch:
         if self.readings:
             readings.copy_readings(self.readings)
         if self.events:
-            received_at = {uplink.delivery.uplink_id: uplink.delivery.received_at for uplink in self.uplinks}
+            received_at = {uplink.delivery.uplink_id: uplink.delivery.came_at for uplink in self.uplinks}
             readings.insert_events(self.events, received_at)
         if self.sums:
             totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in self.sums.items()})
@@ -243,13 +261,14 @@ class _Batch:
         missing = []
         for value in values:
             here = (value.value, uplink.delivery.uplink_id)
-            there = standing.setdefault((meter_id, value.register_id, value.captured_s), here)
+            there = standing.setdefault(spot(meter_id, value), here)
             if there is here:
                 missing.append(value)
             elif there[0] != value.value:
                 for taken in missing:
-                    del standing[meter_id, taken.register_id, taken.captured_s]
-                detail = f"register {value.register_id} at {value.captured_s} says {there[0]}, the frame {value.value}"
+                    del standing[spot(meter_id, taken)]
+                place = f"{_registers.code_of(value.register_id)} at {iso(value.captured_s)}"
+                detail = f"{place} says {there[0]}, the frame {value.value}"
                 self._refuse(uplink, frame, FailureKind.READING_CONFLICT, detail)
                 return
         self._accept(uplink, frame, meter, missing)
@@ -258,7 +277,7 @@ class _Batch:
         """Accept a frame; of its values, those that do not stand yet are stored and added up."""
         delivery = uplink.delivery
         uplink.verdicts.accepted += 1
-        frame.heard(delivery.received_at, delivery.concentrator_id)
+        frame.heard(delivery.came_at, delivery.concentrator_id)
         meter_id, uplink_id, sums = meter.id, delivery.uplink_id, self.sums
         for value in values:
             captured_s, register_id, steps, minutes, is_event = value
@@ -276,53 +295,92 @@ class _Batch:
 
     def _decide_same(self, uplink: _Uplink, frame: Opened, first_received_at: datetime) -> None:
         """A counter seen before, and every value stands: a retransmission, or a replay after the window."""
-        age = uplink.delivery.received_at - first_received_at
+        age = uplink.delivery.came_at - first_received_at
         if age <= timedelta(seconds=settings.RETRANSMISSION_WINDOW_S):
             uplink.verdicts.duplicate += 1
         else:
             self._refuse(uplink, frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
 
-    def _decide_other_content(self, uplink: _Uplink, frames: list[Opened]) -> None:
+    def _decide_other_content(self, uplink: _Uplink) -> None:
         """A counter seen before, but not all values stand: a refused frame again, or the counter used twice.
 
         Of frames from before retention nothing is left to compare: refused again, or a replay.
         """
-        spent, uplink.spent = uplink.spent, []
+        frames = [*uplink.unread, *uplink.spent]
         before = integrity.refused_before(
-            {(one.kid, one.invocation_counter, uplink.octets[one.frame_index]) for one in (*frames, *spent)}
+            {(one.kid, one.invocation_counter, uplink.octets[one.frame_index]) for one in frames}
         )
         for failure in (failure for other in self.uplinks for failure in other.failures):
-            if failure.kid is not None and failure.counter is not None:
+            if failure.kid is not None and failure.counter is not None and failure.kind not in BEFORE_COUNTER:
                 before.setdefault((failure.kid, failure.counter, failure.octets), failure.kind)
         reused = FailureKind.COUNTER_REUSED, "the counter was accepted already, with other content"
         replayed = FailureKind.REPLAYED, "its counter was seen, and its readings are no longer kept"
-        for frame, otherwise in [*((f, reused) for f in frames), *((f, replayed) for f in spent)]:
+        for frame, otherwise in [*((f, reused) for f in uplink.unread), *((f, replayed) for f in uplink.spent)]:
             kind = before.get((frame.kid, frame.invocation_counter, uplink.octets[frame.frame_index]))
             if kind is None:
                 self._refuse(uplink, frame, *otherwise)
             else:
-                self._refuse(uplink, frame, kind, "the same frame again; it was refused before")
+                detail = "the same frame again; it was refused before"
+                self._refuse(uplink, frame, kind, detail, waits=False, is_copy=True)
 
-    def _refuse_payload(self, uplink: _Uplink, frame: Opened, take: Take, error: PayloadError) -> None:
-        """A payload that is refused; past retention, nothing is left to compare a seen counter with."""
-        if take is Take.SEEN and error.reason is PayloadRefusal.TOO_OLD:
+    def _refuse_payload(self, uplink: _Uplink, frame: Opened, meter: AssignedMeter, error: PayloadError) -> None:
+        """A payload that is refused: for good, with its counter; or, where it may be ours, until that has passed.
+
+        Where the counter was taken already, what the payload says is compared with what stands, as far as it can be
+        read; past retention, nothing is left to compare it with.
+        """
+        kind = FailureKind(error.reason)
+        take = frame.look() if kind in WAITING else frame.take()
+        if take is Take.TOO_OLD:
+            self._refuse_old(uplink, frame)
+        elif take is Take.TAKEN:
+            self._refuse(uplink, frame, kind, str(error))
+        elif error.values is not None:
+            uplink.candidates.append((frame, meter, error.values, False))
+        elif kind in WAITING:
+            uplink.unread.append(frame)
+        elif error.reason is PayloadRefusal.TOO_OLD:
             uplink.spent.append(frame)
         else:
-            self._refuse(uplink, frame, FailureKind(error.reason), str(error))
+            self._refuse(uplink, frame, kind, str(error))
 
-    def _refuse(self, uplink: _Uplink, frame: Opened, kind: FailureKind, detail: str) -> None:
-        self._fail(uplink, frame.frame_index, kind, detail, frame.kid, frame.invocation_counter)
+    def _refuse_old(self, uplink: _Uplink, frame: Opened) -> None:
+        self._refuse(uplink, frame, FailureKind.COUNTER_TOO_OLD, "the counter is older than the gaps that are kept")
 
-    def _fail(
-        self, uplink: _Uplink, index: int, kind: FailureKind, detail: str, kid: bytes | None, counter: int | None
+    def _refuse(
+        self,
+        uplink: _Uplink,
+        frame: Opened,
+        kind: FailureKind,
+        detail: str,
+        *,
+        waits: bool = True,
+        is_copy: bool = False,
     ) -> None:
-        meter = self.meters.get(kid[:8]) if kid is not None else None
-        uplink.verdicts.failures[kind] += 1
-        if kind in WAITING and kid is not None and kid[8:] != _TRANSFER_EPOCH:
-            uplink.verdicts.waiting_frames.setdefault(kind, []).append(index)
-        uplink.failures.append(
-            Failure(index, uplink.octets[index], kind, detail, kid, counter, None if meter is None else meter.id)
+        meter = self.meters.get(frame.kid[:8])
+        self._fail(
+            uplink,
+            Failure(
+                frame.frame_index,
+                uplink.octets[frame.frame_index],
+                kind,
+                detail,
+                frame.kid,
+                frame.invocation_counter,
+                None if meter is None else meter.id,
+                is_copy,
+            ),
+            waits=waits,
         )
+
+    def _fail(self, uplink: _Uplink, failure: Failure, *, waits: bool = True) -> None:
+        kind, kid, index = failure.kind, failure.kid, failure.frame_index
+        uplink.verdicts.failures[kind] += 1
+        if waits and kind in WAITING and kid is not None and kid[8:] != _TRANSFER_EPOCH:
+            uplink.verdicts.waiting_frames.setdefault(kind, []).append(index)
+            if uplink.delivery.waited.get(index) == kind:
+                return
+        uplink.failures.append(failure)
 
 
 def _titles(opening: Opening) -> set[bytes]:
@@ -335,6 +393,7 @@ def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:
     if not uplink_ids:
         return {}
     rows = fetch_rows(
-        "SELECT id, received_at FROM concentrators_uplink WHERE id = ANY(%s::bigint[])", int_array(uplink_ids)
+        "SELECT id, coalesce(corrected_at, received_at) FROM concentrators_uplink WHERE id = ANY(%s::bigint[])",
+        int_array(uplink_ids),
     )
     return dict(rows)

@@ -3,7 +3,8 @@
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import ArrayField, RangeOperators
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Func, Q, Value
+from django.db.models.functions import Now
 
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.models import FleetKey
@@ -68,15 +69,16 @@ class Assignment(models.Model):
 
 
 class RegistryGeneration(models.Model):
-    """One row: a random number that triggers change with every statement on meters or assignments.
+    """One row: random numbers that triggers change with every statement on meters or assignments, and on registers.
 
-    Workers keep both in memory for as long as it stands (concentrators/assigned.py).
+    Workers keep all three in memory for as long as it stands (concentrators/assigned.py).
     """
 
     number = models.BigIntegerField()
+    registers = models.BigIntegerField(db_default=0)
 
     def __str__(self) -> str:
-        return str(self.number)
+        return f"{self.number}, {self.registers}"
 
 
 class Uplink(models.Model):
@@ -89,6 +91,9 @@ class Uplink(models.Model):
     id = models.BigAutoField(primary_key=True)
     concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="uplinks")
     received_at = models.DateTimeField()
+    corrected_at = models.DateTimeField(
+        null=True, help_text="received at, by a right clock, where the head-end's was behind (ClockCorrection)"
+    )
     sha256 = models.BinaryField(max_length=32)
     body = models.BinaryField(null=True)
     octets = models.PositiveIntegerField()
@@ -110,7 +115,10 @@ class Uplink(models.Model):
     last_error = models.CharField(max_length=500, blank=True)
 
     class Meta:
-        permissions = [("verify_again_uplink", "Can have frames judged again that waited for a key")]
+        permissions = [
+            ("verify_again_uplink", "Can have frames judged again that wait"),
+            ("correct_clock_uplink", "Can say that the head-end's clock was behind, and have frames judged again"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["concentrator", "sha256"], condition=Q(body__isnull=False), name="uplink_once"
@@ -131,6 +139,40 @@ class Uplink(models.Model):
 
     def __str__(self) -> str:
         return f"uplink {self.pk}"
+
+
+class ClockCorrection(models.Model):
+    """Somebody says that the head-end's clock was behind: which times it gave, and by how much they were too low.
+
+    Uplinks received from ``start`` on and before ``end``, by that clock, have a corrected time of receipt.
+    """
+
+    start = models.DateTimeField()
+    end = models.DateTimeField()
+    behind_s = models.PositiveIntegerField(help_text="seconds that the clock was behind")
+    first_uplink = models.BigIntegerField(null=True, help_text="uplinks before it are left alone")
+    by = models.CharField(max_length=150)
+    at = models.DateTimeField()
+    note = models.CharField(max_length=1000)
+
+    def __str__(self) -> str:
+        return f"{self.behind_s} s behind from {self.start:%Y-%m-%d %H:%M:%S} to {self.end:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class Reverification(models.Model):
+    """What frames wait for has come, or may have: those that wait for it are to be judged again, uplink by uplink.
+
+    Written by triggers where a register, a meter or a key comes, or a meter is taken back into service. Done, it goes.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    cause = models.CharField(max_length=8, help_text="what has come: register, meter, key; or all, or clock")
+    created_at = models.DateTimeField(db_default=Now())
+    position = models.BigIntegerField(db_default=0, help_text="uplinks up to this id are done")
+    tries = models.PositiveSmallIntegerField(db_default=0, help_text="of the uplink after them, without an end")
+
+    def __str__(self) -> str:
+        return f"{self.cause} after uplink {self.position}"
 
 
 class Acknowledgement(models.Model):
@@ -166,6 +208,9 @@ class IntegrityFailure(models.Model):
     meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="failures")
     received_at = models.DateTimeField()
     detail = models.CharField(max_length=250)
+    is_copy = models.BooleanField(
+        db_default=False, help_text="the same octets were refused for the same reason before: no failure of its own"
+    )
     acknowledgement = models.ForeignKey(
         Acknowledgement, models.PROTECT, null=True, db_index=False, related_name="failures"
     )
@@ -192,6 +237,9 @@ class IntegrityFailure(models.Model):
                 fields=["acknowledgement"], condition=Q(acknowledgement__isnull=False), name="failure_acknowledged"
             ),
             models.Index(fields=["kid", "invocation_counter"], name="failure_by_counter"),
+            models.Index(
+                Func(Func("frame", function="sha256"), Value(1), Value(16), function="substr"), name="failure_by_digest"
+            ),
             models.Index(fields=["uplink"], name="failure_by_uplink"),
             models.Index(fields=["kind", "id"], include=["concentrator", "meter"], name="failure_as_stored"),
         ]

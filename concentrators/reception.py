@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import zlib
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import zstandard
 from django.conf import settings
@@ -18,7 +19,9 @@ from keyvault.sql import fetch_rows
 logger = logging.getLogger(__name__)
 
 _ZSTD_WINDOW_OCTETS = 8 * 1024 * 1024
+_GZIP_STEP = 4096
 _ZSTD_STEP = 128  # compressed octets at a time: they may grow to 4 MiB before the limit is looked at
+_LAST_AFTER = timedelta(minutes=10)
 
 
 class UplinkError(ValueError):
@@ -50,7 +53,7 @@ def decode(body: bytes, encoding: str) -> bytes:
     match encoding.strip().lower():
         case "" | "identity":
             decoded = body
-        case "gzip":
+        case "gzip" | "x-gzip":  # the same (RFC 9110 section 8.4.1.3)
             decoded = _gunzip(body, limit)
         case "zstd":
             decoded = _unzstd(body, limit)
@@ -61,20 +64,24 @@ def decode(body: bytes, encoding: str) -> bytes:
     return decoded
 
 
-def receive(concentrator_id: int, body: bytes, received_at: datetime) -> Receipt:
+def receive(concentrator_id: int, body: bytes, received_at: datetime, *, comes_last: bool = False) -> Receipt:
     """Store a decoded body, commit, enqueue. The same body again, while its octets are kept, gets the same receipt.
 
     Runs outside any transaction, so that the row is committed when this returns. Raises UplinkError,
-    and then nothing was stored. A broker that does not answer costs time only: the sweep enqueues later.
+    and then nothing was stored. What ``comes_last`` is verified after what others post within ten minutes. A broker
+    that does not answer costs time only: the sweep enqueues later.
     """
     frames = _count_frames(body)
     sha256 = hashlib.sha256(body).digest()
-    uplink_id = _insert(concentrator_id, body, sha256, frames, received_at)
+    due_at = received_at + timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S) + comes_last * _LAST_AFTER
+    uplink_id = _insert(concentrator_id, body, sha256, frames, received_at, due_at)
     while uplink_id is None:
         standing = _standing(concentrator_id, sha256)
         if standing is not None:
             return Receipt(standing, sha256, frames)
-        uplink_id = _insert(concentrator_id, body, sha256, frames, received_at)  # purged between the two statements
+        uplink_id = _insert(
+            concentrator_id, body, sha256, frames, received_at, due_at
+        )  # purged between the two statements
     try:
         broker_errors.redis.ask(lambda: verify_uplink.apply_async((uplink_id,), retry=False))
     except BROKER_ERRORS as error:
@@ -103,7 +110,9 @@ def _standing(concentrator_id: int, sha256: bytes) -> int | None:
     return rows[0][0] if rows else None
 
 
-def _insert(concentrator_id: int, body: bytes, sha256: bytes, frames: int, received_at: datetime) -> int | None:
+def _insert(
+    concentrator_id: int, body: bytes, sha256: bytes, frames: int, received_at: datetime, due_at: datetime
+) -> int | None:
     rows = fetch_rows(
         """INSERT INTO concentrators_uplink (concentrator_id, received_at, sha256, body, octets, frames, due_at,
                   accepted, duplicate, rejected, failures, waiting, attempts, last_error)
@@ -115,34 +124,64 @@ def _insert(concentrator_id: int, body: bytes, sha256: bytes, frames: int, recei
         body,
         len(body),
         frames,
-        received_at + timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S),
+        due_at,
     )
     return rows[0][0] if rows else None
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        decoded = inflater.decompress(body, limit + 1)
-    except zlib.error:
-        raise UplinkError("the body is not gzip, as its Content-Encoding says") from None
-    if len(decoded) <= limit and (not inflater.eof or inflater.unused_data):
-        raise UplinkError("the gzip body ends too early, or octets follow it")
-    return decoded
+    """The members of a gzip body, one after the other (RFC 1952 section 2.2)."""
+    return _joined(
+        body,
+        limit,
+        "gzip",
+        _GZIP_STEP,
+        lambda: zlib.decompressobj(wbits=31),
+        lambda one, step, room: one.decompress(step, room),
+    )
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
-    inflater = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_OCTETS).decompressobj()
+    """The frames of a zstd body, one after the other (RFC 8878 section 3.1)."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_OCTETS)
+    return _joined(
+        body, limit, "zstd", _ZSTD_STEP, decompressor.decompressobj, lambda one, step, room: one.decompress(step)
+    )
+
+
+def _joined(
+    body: bytes,
+    limit: int,
+    encoding: str,
+    step_octets: int,
+    begin: Callable[[], Any],
+    inflate: Callable[[Any, bytes, int], bytes],
+) -> bytes:
+    """What the streams of a body say, one after the other, or a beginning of it that is over the limit.
+
+    Step by step: what grows is looked at in time, and what follows a stream is not copied again and again. As many
+    streams as frames: an empty one costs time, too.
+    """
     decoded = bytearray()
+    inflater = begin()
+    streams = 1
     try:
-        for start in range(0, len(body), _ZSTD_STEP):
-            if inflater.eof:
-                raise UplinkError("octets follow the zstd body")
-            decoded += inflater.decompress(body[start : start + _ZSTD_STEP])
-            if len(decoded) > limit:
-                return bytes(decoded)
-    except zstandard.ZstdError:
-        raise UplinkError("the body is not zstd, as its Content-Encoding says") from None
-    if not inflater.eof or inflater.unused_data:
-        raise UplinkError("the zstd body ends too early, or octets follow it")
+        for start in range(0, len(body), step_octets):
+            step = body[start : start + step_octets]
+            while step:
+                if inflater.eof:
+                    inflater = begin()
+                    streams += 1
+                    if streams > settings.UPLINK_MAX_FRAMES:
+                        raise UplinkTooLargeError(f"the {encoding} body is in more than {streams - 1} parts")
+                decoded += inflate(inflater, step, limit + 1 - len(decoded))
+                if len(decoded) > limit:
+                    return bytes(decoded)
+                step = inflater.unused_data if inflater.eof else b""
+    except (zlib.error, zstandard.ZstdError):
+        if streams == 1:
+            raise UplinkError(f"the body is not {encoding}, as its Content-Encoding says") from None
+        raise UplinkError(f"octets follow the {encoding} body") from None
+    if not inflater.eof:
+        raise UplinkError(f"the {encoding} body ends too early" + ", or octets follow it" * (streams > 1))
     return bytes(decoded)

@@ -1,5 +1,5 @@
-"""Verifying again: frames that waited for a key, or for a fault of ours to be mended, are judged once more, from the
-kept octets, each exactly once.
+"""Verifying again: frames that waited for something of ours (a key, a meter, a register, a mended fault, a right
+clock) are judged once more, from the kept octets, each exactly once.
 
 An uplink's row says which of its frames wait, and it is locked while they are judged: a frame that has
 another verdict is never among them (docs/adr/0007).
@@ -17,10 +17,10 @@ from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from concentrators import integrity, totals
-from concentrators.assigned import assigned_meters
+from concentrators.assigned import AssignedMeter, assigned_meters
 from concentrators.judging import Delivery, Verdicts, judge
 from concentrators.models import Uplink
-from concentrators.verdicts import FailureKind
+from concentrators.verdicts import NOT_BY_ITSELF, WAITING, FailureKind
 from concentrators.verification import (
     TRIES,
     TransientError,
@@ -37,9 +37,17 @@ from keyvault.sql import execute, fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 
-_SCAN_UPLINKS = 20
+SCAN_UPLINKS = 20
+BY_ITSELF = WAITING - NOT_BY_ITSELF
 
 _Kinds = Mapping[str, Sequence[int]]  # indexes of waiting frames by kind, as the uplink's row has them
+
+
+class _Frame(NamedTuple):
+    """A waiting frame: what it waits as, and the kid that it claims."""
+
+    kind: FailureKind
+    kid: bytes
 
 
 class Ready(NamedTuple):
@@ -67,39 +75,47 @@ def ready(
     uplink_ids: Sequence[int],
     system_titles: Collection[bytes] | None = None,
     done: Callable[[int], None] = lambda count: None,
+    kinds: Collection[FailureKind] = BY_ITSELF,
 ) -> Iterator[Ready]:
-    """The uplinks among those given with frames whose key and meter stand now, of ``system_titles`` alone if given.
+    """The uplinks among those given with frames to judge, of ``system_titles`` and ``kinds`` alone: their key and meter
+    stand now, and the meter is in service where they waited for that.
 
     Nothing is locked; ``done`` hears how many more uplinks were looked at.
     """
-    for start in range(0, len(uplink_ids), _SCAN_UPLINKS):
-        chunk = uplink_ids[start : start + _SCAN_UPLINKS]
+    for start in range(0, len(uplink_ids), SCAN_UPLINKS):
+        chunk = uplink_ids[start : start + SCAN_UPLINKS]
         rows = fetch_rows(
             """SELECT id, body, waiting_frames FROM concentrators_uplink
                WHERE id = ANY(%s::bigint[]) AND waiting > 0 AND body IS NOT NULL ORDER BY id""",
             int_array(chunk),
         )
-        kids = {row[0]: _waiting_kids(row[1], row[2], system_titles) for row in rows}
-        open_now = _openable({kid for by_index in kids.values() for kid in by_index.values()})
-        for uplink_id, by_index in kids.items():
-            frames = sum(kid in open_now for kid in by_index.values())
-            if frames:
-                yield Ready(uplink_id, frames)
+        waiting = {row[0]: _waiting(row[1], row[2], system_titles, kinds) for row in rows}
+        meters = _meters_of({frame.kid for frames in waiting.values() for frame in frames.values()})
+        for uplink_id, frames in waiting.items():
+            ripe = sum(_is_ripe(frame, meters) for frame in frames.values())
+            if ripe:
+                yield Ready(uplink_id, ripe)
         done(len(chunk))
 
 
-def verify_again(uplink_id: int, system_titles: Collection[bytes] | None = None) -> Verdicts:
-    """Judge an uplink's waiting frames whose key and meter stand now (of ``system_titles`` alone, if given).
+def verify_again(
+    uplink_id: int,
+    system_titles: Collection[bytes] | None = None,
+    kinds: Collection[FailureKind] = BY_ITSELF,
+) -> Verdicts:
+    """Judge an uplink's waiting frames that can be judged now (see ``ready``).
 
     Gives the verdicts of those frames; verdicts, evidence and tallies of the uplink move. The time of
-    receipt stays the first one. A frame that cannot be processed is parked. Raises TransientError
-    where database or master key do not answer: then nothing of this uplink has moved.
+    receipt stays the first one, or its correction. Evidence of a frame that waits on as before stays. A frame that
+    cannot be processed is parked. Raises TransientError where database or master key do not answer: then nothing of
+    this uplink has moved.
     """
     split = False
     for attempt in range(TRIES):
         try:
             with transaction.atomic():
-                return _verify_again(uplink_id, system_titles, Care.LOCK if attempt else Care.LOOK, split=split)
+                with_care = Care.LOCK if attempt else Care.LOOK
+                return _verify_again(uplink_id, system_titles, kinds, with_care, split=split)
         except Exception as error:
             if came_between(error):
                 continue
@@ -147,67 +163,90 @@ class _Waiting(NamedTuple):
 
     concentrator_id: int
     received_at: datetime
+    corrected_at: datetime | None
     body: bytes
     kinds: _Kinds
 
 
-def _verify_again(uplink_id: int, system_titles: Collection[bytes] | None, care: Care, *, split: bool) -> Verdicts:
-    waiting = _lock(uplink_id)
-    if waiting is None:
+def _verify_again(
+    uplink_id: int,
+    system_titles: Collection[bytes] | None,
+    kinds: Collection[FailureKind],
+    care: Care,
+    *,
+    split: bool,
+) -> Verdicts:
+    uplink = _lock(uplink_id)
+    if uplink is None:
         return Verdicts()
-    kids = _waiting_kids(waiting.body, waiting.kinds, system_titles)
-    open_now = _openable(set(kids.values()))
-    octets = split_sequence(waiting.body)
-    frames = [(index, octets[index]) for index, kid in sorted(kids.items()) if kid in open_now]
-    if not frames:
+    waiting = _waiting(uplink.body, uplink.kinds, system_titles, kinds)
+    meters = _meters_of({frame.kid for frame in waiting.values()})
+    waited = {index: frame.kind for index, frame in sorted(waiting.items()) if _is_ripe(frame, meters)}
+    if not waited:
         return Verdicts()
-    judged = {index for index, _ in frames}
-    before = Counter({FailureKind(kind): len(judged.intersection(indexes)) for kind, indexes in waiting.kinds.items()})
-    delivery = Delivery(uplink_id, waiting.concentrator_id, waiting.received_at, timezone.now())
-    evidence = integrity.waiting_evidence(uplink_id, judged)
+    octets = split_sequence(uplink.body)
+    frames = [(index, octets[index]) for index in waited]
+    delivery = Delivery(
+        uplink_id, uplink.concentrator_id, uplink.received_at, timezone.now(), uplink.corrected_at, waited
+    )
+    evidence = integrity.waiting_evidence(uplink_id, waited)
     verdicts = judge_by_halves(delivery, frames) if split else judge([(delivery, frames)], care)[0]
-    integrity.uncount(+before, waiting.concentrator_id, waiting.received_at)
-    integrity.withdraw(evidence)
-    _move(uplink_id, waiting.kinds, judged, before, verdicts)
+    moved = waited.keys() - {
+        index for kind, indexes in verdicts.waiting_frames.items() for index in indexes if waited[index] == kind
+    }
+    if moved:
+        integrity.uncount(Counter(waited[index] for index in moved), uplink.concentrator_id, uplink.received_at)
+        integrity.withdraw([failure_id for failure_id, index in evidence.items() if index in moved])
+    _move(uplink_id, uplink.kinds, waited, verdicts)
     return verdicts
 
 
 def _lock(uplink_id: int) -> _Waiting | None:
     """Lock an uplink whose frames wait, and assignments against change; whoever has it now is waited for."""
     rows = fetch_rows(
-        f"""SELECT concentrator_id, received_at, body, waiting_frames, {journal.OPEN}, pg_advisory_xact_lock_shared(%s)
+        f"""SELECT {journal.OPEN}, concentrator_id, received_at, corrected_at, body, waiting_frames,
+                   pg_advisory_xact_lock_shared(%s)
             FROM (SELECT * FROM concentrators_uplink
                   WHERE id = %s AND verified_at IS NOT NULL AND waiting > 0
                     AND body IS NOT NULL AND waiting_frames IS NOT NULL FOR UPDATE) AS u""",
         totals.LOCK,
         uplink_id,
     )
-    if rows and not rows[0][4]:
+    if rows and not rows[0][0]:
         raise NotReplayedError
-    return _Waiting(*rows[0][:4]) if rows else None
+    return _Waiting(*rows[0][1:-1]) if rows else None
 
 
-def _waiting_kids(body: bytes, kinds: _Kinds | None, system_titles: Collection[bytes] | None) -> dict[int, bytes]:
-    """The kids that the waiting frames of an uplink claim, by the frames' indexes."""
+def _waiting(
+    body: bytes, waiting: _Kinds | None, system_titles: Collection[bytes] | None, kinds: Collection[FailureKind]
+) -> dict[int, _Frame]:
+    """The waiting frames of an uplink, of those titles and kinds, by their indexes."""
     frames = split_sequence(body)
-    kids = {}
-    for index in (index for indexes in (kinds or {}).values() for index in indexes):
-        kid = parse_frame(frames[index]).kid  # it was well formed when it began to wait
-        if system_titles is None or kid[:8] in system_titles:
-            kids[index] = kid
-    return kids
+    found = {}
+    for kind in kinds:
+        for index in (waiting or {}).get(kind, ()):
+            kid = parse_frame(frames[index]).kid  # it was well formed when it began to wait
+            if system_titles is None or kid[:8] in system_titles:
+                found[index] = _Frame(kind, kid)
+    return found
 
 
-def _openable(kids: Collection[bytes]) -> set[bytes]:
-    """The kids that are unknown no longer: a key stands, and a meter."""
+def _meters_of(kids: Collection[bytes]) -> dict[bytes, AssignedMeter]:
+    """The meters behind the kids that are unknown no longer: a key stands, and a meter."""
     if not kids:
-        return set()
+        return {}
     known = known_kids(kids)
     meters = assigned_meters({kid[:8] for kid in known})
-    return {kid for kid in known if kid[:8] in meters}
+    return {kid: meters[kid[:8]] for kid in known if kid[:8] in meters}
 
 
-def _move(uplink_id: int, kinds: _Kinds, judged: set[int], before: Counter[FailureKind], verdicts: Verdicts) -> None:
+def _is_ripe(frame: _Frame, meters: Mapping[bytes, AssignedMeter]) -> bool:
+    """Whether a frame need not wait any longer, as far as can be told without opening it."""
+    meter = meters.get(frame.kid)
+    return meter is not None and (meter.in_service or frame.kind != FailureKind.DEVICE_SUSPENDED)
+
+
+def _move(uplink_id: int, kinds: _Kinds, judged: Mapping[int, FailureKind], verdicts: Verdicts) -> None:
     """Bring the uplink's row up to date: what its frames said before, less those judged, plus their verdicts."""
     still: dict[str, list[int]] = {kind: [i for i in indexes if i not in judged] for kind, indexes in kinds.items()}
     for kind, indexes in verdicts.waiting_frames.items():
@@ -215,7 +254,7 @@ def _move(uplink_id: int, kinds: _Kinds, judged: set[int], before: Counter[Failu
     still = {kind: indexes for kind, indexes in still.items() if indexes}
     failures: dict[str, Any] = fetch_rows("SELECT failures FROM concentrators_uplink WHERE id = %s", uplink_id)[0][0]
     counted = Counter(failures)
-    counted.subtract(before)
+    counted.subtract(Counter(judged.values()))
     counted.update(verdicts.failures)
     execute(
         """UPDATE concentrators_uplink

@@ -15,6 +15,7 @@ from concentrators import (
     intervals,
     resends,
     retention,
+    reverification_queue,
     turns,
     uplinks,
     verification,
@@ -49,6 +50,19 @@ def sweep_uplinks() -> None:
         verify_uplink.delay(uplink_id)
     if overdue:
         logger.warning("%d overdue uplinks enqueued again", len(overdue))
+
+
+@shared_task(**LONG)
+def verify_waiting_again() -> None:
+    """Judge frames again that wait for what has come since."""
+    if reverification_queue.work():
+        verify_waiting_again.delay()
+
+
+@shared_task
+def request_reverification() -> None:
+    """Have all that waits judged again: a fault of ours may have been mended."""
+    reverification_queue.request_everything()
 
 
 @shared_task(**LONG)

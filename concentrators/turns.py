@@ -3,7 +3,9 @@
 The uplinks of a concentrator name the same meters. Two workers at them would contend for the same
 counters, and the loser would judge its uplink twice. So a worker takes the turns of concentrators, verifies
 what they have waiting together, oldest first, and gives the turns back; another one that meets them passes
-over to others. Verification is right without this, too; this makes it fast.
+over to others. Whoever has more waiting than fits into a lot comes again after all others had theirs: nobody's uplinks,
+however many, hold up those of the others for longer than a lot. Verification is right without this, too; this makes it
+fast and fair.
 """
 
 import time
@@ -52,9 +54,13 @@ def verify_in_turn(uplink_id: int) -> int | None:
             if ours:
                 _verify_alone(uplink_id)
     tried: set[int] = set()  # without a verdict, as another session holds the row, say: not tried twice
+    served: set[int] = set()  # concentrators that had their lot, and have more
     # Until nothing is left: what came while we had its concentrator's turn was left to us.
     while True:
-        with _lot(tried) as lot:
+        with _lot(tried, served) as lot:
+            if not lot and served:
+                served.clear()
+                continue
             if not lot:
                 return None
             ids = [one.id for one in lot]
@@ -87,14 +93,20 @@ def _noted(claimed: Sequence[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _lot(tried: Collection[int]) -> Iterator[list[_Waiting]]:
-    """Uplinks to verify together, oldest first, with the turns of their concentrators; none where others have them."""
-    passed: set[int] = set()  # concentrators whose turn another worker has
-    while waiting := _first_frames(_waiting(tried, passed)):
-        concentrators = {one.concentrator_id for one in waiting}
+def _lot(tried: Collection[int], served: set[int]) -> Iterator[list[_Waiting]]:
+    """Uplinks to verify together, oldest first, with the turns of their concentrators; none where others have them.
+
+    Not of those ``served`` already, to whom those are added that have more than this.
+    """
+    passed = set(served)  # and concentrators whose turn another worker has
+    while waiting := _waiting(tried, passed):
+        lot = _first_frames(waiting)
+        concentrators = {one.concentrator_id for one in lot}
         with _turns(concentrators) as ours:
             if ours:
-                yield [one for one in waiting if one.concentrator_id in ours]
+                more = set(waiting).difference(lot if len(waiting) < _LOOK_AT else ())
+                served.update({one.concentrator_id for one in more} & ours)
+                yield [one for one in lot if one.concentrator_id in ours]
                 return
         passed |= concentrators
     yield []

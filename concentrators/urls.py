@@ -1,10 +1,11 @@
 from django.urls import path
 
-from concentrators import api, command_api, meter_api, resend_api, total_api, wave_api
+from concentrators import api, clock_api, command_api, meter_api, resend_api, total_api, wave_api
 
 urlpatterns = [
     path("uplinks", api.UplinksView.as_view(), name="uplinks"),
     path("uplinks/<int:uplink_id>", api.UplinkView.as_view(), name="uplink"),
+    path("clock-corrections", clock_api.ClockCorrections.as_view(), name="clock-corrections"),
     path("commands", command_api.CommandsView.as_view(), name="commands"),
     path("commands/<int:number>/receipt", command_api.CommandReceiptView.as_view(), name="command-receipt"),
     path("meters", meter_api.AssignedMeterList.as_view(), name="meters"),

@@ -23,6 +23,8 @@ class FailureKind(StrEnum):
     COUNTER_TOO_OLD = "counter_too_old"
     DEVICE_SUSPENDED = "device_suspended"
     PAYLOAD_INVALID = "payload_invalid"
+    UNKNOWN_REGISTER = "unknown_register"
+    IMPLAUSIBLE = "implausible"
     IDENTITY_MISMATCH = "identity_mismatch"
     CLOCK_SKEW = "clock_skew"
     TOO_OLD = "too_old"
@@ -39,8 +41,21 @@ class FailureKind(StrEnum):
         return _LABELS.get(self, self.value.replace("_", " "))
 
 
-# A key may still come, or our fault be mended, and the frame be judged again from the kept octets of its uplink.
-WAITING = frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH, FailureKind.PARKED})
+# What these hang on may pass: a key, a meter or a register may come, a meter be taken back into service, bounds be
+# mended, a fault of ours too. Such a frame keeps its counter, and is judged again from the kept octets of its uplink.
+WAITING = frozenset(
+    {
+        FailureKind.UNKNOWN_DEVICE,
+        FailureKind.UNKNOWN_EPOCH,
+        FailureKind.DEVICE_SUSPENDED,
+        FailureKind.UNKNOWN_REGISTER,
+        FailureKind.IMPLAUSIBLE,
+        FailureKind.CLOCK_SKEW,
+        FailureKind.PARKED,
+    }
+)
+# The meter's clock may be fast, or ours have been slow: only somebody who says that ours was has these judged again.
+NOT_BY_ITSELF = frozenset({FailureKind.CLOCK_SKEW})
 # Refusals that leave the invocation counter as it is.
 BEFORE_COUNTER = WAITING | {
     FailureKind.MALFORMED,
@@ -48,7 +63,6 @@ BEFORE_COUNTER = WAITING | {
     FailureKind.ALGORITHM_MISMATCH,
     FailureKind.TAG_INVALID,
     FailureKind.COUNTER_TOO_OLD,
-    FailureKind.DEVICE_SUSPENDED,
 }
 
 _SEVERITY = {
@@ -70,6 +84,7 @@ _LABELS = {
     FailureKind.TAG_INVALID: "invalid tag",
     FailureKind.DEVICE_SUSPENDED: "meter not in service",
     FailureKind.PAYLOAD_INVALID: "invalid payload",
+    FailureKind.IMPLAUSIBLE: "implausible value",
     FailureKind.IDENTITY_MISMATCH: "names another meter",
     FailureKind.CLOCK_SKEW: "clock ahead",
     FailureKind.TOO_OLD: "before the retention period",

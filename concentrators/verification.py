@@ -154,8 +154,9 @@ def park(delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:
     detail = f"could not be processed: {error}"
     kid, counter = _claims(frame[1])
     meter = assigned_meters({kid[:8]}).get(kid[:8]) if kid else None
-    failure = Failure(frame[0], frame[1], FailureKind.PARKED, detail, kid, counter, meter.id if meter else None)
-    integrity.record([failure], delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
+    if delivery.waited.get(frame[0]) != FailureKind.PARKED:
+        failure = Failure(frame[0], frame[1], FailureKind.PARKED, detail, kid, counter, meter.id if meter else None)
+        integrity.record([failure], delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
     verdicts = Verdicts()
     verdicts.failures[FailureKind.PARKED] += 1
     if kid is not None:
@@ -178,7 +179,8 @@ def lock(uplink_ids: Sequence[int]) -> list[Posted]:
     NotReplayedError after a restore.
     """
     rows = fetch_rows(
-        f"""SELECT id, concentrator_id, received_at, attempts, body, {journal.OPEN}, pg_advisory_xact_lock_shared(%s)
+        f"""SELECT id, concentrator_id, received_at, attempts, body, {journal.OPEN}, corrected_at,
+                   pg_advisory_xact_lock_shared(%s)
             FROM (SELECT * FROM concentrators_uplink
                   WHERE id = ANY(%s::bigint[]) AND verified_at IS NULL ORDER BY id FOR UPDATE SKIP LOCKED) AS u""",
         totals.LOCK,
@@ -188,8 +190,12 @@ def lock(uplink_ids: Sequence[int]) -> list[Posted]:
         raise NotReplayedError
     now = timezone.now()
     return [
-        Posted(Delivery(uplink_id, concentrator_id, received_at, now), list(enumerate(split_sequence(body))), attempts)
-        for uplink_id, concentrator_id, received_at, attempts, body, *_ in rows
+        Posted(
+            Delivery(uplink_id, concentrator_id, received_at, now, corrected_at),
+            list(enumerate(split_sequence(body))),
+            attempts,
+        )
+        for uplink_id, concentrator_id, received_at, attempts, body, _, corrected_at, _ in rows
     ]
 
 

@@ -266,11 +266,11 @@ class EarlierLengthAdmin(ReadOnlyAdmin):
 
 @admin.register(Register)
 class RegisterAdmin(LargeTableAdmin):
-    """The register catalogue: readings stand on it, so that only the name of a register changes."""
+    """The register catalogue: readings stand on it, so that only name and bounds of a register change."""
 
     when_empty = "The catalogue is empty: no reading can be stored. Add the registers that meters report."
     form = RegisterForm
-    list_display = ["obis_code", "name", "kind", "unit", "scaler"]
+    list_display = ["obis_code", "name", "kind", "unit", "scaler", "minimum", "maximum"]
     list_filter = [("kind", ChoicesDropdownFilter)]
     search_fields = ["obis_code__startswith", "name__icontains"]
     ordering = ["obis_code"]

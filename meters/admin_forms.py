@@ -77,7 +77,7 @@ class RegisterForm(forms.ModelForm[Register]):
 
     class Meta:
         model = Register
-        fields = ["obis_code", "kind", "unit", "scaler", "name"]
+        fields = ["obis_code", "kind", "unit", "scaler", "name", "minimum", "maximum"]
 
     def clean_obis_code(self) -> str:
         text: str = self.cleaned_data["obis_code"]

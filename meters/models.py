@@ -122,7 +122,7 @@ class Installation(models.Model):
 class Register(models.Model):
     """A register that readings may name: OBIS code, kind, unit and scaler (DLMS: value x 10^scaler unit).
 
-    Immutable but for its name: workers keep it in memory, and readings stand on its scaler.
+    Immutable but for its name and its bounds: readings stand on its scaler.
     """
 
     id = models.SmallAutoField(primary_key=True)
@@ -131,6 +131,21 @@ class Register(models.Model):
     unit = models.CharField(max_length=8, help_text="SenML unit (RFC 8428, RFC 8798)")
     scaler = models.SmallIntegerField(default=0, help_text="one step is 10^scaler units")
     name = models.CharField(max_length=120)
+    minimum = models.BigIntegerField(
+        null=True, blank=True, help_text="lowest plausible value, in steps; a frame that says less waits"
+    )
+    maximum = models.BigIntegerField(
+        null=True, blank=True, help_text="highest plausible value, in steps; a frame that says more waits"
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(minimum=None) | Q(maximum=None) | Q(minimum__lte=models.F("maximum")),
+                name="register_bounds",
+                violation_error_message="The lowest plausible value is above the highest.",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.obis_code} {self.name}"
@@ -162,7 +177,10 @@ class Reading(PostgresPartitionedModel):
 
 
 class MeterEvent(models.Model):
-    """What a meter reported of itself: tamper, cover opened, outage, clock set."""
+    """What a meter reported of itself: tamper, cover opened, outage, clock set.
+
+    A log may hold several events of one second: one is the same again where its value is, too.
+    """
 
     id = models.BigAutoField(primary_key=True)
     meter = models.ForeignKey(Meter, models.PROTECT, related_name="events")
@@ -173,7 +191,9 @@ class MeterEvent(models.Model):
     received_at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["meter", "register", "captured_at"], name="meter_event_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["meter", "register", "captured_at", "value"], name="meter_event_once_each")
+        ]
         indexes = [models.Index(fields=["-captured_at", "-id"], name="meter_event_by_time")]
 
     def __str__(self) -> str:

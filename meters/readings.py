@@ -3,7 +3,7 @@
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from django.db import connection
 from keyvault.sql import cursor, fetch_rows, int_array
 from meters.lengths import Lengths
 from meters.obis import RegisterKind
-from meters.senml import SenMLError, parse_pack
+from meters.senml import Record, SenMLError, parse_pack
 
 _NAME_PREFIX = "urn:dev:mac:"
 _PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
@@ -29,9 +29,9 @@ _COPY_READINGS = """COPY meters_reading
 
 _new_value = tuple.__new__  # a third of the time of Value(...)
 _from_bytes = int.from_bytes
-_NUMBER = rb"([\x00-\x17]|\x18.|\x19..|\x1a....)"  # an unsigned integer of up to four octets in CBOR
 _SHAPES = 8  # of packs, tried one after the other
 _SHAPES_LOOKED_AT = 200
+_SHAPE_MAXIMUM = 2**24 - 1  # what a number of up to three octets may say passes without a look
 _SHAPE_RECORDS = 23  # as many as the head of an array says in one octet
 
 
@@ -40,26 +40,35 @@ class PayloadRefusal(StrEnum):
 
     PAYLOAD_INVALID = "payload_invalid"
     IDENTITY_MISMATCH = "identity_mismatch"
-    CLOCK_SKEW = "clock_skew"
     TOO_OLD = "too_old"
+    UNKNOWN_REGISTER = "unknown_register"
+    IMPLAUSIBLE = "implausible"
+    CLOCK_SKEW = "clock_skew"
 
 
 class PayloadError(ValueError):
-    """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key."""
+    """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
 
-    def __init__(self, reason: PayloadRefusal, detail: str) -> None:
+    But unknown_register, implausible and clock_skew may be ours: the catalogue, its bounds or our clock. Of the last
+    two ``values`` holds what the payload says.
+    """
+
+    def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.values = values
 
 
 class RegisterRow(NamedTuple):
-    """A register as workers keep it in memory: it never changes."""
+    """A register as workers keep it in memory; ``minimum`` and ``maximum`` bound its values, in its steps."""
 
     id: int
     unit: str
     scaler: int
     is_interval: bool
     is_event: bool
+    minimum: int
+    maximum: int
 
 
 class Value(NamedTuple):
@@ -76,36 +85,47 @@ class Value(NamedTuple):
 
 
 class Period(NamedTuple):
-    """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed."""
+    """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed.
+
+    An interval has to be over by ``latest_s``.
+    """
 
     earliest_s: int
     latest_s: int
 
 
 class Registers:
-    """The register table by OBIS code, kept per process: a register never changes.
+    """The register table by OBIS code, kept per process for as long as their generation stands.
 
     Read again, once a batch at most, where a code is not known: it may have been added since.
     """
 
     def __init__(self) -> None:
         self._rows: dict[str, RegisterRow] = {}
+        self._codes: dict[int, str] = {}
+        self._generation: int | None = None
         self._may_read = True
         self.shapes: list[PackShape] = []  # of the packs that came so far
         self._looked_at: set[tuple[str, ...]] = set()
 
-    def begin_batch(self) -> None:
+    def begin_batch(self, generation: int | None) -> None:
+        """What was read under another generation is forgotten: bounds may have changed since."""
         self._may_read = True
+        if generation is None or generation != self._generation:
+            self._generation, self._rows, self._codes = generation, {}, {}
+            self.shapes, self._looked_at = [], set()
 
     def _rows_of(self) -> list[tuple[Any, ...]]:
         return fetch_rows(
-            "SELECT obis_code, id, unit, scaler, kind = %s, kind = %s FROM meters_register",
+            """SELECT obis_code, id, unit, scaler, kind = %s, kind = %s, coalesce(minimum, -9223372036854775808),
+                      coalesce(maximum, 9223372036854775807) FROM meters_register""",
             RegisterKind.INTERVAL.value,
             RegisterKind.EVENT.value,
         )
 
     def _read(self) -> None:
         self._rows = {row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}
+        self._codes = {row.id: code for code, row in self._rows.items()}
         self.shapes, self._looked_at = [], set()
 
     def get(self, obis_code: str) -> RegisterRow | None:
@@ -120,6 +140,10 @@ class Registers:
         row = self._rows.get(obis_code)
         return None if row is None else row.id
 
+    def code_of(self, register_id: int) -> str:
+        """The OBIS code of a register that a value names."""
+        return self._codes.get(register_id) or f"register {register_id}"
+
     def learn(self, names: Sequence[str], payload: bytes) -> None:
         """Keep the shape of a good pack with those records, if it has one: the next such pack is read by it."""
         looked_at = tuple(names)
@@ -127,24 +151,35 @@ class Registers:
             return
         self._looked_at.add(looked_at)
         rows = [self._rows.get(name) for name in names]
-        if len(rows) <= _SHAPE_RECORDS and all(row is not None and not row.scaler for row in rows):
+        if len({*names}) == len(rows) <= _SHAPE_RECORDS and all(row is not None and _has_shape(row) for row in rows):
             shape = PackShape([(name, row) for name, row in zip(names, rows, strict=True) if row is not None])
             if shape.matches(payload):
                 self.shapes.append(shape)
+
+
+def _has_shape(row: RegisterRow) -> bool:
+    return not row.scaler and row.minimum <= 0 and row.maximum >= _SHAPE_MAXIMUM
+
+
+def _number(maximum: int) -> bytes:
+    """An unsigned integer of up to four octets in CBOR that is no higher than ``maximum``; or else a lower bound."""
+    highest = re.escape(bytes((min((maximum + 1 >> 24) - 1, 255),)))
+    return rb"([\x00-\x17]|\x18.|\x19..|\x1a[\x00-" + highest + rb"]...)"
 
 
 class PackShape:
     """The octets of the packs of certain registers, as deterministic encoding gives them.
 
     {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. What a shape
-    reads, the general way reads alike; it leaves to it whatever differs in one octet, is off the grid or out of time.
+    reads, the general way reads alike; it leaves to it whatever differs in one octet, is off the grid, out of time or
+    out of bounds.
     """
 
     __slots__ = ("_has_interval", "_match", "_registers")
 
     def __init__(self, registers: Sequence[tuple[str, RegisterRow]]) -> None:
         records = [
-            re.escape(b"\x00" + cbor2.dumps(name) + b"\x01" + cbor2.dumps(row.unit) + b"\x02") + _NUMBER
+            re.escape(b"\x00" + cbor2.dumps(name) + b"\x01" + cbor2.dumps(row.unit) + b"\x02") + _number(row.maximum)
             for name, row in registers
         ]
         head = (
@@ -165,7 +200,11 @@ class PackShape:
         time, *numbers = match.groups()
         time_s = _from_bytes(time, "big")
         earliest_s, latest_s = period
-        if not earliest_s <= time_s <= latest_s or (self._has_interval and time_s % (interval_minutes * 60)):
+        if self._has_interval:
+            latest_s -= interval_minutes * 60
+            if time_s % (interval_minutes * 60):
+                return None
+        if not earliest_s <= time_s <= latest_s:
             return None
         values = []
         for (register_id, is_interval, is_event), number in zip(self._registers, numbers):  # noqa: B905 - costs a third
@@ -187,9 +226,10 @@ def interpret(
 
     ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always.
 
-    Raises PayloadError: payload_invalid (not SenML, unknown register, wrong unit, a value finer than the
-    register, an interval off its grid, two values at one place), identity_mismatch (another meter's
-    name), clock_skew (after ``period``), too_old (before it).
+    Raises PayloadError; of several reasons for the first of these: payload_invalid (not SenML), identity_mismatch
+    (another meter's name), payload_invalid (wrong unit, a value finer than the register, an interval off its
+    grid, two values at one place), too_old (before ``period``), unknown_register, implausible (outside the register's
+    bounds), clock_skew (after ``period``, or an interval that is not over by its end).
     """
     if lengths is None:
         for shape in registers.shapes:
@@ -211,38 +251,101 @@ def _interpret(
     try:
         records = parse_pack(payload)
     except SenMLError as error:
-        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, str(error)) from None
-    values = []
-    for name, unit, value, time_s in records:
-        register = registers.get(name)
-        if register is None:
-            register = _resolve(name, system_title, registers)
-        if unit != register.unit:
-            raise PayloadError(
-                PayloadRefusal.PAYLOAD_INVALID, f"{name} is in {unit!r}; the register counts {register.unit!r}"
-            )
-        steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
-        length = 0
-        if register.is_interval:
-            length = interval_minutes if lengths is None else lengths.at(time_s)
-            if time_s % (length * 60):
-                raise PayloadError(
-                    PayloadRefusal.PAYLOAD_INVALID, f"{name} begins at {time_s}, no multiple of {length} minutes"
-                )
-        values.append(_new_value(Value, (time_s, register.id, steps, length, register.is_event)))
-    _check_times(values, period)
+        raise _invalid(str(error)) from None
+    values, unknown = [], ""
+    try:
+        for record in records:
+            name = record[0]
+            register = registers.get(name)
+            if register is None:
+                register = registers.get(_own_name(name, system_title))
+            if register is None:
+                unknown = unknown or name
+                continue
+            values.append(_value(record, register, interval_minutes, lengths))
+        values = _once(values, registers)
+    except PayloadError:
+        for name, *_ in records:  # whose frame it is goes before what it says
+            _own_name(name, system_title)
+        raise
+    earliest_s = min(record.time_s for record in records)
+    if earliest_s < period.earliest_s:
+        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
+    if unknown:
+        raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown[:80]!r} is known")
+    _check_bounds(values, registers)
+    _check_over(values, period, registers)
     registers.learn([record.name for record in records], payload)
     return values
 
 
-def _check_times(values: list[Value], period: Period) -> None:
-    times = {value.captured_s for value in values}
-    if max(times) > period.latest_s:
-        raise PayloadError(PayloadRefusal.CLOCK_SKEW, f"the meter's time {max(times)} is ahead of ours")
-    if min(times) < period.earliest_s:
-        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {min(times)} is before what is kept")
-    if len(values) > 1 and len({(value.captured_s, value.register_id) for value in values}) < len(values):
-        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "two values of one register at one time")
+def _value(record: Record, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
+    """What a record says of a register, in its steps; PayloadError where it cannot be."""
+    name, unit, value, time_s = record
+    if unit != register.unit:
+        raise _invalid(f"{name} is in {unit!r}; the register counts {register.unit!r}")
+    steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
+    length = 0
+    if register.is_interval:
+        length = interval_minutes if lengths is None else lengths.at(time_s)
+        if time_s % (length * 60):
+            raise _invalid(f"{name} begins at {iso(time_s)}, no multiple of {length} minutes")
+    return _new_value(Value, (time_s, register.id, steps, length, register.is_event))
+
+
+def _check_bounds(values: list[Value], registers: Registers) -> None:
+    for value in values:
+        code = registers.code_of(value.register_id)
+        register = registers.get(code)
+        if register is not None and not register.minimum <= value.value <= register.maximum:
+            steps_of = f" in steps of 1e{register.scaler}" if register.scaler else ""
+            detail = f"{code} says {value.value}{steps_of}; the register takes {register.minimum} to {register.maximum}"
+            raise PayloadError(PayloadRefusal.IMPLAUSIBLE, detail, values)
+
+
+def _once(values: list[Value], registers: Registers) -> list[Value]:
+    """The values, each event once; PayloadError where a register says two things, or one thing twice, at one time.
+
+    A log may hold several events of one second: there an event is what its value says.
+    """
+    if len(values) == 1:
+        return values
+    places = {(value.captured_s, value.register_id, value.value if value.is_event else None) for value in values}
+    if len(places) == len(values):
+        return values
+    seen: set[tuple[int, int]] = set()
+    for value in values:
+        place = value.captured_s, value.register_id
+        if not value.is_event and place in seen:
+            code = registers.code_of(value.register_id)
+            raise _invalid(f"two values of {code} at {iso(value.captured_s)}")
+        seen.add(place)
+    return list(dict.fromkeys(values))
+
+
+def _check_over(values: list[Value], period: Period, registers: Registers) -> None:
+    """Nothing lies ahead of ours, and every interval is over."""
+    for value in values:
+        end_s = value.captured_s + value.interval_minutes * 60
+        if end_s > period.latest_s:
+            code, start = registers.code_of(value.register_id), iso(value.captured_s)
+            if value.captured_s > period.latest_s:
+                detail = f"the time {start} of {code} is ahead of ours, {iso(period.latest_s)} at most"
+            else:
+                detail = f"the interval of {code} from {start} ends at {iso(end_s)}, {iso(period.latest_s)} at most"
+            raise PayloadError(PayloadRefusal.CLOCK_SKEW, detail, values)
+
+
+def iso(unix_s: int) -> str:
+    """A Unix second as reasons tell it, in UTC (RFC 3339), or as a number where no calendar goes so far."""
+    try:
+        return f"{datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix_s):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        return f"Unix second {unix_s}"
+
+
+def _invalid(detail: str) -> PayloadError:
+    return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
 
 
 # A value to be stored: the meter's id, the value, and the uplink that brought it.
@@ -286,7 +389,7 @@ def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime])
            SELECT meter_id, register_id, to_timestamp(captured_s), value, uplink_id, received_at
            FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
                 AS n(meter_id, register_id, captured_s, value, uplink_id, received_at)
-           ORDER BY 1, 2, 3
+           ORDER BY 1, 2, 3, 4
            RETURNING 1""",
         int_array(meter_id for meter_id, _, _ in rows),
         int_array(value.register_id for _, value, _ in rows),
@@ -299,46 +402,57 @@ def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime])
 
 # A value that stands already, and the id of the uplink that brought it.
 Standing = tuple[int, int]
+# Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one.
+Spot = tuple[int, int, int, int | None]
 
 
-def standing_values(rows: Iterable[tuple[int, Value]]) -> dict[tuple[int, int, int], Standing]:
-    """What stands where values want to go, by (meter id, register id, Unix second); one query for each table."""
-    readings: list[tuple[int, int, int]] = []
-    events: list[tuple[int, int, int]] = []
+def spot(meter_id: int, value: Value) -> Spot:
+    """Where a value goes: there is room for one reading, and for each event of a second."""
+    return meter_id, value.register_id, value.captured_s, value.value if value.is_event else None
+
+
+def standing_values(rows: Iterable[tuple[int, Value]]) -> dict[Spot, Standing]:
+    """What stands where values want to go; one query for each table."""
+    readings: list[Spot] = []
+    events: list[Spot] = []
     for meter_id, value in rows:
-        (events if value.is_event else readings).append((meter_id, value.register_id, value.captured_s))
-    standing: dict[tuple[int, int, int], Standing] = {}
-    for table, keys in (("meters_reading", readings), ("meters_meterevent", events)):
-        if keys:
-            found = fetch_rows(
-                f"""SELECT n.meter_id, n.register_id, n.captured_s, r.value, r.uplink_id
-                    FROM unnest(%s::int[], %s::smallint[], %s::bigint[]) AS n(meter_id, register_id, captured_s)
-                    JOIN {table} r ON r.captured_at = to_timestamp(n.captured_s)
-                         AND r.meter_id = n.meter_id AND r.register_id = n.register_id""",
-                *(int_array(column) for column in zip(*keys, strict=True)),
-            )
-            standing.update({row[:3]: row[3:] for row in found})
+        (events if value.is_event else readings).append(spot(meter_id, value))
+    standing: dict[Spot, Standing] = {}
+    if readings:
+        found = fetch_rows(
+            """SELECT n.meter_id, n.register_id, n.captured_s, r.value, r.uplink_id
+               FROM unnest(%s::int[], %s::smallint[], %s::bigint[]) AS n(meter_id, register_id, captured_s)
+               JOIN meters_reading r ON r.captured_at = to_timestamp(n.captured_s)
+                    AND r.meter_id = n.meter_id AND r.register_id = n.register_id""",
+            *(int_array(column) for column in list(zip(*readings, strict=True))[:3]),
+        )
+        standing.update({(*row[:3], None): row[3:] for row in found})
+    if events:
+        found = fetch_rows(
+            """SELECT n.meter_id, n.register_id, n.captured_s, n.value, e.value, e.uplink_id
+               FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[])
+                    AS n(meter_id, register_id, captured_s, value)
+               JOIN meters_meterevent e ON e.captured_at = to_timestamp(n.captured_s)
+                    AND e.meter_id = n.meter_id AND e.register_id = n.register_id AND e.value = n.value""",
+            *(int_array(column) for column in zip(*events, strict=True)),
+        )
+        standing.update({row[:4]: row[4:] for row in found})
     return standing
 
 
-def _resolve(name: str, system_title: bytes, registers: Registers) -> RegisterRow:
-    """The register of a name with the meter's own base name before it; or the reason why there is none."""
-    if name.startswith(_NAME_PREFIX):
-        own = f"{_NAME_PREFIX}{system_title.hex()}:"
-        if not name.startswith(own):
-            raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, f"the pack names another meter: {name[:80]!r}")
-        name = name[len(own) :]
-    register = registers.get(name)
-    if register is None:
-        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, f"no register {name[:80]!r} is known; add it if it is right")
-    return register
+def _own_name(name: str, system_title: bytes) -> str:
+    """A name without the meter's own base name before it; PayloadError where it is another meter's."""
+    if not name.startswith(_NAME_PREFIX):
+        return name
+    own = f"{_NAME_PREFIX}{system_title.hex()}:"
+    if not name.startswith(own):
+        raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, f"the pack names another meter: {name[:80]!r}")
+    return name[len(own) :]
 
 
 def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
     """A value in steps of 10^scaler units, exactly."""
     steps = Decimal(value).scaleb(-register.scaler, _EXACT)
     if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
-        raise PayloadError(
-            PayloadRefusal.PAYLOAD_INVALID, f"{name}: {value} is no whole number of steps of 1e{register.scaler}"
-        )
+        raise _invalid(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
     return int(steps)

@@ -177,6 +177,8 @@ REST = [
     Door("meter-commands", {OPERATOR, OFFICER}, "post", "title", {"kind": "nonsense"}),
     Door("meter-command", {OPERATOR, OFFICER}, "delete", "title and 0"),
     Door("resends", {OPERATOR}, "post"),
+    Door("clock-corrections", TRAFFIC),
+    Door("clock-corrections", {ADMIN}, "post"),
     Door("rotations", {OPERATOR, OFFICER, AUDITOR}),
     Door("rotations", {OFFICER}, "post"),
     Door("rotation", {OPERATOR, OFFICER, AUDITOR}, of="concentrators.rotationwave"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from concentrators import api, tasks
+from concentrators import api, shares, tasks
 from concentrators.models import Concentrator
 from tests.concentrators.statements import Statements, counting
 from tests.factories import ConcentratorFactory
@@ -25,8 +25,9 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def fresh_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A door that has not looked at the backlog yet."""
+    """A door that has not looked at the backlog yet, nor at anybody's share."""
     monkeypatch.setattr(api, "_backlog", api._BacklogLook())
+    shares._looks.clear()
 
 
 @pytest.fixture

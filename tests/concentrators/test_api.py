@@ -193,6 +193,7 @@ class TestStatus:
                 "accepted": 0,
                 "duplicate": 0,
                 "rejected": 0,
+                "waiting": 0,
             }
             verification.verify(receipt["uplink"])
             after = get_status(token, receipt["uplink"]).json()

@@ -14,9 +14,8 @@ from pytest_django import Settings
 
 from concentrators import commands, tokens
 from concentrators.commands import Request
-from concentrators.models import Command, CommandKind, Concentrator, FailureTally, RotationWave
+from concentrators.models import Command, CommandKind, Concentrator, RotationWave
 from keyvault import provisioning
-from keyvault.cose.structures import encode_sequence
 from keyvault.models import AuditRecord, DeviceKey, DownlinkCounter, FleetKey
 from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import START, Device, commission
@@ -94,29 +93,6 @@ class TestConcentrators:
         answers = [Client().get("/api/v1/commands", headers=headers) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert int(answers[2]["Retry-After"]) > 0
-
-
-def test_a_concentrator_that_brings_forgeries_has_to_wait(
-    concentrator: Concentrator, other_concentrator: Concentrator, device: Device, settings: Settings
-) -> None:
-    settings.BAD_TAGS_PER_HOUR = 10
-    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
-
-    def post(to: Concentrator) -> Any:
-        body = encode_sequence([device.frame(0)])
-        return Client().post("/api/v1/uplinks", body, content_type="application/cbor-seq", headers=bearer(to))
-
-    FailureTally.objects.create(concentrator=concentrator, kind="tag_invalid", hour=hour, failures=9)
-    FailureTally.objects.create(concentrator=concentrator, kind="malformed", hour=hour, failures=1000)
-    FailureTally.objects.create(
-        concentrator=concentrator, kind="tag_invalid", hour=hour - timedelta(hours=1), failures=1000
-    )
-    assert post(concentrator).status_code == 202
-    FailureTally.objects.filter(hour=hour, kind="tag_invalid").update(failures=10)
-    response = post(concentrator)
-    assert_problem(response, 429)
-    assert 0 < int(response["Retry-After"]) <= 3600
-    assert post(other_concentrator).status_code == 202
 
 
 def test_a_fleet_key_that_does_not_open_is_no_fault_of_the_caller(device: Device) -> None:

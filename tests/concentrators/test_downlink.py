@@ -270,7 +270,7 @@ class TestAnswers:
     def test_numbers_that_are_none(self, concentrator: Concentrator, device: Device) -> None:
         commands.answered([Answer(device.meter.pk, 2**62, Said.DONE), Answer(device.meter.pk, -5, Said.LATE)], NOW)
         frames = [answer(device, number, START_S + n) for n, number in enumerate((-5, 2**62))]
-        assert judged(concentrator, frames) == {"accepted": 2}
+        assert judged(concentrator, frames) == {"implausible": 1, "accepted": 1}
 
 
 class TestKeys:

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from concentrators import judging, reception, verification
+from concentrators import assigned, judging, reception, verification
 from concentrators.models import Concentrator, Uplink
 from concentrators.verdicts import FailureKind
 from keyvault import provisioning
@@ -26,16 +26,18 @@ RECEIVE_AGAIN = 2
 HONEST = 11
 HONEST_KNOWN_CIPHERS = 9
 HONEST_FORESEEN = 8
-SURPRISE = 15  # what a key that was cut off costs: judged in vain, and looked up
+SURPRISE = 16  # what a key that was cut off costs: judged in vain, and looked up
 DUPLICATES = 8
-ODD = 20  # among them: bad tags counted by key, whole reads of keys that are not kept, a look for new registers
-CONFLICTS = 19  # a COPY that meets what stands, and all again under lock
+# Among them: bad tags counted by key, a look for copies, whole reads of keys that are not kept, a look for registers
+ODD = 21
+CONFLICTS = 20  # a COPY that meets what stands, and all again under lock
 
 
 @pytest.fixture(autouse=True)
 def known_registers(db: None) -> None:
     """Registers are read once a process; here, before anything is counted."""
-    judging._registers.begin_batch()
+    assigned.assigned_meters([bytes(8)])
+    judging._registers.begin_batch(assigned.registers_generation())
     judging._registers.get(ENERGY)
 
 
@@ -116,6 +118,8 @@ def odd_frames(concentrator: Concentrator, size: int) -> tuple[list[bytes], list
             device.seal(b"", counter=2),
             device.seal(senml_payload({"urn:dev:mac:00:1": 1}, START_S), counter=3),
             device.frame(3000, counter=6),
+            device.seal(senml_payload({"1-0:9.9.9": 1}, START_S), counter=9),
+            device.seal(senml_payload({ENERGY: -1}, START_S), counter=10),
             device.frame(-100_000, counter=7),
             device.frame(1, counter=8),
         ]

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -29,6 +30,7 @@ zstd: Callable[[bytes], bytes] = zstandard.ZstdCompressor().compress
         ("identity", BODY),
         ("gzip", gzip.compress(BODY, mtime=0)),
         (" GZIP ", gzip.compress(BODY, mtime=0)),
+        ("x-gzip", gzip.compress(BODY, mtime=0)),
         ("zstd", zstd(BODY)),
         ("zstd", zstandard.ZstdCompressor(write_content_size=False).compress(BODY)),
     ],
@@ -57,9 +59,25 @@ class TestDamagedEncoding:
             with pytest.raises(UplinkError, match="octets follow"):
                 reception.decode(compress(inner) + octets, encoding)
 
-    def test_two_streams(self, encoding: str, compress: Callable[[bytes], bytes]) -> None:
-        with pytest.raises(UplinkError):
-            reception.decode(compress(BODY) * 2, encoding)
+    def test_several_streams_are_one_body(self, encoding: str, compress: Callable[[bytes], bytes]) -> None:
+        for cuts in ((len(BODY) // 2,), (1, 2, 3, 4), range(40, len(BODY), 40), (0, 0, len(BODY))):
+            ends = [0, *cuts, len(BODY)]
+            parts = [compress(BODY[start:end]) for start, end in itertools.pairwise(ends)]
+            assert reception.decode(b"".join(parts), encoding) == BODY
+            for broken in (b"".join(parts)[:-1], b"".join(parts) + parts[0][:3]):
+                with pytest.raises(UplinkError, match="ends too early"):
+                    reception.decode(broken, encoding)
+
+    def test_several_streams_are_bounded_together(
+        self, encoding: str, compress: Callable[[bytes], bytes], settings: Settings
+    ) -> None:
+        settings.UPLINK_MAX_OCTETS = 5_000
+        with pytest.raises(UplinkTooLargeError, match="post it in parts"):
+            reception.decode(compress(bytes(2_000)) * 3, encoding)
+        settings.UPLINK_MAX_FRAMES = 100
+        assert reception.decode(compress(b"") * 99 + compress(BODY[:100]), encoding) == BODY[:100]
+        with pytest.raises(UplinkTooLargeError, match="in more than 100 parts"):
+            reception.decode(compress(b"") * 100 + compress(BODY[:100]), encoding)
 
     def test_another_encoding_or_none(self, encoding: str, compress: Callable[[bytes], bytes]) -> None:
         for body in (BODY, zlib.compress(BODY), b"\x00"):

@@ -55,12 +55,12 @@ def test_more_than_a_batch(concentrator: Concentrator, monkeypatch: pytest.Monke
 
 def test_a_refused_frame_is_known_for_the_same_after_its_evidence_went(concentrator: Concentrator) -> None:
     (device,) = commission(1, concentrator)
-    skewed = device.frame(200)
-    assert judged(concentrator, [skewed]) == {"clock_skew": 1}
+    invalid = device.seal(b"?")
+    assert judged(concentrator, [invalid]) == {"payload_invalid": 1}
     IntegrityFailure.objects.update(received_at=OLD + timedelta(days=60))
     assert retention.delete_old(NOW)["failures"] == 1
     assert RefusedFrame.objects.count() == 1
-    assert judged(concentrator, [skewed]) == {"clock_skew": 1}
+    assert judged(concentrator, [invalid]) == {"payload_invalid": 1}
     RefusedFrame.objects.update(received_at=OLD)
     assert retention.delete_old(NOW)["digests"] == 1
 

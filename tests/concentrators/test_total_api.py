@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from concentrators.models import Concentrator
-from meters.models import Meter
+from meters.models import Meter, Register
 from tests.concentrators.fleet import INTERVAL, START, WINDOW, commission, judged
 
 pytestmark = pytest.mark.django_db
@@ -19,6 +19,7 @@ LARGEST = 2**63 - 1
 @pytest.fixture
 def sum_past_int64(concentrator: Concentrator) -> int:
     """Two broken meters, or two compromised ones, are enough."""
+    Register.objects.update(maximum=None)
     judged(concentrator, [device.frame(0, LARGEST) for device in commission(2, concentrator)])
     Meter.objects.update(commissioned_at=START)
     return 2 * LARGEST

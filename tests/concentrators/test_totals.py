@@ -7,6 +7,7 @@ import pytest
 from concentrators import totals
 from concentrators.models import Concentrator, IntervalTotal
 from concentrators.totals import Difference
+from meters.models import Register
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (
     ENERGY,
@@ -50,6 +51,7 @@ def test_interval_lengths_are_kept_apart(concentrator: Concentrator) -> None:
 
 
 def test_negative_and_zero_values_count(concentrator: Concentrator) -> None:
+    Register.objects.update(minimum=None)
     devices = commission(3, concentrator)
     judged(concentrator, [device.frame(0, wh) for device, wh in zip(devices, (-7, 0, 7), strict=True)])
     assert rows(concentrator) == [(register_id(INTERVAL), 30, START, 0, 3)]

@@ -30,6 +30,7 @@ LIMITS = {
     "UPLINK_MAX_FRAMES": str(MAX_FRAMES),
     "UPLINK_RATE": f"{RATE}/minute",
     "UPLINK_QUEUE_MAX": str(QUEUE),
+    "UPLINK_QUEUE_SHARE": str(QUEUE),
 }
 
 

@@ -200,6 +200,7 @@ def test_100_000_keys_under_ingest_and_three_kills(
 ) -> None:
     environ = {"MASTER_KEY_FILE": str(tmp_path / "master.keys"), "MASTER_KEY_DESTROY_AFTER_DAYS": "0"}
     environ["UPLINK_RATE"] = "1000000/second"  # one concentrator posts as fast as it is answered
+    environ["UPLINK_QUEUE_SHARE"] = "5000"
     with django_db_blocker.unblock(), with_own_master_key(tmp_path, environ) as stack:
         provision(50_000)
         ingest = Ingest(sites.found(stack, 200))

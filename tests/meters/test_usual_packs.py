@@ -21,16 +21,16 @@ class KnownRegisters(Registers):
 
     def _rows_of(self) -> list[tuple[Any, ...]]:
         return [
-            (ENERGY, 1, "Wh", 0, False, False),
-            (INTERVAL, 2, "Wh", 0, True, False),
-            (TAMPER, 3, "count", 0, False, True),
-            (COARSE, 4, "Wh", 1, False, False),
+            (ENERGY, 1, "Wh", 0, False, False, -5, 10**12),
+            (INTERVAL, 2, "Wh", 0, True, False, 0, 999_999_999),
+            (TAMPER, 3, "count", 0, False, True, 0, 2**24 - 1),
+            (COARSE, 4, "Wh", 1, False, False, -(2**63), 2**63 - 1),
         ]
 
 
 REGISTERS = KnownRegisters()
-REGISTERS.begin_batch()
-assert REGISTERS.get(ENERGY) == RegisterRow(1, "Wh", 0, False, False)
+REGISTERS.begin_batch(None)
+assert REGISTERS.get(ENERGY) == RegisterRow(1, "Wh", 0, False, False, -5, 10**12)
 
 
 SHAPES = [
@@ -151,7 +151,7 @@ def test_longer_forms_of_an_integer_mean_the_same(octets: int) -> None:
 
 def test_shapes_are_learned_from_good_packs_and_kept_bounded() -> None:
     registers = KnownRegisters()
-    registers.begin_batch()
+    registers.begin_batch(None)
     payload = known()
     assert interpret(payload, TITLE, MINUTES, registers, PERIOD) == general(payload)
     assert len(registers.shapes) == 1

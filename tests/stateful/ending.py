@@ -25,6 +25,8 @@ def end_well(site: HeadEnd) -> None:
     while site.unverified():
         site.pass_time(timedelta(minutes=10))
         site.sweep(site.workers[0])
+    site.add_register()
+    site.by_itself(site.workers[1])
     site.verify_again(site.workers[0])
     _deliver_all_again(site)
     _assert_every_frame_once(site)

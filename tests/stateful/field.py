@@ -17,10 +17,9 @@ from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Order
 from keyvault.cose.structures import parse_frame
 from meters.models import Meter
 from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
-from tests.builders import seal_frame
-from tests.stateful.model import Sent, Value
+from tests.builders import seal_frame, senml_payload
+from tests.stateful.model import EXTRA, INTERVAL_S, Sent, Value
 
-INTERVAL_S = 1800
 FLEET_KEY = sha256(b"fleet key").digest()
 ATTACKS = ("flip", "wrong key", "other meter", "other epoch", "downgrade", "downlink", "transfer key", "noise", "clone")
 
@@ -64,12 +63,15 @@ class HonestMeter:
             self.title, self.made_key, self._memory, self.transfer_key, alg=alg, transfer_alg=transfer_alg
         )
 
-    def read(self, interval_s: int, wh: int) -> Sent:
-        """A frame of one interval; no interval is read twice."""
+    def read(self, interval_s: int, wh: int, *, extra: bool = False) -> Sent:
+        """A frame of one interval; no interval is read twice. ``extra``: with a register that new firmware has."""
         assert interval_s not in self._intervals
         self._intervals[interval_s] = self._memory.register_wh, wh
         self._memory.register_wh += wh
-        return self._say_interval(interval_s)
+        if not extra:
+            return self._say_interval(interval_s)
+        said = {ENERGY_REGISTER: self._intervals[interval_s][0], INTERVAL_REGISTER: wh, EXTRA: wh}
+        return self._seal(senml_payload(said, interval_s), *((name, interval_s, value) for name, value in said.items()))
 
     def obey(self, octets: bytes, now_s: int, *, refuse: bool, power_for: int | None = None) -> list[Sent]:
         """What a command makes the meter send: nothing where it drops it, its answer last.

@@ -1,7 +1,7 @@
 """The head-end under test beside the model of it: its doors, called as web, workers and commands call them."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -10,8 +10,20 @@ from typing import NamedTuple
 from django.conf import settings
 from django.utils import timezone
 
-from concentrators import assignments, commands, downlink, reception, reverification, turns, uplinks, verification
-from concentrators.models import Concentrator
+from concentrators import (
+    assignments,
+    clock_corrections,
+    commands,
+    downlink,
+    reception,
+    reverification,
+    reverification_queue,
+    turns,
+    uplinks,
+    verification,
+)
+from concentrators.clock_corrections import Wish
+from concentrators.models import Concentrator, Reverification
 from keyvault import epochs, keyexport, masterkey, provisioning, shipmentfile, shipments
 from keyvault.audit import Actor
 from keyvault.cose.kdf import derived_device_key
@@ -20,13 +32,14 @@ from keyvault.fingerprints import fingerprint
 from keyvault.models import Algorithm, DeviceKey
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
+from keyvault.sql import fetch_rows
 from keyvault.transport import TransportKey
 from meters import registry
-from meters.models import Meter
+from meters.models import Meter, Register
 from tests.stateful import database
 from tests.stateful.faults import Fault, Faults, Worker
-from tests.stateful.field import FLEET_KEY, INTERVAL_S, HonestMeter
-from tests.stateful.model import Assigned, Key, Posted, Sent, Truth
+from tests.stateful.field import FLEET_KEY, HonestMeter
+from tests.stateful.model import EXTRA, INTERVAL_S, WAITING, Assigned, Key, Posted, Sent, Truth
 
 ACTOR = Actor("stateful", "tests")
 TRANSPORT_KEY = TransportKey(sha256(b"transport").digest())
@@ -113,10 +126,11 @@ class HeadEnd:
         self.learn({(None, "active")})
         return meter
 
-    def read(self, meters: Iterable[HonestMeter], wh: int) -> None:
+    def read(self, meters: Iterable[HonestMeter], wh: int, *, extra: bool = False) -> None:
         """An interval goes by, and meters measure it."""
         clock.now = max(clock.now, datetime.fromtimestamp(self._next_interval_s + INTERVAL_S, clock.now.tzinfo))
-        self.air += [meter.read(self._next_interval_s, wh + number) for number, meter in enumerate(meters)]
+        at = self._next_interval_s
+        self.air += [meter.read(at, wh + number, extra=extra) for number, meter in enumerate(meters)]
         self._next_interval_s = int(clock.now.timestamp()) // INTERVAL_S * INTERVAL_S
 
     def meter_of(self, title: bytes) -> HonestMeter:
@@ -172,13 +186,47 @@ class HeadEnd:
 
     # --- uplinks --------------------------------------------------------------------------------
 
-    def post(self, place: int, frames: Sequence[Sent]) -> int:
-        """Frames arrive; the id of their uplink, as yet unverified, or of the same one that came before."""
+    def post(self, place: int, frames: Sequence[Sent], behind: timedelta = timedelta(0)) -> int:
+        """Frames arrive; the id of their uplink, as yet unverified, or of the same one that came before.
+
+        ``behind``: by so much is the clock of the web server.
+        """
+        received_at = clock.now - behind
         receipt = reception.receive(
-            self.concentrators[place], encode_sequence([sent.octets for sent in frames]), clock.now
+            self.concentrators[place], encode_sequence([sent.octets for sent in frames]), received_at
         )
-        self.truth.uplinks.setdefault(receipt.uplink_id, Posted(clock.now, list(frames)))
+        self.truth.uplinks.setdefault(receipt.uplink_id, Posted(received_at, list(frames)))
         return receipt.uplink_id
+
+    def correct_clock(self, uplink_id: int, behind: timedelta, worker: Worker) -> None:
+        """Somebody says by how much the clock was behind when an uplink came, and what was ahead is judged again."""
+        at = self.truth.uplinks[uplink_id].received_at
+        wish = Wish(at, at + timedelta(microseconds=1), int(behind.total_seconds()), "NTP was off", uplink_id)
+        clock_corrections.correct(wish, ACTOR, clock.now)
+        corrected = dict(fetch_rows("SELECT id, corrected_at FROM concentrators_uplink"))
+        for pk, uplink in self.truth.uplinks.items():
+            uplink.corrected_at = corrected[pk]
+        self.by_itself(worker)
+
+    def by_itself(self, worker: Worker) -> None:
+        """What the schedule does with frames that wait: those judged again for which something has come."""
+        causes = list(Reverification.objects.order_by("pk").values_list("cause", flat=True))
+        with worker.at_work():
+            while reverification_queue.work():
+                pass
+        corrected = {pk for pk, uplink in self.truth.uplinks.items() if uplink.corrected_at is not None}
+        self.settle(
+            [
+                partial(_judge_again, uplink_id, kinds=reverification_queue._KINDS[cause])
+                for cause in causes
+                for uplink_id in sorted(self.truth.uplinks if cause != "clock" else corrected)
+            ]
+        )
+
+    def add_register(self) -> None:
+        """An administrator adds the register that new firmware has."""
+        Register.objects.get_or_create(obis_code=EXTRA, kind="cumulative", unit="Wh", name="extra")
+        self.truth.registers.add(EXTRA)
 
     def arrive(self, place: int, frames: Sequence[Sent], worker: int, fault: Fault | None = None) -> None:
         """An uplink comes in and is verified at once, unless the very same came before."""
@@ -338,8 +386,8 @@ def _judge(uplink_id: int, truth: Truth) -> None:
     truth.judge_uplink(uplink_id, clock.now)
 
 
-def _judge_again(uplink_id: int, truth: Truth) -> None:
-    truth.judge_again(uplink_id, clock.now)
+def _judge_again(uplink_id: int, truth: Truth, kinds: Container[str] = WAITING) -> None:
+    truth.judge_again(uplink_id, clock.now, kinds)
 
 
 def real_now() -> datetime:

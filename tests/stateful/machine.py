@@ -33,6 +33,7 @@ FRAMES = st.lists(PICK, min_size=1, max_size=5)
 OFTEN_NOT = st.sampled_from((False, False, False, True))
 DEATH = st.one_of(st.none(), st.none(), st.integers(0, 15).map(Fault))
 POWER = st.one_of(st.none(), st.none(), st.integers(0, 9))  # of a meter: for how many writes it lasts
+BEHIND = (timedelta(minutes=20), timedelta(hours=1), timedelta(days=2))
 LENGTHS = [timedelta(minutes=10), timedelta(hours=7), timedelta(days=3), timedelta(days=8), timedelta(days=11)]
 
 faults = Faults()
@@ -103,6 +104,48 @@ class Machine(RuleBasedStateMachine):
         sent, following = self.site.air[-2:]
         altered = forged("flip", sent, meter, meter, 8 * len(sent.octets) - 1, [])
         self.site.arrive(place, [altered, following], worker)
+
+    @rule(
+        chosen=METERS,
+        wh=st.integers(0, 500),
+        picks=FRAMES,
+        place=PLACE,
+        worker=WORKER,
+        behind=st.sampled_from(BEHIND),
+        said=st.sampled_from((None, None, *BEHIND)),
+    )
+    def clock_is_behind(
+        self,
+        chosen: set[int],
+        wh: int,
+        picks: list[int],
+        place: int,
+        worker: int,
+        behind: timedelta,
+        said: timedelta | None,
+    ) -> None:
+        """Frames arrive at a web server whose clock is slow; somebody may say so, and by how much, or be wrong."""
+        self.read(chosen, wh)
+        uplink_id = self.site.post(place, [self.frame(pick) for pick in picks], behind)
+        if uplink_id in self.site.unverified():
+            self.site.verify(uplink_id, self.site.workers[worker])
+        if said is not None and self.site.truth.uplinks[uplink_id].received_at + said <= clock.now:
+            self.site.correct_clock(uplink_id, said, self.site.workers[worker])
+
+    @rule(chosen=METERS, wh=st.integers(0, 500), picks=FRAMES, place=PLACE, worker=WORKER)
+    def new_firmware_says_more(self, chosen: set[int], wh: int, picks: list[int], place: int, worker: int) -> None:
+        """Frames with a register that may not be in the catalogue yet, among others."""
+        self.site.read([self.site.meters[number] for number in sorted(chosen)], wh, extra=True)
+        self.site.arrive(place, [self.frame(pick) for pick in picks], worker)
+
+    @rule(worker=WORKER)
+    def register_is_added(self, worker: int) -> None:
+        self.site.add_register()
+        self.site.by_itself(self.site.workers[worker])
+
+    @rule(worker=WORKER)
+    def schedule_looks_at_what_waits(self, worker: int) -> None:
+        self.site.by_itself(self.site.workers[worker])
 
     @rule(pick=PICK)
     def meter_boots(self, pick: int) -> None:

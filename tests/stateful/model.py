@@ -4,6 +4,7 @@ It judges one frame at a time, by sets of plain counters, as the design's sectio
 """
 
 from collections import Counter
+from collections.abc import Container
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,7 +13,11 @@ from typing import NamedTuple, Self
 INTERVAL = "1-0:1.29.0"
 TRANSFER_EPOCH = 0
 ACCEPTED, DUPLICATE, REFUSED = "accepted", "duplicate", "refused"  # refused: of an attacker, whatever the reason
-WAITING = ("unknown_device", "unknown_epoch")
+WAITING = ("unknown_device", "unknown_epoch", "device_suspended", "unknown_register")
+ENERGY, EXTRA = "1-0:1.8.0", "1-0:99.8.0"  # the second one is not in the catalogue at first
+EVENTS = ("0-0:96.13.0", "0-0:96.13.1", "0-0:96.13.2")
+INTERVAL_S = 1800
+CLOCK_SKEW_S = 300
 ACCEPTABLE = ("pending", "active", "retiring")
 
 Kid = tuple[bytes, int]
@@ -81,6 +86,11 @@ class Posted:
     received_at: datetime
     frames: list[Sent]
     verdicts: list[str] | None = None
+    corrected_at: datetime | None = None  # where the head-end's clock was behind
+
+    @property
+    def came_at(self) -> datetime:
+        return self.corrected_at or self.received_at
 
 
 @dataclass
@@ -102,7 +112,8 @@ class Truth:
     in_service: dict[bytes, bool] = field(default_factory=dict)
     assigned: dict[bytes, list[Assigned]] = field(default_factory=dict)
     uplinks: dict[int, Posted] = field(default_factory=dict)
-    standing: dict[tuple[bytes, str, int], tuple[int, datetime]] = field(default_factory=dict)
+    standing: dict[tuple[bytes, str, int], tuple[int, int]] = field(default_factory=dict)  # the value, and its uplink
+    registers: set[str] = field(default_factory=lambda: {ENERGY, INTERVAL, *EVENTS})
 
     def copy(self) -> Self:
         return deepcopy(self)
@@ -116,16 +127,18 @@ class Truth:
         """Every frame of an uplink gets its verdict, in their order."""
         uplink = self.uplinks[uplink_id]
         assert uplink.verdicts is None
-        uplink.verdicts = [self.judge(sent, uplink.received_at, now) for sent in uplink.frames]
+        uplink.verdicts = [self.judge(sent, uplink_id, now) for sent in uplink.frames]
 
-    def judge_again(self, uplink_id: int, now: datetime) -> None:
-        """The honest frames of an uplink that wait for a key, and need not wait longer."""
+    def judge_again(self, uplink_id: int, now: datetime, kinds: Container[str] = WAITING) -> None:
+        """The honest frames of an uplink that wait for something of ours, and need not wait longer."""
         uplink = self.uplinks[uplink_id]
         for index, verdict in enumerate(uplink.verdicts or []):
-            if verdict in WAITING and uplink.verdicts is not None:
-                uplink.verdicts[index] = self.judge(uplink.frames[index], uplink.received_at, now)
+            sent = uplink.frames[index]
+            waits = verdict in kinds and (verdict != "device_suspended" or self.in_service[sent.title])
+            if waits and uplink.verdicts is not None:
+                uplink.verdicts[index] = self.judge(sent, uplink_id, now)
 
-    def judge(self, sent: Sent, received_at: datetime, now: datetime) -> str:
+    def judge(self, sent: Sent, uplink_id: int, now: datetime) -> str:
         """The verdict of one frame, and what follows from it."""
         if not sent.honest:
             return REFUSED
@@ -138,20 +151,30 @@ class Truth:
         if found == "old":
             return "counter_too_old"
         if found == "seen":
-            return self._again(sent, received_at)
+            return self._again(sent, self.uplinks[uplink_id].came_at)
         if not self.in_service[sent.title]:
             return "device_suspended"
+        if any(register not in self.registers for register, _, _ in sent.values):
+            return "unknown_register"
+        if self._is_ahead(sent, self.uplinks[uplink_id].came_at):
+            return "clock_skew"
         key.take(sent.counter, self.runs_kept)
         for register, time_s, value in sent.values:
-            there = self.standing.setdefault((sent.title, register, time_s), (value, received_at))
+            there = self.standing.setdefault((sent.title, register, time_s), (value, uplink_id))
             assert there[0] == value, "an honest meter never says two things"
         if key.state == "pending":
             self._activate(sent.title, key, now)
         return ACCEPTED
 
-    def _again(self, sent: Sent, received_at: datetime) -> str:
-        first = max(self.standing[sent.title, register, time_s][1] for register, time_s, _ in sent.values)
-        return DUPLICATE if received_at - first <= self.window else "replayed"
+    def _is_ahead(self, sent: Sent, came_at: datetime) -> bool:
+        """Whether something in a frame was not over when it came."""
+        ends = [time_s + INTERVAL_S * (register == INTERVAL) for register, time_s, _ in sent.values]
+        return max(ends) > int(came_at.timestamp()) + CLOCK_SKEW_S
+
+    def _again(self, sent: Sent, came_at: datetime) -> str:
+        brought = {self.standing[sent.title, register, time_s][1] for register, time_s, _ in sent.values}
+        first = max(self.uplinks[uplink_id].came_at for uplink_id in brought)
+        return DUPLICATE if came_at - first <= self.window else "replayed"
 
     def _activate(self, title: bytes, new: Key, now: datetime) -> None:
         for (owner, epoch), key in self.keys.items():

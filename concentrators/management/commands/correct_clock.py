@@ -1,0 +1,68 @@
+"""Door to concentrators.clock_corrections."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from concentrators import clock_corrections
+from concentrators.clock_corrections import ClockError, Wish
+from keyvault import audit
+from keyvault.audit import AuditError
+from keyvault.masterkey import MasterKeyError
+
+
+class Command(BaseCommand):
+    help = """Say that the clock of the head-end was behind: frames that were refused as clock_skew in that span are
+judged again, by the corrected time of receipt. Audited.
+
+The span is told by the clock that was behind: from the first wrong time that it gave up to the last. What is ahead of
+the corrected time, too, stays refused: that was the meter's clock. Where the clock went back while the head-end ran, it
+gave times twice: name the first uplink that has a wrong time.
+
+Examples:
+  manage.py correct_clock --from 2026-03-01T09:00Z --to 2026-03-01T11:30Z --behind 3600 --note "NTP was off" --dry-run
+  manage.py correct_clock --from 2026-03-01T09:00Z --to 2026-03-01T11:30Z --behind 3600 --note "NTP was off"
+"""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--from", dest="start", required=True, metavar="TIME", help="first wrong time, UTC")
+        parser.add_argument("--to", dest="end", required=True, metavar="TIME", help="up to, and not including")
+        parser.add_argument(
+            "--behind", type=int, required=True, metavar="SECONDS", help="how much the times were too low"
+        )
+        parser.add_argument("--note", required=True, help="how that is known")
+        parser.add_argument("--first-uplink", type=int, default=0, metavar="ID", help="leave those before it alone")
+        parser.add_argument("--dry-run", action="store_true", help="only say what it would concern")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        start, end = _time(options["start"]), _time(options["end"])
+        wish = Wish(start, end, options["behind"], options["note"], options["first_uplink"])
+        try:
+            if options["dry_run"]:
+                found = clock_corrections.look(wish, timezone.now())
+            else:
+                found = clock_corrections.correct(wish, audit.command_actor(), timezone.now())
+        except (ClockError, AuditError, MasterKeyError) as error:
+            raise CommandError(f"{error}. Nothing was changed.") from None
+        ahead = f"{found.frames} frames that were ahead of our clock"
+        if options["dry_run"]:
+            self.stdout.write(f"Would correct {found.uplinks} uplinks with {ahead}; nothing changed.")
+        else:
+            self.stdout.write(f"{found.uplinks} uplinks are corrected; their {ahead} are judged again by the workers.")
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = parse_datetime(text)
+    except ValueError:
+        at = None
+    if at is None:
+        raise CommandError(f"{text[:80]!r} is no time such as 2026-03-01T09:00Z")
+    return at if timezone.is_aware(at) else at.replace(tzinfo=UTC)
