@@ -34,6 +34,6 @@ class ContentPolicy(CSPMiddleware):
         self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False
     ) -> PolicyParts:
         parts = super().get_policy_parts(request, response, report_only)
-        if not report_only and parts.config is None and request.path.startswith(_DATA):
-            parts.config = _DOCS if request.path.startswith(API_DOCS) else _NOTHING
+        if not report_only and parts.config is None and request.path_info.startswith(_DATA):
+            parts.config = _DOCS if request.path_info.startswith(API_DOCS) else _NOTHING
         return parts

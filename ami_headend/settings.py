@@ -1,12 +1,15 @@
 """Settings. Every deployment choice is an environment variable; docs/operations.md lists them."""
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
 import django_stubs_ext
+from django.http import HttpRequest
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from environs import Env, EnvError
 from kombu import Queue
@@ -364,15 +367,21 @@ WEBHOOK_REFUSED_NETWORKS = env.list(
     ],
 )
 
+
 # --- operator pages --------------------------------------------------------------------------------
+def _static(name: str) -> Callable[[HttpRequest], str]:
+    """The address of a static file, below URL_PREFIX."""
+    return lambda request: static(name)
+
+
 UNFOLD = {
     "SITE_TITLE": "ami-headend",
     "SITE_HEADER": "ami-headend",
     "SITE_SUBHEADER": "smart metering head-end",
     "SITE_SYMBOL": "electric_meter",
-    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"/{STATIC_URL}console/icon.svg"}],
-    "STYLES": [f"/{STATIC_URL}console/console.css"],
-    "SCRIPTS": [f"/{STATIC_URL}console/{name}.js" for name in ("zone", "live", "keyboard")],
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _static("console/icon.svg")}],
+    "STYLES": [_static("console/console.css")],
+    "SCRIPTS": [_static(f"console/{name}.js") for name in ("zone", "live", "keyboard")],
     "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_HISTORY": True,
