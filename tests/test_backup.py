@@ -18,7 +18,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from ami_headend import embedded
 from ami_headend.backup import databases as ours
-from ami_headend.backup import making, manifest, programs, restoring
+from ami_headend.backup import making, manifest, programs, pruning, restoring
 from ami_headend.backup.programs import ProgramError
 from keyvault import audit, backups, epochs, journal, masterkey
 from keyvault.audit import Actor
@@ -82,8 +82,8 @@ def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.Capture
 def test_days_that_are_over_are_pruned_but_for_the_newest(folder: Path) -> None:
     now = datetime.now(UTC)
     old = [made(folder, days=1, now=now - timedelta(days=age)) for age in (5, 4)]
-    assert [one.name for one in making.prune(OFFICER, now, [], dry_run=True)] == [old[0].name]
-    making.prune(OFFICER, now, [], dry_run=False)
+    assert [one.name for one, _ in pruning.prune(OFFICER, now, [], folder, dry_run=True)] == [old[0].name]
+    pruning.prune(OFFICER, now, [], folder, dry_run=False)
     assert visible(folder) == [old[1].name]
     assert list(backups.retained().values_list("name", flat=True)) == [old[1].name]
 
@@ -178,7 +178,7 @@ def test_a_restore_that_was_killed_is_begun_again(folder: Path, tmp_path: Path) 
         cursor.execute(f"ALTER SCHEMA public RENAME TO {ours.ASIDE}")
         ours._make_public()
     ignore = lambda octets: None  # noqa: E731
-    with pytest.raises(BackupError, match="is not empty"):
+    with pytest.raises(BackupError, match="run that again, with --replace"):
         restoring.load(backup / "database.dump", ignore, replace=False)
     broken = tmp_path / "broken.dump"
     broken.write_bytes((backup / "database.dump").read_bytes()[:-9000])

@@ -1,17 +1,22 @@
 """Databases of the same server: another one as this process's own for a while, made, dropped, emptied and put back."""
 
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, ProgrammingError, connection, connections, transaction
 from psycopg import sql
+from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable
 
 from ami_headend import embedded
+from keyvault import journal
 from keyvault.backups import BackupError
 
 ASIDE = "before_restore"  # the schema that what stood in a database waits in until a restore has succeeded
+UPLINKS, REPLAYED = "concentrators_uplink", "keyvault_journal_replayed"
+_LOCK_WAIT_S = 30
+_LOCK_TRIES = 5
 
 
 @contextmanager
@@ -85,43 +90,66 @@ def is_empty() -> bool:
 
 
 def other_sessions(roles: Collection[str]) -> int:
-    """How many other sessions of this connection's role, or of those, are connected to the database."""
+    """How many other sessions of this connection's role, or of those, are connected to the database.
+
+    Of another role's session PostgreSQL shows database, role and process to everybody, and no more to an ordinary role.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-               AND backend_type = 'client backend' AND (usename = current_user OR usename = ANY(%s))""",
+               AND (usename = current_user OR usename = ANY(%s))""",
             [list(roles)],
         )
         return int(cursor.fetchone()[0])
 
 
-@contextmanager
-def emptied() -> Iterator[None]:
-    """What stands in the database is put aside for the block, dropped when it succeeds, and put back when it fails.
+def put_aside(keep: Callable[[str, str], object]) -> None:
+    """Put what stands in the database aside, and leave an empty schema in its place. All at once, or BackupError.
 
-    Where an earlier one was killed, what it put aside is what counts, and what it left is dropped.
+    Waits for whoever writes: what is committed by then is put aside with the rest, and nothing is written there any
+    more. Where an earlier restore was killed, what it put aside is what counts: ``keep(source, target)`` saves what
+    must not be lost of what it left in the other schema, and the rest of that is dropped.
     """
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            if not _is_aside():
-                cursor.execute(f"ALTER SCHEMA public RENAME TO {ASIDE}")
-            else:
-                cursor.execute("DROP SCHEMA IF EXISTS public CASCADE")
-            _make_public()
-    except DatabaseError as error:
-        raise BackupError(
-            f"what stands in the database cannot be put aside: {str(error).splitlines()[0]}. It takes the role that "
-            "owns the database"
-        ) from None
-    try:
-        yield
-    except BaseException:
-        connections.close_all()
-        with transaction.atomic(), connection.cursor() as cursor:
+    for left in reversed(range(_LOCK_TRIES)):
+        try:
+            with transaction.atomic():
+                _put_aside(keep)
+            return
+        except DatabaseError as error:
+            told = str(error).splitlines()[0]
+            if isinstance(error.__cause__, DeadlockDetected) and left:
+                continue  # with somebody who had one of the tables and wanted another: it is through by now
+            raise BackupError(
+                f"somebody works in the database: stop web, workers, beat and commands first ({told})"
+                if isinstance(error.__cause__, LockNotAvailable | DeadlockDetected)
+                else f"what stands in the database cannot be put aside: {told}. It takes the role that owns it"
+            ) from None
+
+
+def _put_aside(keep: Callable[[str, str], object]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
+        _lock_tables()
+        if is_aside() and is_open():  # that restore came to its end, and only its leavings stand
+            cursor.execute(f"DROP SCHEMA {ASIDE} CASCADE")
+        if not is_aside():
+            cursor.execute(f"ALTER SCHEMA public RENAME TO {ASIDE}")
+        elif not _drop_empty():
+            _lock_tables()  # a load that was ending has ended
+            if has_table("public", UPLINKS):
+                keep("public", ASIDE)
             cursor.execute("DROP SCHEMA public CASCADE")
-            cursor.execute(f"ALTER SCHEMA {ASIDE} RENAME TO public")
-        raise
-    drop_aside()
+        _make_public()
+
+
+def put_back() -> bool:
+    """Put back what was put aside, where nothing was loaded in its place; whether that is so."""
+    connections.close_all()
+    with transaction.atomic(), connection.cursor() as cursor:
+        if not _drop_empty():
+            return False
+        cursor.execute(f"ALTER SCHEMA {ASIDE} RENAME TO public")
+    return True
 
 
 def drop_aside() -> None:
@@ -130,10 +158,47 @@ def drop_aside() -> None:
         cursor.execute(f"DROP SCHEMA IF EXISTS {ASIDE} CASCADE")
 
 
-def _is_aside() -> bool:
+def is_aside() -> bool:
+    """Whether something was put aside, and neither put back nor dropped."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = %s)", [ASIDE])
         return bool(cursor.fetchone()[0])
+
+
+def is_open() -> bool:
+    """Whether a head-end stands in the database that does not wait for the key journal."""
+    return has_table("public", REPLAYED) and journal.is_open()
+
+
+def has_table(schema: str, table: str) -> bool:
+    """Whether there is a table of that name in a schema."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{schema}.{table}"])
+        return bool(cursor.fetchone()[0])
+
+
+def _drop_empty() -> bool:
+    """Drop the schema of the database where nothing is in it, once a load that is ending has ended; whether it was."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("DROP SCHEMA IF EXISTS public RESTRICT")
+    except DatabaseError as error:
+        if not isinstance(error.__cause__, DependentObjectsStillExist):
+            raise
+        return False
+    return True
+
+
+def _lock_tables() -> None:
+    """Nobody reads or writes our tables until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('public') AND relkind IN ('r', 'p')
+               AND NOT relispartition AND pg_has_role(relowner, 'USAGE') ORDER BY relname"""
+        )
+        tables = [sql.Identifier("public", name) for (name,) in cursor.fetchall()]
+        if tables:
+            cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.SQL(", ").join(tables)))
 
 
 def _make_public() -> None:

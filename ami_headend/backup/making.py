@@ -15,7 +15,7 @@ from typing import IO
 from django.db import DatabaseError, connection
 from psycopg import sql
 
-from ami_headend.backup import manifest, programs
+from ami_headend.backup import databases, manifest, programs, pruning
 from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
 from ami_headend.backup.programs import Program
 from keyvault import backups
@@ -47,30 +47,47 @@ def make(
     name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in pruning.sweep(folder):
+            logger.warning("%s was left by a backup whose process was killed: it is deleted", left)
         draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))  # mode 0700
     except OSError as error:
         raise BackupError(
             f"cannot write to {folder}: {error.strerror}. Name another with --to, or BACKUP_DIR"
         ) from None
-    place = f"{socket.gethostname()}:{(folder / name).absolute()}"
+    with pruning.held(draft):
+        made = _fill(draft, folder / name, program, actor, now, now + timedelta(days=keep_days), progress)
+    return folder / name, made
+
+
+def _fill(
+    draft: Path,
+    target: Path,
+    program: Program,
+    actor: Actor,
+    now: datetime,
+    keep_until: datetime,
+    progress: Callable[[int], object],
+) -> Manifest:
+    """A backup into its draft, which then gets its name; or nothing is left of it."""
+    place = f"{socket.gethostname()}:{target.absolute()}"
     backup = None
     try:
-        backup = backups.register(name, place[:500], now + timedelta(days=keep_days), actor, now)
+        backup = backups.register(target.name, place[:500], keep_until, actor, now)
         with backups.snapshot() as snapshot:
             made = _dump(program, draft / DUMP, backup, snapshot, progress)
         _write(draft / MANIFEST, manifest.encode(made))
         _sync(draft)
-        draft.rename(folder / name)
-        _sync(folder)
+        draft.rename(target)
+        _sync(target.parent)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if backup is not None:
             _take_back(backup, actor, now)
         if isinstance(error, OSError):
-            raise BackupError(f"cannot write {folder / name}: {error.strerror}. Nothing was left of it") from None
+            raise BackupError(f"cannot write {target}: {error.strerror}. Nothing was left of it") from None
         raise
     backups.finish(backup, bytes.fromhex(made.sha256), made.octets, actor, datetime.now(UTC))
-    return folder / name, made
+    return made
 
 
 def counts() -> dict[str, int]:
@@ -111,7 +128,7 @@ def _dump(
 ) -> Manifest:
     """Dump a snapshot, and say what is in it."""
     command = [program.path, "--format=custom", f"--snapshot={snapshot.id}", "--no-password"]
-    command += [f"--exclude-table-data={table}" for table in LEFT_OUT]
+    command += [f"--exclude-schema={databases.ASIDE}", *(f"--exclude-table-data={table}" for table in LEFT_OUT)]
     found, migrations = counts(), applied_migrations()
     with tempfile.TemporaryFile() as said, _private(path) as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=programs.environment())
@@ -188,36 +205,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def prune(actor: Actor, now: datetime, names: list[str], *, dry_run: bool) -> list[Backup]:
-    """Delete the backups whose keeping has ended, or those named; gives them. The newest whole one is always kept.
-
-    BackupError where a named one is not kept, or is the newest whole one.
-    """
-    kept = list(backups.retained())
-    newest = max((one for one in kept if one.finished_at is not None), key=lambda one: one.made_at, default=None)
-    unknown = set(names) - {one.name for one in kept}
-    if unknown:
-        raise BackupError(f"there is no kept backup {', '.join(sorted(unknown))}: see manage.py backup list")
-    if newest is not None and newest.name in names:
-        raise BackupError(f"{newest} is the newest whole backup: it is kept. Make another first")
-    chosen = [one for one in kept if (one.name in names if names else one.keep_until <= now) and one != newest]
-    for one in chosen if not dry_run else []:
-        backups.forget(one, actor, now, _delete(one))
-    return chosen
-
-
-def _delete(backup: Backup) -> str:
-    """Delete a backup's folder where it is on this host; says what became of it."""
-    host, _, place = backup.place.partition(":")
-    folder = Path(place)
-    if host != socket.gethostname() or not folder.is_dir():
-        return "forgotten; its files are not here"
-    doomed = folder.with_name(f".{folder.name}.pruned")
-    try:
-        folder.rename(doomed)  # it is no whole backup from here on, whatever becomes of its files
-        shutil.rmtree(doomed)
-    except OSError as error:
-        raise BackupError(f"cannot delete {folder}: {error.strerror}") from None
-    return "deleted"

@@ -1,14 +1,14 @@
 """Restoring a backup: its dump loaded in one transaction, then the key journal replayed, then the vault opened.
 
 Between the two the database takes uplinks and verifies nothing. Every step can be done again: a load that was
-cut short has left nothing, and a replay neither.
+cut short has left nothing, and a replay neither; one that was whole is not loaded a second time. What stood in the
+database waits aside until the end, and the uplinks in it that the dump lacks are carried over.
 """
 
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from django.core.management import call_command
 from django.db import connection, connections
 from django.db.migrations.loader import MigrationLoader
 
-from ami_headend.backup import databases, manifest, programs
+from ami_headend.backup import databases, identifiers, manifest, programs
 from ami_headend.backup.manifest import Manifest
+from ami_headend.backup.programs import Program
 from ami_headend.database_roles import grant_rights
+from concentrators import carrying
 from concentrators.replaying import AccessReplayer
 from keyvault import masterkey, replay
 from keyvault.audit import Actor
@@ -53,47 +55,64 @@ def examine(folder: Path, folders: Sequence[Path], step: Step, *, incomplete: bo
     return found, dump
 
 
+def is_loaded(found: Manifest) -> bool:
+    """Whether this backup's dump stands in the database already, and waits for the key journal."""
+    if not databases.has_table("public", databases.REPLAYED) or databases.is_open():
+        return False
+    backup = replay.restored_from()
+    return backup is not None and backup.name == found.name
+
+
 def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> None:
     """Load a dump into the database of this process, whole or not at all.
 
-    What stands there is put aside until it is done, where ``replace`` says so; else BackupError. ProgramError where
-    it cannot be loaded: then the database is as it was.
+    What stands there is put aside, where ``replace`` says so; else BackupError. ProgramError where the dump cannot be
+    loaded: then the database is as it was.
     """
-    if not replace and not databases.is_empty():
+    program = programs.find("pg_restore")
+    if replace:
+        databases.put_aside(carrying.carry)
+    elif databases.is_aside():
+        raise BackupError(
+            f"an earlier restore --replace was interrupted, and what stood in the database waits in its schema "
+            f"{databases.ASIDE}: run that again, with --replace"
+        )
+    elif not databases.is_empty():
         raise BackupError(
             f"the database {connection.settings_dict['NAME']} is not empty: name an empty one (--database), or say "
             "that what stands in it is to go (--replace)"
         )
-    program = programs.find("pg_restore")
+    try:
+        _run(program, dump, progress)
+    except BaseException:
+        if replace:
+            databases.put_back()
+        raise
+
+
+def _run(program: Program, dump: Path, progress: Callable[[int], object]) -> None:
+    """pg_restore, in one transaction. ProgramError where it fails."""
+    options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", "--no-password")
     name = str(connection.settings_dict["NAME"])
-    command = [
-        program.path,
-        "--single-transaction",
-        "--exit-on-error",
-        "--no-owner",
-        "--no-privileges",
-        "--no-password",
-    ]
-    with databases.emptied() if replace else nullcontext():
-        connections.close_all()
-        with dump.open("rb") as file, tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                [*command, f"--dbname={name}"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                env=programs.environment(),
-            )
-            try:
-                _feed(process, file.read, progress)
-                status = process.wait()
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-            if status != 0:
-                said.seek(0)
-                raise programs.failure(program, said.read())
+    connections.close_all()
+    with dump.open("rb") as file, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [program.path, *options, f"--dbname={name}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env=programs.environment(),
+        )
+        try:
+            _feed(process, file.read, progress)
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if status != 0:
+            said.seek(0)
+            raise programs.failure(program, said.read())
 
 
 def check_nobody_works(role: str | None) -> None:
@@ -109,9 +128,12 @@ def check_nobody_works(role: str | None) -> None:
 def bring_up_to_date(role: str | None) -> None:
     """What the loaded database lacks: migrations, rights of the role of web and workers, partitions, statistics.
 
-    In the role that owns the tables. Raises RoleError where ``role`` cannot be given its rights.
+    In the role that owns the tables. Ids go on first: from the rights on, others may store rows. Raises RoleError where
+    ``role`` cannot be given its rights.
     """
     call_command("migrate", interactive=False, verbosity=0)
+    backup = replay.restored_from()
+    identifiers.move_on(datetime.now(UTC) + replay.CLOCK_MAY_LAG, None if backup is None else backup.made_at)
     if role is not None:
         grant_rights(role)
     partitions.maintain()
@@ -137,13 +159,13 @@ def replay_journal(
     subject = {"backup": None if backup is None else backup.name, "faults": len(found.faults)}
     progress = step("replaying the key journal", len(found))
     outcome = replay.bring_up(found, replayers(found), actor, now, subject, progress)
-    databases.drop_aside()
+    databases.drop_aside()  # killed before this: the next restore, or replay, does it
     return outcome
 
 
 def replayers(found: Journal) -> list[Replayer]:
     """What each layer does of a replay, in order."""
-    return [KeyReplayer(found), AccessReplayer(), _SessionsReplayer()]
+    return [KeyReplayer(found), AccessReplayer(), _SessionsReplayer(), _UplinksReplayer()]
 
 
 def read_journal(folders: Sequence[Path], master: MasterKeys, after: int, step: Step) -> Journal:
@@ -204,3 +226,20 @@ class _SessionsReplayer:
     def conclude(self, now: datetime) -> list[str]:
         Session.objects.all().delete()
         return ["Accounts are as they were when the backup was made: see that nobody is active who left since"]
+
+
+class _UplinksReplayer:
+    """What concentrators posted into the database that was replaced: octets that were acknowledged are not lost."""
+
+    kinds: Mapping[str, Any] = {}
+
+    def conclude(self, now: datetime) -> list[str]:
+        if not databases.has_table(databases.ASIDE, databases.UPLINKS):
+            return []
+        carried = carrying.carry(databases.ASIDE, "public")
+        notes = [f"{carried.uplinks} uplinks of the database that was replaced are carried over, and verified anew"]
+        if carried.without_octets:
+            notes.append(
+                f"{carried.without_octets} uplinks are not: their octets were kept no longer (UPLINK_KEEP_DAYS)"
+            )
+        return notes

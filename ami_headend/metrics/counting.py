@@ -24,7 +24,7 @@ def count() -> Counted:
         row = Counted.objects.select_for_update(skip_locked=True).first()
         if row is not None:
             until = _settled()
-            if until > row.until:
+            if until is not None and until > row.until:
                 _add(row, until)
                 row.until = until
                 row.save()
@@ -32,11 +32,15 @@ def count() -> Counted:
     return Counted.objects.get()
 
 
-def _settled() -> datetime:
-    """Before this, no verdict can come any more."""
-    until: datetime = fetch_rows(
-        """SELECT least(clock_timestamp(), min(xact_start)) FROM pg_stat_activity
-           WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()"""
+def _settled() -> datetime | None:
+    """Before this, no verdict can come any more. None while a session writes whose beginning this role may not see."""
+    until: datetime | None = fetch_rows(
+        """SELECT CASE WHEN count(*) FILTER (WHERE xact_start IS NULL) = 0
+                       THEN least(statement_timestamp(), min(xact_start)) END
+           FROM pg_stat_activity
+           WHERE datname = current_database() AND pid <> pg_backend_pid()
+             AND pid IN (SELECT pid FROM pg_locks
+                         WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted)"""
     )[0][0]
     return until
 

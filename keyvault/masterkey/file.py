@@ -14,6 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keyvault.masterkey import forgetting
 from keyvault.masterkey.keys import MASTER_KEY_OCTETS, MasterKeyError, MasterKeys, MasterKeyState, Version
 
 _Row = dict[str, Any]
@@ -21,7 +22,7 @@ _Stamp = tuple[int, int, int]
 
 
 class FileProvider:
-    """The master key file of this deployment, read again when it changes."""
+    """The master key file of this deployment, read again when it changes, and forgotten then if nobody asks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,10 +37,21 @@ class FileProvider:
 
     def current(self) -> MasterKeys:
         """The keys in the file: from memory while it is the same file."""
-        stamp = self._stamp()
-        if self._cached is None or self._cached[0] != stamp or stamp == _ABSENT:
-            self._cached = stamp, self.fresh()
-        return self._cached[1]
+        stamp, cached = self._stamp(), self._cached
+        if cached is None or cached[0] != stamp or stamp == _ABSENT:
+            self._cached = cached = stamp, self.fresh()
+            forgetting.watch(self)
+        return cached[1]
+
+    def forget(self) -> None:
+        """Keep no key in memory; the next who asks reads the file."""
+        self._cached = None
+
+    def forget_what_changed(self) -> None:
+        """Keep no key in memory that came from another file than stands there now: a version may be destroyed in it."""
+        cached = self._cached
+        if cached is not None and cached[0] != self._stamp():
+            self.forget()
 
     def fresh(self) -> MasterKeys:
         """The keys in the file, read now."""

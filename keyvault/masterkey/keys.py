@@ -78,7 +78,7 @@ class MasterKeys:
     ``look_again`` gives newer keys, where a version turns up that is not among these.
     """
 
-    __slots__ = ("_aeads", "_look_again", "active_version")
+    __slots__ = ("__weakref__", "_aeads", "_look_again", "active_version")
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
-from ami_headend.backup import databases, making
+from ami_headend.backup import databases, making, pruning
 from ami_headend.backup.programs import ProgramError
 from ami_headend.database_roles import as_owner
 from ami_headend.management.progress import steps
@@ -42,7 +42,9 @@ class Command(BaseCommand):
             "  manage.py backup prune 20260101T020000Z-1f2e\n"
             "                                          this one before its time, or as it is gone already\n\n"
             "While a backup is kept, no master key version that it needs is destroyed. One that was copied away\n"
-            "is kept until it is pruned here. Then: manage.py restore, and regularly manage.py restore_drill."
+            "is kept until it is pruned here. Prune deletes the files of a backup alone, and of one whose manifest\n"
+            "the master key proves, in BACKUP_DIR or the folder that you name.\n\n"
+            "Then: manage.py restore, and regularly manage.py restore_drill."
         )
         actions: Any = parser.add_subparsers(dest="action", parser_class=CommandParser)
         create = actions.add_parser("create", help="make a backup (the default)")
@@ -52,6 +54,7 @@ class Command(BaseCommand):
         list_.add_argument("--json", action="store_true", help="for programs")
         prune = actions.add_parser("prune", help="delete backups whose keeping has ended")
         prune.add_argument("names", nargs="*", metavar="NAME", help="these, before their time")
+        prune.add_argument("--to", type=Path, metavar="FOLDER", help="where they were made (default: BACKUP_DIR)")
         prune.add_argument("--dry-run", action="store_true", help="say which; delete none")
 
     def handle(self, *args: Any, action: str | None, **options: Any) -> None:
@@ -94,10 +97,11 @@ class Command(BaseCommand):
         if not kept:
             self.stdout.write("No backup is kept.")
 
-    def prune(self, *, names: list[str], dry_run: bool = False, **options: Any) -> None:
-        pruned = making.prune(audit.command_actor(), datetime.now(UTC), names, dry_run=dry_run)
-        for one in pruned:
-            self.stdout.write(f"{'Would prune' if dry_run else 'Pruned'} {one.name} at {one.place}")
+    def prune(self, *, names: list[str], dry_run: bool, to: Path | None = None, **options: Any) -> None:
+        folder = to or Path(settings.BACKUP_DIR)
+        pruned = pruning.prune(audit.command_actor(), datetime.now(UTC), names, folder, dry_run=dry_run)
+        for one, result in pruned:
+            self.stdout.write(f"{'Would prune' if dry_run else 'Pruned'} {one.name} at {one.place}: {result}")
         if not pruned:
             self.stdout.write("Nothing to prune.")
         elif not dry_run:

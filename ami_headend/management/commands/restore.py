@@ -48,8 +48,10 @@ class Command(BaseCommand):
             "  manage.py restore --replay\n"
             "      the journal alone: after exit code 2, or when the database was restored in another way\n"
             "      (point in time recovery)\n\n"
-            "Stop workers and web first; start the web when the dump is loaded, the workers when this has ended. A\n"
-            "restore that was interrupted is simply begun again."
+            "Stop workers and web first; start the web when the dump is loaded, the workers when this has ended.\n"
+            "Uplinks that stand in the database that is replaced, and not in the dump, are carried over and verified\n"
+            "anew. A restore that was interrupted, at whatever moment, is run again with the same words: it goes on\n"
+            "where it was. Ids go on far above those of the dump, so that none that was given out since comes again."
         )
         parser.add_argument("backup", nargs="?", type=Path, help="the folder that manage.py backup has made")
         parser.add_argument(
@@ -91,6 +93,9 @@ class Command(BaseCommand):
         self, backup: Path, folders: list[Path], step: Step, role: str | None, options: dict[str, Any]
     ) -> Manifest:
         found, dump = restoring.examine(backup, folders, step, incomplete=options["incomplete_journal"])
+        if restoring.is_loaded(found):
+            self.stderr.write(f"The dump of {found.name} is loaded already: going on with the key journal.")
+            return found
         if options["replace"]:
             restoring.check_nobody_works(role)
             _confirm(options["yes_replace"])
