@@ -23,6 +23,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 
 from keyvault import journal, masterkey
+from keyvault.journal import JournalError, committed
 from keyvault.masterkey import Purpose, UnwrapError
 from keyvault.models import AuditKey, AuditRecord
 from keyvault.wrapping import keys_for_wrapping
@@ -87,6 +88,8 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
         )
         key = _key()
         last = AuditRecord.objects.order_by("-number").values_list("number", "mac").first() or (0, GENESIS)
+        if not last[0]:
+            _check_beginning()
         row = AuditRecord(
             number=last[0] + 1,
             at=timezone.now(),
@@ -98,10 +101,25 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
         )
         row.mac = _mac(key, bytes(last[1]), row)
         row.save(force_insert=True)
-        journal.append("audit", [_content(row), row.mac])
+        noted = journal.append("audit", [_content(row), row.mac])
         head = Head(row.number, row.mac)
+        transaction.on_commit(lambda: journal.note(noted, journal.COMMITTED, [row.number, row.mac]))
         transaction.on_commit(lambda: logger.info("audit head %s (%s by %s)", head, act, actor.name))
     return head
+
+
+def _check_beginning() -> None:
+    """AuditError where the key journal knows a chain: none is begun in its place."""
+    try:
+        known = committed.read()
+    except JournalError:
+        return  # the first act of all makes the folder
+    if known.committed:
+        raise AuditError(
+            f"the key journal in {known.folders[0]} knows an audit chain of {known.last} records, and the database has "
+            "none: it was removed, or this is another database. Restore it (manage.py restore); for a head-end that is "
+            "really new, move that folder away first"
+        )
 
 
 def carry_on(records: Iterable[tuple[dict[str, Any], bytes]]) -> int:
@@ -130,13 +148,16 @@ def head() -> Head:
     return Head(0, GENESIS) if last is None else Head(last[0], bytes(last[1]))
 
 
-def verify(known: Head | None = None) -> Head:
-    """Walk the whole chain and give its head.
+def verify(known: Head | None = None, journaled: Mapping[int, bytes] | None = None) -> Head:
+    """Walk the whole chain and give its head: without the key journal, for which see ``keyvault.witness``.
 
     Raises AuditError that names the first record changed, missing or out of place, or says that the
-    chain ends before, or disagrees with, a head ``known`` from elsewhere.
+    chain ends before, or disagrees with, a head ``known`` from elsewhere or macs ``journaled`` by number.
     """
+    journaled = journaled or {}
     if not AuditRecord.objects.exists():
+        if journaled:
+            raise AuditError(f"the chain is empty; the key journal knows {max(journaled)} records: it was removed")
         if known is not None and known.number > 0:
             raise AuditError(f"the chain is empty; it had {known.number} records: it was cut off")
         return Head(0, GENESIS)
@@ -150,7 +171,13 @@ def verify(known: Head | None = None) -> Head:
             raise AuditError(f"record {row.number} was changed, or put in by someone without the audit key")
         if known is not None and known.number == row.number and not hmac.compare_digest(known.mac, mac):
             raise AuditError(f"record {row.number} is not the one whose head was exported: the chain was rewritten")
+        if not hmac.compare_digest(journaled.get(row.number, mac), mac):
+            raise AuditError(f"record {row.number} is not the one that the key journal knows: the chain was rewritten")
         previous = Head(row.number, mac)
+    if (last := max(journaled, default=0)) > previous.number:
+        raise AuditError(
+            f"the chain ends at record {previous.number}; the key journal knows that it went on to {last}: it was cut off"
+        )
     if known is not None and known.number > previous.number:
         raise AuditError(f"the chain ends at record {previous.number}; it went on to {known.number}: it was cut off")
     return previous
@@ -186,6 +213,7 @@ def _key() -> bytes:
         master = keys_for_wrapping()
         if AuditRecord.objects.exists():
             raise AuditError("the audit key is gone while records stand: someone removed it")
+        _check_beginning()
         wrapped = master.wrap(secrets.token_bytes(_MAC_OCTETS), Purpose.AUDIT_KEY, KEY_OWNER)
         row = AuditKey.objects.create(wrapped=wrapped, master_key_version=master.active_version)
         journal.append("audit_key", [wrapped, master.active_version])

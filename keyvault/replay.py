@@ -85,6 +85,8 @@ def bring_up(
             max(outcome.last_number, 1),
         )
         execute("INSERT INTO keyvault_journal_replayed DEFAULT VALUES ON CONFLICT DO NOTHING")
+        head = audit.head()
+        journal.append(journal.RESTORED, [head.number, head.mac])  # what the journal knows beyond it was not whole
         told = {**subject, "records": sum(outcome.records.values()), "up_to": outcome.last_number}
         audit.record(actor, "database.restore", told, "the key journal was replayed")
     return outcome
@@ -148,6 +150,8 @@ class KeyReplayer:
             "sealed": lambda record: _sealed(*record.body),
             "audit": self._audit,
             "backup": lambda record: _backup(record.body),
+            journal.COMMITTED: lambda record: None,  # of people who look for a chain that was cut off
+            journal.RESTORED: lambda record: None,
         }
 
     def conclude(self, now: datetime) -> list[str]:

@@ -117,7 +117,9 @@ def _master_key_as_found(request: pytest.FixtureRequest, rolled_back_master_key:
     if not request.node.get_closest_marker("django_db"):
         yield
         return
-    request.getfixturevalue("settings").MASTER_KEY_FILE = rolled_back_master_key
+    settings = request.getfixturevalue("settings")
+    settings.MASTER_KEY_FILE = rolled_back_master_key
+    settings.KEY_JOURNAL_DIR = request.getfixturevalue("tmp_path") / "key-journal"  # a database knows its own alone
     before = rolled_back_master_key.read_bytes()
     yield
     if rolled_back_master_key.read_bytes() != before:

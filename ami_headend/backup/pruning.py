@@ -150,7 +150,7 @@ def remove(folder: Path) -> None:
     descriptor = os.open(folder, _IN_PLACE)
     try:
         for name in (DUMP, MANIFEST):  # the manifest proves the folder: last
-            if name in os.listdir(descriptor):
+            if name in os.listdir(descriptor):  # noqa: PTH208 - of that very folder, whatever stands at its path
                 os.unlink(name, dir_fd=descriptor)
     finally:
         os.close(descriptor)

@@ -5,6 +5,7 @@ from an older dump is brought up to it by ``keyvault.replay``; until then it hol
 open: nothing is verified, and no act on keys is done.
 """
 
+import logging
 import time
 from typing import Any
 
@@ -12,9 +13,27 @@ from django.db import connection
 
 from keyvault.journal.segments import Record
 from keyvault.journal.writing import JournalError, probe, write
+from keyvault.masterkey import MasterKeyError
 from keyvault.sql import fetch_rows
 
-__all__ = ["LOCK", "OPEN", "JournalError", "NotReplayedError", "append", "check_open", "is_open", "probe"]
+__all__ = [
+    "COMMITTED",
+    "LOCK",
+    "OPEN",
+    "RESTORED",
+    "JournalError",
+    "NotReplayedError",
+    "append",
+    "check_open",
+    "is_open",
+    "note",
+    "probe",
+]
+
+logger = logging.getLogger(__name__)
+
+COMMITTED = "audit_committed"  # the record of the audit chain before it is committed: [number, mac]
+RESTORED = "audit_restored"  # the chain goes on from here after a restore: [number, mac]
 
 LOCK = 0x616D6904  # held shared by whoever writes until the transaction ends; alone by a replay
 # A condition for statements. The table has one row, which no dump holds: a restored database is not open.
@@ -48,6 +67,14 @@ def append(kind: str, body: Any) -> int:
         raise NotReplayedError
     write(Record(number, time.time_ns() // 1000, kind, body))
     return int(number)
+
+
+def note(number: int, kind: str, body: Any) -> None:
+    """Write what became of the act of that number, after its transaction. Where that fails, the act stands all the same."""
+    try:
+        write(Record(number, time.time_ns() // 1000, kind, body))
+    except MasterKeyError as error:
+        logger.warning("the key journal lacks that act %d was committed: %s", number, error)
 
 
 def is_open() -> bool:

@@ -20,6 +20,9 @@ from keyvault.journal.writing import SUFFIX, JournalError, segment_key
 from keyvault.masterkey import MasterKeys, UnwrapError
 
 
+_HEAD_OCTETS = 64  # number, time and kind of a record stand in them
+
+
 class SegmentState(NamedTuple):
     """What was found in one segment: how many records, their lowest and highest numbers, and what is wrong with it."""
 
@@ -37,6 +40,37 @@ class _Entry(NamedTuple):
     segment: int
     start: int
     octets: int
+
+
+def read_kinds(folders: Sequence[Path], master: MasterKeys, kinds: frozenset[str]) -> tuple[list[Record], list[str]]:
+    """All records of some kinds, in order, and what is wrong with segments; without taking the others apart.
+
+    JournalError where a folder cannot be read. Wants room for those records alone.
+    """
+    found: list[Record] = []
+    faults: list[str] = []
+    marks = [kind.encode() for kind in kinds]
+    for path in segments(folders):
+        try:
+            with path.open("rb") as file:
+                header, start = read_header(file)
+                scan = Scan(file, segment_key(header, master), start, NO_MAC)
+                found += (
+                    record
+                    for one in scan
+                    if any(mark in one.payload[:_HEAD_OCTETS] for mark in marks)
+                    and (record := decode_record(one.payload)).kind in kinds
+                )
+        except TornHeaderError:
+            continue
+        except (SegmentError, UnwrapError) as error:
+            faults.append(f"{path}: {error}")
+        except OSError as error:
+            raise JournalError(f"cannot read {path}: {error.strerror}") from None
+        else:
+            if scan.end is End.DAMAGED:
+                faults.append(f"{path}: damaged at octet {scan.good_to}")
+    return sorted(found, key=lambda record: record.number), faults
 
 
 class Journal:

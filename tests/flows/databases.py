@@ -6,10 +6,13 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import dj_database_url
+from django.conf import settings as django_settings
 from django.db import connection, connections
+from django.test import override_settings
 from psycopg import sql
 
 from ami_headend.database_roles import grant_rights
@@ -82,11 +85,23 @@ def copied() -> Iterator[str]:
     _run("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC", name)  # rights to a database are not copied with it
     settings["NAME"] = name
     try:
-        yield name
+        with _journal_of(name):
+            yield name
     finally:
         connections.close_all()
         settings["NAME"] = before
         drop(name)
+
+
+@contextmanager
+def _journal_of(name: str) -> Iterator[None]:
+    """A key journal of that database's own, where the test has named none."""
+    usual = Path(os.environ["AMI_VAR_DIR"]) / "journal"
+    if Path(django_settings.KEY_JOURNAL_DIR) != usual:
+        yield
+        return
+    with override_settings(KEY_JOURNAL_DIR=usual / name):
+        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 import redis
+from django.conf import settings
 from django.test import override_settings
 from kombu import Connection
 from pytest_django import DjangoDbBlocker
@@ -171,7 +172,11 @@ def running(
 
     with databases.copied() as name:
         url = databases.at_database(os.environ["DATABASE_URL"], name)
-        environ = {"DATABASE_URL": databases.as_working_role(url), **(environ or {})}
+        environ = {
+            "DATABASE_URL": databases.as_working_role(url),
+            "KEY_JOURNAL_DIR": str(settings.KEY_JOURNAL_DIR),
+            **(environ or {}),
+        }
         with processes(folder, names, environ, url) as stack:
             yield stack
 

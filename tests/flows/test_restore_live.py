@@ -24,6 +24,7 @@ from ami_headend.database_roles import grant_rights
 from concentrators.models import Uplink
 from keyvault import masterkey
 from keyvault.audit import Actor
+from keyvault.backups import BackupError
 from keyvault.cose.structures import encode_sequence
 from meters import partitions
 from tests.flows import databases
@@ -201,7 +202,7 @@ def test_somebody_who_does_not_end_is_told_of_and_nothing_is_touched(
     monkeypatch.setattr(ours, "_LOCK_WAIT_S", 1)
     with psycopg.connect(roles.working_url) as web:
         web.execute("SELECT 1 FROM concentrators_concentrator")
-        with pytest.raises(ours.BackupError, match="somebody works in the database: stop web"):
+        with pytest.raises(BackupError, match="somebody works in the database: stop web"):
             restoring.load(backup / "database.dump", ignore, replace=True)
     assert not ours.is_aside()
     assert Uplink.objects.count() == 0

@@ -8,7 +8,7 @@ from django.conf import settings
 from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
 from concentrators.models import WaveState
-from keyvault import audit, masterkey, rewrap
+from keyvault import masterkey, rewrap, witness
 from keyvault.audit import AuditError, Head
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import RotationState
@@ -75,11 +75,12 @@ def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Whether a record of the audit chain was changed or removed; walks all of it.
 
-    The rule keeps the head that it saw last, so that a chain that was cut off at its end is found, too.
+    It is held against the key journal of this worker's host, and the head that the rule saw last: a chain that was cut
+    off at its end is found, too.
     """
     kept = rule.marks.get("head")
     try:
-        head = audit.verify(Head(kept["number"], bytes.fromhex(kept["mac"])) if kept else None)
+        head = witness.verify(Head(kept["number"], bytes.fromhex(kept["mac"])) if kept else None).head
     except AuditError as error:
         return few([Finding(SubjectKind.FLEET, 0, "audit chain", str(error)[:200])])
     rule.marks["head"] = {"number": head.number, "mac": head.mac.hex()}

@@ -1,25 +1,34 @@
 """manage.py audit: verify and export the record of every act on keys."""
 
 from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from keyvault import audit
+from keyvault import audit, witness
 from keyvault.masterkey import MasterKeyError
 
 
 class Command(BaseCommand):
-    help = "Verify the audit chain, export it, or print its head. Exits 1 where the chain is broken."
+    help = (
+        "Verify the audit chain, export it, or print its head. Exits 1 where the chain is broken, or the key journal"
+        " knows records that it has not."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = RawDescriptionHelpFormatter
         parser.epilog = (
             "examples:\n"
-            "  manage.py audit verify                     walk the chain from its beginning\n"
+            "  manage.py audit verify                     walk the chain, and hold its end against the key journal\n"
+            "  manage.py audit verify --journal /a --journal /b\n"
+            "                                             against the journals of several hosts\n"
             "  manage.py audit verify --head 41:9f2c...   and hold it against a head from the log or a backup\n"
             "  manage.py audit export > audit.jsonl       a record a line, oldest first\n"
             "  manage.py audit head                       number and HMAC of the last record: keep it elsewhere"
+        )
+        parser.add_argument(
+            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
         )
         parser.add_argument("action", choices=["verify", "export", "head"])
         parser.add_argument("--head", help="a head exported before, as number:mac")
@@ -32,8 +41,8 @@ class Command(BaseCommand):
             elif action == "head":
                 self.stdout.write(str(audit.head()))
             else:
-                head = audit.verify(_head(options["head"]))
-                self.stdout.write(f"{head.number} records, none changed, removed or cut off. Head {head}")
+                verified = witness.verify(_head(options["head"]), options["journal"])
+                self.stdout.write(f"{verified} Head {verified.head}")
         except (audit.AuditError, MasterKeyError) as error:
             raise CommandError(str(error)) from None
 

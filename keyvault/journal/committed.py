@@ -1,0 +1,49 @@
+"""What the journal knows of the audit chain: the records that were committed, out of the database's reach."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+
+from keyvault import masterkey
+from keyvault.journal import COMMITTED, RESTORED, reading
+
+
+@dataclass
+class Witness:
+    """Macs of committed records by number, as the journals in ``folders`` say; and what of those cannot be read.
+
+    ``lost`` records were known, and given up by a restore that had not the whole journal.
+    """
+
+    folders: Sequence[Path]
+    committed: dict[int, bytes] = field(default_factory=dict)
+    lost: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """The highest number that is known; 0 of none."""
+        return max(self.committed, default=0)
+
+
+def read(folders: Sequence[Path] | None = None) -> Witness:
+    """What the journals say; this host's, where none is named. JournalError where a folder cannot be read.
+
+    A later word on a number does not replace an earlier one: two heads of one number show that a chain was rewritten.
+    """
+    witness = Witness(folders or [Path(settings.KEY_JOURNAL_DIR)])
+    records, witness.faults = reading.read_kinds(
+        witness.folders, masterkey.provider().fresh(), frozenset({COMMITTED, RESTORED})
+    )
+    for record in records:
+        number, mac = record.body
+        if record.kind == COMMITTED:
+            witness.committed.setdefault(number, mac)
+            continue
+        given_up = [later for later in witness.committed if later > number]
+        witness.lost += len(given_up)
+        for later in given_up:
+            del witness.committed[later]
+    return witness
