@@ -176,7 +176,8 @@ def verify(known: Head | None = None, journaled: Mapping[int, bytes] | None = No
         previous = Head(row.number, mac)
     if (last := max(journaled, default=0)) > previous.number:
         raise AuditError(
-            f"the chain ends at record {previous.number}; the key journal knows that it went on to {last}: it was cut off"
+            f"the chain ends at record {previous.number}; the key journal knows that it went on to {last}: "
+            "it was cut off"
         )
     if known is not None and known.number > previous.number:
         raise AuditError(f"the chain ends at record {previous.number}; it went on to {known.number}: it was cut off")

@@ -114,15 +114,12 @@ def _lines(
             raise ShipmentError("keys do not open: their rows were changed, or went; see the log")
         for title in chunk:
             key = opened[ids[title, False]]
-            transfer_id = ids.get((title, True))
-            yield ShipmentLine(
-                0,
-                title,
-                key.epoch,
-                Algorithm(key.algorithm),
-                transport_key.wrap(key.octets),
-                None if transfer_id is None else transport_key.wrap(opened[transfer_id].octets),
-            )
+            line = ShipmentLine(0, title, key.epoch, Algorithm(key.algorithm), transport_key.wrap(key.octets), None)
+            if (transfer_id := ids.get((title, True))) is not None:
+                transfer = opened[transfer_id]
+                other = None if transfer.algorithm == key.algorithm else Algorithm(transfer.algorithm)
+                line = line._replace(transfer_key=transport_key.wrap(transfer.octets), transfer_algorithm=other)
+            yield line
         done(len(chunk))
 
 

@@ -26,7 +26,7 @@ _SYSTEM_TITLE = re.compile(r"[0-9a-fA-F]{16}", re.ASCII)
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * FINGERPRINT_OCTETS}}}", re.ASCII)
 _SHIPMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}", re.ASCII)
 _HEADER_FIELDS = {"shipment", "transport_key", "meters"}
-_FIELDS = {"system_title", "epoch", "algorithm", "key", "transfer_key"}
+_FIELDS = {"system_title", "epoch", "algorithm", "key", "transfer_key", "transfer_algorithm"}
 _ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
 
 
@@ -58,6 +58,7 @@ class ShipmentLine(NamedTuple):
     algorithm: Algorithm | None
     key: bytes | None
     transfer_key: bytes | None
+    transfer_algorithm: Algorithm | None = None  # of the transfer key; None: ``algorithm`` is that of both
 
 
 class Shipment(NamedTuple):
@@ -97,8 +98,9 @@ def encode_line(line: ShipmentLine) -> bytes:
     fields: dict[str, Any] = {"system_title": line.system_title.hex()}
     if line.epoch is not None:
         fields["epoch"] = line.epoch
-    if line.algorithm is not None:
-        fields["algorithm"] = line.algorithm.label
+    for name in ("algorithm", "transfer_algorithm"):
+        if (algorithm := getattr(line, name)) is not None:
+            fields[name] = algorithm.label
     for name in ("key", "transfer_key"):
         if (wrapped := getattr(line, name)) is not None:
             fields[name] = base64.b64encode(wrapped).decode()
@@ -204,19 +206,28 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
         raise ValueError("epoch and key go together: one of them is missing")
     if "epoch" in fields and (type(epoch) is not int or not 1 <= epoch <= 0xFFFF):
         raise ValueError("epoch is not a whole number from 1 to 65535")
-    algorithm = fields.get("algorithm")
-    if "algorithm" in fields and not (isinstance(algorithm, str) and algorithm in _ALGORITHMS):
-        raise ValueError(f"algorithm is not one of {', '.join(_ALGORITHMS)}")
+    if "transfer_algorithm" in fields and "transfer_key" not in fields:
+        raise ValueError("transfer_algorithm stands without transfer_key")
     if "key" not in fields and "transfer_key" not in fields:
         raise ValueError("there is neither key nor transfer_key")
     return ShipmentLine(
         number,
         bytes.fromhex(title),
         epoch,
-        _ALGORITHMS[algorithm] if isinstance(algorithm, str) else None,
+        _algorithm(fields, "algorithm"),
         _wrapped(fields, "key"),
         _wrapped(fields, "transfer_key"),
+        _algorithm(fields, "transfer_algorithm"),
     )
+
+
+def _algorithm(fields: dict[str, Any], name: str) -> Algorithm | None:
+    if name not in fields:
+        return None
+    label = fields[name]
+    if not (isinstance(label, str) and label in _ALGORITHMS):
+        raise ValueError(f"{name} is not one of {', '.join(_ALGORITHMS)}")
+    return _ALGORITHMS[label]
 
 
 def _wrapped(fields: dict[str, Any], name: str) -> bytes | None:

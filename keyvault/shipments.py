@@ -10,6 +10,7 @@ from django.utils import timezone
 from keyvault import audit, journal, provisioning
 from keyvault.audit import Actor
 from keyvault.ciphers import open_keys
+from keyvault.epochs import LAST_EPOCH
 from keyvault.fingerprints import fingerprint
 from keyvault.keyquality import weakness
 from keyvault.models import Algorithm, KeySource, KeyState
@@ -36,6 +37,7 @@ class ImportReport:
     replaced: int = 0
     unchanged: int = 0
     without_transfer_key: int = 0
+    at_last_epoch: int = 0  # no key can follow theirs
     bad: list[BadLine] = field(default_factory=list)
 
 
@@ -134,9 +136,9 @@ def _unwrap(
     first: dict[bytes, int] = {}
     failed = 0
     for count, line in enumerate(shipment.lines, 1):
-        for what, epoch, wrapped in (
-            ("key", line.epoch, line.key),
-            ("transfer_key", TRANSFER_EPOCH, line.transfer_key),
+        for what, epoch, wrapped, algorithm in (
+            ("key", line.epoch, line.key, line.algorithm),
+            ("transfer_key", TRANSFER_EPOCH, line.transfer_key, line.transfer_algorithm or line.algorithm),
         ):
             if wrapped is None or epoch is None:
                 continue
@@ -146,7 +148,7 @@ def _unwrap(
                 failed += 1
                 report.bad.append(BadLine(line.line, f"{what}: {error}: it was changed, or wrapped under another"))
                 continue
-            key = _Arrived(line.line, line.system_title, epoch, line.algorithm, octets, fingerprint(octets))
+            key = _Arrived(line.line, line.system_title, epoch, algorithm, octets, fingerprint(octets))
             if reason := _unfit(key, transport_key, first):
                 report.bad.append(BadLine(line.line, f"{what} {reason}"))
             else:
@@ -187,6 +189,7 @@ def _hold_against_vault(
                     reason = _plan_transfer_key(plan, key, have.get(TRANSFER_EPOCH), report, replace=replace)
                 else:
                     reason = _plan_key(plan, key, have, report)
+                    report.at_last_epoch += key.epoch == LAST_EPOCH
                 if reason:
                     report.bad.append(BadLine(key.line, reason))
             if TRANSFER_EPOCH not in have and all(key.epoch != TRANSFER_EPOCH for key in keys):
@@ -242,6 +245,13 @@ def _plan_transfer_key(
         plan.replaced.append((standing, key))
     elif standing.state != KeyState.ACTIVE:
         return f"the transfer key is {standing.state}: it never comes back"
+    elif key.algorithm not in (None, standing.algorithm):
+        if not replace:
+            return (
+                f"mismatch: the same transfer key stands for {Algorithm(standing.algorithm).label}, the shipment says "
+                f"{Algorithm(key.algorithm).label} (--replace-transfer-key puts that in)"
+            )
+        plan.replaced.append((standing, key))
     else:
         report.unchanged += 1
     return None

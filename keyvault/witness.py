@@ -1,7 +1,7 @@
 """The audit chain, held against what the key journal knows of it.
 
-Every record's head is noted in the journal once it is committed. Whoever owns the database can cut the chain at its end,
-or begin another one; then the journal knows records that the chain has not.
+Every record's head is noted in the journal once it is committed. Whoever owns the database can cut the chain at its
+end, or begin another one; then the journal knows records that the chain has not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class Verified(NamedTuple):
 
 
 def verify(known: Head | None = None, folders: Sequence[Path] | None = None) -> Verified:
-    """Walk the chain, and hold it against the journals in ``folders`` (this host's) and a head ``known`` from elsewhere.
+    """Walk the chain, and hold it against the journals in ``folders`` (this host's) and a head ``known``.
 
     AuditError names the first record that was changed, is missing or another one. JournalError where a folder that
     was named cannot be read; of this host's own journal the notes say so.

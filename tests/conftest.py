@@ -112,14 +112,16 @@ def rolled_back_master_key(master_key_file: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _master_key_as_found(request: pytest.FixtureRequest, rolled_back_master_key: Path) -> Iterator[None]:
+def _master_key_as_found(
+    request: pytest.FixtureRequest, rolled_back_master_key: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """What a test does to the master key goes with its rows, so that no test finds a version another one made."""
     if not request.node.get_closest_marker("django_db"):
         yield
         return
     settings = request.getfixturevalue("settings")
     settings.MASTER_KEY_FILE = rolled_back_master_key
-    settings.KEY_JOURNAL_DIR = request.getfixturevalue("tmp_path") / "key-journal"  # a database knows its own alone
+    settings.KEY_JOURNAL_DIR = tmp_path_factory.mktemp("journal")  # a database knows its own alone
     before = rolled_back_master_key.read_bytes()
     yield
     if rolled_back_master_key.read_bytes() != before:

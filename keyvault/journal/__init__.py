@@ -70,7 +70,7 @@ def append(kind: str, body: Any) -> int:
 
 
 def note(number: int, kind: str, body: Any) -> None:
-    """Write what became of the act of that number, after its transaction. Where that fails, the act stands all the same."""
+    """Write what became of the act of that number, after its transaction; where that fails, the act stands."""
     try:
         write(Record(number, time.time_ns() // 1000, kind, body))
     except MasterKeyError as error:

@@ -19,7 +19,6 @@ from keyvault.journal.segments import (
 from keyvault.journal.writing import SUFFIX, JournalError, segment_key
 from keyvault.masterkey import MasterKeys, UnwrapError
 
-
 _HEAD_OCTETS = 64  # number, time and kind of a record stand in them
 
 

@@ -143,7 +143,10 @@ class TestLine:
             ({"epoch": True}, "epoch is not"),
             ({"algorithm": "A128GCM"}, "algorithm is not one of AES-CCM-16-64-128, AES-CCM-16-64-256"),
             ({"algorithm": None}, "algorithm is not one of"),
-            ({"name": "x"}, "field 'name' is not one of algorithm, epoch, key, system_title, transfer_key"),
+            (
+                {"name": "x"},
+                "field 'name' is not one of algorithm, epoch, key, system_title, transfer_algorithm, transfer_key",
+            ),
             ({"key": "%%%"}, "key is not base64 of 40 octets"),
             ({"key": 7}, "key is not base64 of 40 octets"),
             ({"transfer_key": wrapped(bytes(32))[:-4]}, "transfer_key is not base64 of 40 octets"),

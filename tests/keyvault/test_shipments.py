@@ -107,11 +107,40 @@ class TestImport:
         assert f"mismatch: the key {bytes(standing.fingerprint or b'').hex()} stands" in said[0][1]
         assert any("--replace-transfer-key" in reason for _, reason in said)
         assert refused(tmp_path, line(TITLE, 2, KEY, TRANSFER_KEY, algorithm="AES-CCM-16-64-256")) == [
-            (2, "mismatch: the key of epoch 2 is for AES-CCM-16-64-128")
+            (2, "mismatch: the key of epoch 2 is for AES-CCM-16-64-128"),
+            (
+                2,
+                (
+                    "mismatch: the same transfer key stands for AES-CCM-16-64-128, the shipment says AES-CCM-16-64-256 "
+                    "(--replace-transfer-key puts that in)"
+                ),
+            ),
         ]
         assert refused(tmp_path, line(TITLE, 1, transfer_key=b"")) == [
             (2, "epoch 1 comes before epoch 2, which the device has")
         ]
+
+    def test_the_same_transfer_key_for_another_algorithm_is_a_mismatch(self, tmp_path: Path) -> None:
+        take(tmp_path, line(TITLE, 1, KEY, TRANSFER_KEY))
+        other = {**transfer_line(TITLE, TRANSFER_KEY), "algorithm": "AES-CCM-16-64-256"}
+        assert refused(tmp_path, other) == [
+            (
+                2,
+                (
+                    "mismatch: the same transfer key stands for AES-CCM-16-64-128, the shipment says AES-CCM-16-64-256 "
+                    "(--replace-transfer-key puts that in)"
+                ),
+            )
+        ]
+        assert take(tmp_path, other, replace_transfer_keys=True).replaced == 1
+        assert DeviceKey.objects.get(system_title=TITLE, epoch=0).algorithm == 11
+        both = line(TITLE, 1, KEY, TRANSFER_KEY, algorithm="AES-CCM-16-64-128", transfer_algorithm="AES-CCM-16-64-256")
+        assert take(tmp_path, both).unchanged == 2
+
+    @pytest.mark.parametrize(("epoch", "at_last"), [(65534, 0), (65535, 1)])
+    def test_the_last_epoch_is_told_of(self, tmp_path: Path, epoch: int, at_last: int) -> None:
+        report = take(tmp_path, line(TITLE, epoch))
+        assert (report.active, report.at_last_epoch) == (1, at_last)
 
     def test_a_compromised_key_never_comes_back(self, tmp_path: Path) -> None:
         lines = [line(TITLE, 1, KEY, TRANSFER_KEY)]

@@ -114,6 +114,11 @@ def _told(report: ImportReport) -> str:
     if report.replaced:
         words += f", {report.replaced} transfer keys replaced"
     words += f", {report.unchanged} unchanged"
+    if report.at_last_epoch:
+        words += (
+            f"; WARNING: the keys of {report.at_last_epoch} devices have epoch 65535, the last there is: no key can "
+            "follow them, so that these devices cannot be given another one"
+        )
     if report.without_transfer_key:
         words += f"; {report.without_transfer_key} devices have no transfer key: no key command reaches them"
     return words
