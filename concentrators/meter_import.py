@@ -6,6 +6,7 @@ from datetime import datetime
 
 from django.db import connection, transaction
 
+from ami_headend.core.tables import BadLine
 from concentrators import intervals, totals
 from concentrators.assignments import assign
 from concentrators.models import Assignment, Concentrator
@@ -13,7 +14,7 @@ from keyvault import masterkey, provisioning
 from keyvault.audit import Actor
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
 from meters.enrolment import Enrolment, chunks, enrol, plan_enrolment
-from meters.meterfile import BadLine, MeterLine
+from meters.meterfile import MeterLine
 from meters.models import Meter
 
 Progress = Callable[[str, int], None]  # what is being done, and how many more meters are through

@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 
+from ami_headend.core.names import NameField
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.models import FleetKey
 from meters.models import Meter, Period, Register, SameInteger
@@ -14,7 +15,7 @@ from meters.models import Meter, Period, Register, SameInteger
 class Concentrator(models.Model):
     """A data concentrator unit (DCU) that posts the frames of its meters."""
 
-    name = models.CharField(max_length=120, unique=True)
+    name = NameField(max_length=120, unique=True)
     is_active = models.BooleanField(default=True, help_text="an inactive concentrator is refused at the door")
     created_at = models.DateTimeField(auto_now_add=True)
 

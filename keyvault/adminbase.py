@@ -24,6 +24,9 @@ from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.views import ChangeList, UnfoldModelAdminViewMixin
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from ami_headend.core import eui64
+from ami_headend.core.eui64 import Eui64Error
+
 COUNTED_ROWS = 10_000
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -67,7 +70,10 @@ class OctetsField(forms.CharField):
 
     def clean(self, value: Any) -> Any:
         """The octets; ValidationError says what is wrong with the text."""
-        text = _SEPARATORS.sub("", super().clean(value))
+        written = super().clean(value)
+        if self.octets == eui64.OCTETS and (title := _title(written)) is not None:
+            return title
+        text = _SEPARATORS.sub("", written)
         digits = 2 * self.octets
         if not re.fullmatch(r"[0-9a-fA-F]*", text, re.ASCII):
             raise forms.ValidationError(f"{self.what} is {digits} hex digits (0 to 9, a to f) and nothing else.")
@@ -78,6 +84,14 @@ class OctetsField(forms.CharField):
     def prepare_value(self, value: Any) -> Any:
         """Octets as hex digits; what a user typed stays as it is."""
         return value.hex() if isinstance(value, bytes) else value
+
+
+def _title(text: str) -> bytes | None:
+    """A system title in one of the forms that are taken everywhere; None for another one."""
+    try:
+        return eui64.parse(text)
+    except Eui64Error:
+        return None
 
 
 class _OfNumbers:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import cbor2
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from rest_framework.request import Request
@@ -182,6 +183,17 @@ def verify(known: Head | None = None, journaled: Mapping[int, bytes] | None = No
     if known is not None and known.number > previous.number:
         raise AuditError(f"the chain ends at record {previous.number}; it went on to {known.number}: it was cut off")
     return previous
+
+
+def naming(word: str) -> QuerySet[AuditRecord, int]:
+    """The numbers of records whose subject has this text: a system title in hex, a fingerprint, a name.
+
+    A record of many devices names the first hundred.
+    """
+    found = AuditRecord.objects.extra(
+        where=["to_tsvector('simple', subject) @@ phraseto_tsquery('simple', %s)"], params=[word]
+    )
+    return found.values_list("number", flat=True)
 
 
 def export() -> Iterator[str]:

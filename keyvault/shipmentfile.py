@@ -5,24 +5,22 @@ Messages never repeat what stands in a key's place: someone may have put a plain
 
 import base64
 import binascii
-import gzip
 import hashlib
-import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ami_headend.core import eui64
+from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core.tables import BadLine, FileError, opened
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.fingerprints import FINGERPRINT_OCTETS
 from keyvault.models import Algorithm
 from keyvault.transport import WRAPPED_OCTETS
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _LINE_MAX_OCTETS = 2_048
-_SYSTEM_TITLE = re.compile(r"[0-9a-fA-F]{16}", re.ASCII)
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * FINGERPRINT_OCTETS}}}", re.ASCII)
 _SHIPMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}", re.ASCII)
 _HEADER_FIELDS = {"shipment", "transport_key", "meters"}
@@ -32,13 +30,6 @@ _ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
 
 class ShipmentError(ValueError):
     """The shipment as a whole cannot be taken, or made; the message says why."""
-
-
-class BadLine(NamedTuple):
-    """A line that cannot be imported: its number (the header is 1) and why."""
-
-    line: int
-    reason: str
 
 
 class Header(NamedTuple):
@@ -73,19 +64,12 @@ class Shipment(NamedTuple):
 def read(path: Path) -> Shipment:
     """Every line of a shipment; ShipmentError where it is cut off, damaged, or none at all."""
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").digest()
-            file.seek(0)
-            packed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            if not packed:
-                return _read(file, sha256)
-            with gzip.open(file) as inflated, io.BufferedReader(inflated) as stream:
-                return _read(stream, sha256)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise ShipmentError(f"{path} is cut off or damaged: it does not unpack") from None
-    except OSError as error:
-        raise ShipmentError(f"cannot read {path}: {error.strerror}") from None
+        with opened(path) as stream:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").digest()
+            return _read(stream, sha256)
+    except FileError as error:
+        raise ShipmentError(str(error)) from None
 
 
 def encode_header(header: Header) -> bytes:
@@ -119,7 +103,7 @@ def _encode(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, separators=(", ", ": ")).encode() + b"\n"
 
 
-def _read(stream: "BinaryIO | io.BufferedReader", sha256: bytes) -> Shipment:
+def _read(stream: BinaryIO, sha256: bytes) -> Shipment:
     try:
         header = _header(stream.readline(_LINE_MAX_OCTETS))
     except ValueError as error:
@@ -145,7 +129,7 @@ def _read(stream: "BinaryIO | io.BufferedReader", sha256: bytes) -> Shipment:
     return Shipment(header, lines, bad, sha256)
 
 
-def _numbered(stream: "BinaryIO | io.BufferedReader", header: Header) -> Iterator[tuple[int, bytes]]:
+def _numbered(stream: BinaryIO, header: Header) -> Iterator[tuple[int, bytes]]:
     for number in range(2, header.meters + 2):
         octets = stream.readline(_LINE_MAX_OCTETS)
         if not octets:
@@ -199,7 +183,7 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
     fields = _object(octets)
     _refuse_unknown(fields, _FIELDS)
     title = fields.get("system_title")
-    if not isinstance(title, str) or not _SYSTEM_TITLE.fullmatch(title):
+    if not isinstance(title, str):
         raise ValueError("system_title is not 16 hex digits")
     epoch = fields.get("epoch")
     if ("epoch" in fields) != ("key" in fields):
@@ -212,13 +196,20 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
         raise ValueError("there is neither key nor transfer_key")
     return ShipmentLine(
         number,
-        bytes.fromhex(title),
+        _system_title(title),
         epoch,
         _algorithm(fields, "algorithm"),
         _wrapped(fields, "key"),
         _wrapped(fields, "transfer_key"),
         _algorithm(fields, "transfer_algorithm"),
     )
+
+
+def _system_title(text: str) -> bytes:
+    try:
+        return eui64.parse(text)
+    except Eui64Error:
+        raise ValueError("system_title is not 16 hex digits") from None  # never what stands there: it may be a key
 
 
 def _algorithm(fields: dict[str, Any], name: str) -> Algorithm | None:

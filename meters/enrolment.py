@@ -7,8 +7,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import connection
+from django.db.models.functions import Upper
 
-from meters.meterfile import BadLine, MeterLine
+from ami_headend.core.tables import BadLine
+from meters.meterfile import OF_PLACE, MeterLine
 from meters.models import Installation, Meter, MeterStatus, Place
 
 CHUNK = 5_000  # lines per round of queries
@@ -17,12 +19,16 @@ _T = TypeVar("_T")
 
 @dataclass
 class Change:
-    """A meter that stands, and the line that says otherwise; ``place`` only where it moves there."""
+    """A meter that stands, and the line that says otherwise; ``place`` only where it moves there.
+
+    ``of_place`` are the columns in which the place is another than it stands.
+    """
 
     line: MeterLine
     meter: Meter
     columns: list[str]
     place: str | None = None
+    of_place: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -62,11 +68,12 @@ def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, updat
         for meter in Meter.objects.filter(system_title__in=[line.system_title for line in chunk])
     }
     serials = dict(
-        Meter.objects.filter(serial_number__in=[line.serial_number for line in chunk]).values_list(
-            "serial_number", "system_title"
-        )
+        Meter.objects.annotate(upper=Upper("serial_number"))
+        .filter(upper__in=[line.serial_number.upper() for line in chunk])
+        .values_list("upper", "system_title")
     )
     named = {line.place for line in chunk if line.place}
+    places = {place.name: place for place in Place.objects.filter(name__in=named)}
     at_place: dict[str, list[Installation]] = {}
     for row in Installation.objects.filter(place__name__in=named).select_related("place", "meter"):
         at_place.setdefault(row.place.name, []).append(row)
@@ -78,17 +85,22 @@ def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, updat
     }
     for line in chunk:
         meter = meters.get(line.system_title)
-        owner = serials.get(line.serial_number)
-        if meter is not None and meter.serial_number != line.serial_number:
+        owner = serials.get(line.serial_number.upper())
+        of_place = _other_columns(line, places.get(line.place or ""), OF_PLACE)
+        if meter is not None and meter.serial_number.upper() != line.serial_number.upper():
             reason = f"system title {line.system_title.hex()} is registered with serial number {meter.serial_number}"
         elif owner is not None and bytes(owner) != line.system_title:
             reason = f"serial number {line.serial_number} is registered with system title {bytes(owner).hex()}"
         elif meter is None:
             reason = _taken(line.place, at_place, line.commissioned_at or now)
+            if of_place and line.place in places and not update:
+                reason = reason or _otherwise(f"place {line.place}", of_place)
             if not reason:
                 plan.new.append(line)
         else:
-            reason = _plan_standing(plan, line, meter, standing.get(meter.pk), at_place, now, update=update)
+            reason = _plan_standing(
+                plan, line, meter, standing.get(meter.pk), at_place, now, update=update, of_place=of_place
+            )
         if reason:
             plan.bad.append(BadLine(line.line, reason))
 
@@ -102,29 +114,35 @@ def _plan_standing(
     now: datetime,
     *,
     update: bool,
+    of_place: list[str],
 ) -> str:
     """Puts the line of a registered meter where it belongs; or says what is wrong with it."""
     if meter.status == MeterStatus.RETIRED:
         return f"meter {meter.serial_number} is retired"
-    columns = [
-        column
-        for column in ("name", "interval_minutes", "status", "commissioned_at")
-        if getattr(line, column) not in (None, getattr(meter, column))
-    ]
+    columns = _other_columns(line, meter, ("name", "interval_minutes", "status", "commissioned_at"))
     moves = line.place is not None and (installation is None or installation.place.name != line.place)
-    if not columns and not moves:
+    if not columns and not moves and not of_place:
         plan.unchanged.append((line, meter))
         return ""
     if not update:
-        return f"meter {meter.serial_number} is registered with another {', '.join(columns + ['place'] * moves)}"
+        return _otherwise(f"meter {meter.serial_number}", columns + ["place"] * moves + of_place)
     if "commissioned_at" in columns:
         return f"meter {meter.serial_number} was commissioned at {meter.commissioned_at}, which --update leaves"
     if moves and installation is not None and installation.installed_at >= now:
         return f"meter {meter.serial_number} hangs at {installation.place} only from {installation.installed_at} on"
     if moves and (reason := _taken(line.place, at_place, now)):
         return reason
-    plan.changed.append(Change(line, meter, columns, line.place if moves else None))
+    plan.changed.append(Change(line, meter, columns, line.place if moves else None, of_place))
     return ""
+
+
+def _other_columns(line: MeterLine, row: Meter | Place | None, columns: Sequence[str]) -> list[str]:
+    """The columns that the line names, and in which the row, where there is one, says something else."""
+    return [column for column in columns if getattr(line, column) not in (None, row and getattr(row, column))]
+
+
+def _otherwise(what: str, columns: Sequence[str]) -> str:
+    return f"{what} is registered with another {', '.join(columns)}"
 
 
 def _taken(place: str | None, at_place: dict[str, list[Installation]], at: datetime) -> str:
@@ -143,6 +161,7 @@ def enrol(plan: Enrolment, now: datetime, done: Callable[[int], None] = lambda c
     for lines in chunks(plan.new):
         added |= _add(lines, now)
         _install([(added[line.system_title], line.place, line.commissioned_at or now) for line in lines if line.place])
+        _describe(lines)
         done(len(lines))
     for changes in chunks(plan.changed):
         _change(changes, now)
@@ -196,6 +215,24 @@ def _change(changes: list[Change], now: datetime) -> None:
     moving = [(change.meter.pk, change.place, now) for change in changes if change.place]
     Installation.objects.filter(meter__in=[row[0] for row in moving], removed_at=None).update(removed_at=now)
     _install(moving)
+    _describe([change.line for change in changes if change.of_place])
+
+
+def _describe(lines: Sequence[MeterLine]) -> None:
+    """What the lines say of their places; what they leave out stays."""
+    _execute(
+        """UPDATE meters_place p SET address = coalesce(n.address, p.address),
+               customer_reference = coalesce(n.customer_reference, p.customer_reference),
+               latitude = coalesce(n.latitude, p.latitude), longitude = coalesce(n.longitude, p.longitude)
+           FROM unnest(%s::text[], %s::text[], %s::text[], %s::numeric[], %s::numeric[])
+                AS n(name, address, customer_reference, latitude, longitude)
+           WHERE p.name = n.name RETURNING p.id""",
+        [
+            (line.place, *(getattr(line, column) for column in OF_PLACE))
+            for line in lines
+            if line.place and any(getattr(line, column) is not None for column in OF_PLACE)
+        ],
+    )
 
 
 def _execute(statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

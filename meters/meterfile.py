@@ -1,36 +1,27 @@
-"""Files of meters (CSV, plain or gzip): every line read and judged by itself, nothing looked up."""
+"""Tables of meters (CSV, plain or gzip): every line read and judged by itself, nothing looked up."""
 
-import csv
-import gzip
-import io
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from ami_headend.core import names
+from ami_headend.core.names import UnreadableNameError
+from ami_headend.core.tables import BadLine, opened, rows
 from keyvault.models import Algorithm
 from meters.models import MeterStatus
 from meters.registry import parse_system_title
 
 REQUIRED = ("system_title", "serial_number")
-OPTIONAL = ("name", "place", "interval_minutes", "algorithm", "status", "commissioned_at", "concentrator")
-_GZIP_MAGIC = b"\x1f\x8b"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
+OF_PLACE = ("address", "customer_reference", "latitude", "longitude")
+OPTIONAL = ("name", "place", *OF_PLACE, "interval_minutes", "algorithm", "status", "commissioned_at", "concentrator")
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
+_DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
+_DEGREES_STEP = Decimal("0.000001")  # 11 cm
 _STATUSES = (MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
-_TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120}
-
-
-class MeterFileError(ValueError):
-    """The file as a whole cannot be read: not there, not CSV, another header. Whoever wrote it can mend it."""
-
-
-class BadLine(NamedTuple):
-    """A line that cannot be imported: its number (the header is 1) and why."""
-
-    line: int
-    reason: str
+_TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120, "address": 250}
 
 
 class MeterLine(NamedTuple):
@@ -41,6 +32,10 @@ class MeterLine(NamedTuple):
     serial_number: str
     name: str | None = None
     place: str | None = None
+    address: str | None = None
+    customer_reference: str | None = None
+    latitude: Decimal | None = None
+    longitude: Decimal | None = None
     interval_minutes: int | None = None
     algorithm: Algorithm | None = None
     status: MeterStatus | None = None
@@ -56,74 +51,57 @@ class MeterFile(NamedTuple):
 
 
 def read_meter_file(path: Path) -> MeterFile:
-    """Every line of a CSV file; MeterFileError where it cannot be read at all."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            with gzip.open(file) if packed else file as stream:
-                return _read(stream)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise MeterFileError(f"{path} is damaged: {error}") from None
-    except OSError as error:
-        raise MeterFileError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _read(stream: IO[bytes] | Any) -> MeterFile:
-    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        return _judge(csv.reader(text, strict=True))
-
-
-def _judge(reader: Any) -> MeterFile:
-    try:
-        columns = _header(next(reader, []))
-        lines: list[MeterLine] = []
-        bad: list[BadLine] = []
-        for number, cells in _cells(reader):
-            if len(cells) != len(columns):
-                bad.append(BadLine(number, f"{len(cells)} cells, but the header names {len(columns)} columns"))
+    """Every line of a table; FileError where it cannot be read at all."""
+    lines: list[MeterLine] = []
+    bad: list[BadLine] = []
+    with opened(path) as stream:
+        for row in rows(stream, REQUIRED, OPTIONAL):
+            if isinstance(row, BadLine):
+                bad.append(row)
                 continue
             try:
-                lines.append(_line(number, dict(zip(columns, cells, strict=True))))
+                lines.append(_line(row.line, row.cells))
             except ValueError as error:
-                bad.append(BadLine(number, str(error)))
-    except csv.Error as error:
-        raise MeterFileError(f"line {reader.line_num}: not CSV: {error}") from None
+                bad.append(BadLine(row.line, str(error)))
     bad += _repeated(lines)
     return MeterFile(lines, sorted(bad))
 
 
-def _cells(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    for cells in reader:
-        if any(cells):
-            yield reader.line_num, [cell.strip() for cell in cells]
-
-
-def _header(cells: list[str]) -> list[str]:
-    columns = [cell.strip() for cell in cells]
-    wanted = f"the first line must name the columns, separated by commas: {', '.join(REQUIRED)}"
-    missing = [column for column in REQUIRED if column not in columns]
-    unknown = [column for column in columns if column not in REQUIRED + OPTIONAL]
-    if missing or unknown or len(set(columns)) != len(columns):
-        found = ascii(",".join(columns))[:200]
-        raise MeterFileError(f"line 1: {wanted}; and, where wanted, {', '.join(OPTIONAL)}. It holds {found}")
-    return columns
-
-
 def _line(number: int, cells: dict[str, str]) -> MeterLine:
-    for column, text in cells.items():
-        if _CONTROL.search(text):
-            raise ValueError(f"{column} holds octets that are not UTF-8 text: {ascii(text)[:80]}")
-        if len(text) > _TEXT_MAX.get(column, 64):
-            raise ValueError(f"{column} is longer than {_TEXT_MAX.get(column, 64)} characters")
     given: dict[str, Any] = {}
-    for column, text in cells.items():
-        if text:
+    for column, written in cells.items():
+        if text := _text(column, written):
             given[column] = _PARSERS.get(column, str)(text)
     for column in REQUIRED:
         if column not in given:
             raise ValueError(f"{column} is empty")
+    if ("latitude" in given) != ("longitude" in given):
+        raise ValueError("latitude and longitude go together: one of them is empty")
+    if "place" not in given and (of_place := next((column for column in OF_PLACE if column in given), None)):
+        raise ValueError(f"{of_place} is of a place, and place is empty")
     return MeterLine(number, **given)
+
+
+def _text(column: str, written: str) -> str:
+    """A cell as people see it."""
+    if _NO_TEXT.search(written):
+        raise ValueError(f"{column} holds octets that are not UTF-8 text: {ascii(written)[:80]}. Save it as CSV UTF-8")
+    try:
+        text = names.check(written)
+    except UnreadableNameError as error:
+        raise ValueError(f"{column} {ascii(written)[:80]}: {error}") from None
+    if len(text) > _TEXT_MAX.get(column, 64):
+        raise ValueError(f"{column} is longer than {_TEXT_MAX.get(column, 64)} characters")
+    return text
+
+
+def _degrees(column: str, most: int) -> Callable[[str], Decimal]:
+    def parse(text: str) -> Decimal:
+        if not _DEGREES.fullmatch(text) or abs(degrees := Decimal(text.replace(",", "."))) > most:
+            raise ValueError(f"{column} {text!r} is not a number of degrees from -{most} to {most}")
+        return degrees.quantize(_DEGREES_STEP)
+
+    return parse
 
 
 def _interval_minutes(text: str) -> int:
@@ -159,6 +137,8 @@ def _commissioned_at(text: str) -> datetime:
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "system_title": parse_system_title,
+    "latitude": _degrees("latitude", 90),
+    "longitude": _degrees("longitude", 180),
     "interval_minutes": _interval_minutes,
     "algorithm": _algorithm,
     "status": _status,
@@ -172,6 +152,7 @@ def _repeated(lines: list[MeterLine]) -> Iterator[BadLine]:
         first: dict[Any, int] = {}
         for line in lines:
             value = getattr(line, column)
-            if value is not None and (earlier := first.setdefault(value, line.line)) != line.line:
+            key = value.casefold() if isinstance(value, str) else value
+            if value is not None and (earlier := first.setdefault(key, line.line)) != line.line:
                 shown = value.hex() if isinstance(value, bytes) else value
                 yield BadLine(line.line, f"{column} {shown} stands in line {earlier} already")

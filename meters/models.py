@@ -4,9 +4,11 @@ from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
 from django.db import models
 from django.db.models import Func, Q
+from django.db.models.functions import Upper
 from psqlextra.models import PostgresPartitionedModel
 from psqlextra.types import PostgresPartitioningMethod
 
+from ami_headend.core.names import NameField
 from meters.obis import RegisterKind
 
 
@@ -33,8 +35,8 @@ class Meter(models.Model):
     """A meter by its system title (EUI-64, 8 octets); its keys are known to keyvault by that title only."""
 
     system_title = models.BinaryField(max_length=8, unique=True, help_text="EUI-64, 8 octets")
-    serial_number = models.CharField(max_length=64, unique=True)
-    name = models.CharField(max_length=120, blank=True)
+    serial_number = NameField(max_length=64, unique=True)
+    name = NameField(max_length=120, blank=True)
     status = models.CharField(max_length=12, choices=MeterStatus, default=MeterStatus.COMMISSIONED)
     interval_minutes = models.PositiveSmallIntegerField(default=30, help_text="length of one load-profile interval")
     commissioned_at = models.DateTimeField(help_text="intervals are expected from here on")
@@ -45,7 +47,12 @@ class Meter(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="meter_interval_minutes"
-            )
+            ),
+            models.UniqueConstraint(
+                Upper("serial_number"),
+                name="meter_serial_number",
+                violation_error_message="There is a meter with this serial number, in capitals or not, already.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -87,8 +94,27 @@ class EarlierLength(models.Model):
 class Place(models.Model):
     """Where energy is metered: a metering point, whichever meter hangs there."""
 
-    name = models.CharField(max_length=120, unique=True)
-    address = models.CharField(max_length=250, blank=True)
+    name = NameField(max_length=120, unique=True)
+    address = NameField(max_length=250, blank=True)
+    customer_reference = NameField(max_length=64, blank=True, help_text="of the customer or contract, elsewhere")
+    latitude = models.DecimalField(
+        max_digits=8, decimal_places=6, null=True, blank=True, help_text="degrees north, WGS 84"
+    )
+    longitude = models.DecimalField(
+        max_digits=9, decimal_places=6, null=True, blank=True, help_text="degrees east, WGS 84"
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(latitude=None, longitude=None)
+                | Q(latitude__isnull=False, longitude__isnull=False)
+                & Q(latitude__gte=-90, latitude__lte=90, longitude__gte=-180, longitude__lte=180),
+                name="place_coordinates",
+                violation_error_message="Latitude (-90 to 90) and longitude (-180 to 180) go together.",
+            )
+        ]
+        indexes = [models.Index(fields=["customer_reference"], name="place_by_customer")]
 
     def __str__(self) -> str:
         return self.name

@@ -1,13 +1,13 @@
 """The meter registry: looking meters up, their states, and which one hangs at which place."""
 
-import re
 from datetime import datetime
 
 from django.db import transaction
 
+from ami_headend.core import eui64
+from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core.names import tidy
 from meters.models import Installation, Meter, MeterStatus, Place
-
-_SYSTEM_TITLE = re.compile(r"[0-9a-fA-F]{16}", re.ASCII)
 
 
 class RegistryError(ValueError):
@@ -15,24 +15,25 @@ class RegistryError(ValueError):
 
 
 def parse_system_title(text: str) -> bytes:
-    """The 8 octets of a system title in 16 hex digits; RegistryError where it is another form."""
-    if not _SYSTEM_TITLE.fullmatch(text):
-        raise RegistryError(f"system title {text[:80]!r} is not 16 hex digits")
-    return bytes.fromhex(text)
+    """The 8 octets of a system title, as ``core.eui64`` reads it; RegistryError where it is another form."""
+    try:
+        return eui64.parse(text)
+    except Eui64Error as error:
+        raise RegistryError(f"system title {error}") from None
 
 
 def find_meter(system_title: str) -> Meter:
     """The meter of a system title in hex; RegistryError where there is none."""
     meter = Meter.objects.filter(system_title=parse_system_title(system_title)).first()
     if meter is None:
-        raise RegistryError(f"there is no meter with system title {system_title.lower()}")
+        raise RegistryError(f"there is no meter with system title {parse_system_title(system_title).hex()}")
     return meter
 
 
 def look_up(text: str) -> Meter:
     """The meter that a person means: by its serial number, or its system title in hex; RegistryError for none."""
-    text = text.strip()
-    meter = None if "\0" in text else Meter.objects.filter(serial_number=text).first()
+    text = tidy(text)
+    meter = None if "\0" in text else Meter.objects.filter(serial_number__iexact=text).first()
     if meter is None:
         try:
             return find_meter(text)

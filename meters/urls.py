@@ -1,6 +1,6 @@
 from django.urls import path
 
-from meters import api
+from meters import api, place_api
 
 # The list of meters is served by concentrators.meter_api, which knows where each belongs.
 urlpatterns = [
@@ -8,4 +8,6 @@ urlpatterns = [
     path("meters/<str:system_title>/gaps", api.MeterGaps.as_view(), name="meter-gaps"),
     path("readings", api.ReadingList.as_view(), name="readings"),
     path("events", api.EventList.as_view(), name="events"),
+    path("places", place_api.PlaceList.as_view(), name="places"),
+    path("places/<int:pk>", place_api.PlaceDetail.as_view(), name="place"),
 ]

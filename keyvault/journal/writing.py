@@ -12,6 +12,7 @@ import secrets
 import socket
 import stat
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -30,10 +31,12 @@ from keyvault.journal.segments import (
     Record,
     Scan,
     SegmentError,
+    decode_record,
     encode_header,
     encode_record,
     framed,
     read_header,
+    unchecked,
 )
 from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
 
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".journal"
 SEGMENT_OCTETS = 16 * 1024 * 1024  # then another is begun: a process that starts reads through the newest
 _KEY_OCTETS = 32
+_OUT_OF_ORDER = 10_000  # acts that are under way at once may be written in another order than they got their numbers
 
 
 class JournalError(MasterKeyError):
@@ -57,6 +61,7 @@ class _Place(NamedTuple):
     key: bytes
     size: int
     mac: bytes
+    number: int  # the highest that is known of this host
 
     def __repr__(self) -> str:
         return f"<{self.path} at {self.size}>"
@@ -71,11 +76,22 @@ def write(record: Record) -> None:
     try:
         with _alone(folder):
             place = _place(folder)
+            _check_number(folder, record.number, place.number)
             octets, mac = framed(place.key, place.mac, encode_record(record))
             size = _append(place.path, octets, place.size)
-            _last[folder] = place._replace(size=size, mac=mac)
+            _last[folder] = place._replace(size=size, mac=mac, number=max(place.number, record.number))
     except OSError as error:
         raise _cannot_write(folder, error) from None
+
+
+def _check_number(folder: Path, number: int, known: int) -> None:
+    """Numbers hardly go back: a replay of what came after a backup would pass over an act whose number did."""
+    if number < known - _OUT_OF_ORDER:
+        raise JournalError(
+            f"the key journal in {folder} went to number {known}, and the database gives number {number}: its sequence "
+            "was set back, or it is another database. Nothing was done. Restore it (manage.py restore); for a head-end "
+            "that is really new, move that folder away first"
+        )
 
 
 def probe() -> Path:
@@ -143,7 +159,8 @@ def _place(folder: Path) -> _Place:
                 return last
     newest = max(folder.glob(f"{_host()}-*{SUFFIX}"), default=None)
     place = None if newest is None else _end_of(newest, version)
-    return place or _begin(folder)
+    known = 0 if last is None else last.number
+    return place or _begin(folder, max(known, 0 if newest is None else _last_number(newest)))
 
 
 def _end_of(path: Path, version: int) -> _Place | None:
@@ -156,19 +173,38 @@ def _end_of(path: Path, version: int) -> _Place | None:
                 return None
             key = segment_key(header, masterkey.current())
             scan = Scan(file, key, start, NO_MAC)
-            for _ in scan:
-                pass
+            payloads = deque(scan, maxlen=1)
     except (SegmentError, UnwrapError) as error:
         logger.error("%s is left as it is, and another segment begun: %s", path, error)
         return None
     if scan.end is not End.CLEAN:
         logger.warning("%s ends %s at octet %d: it is left so, and another begun", path, scan.end, scan.good_to)
         return None
-    return _Place(path, found.st_ino, version, key, scan.good_to, scan.mac)
+    number = 0 if scan.good_to == start else _number(payloads[0].payload)
+    return _Place(path, found.st_ino, version, key, scan.good_to, scan.mac, number)
 
 
-def _begin(folder: Path) -> _Place:
-    """A new segment under the active master key version."""
+def _last_number(path: Path) -> int:
+    """The number of the last record that stands whole in a segment, its mac not checked; 0 of none."""
+    try:
+        with path.open("rb") as file:
+            _, start = read_header(file)
+            payloads = deque(unchecked(file, start), maxlen=1)
+    except SegmentError:
+        return 0
+    return _number(payloads[0]) if payloads else 0
+
+
+def _number(payload: bytes) -> int:
+    """The number in a record; 0 for a header, or another form."""
+    try:
+        return decode_record(payload).number
+    except SegmentError:
+        return 0
+
+
+def _begin(folder: Path, number: int) -> _Place:
+    """A new segment under the active master key version, after one that went to a number."""
     master = masterkey.provider().fresh()
     identity, key = secrets.token_bytes(ID_OCTETS), secrets.token_bytes(_KEY_OCTETS)
     wrapped = master.wrap(key, Purpose.JOURNAL_KEY, identity)
@@ -183,7 +219,7 @@ def _begin(folder: Path) -> _Place:
         path.unlink()
         raise
     _sync_folder(folder)
-    return _Place(path, path.stat().st_ino, header.version, key, size, mac)
+    return _Place(path, path.stat().st_ino, header.version, key, size, mac, number)
 
 
 def _append(path: Path, octets: bytes, size: int) -> int:

@@ -1,13 +1,13 @@
 """Which keys are to be exported, and for whom: what export_keys and the request to approve it ask for alike."""
 
-import re
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
 
-_SYSTEM_TITLE = re.compile(r"[0-9a-fA-F]{16}", re.ASCII)
+from ami_headend.core import eui64
+from ami_headend.core.eui64 import Eui64Error
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,12 +20,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def titles(options: dict[str, Any]) -> list[bytes]:
     """The system titles; CommandError where one is none, or none is given."""
     words = options["meters"] or _lines_of(options["meters_from"])
-    for word in words:
-        if not _SYSTEM_TITLE.fullmatch(word):
-            raise CommandError(f"system title {ascii(word)[:80]} is not 16 hex digits. Nothing was done.")
     if not words:
         raise CommandError("no system titles are given. Nothing was done.")
-    return [bytes.fromhex(word) for word in words]
+    try:
+        return [eui64.parse(word) for word in words]
+    except Eui64Error as error:
+        raise CommandError(f"system title {error}. Nothing was done.") from None
 
 
 def _lines_of(path: Path) -> list[str]:

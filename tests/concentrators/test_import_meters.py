@@ -1,6 +1,7 @@
 import gzip
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from concentrators.models import Assignment
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
 from keyvault.provisioning import create_fleet_key, provision_devices
 from meters.lengths import common_boundary
-from meters.models import Installation, Meter, MeterStatus
+from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry import retire
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -149,7 +150,7 @@ BAD_LINES = [
     ("0024befffe000003,S,,,,,,2026-03-01T00:00:00,", "with a zone"),
     ("0024befffe000003,S,,,,,,,DCU 3", "there is no concentrator DCU 3"),
     (f"0024befffe000003,{'S' * 65},,,,,,,", "serial_number is longer than 64 characters"),
-    ("0024befffe000003,S\0,,,,,,,", "serial_number holds octets"),
+    ("0024befffe000003,S\0,,,,,,,", "serial_number 'S\\x00': it holds a character that cannot be shown (U+0000)"),
     ("0024befffe000002,S9,,,,,,,", "system_title 0024befffe000002 stands in line 2 already"),
     ("0024befffe000003,S2,,,,,,,", "serial_number S2 stands in line 2 already"),
     ("0024befffe0000aa,S9,,,,,,,", "is registered with serial number standing"),
@@ -180,14 +181,14 @@ def test_a_bad_line_is_named_and_nothing_is_imported(
 
 
 BAD_FILES = [
-    (b"", "line 1: the first line must name the columns"),
-    (b"serial_number,name\nS1,x", "the first line must name the columns"),
-    (b"system_title;serial_number\n0024befffe000001;S1", "separated by commas"),
+    (b"", "line 1: column system_title is missing"),
+    (b"serial_number,name\nS1,x", "line 1: column system_title is missing. The first line names the columns"),
+    (b"system_title|serial_number\n0024befffe000001|S1", "separated by commas, semicolons or tabs"),
     (b"system_title,serial_number,key\n0024befffe000001,S1,00", "It holds 'system_title,serial_number,key'"),
-    ("system_title,serial_number\n".encode("utf-16"), "the first line must name the columns"),
+    ("system_title,serial_number\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
     (b'system_title,serial_number\n0024befffe000001,"S1\n', "not CSV"),
-    (gzip.compress(HEADER.encode(), mtime=0)[:-4], "is damaged"),
-    (b"\x1f\x8bno gzip", "is damaged"),
+    (gzip.compress(HEADER.encode(), mtime=0)[:-4], "is cut off or damaged"),
+    (b"\x1f\x8bno gzip", "is cut off or damaged"),
 ]
 
 
@@ -254,3 +255,55 @@ def test_the_number_of_queries_does_not_grow_with_the_file(path: Path) -> None:
     assert counted[1] == counted[2]
     record = AuditRecord.objects.latest("number")
     assert (record.act, record.subject["devices"], len(record.subject["first"])) == ("keys.provision", 200, 100)
+
+
+FROM_EXCEL = (
+    "sep=;\r\nSystem Title;Serial Number;Place;Address;Customer Reference;Latitude;Longitude;;\r\n"
+    "00-24-BE-FF-FE-00-00-01;S\u200b1; House 1 ;Mühlweg 4;K-17;52,516275;13,377704;;\r\n"
+)
+
+
+def test_a_table_of_excel_is_taken_with_the_place(path: Path) -> None:
+    assert "1 new" in run(path, FROM_EXCEL.encode("utf-16"), "--no-keys")
+    meter = Meter.objects.get()
+    assert (bytes(meter.system_title).hex(), meter.serial_number) == ("0024befffe000001", "S1")
+    place = Place.objects.get()
+    assert (place.name, place.address, place.customer_reference) == ("House 1", "Mühlweg 4", "K-17")
+    assert (place.latitude, place.longitude) == (Decimal("52.516275"), Decimal("13.377704"))
+    assert "1 unchanged" in run(path, FROM_EXCEL.encode("utf-8-sig"), "--no-keys")
+
+
+def test_another_address_takes_update(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(path, FROM_EXCEL.encode(), "--no-keys")
+    moved = FROM_EXCEL.replace("Mühlweg 4", "Mühlweg 5").replace(";K-17;", ";;")
+    said = refused(path, capsys, moved.encode(), "--no-keys")
+    assert "meter S1 is registered with another address" in said
+    assert "1 changed" in run(path, moved.encode(), "--no-keys", "--update")
+    place = Place.objects.get()
+    assert (place.address, place.customer_reference) == ("Mühlweg 5", "K-17")  # what is left out stays
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        (",Mill Lane 4,,,", "address is of a place, and place is empty"),
+        ("P,,,52.5,", "latitude and longitude go together"),
+        ("P,,,91,13", "latitude '91' is not a number of degrees from -90 to 90"),
+        ("P,,,52.5,east", "longitude 'east' is not a number of degrees from -180 to 180"),
+    ],
+)
+def test_what_is_wrong_with_a_place_is_named(
+    path: Path, capsys: pytest.CaptureFixture[str], cells: str, reason: str
+) -> None:
+    header = "system_title,serial_number,place,address,customer_reference,latitude,longitude"
+    assert reason in refused(path, capsys, [header, f"0024befffe000001,S1,{cells}"])
+
+
+def test_serial_numbers_that_look_alike_are_one(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = "system_title,serial_number"
+    said = refused(path, capsys, [header, "0024befffe000001,SN1", "0024befffe000002,sn\u200b1"])
+    assert "line 3: serial_number sn1 stands in line 2 already" in said
+    run(path, [header, "0024befffe000001,SN1"], "--no-keys")
+    said = refused(path, capsys, [header, "0024befffe000002,sn1"])
+    assert "serial number sn1 is registered with system title 0024befffe000001" in said
+    assert "1 unchanged" in run(path, [header, "0024befffe000001,sn1 "], "--no-keys")

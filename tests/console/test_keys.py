@@ -26,7 +26,7 @@ from keyvault.models import Approval, AuditRecord, DeviceKey, InvocationCounter,
 from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
-from tests.factories import ConcentratorFactory
+from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -385,8 +385,30 @@ class TestAudit:
         audit.record(ACTOR, "test", {})
         assert "unverified" in text(auditor.get(str(AUDIT)))
         assert "Verified: 1 records, none changed" in act(auditor, AUDIT, "verify")
-        Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(marks={"head": {"number": 1, "mac": "00"}})
         assert "verified up to record 1" in text(auditor.get(str(AUDIT)))
+        audit.record(ACTOR, "test", {})
+        assert "verified up to record 1, 1 since" in text(auditor.get(str(AUDIT)))
+
+    def test_what_was_looked_at_before_the_first_record_is_not_called_verified(self, auditor: Client) -> None:
+        Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(marks={"head": {"number": 0, "mac": "00"}})
+        assert "nothing was recorded yet" in text(auditor.get(str(AUDIT)))
+        audit.record(ACTOR, "test", {})
+        page = text(auditor.get(str(AUDIT)))
+        assert "verified up to" not in page
+        assert "1 records since it was looked at" in page
+
+    def test_records_are_found_by_meter_and_key(self, auditor: Client) -> None:
+        meter = MeterFactory.create(serial_number="SN-1", system_title=bytes.fromhex("02e1234567890123"))
+        title = bytes(meter.system_title).hex()
+        for device, fingerprint in ((title, "aa00bb11cc22dd33"), ("0024befffe000002", "1234567890123456")):
+            named = [{"device": device, "epoch": 1, "fingerprint": fingerprint}]
+            audit.record(ACTOR, "device_key.rotate", {"wave": f"of {device}", "named": named})
+        for asked in ("sn-1", "SN-1", "02-E1-23-45-67-89-01-23", title, "aa00bb11cc22dd33"):
+            page = text(auditor.get(str(AUDIT), {"of": asked}))
+            assert f"of {title}" in page, asked
+            assert "of 0024befffe000002" not in page, asked
+        assert "of 0024befffe000002" in text(auditor.get(str(AUDIT), {"of": "1234567890123456"}))
+        assert "No record fits" in text(auditor.get(str(AUDIT), {"of": "SN-9' OR"}))
 
     def test_the_export_holds_every_record_and_its_own(self, auditor: Client) -> None:
         audit.record(ACTOR, "test", {"n": 1})

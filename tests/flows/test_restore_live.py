@@ -21,12 +21,14 @@ from ami_headend.backup import databases as ours
 from ami_headend.backup import making, restoring
 from ami_headend.backup.programs import ProgramError
 from ami_headend.database_roles import grant_rights
+from ami_headend.metrics import counting
 from concentrators.models import Uplink
 from keyvault import masterkey
 from keyvault.audit import Actor
 from keyvault.backups import BackupError
 from keyvault.cose.structures import encode_sequence
 from meters import partitions
+from tests.concentrators import fleet
 from tests.flows import databases
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_readings, frames_of, readings_expected, sweep_until_verified, wait_verified
@@ -293,3 +295,18 @@ def test_a_dump_that_does_not_load_is_put_back_by_the_owner(roles: Roles, stack:
         restoring.load(tmp_path / "broken.dump", ignore, replace=True)
     assert (Uplink.objects.count(), ours.is_aside()) == (before, False)
     stack.start("web")
+
+
+def test_what_another_role_is_writing_is_not_counted_past(roles: Roles, stack: Stack) -> None:
+    """PostgreSQL hides when a session of another role began, from the metrics as from a restore."""
+    for name in ("web", "worker"):
+        stack.stop(name)
+    site = sites.found(stack, 1)
+    uplink = fleet.post(site.concentrator, [site.devices[0].frame(0)], datetime.now(UTC))
+    verdict = "UPDATE concentrators_uplink SET accepted = 1, verified_at = clock_timestamp() WHERE id = %s"
+    counting.count()
+    with psycopg.connect(roles.working_url) as other:
+        other.execute(verdict, [uplink.pk])
+        assert counting.count().uplinks == 0
+        other.commit()
+    assert counting.count().uplinks == 1

@@ -140,3 +140,20 @@ def test_a_damaged_journal_is_told_of(folder: Path) -> None:
     path.write_bytes(octets)
     assert "Parts of the journal cannot be read" in str(witness.verify())
     assert committed.read().last < 5
+
+
+def test_numbers_of_the_journal_are_not_set_back(folder: Path) -> None:
+    """A restore would pass over acts under numbers of before its backup: keys that were cut off would be good."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval('keyvault_journal_number', 1000000)")
+    act()
+    for segment in (False, True):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT setval('keyvault_journal_number', 5)")
+        if segment:  # another process, which has to begin another segment
+            writing._last.clear()
+            (path,) = folder.glob("*.journal")
+            path.write_bytes(path.read_bytes()[:-3])
+        with pytest.raises(JournalError, match=r"went to number 1\d+, and the database gives number \d+: its sequence"):
+            act()
+    assert audit.head().number == 6

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -16,21 +17,23 @@ from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
 from ami_headend.console.lists import ROWS, ListPage, number_of, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
-from keyvault import audit, rights
+from keyvault import audit, rights, witness
 from keyvault.adminbase import FilterForm
 from keyvault.audit import AuditError, Head
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import AuditRecord
+from meters.registry import RegistryError, look_up, parse_system_title
 
 _WALKED_AT_ONCE = 100_000
 
 
 class AuditFilters(FilterForm):
-    """Records by the act, who did it, and when."""
+    """Records by the act, who did it, to which meter or key, and when."""
 
+    of = text("meter or key", "serial number, system title or fingerprint")
     act = text("act begins with", "device_key.")
     actor = text("by", "account or system user")
-    field_order = ["act", "actor", "start", "end"]
+    field_order = ["act", "actor", "of", "start", "end"]
 
 
 class AuditPage(ListPage, ActingPage):
@@ -53,6 +56,8 @@ class AuditPage(ListPage, ActingPage):
             rows = rows.filter(act__startswith=filters["act"])
         if filters.get("actor"):
             rows = rows.filter(actor=filters["actor"])
+        if filters.get("of"):
+            rows = rows.filter(pk__in=audit.naming(_name(filters["of"])))
         if filters.get("start"):
             rows = rows.filter(at__gte=filters["start"])
         if filters.get("end"):
@@ -103,11 +108,27 @@ def _lines() -> Iterator[str]:
         yield f"{line}\n"
 
 
+def _name(written: str) -> str:
+    """How records name a meter or key: by its system title, its fingerprint, or as it is written."""
+    try:
+        return bytes(look_up(written).system_title).hex()
+    except RegistryError:
+        pass  # it may be a device that was never registered, or a key's fingerprint
+    try:
+        return parse_system_title(written).hex()
+    except RegistryError:
+        return written.strip()
+
+
 def _verify(request: HttpRequest) -> str:
     if audit.head().number > _WALKED_AT_ONCE:
         raise Wrong("The chain is too long to be walked while you wait: use manage.py audit verify.")
-    head = audit.verify()
-    return f"Verified: {head.number:,} records, none changed, removed or out of place. Keep the head: {head}"
+    verified = witness.verify()
+    with transaction.atomic():  # what the page shows as verified, and the rule goes on from
+        for rule in Rule.objects.select_for_update().filter(condition=Condition.AUDIT_BROKEN, is_enabled=True):
+            rule.marks["head"] = {"number": verified.head.number, "mac": verified.head.mac.hex()}
+            rule.save(update_fields=["marks"])
+    return f"Verified: {verified} Keep the head: {verified.head}"
 
 
 def _figures(head: Head) -> list[Figure]:
@@ -116,8 +137,12 @@ def _figures(head: Head) -> list[Figure]:
     kept = None if watching is None else watching.marks.get("head")
     if broken is not None:
         state = Figure("Chain", "broken", broken.summary, "gpp_bad", tone="bad")
+    elif kept is not None and (kept["number"] or not head.number):
+        far = f"verified up to record {kept['number']:,}" if kept["number"] else "nothing was recorded yet"
+        since = head.number - kept["number"]
+        state = Figure("Chain", "whole", f"{far}, {since:,} since" if since > 0 else far, "verified", tone="good")
     elif kept is not None:
-        state = Figure("Chain", "whole", f"verified up to record {kept['number']:,}", "verified", tone="good")
+        state = Figure("Chain", "unverified", f"{head.number:,} records since it was looked at", "help", tone="unsure")
     else:
         state = Figure("Chain", "unverified", "the alert rule for it has not run yet", "help", tone="unsure")
     return [state, Figure("Records", thousands(head.number), "none is ever removed", "receipt_long")]

@@ -1,49 +1,70 @@
 """manage.py concentrator: register concentrators, and their tokens."""
 
+import json
 from argparse import RawDescriptionHelpFormatter
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from concentrators import access
+from ami_headend.core.tables import FileError
+from concentrators import access, overview
+from concentrators.concentrator_import import import_concentrators
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault.audit import AuditError, command_actor
 from keyvault.masterkey import MasterKeyError
 
 _DAYS_MAX = 36_500
+_BAD_LINES_SHOWN = 50
 
 
 class Command(BaseCommand):
-    help = "Register a concentrator, give it a bearer token (shown once), list or revoke its tokens."
+    help = (
+        "List the concentrators, register one, give it a bearer token (shown once), list or revoke its tokens. Exits 1"
+        " where nothing was done."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = RawDescriptionHelpFormatter
         parser.epilog = (
             "examples:\n"
+            "  manage.py concentrator list                 with their meters, tokens, and when they posted last\n"
+            "  manage.py concentrator list --json\n"
             "  manage.py concentrator add DCU-17\n"
+            "  manage.py concentrator import new.csv --dry-run      a table with a column name: all lines, or none\n"
             "  manage.py concentrator token DCU-17 --label spring --days 365\n"
             "  manage.py concentrator tokens DCU-17\n"
             "  manage.py concentrator revoke DCU-17 --token 4"
         )
-        parser.add_argument("action", choices=["add", "token", "tokens", "revoke"])
-        parser.add_argument("name", help="the concentrator's name")
+        parser.add_argument("action", choices=["list", "add", "import", "token", "tokens", "revoke"])
+        parser.add_argument("name", nargs="?", help="the concentrator's name, or the table to import; not for list")
+        parser.add_argument("--dry-run", action="store_true", help="of import: check everything, change nothing")
+        parser.add_argument("--json", action="store_true", help="the list for programs")
         parser.add_argument("--label", default="", help="what a token is for")
         parser.add_argument("--days", type=int, help="days until a new token expires; without it, it does not")
         parser.add_argument("--token", type=int, help="number of the token to revoke, as `tokens` lists it")
 
-    def handle(self, *args: Any, action: str, name: str, **options: Any) -> None:
+    def handle(self, *args: Any, action: str, name: str | None, **options: Any) -> None:
+        if (name is None) != (action == "list"):
+            raise CommandError("list takes no name." if name else f"Name the concentrator to {action}.")
+        if name is None:
+            self._list_all(as_json=options["json"])
+            return
         try:
             self.act(action, name, options)
-        except (MasterKeyError, AuditError) as error:
+        except (MasterKeyError, AuditError, FileError) as error:
             raise CommandError(str(error)) from None
 
     def act(self, action: str, name: str, options: dict[str, Any]) -> None:
         if action == "add":
-            _add(name)
-            self.stdout.write(f"Registered {name}. Next: manage.py concentrator token {name}")
+            added = _add(name)
+            self.stdout.write(f"Registered {added}. Next: manage.py concentrator token '{added}'")
+            return
+        if action == "import":
+            self._import(Path(name), dry_run=options["dry_run"])
             return
         concentrator = Concentrator.objects.filter(name=name).first()
         if concentrator is None:
@@ -54,6 +75,27 @@ class Command(BaseCommand):
             self._list(concentrator)
         else:
             self._revoke(concentrator, options["token"])
+
+    def _import(self, path: Path, *, dry_run: bool) -> None:
+        report = import_concentrators(path, command_actor(), dry_run=dry_run)
+        for line, reason in report.bad[:_BAD_LINES_SHOWN]:
+            self.stderr.write(f"line {line}: {reason}")
+        if report.bad:
+            raise CommandError(f"{len(report.bad)} bad lines: nothing was imported.")
+        told = "Would register" if dry_run else "Registered"
+        self.stdout.write(f"{told} {len(report.new)} concentrators; {report.unchanged} are registered already.")
+
+    def _list_all(self, *, as_json: bool) -> None:
+        rows = overview.concentrators(timezone.now())
+        if as_json:
+            self.stdout.write(json.dumps([row._asdict() for row in rows], indent=2, default=datetime.isoformat))
+            return
+        for row in rows:
+            posted = f"posted {row.posted_at:%Y-%m-%d %H:%M} UTC" if row.posted_at else "never posted"
+            state = "active" if row.is_active else "REFUSED (not active)"
+            self.stdout.write(f"{row.name}  {state}, {row.meters} meters, {row.valid_tokens} valid tokens, {posted}")
+        if not rows:
+            self.stdout.write("There is no concentrator: manage.py concentrator add NAME")
 
     def _issue(self, concentrator: Concentrator, label: str, days: int | None) -> None:
         if days is not None and not 1 <= days <= _DAYS_MAX:
@@ -79,12 +121,13 @@ class Command(BaseCommand):
         self.stdout.write(f"Token {pk} of {concentrator} is refused from now on.")
 
 
-def _add(name: str) -> None:
+def _add(name: str) -> Concentrator:
     concentrator = Concentrator(name=name)
     _check(concentrator, "name")
-    if Concentrator.objects.filter(name=name).exists():
-        raise CommandError(f"there is a concentrator {name} already")
+    if standing := Concentrator.objects.filter(name__iexact=concentrator.name).first():
+        raise CommandError(f"there is a concentrator {standing} already")
     access.save_as(command_actor(), concentrator)
+    return concentrator
 
 
 def _check(row: Concentrator | ConcentratorToken, field: str) -> None:
@@ -94,7 +137,7 @@ def _check(row: Concentrator | ConcentratorToken, field: str) -> None:
         row.clean_fields(exclude={f.name for f in row._meta.fields} - {field})
     except ValidationError as error:
         raise CommandError(f"{field} {text[:40]!r}: {' '.join(error.messages)}") from None
-    if not text.isprintable():
+    if not (text := getattr(row, field)).isprintable():
         raise CommandError(f"{field} {text[:40]!r} holds control characters")
 
 

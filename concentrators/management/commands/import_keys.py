@@ -9,13 +9,14 @@ from django.db import IntegrityError
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from ami_headend.core.tables import BadLine
 from concentrators.reverification import verify_all_again, waiting_uplinks
 from concentrators.verification import TransientError
 from keyvault import audit, shipmentfile, shipments, transport
 from keyvault.audit import AuditError
 from keyvault.masterkey import MasterKeyError
 from keyvault.provisioning import ProvisioningError
-from keyvault.shipmentfile import BadLine, Shipment, ShipmentError
+from keyvault.shipmentfile import Shipment, ShipmentError
 from keyvault.shipments import ImportReport
 from keyvault.transport import TransportKeyError
 

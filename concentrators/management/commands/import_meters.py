@@ -10,6 +10,7 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from ami_headend.core.tables import BadLine, FileError
 from concentrators.assignments import AssignmentError
 from concentrators.intervals import IntervalError
 from concentrators.meter_import import KeyPolicy, import_meters
@@ -17,17 +18,19 @@ from keyvault.audit import AuditError, command_actor
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey
 from keyvault.provisioning import ProvisioningError
-from meters.meterfile import BadLine, MeterFileError, read_meter_file
+from meters.meterfile import read_meter_file
 
 BAD_LINES_SHOWN = 50
 
 
 class Command(BaseCommand):
-    help = """Import meters from a CSV file (UTF-8, plain or gzip): all lines, or none.
+    help = """Import meters from a CSV file, plain or gzip: all lines, or none.
 
-Columns: system_title (16 hex digits) and serial_number; where wanted also name, place,
-interval_minutes (default 30), algorithm (default AES-CCM-16-64-128), status (commissioned, suspended),
-commissioned_at (a date, or date and time with zone; default now), concentrator (its name).
+UTF-8, or UTF-16 with a byte order mark; commas, semicolons or tabs between the columns. The first line
+names them: system_title (16 hex digits, with or without dashes, colons or dots) and serial_number; where
+wanted also name, place, and of that place address, customer_reference, latitude and longitude (degrees,
+WGS 84); interval_minutes (default 30), algorithm (default AES-CCM-16-64-128), status (commissioned,
+suspended), commissioned_at (a date, or date and time with zone; default now), concentrator (its name).
 Lines that say what stands already change nothing, so that a file may be imported again.
 
 Each new meter gets a random key (epoch 1) and transfer key (epoch 0), unless told otherwise.
@@ -36,7 +39,7 @@ Examples:
   manage.py import_meters meters.csv --dry-run
   manage.py import_meters meters.csv.gz --no-keys        # keys come with a shipment
   manage.py import_meters meters.csv --fleet-key 2026    # keys derived from that fleet key
-  manage.py import_meters moved.csv --update             # change name, place, interval, status, concentrator
+  manage.py import_meters moved.csv --update             # change name, place, address, interval, status ...
 """
 
     def create_parser(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,7 +75,7 @@ Examples:
                     dry_run=dry_run,
                     progress=progress,
                 )
-        except (MeterFileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError) as error:
+        except (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError) as error:
             raise CommandError(f"{error}. Nothing was imported.") from None
         except IntegrityError as error:
             raise CommandError(f"The registry changed meanwhile: {error}. Nothing was imported.") from None

@@ -6,6 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import QuerySet
 
+from ami_headend.core import eui64
+from ami_headend.core.eui64 import Eui64Error
 from keyvault import audit, epochs
 from keyvault.audit import AuditError
 from keyvault.masterkey import MasterKeyError
@@ -83,9 +85,6 @@ def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
 
 def _title(text: str) -> bytes:
     try:
-        title = bytes.fromhex(text)
-    except ValueError:
-        title = b""
-    if len(title) != 8:
-        raise CommandError(f"system title {text[:80]!r} is not 16 hex digits")
-    return title
+        return eui64.parse(text)
+    except Eui64Error as error:
+        raise CommandError(f"system title {error}") from None

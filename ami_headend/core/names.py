@@ -1,0 +1,99 @@
+"""Names as people give them: what cannot be seen does not tell two of them apart.
+
+A name that was padded, or copied from a document with a zero width space in it, is the name that people see.
+"""
+
+import re
+import unicodedata
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+_SPACES = re.compile(r"\s+")
+# Shown as nothing, though not of Unicode's category of formatting characters (Cf): fillers and variation selectors.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+_UNPRINTABLE = {"Cc", "Cs", "Co", "Cn"}
+
+
+class UnreadableNameError(ValueError):
+    """A name that nobody can read or type; the message says which character is wrong."""
+
+
+def tidy(text: str) -> str:
+    """The name that people see: one space between words and none around them, nothing invisible, in Unicode's NFC."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    visible = "".join(char for char in unicodedata.normalize("NFC", text) if unicodedata.category(char) != "Cf")
+    return _SPACES.sub(" ", _INVISIBLE.sub("", visible)).strip()
+
+
+def check(text: str) -> str:
+    """The same, tidied; UnreadableNameError where it holds control characters or half a character."""
+    tidied = tidy(text)
+    for char in tidied:
+        if unicodedata.category(char) in _UNPRINTABLE:
+            raise UnreadableNameError(f"it holds a character that cannot be shown (U+{ord(char):04X})")
+    return tidied
+
+
+class NameField(models.CharField):  # type: ignore[type-arg]
+    """Text that names something: tidied at every door, in what is looked for as in what is stored."""
+
+    def to_python(self, value: Any) -> Any:
+        """The tidied name; ValidationError where ``check`` refuses it."""
+        text = super().to_python(value)
+        if not isinstance(text, str):
+            return text
+        try:
+            return check(text)
+        except UnreadableNameError as error:
+            raise ValidationError(f"{self.verbose_name}: {error}.") from None
+
+    def get_prep_value(self, value: Any) -> Any:
+        text = super().get_prep_value(value)
+        return tidy(text) if isinstance(text, str) else text
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        value = super().pre_save(model_instance, add)
+        if isinstance(value, str) and (tidied := tidy(value)) != value:
+            setattr(model_instance, self.attname, tidied)
+            return tidied
+        return value
+
+
+def tidy_rows(
+    connection: BaseDatabaseWrapper, table: str, column: str, *, is_unique: bool = False, ignore_case: bool = False
+) -> None:
+    """For migrations: the names that stand in a table, tidied. CommandError where two of them become one."""
+    names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("SELECT id, {column} FROM {table} WHERE {column} ~ '[^ -~]|^ | $|  '").format(**names))
+        untidy = [(pk, text, tidy(text)) for pk, text in cursor.fetchall() if tidy(text) != text]
+        own = sql.SQL("upper({column})" if ignore_case else "{column}").format(**names)
+        for pk, text, tidied in untidy:
+            statement = sql.SQL("SELECT {column} FROM {table} WHERE {own} = {to} AND id <> %s")
+            to = sql.SQL("upper(%s)" if ignore_case else "%s")
+            cursor.execute(statement.format(own=own, to=to, **names), [tidied, pk])
+            if is_unique and (other := cursor.fetchone()):
+                raise _two_alike(table, column, text, other[0])
+            cursor.execute(sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**names), [tidied, pk])
+        if ignore_case:
+            alike = sql.SQL(
+                "SELECT min({column}), max({column}) FROM {table} GROUP BY {own} HAVING count(*) > 1 LIMIT 1"
+            )
+            cursor.execute(alike.format(own=own, **names))
+            if two := cursor.fetchone():
+                raise _two_alike(table, column, *two)
+
+
+def _two_alike(table: str, column: str, one: str, other: str) -> CommandError:
+    return CommandError(
+        f"{table} has two rows whose {column} people cannot tell apart, {one!a} and {other!a}: rename one of them, then"
+        f" migrate again (UPDATE {table} SET {column} = '...' WHERE {column} = '...')"
+    )

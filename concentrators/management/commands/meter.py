@@ -1,0 +1,61 @@
+"""manage.py meter: look a meter up."""
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from concentrators import overview
+from meters.registry import RegistryError, look_up
+
+_NOTHING = "-"
+
+
+class Command(BaseCommand):
+    help = (
+        "Look a meter up: its place, concentrator, when it was heard last, and how its keys stand (no octets of them)."
+        " Exits 1 where there is none."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py meter SN-1\n"
+            "  manage.py meter 00-24-BE-FF-FE-80-4F-F1       its system title, in any usual form\n"
+            "  manage.py meter SN-1 --json                  for programs"
+        )
+        parser.add_argument("meter", metavar="SERIAL|TITLE", help="serial number, or system title (16 hex digits)")
+        parser.add_argument("--json", action="store_true", help="for programs")
+
+    def handle(self, *args: Any, meter: str, json: bool, **options: Any) -> None:
+        try:
+            told = overview.meter(look_up(meter), timezone.now())
+        except RegistryError as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(_as_json(told) if json else "\n".join(_lines(told)))
+
+
+def _as_json(told: dict[str, Any]) -> str:
+    return json.dumps(told, indent=2, default=datetime.isoformat)
+
+
+def _lines(told: dict[str, Any]) -> list[str]:
+    keys = told.pop("keys")
+    lines = [f"{name.replace('_', ' '):20}{_shown(value)}" for name, value in told.items()]
+    for key in keys:
+        counter = "no frame yet" if key["counter"] is None else f"counter {key['counter']:,}"
+        lines.append(
+            f"{key['use']:20}epoch {key['epoch']}: {key['state']}, {key['algorithm']}, {key['source']}, {counter}, "
+            f"fingerprint {_shown(key['fingerprint'])}"
+        )
+    return lines if keys else [*lines, "keys                none: frames of it wait until it is given one"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M} UTC"
+    return _NOTHING if value in (None, "") else str(value)

@@ -1,0 +1,97 @@
+"""Names: what cannot be seen does not tell two of them apart, at any door."""
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, connection, transaction
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ami_headend.core import names
+from ami_headend.core.names import UnreadableNameError, check, tidy
+from concentrators.models import Concentrator
+from meters.models import Meter
+from meters.registry import look_up
+from tests.factories import ConcentratorFactory, MeterFactory
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("  SN-1\t", "SN-1"),
+        ("SN\u200b-1", "SN-1"),
+        ("\ufeffSN-1\u2060", "SN-1"),
+        ("Mill\u00a0Lane  4", "Mill Lane 4"),
+        ("Cafe\u0301", "Caf\u00e9"),
+        ("S\u00adN\u3164\ufe0f", "SN"),
+        ("\u200b", ""),
+    ],
+)
+def test_a_name_is_what_people_see(written: str, seen: str) -> None:
+    assert tidy(written) == check(written) == seen
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\x1bb", "a\ud800b", "a\ue000b"])
+def test_what_cannot_be_shown_is_refused(text: str) -> None:
+    with pytest.raises(UnreadableNameError, match="cannot be shown"):
+        check(text)
+
+
+@given(st.text())
+def test_tidied_again_it_stays(text: str) -> None:
+    assert tidy(tidy(text)) == tidy(text)
+
+
+@pytest.mark.django_db
+class TestDoors:
+    def test_the_model_tidies_what_is_stored_and_looked_for(self) -> None:
+        row = Concentrator.objects.create(name="  DCU\u200b-17 ")
+        assert row.name == Concentrator.objects.get().name == "DCU-17"
+        assert Concentrator.objects.get(name=" DCU-17") == row
+        with pytest.raises(ValidationError, match="already exists"):
+            Concentrator(name="DCU-17\u200b").full_clean()
+        with pytest.raises(ValidationError, match="cannot be shown"):
+            Concentrator(name="DCU\x1b").full_clean()
+
+    @pytest.mark.parametrize("again", [" DCU-17 ", "DCU-17\u200b", "dcu-17"])
+    def test_concentrator_add_takes_no_padded_name(self, again: str, capsys: pytest.CaptureFixture[str]) -> None:
+        call_command("concentrator", "add", " DCU-17 ")
+        assert Concentrator.objects.get().name == "DCU-17"
+        assert "Registered DCU-17." in capsys.readouterr().out
+        with pytest.raises(CommandError, match="there is a concentrator DCU-17 already"):
+            call_command("concentrator", "add", again)
+
+    @pytest.mark.parametrize("again", ["sn-1", "SN-1\u200b", " SN-1"])
+    def test_serial_numbers_that_look_alike_are_one_meter(self, again: str) -> None:
+        meter = MeterFactory.create(serial_number="SN-1")
+        with pytest.raises(IntegrityError), transaction.atomic():
+            MeterFactory.create(serial_number=again)
+        assert look_up(again) == meter
+
+    def test_rows_of_before_are_tidied(self) -> None:
+        ConcentratorFactory.create(name="DCU-1")
+        (pk,) = self.put("concentrators_concentrator", "name", [" DCU-2"])
+        names.tidy_rows(connection, "concentrators_concentrator", "name", is_unique=True)
+        assert Concentrator.objects.get(pk=pk).name == "DCU-2"
+        self.put("concentrators_concentrator", "name", ["DCU-1\u200b"])
+        with pytest.raises(CommandError, match=r"cannot tell apart, 'DCU-1\\u200b' and 'DCU-1': rename one"):
+            names.tidy_rows(connection, "concentrators_concentrator", "name", is_unique=True)
+
+    def test_serial_numbers_of_before_that_differ_by_case_are_told_of(self) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP INDEX meter_serial_number")
+        for serial in ("sn-1", "SN-1"):
+            MeterFactory.create(serial_number=serial)
+        with pytest.raises(CommandError, match="people cannot tell apart"):
+            names.tidy_rows(connection, "meters_meter", "serial_number", is_unique=True, ignore_case=True)
+        assert Meter.objects.count() == 2
+
+    def put(self, table: str, column: str, texts: list[str]) -> list[int]:
+        """Rows with names as they stand, past the model."""
+        ids = []
+        for text in texts:
+            row = ConcentratorFactory.create()
+            with connection.cursor() as cursor:
+                cursor.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s", [text, row.pk])
+            ids.append(row.pk)
+        return ids
