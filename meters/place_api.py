@@ -32,7 +32,7 @@ class PlaceSerializer(serializers.ModelSerializer[Place]):
 
     class Meta:
         model = Place
-        fields = ("id", "name", "address", "customer_reference", "latitude", "longitude")
+        fields: tuple[str, ...] = ("id", "name", "address", "customer_reference", "latitude", "longitude")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         latitude, longitude = (

@@ -5,12 +5,13 @@ A name that was padded, or copied from a document with a zero width space in it,
 
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Combinable
 from psycopg import sql
 
 _SPACES = re.compile(r"\s+")
@@ -42,7 +43,13 @@ def check(text: str) -> str:
     return tidied
 
 
-class NameField(models.CharField):  # type: ignore[type-arg]
+if TYPE_CHECKING:  # Django's fields take no types when they run
+    _TextField = models.CharField[str | Combinable, str]
+else:
+    _TextField = models.CharField
+
+
+class NameField(_TextField):
     """Text that names something: tidied at every door, in what is looked for as in what is stored."""
 
     def to_python(self, value: Any) -> Any:

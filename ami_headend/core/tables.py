@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             if not packed:
                 yield file
                 return
-            with gzip.open(file) as inflated, io.BufferedReader(inflated) as stream:  # type: ignore[type-var]
+            with gzip.open(file) as inflated, io.BufferedReader(inflated) as stream:
                 yield cast(BinaryIO, stream)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise FileError(f"{path} is cut off or damaged: it does not unpack") from None

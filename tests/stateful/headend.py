@@ -150,8 +150,8 @@ class HeadEnd:
 
     def ship(self, meter: HonestMeter, fault: Fault | None = None) -> None:
         """The manufacturer's shipment with a meter's keys comes in."""
-        wrapped = map(TRANSPORT_KEY.wrap, (meter.made_key, meter.transfer_key))
-        shipment = _shipment(ShipmentLine(2, meter.title, 1, STRONG, *wrapped))
+        key, transfer_key = map(TRANSPORT_KEY.wrap, (meter.made_key, meter.transfer_key))
+        shipment = _shipment(ShipmentLine(2, meter.title, 1, STRONG, key, transfer_key))
         self.faults.run(lambda: shipments.import_(shipment, TRANSPORT_KEY, ACTOR), fault)
         self.learn({(None, "active")})
 
