@@ -17,7 +17,7 @@ def tidy(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('meters', '0006_names'),
+        ('meters', '0007_late_commands'),
     ]
 
     operations = [

@@ -13,7 +13,7 @@ def tidy(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('concentrators', '0018_large_tables'),
+        ('concentrators', '0019_command_schedules'),
     ]
 
     operations = [
