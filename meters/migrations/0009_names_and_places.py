@@ -17,7 +17,7 @@ def tidy(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('meters', '0007_late_commands'),
+        ('meters', '0008_search'),
     ]
 
     operations = [
