@@ -13,7 +13,7 @@ def tidy(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('concentrators', '0019_command_schedules'),
+        ('concentrators', '0021_judged_by_itself'),
     ]
 
     operations = [

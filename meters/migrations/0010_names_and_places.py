@@ -17,7 +17,7 @@ def tidy(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('meters', '0008_search'),
+        ('meters', '0009_bounds'),
     ]
 
     operations = [
