@@ -15,7 +15,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend import roles
-from ami_headend.alerts.models import Alert, Condition, Rule
+from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, Rule
 from ami_headend.signin import journal
 from ami_headend.signin.models import Outcome
 from concentrators import tokens
@@ -102,6 +102,8 @@ PAGES = [
     Door("admin:alerts", ALL),
     Door("admin:alerts", {OPERATOR, OFFICER, ADMIN}, "post", body={"do": "acknowledge", "minutes": 60}),
     Door("admin:alert", ALL, of="alerts.alert"),
+    Door("admin:alert-subjects", ALL, of="alerts.alert"),
+    Door("admin:alert-subjects-export", ALL, of="alerts.alert"),
     Door("admin:alert", {OPERATOR, OFFICER, ADMIN}, "post", "alerts.alert", {"do": "acknowledge", "minutes": 60}),
     *(
         Door(f"admin:alerts_channel_{act}", {ADMIN}, method, "alerts.channel")
@@ -219,7 +221,8 @@ def rows(settings: Settings, tmp_path: Path) -> None:
     journal.record(Outcome.SIGNED_IN, "someone", "")
     now = timezone.now()
     rule = Rule.objects.get(condition=Condition.QUEUE_LAG)
-    Alert.objects.create(rule=rule, severity=20, subject_kind="fleet", opened_at=now, seen_at=now)
+    alert = Alert.objects.create(rule=rule, severity=20, subject_kind="fleet", opened_at=now, seen_at=now)
+    GatheredSubjects.objects.create(alert=alert, kind="meter", ids=[1])
     User.objects.create_user("someone")
     Acknowledgement.objects.create(by="someone", at=now, note="a test")
 

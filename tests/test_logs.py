@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -14,10 +15,10 @@ from ami_headend.logs import LineFormatter
 FORGED = "2026-11-29 03:00:00,000 INFO keyvault.audit: audit head 7:00 (key.export by ann)"
 
 
-def written(message: str, *args: object, **more: object) -> list[str]:
-    record = logging.LogRecord("a.b", logging.WARNING, __file__, 1, message, args, **{"exc_info": None, **more})
-    made = settings.LOGGING["formatters"]["line"]
-    return made["()"](made["format"]).format(record).splitlines()
+def written(message: str, *args: object) -> list[str]:
+    made: dict[str, Any] = settings.LOGGING["formatters"]["line"]
+    formatter: logging.Formatter = made["()"](made["format"])
+    return formatter.format(logging.LogRecord("a.b", logging.WARNING, __file__, 1, message, args, None)).splitlines()
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])

@@ -120,7 +120,8 @@ def _due(told: Told, truth: Truth, quiet: timedelta, now: datetime) -> datetime 
 
 def hold(flaps: int, quiet: timedelta) -> timedelta:
     """How long a receiver is left alone after a message, the quiet time at most."""
-    return min(quiet, FIRST_HOLD * HOLD_GROWS ** min(flaps, 12))
+    held: timedelta = FIRST_HOLD * HOLD_GROWS ** min(flaps, 12)
+    return min(quiet, held)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def settle_all(alerts: Sequence[Alert], now: datetime) -> set[int]:
     rows = _rows(alerts)
     settled = [(row, _settle(row, now)) for row in rows]
     _withdraw([row.pending for row, what in settled if what.withdraw and row.pending is not None], now)
-    new, changed = [], []
+    new: list[Conversation] = []
+    changed: list[Conversation] = []
     for row, what in settled:
         is_changed = _note(row.conversation, what)
         if row.conversation.pk is not None and is_changed:

@@ -97,8 +97,10 @@ def claim(channel_id: int, now: datetime) -> Delivery | None:
 def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
     """Note what became of a claimed message, and settle what its receiver is to know next."""
     alerts = conversations.locked([delivery.alert_id]) if delivery.alert_id is not None else []
-    of_id = Conversation.objects.select_for_update(no_key=True).filter(pk=delivery.conversation_id)
-    conversation = of_id.first() if delivery.conversation_id is not None else None
+    conversation = None
+    if delivery.conversation_id is not None:
+        of_id = Conversation.objects.select_for_update(no_key=True).filter(pk=delivery.conversation_id)
+        conversation = of_id.first()
     row = Delivery.objects.select_for_update(no_key=True).filter(pk=delivery.pk).first()
     if row is None:
         return  # forgotten with its alert

@@ -1,12 +1,16 @@
 """Where an alert leads: to its subject, and to the rows that its rule counted."""
 
+from datetime import timedelta
 from typing import NamedTuple
 
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.http import urlencode
 
-from ami_headend.alerts.models import Alert, Condition, SubjectKind
+from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, SubjectKind
+from ami_headend.console.alert_subjects import RIGHTS, subjects_url
 from ami_headend.console.failures import SEE, failures_url
+from meters.models import Register
 
 
 class Link(NamedTuple):
@@ -19,8 +23,6 @@ class Link(NamedTuple):
 
 _EVENTS = "admin:meters_meterevent_changelist", "meters.view_meterevent"
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
-_CONCENTRATORS = "admin:concentrators", "concentrators.view_concentrator"
-_METERS = "admin:meters", "meters.view_meter"
 _WHOLE = {  # lists that no subject narrows down
     Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
     Condition.ROTATION_STALLED: [
@@ -45,28 +47,42 @@ def subject_link(alert: Alert) -> Link | None:
 
 
 def links(alert: Alert) -> list[Link]:
-    """The subject, and the lists of rows behind an alert."""
-    subject = subject_link(alert)
+    """The subject, or the list of very many, and the lists of rows behind an alert."""
+    subject = subject_link(alert) or _subjects_link(alert)
     return [*([subject] if subject else []), *_rows(alert)]
+
+
+def _subjects_link(alert: Alert) -> Link | None:
+    kinds = GatheredSubjects.objects.filter(alert=alert).values_list("kind", flat=True)
+    kind = next(iter(kinds), None)
+    return Link(f"The {alert.subject}", subjects_url(alert), RIGHTS[SubjectKind(kind)]) if kind else None
 
 
 def _rows(alert: Alert) -> list[Link]:
     is_one = subject_link(alert) is not None
     of_subject: dict[str, str | int] = {f"{alert.subject_kind}__id__exact": alert.subject_id} if is_one else {}
     named = {alert.subject_kind: alert.subject} if is_one else {}
+    since = timezone.localtime(alert.opened_at - timedelta(minutes=alert.rule.period_minutes or 0))
     match Condition(alert.rule.condition):
         case Condition.KIND_SEEN:
-            return [Link("Failures of this kind", failures_url(kind=alert.rule.selector, **named), SEE)]
+            named |= {"kind": alert.rule.selector, "start": f"{since:%Y-%m-%d %H:%M}"}
+            return [Link("Failures of this kind", failures_url(**named), SEE)]
         case Condition.FAILURE_RATE:
+            named["start"] = f"{since:%Y-%m-%d %H:%M}"
             return [Link("Failures", failures_url(**named), SEE), _list("Uplinks", _UPLINKS, **of_subject)]
         case Condition.METER_EVENT:
-            return [_list("Events", _EVENTS, **of_subject)]
+            return [_list("Events of this log", _EVENTS, **of_subject, **_of_log(alert.rule.selector))]
         case Condition.SILENT_METER:
-            return [Link("Failures", failures_url(**named), SEE) if is_one else _list("Meters", _METERS)]
+            return [Link("Failures", failures_url(**named), SEE)] if is_one else []
         case Condition.SILENT_CONCENTRATOR | Condition.COMPLETENESS:
-            return [_list("Uplinks", _UPLINKS, **of_subject) if is_one else _list("Concentrators", _CONCENTRATORS)]
+            return [_list("Uplinks", _UPLINKS, **of_subject)] if is_one else []
         case condition:
             return [_list(*page) for page in _WHOLE.get(condition, ())]
+
+
+def _of_log(obis_code: str) -> dict[str, int]:
+    keys = Register.objects.filter(obis_code=obis_code).values_list("pk", flat=True)
+    return {"register__id__exact": key for key in keys}
 
 
 def _list(text: str, page: tuple[str, str], **query: str | int) -> Link:

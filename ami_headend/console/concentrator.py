@@ -14,12 +14,12 @@ from django.utils.functional import cached_property
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from ami_headend.alerts.silence import silent_after
 from ami_headend.console import charts
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import health_label
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
-from ami_headend.console.fleet_queries import silent_after
 from ami_headend.console.formatting import (
     NOTHING,
     ago,

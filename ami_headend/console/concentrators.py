@@ -9,8 +9,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
+from ami_headend.alerts.silence import silent_after
 from ami_headend.console import kept, registry_queries
-from ami_headend.console.fleet_queries import PROFILES, silent_after
+from ami_headend.console.fleet_queries import PROFILES
 from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
 from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text
 from ami_headend.console.meters import meters_url

@@ -6,19 +6,18 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
+from ami_headend.alerts import silence
 from ami_headend.alerts.conditions.traffic import SETTLING
-from ami_headend.alerts.models import Condition, Rule
 from ami_headend.console.kept import Question
 from concentrators import completeness, expected
 from concentrators.completeness import Hour, Share
-from keyvault.sql import int_array
+from keyvault.sql import fetch_rows, int_array
 from meters.models import MeterStatus
 
 HEARD_PERIOD = timedelta(hours=24)
 PROFILE_PERIOD = timedelta(days=7)
 DAY = timedelta(hours=24)
 ROWS = 8
-_SILENT_AFTER = timedelta(hours=2)  # where no rule says otherwise
 
 
 class SilentMeter(NamedTuple):
@@ -56,11 +55,12 @@ class Profiles(NamedTuple):
 
 
 class ConcentratorRow(NamedTuple):
-    """An active concentrator: when it posted last, and how many of its uplinks wait."""
+    """An active concentrator: when it posted last, whether it is silent, and how many of its uplinks wait."""
 
     id: int
     name: str
     heard_at: datetime | None
+    is_silent: bool
     waiting: int
 
 
@@ -72,37 +72,28 @@ class Concentrators(NamedTuple):
     rows: list[ConcentratorRow]
 
 
-def silent_after() -> timedelta:
-    """How long a concentrator may be silent: as the rule of its alert says."""
-    rules = Rule.objects.filter(condition=Condition.SILENT_CONCENTRATOR, is_enabled=True)
-    minutes = rules.order_by("period_minutes").values_list("period_minutes", flat=True).first()
-    return _SILENT_AFTER if minutes is None else timedelta(minutes=minutes)
-
-
-def concentrators(since: datetime, others: Collection[int], limit: int = ROWS) -> Concentrators:
-    """Active concentrators with those that have not posted ``since``, longest silent first, and ``others`` by id."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """WITH heard AS MATERIALIZED (
-                   SELECT c.id, c.name, u.received_at, coalesce(u.received_at < %(since)s, true) AS silent
-                   FROM concentrators_concentrator c
-                   LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
-                                      ORDER BY received_at DESC LIMIT 1) u ON true
-                   WHERE c.is_active
-               ), counted AS (
-                   SELECT count(*) AS active, count(*) FILTER (WHERE silent) AS silent FROM heard
-               ), shown AS (
-                   (SELECT * FROM heard WHERE silent ORDER BY received_at NULLS FIRST, id LIMIT %(limit)s)
-                   UNION SELECT * FROM heard WHERE id = ANY(%(others)s::int[])
-               )
-               SELECT n.active, n.silent, s.id, s.name, s.received_at,
-                      (SELECT count(*) FROM concentrators_uplink
-                       WHERE concentrator_id = s.id AND verified_at IS NULL)
-               FROM counted n LEFT JOIN shown s ON true
-               ORDER BY s.silent DESC, s.received_at NULLS FIRST, s.id""",
-            {"since": since, "limit": limit, "others": int_array(others)},
-        )
-        rows = cursor.fetchall()
+def concentrators(since: datetime, now: datetime, others: Collection[int], limit: int = ROWS) -> Concentrators:
+    """Active concentrators with those that are silent ``since``, the longest first, and ``others`` by id."""
+    rows = fetch_rows(
+        f"""WITH heard AS MATERIALIZED (
+                SELECT c.id, c.name, h.received_at, {silence.IS_SILENT} AS silent
+                FROM concentrators_concentrator c {silence.LAST_POSTED}
+                WHERE c.is_active
+            ), counted AS (
+                SELECT count(*) AS active, count(*) FILTER (WHERE silent) AS silent FROM heard
+            ), shown AS (
+                (SELECT * FROM heard WHERE silent ORDER BY received_at NULLS FIRST, id LIMIT %s)
+                UNION SELECT * FROM heard WHERE id = ANY(%s::int[])
+            )
+            SELECT n.active, n.silent, s.id, s.name, s.received_at, s.silent,
+                   (SELECT count(*) FROM concentrators_uplink
+                    WHERE concentrator_id = s.id AND verified_at IS NULL)
+            FROM counted n LEFT JOIN shown s ON true
+            ORDER BY s.silent DESC, s.received_at NULLS FIRST, s.id""",
+        *silence.params(since, now),
+        limit,
+        int_array(others),
+    )
     active, silent = rows[0][:2]
     return Concentrators(active, silent, [ConcentratorRow(*row[2:]) for row in rows if row[2] is not None])
 

@@ -73,29 +73,35 @@ class MetersPage(ListPage):
             heard_since=now - HEARD_PERIOD,
             after=text_of(after) if after else "",
         )
-        rows, key = registry_queries.meters(selection, ROWS)
-        see_failures = self.request.user.has_perm("concentrators.view_integrityfailure")
-        columns = [
-            Column("meter"),
-            Column("health"),
-            Column("last heard"),
-            Column("name", is_minor=True),
-            Column("concentrator", is_minor=True),
-            Column("interval", is_number=True, is_minor=True),
-            Column("open failures", is_number=True, is_minor=True),
+        return meters_table(selection, self.request.user)
+
+
+def meters_table(selection: MeterSelection, user: Any) -> tuple[Table, Sequence[Any] | None]:
+    """Meters as a table, each leading to its page, and the key to go on after."""
+    now = timezone.now()
+    rows, key = registry_queries.meters(selection, ROWS)
+    see_failures = user.has_perm("concentrators.view_integrityfailure")
+    columns = [
+        Column("meter"),
+        Column("health"),
+        Column("last heard"),
+        Column("name", is_minor=True),
+        Column("concentrator", is_minor=True),
+        Column("interval", is_number=True, is_minor=True),
+        Column("open failures", is_number=True, is_minor=True),
+    ]
+    lines = [
+        [
+            link(reverse("admin:meter", args=[row.id]), row.serial_number),
+            health_label(row, now),
+            ago(row.heard_at, now),
+            clipped(row.name or NOTHING),
+            clipped(row.concentrator or "none"),
+            f"{row.interval_minutes} min",
+            link(failures_url(meter=row.serial_number, state="open"), thousands(row.open_failures))
+            if row.open_failures and see_failures
+            else thousands(row.open_failures),
         ]
-        lines = [
-            [
-                link(reverse("admin:meter", args=[row.id]), row.serial_number),
-                health_label(row, now),
-                ago(row.heard_at, now),
-                clipped(row.name or NOTHING),
-                clipped(row.concentrator or "none"),
-                f"{row.interval_minutes} min",
-                link(failures_url(meter=row.serial_number, state="open"), thousands(row.open_failures))
-                if row.open_failures and see_failures
-                else thousands(row.open_failures),
-            ]
-            for row in rows
-        ]
-        return table(columns, lines), key
+        for row in rows
+    ]
+    return table(columns, lines), key

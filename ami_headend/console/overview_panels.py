@@ -8,6 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from ami_headend.alerts.silence import silent_after
 from ami_headend.console import charts, fleet_queries, traffic_queries
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.failures import failures_url, groups_table
@@ -88,10 +89,10 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
 def concentrators(found: Profiles | None, now: datetime) -> Panel:
     """Concentrators: the silent ones first, then those whose meters' readings lag behind."""
     shares = {} if found is None else {share.concentrator_id: share for share in found.shares[:ROWS]}
-    after = fleet_queries.silent_after()
-    standing = fleet_queries.concentrators(now - after, list(shares))
-    silent = [row for row in standing.rows if row.heard_at is None or row.heard_at < now - after]
-    others = {row.id: row for row in standing.rows if row not in silent}
+    after = silent_after()
+    standing = fleet_queries.concentrators(now - after, now, list(shares))
+    silent = [row for row in standing.rows if row.is_silent]
+    others = {row.id: row for row in standing.rows if not row.is_silent}
     lagging = [others[one] for one in shares if one in others]
     rows = []
     short = sum(shares[row.id].counted < COMPLETE * shares[row.id].expected for row in lagging)

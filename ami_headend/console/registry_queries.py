@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from ami_headend.console.kept import Question
+from keyvault.sql import int_array
 from meters.models import MeterStatus
 from meters.search import meter_condition
 
@@ -45,6 +46,7 @@ class MeterSelection:
     heard: str = ""
     heard_since: datetime | None = None
     after: str = ""
+    ids: tuple[int, ...] | None = None
 
 
 class ConcentratorRow(NamedTuple):
@@ -155,6 +157,9 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
     if selection.status:
         conditions.append("m.status = %s")
         params.append(selection.status)
+    if selection.ids is not None:
+        conditions.append("m.id = ANY(%s::int[])")
+        params.append(int_array(selection.ids))
     if selection.heard:
         conditions.append("m.status = %s")
         params.append(MeterStatus.COMMISSIONED)

@@ -9,6 +9,7 @@ from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
 from ami_headend.console.acknowledgements import AcknowledgeAllPage, AcknowledgementPage
+from ami_headend.console.alert_subjects import AlertSubjectsExport, AlertSubjectsPage
 from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
@@ -47,6 +48,8 @@ PAGES: list[type[ConsolePage]] = [
     ConcentratorPage,
     AlertsPage,
     AlertPage,
+    AlertSubjectsPage,
+    AlertSubjectsExport,
     KeysPage,
     CompromisePage,
     MasterKeyPage,

@@ -28,7 +28,7 @@ _COUNT_HERE_BEFORE = timedelta(minutes=10)  # further behind, a worker counts: a
 _VERDICTS = ("accepted", "duplicate", *(kind.value for kind in FailureKind))
 _OF_SNAPSHOTS = {
     "meters": ("Meters by state; silent: no frame accepted for 24 hours", ["state"]),
-    "concentrators": ("Concentrators by state; silent: nothing posted for an hour", ["state"]),
+    "concentrators": ("Concentrators by state; silent: for as long as the rule of its alert says", ["state"]),
     "device_keys": ("Device keys by state, by what they protect, and by source", ["state", "purpose", "source"]),
     "secrets": ("Secrets by the master key version that they are wrapped under", ["master_key_version"]),
     "waves": ("Meters of rotation waves under way, by the state of their key command", ["wave", "name", "state"]),

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import Count
 
+from ami_headend.alerts import silence
 from ami_headend.core import clock
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import WaveMeter, WaveState
@@ -18,7 +19,6 @@ from keyvault.sql import fetch_rows
 from meters.models import Meter, MeterStatus
 
 HEARD_WITHIN = timedelta(hours=24)
-POSTED_WITHIN = timedelta(hours=1)
 _RESTS, _REST_MIN = 20, timedelta(seconds=55)  # the schedule comes each minute
 
 
@@ -56,17 +56,16 @@ def _meters(now: datetime) -> list[list[Any]]:
 
 
 def _concentrators(now: datetime) -> list[list[Any]]:
-    """Concentrators by whether they are active, and posted."""
+    """Concentrators by whether they are active, and posted: silent ones as the rule of their alert says."""
+    since = now - silence.silent_after()
     return [
         list(row)
         for row in fetch_rows(
-            """SELECT CASE WHEN NOT c.is_active THEN 'inactive' WHEN h.received_at >= %s THEN 'heard'
-                           ELSE 'silent' END AS state, count(*)
-               FROM concentrators_concentrator c
-               LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
-                                  ORDER BY received_at DESC LIMIT 1) h ON true
-               GROUP BY 1 ORDER BY 1""",
-            now - POSTED_WITHIN,
+            f"""SELECT CASE WHEN NOT c.is_active THEN 'inactive' WHEN {silence.IS_SILENT} THEN 'silent'
+                            WHEN h.received_at IS NULL THEN 'new' ELSE 'heard' END AS state, count(*)
+                FROM concentrators_concentrator c {silence.LAST_POSTED}
+                GROUP BY 1 ORDER BY 1""",
+            *silence.params(since, now),
         )
     ]
 

@@ -15,8 +15,13 @@ from ami_headend.alerts.conditions.finding import SUBJECTS_MAX
 from ami_headend.alerts.defaults import RULES
 from ami_headend.alerts.models import Alert, Condition, Rule, StoredMark
 from ami_headend.alerts.parameters import PARAMETERS
+from ami_headend.alerts.silence import silent_after
+from ami_headend.console import fleet_queries
+from ami_headend.metrics import snapshots
+from ami_headend.metrics.models import Snapshot
 from concentrators import reverification, waves
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
+from concentrators.verdicts import FailureKind
 from concentrators.waves import Selection
 from keyvault import audit, backups, provisioning, rewrap
 from keyvault.audit import Actor
@@ -201,8 +206,37 @@ class TestSilence:
         assert fresh.pk not in found
         assert found[mute.meter.pk].startswith("no frame accepted since ")
         assert found[never.meter.pk].startswith("no frame accepted ever")
+        assert "refused" not in found[never.meter.pk]
         fleet.verified(alive, [mute.frame(1), never.frame(1)], now)
         assert evaluated(rule, now) == []
+
+    def test_what_came_of_a_silent_meter_and_was_refused_is_said(self) -> None:
+        rule = only(Condition.SILENT_METER)
+        now = timezone.now()
+        concentrator = ConcentratorFactory.create()
+        never, once, mute = fleet.commission(3, concentrator)
+        Meter.objects.update(commissioned_at=now - 5 * DAY)
+        fleet.verified(concentrator, [once.frame(LONG_AGO), mute.frame(LONG_AGO)], now - 3 * DAY)
+        fleet.verified(concentrator, [damaged(never.frame(n)) for n in range(6)], now - DAY)
+        fleet.verified(concentrator, [damaged(once.frame(3))], now)
+        found = {alert.subject_id: alert.summary for alert in evaluated(rule, now)}
+        assert "UTC; 6 came and were refused, the last at " in found[never.meter.pk]
+        assert found[never.meter.pk].endswith(f"UTC: {FailureKind.TAG_INVALID.label}")
+        assert "UTC; some came since and were refused, the last at " in found[once.meter.pk]
+        assert "refused" not in found[mute.meter.pk]
+
+    @pytest.mark.parametrize(("minutes", "state"), [(90, "heard"), (130, "silent")])
+    def test_alert_console_and_metrics_agree_on_who_is_silent(self, minutes: int, state: str) -> None:
+        rule = only(Condition.SILENT_CONCENTRATOR)
+        now = timezone.now()
+        concentrator = ConcentratorFactory.create()
+        (device,) = fleet.commission(1, concentrator)
+        fleet.post(concentrator, [device.frame(0)], now - timedelta(minutes=minutes))
+        alerts = evaluated(rule, now)
+        snapshots.take(now)
+        page = fleet_queries.concentrators(now - silent_after(), now, [])
+        assert (len(alerts), page.silent) == ((1, 1) if state == "silent" else (0, 0))
+        assert Snapshot.objects.get(name="concentrators").value == [[state, 1]]
 
     def test_very_many_at_once_are_one_alert_and_those_that_stood_stay(self) -> None:
         rule = only(Condition.SILENT_METER)

@@ -113,7 +113,10 @@ def test_a_name_of_several_addresses_leaves_time_for_the_next() -> None:
 
 
 def test_one_that_reads_nothing_holds_no_writer() -> None:
-    with dripping(b"") as peer, pytest.raises(DeadlineError), exchange(0.3) as this:
-        with this.connect(["127.0.0.1"], peer.port) as connected:
+    def write_on() -> None:
+        with dripping(b"") as peer, exchange(0.3) as this, this.connect(["127.0.0.1"], peer.port) as connected:
             while True:
                 connected.send(bytes(65_536))
+
+    with pytest.raises(DeadlineError):
+        write_on()

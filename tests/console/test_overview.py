@@ -12,12 +12,13 @@ from django.test import Client
 from django.urls import reverse_lazy
 from django.utils import timezone
 
+from ami_headend.alerts import silence
 from ami_headend.alerts.models import Alert, Rule, SubjectKind
 from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, traffic_queries
 from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES, Profiles
 from ami_headend.models import KeptAnswer
 from concentrators.completeness import Hour
-from concentrators.models import Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
+from concentrators.models import Assignment, Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
 from concentrators.verdicts import FailureKind, Severity
 from keyvault import approvals
 from keyvault.approvals import Person
@@ -107,24 +108,27 @@ def test_failures_are_counted_by_kind_over_all_concentrators() -> None:
 
 def test_silent_concentrators_come_first_and_the_others_where_asked_for() -> None:
     never = ConcentratorFactory.create()
+    Assignment.objects.create(meter=MeterFactory.create(), concentrator=never, valid_from=timezone.now() - DAY)
+    ConcentratorFactory.create()  # new, and without meters
     ConcentratorFactory.create(is_active=False)
     posting, quiet = traffic(), traffic()
     now = timezone.now()
     Uplink.objects.filter(concentrator=quiet).update(received_at=now - 3 * HOUR)
-    found = fleet_queries.concentrators(now - 2 * HOUR, [posting.pk])
-    assert (found.active, found.silent) == (3, 2)
+    Concentrator.objects.update(created_at=now - 5 * HOUR)
+    found = fleet_queries.concentrators(now - 2 * HOUR, now, [posting.pk])
+    assert (found.active, found.silent) == (4, 2)
     assert [(row.id, row.waiting) for row in found.rows] == [(never.pk, 0), (quiet.pk, 1), (posting.pk, 1)]
-    assert fleet_queries.concentrators(now - 4 * HOUR, []).rows == [found.rows[0]]
+    assert fleet_queries.concentrators(now - 4 * HOUR, now, []).rows == [found.rows[0]]
     Concentrator.objects.update(is_active=False)
-    assert fleet_queries.concentrators(now, [posting.pk]) == fleet_queries.Concentrators(0, 0, [])
+    assert fleet_queries.concentrators(now, now, [posting.pk]) == fleet_queries.Concentrators(0, 0, [])
 
 
 def test_silence_is_measured_as_the_rule_of_its_alert_does() -> None:
-    assert fleet_queries.silent_after() == 2 * HOUR
+    assert silence.silent_after() == 2 * HOUR
     Rule.objects.filter(condition="silent_concentrator").update(period_minutes=600)
-    assert fleet_queries.silent_after() == 10 * HOUR
+    assert silence.silent_after() == 10 * HOUR
     Rule.objects.filter(condition="silent_concentrator").update(is_enabled=False)
-    assert fleet_queries.silent_after() == 2 * HOUR
+    assert silence.silent_after() == 2 * HOUR
 
 
 def test_meters_are_heard_by_accepted_frames_alone() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from ami_headend.alerts import silence
 from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
@@ -35,8 +36,6 @@ AUTHENTIC = frozenset(
 )
 _METERS = "meters_meter", "serial_number"
 _CONCENTRATORS = "concentrators_concentrator", "name"
-_LAST_POSTED = """LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
-                  ORDER BY received_at DESC LIMIT 1) h ON true"""
 
 
 def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
@@ -116,15 +115,10 @@ def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> F
     """Active concentrators that have not posted for the period; one that never did only where it has meters."""
     rows = fetch_rows(
         f"""SELECT c.id, c.name, h.received_at, c.created_at, count(*) OVER ()
-            FROM concentrators_concentrator c {_LAST_POSTED}
-            WHERE c.is_active AND coalesce(h.received_at, c.created_at) < %s
-              AND (h.received_at IS NOT NULL OR EXISTS (
-                  SELECT 1 FROM concentrators_assignment a WHERE a.concentrator_id = c.id
-                  AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s)))
+            FROM concentrators_concentrator c {silence.LAST_POSTED}
+            WHERE {silence.IS_SILENT}
             ORDER BY c.id = ANY(%s::int[]) DESC, coalesce(h.received_at, c.created_at) DESC, c.id LIMIT %s""",
-        _since(rule, now),
-        now,
-        now,
+        *silence.params(_since(rule, now), now),
         int_array(open_ids),
         SUBJECTS_KEPT,
     )
@@ -146,7 +140,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
                                   JOIN keyvault_invocationcounter n ON n.key_id = k.id
                                   WHERE k.system_title = m.system_title AND n.heard_at >= %s)
             ), behind AS MATERIALIZED (
-                SELECT a.meter_id FROM concentrators_concentrator c {_LAST_POSTED}
+                SELECT a.meter_id FROM concentrators_concentrator c {silence.LAST_POSTED}
                 JOIN concentrators_assignment a ON a.concentrator_id = c.id
                      AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s)
                 WHERE h.received_at IS NULL OR h.received_at < %s OR NOT c.is_active
@@ -243,4 +237,4 @@ def _but_refused(failures: int | None, last_at: datetime | None, kind: str | Non
         return ""
     many = f"{failures:,} came and" if is_all else "some came since and"
     were = "was" if is_all and failures == 1 else "were"
-    return f"; {many} {were} refused, the last at {last_at:%Y-%m-%d %H:%M:%S} UTC: {kind.replace('_', ' ')}"
+    return f"; {many} {were} refused, the last at {last_at:%Y-%m-%d %H:%M:%S} UTC: {FailureKind(kind).label}"

@@ -1,0 +1,130 @@
+"""The subjects of an alert for very many: a list like that of meters or concentrators, and the same as a file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from django import forms
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from ami_headend.alerts.models import Alert, GatheredSubjects, SubjectKind
+from ami_headend.console import meters, registry_queries
+from ami_headend.console.formatting import ago, label, link
+from ami_headend.console.lists import ROWS, ListPage, number_of, text, text_of
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.registry_queries import MeterSelection
+from ami_headend.console.tables import Column, Table, table
+from concentrators.models import Concentrator
+from meters import exports
+from meters.models import Meter
+
+RIGHTS = {SubjectKind.METER: "meters.view_meter", SubjectKind.CONCENTRATOR: "concentrators.view_concentrator"}
+_BATCH = 5_000
+_METERS = pa.schema([("meter_id", pa.int64()), ("serial_number", pa.string()), ("system_title", pa.string())])
+_CONCENTRATORS = pa.schema([("concentrator_id", pa.int64()), ("concentrator", pa.string())])
+
+
+class SubjectFilters(forms.Form):
+    """Subjects by what they are called."""
+
+    search = text("search", "how the serial number or name begins")
+
+
+class AlertSubjectsPage(ListPage):
+    """Of which meters or concentrators an alert was found last."""
+
+    route = "alerts/<int:pk>/subjects/"
+    name = "alert-subjects"
+    title = "Subjects of an alert"
+    permission_required = ("alerts.view_alert",)
+    template_name = "console/alert/subjects.html"
+    form_class = SubjectFilters
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        self.gathered = _gathered(self.request, kwargs["pk"])
+        alert = self.gathered.alert
+        return {
+            **super().get_context_data(**kwargs),
+            "title": f"{alert.rule}: {alert.subject}",
+            "alert": alert,
+            "listed": len(self.gathered.ids),
+            "export_url": reverse("admin:alert-subjects-export", args=[alert.pk]),
+        }
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        search = filters["search"].strip()
+        if self.gathered.kind == SubjectKind.METER:
+            selection = MeterSelection(
+                search=search, ids=tuple(self.gathered.ids), after=text_of(after) if after else ""
+            )
+            return meters.meters_table(selection, self.request.user)
+        rows = Concentrator.objects.filter(pk__in=self.gathered.ids, name__startswith=search).order_by("pk")
+        shown = list(rows.filter(pk__gt=number_of(after[0]) if after else 0)[:ROWS])
+        return _concentrators_table(shown), [shown[-1].pk] if len(shown) == ROWS else None
+
+
+class AlertSubjectsExport(ConsolePage):
+    """The same as CSV, streamed."""
+
+    route = "alerts/<int:pk>/subjects/export/"
+    name = "alert-subjects-export"
+    title = "Export of an alert's subjects"
+    permission_required = ("alerts.view_alert",)
+
+    def get(  # type: ignore[override]  # a page of Django's is never a stream
+        self, request: HttpRequest, pk: int
+    ) -> HttpResponseBase:
+        gathered = _gathered(request, pk)
+        ids = sorted(gathered.ids)
+        parts = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
+        is_of_meters = gathered.kind == SubjectKind.METER
+        return StreamingHttpResponse(
+            exports.stream_csv(
+                _METERS if is_of_meters else _CONCENTRATORS, map(_meters if is_of_meters else _concentrators, parts)
+            ),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="alert-{pk}.csv"'},
+        )
+
+
+def _gathered(request: HttpRequest, pk: int) -> GatheredSubjects:
+    """An alert's subjects, where the user may see them; 404 where the alert has none of its own."""
+    found = GatheredSubjects.objects.select_related("alert__rule").filter(alert=pk).first()
+    if found is None:
+        raise Http404("This alert has no list of subjects.")
+    if not request.user.has_perm(RIGHTS[SubjectKind(found.kind)]):
+        raise PermissionDenied
+    return found
+
+
+def _concentrators_table(rows: Sequence[Concentrator]) -> Table:
+    heard = {row.id: row.heard_at for row in registry_queries.concentrators()}
+    now = timezone.now()
+    return table(
+        [Column("concentrator"), Column("state"), Column("last heard")],
+        [
+            [
+                link(reverse("admin:concentrator", args=[row.pk]), row.name),
+                label("active", "success") if row.is_active else label("inactive"),
+                ago(heard.get(row.pk), now),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _meters(ids: list[int]) -> list[Any]:
+    rows = Meter.objects.filter(pk__in=ids).order_by("pk").values_list("pk", "serial_number", "system_title")
+    return [(key, serial, title.hex()) for key, serial, title in rows]
+
+
+def _concentrators(ids: list[int]) -> list[Any]:
+    return list(Concentrator.objects.filter(pk__in=ids).order_by("pk").values_list("pk", "name"))
+
+
+def subjects_url(alert: Alert) -> str:
+    """The address of the list."""
+    return reverse("admin:alert-subjects", args=[alert.pk])
