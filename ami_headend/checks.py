@@ -46,6 +46,19 @@ _POSITIVE = (
     "ALERT_KEEP_DAYS",
     "SESSION_IDLE_S",
     "SESSION_ABSOLUTE_S",
+    "WEB_INGEST_THREADS",
+    "WEB_PAGE_THREADS",
+    "WEB_EXPORT_THREADS",
+    "WEB_POST_S",
+    "WEB_PROBE_S",
+    "WEB_PAGE_S",
+    "WEB_EXPORT_S",
+    "WEB_HEAD_S",
+    "WEB_REQUEST_S",
+    "WEB_IDLE_S",
+    "WEB_ANSWER_S",
+    "WEB_CONNECTIONS",
+    "WEB_SPOOL_OCTETS",
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
@@ -81,6 +94,10 @@ def _limits() -> Iterator[CheckMessage]:
 
 
 def _contradictions() -> Iterator[CheckMessage]:
+    if settings.URL_PREFIX and not settings.URL_PREFIX.startswith("/"):
+        yield _error(40, f"URL_PREFIX is {settings.URL_PREFIX!r}.", "Write it as /ami.")
+    if settings.WEB_SPOOL_OCTETS < settings.UPLINK_MAX_OCTETS:
+        yield _error(41, "WEB_SPOOL_OCTETS is less than one uplink.", "Raise it: 2 GiB is usual.")
     if settings.DEBUG and settings.TLS:
         yield _error(4, "DEBUG shows secrets to visitors, and TLS says this is a deployment.", "Set DEBUG=0 or TLS=0.")
     if settings.FRAME_MAX_OCTETS < _SMALLEST_FRAME_OCTETS:
