@@ -62,6 +62,7 @@ _POSITIVE = (
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
+_EXCHANGE_MOST_S = 60  # a message's lease and the time limit of its task are longer
 _MONTH_DAYS = 31  # readings go by the month
 _KEY_FRAMES_MAX = 2**23
 
@@ -126,6 +127,12 @@ def _contradictions() -> Iterator[CheckMessage]:
         )
     if settings.UPLINK_KEEP_DAYS * _DAY_S <= settings.UPLINK_SWEEP_AFTER_S:
         yield _error(9, "UPLINK_SWEEP_AFTER_S is longer than octets are kept.", "Lower it: 60 seconds is usual.")
+    if not 0 < settings.ALERT_EXCHANGE_S <= _EXCHANGE_MOST_S:
+        yield _error(
+            31,
+            f"ALERT_EXCHANGE_S is {settings.ALERT_EXCHANGE_S:g}.",
+            f"A worker sends one message for as long: set it above 0 and to {_EXCHANGE_MOST_S} at most.",
+        )
     yield from _key_lifetimes()
     yield from _resends()
     yield from _rows_kept()

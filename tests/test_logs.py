@@ -16,7 +16,8 @@ FORGED = "2026-11-29 03:00:00,000 INFO keyvault.audit: audit head 7:00 (key.expo
 
 
 def written(message: str, *args: object) -> list[str]:
-    made: dict[str, Any] = settings.LOGGING["formatters"]["line"]
+    logging_: Any = settings.LOGGING
+    made = logging_["formatters"]["line"]
     formatter: logging.Formatter = made["()"](made["format"])
     return formatter.format(logging.LogRecord("a.b", logging.WARNING, __file__, 1, message, args, None)).splitlines()
 

@@ -61,6 +61,7 @@ def test_the_schedule_sends_every_task_that_nobody_else_does() -> None:
         ({"WEB_POST_S": 0.0}, "ami_headend.E001"),
         ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
         ({"PROXY_COUNT": -1}, "ami_headend.E018"),
+        ({"ALERT_EXCHANGE_S": 61}, "ami_headend.E031"),
         ({"TLS": True, "TWO_FACTOR_REQUIRED": False}, "ami_headend.W019"),
         ({"TLS": True, "REQUIRE_APPROVAL": False}, "ami_headend.W025"),
         ({"APPROVAL_EXPIRES_HOURS": 0}, "ami_headend.E001"),

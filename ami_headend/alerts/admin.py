@@ -17,6 +17,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from ami_headend.alerts import channels, notices, rules, tasks
+from ami_headend.alerts.conversations import REPLACED
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
@@ -26,6 +27,7 @@ from keyvault.masterkey import MasterKeyError
 
 _ON_OFF = {"on": "success", "off": "warning", "cannot be evaluated": "danger"}
 _HEALTH = {"delivering": "success", "failing": "danger", "off": "warning", "nothing sent yet": "info"}
+_OUTCOMES = {"delivered": "success", "given up": "danger", "withdrawn": "info", "waits": "warning"}
 _ROW_FIELDS = ("selector", "threshold", "period_minutes")
 
 
@@ -167,6 +169,12 @@ class ChannelAdmin(AuditedAdmin):
         obj.shown_once = channels.save(obj, web_actor(request), timezone.now())  # type: ignore[attr-defined]
         transaction.on_commit(lambda: tasks.enqueue([obj.pk]))
 
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """What goes is the channel with its secrets and what its receivers know; its messages stay."""
+        return [str(channel) for channel in objs], {"channels": len(objs)}, set(), []
+
     def delete_model(self, request: HttpRequest, obj: Channel) -> None:
         channels.delete(obj, web_actor(request), timezone.now())
 
@@ -281,11 +289,13 @@ class DeliveryAdmin(ReadOnlyAdmin):
             return "none"
         return format_html('<a href="{}">{}</a>', reverse("admin:alert", args=[delivery.alert_id]), delivery.alert)
 
-    @display(description="outcome", label={"delivered": "success", "given up": "danger", "waits": "warning"})
+    @display(description="outcome", label=_OUTCOMES)
     def outcome(self, delivery: Delivery) -> str:
         if delivery.delivered_at is not None:
             return "delivered"
-        return "waits" if delivery.given_up_at is None else "given up"
+        if delivery.given_up_at is None:
+            return "waits"
+        return "withdrawn" if delivery.last_error == REPLACED else "given up"
 
 
 def _minutes(minutes: int) -> str:

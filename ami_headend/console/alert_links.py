@@ -81,8 +81,8 @@ def _rows(alert: Alert) -> list[Link]:
 
 
 def _of_log(obis_code: str) -> dict[str, int]:
-    keys = Register.objects.filter(obis_code=obis_code).values_list("pk", flat=True)
-    return {"register__id__exact": key for key in keys}
+    register = Register.objects.filter(obis_code=obis_code).first()
+    return {} if register is None else {"register__id__exact": register.pk}
 
 
 def _list(text: str, page: tuple[str, str], **query: str | int) -> Link:

@@ -17,8 +17,10 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.alerts import handling, queries
 from ami_headend.alerts.advice import advice
+from ami_headend.alerts.conversation import Word
+from ami_headend.alerts.conversations import REPLACED
 from ami_headend.alerts.handling import HandlingError
-from ami_headend.alerts.models import Alert, AlertStep, Rule, Step
+from ami_headend.alerts.models import Alert, AlertStep, Channel, Rule, Step
 from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
@@ -32,6 +34,8 @@ HANDLE = "alerts.handle_alert"
 ROWS = 100
 STATES = ("open", "snoozed", "ended")
 
+_KNOWN = {Word.NOTHING: "nothing yet", Word.OPEN: "open", Word.OVER: "over", Word.UNSURE: "not sure"}
+_WORD_COLOURS = {Word.NOTHING: "", Word.OPEN: "danger", Word.OVER: "success", Word.UNSURE: "warning"}
 _PERIODS = [(60, "an hour"), (240, "4 hours"), (1_440, "a day"), (10_080, "a week"), (43_200, "30 days")]
 
 
@@ -120,6 +124,7 @@ class AlertPage(ConsolePage):
             if user.has_perm("alerts.view_rule")
             else None,
             "steps": _steps_table(alert.steps.order_by("-pk")[:ROWS]),
+            "receivers": _receivers_table(alert) if user.has_perm("alerts.view_channel") else None,
             "deliveries": _deliveries_table(alert) if user.has_perm("alerts.view_delivery") else None,
             "form": HandlingForm() if user.has_perm(HANDLE) else None,
             "is_open": is_open,
@@ -285,6 +290,32 @@ def _steps_table(steps: Iterable[AlertStep]) -> Table:
     )
 
 
+def _receivers_table(alert: Alert) -> Table:
+    """What each receiver knows, and when it is told next where nothing changes until then."""
+    rows = alert.conversations.select_related("channel").order_by("channel__name", "recipient")[:ROWS]
+    return table(
+        [Column("channel"), Column("knows it as"), Column("next message", is_minor=True)],
+        [
+            [
+                _receiver(row.channel, row.channel.name, row.recipient),
+                label(_KNOWN[Word(row.word)], _WORD_COLOURS[Word(row.word)]),
+                moment(row.look_at) if row.look_at else "when it changes",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _receiver(channel: Channel | None, name: str, recipient: str) -> Any:
+    """A channel, or what it was called, and its one address."""
+    shown = (
+        format_html("{} (removed)", name)
+        if channel is None
+        else link(reverse("admin:alerts_channel_change", args=[channel.pk]), channel)
+    )
+    return format_html('{}<br><span class="console-wrap">{}</span>', shown, recipient) if recipient else shown
+
+
 def _deliveries_table(alert: Alert) -> Table:
     rows = alert.deliveries.select_related("channel").order_by("-pk")[:ROWS]
     return table(
@@ -292,7 +323,7 @@ def _deliveries_table(alert: Alert) -> Table:
         [
             [
                 moment(row.created_at),
-                link(reverse("admin:alerts_channel_change", args=[row.channel_id]), row.channel),
+                _receiver(row.channel, row.channel_name, row.recipient),
                 row.event,
                 delivery_label(row),
             ]
@@ -305,6 +336,8 @@ def delivery_label(row: Any) -> Any:
     """What became of a delivery."""
     if row.delivered_at is not None:
         return label("delivered", "success")
+    if row.given_up_at is not None and row.last_error == REPLACED:
+        return format_html('{} <span class="console-wrap">{}</span>', label("withdrawn"), row.last_error)
     if row.given_up_at is not None:
         return format_html('{} <span class="console-wrap">{}</span>', label("given up", "danger"), row.last_error)
     if row.attempts:

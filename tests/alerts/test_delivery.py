@@ -201,6 +201,30 @@ class TestWebhooks:
         channels.delete(channel, ANN, timezone.now())
         assert not SigningSecret.objects.exists()
 
+    def test_what_it_sent_stays_and_what_it_did_not_is_given_up(self, receiver: Receiver) -> None:
+        channel = webhook(receiver)
+        tell(alert())
+        delivery.deliver_for(channel.pk, 5)
+        notices.test(channel, "ann", timezone.now())
+        channels.delete(channel, ANN, timezone.now())
+        sent, waiting = Delivery.objects.order_by("pk")
+        assert (sent.channel, sent.channel_name, sent.delivered_at is not None) == (None, "duty", True)
+        assert (waiting.delivered_at, waiting.last_error) == (None, "the channel was removed")
+        assert delivery.overdue_channels(timezone.now()) == []
+
+    def test_one_that_was_away_for_days_is_told_what_is_true_then(self, receiver: Receiver) -> None:
+        """Neither given up after a day nor told what is over: its last word is the truth."""
+        channel = webhook(receiver)
+        receiver.answers = [500]
+        row = alert()
+        tell(row)
+        delivery.deliver_for(channel.pk, 5)
+        Delivery.objects.update(created_at=timezone.now() - timedelta(days=3))
+        tell(end(row))
+        delivery.deliver_for(channel.pk, 5)
+        assert receiver.types == ["alert.resolved"]
+        assert Delivery.objects.earliest("pk").given_up_at is not None
+
 
 class TestWhereTo:
     @pytest.mark.parametrize(
@@ -216,6 +240,22 @@ class TestWhereTo:
             "https://0.0.0.0/",
             "https://localhost:8000/",
             "https://224.0.0.1/",
+            "https://255.255.255.255/",
+            "https://[64:ff9b::7f00:1]/",
+            "https://[64:ff9b::a9fe:a9fe]/",
+            "https://[64:ff9b:1::a9fe:a9fe]/",
+            "https://[64:ff9b:1:a9fe:a9:fe00::]/",
+            "https://[2002:7f00:1::]/",
+            "https://[2002:a9fe:a9fe::1]/",
+            "https://[2001:0:a9fe:a9fe::]/",
+            "https://[2001:0:1::5601:5601]/",
+            "https://[::a9fe:a9fe]/",
+            "https://[::ffff:0:a9fe:a9fe]/",
+            "https://[2001:db8::5efe:a9fe:a9fe]/",
+            "https://[2001:db8::200:5efe:7f00:1]/",
+            "https://0x7f.1/",
+            "https://[fd00:ec2::254]/",
+            "https://168.63.129.16/",
         ],
     )
     def test_not_to_this_machine_its_link_or_metadata(self, address: str, settings: Settings) -> None:
@@ -224,6 +264,39 @@ class TestWhereTo:
         channels.save(channel, ANN, timezone.now())
         with pytest.raises(RefusedAddressError, match="WEBHOOK_REFUSED_NETWORKS"):
             webhooks.post(channel, "msg_1", {}, timezone.now())
+
+    def test_every_address_of_a_name_is_checked(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings.WEBHOOK_REFUSED_NETWORKS = REFUSED_BY_DEFAULT
+        found = [(2, 1, 6, "", (address, 443)) for address in ("192.0.2.1", "169.254.169.254")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        channel = Channel(name="two", kind="webhook", address="https://two.example/")
+        channels.save(channel, ANN, timezone.now())
+        with pytest.raises(RefusedAddressError, match="WEBHOOK_REFUSED_NETWORKS"):
+            webhooks.post(channel, "msg_1", {}, timezone.now())
+
+    @pytest.mark.parametrize("address", ["2001:db8::1", "64:ff9b::808:808", "2002:808:808::1", "8.8.8.8", "10.1.2.3"])
+    def test_what_leads_elsewhere_is_let_through(self, address: str, settings: Settings) -> None:
+        settings.WEBHOOK_REFUSED_NETWORKS = REFUSED_BY_DEFAULT
+        webhooks.check_url(f"https://[{address}]/" if ":" in address else f"https://{address}/")
+
+    def test_pages_do_not_say_whether_something_listens(
+        self, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Closed, open without TLS, and no such name: one text; what it was stands in the log."""
+        said = set()
+        for address in (
+            f"https://127.0.0.1:{receiver.port}/",
+            f"http://127.0.0.1:{free_port()}/",
+            "https://a.invalid/",
+        ):
+            channel = Channel(name=address, kind="webhook", address=address)
+            channels.save(channel, ANN, timezone.now())
+            notices.test(channel, "ann", timezone.now())
+            delivery.deliver_for(channel.pk, 5)
+            said.add(Delivery.objects.get(channel=channel).last_error)
+        assert said == {webhooks.NO_ANSWER}
+        for detail in ("ConnectionRefusedError", "SSLError", "gaierror"):
+            assert detail in caplog.text
 
     @pytest.mark.parametrize(
         ("address", "says"),

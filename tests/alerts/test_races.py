@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker, Settings
 
-from ami_headend.alerts import channels, delivery, evaluation, notices
+from ami_headend.alerts import channels, conversations, delivery, evaluation, notices
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from keyvault.audit import Actor
 from tests.alerts.conftest import only
@@ -71,3 +72,58 @@ def test_one_message_of_a_channel_is_under_way_at_a_time(settings: Settings) -> 
         delivery.deliver_for(channel.pk, 5)
         assert [message["data"].get("asked_for_by") for message in receiver.messages][-2:] == ["ann", "bob"]
     assert set(Delivery.objects.values_list("attempts", flat=True)) == {1}
+
+
+def test_while_a_receiver_takes_its_time_nothing_is_locked_and_no_transaction_is_open(settings: Settings) -> None:
+    settings.WEBHOOK_ALLOW_HTTP = True
+    settings.WEBHOOK_REFUSED_NETWORKS = []
+    seen = []
+
+    def look() -> None:
+        def ask() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                               AND state LIKE 'idle in transaction%%'),
+                              (SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+                               WHERE c.relname LIKE 'alerts_%%' AND l.pid <> pg_backend_pid())"""
+                )
+                seen.append(cursor.fetchone())
+
+        beside(ask)
+
+    with receiving() as receiver:
+        channel = Channel(name="slow", kind="webhook", address=receiver.url)
+        receiver.secret = channels.save(channel, Actor("ann", "test"), timezone.now()) or ""
+        receiver.during = look
+        notices.test(channel, "ann", timezone.now())
+        delivery.deliver_for(channel.pk, 5)
+    assert seen
+    assert set(seen) == {(0, 0)}
+
+
+def test_what_a_dead_worker_claimed_goes_out_under_the_same_id_once_the_lease_is_over() -> None:
+    channel = Channel.objects.create(name="abandoned", kind="email", address="ann@a.example")
+    notices.test(channel, "ann", timezone.now())
+    now = timezone.now()
+    claimed = delivery.claim(channel.pk, now)
+    assert claimed is not None
+    assert delivery.claim(channel.pk, now + conversations.LEASE - timedelta(seconds=1)) is None
+    again = delivery.claim(channel.pk, now + conversations.LEASE)
+    assert again is not None
+    assert (again.message_id, again.attempts) == (claimed.message_id, 2)
+    delivery.store(claimed, OSError("too late to say so"), now + conversations.LEASE)
+    assert delivery.claim(channel.pk, now + conversations.LEASE) is None  # it is the other's still
+    delivery.store(again, None, now + conversations.LEASE)
+    assert delivery.claim(channel.pk, now + 2 * conversations.LEASE) is None
+
+
+def test_one_claims_while_the_other_looks() -> None:
+    channel = Channel.objects.create(name="contended", kind="email", address="ann@a.example")
+    for who in ("ann", "bob"):
+        notices.test(channel, who, timezone.now())
+    claims = []
+    with transaction.atomic():
+        claims.append(delivery.claim(channel.pk, timezone.now()))
+        beside(lambda: claims.append(delivery.claim(channel.pk, timezone.now())))
+    assert [claimed is not None for claimed in claims] == [True, False]

@@ -6,15 +6,16 @@ from html import unescape
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend import roles
-from ami_headend.alerts import tasks
+from ami_headend.alerts import conversations, tasks
 from ami_headend.alerts.advice import advice
-from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule, SubjectKind
+from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, GatheredSubjects, Rule, SubjectKind
 from ami_headend.console.alert_links import links
 from keyvault.models import AuditRecord, SigningSecret
 from tests.concentrators.statements import counting
@@ -215,6 +216,42 @@ class TestAlert:
             assert said in text
         assert "duty" not in person(roles.OPERATOR).get(page).content.decode()
 
+    @pytest.mark.parametrize("condition", [Condition.SILENT_METER, Condition.METER_EVENT, Condition.KIND_SEEN])
+    def test_of_very_many_it_leads_to_its_own_subjects_and_their_file(self, condition: Condition) -> None:
+        meters = MeterFactory.create_batch(60)
+        MeterFactory.create(serial_number="NOT-ONE-OF-THEM")
+        one = alert(condition, subject_kind=SubjectKind.FLEET, subject_id=0, subject="60 meters", subjects=60)
+        GatheredSubjects.objects.create(alert=one, kind=SubjectKind.METER, ids=[meter.pk for meter in meters])
+        client = person(roles.OPERATOR)
+        listed = reverse("admin:alert-subjects", args=[one.pk])
+        assert listed in client.get(reverse("admin:alert", args=[one.pk])).content.decode()
+        assert all(client.get(link.url).status_code == 200 for link in links(one))
+        first = client.get(listed)
+        second = client.get(listed + first.context["next_page"])
+        shown = first.content.decode() + second.content.decode()
+        assert all(meter.serial_number in shown for meter in meters)
+        assert "NOT-ONE-OF-THEM" not in shown
+        file = b"".join(client.get(reverse("admin:alert-subjects-export", args=[one.pk]))).decode().splitlines()
+        assert len(file) == 61
+        assert meters[0].serial_number in file[1]
+        assert client.get(listed, {"after": "~"}).status_code == 200
+        assert client.get(listed, {"search": meters[5].serial_number}).content.decode().count("/admin/meters/") >= 1
+
+    def test_concentrators_too_and_only_for_those_who_may_see_them(self) -> None:
+        those = ConcentratorFactory.create_batch(3)
+        one = alert(subject_kind=SubjectKind.FLEET, subject_id=0, subject="3 concentrators", subjects=3)
+        listed = reverse("admin:alert-subjects", args=[one.pk])
+        assert person(roles.OPERATOR).get(listed).status_code == 404
+        GatheredSubjects.objects.create(alert=one, kind=SubjectKind.CONCENTRATOR, ids=[row.pk for row in those])
+        text = person(roles.OPERATOR).get(listed).content.decode()
+        assert all(row.name in text for row in those)
+        user = User.objects.create_user("sees alerts alone", is_staff=True)
+        user.user_permissions.add(Permission.objects.get(codename="view_alert"))
+        client = Client()
+        client.force_login(user)
+        assert client.get(listed).status_code == 403
+        assert client.get(f"{listed}export/").status_code == 403
+
     def test_one_that_is_over_has_nothing_to_do_and_one_that_is_not_is_no_page(self) -> None:
         client = person(roles.OPERATOR)
         over = alert(resolved_at=timezone.now())
@@ -283,7 +320,7 @@ class TestRules:
         self, django_capture_on_commit_callbacks: Any, enqueued: list[int]
     ) -> None:
         channel = Channel.objects.create(name="duty", kind="email", address="a@b.example")
-        one = alert(notified_at=timezone.now())
+        one = alert()
         page, values = self.page(Condition.SILENT_CONCENTRATOR)
         del values["is_enabled"]
         with django_capture_on_commit_callbacks(execute=True):
@@ -385,10 +422,23 @@ class TestChannels:
     def test_deleted_with_its_secret(self) -> None:
         client = person(roles.ADMINISTRATOR)
         self.made(client)
-        page = reverse("admin:alerts_channel_delete", args=[Channel.objects.get().pk])
+        channel = Channel.objects.get()
+        about = alert()
+        conversations.settle_all(conversations.locked([about.pk]), NOW)
+        page = reverse("admin:alerts_channel_delete", args=[channel.pk])
+        assert "Are you sure" in client.get(page).content.decode()
         assert client.post(page, {"post": "yes"}).status_code == 302
         assert not Channel.objects.exists()
         assert not SigningSecret.objects.exists()
+        assert Delivery.objects.get().channel_name == channel.name
+        for listed in (reverse("admin:alerts_delivery_changelist"), reverse("admin:alert", args=[about.pk])):
+            assert f"{channel.name} (removed)" in client.get(listed).content.decode()
+
+    @pytest.mark.parametrize("name", ["duty\n2026-11-29 INFO audit head 7:00", "duty\x1b[2J", "duty\u202egnp.exe"])
+    def test_its_name_is_one_line_that_prints(self, name: str) -> None:
+        answer = person(roles.ADMINISTRATOR).post(reverse("admin:alerts_channel_add"), {**self.form, "name": name})
+        assert "A name is one line of characters that print" in answer.content.decode()
+        assert not Channel.objects.exists()
 
     def test_operators_do_not_see_channels(self) -> None:
         Channel.objects.create(name="duty", kind="webhook", address="https://hooks.example/secret-path")
