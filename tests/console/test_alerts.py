@@ -15,7 +15,7 @@ from pytest_django import Settings
 from ami_headend import roles
 from ami_headend.alerts import conversations, tasks
 from ami_headend.alerts.advice import advice
-from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, GatheredSubjects, Rule, SubjectKind
+from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, GatheredSubjects, Rule, SubjectKind
 from ami_headend.console.alert_links import links
 from keyvault.models import AuditRecord, SigningSecret
 from tests.concentrators.statements import counting
@@ -321,6 +321,7 @@ class TestRules:
     ) -> None:
         channel = Channel.objects.create(name="duty", kind="email", address="a@b.example")
         one = alert()
+        Conversation.objects.create(alert=one, channel=channel, recipient="a@b.example", word="open")
         page, values = self.page(Condition.SILENT_CONCENTRATOR)
         del values["is_enabled"]
         with django_capture_on_commit_callbacks(execute=True):
