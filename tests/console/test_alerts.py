@@ -15,7 +15,16 @@ from pytest_django import Settings
 from ami_headend import roles
 from ami_headend.alerts import conversations, tasks
 from ami_headend.alerts.advice import advice
-from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, GatheredSubjects, Rule, SubjectKind
+from ami_headend.alerts.models import (
+    Alert,
+    Channel,
+    Condition,
+    Conversation,
+    Delivery,
+    GatheredSubjects,
+    Rule,
+    SubjectKind,
+)
 from ami_headend.console.alert_links import links
 from keyvault.models import AuditRecord, SigningSecret
 from tests.concentrators.statements import counting

@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 
 from ami_headend import roles
 from ami_headend.alerts import evaluation
-from ami_headend.alerts.models import Alert, Channel, Rule
+from ami_headend.alerts.models import Alert, Channel, Conversation, GatheredSubjects, Rule
+from meters.models import Meter
 from tests.flows.stack import Stack
 from tests.pages.browser import SUPERUSER
 from tests.pages.conftest import Visit
@@ -32,6 +33,37 @@ def test_the_pages_are_sound_with_alerts_on_them(alerts: list[Alert], visit: Vis
     assert look_at(page, reverse("admin:alerts")) == []
     assert look_at(page, reverse("admin:alert", args=[alerts[0].pk])) == []
     assert look_at(page, reverse("admin:alerts_rule_change", args=[alerts[0].rule_id])) == []
+
+
+def test_the_subjects_of_an_alert_for_very_many_are_looked_at_and_exported(stack: Stack, visit: Visit) -> None:
+    rule = Rule.objects.get(name="Meter is silent")
+    channel = Channel.objects.create(name="by mail", kind="email", address="a@a.example, b@b.example", is_enabled=False)
+    now = timezone.now()
+    one = Alert.objects.create(
+        rule=rule,
+        severity=20,
+        subject_kind="fleet",
+        subject="12 meters",
+        subjects=12,
+        summary="12 meters at once",
+        opened_at=now,
+        seen_at=now,
+    )
+    ids = list(Meter.objects.values_list("pk", flat=True))
+    GatheredSubjects.objects.create(alert=one, kind="meter", ids=ids)
+    for word, recipient in (("open", "a@a.example"), ("unsure", "b@b.example")):
+        Conversation.objects.create(alert=one, channel=channel, recipient=recipient, word=word)
+    page = visit(SUPERUSER)
+    assert look_at(page, reverse("admin:alert-subjects", args=[one.pk])) == []
+    assert look_at(page, reverse("admin:alert", args=[one.pk])) == []
+    assert look_at(page, reverse("admin:alerts_channel_delete", args=[channel.pk])) == []
+    assert look_at(page, reverse("admin:alerts_delivery_changelist")) == []
+    page.goto(reverse("admin:alert", args=[one.pk]))
+    page.get_by_role("link", name="The 12 meters").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export all as CSV").click()
+    assert len(download.value.path().read_text().splitlines()) == len(ids) + 1
+    one.delete()
 
 
 def test_an_operator_acknowledges_one_and_puts_another_off(alerts: list[Alert], visit: Visit) -> None:
