@@ -148,7 +148,7 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
         params.append(selection.system_title)
     elif selection.search:
         # With other filters all that a term means, else no more than are shown.
-        others = selection.status or selection.heard or selection.concentrator_id is not None
+        others = selection.status or selection.heard or (selection.concentrator_id, selection.ids) != (None, None)
         condition, values = meter_condition(
             selection.search, "m", limit=None if others else limit, after=selection.after
         )
