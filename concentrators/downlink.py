@@ -147,32 +147,29 @@ def offer_at_once(now: datetime) -> int:
 # The commands of a meter under one key are a lane: key commands are one (transfer key), all others the other.
 # OFFSET 0 keeps the planner on the concentrator's own meters: else it looks through the commands of all.
 _OPEN_OF = """SELECT c.id FROM concentrators_command c
-              WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered')
-                AND {attempt_at} <= asked.now OFFSET 0"""
+              WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered') OFFSET 0"""
 _HOME, _ELSEWHERE = "c.next_attempt_at", "coalesce(c.elsewhere_attempt_at, c.next_attempt_at)"
 _DUE = f"""
     WITH asked AS (SELECT %s::int AS concentrator_id, %s::timestamptz AS now),
     mine AS MATERIALIZED (
         SELECT c.id, false AS elsewhere
-        FROM asked, concentrators_assignment a, LATERAL ({_OPEN_OF.format(meter="a.meter_id", attempt_at=_HOME)}) c
+        FROM asked, concentrators_assignment a, LATERAL ({_OPEN_OF.format(meter="a.meter_id")}) c
         WHERE a.concentrator_id = asked.concentrator_id AND a.valid_from <= asked.now
           AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         UNION
-        SELECT h.id, h.elsewhere FROM (
-            SELECT c.id, k.system_title, i.key_id, i.heard_at, home.mine IS NOT NULL AS elsewhere
+        SELECT h.id, home.mine IS NOT NULL FROM asked, (
+            SELECT c.id, m.id AS meter_id, k.system_title, i.key_id, i.heard_at
             FROM asked, keyvault_invocationcounter i
             JOIN keyvault_devicekey k ON k.id = i.key_id
             JOIN meters_meter m ON m.system_title = k.system_title,
-            LATERAL (
-                SELECT bool_or(a.concentrator_id = asked.concentrator_id) AS mine FROM concentrators_assignment a
-                WHERE a.meter_id = m.id AND a.valid_from <= asked.now AND (a.valid_to IS NULL OR a.valid_to > asked.now)
-            ) home,
-            LATERAL ({
-    _OPEN_OF.format(meter="m.id", attempt_at=f"CASE WHEN home.mine IS NULL THEN {_HOME} ELSE {_ELSEWHERE} END")
-}) c
-            WHERE i.heard_via = asked.concentrator_id AND home.mine IS NOT TRUE OFFSET 0
-        ) h
-        WHERE NOT EXISTS (
+            LATERAL ({_OPEN_OF.format(meter="m.id")}) c
+            WHERE i.heard_via = asked.concentrator_id OFFSET 0
+        ) h, LATERAL (
+            SELECT bool_or(a.concentrator_id = asked.concentrator_id) AS mine FROM concentrators_assignment a
+            WHERE a.meter_id = h.meter_id AND a.valid_from <= asked.now
+              AND (a.valid_to IS NULL OR a.valid_to > asked.now)
+        ) home
+        WHERE home.mine IS NOT TRUE AND NOT EXISTS (
             SELECT 1 FROM keyvault_devicekey o JOIN keyvault_invocationcounter p ON p.key_id = o.id
             WHERE o.system_title = h.system_title AND o.id <> h.key_id AND p.heard_at > h.heard_at)
     )

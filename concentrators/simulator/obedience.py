@@ -71,7 +71,7 @@ class Key(NamedTuple):
 class Keys:
     """A meter's keys: those that it was made with, which stay, and two cells for what commands bring.
 
-    The counter record (epoch in 2 octets, reserved counter in 5) says which epoch the meter sends under: a key
+    The counter record (epoch in 2 octets, reserved counter in 6) says which epoch the meter sends under: a key
     that stands in a cell is not in use before that record names it.
     """
 
@@ -113,7 +113,7 @@ _KEY_CELLS = ("key 0", "key 1")
 
 
 def _counter_record(epoch: int, reserved: int) -> bytes:
-    return epoch.to_bytes(2, "big") + reserved.to_bytes(5, "big")
+    return epoch.to_bytes(2, "big") + reserved.to_bytes(6, "big")
 
 
 class Order(NamedTuple):

@@ -28,7 +28,7 @@ def reserved(memory: Memory) -> int:
 
 def test_known_answer() -> None:
     memory = Memory(number=0, register_wh=1_234_567)
-    nonvolatile.Record(memory.nonvolatile, "counter").store((1).to_bytes(2, "big") + (0x61A7).to_bytes(5, "big"))
+    nonvolatile.Record(memory.nonvolatile, "counter").store((1).to_bytes(2, "big") + (0x61A7).to_bytes(6, "big"))
     meter = SimulatedMeter(TITLE, KEY, memory)
     assert interval_payload(0x6955B900, 1_234_567, 112) == PAYLOAD
     assert meter.seal(meter.measure(0x6955B900, 112)) == FRAME

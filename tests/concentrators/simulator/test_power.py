@@ -233,7 +233,7 @@ class TestTheModelFindsWhatIsWrong:
             epoch = order.fields[2]
             if epoch > meter.epoch:
                 for cell in ("counter 0", "counter 1"):  # the epoch would stand in a place of its own
-                    meter.memory.nonvolatile.write_checked(cell, meter.epoch.to_bytes(2, "big") + bytes(5))
+                    meter.memory.nonvolatile.write_checked(cell, meter.epoch.to_bytes(2, "big") + bytes(6))
                 right(meter, order)
 
         right = SimulatedMeter.renew
