@@ -89,4 +89,4 @@ clean:
 distclean: clean
 	@if [ -e var ]; then \
 		printf 'Delete var/ with the local database and its master key for good? Type yes: '; read answer; \
-		[ "$$answer" = yes ] && rm -rf var || { echo "var/ stays."; exit 1; }; fi
+		[ "$$answer" = yes ] && { [ ! -L var/postgres ] || rm -rf "$$(dirname "$$(readlink var/postgres)")"; rm -rf var; } || { echo "var/ stays."; exit 1; }; fi

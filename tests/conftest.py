@@ -51,6 +51,8 @@ def _start_services() -> None:
     stack = ExitStack()
     atexit.register(stack.close)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o711)  # PostgreSQL's user passes through, where root runs the tests
+    os.environ["EMBEDDED_DATA_DIR"] = str(folder / "postgres")
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # pytest's usual one is closed again by every other run
     configured = os.environ.get("DATABASE_URL")
     os.environ.update(stack.enter_context(embedded.services(folder / "var")))

@@ -1,6 +1,7 @@
 """Embedded services: found from elsewhere, alone in their folder, stopped with their block, clear errors."""
 
 import os
+import shutil
 import signal
 import ssl
 import stat
@@ -189,3 +190,25 @@ def test_a_stale_pid_file_is_no_running_server(tmp_path: Path) -> None:
     lines = [str(os.getpid()), "", str(int(time.time())), "5432", "", "", "", "ready"]
     (tmp_path / "postgres" / "postmaster.pid").write_text("\n".join(lines))
     assert not embedded.running(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_root_s_own_folders_are_opened_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with mode 0700 stays so, and so do all above it; the cluster lies where its user can reach it."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    above = [folder for folder in (home, *home.parents) if folder.stat().st_uid == 0]
+    before = {folder: folder.stat().st_mode for folder in above}
+    package = Path(embedded.postgres_program("postgres")).parents[2]
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.with_name(name), home / name, symlinks=True)
+    programs = home / package.name / "pginstall18" / "bin"
+    (programs / "postgres").chmod(0o700)  # as a strict umask installs it
+    monkeypatch.setattr("ami_headend.embedded.cluster.postgres_program", lambda name: str(programs / name))
+    for _ in range(2):
+        with embedded.services(home / "var", NOTHING_SET) as env, psycopg.connect(env["DATABASE_URL"]) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+            assert embedded.running(home / "var")
+            assert (home / "var" / "postgres").is_symlink()
+    assert {folder: folder.stat().st_mode for folder in above} == before
+    assert stat.S_IMODE((programs / "postgres").stat().st_mode) == 0o700

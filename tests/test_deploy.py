@@ -1,0 +1,68 @@
+"""The unit files that the documents name: whole, hardened, and in step with the commands that `up` runs."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from ami_headend.processes import beat_command, worker_commands
+from ami_headend.queues import QUEUES
+
+UNITS = Path(settings.BASE_DIR) / "docs/deploy/systemd"
+SERVICES = sorted(UNITS.glob("*.service"))
+PLACE = "/srv/ami-headend/.venv/bin/"
+
+
+def values(unit: Path, name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
+
+
+def test_each_unit_is_hardened_and_ends_in_good_order() -> None:
+    assert [unit.stem.removeprefix("ami-headend-") for unit in SERVICES] == [
+        "alerts",
+        "background",
+        "backup",
+        "beat",
+        "uplinks",
+        "web",
+    ]
+    for unit in SERVICES:
+        for name, value in {"User": "headend", "NoNewPrivileges": "yes", "ProtectSystem": "strict"}.items():
+            assert values(unit, name) == [value], f"{unit.name}: {name}"
+        if values(unit, "Type") != ["oneshot"]:
+            assert values(unit, "KillMode") == ["mixed"]
+            assert values(unit, "Restart") == ["always"]
+            assert int(values(unit, "TimeoutStopSec")[0]) >= 30
+        owner = "/etc/ami-headend/owner.env" in values(unit, "EnvironmentFile")
+        assert owner is unit.name.endswith("backup.service"), f"{unit.name}: the owner's password"
+
+
+def test_the_units_start_what_up_starts() -> None:
+    started = {unit.stem: shlex.split(values(unit, "ExecStart")[0].replace("%%", "%")) for unit in SERVICES}
+    served: list[str] = []
+    for name, command in worker_commands(1).items():
+        unit = started["ami-headend-" + {"worker": "uplinks"}.get(name, name)]
+        options = {"--concurrency", "--queues", "--hostname"}
+        mine = [word for word in command if word.startswith("--") and word != "--quiet"]
+        assert sorted(word for word in unit if word.startswith("--")) == sorted(mine)
+        for option in options - {"--concurrency"}:
+            assert unit[unit.index(option) + 1] == command[command.index(option) + 1]
+        served += unit[unit.index("--queues") + 1].split(",")
+    assert sorted(served) == sorted(QUEUES)
+    assert started["ami-headend-beat"][1:] == [word for word in beat_command()[3:] if word != "--quiet"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_takes_them(tmp_path: Path) -> None:
+    """Every key and value is known; the programs and the user, which only a deployment has, are stood in for."""
+    for unit in UNITS.iterdir():
+        text = re.sub(rf"={PLACE}\S+", "=/bin/true", unit.read_text())
+        (tmp_path / unit.name).write_text(re.sub(r"^(User|Group)=headend$", r"\1=root", text, flags=re.MULTILINE))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *map(str, sorted(tmp_path.iterdir()))], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
