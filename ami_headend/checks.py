@@ -2,8 +2,10 @@
 
 import stat
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -70,7 +72,7 @@ _KEY_FRAMES_MAX = 2**23
 @register
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Every finding about this project's own settings."""
-    return [*_limits(), *_contradictions(), *_sign_in(), *_master_key_provider(), *_master_key_place()]
+    return [*_limits(), *_contradictions(), *_sign_in(), *_broker(), *_master_key_provider(), *_master_key_place()]
 
 
 def _error(number: int, message: str, hint: str) -> Error:
@@ -194,6 +196,37 @@ def _sign_in() -> Iterator[CheckMessage]:
             hint="Leave it on where others than this machine reach the head-end.",
             id="ami_headend.W025",
         )
+
+
+def _broker() -> Iterator[CheckMessage]:
+    """Whoever can write to Redis can have tasks run, and lift the limits of rates."""
+    parts = urlsplit(settings.REDIS_URL)
+    if not settings.TLS or parts.scheme == "unix" or _is_loopback(parts.hostname or "localhost"):
+        return
+    missing = [
+        what
+        for what, is_there in (("a password", parts.password), ("TLS (rediss://)", parts.scheme == "rediss"))
+        if not is_there
+    ]
+    if missing:
+        yield checks.Warning(
+            f"REDIS_URL names a server on the network without {' and without '.join(missing)}.",
+            hint="Give Redis a password and a certificate: rediss://:PASSWORD@host:6379/0?ssl_ca_certs=/path/ca.pem",
+            id="ami_headend.W029",
+        )
+    if parse_qs(parts.query).get("ssl_cert_reqs", ["required"])[0] not in ("required", "CERT_REQUIRED"):
+        yield checks.Warning(
+            "REDIS_URL turns the check of the server's certificate off: anybody in between reads the password.",
+            hint="Leave ssl_cert_reqs out, and name the authority with ssl_ca_certs.",
+            id="ami_headend.W030",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _master_key_provider() -> Iterator[CheckMessage]:

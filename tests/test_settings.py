@@ -65,12 +65,30 @@ def test_the_schedule_sends_every_task_that_nobody_else_does() -> None:
         ({"TLS": True, "TWO_FACTOR_REQUIRED": False}, "ami_headend.W019"),
         ({"TLS": True, "REQUIRE_APPROVAL": False}, "ami_headend.W025"),
         ({"APPROVAL_EXPIRES_HOURS": 0}, "ami_headend.E001"),
+        ({"TLS": True, "REDIS_URL": "redis://redis.example/0"}, "ami_headend.W029"),
+        ({"TLS": True, "REDIS_URL": "redis://:pw@redis.example/0"}, "ami_headend.W029"),
+        ({"TLS": True, "REDIS_URL": "rediss://redis.example/0"}, "ami_headend.W029"),
+        ({"TLS": True, "REDIS_URL": "rediss://:pw@redis.example/0?ssl_cert_reqs=none"}, "ami_headend.W030"),
     ],
 )
 def test_contradictions_have_an_id(settings: Settings, changed: dict[str, Any], expected: str) -> None:
     for name, value in changed.items():
         setattr(settings, name, value)
     assert expected in ids()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://:pw@redis.example/0?ssl_ca_certs=/ca.pem",
+        "redis://127.0.0.1/0",
+        "redis://[::1]/0",
+        "unix:///r.sock?db=0",
+    ],
+)
+def test_a_redis_that_nobody_else_reaches_is_not_warned_of(settings: Settings, url: str) -> None:
+    settings.TLS, settings.REDIS_URL = True, url
+    assert not ids() & {"ami_headend.W029", "ami_headend.W030"}
 
 
 def test_a_trial_on_the_embedded_database_is_not_warned_of_approvals(settings: Settings) -> None:
