@@ -225,9 +225,9 @@ class PlaceAdmin(LargeTableAdmin):
     """Metering points."""
 
     when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
-    list_display = ["name", "address"]
+    list_display = ["name", "address", "customer_reference"]
     search_fields = ["name"]
-    search_help_text = "words of the name or address"
+    search_help_text = "words of the name or address, or a customer reference"
     ordering = ["name"]
     search_by = {"name": lambda term: search.as_q(search.place_condition(term))}
 

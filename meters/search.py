@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import BooleanField, Q
 from django.db.models.expressions import RawSQL
 
+from ami_headend.core.names import tidy
 from meters.models import Meter, Place
 from meters.registry import RegistryError, parse_system_title
 
@@ -45,15 +46,19 @@ def meter_condition(term: str, table: str = "meters_meter", limit: int | None = 
 
 
 def place_condition(term: str, table: str = "meters_place", limit: int | None = None) -> Condition:
-    """SQL that says whether a place is meant by a term: by words of its name and address that begin so.
+    """SQL that says whether a place is meant by a term: by how words of name and address begin, or by the customer.
 
     With a limit: some of those, so many at most.
     """
     term = term.strip()
     if "\0" in term or not _ALNUM.search(term):
         return "false", []
-    found = f"SELECT id FROM meters_place WHERE {_matches(PLACE_WORDS)}"
-    return _any_of(table, [(found, [term]) if limit is None else (f"({found} OFFSET 0 LIMIT %s)", [term, limit])])
+    words = f"SELECT id FROM meters_place WHERE {_matches(PLACE_WORDS)}"
+    customers = "SELECT id FROM meters_place WHERE customer_reference = %s"
+    found: list[Condition] = [(words, [term]), (customers, [tidy(term)])]
+    if limit is not None:
+        found = [(f"({one} OFFSET 0 LIMIT %s)", [*values, limit]) for one, values in found]
+    return _any_of(table, found)
 
 
 def _branch(condition: str, value: str, limit: int | None, after: str, *, is_fenced: bool = False) -> Condition:

@@ -50,10 +50,10 @@ def test_other_terms_find_nothing(meter: Meter, term: str) -> None:
     assert not Place.objects.filter(search.as_q(search.place_condition(term)))
 
 
-@pytest.mark.parametrize("term", ["MP-0042", "mp 0042", "mill lane", "lane 12", "10115 berlin", "Berl"])
+@pytest.mark.parametrize("term", ["MP-0042", "mp 0042", "mill lane", "lane 12", "10115 berlin", "Berl", "K-17/4 "])
 def test_a_place_is_found_by_its_name_and_address(term: str) -> None:
     Place.objects.create(name="MP-0043", address="Mill Road 12, 10117 Bern")
-    place = Place.objects.create(name="MP-0042", address="Mill Lane 12, 10115 Berlin")
+    place = Place.objects.create(name="MP-0042", address="Mill Lane 12, 10115 Berlin", customer_reference="K-17/4")
     assert list(Place.objects.filter(search.as_q(search.place_condition(term)))) == [place]
 
 

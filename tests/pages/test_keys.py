@@ -156,7 +156,7 @@ def test_a_rotation_of_the_master_key_is_watched_to_its_end(visit: Visit, stack:
     auditor = visit(roles.AUDITOR)
     auditor.goto(reverse("admin:audit"))
     auditor.get_by_role("button", name="Verify now").click()
-    expect(auditor.get_by_text("none changed, removed or out of place")).to_be_visible()
+    expect(auditor.get_by_text("none changed, put in or taken out between them")).to_be_visible()
     with auditor.expect_download() as download:
         auditor.get_by_role("link", name="JSON Lines").click()
     assert '"act":"master_key.destroy"' in Path(download.value.path()).read_text()
