@@ -21,7 +21,7 @@ from concentrators import failure_queries, reverification
 from concentrators.explanations import explain
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import IntegrityFailure
-from concentrators.verdicts import WAITING, FailureKind, Severity
+from concentrators.verdicts import NOT_BY_ITSELF, WAITING, FailureKind, Severity
 from concentrators.verification import TransientError
 from keyvault.cose.annotation import annotate
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
@@ -79,6 +79,7 @@ class FailurePage(ConsolePage):
             "others_url": failures_url(kind=kind.value, **same),
             "acknowledge": AcknowledgeForm() if failure.is_open and user.has_perm(ACKNOWLEDGE) else None,
             "is_waiting": kind in WAITING,
+            "waits_for_our_clock": kind in NOT_BY_ITSELF,
             "may_verify_again": user.has_perm(VERIFY_AGAIN),
         }
 
@@ -102,7 +103,10 @@ class FailurePage(ConsolePage):
             messages.error(request, "Nothing moved: database or master key do not answer. Try again later.")
             return HttpResponseRedirect(request.path)
         if not outcome.uplinks:
-            why = "key and meter are not both known, the octets are gone, or none waits (any more)"
+            why = (
+                "its clock is ahead of ours, the meter or its key is not known or not in service, the octets are gone, "
+                "or none waits (any more)"
+            )
             messages.warning(request, f"Nothing to judge yet: {why}.")
             return HttpResponseRedirect(request.path)
         messages.success(request, f"{outcome}.")

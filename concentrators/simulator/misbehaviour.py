@@ -49,6 +49,8 @@ class Misbehaviour(StrEnum):
     LATE = "late"
     SECOND_CONCENTRATOR = "second_concentrator"
     BAD_PAYLOAD = "bad_payload"
+    UNKNOWN_REGISTER = "unknown_register"
+    IMPLAUSIBLE = "implausible"
     IDENTITY = "identity"
     ALGORITHM = "algorithm"
     SUSPENDED = "suspended"
@@ -148,6 +150,8 @@ class Mischief:
             Misbehaviour.LATE: self._late,
             Misbehaviour.SECOND_CONCENTRATOR: self._second_concentrator,
             Misbehaviour.BAD_PAYLOAD: self._bad_payload,
+            Misbehaviour.UNKNOWN_REGISTER: self._unknown_register,
+            Misbehaviour.IMPLAUSIBLE: self._implausible,
             Misbehaviour.IDENTITY: self._identity,
             Misbehaviour.ALGORITHM: self._algorithm,
             Misbehaviour.SUSPENDED: self._suspended,
@@ -260,6 +264,14 @@ class Mischief:
         payload = self._rng.choice(_BAD_PAYLOADS)(genuine)
         return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.PAYLOAD_INVALID)]
 
+    def _unknown_register(self, genuine: Genuine) -> list[Outgoing]:
+        payload = _pack(genuine, 1, name="1-0:255.255.255")
+        return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.UNKNOWN_REGISTER)]
+
+    def _implausible(self, genuine: Genuine) -> list[Outgoing]:
+        payload = _pack(genuine, self._rng.choice([-1, -(2**63), 2**63 - 1]))
+        return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.IMPLAUSIBLE)]
+
     def _identity(self, genuine: Genuine) -> list[Outgoing]:
         other = base_name(self._rng.choice(self._strangers).system_title)
         payload = interval_payload(genuine.start_s, genuine.register_wh, genuine.energy_wh, other)
@@ -319,6 +331,5 @@ _BAD_PAYLOADS: list[Callable[[Genuine], bytes]] = [
     lambda genuine: _pack(genuine, "42"),
     lambda genuine: _pack(genuine, 1, start_s=-60),  # relative to now
     lambda genuine: _pack(genuine, 1, start_s=genuine.start_s + 7, name=INTERVAL_REGISTER),  # off the grid
-    lambda genuine: _pack(genuine, 1, name="1-0:255.255.255"),
     lambda genuine: cbor2.dumps({"wh": genuine.energy_wh}),
 ]

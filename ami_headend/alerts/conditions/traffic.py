@@ -28,6 +28,8 @@ AUTHENTIC = frozenset(
         FailureKind.REPLAYED,
         FailureKind.DEVICE_SUSPENDED,
         FailureKind.PAYLOAD_INVALID,
+        FailureKind.UNKNOWN_REGISTER,
+        FailureKind.IMPLAUSIBLE,
         FailureKind.IDENTITY_MISMATCH,
         FailureKind.CLOCK_SKEW,
         FailureKind.TOO_OLD,
@@ -69,7 +71,7 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     rows = fetch_rows(
         f"""SELECT m.id, m.{name}, s.failures, s.latest, count(*) OVER ()
             FROM (SELECT {column} AS id, count(*) AS failures, max(received_at) AS latest
-                  FROM concentrators_integrityfailure WHERE kind = %s AND id > %s
+                  FROM concentrators_integrityfailure WHERE kind = %s AND id > %s AND NOT is_copy
                   GROUP BY {column} HAVING count(*) >= %s::float8) s
             JOIN {table} m ON m.id = s.id
             ORDER BY m.id = ANY(%s::int[]) DESC, s.failures DESC, m.id LIMIT %s""",
