@@ -6,14 +6,15 @@ from typing import Any
 import pyarrow as pa
 from django import forms
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend.alerts.models import Alert, GatheredSubjects, SubjectKind
-from ami_headend.console import meters, registry_queries
+from ami_headend.console import registry_queries
 from ami_headend.console.formatting import ago, label, link
-from ami_headend.console.lists import ROWS, ListPage, number_of, text, text_of
+from ami_headend.console.lists import ROWS, number_of, text, text_of
+from ami_headend.console.meters import MetersActingPage, meters_table
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
 from ami_headend.console.tables import Column, Table, table
@@ -33,7 +34,7 @@ class SubjectFilters(forms.Form):
     search = text("search", "how the serial number or name begins")
 
 
-class AlertSubjectsPage(ListPage):
+class AlertSubjectsPage(MetersActingPage):
     """Of which meters or concentrators an alert was found last."""
 
     route = "alerts/<int:pk>/subjects/"
@@ -60,10 +61,18 @@ class AlertSubjectsPage(ListPage):
             selection = MeterSelection(
                 search=search, ids=tuple(self.gathered.ids), after=text_of(after) if after else ""
             )
-            return meters.meters_table(selection, self.request.user)
+            return meters_table(selection, self.request.user, choose=bool(self.meter_acts()))
         rows = Concentrator.objects.filter(pk__in=self.gathered.ids, name__startswith=search).order_by("pk")
         shown = list(rows.filter(pk__gt=number_of(after[0]) if after else 0)[:ROWS])
         return _concentrators_table(shown), [shown[-1].pk] if len(shown) == ROWS else None
+
+    def meter_acts(self) -> dict[str, str]:
+        """None for an alert of concentrators."""
+        return super().meter_acts() if self.gathered.kind == SubjectKind.METER else {}
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        self.gathered = _gathered(request, kwargs["pk"])
+        return super().post(request, *args, **kwargs)
 
 
 class AlertSubjectsExport(ConsolePage):

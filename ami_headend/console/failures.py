@@ -24,7 +24,9 @@ from ami_headend.console.lists import (
     ConcentratorField,
     ListPage,
     MeterField,
+    box,
     choice,
+    chosen,
     number_of,
     time_of,
 )
@@ -158,7 +160,8 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
     if choose:
         columns.insert(0, Column(""))
         for row, line in zip(rows, lines, strict=True):
-            line.insert(0, _box(row) if row.acknowledged_at is None else "")
+            what = f"choose {FailureKind(row.kind).label} of {row.meter or 'no known meter'}"
+            line.insert(0, box("acknowledge", "failure", row.id, what) if row.acknowledged_at is None else "")
     return table(columns, lines)
 
 
@@ -287,9 +290,9 @@ class FailuresPage(ListPage):
         """Acknowledge the failures that were chosen."""
         if not request.user.has_perm(ACKNOWLEDGE):
             raise PermissionDenied
-        ids = [int(number) for number in request.POST.getlist("failure") if number.isascii() and number.isdigit()]
+        ids = chosen(request, "failure")
         if ids:
-            acknowledge_for(request, FailureSelection(ids=ids[:ROWS]), request.POST.get("note", ""))
+            acknowledge_for(request, FailureSelection(ids=ids), request.POST.get("note", ""))
         else:
             messages.error(request, "Nothing was acknowledged: choose failures first.")
         return HttpResponseRedirect(request.get_full_path())
@@ -361,11 +364,3 @@ def _figures() -> list[Figure]:
         )
         for severity, count in ((Severity(row.severity), row.open) for row in found)
     ]
-
-
-def _box(row: FailureRow) -> SafeString:
-    return format_html(
-        '<input type="checkbox" form="acknowledge" name="failure" value="{}" class="console-box" aria-label="{}">',
-        row.id,
-        f"choose {FailureKind(row.kind).label} of {row.meter or 'no known meter'}",
-    )

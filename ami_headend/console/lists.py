@@ -5,6 +5,9 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from django import forms
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.console.page import ConsolePage
@@ -28,6 +31,23 @@ def text(label: str, placeholder: str = "") -> forms.CharField:
     """A filter by something written."""
     widget = UnfoldAdminTextInputWidget(attrs={"placeholder": placeholder, "spellcheck": "false"})
     return forms.CharField(label=label.capitalize(), max_length=120, required=False, widget=widget)
+
+
+def box(form: str, name: str, value: int, what: str) -> SafeString:
+    """A box to choose a row for the form with that id."""
+    return format_html(
+        '<input type="checkbox" form="{}" name="{}" value="{}" class="console-box" aria-label="{}">',
+        form,
+        name,
+        value,
+        what,
+    )
+
+
+def chosen(request: HttpRequest, name: str) -> list[int]:
+    """The ids of the rows that were chosen, at most as many as a page has; what is no id is passed over."""
+    written = [number for number in request.POST.getlist(name) if number.isascii() and number.isdigit()]
+    return [int(number) for number in written[:ROWS] if len(number) <= 18]
 
 
 class ConcentratorField(forms.CharField):

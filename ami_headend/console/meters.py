@@ -6,6 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -14,13 +17,24 @@ from django.utils.safestring import SafeString
 from ami_headend.console import registry_queries
 from ami_headend.console.failures import failures_url
 from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, thousands
-from ami_headend.console.lists import ROWS, ConcentratorField, ListPage, choice, text, text_of
+from ami_headend.console.keys.compromise import compromise_url
+from ami_headend.console.lists import ROWS, ConcentratorField, ListPage, box, choice, chosen, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.console.tables import Column, Table, table
-from meters.models import MeterStatus
+from concentrators import orders
+from concentrators.commands import DownlinkError
+from concentrators.models import CommandKind
+from concentrators.orders import Order
+from keyvault import rights
+from keyvault.audit import AuditError, web_actor
+from keyvault.epochs import EpochError
+from keyvault.masterkey import MasterKeyError
+from meters.models import Meter, MeterStatus
 from meters.registry import RegistryError, parse_system_title
 
+GIVE = "concentrators.add_command"
 HEARD_PERIOD = timedelta(hours=24)
+_KINDS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK}
 STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
 
 
@@ -47,7 +61,34 @@ def meters_url(**filters: Any) -> str:
     return f"{reverse('admin:meters')}?{urlencode(filters)}"
 
 
-class MetersPage(ListPage):
+class MetersActingPage(ListPage):
+    """A list of meters of which some are chosen (``meters_table``): for each of them the same is done."""
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(meter_acts=self.meter_acts(), **kwargs)
+
+    def meter_acts(self) -> dict[str, str]:
+        """What may be done with the meters that are chosen, by name."""
+        can = self.request.user.has_perm
+        acts = {"read-now": "Read now", "set-clock": "Set clock"} if can(GIVE) else {}
+        return acts | ({"compromise": "Compromised keys …"} if can(rights.COMPROMISE) else {})
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Give the chosen meters a command each, or go on to the page of compromised keys with them."""
+        act = request.POST.get("act", "")
+        if act not in self.meter_acts():
+            raise PermissionDenied
+        meters = list(Meter.objects.filter(pk__in=chosen(request, "meter")).order_by("serial_number"))
+        if not meters:
+            messages.error(request, "Nothing was done: choose meters first.")
+        elif act == "compromise":
+            return HttpResponseRedirect(compromise_url(*(bytes(meter.system_title) for meter in meters)))
+        else:
+            _give(request, meters, Order(_KINDS[act]))
+        return HttpResponseRedirect(request.get_full_path())
+
+
+class MetersPage(MetersActingPage):
     """Meters by serial number."""
 
     route = "meters/"
@@ -73,11 +114,11 @@ class MetersPage(ListPage):
             heard_since=now - HEARD_PERIOD,
             after=text_of(after) if after else "",
         )
-        return meters_table(selection, self.request.user)
+        return meters_table(selection, self.request.user, choose=bool(self.meter_acts()))
 
 
-def meters_table(selection: MeterSelection, user: Any) -> tuple[Table, Sequence[Any] | None]:
-    """Meters as a table, each leading to its page, and the key to go on after."""
+def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple[Table, Sequence[Any] | None]:
+    """Meters as a table, with boxes to choose some where asked, and the key to go on after."""
     now = timezone.now()
     rows, key = registry_queries.meters(selection, ROWS)
     see_failures = user.has_perm("concentrators.view_integrityfailure")
@@ -104,4 +145,23 @@ def meters_table(selection: MeterSelection, user: Any) -> tuple[Table, Sequence[
         ]
         for row in rows
     ]
+    if choose:
+        columns.insert(0, Column(""))
+        for row, line in zip(rows, lines, strict=True):
+            line.insert(0, box("act", "meter", row.id, f"choose meter {row.serial_number}"))
     return table(columns, lines), key
+
+
+def _give(request: HttpRequest, meters: Sequence[Meter], order: Order) -> None:
+    """Give each meter the command; those that cannot get it are named with the reason."""
+    given = 0
+    for meter in meters:
+        try:
+            given += len(orders.give(meter, order, web_actor(request), timezone.now()))
+        except (DownlinkError, EpochError) as error:
+            messages.warning(request, f"Meter {meter}: {error}.")
+        except (AuditError, MasterKeyError):
+            messages.error(request, "The rest was not done: while the master key cannot be used, nothing is audited.")
+            break
+    if given:
+        messages.success(request, f"{order.kind.label.capitalize()}: {given} command{'s' * (given != 1)} queued.")

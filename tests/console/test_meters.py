@@ -232,3 +232,29 @@ def test_a_length_to_come_is_not_shown_as_that_of_now(device: Device) -> None:
     assert "60 min" not in person(roles.OPERATOR).get(page_of(device)).context["figures"][1].value
     [row] = listed(person(roles.OPERATOR))
     assert "| 30 min |" in row
+
+
+def test_chosen_meters_get_a_command_each(concentrator: Concentrator) -> None:
+    devices = fleet.commission(3, concentrator)
+    client = person(roles.OPERATOR)
+    chosen = [device.meter.pk for device in devices[:2]]
+    said = client.post(reverse(LIST), {"act": "read-now", "meter": chosen}, follow=True).content.decode()
+    assert "2 commands queued" in said
+    assert set(Command.objects.values_list("meter_id", "kind")) == {(pk, CommandKind.READ_NOW) for pk in chosen}
+    assert "choose meters first" in client.post(reverse(LIST), {"act": "set-clock"}, follow=True).content.decode()
+    assert client.post(reverse(LIST), {"act": "compromise", "meter": chosen}).status_code == 403
+
+
+def test_chosen_meters_lead_to_the_page_of_compromised_keys(concentrator: Concentrator) -> None:
+    devices = fleet.commission(2, concentrator)
+    given = {"act": "compromise", "meter": [device.meter.pk for device in devices]}
+    page = person(roles.KEY_OFFICER).post(reverse(LIST), given, follow=True)
+    assert all(device.title.hex() in page.content.decode() for device in devices)
+
+
+def test_a_meter_that_cannot_get_a_command_is_named(concentrator: Concentrator) -> None:
+    retired = MeterFactory.create(status=MeterStatus.RETIRED)
+    given = {"act": "read-now", "meter": [retired.pk, "9" * 30, "x"]}
+    said = person(roles.OPERATOR).post(reverse(LIST), given, follow=True).content.decode()
+    assert f"Meter {retired}:" in said
+    assert not Command.objects.exists()
