@@ -84,6 +84,12 @@ def ask(
     Raises DownlinkError or GapsError (the caller's mistake), MasterKeyError or AuditError, and then asks none.
     """
     total = Outcome()
+    if dry_run:  # asks nothing, and so keeps nobody from asking meanwhile
+        for meters in _batches(selected(selection, now)):
+            outcome, _ = _wanted(meters, register, start, end, now, ASKED)
+            total = _sum(total, outcome)
+            done(len(meters))
+        return total
     with transaction.atomic():
         for meters in _batches(selected(selection, now)):
             outcome, _ = _ask(meters, register, start, end, actor.name, now, ASKED)
@@ -95,10 +101,7 @@ def ask(
             "from": start.isoformat(),
             "to": end.isoformat(),
         }
-        if dry_run:
-            transaction.set_rollback(True)
-        else:
-            audit.record(actor, "command.resend", subject, f"{total.commands} queued")
+        audit.record(actor, "command.resend", subject, f"{total.commands} queued")
     return total
 
 
@@ -139,6 +142,19 @@ def _ask(
     """A batch of meters, in a fixed number of queries."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    outcome, requests = _wanted(meters, register, start, end, now, passed_over)
+    return outcome, commands.enqueue(requests, by, now)
+
+
+def _wanted(
+    meters: Sequence[Meter],
+    register: Register,
+    start: datetime,
+    end: datetime,
+    now: datetime,
+    passed_over: Collection[CommandState],
+) -> tuple[Outcome, list[Request]]:
+    """What a batch of meters is to be asked for."""
     gaps = find_gaps(meters, register, start, end, now)
     asked, today = _given(list(gaps), passed_over, start, now)
     requests, put_off = [], 0
@@ -149,8 +165,7 @@ def _ask(
         requests += [
             Request(meter, CommandKind.RESEND, {"from_s": from_s, "to_s": to_s}) for from_s, to_s in wanted[:room]
         ]
-    outcome = Outcome(len(meters), sum(map(len, gaps.values())), len(requests), put_off)
-    return outcome, commands.enqueue(requests, by, now)
+    return Outcome(len(meters), sum(map(len, gaps.values())), len(requests), put_off), requests
 
 
 def _given(

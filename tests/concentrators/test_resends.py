@@ -180,6 +180,16 @@ class TestCommand:
         assert not Command.objects.exists()
         assert "3 resends queued, 0 put off" in self.run("--meter", device.title.hex(), "--days", "2")
 
+    def test_a_dry_run_writes_nothing_and_tells_how_far_it_is(
+        self, device: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("concentrators.management.commands.resend_gaps._TELL_EVERY_S", 0.0)
+        said = StringIO()
+        with counting() as statements:
+            call_command("resend_gaps", "--all", "--dry-run", stdout=StringIO(), stderr=said)
+            assert [one for one in statements if not one.startswith("SELECT") and not one.startswith("WITH")] == []
+        assert "looked at 1 of 1 meters" in said.getvalue()
+
     @pytest.mark.parametrize(
         ("words", "reason"),
         [

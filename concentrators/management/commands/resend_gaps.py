@@ -1,6 +1,9 @@
 """manage.py resend_gaps: meters are asked again for what is missing."""
 
+import time
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -56,8 +59,7 @@ class Command(BaseCommand):
         try:
             selection = _selection(options)
             meters = resends.selected(selection, now).count()
-            with Progress(console=Console(stderr=True), transient=True) as progress:
-                looking = progress.add_task("looking for gaps", total=meters)
+            with _progress(self.stderr, meters) as done:
                 outcome = resends.ask(
                     selection,
                     register,
@@ -66,7 +68,7 @@ class Command(BaseCommand):
                     audit.command_actor(),
                     now,
                     dry_run=options["dry_run"],
-                    done=lambda count: progress.advance(looking, count),
+                    done=done,
                 )
         except (DownlinkError, GapsError, RegistryError, AuditError, MasterKeyError) as error:
             raise CommandError(str(error)) from None
@@ -75,6 +77,34 @@ class Command(BaseCommand):
             f"{outcome.meters} meters have {outcome.gaps} gaps: {outcome.commands} resends {would}queued,"
             f" {outcome.put_off} put off to another day; the others are asked for already."
         )
+
+
+_TELL_EVERY_S = 10.0
+
+
+@contextmanager
+def _progress(stderr: Any, meters: int) -> Iterator[Callable[[int], None]]:
+    """How far it is: a bar on a terminal, and a line every ten seconds elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as progress:
+            looking = progress.add_task("looking for gaps", total=meters)
+            yield lambda count: progress.advance(looking, count)
+        return
+    began = told = time.monotonic()
+    seen = 0
+
+    def tell(count: int) -> None:
+        nonlocal seen, told
+        seen += count
+        now = time.monotonic()
+        if now - told >= _TELL_EVERY_S:
+            told = now
+            rate = seen / (now - began)
+            left = f"about {max(0, meters - seen) / rate:,.0f} s left"
+            stderr.write(f"looked at {seen:,} of {meters:,} meters, {rate:,.0f} a second, {left}")
+
+    yield tell
 
 
 def _selection(options: dict[str, Any]) -> Selection:
