@@ -124,6 +124,8 @@ PAGES = [
     ),
     Door("admin:concentrators_assignment_assign_meters", {OPERATOR}),
     Door("admin:meters", ALL),
+    Door("admin:meter-import", {OPERATOR}),
+    Door("admin:meter-import", {OPERATOR}, "post"),
     Door("admin:meters", {OPERATOR}, "post", (), {"act": "read-now"}),
     Door("admin:meters", {OFFICER}, "post", (), {"act": "compromise"}),
     Door("admin:meter", ALL, of="meters.meter"),

@@ -24,6 +24,7 @@ from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
 from ami_headend.console.keys.wave import WavePage
 from ami_headend.console.keys.waves import NewWavePage, WavesPage
 from ami_headend.console.meter import MeterGapsExport, MeterPage
+from ami_headend.console.meter_import import MeterImportPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
@@ -41,6 +42,7 @@ PAGES: list[type[ConsolePage]] = [
     AcknowledgementPage,
     FailurePage,
     MetersPage,
+    MeterImportPage,
     MeterPage,
     MeterGapsExport,
     PlacePage,

@@ -98,6 +98,6 @@ def _first_steps(user: Any) -> list[Item]:
             DeviceKey.objects,
             Item("", "", "Import keys", "From the manufacturer's shipment: manage.py import_keys --help."),
         ),
-        (Meter.objects, Item("", "", "Import meters", "And where they belong: manage.py import_meters --help.")),
+        (Meter.objects, Item("", "", "Import meters", "And where they belong.", url=reverse("admin:meter-import"))),
     ]
     return [step for rows, step in steps if not rows.exists()]

@@ -1,0 +1,145 @@
+"""Importing a table of meters on a page: checked as a whole, then imported whole or not at all."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.files.uploadedfile import UploadedFile
+from django.db import IntegrityError
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, UnfoldBooleanSwitchWidget
+
+from ami_headend.console.page import ConsolePage
+from ami_headend.console.tables import Column, Table, table
+from ami_headend.core.tables import BadLine, FileError
+from concentrators.assignments import AssignmentError
+from concentrators.intervals import IntervalError
+from concentrators.meter_import import ImportReport, KeyPolicy, import_meters
+from keyvault import rights
+from keyvault.audit import AuditError, web_actor
+from keyvault.masterkey import MasterKeyError
+from keyvault.models import FleetKey
+from keyvault.provisioning import ProvisioningError
+from meters.admin_forms import LATER_KEYS, RANDOM_KEYS
+from meters.meterfile import OPTIONAL, REQUIRED, read_meter_file
+
+_LINES_MAX = 20_000  # more would outlast a request: manage.py import_meters takes any number
+_BAD_SHOWN = 50
+_REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError)
+
+
+class ImportForm(forms.Form):
+    """The table, where the keys of new meters come from, and whether registered meters may change."""
+
+    file = forms.FileField(
+        label="Table",
+        help_text="CSV, plain or gzip, as spreadsheets write it; the first line names the columns",
+        widget=UnfoldAdminFileFieldWidget,
+    )
+    keys = forms.ChoiceField(label="Keys of new meters", widget=UnfoldAdminSelectWidget)
+    update = forms.BooleanField(
+        required=False,
+        label="Change meters that are registered otherwise",
+        help_text="without it, such a line is refused",
+        widget=UnfoldBooleanSwitchWidget(),
+    )
+
+    def __init__(self, *args: Any, may_provision: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices = [(LATER_KEYS, "none now: a shipment brings them")]
+        if may_provision:
+            choices.insert(0, (RANDOM_KEYS, "made here, random"))
+            fleet_keys = FleetKey.objects.defer("wrapped").order_by("name")
+            choices += [(str(row.pk), f"derived from fleet key {row.name}") for row in fleet_keys]
+        field = self.fields["keys"]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - for the types alone
+        field.choices = choices
+
+    def policy(self) -> KeyPolicy:
+        """What the choice of keys means; to be called once the form is valid."""
+        chosen = self.cleaned_data["keys"]
+        if chosen in (LATER_KEYS, RANDOM_KEYS):
+            return KeyPolicy(make=chosen == RANDOM_KEYS)
+        return KeyPolicy(fleet_key=FleetKey.objects.get(pk=chosen))
+
+
+class MeterImportPage(ConsolePage):
+    """A table of meters: what it would change, what is wrong with it, and importing it."""
+
+    route = "meters/import/"
+    name = "meter-import"
+    title = "Import meters"
+    icon = "upload_file"
+    back = ("admin:meters", "All meters")
+    permission_required = (
+        "meters.add_meter",
+        "meters.change_meter",
+        "meters.add_place",
+        "concentrators.add_assignment",
+    )
+    template_name = "console/meters/import.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        form = kwargs.pop("form", None) or self._form()
+        return super().get_context_data(form=form, required=REQUIRED, optional=OPTIONAL, most=_LINES_MAX, **kwargs)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Check the table, or import it; where a line is wrong, all wrong ones are shown, and nothing is imported."""
+        form = self._form(request.POST, request.FILES)
+        if not form.is_valid():
+            return self.render_to_response(self.get_context_data(form=form))
+        dry_run = request.POST.get("act") != "import"
+        try:
+            report = _import(request, form, dry_run=dry_run)
+        except _REFUSALS as error:
+            form.add_error("file", f"{error}. Nothing was imported.")
+            return self.render_to_response(self.get_context_data(form=form))
+        except IntegrityError:
+            form.add_error("file", "The registry changed meanwhile. Nothing was imported: try again.")
+            return self.render_to_response(self.get_context_data(form=form))
+        if dry_run or report.bad:
+            return self.render_to_response(self.get_context_data(form=form, report=report, bad=_bad(report.bad)))
+        messages.success(
+            request,
+            f"Imported: {report.new:,} new, {report.changed:,} changed, {report.unchanged:,} unchanged;"
+            f" {report.assigned:,} assigned to a concentrator; {report.keyed:,} given keys.",
+        )
+        return HttpResponseRedirect(reverse("admin:meters"))
+
+    def _form(self, *args: Any) -> ImportForm:
+        return ImportForm(*args, may_provision=self.request.user.has_perm(rights.PROVISION))
+
+
+def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> ImportReport:
+    """What the table comes to; FileError where it is no table, or has too many lines for a page."""
+    upload: UploadedFile = form.cleaned_data["file"]
+    with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
+        for part in upload.chunks():
+            copy.write(part)
+        copy.flush()
+        try:
+            file = read_meter_file(Path(copy.name))
+        except FileError as error:
+            raise FileError(str(error).replace(copy.name, "the file")) from None
+    count = len(file.lines) + len(file.bad)
+    if count > _LINES_MAX:
+        raise FileError(f"{count:,} lines are too many for this page: manage.py import_meters takes them")
+    report = import_meters(
+        file.lines,
+        timezone.now(),
+        form.policy(),
+        web_actor(request),
+        update=form.cleaned_data["update"],
+        dry_run=dry_run or bool(file.bad),
+    )
+    report.bad = sorted([*file.bad, *report.bad])
+    return report
+
+
+def _bad(lines: list[BadLine]) -> Table:
+    columns = [Column("line", is_number=True), Column("what is wrong")]
+    return table(columns, [[line.line, line.reason] for line in lines[:_BAD_SHOWN]])

@@ -1,0 +1,62 @@
+"""Meters are imported on a page: checked, refused with every bad line, imported whole; and within one's rights."""
+
+import tempfile
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.urls import reverse
+
+from ami_headend import roles
+from keyvault.models import DeviceKey
+from meters.models import Meter, Place
+from tests.console.people import person
+
+pytestmark = pytest.mark.django_db
+
+PAGE = "admin:meter-import"
+GOOD = b"""system_title;serial_number;place;address
+00-24-be-ff-fe-80-4f-f1;M 1;P1;Mill Lane 7
+0024befffe804ff2;M 2;;
+"""
+
+
+def upload(octets: bytes, act: str = "import", role: str = roles.OPERATOR, **given: str) -> tuple[int, str]:
+    form = {"file": SimpleUploadedFile("meters.csv", octets), "keys": "later", "act": act, **given}
+    answer = person(role).post(reverse(PAGE), form, follow=True)
+    return answer.status_code, answer.content.decode()
+
+
+def test_a_table_is_checked_then_imported() -> None:
+    status, text = upload(GOOD, "check")
+    assert status == 200
+    assert "It can be imported: 2 new" in text
+    assert not Meter.objects.exists()
+    assert "Imported: 2 new" in upload(GOOD)[1]
+    assert Place.objects.get().address == "Mill Lane 7"
+    assert not DeviceKey.objects.exists()
+    assert "2 unchanged" in upload(GOOD)[1]
+
+
+@pytest.mark.parametrize(
+    ("octets", "said"),
+    [
+        (b"PK\x03\x04rubbish", "save it as CSV UTF-8"),
+        (b"serial_number\nM 1\n", "column system_title is missing"),
+        (GOOD.replace(b"4ff2", b"4fx2"), "1 line cannot be imported"),
+        (GOOD.replace(b"4ff2;M 2", b"4ff2;m 1"), "cannot be imported"),
+        (b"", "empty"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_imported(octets: bytes, said: str) -> None:
+    status, text = upload(octets)
+    assert status == 200
+    assert said in text
+    assert tempfile.gettempdir() not in text
+    assert not Meter.objects.exists()
+
+
+def test_who_may_make_no_keys_is_not_offered_any() -> None:
+    assert "made here" not in person(roles.OPERATOR).get(reverse(PAGE)).content.decode()
+    _, text = upload(GOOD, keys="random")
+    assert "Select a valid choice" in text
+    assert not Meter.objects.exists()
