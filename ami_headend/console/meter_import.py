@@ -116,7 +116,7 @@ class MeterImportPage(ConsolePage):
 
 def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> ImportReport:
     """What the table comes to; FileError where it is no table, or has too many lines for a page."""
-    upload: UploadedFile = form.cleaned_data["file"]
+    upload: UploadedFile[bytes] = form.cleaned_data["file"]
     with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
         for part in upload.chunks():
             copy.write(part)
