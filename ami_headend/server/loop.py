@@ -59,6 +59,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             end.setblocking(False)
         self._selector.register(self._wake_read, _READ)
         self._stops_at_s: float | None = None
+        self._is_paused = False
         self._ticked_s = time.monotonic()
         adjustments = Limits(
             sockets=[listening],
@@ -126,7 +127,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             return False
         if self.accepting:
             self.accepting = False
-            self._selector.unregister(self.socket)
+            if not self._is_paused:
+                self._selector.unregister(self.socket)
             self.socket.close()
         for channel in list(self.active_channels.values()):
             if not channel.requests and not channel.total_outbufs_len and channel.request is None:
@@ -191,10 +193,22 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self.set_socket_options(connection)
             except OSError as error:
                 logger.warning("a connection could not be taken: %s", error.strerror)
+                self._pause()
                 return
             if len(self.active_channels) >= self._connections_max:
                 self._evict(1 + self._connections_max // 50)
             self._renew(self.channel_class(self, connection, address, self.adj, map=self._map))
+
+    def _pause(self) -> None:
+        """Take no connection until the next tick: where files have run out, the loop would do nothing else."""
+        if not self._is_paused:
+            self._is_paused = True
+            self._selector.unregister(self.socket)
+
+    def _go_on(self) -> None:
+        if self._is_paused and self.accepting:
+            self._is_paused = False
+            self._selector.register(self.socket, _READ, self)
 
     def _evict(self, number: int) -> None:
         """Close connections that have no work in hand: fairly by address, the longest silent or incomplete first."""
@@ -215,6 +229,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 channel.handle_close()
         self.task_dispatcher.tick(now_s)
         self._let_go(held)
+        self._go_on()
 
     def _let_go(self, held: list[tuple[int, Channel]]) -> None:
         """Cut whoever makes the server keep most, until what is kept is within its limit."""
