@@ -173,7 +173,7 @@ class ChannelAdmin(AuditedAdmin):
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
         """What goes is the channel with its secrets and what its receivers know; its messages stay."""
-        return [str(channel) for channel in objs], {"channels": len(objs)}, set(), []
+        return [f"{channel}, its signing secrets and what waits; its messages stay" for channel in objs], {}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Channel) -> None:
         channels.delete(obj, web_actor(request), timezone.now())

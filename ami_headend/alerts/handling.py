@@ -1,4 +1,4 @@
-"""What people do about alerts: acknowledge, put off, take up again, note. One or many at once."""
+"""What people do about alerts: acknowledge, snooze, wake, note. One or many at once."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -21,15 +21,15 @@ def acknowledge(ids: Collection[int], actor: str, note: str, now: datetime) -> i
 
 
 def snooze(ids: Collection[int], until: datetime, actor: str, note: str, now: datetime) -> int:
-    """Put open alerts off: they are told again when ``until`` is over, if they still stand, or begin again."""
+    """Snooze open alerts: they are told again when ``until`` is over, if they still stand, or begin again."""
     if until <= now:
-        raise HandlingError("Alerts are put off until a time that is still to come.")
+        raise HandlingError("Alerts are snoozed until a time that is still to come.")
     note = f"until {until:%Y-%m-%d %H:%M} UTC{': ' if note else ''}{note}"
     return _step(ids, Step.SNOOZED, actor, note, now, snoozed_until=until)
 
 
 def wake(ids: Collection[int], actor: str, now: datetime) -> int:
-    """Take up alerts again that were put off."""
+    """End the snooze of alerts."""
     return _step(ids, Step.WOKEN, actor, "", now, snoozed_until=None)
 
 

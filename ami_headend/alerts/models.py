@@ -110,8 +110,8 @@ class Step(models.TextChoices):
     REOPENED = "reopened", "began again"
     REMINDED = "reminded", "told again"
     ACKNOWLEDGED = "acknowledged", "acknowledged"
-    SNOOZED = "snoozed", "put off"
-    WOKEN = "woken", "taken up again"
+    SNOOZED = "snoozed", "snoozed"
+    WOKEN = "woken", "snooze ended"
     NOTED = "noted", "noted"
     RESOLVED = "resolved", "ended"
 

@@ -8,7 +8,7 @@ from ami_headend.alerts.models import Alert
 
 
 def open_alerts(now: datetime) -> QuerySet[Alert]:
-    """Open alerts that nobody put off, most urgent first: by severity, unacknowledged first, then the oldest.
+    """Open alerts that are not snoozed, most urgent first: by severity, unacknowledged first, then the oldest.
 
     With their rules, in one query; slice it.
     """
@@ -20,7 +20,7 @@ def open_alerts(now: datetime) -> QuerySet[Alert]:
 
 
 def snoozed_alerts(now: datetime) -> QuerySet[Alert]:
-    """Open alerts that somebody put off until later, the next to wake first."""
+    """Open alerts that somebody snoozed, the next to wake first."""
     return (
         Alert.objects.filter(resolved_at=None, snoozed_until__gt=now).select_related("rule").order_by("snoozed_until")
     )
@@ -32,6 +32,6 @@ def past_alerts() -> QuerySet[Alert]:
 
 
 def count_by_severity(now: datetime) -> dict[int, int]:
-    """How many alerts are open and not put off, by severity; one query."""
+    """How many alerts are open and not snoozed, by severity; one query."""
     rows = open_alerts(now).order_by().values_list("severity").annotate(number=Count("pk"))
     return dict(rows)

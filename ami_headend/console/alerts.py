@@ -1,4 +1,4 @@
-"""The pages of alerts: what is open, put off and over; one alert with its history, and what people do about it."""
+"""The pages of alerts: what is open, snoozed and over; one alert with its history, and what people do about it."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -49,7 +49,7 @@ class HandlingForm(forms.Form):
         help_text="What you found or do; it stands in the alert's history.",
     )
     minutes = forms.TypedChoiceField(
-        label="Put off for",
+        label="Snooze for",
         choices=_PERIODS,
         coerce=int,
         initial=60,
@@ -59,7 +59,7 @@ class HandlingForm(forms.Form):
 
 
 class AlertsPage(ConsolePage):
-    """Alerts that are open, put off or over; many can be acknowledged or put off at once."""
+    """Alerts that are open, snoozed or over; many can be acknowledged or snoozed at once."""
 
     route = "alerts/"
     name = "alerts"
@@ -90,7 +90,7 @@ class AlertsPage(ConsolePage):
         }
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Acknowledge or put off what is ticked, or take it up again."""
+        """Acknowledge or snooze what is ticked, or end its snooze."""
         ids = [int(pk) for pk in request.POST.getlist("alert") if pk.isascii() and pk.isdigit() and len(pk) < 19]
         _handle(request, ids)
         state = request.POST.get("state", "open")
@@ -131,7 +131,7 @@ class AlertPage(ConsolePage):
         }
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Acknowledge, put off, take up again, or note."""
+        """Acknowledge, snooze, end a snooze, or note."""
         _handle(request, [get_object_or_404(Alert, pk=pk).pk])
         return HttpResponseRedirect(reverse("admin:alert", args=[pk]))
 
@@ -182,11 +182,11 @@ def severity_label(severity: int) -> Any:
 
 
 def state_label(alert: Alert, now: datetime) -> Any:
-    """Whether an alert is open, acknowledged, put off or over, in words."""
+    """Whether an alert is open, acknowledged, snoozed or over, in words."""
     if alert.resolved_at is not None:
         return format_html("{} {}", label("over", "success"), ago(alert.resolved_at, now))
     if alert.snoozed_until is not None and alert.snoozed_until > now:
-        return format_html("{} until {}", label("put off"), moment(alert.snoozed_until))
+        return format_html("{} until {}", label("snoozed"), moment(alert.snoozed_until))
     if alert.acknowledged_at is not None:
         return format_html("{} by {}", label("acknowledged", "info"), alert.acknowledged_by)
     return label("open", "danger")
@@ -200,7 +200,7 @@ def _figures(now: datetime) -> list[Figure]:
         Figure(
             f"Open, {severity.name.lower()}",
             thousands(counts.get(severity.value, 0)),
-            "none of them put off",
+            "not snoozed",
             icons[severity],
             tone=tones[severity] if counts.get(severity.value) else "good",
         )
@@ -259,9 +259,9 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
                 done, said = handling.acknowledge(ids, who, note, now), "acknowledged"
             case "snooze":
                 until = now + timedelta(minutes=minutes)
-                done, said = handling.snooze(ids, until, who, note, now), "put off"
+                done, said = handling.snooze(ids, until, who, note, now), "snoozed"
             case "wake":
-                done, said = handling.wake(ids, who, now), "taken up again"
+                done, said = handling.wake(ids, who, now), "taken out of the snooze"
             case "note":
                 handling.add_note(ids[0], who, note, now)
                 messages.success(request, "The note stands in the history.")

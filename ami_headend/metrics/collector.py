@@ -121,7 +121,7 @@ def _rotation(now: datetime) -> Iterator[Metric]:
 
 def _alerts(now: datetime) -> Iterator[Metric]:
     counts = queries.count_by_severity(now)
-    open_ = GaugeMetricFamily(f"{PREFIX}open_alerts", "Open alerts that nobody put off", labels=["severity"])
+    open_ = GaugeMetricFamily(f"{PREFIX}open_alerts", "Open alerts that are not snoozed", labels=["severity"])
     for severity in Severity:
         open_.add_metric([severity.name.lower()], counts.get(severity.value, 0))
     yield open_

@@ -75,7 +75,7 @@ class TestFailures:
         assert (alert.subject_kind, alert.subject_id) == ("meter", clone.meter.pk)
         assert alert.subject == clone.meter.serial_number
         assert alert.severity == 30
-        assert "1 counter reused, the last received" in alert.summary
+        assert "counter reused: once, the last received" in alert.summary
 
     def test_it_is_seen_however_long_ago_the_uplink_was_received(self) -> None:
         rule = only(Condition.KIND_SEEN, selector="counter_reused")

@@ -1,4 +1,4 @@
-"""The life of an alert: one for each rule and subject, told once, told again, put off, ended, begun again."""
+"""The life of an alert: one for each rule and subject, told once, told again, snoozed, ended, begun again."""
 
 from datetime import datetime, timedelta
 from typing import Any

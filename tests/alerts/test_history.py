@@ -271,24 +271,33 @@ def _who(one: Delivery | Conversation) -> tuple[int, int, str]:
     return one.alert_id, one.channel_id, one.recipient
 
 
-def test_the_last_word_is_the_truth_or_a_message_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine looks for its own silence; few subjects are very many."""
+    monkeypatch.setitem(SEARCHES, Condition.SILENT_METER, SEARCHES[Condition.SILENT_METER])
     monkeypatch.setattr(evaluation, "SUBJECTS_MAX", MANY)
-    monkeypatch.setitem(SEARCHES, Condition.SILENT_METER, SEARCHES[Condition.SILENT_METER])  # put back at the end
+
+
+def _run(**more: Any) -> None:
     run_state_machine_as_test(
-        History,
-        settings=settings(
-            max_examples=30,
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+        History, settings=settings(deadline=None, suppress_health_check=list(HealthCheck), **more)
     )
 
 
+@pytest.mark.timeout(600)
+def test_the_last_word_is_the_truth_or_a_message_is_due() -> None:
+    _run(max_examples=12, stateful_step_count=25, derandomize=True)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_the_last_word_is_the_truth_for_long() -> None:
+    """Other lives every time."""
+    _run(max_examples=150, stateful_step_count=60, database=None)
+
+
 @pytest.fixture
-def history(monkeypatch: pytest.MonkeyPatch) -> History:
-    monkeypatch.setitem(SEARCHES, Condition.SILENT_METER, SEARCHES[Condition.SILENT_METER])
+def history() -> History:
     machine = History()
     machine.found(240)
     return machine

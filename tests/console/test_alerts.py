@@ -1,4 +1,4 @@
-"""The pages of alerts: what is open, put off and over, who may do what about it, rules and channels."""
+"""The pages of alerts: what is open, snoozed and over, who may do what about it, rules and channels."""
 
 import re
 from datetime import timedelta
@@ -109,9 +109,9 @@ class TestList:
 
     def test_put_off_and_taken_up_again(self) -> None:
         client, one = person(roles.OPERATOR), alert()
-        assert "1 alert put off." in do(client, one, do="snooze", minutes=1440)
+        assert "1 alert snoozed." in do(client, one, do="snooze", minutes=1440)
         assert one.subject in shown(client, "snoozed")
-        assert "1 alert taken up again." in do(client, one, do="wake", state="snoozed")
+        assert "1 alert taken out of the snooze." in do(client, one, do="wake", state="snoozed")
         assert one.subject in shown(client)
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Alerts by clicking: seen, understood, acknowledged, put off; a webhook is made, and its secret shown once."""
+"""Alerts by clicking: seen, understood, acknowledged, snoozed; a webhook is made, and its secret shown once."""
 
 import re
 
@@ -78,11 +78,11 @@ def test_an_operator_acknowledges_one_and_puts_another_off(alerts: list[Alert], 
     page.locator(of_it).click()
     expect(page.get_by_text("on my way")).to_be_visible()
     expect(page.get_by_role("heading", name="What it means, and what to do")).to_be_visible()
-    page.get_by_label("Put off for").select_option("1440")
-    page.get_by_role("button", name="Put off").click()
-    expect(page.get_by_text("1 alert put off.")).to_be_visible()
+    page.get_by_label("Snooze for").select_option("1440")
+    page.get_by_role("button", name="Snooze").click()
+    expect(page.get_by_text("1 alert snoozed.")).to_be_visible()
     page.goto(reverse("admin:alerts"))
-    page.get_by_role("link", name="Put off").click()
+    page.get_by_role("link", name="Snoozed").click()
     expect(page.locator(of_it)).to_be_visible()
 
 

@@ -85,7 +85,7 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     return _found(
         SubjectKind.METER if is_meter else SubjectKind.CONCENTRATOR,
         rows,
-        lambda failures, latest: f"{failures:,} {what}, the last received {latest:%Y-%m-%d %H:%M:%S} UTC",
+        lambda failures, latest: f"{what}: {_times(failures)}, the last received {latest:%Y-%m-%d %H:%M:%S} UTC",
     )
 
 
@@ -231,6 +231,10 @@ def _not_heard(heard_at: datetime | None, made_at: datetime, what: str) -> str:
     if heard_at is None:
         return f"{what} ever, known since {made_at:%Y-%m-%d %H:%M} UTC"
     return f"{what} since {heard_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number:,} times"
 
 
 def _but_refused(failures: int | None, last_at: datetime | None, kind: str | None, *, is_all: bool) -> str:
