@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -26,7 +27,7 @@ def db() -> None:
     """Not pytest-django's: migrations commit."""
 
 
-def _insert(table: str, **values: object) -> int:
+def _insert(table: str, **values: Any) -> int:
     names = ", ".join(values)
     with connection.cursor() as cursor:
         cursor.execute(
