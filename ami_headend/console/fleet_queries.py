@@ -18,6 +18,7 @@ HEARD_PERIOD = timedelta(hours=24)
 PROFILE_PERIOD = timedelta(days=7)
 DAY = timedelta(hours=24)
 ROWS = 8
+FEW = 10_000
 
 
 class SilentMeter(NamedTuple):
@@ -30,12 +31,18 @@ class SilentMeter(NamedTuple):
 
 
 class MetersHeard(NamedTuple):
-    """Commissioned meters: expected, heard in the last 24 hours, never heard, and those silent the longest."""
+    """Commissioned meters: expected, heard in the last 24 hours, never heard, and those silent the longest.
+
+    ``silent_ids`` and ``never_ids`` are all of them that were heard before, and that never were; None where they are
+    more than FEW: so many are quickly met on the way through all meters.
+    """
 
     expected: int
     heard: int
     never: int
     silent: list[SilentMeter]
+    silent_ids: list[int] | None = None
+    never_ids: list[int] | None = None
 
 
 class Profiles(NamedTuple):
@@ -115,18 +122,22 @@ def _meters_heard(now: datetime) -> MetersHeard:
                ), shown AS (
                    SELECT * FROM heard ORDER BY heard_at NULLS FIRST, id LIMIT %s
                )
-               SELECT n.expected, n.heard, n.never, s.id, m.serial_number, s.heard_at,
+               SELECT n.expected, n.heard, n.never,
+                      ARRAY(SELECT id FROM heard WHERE heard_at < %s LIMIT %s),
+                      ARRAY(SELECT id FROM heard WHERE heard_at IS NULL LIMIT %s),
+                      s.id, m.serial_number, s.heard_at,
                       (SELECT c.name FROM keyvault_devicekey k
                        JOIN keyvault_invocationcounter i ON i.key_id = k.id AND i.heard_at = s.heard_at
                        JOIN concentrators_concentrator c ON c.id = i.heard_via
                        WHERE k.system_title = m.system_title AND k.epoch > 0 LIMIT 1)
                FROM counted n LEFT JOIN (shown s JOIN meters_meter m ON m.id = s.id) ON true
                ORDER BY s.heard_at NULLS FIRST, s.id""",
-            [MeterStatus.COMMISSIONED, now - HEARD_PERIOD, ROWS],
+            [MeterStatus.COMMISSIONED, now - HEARD_PERIOD, ROWS, now - HEARD_PERIOD, FEW + 1, FEW + 1],
         )
         rows = cursor.fetchall()
-    expected, heard, never = rows[0][:3]
-    return MetersHeard(expected, heard, never, [SilentMeter(*row[3:]) for row in rows if row[3] is not None])
+    expected, heard, never, *ids = rows[0][:5]
+    longest = [SilentMeter(*row[5:]) for row in rows if row[5] is not None]
+    return MetersHeard(expected, heard, never, longest, *(found if len(found) <= FEW else None for found in ids))
 
 
 def _profiles(now: datetime) -> Profiles:
@@ -139,8 +150,8 @@ def _profiles(now: datetime) -> Profiles:
 
 
 def _read_meters_heard(kept: Any) -> MetersHeard:
-    expected, heard, never, silent = kept
-    return MetersHeard(expected, heard, never, [SilentMeter(*row) for row in silent])
+    expected, heard, never, silent, *ids = kept
+    return MetersHeard(expected, heard, never, [SilentMeter(*row) for row in silent], *ids)
 
 
 def _read_profiles(kept: Any) -> Profiles:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -14,13 +14,15 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from ami_headend.console import registry_queries
+from ami_headend.console import kept, registry_queries
 from ami_headend.console.failures import failures_url
+from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, thousands
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.lists import ROWS, ConcentratorField, ListPage, box, choice, chosen, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.core import clock
 from concentrators import orders
 from concentrators.commands import DownlinkError
 from concentrators.models import CommandKind
@@ -35,13 +37,14 @@ from meters.registry import RegistryError, parse_system_title
 GIVE = "concentrators.add_command"
 HEARD_PERIOD = timedelta(hours=24)
 _KINDS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK}
+_SAID_AFTER = timedelta(seconds=15)  # what was counted longer ago says so
 STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
 
 
 class MeterFilters(forms.Form):
     """Meters by what they are called, their status, how they are heard, and the concentrator that they belong to."""
 
-    search = text("search", "serial number, name or system title")
+    search = text("search", "serial number or its last digits, name, system title")
     health = choice("health", [("heard", "heard"), ("silent", "silent for 24 h"), ("never", "never heard")])
     status = choice("status", MeterStatus.choices)
     concentrator = ConcentratorField()
@@ -99,6 +102,21 @@ class MetersPage(MetersActingPage):
     template_name = "console/meters/page.html"
     form_class = MeterFilters
 
+    counted_at: datetime | None = None
+
+    def known_ids(self, health: str, now: datetime) -> list[int] | None:
+        """The meters that were silent when somebody last looked at all of them, where they were few."""
+        if health not in ("silent", "never"):
+            return None
+        answer = kept.answers([METERS_HEARD], now)[METERS_HEARD.name]
+        found: list[int] | None = answer.found.silent_ids if health == "silent" else answer.found.never_ids
+        if found is not None and not clock.is_within(answer.taken_at, _SAID_AFTER, now):
+            self.counted_at = answer.taken_at
+        return found
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return {**super().get_context_data(**kwargs), "counted_at": self.counted_at}
+
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
         now = timezone.now()
         concentrator = filters["concentrator"]
@@ -112,6 +130,7 @@ class MetersPage(MetersActingPage):
             concentrator_id=None if concentrator is None else concentrator.pk,
             heard=filters["health"],
             heard_since=now - HEARD_PERIOD,
+            ids=self.known_ids(filters["health"], now) if concentrator is None and not filters["search"] else None,
             after=text_of(after) if after else "",
         )
         return meters_table(selection, self.request.user, choose=bool(self.meter_acts()))

@@ -1,5 +1,6 @@
 """Meters and concentrators as their lists show them: with when they were heard, what is open, and what waits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -37,7 +38,10 @@ class MeterRow(NamedTuple):
 
 @dataclass(frozen=True)
 class MeterSelection:
-    """Which meters; ``heard`` is ``heard``, ``silent`` or ``never``, as of ``heard_since``. Empty is all."""
+    """Which meters; ``heard`` is ``heard``, ``silent`` or ``never``, as of ``heard_since``. Empty is all.
+
+    ``ids`` are the few among which they are known to be.
+    """
 
     search: str = ""
     system_title: bytes | None = None
@@ -45,6 +49,7 @@ class MeterSelection:
     concentrator_id: int | None = None
     heard: str = ""
     heard_since: datetime | None = None
+    ids: Sequence[int] | None = None
     after: str = ""
     ids: tuple[int, ...] | None = None
 
@@ -154,6 +159,9 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
         )
         conditions.append(condition)
         params += values
+    if selection.ids is not None:
+        conditions.append("m.id = ANY(%s::int[])")
+        params.append(list(selection.ids))
     if selection.status:
         conditions.append("m.status = %s")
         params.append(selection.status)

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend import roles
+from ami_headend.models import KeptAnswer
 from concentrators import intervals
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.models import AuditRecord
@@ -234,6 +235,7 @@ def test_a_length_to_come_is_not_shown_as_that_of_now(device: Device) -> None:
     assert "| 30 min |" in row
 
 
+<<<<<<< HEAD
 def test_chosen_meters_get_a_command_each(concentrator: Concentrator) -> None:
     devices = fleet.commission(3, concentrator)
     client = person(roles.OPERATOR)
@@ -258,3 +260,26 @@ def test_a_meter_that_cannot_get_a_command_is_named(concentrator: Concentrator) 
     said = person(roles.OPERATOR).post(reverse(LIST), given, follow=True).content.decode()
     assert f"Meter {retired}:" in said
     assert not Command.objects.exists()
+=======
+def test_few_silent_meters_are_found_from_what_is_kept(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To go through a million meters for three takes seconds; one that is heard again leaves the list at once."""
+    silent, never = fleet.commission(2, None)
+    row = silent.counter()
+    row.heard_at = NOW - timedelta(days=3)
+    row.save()
+    client = person(roles.OPERATOR)
+    assert silent.meter.serial_number in listed(client, health="silent")[0]
+    monkeypatch.setattr("ami_headend.console.kept.RESTS", 1e9)
+    later = fleet.commission(1, None)[0]
+    assert len(listed(client, health="never")) == 1
+    KeptAnswer.objects.all().delete()
+    found = " ".join(listed(client, health="never"))
+    assert later.meter.serial_number in found
+    assert never.meter.serial_number in found
+    row.heard_at = NOW
+    row.save()
+    assert listed(client, health="silent") == []
+    monkeypatch.setattr("ami_headend.console.fleet_queries.FEW", 0)
+    KeptAnswer.objects.all().delete()
+    assert len(listed(client, health="never")) == 2
+>>>>>>> dc323be (console: few silent meters are listed from what is kept of all)
