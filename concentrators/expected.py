@@ -27,6 +27,11 @@ COUNTS_TO = """(
     AND (a.valid_from <= {start} OR NOT EXISTS (
         SELECT 1 FROM concentrators_assignment p
         WHERE p.meter_id = a.meter_id AND p.valid_to > {start} AND p.valid_to <= a.valid_from)))"""
+# Whether the meter ``m`` was taken down, and hangs nowhere now: nothing is expected of it, and it is not silent.
+TAKEN_DOWN = """EXISTS (
+    SELECT 1 FROM meters_installation i WHERE i.meter_id = m.id AND i.removed_at <= now() AND NOT EXISTS (
+        SELECT 1 FROM meters_installation j
+        WHERE j.meter_id = m.id AND (j.removed_at IS NULL OR j.removed_at > now())))"""
 # Who is expected, meter by meter: the intervals of one length that begin in [first, last), both cut to such beginnings.
 SPANS = """
     WITH mine AS MATERIALIZED (

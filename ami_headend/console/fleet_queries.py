@@ -108,12 +108,12 @@ def concentrators(since: datetime, now: datetime, others: Collection[int], limit
 def _meters_heard(now: datetime) -> MetersHeard:
     with connection.cursor() as cursor:
         cursor.execute(
-            """WITH heard AS MATERIALIZED (
+            f"""WITH heard AS MATERIALIZED (
                    SELECT m.id, max(n.heard_at) AS heard_at
                    FROM meters_meter m
                    LEFT JOIN keyvault_devicekey k ON k.system_title = m.system_title AND k.epoch > 0
                    LEFT JOIN keyvault_invocationcounter n ON n.key_id = k.id
-                   WHERE m.status = %s
+                   WHERE m.status = %s AND NOT {expected.TAKEN_DOWN}
                    GROUP BY m.id
                ), counted AS (
                    SELECT count(*) AS expected, count(*) FILTER (WHERE heard_at >= %s) AS heard,
@@ -135,9 +135,9 @@ def _meters_heard(now: datetime) -> MetersHeard:
             [MeterStatus.COMMISSIONED, now - HEARD_PERIOD, ROWS, now - HEARD_PERIOD, FEW + 1, FEW + 1],
         )
         rows = cursor.fetchall()
-    expected, heard, never, *ids = rows[0][:5]
+    due, heard, never, *ids = rows[0][:5]
     longest = [SilentMeter(*row[5:]) for row in rows if row[5] is not None]
-    return MetersHeard(expected, heard, never, longest, *(found if len(found) <= FEW else None for found in ids))
+    return MetersHeard(due, heard, never, longest, *(found if len(found) <= FEW else None for found in ids))
 
 
 def _profiles(now: datetime) -> Profiles:

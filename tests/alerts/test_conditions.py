@@ -19,7 +19,9 @@ from ami_headend.alerts.silence import silent_after
 from ami_headend.console import fleet_queries
 from ami_headend.metrics import snapshots
 from ami_headend.metrics.models import Snapshot
+from ami_headend.console.fleet_queries import METERS_HEARD
 from concentrators import reverification, waves
+from concentrators.assignments import exchange
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
 from concentrators.verdicts import FailureKind
 from concentrators.waves import Selection
@@ -27,7 +29,8 @@ from keyvault import audit, backups, provisioning, rewrap
 from keyvault.audit import Actor
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
 from keyvault.provisioning import NewKey
-from meters.models import Meter, MeterEvent
+from meters import registry
+from meters.models import Meter, MeterEvent, Place
 from meters.obis import FRAUD_LOG, STANDARD_LOG
 from tests.alerts.conftest import evaluated, only
 from tests.builders import senml_payload
@@ -237,6 +240,21 @@ class TestSilence:
         page = fleet_queries.concentrators(now - silent_after(), now, [])
         assert (len(alerts), page.silent) == ((1, 1) if state == "silent" else (0, 0))
         assert Snapshot.objects.get(name="concentrators").value == [[state, 1]]
+
+    def test_a_meter_that_was_taken_down_is_not_silent(self) -> None:
+        rule = only(Condition.SILENT_METER)
+        now = timezone.now()
+        concentrator = ConcentratorFactory.create()
+        heard, *others = fleet.commission(3, concentrator)
+        old, new = (device.meter for device in others)
+        fleet.verified(concentrator, [heard.frame(0)], now)
+        Meter.objects.update(commissioned_at=now - 5 * DAY)
+        place = Place.objects.create(name="house 1")
+        registry.install(old, place, now - 4 * DAY)
+        assert {alert.subject_id for alert in evaluated(rule, now)} == {old.pk, new.pk}
+        exchange(place, old, new, now - 3 * DAY)
+        assert [alert.subject_id for alert in evaluated(rule, now)] == [new.pk]
+        assert METERS_HEARD.ask(now).expected == 2
 
     def test_very_many_at_once_are_one_alert_and_those_that_stood_stay(self) -> None:
         rule = only(Condition.SILENT_METER)

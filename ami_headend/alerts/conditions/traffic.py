@@ -137,7 +137,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     rows = fetch_rows(
         f"""WITH silent AS (
                 SELECT m.id, m.serial_number, m.system_title, m.commissioned_at FROM meters_meter m
-                WHERE m.status = %s AND m.commissioned_at < %s
+                WHERE m.status = %s AND m.commissioned_at < %s AND NOT {expected.TAKEN_DOWN}
                   AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey k
                                   JOIN keyvault_invocationcounter n ON n.key_id = k.id
                                   WHERE k.system_title = m.system_title AND n.heard_at >= %s)
