@@ -26,19 +26,22 @@ _VECTOR = "to_tsvector('simple', {words})"
 _QUERY = """to_tsquery('simple', nullif(regexp_replace(trim({words}), ' ', ':* & ', 'g'), '') || ':*')"""
 
 
-def meter_condition(term: str, table: str = "meters_meter", limit: int | None = None, after: str = "") -> Condition:
+def meter_condition(
+    term: str, table: str = "meters_meter", limit: int | None = None, after: str | None = None
+) -> Condition:
     """SQL that says whether a meter is meant by a term, and its parameters.
 
     By the beginning of its serial number, its last characters, words of its name and of a serial number with
-    separators that begin so, or the system title. With a limit: the first by serial number behind ``after`` that
-    each of these finds.
+    separators that begin so, or the system title. With a limit: so many that each of these finds, the first by serial
+    number behind ``after`` where that is given.
     """
     term = term.strip()
     if "\0" in term or not _ALNUM.search(term):
         return "false", []
     found = [_branch("lower(serial_number) LIKE %s", f"{_like(term.lower())}%", limit, after)]
     if len(term) >= LAST_DIGITS_MIN:
-        found.append(_branch("reverse(lower(serial_number)) LIKE %s", f"{_like(term.lower()[::-1])}%", limit, after))
+        end = f"{_like(term.lower()[::-1])}%"
+        found.append(_branch("reverse(lower(serial_number)) LIKE %s", end, limit, after, is_fenced=True))
     found.append(_branch(_matches(METER_WORDS), term, limit, after, is_fenced=True))
     with suppress(RegistryError):
         found.append(("SELECT id FROM meters_meter WHERE system_title = %s", [parse_system_title(term)]))
@@ -57,30 +60,25 @@ def place_condition(term: str, table: str = "meters_place", limit: int | None = 
     customers = "SELECT id FROM meters_place WHERE customer_reference = %s"
     found: list[Condition] = [(words, [term]), (customers, [tidy(term)])]
     if limit is not None:
-        found = [(f"({one} OFFSET 0 LIMIT %s)", [*values, limit]) for one, values in found]
+        found = [
+            (f"(WITH w AS MATERIALIZED ({one}) SELECT id FROM w LIMIT %s)", [*values, limit]) for one, values in found
+        ]
     return _any_of(table, found)
 
 
-def _branch(condition: str, value: str, limit: int | None, after: str, *, is_fenced: bool = False) -> Condition:
+def _branch(condition: str, value: str, limit: int | None, after: str | None, *, is_fenced: bool = False) -> Condition:
     """The ids that one index finds.
 
-    Fenced (OFFSET 0) where PostgreSQL thinks that a term fits a fiftieth of all, and would rather go through all
-    meters by their serial numbers until it has so many.
+    Materialized where PostgreSQL thinks that more fit than do (of words a fiftieth of all): it would rather go
+    through all meters until it has met so many. Rows are taken from it one by one all the same.
     """
+    found = f"SELECT id, serial_number FROM meters_meter WHERE {condition}"
     if limit is None:
-        return f"SELECT id FROM meters_meter WHERE {condition}", [value]
-    if is_fenced:
-        found = f"SELECT id, serial_number FROM meters_meter WHERE {condition} OFFSET 0"
-        return f"(SELECT id FROM ({found}) AS f WHERE serial_number > %s ORDER BY serial_number LIMIT %s)", [
-            value,
-            after,
-            limit,
-        ]
-    return (
-        f"""(SELECT id FROM meters_meter WHERE {condition} AND serial_number > %s
-             ORDER BY serial_number LIMIT %s)""",
-        [value, after, limit],
-    )
+        return f"SELECT id FROM ({found}) AS f", [value]
+    place, values = ("", []) if after is None else ("WHERE serial_number > %s ORDER BY serial_number", [after])
+    if is_fenced or after is None:
+        return f"(WITH w AS MATERIALIZED ({found}) SELECT id FROM w {place} LIMIT %s)", [value, *values, limit]
+    return f"(SELECT id FROM ({found}) AS f {place} LIMIT %s)", [value, *values, limit]
 
 
 def _any_of(table: str, found: list[Condition]) -> Condition:

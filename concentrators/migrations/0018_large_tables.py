@@ -35,6 +35,7 @@ class Migration(migrations.Migration):
                     WHERE cardinality(concentrators) = 1""",
                 f"""CREATE INDEX CONCURRENTLY {AMONG} ON concentrators_failuregroup USING gin (concentrators)
                     WHERE cardinality(concentrators) > 1""",
+                "ANALYZE concentrators_failuregroup",
             ],
             DROP,
         ),
