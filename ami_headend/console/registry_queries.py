@@ -51,7 +51,6 @@ class MeterSelection:
     heard_since: datetime | None = None
     ids: Sequence[int] | None = None
     after: str = ""
-    ids: tuple[int, ...] | None = None
 
 
 class ConcentratorRow(NamedTuple):
@@ -159,9 +158,6 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
         )
         conditions.append(condition)
         params += values
-    if selection.ids is not None:
-        conditions.append("m.id = ANY(%s::int[])")
-        params.append(list(selection.ids))
     if selection.status:
         conditions.append("m.status = %s")
         params.append(selection.status)

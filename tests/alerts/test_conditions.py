@@ -17,9 +17,9 @@ from ami_headend.alerts.models import Alert, Condition, Rule, StoredMark
 from ami_headend.alerts.parameters import PARAMETERS
 from ami_headend.alerts.silence import silent_after
 from ami_headend.console import fleet_queries
+from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.metrics import snapshots
 from ami_headend.metrics.models import Snapshot
-from ami_headend.console.fleet_queries import METERS_HEARD
 from concentrators import reverification, waves
 from concentrators.assignments import exchange
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
