@@ -235,7 +235,6 @@ def test_a_length_to_come_is_not_shown_as_that_of_now(device: Device) -> None:
     assert "| 30 min |" in row
 
 
-<<<<<<< HEAD
 def test_chosen_meters_get_a_command_each(concentrator: Concentrator) -> None:
     devices = fleet.commission(3, concentrator)
     client = person(roles.OPERATOR)
@@ -260,7 +259,8 @@ def test_a_meter_that_cannot_get_a_command_is_named(concentrator: Concentrator) 
     said = person(roles.OPERATOR).post(reverse(LIST), given, follow=True).content.decode()
     assert f"Meter {retired}:" in said
     assert not Command.objects.exists()
-=======
+
+
 def test_few_silent_meters_are_found_from_what_is_kept(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """To go through a million meters for three takes seconds; one that is heard again leaves the list at once."""
     silent, never = fleet.commission(2, None)
@@ -282,4 +282,3 @@ def test_few_silent_meters_are_found_from_what_is_kept(device: Device, monkeypat
     monkeypatch.setattr("ami_headend.console.fleet_queries.FEW", 0)
     KeptAnswer.objects.all().delete()
     assert len(listed(client, health="never")) == 2
->>>>>>> dc323be (console: few silent meters are listed from what is kept of all)
