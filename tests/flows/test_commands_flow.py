@@ -66,6 +66,9 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
         now,
         now + timedelta(hours=1),
     )
+    clocks = commands.enqueue(
+        [Request(meter, CommandKind.SET_CLOCK, {}) for meter in meters if meter.pk % 3], "tester", now
+    )
     thread = threading.Thread(target=run.play, args=[lambda _: None])
     thread.start()
     try:
@@ -90,3 +93,5 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
         done = command.state == CommandState.DONE
         assert states == ({1: "retiring", 2: "active"} if done else {1: "active", 2: "pending"})
     assert Command.objects.filter(attempts__gt=1).exists()
+    done = Command.objects.filter(pk__in=[command.pk for command in clocks], state=CommandState.DONE)
+    assert done.filter(late_answers__gt=0).count() == done.count() > 0, "a clock was set by a command of unknown age"
