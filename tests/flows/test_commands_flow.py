@@ -93,5 +93,5 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
         done = command.state == CommandState.DONE
         assert states == ({1: "retiring", 2: "active"} if done else {1: "active", 2: "pending"})
     assert Command.objects.filter(attempts__gt=1).exists()
-    done = Command.objects.filter(pk__in=[command.pk for command in clocks], state=CommandState.DONE)
-    assert done.filter(late_answers__gt=0).count() == done.count() > 0, "a clock was set by a command of unknown age"
+    right = Command.objects.filter(pk__in=[command.pk for command in clocks], state=CommandState.DONE)
+    assert right.filter(late_answers__gt=0).count() == right.count() > 0, "a clock was set by a command of unknown age"
