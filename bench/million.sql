@@ -117,8 +117,8 @@ FROM generate_series(1, 3) AS n;
 INSERT INTO concentrators_wavemeter (wave_id, meter_id)
 SELECT w.id, m.id FROM concentrators_rotationwave w JOIN meters_meter m ON m.id <= {meters} / 10;
 
-INSERT INTO alerts_alert (rule_id, severity, subject_kind, subject_id, subject, summary, opened_at, seen_at, resolved_at, acknowledged_by)
-SELECT r.id, r.severity, 'meter', m.id, m.serial_number, 'silent for 26 hours', {now} - make_interval(hours => (m.id % 500)::int), {now},
+INSERT INTO alerts_alert (rule_id, severity, subject_kind, subject_id, subject, summary, subjects, opened_at, seen_at, resolved_at, acknowledged_by)
+SELECT r.id, r.severity, 'meter', m.id, m.serial_number, 'silent for 26 hours', 1, {now} - make_interval(hours => (m.id % 500)::int), {now},
        CASE WHEN m.id % 40 <> 0 THEN {now} - make_interval(hours => (m.id % 500)::int - 1) END, ''
 FROM meters_meter m, (SELECT * FROM alerts_rule WHERE condition = 'silent_meter' LIMIT 1) r WHERE m.id % 100 = 1 OR m.id % 4000 = 0;
 INSERT INTO alerts_alertstep (alert_id, at, step, actor, note)
