@@ -1,11 +1,13 @@
 """manage.py doctor finds what is broken, says what to do, and ends with 1."""
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection
@@ -59,6 +61,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "restored",
             "backlog",
             "alerts",
+            "client addresses",
         ],
         True,
     )
@@ -71,6 +74,55 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
     done = live_stack.manage("doctor")
     assert done.returncode == 1
     assert "FAIL  workers: none lives\n      Start them: " in done.stdout
+
+
+def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:
+    with psycopg.connect(live_stack.owner_url) as other:
+        other.execute("LOCK TABLE concentrators_uplink")
+        done = live_stack.manage("doctor", "--json", timeout_s=90)
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert found["backlog"]["found"].startswith("did not answer within 5 s")
+    assert "pg_locks" in found["backlog"]["to_do"]
+    assert found["partitions"]["well"]
+    assert found["alerts"]["name"] == "alerts"
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_a_look_that_hangs_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "LOOK_S", 0)
+    monkeypatch.setitem(diagnosis._BESIDE_DATABASE, "disk", lambda: time.sleep(30))
+    found = findings()
+    assert found["disk"].found == "did not answer within 1 s"
+    assert found["broker"].well
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("quick")
+def test_a_clock_that_is_behind_is_told_by_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All agree on the time, and every tenth frame of the last hour is from the future."""
+    concentrator = Concentrator.objects.create(name="DCU-1")
+    now = timezone.now()
+    Uplink.objects.create(
+        concentrator=concentrator,
+        received_at=now,
+        due_at=now,
+        verified_at=now,
+        sha256=bytes(32),
+        octets=0,
+        frames=100,
+        accepted=60,
+        rejected=40,
+        failures={"clock_skew": 40},
+    )
+    assert "40 of 100 frames of the last hour are from the future" in findings()["clock"].found
+    Uplink.objects.update(failures={"clock_skew": 2})
+    assert findings()["clock"].well
+    monkeypatch.setattr("ami_headend.core.kernelclock.is_synchronised", lambda: False)
+    monkeypatch.setattr("django.conf.settings.TLS", True)
+    monkeypatch.setattr("django.conf.settings.IS_EMBEDDED", False)
+    assert "nothing keeps its clock right" in findings()["clock"].found
 
 
 def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
