@@ -13,9 +13,9 @@ from ami_headend.core.deadline import DeadlineError, deadline
 @pytest.mark.django_db
 def test_a_statement_that_goes_on_is_left() -> None:
     started = time.monotonic()
-    with pytest.raises(DeadlineError), connection.cursor() as cursor, deadline(0.2):
-        cursor.execute("SELECT pg_sleep(30)")
-    assert time.monotonic() - started < 15
+    with pytest.raises(DeadlineError), connection.cursor() as cursor, deadline(0.1):
+        cursor.execute("SELECT pg_sleep(2)")  # the server goes on with it, for as long
+    assert time.monotonic() - started < 2
     connection.close()
 
 
