@@ -24,13 +24,15 @@ from keyvault.sql import fetch_rows
 logger = logging.getLogger(__name__)
 
 EVERYTHING, CLOCK = "all", "clock"
+# What waits for a cause, in the order of the work: a flood of unknown meters delays nothing that concerns known ones.
 _KINDS = {
     "register": frozenset({FailureKind.UNKNOWN_REGISTER, FailureKind.IMPLAUSIBLE}),
+    CLOCK: frozenset({FailureKind.CLOCK_SKEW}),
     "meter": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.DEVICE_SUSPENDED}),
     "key": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH}),
-    CLOCK: frozenset({FailureKind.CLOCK_SKEW}),
     EVERYTHING: BY_ITSELF,
 }
+CAUSES = tuple(_KINDS)
 _LOCK = 0x616D6909  # of the session: one worker at a time
 _WORK_S = 5.0  # then another task goes on
 
@@ -50,7 +52,7 @@ def work() -> bool:
     with _alone() as ours:
         if not ours:
             return False
-        while request := Reverification.objects.order_by("pk").first():
+        while request := _next_request():
             try:
                 if not _go_on(request, until):
                     return True
@@ -58,6 +60,12 @@ def work() -> bool:
                 logger.warning("frames that wait are judged again later: %s", error)
                 return False
     return False
+
+
+def _next_request() -> Reverification | None:
+    """The oldest of the causes that come first."""
+    oldest = {request.cause: request for request in Reverification.objects.order_by("-pk")}
+    return next((oldest[cause] for cause in CAUSES if cause in oldest), None)
 
 
 def _go_on(request: Reverification, until: float) -> bool:

@@ -290,7 +290,7 @@ class TestQueue:
             broken.setattr(reverification, "verify_again", away)
             for _ in range(5):
                 assert reverification_queue.work() is False
-        assert Reverification.objects.get().tries == 0
+        assert Reverification.objects.get(cause="register").tries == 0
         assert judged_by_itself(uplink) == {"accepted": 1}
 
     def test_an_uplink_that_kills_the_worker_is_passed_over(
@@ -317,6 +317,25 @@ class TestQueue:
         assert f"uplink {deadly.pk} is passed over" in caplog.text
         tasks.request_reverification()
         assert judged_by_itself(deadly) == {"accepted": 1}
+
+    def test_what_concerns_known_meters_goes_before_a_flood_of_unknown_ones(
+        self, concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        strangers = registered(3, concentrator)
+        for stranger in strangers:
+            verified(concentrator, [stranger.frame(0)])
+        give_keys(strangers[:1])
+        uplink = verified(concentrator, [with_new_register(device, 1)])
+        add_register()
+        order: list[int] = []
+
+        def note(uplink_id: int, **kinds: Any) -> Verdicts:
+            order.append(uplink_id)
+            return verify_again(uplink_id, **kinds)
+
+        monkeypatch.setattr(reverification, "verify_again", note)
+        assert judged_by_itself(uplink) == {"accepted": 1}
+        assert order[0] == uplink.pk
 
     def test_it_stops_after_some_seconds_and_goes_on_where_it_was(
         self, concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch

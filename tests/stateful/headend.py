@@ -211,6 +211,7 @@ class HeadEnd:
     def by_itself(self, worker: Worker) -> None:
         """What the schedule does with frames that wait: those judged again for which something has come."""
         causes = list(Reverification.objects.order_by("pk").values_list("cause", flat=True))
+        causes.sort(key=reverification_queue.CAUSES.index)
         with worker.at_work():
             while reverification_queue.work():
                 pass
