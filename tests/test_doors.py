@@ -154,6 +154,7 @@ PAGES = [
     Door("admin:audit", {AUDITOR}),
     Door("admin:audit", {AUDITOR}, "post", (), {"act": "verify"}),
     Door("admin:audit-export", {AUDITOR}),
+    Door("admin:places", {OPERATOR}),
     Door("admin:place", {OPERATOR}, of="meters.place"),
     Door("admin:concentrators", ALL),
     Door("admin:concentrator", ALL, of="concentrators.concentrator"),

@@ -17,6 +17,7 @@ from ami_headend.console.keys.waves import WavesPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
+from ami_headend.console.places import PlacesPage
 
 
 class _Page(NamedTuple):
@@ -48,7 +49,7 @@ GROUPS = [
             _console_page(MetersPage),
             _Page("Readings", "query_stats", "admin:readings", ["meters.view_reading"]),
             _Page("Events", "notifications", "admin:meters_meterevent_changelist", ["meters.view_meterevent"]),
-            _Page("Places", "home_pin", "admin:meters_place_changelist", ["meters.view_place"]),
+            _console_page(PlacesPage, "admin:meters_place_changelist"),
             _Page("Installations", "build", "admin:meters_installation_changelist", ["meters.view_installation"]),
             _Page(
                 "Previous interval lengths",

@@ -23,7 +23,7 @@ class PlacePage(LoadProfilePage):
     name = "place"
     title = "Place"
     icon = "home_pin"
-    back = ("admin:meters_place_changelist", "All places")
+    back = ("admin:places", "All places")
     permission_required = ("meters.view_place",)
     template_name = "console/place/page.html"
 

@@ -29,6 +29,7 @@ from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.place import PlacePage
+from ami_headend.console.places import PlacesPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import SignInView
 
@@ -45,6 +46,7 @@ PAGES: list[type[ConsolePage]] = [
     MeterImportPage,
     MeterPage,
     MeterGapsExport,
+    PlacesPage,
     PlacePage,
     ConcentratorsPage,
     ConcentratorPage,

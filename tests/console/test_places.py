@@ -89,3 +89,22 @@ def test_the_number_of_queries_does_not_depend_on_the_readings(exchanged: tuple[
     with counting() as many:
         client.get(address)
     assert len(many) == len(few)
+
+
+def test_places_are_found_by_address_and_customer(exchanged: tuple[Place, Device, Device]) -> None:
+    place, _, new = exchanged
+    Place.objects.filter(pk=place.pk).update(customer_reference="C-77")
+    Place.objects.create(name="MP 2", address="Elm Road 1")
+    client = person(roles.OPERATOR)
+
+    def listed(**asked: str) -> list[str]:
+        rows = client.get(reverse("admin:places"), asked).context["content"].rows
+        return [" | ".join(str(cell.content) for cell in row) for row in rows]
+
+    assert len(listed()) == 2
+    for asked in ("mill lane", "C-77", "4711"):
+        [row] = listed(search=asked)
+        assert reverse("admin:place", args=[place.pk]) in row
+        assert str(new.meter) in row
+    assert listed(search="nowhere") == []
+    assert len(listed(after="MP 2")) == 1
