@@ -127,8 +127,8 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
 
     number = serializers.IntegerField(source="id")
     kind = serializers.SerializerMethodField()
-    concentrator = serializers.CharField(source="offered_to.name", default=None)
-    other_concentrator = serializers.CharField(source="offered_elsewhere_to.name", default=None)
+    concentrator = serializers.CharField(source="offered_to.name", default=None, allow_null=True)
+    other_concentrator = serializers.CharField(source="offered_elsewhere_to.name", default=None, allow_null=True)
 
     class Meta:
         model = Command
