@@ -18,11 +18,11 @@ FROM generate_series(1, {meters}) AS n;
 INSERT INTO meters_earlierlength (meter_id, interval_minutes, valid_from, valid_to)
 SELECT id, 60, NULL, date_trunc('day', {now}) - interval '30 days' FROM meters_meter WHERE id % 1000 = 11;
 
-INSERT INTO meters_place (name, address)
+INSERT INTO meters_place (name, address, customer_reference)
 SELECT 'MP-' || lpad(n::text, 8, '0'),
        (ARRAY['Garden', 'Station', 'Mill', 'Church', 'Harbour', 'Oak', 'Long', 'New'])[n % 8 + 1]
        || (ARRAY[' Street ', ' Road ', ' Lane '])[n % 3 + 1] || (n % 197 + 1) || ', ' || lpad((n % 9973 + 10000)::text, 5, '0')
-       || ' ' || (ARRAY['Norton', 'Ashford', 'Milton', 'Kirkby', 'Weston', 'Sutton', 'Thorpe'])[n % 7 + 1]
+       || ' ' || (ARRAY['Norton', 'Ashford', 'Milton', 'Kirkby', 'Weston', 'Sutton', 'Thorpe'])[n % 7 + 1], 'C-' || n
 FROM generate_series(1, {meters}) AS n;
 
 INSERT INTO meters_installation (meter_id, place_id, installed_at, removed_at)

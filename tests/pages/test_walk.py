@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from ami_headend.console import navigation
 from tests.flows.stack import Stack
-from tests.pages.browser import SUPERUSER, Faults, signed_in
+from tests.pages.browser import PHONE, SUPERUSER, Faults, signed_in
 from tests.pages.looking import look_at
 
 SIDEBAR = [page.url_name for _, pages in navigation.GROUPS for page in pages if page.url_name.startswith("admin:")]
@@ -77,3 +77,11 @@ def _view(address: str) -> str | None:
     except Resolver404:
         return None
     return name if name.startswith("admin:") else None
+
+
+def test_the_search_of_every_page_opens_on_a_phone_too(walk: Walk) -> None:
+    """A button in the header opens the palette of Ctrl + K."""
+    walk.page.set_viewport_size(PHONE)
+    walk.page.goto("/admin/meters/")
+    walk.page.get_by_role("button", name="Search for meters").click()
+    walk.page.locator("#search-input-command").wait_for(state="visible")
