@@ -4,22 +4,24 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
+from django.db.models import Exists, OuterRef, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from unfold.admin import ModelAdmin
-from unfold.decorators import action
+from django.utils.html import format_html, format_html_join
+from unfold.contrib.filters.admin import DropdownFilter
+from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from ami_headend.signin import lockout, secondfactor
+from ami_headend.signin import lockout, secondfactor, sessions
+from ami_headend.signin.models import Authenticator
 from keyvault import audit
-from keyvault.adminbase import form_page
+from keyvault.adminbase import LargeTableAdmin, form_page, shown
 from keyvault.audit import AuditError
 from keyvault.masterkey import MasterKeyError
 
@@ -27,7 +29,7 @@ admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
-class _AuditedAdmin(ModelAdmin):  # type: ignore[misc]
+class _AuditedAdmin(LargeTableAdmin):
     """A model whose changes are acts in the audit chain, and do not happen where that cannot be written."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -60,8 +62,27 @@ class _AuditedAdmin(ModelAdmin):  # type: ignore[misc]
         return answer
 
 
+class RoleFilter(DropdownFilter):  # type: ignore[misc]
+    """Accounts of a role, or of none."""
+
+    title = "role"
+    parameter_name = "role"
+    _NONE = "none"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        names = Group.objects.order_by("name").values_list("pk", "name")
+        return [(self._NONE, "no role"), *((str(pk), name) for pk, name in names)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
+        chosen = self.value()
+        if chosen == self._NONE:
+            return queryset.filter(groups=None, is_superuser=False)
+        known = {value for value, _ in self.lookup_choices}
+        return queryset.filter(groups=chosen) if chosen in known else queryset
+
+
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
+class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
     """Accounts of operators.
 
     Who is no superuser gives rights by groups alone, to others than themselves, and leaves superusers alone.
@@ -71,13 +92,32 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     filter_horizontal = ()  # Django's widget for it can neither be read by a screen reader nor shown on a phone
-    actions_detail = ["reset_second_factor", "unlock"]
+    list_display = ["username", "roles", "last_login", "second_factor", "is_staff", "is_active", "is_superuser"]
+    list_filter = [RoleFilter, "is_active", "is_superuser"]
+    search_fields = ["username__icontains", "first_name__icontains", "last_name__icontains", "email__icontains"]
+    search_help_text = "a part of a name or an e-mail address"
+    ordering = ["username"]
+    actions_detail = ["end_sessions", "reset_second_factor", "unlock"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
         fields = (*super().get_readonly_fields(request, obj), "last_login", "date_joined")
         if request.user.is_superuser:
             return fields
         return (*fields, "is_superuser", "user_permissions", *(("groups",) if obj == request.user else ()))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        has_factor = Exists(Authenticator.objects.filter(user=OuterRef("pk"), confirmed=True))
+        users: QuerySet[User] = super().get_queryset(request)
+        return users.annotate(has_second_factor=has_factor).prefetch_related("groups")
+
+    @display(description="roles", label=True)
+    def roles(self, user: User) -> list[str] | str:
+        names = sorted(group.name for group in user.groups.all())
+        return names or ("superuser: all rights" if user.is_superuser else "no role")
+
+    @display(description="second factor", boolean=True, ordering="has_second_factor")
+    def second_factor(self, user: User) -> bool:
+        return bool(user.has_second_factor)  # type: ignore[attr-defined]
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_change_permission(request, obj) and self._is_within_reach(request, obj)
@@ -102,6 +142,10 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
         self._record(request, "change" if change else "add", rights)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
+        if self.get_object(request, unquote(id)) == request.user:
+            # Whoever has this session need not be its owner: the page for it asks for the password that stands.
+            self.message_user(request, "Your own password is changed here.", messages.INFO)
+            return HttpResponseRedirect(reverse("admin:password_change"))
         return self._recorded(request, self._change_password, id, form_url)
 
     def _change_password(self, request: HttpRequest, user_id: str, form_url: str) -> HttpResponse:
@@ -112,6 +156,10 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
 
     @action(description="Reset second factor", icon="phonelink_erase", permissions=["change"])
     def reset_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if self._account(request, object_id) == request.user:
+            self.message_user(request, "Your own second factor is changed here, by one of its codes.", messages.INFO)
+            return HttpResponseRedirect(reverse("admin:sign-in"))
+
         def reset(user: User) -> str:
             removed = secondfactor.remove(user, audit.web_actor(request))
             return "The second factor was taken away." if removed else "There was no second factor."
@@ -133,10 +181,36 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
         )
         return self._act(request, object_id, unlock, "Unlock sign-in", text, "primary")
 
+    @action(description="Sessions", icon="devices", permissions=["change"])
+    def end_sessions(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def end(user: User) -> str:
+            ended = sessions.end(user, [row.session_key for row in sessions.of_account(user)])
+            self._record(request, "end_sessions", {"name": user.get_username(), "sessions": ended})
+            return f"{ended} session{'s' * (ended != 1)} ended."
+
+        user = self._account(request, object_id)
+        rows = [
+            f"{row.browser or 'an unknown program'}, from {row.address or 'an unknown address'}, "
+            f"since {shown(row.began_at)}, used {shown(row.used_at)}"
+            for row in sessions.of_account(user)
+        ]
+        text = (
+            "Each of these is signed in now, and is ended. Signing in again takes the password and the second factor."
+        )
+        text = format_html("<p>{}</p><ul>{}</ul>", text, format_html_join("", "<li>{}</li>", ((row,) for row in rows)))
+        return self._act(
+            request,
+            object_id,
+            end,
+            "End the sessions",
+            text if rows else "Nobody is signed in to this account.",
+            ActionVariant.DANGER.value,
+        )
+
     def _act(
         self, request: HttpRequest, object_id: str, act: Any, title: str, text: str, submit_variant: str
     ) -> HttpResponse:
-        user = get_object_or_404(User, pk=object_id)
+        user = self._account(request, object_id)
         back = reverse("admin:auth_user_change", args=[user.pk])
         if request.method == "POST":
             try:
@@ -156,16 +230,23 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg]
             back=back,
         )
 
+    def _account(self, request: HttpRequest, object_id: str) -> User:
+        """The account of an address, however its number is written there; 404 where it names none."""
+        user: User | None = self.get_object(request, unquote(object_id))
+        if user is None:
+            raise Http404("There is no such account.")
+        return user
+
     def _is_within_reach(self, request: HttpRequest, obj: User | str | None) -> bool:
         if obj is None or request.user.is_superuser:
             return True
         # Unfold asks for its actions with the id in place of the object.
-        user = obj if isinstance(obj, User) else User.objects.filter(pk=obj).first()
+        user = obj if isinstance(obj, User) else self.get_object(request, unquote(str(obj)))
         return user is not None and not user.is_superuser
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, _AuditedAdmin):
+class GroupAdmin(DjangoGroupAdmin, _AuditedAdmin):  # type: ignore[misc]
     """Groups of operators, and what they may see and do."""
 
     filter_horizontal = ()

@@ -46,6 +46,7 @@ _POSITIVE = (
     "SIGN_IN_LOCKOUT_S",
     "SIGN_IN_KEEP_DAYS",
     "ALERT_KEEP_DAYS",
+    "ACCESS_KEEP_DAYS",
     "SESSION_IDLE_S",
     "SESSION_ABSOLUTE_S",
     "WEB_INGEST_THREADS",
@@ -65,6 +66,7 @@ _POSITIVE = (
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
 _EXCHANGE_MOST_S = 60  # a message's lease and the time limit of its task are longer
+_STEP_UP_LEAST_S = 60
 _MONTH_DAYS = 31  # readings go by the month
 _KEY_FRAMES_MAX = 2**23
 
@@ -181,6 +183,11 @@ def _resends() -> Iterator[CheckMessage]:
 
 
 def _sign_in() -> Iterator[CheckMessage]:
+    if settings.STEP_UP_S < _STEP_UP_LEAST_S:
+        hint = f"Set it to {_STEP_UP_LEAST_S} or more: a form has to be filled in meanwhile."
+        yield _error(31, f"STEP_UP_S is {settings.STEP_UP_S}.", hint)
+    if settings.BREACHED_PASSWORDS_FILE and not Path(settings.BREACHED_PASSWORDS_FILE).is_file():
+        yield _error(32, f"BREACHED_PASSWORDS_FILE {settings.BREACHED_PASSWORDS_FILE} is no file.", "Put it there.")
     if settings.PROXY_COUNT < 0:
         yield _error(18, f"PROXY_COUNT is {settings.PROXY_COUNT}.", "Set it to the number of proxies in front, or 0.")
     if settings.TLS and not settings.TWO_FACTOR_REQUIRED:

@@ -1,7 +1,12 @@
 """How a line of the log looks, and what is left out of it, so that what stands there is worth reading and true."""
 
 import logging
+from typing import Any
 
+from django.db.models import Model
+from django.utils.functional import LazyObject, empty
+
+from ami_headend.addresses import client_address
 from ami_headend.core.text import one_line
 
 _BEHIND = "    | "  # begins every line that belongs to the one above: no text of others can begin a line of its own
@@ -36,6 +41,28 @@ def in_one_line(record: logging.LogRecord) -> bool:
     """One line for what strangers can bring about as often as they like."""
     record.exc_info = record.exc_text = None
     return True
+
+
+def with_sender(record: logging.LogRecord) -> bool:
+    """A request that was refused, with the number of its account (or concentrator) and its address.
+
+    Never a name: what is typed as one may be a password.
+    """
+    request = getattr(record, "request", None)
+    if request is not None and record.levelno < logging.ERROR:
+        record.msg, record.args = f"%s ({_sender(request)})", (record.getMessage(),)
+    return True
+
+
+def _sender(request: Any) -> str:
+    address = client_address(request) or "an unknown address"
+    user = getattr(request, "user", None)
+    if isinstance(user, LazyObject) and vars(user)["_wrapped"] is empty:  # whoever it is, nobody has asked yet
+        return f"not signed in, from {address}"
+    if not isinstance(user, Model) or user.pk is None:
+        return f"not signed in, from {address}"
+    kind = "concentrator" if user._meta.model_name == "concentrator" else "account"
+    return f"{kind} {user.pk}, from {address}"
 
 
 def is_no_routine(record: logging.LogRecord) -> bool:

@@ -11,18 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
+from django.urls import reverse
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.metadata import BaseMetadata
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
+from ami_headend.core.step_up import StepUpNeededError
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,27 @@ class Methods(BaseMetadata):
         return {"methods": view.allowed_methods}
 
 
+class Negotiation(DefaultContentNegotiation):
+    """The format of an answer. ``?format=`` by an unknown name is the caller's mistake, not a page that is missing.
+
+    Where nothing that is accepted can be given (a browser that asks for HTML), the usual format is: better than 406
+    (RFC 9110 section 12.4.1 leaves the choice).
+    """
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        try:
+            return super().select_renderer(request, renderers, format_suffix)
+        except exceptions.NotAcceptable:
+            return renderers[0], renderers[0].media_type
+
+    def filter_renderers(self, renderers: Any, format: str) -> Any:  # noqa: A002 - the name DRF calls it by
+        found = [renderer for renderer in renderers if renderer.format == format]
+        if not found:
+            known = ", ".join(renderer.format for renderer in renderers)
+            raise exceptions.ValidationError({"format": [f"{format!r} is not one of {known}"]})
+        return found
+
+
 class ShallowJSONParser(JSONParser):
     """JSON; what nests deeper than Python's recursion goes is the caller's mistake (400), not a fault of ours."""
 
@@ -91,11 +115,22 @@ def problem(
     return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
 
 
+def step_up_needed(request: HttpRequest) -> HttpResponse:
+    """The problem that an act takes a fresh proof, which says where to give it."""
+    where = request.build_absolute_uri(reverse("step-up"))
+    text = (
+        "This takes a fresh proof that it is you. Nothing was done: confirm at {} with this session, and send it again."
+    )
+    return problem(request, 403, text.format(where))
+
+
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """DRF's hook: the problem that an exception is, or None where it is a fault of ours (handler500)."""
     request = context["request"]
     if trouble := trouble_of(exc):
         return _unavailable(request, trouble, exc)
+    if isinstance(exc, StepUpNeededError):
+        return step_up_needed(request)
     if isinstance(exc, Http404):
         exc = exceptions.NotFound(*exc.args)
     elif isinstance(exc, PermissionDenied):
@@ -190,7 +225,9 @@ def asked_by_a_program(request: HttpRequest | Request) -> bool:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if asked_by_a_program(request):
         return problem(request, 400, "The request could not be understood.")
-    return defaults.bad_request(request, exception)
+    # Django's own says nothing of why; what was raised elsewhere may hold what was sent, and is not shown.
+    why = str(exception) if isinstance(exception, BadRequest) else ""
+    return HttpResponse(loader.get_template("400.html").render({"why": why}), status=400)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

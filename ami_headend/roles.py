@@ -81,6 +81,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")
     | _views("signin", "signin")
+    | _views("meters", "householdaccess")
     | {rights.SEE_APPROVALS, rights.SEE_AUDIT, rights.EXPORT_AUDIT},
 }
 

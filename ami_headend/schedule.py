@@ -33,4 +33,5 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "purge-alerts": _every(3600, "ami_headend.alerts.tasks.purge_alerts"),
     "request-reverification": _every(86_400, "concentrators.tasks.request_reverification"),
     "purge-sign-ins": _every(86_400, "ami_headend.signin.tasks.purge_sign_ins"),
+    "purge-accesses": _every(86_400, "meters.tasks.purge_accesses"),
 }

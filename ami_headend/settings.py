@@ -62,6 +62,9 @@ SECURE_SSL_REDIRECT = TLS
 SECURE_REDIRECT_EXEMPT = [r"^health/"]  # probes come past the proxy
 SESSION_COOKIE_SECURE = TLS
 CSRF_COOKIE_SECURE = TLS
+# With the prefix browsers take the cookies from this very host alone, over TLS: no neighbour of it can set one.
+SESSION_COOKIE_NAME = "__Host-sessionid" if TLS else "sessionid"
+CSRF_COOKIE_NAME = "__Host-csrftoken" if TLS else "csrftoken"
 SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", 31_536_000) if TLS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = TLS
 SECURE_HSTS_PRELOAD = TLS
@@ -107,6 +110,7 @@ MIDDLEWARE = [
     "ami_headend.health.Probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "ami_headend.caching.NoStore",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -114,6 +118,8 @@ MIDDLEWARE = [
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "ami_headend.signin.sessions.SessionLimits",
+    "ami_headend.wellformed.WellFormed",
+    "ami_headend.signin.step_up.StepUp",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "ami_headend.console.zone.ViewerZoneMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -189,7 +195,9 @@ AUTH_PASSWORD_VALIDATORS = [
         "CommonPasswordValidator",
         "NumericPasswordValidator",
     )
-]
+] + [{"NAME": "ami_headend.signin.breached.BreachedPasswordValidator"}]
+# Lines of SHA-1:count in order, as haveibeenpwned-downloader writes them; without it Django's 20,000 common passwords.
+BREACHED_PASSWORDS_FILE = env.str("BREACHED_PASSWORDS_FILE", "")
 
 # --- sign-in -----------------------------------------------------------------------------------
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
@@ -200,9 +208,13 @@ OTP_TOTP_ISSUER = "ami-headend"
 SIGN_IN_FAILURES = env.int("SIGN_IN_FAILURES", 5)  # of one account from one address, before it is locked out
 SIGN_IN_LOCKOUT_S = env.int("SIGN_IN_LOCKOUT_S", 900)
 SIGN_IN_KEEP_DAYS = env.int("SIGN_IN_KEEP_DAYS", 400)  # the journal of sign-ins
+ACCESS_KEEP_DAYS = env.int("ACCESS_KEEP_DAYS", 400)  # the record of who looked at households' data
 SESSION_IDLE_S = env.int("SESSION_IDLE_S", 1800)
 SESSION_ABSOLUTE_S = env.int("SESSION_ABSOLUTE_S", 12 * 3600)
 SESSION_COOKIE_AGE = SESSION_ABSOLUTE_S
+SESSION_ENGINE = "ami_headend.signin.session_store"
+# After a sign-in or another proof, acts on accounts, keys, tokens and the like are done for so long without a new one.
+STEP_UP_S = env.int("STEP_UP_S", 300)
 # By account and address together: nobody can keep an account out from elsewhere, and each lock ends by itself.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_FAILURE_LIMIT = SIGN_IN_FAILURES
@@ -236,6 +248,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["ami_headend.problems.ShallowJSONParser"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "ami_headend.problems.Negotiation",
     "DEFAULT_METADATA_CLASS": "ami_headend.problems.Methods",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "ami_headend.problems.exception_handler",
@@ -245,6 +258,21 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Head-end system for smart metering: uplinks in, verified readings out.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it groups the operations
+    "TAGS": [
+        {"name": "meters", "description": "Meters, what is missing of each, and commands to them."},
+        {"name": "readings", "description": "What meters measured."},
+        {"name": "events", "description": "What meters reported of themselves."},
+        {"name": "totals", "description": "Sums of the meters of a concentrator, interval by interval."},
+        {"name": "places", "description": "Where meters hang."},
+        {"name": "keys", "description": "The states of device keys; never their octets."},
+        {"name": "failures", "description": "Frames that were refused."},
+        {"name": "alerts", "description": "What was found wrong, and what became of it."},
+        {"name": "resends", "description": "Missing intervals asked for again, of many meters."},
+        {"name": "rotations", "description": "Waves of new device keys."},
+        {"name": "uplinks", "description": "For concentrators: frames come in."},
+        {"name": "commands", "description": "For concentrators: commands go out."},
+    ],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "ami_headend.problems.document_problems",
@@ -270,6 +298,11 @@ WEB_IDLE_S = env.float("WEB_IDLE_S", 75.0)  # of a connection between requests; 
 WEB_ANSWER_S = env.float("WEB_ANSWER_S", 3600.0)  # within which a client has taken its answer
 WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", 1000)  # of each process
 WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # kept of requests and answers under way, in each process
+
+# Verified passwords of the API, for a minute (signin.authentication): in the memory of this process, never elsewhere.
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 1_000}}}
+DEFAULT_EXCEPTION_REPORTER = "ami_headend.debugpages.Reporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "ami_headend.debugpages.Filter"
 
 # --- Celery --------------------------------------------------------------------------------------
 CELERY_BROKER_URL = embedded.celery_broker_url(REDIS_URL)
@@ -417,6 +450,7 @@ LOGGING = {
     "filters": {
         "without_traceback": {"()": "django.utils.log.CallbackFilter", "callback": logs.without_traceback},
         "in_one_line": {"()": "django.utils.log.CallbackFilter", "callback": logs.in_one_line},
+        "with_sender": {"()": "django.utils.log.CallbackFilter", "callback": logs.with_sender},
         "no_routine": {"()": "django.utils.log.CallbackFilter", "callback": logs.is_no_routine},
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
@@ -424,7 +458,7 @@ LOGGING = {
     "loggers": {
         **{name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
         "celery.beat": {"filters": ["no_routine"]},
-        "django.request": {"filters": ["without_traceback"]},
+        "django.request": {"filters": ["without_traceback", "with_sender"]},
         "django.security.DisallowedHost": {"filters": ["in_one_line"]},
         "waitress": {"level": "WARNING"},
     },

@@ -13,6 +13,7 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioFilter
 from unfold.decorators import action, display
 
+from ami_headend.core.numbers import row_numbers
 from concentrators import (
     access,
     admin_commands,  # noqa: F401 - registers its pages
@@ -172,7 +173,7 @@ class AssignableMeterAdmin(MeterAdmin):
         """Asks for meters, a concentrator and an instant, and assigns."""
         if not self.has_assign_permission(request):
             raise PermissionDenied
-        chosen = [int(pk) for pk in request.GET.get("meters", "").split(",") if pk.isascii() and pk.isdigit()]
+        chosen = row_numbers(request.GET.get("meters", "").split(","))
         form = AssignForm(request.POST if request.method == "POST" else None, initial={"meters": chosen})
         if request.method == "POST" and form.is_valid():
             meters, concentrator = form.cleaned_data["meters"], form.cleaned_data["concentrator"]

@@ -37,7 +37,7 @@ class TotalFilters(ConcentratorFilters):
         empty_label="all",
         widget=UnfoldAdminSelectWidget,
     )
-    field_order = ["concentrator", "register", "start", "end"]
+    field_order = ["concentrator", "register", "from", "to"]
 
 
 class TallyFilters(ConcentratorFilters):
@@ -48,7 +48,7 @@ class TallyFilters(ConcentratorFilters):
         required=False,
         widget=UnfoldAdminSelectWidget,
     )
-    field_order = ["concentrator", "kind", "start", "end"]
+    field_order = ["concentrator", "kind", "from", "to"]
 
 
 class TotalsPage(RowsPage):
@@ -69,9 +69,9 @@ class TotalsPage(RowsPage):
             at, concentrator_id, register_id, minutes = after
             place = TotalKey(_time(at), _id(concentrator_id), _id(register_id), _id(minutes))
         concentrator, register = filters.get("concentrator"), filters.get("register")
-        end = filters.get("end") or timezone.now() + timedelta(days=1)
+        end = filters.get("to") or timezone.now() + timedelta(days=1)
         selection = TotalSelection(
-            start=filters.get("start") or end - timedelta(days=_DAYS_SHOWN + 1),
+            start=filters.get("from") or end - timedelta(days=_DAYS_SHOWN + 1),
             end=end,
             concentrator_ids=None if concentrator is None else [concentrator.pk],
             register_ids=None if register is None else [register.pk],
@@ -108,8 +108,8 @@ class TalliesPage(RowsPage):
             place = TallyKey(_time(at), _id(concentrator_id), FailureKind(kind).value)
         concentrator, kind_asked = filters.get("concentrator"), filters.get("kind")
         selection = TallySelection(
-            start=filters.get("start"),
-            end=filters.get("end"),
+            start=filters.get("from"),
+            end=filters.get("to"),
             concentrator_id=None if concentrator is None else concentrator.pk,
             kind=FailureKind(kind_asked) if kind_asked else None,
             after=place,

@@ -12,6 +12,7 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from ami_headend.core import step_up
 from concentrators import downlink, orders
 from concentrators.authentication import CommandThrottle, ReceiptThrottle, concentrator_id
 from concentrators.commands import DownlinkError
@@ -72,6 +73,7 @@ class CommandsView(ConcentratorView):
 
     throttle_classes = (CommandThrottle,)
     renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON for problems alone
+    query_class = LimitQuery
 
     @extend_schema(
         operation_id="commands", parameters=[LimitQuery], responses={(200, CBOR_SEQUENCE): OpenApiTypes.BINARY}
@@ -81,7 +83,7 @@ class CommandsView(ConcentratorView):
 
         A command that is not acknowledged comes again, octet for octet (a clock with another time).
         """
-        query = LimitQuery(data=request.query_params)
+        query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)
         try:
             offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
@@ -127,8 +129,15 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
 
     number = serializers.IntegerField(source="id")
     kind = serializers.SerializerMethodField()
-    concentrator = serializers.CharField(source="offered_to.name", default=None, allow_null=True)
-    other_concentrator = serializers.CharField(source="offered_elsewhere_to.name", default=None, allow_null=True)
+    concentrator = serializers.CharField(
+        source="offered_to.name", default=None, allow_null=True, help_text="that fetched it last; null before"
+    )
+    other_concentrator = serializers.CharField(
+        source="offered_elsewhere_to.name",
+        default=None,
+        allow_null=True,
+        help_text="another that fetched it, too; null where none did",
+    )
 
     class Meta:
         model = Command
@@ -272,6 +281,8 @@ def _require_any(request: Request, right: str) -> None:
 def _require(request: Request, carries_key: bool, right: str) -> None:
     if not request.user.has_perm(ROTATE_DEVICE_KEYS if carries_key else right):
         raise PermissionDenied("You may not change keys." if carries_key else "You may change keys alone.")
+    if carries_key:
+        step_up.require(request)
 
 
 def _meter(system_title: str) -> Meter:

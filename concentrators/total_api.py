@@ -68,6 +68,9 @@ class TotalList(SelectionView):
         ]
     )
 
+    def note(self, request: Request, asked: dict[str, Any]) -> None:
+        """Sums over many households tell of none."""
+
     def selection(self, asked: dict[str, Any]) -> TotalSelection:
         return TotalSelection(
             asked["from"], asked["to"], asked.get("concentrator"), asked.get("register"), asked.get("cursor")

@@ -31,7 +31,9 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
     meters = serializers.SerializerMethodField()
     waiting = serializers.SerializerMethodField(help_text="meters whose turn has not come")
     commands = serializers.SerializerMethodField(help_text="key commands by state")
-    fleet_key = serializers.CharField(source="fleet_key.name", default=None, help_text="new keys are derived from it")
+    fleet_key = serializers.CharField(
+        source="fleet_key.name", default=None, allow_null=True, help_text="new keys are derived from it, where not null"
+    )
 
     class Meta:
         model = RotationWave

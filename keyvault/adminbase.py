@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django import forms
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
 from django.contrib.admin import ShowFacets
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
+from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import BinaryField, Model, Q, QuerySet
 from django.forms.widgets import Input
 from django.http import HttpRequest, HttpResponse
@@ -28,6 +31,8 @@ from ami_headend.core import eui64
 from ami_headend.core.eui64 import Eui64Error
 
 COUNTED_ROWS = 10_000
+# Times that a page may be asked for: in every zone of the earth they are dates of Python's and of PostgreSQL's.
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SEPARATORS = re.compile(r"[\s:-]+")
@@ -57,6 +62,15 @@ class CappedChangeList(ChangeList):  # type: ignore[misc]
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.full_result_count = self.result_count
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        """The filters that the page offers, and no others: Django would look up whatever an address names."""
+        found = super().get_filters(request)
+        if unknown := sorted(found[2]):
+            raise BadRequest(
+                f"This list has no filter {', '.join(name[:80] for name in unknown)}. Nothing was looked up."
+            )
+        return found
 
 
 class OctetsField(forms.CharField):
@@ -111,17 +125,21 @@ class RowsSelect(_OfNumbers, AutocompleteSelectMultiple):  # type: ignore[misc]
 
 
 class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
-    """A period whose two ends are times in the viewer's zone; an end that cannot be read is none."""
+    """A period whose two ends are times in the viewer's zone."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         for end, lookup in (("from", "gte"), ("to", "lte")):
             date, clock = (self.used_parameters.get(f"{self.parameter_name}_{end}_{part}") or "" for part in (0, 1))
+            if not date:
+                continue
             try:
                 at = datetime.fromisoformat(f"{date} {clock or '00:00'}").replace(
                     tzinfo=timezone.get_current_timezone()
                 )
-            except ValueError:
-                continue
+            except ValueError as error:
+                raise IncorrectLookupParameters(f"{date} {clock} is no time") from error
+            if not EARLIEST <= at <= LATEST:
+                raise IncorrectLookupParameters(f"{date} is beyond all times that stand here")
             queryset = queryset.filter(**{f"{self.parameter_name}__{lookup}": at})
         return queryset
 
@@ -166,12 +184,19 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
         return rows
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """Octets cannot be looked up by the text of an address: PostgreSQL's driver would have none of it."""
+        """Whatever a filter of the page asks for (``CappedChangeList`` refuses the rest).
+
+        But octets cannot be looked up by the text of an address: PostgreSQL's driver would have none of it.
+        """
         name = lookup.partition("__")[0]
-        if any(field.name == name and isinstance(field, BinaryField) for field in self.opts.fields):
-            return False
-        allowed: bool = super().lookup_allowed(lookup, value, request)
-        return allowed
+        return not any(field.name == name and isinstance(field, BinaryField) for field in self.opts.fields)
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """Where a filter cannot be read, that is said: Django would show the whole list instead."""
+        try:
+            return super().get_changelist_instance(request)
+        except IncorrectLookupParameters as error:
+            raise BadRequest("A filter of this list, or the number of its page, cannot be read.") from error
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return CappedChangeList
@@ -266,19 +291,49 @@ def _time_widget() -> Input:
     return widget
 
 
-class FilterForm(forms.Form):
-    """The filters of a page of rows; the period is two times in the viewer's zone, ``start`` inclusive,
-    ``end`` exclusive.
-    """
+def _end_of_period(label: str) -> forms.DateTimeField:
+    validators = [
+        MinValueValidator(EARLIEST, message="That is before all times that stand here."),
+        MaxValueValidator(LATEST, message="That is after all times that can stand here."),
+    ]
+    return forms.DateTimeField(label=label, required=False, widget=_time_widget(), validators=validators)
 
-    start = forms.DateTimeField(label="From", required=False, widget=_time_widget())
-    end = forms.DateTimeField(label="To", required=False, widget=_time_widget())
+
+class KnownParametersForm(forms.Form):
+    """Filters that tell of a parameter which is none of theirs, instead of showing a list that looks filtered."""
+
+    _OTHERS = frozenset({"after", "csrfmiddlewaretoken"})  # the page to go on with
+    _FORMER_NAMES = {"start": "from", "end": "to"}
+
+    def __init__(self, data: Any = None, **options: Any) -> None:
+        if data is not None:
+            data = data.copy()
+            for former, name in self._FORMER_NAMES.items():
+                if former in data and name in self.base_fields and name not in data:
+                    data.setlist(name, data.pop(former))
+        super().__init__(data, **options)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        start, end = cleaned.get("start"), cleaned.get("end")
+        if unknown := sorted(set(self.data) - set(self.fields) - self._OTHERS):
+            names = ", ".join(name[:80] for name in unknown)
+            self.add_error(None, f"There is no filter {names} here. Nothing was looked up.")
+        return cleaned
+
+
+class FilterForm(KnownParametersForm):
+    """The filters of a page of rows; the period is two times in the viewer's zone, ``from`` inclusive,
+    ``to`` exclusive.
+    """
+
+    vars()["from"] = _end_of_period("From")  # a word of Python's: it cannot be assigned to
+    to = _end_of_period("To")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        start, end = cleaned.get("from"), cleaned.get("to")
         if start and end and start >= end:
-            self.add_error("end", "The period ends before it begins.")
+            self.add_error("to", "The period ends before it begins.")
         return cleaned
 
 

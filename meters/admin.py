@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import DateTimeField, Max, OuterRef, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -15,6 +16,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdo
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from ami_headend.core import step_up
 from keyvault import provisioning
 from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from keyvault.audit import AuditError, web_actor
@@ -22,7 +24,7 @@ from keyvault.masterkey import MasterKeyError
 from keyvault.models import FleetKey, InvocationCounter
 from keyvault.provisioning import ProvisioningError
 from keyvault.rights import PROVISION
-from meters import queries, registry, search
+from meters import access, queries, registry, search
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -35,11 +37,49 @@ from meters.admin_forms import (
     RegisterForm,
 )
 from meters.admin_pages import ReadingsPage
-from meters.models import EarlierLength, Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from meters.place_rights import may_see_places
 from meters.registry import RegistryError
 
 STATUS_COLOURS = {MeterStatus.COMMISSIONED.label: "success", MeterStatus.SUSPENDED.label: "warning"}
 Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what it was
+
+
+class HouseholdAdmin(LargeTableAdmin):
+    """Rows about households: whoever looks at one, or at a list of them, is recorded."""
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        access.note(request)
+        answer: HttpResponse = super().changelist_view(request, *args, **kwargs)
+        return answer
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        row = None if object_id is None else self.get_object(request, object_id)
+        if row is not None and self.has_view_permission(request, row):
+            self.note_row(request, row)
+        answer: HttpResponse = super().changeform_view(request, object_id, *args, **kwargs)
+        return answer
+
+    def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        if row is not None and self.has_view_permission(request, row):
+            self.note_row(request, row)
+        answer: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
+        return answer
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Of the search over everything and the choice of a row, too."""
+        access.note(request)
+        return super().get_search_results(request, queryset, search_term)
+
+    def note_row(self, request: HttpRequest, row: Any) -> None:
+        """Record that one row is looked at."""
+        place, meter = getattr(row, "place_id", None), getattr(row, "meter_id", None)
+        access.note(request, meters=None if meter is None else [meter], place=place)
 
 
 class MeterAdmin(LargeTableAdmin):
@@ -72,7 +112,10 @@ class MeterAdmin(LargeTableAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Meter | None = None) -> Any:
         if obj is not None:
-            return super().get_fieldsets(request, obj)
+            sets = super().get_fieldsets(request, obj)
+            if may_see_places(request.user):
+                return sets
+            return [(title, {"fields": [name for name in one["fields"] if name != "place"]}) for title, one in sets]
         fields = ["system_title_hex", "serial_number", "name", "interval_minutes", "commissioned_at"]
         return [(None, {"fields": [*fields, *(["first_keys"] if request.user.has_perm(PROVISION) else [])]})]
 
@@ -87,6 +130,26 @@ class MeterAdmin(LargeTableAdmin):
         meters: QuerySet[Meter] = super().get_queryset(request)
         meters = queries.with_length(meters, timezone.now())
         return meters.annotate(last_heard_at=Subquery(heard, output_field=DateTimeField()))
+
+    def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not may_see_places(request.user):  # it tells where the meter was installed
+            raise PermissionDenied
+        self._note(request, object_id)
+        answer: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
+        return answer
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if object_id is not None and may_see_places(request.user):
+            self._note(request, object_id)
+        answer: HttpResponse = super().changeform_view(request, object_id, *args, **kwargs)
+        return answer
+
+    def _note(self, request: HttpRequest, object_id: str) -> None:
+        meter = self.get_object(request, object_id)
+        if meter is not None:
+            access.note(request, meters=[meter.pk])
 
     def has_delete_permission(self, request: HttpRequest, obj: Meter | None = None) -> bool:
         return False  # readings stand on their meter: it is retired, not deleted
@@ -110,6 +173,7 @@ class MeterAdmin(LargeTableAdmin):
         super().save_model(request, obj, form, change)
         first_keys = form.cleaned_data.get("first_keys", LATER_KEYS)
         if first_keys != LATER_KEYS:
+            step_up.require(request)
             titles = [bytes(obj.system_title)]
             fleet_key = None if first_keys == RANDOM_KEYS else FleetKey.objects.get(pk=first_keys)
             provisioning.provision_devices(titles, fleet_key=fleet_key)
@@ -221,7 +285,7 @@ admin.site.register(Meter, MeterAdmin)
 
 
 @admin.register(Place)
-class PlaceAdmin(LargeTableAdmin):
+class PlaceAdmin(HouseholdAdmin):
     """Metering points."""
 
     when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
@@ -231,9 +295,12 @@ class PlaceAdmin(LargeTableAdmin):
     ordering = ["name"]
     search_by = {"name": lambda term: search.as_q(search.place_condition(term))}
 
+    def note_row(self, request: HttpRequest, row: Place) -> None:
+        access.note(request, place=row.pk)
+
 
 @admin.register(Installation)
-class InstallationAdmin(ReadOnlyAdmin):
+class InstallationAdmin(HouseholdAdmin, ReadOnlyAdmin):
     """Which meter hung where, when; changed on the meter's page."""
 
     when_empty = "No meter hangs at a place yet. Install one on the meter's page; without, everything works, too."
@@ -248,6 +315,9 @@ class InstallationAdmin(ReadOnlyAdmin):
     search_by = {"meter": search.of_meters, "place": search.of_places}
     ordering = ["-id"]
     fields = ["meter", "place", "installed_at", "removed_at"]
+
+    def has_view_permission(self, request: HttpRequest, obj: Installation | None = None) -> bool:
+        return super().has_view_permission(request, obj) and may_see_places(request.user)
 
 
 @admin.register(EarlierLength)
@@ -283,7 +353,7 @@ class RegisterAdmin(LargeTableAdmin):
 
 
 @admin.register(MeterEvent)
-class MeterEventAdmin(ReadOnlyAdmin):
+class MeterEventAdmin(HouseholdAdmin, ReadOnlyAdmin):
     """What meters reported of themselves."""
 
     when_empty = "No meter reported an event: no tamper, no outage."
@@ -298,3 +368,29 @@ class MeterEventAdmin(ReadOnlyAdmin):
     search_by = {"meter": search.of_meters}
     ordering = ["-captured_at", "-id"]
     fields = ["meter", "register", "captured_at", "value", "received_at", "uplink_id"]
+
+
+@admin.register(HouseholdAccess)
+class HouseholdAccessAdmin(ReadOnlyAdmin):
+    """Who looked at households' data, by the hour."""
+
+    when_empty = "Nobody has looked at a household's data yet."
+    list_display = ["last_at", "account", "meter_shown", "place_shown", "door", "requests", "first_at"]
+    list_filter = [("meter", AutocompleteSelectFilter), ("last_at", PeriodFilter)]
+    list_select_related = ["meter"]
+    search_fields = ["account__istartswith", "meter__serial_number__startswith"]
+    search_help_text = "the beginning of an account's name or of a meter's serial number"
+    ordering = ["-last_at", "-id"]
+    fields = ["hour", "account", "door", "meter_shown", "place_shown", "requests", "first_at", "last_at"]
+    readonly_fields = ["meter_shown", "place_shown"]
+
+    @display(description="meter")
+    def meter_shown(self, row: HouseholdAccess) -> str:
+        if row.meter is not None:
+            return str(row.meter)
+        return "-" if row.place_id else "any"
+
+    @display(description="place")
+    def place_shown(self, row: HouseholdAccess) -> str:
+        """By its number: who may see the record need not see places."""
+        return f"place {row.place_id}" if row.place_id else "-"

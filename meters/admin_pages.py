@@ -8,7 +8,7 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from keyvault.adminbase import FilterForm, RowsPage, shown
-from meters import queries
+from meters import access, queries
 from meters.models import Meter, Register
 from meters.registry import RegistryError, look_up
 
@@ -26,7 +26,7 @@ class ReadingFilters(FilterForm):
     register = forms.ModelChoiceField(
         Register.objects.order_by("obis_code"), required=False, empty_label="all", widget=UnfoldAdminSelectWidget
     )
-    field_order = ["meter", "register", "start", "end"]
+    field_order = ["meter", "register", "from", "to"]
 
     def clean_meter(self) -> Meter | None:
         text = self.cleaned_data["meter"].strip()
@@ -47,8 +47,9 @@ class ReadingsPage(RowsPage):
 
     def rows(self, filters: dict[str, Any], after: list[str] | None) -> tuple[list[list[Any]], list[Any] | None]:
         meter, register = filters.get("meter"), filters.get("register")
-        end = filters.get("end") or timezone.now() + timedelta(days=1)
-        start = filters.get("start") or end - timedelta(days=_DAYS_SHOWN + 1)
+        access.note(self.request, meters=None if meter is None else [meter.pk])
+        end = filters.get("to") or timezone.now() + timedelta(days=1)
+        start = filters.get("from") or end - timedelta(days=_DAYS_SHOWN + 1)
         found, key = queries.readings(
             queries.Selection(
                 start=start,

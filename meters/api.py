@@ -12,15 +12,16 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
 from rest_framework.exceptions import NotFound, ValidationError
-from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.urls import replace_query_param
 
-from meters import exports, queries
+from meters import access, exports, queries
 from meters.gaps import GapsError, gap_report
 from meters.models import Installation, Meter, MeterEvent, Reading
+from meters.place_rights import may_see_places
 from meters.queries import Selection, SelectionError
 from meters.registry import RegistryError, find_meter
 from meters.serializers import (
@@ -56,21 +57,9 @@ class ParquetRenderer(BaseRenderer):
     charset = None
 
 
-class FormatNegotiation(DefaultContentNegotiation):
-    """``?format=`` by an unknown name is the caller's mistake, not a page that is missing."""
-
-    def filter_renderers(self, renderers: Any, format: str) -> Any:  # noqa: A002 - the name DRF calls it by
-        found = [renderer for renderer in renderers if renderer.format == format]
-        if not found:
-            known = ", ".join(renderer.format for renderer in renderers)
-            raise ValidationError({"format": [f"{format!r} is not one of {known}"]})
-        return found
-
-
 class ParameterView(generics.GenericAPIView[Any]):
     """A view over checked query parameters."""
 
-    content_negotiation_class = FormatNegotiation
     query_class: type[QuerySerializer]
 
     def parameters(self, request: Request) -> dict[str, Any]:
@@ -81,10 +70,24 @@ class ParameterView(generics.GenericAPIView[Any]):
     def next_page(self, request: Request, cursor: str) -> str:
         return replace_query_param(request.build_absolute_uri(), "cursor", cursor)
 
+    def numbered_page(
+        self, request: Request, rows: list[Any], serializer: type[BaseSerializer[Any]], asked: dict[str, Any]
+    ) -> Response:
+        """Rows in the order of their numbers, and the address of the next page where this one is full."""
+        following = self.next_page(request, str(rows[-1].pk)) if len(rows) == asked["page_size"] else None
+        return Response({"next": following, "results": serializer(rows, many=True).data})
 
-def _with_place() -> "Prefetch[Any, Any, Any]":
+
+def _described(meters: QuerySet[Meter], request: Request, *, is_list: bool) -> list[Meter]:
+    """The meters, with the places where they hang for whoever may see those."""
+    if not may_see_places(request.user):
+        return list(meters)
     standing = Installation.objects.filter(removed_at=None).select_related("place")
-    return Prefetch("installations", standing, to_attr="standing")
+    found: list[Any] = list(meters.prefetch_related(Prefetch("installations", standing, to_attr="standing")))
+    for meter in found:
+        meter.place_name = next((row.place.name for row in meter.standing), None)
+    access.note(request, meters=None if is_list else [meter.pk for meter in found])
+    return found
 
 
 class MeterList(ParameterView):
@@ -102,8 +105,8 @@ class MeterList(ParameterView):
         found = self.found(asked).order_by("serial_number")
         if "cursor" in asked:
             found = found.filter(serial_number__gt=asked["cursor"])
-        shown = queries.with_length(found, timezone.now()).prefetch_related(_with_place())
-        page = list(shown[: asked["page_size"]])
+        shown = queries.with_length(found, timezone.now())
+        page = _described(shown[: asked["page_size"]], request, is_list=True)
         full = len(page) == asked["page_size"]
         following = self.next_page(request, page[-1].serial_number) if full else None
         return Response({"next": following, "results": MeterSerializer(page, many=True).data})
@@ -116,8 +119,8 @@ class MeterDetail(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="meter", parameters=[_TITLE], responses=MeterSerializer)
     def get(self, request: Request, system_title: str) -> Response:
-        meters = queries.with_length(Meter.objects.all(), timezone.now())
-        meter = meters.prefetch_related(_with_place()).get(pk=_meter(system_title).pk)
+        found = queries.with_length(Meter.objects.filter(pk=_meter(system_title).pk), timezone.now())
+        (meter,) = _described(found, request, is_list=False)
         return Response(MeterSerializer(meter).data)
 
 
@@ -131,6 +134,7 @@ class MeterGaps(ParameterView):
     def get(self, request: Request, system_title: str) -> Response:
         meter = _meter(system_title)
         asked = self.parameters(request)
+        access.note(request, meters=[meter.pk])
         try:
             report = gap_report(meter, asked["register"], asked["from"], asked["to"], timezone.now())
         except GapsError as error:
@@ -162,12 +166,17 @@ class SelectionView(ParameterView):
     schema_of_rows: pa.Schema
     filename: str
 
+    def note(self, request: Request, asked: dict[str, Any]) -> None:
+        """Record whose data is shown: of the meters that are asked for, or of any."""
+        access.note(request, meters=asked.get("meter"))
+
     def selection(self, asked: dict[str, Any]) -> Any:
         return Selection(asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor"))
 
     def get(self, request: Request) -> HttpResponseBase:
         asked = self.parameters(request)
         selection = self.selection(asked)
+        self.note(request, asked)
         query = type(self).query
         chosen = request.accepted_renderer
         if chosen.format == "json":

@@ -224,3 +224,35 @@ class MeterEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.register} of {self.meter} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class HouseholdAccess(models.Model):
+    """Who looked at what meters of households said or where they hang: a row for each account, door, meter and hour.
+
+    ``account`` is the account's name, ``door`` the name of the page or address. Neither ``meter`` nor ``place``: rows
+    of any meter, as in a list or an export of all.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    hour = models.DateTimeField()
+    account = models.CharField(max_length=150)
+    door = models.CharField(max_length=60)
+    meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="+")
+    place = models.ForeignKey(Place, models.SET_NULL, null=True, related_name="+", db_index=False)
+    requests = models.PositiveIntegerField(default=1)
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = "access to household data"
+        verbose_name_plural = "accesses to household data"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["hour", "account", "door", "meter", "place"],
+                name="household_access_once_an_hour",
+                nulls_distinct=False,
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account} at {self.door}"

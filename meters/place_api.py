@@ -7,7 +7,7 @@ from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from meters import places
+from meters import access, places
 from meters.api import ParameterView
 from meters.models import Installation, Place
 from meters.serializers import PAGE_MAX, QuerySerializer, SystemTitleField, page_of
@@ -79,6 +79,7 @@ class PlaceList(ParameterView):
             found = found.filter(customer_reference=asked["customer_reference"])
         if "cursor" in asked:
             found = found.filter(name__gt=asked["cursor"])
+        access.note(request)
         page = list(found[: asked["page_size"]])
         following = self.next_page(request, page[-1].name) if len(page) == asked["page_size"] else None
         return Response({"next": following, "results": PlaceSerializer(page, many=True).data})
@@ -100,8 +101,10 @@ class PlaceDetail(generics.RetrieveUpdateAPIView[Place]):
 
     @extend_schema(operation_id="place")
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        access.note(request, place=self.get_object().pk)
         return super().get(request, *args, **kwargs)
 
     @extend_schema(operation_id="place_update")
     def patch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        access.note(request, place=self.get_object().pk)
         return super().patch(request, *args, **kwargs)

@@ -77,6 +77,18 @@ class QuerySerializer(serializers.Serializer[Any]):
         return attrs
 
 
+class PageSizeQuery(QuerySerializer):
+    page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
+
+
+class NumberedPageQuery(PageSizeQuery):
+    """A page of rows in the order of their numbers."""
+
+    cursor = serializers.IntegerField(
+        default=0, min_value=0, max_value=2**63 - 1, help_text="from `next` of the page before"
+    )
+
+
 class PeriodQuery(QuerySerializer):
     """A period [from, to); `to` is now unless given, `from` seven days earlier."""
 
@@ -176,10 +188,24 @@ class MetersQuery(QuerySerializer):
     cursor = serializers.CharField(required=False, max_length=64, help_text="from `next` of the page before")
 
 
+class PlaceField(serializers.CharField):
+    """The place of a meter; left out where the door (``meters.api``) set none: not everybody may see places."""
+
+    def get_attribute(self, instance: Any) -> Any:
+        if not hasattr(instance, "place_name"):
+            raise serializers.SkipField
+        return instance.place_name
+
+
 class MeterSerializer(serializers.ModelSerializer[Meter]):
     system_title = SystemTitleField()
-    place = serializers.SerializerMethodField(help_text="where it hangs now")
     interval_minutes = serializers.IntegerField(source="length_minutes", help_text="in which it measures now")
+    place = PlaceField(
+        source="place_name",
+        required=False,
+        allow_null=True,
+        help_text="where it hangs now; left out for whoever may not see places",
+    )
 
     class Meta:
         model = Meter
@@ -193,10 +219,6 @@ class MeterSerializer(serializers.ModelSerializer[Meter]):
             "commissioned_at",
             "retired_at",
         )
-
-    def get_place(self, meter: Meter) -> str | None:
-        """Of the installations that the query brought along (``standing``)."""
-        return next((row.place.name for row in meter.standing), None)  # type: ignore[attr-defined]
 
 
 class ReadingSerializer(serializers.Serializer[Any]):

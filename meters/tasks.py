@@ -1,13 +1,16 @@
 """The scheduled work on readings and events."""
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 from celery import shared_task
+from django.conf import settings
 from django.db import OperationalError
+from django.utils import timezone
 
 from ami_headend.core.tasklimits import LONG
-from meters import partitions
+from meters import access, partitions
 
 logger = logging.getLogger(__name__)
 
@@ -23,3 +26,9 @@ def maintain_partitions(self: Any) -> None:
     events = partitions.delete_expired_events()
     if done.created or done.dropped or events:
         logger.info("partitions created %s, dropped %s; %d events deleted", done.created, done.dropped, events)
+
+
+@shared_task
+def purge_accesses() -> None:
+    """Remove old rows of the record of who looked at households' data."""
+    access.purge(timezone.now() - timedelta(days=settings.ACCESS_KEEP_DAYS))

@@ -42,7 +42,7 @@ from keyvault.models import (
 )
 from keyvault.provisioning import NewKey
 from meters.admin import PlaceAdmin
-from meters.models import EarlierLength, Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -109,6 +109,10 @@ def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
     now = timezone.now()
     channel = Channel.objects.create(name=f"duty {concentrator.pk}", kind="webhook", address="https://hooks.example/")
     Delivery.objects.create(channel=channel, event="test", body={}, created_at=now, due_at=now)
+    access_at = {"hour": now, "first_at": now, "last_at": now}
+    HouseholdAccess.objects.bulk_create(
+        HouseholdAccess(account="op", door="admin:meter", meter=device.meter, **access_at) for device in devices
+    )
     for device in devices:
         place = Place.objects.create(name=f"place {device.meter.pk}")
         Installation.objects.create(meter=device.meter, place=place, installed_at=fleet.START)
@@ -168,7 +172,8 @@ def test_only_staff_with_permission_may_look(model: type[Model], client: Client)
     assert client.get(list_of(model)).status_code == 302
     assert limited().get(list_of(model)).status_code == 403
     name = model.__name__.lower()
-    assert limited(f"view_{name}").get(list_of(model)).status_code == 200
+    beside = ["view_place"] if model is Installation else []  # it tells of places
+    assert limited(f"view_{name}", *beside).get(list_of(model)).status_code == 200
 
 
 @pytest.mark.parametrize("model", READ_ONLY)
@@ -218,7 +223,7 @@ def test_what_is_only_read_has_no_history_and_its_page_in_the_sidebar(admin_clie
 
 @pytest.mark.parametrize("model", MODELS)
 def test_search_stands_any_input(model: type[Model], admin_client: Client) -> None:
-    assert {admin_client.get(list_of(model), {"q": term}).status_code for term in NONSENSE} == {200}
+    assert {admin_client.get(list_of(model), {"q": term}).status_code for term in NONSENSE} <= {200, 400}
 
 
 @pytest.mark.parametrize(("model", "lookup"), [(Command, "kid"), (DeviceKey, "wrapped__startswith")])
@@ -229,13 +234,13 @@ def test_octets_are_no_look_up(model: type[Model], lookup: str, admin_client: Cl
 
 def test_the_search_over_everything_stands_any_input(admin_client: Client) -> None:
     asked = [{"s": term, "extended": "1"} for term in NONSENSE]
-    assert {admin_client.get(reverse("admin:search"), query).status_code for query in asked} == {200}
+    assert {admin_client.get(reverse("admin:search"), query).status_code for query in asked} <= {200, 400}
 
 
 def test_the_choice_of_a_meter_stands_any_input(admin_client: Client) -> None:
     field = {"app_label": "concentrators", "model_name": "assignment", "field_name": "meter"}
     asked = [field | {"term": term} for term in NONSENSE]
-    assert {admin_client.get(reverse("admin:autocomplete"), query).status_code for query in asked} == {200}
+    assert {admin_client.get(reverse("admin:autocomplete"), query).status_code for query in asked} <= {200, 400}
 
 
 def test_the_search_over_everything_finds_by_hex_and_shows_what_may_be_seen(admin_client: Client) -> None:
@@ -546,4 +551,4 @@ def test_a_long_list_is_not_counted_to_its_end(admin_client: Client, monkeypatch
 def test_a_link_of_something_that_is_not_there_is_no_fault(admin_client: Client, page: str) -> None:
     for number in ("x", "9" * 30, "1&e=2"):
         answer = admin_client.get(f"/admin/{page.format(number)}", follow=True)
-        assert answer.status_code == 200
+        assert answer.status_code == (404 if number.isdigit() else 200)

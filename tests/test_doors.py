@@ -62,6 +62,7 @@ MODELS = {
     "meters.installation": Pages({OPERATOR}),
     "meters.register": Pages(TRAFFIC, {ADMIN}, {ADMIN}),
     "meters.meterevent": Pages({OPERATOR}),
+    "meters.householdaccess": Pages({AUDITOR}),
     "keyvault.devicekey": Pages({OPERATOR, OFFICER, AUDITOR}),
     "keyvault.fleetkey": Pages({OFFICER, AUDITOR}),
     "keyvault.invocationcounter": Pages({OPERATOR, OFFICER, AUDITOR}),
@@ -167,7 +168,7 @@ PAGES = [
     Door("admin:auth_user_password_change", {ADMIN}, "post", "auth.user"),
     *(
         Door(f"admin:auth_user_{act}", {ADMIN}, method, "auth.user")
-        for act in ("reset_second_factor", "unlock")
+        for act in ("reset_second_factor", "unlock", "end_sessions")
         for method in ("get", "post")
     ),
 ]
@@ -181,6 +182,9 @@ REST = [
     Door("place", {OPERATOR}, "patch", "meters.place", {"address": "Mill Lane 5"}),
     Door("readings", {OPERATOR}),
     Door("events", {OPERATOR}),
+    Door("keys", {OPERATOR, OFFICER, AUDITOR}),
+    Door("failures", ALL),
+    Door("alerts", ALL),
     Door("totals", {OPERATOR, AUDITOR}),
     Door("meter-commands", {OPERATOR, OFFICER, AUDITOR}, of="title"),
     Door("meter-commands", {OPERATOR}, "post", "title", {"kind": "read_now"}),
@@ -206,7 +210,8 @@ REST = [
 # Whoever is not signed in gets there, too, or nothing stands behind: tested where they are made.
 OPEN = {
     "live", "ready", "second-factor", "second-factor-set-up", "admin:login", "admin:logout", "admin:colours",
-    "admin:jsi18n", "admin:password_change_done", "admin:view_on_site", "admin:app_list", "admin:autocomplete",
+    "step-up", "admin:jsi18n", "admin:password_change_done", "admin:view_on_site", "admin:app_list",
+    "admin:autocomplete",
 }  # fmt: skip
 REFUSED = {401, 403}
 
@@ -262,7 +267,8 @@ def doors() -> Iterator[Door]:
         yield Door(f"{name}_add", may.add, "post")
         yield Door(f"{name}_change", may.view, of=label)
         yield Door(f"{name}_change", may.change, "post", label)
-        yield Door(f"{name}_history", may.view, of=label)
+        # A meter's history tells where it was installed.
+        yield Door(f"{name}_history", {OPERATOR} if label == "meters.meter" else may.view, of=label)
         yield Door(f"{name}_delete", may.delete, of=label)
         yield Door(f"{name}_delete", may.delete, "post", label)
 

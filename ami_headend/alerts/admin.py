@@ -11,7 +11,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
@@ -21,7 +20,7 @@ from ami_headend.alerts.conversations import REPLACED
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
-from keyvault.adminbase import ReadOnlyAdmin, form_page, shown
+from keyvault.adminbase import LargeTableAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 
@@ -31,7 +30,7 @@ _OUTCOMES = {"delivered": "success", "given up": "danger", "withdrawn": "info", 
 _ROW_FIELDS = ("selector", "threshold", "period_minutes")
 
 
-class AuditedAdmin(ModelAdmin):  # type: ignore[misc]
+class AuditedAdmin(LargeTableAdmin):
     """Pages whose acts are recorded: where the audit key cannot be used, nothing is done, and that is said."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -239,9 +238,8 @@ class ChannelAdmin(AuditedAdmin):
 
     @action(description="Messages", icon="outbox", permissions=["deliveries"])
     def show_deliveries(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return HttpResponseRedirect(
-            f"{reverse('admin:alerts_delivery_changelist')}?channel__id__exact={int(object_id)}"
-        )
+        channel = self._channel(request, object_id)
+        return HttpResponseRedirect(f"{reverse('admin:alerts_delivery_changelist')}?channel__id__exact={channel.pk}")
 
     def _channel(self, request: HttpRequest, object_id: str) -> Channel:
         channel: Channel | None = self.get_object(request, object_id)

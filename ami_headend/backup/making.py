@@ -27,7 +27,7 @@ from keyvault.models import Backup
 logger = logging.getLogger(__name__)
 
 # A database that is restored lacks the mark that the journal was replayed into it; and nobody is signed in.
-LEFT_OUT = ("keyvault_journal_replayed", "django_session")
+LEFT_OUT = ("keyvault_journal_replayed", "django_session", "signin_session")
 _CHUNK_OCTETS = 1 << 20
 _GRACE_S = 10
 

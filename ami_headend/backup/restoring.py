@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.db import connection, connections
 from django.db.migrations.loader import MigrationLoader
@@ -21,6 +20,7 @@ from ami_headend.backup import databases, identifiers, manifest, programs
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import Program
 from ami_headend.database_roles import grant_rights
+from ami_headend.signin.models import Session
 from concentrators import carrying
 from concentrators.replaying import AccessReplayer
 from keyvault import masterkey, replay

@@ -27,6 +27,7 @@ from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from ami_headend.core import clock
+from ami_headend.core.numbers import row_numbers
 from ami_headend.diagnosis import EVALUATED_LATE
 from concentrators.verdicts import Severity
 
@@ -91,7 +92,7 @@ class AlertsPage(ConsolePage):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         """Acknowledge or snooze what is ticked, or end its snooze."""
-        ids = [int(pk) for pk in request.POST.getlist("alert") if pk.isascii() and pk.isdigit() and len(pk) < 19]
+        ids = row_numbers(request.POST.getlist("alert"))
         _handle(request, ids)
         state = request.POST.get("state", "open")
         return HttpResponseRedirect(f"{reverse('admin:alerts')}?state={state if state in STATES else 'open'}")

@@ -36,6 +36,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.console.registry_queries import TRAFFIC_PERIOD
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.core.numbers import row_number
 from concentrators import access, completeness, expected, failure_queries, tokens
 from concentrators.completeness import Hour
 from concentrators.failure_queries import FailureSelection
@@ -177,7 +178,7 @@ class ConcentratorPage(ConsolePage):
     def _rotate_or_revoke(self, request: HttpRequest, act: str) -> HttpResponse:
         number = request.POST.get("token", "")
         rows = ConcentratorToken.objects.select_related("concentrator").filter(concentrator=self.concentrator)
-        token = rows.filter(pk=min(int(number), 2**31 - 1)).first() if number.isascii() and number.isdigit() else None
+        token = rows.filter(pk=row_number(number) or 0).first()
         if token is None or tokens.state(token, timezone.now()) == "revoked":
             messages.error(request, "Nothing was done: there is no such token, or it is revoked already.")
         elif act == "rotate":

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django import forms
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
@@ -18,12 +17,13 @@ from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC, ConcentratorRow, Traffic
 from ami_headend.console.tables import Column, Table, table
 from concentrators.completeness import Share
+from keyvault.adminbase import KnownParametersForm
 
 LAGGING_AFTER = timedelta(minutes=2)
 _STATES = {"active": True, "inactive": False}
 
 
-class ConcentratorFilters(forms.Form):
+class ConcentratorFilters(KnownParametersForm):
     """Concentrators by name, and whether they are let in."""
 
     search = text("search", "a part of its name")

@@ -71,7 +71,7 @@ class FailureNumbersPage(ConsolePage):
         """The filters of the address with the period that is shown, for links into the list."""
         given = {name: str(value) for name, value in self.request.GET.items() if value}
         return given | {
-            name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}" for name, at in (("start", start), ("end", end))
+            name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}" for name, at in (("from", start), ("to", end))
         }
 
     def _meters(self, rows: list[failure_numbers.MeterCount], way: dict[str, str]) -> Table:

@@ -97,7 +97,7 @@ class FailureFilters(FilterForm):
         max_value=2**63 - 1,
         widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric"}),
     )
-    field_order = ["kind", "severity", "state", "meter", "concentrator", "uplink", "start", "end"]
+    field_order = ["kind", "severity", "state", "meter", "concentrator", "uplink", "from", "to"]
 
     def selection(self, after: FailureKey | None = None) -> FailureSelection:
         """What the filters mean; to be called once they are valid."""
@@ -111,8 +111,8 @@ class FailureFilters(FilterForm):
             system_title=meter if isinstance(meter, bytes) else None,
             concentrator_id=None if concentrator is None else concentrator.pk,
             uplink_id=given.get("uplink"),
-            start=given.get("start"),
-            end=given.get("end"),
+            start=given.get("from"),
+            end=given.get("to"),
             after=after,
         )
 

@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Table
 from concentrators.models import Concentrator
-from keyvault.adminbase import FilterForm
+from keyvault.adminbase import FilterForm, KnownParametersForm
 from meters.models import Meter
 from meters.registry import RegistryError, look_up
 
@@ -90,7 +90,7 @@ class MeterField(forms.CharField):
 class ListPage(ConsolePage):
     """A page of rows: ``find`` gives them for the filters, as a table and the key to go on after."""
 
-    form_class: ClassVar[type[forms.Form]] = FilterForm
+    form_class: ClassVar[type[KnownParametersForm]] = FilterForm
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
         """The rows of a page, and the key to go on after; ValueError where ``after`` is no key."""

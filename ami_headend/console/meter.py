@@ -29,6 +29,7 @@ from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exp
 from ami_headend.console.meters import HEARD_PERIOD, STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.core.numbers import row_number
 from concentrators import failure_queries, orders
 from concentrators.colours import COMMAND_COLOURS
 from concentrators.commands import DownlinkError
@@ -39,11 +40,12 @@ from keyvault.audit import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from meters import access, queries
 from meters import exports as files
-from meters import queries
 from meters.gaps import GapsError, expected_periods, gap_report
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.partitions import retention_start
+from meters.place_rights import may_see_places
 
 GIVE, CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _ROWS = 10
@@ -101,16 +103,21 @@ class MeterPage(_OfMeter):
         }
         if self.is_live_request:
             return context
+        if can(READ_READINGS) or can("meters.view_meterevent") or may_see_places(self.request.user):
+            access.note(self.request, meters=[meter.pk])
         context |= {
             "system_title": bytes(meter.system_title).hex(),
             "status": label(MeterStatus(meter.status).label, STATUS_COLOURS[MeterStatus(meter.status)]),
-            "place": Installation.objects.filter(meter=meter, removed_at=None).select_related("place").first(),
+            "may_see_places": may_see_places(self.request.user),
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,
             "events_url": f"{reverse('admin:meters_meterevent_changelist')}?meter__id__exact={meter.pk}",
         }
+        if context["may_see_places"]:
+            standing = Installation.objects.filter(meter=meter, removed_at=None)
+            context["place"] = standing.select_related("place").first()
         if can("concentrators.view_integrityfailure"):
             rows, _ = failure_queries.failures(FailureSelection(meter_id=meter.pk), _ROWS)
             context["failures"] = failures_table(rows, now)
@@ -167,8 +174,8 @@ class MeterPage(_OfMeter):
     def _cancel(self, request: HttpRequest) -> str:
         number = request.POST.get("number", "")
         command = None
-        if number.isascii() and number.isdigit():
-            command = Command.objects.filter(pk=min(int(number), 2**63 - 1), meter=self.meter).defer("octets").first()
+        if (known := row_number(number)) is not None:
+            command = Command.objects.filter(pk=known, meter=self.meter).defer("octets").first()
         if command is None or command.kind == CommandKind.SET_KEY:
             raise DownlinkError("the meter has no such command that can be taken back here")
         if not orders.cancel(command, web_actor(request), timezone.now()):
@@ -188,6 +195,7 @@ class MeterGapsExport(_OfMeter):
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
         register = self.register
+        access.note(self.request, meters=[self.meter.pk])
         report = gap_report(self.meter, register, self.shown.start, self.shown.end, timezone.now())
         title = bytes(self.meter.system_title).hex()
         rows = [(title, register.obis_code, gap.start, gap.end, gap.intervals) for gap in report.gaps]

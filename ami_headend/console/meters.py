@@ -5,7 +5,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -28,6 +27,7 @@ from concentrators.commands import DownlinkError
 from concentrators.models import CommandKind
 from concentrators.orders import Order
 from keyvault import rights
+from keyvault.adminbase import KnownParametersForm
 from keyvault.audit import AuditError, web_actor
 from keyvault.epochs import EpochError
 from keyvault.masterkey import MasterKeyError
@@ -41,7 +41,7 @@ _SAID_AFTER = timedelta(seconds=15)  # what was counted longer ago says so
 STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
 
 
-class MeterFilters(forms.Form):
+class MeterFilters(KnownParametersForm):
     """Meters by what they are called, their status, how they are heard, and the concentrator that they belong to."""
 
     search = text("search", "serial number or its last digits, name, system title")

@@ -107,6 +107,12 @@ GROUPS = [
             _Page("Users", "person", "admin:auth_user_changelist", ["auth.view_user"]),
             _Page("Groups", "group", "admin:auth_group_changelist", ["auth.view_group"]),
             _Page("Sign-ins", "login", "admin:signin_signin_changelist", ["signin.view_signin"]),
+            _Page(
+                "Household data seen",
+                "visibility",
+                "admin:meters_householdaccess_changelist",
+                ["meters.view_householdaccess"],
+            ),
             _Page("API", "api", "docs"),
         ],
     ),

@@ -163,7 +163,7 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
     severity = {count.kind: FailureKind(count.kind).severity for count in counts}
     signs = sum(count.failures for count in counts if severity[count.kind] == Severity.CRITICAL)
     most = max((count.failures for count in counts), default=1)
-    url = failures_url(severity=Severity.CRITICAL.name.lower(), start=start)
+    url = failures_url(severity=Severity.CRITICAL.name.lower(), **{"from": start})
     note = "forged or copied frames, 24 h"
     return {
         "figures": [
@@ -175,7 +175,7 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
                 "failures": thousands(count.failures),
                 "colour": SEVERITY_COLOURS[severity[count.kind]],
                 "percent": max(1, round(100 * count.failures / most)),
-                "url": failures_url(kind=count.kind, start=start),
+                "url": failures_url(kind=count.kind, **{"from": start}),
             }
             for count in counts
         ],
@@ -300,7 +300,7 @@ def _hour_label(start: datetime, form: str) -> str:
 
 
 def _totals_url(start: datetime) -> str:
-    return f"{reverse('admin:interval_totals')}?{urlencode({'start': _in_filter(start)})}"
+    return f"{reverse('admin:interval_totals')}?{urlencode({'from': _in_filter(start)})}"
 
 
 def _in_filter(at: datetime) -> str:

@@ -31,7 +31,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.place import PlacePage
 from ami_headend.console.places import PlacesPage
 from ami_headend.signin.account import AccountPage
-from ami_headend.signin.views import SignInView
+from ami_headend.signin.views import OwnPasswordView, SignInView
 
 PAGES: list[type[ConsolePage]] = [
     AccountPage,
@@ -94,6 +94,15 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
         return OverviewPage.as_view()(request)
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
+        request.current_app = self.name
+        view = OwnPasswordView.as_view(
+            template_name=self.password_change_template or "registration/password_change_form.html",
+            success_url=reverse("admin:password_change_done"),
+            extra_context={**self.each_context(request), **(extra_context or {})},
+        )
+        return view(request)
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
         return SignInView.as_view()(request)

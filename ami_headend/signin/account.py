@@ -9,12 +9,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from ami_headend.addresses import client_address
 from ami_headend.console.page import ConsolePage
-from ami_headend.signin import journal, lockout, secondfactor, sessions
+from ami_headend.signin import journal, lockout, proofs, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm
-from ami_headend.signin.models import Outcome
-from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
+from ami_headend.signin.secondfactor import SecondFactorError
 from ami_headend.signin.views import NOT_RECORDED, codes_page
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
@@ -38,12 +36,17 @@ class AccountPage(ConsolePage):
             "is_set_up": secondfactor.is_set_up(user),
             "is_required": secondfactor.is_required(user),
             "codes_left": secondfactor.codes_left(user),
+            "sessions": [
+                {"row": row, "is_this": sessions.is_of_request(row, self.request)} for row in sessions.of_account(user)
+            ],
             "attempts": journal.of_account(user.get_username(), _ATTEMPTS_SHOWN),
             **kwargs,
         }
         return super().get_context_data(**context)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.POST.get("change") == "end":
+            return _end_sessions(request, _user(request))
         form = CodeForm(request.POST)
         answered = _changed(request, _user(request), form) if form.is_valid() else None
         return answered or self.render_to_response(self.get_context_data(form=form))
@@ -52,6 +55,22 @@ class AccountPage(ConsolePage):
 def _user(request: HttpRequest) -> User:
     assert isinstance(request.user, User)  # noqa: S101 - the site let nobody else in
     return request.user
+
+
+def _end_sessions(request: HttpRequest, user: User) -> HttpResponse:
+    """End those of the account's sessions that were chosen, or all but the one that the request comes by."""
+    own = sessions.of_account(user)
+    chosen = set(request.POST.getlist("session"))
+    ended = sessions.end(
+        user,
+        [
+            row.session_key
+            for row in own
+            if not sessions.is_of_request(row, request) and (row.session_key in chosen or "others" in chosen)
+        ],
+    )
+    messages.success(request, f"{ended} session{'s' * (ended != 1)} ended." if ended else "No other session was open.")
+    return redirect("admin:sign-in")
 
 
 def _changed(request: HttpRequest, user: User, form: CodeForm) -> HttpResponse | None:
@@ -69,12 +88,8 @@ def _changed(request: HttpRequest, user: User, form: CodeForm) -> HttpResponse |
     if lockout.is_locked(request, name):
         return lockout.answer(request, HttpResponse(), {"username": name})
     try:
-        secondfactor.verify(user, form.cleaned_data["code"])
+        proofs.check_code(request, user, form.cleaned_data["code"])
         return change(request, user)
-    except WrongCodeError as error:
-        journal.record(Outcome.WRONG_CODE, name, client_address(request) or "")
-        lockout.count_wrong_code(request, name)
-        form.add_error("code", str(error))
     except SecondFactorError as error:
         form.add_error("code", str(error))
     except (AuditError, MasterKeyError) as error:

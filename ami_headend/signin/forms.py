@@ -1,7 +1,9 @@
-"""The forms of the second factor."""
+"""The forms of second factors and other proofs."""
+
+from typing import Any
 
 from django import forms
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 
 class CodeForm(forms.Form):
@@ -26,3 +28,18 @@ class SetUpForm(CodeForm):
             attrs={"autocomplete": "one-time-code", "inputmode": "numeric", "autofocus": "", "spellcheck": "false"}
         ),
     )
+
+
+class ProofForm(forms.Form):
+    """What an account can show that it is its owner who acts: a code of the second factor, or else the password."""
+
+    step_up_proof = forms.CharField(max_length=4096, strip=False)
+
+    def __init__(self, *args: Any, has_second_factor: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["step_up_proof"]
+        if has_second_factor:
+            field.label, field.widget = "Code that your authenticator app shows now", CodeForm().fields["code"].widget
+        else:
+            field.label = "Password of your account"
+            field.widget = UnfoldAdminPasswordWidget(attrs={"autocomplete": "current-password", "autofocus": ""})

@@ -7,6 +7,7 @@ from django.contrib.admin import site
 from django.contrib.auth.signals import user_login_failed
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.crypto import salted_hmac
 
 from ami_headend import problems
 from ami_headend.addresses import client_address
@@ -17,8 +18,11 @@ _NAME_CHARACTERS = 150
 
 
 def name_given(request: HttpRequest, credentials: dict[str, str] | None) -> str:
-    """The name to count failures by, in the width that accounts have (AXES_USERNAME_CALLABLE)."""
-    return ((credentials or {}).get("username") or "")[:_NAME_CHARACTERS]
+    """What stands for the name where failures are counted (AXES_USERNAME_CALLABLE): a keyed hash.
+
+    People type passwords where the name belongs: what no account is called is kept nowhere in clear.
+    """
+    return _hashed(((credentials or {}).get("username") or "")[:_NAME_CHARACTERS])
 
 
 def is_locked(request: HttpRequest, name: str) -> bool:
@@ -31,14 +35,18 @@ def is_locked_out(request: HttpRequest) -> bool:
     return bool(getattr(request, "axes_locked_out", False))
 
 
-def count_wrong_code(request: HttpRequest, name: str) -> None:
-    """A wrong second factor is a failed attempt as a wrong password is: both together come to the limit."""
+def count_wrong(request: HttpRequest, name: str) -> None:
+    """A wrong code or old password is a failed attempt as a wrong password at the sign-in is: together to the limit."""
     user_login_failed.send(sender=__name__, credentials={"username": name}, request=request)
 
 
 def unlock(name: str) -> int:
     """Let the account in again from everywhere; gives how many records of failures were dropped."""
-    return int(reset(username=name))
+    return int(reset(username=_hashed(name)))
+
+
+def _hashed(name: str) -> str:
+    return salted_hmac("ami_headend.signin.lockout", name, algorithm="sha256").hexdigest()
 
 
 def answer(request: HttpRequest, response: HttpResponse, credentials: dict[str, str] | None) -> HttpResponse:

@@ -1,16 +1,21 @@
-"""Second factors of accounts, and the journal of sign-ins.
+"""Second factors of accounts, their sessions, and the journal of sign-ins.
 
 No secret of a second factor is stored: what a phone shows is computed from SECRET_KEY and a random salt,
 and of a recovery code a keyed digest is kept. A dump of the database holds neither.
 """
 
 from base64 import b32encode
+from datetime import UTC, datetime
 
+from django.contrib.auth.models import User
+from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
 from django.utils.crypto import salted_hmac
 from django_otp.models import ThrottlingMixin
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from ami_headend.signin.session_store import SessionStore
 
 SECRET_OCTETS = 20  # RFC 4226 section 4, R6
 _TOKEN_CHARACTERS = 16  # 64 bits of digest: as wide as django-otp's column
@@ -68,6 +73,38 @@ def digest_of(code: str) -> str:
     """What is kept of a recovery code; spaces, hyphens and case do not matter."""
     plain = "".join(character for character in code.lower() if character.isalnum())
     return salted_hmac("ami_headend.signin.recovery", plain, algorithm="sha256").hexdigest()[:_TOKEN_CHARACTERS]
+
+
+class Session(AbstractBaseSession):
+    """A session, by the SHA-256 of its key, with what its owner needs to know it by; empty while nobody is signed in.
+
+    ``address`` is where it was used last, ``browser`` what it called itself when it began (User-Agent), and
+    ``began_s`` and ``used_s`` are Unix times: when it began, and its last use, to the minute.
+    """
+
+    session_key = models.CharField(max_length=64, primary_key=True)
+    account = models.ForeignKey(User, models.CASCADE, null=True, related_name="+")
+    address = models.CharField(max_length=45, blank=True)
+    browser = models.CharField(max_length=200, blank=True)
+    began_s = models.FloatField(default=0)
+    used_s = models.FloatField(default=0)
+
+    def __str__(self) -> str:
+        return f"session from {self.address or 'an unknown address'}"
+
+    @property
+    def began_at(self) -> datetime:
+        """When it began."""
+        return datetime.fromtimestamp(self.began_s, UTC)
+
+    @property
+    def used_at(self) -> datetime:
+        """When it was used last, to the minute."""
+        return datetime.fromtimestamp(self.used_s, UTC)
+
+    @classmethod
+    def get_session_store_class(cls) -> "type[SessionStore]":
+        return SessionStore
 
 
 class Outcome(models.TextChoices):

@@ -1,7 +1,7 @@
 """Sessions: how one begins once every factor is verified, and when it ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import django_otp
@@ -10,15 +10,24 @@ from django.contrib import auth, messages
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils import timezone
 from django.utils.crypto import constant_time_compare
+from django_otp import DEVICE_ID_SESSION_KEY
 from django_otp.models import Device
 
+from ami_headend.addresses import client_address
 from ami_headend.signin import secondfactor
+from ami_headend.signin.models import Session
+from ami_headend.signin.session_store import ADDRESS as _ADDRESS
+from ami_headend.signin.session_store import BEGAN as _BEGAN
+from ami_headend.signin.session_store import BROWSER as _BROWSER
+from ami_headend.signin.session_store import USED as _USED
+from ami_headend.signin.session_store import digest_of
 
 PENDING_S = 600  # between the password and the second factor
-_PENDING, _BEGAN, _USED, _FACTOR = "sign_in_pending", "sign_in_began", "sign_in_used", "sign_in_factor"
-_CONFIRMED = "sign_in_confirmed"
+_PENDING, _FACTOR, _CONFIRMED = "sign_in_pending", "sign_in_factor", "sign_in_confirmed"
 _USE_RECORDED_EVERY_S = 60
+_BROWSER_CHARACTERS = 200
 
 
 class Pending(NamedTuple):
@@ -69,6 +78,8 @@ def begin(request: HttpRequest, user: User, device: Device | None) -> None:
 def note_beginning(*, request: HttpRequest, **_: Any) -> None:
     """Receiver of Django's ``user_logged_in``: from whichever door a session comes, its time runs."""
     request.session[_BEGAN] = request.session[_USED] = time.time()
+    request.session[_ADDRESS] = client_address(request) or ""
+    request.session[_BROWSER] = request.headers.get("User-Agent", "").replace("\0", "")[:_BROWSER_CHARACTERS]
 
 
 def verified_by(request: HttpRequest, device: Device) -> None:
@@ -79,13 +90,42 @@ def verified_by(request: HttpRequest, device: Device) -> None:
 
 
 def confirm(request: HttpRequest) -> None:
-    """The one who is signed in showed the second factor just now, to replace it."""
+    """The one who is signed in gave a proof just now. The session gets a new key: a stolen one does not gain by it."""
+    request.session.cycle_key()
     request.session[_CONFIRMED] = time.time()
 
 
 def is_confirmed(request: HttpRequest) -> bool:
-    """Whether that was less than PENDING_S ago."""
-    return bool(time.time() - request.session.get(_CONFIRMED, 0) < PENDING_S)
+    """Whether a proof was given since the sign-in, less than PENDING_S ago."""
+    return bool(0 <= time.time() - request.session.get(_CONFIRMED, 0) < PENDING_S)
+
+
+def is_fresh(request: HttpRequest) -> bool:
+    """Whether the last proof, at the sign-in or since, was given less than STEP_UP_S ago."""
+    session = request.session
+    proved = max(session.get(_BEGAN, 0), session.get(_CONFIRMED, 0))
+    return bool(0 <= time.time() - proved < settings.STEP_UP_S)
+
+
+def is_signed_in(request: HttpRequest) -> bool:
+    """Whether the request comes by somebody's session; where it carries none, none is looked for."""
+    return settings.SESSION_COOKIE_NAME in request.COOKIES and auth.SESSION_KEY in request.session
+
+
+def of_account(user: User) -> list[Session]:
+    """The sessions of an account that would be let in now, the one that was used last first."""
+    rows = Session.objects.filter(account=user, expire_date__gt=timezone.now()).order_by("-used_s")
+    return [row for row in rows if _would_be_let_in(row, user)]
+
+
+def is_of_request(row: Session, request: HttpRequest) -> bool:
+    """Whether a session is the one that the request comes by."""
+    return row.session_key == digest_of(request.session.session_key or "")
+
+
+def end(user: User, keys: Collection[str]) -> int:
+    """End sessions of an account, by what is kept of their keys; gives how many there were."""
+    return Session.objects.filter(account=user, session_key__in=keys).delete()[0]
 
 
 def forget_second_factor(request: HttpRequest) -> None:
@@ -104,8 +144,7 @@ class SessionLimits:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         # Not by request.user: for a concentrator that posts, no session is looked for.
-        has_session = settings.SESSION_COOKIE_NAME in request.COOKIES and auth.SESSION_KEY in request.session
-        if has_session and request.user.is_authenticated:
+        if is_signed_in(request) and request.user.is_authenticated:
             why = _over(request)
             if why is None:
                 _note_use(request)
@@ -117,10 +156,10 @@ class SessionLimits:
 
 def _over(request: HttpRequest) -> str | None:
     """Why the session is over, where it is."""
-    session, now = request.session, time.time()
-    if now - session.get(_BEGAN, 0) > settings.SESSION_ABSOLUTE_S:
+    session = request.session
+    if _is_too_old(session):
         return "You were signed out: a session lasts only so long. Sign in again."
-    if now - session.get(_USED, 0) > settings.SESSION_IDLE_S:
+    if _is_unused(session):
         return "You were signed out, because this session was not used for a while. Sign in again."
     user = request.user
     assert isinstance(user, User)  # noqa: S101 - somebody is signed in
@@ -133,8 +172,32 @@ def _over(request: HttpRequest) -> str | None:
     return None
 
 
+def _is_too_old(session: Mapping[str, Any]) -> bool:
+    return bool(time.time() - session.get(_BEGAN, 0) > settings.SESSION_ABSOLUTE_S)
+
+
+def _is_unused(session: Mapping[str, Any]) -> bool:
+    return bool(time.time() - session.get(_USED, 0) > settings.SESSION_IDLE_S)
+
+
+def _would_be_let_in(row: Session, user: User) -> bool:
+    """As ``SessionLimits`` and Django decide it for a request: its times, the password, the second factor."""
+    data = row.get_decoded()
+    if _is_too_old(data) or _is_unused(data):
+        return False
+    if not constant_time_compare(data.get(auth.HASH_SESSION_KEY, ""), user.get_session_auth_hash()):
+        return False
+    device = Device.from_persistent_id(data[DEVICE_ID_SESSION_KEY]) if DEVICE_ID_SESSION_KEY in data else None
+    if device is not None:
+        return bool(device.user_id == user.pk)
+    return not data.get(_FACTOR) and not secondfactor.is_required(user)
+
+
 def _note_use(request: HttpRequest) -> None:
     session, now = request.session, time.time()
+    address = client_address(request) or ""
+    if session.get(_ADDRESS) and address != session[_ADDRESS]:
+        session[_ADDRESS] = address
     by_script = request.method == "GET" and request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
     if not by_script and now - session[_USED] > _USE_RECORDED_EVERY_S:
         session[_USED] = now

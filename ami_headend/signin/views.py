@@ -5,22 +5,23 @@ from typing import Any
 import segno
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
-from django.contrib.auth.views import LoginView
+from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.decorators import method_decorator
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.generic import View
-from unfold.forms import AuthenticationForm
+from unfold.forms import AdminOwnPasswordChangeForm, AuthenticationForm
 
 from ami_headend.addresses import client_address
-from ami_headend.signin import journal, lockout, secondfactor, sessions
+from ami_headend.signin import journal, lockout, proofs, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm, SetUpForm
 from ami_headend.signin.models import Outcome
-from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
+from ami_headend.signin.secondfactor import SecondFactorError
 from keyvault.audit import Actor, AuditError
 from keyvault.masterkey import MasterKeyError
 
@@ -84,11 +85,8 @@ class SecondFactorView(View):
         if lockout.is_locked(request, name):
             return lockout.answer(request, HttpResponse(), {"username": name})
         try:
-            device = secondfactor.verify(user, form.cleaned_data["code"])
+            device = proofs.check_code(request, user, form.cleaned_data["code"])
         except SecondFactorError as error:
-            if isinstance(error, WrongCodeError):
-                journal.record(Outcome.WRONG_CODE, name, client_address(request) or "")
-                lockout.count_wrong_code(request, name)
             form.add_error("code", str(error))
             return _page(request, "signin/second_factor.html", "Second factor", form=form, account=user)
         by_recovery = device.model_label() != "signin.authenticator"
@@ -110,13 +108,17 @@ class SetUpView(View):
             return redirect("admin:login")
         user = request.user if pending is None else pending.user
         assert isinstance(user, User)  # noqa: S101 - neither anonymous
-        may_replace = pending is None and sessions.is_confirmed(request)
-        if secondfactor.is_set_up(user) and not may_replace:
+        is_confirmed = pending is None and sessions.is_confirmed(request)
+        is_set_up = secondfactor.is_set_up(user)
+        if is_set_up and not is_confirmed:
             return redirect("second-factor" if pending else "admin:sign-in")
+        if pending is None and not is_confirmed:
+            # A session alone sets up no factor: whoever stole it would own the account by it.
+            return redirect(f"{reverse('step-up')}?{urlencode({'next': request.path})}")
         salt = request.session.setdefault(_SALT, secondfactor.new_salt())
         form = SetUpForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
-            keep = secondfactor.replace if may_replace else secondfactor.set_up
+            keep = secondfactor.replace if is_set_up else secondfactor.set_up
             try:
                 device, codes = keep(user, salt, form.cleaned_data["code"], _actor(request, user))
             except SecondFactorError as error:
@@ -141,6 +143,25 @@ class SetUpView(View):
             secret=_in_groups(authenticator.secret),
             is_required=pending is not None,
         )
+
+
+class OwnPasswordView(PasswordChangeView):
+    """A new password for one's own account. Wrong old ones count as failed attempts to sign in."""
+
+    form_class = AdminOwnPasswordChangeForm
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        name = request.user.get_username()
+        if lockout.is_locked(request, name):
+            return lockout.answer(request, HttpResponse(), {"username": name})
+        return super().post(request, *args, **kwargs)
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        if form.cleaned_data.get("old_password") is None and form.data.get("old_password"):
+            name = self.request.user.get_username()
+            journal.record(Outcome.WRONG_PASSWORD, name, client_address(self.request) or "")
+            lockout.count_wrong(self.request, name)
+        return super().form_invalid(form)
 
 
 def _note(request: HttpRequest, user: User, outcome: Outcome) -> None:

@@ -8,6 +8,8 @@ from django.test import Client
 from django.urls import reverse
 
 from ami_headend.problems import server_error
+from concentrators import tokens
+from tests.factories import ConcentratorFactory
 
 
 @pytest.mark.django_db
@@ -25,8 +27,23 @@ def test_a_page_that_one_may_not_see_is_one_line_in_the_log(client: Client, capl
     assert answer.status_code == 403
     assert "An administrator can give you the role" in answer.content.decode()
     (line,) = [record for record in caplog.records if record.name == "django.request"]
-    assert line.getMessage() == f"Forbidden (Permission denied): {reverse('admin:failures')}"
+    number = User.objects.get(username="reader").pk
+    forbidden = f"Forbidden (Permission denied): {reverse('admin:failures')}"
+    assert line.getMessage() == f"{forbidden} (account {number}, from 127.0.0.1)"
     assert line.exc_info is None
+
+
+@pytest.mark.django_db
+def test_who_was_refused_is_in_the_log_by_number(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    client.get("/api/v1/meters", REMOTE_ADDR="192.0.2.9")
+    concentrator = ConcentratorFactory.create()
+    token = tokens.issue(concentrator, "bench")
+    client.get("/api/v1/uplinks/1", headers={"Authorization": f"Bearer {token}"}, REMOTE_ADDR="192.0.2.10")
+    said = [record.getMessage() for record in caplog.records if record.name == "django.request"]
+    assert said == [
+        "Unauthorized: /api/v1/meters (not signed in, from 192.0.2.9)",
+        f"Not Found: /api/v1/uplinks/1 (concentrator {concentrator.pk}, from 192.0.2.10)",
+    ]
 
 
 def test_a_fault_of_ours_needs_nothing(rf: Any) -> None:

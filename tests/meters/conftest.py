@@ -41,9 +41,9 @@ def store(load_profile: Register) -> Store:
 
 @pytest.fixture
 def reader(db: None) -> Client:
-    """The client of a user who may view meters, readings and events, and no more."""
+    """The client of a user who may view meters, places, readings and events, and no more."""
     user = User.objects.create_user("reader")
-    names = ["view_meter", "view_reading", "view_meterevent"]
+    names = ["view_meter", "view_place", "view_reading", "view_meterevent"]
     user.user_permissions.set(Permission.objects.filter(content_type__app_label="meters", codename__in=names))
     client = Client()
     client.force_login(user)

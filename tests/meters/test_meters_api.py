@@ -20,9 +20,9 @@ def test_meters_are_listed_by_serial_number_in_pages(
     for number in (3, 1, 2):
         meter = MeterFactory.create(serial_number=f"S{number}", commissioned_at=START)
         install(meter, Place.objects.create(name=f"house {number}"), START)
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         first = reader.get("/api/v1/meters?page_size=2").json()
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         second = reader.get(first["next"]).json()
     rows = first["results"] + second["results"]
     assert [(row["serial_number"], row["place"]) for row in rows] == [(f"S{n}", f"house {n}") for n in (1, 2, 3)]
@@ -68,7 +68,7 @@ def test_gaps_of_a_meter(reader: Client, store: Store, django_assert_num_queries
     meter = MeterFactory.create(commissioned_at=START)
     store(meter, [START])
     url = f"/api/v1/meters/{bytes(meter.system_title).hex()}/gaps?from=2026-03-01&to=2026-03-01T02:00:00Z"
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         report = reader.get(url).json()
     assert report == {
         "interval_minutes": 30,

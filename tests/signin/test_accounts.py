@@ -1,18 +1,22 @@
 """Accounts in the admin: who changes whose, and that it is recorded; the command for lost phones."""
 
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib import auth
+from django.contrib.auth.models import AbstractBaseUser, Group, User
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.http import HttpRequest
 from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
 from ami_headend import roles
-from ami_headend.signin import secondfactor
+from ami_headend.signin import authentication, secondfactor
 from keyvault.models import AuditRecord
-from tests.signin.people import SECOND, code, enrolled, give_password, is_signed_in, member, officer
+from tests.signin.people import PASSWORD, SECOND, code, enrolled, give_password, is_signed_in, member, officer
 
 pytestmark = pytest.mark.django_db
 
@@ -61,7 +65,7 @@ def test_an_administrator_gives_itself_nothing(administrator: Client) -> None:
 
 def test_superusers_are_changed_by_superusers_alone(administrator: Client, admin_client: Client) -> None:
     """Not even through the actions of the list."""
-    root = User.objects.get(username="admin")
+    root = User.objects.create_superuser("root")
     pages = ["auth_user_change", "auth_user_password_change", "auth_user_delete"]
     for page in pages:
         url = reverse(f"admin:{page}", args=[root.pk])
@@ -140,3 +144,73 @@ def test_the_journal_is_read_only(admin_client: Client, settings: Settings) -> N
     url = reverse("admin:signin_signin_changelist")
     assert "wrong name or password" in admin_client.get(url).content.decode()
     assert admin_client.get(reverse("admin:signin_signin_add")).status_code == 403
+
+
+def test_a_command_ends_a_lock_out(client: Client, capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
+    settings.TWO_FACTOR_REQUIRED = False
+    member("op", roles.OPERATOR)
+    for _ in range(settings.SIGN_IN_FAILURES):
+        give_password(client, "op", "wrong")
+    assert give_password(client, "op").status_code == 429
+    call_command("unlock_account", "op")
+    assert give_password(client, "op").status_code == 302
+    call_command("unlock_account", "op")
+    assert capsys.readouterr().out.splitlines() == ["op may sign in again.", "op was not locked out."]
+    with pytest.raises(CommandError, match="no account 'nobody'"):
+        call_command("unlock_account", "nobody")
+
+
+def test_what_was_typed_as_a_name_is_kept_nowhere(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """People type passwords there; and names of accounts are known to none who read the rows."""
+    member("op", roles.OPERATOR)
+    for name in ("my-secret-password", "op"):
+        give_password(client, name, "wrong")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT a::text FROM axes_accessattempt a")
+        rows = [row for (row,) in cursor.fetchall()]
+    assert len(rows) == 2
+    for name in ("my-secret-password", "\top\t"):
+        assert name not in "".join(rows)
+        assert name not in caplog.text
+
+
+def test_the_list_shows_roles_and_second_factors(admin_client: Client) -> None:
+    member("without")
+    enrolled(officer("officer"))
+    listed = admin_client.get(reverse("admin:auth_user_changelist")).content.decode()
+    for shown in ("no role", "key officer", "superuser: all rights"):
+        assert shown in listed
+    url = reverse("admin:auth_user_changelist")
+    assert [user.username for user in admin_client.get(url, {"role": "none"}).context["cl"].queryset] == ["without"]
+    assert admin_client.get(url, {"role": "9" * 5000}).status_code == 200
+
+
+def test_a_password_that_was_right_is_not_hashed_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a minute; another password, a new one, a blocked account and a lock-out count at once."""
+    settings.TWO_FACTOR_REQUIRED = False
+    user = member("program", roles.OPERATOR)
+    hashed: list[str] = []
+
+    def noted(request: HttpRequest, **given: str) -> AbstractBaseUser | None:
+        hashed.append("once")
+        return auth.authenticate(request, **given)
+
+    monkeypatch.setattr(authentication, "authenticate", noted)
+
+    def ask(password: str = PASSWORD) -> int:
+        given = f"Basic {b64encode(f'program:{password}'.encode()).decode()}"
+        return int(Client().get("/api/v1/meters", headers={"Authorization": given}).status_code)
+
+    assert [ask(), ask(), ask()] == [200] * 3
+    assert len(hashed) == 1
+    assert ask("wrong") == 401
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    assert ask() == 401
+    User.objects.filter(pk=user.pk).update(is_active=True)
+    user.set_password("another long password")
+    user.save()
+    assert ask() == 401
+    assert ask("another long password") == 200
+    for _ in range(settings.SIGN_IN_FAILURES):
+        ask("wrong")
+    assert ask("another long password") == 429

@@ -33,7 +33,7 @@ class AuditFilters(FilterForm):
     of = text("meter or key", "serial number, system title or fingerprint")
     act = text("act begins with", "device_key.")
     actor = text("by", "account or system user")
-    field_order = ["act", "actor", "of", "start", "end"]
+    field_order = ["act", "actor", "of", "from", "to"]
 
 
 class AuditPage(ListPage, ActingPage):
@@ -58,10 +58,10 @@ class AuditPage(ListPage, ActingPage):
             rows = rows.filter(actor=filters["actor"])
         if filters.get("of"):
             rows = rows.filter(pk__in=audit.naming(_name(filters["of"])))
-        if filters.get("start"):
-            rows = rows.filter(at__gte=filters["start"])
-        if filters.get("end"):
-            rows = rows.filter(at__lt=filters["end"])
+        if filters.get("from"):
+            rows = rows.filter(at__gte=filters["from"])
+        if filters.get("to"):
+            rows = rows.filter(at__lt=filters["to"])
         if after is not None:
             (last,) = after
             rows = rows.filter(number__lt=number_of(last))

@@ -15,12 +15,13 @@ from ami_headend.console.keys import questions
 from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.core.numbers import row_number
 from concentrators import waves
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from concentrators.waves import Progress
 from keyvault import rights
-from keyvault.adminbase import FilterForm
+from keyvault.adminbase import KnownParametersForm
 from keyvault.audit import web_actor
 
 _WAITING = "waiting"
@@ -32,12 +33,11 @@ _MEANINGS = {
 }
 
 
-class WaveMeterFilters(FilterForm):
+class WaveMeterFilters(KnownParametersForm):
     """Meters of a wave by what became of them."""
 
     state = choice("outcome", [(_WAITING, "its turn has not come"), *CommandState.choices])
     meter = MeterField()
-    start = end = None  # type: ignore[assignment]  # no period: a wave is one
     field_order = ["state", "meter"]
 
 
@@ -110,7 +110,8 @@ class WavePage(ListPage, ActingPage):
 
     def _resume(self, request: HttpRequest) -> str:
         written = request.POST.get("failure_budget", "").strip()
-        if written and not (written.isascii() and written.isdigit() and int(written) <= waves.NUMBER_MAX):
+        number = row_number(written)
+        if written and (number is None or number > waves.NUMBER_MAX):
             raise Wrong(f"Nothing was done: a failure budget is a number up to {waves.NUMBER_MAX:,}.")
         wave = waves.resume(self.wave.pk, web_actor(request), int(written) if written else None)
         return f"The wave goes on, with a failure budget of {wave.failure_budget:,}."
