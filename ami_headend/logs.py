@@ -49,8 +49,10 @@ def with_sender(record: logging.LogRecord) -> bool:
     Never a name: what is typed as one may be a password.
     """
     request = getattr(record, "request", None)
-    if request is not None and record.levelno < logging.ERROR:
-        record.msg, record.args = f"%s ({_sender(request)})", (record.getMessage(),)
+    is_first_time = not hasattr(record, "sender")  # logging that is set up twice filters twice
+    if request is not None and is_first_time and record.levelno < logging.ERROR:
+        record.sender = _sender(request)
+        record.msg, record.args = "%s (%s)", (record.getMessage(), record.sender)
     return True
 
 

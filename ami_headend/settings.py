@@ -269,6 +269,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "failures", "description": "Frames that were refused."},
         {"name": "alerts", "description": "What was found wrong, and what became of it."},
         {"name": "resends", "description": "Missing intervals asked for again, of many meters."},
+        {"name": "clock-corrections", "description": "Spans in which the head-end's own clock was off."},
         {"name": "rotations", "description": "Waves of new device keys."},
         {"name": "uplinks", "description": "For concentrators: frames come in."},
         {"name": "commands", "description": "For concentrators: commands go out."},

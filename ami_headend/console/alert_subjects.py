@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from django import forms
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.urls import reverse
@@ -19,6 +18,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
 from ami_headend.console.tables import Column, Table, table
 from concentrators.models import Concentrator
+from keyvault.adminbase import KnownParametersForm
 from meters import exports
 from meters.models import Meter
 
@@ -28,7 +28,7 @@ _METERS = pa.schema([("meter_id", pa.int64()), ("serial_number", pa.string()), (
 _CONCENTRATORS = pa.schema([("concentrator_id", pa.int64()), ("concentrator", pa.string())])
 
 
-class SubjectFilters(forms.Form):
+class SubjectFilters(KnownParametersForm):
     """Subjects by what they are called."""
 
     search = text("search", "how the serial number or name begins")
