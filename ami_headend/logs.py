@@ -51,8 +51,8 @@ def with_sender(record: logging.LogRecord) -> bool:
     request = getattr(record, "request", None)
     is_first_time = not hasattr(record, "sender")  # logging that is set up twice filters twice
     if request is not None and is_first_time and record.levelno < logging.ERROR:
-        record.sender = _sender(request)
-        record.msg, record.args = "%s (%s)", (record.getMessage(), record.sender)
+        vars(record)["sender"] = _sender(request)
+        record.msg, record.args = "%s (%s)", (record.getMessage(), vars(record)["sender"])
     return True
 
 
