@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django import forms
 from django.db.models import Prefetch
 from django.urls import reverse
 
 from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.lists import ROWS, ListPage, text, text_of
 from ami_headend.console.tables import Column, Table, table
-from meters import search
+from keyvault.adminbase import KnownParametersForm
+from meters import access, search
 from meters.models import Installation, Place
 
 
-class PlaceFilters(forms.Form):
+class PlaceFilters(KnownParametersForm):
     """Places by what people know of them."""
 
     search = text("search", "name, address or customer reference")
@@ -32,6 +32,7 @@ class PlacesPage(ListPage):
     form_class = PlaceFilters
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        access.note(self.request)
         now_hanging = Installation.objects.filter(removed_at=None).select_related("meter")
         rows = Place.objects.order_by("name").prefetch_related(
             Prefetch("installations", now_hanging, to_attr="now_hanging")
