@@ -13,6 +13,7 @@ from concentrators import failure_queries
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import Concentrator, Uplink
 from keyvault.models import DeviceKey
+from meters import access
 from meters.models import Meter, Place
 from meters.registry import RegistryError, parse_system_title
 from meters.search import as_q, meter_condition, place_condition
@@ -46,6 +47,7 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
         if model is Meter:
             rows = Meter.objects.filter(as_q(meter_condition(term, limit=_HITS)))
         elif model is Place:
+            access.note(request)
             rows = Place.objects.filter(as_q(place_condition(term, limit=_HITS)))
         else:
             rows, _ = pages.get_search_results(request, pages.get_queryset(request), term)
