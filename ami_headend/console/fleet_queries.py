@@ -18,7 +18,7 @@ HEARD_PERIOD = timedelta(hours=24)
 PROFILE_PERIOD = timedelta(days=7)
 DAY = timedelta(hours=24)
 ROWS = 8
-FEW = 10_000
+FEW = 5_000
 
 
 class SilentMeter(NamedTuple):

@@ -75,17 +75,21 @@ class Traffic(NamedTuple):
 def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple[str] | None]:
     """Meters by serial number, and the key to go on after; one query.
 
-    The meters of a concentrator are found first: they are few, and to go through all by their serial numbers until
-    fifty of them are found costs seconds.
+    The meters of a concentrator, or those named, are found first: they are few, and to go through all by their serial
+    numbers until fifty of them are found costs seconds.
     """
     conditions, params = _meter_conditions(selection, limit)
     heard = _HEARD if selection.heard else ""
-    mine, concentrator = "", []
+    mine = ""
+    few: list[Any] = []
     if selection.concentrator_id is not None:
         mine = """WITH mine AS MATERIALIZED (
                       SELECT m.* FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
                       WHERE a.concentrator_id = %s AND a.valid_to IS NULL)"""
-        concentrator = [selection.concentrator_id]
+        few = [selection.concentrator_id]
+    elif selection.ids is not None:
+        mine = "WITH mine AS MATERIALIZED (SELECT m.* FROM meters_meter m WHERE m.id = ANY(%s::int[]))"
+        few = [int_array(selection.ids)]
     rows = _fetch(
         f"""{mine}
             SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status,
@@ -102,7 +106,7 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
                 SELECT sum(open)::bigint AS open FROM concentrators_failuregroup WHERE meter_id = m.id
             ) AS f ON true
             ORDER BY m.serial_number""",
-        [*concentrator, *params, limit],
+        [*few, *params, limit],
     )
     shown = [MeterRow._make(row) for row in rows]
     return shown, (shown[-1].serial_number,) if len(shown) == limit else None
