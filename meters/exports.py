@@ -92,6 +92,8 @@ def _stream(
     outbox = _Outbox()
     with open_writer(outbox) as writer:
         for rows in batches:
+            if not rows:
+                continue  # an empty batch has no columns
             columns = zip(*rows, strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_batch(convert(pa.record_batch(arrays, schema=schema)))

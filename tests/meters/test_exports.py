@@ -42,3 +42,7 @@ def test_no_text_begins_as_a_formula_does(text: str) -> None:
     first = written(text)[0].lstrip()[:1]
     assert first not in {"=", "@"}
     assert first not in {"+", "-"} or written(text)[0] == text
+
+
+def test_an_empty_batch_is_a_file_without_rows() -> None:
+    assert b"".join(exports.stream_csv(SCHEMA, [[]])).count(b"\n") == 1
