@@ -63,8 +63,12 @@ class NameField(_TextField):
             raise ValidationError(f"{self.verbose_name}: {error}.") from None
 
     def get_prep_value(self, value: Any) -> Any:
-        text = super().get_prep_value(value)
-        return tidy(text) if isinstance(text, str) else text
+        """Of what is looked for, too: a text that no name can be is no error there, it finds nothing."""
+        return tidy(value) if isinstance(value, str) else super().get_prep_value(value)
+
+    def get_db_prep_save(self, value: Any, connection: BaseDatabaseWrapper) -> Any:
+        """Of what is written; ValidationError where ``check`` refuses it."""
+        return super().get_db_prep_save(self.to_python(value) if isinstance(value, str) else value, connection)
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
         value = super().pre_save(model_instance, add)

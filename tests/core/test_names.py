@@ -1,9 +1,12 @@
 """Names: what cannot be seen does not tell two of them apart, at any door."""
 
+from urllib.parse import quote
+
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
+from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +55,17 @@ class TestDoors:
             Concentrator(name="DCU-17\u200b").full_clean()
         with pytest.raises(ValidationError, match="cannot be shown"):
             Concentrator(name="DCU\x1b").full_clean()
+
+    @pytest.mark.parametrize("text", ["a\x1bb", "a\ue000b", "a\ud7ffb"])
+    def test_what_cannot_be_a_name_is_looked_for_and_not_stored(self, text: str, admin_client: Client) -> None:
+        assert not Concentrator.objects.filter(name__gte=f"{text}z", name=text).exists()
+        for address in ("/api/v1/places?customer_reference=", "/api/v1/places?name=", "/admin/places/?after="):
+            assert admin_client.get(address + quote(text)).status_code == 200
+        row = ConcentratorFactory.create()
+        with pytest.raises(ValidationError, match="cannot be shown"):
+            Concentrator.objects.create(name=text)
+        with pytest.raises(ValidationError, match="cannot be shown"):
+            Concentrator.objects.filter(pk=row.pk).update(name=text)
 
     @pytest.mark.parametrize("again", [" DCU-17 ", "DCU-17\u200b", "dcu-17"])
     def test_concentrator_add_takes_no_padded_name(self, again: str, capsys: pytest.CaptureFixture[str]) -> None:
