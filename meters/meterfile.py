@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError
-from ami_headend.core.tables import BadLine, opened, rows
+from ami_headend.core.tables import BadLine, FileError, opened, rows
 from keyvault.models import Algorithm
 from meters.models import MeterStatus
 from meters.registry import parse_system_title
@@ -50,12 +50,14 @@ class MeterFile(NamedTuple):
     bad: list[BadLine]
 
 
-def read_meter_file(path: Path) -> MeterFile:
-    """Every line of a table; FileError where it cannot be read at all."""
+def read_meter_file(path: Path, lines_max: int | None = None, octets_max: int | None = None) -> MeterFile:
+    """Every line of a table; FileError where it cannot be read at all, or has more lines or octets than that."""
     lines: list[MeterLine] = []
     bad: list[BadLine] = []
-    with opened(path) as stream:
+    with opened(path, octets_max) as stream:
         for row in rows(stream, REQUIRED, OPTIONAL):
+            if len(lines) + len(bad) == lines_max:
+                raise FileError(f"it has more than {lines_max:,} lines: manage.py import_meters takes any number")
             if isinstance(row, BadLine):
                 bad.append(row)
                 continue

@@ -28,6 +28,7 @@ from meters.admin_forms import LATER_KEYS, RANDOM_KEYS
 from meters.meterfile import OPTIONAL, REQUIRED, read_meter_file
 
 _LINES_MAX = 20_000  # more would outlast a request: manage.py import_meters takes any number
+_OCTETS_MAX = 10_000_000  # unpacked
 _BAD_SHOWN = 50
 _REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError)
 
@@ -122,12 +123,9 @@ def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> ImportR
             copy.write(part)
         copy.flush()
         try:
-            file = read_meter_file(Path(copy.name))
+            file = read_meter_file(Path(copy.name), _LINES_MAX, _OCTETS_MAX)
         except FileError as error:
             raise FileError(str(error).replace(copy.name, "the file")) from None
-    count = len(file.lines) + len(file.bad)
-    if count > _LINES_MAX:
-        raise FileError(f"{count:,} lines are too many for this page: manage.py import_meters takes them")
     report = import_meters(
         file.lines,
         timezone.now(),

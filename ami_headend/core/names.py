@@ -43,6 +43,16 @@ def check(text: str) -> str:
     return tidied
 
 
+def validate(text: str) -> None:
+    """ValidationError where ``check`` refuses it or nothing is seen of it. Serializers take it from the model field."""
+    try:
+        tidied = check(text)
+    except UnreadableNameError as error:
+        raise ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+    if not tidied:
+        raise ValidationError("It holds nothing that can be seen.")
+
+
 if TYPE_CHECKING:  # Django's fields take no types when they run
     _TextField = models.CharField[str | Combinable, str]
 else:
@@ -51,6 +61,8 @@ else:
 
 class NameField(_TextField):
     """Text that names something: tidied at every door, in what is looked for as in what is stored."""
+
+    default_validators = [validate]
 
     def to_python(self, value: Any) -> Any:
         """The tidied name; ValidationError where ``check`` refuses it."""

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -38,9 +38,30 @@ class Row(NamedTuple):
     cells: dict[str, str]
 
 
+class _Bounded(io.RawIOBase):
+    """A stream that ends with FileError once more octets have come than are taken."""
+
+    def __init__(self, stream: BinaryIO, octets_max: int) -> None:
+        self._stream, self._left, self._max = stream, octets_max, octets_max
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        octets = self._stream.read(len(buffer))
+        self._left -= len(octets)
+        if self._left < 0:
+            raise FileError(f"it unpacks to more than {self._max:,} octets, which are taken here")
+        buffer[: len(octets)] = octets
+        return len(octets)
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The octets of a file, unpacked where it is gzip. FileError where it cannot be read, or is damaged."""
+def opened(path: Path, octets_max: int | None = None) -> Iterator[BinaryIO]:
+    """The octets of a file, unpacked where it is gzip. FileError where it cannot be read, or is damaged.
+
+    ``octets_max``: how many octets may come out of a gzip file; of one that a stranger made, few become very many.
+    """
     try:
         with path.open("rb") as file:
             packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
@@ -48,8 +69,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             if not packed:
                 yield file
                 return
-            with gzip.open(file) as inflated, io.BufferedReader(inflated) as stream:
-                yield cast(BinaryIO, stream)
+            with gzip.open(file) as inflated:
+                within = inflated if octets_max is None else _Bounded(cast(BinaryIO, inflated), octets_max)
+                with io.BufferedReader(within) as stream:
+                    yield cast(BinaryIO, stream)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise FileError(f"{path} is cut off or damaged: it does not unpack") from None
     except OSError as error:

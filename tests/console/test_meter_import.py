@@ -1,5 +1,6 @@
 """Meters are imported on a page: checked, refused with every bad line, imported whole; and within one's rights."""
 
+import gzip
 import tempfile
 
 import pytest
@@ -7,6 +8,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
 from ami_headend import roles
+from ami_headend.console import meter_import
 from keyvault.models import DeviceKey
 from meters.models import Meter, Place
 from tests.console.people import person
@@ -53,6 +55,24 @@ def test_what_is_wrong_is_said_and_nothing_is_imported(octets: bytes, said: str)
     assert said in text
     assert tempfile.gettempdir() not in text
     assert not Meter.objects.exists()
+
+
+@pytest.mark.parametrize("filling", [b"\n", b"a", b'"', b",\n"])
+def test_a_small_file_that_unpacks_to_a_large_one_is_not_unpacked(
+    filling: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter_import, "_OCTETS_MAX", 1_000_000)
+    head = b"system_title,serial_number\n"
+    status, text = upload(gzip.compress(head + filling * (1_000_001 // len(filling))))
+    assert status == 200
+    assert "unpacks to more than 1,000,000 octets" in text
+    assert "unpacks to" not in upload(gzip.compress(head + b"\n" * 999_000))[1]
+
+
+def test_lines_beyond_those_that_a_page_takes_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter_import, "_LINES_MAX", 2)
+    assert "It can be imported: 2 new" in upload(GOOD, "check")[1]
+    assert "more than 2 lines: manage.py import_meters takes any number" in upload(GOOD + b'x;y;z;\n"')[1]
 
 
 def test_who_may_make_no_keys_is_not_offered_any() -> None:
