@@ -217,6 +217,7 @@ SESSION_ENGINE = "ami_headend.signin.session_store"
 STEP_UP_S = env.int("STEP_UP_S", 300)
 # By account and address together: nobody can keep an account out from elsewhere, and each lock ends by itself.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_HANDLER = "ami_headend.signin.attempts.Attempts"
 AXES_FAILURE_LIMIT = SIGN_IN_FAILURES
 AXES_COOLOFF_TIME = timedelta(seconds=SIGN_IN_LOCKOUT_S)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False

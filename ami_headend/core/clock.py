@@ -8,6 +8,7 @@ and waits for the sum waits for as long as the clock was ahead, and an age that 
 - lengths of time within one process are taken from ``time.monotonic``, which nobody sets.
 """
 
+import math
 from datetime import datetime, timedelta
 
 DIFFERENCE_MAX = timedelta(seconds=2)  # between the clocks of two hosts that are both well
@@ -21,6 +22,12 @@ def is_ahead(at: datetime, now: datetime) -> bool:
 def age_s(at: datetime, now: datetime) -> float:
     """How long ago a stored time is, in seconds: below zero where it lies in the future."""
     return (now - at).total_seconds()
+
+
+def seconds_since(at_s: float, now_s: float) -> float:
+    """How long ago a stored Unix time is; for ever where it lies in the future. For what holds only for a while."""
+    since_s = now_s - at_s
+    return math.inf if since_s < -DIFFERENCE_MAX.total_seconds() else max(0.0, since_s)
 
 
 def has_rested(last: datetime | None, rest: timedelta, now: datetime) -> bool:

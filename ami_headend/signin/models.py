@@ -5,15 +5,19 @@ and of a recovery code a keyed digest is kept. A dump of the database holds neit
 """
 
 from base64 import b32encode
+from typing import Any
 from datetime import UTC, datetime
 
 from django.contrib.auth.models import User
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django_otp.models import ThrottlingMixin
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from ami_headend.core import clock
 
 from ami_headend.signin.session_store import SessionStore
 
@@ -31,6 +35,13 @@ def _count_failure(device: ThrottlingMixin, commit: bool) -> None:
     device.throttling_failure_count = min(device.throttling_failure_count, _FAILURES_MAX)
     if commit and device.pk is not None:
         device.save()
+
+
+def _forget_failures_ahead(device: ThrottlingMixin) -> None:
+    """A failure that lies in the future, from when the clock was ahead, keeps nobody waiting until then."""
+    failed_at = device.throttling_failure_timestamp
+    if failed_at is not None and clock.is_ahead(failed_at, timezone.now()):
+        device.throttle_reset(commit=False)
 
 
 class Authenticator(TOTPDevice):  # type: ignore[misc]
@@ -52,6 +63,11 @@ class Authenticator(TOTPDevice):  # type: ignore[misc]
         """The secret as an app takes it when it is typed, in base 32."""
         return b32encode(self.bin_key).decode()
 
+    def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
+        _forget_failures_ahead(self)
+        allowed: tuple[bool, dict[str, Any] | None] = super().verify_is_allowed()
+        return allowed
+
     def throttle_increment(self, commit: bool = True) -> None:
         _count_failure(self, commit)
 
@@ -64,6 +80,11 @@ class RecoveryCodes(StaticDevice):  # type: ignore[misc]
 
     def verify_token(self, token: str) -> bool:
         return bool(super().verify_token(digest_of(token)))
+
+    def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
+        _forget_failures_ahead(self)
+        allowed: tuple[bool, dict[str, Any] | None] = super().verify_is_allowed()
+        return allowed
 
     def throttle_increment(self, commit: bool = True) -> None:
         _count_failure(self, commit)

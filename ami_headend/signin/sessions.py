@@ -16,6 +16,7 @@ from django_otp import DEVICE_ID_SESSION_KEY
 from django_otp.models import Device
 
 from ami_headend.addresses import client_address
+from ami_headend.core import clock
 from ami_headend.signin import secondfactor
 from ami_headend.signin.models import Session
 from ami_headend.signin.session_store import ADDRESS as _ADDRESS
@@ -53,7 +54,7 @@ def pending(request: HttpRequest) -> Pending | None:
     # A password that was changed meanwhile was not the right one after all.
     if (
         user is None
-        or time.time() - at > PENDING_S
+        or _since_s(at) > PENDING_S
         or not constant_time_compare(password_hash, user.get_session_auth_hash())
     ):
         forget_pending(request)
@@ -97,14 +98,13 @@ def confirm(request: HttpRequest) -> None:
 
 def is_confirmed(request: HttpRequest) -> bool:
     """Whether a proof was given since the sign-in, less than PENDING_S ago."""
-    return bool(0 <= time.time() - request.session.get(_CONFIRMED, 0) < PENDING_S)
+    return _since_s(request.session.get(_CONFIRMED, 0)) < PENDING_S
 
 
 def is_fresh(request: HttpRequest) -> bool:
     """Whether the last proof, at the sign-in or since, was given less than STEP_UP_S ago."""
     session = request.session
-    proved = max(session.get(_BEGAN, 0), session.get(_CONFIRMED, 0))
-    return bool(0 <= time.time() - proved < settings.STEP_UP_S)
+    return min(_since_s(session.get(name, 0)) for name in (_BEGAN, _CONFIRMED)) < settings.STEP_UP_S
 
 
 def is_signed_in(request: HttpRequest) -> bool:
@@ -172,12 +172,16 @@ def _over(request: HttpRequest) -> str | None:
     return None
 
 
+def _since_s(at_s: float) -> float:
+    return clock.seconds_since(at_s, time.time())
+
+
 def _is_too_old(session: Mapping[str, Any]) -> bool:
-    return bool(time.time() - session.get(_BEGAN, 0) > settings.SESSION_ABSOLUTE_S)
+    return _since_s(session.get(_BEGAN, 0)) > settings.SESSION_ABSOLUTE_S
 
 
 def _is_unused(session: Mapping[str, Any]) -> bool:
-    return bool(time.time() - session.get(_USED, 0) > settings.SESSION_IDLE_S)
+    return _since_s(session.get(_USED, 0)) > settings.SESSION_IDLE_S
 
 
 def _would_be_let_in(row: Session, user: User) -> bool:

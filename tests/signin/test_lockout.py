@@ -6,18 +6,20 @@ from datetime import timedelta
 import pytest
 from axes.models import AccessAttempt
 from django.contrib.auth.models import User
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from ami_headend import roles
-from ami_headend.signin import lockout, tasks
-from ami_headend.signin.models import Authenticator, Outcome, SignIn
+from ami_headend.signin import lockout, secondfactor, tasks
+from ami_headend.signin.models import Authenticator, Outcome, RecoveryCodes, SignIn
+from ami_headend.signin.secondfactor import SecondFactorError
 from tests.signin.people import ACCOUNT, PASSWORD, SECOND, code, enrolled, give_password, member, officer, wrong
 
 pytestmark = pytest.mark.django_db
 
 API = "/api/v1/meters"
+AHEAD = timedelta(hours=2)
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 
 
@@ -146,3 +148,29 @@ def test_old_rows_and_sessions_go(client: Client, settings: Settings) -> None:
     SignIn.objects.update(last_at=timezone.now() - timedelta(days=settings.SIGN_IN_KEEP_DAYS + 1))
     tasks.purge_sign_ins()
     assert SignIn.objects.count() == 0
+
+
+@pytest.mark.parametrize("kept", [AHEAD, timedelta(0)], ids=["ahead", "now"])
+def test_a_lock_out_from_when_the_clock_was_ahead_is_over_once_it_is_right(
+    client: Client, settings: Settings, kept: timedelta
+) -> None:
+    member("op", roles.OPERATOR)
+    for _ in range(settings.SIGN_IN_FAILURES):
+        give_password(client, "op", "wrong", HERE)
+    AccessAttempt.objects.update(attempt_time=timezone.now() + kept)
+    assert lockout.is_locked(RequestFactory().get("/", REMOTE_ADDR=HERE), "op") is not bool(kept)
+    status = give_password(client, "op", "wrong", HERE).status_code
+    assert status == (200 if kept else 429)  # it is the first one, or one too many
+
+
+def test_wrong_codes_from_when_the_clock_was_ahead_keep_nobody_waiting() -> None:
+    user = officer()
+    secret, codes = enrolled(user)
+    ahead = {"throttling_failure_count": 9, "throttling_failure_timestamp": timezone.now() + AHEAD}
+    for model in (Authenticator, RecoveryCodes):
+        model.objects.update(**ahead)
+    assert isinstance(secondfactor.verify(user, code(secret, 1)), Authenticator)
+    assert isinstance(secondfactor.verify(user, codes[0]), RecoveryCodes)
+    Authenticator.objects.update(throttling_failure_count=9, throttling_failure_timestamp=timezone.now())
+    with pytest.raises(SecondFactorError, match="wait"):
+        secondfactor.verify(user, code(secret, 2))
