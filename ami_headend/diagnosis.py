@@ -99,9 +99,11 @@ def _in_database(look: Callable[[], Finding]) -> Finding:
         return look()
 
 
-def _nothing_runs(configured: bool) -> str:
+def _where_to_look(configured: bool) -> str:
     if configured:
         return "Check the address, the network and that the server runs."
+    if embedded.running(settings.VAR_DIR):
+        return f"It was started by make up, in {settings.VAR_DIR}, and hangs or has failed: see what make up says."
     return f"Nothing runs in {settings.VAR_DIR}: start it with make up, or set DATABASE_URL and REDIS_URL."
 
 
@@ -113,7 +115,7 @@ def _database() -> Finding:
         is_read_only = not is_writable()
     except OperationalError as error:
         ours = embedded.database_url(settings.VAR_DIR) == settings.DATABASE_URL
-        return Finding("database", False, str(error).splitlines()[0], _nothing_runs(not ours))
+        return Finding("database", False, str(error).splitlines()[0], _where_to_look(not ours))
     if version < POSTGRES_VERSION_MIN:
         to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
         return Finding("database", False, f"PostgreSQL {version} is too old", to_do)
@@ -159,7 +161,7 @@ def broker() -> Finding:
             client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
     except _BROKER_TROUBLE as error:
         ours = embedded.redis_url(settings.VAR_DIR) == settings.REDIS_URL
-        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _nothing_runs(not ours))
+        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look(not ours))
     return Finding("broker", True, "Redis answers, and can be written")
 
 

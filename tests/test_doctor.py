@@ -14,7 +14,7 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend import diagnosis
+from ami_headend import diagnosis, embedded
 from ami_headend.alerts.models import Rule
 from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
@@ -134,6 +134,15 @@ def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
     assert "FAIL  broker" in done.stdout
     assert "no master key file" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_runs_and_does_not_answer_is_not_to_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("django.conf.settings.VAR_DIR", tmp_path)
+    monkeypatch.setattr("django.conf.settings.REDIS_URL", embedded.redis_url(tmp_path))
+    monkeypatch.setattr(embedded, "running", lambda var_dir: True)
+    found = diagnosis.broker()
+    assert not found.well
+    assert "hangs or has failed" in found.to_do
 
 
 @pytest.mark.django_db

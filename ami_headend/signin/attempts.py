@@ -1,4 +1,4 @@
-"""What django-axes keeps of failed attempts. What lies in the future, from when the clock was ahead, counts as never."""
+"""What django-axes keeps of failed attempts: those that lie in the future, from a clock ahead, count as never."""
 
 from typing import Any
 

@@ -5,8 +5,8 @@ and of a recovery code a keyed digest is kept. A dump of the database holds neit
 """
 
 from base64 import b32encode
-from typing import Any
 from datetime import UTC, datetime
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.contrib.sessions.base_session import AbstractBaseSession
@@ -18,7 +18,6 @@ from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from ami_headend.core import clock
-
 from ami_headend.signin.session_store import SessionStore
 
 SECRET_OCTETS = 20  # RFC 4226 section 4, R6
