@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY = "--rounds 1 --growth-rounds 1 --frames 80 --sizes 20 --concentrators 2 --concentrator-meters 20"
-TINY += " --rowwise-frames 4 --meters 20,60 --readings 800 --page-meters 2000 --requests 1"
+TINY += " --rowwise-frames 4 --meters 20,60 --readings 800 --page-meters 200 --requests 1"
 
 
 def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
