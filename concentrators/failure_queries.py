@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
+from concentrators.reasons import without_values
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.sql import cursor, int_array
 
@@ -23,7 +24,10 @@ class FailureKey(NamedTuple):
 
 
 class FailureRow(NamedTuple):
-    """A failure as it is listed, without its octets. ``kid`` is what the frame claims, in hex."""
+    """A failure as it is listed, without its octets. ``kid`` is what the frame claims, in hex.
+
+    ``detail`` is without values of readings: those are on the failure's page, for whoever may see them.
+    """
 
     id: int
     received_at: datetime
@@ -102,7 +106,8 @@ def failures(selection: FailureSelection, limit: int) -> tuple[list[FailureRow],
             ORDER BY f.received_at DESC, f.id DESC""",
         params,
     )
-    shown = [FailureRow._make(row) for row in rows]
+    found_rows = (FailureRow._make(row) for row in rows)
+    shown = [row._replace(detail=without_values(row.detail)) for row in found_rows]
     return shown, FailureKey(shown[-1].received_at, shown[-1].id) if len(shown) == limit else None
 
 

@@ -16,15 +16,18 @@ from ami_headend.console.failures import (
     failures_table,
     failures_url,
 )
+from ami_headend.console.load_profile import READ_READINGS
 from ami_headend.console.page import ConsolePage
 from concentrators import failure_queries, reverification
 from concentrators.explanations import explain
 from concentrators.failure_queries import FailureSelection
 from concentrators.models import IntegrityFailure
+from concentrators.reasons import without_values
 from concentrators.verdicts import NOT_BY_ITSELF, WAITING, FailureKind, Severity
 from concentrators.verification import TransientError
 from keyvault.cose.annotation import annotate
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from meters import access
 
 VERIFY_AGAIN = "concentrators.verify_again_uplink"
 _OTHERS = 5
@@ -71,6 +74,7 @@ class FailurePage(ConsolePage):
             "failure": failure,
             "severity": Severity(failure.severity).name.lower(),
             "explanation": explain(kind),
+            "detail": self._detail(),
             "octets": bytes(failure.frame),
             "annotation": annotate(bytes(failure.frame)),
             "title_claimed": None if kid is None else kid[:SYSTEM_TITLE_OCTETS].hex(),
@@ -82,6 +86,14 @@ class FailurePage(ConsolePage):
             "waits_for_our_clock": kind in NOT_BY_ITSELF,
             "may_verify_again": user.has_perm(VERIFY_AGAIN),
         }
+
+    def _detail(self) -> str:
+        """The reason; to whoever may see readings with the values in it, which is recorded."""
+        known = without_values(self.failure.detail)
+        if known == self.failure.detail or not self.request.user.has_perm(READ_READINGS):
+            return known
+        access.note(self.request, meters=[self.failure.meter_id] if self.failure.meter_id else None)
+        return self.failure.detail
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Acknowledge this failure, or verify again what waits in its uplink."""

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 from datetime import timedelta
+from html import unescape
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from keyvault import audit, provisioning
 from keyvault.audit import AuditError
 from keyvault.models import AuditRecord
 from keyvault.provisioning import NewKey
-from tests.concentrators.fleet import NOW, Device, commission, readings_of, verified
+from meters.models import HouseholdAccess
+from tests.builders import senml_payload
+from tests.concentrators.fleet import ENERGY, NOW, START_S, Device, commission, readings_of, verified
 from tests.concentrators.statements import counting
 from tests.console.people import person
 from tests.factories import ConcentratorFactory, IntegrityFailureFactory, MeterFactory
@@ -356,3 +359,31 @@ def test_pages_cost_the_same_however_many_failures(
         statements.take()
         client.get(address())
         assert len(statements) == len(few) <= 10, [*statements]
+
+
+@pytest.mark.parametrize("role", [roles.OPERATOR, roles.KEY_OFFICER, roles.ADMINISTRATOR, roles.AUDITOR])
+def test_a_reason_tells_values_to_those_alone_who_see_readings(role: str, concentrator: Concentrator) -> None:
+    """On the failure's page, where the look is recorded; lists, files and the API leave them out."""
+    device = commission(1, concentrator)[0]
+    refused = [
+        device.frame(0, 48_291_563),
+        device.seal(senml_payload({ENERGY: -48_291_564}, START_S)),
+        device.seal(senml_payload({ENERGY: 48_291_565.5}, START_S)),  # type: ignore[dict-item]  # as a faulty meter
+    ]
+    verified(concentrator, [device.frame(0, 48_291_562)])
+    uplink = verified(concentrator, refused)
+    failures = list(IntegrityFailure.objects.filter(uplink=uplink).order_by("frame_index"))
+    assert all("4829156" in failure.detail for failure in failures)
+    client = person(role)
+    export = client.get(reverse(EXPORT))
+    lists = [
+        *(client.get(address).content for address in (reverse(LIST), reverse("failures"), reverse("admin:index"))),
+        client.get(reverse("admin:meter", args=[device.meter.pk])).content if role != roles.OPERATOR else b"",
+        b"".join(export.streaming_content),  # type: ignore[attr-defined]
+    ]
+    assert b"says ..., the frame ..." in lists[0]
+    assert not any(b"4829156" in text for text in lists)
+    for failure in failures:
+        HouseholdAccess.objects.all().delete()
+        is_told = failure.detail in unescape(client.get(page_of(failure)).content.decode())
+        assert is_told is HouseholdAccess.objects.filter(meter=device.meter).exists() is (role == roles.OPERATOR)
