@@ -4,7 +4,14 @@ import itertools
 
 import pytest
 
-from ami_headend.server.doors import ANONYMOUS_MAX_OCTETS, PEOPLE_MAX_OCTETS, SIGN_IN_MAX_OCTETS, Pool, door_of
+from ami_headend.server.doors import (
+    ANONYMOUS_MAX_OCTETS,
+    FILE_MAX_OCTETS,
+    PEOPLE_MAX_OCTETS,
+    SIGN_IN_MAX_OCTETS,
+    Pool,
+    door_of,
+)
 from ami_headend.server.requests import Limits, Request
 
 UPLINK_MAX = 100_000
@@ -115,6 +122,8 @@ def test_names_with_underscores_do_not_override_the_proxy() -> None:
         (b"POST /sign-in/second-factor/ HTTP/1.1\r\nCookie: sessionid=x\r\n", SIGN_IN_MAX_OCTETS),
         (b"POST /admin/meters/ HTTP/1.1\r\n", ANONYMOUS_MAX_OCTETS),
         (b"POST /admin/meters/ HTTP/1.1\r\nCookie: sessionid=x\r\n", PEOPLE_MAX_OCTETS),
+        (b"POST /admin/meters/import/ HTTP/1.1\r\n", ANONYMOUS_MAX_OCTETS),
+        (b"POST /admin/meters/import/ HTTP/1.1\r\nCookie: sessionid=x\r\n", FILE_MAX_OCTETS),
         (b"POST /health/live HTTP/1.1\r\n", 0),
     ],
 )
