@@ -9,10 +9,11 @@ from celery.signals import beat_init, task_postrun, task_prerun, worker_process_
 from django.db import connection, connections
 
 from ami_headend import heartbeats
-from ami_headend.core import tasklimits
+from ami_headend.core import broker, tasklimits
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
 
+broker.use()
 app = Celery("ami_headend")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()

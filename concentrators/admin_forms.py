@@ -9,6 +9,7 @@ from unfold.widgets import (
     UnfoldAdminSplitDateTimeWidget,
 )
 
+from ami_headend.core.clock import WITHIN_TIMES
 from concentrators.models import Assignment, Concentrator
 from keyvault.adminbase import RowSelect, RowsSelect
 from meters.lengths import LONGEST_MINUTES
@@ -29,6 +30,7 @@ class AssignForm(forms.Form):
         initial=timezone.now,
         help_text="intervals that begin then or later count to the concentrator; totals move along",
         widget=UnfoldAdminSplitDateTimeWidget,
+        validators=WITHIN_TIMES,
     )
 
 
@@ -56,4 +58,5 @@ class IntervalForm(forms.Form):
         help_text="in your time zone, when intervals of both lengths begin; empty: the next such time (for a command, "
         "an hour ahead)",
         widget=UnfoldAdminSplitDateTimeWidget,
+        validators=WITHIN_TIMES,
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import transaction
 
+from ami_headend.core import clock
 from concentrators.models import ClockCorrection, Reverification
 from concentrators.reverification_queue import CLOCK
 from concentrators.verdicts import FailureKind
@@ -101,6 +102,8 @@ def _bounds(wish: Wish) -> tuple[datetime, datetime, int]:
 
 
 def _check(wish: Wish, now: datetime) -> None:
+    if wish.start < clock.EARLIEST or wish.end > clock.LATEST:
+        raise ClockError("the span is beyond all times that stand here")
     if not 1 <= wish.behind_s <= BEHIND_MAX_S:
         raise ClockError(f"the clock was behind by 1 to {BEHIND_MAX_S} seconds, not {wish.behind_s}")
     if wish.start >= wish.end:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -12,7 +12,6 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
 from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
-from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import BinaryField, Model, Q, QuerySet
 from django.forms.widgets import Input
 from django.http import HttpRequest, HttpResponse
@@ -28,11 +27,10 @@ from unfold.views import ChangeList, UnfoldModelAdminViewMixin
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.core import eui64
+from ami_headend.core.clock import EARLIEST, LATEST, WITHIN_TIMES
 from ami_headend.core.eui64 import Eui64Error
 
 COUNTED_ROWS = 10_000
-# Times that a page may be asked for: in every zone of the earth they are dates of Python's and of PostgreSQL's.
-EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SEPARATORS = re.compile(r"[\s:-]+")
@@ -292,11 +290,7 @@ def _time_widget() -> Input:
 
 
 def _end_of_period(label: str) -> forms.DateTimeField:
-    validators = [
-        MinValueValidator(EARLIEST, message="That is before all times that stand here."),
-        MaxValueValidator(LATEST, message="That is after all times that can stand here."),
-    ]
-    return forms.DateTimeField(label=label, required=False, widget=_time_widget(), validators=validators)
+    return forms.DateTimeField(label=label, required=False, widget=_time_widget(), validators=WITHIN_TIMES)
 
 
 class KnownParametersForm(forms.Form):

@@ -1,5 +1,6 @@
 """Forms of the meter registry in the admin."""
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -11,6 +12,7 @@ from unfold.widgets import (
     UnfoldAdminSplitDateTimeWidget,
 )
 
+from ami_headend.core.clock import WITHIN_TIMES
 from keyvault.adminbase import OctetsField, RowSelect
 from keyvault.models import FleetKey
 from meters.models import Installation, Meter, Place, Register
@@ -26,6 +28,12 @@ class MeterForm(forms.ModelForm[Meter]):
     class Meta:
         model = Meter
         fields = ["serial_number", "name", "commissioned_at"]
+
+    def clean_commissioned_at(self) -> datetime:
+        at: datetime = self.cleaned_data["commissioned_at"]
+        for validate in WITHIN_TIMES:
+            validate(at)
+        return at
 
 
 class KeylessMeterForm(MeterForm):
@@ -90,7 +98,9 @@ class RegisterForm(forms.ModelForm[Register]):
 class AtForm(forms.Form):
     """A change that takes effect at an instant."""
 
-    at = forms.SplitDateTimeField(label="from", initial=timezone.now, widget=UnfoldAdminSplitDateTimeWidget)
+    at = forms.SplitDateTimeField(
+        label="from", initial=timezone.now, widget=UnfoldAdminSplitDateTimeWidget, validators=WITHIN_TIMES
+    )
 
 
 class InstallForm(AtForm):

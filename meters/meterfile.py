@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ami_headend.core import names
+from ami_headend.core import clock, names
 from ami_headend.core.names import UnreadableNameError
 from ami_headend.core.tables import BadLine, FileError, opened, rows
 from keyvault.models import Algorithm
@@ -127,14 +127,15 @@ def _status(text: str) -> MeterStatus:
 
 def _commissioned_at(text: str) -> datetime:
     try:
-        if len(text) == len("2026-01-31"):
-            return datetime.combine(date.fromisoformat(text), time(), UTC)
-        at = datetime.fromisoformat(text)
-        if at.tzinfo is None:
+        is_date = len(text) == len("2026-01-31")
+        at = datetime.combine(date.fromisoformat(text), time(), UTC) if is_date else datetime.fromisoformat(text)
+        if at.tzinfo is None or not clock.EARLIEST <= at <= clock.LATEST:
             raise ValueError
         return at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError(f"commissioned_at {text!r} is not a date, or date and time with a zone (ISO 8601)") from None
+    except ValueError:
+        raise ValueError(
+            f"commissioned_at {text!r} is not a date from 1970 on, or date and time with a zone (ISO 8601)"
+        ) from None
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {

@@ -36,6 +36,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.console.registry_queries import TRAFFIC_PERIOD
 from ami_headend.console.tables import Column, Table, table
+from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
 from concentrators import access, completeness, expected, failure_queries, tokens
 from concentrators.completeness import Hour
@@ -69,6 +70,7 @@ class TokenForm(forms.Form):
         required=False,
         help_text="in your time zone; without it, until it is revoked",
         widget=UnfoldAdminTextInputWidget(attrs={"type": "datetime-local"}),
+        validators=WITHIN_TIMES,
     )
 
     def clean_expires_at(self) -> datetime | None:

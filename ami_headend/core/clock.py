@@ -9,8 +9,17 @@ and waits for the sum waits for as long as the clock was ahead, and an age that 
 """
 
 import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+from django.core.validators import MaxValueValidator, MinValueValidator
+
+# Times that somebody may give: in every zone of the earth, and some years on, they are dates of Python's and of
+# PostgreSQL's. One of year 1 or 9999 fails later, wherever it is shown or counted from.
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
+WITHIN_TIMES = (
+    MinValueValidator(EARLIEST, message="That is before all times that stand here."),
+    MaxValueValidator(LATEST, message="That is after all times that can stand here."),
+)
 DIFFERENCE_MAX = timedelta(seconds=2)  # between the clocks of two hosts that are both well
 
 

@@ -149,6 +149,17 @@ def test_nothing_can_be_asked_or_told_through_redis(site: Site) -> None:
     wait_verified([site.posted(frames_of(site.devices, range(3)))])
 
 
+@pytest.mark.parametrize("rubbish", ["not JSON", "{}", "1", '["a"]', '{"properties": 1, "body": 2}', "\udc80\udcff"])
+def test_what_is_no_message_ends_no_worker(site: Site, broker: Broker, rubbish: str) -> None:
+    """Whoever may write to Redis puts octets into a queue: the worker throws them away, and goes on."""
+    before = site.stack.processes["worker"].pid
+    broker.client.lpush(UPLINKS, rubbish.encode(errors="surrogateescape"))
+    wait_for("it is read", lambda: not broker.client.llen(UPLINKS))
+    wait_verified([site.posted(frames_of(site.devices, range(3)))])
+    process = site.stack.processes["worker"]
+    assert (process.pid, process.poll()) == (before, None), site.stack.log("worker").read_text()[-2000:]
+
+
 def test_they_are_told_from_the_database(site: Site) -> None:
     wait_for("the worker tells", lambda: any(one.kind == heartbeats.WORKER for one in heartbeats.living()))
     living = {one.name.partition("@")[0]: one for one in heartbeats.living()}
