@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
@@ -296,7 +296,7 @@ def _end_of_period(label: str) -> forms.DateTimeField:
 class KnownParametersForm(forms.Form):
     """Filters that tell of a parameter which is none of theirs, instead of showing a list that looks filtered."""
 
-    _OTHERS = frozenset({"after", "csrfmiddlewaretoken"})  # the page to go on with
+    others: ClassVar = frozenset({"after", "csrfmiddlewaretoken"})  # after: the page to go on with
     _FORMER_NAMES = {"start": "from", "end": "to"}
 
     def __init__(self, data: Any = None, **options: Any) -> None:
@@ -309,7 +309,7 @@ class KnownParametersForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        if unknown := sorted(set(self.data) - set(self.fields) - self._OTHERS):
+        if unknown := sorted(set(self.data) - set(self.fields) - self.others):
             names = ", ".join(name[:80] for name in unknown)
             self.add_error(None, f"There is no filter {names} here. Nothing was looked up.")
         return cleaned

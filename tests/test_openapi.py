@@ -13,7 +13,7 @@ from rest_framework import serializers
 
 from concentrators.models import Command, RotationWave
 from keyvault.models import FleetKey
-from meters.models import Meter
+from meters.models import Meter, Place
 from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rows")]
@@ -46,11 +46,12 @@ def as_json_schema(node: Any) -> Any:
 def answers(description: Any) -> Iterator[tuple[str, str, Any]]:
     """Every address that gives JSON to a person, and the schema of its answer."""
     title = bytes(Meter.objects.order_by("pk")[0].system_title).hex()
+    ids = {"/api/v1/places/{id}": Place.objects.order_by("pk")[0].pk}
     wave = RotationWave.objects.order_by("pk")[0].pk
     for path, operations in description["paths"].items():
         content = operations.get("get", {}).get("responses", {}).get("200", {}).get("content", {})
         if "application/json" in content and not path.startswith("/api/v1/uplinks"):
-            address = re.sub("{.*?}", str(wave), path.replace("{system_title}", title))
+            address = re.sub("{.*?}", str(ids.get(path, wave)), path.replace("{system_title}", title))
             yield path, address, content["application/json"]["schema"]
 
 

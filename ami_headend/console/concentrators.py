@@ -26,6 +26,8 @@ _STATES = {"active": True, "inactive": False}
 class ConcentratorFilters(KnownParametersForm):
     """Concentrators by name, and whether they are let in."""
 
+    others = KnownParametersForm.others | {"sort"}
+
     search = text("search", "a part of its name")
     state = choice("state", [(state, state) for state in _STATES])
 

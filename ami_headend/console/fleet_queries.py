@@ -72,10 +72,13 @@ class ConcentratorRow(NamedTuple):
 
 
 class Concentrators(NamedTuple):
-    """Active concentrators: how many, how many of them are silent; the silent ones first, and those asked for."""
+    """Active concentrators: how many, how many of them are silent, and how many new, which never posted and are not
+    silent yet; the silent ones first, and those asked for.
+    """
 
     active: int
     silent: int
+    new: int
     rows: list[ConcentratorRow]
 
 
@@ -87,12 +90,14 @@ def concentrators(since: datetime, now: datetime, others: Collection[int], limit
                 FROM concentrators_concentrator c {silence.LAST_POSTED}
                 WHERE c.is_active
             ), counted AS (
-                SELECT count(*) AS active, count(*) FILTER (WHERE silent) AS silent FROM heard
+                SELECT count(*) AS active, count(*) FILTER (WHERE silent) AS silent,
+                       count(*) FILTER (WHERE NOT silent AND received_at IS NULL) AS new
+                FROM heard
             ), shown AS (
                 (SELECT * FROM heard WHERE silent ORDER BY received_at NULLS FIRST, id LIMIT %s)
                 UNION SELECT * FROM heard WHERE id = ANY(%s::int[])
             )
-            SELECT n.active, n.silent, s.id, s.name, s.received_at, s.silent,
+            SELECT n.active, n.silent, n.new, s.id, s.name, s.received_at, s.silent,
                    (SELECT count(*) FROM concentrators_uplink
                     WHERE concentrator_id = s.id AND verified_at IS NULL)
             FROM counted n LEFT JOIN shown s ON true
@@ -101,8 +106,8 @@ def concentrators(since: datetime, now: datetime, others: Collection[int], limit
         limit,
         int_array(others),
     )
-    active, silent = rows[0][:2]
-    return Concentrators(active, silent, [ConcentratorRow(*row[2:]) for row in rows if row[2] is not None])
+    active, silent, new = rows[0][:3]
+    return Concentrators(active, silent, new, [ConcentratorRow(*row[3:]) for row in rows if row[3] is not None])
 
 
 def _meters_heard(now: datetime) -> MetersHeard:

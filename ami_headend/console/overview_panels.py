@@ -100,7 +100,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
     for row in [*silent, *lagging][:ROWS]:
         share = shares.get(row.id)
         part = None if share is None else share.counted / share.expected
-        state = ("silent", "danger") if row in silent else ("well", "success")
+        state = ("silent", "danger") if row in silent else ("well", "success") if row.heard_at else ("new", "")
         if state[0] == "well" and part is not None and part < COMPLETE:
             state = ("lagging", "warning")
         rows.append(
@@ -113,10 +113,12 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
                 thousands(row.waiting),
             ]
         )
-    posting = standing.active - standing.silent
+    posting = standing.active - standing.silent - standing.new
     note = (
         f"{standing.silent:,} silent for over {duration(after.total_seconds())}" if standing.silent else "none silent"
     )
+    if standing.new:
+        note += f", {standing.new:,} never posted yet"
     url = reverse("admin:concentrators")
     tone = "bad" if standing.silent else "good" if standing.active else ""
     columns = [

@@ -129,4 +129,6 @@ def test_meters_alike_are_one_row_and_the_cost_is_constant() -> None:
         found = spans(START, END)
         completeness.hours(found, START, END)
         assert len(statements) == 3
-    assert found == [Span(concentrator.pk, 30, START, END, 5)]
+    [span] = found
+    assert span._replace(last=END) == Span(concentrator.pk, 30, START, END, 5)
+    assert span.intervals(START, END + HOUR) == 5 * 12  # the last of them is over at the end

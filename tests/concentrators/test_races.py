@@ -238,7 +238,8 @@ def test_failures_of_the_same_meters_are_counted_by_all_that_bring_them() -> Non
     for round_ in range(ROUNDS):
         uplinks = []
         for concentrator in concentrators:
-            forged = [device.frame(round_)[:-1] + bytes((choose.randrange(256),)) for device in devices] + [b"noise"]
+            forged = [device.frame(round_)[:-1] + bytes((choose.randrange(256),)) for device in devices]
+            forged += [b"noise", b"noise %d %d" % (round_, concentrator.pk)]  # the first is a copy after its first time
             choose.shuffle(forged)
             uplinks.append(post(concentrator, forged, NOW - timedelta(minutes=choose.randrange(60))))
         acknowledging = partial(acknowledge, FailureSelection(), who, f"round {round_}", NOW)

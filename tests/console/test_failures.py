@@ -114,9 +114,7 @@ def test_a_meter_is_found_by_what_people_know_of_it(
     [
         {"kind": "rubbish"},
         {"meter": "no such meter"},
-        {"meter": "a\0b"},
         {"concentrator": "nowhere"},
-        {"concentrator": "a\0b"},
         {"uplink": "-1"},
         {"uplink": "9" * 30},
         {"start": "yesterday"},
@@ -135,6 +133,14 @@ def test_nonsense_is_answered_with_what_is_wrong(
     assert answer.status_code == (400 if any("\0" in value for value in asked.values()) else 200)
     told = ("Correct the filters", "There is no such page", "NUL character")
     assert any(text in answer.content.decode() for text in told)
+
+
+@pytest.mark.parametrize("field", ["meter", "concentrator"])
+@pytest.mark.parametrize("name", [LIST, GROUPS])
+def test_a_text_with_a_nul_is_refused(name: str, field: str) -> None:
+    answer = person(roles.OPERATOR).get(reverse(name), {field: "a\0b"})
+    assert answer.status_code == 400
+    assert f"{field}: holds a NUL character" in answer.content.decode()
 
 
 def test_groups_count_and_lead_to_their_rows(refused: list[IntegrityFailure]) -> None:

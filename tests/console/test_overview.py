@@ -116,11 +116,11 @@ def test_silent_concentrators_come_first_and_the_others_where_asked_for() -> Non
     Uplink.objects.filter(concentrator=quiet).update(received_at=now - 3 * HOUR)
     Concentrator.objects.update(created_at=now - 5 * HOUR)
     found = fleet_queries.concentrators(now - 2 * HOUR, now, [posting.pk])
-    assert (found.active, found.silent) == (4, 2)
+    assert (found.active, found.silent, found.new) == (4, 2, 1)
     assert [(row.id, row.waiting) for row in found.rows] == [(never.pk, 0), (quiet.pk, 1), (posting.pk, 1)]
     assert fleet_queries.concentrators(now - 4 * HOUR, now, []).rows == [found.rows[0]]
     Concentrator.objects.update(is_active=False)
-    assert fleet_queries.concentrators(now, now, [posting.pk]) == fleet_queries.Concentrators(0, 0, [])
+    assert fleet_queries.concentrators(now, now, [posting.pk]) == fleet_queries.Concentrators(0, 0, 0, [])
 
 
 def test_silence_is_measured_as_the_rule_of_its_alert_does() -> None:

@@ -25,7 +25,7 @@ from meters.models import Meter
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting as counting_statements
 from tests.console.people import person
-from tests.factories import ConcentratorFactory
+from tests.factories import ConcentratorFactory, UplinkFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -139,15 +139,15 @@ class TestGauges:
         assert 90 <= one(found, "queue_lag_seconds") < 100
 
     def test_who_is_heard_and_the_keys(self, asked: Client) -> None:
-        heard, silent = ConcentratorFactory.create(), ConcentratorFactory.create()
+        heard, _new, silent = ConcentratorFactory.create_batch(3)
         Concentrator.objects.filter(pk=ConcentratorFactory.create().pk).update(is_active=False)
         device, _mute, off = fleet.commission(3, heard)
         Meter.objects.filter(pk=off.meter.pk).update(status="suspended")
         fleet.verified(heard, [device.frame(0)], timezone.now())
-        assert silent.pk
+        UplinkFactory.create(concentrator=silent, received_at=timezone.now() - timedelta(days=1))
         snapshots.take(timezone.now())
         found = samples(asked)
-        for state, number in (("heard", 1), ("silent", 1), ("inactive", 1)):
+        for state, number in (("heard", 1), ("silent", 1), ("new", 1), ("inactive", 1)):
             assert one(found, "concentrators", state=state) == number
         for state in ("commissioned, heard", "commissioned, silent", "suspended"):
             assert one(found, "meters", state=state) == 1

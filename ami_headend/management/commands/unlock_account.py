@@ -1,5 +1,6 @@
 """manage.py unlock_account: end the lock-out of an account after failed attempts to sign in."""
 
+from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -14,6 +15,8 @@ class Command(BaseCommand):
     help = "End the lock-out of an account, from wherever it was tried. Nothing is changed about the account itself."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = "example:\n  manage.py unlock_account alice"
         parser.add_argument("name", help="the account's name")
 
     def handle(self, *args: Any, **options: Any) -> None:
