@@ -72,7 +72,8 @@ def frames_of(devices: Iterable[Device], intervals: Iterable[int]) -> list[bytes
 
 
 def energy(device: Device, interval: int) -> int:
-    return 100 + device.meter.pk % 50 + interval
+    """What a meter measured in an interval; never negative, as a register of energy takes no such value."""
+    return 100 + device.meter.pk % 50 + interval % 10_000
 
 
 def readings_expected(devices: Iterable[Device], intervals: Iterable[int]) -> Readings:
@@ -136,6 +137,15 @@ def total_of(concentrator: Concentrator) -> int:
     """The energy of all intervals of a concentrator."""
     rows = IntervalTotal.objects.filter(concentrator=concentrator, register_id=register_id(INTERVAL))
     return int(sum(rows.values_list("value_sum", flat=True)))
+
+
+@contextmanager
+def receptions_held(stack: Stack) -> Iterator[None]:
+    """Holds the table of uplinks against whoever stores one: a post waits after all that is asked before."""
+    with psycopg.connect(stack.env["DATABASE_URL"]) as other:
+        other.execute("LOCK TABLE concentrators_uplink IN SHARE MODE")
+        yield
+        other.rollback()
 
 
 @contextmanager

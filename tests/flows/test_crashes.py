@@ -21,6 +21,7 @@ from tests.flows.site import (
     counter_held,
     frames_of,
     readings_expected,
+    receptions_held,
     sweep_until_verified,
     tallied,
     waiting_backends,
@@ -187,9 +188,11 @@ def test_web_killed_between_commit_and_enqueue(site: Site, queue: Queue) -> None
             answers.append(error)
 
     posting = threading.Thread(target=post)
-    queue.freeze()  # the web server will wait for it after the commit
-    posting.start()
     mine = Uplink.objects.filter(concentrator=site.concentrator)
+    with receptions_held(stack):
+        posting.start()
+        wait_for("the post is about to be stored", lambda: bool(waiting_backends()))
+        queue.freeze()  # had it been frozen before, the web server would ask it nothing after the commit
     wait_for("the uplink is committed", mine.exists)
     stack.kill("web")
     posting.join()

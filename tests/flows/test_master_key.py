@@ -25,7 +25,7 @@ from tests.flows.stack import Stack, wait_for, with_own_master_key
 from tests.keyvault.providers import SoftHsm
 
 PAUSE_S = 0.05
-FIRST = -30_000  # intervals in the past, so that none of the ingest is ahead of the clock
+FIRST = -9_000  # intervals in the past, so that none of the ingest is ahead of the clock
 
 
 @pytest.fixture(params=["file", "pkcs11"])

@@ -121,7 +121,7 @@ def test_a_sample_does_what_it_says(stack: Stack, tmp_path: Path, name: str) -> 
         assert page.status_code == 200  # and no redirect: it came by TLS
         assert "server" not in page.headers or "waitress" not in page.headers["server"]
         User.objects.create_user(name)
-        form = {"username": name, "password": "a guess", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+        form = {"username": name, "password": "a guess", "csrfmiddlewaretoken": client.cookies["__Host-csrftoken"]}
         # Of the usual port, as the sample for nginx passes the name on; Caddy passes on what the client said.
         came_from = "https://localhost" if name == "nginx" else f"https://localhost:{port}"
         refused = client.post("/admin/login/", data=form, headers={"Referer": f"{came_from}/admin/login/"})
