@@ -27,6 +27,7 @@ from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
+from tests.keyvault.test_audit import tamper
 
 pytestmark = pytest.mark.django_db
 
@@ -388,6 +389,16 @@ class TestAudit:
         assert "verified up to record 1" in text(auditor.get(str(AUDIT)))
         audit.record(ACTOR, "test", {})
         assert "verified up to record 1, 1 since" in text(auditor.get(str(AUDIT)))
+
+    def test_a_cut_chain_is_not_verified_into_a_whole_one(self, auditor: Client) -> None:
+        """Not even where no key journal is at hand: what the rule saw last is what it would go on from."""
+        for _ in range(3):
+            audit.record(ACTOR, "test", {})
+        act(auditor, AUDIT, "verify")
+        rule = Rule.objects.get(condition=Condition.AUDIT_BROKEN)
+        tamper("DELETE FROM keyvault_auditrecord WHERE number = 3")
+        assert "Nothing was done: the chain ends" in act(auditor, AUDIT, "verify")
+        assert Rule.objects.get(pk=rule.pk).marks == rule.marks
 
     def test_what_was_looked_at_before_the_first_record_is_not_called_verified(self, auditor: Client) -> None:
         Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(marks={"head": {"number": 0, "mac": "00"}})

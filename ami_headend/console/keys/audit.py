@@ -123,12 +123,20 @@ def _name(written: str) -> str:
 def _verify(request: HttpRequest) -> str:
     if audit.head().number > _WALKED_AT_ONCE:
         raise Wrong("The chain is too long to be walked while you wait: use manage.py audit verify.")
-    verified = witness.verify()
+    verified = witness.verify(_seen_last())  # or a chain that was cut would be what the rule goes on from
     with transaction.atomic():  # what the page shows as verified, and the rule goes on from
         for rule in Rule.objects.select_for_update().filter(condition=Condition.AUDIT_BROKEN, is_enabled=True):
             rule.marks["head"] = {"number": verified.head.number, "mac": verified.head.mac.hex()}
             rule.save(update_fields=["marks"])
     return f"Verified: {verified} Keep the head: {verified.head}"
+
+
+def _seen_last() -> Head | None:
+    """The last head that a rule has seen, which the chain must still hold."""
+    watching = Rule.objects.filter(condition=Condition.AUDIT_BROKEN, is_enabled=True)
+    heads = [marks["head"] for marks in watching.values_list("marks", flat=True) if marks.get("head")]
+    newest = max(heads, key=lambda head: int(head["number"]), default=None)
+    return Head(newest["number"], bytes.fromhex(newest["mac"])) if newest else None
 
 
 def _figures(head: Head) -> list[Figure]:
