@@ -93,9 +93,15 @@ def claim(channel_id: int, now: datetime) -> Delivery | None:
     return None
 
 
-@transaction.atomic
 def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
     """Note what became of a claimed message, and settle what its receiver is to know next."""
+    if _store(delivery, error, now) and error is not None and _is_down(error):
+        _put_off_behind(delivery.pk)
+
+
+@transaction.atomic
+def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
+    """As ``store`` says; gives whether the message is put off. Locks rows of its own alert alone."""
     alerts = conversations.locked([delivery.alert_id]) if delivery.alert_id is not None else []
     conversation = None
     if delivery.conversation_id is not None:
@@ -103,7 +109,8 @@ def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
         conversation = of_id.first()
     row = Delivery.objects.select_for_update(no_key=True).filter(pk=delivery.pk).first()
     if row is None:
-        return  # forgotten with its alert
+        return False  # forgotten with its alert
+    is_put_off = False
     is_ours = row.attempts == delivery.attempts  # otherwise the lease was over, and another has it
     if error is None:
         in_turn = row.given_up_at is None and is_ours
@@ -116,9 +123,27 @@ def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
     elif is_ours:
         row.leased_at = None
         if row.given_up_at is None:
-            _note_failure(row, error, now)
+            is_put_off = _note_failure(row, error, now)
     row.save(update_fields=["delivered_at", "given_up_at", "due_at", "leased_at", "last_error"])
     conversations.settle_all(alerts, now)
+    return is_put_off
+
+
+@transaction.atomic
+def _put_off_behind(pk: int) -> None:
+    """Put off all that waits for a receiver that is down as long as the message that it did not take.
+
+    Apart from the message itself, and past rows that are locked: those belong to other alerts, whose workers may wait
+    for this one's.
+    """
+    first = Delivery.objects.filter(pk=pk).first()
+    if first is None:
+        return  # forgotten meanwhile
+    behind = Delivery.objects.filter(
+        channel=first.channel_id, delivered_at=None, given_up_at=None, due_at__lt=first.due_at
+    )
+    locked = behind.exclude(pk=pk).order_by("pk").select_for_update(skip_locked=True, no_key=True)
+    Delivery.objects.filter(pk__in=[row.pk for row in locked]).update(due_at=first.due_at)
 
 
 def _due(now: datetime) -> QuerySet[Delivery]:
@@ -141,22 +166,18 @@ def _send(delivery: Delivery) -> Exception | None:
     return None
 
 
-def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> None:
-    """Put a message off, or give a test up; where the receiver is down, all that waits for it is put off with it."""
+def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
+    """Put a message off, or give a test up; gives whether it is put off."""
     delivery.last_error = f"{error}"[:250]
     if delivery.event == Event.TEST and now - delivery.created_at >= GIVE_UP_TEST_AFTER:
         delivery.given_up_at = now
         logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
-        return
+        return False
     wait_s = get_exponential_backoff_interval(_FIRST_S, min(delivery.attempts - 1, 16), _MOST_S)
     spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - spreads, hides nothing
     delivery.due_at = now + timedelta(seconds=wait_s * spread)
     logger.warning("%s was not taken, attempt %d: %s", delivery, delivery.attempts, delivery.last_error)
-    if _is_down(error):
-        behind = Delivery.objects.filter(
-            channel=delivery.channel_id, delivered_at=None, given_up_at=None, due_at__lt=delivery.due_at
-        )
-        behind.exclude(pk=delivery.pk).update(due_at=delivery.due_at)
+    return True
 
 
 def _is_down(error: Exception) -> bool:

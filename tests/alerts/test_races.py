@@ -127,3 +127,20 @@ def test_one_claims_while_the_other_looks() -> None:
         claims.append(delivery.claim(channel.pk, timezone.now()))
         beside(lambda: claims.append(delivery.claim(channel.pk, timezone.now())))
     assert [claimed is not None for claimed in claims] == [True, False]
+
+
+def test_what_waits_behind_is_put_off_past_rows_that_another_holds() -> None:
+    """A worker that settles another alert holds its messages, and may wait for ours: no deadlock."""
+    channel = Channel.objects.create(name="down", kind="email", address="ann@a.example")
+    for who in ("ann", "bob", "cy"):
+        notices.test(channel, who, timezone.now())
+    claimed = delivery.claim(channel.pk, timezone.now())
+    assert claimed is not None
+    held, free = Delivery.objects.filter(channel=channel).exclude(pk=claimed.pk).order_by("pk")
+    with transaction.atomic():
+        list(Delivery.objects.select_for_update().filter(pk=held.pk))
+        beside(lambda: delivery.store(claimed, OSError("no route"), timezone.now()))
+    due = dict(Delivery.objects.filter(channel=channel).values_list("pk", "due_at"))
+    assert due[free.pk] == due[claimed.pk] > timezone.now()
+    assert due[held.pk] == held.due_at
+    channel.delete()
