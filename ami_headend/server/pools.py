@@ -27,7 +27,7 @@ _CUT_AFTER_S = 1.0  # PostgreSQL's own limits come first: they leave the connect
 
 
 class Size(NamedTuple):
-    """How many threads a pool has, and for how many seconds a request may wait for one, and then be worked on."""
+    """How many threads a pool has, and within how many seconds a request is answered: half of them it may wait."""
 
     threads: int
     answer_s: float
@@ -40,7 +40,7 @@ class _Worker(threading.Thread):
         super().__init__(name=f"{pool.name}-{number}", daemon=True)
         self._pool = pool
         self._connection: Any = None
-        self.began_s: float | None = None
+        self.queued_s: float | None = None  # when the request in hand came to the pool
         self.channel: Channel | None = None
         self.is_cut = False
 
@@ -95,28 +95,29 @@ class _Threads:
                 if self._stopping:
                     return None
                 self._changed.wait()
-            worker.channel, worker.began_s = self._queue.popleft()[0], time.monotonic()
+            worker.channel, worker.queued_s = self._queue.popleft()
             return worker.channel
 
     def done(self, worker: _Worker) -> None:
         with self._changed:
-            worker.began_s, worker.channel, worker.is_cut = None, None, False
+            worker.queued_s, worker.channel, worker.is_cut = None, None, False
 
     def overdue(self, now_s: float) -> list[Channel]:
         """Takes out of the queue what has waited for too long, and ends waits for the database that took too long."""
         oldest_s = now_s - self.size.answer_s
+        oldest_queued_s = now_s - self.size.answer_s / 2
         with self._changed:
             for worker in self._workers:
-                if worker.began_s is not None and not worker.is_cut and worker.began_s < oldest_s - _CUT_AFTER_S:
+                if worker.queued_s is not None and not worker.is_cut and worker.queued_s < oldest_s - _CUT_AFTER_S:
                     worker.cut()
             found = []
-            while self._queue and self._queue[0][1] < oldest_s:
+            while self._queue and self._queue[0][1] < oldest_queued_s:
                 found.append(self._queue.popleft()[0])
             return found
 
     def is_busy(self) -> bool:
         with self._changed:
-            return bool(self._queue) or any(worker.began_s is not None for worker in self._workers)
+            return bool(self._queue) or any(worker.queued_s is not None for worker in self._workers)
 
     def stop(self) -> None:
         """Let the threads end once the queue is empty."""
