@@ -67,11 +67,11 @@ def embedded_environ(var_dir: Path) -> dict[str, str]:
 
 
 @contextmanager
-def run_stack(command: str, port: int, var_dir: Path) -> Iterator[subprocess.Popen[str]]:
+def run_stack(command: str, port: int, var_dir: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """`manage.py up` or `demo` on embedded services of its own."""
     with (var_dir.parent / "output").open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "manage.py", command, "--port", str(port)],
+            [sys.executable, "manage.py", command, "--port", str(port), *words],
             cwd=settings.BASE_DIR,
             env=embedded_environ(var_dir),
             stdout=output,
@@ -97,19 +97,28 @@ def family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_up_serves_and_stops_everything(tmp_path: Path, end: signal.Signals) -> None:
+@pytest.fixture(scope="module")
+def var_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `up` and `demo`: made by the first that starts, found by the others, whatever ended who was there.
+
+    That `make demo` makes one by itself is told in test_terminal.py.
+    """
+    return tmp_path_factory.mktemp("up") / "var"
+
+
+def test_up_serves_and_stops_everything(var_dir: Path) -> None:
+    """By Ctrl-C; the test after it does so by SIGTERM."""
     port = free_port()
-    output = tmp_path / "output"
-    with run_stack("up", port, tmp_path / "var") as process:
+    output = var_dir.parent / "output"
+    with run_stack("up", port, var_dir) as process:
         wait_for("up answers", lambda: process.poll() is not None or answers(port), 60)
         processes = family(psutil.Process(process.pid))
         names = " ".join(one.name() for one in processes)
         assert "postgres" in names
         assert "redis-server" in names
-        password = (tmp_path / "var" / "admin.password").read_text().strip()
+        password = (var_dir / "admin.password").read_text().strip()
         assert f"password {password}" in output.read_text()
-        process.send_signal(end)
+        process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0  # so that make has nothing to complain of
     assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert "Everything that was started has stopped." in output.read_text()
@@ -120,11 +129,11 @@ def the(processes: list[psutil.Process], *words: str) -> psutil.Process:
     return next(one for one in processes if set(words) <= set(one.cmdline()))
 
 
-def test_up_starts_again_what_is_killed(tmp_path: Path) -> None:
-    """Worker, beat, web server, Redis and postmaster, each by kill -9."""
+def test_up_starts_again_what_is_killed(var_dir: Path) -> None:
+    """Worker, beat, web server, Redis and postmaster, each by kill -9. Afterwards SIGTERM stops everything."""
     port = free_port()
-    output = tmp_path / "output"
-    with run_stack("up", port, tmp_path / "var") as process:
+    output = var_dir.parent / "output"
+    with run_stack("up", port, var_dir) as process:
         wait_for("up answers", lambda: process.poll() is not None or answers(port), 60)
         leader = psutil.Process(process.pid)
         before = family(leader)
@@ -133,9 +142,12 @@ def test_up_starts_again_what_is_killed(tmp_path: Path) -> None:
         for name in ("redis", "postgres"):
             next(one for one in leader.children() if one.name().startswith(name)).kill()
         wait_for("each is started again", lambda: output.read_text().count(": it is started again, ") >= 5, 60)
-        wait_for("all of it answers", lambda: answers(port) and is_well(tmp_path / "var"), 120)
+        wait_for("all of it answers", lambda: answers(port) and is_well(var_dir), 120)
         processes = {*before, *family(leader)}
+        process.terminate()
+        assert process.wait(60) == 0
     assert not [one for one in processes if is_living(one)]
+    assert "Everything that was started has stopped." in output.read_text()
 
 
 def is_well(var_dir: Path) -> bool:
@@ -146,9 +158,9 @@ def is_well(var_dir: Path) -> bool:
     return {"database", "broker", "workers", "schedule"} <= well
 
 
-def test_up_ends_whole_when_a_process_ends_again_and_again(tmp_path: Path) -> None:
+def test_up_ends_whole_when_a_process_ends_again_and_again(var_dir: Path) -> None:
     port = free_port()
-    with run_stack("up", port, tmp_path / "var") as process:
+    with run_stack("up", port, var_dir) as process:
         wait_for("up answers", lambda: process.poll() is not None or answers(port), 60)
         leader = psutil.Process(process.pid)
         processes = family(leader)
@@ -162,18 +174,8 @@ def test_up_ends_whole_when_a_process_ends_again_and_again(tmp_path: Path) -> No
         assert process.wait(60) == 1
     assert len(killed) == 6
     assert not [one for one in processes if is_living(one)]
-    said = (tmp_path / "output").read_text()
+    said = (var_dir.parent / "output").read_text()
     assert "The process beat ended 6 times within a minute, the last time exit code -9: everything stopped." in said
-
-
-def test_up_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
-    port = free_port()
-    with run_stack("up", port, tmp_path / "var") as process:
-        wait_for("up answers", lambda: process.poll() is not None or answers(port), 60)
-        processes = family(psutil.Process(process.pid))
-        assert len(processes) >= 11
-        process.kill()
-        wait_for("all have ended", lambda: not any(is_living(one) for one in processes), 60)
 
 
 @pytest.mark.parametrize("command", ["up", "demo"])
@@ -216,16 +218,16 @@ def test_summary_names_refusals_by_kind() -> None:
     ]
 
 
-def test_demo_shows_meters_and_attackers(tmp_path: Path) -> None:
-    port = free_port()
-    output = tmp_path / "output"
-    with run_stack("demo", port, tmp_path / "var") as process:
+def test_demo_shows_meters_and_attackers_and_leaves_no_process_when_it_is_killed(var_dir: Path) -> None:
+    """By kill -9. How it ends by Ctrl-C is told in test_terminal.py, and of `up` above."""
+    output = var_dir.parent / "output"
+    with run_stack("demo", free_port(), var_dir, "--every", "1") as process:
         wait_for(
             "the summary shows refused frames",
             lambda: process.poll() is not None or "tag_invalid" in output.read_text(),
             90,
         )
         processes = family(psutil.Process(process.pid))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        assert len(processes) >= 13  # those of up, the simulator and the summary
+        process.kill()
+        wait_for("all have ended", lambda: not any(is_living(one) for one in processes), 60)
