@@ -82,6 +82,17 @@ class HouseholdAdmin(LargeTableAdmin):
         access.note(request, meters=None if meter is None else [meter], place=place)
 
 
+def _idle(meter: Meter) -> set[str]:
+    """The acts of the meter's page that the registry would refuse as the meter stands."""
+    if meter.status == MeterStatus.RETIRED:
+        return {"suspend", "resume", "install", "exchange", "retire"}
+    hangs = meter.installations.filter(removed_at=None).exists()
+    return {
+        "suspend" if meter.status == MeterStatus.SUSPENDED else "resume",
+        "install" if hangs else "exchange",
+    }
+
+
 class MeterAdmin(LargeTableAdmin):
     """Meters; status and place change through the registry's functions, each with a page of its own."""
 
@@ -200,6 +211,15 @@ class MeterAdmin(LargeTableAdmin):
     def place(self, meter: Meter) -> str:
         standing = meter.installations.filter(removed_at=None).select_related("place").first()
         return "none" if standing is None else f"{standing.place} since {shown(standing.installed_at)}"
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """Those that fit the meter as it stands: seven at once leave no room for its name."""
+        meter = self.get_object(request, str(object_id))
+        offered = super().get_actions_detail(request, object_id)
+        if meter is None:
+            return offered
+        idle = {f"meters_meter_{act}" for act in _idle(meter)}
+        return [one for one in offered if one.action_name not in idle]
 
     @action(description="Suspend", icon="pause", permissions=["change"])
     def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:

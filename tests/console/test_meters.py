@@ -13,7 +13,8 @@ from ami_headend.models import KeptAnswer
 from concentrators import intervals
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.models import AuditRecord
-from meters.models import Meter, MeterStatus, Reading
+from meters import registry
+from meters.models import Meter, MeterStatus, Place, Reading
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, NOW, START, Device, register_id, verified
 from tests.concentrators.statements import counting
@@ -86,6 +87,23 @@ def test_a_text_with_a_nul_is_refused(field: str) -> None:
     answer = person(roles.OPERATOR).get(reverse(LIST), {field: "a\0b"})
     assert answer.status_code == 400
     assert f"{field}: holds a NUL character" in answer.content.decode()
+
+
+def test_the_registry_offers_the_acts_that_a_meter_can_take() -> None:
+    meter = MeterFactory.create()
+    client, address = person(roles.OPERATOR), reverse("admin:meters_meter_change", args=[meter.pk])
+    acts = ("suspend", "resume", "install", "exchange", "retire")
+
+    def offered() -> list[str]:
+        text = client.get(address).content.decode()
+        return [act for act in acts if reverse(f"admin:meters_meter_{act}", args=[meter.pk]) in text]
+
+    assert offered() == ["suspend", "install", "retire"]
+    registry.install(meter, Place.objects.create(name="MP 1"), meter.commissioned_at)
+    registry.suspend(meter)
+    assert offered() == ["resume", "exchange", "retire"]
+    registry.retire(meter, timezone.now())
+    assert offered() == []
 
 
 def test_open_failures_are_counted_and_lead_to_them(device: Device) -> None:

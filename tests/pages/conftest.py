@@ -10,6 +10,8 @@ from django.db import connections
 from playwright.sync_api import Browser, Page, sync_playwright
 from pytest_django import DjangoDbBlocker
 
+from meters import registry
+from meters.models import Meter, Place
 from tests.flows.stack import Stack, with_own_master_key
 from tests.pages.browser import FLAGS, chromium, signed_in
 
@@ -39,6 +41,9 @@ def stack(
         simulate = ("--meters", "12", "--days", "2", "--misbehave", "all=0.01", "--seed", "4")
         done = live.manage("simulate", "--url", live.base_url, *simulate)
         assert done.returncode == 0, done.stdout + done.stderr
+        meter = Meter.objects.filter(serial_number__contains="household").order_by("pk")[0]
+        place = Place.objects.create(name="MP 1", address="Mill Lane 7", customer_reference="C-77")
+        registry.install(meter, place, meter.commissioned_at)
         yield live
 
 
