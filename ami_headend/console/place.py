@@ -59,7 +59,7 @@ class PlacePage(LoadProfilePage):
         )
 
     def _meters(self, hung: list[Installation], now: datetime, *, with_exports: bool) -> Table:
-        columns = [Column("meter"), Column("status"), Column("from"), Column("to")]
+        columns = [Column("meter"), Column("status", is_minor=True), Column("from"), Column("to")]
         if with_exports:
             columns.append(Column("readings", is_minor=True))
         can = self.request.user.has_perm("meters.view_meter")
