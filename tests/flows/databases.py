@@ -107,18 +107,25 @@ def _journal_of(name: str) -> Iterator[None]:
 @contextmanager
 def moved_to(url: str, own_url: str) -> Iterator[None]:
     """The template restored into the empty database at `url`, on another server, as the default of this process."""
-    settings = connection.settings_dict
-    before = dict(settings)
     dump = [
         postgres_program("pg_dump"),
         "--no-owner",
         "--no-privileges",
         "--dbname",
-        at_database(own_url, f"{before['NAME']}_template"),
+        at_database(own_url, f"{connection.settings_dict['NAME']}_template"),
     ]
     script = subprocess.run(dump, check=True, capture_output=True).stdout
     restore = [postgres_program("psql"), "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", url]
     subprocess.run(restore, check=True, capture_output=True, input=script)
+    with default_at(url):
+        yield
+
+
+@contextmanager
+def default_at(url: str) -> Iterator[None]:
+    """The database at `url`, in the role that it names, as the default of this process, until the block ends."""
+    settings = connection.settings_dict
+    before = dict(settings)
     connections.close_all()
     settings.update({key: value for key, value in dj_database_url.parse(url).items() if key != "ENGINE"})
     try:

@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from django.conf import settings
+from django.test import override_settings
 from django.utils import timezone
 from psycopg import errors, sql
 
-from ami_headend import database_roles
+from ami_headend import database_roles, diagnosis
 from concentrators import totals, waves
 from concentrators.models import Command, CommandKind, CommandState, RotationWave
 from concentrators.waves import Selection
@@ -183,9 +185,9 @@ class TestOwnerAndWorkingRole:
         command = [sys.executable, "manage.py", *words]
         return subprocess.run(command, env=env | changed, capture_output=True, text=True, timeout=120)
 
-    def role_finding(self, env: dict[str, str]) -> str:
-        looking = "from ami_headend import diagnosis; print(diagnosis._role().found)"
-        return self.manage(env, "shell", "--no-imports", "--command", looking).stdout.strip()
+    def role_finding(self, env: dict[str, str], days: int = settings.RETENTION_DAYS) -> str:
+        with databases.default_at(env["DATABASE_URL"]), override_settings(RETENTION_DAYS=days):
+            return diagnosis._role().found
 
     def test_from_the_first_migration_to_a_well_database(self, env: dict[str, str]) -> None:
         without = self.manage(env, "migrate", OWNER_DATABASE_URL="")
@@ -215,9 +217,9 @@ class TestOwnerAndWorkingRole:
         done = self.manage(env, "grant_rights")
         assert done.stdout == f"Role {role} has the rights that web and workers need, and no others here.\n"
         assert self.role_finding(env) == WELL
-        assert "RETENTION_DAYS is 400" in self.role_finding({**env, "RETENTION_DAYS": "400"})
+        assert "RETENTION_DAYS is 400" in self.role_finding(env, 400)
         assert self.manage(env, "grant_rights", RETENTION_DAYS="400").returncode == 0
-        assert self.role_finding({**env, "RETENTION_DAYS": "400"}) == WELL
+        assert self.role_finding(env, 400) == WELL
 
     def test_what_cannot_be_granted_is_one_sentence(self, env: dict[str, str]) -> None:
         missing = self.manage(env, "grant_rights", "--role", "nobody at all")
