@@ -3,10 +3,15 @@
 (() => {
   htmx.config.includeIndicatorStyles = false;  // they would be an inline style, which the security policy forbids
   // The marks of an axis are chosen where its labels are made (console/charts.py): Chart.js would count them off.
+  // Where they have no room, as on a phone, every second or third is shown.
+  const MARK_PX = 45;
   Chart.defaults.set("scales.category", {
     afterBuildTicks(scale) {
       const { marks } = scale.options;
-      if (marks?.length) scale.ticks = marks.map((value) => ({ value, label: scale.getLabelForValue(value) }));
+      if (!marks?.length) return;
+      const every = Math.max(1, Math.ceil((marks.length * MARK_PX) / scale.maxWidth));
+      const shown = marks.filter((_, place) => place % every === 0);
+      scale.ticks = shown.map((value) => ({ value, label: scale.getLabelForValue(value) }));
     },
   });
   let paused = false;
