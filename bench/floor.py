@@ -1,4 +1,4 @@
-"""The floor: the same frames by bare loops in two processes, as section 7 of the design fixes it.
+"""The floor: the same frames by bare loops in two processes.
 
 Generic CBOR decode, one new cipher a frame, psycopg's binary COPY row by row into the same tables with
 the same constraints, one batched counter UPDATE and one commit per 1,000 frames. No HTTP, Redis, Celery,

@@ -80,7 +80,7 @@ _new_frame = tuple.__new__  # half the time of Frame(...)
 
 
 def parse_frame(octets: bytes) -> Frame:
-    """Take a frame apart (RFC 9052 section 5.2; section 4 of the design for what is refused).
+    """Take a frame apart (RFC 9052 section 5.2; docs/frame.md section 2 for what is refused).
 
     Raises MalformedError for whatever is not the one valid encoding of a frame.
     """

@@ -176,7 +176,7 @@ KNOWN_COMMANDS = {
         "d08357a301181e044a0024befffe804ff1000106456955b90003a058196ada661175bf0e4bbb1e4da905a141612a7c2338694284b987",
     ),
 }
-# Section 4 of the design: traffic key and Base IV of the downlink under both epochs.
+# docs/frame.md, section 3: traffic key and Base IV of the downlink under both epochs.
 KNOWN_TRAFFIC_KEYS = {
     0: ("de6017df95e4ff8dee23ac9c71626a84", "8de77ec51cf0e2d0935f666cbd"),
     1: ("17e9b6993665d5f42c8bf7323c8dc43f", "5da47a9a822ae76aeb71c5443d"),

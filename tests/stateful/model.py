@@ -1,6 +1,6 @@
 """What ought to be true: a small honest model of the head-end, without database, ciphers or batches.
 
-It judges one frame at a time, by sets of plain counters, as the design's section 5 and 6 say.
+It judges one frame at a time, by sets of plain counters, as docs/architecture.md says.
 """
 
 from collections import Counter

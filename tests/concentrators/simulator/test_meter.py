@@ -1,4 +1,4 @@
-"""A simulated meter seals what the design's known answer says, and never uses a counter twice."""
+"""A simulated meter seals what the known answer of docs/frame.md says, and never uses a counter twice."""
 
 from concentrators.simulator import nonvolatile
 from concentrators.simulator.meter import RESERVE_AHEAD, Memory, SimulatedMeter, event_payload, interval_payload
