@@ -20,7 +20,7 @@ help:
 	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
 	@echo "make up        the head-end alone, for real concentrators (PORT=$(PORT))"
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
-	@echo "make soak      the long tests: keys rotated under load and kill -9; 640 lives of a head-end; every fault around it (25 min)"
+	@echo "make soak      the long tests: keys rotated under load and kill -9; 640 lives of a head-end; every fault around it"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
 	@echo "make format    formats the code"
