@@ -17,12 +17,12 @@ from ami_headend.core import clock, kernelclock
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
+from ami_headend.core.sql import fetch_rows
 from ami_headend.queues import QUEUES
 from ami_headend.signin import unread
 from concentrators import uplinks
 from keyvault import journal, masterkey, trial
 from keyvault.masterkey import MasterKeyError
-from keyvault.sql import fetch_rows
 from meters import partitions
 
 POSTGRES_VERSION_MIN = 16

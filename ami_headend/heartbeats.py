@@ -15,7 +15,7 @@ import psycopg
 from django.db import connection
 
 from ami_headend.core.broker_errors import summary
-from keyvault.sql import fetch_rows
+from ami_headend.core.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from django.db import transaction
 
+from ami_headend.core.sql import execute
 from concentrators.failure_queries import FailureSelection, newest
 from concentrators.models import Acknowledgement
 from concentrators.verdicts import FailureKind, Severity
 from keyvault import audit
-from keyvault.sql import execute
 
 NOTE_LENGTH = 1_000
 TAKE_BACK_FOR = timedelta(days=1)

@@ -8,7 +8,7 @@ comes back after a rollback or a restore). What was read under a generation hold
 
 from collections.abc import Collection
 
-from keyvault.sql import fetch_rows, octets_array
+from ami_headend.core.sql import fetch_rows, octets_array
 from meters.expectation import assignment_of
 from meters.lengths import Lengths
 from meters.models import MeterStatus

@@ -11,12 +11,12 @@ from django.conf import settings
 from django.db import transaction
 
 from ami_headend.core import clock
+from ami_headend.core.sql import execute, fetch_rows
 from concentrators.models import ClockCorrection, Reverification
 from concentrators.reverification_queue import CLOCK
 from concentrators.verdicts import FailureKind
 from keyvault import audit
 from keyvault.audit import Actor
-from keyvault.sql import execute, fetch_rows
 
 BEHIND_MAX_S = 366 * 86_400
 NOTE_LENGTH = 1000

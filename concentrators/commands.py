@@ -14,10 +14,10 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
 from ami_headend.core import clock
+from ami_headend.core.sql import execute, int_array
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import epochs
 from keyvault.models import FleetKey, KeySource
-from keyvault.sql import execute, int_array
 from meters.models import Meter, MeterStatus
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)

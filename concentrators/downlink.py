@@ -14,11 +14,11 @@ from django.db import transaction
 from django.db.models import Q
 
 from ami_headend.core import clock
+from ami_headend.core.sql import execute_named, fetch_rows, int_array, octets_array
 from concentrators.commands import AT_ONCE, RETRY_DOUBLINGS
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import downlink, epochs, journal
 from keyvault.downlink import KeyCommand, PlainCommand, Sealed
-from keyvault.sql import execute_named, fetch_rows, int_array, octets_array
 
 OFFER_MAX = 100
 REPEAT_DELIVERED = 10  # times COMMAND_RETRY_S: delivered, but not answered; offered again, later each time

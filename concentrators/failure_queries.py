@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
+from ami_headend.core.sql import cursor, int_array
 from concentrators.reasons import without_values
 from concentrators.verdicts import FailureKind, Severity
-from keyvault.sql import cursor, int_array
 
 
 class FailureKey(NamedTuple):

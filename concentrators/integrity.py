@@ -9,8 +9,8 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import connection
 
+from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from concentrators.verdicts import BEFORE_COUNTER, WAITING, FailureKind
-from keyvault.sql import cursor, execute, fetch_rows, int_array, octets_array
 
 DIGEST_OCTETS = 16
 _DETAIL_LENGTH = 250

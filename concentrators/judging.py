@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
+from ami_headend.core.sql import fetch_rows, int_array
 from concentrators import assigned, commands, integrity, totals
 from concentrators.assigned import AssignedMeter, assigned_meters
 from concentrators.commands import Answer, Said
@@ -25,7 +26,6 @@ from keyvault import epochs, tagfailures
 from keyvault.counterrows import Care
 from keyvault.counters import Take
 from keyvault.opening import Frames, Opened, Opening, open_frames, proven_keys, save_counters
-from keyvault.sql import fetch_rows, int_array
 from meters import readings
 from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.partitions import retention_start

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ami_headend.core.sql import fetch_rows
 from concentrators.models import Concentrator
 from keyvault.models import Algorithm
-from keyvault.sql import fetch_rows
 from meters.models import Installation, Meter
 
 

@@ -12,9 +12,9 @@ from django.conf import settings
 
 from ami_headend.core import broker_errors
 from ami_headend.core.broker_errors import BROKER_ERRORS
+from ami_headend.core.sql import fetch_rows
 from concentrators.tasks import verify_uplink
 from keyvault.cose.structures import MalformedError, split_sequence
-from keyvault.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 

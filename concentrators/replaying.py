@@ -7,9 +7,9 @@ from typing import Any
 
 from django.db import connection
 
+from ami_headend.core.sql import execute, fetch_rows
 from concentrators.models import Concentrator, ConcentratorToken, RotationWave, WaveState
 from keyvault.replay import Apply, move_past
-from keyvault.sql import execute, fetch_rows
 
 
 class AccessReplayer:

@@ -16,6 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 from psycopg.types.json import Jsonb
 
+from ami_headend.core.sql import execute, fetch_rows, int_array
 from concentrators import integrity, totals
 from concentrators.assigned import AssignedMeter, assigned_meters
 from concentrators.judging import Delivery, Verdicts, judge
@@ -33,7 +34,6 @@ from keyvault.cose.structures import parse_frame, split_sequence
 from keyvault.counterrows import Care
 from keyvault.journal import NotReplayedError
 from keyvault.opening import known_kids
-from keyvault.sql import execute, fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 

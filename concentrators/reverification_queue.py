@@ -14,12 +14,12 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
+from ami_headend.core.sql import fetch_rows
 from concentrators import reverification, totals
 from concentrators.models import Reverification
 from concentrators.reverification import BY_ITSELF, SCAN_UPLINKS
 from concentrators.verdicts import FailureKind
 from concentrators.verification import TransientError
-from keyvault.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from ami_headend.core.sql import fetch_rows
 from concentrators.verdicts import FailureKind
-from keyvault.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 

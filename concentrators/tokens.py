@@ -8,9 +8,9 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from ami_headend.core.sql import fetch_rows
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import journal
-from keyvault.sql import fetch_rows
 
 _PREFIX = "dcu_"  # makes a leaked token easy to find; no part of its 256 bits
 _LAST_USE_EVERY = timedelta(minutes=1)

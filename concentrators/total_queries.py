@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
+from ami_headend.core.sql import cursor, int_array
 from concentrators.expected import EXPECTED, refresh
-from keyvault.sql import cursor, int_array
 
 
 class TotalKey(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
+from ami_headend.core.sql import execute, int_array
 from concentrators.expected import COUNTS_TO
 from concentrators.models import IntervalTotal
-from keyvault.sql import execute, int_array
 
 # Verification holds this lock shared, a change of assignments exclusively: a change waits for the
 # uplinks being verified, so that no total is added up by the assignments of a moment ago.

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from django.db import InterfaceError, OperationalError
 
+from ami_headend.core.sql import fetch_rows, int_array
 from concentrators import piecewise, uplinks, verification
 from concentrators.verification import TransientError
-from keyvault.sql import fetch_rows, int_array
 
 _LOCK = 0x616D6908  # with the concentrator's id; of the session, so that it lasts over transactions
 _WORK_S = 5.0  # then another task goes on, so that the broker sees progress

@@ -13,6 +13,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from ami_headend.core.database_errors import trouble_of, would_come_with_any_values
+from ami_headend.core.sql import execute, fetch_rows, int_array
 from concentrators import integrity, totals, uplinks
 from concentrators.assigned import assigned_meters
 from concentrators.integrity import Failure
@@ -25,7 +26,6 @@ from keyvault.counterrows import Care, ContendedError
 from keyvault.journal import NotReplayedError
 from keyvault.masterkey import MasterKeyError
 from keyvault.opening import Frames
-from keyvault.sql import execute, fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 

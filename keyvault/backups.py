@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 
+from ami_headend.core.sql import fetch_rows
 from keyvault import audit, census, journal
 from keyvault.audit import Actor, Head
 from keyvault.models import Backup
-from keyvault.sql import fetch_rows
 from keyvault.wrapping import keys_for_wrapping
 
 _POLL_S = 0.1

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from ami_headend.core.sql import fetch_rows
 from keyvault import audit, masterkey
 from keyvault.fingerprints import fingerprint
 from keyvault.masterkey import MasterKeys, Purpose, UnwrapError, wrapped_version
 from keyvault.provisioning import purpose_of
-from keyvault.sql import fetch_rows
 
 DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS = "keyvault_devicekey", "keyvault_fleetkey", "keyvault_auditkey"
 SIGNING_SECRETS = "keyvault_signingsecret"

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from ami_headend.core.sql import fetch_rows, int_array
 from keyvault import masterkey
 from keyvault.cose.kdf import derived_device_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
 from keyvault.provisioning import purpose_of
-from keyvault.sql import fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 

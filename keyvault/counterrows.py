@@ -7,11 +7,11 @@ from typing import Any
 
 from django.conf import settings
 
+from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault.ciphers import KeyRow, forget_cipher, kept_ciphers
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.counters import CounterSet, format_gaps, parse_gaps
 from keyvault.provisioning import TRANSFER_EPOCH
-from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
 _NOT_FORESEEN = -2

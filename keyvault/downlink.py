@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cbor2
 
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault import journal
 from keyvault.ciphers import DeviceKeyOctets, open_keys
 from keyvault.cose.algorithms import DOWNLINK_OF
@@ -19,7 +20,6 @@ from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
 from keyvault.models import KeyState
 from keyvault.provisioning import TRANSFER_EPOCH
-from keyvault.sql import fetch_rows, int_array, octets_array
 
 SET_KEY = 1
 COUNTERS_PER_S = 256

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection, transaction
 
+from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import audit, journal, provisioning
 from keyvault.audit import Actor
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
-from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
 LAST_EPOCH = 0xFFFF
 LAST_COUNTER = 2**40 - 1

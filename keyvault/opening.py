@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.ciphers import uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError, parse_frame
 from keyvault.counterrows import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.counters import Take
 from keyvault.models import KeyState
-from keyvault.sql import fetch_rows, int_array, octets_array
 
 _PENDING = KeyState.PENDING.value
 ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value})

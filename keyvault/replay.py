@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, Protocol
 
 from django.db import connection, transaction
 
+from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import audit, journal, masterkey
 from keyvault.audit import Actor
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import Record
 from keyvault.models import Approval, AuditKey, Backup, MasterKeyRotation, RotationState
-from keyvault.sql import execute, fetch_rows, int_array, octets_array
 
 CLOCK_MAY_LAG = timedelta(seconds=60)
 

@@ -15,12 +15,12 @@ from django.utils import timezone
 from psycopg.errors import DeadlockDetected
 
 from ami_headend.core import clock
+from ami_headend.core.sql import execute, int_array, octets_array
 from keyvault import audit, census, masterkey
 from keyvault.audit import Actor
 from keyvault.census import Secret
 from keyvault.masterkey import MasterKeyError, MasterKeys, UnwrapError
 from keyvault.models import MasterKeyRotation, RotationState
-from keyvault.sql import execute, int_array, octets_array
 from keyvault.wrapping import changing_versions
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.db import connection, transaction
 from django.utils import timezone
 
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from ami_headend.core.tables import BadLine
 from keyvault import audit, journal, provisioning
 from keyvault.audit import Actor
@@ -17,7 +18,6 @@ from keyvault.keyquality import weakness
 from keyvault.models import Algorithm, KeySource, KeyState
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.shipmentfile import Shipment, ShipmentError
-from keyvault.sql import fetch_rows, int_array, octets_array
 from keyvault.transport import TransportKey, TransportUnwrapError
 from keyvault.wrapping import keys_for_wrapping
 

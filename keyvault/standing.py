@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from ami_headend.core.sql import fetch_rows
 from keyvault import masterkey, rewrap
 from keyvault.census import Count
 from keyvault.masterkey import MasterKeyState
 from keyvault.models import KeyState, MasterKeyRotation, RotationState
-from keyvault.sql import fetch_rows
 
 MISSING = "missing"
 

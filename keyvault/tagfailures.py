@@ -6,8 +6,8 @@ from functools import partial
 
 from django.db import transaction
 
+from ami_headend.core.sql import fetch_rows, int_array
 from keyvault.opening import Opening, Refusal
-from keyvault.sql import fetch_rows, int_array
 
 logger = logging.getLogger(__name__)
 

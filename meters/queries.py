@@ -16,7 +16,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from psycopg.errors import QueryCanceled
 
-from keyvault.sql import cursor, int_array
+from ami_headend.core.sql import cursor, int_array
 from meters import search
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
 

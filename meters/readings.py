@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cbor2
 from django.db import connection
 
-from keyvault.sql import cursor, fetch_rows, int_array
+from ami_headend.core.sql import cursor, fetch_rows, int_array
 from meters.lengths import Lengths
 from meters.obis import RegisterKind
 from meters.senml import Record, SenMLError, parse_pack

@@ -16,7 +16,7 @@ from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.models import Alert, AlertStep, Condition, GatheredSubjects, Rule, Step, SubjectKind
 from ami_headend.core import clock
-from keyvault.sql import fetch_rows
+from ami_headend.core.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 

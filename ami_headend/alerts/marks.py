@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from ami_headend.alerts.models import StoredMark
 from ami_headend.core import clock
-from keyvault.sql import execute
+from ami_headend.core.sql import execute
 
 _EVERY = timedelta(minutes=1)
 _KEPT = timedelta(days=32)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from ami_headend.console.kept import Question
-from keyvault.sql import int_array
+from ami_headend.core.sql import int_array
 from meters.models import MeterStatus
 from meters.search import meter_condition
 

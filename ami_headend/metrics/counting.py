@@ -11,8 +11,8 @@ from datetime import datetime
 
 from django.db import transaction
 
+from ami_headend.core.sql import fetch_rows
 from ami_headend.metrics.models import Counted
-from keyvault.sql import fetch_rows
 
 # From post to verified, in seconds.
 BOUNDS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400)

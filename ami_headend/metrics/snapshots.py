@@ -12,10 +12,10 @@ from django.db.models import Count
 
 from ami_headend.alerts import silence
 from ami_headend.core import clock
+from ami_headend.core.sql import fetch_rows
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import WaveMeter, WaveState
 from keyvault import census
-from keyvault.sql import fetch_rows
 from meters.models import Meter, MeterStatus
 
 HEARD_WITHIN = timedelta(hours=24)

@@ -11,10 +11,10 @@ from typing import Any
 
 from django.db import connection
 
+from ami_headend.core.sql import fetch_rows
 from keyvault.journal.segments import Record
 from keyvault.journal.writing import JournalError, probe, write
 from keyvault.masterkey import MasterKeyError
-from keyvault.sql import fetch_rows
 
 __all__ = [
     "COMMITTED",

@@ -8,10 +8,10 @@ import pytest
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
+from ami_headend.core.sql import fetch_rows
 from concentrators import turns, verification
 from concentrators.judging import Verdicts
 from concentrators.models import Concentrator, Uplink
-from keyvault.sql import fetch_rows
 from tests.concentrators.fleet import Device, commission, outcome, post
 from tests.factories import ConcentratorFactory
 from tests.flows import databases

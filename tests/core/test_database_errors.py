@@ -17,7 +17,7 @@ from psycopg import errors
 
 from ami_headend.core import database_errors
 from ami_headend.core.database_errors import Trouble
-from keyvault.sql import execute, fetch_rows
+from ami_headend.core.sql import execute, fetch_rows
 
 
 def wrapped(sqlstate: str) -> DatabaseError:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from django.db import connection, transaction
 
 from ami_headend.backup.making import LEFT_OUT
+from ami_headend.core.sql import execute, fetch_rows, int_array
 from keyvault.counters import parse_gaps
-from keyvault.sql import execute, fetch_rows, int_array
 from tests.flows import databases
 from tests.stateful.model import ACCEPTED, DUPLICATE, EXTRA, REFUSED, Truth
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.utils import timezone
 
+from ami_headend.core.sql import fetch_rows
 from concentrators import (
     assignments,
     clock_corrections,
@@ -32,7 +33,6 @@ from keyvault.fingerprints import fingerprint
 from keyvault.models import Algorithm, DeviceKey
 from keyvault.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.shipmentfile import Header, Shipment, ShipmentLine
-from keyvault.sql import fetch_rows
 from keyvault.transport import TransportKey
 from meters import registry
 from meters.models import Meter, Register

@@ -7,12 +7,12 @@ from django.conf import settings
 
 from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.models import WaveState
 from keyvault import masterkey, rewrap, witness
 from keyvault.audit import AuditError, Head
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import RotationState
-from keyvault.sql import fetch_rows, int_array
 from meters.models import MeterStatus
 
 

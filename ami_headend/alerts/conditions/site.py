@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core import clock
+from ami_headend.core.sql import fetch_rows
 from concentrators import uplinks
 from keyvault import backups
-from keyvault.sql import fetch_rows
 
 
 def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:

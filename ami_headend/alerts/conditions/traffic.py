@@ -11,11 +11,11 @@ from ami_headend.alerts import silence
 from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.core.sql import fetch_rows, int_array
 from concentrators import expected
 from concentrators.completeness import shares
 from concentrators.models import Concentrator
 from concentrators.verdicts import FailureKind
-from keyvault.sql import fetch_rows, int_array
 from meters.models import MeterStatus
 
 FRAMES_MIN = 20  # fewer tell nothing of a rate
