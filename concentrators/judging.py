@@ -29,7 +29,8 @@ from keyvault.opening import Frames, Opened, Opening, open_frames, proven_keys, 
 from meters import readings
 from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.partitions import retention_start
-from meters.readings import NewValue, PayloadError, PayloadRefusal, Period, Registers, Spot, Standing, Value, iso, spot
+from meters.readings import Registers
+from meters.values import NewValue, PayloadError, PayloadRefusal, Period, Spot, Standing, Value, iso, spot
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ class _Batch:
 
     def _decide_against_standing(self) -> None:
         standing = readings.standing_values(
-            (meter.id, value)
+            spot(meter.id, value)
             for uplink in self.uplinks
             for _, meter, values, is_new in uplink.candidates
             if self.locked or not is_new

@@ -3,9 +3,8 @@
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Context, Decimal
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import cbor2
@@ -15,6 +14,7 @@ from ami_headend.core.sql import cursor, fetch_rows, int_array
 from meters.lengths import Lengths
 from meters.obis import RegisterKind
 from meters.senml import Record, SenMLError, parse_pack
+from meters.values import NewValue, PayloadError, PayloadRefusal, Period, Spot, Standing, Value, iso
 
 _NAME_PREFIX = "urn:dev:mac:"
 _PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
@@ -35,30 +35,6 @@ _SHAPE_MAXIMUM = 2**24 - 1  # what a number of up to three octets may say passes
 _SHAPE_RECORDS = 23  # as many as the head of an array says in one octet
 
 
-class PayloadRefusal(StrEnum):
-    """Why an authentic payload is refused."""
-
-    PAYLOAD_INVALID = "payload_invalid"
-    IDENTITY_MISMATCH = "identity_mismatch"
-    TOO_OLD = "too_old"
-    UNKNOWN_REGISTER = "unknown_register"
-    IMPLAUSIBLE = "implausible"
-    CLOCK_SKEW = "clock_skew"
-
-
-class PayloadError(ValueError):
-    """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
-
-    But unknown_register, implausible and clock_skew may be ours: the catalogue, its bounds or our clock. Of the last
-    two ``values`` holds what the payload says.
-    """
-
-    def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.values = values
-
-
 class RegisterRow(NamedTuple):
     """A register as workers keep it in memory; ``minimum`` and ``maximum`` bound its values, in its steps."""
 
@@ -71,48 +47,25 @@ class RegisterRow(NamedTuple):
     maximum: int
 
 
-class Value(NamedTuple):
-    """One value of one register at one time: whole Unix seconds, steps of the register's resolution.
-
-    ``interval_minutes`` is 0 but for interval registers; an event becomes a meter event, not a reading.
-    """
-
-    captured_s: int
-    register_id: int
-    value: int
-    interval_minutes: int
-    is_event: bool
-
-
-class Period(NamedTuple):
-    """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed.
-
-    An interval has to be over by ``latest_s``.
-    """
-
-    earliest_s: int
-    latest_s: int
-
-
 class Registers:
-    """The register table by OBIS code, kept per process for as long as their generation stands.
+    """The register table by OBIS code, kept per process for as long as its generation stands.
 
-    Read again, once a batch at most, where a code is not known: it may have been added since.
+    It is read when a batch begins, and never while the batch is decided.
     """
 
     def __init__(self) -> None:
         self._rows: dict[str, RegisterRow] = {}
         self._codes: dict[int, str] = {}
         self._generation: int | None = None
-        self._may_read = True
         self.shapes: list[PackShape] = []  # of the packs that came so far
         self._looked_at: set[tuple[str, ...]] = set()
 
     def begin_batch(self, generation: int | None) -> None:
-        """What was read under another generation is forgotten: bounds may have changed since."""
-        self._may_read = True
+        """Read the table, unless it was read under this generation: bounds may have changed since."""
         if generation is None or generation != self._generation:
-            self._generation, self._rows, self._codes = generation, {}, {}
+            self._generation = generation
+            self._rows = {row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}
+            self._codes = {row.id: code for code, row in self._rows.items()}
             self.shapes, self._looked_at = [], set()
 
     def _rows_of(self) -> list[tuple[Any, ...]]:
@@ -123,18 +76,8 @@ class Registers:
             RegisterKind.EVENT.value,
         )
 
-    def _read(self) -> None:
-        self._rows = {row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}
-        self._codes = {row.id: code for code, row in self._rows.items()}
-        self.shapes, self._looked_at = [], set()
-
     def get(self, obis_code: str) -> RegisterRow | None:
-        row = self._rows.get(obis_code)
-        if row is None and self._may_read:
-            self._may_read = False
-            self._read()
-            row = self._rows.get(obis_code)
-        return row
+        return self._rows.get(obis_code)
 
     def id_of(self, obis_code: str) -> int | None:
         row = self._rows.get(obis_code)
@@ -336,20 +279,8 @@ def _check_over(values: list[Value], period: Period, registers: Registers) -> No
             raise PayloadError(PayloadRefusal.CLOCK_SKEW, detail, values)
 
 
-def iso(unix_s: int) -> str:
-    """A Unix second as reasons tell it, in UTC (RFC 3339), or as a number where no calendar goes so far."""
-    try:
-        return f"{datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix_s):%Y-%m-%dT%H:%M:%SZ}"
-    except OverflowError:
-        return f"Unix second {unix_s}"
-
-
 def _invalid(detail: str) -> PayloadError:
     return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
-
-
-# A value to be stored: the meter's id, the value, and the uplink that brought it.
-NewValue = tuple[int, Value, int]
 
 
 def copy_readings(rows: Sequence[NewValue]) -> None:
@@ -400,23 +331,12 @@ def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime])
     )
 
 
-# A value that stands already, and the id of the uplink that brought it.
-Standing = tuple[int, int]
-# Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one.
-Spot = tuple[int, int, int, int | None]
-
-
-def spot(meter_id: int, value: Value) -> Spot:
-    """Where a value goes: there is room for one reading, and for each event of a second."""
-    return meter_id, value.register_id, value.captured_s, value.value if value.is_event else None
-
-
-def standing_values(rows: Iterable[tuple[int, Value]]) -> dict[Spot, Standing]:
+def standing_values(spots: Iterable[Spot]) -> dict[Spot, Standing]:
     """What stands where values want to go; one query for each table."""
     readings: list[Spot] = []
     events: list[Spot] = []
-    for meter_id, value in rows:
-        (events if value.is_event else readings).append(spot(meter_id, value))
+    for one in spots:
+        (readings if one[3] is None else events).append(one)
     standing: dict[Spot, Standing] = {}
     if readings:
         found = fetch_rows(

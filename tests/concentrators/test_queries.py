@@ -28,8 +28,8 @@ HONEST_KNOWN_CIPHERS = 9
 HONEST_FORESEEN = 8
 SURPRISE = 16  # what a key that was cut off costs: judged in vain, and looked up
 DUPLICATES = 8
-# Among them: bad tags counted by key, a look for copies, whole reads of keys that are not kept, a look for registers
-ODD = 21
+# Among them: bad tags counted by key, a look for copies, whole reads of keys that are not kept
+ODD = 20
 CONFLICTS = 20  # a COPY that meets what stands, and all again under lock
 
 

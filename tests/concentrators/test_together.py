@@ -12,7 +12,7 @@ from keyvault.models import KeyState
 from keyvault.provisioning import set_key_state
 from meters import readings
 from meters.models import MeterEvent, Reading
-from meters.readings import NewValue
+from meters.values import NewValue
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (
     NOW,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.readings import PackShape, PayloadError, Period, RegisterRow, Registers, Value, _interpret, interpret
+from meters.readings import PackShape, RegisterRow, Registers, _interpret, interpret
+from meters.values import PayloadError, Period, Value
 from tests.builders import KNOWN_TIME_S, head, pack
 
 TITLE = bytes.fromhex("0024befffe804ff1")

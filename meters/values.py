@@ -1,0 +1,73 @@
+"""What payloads say, where it is stored, and why a payload is refused. Pure."""
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Value(NamedTuple):
+    """One value of one register at one time: whole Unix seconds, steps of the register's resolution.
+
+    ``interval_minutes`` is 0 but for interval registers; an event becomes a meter event, not a reading.
+    """
+
+    captured_s: int
+    register_id: int
+    value: int
+    interval_minutes: int
+    is_event: bool
+
+
+class Period(NamedTuple):
+    """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed.
+
+    An interval has to be over by ``latest_s``.
+    """
+
+    earliest_s: int
+    latest_s: int
+
+
+class PayloadRefusal(StrEnum):
+    """Why an authentic payload is refused."""
+
+    PAYLOAD_INVALID = "payload_invalid"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    TOO_OLD = "too_old"
+    UNKNOWN_REGISTER = "unknown_register"
+    IMPLAUSIBLE = "implausible"
+    CLOCK_SKEW = "clock_skew"
+
+
+class PayloadError(ValueError):
+    """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
+
+    But unknown_register, implausible and clock_skew may be ours: the catalogue, its bounds or our clock. Of the last
+    two ``values`` holds what the payload says.
+    """
+
+    def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.values = values
+
+
+# A value to be stored: the meter's id, the value, and the uplink that brought it.
+NewValue = tuple[int, Value, int]
+# A value that stands already, and the id of the uplink that brought it.
+Standing = tuple[int, int]
+# Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one.
+Spot = tuple[int, int, int, int | None]
+
+
+def spot(meter_id: int, value: Value) -> Spot:
+    """Where a value goes: there is room for one reading, and for each event of a second."""
+    return meter_id, value.register_id, value.captured_s, value.value if value.is_event else None
+
+
+def iso(unix_s: int) -> str:
+    """A Unix second as reasons tell it, in UTC (RFC 3339), or as a number where no calendar goes so far."""
+    try:
+        return f"{datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix_s):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        return f"Unix second {unix_s}"
