@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 from keyvault.cose.algorithms import CCM
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.structures import enc_structure, encode_frame, encode_protected, make_kid
+from meters.obis import LOAD_PROFILE
 
 ALG = 10
 EPOCH = 1
 INTERVAL_S = 1800
-REGISTERS = ("1-0:1.8.0", "1-0:1.29.0")
+REGISTERS = ("1-0:1.8.0", LOAD_PROFILE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Counted and expected both come without a look at a reading: what was counted stands in the totals, what is
 expected is found by ``expected.py``. Of an interval that an exchange cuts more may be counted than is expected. The
-register is the energy of an interval (1-0:1.29.0), which every meter reports.
+register is that of the load profile.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from django.db import connection
 
 from concentrators import expected as expectations
 from concentrators.expected import Span
-from meters.obis import INTERVAL_IMPORT
+from meters.obis import LOAD_PROFILE
 
 _HOUR = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,7 +60,7 @@ def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id
                WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
                  AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
                GROUP BY 1, 2""",
-            {"start": start, "end": end, "concentrator": concentrator_id, "profile": INTERVAL_IMPORT},
+            {"start": start, "end": end, "concentrator": concentrator_id, "profile": LOAD_PROFILE},
         )
         counted: dict[datetime, int] = defaultdict(int)
         energy_wh: dict[datetime, float] = defaultdict(float)
@@ -89,7 +89,7 @@ def shares(spans: Iterable[Span], start: datetime, end: datetime) -> list[Share]
                FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
                WHERE t.interval_start >= %s AND g.obis_code = %s
                GROUP BY t.concentrator_id""",
-            [end, start, INTERVAL_IMPORT],
+            [end, start, LOAD_PROFILE],
         )
         standing = {row[0]: row[1:] for row in cursor.fetchall()}
     found = []
@@ -121,7 +121,7 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
                 ORDER BY missing DESC, m.serial_number LIMIT %(limit)s""",
             {
                 **expectations.parameters(start, end, None, [concentrator_id]),
-                "profile": INTERVAL_IMPORT,
+                "profile": LOAD_PROFILE,
                 "limit": limit,
             },
         )

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
+from ami_headend.core import locks
 from concentrators.models import StaleSteps
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGINNING, _END = _EPOCH, datetime(9000, 1, 1, tzinfo=UTC)
 _AT_A_TIME = 50  # concentrators
-_LOCK = 0x616D6907  # one at a time makes steps anew
 # Of an interval of {total}, a row with concentrator, length and start: how many meters are expected in it.
 EXPECTED = """coalesce((
     SELECT s.meters FROM concentrators_expectedstep s WHERE s.concentrator_id = {total}.concentrator_id
@@ -133,7 +133,7 @@ def refresh() -> int:
 
 def _refresh_some() -> int:
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        locks.take(locks.EXPECTED_STEPS)
         cursor.execute(
             """DELETE FROM concentrators_stalesteps WHERE concentrator_id IN (
                    SELECT DISTINCT concentrator_id FROM concentrators_stalesteps ORDER BY 1 LIMIT %s)

@@ -8,10 +8,10 @@ from django.db import transaction
 from concentrators import commands, intervals, resends
 from concentrators.commands import Request
 from concentrators.models import Command, CommandKind
-from concentrators.resends import LOAD_PROFILE
 from keyvault import audit
 from keyvault.audit import Actor
 from meters.models import Meter, Register
+from meters.obis import LOAD_PROFILE
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from concentrators import resends
 from concentrators.command_api import KeysUnavailable
 from concentrators.commands import DownlinkError
 from concentrators.models import Command, Concentrator
-from concentrators.resends import LOAD_PROFILE, Selection
+from concentrators.resends import Selection
 from keyvault.audit import AuditError, web_actor
 from keyvault.masterkey import MasterKeyError
 from meters.gaps import GapsError
 from meters.models import Register
-from meters.obis import RegisterKind
+from meters.obis import LOAD_PROFILE, RegisterKind
 from meters.registry import RegistryError, parse_system_title
 from meters.serializers import NamedField
 

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from ami_headend.core import clock
+from ami_headend.core import clock, locks
 from concentrators import commands
 from concentrators.commands import OPEN, SYSTEM, DownlinkError, Request
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
@@ -22,11 +22,10 @@ from keyvault import audit
 from keyvault.audit import Actor
 from meters.gaps import Gap, find_gaps
 from meters.models import Meter, MeterStatus, Register
+from meters.obis import LOAD_PROFILE
 
-LOAD_PROFILE = "1-0:1.29.0"
 # What a meter was asked for and has answered it has sent, or has no more: nobody asks for it again by itself.
 ASKED = (*OPEN, CommandState.DONE, CommandState.REFUSED)
-_LOCK = 0x616D6905  # one at a time looks which gaps are asked for, and asks
 _BATCH = 500
 _ROUNDS = 24  # the schedule looks at every meter once a day, in as many parts
 _Span = tuple[int, int]  # [from, to), Unix seconds
@@ -140,8 +139,7 @@ def _ask(
     passed_over: Collection[CommandState],
 ) -> tuple[Outcome, list[Command]]:
     """A batch of meters, in a fixed number of queries."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    locks.take(locks.GAP_RECOVERY)
     outcome, requests = _wanted(meters, register, start, end, now, passed_over)
     return outcome, commands.enqueue(requests, by, now)
 

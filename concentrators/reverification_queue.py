@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
+from ami_headend.core import locks
 from ami_headend.core.sql import fetch_rows
 from concentrators import reverification, totals
 from concentrators.models import Reverification
@@ -33,7 +34,7 @@ _KINDS = {
     EVERYTHING: BY_ITSELF,
 }
 CAUSES = tuple(_KINDS)
-_LOCK = 0x616D6909  # of the session: one worker at a time
+_LOCK = locks.REVERIFICATION  # of the session: one worker at a time
 _WORK_S = 5.0  # then another task goes on
 
 

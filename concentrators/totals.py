@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
+from ami_headend.core import locks
 from ami_headend.core.sql import execute, int_array
 from concentrators.expected import COUNTS_TO
 from concentrators.models import IntervalTotal
 
-# Verification holds this lock shared, a change of assignments exclusively: a change waits for the
-# uplinks being verified, so that no total is added up by the assignments of a moment ago.
-LOCK = 0x616D6901
+LOCK = locks.TOTALS  # so that no total is added up by the assignments of a moment ago
 
 
 class TotalKey(NamedTuple):
@@ -58,8 +57,7 @@ def add(sums: Mapping[TotalKey, tuple[int, int]]) -> None:
 
 def lock() -> None:
     """Hold back verification while assignments change, until the transaction ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+    locks.take(LOCK)
 
 
 def shift(meter_ids: Collection[int], start: datetime, sign: int) -> None:

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from django.db import InterfaceError, OperationalError
 
+from ami_headend.core import locks
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators import piecewise, uplinks, verification
 from concentrators.verification import TransientError
 
-_LOCK = 0x616D6908  # with the concentrator's id; of the session, so that it lasts over transactions
+_LOCK = locks.TURNS  # with the concentrator's id; of the session, so that it lasts over transactions
 _WORK_S = 5.0  # then another task goes on, so that the broker sees progress
 _LOOK_AT = 200  # waiting uplinks at once
 _FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction weighs little by then

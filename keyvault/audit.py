@@ -23,6 +23,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from rest_framework.request import Request
 
+from ami_headend.core import locks
 from keyvault import journal, masterkey
 from keyvault.journal import JournalError, committed
 from keyvault.masterkey import Purpose, UnwrapError
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 GENESIS = bytes(32)
 KEY_OWNER = b"audit"  # in the AAD of the wrapped audit key
-_LOCK = 0x616D6902
 _MAC_OCTETS = 32
 _BATCH = 2_000
 
@@ -85,7 +85,7 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
         cursor.execute(
             """WITH journal AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(%s))
                SELECT pg_advisory_xact_lock(%s) FROM journal""",
-            [journal.LOCK, _LOCK],
+            [locks.KEY_JOURNAL, locks.AUDIT_CHAIN],
         )
         key = _key()
         last = AuditRecord.objects.order_by("-number").values_list("number", "mac").first() or (0, GENESIS)
@@ -128,8 +128,8 @@ def carry_on(records: Iterable[tuple[dict[str, Any], bytes]]) -> int:
 
     In order of their numbers; ends at the first that does not follow on the one before. Gives how many were appended.
     """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    with transaction.atomic():
+        locks.take(locks.AUDIT_CHAIN)
         last = head()
         key = _key()
         rows = []

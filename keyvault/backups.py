@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 
+from ami_headend.core.locks import KEY_JOURNAL
 from ami_headend.core.sql import fetch_rows
 from keyvault import audit, census, journal
 from keyvault.audit import Actor, Head
@@ -133,6 +134,6 @@ def _acts_under_way() -> set[str]:
            WHERE locktype = 'advisory' AND classid = 0 AND objid = %s::bigint AND granted
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
              AND pid <> pg_backend_pid()""",
-        journal.LOCK,
+        KEY_JOURNAL,
     )
     return {row[0] for row in rows}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from django.db import connection, transaction
 
+from ami_headend.core import locks
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import audit, journal, masterkey
 from keyvault.audit import Actor
@@ -118,7 +119,7 @@ def apply(
 
 def _lock() -> None:
     """Nobody else does an act on keys until the transaction ends."""
-    execute("SELECT pg_advisory_xact_lock(%s)", journal.LOCK)
+    locks.take(locks.KEY_JOURNAL)
 
 
 def _check_clock(found: Journal, now: datetime) -> None:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
 
+from ami_headend.core import locks
 from keyvault import masterkey
 from keyvault.masterkey import MasterKeyError, MasterKeys
 
-_LOCK = 0x616D6903
 _WAIT_S = 30
 
 
@@ -21,8 +21,7 @@ def keys_for_wrapping() -> MasterKeys:
     """The master keys as they stand now; the active version stays so until the caller's transaction ends."""
     if not connection.in_atomic_block:
         raise RuntimeError("secrets are wrapped in the transaction that stores them")
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [_LOCK])
+    locks.share(locks.MASTER_KEY)
     return masterkey.provider().fresh()
 
 
@@ -33,7 +32,7 @@ def changing_versions() -> Iterator[None]:
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = '{_WAIT_S}s'")
             try:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+                locks.take(locks.MASTER_KEY)
             except OperationalError as error:
                 if isinstance(error.__cause__, LockNotAvailable):
                     raise MasterKeyError("keys are being provisioned: wait for that to end, and try again") from None

@@ -55,7 +55,7 @@ def parse_obis(text: str) -> ObisCode:
 
 
 COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE = "0-0:96.13.0", "0-0:96.13.1", "0-0:96.13.2"
-INTERVAL_IMPORT = "1-0:1.29.0"
+LOAD_PROFILE = "1-0:1.29.0"  # which every meter reports: completeness and gaps are of it
 STANDARD_LOG, FRAUD_LOG = "0-0:96.11.0", "0-0:96.11.1"
 _C, _I, _N, _E = RegisterKind.CUMULATIVE, RegisterKind.INTERVAL, RegisterKind.INSTANTANEOUS, RegisterKind.EVENT
 STANDARD_REGISTERS = [
@@ -67,7 +67,7 @@ STANDARD_REGISTERS = [
     StandardRegister("1-0:2.8.2", _C, "Wh", 0, "Active energy export, rate 2"),
     StandardRegister("1-0:3.8.0", _C, "varh", 0, "Reactive energy import"),
     StandardRegister("1-0:4.8.0", _C, "varh", 0, "Reactive energy export"),
-    StandardRegister(INTERVAL_IMPORT, _I, "Wh", 0, "Active energy import of one interval"),
+    StandardRegister(LOAD_PROFILE, _I, "Wh", 0, "Active energy import of one interval"),
     StandardRegister("1-0:2.29.0", _I, "Wh", 0, "Active energy export of one interval"),
     StandardRegister("1-0:3.29.0", _I, "varh", 0, "Reactive energy import of one interval"),
     StandardRegister("1-0:4.29.0", _I, "varh", 0, "Reactive energy export of one interval"),

@@ -20,6 +20,7 @@ from psqlextra.partitioning import (
     PostgresRangePartitioningStrategy,
 )
 
+from ami_headend.core import locks
 from meters.models import Reading
 
 MONTHS_AHEAD = 4
@@ -29,7 +30,6 @@ DROP_AFTER = timedelta(days=1)
 # New and dropped partitions need the table alone for a moment. Waiting for it behind a long export
 # would stop the writers that queue up behind us, so we give up and come back.
 LOCK_TIMEOUT = "3s"
-_ADVISORY_LOCK = 0x616D6970  # "amip"
 _MONTH = relativedelta(months=1)
 _EVENT_BATCH = 10_000
 
@@ -135,7 +135,7 @@ def retention_set() -> int:
 
 def _apply(wanted: PostgresPartitioningManager, *, skip_create: bool = False, skip_delete: bool = False) -> list[str]:
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
+        locks.take(locks.PARTITIONS)
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         plan: PostgresPartitioningPlan = wanted.plan(skip_create=skip_create, skip_delete=skip_delete)
         plan.apply()

@@ -12,13 +12,12 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from meters.models import Meter, MeterStatus, Register
-from meters.obis import RegisterKind
+from meters.obis import LOAD_PROFILE, RegisterKind
 from meters.registry import RegistryError, parse_system_title
 
 DEFAULT_PERIOD = timedelta(days=7)
 PAGE_DEFAULT, PAGE_MAX = 1_000, 10_000
 SELECTION_MAX = 100  # meters or registers named in one request
-_LOAD_PROFILE = "1-0:1.29.0"
 
 
 class SystemTitleField(serializers.CharField):
@@ -164,9 +163,7 @@ class EventsQuery(SelectionQuery):
 
 
 class GapsQuery(PeriodQuery):
-    register = serializers.CharField(
-        default=_LOAD_PROFILE, max_length=24, help_text="OBIS code of an interval register"
-    )
+    register = serializers.CharField(default=LOAD_PROFILE, max_length=24, help_text="OBIS code of an interval register")
 
     def validate_register(self, code: str) -> Register:
         register = Register.objects.filter(obis_code=code).first()

@@ -20,6 +20,7 @@ from ami_headend import embedded
 from ami_headend.backup import databases as ours
 from ami_headend.backup import making, manifest, programs, pruning, restoring
 from ami_headend.backup.programs import ProgramError
+from ami_headend.core import locks
 from keyvault import audit, backups, epochs, journal, masterkey
 from keyvault.audit import Actor
 from keyvault.backups import BackupError
@@ -247,7 +248,8 @@ def test_a_drill_names_what_is_wrong(
 def test_a_snapshot_waits_for_acts_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = databases.at_database(os.environ["DATABASE_URL"], str(connection.settings_dict["NAME"]))
     with psycopg.connect(url) as other:
-        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [journal.LOCK])  # has a number, and has not committed
+        # has a number, and has not committed
+        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [locks.KEY_JOURNAL])
         with pytest.raises(BackupError, match="acts on keys have been under way"), backups.snapshot(wait_s=0.3):
             pytest.fail("a snapshot was taken in the middle of an act")
         other.rollback()

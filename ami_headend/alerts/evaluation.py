@@ -15,12 +15,11 @@ from ami_headend.alerts import conversations, marks
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.models import Alert, AlertStep, Condition, GatheredSubjects, Rule, Step, SubjectKind
-from ami_headend.core import clock
+from ami_headend.core import clock, locks
 from ami_headend.core.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 
-_LOCK = 0x616D6906
 _RESTS = 20  # a costly rule rests this many times as long as it took
 
 _FOUND = ("severity", "subject", "summary", "subjects")
@@ -38,7 +37,7 @@ def evaluate(now: datetime) -> set[int]:
     channels: set[int] = set()
     for rule_id in Rule.objects.filter(is_enabled=True).order_by("pk").values_list("pk", flat=True):
         with transaction.atomic():
-            if not fetch_rows("SELECT pg_try_advisory_xact_lock(%s)", _LOCK)[0][0]:
+            if not fetch_rows("SELECT pg_try_advisory_xact_lock(%s)", locks.ALERTS)[0][0]:
                 return channels
             marks.mark(now)
             rule = Rule.objects.select_for_update(no_key=True).get(pk=rule_id)

@@ -15,11 +15,10 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
 from ami_headend.console.tables import Column, Table, table
-from concentrators.resends import LOAD_PROFILE
 from meters.expectation import Period
 from meters.gaps import Gap, GapReport
 from meters.models import Meter, Register
-from meters.obis import RegisterKind
+from meters.obis import LOAD_PROFILE, RegisterKind
 from meters.queries import Interval
 
 READ_READINGS = "meters.view_reading"

@@ -22,13 +22,10 @@ from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
-from meters.obis import COMMAND_LATE
+from meters.obis import COMMAND_LATE, LOAD_PROFILE
 from meters.senml import BN, BT, BVER, SECONDARY_UNITS_VERSION, N, T, U, V
 
 ENERGY_REGISTER = "1-0:1.8.0"
-INTERVAL_REGISTER = "1-0:1.29.0"
-FRAUD_EVENTS = "0-0:96.11.1"
-STANDARD_EVENTS = "0-0:96.11.0"
 RESERVE_AHEAD = 256
 
 
@@ -183,7 +180,7 @@ def interval_payload(interval_start_s: int, register_wh: int, energy_wh: int, ba
     return cbor2.dumps(
         [
             {**base, N: ENERGY_REGISTER, U: "Wh", V: register_wh},
-            {N: INTERVAL_REGISTER, U: "Wh", V: energy_wh},
+            {N: LOAD_PROFILE, U: "Wh", V: energy_wh},
         ]
     )
 

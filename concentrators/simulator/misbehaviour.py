@@ -12,7 +12,6 @@ import cbor2
 
 from concentrators.simulator.meter import (
     ENERGY_REGISTER,
-    INTERVAL_REGISTER,
     SimulatedMeter,
     base_name,
     interval_payload,
@@ -23,6 +22,7 @@ from concentrators.simulator.plan import STRANGERS, Plan
 from concentrators.simulator.spool import Outgoing
 from concentrators.verdicts import FailureKind
 from keyvault.cose.algorithms import AES_CCM_16_64_256
+from meters.obis import LOAD_PROFILE
 from meters.senml import BT, BVER, N, U, V
 
 ACCEPTED = "accepted"
@@ -330,6 +330,6 @@ _BAD_PAYLOADS: list[Callable[[Genuine], bytes]] = [
     lambda genuine: _pack(genuine, 2**63),
     lambda genuine: _pack(genuine, "42"),
     lambda genuine: _pack(genuine, 1, start_s=-60),  # relative to now
-    lambda genuine: _pack(genuine, 1, start_s=genuine.start_s + 7, name=INTERVAL_REGISTER),  # off the grid
+    lambda genuine: _pack(genuine, 1, start_s=genuine.start_s + 7, name=LOAD_PROFILE),  # off the grid
     lambda genuine: cbor2.dumps({"wh": genuine.energy_wh}),
 ]

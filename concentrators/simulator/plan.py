@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, Self
 
-from concentrators.simulator.meter import FRAUD_EVENTS, STANDARD_EVENTS
 from concentrators.simulator.obedience import FIRST_EPOCH
 from keyvault.cose.kdf import derived_device_key
+from meters.obis import FRAUD_LOG, STANDARD_LOG
 
 # System titles of the simulation are locally administered EUI-64: 02, run (4 octets), number (3 octets).
 _TITLE_HEAD = b"\x02"
@@ -148,7 +148,7 @@ class Plan:
         draw, choice = (mixed >> 8) % _EVENT_EVERY, mixed & 0xFF
         if draw:
             return None
-        return Event(interval.start_s + choice % 60, (STANDARD_EVENTS, FRAUD_EVENTS)[choice % 2], 1 + choice // 2)
+        return Event(interval.start_s + choice % 60, (STANDARD_LOG, FRAUD_LOG)[choice % 2], 1 + choice // 2)
 
     def intervals(
         self,

@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import Count, Sum
 
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
-from concentrators.simulator.meter import ENERGY_REGISTER, INTERVAL_REGISTER, lengths_in
+from concentrators.simulator.meter import ENERGY_REGISTER, lengths_in
 from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
@@ -19,6 +19,7 @@ from concentrators.simulator.spool import Said, Spool
 from concentrators.verdicts import FailureKind
 from keyvault.cose.structures import split_sequence
 from meters.models import Meter, MeterEvent, Register
+from meters.obis import LOAD_PROFILE
 
 _NAMED = 10
 _CHUNK_READINGS = 400_000
@@ -177,7 +178,7 @@ def _compare_readings(
         said[one_said.meter].append(one_said)
     lengths = {number: lengths_in(memory.nonvolatile) for number, memory in spool.memories().items()}
     registers = dict(Register.objects.values_list("obis_code", "pk"))
-    cumulative, interval = registers[ENERGY_REGISTER], registers[INTERVAL_REGISTER]
+    cumulative, interval = registers[ENERGY_REGISTER], registers[LOAD_PROFILE]
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
     expected_rows, found_rows, expected_events, found_events = 0, 0, 0, 0
     differing: list[str] = []
@@ -220,7 +221,7 @@ def _compare_readings(
 
 
 def _compare_totals(closing: Closing, truth: dict[_Total, tuple[int, int]], concentrators: dict[int, int]) -> None:
-    rows = IntervalTotal.objects.filter(concentrator__in=list(concentrators), register__obis_code=INTERVAL_REGISTER)
+    rows = IntervalTotal.objects.filter(concentrator__in=list(concentrators), register__obis_code=LOAD_PROFILE)
     found = {
         _Total(concentrators[row[0]], row[1], int(row[2].timestamp())): (int(row[3]), row[4])
         for row in rows.values_list(

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.db import connection
 
+from ami_headend.core.locks import KEY_JOURNAL
 from ami_headend.core.sql import fetch_rows
 from keyvault.journal.segments import Record
 from keyvault.journal.writing import JournalError, probe, write
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 COMMITTED = "audit_committed"  # the record of the audit chain before it is committed: [number, mac]
 RESTORED = "audit_restored"  # the chain goes on from here after a restore: [number, mac]
 
-LOCK = 0x616D6904  # held shared by whoever writes until the transaction ends; alone by a replay
 # A condition for statements. The table has one row, which no dump holds: a restored database is not open.
 OPEN = "EXISTS (SELECT 1 FROM keyvault_journal_replayed)"
 
@@ -61,7 +61,7 @@ def append(kind: str, body: Any) -> int:
     [(number, is_replayed)] = fetch_rows(
         f"""WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(%s))
             SELECT nextval('keyvault_journal_number'), {OPEN} FROM locked""",
-        LOCK,
+        KEY_JOURNAL,
     )
     if not is_replayed:
         raise NotReplayedError

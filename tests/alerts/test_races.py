@@ -11,6 +11,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from ami_headend.alerts import channels, conversations, delivery, evaluation, notices
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
+from ami_headend.core import locks
 from keyvault.audit import Actor
 from tests.alerts.conftest import only
 from tests.alerts.receiver import receiving
@@ -48,7 +49,7 @@ def test_only_one_evaluates_at_a_time(settings: Settings) -> None:
     only(Condition.MASTER_KEY_DOWN)
     settings.MASTER_KEY_FILE = settings.MASTER_KEY_FILE.with_name("nothing")
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [evaluation._LOCK])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [locks.ALERTS])
         beside(lambda: evaluation.evaluate(timezone.now()))
     assert not Alert.objects.exists()
     Rule.objects.update(evaluated_at=None)

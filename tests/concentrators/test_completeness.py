@@ -10,7 +10,7 @@ from concentrators.completeness import Share
 from concentrators.expected import Span, spans
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from meters.models import EarlierLength, Meter, Register
-from meters.obis import INTERVAL_IMPORT
+from meters.obis import LOAD_PROFILE
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 
@@ -32,7 +32,7 @@ def assigned(
 def total(concentrator: Concentrator, at: datetime, counted: int, value: int = 0, minutes: int = 30) -> None:
     IntervalTotal.objects.create(
         concentrator=concentrator,
-        register=Register.objects.get(obis_code=INTERVAL_IMPORT),
+        register=Register.objects.get(obis_code=LOAD_PROFILE),
         interval_minutes=minutes,
         interval_start=at,
         value_sum=value,

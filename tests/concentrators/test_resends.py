@@ -143,7 +143,7 @@ class TestSchedule:
         settings.RESEND_GAPS_AFTER_S = 6 * 3600
         devices = fleet(30, concentrator)
         for hour in range(24):
-            now = NOW.replace(hour=hour)
+            now = (NOW + timedelta(days=1)).replace(hour=hour)  # a day of which all intervals are over
             resends.ask_by_schedule(now)
             mine = {device.meter.pk for device in devices if device.meter.pk % 24 == hour}
             given = Command.objects.filter(meter__in=mine)

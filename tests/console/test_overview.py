@@ -24,7 +24,7 @@ from keyvault import approvals
 from keyvault.approvals import Person
 from keyvault.models import MasterKeyRotation, RotationState
 from meters.models import Meter, Register
-from meters.obis import INTERVAL_IMPORT
+from meters.obis import LOAD_PROFILE
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
 from tests.console.people import person
@@ -220,7 +220,7 @@ def test_completeness_is_of_what_is_expected(admin_client: Client) -> None:
         if n not in (5, 6):
             IntervalTotal.objects.create(
                 concentrator=concentrator,
-                register=Register.objects.get(obis_code=INTERVAL_IMPORT),
+                register=Register.objects.get(obis_code=LOAD_PROFILE),
                 interval_minutes=30,
                 interval_start=end - n * HOUR / 2,
                 value_sum=250,

@@ -16,6 +16,7 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
+from ami_headend.core import locks
 from keyvault import census, masterkey, provisioning, rewrap, wrapping
 from keyvault.audit import Actor
 from keyvault.models import DeviceKey, MasterKeyRotation, RotationState
@@ -143,7 +144,7 @@ def test_workers_are_killed_during_a_rotation(stack: Stack) -> None:
 def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     provision(5)
     with psycopg.connect(stack.env["DATABASE_URL"]) as other:
-        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [wrapping._LOCK])  # wraps, and has not committed
+        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [locks.MASTER_KEY])  # wraps, and has not committed
         waiting = threading.Thread(target=lambda: results.append(stack.manage("master_key", "rotate", "--here")))
         results: list[object] = []
         waiting.start()
@@ -157,7 +158,7 @@ def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.M
     assert (waited_for.returncode, "Finished: " in waited_for.stdout) == (0, True), waited_for.stderr
     assert_all_at(3, stack)
     with psycopg.connect(stack.env["DATABASE_URL"]) as other:
-        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [wrapping._LOCK])
+        other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [locks.MASTER_KEY])
         monkeypatch.setattr(wrapping, "_WAIT_S", 1)
         with (
             pytest.raises(masterkey.MasterKeyError, match="keys are being provisioned"),

@@ -8,8 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from meters.models import Meter, Reading, Register
-
-LOAD_PROFILE = "1-0:1.29.0"
+from meters.obis import LOAD_PROFILE
 
 Store = Callable[..., None]
 

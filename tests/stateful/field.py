@@ -5,7 +5,6 @@ from hashlib import sha256
 
 from concentrators.simulator.meter import (
     ENERGY_REGISTER,
-    INTERVAL_REGISTER,
     Memory,
     SimulatedMeter,
     event_payload,
@@ -16,7 +15,7 @@ from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
 from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Order
 from keyvault.cose.structures import parse_frame
 from meters.models import Meter
-from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
+from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
 from tests.builders import seal_frame, senml_payload
 from tests.stateful.model import EXTRA, INTERVAL_S, Sent, Value
 
@@ -70,7 +69,7 @@ class HonestMeter:
         self._memory.register_wh += wh
         if not extra:
             return self._say_interval(interval_s)
-        said = {ENERGY_REGISTER: self._intervals[interval_s][0], INTERVAL_REGISTER: wh, EXTRA: wh}
+        said = {ENERGY_REGISTER: self._intervals[interval_s][0], LOAD_PROFILE: wh, EXTRA: wh}
         return self._seal(senml_payload(said, interval_s), *((name, interval_s, value) for name, value in said.items()))
 
     def obey(self, octets: bytes, now_s: int, *, refuse: bool, power_for: int | None = None) -> list[Sent]:
@@ -123,7 +122,7 @@ class HonestMeter:
 
     def _say_interval(self, interval_s: int) -> Sent:
         register_wh, wh = self._intervals[interval_s]
-        values = (ENERGY_REGISTER, interval_s, register_wh), (INTERVAL_REGISTER, interval_s, wh)
+        values = (ENERGY_REGISTER, interval_s, register_wh), (LOAD_PROFILE, interval_s, wh)
         return self._seal(interval_payload(interval_s, register_wh, wh), *values)
 
     def _seal(self, payload: bytes, *values: Value) -> Sent:

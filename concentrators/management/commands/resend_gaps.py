@@ -16,12 +16,13 @@ from rich.progress import Progress
 from concentrators import resends
 from concentrators.commands import DownlinkError
 from concentrators.models import Concentrator
-from concentrators.resends import LOAD_PROFILE, Selection
+from concentrators.resends import Selection
 from keyvault import audit
 from keyvault.audit import AuditError
 from keyvault.masterkey import MasterKeyError
 from meters.gaps import GapsError
 from meters.models import Register
+from meters.obis import LOAD_PROFILE
 from meters.registry import RegistryError, parse_system_title
 
 
