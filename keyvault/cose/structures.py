@@ -12,17 +12,31 @@ SYSTEM_TITLE_OCTETS = 8
 KID_OCTETS = 10
 MAX_COUNTER = 2**40 - 1
 
-# {1: alg, 4: kid, 6: Partial IV}: alg of one or two octets, Partial IV in shortest form
-_ALG = rb"([\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff])"
-_KID = rb"\x4a(.{10})"
-_PARTIAL_IV = rb"(\x41.|\x42[^\x00].|\x43[^\x00].{2}|\x44[^\x00].{3}|\x45[^\x00].{4})"
-_BSTR = rb"([\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].)"  # head of a byte string, shortest form
-# 16([h'<protected>', {}, h'<ciphertext>']) up to the ciphertext's octets
-_FRAME = re.compile(
-    rb"\xd0\x83([\x40-\x57])(\xa3\x01" + _ALG + rb"\x04" + _KID + rb"\x06" + _PARTIAL_IV + rb")\xa0" + _BSTR, re.DOTALL
-)
+# The octets before a frame's kid by its protected header: {1: alg, 4: kid, 6: Partial IV}, alg of one octet or two
+# (0..255 and -1..-256), Partial IV of 1 to 5 octets. With an alg of two, the kid's head is the ninth octet.
+_HEADS: dict[bytes, tuple[int, int, int, int, bytes]] = {
+    b"\xd0\x83" + bytes((0x50 + len(alg) + octets,)) + b"\xa3\x01" + alg + b"\x04\x4a": (
+        number,
+        7 + len(alg),
+        19 + len(alg),
+        19 + len(alg) + octets,
+        bytes((0x06, 0x40 + octets)),
+    )
+    for alg, number in [
+        *((bytes((major + n,)), -1 - n if major else n) for major in (0x00, 0x20) for n in range(24)),
+        *((bytes((major + 24, n)), -1 - n if major else n) for major in (0x00, 0x20) for n in range(24, 256)),
+    ]
+    for octets in range(1, 6)
+}
+# {}, and the head of the ciphertext, by the number of octets from there to the end of the frame.
+_TAILS = {2 + octets: bytes((0xA0, 0x40 + octets)) for octets in range(24)} | {
+    3 + octets: bytes((0xA0, 0x58, octets)) for octets in range(24, 256)
+}
 # Only to say what is wrong.
-_BSTR_HEAD = re.compile(_BSTR, re.DOTALL)
+_ALG = rb"[\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff]"
+_KID = rb"\x4a.{10}"
+_PARTIAL_IV = rb"\x41.|\x42[^\x00].|\x43[^\x00].{2}|\x44[^\x00].{3}|\x45[^\x00].{4}"
+_BSTR_HEAD = re.compile(rb"[\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].", re.DOTALL)  # shortest form
 _HEADERS = [
     (b"\x01", "alg", re.compile(_ALG, re.DOTALL), "an integer of one or two octets in shortest form"),
     (b"\x04", "kid", re.compile(_KID, re.DOTALL), "a byte string of 10 octets (0x4a)"),
@@ -33,20 +47,6 @@ _HEADERS = [
         "a byte string of 1 to 5 octets without a leading zero octet",
     ),
 ]
-# Every alg that _ALG matches: 0..255 and -1..-256.
-_ALG_NUMBER = {
-    bytes((major + n,)) if n < 24 else bytes((major + 24, n)): -1 - n if major else n
-    for major in (0x00, 0x20)
-    for n in range(256)
-}
-# The usual frame by its octets up to the kid: alg, where the protected header ends, the head of the Partial IV.
-_USUAL_HEADS: dict[bytes, tuple[int, int, bytes | None]] = {
-    bytes((0xD0, 0x83, 0x51 + octets, 0xA3, 0x01, alg, 0x04, 0x4A)): (alg, 20 + octets, bytes((0x06, 0x40 + octets)))
-    for alg in range(24)
-    for octets in range(1, 6)
-}
-_UNUSUAL_HEAD = (0, 0, None)
-_USUAL_CIPHERTEXTS = {octets: bytes((0xA0, 0x58, octets)) for octets in range(24, 256)}  # {}, and the head of a bstr
 _ENC_STRUCTURE_HEAD = b"\x83\x68Encrypt0"
 _ENC_STRUCTURE_HEADS = [_ENC_STRUCTURE_HEAD + bytes((0x40 + length,)) for length in range(24)]  # with bstr head
 
@@ -77,6 +77,7 @@ class Frame(NamedTuple):
 
 
 _new_frame = tuple.__new__  # half the time of Frame(...)
+_from_bytes = int.from_bytes
 
 
 def parse_frame(octets: bytes) -> Frame:
@@ -84,28 +85,26 @@ def parse_frame(octets: bytes) -> Frame:
 
     Raises MalformedError for whatever is not the one valid encoding of a frame.
     """
-    # Nearly every frame: what this takes, the pattern takes alike, in more than twice the time.
-    alg, end, partial_iv_head = _USUAL_HEADS.get(octets[:8], _UNUSUAL_HEAD)
-    ciphertext = octets[end + 3 :]
-    if (
-        octets[end : end + 3] == _USUAL_CIPHERTEXTS.get(len(ciphertext))
-        and octets[18:20] == partial_iv_head
-        and (octets[20] or end == 21)
-    ):
-        counter = int.from_bytes(octets[20:end], "big")
-        return _new_frame(Frame, (octets[8:18], alg, counter, octets[3:end], ciphertext))
-    return _parse_unusual(octets)
+    head = _HEADS.get(octets[:8]) or _HEADS.get(octets[:9])
+    if head is not None:
+        alg, kid_at, counter_at, end, partial_iv_head = head
+        rest = len(octets) - end
+        tail = _TAILS.get(rest) or _long_tail(rest)
+        start = end + len(tail)
+        if (
+            tail
+            and octets[end:start] == tail
+            and octets[counter_at - 2 : counter_at] == partial_iv_head
+            and (octets[counter_at] or end == counter_at + 1)
+        ):
+            counter = _from_bytes(octets[counter_at:end], "big")
+            return _new_frame(Frame, (octets[kid_at : counter_at - 2], alg, counter, octets[3:end], octets[start:]))
+    raise MalformedError(*_why_malformed(octets))
 
 
-def _parse_unusual(octets: bytes) -> Frame:
-    match = _FRAME.match(octets)
-    if match is None:
-        raise MalformedError(*_why_malformed(octets))
-    protected_length, protected, alg, kid, partial_iv, ciphertext_length = match.groups()
-    start = match.end()
-    if len(protected) != protected_length[0] - 0x40 or len(octets) - start != _announced(ciphertext_length):
-        raise MalformedError(*_why_malformed(octets))
-    return _new_frame(Frame, (kid, _ALG_NUMBER[alg], int.from_bytes(partial_iv[1:], "big"), protected, octets[start:]))
+def _long_tail(rest: int) -> bytes:
+    """What stands before a ciphertext of 256 to 65,535 octets; nothing where ``rest`` is of no such frame."""
+    return b"\xa0\x59" + (rest - 4).to_bytes(2, "big") if 256 <= rest - 4 <= 0xFFFF else b""
 
 
 def encode_frame(protected: bytes, ciphertext: bytes) -> bytes:
