@@ -153,7 +153,7 @@ class _Batch:
             self._interpret(uplink, Period(earliest_s, latest_s))
 
     def _interpret(self, uplink: _Uplink, period: Period) -> None:
-        registers = _registers
+        readers = _registers.readers
         meters, candidates = self.meter_of, uplink.candidates
         for frame in uplink.opened:
             _, kid, _, plaintext, _ = frame
@@ -172,9 +172,8 @@ class _Batch:
                 )
                 continue
             try:
-                values = readings.interpret(
-                    plaintext, kid[:8], meter.interval_minutes, registers, period, meter.lengths
-                )
+                read = readers[frame.key.scheme.content]
+                values = read(plaintext, kid[:8], meter.interval_minutes, period, meter.lengths)
             except PayloadError as error:
                 self._refuse_payload(uplink, frame, meter, error)
                 continue
@@ -240,7 +239,7 @@ class _Batch:
     def _conclude_commands(self) -> None:
         """What the accepted frames prove of commands: answers of meters, and keys that arrived. Mostly nothing."""
         now = self.judged_at
-        answer_of = {_registers.id_of(code): said for code, said in _ANSWERS.items()}
+        answer_of = {_registers.catalogue.id_of(code): said for code, said in _ANSWERS.items()}
         answers = [
             Answer(meter_id, event.value, answer_of[event.register_id])
             for meter_id, event, _ in self.events
@@ -268,7 +267,7 @@ class _Batch:
             elif there[0] != value.value:
                 for taken in missing:
                     del standing[spot(meter_id, taken)]
-                place = f"{_registers.code_of(value.register_id)} at {iso(value.captured_s)}"
+                place = f"{_registers.catalogue.code_of(value.register_id)} at {iso(value.captured_s)}"
                 detail = f"{place} says {there[0]}, the frame {value.value}"
                 self._refuse(uplink, frame, FailureKind.READING_CONFLICT, detail)
                 return

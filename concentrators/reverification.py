@@ -30,10 +30,11 @@ from concentrators.verification import (
     judge_by_halves,
 )
 from keyvault import journal
-from keyvault.cose.structures import parse_frame, split_sequence
+from keyvault.cose.structures import split_sequence
 from keyvault.counterrows import Care
 from keyvault.journal import NotReplayedError
 from keyvault.opening import known_kids
+from keyvault.schemes.table import parse_frame
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,12 @@ from concentrators.judging import Delivery, Verdicts, judge
 from concentrators.models import Uplink
 from concentrators.verdicts import FailureKind
 from keyvault import journal
-from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
+from keyvault.cose.structures import MalformedError, split_sequence
 from keyvault.counterrows import Care, ContendedError
 from keyvault.journal import NotReplayedError
 from keyvault.masterkey import MasterKeyError
 from keyvault.opening import Frames
+from keyvault.schemes.table import parse_frame
 
 logger = logging.getLogger(__name__)
 

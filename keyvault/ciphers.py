@@ -8,11 +8,11 @@ from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array
 from keyvault import masterkey
-from keyvault.cose.kdf import derived_device_key, uplink_key
-from keyvault.cose.sealing import DirectionCipher
 from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
 from keyvault.provisioning import purpose_of
+from keyvault.schemes.lines import Cipher, Scheme
+from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,12 @@ class KeyRow(NamedTuple):
     version: int
     state: str
     algorithm: int
+    scheme: Scheme
+
+
+def scheme_of(name: str) -> Scheme:
+    """The scheme that a key row names; one of no envelope, where another release knows it."""
+    return SCHEMES.get(name) or Scheme(name, "", "", frozenset())
 
 
 class _Cache:
@@ -36,10 +42,10 @@ class _Cache:
     """
 
     def __init__(self) -> None:
-        self._young: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
-        self._old: dict[bytes, tuple[KeyRow, DirectionCipher]] = {}
+        self._young: dict[bytes, tuple[KeyRow, Cipher]] = {}
+        self._old: dict[bytes, tuple[KeyRow, Cipher]] = {}
 
-    def get(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCipher]]:
+    def get(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
         young, old = self._young, self._old
         found = {}
         for kid in kids:
@@ -56,7 +62,7 @@ class _Cache:
         self._young.pop(kid, None)
         self._old.pop(kid, None)
 
-    def put(self, kid: bytes, row: KeyRow, cipher: DirectionCipher) -> None:
+    def put(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)
@@ -65,13 +71,13 @@ class _Cache:
 _cache = _Cache()
 
 
-def kept_ciphers(kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, DirectionCipher]]:
+def kept_ciphers(kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
     """The uplink ciphers that are kept, by kid, with the rows as they were read: good while their versions stand.
 
     None of pending keys: the first frame makes them active, and leaves their version alone.
     """
     kept = _cache.get(kids)
-    pending = [kid for kid, ((_, _, state, _), _) in kept.items() if state == _PENDING]
+    pending = [kid for kid, ((_, _, state, *_), _) in kept.items() if state == _PENDING]
     for kid in pending:
         del kept[kid]
     return kept
@@ -82,29 +88,32 @@ def forget_cipher(kid: bytes) -> None:
     _cache.drop(kid)
 
 
-def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, DirectionCipher]:
+def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, Cipher]:
     """The uplink ciphers of kids, given the key row of each; at most two queries for those not kept.
 
-    A key whose row does not open is left out and logged: its row was changed. Raises MasterKeyError
-    where the master key cannot be used, or opens no row at all.
+    A key whose row does not open is left out and logged: its row was changed. So is one of a scheme that this release
+    does not know. Raises MasterKeyError where the master key cannot be used, or opens no row at all.
     """
-    ciphers: dict[bytes, DirectionCipher] = {}
+    ciphers: dict[bytes, Cipher] = {}
     missing: dict[int, bytes] = {}
     kept = _cache.get(rows)
     for kid, row in rows.items():
         entry = kept.get(kid)
         if entry is None or entry[0] != row:
-            missing[row.id] = kid
+            if ENVELOPES.get(row.scheme.envelope) is None:
+                logger.error("key of %s: this release knows no scheme %r", kid.hex(), row.scheme.name)
+            else:
+                missing[row.id] = kid
         else:
             ciphers[kid] = entry[1]
     if missing:
         for key in open_keys(missing):
             kid = missing[key.id]
-            traffic_key = uplink_key(key.octets, key.system_title, key.epoch, key.algorithm)
-            cipher = DirectionCipher(traffic_key, key.algorithm)
-            if key.version == rows[kid].version:
-                _cache.put(kid, rows[kid], cipher)
-            ciphers[kid] = cipher
+            row = rows[kid]
+            envelope = ENVELOPES[row.scheme.envelope]
+            cipher = ciphers[kid] = envelope.cipher(key.octets, key.system_title, key.epoch, key.algorithm)
+            if key.version == row.version:
+                _cache.put(kid, row, cipher)
     return ciphers
 
 
@@ -130,7 +139,7 @@ def open_keys(key_ids: Iterable[int]) -> list[DeviceKeyOctets]:
     """
     master = masterkey.current()
     rows = fetch_rows(
-        """SELECT k.id, k.version, k.system_title, k.epoch, k.algorithm, k.wrapped, f.name, f.wrapped,
+        """SELECT k.id, k.version, k.system_title, k.epoch, k.algorithm, k.source, k.wrapped, f.name, f.wrapped,
                   coalesce(k.master_key_version, f.master_key_version)
            FROM keyvault_devicekey k LEFT JOIN keyvault_fleetkey f ON f.id = k.fleet_key_id
            WHERE k.id = ANY(%s::int[])""",
@@ -139,14 +148,16 @@ def open_keys(key_ids: Iterable[int]) -> list[DeviceKeyOctets]:
     opened = []
     failed: dict[int, UnwrapError] = {}
     fleet_keys: dict[str, bytes] = {}
-    for key_id, version, title, epoch, alg, wrapped, fleet_name, fleet_wrapped, master_version in rows:
+    for key_id, version, title, epoch, alg, source_name, wrapped, fleet_name, fleet_wrapped, master_version in rows:
+        source = SOURCES[source_name]
         try:
-            if fleet_name is None:
-                octets = master.unwrap(wrapped, purpose_of(epoch), title, epoch)
+            if not source.is_of_fleet:
+                secret = master.unwrap(wrapped, purpose_of(epoch), title, epoch)
             else:
                 if fleet_name not in fleet_keys:
                     fleet_keys[fleet_name] = master.unwrap(fleet_wrapped, Purpose.FLEET_KEY, fleet_name.encode())
-                octets = derived_device_key(fleet_keys[fleet_name], title, epoch)
+                secret = fleet_keys[fleet_name]
+            octets = source.device_key(secret, title, epoch)
         except UnwrapError as error:
             failed[master_version] = error
             logger.error("key of %s, epoch %s: %s", title.hex(), epoch, error)

@@ -8,10 +8,11 @@ from typing import Any
 from django.conf import settings
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
-from keyvault.ciphers import KeyRow, forget_cipher, kept_ciphers
-from keyvault.cose.sealing import DirectionCipher
+from keyvault.ciphers import KeyRow, forget_cipher, kept_ciphers, scheme_of
+from keyvault.cose.structures import make_kid
 from keyvault.counters import CounterSet, format_gaps, parse_gaps
 from keyvault.provisioning import TRANSFER_EPOCH
+from keyvault.schemes.lines import Cipher
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
 _NOT_FORESEEN = -2
@@ -49,6 +50,7 @@ class CountedKey(CounterSet):
         "id",
         "is_foreseen",
         "row",
+        "scheme",
         "state",
         "version",
     )
@@ -57,14 +59,14 @@ class CountedKey(CounterSet):
         self,
         max_gap_runs: int,
         row: KeyRow,
-        cipher: DirectionCipher | None,
+        cipher: Cipher | None,
         highest: int,
         floor: int | None = None,
         gaps: str | None = None,
     ) -> None:
         super().__init__(max_gap_runs, highest, floor or 0, parse_gaps(gaps) if gaps else None)
         self.row, self.cipher = row, cipher
-        self.id, self.version, self.state, self.alg = row
+        self.id, self.version, self.state, self.alg, self.scheme = row
         self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
         self.is_foreseen = floor is None
         self.heard_at: datetime | None = None
@@ -77,12 +79,19 @@ class CountedKey(CounterSet):
 
 
 _READ_KEYS = """
-    SELECT t.n, k.id, k.version, k.state, k.algorithm, c.highest, c.floor,
+    SELECT t.n, k.epoch, k.id, k.version, k.state, k.algorithm, k.scheme, c.highest, c.floor,
            CASE WHEN isempty(c.gaps) THEN NULL ELSE c.gaps::text END
     FROM unnest(%s::bytea[], %s::int[]) WITH ORDINALITY AS t(title, epoch, n)
     JOIN keyvault_devicekey k ON k.system_title = t.title AND k.epoch = t.epoch
     JOIN keyvault_invocationcounter c ON c.key_id = k.id
 """
+# Where frames name titles alone (epoch -1): every key that those devices may use.
+_ANY_EPOCH = -1
+_READ_KEYS_OF_TITLES = _READ_KEYS.replace(
+    "k.epoch = t.epoch",
+    "(k.epoch = t.epoch OR t.epoch = -1 AND k.epoch > 0 AND k.state IN ('pending', 'active', 'retiring'))",
+)
+_LOCKED = "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 # Of a key that is kept, the counter's copy of its version tells whether it still is what it was. Of one whose highest
 # counter was foreseen (-2: it was not), nothing is said where that holds.
 _READ_UNFORESEEN = """
@@ -92,7 +101,6 @@ _READ_UNFORESEEN = """
     LEFT JOIN keyvault_invocationcounter c ON c.key_id = t.key_id
     WHERE c.highest IS DISTINCT FROM t.foreseen OR c.key_version IS DISTINCT FROM t.version
 """
-_LOCK_KEYS = _READ_KEYS + "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 
 # The usual uplink only goes ahead, and leaves the gaps alone.
 # Uplinks may be verified in another order than they came in: "last heard" never goes back.
@@ -121,25 +129,32 @@ _SAVE_GAPS = f"""
 
 
 def read_keys(
-    kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care = Care.LOOK
+    names: Collection[bytes], foreseen: Mapping[bytes, int], care: Care = Care.LOOK
 ) -> dict[bytes, CountedKey]:
-    """The keys of kids with their counters; the transfer key protects no uplink and is not among them.
+    """The keys that frames name, with their counters, by kid.
 
-    ``foreseen`` is what the highest counter of a kid ought to be: where it is, and the key is kept, nothing more
-    is read of it; nothing at all with Care.TRUST.
+    A name is a kid (10 octets), or a title alone (8): then it means every key that its device may use. The transfer
+    key protects no uplink and is never among them. ``foreseen`` is what the highest counter of a kid ought to be:
+    where it is, and the key is kept, nothing more is read of it; nothing at all with Care.TRUST.
     """
-    wanted = [kid for kid in kids if kid[8:] != _TRANSFER_EPOCH]
+    wanted = [name for name in names if name[8:] != _TRANSFER_EPOCH]
     keys = {} if care is Care.LOCK else _read_kept(wanted, foreseen, care)
     if len(keys) < len(wanted):
-        wanted = [kid for kid in wanted if kid not in keys]
-        rows = fetch_rows(
-            _LOCK_KEYS if care is Care.LOCK else _READ_KEYS,
-            octets_array(kid[:8] for kid in wanted),
-            int_array(int.from_bytes(kid[8:], "big") for kid in wanted),
-        )
-        runs = settings.COUNTER_GAP_RUNS
-        keys.update({wanted[row[0] - 1]: CountedKey(runs, KeyRow(*row[1:5]), None, *row[5:]) for row in rows})
+        _read_rows([name for name in wanted if name not in keys], keys, care)
     return keys
+
+
+def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care) -> None:
+    """Add the keys of those names, as one query finds them."""
+    epochs = [int.from_bytes(name[8:], "big") if len(name) > 8 else _ANY_EPOCH for name in names]
+    statement = _READ_KEYS_OF_TITLES if _ANY_EPOCH in epochs else _READ_KEYS
+    if care is Care.LOCK:
+        statement += _LOCKED
+    rows = fetch_rows(statement, octets_array(name[:8] for name in names), int_array(epochs))
+    runs = settings.COUNTER_GAP_RUNS
+    for n, epoch, key_id, version, state, algorithm, scheme, *counters in rows:
+        row = KeyRow(key_id, version, state, algorithm, scheme_of(scheme))
+        keys[make_kid(names[n - 1][:8], epoch)] = CountedKey(runs, row, None, *counters)
 
 
 def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care) -> dict[bytes, CountedKey]:

@@ -40,8 +40,9 @@ def begin(
 
     A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
     KeySource.STORED for random keys, None for what the device has now (random where that is compromised);
-    ``algorithm`` None likewise. Raises EpochError where a device has no usable transfer key, no key of its
-    own, or no epoch left; ProvisioningError where a fleet key does not open. A fixed number of queries.
+    ``algorithm`` None likewise; the scheme stays. Raises EpochError where a device has no usable transfer key, no key
+    of its own, or no epoch left; ProvisioningError where a fleet key does not open, or the scheme takes no such key.
+    A fixed number of queries.
     """
     titles = sorted(set(system_titles))
     with transaction.atomic():
@@ -60,7 +61,8 @@ def begin(
             if key.epoch >= LAST_EPOCH:
                 raise EpochError(f"device {title.hex()} has used up its epochs")
             epochs[title] = key.epoch + 1
-            new = NewKey(title, key.epoch + 1, None, key.algorithm if algorithm is None else algorithm)
+            alg = key.algorithm if algorithm is None else algorithm
+            new = NewKey(title, key.epoch + 1, None, alg, key.scheme)
             fleet_key = _fleet_key_for(key, source)
             if fleet_key is None:
                 stored.append(new)

@@ -5,6 +5,8 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
+from keyvault.schemes.table import USUAL
+
 
 class Int8MultiRangeField(models.Field):  # type: ignore[type-arg]
     """PostgreSQL's int8multirange; Django has no field of its own for multiranges."""
@@ -56,6 +58,9 @@ class DeviceKey(models.Model):
     system_title = models.BinaryField(max_length=8, help_text="EUI-64, 8 octets")
     epoch = models.PositiveIntegerField(help_text="0 is the transfer key")
     algorithm = models.PositiveSmallIntegerField(choices=Algorithm, default=Algorithm.AES_CCM_16_64_128)
+    scheme = models.CharField(
+        max_length=32, default=USUAL, db_default=USUAL, help_text="the scheme that protects its readings"
+    )
     state = models.CharField(max_length=11, choices=KeyState, default=KeyState.ACTIVE)
     source = models.CharField(max_length=7, choices=KeySource, default=KeySource.STORED)
     fleet_key = models.ForeignKey(FleetKey, models.PROTECT, null=True, blank=True)

@@ -10,10 +10,11 @@ from django.conf import settings
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.ciphers import uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
-from keyvault.cose.structures import Frame, MalformedError, parse_frame
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
 from keyvault.counterrows import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.counters import Take
 from keyvault.models import KeyState
+from keyvault.schemes.table import ENVELOPES
 
 _PENDING = KeyState.PENDING.value
 ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value})
@@ -32,7 +33,10 @@ class Refusal(StrEnum):
 
 
 class Refused(NamedTuple):
-    """A frame that was not opened. ``kid`` and ``counter`` are what it claims, unless it is malformed."""
+    """A frame that was not opened. ``kid`` and ``counter`` are what it claims, unless it is malformed.
+
+    Of a frame that names a title alone ``kid`` is that of the likeliest key, where the device has one that it may use.
+    """
 
     frame_index: int
     reason: Refusal
@@ -43,6 +47,8 @@ class Refused(NamedTuple):
 
 # Frames, each with its index in the uplink.
 Frames = Sequence[tuple[int, bytes]]
+# A frame taken apart: its index in the uplink, the name of its envelope, and what it says.
+_Parsed = tuple[int, str, Frame]
 
 
 class Opened(NamedTuple):
@@ -97,7 +103,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
     Runs in the caller's transaction; with more ``care`` for another try after ContendedError. A frame is
     refused with its reason and costs no other.
     """
-    parsed: list[list[tuple[int, Frame]]] = []
+    parsed: list[list[_Parsed]] = []
     results: list[OpenedFrames] = []
     foreseen = _Foreseen()
     for frames in uplinks:
@@ -105,24 +111,79 @@ def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
         parsed.append(_parse(frames, refused))
         results.append(OpenedFrames([], refused))
         foreseen.look_at(parsed[-1])
-    kids = foreseen.kids
-    keys = read_keys(kids, {} if care is Care.LOCK else foreseen.highest(), care)
+    names = foreseen.names
+    keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care)
     _add_ciphers(keys)
-    known_titles = _known_titles({kid[:8] for kid in kids if kid not in keys}) if len(keys) < len(kids) else set()
-    for frames_parsed, result in zip(parsed, results, strict=True):
-        opened = result.opened
-        for index, frame in frames_parsed:
+    unfound = _Unfound(keys, names)
+    for frames_parsed, (opened, refused) in zip(parsed, results, strict=True):
+        for index, envelope, frame in frames_parsed:
             kid, alg, counter, _, _ = frame
             key = keys.get(kid)
-            if key is not None and key.cipher is not None and key.alg == alg:
+            if key is not None and key.cipher is not None and key.alg == alg and key.scheme.envelope == envelope:
                 try:
                     opened.append(_new_opened(Opened, (index, kid, counter, key.cipher.open_(frame), key)))
                     continue
                 except TagInvalidError:
                     pass  # told below
-            reason, detail = _why_not(frame, key, known_titles)
-            result.refused.append(Refused(index, reason, detail, kid, counter))
+            elif len(kid) == SYSTEM_TITLE_OCTETS:
+                likeliest = unfound.keys_of_title(envelope, frame)
+                found = _open_by_title(index, envelope, frame, likeliest)
+                if found is not None:
+                    opened.append(found)
+                    continue
+                kid, key = likeliest[0] if likeliest else (kid, None)
+            reason, detail = _why_not(envelope, frame, key, unfound.known_titles)
+            refused.append(Refused(index, reason, detail, kid, counter))
     return Opening(results, keys, care)
+
+
+class _Unfound:
+    """What stands for the names of a batch that are no kid of a key: keys of the titles among them, and known titles.
+
+    One query, none where every frame names its key.
+    """
+
+    def __init__(self, keys: Mapping[bytes, CountedKey], names: Collection[bytes]) -> None:
+        unfound = {name for name in names if name not in keys}
+        self._of_title: dict[bytes, list[tuple[bytes, CountedKey]]] = {}
+        titles = {name for name in unfound if len(name) == SYSTEM_TITLE_OCTETS}
+        if titles:
+            for kid, key in keys.items():
+                if kid[:8] in titles:
+                    self._of_title.setdefault(kid[:8], []).append((kid, key))
+        self.known_titles = _known_titles({name[:8] for name in unfound if name not in self._of_title})
+
+    def keys_of_title(self, envelope: str, frame: Frame) -> list[tuple[bytes, CountedKey]]:
+        """The keys, with their kids, that a frame may be under that names a title alone; the likeliest first.
+
+        That is one for such frames, whose highest counter lies nearest below the frame's.
+        """
+        counter = frame.counter
+        return sorted(
+            self._of_title.get(frame.kid, ()),
+            key=lambda one: (
+                not _is_for(one[1], envelope, frame.alg),
+                one[1].highest >= counter,
+                abs(counter - one[1].highest),
+            ),
+        )
+
+
+def _is_for(key: CountedKey, envelope: str, alg: int) -> bool:
+    return key.alg == alg and key.scheme.envelope == envelope
+
+
+def _open_by_title(
+    index: int, envelope: str, frame: Frame, likeliest: Sequence[tuple[bytes, CountedKey]]
+) -> Opened | None:
+    """A frame that names a title alone, opened by the first key whose tag fits; None where none does."""
+    for kid, key in likeliest:
+        if key.cipher is not None and _is_for(key, envelope, frame.alg):
+            try:
+                return Opened(index, kid, frame.counter, key.cipher.open_(frame), key)
+            except TagInvalidError:
+                continue
+    return None
 
 
 def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
@@ -151,9 +212,9 @@ class _Foreseen:
         self._next: dict[bytes, int] = {}
         self._irregular: set[bytes] = set()
 
-    def look_at(self, frames: list[tuple[int, Frame]]) -> None:
+    def look_at(self, frames: list[_Parsed]) -> None:
         first, following, irregular = self._first, self._next, self._irregular
-        for _, frame in frames:
+        for _, _, frame in frames:
             kid, _, counter, _, _ = frame
             expected = following.get(kid)
             if expected is None:
@@ -163,7 +224,8 @@ class _Foreseen:
             following[kid] = counter + 1
 
     @property
-    def kids(self) -> Collection[bytes]:
+    def names(self) -> Collection[bytes]:
+        """What the frames name: kids, and titles alone."""
         return self._first.keys()
 
     def highest(self) -> dict[bytes, int]:
@@ -191,28 +253,35 @@ def save_counters(opening: Opening) -> None:
     save_keys(moved)
 
 
-def _parse(frames: Frames, refused: list[Refused]) -> list[tuple[int, Frame]]:
+def _parse(frames: Frames, refused: list[Refused]) -> list[_Parsed]:
     """The frames taken apart, each with its index; what is none goes to ``refused``."""
-    parsed: list[tuple[int, Frame]] = []
+    parsed: list[_Parsed] = []
     longest = settings.FRAME_MAX_OCTETS
+    envelope_of = ENVELOPES.of
     for index, octets in frames:
         try:
             if len(octets) > longest:
                 raise MalformedError(f"{len(octets)} octets are more than the {longest} that a frame may have")
-            parsed.append((index, parse_frame(octets)))
+            envelope = envelope_of(octets)
+            parsed.append((index, envelope.name, envelope.parse(octets)))
         except MalformedError as error:
             refused.append(Refused(index, Refusal.MALFORMED, str(error)))
     return parsed
 
 
-def _why_not(frame: Frame, key: CountedKey | None, known_titles: Collection[bytes]) -> tuple[Refusal, str]:
+def _why_not(
+    envelope: str, frame: Frame, key: CountedKey | None, known_titles: Collection[bytes]
+) -> tuple[Refusal, str]:
     """Why a frame was not opened: the first check that it fails."""
-    title, epoch = frame.kid[:8], int.from_bytes(frame.kid[8:], "big")
+    title, epoch = frame.kid[:8], frame.kid[8:]
     if key is None:
         reason = Refusal.UNKNOWN_EPOCH if title in known_titles else Refusal.UNKNOWN_DEVICE
-        return reason, f"no key for system title {title.hex()}, epoch {epoch}"
+        named = f", epoch {int.from_bytes(epoch, 'big')}" if epoch else ""
+        return reason, f"no key for system title {title.hex()}{named}"
     if key.state not in ACCEPTABLE:
         return Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
+    if key.scheme.envelope != envelope:
+        return Refusal.ALGORITHM_MISMATCH, f"envelope {envelope}, provisioned is scheme {key.scheme.name}"
     if key.alg != frame.alg:
         return Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
     if key.cipher is None:
@@ -220,9 +289,14 @@ def _why_not(frame: Frame, key: CountedKey | None, known_titles: Collection[byte
     return Refusal.TAG_INVALID, "the tag does not fit: forged, damaged, or another key"
 
 
-def known_kids(kids: Collection[bytes]) -> set[bytes]:
-    """Those of the kids whose key stands, whatever its state: their frames are no longer unknown. One query."""
-    return set(read_keys(kids, {}))
+def known_kids(names: Collection[bytes]) -> set[bytes]:
+    """Those of some names (kids, or titles alone) whose key stands: their frames are no longer unknown. One query.
+
+    The key of a kid may be in any state, that of a title is one that the device may use.
+    """
+    kids = read_keys(names, {}).keys()
+    titles = {kid[:8] for kid in kids}
+    return {name for name in names if name in kids or name in titles}
 
 
 def _known_titles(titles: Collection[bytes]) -> set[bytes]:

@@ -16,6 +16,7 @@ from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.fingerprints import fingerprint
 from keyvault.masterkey import Purpose, UnwrapError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL
 from keyvault.wrapping import keys_for_wrapping
 
 TRANSFER_EPOCH = 0
@@ -34,6 +35,7 @@ class NewKey(NamedTuple):
     epoch: int
     key: bytes | None = None
     algorithm: int = Algorithm.AES_CCM_16_64_128
+    scheme: str = USUAL
 
     def __repr__(self) -> str:
         return f"NewKey({self.system_title.hex()}, {self.epoch}, ...)"
@@ -103,9 +105,9 @@ def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Itera
 def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"]:
     fleet_octets = _open_fleet_key(fleet_key)
     rows = []
-    for title, epoch, _, algorithm in entries:
+    for title, epoch, _, algorithm, scheme in entries:
         name = fingerprint(derived_device_key(fleet_octets, title, epoch))
-        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name))
+        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name, scheme))
     return rows
 
 
@@ -129,6 +131,7 @@ def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
                 wrapped,
                 master.active_version,
                 fingerprint(key),
+                entry.scheme,
             )
         )
     return rows
@@ -202,6 +205,7 @@ class _Row(NamedTuple):
     wrapped: bytes | None
     master_key_version: int | None
     fingerprint: bytes
+    scheme: str
 
 
 def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
@@ -216,7 +220,7 @@ def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
         ids = [row[0] for row in cursor.fetchall()]
         with cursor.copy(
             f"COPY {table} (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped, master_key_version,"
-            " fingerprint, state, version, created_at) FROM STDIN"
+            " fingerprint, scheme, state, version, created_at) FROM STDIN"
         ) as copy:
             for key_id, row in zip(ids, rows, strict=True):
                 copy.write_row((key_id, *row, state.value, 1, created_at))
@@ -239,15 +243,17 @@ def _plain(one: Any) -> Any:
 
 def _check(rows: Sequence[_Row]) -> None:
     seen = set()
-    for title, epoch, algorithm, *_ in rows:
+    for title, epoch, algorithm, source, *_, scheme_name in rows:
         if len(title) != SYSTEM_TITLE_OCTETS:
             raise ProvisioningError(f"system title {title.hex()}: {len(title)} octets instead of {SYSTEM_TITLE_OCTETS}")
         if not 0 <= epoch <= 0xFFFF:
             raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} is not 0 to 65535")
-        if algorithm not in Algorithm.values:
-            raise ProvisioningError(
-                f"system title {title.hex()}: algorithm {algorithm} is not one of {Algorithm.values}"
-            )
+        scheme = SCHEMES.get(scheme_name)
+        if scheme is None or source not in scheme.sources:
+            raise ProvisioningError(f"system title {title.hex()}: no scheme {scheme_name!r} takes a {source} key")
+        algorithms = sorted(ENVELOPES[scheme.envelope].algorithms)
+        if algorithm not in algorithms:
+            raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {algorithms}")
         if (title, epoch) in seen:
             raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} stands twice")
         seen.add((title, epoch))

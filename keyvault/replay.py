@@ -19,6 +19,7 @@ from keyvault.audit import Actor
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import Record
 from keyvault.models import Approval, AuditKey, Backup, MasterKeyRotation, RotationState
+from keyvault.schemes.table import USUAL
 
 CLOCK_MAY_LAG = timedelta(seconds=60)
 
@@ -208,6 +209,7 @@ class _Key(NamedTuple):
     wrapped: bytes | None
     master_key_version: int | None
     fingerprint: bytes
+    scheme: str = USUAL  # of a journal from before there were others
 
 
 def _last_mentions(found: Journal) -> dict[tuple[bytes, int], int]:
@@ -251,17 +253,20 @@ def _audit_key(wrapped: bytes, version: int) -> None:
 # A key of another device may have the id, where the journal of a host was missing at a restore before.
 _UPSERT_KEYS = """
     INSERT INTO keyvault_devicekey AS k (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped,
-        master_key_version, fingerprint, state, version, created_at)
+        master_key_version, fingerprint, scheme, state, version, created_at)
     SELECT CASE WHEN EXISTS (SELECT 1 FROM keyvault_devicekey d
                              WHERE d.id = n.id AND (d.system_title <> n.title OR d.epoch <> n.epoch))
                 THEN nextval(pg_get_serial_sequence('keyvault_devicekey', 'id')) ELSE n.id END,
-           n.title, n.epoch, n.algorithm, n.source, n.fleet_key_id, n.wrapped, n.version, n.fingerprint, %s, 1, now()
+           n.title, n.epoch, n.algorithm, n.source, n.fleet_key_id, n.wrapped, n.version, n.fingerprint, n.scheme,
+           %s, 1, now()
     FROM unnest(%s::int[], %s::bytea[], %s::int[], %s::int[], %s::text[], %s::int[], %s::bytea[], %s::int[],
-                %s::bytea[]) AS n(id, title, epoch, algorithm, source, fleet_key_id, wrapped, version, fingerprint)
+                %s::bytea[], %s::text[])
+         AS n(id, title, epoch, algorithm, source, fleet_key_id, wrapped, version, fingerprint, scheme)
     ON CONFLICT (system_title, epoch) DO UPDATE
     SET algorithm = excluded.algorithm, source = excluded.source, fleet_key_id = excluded.fleet_key_id,
         wrapped = excluded.wrapped, master_key_version = excluded.master_key_version,
-        fingerprint = excluded.fingerprint, state = excluded.state, version = k.version + 1, offered_at = NULL
+        fingerprint = excluded.fingerprint, scheme = excluded.scheme, state = excluded.state,
+        version = k.version + 1, offered_at = NULL
     WHERE k.fingerprint IS DISTINCT FROM excluded.fingerprint
       AND (k.epoch = 0
            OR NOT EXISTS (SELECT 1 FROM keyvault_invocationcounter c WHERE c.key_id = k.id AND c.highest >= 0))

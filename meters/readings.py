@@ -1,72 +1,46 @@
-"""The write path of readings: from a payload to exact values, and values into the table by COPY."""
+"""Readings and events in the database: the catalogue that payloads are read by, and values into tables by COPY."""
 
-import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from decimal import Context, Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
-import cbor2
 from django.db import connection
 
 from ami_headend.core.sql import cursor, fetch_rows, int_array
-from meters.lengths import Lengths
+from meters.contents.lines import Catalogue, RegisterRow
+from meters.contents.table import Readers
 from meters.obis import RegisterKind
-from meters.senml import Record, SenMLError, parse_pack
-from meters.values import NewValue, PayloadError, PayloadRefusal, Period, Spot, Standing, Value, iso
+from meters.values import NewValue, Spot, Standing
 
-_NAME_PREFIX = "urn:dev:mac:"
 _PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TAIL = b"\xff\xff"
 # Six fields, each with its length: the primary key first, so that rows sort like the index by their octets
 _COPY_ROW = struct.Struct("!hiqiiihiqiqih")
-_EXACT = Context(prec=1300)  # more digits than any number of a pack that senml lets through
 _COPY_READINGS = """COPY meters_reading
     (captured_at, meter_id, register_id, value, uplink_id, interval_minutes) FROM STDIN (FORMAT BINARY)"""
 
 
-_new_value = tuple.__new__  # a third of the time of Value(...)
-_from_bytes = int.from_bytes
-_SHAPES = 8  # of packs, tried one after the other
-_SHAPES_LOOKED_AT = 200
-_SHAPE_MAXIMUM = 2**24 - 1  # what a number of up to three octets may say passes without a look
-_SHAPE_RECORDS = 23  # as many as the head of an array says in one octet
-
-
-class RegisterRow(NamedTuple):
-    """A register as workers keep it in memory; ``minimum`` and ``maximum`` bound its values, in its steps."""
-
-    id: int
-    unit: str
-    scaler: int
-    is_interval: bool
-    is_event: bool
-    minimum: int
-    maximum: int
-
-
 class Registers:
-    """The register table by OBIS code, kept per process for as long as its generation stands.
+    """The register table, kept per process for as long as its generation stands, and the readers that go by it.
 
     It is read when a batch begins, and never while the batch is decided.
     """
 
     def __init__(self) -> None:
-        self._rows: dict[str, RegisterRow] = {}
-        self._codes: dict[int, str] = {}
         self._generation: int | None = None
-        self.shapes: list[PackShape] = []  # of the packs that came so far
-        self._looked_at: set[tuple[str, ...]] = set()
+        self._put([])
 
     def begin_batch(self, generation: int | None) -> None:
         """Read the table, unless it was read under this generation: bounds may have changed since."""
         if generation is None or generation != self._generation:
             self._generation = generation
-            self._rows = {row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}
-            self._codes = {row.id: code for code, row in self._rows.items()}
-            self.shapes, self._looked_at = [], set()
+            self._put(self._rows_of())
+
+    def _put(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self.catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in rows})
+        self.readers = Readers(self.catalogue)
 
     def _rows_of(self) -> list[tuple[Any, ...]]:
         return fetch_rows(
@@ -75,212 +49,6 @@ class Registers:
             RegisterKind.INTERVAL.value,
             RegisterKind.EVENT.value,
         )
-
-    def get(self, obis_code: str) -> RegisterRow | None:
-        return self._rows.get(obis_code)
-
-    def id_of(self, obis_code: str) -> int | None:
-        row = self._rows.get(obis_code)
-        return None if row is None else row.id
-
-    def code_of(self, register_id: int) -> str:
-        """The OBIS code of a register that a value names."""
-        return self._codes.get(register_id) or f"register {register_id}"
-
-    def learn(self, names: Sequence[str], payload: bytes) -> None:
-        """Keep the shape of a good pack with those records, if it has one: the next such pack is read by it."""
-        looked_at = tuple(names)
-        if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT or len(self.shapes) >= _SHAPES:
-            return
-        self._looked_at.add(looked_at)
-        rows = [self._rows.get(name) for name in names]
-        if len({*names}) == len(rows) <= _SHAPE_RECORDS and all(row is not None and _has_shape(row) for row in rows):
-            shape = PackShape([(name, row) for name, row in zip(names, rows, strict=True) if row is not None])
-            if shape.matches(payload):
-                self.shapes.append(shape)
-
-
-def _has_shape(row: RegisterRow) -> bool:
-    return not row.scaler and row.minimum <= 0 and row.maximum >= _SHAPE_MAXIMUM
-
-
-def _number(maximum: int) -> bytes:
-    """An unsigned integer of up to four octets in CBOR that is no higher than ``maximum``; or else a lower bound."""
-    highest = re.escape(bytes((min((maximum + 1 >> 24) - 1, 255),)))
-    return rb"([\x00-\x17]|\x18.|\x19..|\x1a[\x00-" + highest + rb"]...)"
-
-
-class PackShape:
-    """The octets of the packs of certain registers, as deterministic encoding gives them.
-
-    {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. What a shape
-    reads, the general way reads alike; it leaves to it whatever differs in one octet, is off the grid, out of time or
-    out of bounds.
-    """
-
-    __slots__ = ("_has_interval", "_match", "_registers")
-
-    def __init__(self, registers: Sequence[tuple[str, RegisterRow]]) -> None:
-        records = [
-            re.escape(b"\x00" + cbor2.dumps(name) + b"\x01" + cbor2.dumps(row.unit) + b"\x02") + _number(row.maximum)
-            for name, row in registers
-        ]
-        head = (
-            re.escape(bytes((0x80 + len(records),)) + b"\xa5\x20\x18\x1a\x22\x1a") + rb"([\x10-\xff]...)"
-        )  # from 2^28 on
-        self._match = re.compile(head + b"\xa3".join(records), re.DOTALL).fullmatch
-        self._registers = [(row.id, row.is_interval, row.is_event) for _, row in registers]
-        self._has_interval = any(row.is_interval for _, row in registers)
-
-    def matches(self, payload: bytes) -> bool:
-        return self._match(payload) is not None
-
-    def values(self, payload: bytes, interval_minutes: int, period: Period) -> list[Value] | None:
-        """The values of a pack of this shape; None where it is none, or one for the general way to refuse."""
-        match = self._match(payload)
-        if match is None:
-            return None
-        time, *numbers = match.groups()
-        time_s = _from_bytes(time, "big")
-        earliest_s, latest_s = period
-        if self._has_interval:
-            latest_s -= interval_minutes * 60
-            if time_s % (interval_minutes * 60):
-                return None
-        if not earliest_s <= time_s <= latest_s:
-            return None
-        values = []
-        for (register_id, is_interval, is_event), number in zip(self._registers, numbers):  # noqa: B905 - costs a third
-            steps = number[0] if len(number) == 1 else _from_bytes(number[1:], "big")
-            minutes = interval_minutes if is_interval else 0
-            values.append(_new_value(Value, (time_s, register_id, steps, minutes, is_event)))
-        return values
-
-
-def interpret(
-    payload: bytes,
-    system_title: bytes,
-    interval_minutes: int,
-    registers: Registers,
-    period: Period,
-    lengths: Lengths | None = None,
-) -> list[Value]:
-    """The values of an authentic payload of the meter with that system title, all or none.
-
-    ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always.
-
-    Raises PayloadError; of several reasons for the first of these: payload_invalid (not SenML), identity_mismatch
-    (another meter's name), payload_invalid (wrong unit, a value finer than the register, an interval off its
-    grid, two values at one place), too_old (before ``period``), unknown_register, implausible (outside the register's
-    bounds), clock_skew (after ``period``, or an interval that is not over by its end).
-    """
-    if lengths is None:
-        for shape in registers.shapes:
-            values = shape.values(payload, interval_minutes, period)
-            if values is not None:
-                return values
-    return _interpret(payload, system_title, interval_minutes, registers, period, lengths)
-
-
-def _interpret(
-    payload: bytes,
-    system_title: bytes,
-    interval_minutes: int,
-    registers: Registers,
-    period: Period,
-    lengths: Lengths | None,
-) -> list[Value]:
-    """The values of a pack in any form that SenML allows, or the reason why it is refused."""
-    try:
-        records = parse_pack(payload)
-    except SenMLError as error:
-        raise _invalid(str(error)) from None
-    values, unknown = [], ""
-    try:
-        for record in records:
-            name = record[0]
-            register = registers.get(name)
-            if register is None:
-                register = registers.get(_own_name(name, system_title))
-            if register is None:
-                unknown = unknown or name
-                continue
-            values.append(_value(record, register, interval_minutes, lengths))
-        values = _once(values, registers)
-    except PayloadError:
-        for name, *_ in records:  # whose frame it is goes before what it says
-            _own_name(name, system_title)
-        raise
-    earliest_s = min(record.time_s for record in records)
-    if earliest_s < period.earliest_s:
-        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
-    if unknown:
-        raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown[:80]!r} is known")
-    _check_bounds(values, registers)
-    _check_over(values, period, registers)
-    registers.learn([record.name for record in records], payload)
-    return values
-
-
-def _value(record: Record, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
-    """What a record says of a register, in its steps; PayloadError where it cannot be."""
-    name, unit, value, time_s = record
-    if unit != register.unit:
-        raise _invalid(f"{name} is in {unit!r}; the register counts {register.unit!r}")
-    steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
-    length = 0
-    if register.is_interval:
-        length = interval_minutes if lengths is None else lengths.at(time_s)
-        if time_s % (length * 60):
-            raise _invalid(f"{name} begins at {iso(time_s)}, no multiple of {length} minutes")
-    return _new_value(Value, (time_s, register.id, steps, length, register.is_event))
-
-
-def _check_bounds(values: list[Value], registers: Registers) -> None:
-    for value in values:
-        code = registers.code_of(value.register_id)
-        register = registers.get(code)
-        if register is not None and not register.minimum <= value.value <= register.maximum:
-            steps_of = f" in steps of 1e{register.scaler}" if register.scaler else ""
-            detail = f"{code} says {value.value}{steps_of}; the register takes {register.minimum} to {register.maximum}"
-            raise PayloadError(PayloadRefusal.IMPLAUSIBLE, detail, values)
-
-
-def _once(values: list[Value], registers: Registers) -> list[Value]:
-    """The values, each event once; PayloadError where a register says two things, or one thing twice, at one time.
-
-    A log may hold several events of one second: there an event is what its value says.
-    """
-    if len(values) == 1:
-        return values
-    places = {(value.captured_s, value.register_id, value.value if value.is_event else None) for value in values}
-    if len(places) == len(values):
-        return values
-    seen: set[tuple[int, int]] = set()
-    for value in values:
-        place = value.captured_s, value.register_id
-        if not value.is_event and place in seen:
-            code = registers.code_of(value.register_id)
-            raise _invalid(f"two values of {code} at {iso(value.captured_s)}")
-        seen.add(place)
-    return list(dict.fromkeys(values))
-
-
-def _check_over(values: list[Value], period: Period, registers: Registers) -> None:
-    """Nothing lies ahead of ours, and every interval is over."""
-    for value in values:
-        end_s = value.captured_s + value.interval_minutes * 60
-        if end_s > period.latest_s:
-            code, start = registers.code_of(value.register_id), iso(value.captured_s)
-            if value.captured_s > period.latest_s:
-                detail = f"the time {start} of {code} is ahead of ours, {iso(period.latest_s)} at most"
-            else:
-                detail = f"the interval of {code} from {start} ends at {iso(end_s)}, {iso(period.latest_s)} at most"
-            raise PayloadError(PayloadRefusal.CLOCK_SKEW, detail, values)
-
-
-def _invalid(detail: str) -> PayloadError:
-    return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
 
 
 def copy_readings(rows: Sequence[NewValue]) -> None:
@@ -358,21 +126,3 @@ def standing_values(spots: Iterable[Spot]) -> dict[Spot, Standing]:
         )
         standing.update({row[:4]: row[4:] for row in found})
     return standing
-
-
-def _own_name(name: str, system_title: bytes) -> str:
-    """A name without the meter's own base name before it; PayloadError where it is another meter's."""
-    if not name.startswith(_NAME_PREFIX):
-        return name
-    own = f"{_NAME_PREFIX}{system_title.hex()}:"
-    if not name.startswith(own):
-        raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, f"the pack names another meter: {name[:80]!r}")
-    return name[len(own) :]
-
-
-def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
-    """A value in steps of 10^scaler units, exactly."""
-    steps = Decimal(value).scaleb(-register.scaler, _EXACT)
-    if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
-        raise _invalid(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
-    return int(steps)

@@ -31,6 +31,7 @@ class Period(NamedTuple):
 class PayloadRefusal(StrEnum):
     """Why an authentic payload is refused."""
 
+    ALGORITHM_MISMATCH = "algorithm_mismatch"  # of another content than the meter's scheme has
     PAYLOAD_INVALID = "payload_invalid"
     IDENTITY_MISMATCH = "identity_mismatch"
     TOO_OLD = "too_old"

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 
-class CcmAlgorithm(NamedTuple):
-    """An AES-CCM algorithm (RFC 9053 section 4.2): all sizes in octets; L = 2 leaves a nonce of 13."""
+class Algorithm(NamedTuple):
+    """An algorithm and its sizes in octets; of AES-CCM (RFC 9053 section 4.2) L = 2 leaves a nonce of 13."""
 
     name: str
     key_octets: int
@@ -18,11 +18,11 @@ AES_CCM_16_128_128 = 30
 AES_CCM_16_128_256 = 31
 A256GCM = 3
 
-CCM: dict[int, CcmAlgorithm] = {
-    AES_CCM_16_64_128: CcmAlgorithm("AES-CCM-16-64-128", 16, 8),
-    AES_CCM_16_64_256: CcmAlgorithm("AES-CCM-16-64-256", 32, 8),
-    AES_CCM_16_128_128: CcmAlgorithm("AES-CCM-16-128-128", 16, 16),
-    AES_CCM_16_128_256: CcmAlgorithm("AES-CCM-16-128-256", 32, 16),
+CCM: dict[int, Algorithm] = {
+    AES_CCM_16_64_128: Algorithm("AES-CCM-16-64-128", 16, 8),
+    AES_CCM_16_64_256: Algorithm("AES-CCM-16-64-256", 32, 8),
+    AES_CCM_16_128_128: Algorithm("AES-CCM-16-128-128", 16, 16),
+    AES_CCM_16_128_256: Algorithm("AES-CCM-16-128-256", 32, 16),
 }
 
 # The command algorithm that goes with each uplink algorithm: the same key length, a full tag.

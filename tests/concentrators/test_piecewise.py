@@ -13,7 +13,7 @@ from concentrators import piecewise, tasks, turns, uplinks
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from concentrators.verification import TransientError
 from keyvault.masterkey import MasterKeyError
-from meters import readings
+from meters.contents.plain import PlainReader
 from tests.concentrators.fleet import Device, commission, evidence, outcome, post, readings_of, usual
 
 pytestmark = pytest.mark.django_db
@@ -24,15 +24,15 @@ Deadly = Callable[[BaseException], None]
 @pytest.fixture
 def deadly(monkeypatch: pytest.MonkeyPatch) -> Deadly:
     """Lets whoever reads POISON end with an error; SystemExit is a worker that dies."""
-    interpret = readings.interpret
+    read = PlainReader.__call__
 
     def arm(error: BaseException) -> None:
-        def die(payload: bytes, *args: object) -> object:
+        def die(reader: PlainReader, payload: bytes, *args: object) -> object:
             if payload == POISON:
                 raise error
-            return interpret(payload, *args)  # type: ignore[arg-type]
+            return read(reader, payload, *args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(readings, "interpret", die)
+        monkeypatch.setattr(PlainReader, "__call__", die)
 
     return arm
 

@@ -26,7 +26,7 @@ from keyvault.masterkey import MasterKeyError
 from keyvault.models import AuditRecord, DeviceKey
 from keyvault.opening import Frames
 from keyvault.provisioning import NewKey, provision_stored
-from meters import readings
+from meters.contents.plain import PlainReader
 from meters.models import Meter
 from tests.concentrators.fleet import (
     NOW,
@@ -232,15 +232,15 @@ def test_a_frame_that_cannot_be_processed_is_parked(
     (device,) = registered(1, concentrator)
     uplink = verified(concentrator, [device.frame(n) for n in range(8)])
     give_keys([device])
-    interpret = readings.interpret
+    read = PlainReader.__call__
 
-    def choke(payload: bytes, *args: object) -> object:
-        values = interpret(payload, *args)  # type: ignore[arg-type]
+    def choke(reader: PlainReader, payload: bytes, *args: object) -> object:
+        values = read(reader, payload, *args)  # type: ignore[arg-type]
         if values[0].value == 10_005:
             raise ZeroDivisionError
         return values
 
-    monkeypatch.setattr(readings, "interpret", choke)
+    monkeypatch.setattr(PlainReader, "__call__", choke)
     for _ in range(2):
         assert again(uplink) == {"accepted": 7, "parked": 1}
         assert [(row.kind, row.frame_index) for row in evidence(uplink)] == [("parked", 5)]

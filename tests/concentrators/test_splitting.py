@@ -15,7 +15,7 @@ from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from concentrators.verdicts import Severity
 from concentrators.verification import TransientError
 from keyvault.models import DeviceKey
-from meters import readings
+from meters.contents.plain import PlainReader
 from tests.concentrators.fleet import NOW, WINDOW, commission, evidence, outcome, post, readings_of, usual
 
 pytestmark = pytest.mark.django_db
@@ -27,14 +27,14 @@ SECRET = "what the failing frame said"
 def poison(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A payload that makes processing fail in a way nobody foresaw."""
     payload = usual(47, 4711)
-    interpret = readings.interpret
+    read = PlainReader.__call__
 
-    def fail_on_poison(given: bytes, *args: object) -> object:
+    def fail_on_poison(reader: PlainReader, given: bytes, *args: object) -> object:
         if given == payload:
             raise RuntimeError(SECRET)
-        return interpret(given, *args)  # type: ignore[arg-type]
+        return read(reader, given, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(readings, "interpret", fail_on_poison)
+    monkeypatch.setattr(PlainReader, "__call__", fail_on_poison)
     return payload
 
 

@@ -1,6 +1,7 @@
 """Device ciphers kept per process: bounded, and never older than the key row."""
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ from pytest_django import Settings
 
 from keyvault import ciphers, masterkey, provisioning
 from keyvault.ciphers import KeyRow
-from keyvault.cose.kdf import TrafficKey, uplink_key
 from keyvault.cose.structures import make_kid, parse_frame
 from keyvault.masterkey import MasterKeyError
 from keyvault.models import DeviceKey, KeyState
 from keyvault.provisioning import NewKey
+from keyvault.schemes.lines import Cipher
+from keyvault.schemes.table import ENVELOPES
 from tests.builders import seal_frame
 
 pytestmark = pytest.mark.django_db
@@ -26,16 +28,17 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def made() -> Iterator[list[bytes]]:
     """System titles of the ciphers that were made, in order."""
     titles: list[bytes] = []
+    envelope = ENVELOPES["ccm"]
 
-    def noting(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> TrafficKey:
+    def noting(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> Cipher:
         titles.append(system_title)
-        return uplink_key(device_key, system_title, epoch, alg)
+        return envelope.cipher(device_key, system_title, epoch, alg)
 
-    monkeypatch.setattr(ciphers, "uplink_key", noting)
-    return titles
+    with ENVELOPES.including(envelope._replace(cipher=noting)):
+        yield titles
 
 
 def provisioned(titles: list[bytes]) -> dict[bytes, bytes]:
@@ -47,7 +50,10 @@ def provisioned(titles: list[bytes]) -> dict[bytes, bytes]:
 def rows(titles: list[bytes]) -> dict[bytes, KeyRow]:
     found = DeviceKey.objects.filter(system_title__in=titles, epoch=1)
     return {
-        make_kid(bytes(key.system_title), 1): KeyRow(key.pk, key.version, key.state, key.algorithm) for key in found
+        make_kid(bytes(key.system_title), 1): KeyRow(
+            key.pk, key.version, key.state, key.algorithm, ciphers.scheme_of(key.scheme)
+        )
+        for key in found
     }
 
 

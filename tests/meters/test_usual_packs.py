@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.readings import PackShape, RegisterRow, Registers, _interpret, interpret
+from meters.contents.lines import Catalogue, RegisterRow
+from meters.contents.plain import PackShape, PlainReader, read_pack
+from meters.lengths import Lengths
 from meters.values import PayloadError, Period, Value
 from tests.builders import KNOWN_TIME_S, head, pack
 
@@ -17,46 +19,40 @@ MINUTES = 30
 ENERGY, INTERVAL, TAMPER, COARSE = "1-0:1.8.0", "1-0:1.29.0", "0-0:96.11.1", "1-0:2.8.0"
 
 
-class KnownRegisters(Registers):
-    """Registers of a test, which read no database."""
-
-    def _rows_of(self) -> list[tuple[Any, ...]]:
-        return [
-            (ENERGY, 1, "Wh", 0, False, False, -5, 10**12),
-            (INTERVAL, 2, "Wh", 0, True, False, 0, 999_999_999),
-            (TAMPER, 3, "count", 0, False, True, 0, 2**24 - 1),
-            (COARSE, 4, "Wh", 1, False, False, -(2**63), 2**63 - 1),
-        ]
-
-
-REGISTERS = KnownRegisters()
-REGISTERS.begin_batch(None)
-assert REGISTERS.get(ENERGY) == RegisterRow(1, "Wh", 0, False, False, -5, 10**12)
-
-
+REGISTERS = Catalogue(
+    {
+        ENERGY: RegisterRow(1, "Wh", 0, False, False, -5, 10**12),
+        INTERVAL: RegisterRow(2, "Wh", 0, True, False, 0, 999_999_999),
+        TAMPER: RegisterRow(3, "count", 0, False, True, 0, 2**24 - 1),
+        COARSE: RegisterRow(4, "Wh", 1, False, False, -(2**63), 2**63 - 1),
+    }
+)
+# Another length held before the known time, and a longer one is announced from it on.
+CHANGED = Lengths([(KNOWN_TIME_S - 3600, 60)], MINUTES, [(KNOWN_TIME_S, 15)])
 SHAPES = [
     PackShape([(name, row) for name in names if (row := REGISTERS.get(name))])
     for names in ((ENERGY, INTERVAL), (TAMPER,), (ENERGY,), (INTERVAL, ENERGY, TAMPER))
 ]
 
 
-def general(payload: bytes) -> list[Value] | None:
+def general(payload: bytes, lengths: Lengths | None = None) -> list[Value] | None:
     try:
-        return _interpret(payload, TITLE, MINUTES, REGISTERS, PERIOD, None)
+        return read_pack(payload, TITLE, MINUTES, REGISTERS, PERIOD, lengths)[1]
     except PayloadError:
         return None
 
 
-def usual(payload: bytes) -> list[Value] | None:
-    read = [values for shape in SHAPES if (values := shape.values(payload, MINUTES, PERIOD)) is not None]
+def usual(payload: bytes, lengths: Lengths | None = None) -> list[Value] | None:
+    read = [values for shape in SHAPES if (values := shape.values(payload, MINUTES, PERIOD, lengths)) is not None]
     assert len(read) <= 1
     return read[0] if read else None
 
 
 def agree(payload: bytes) -> None:
     """What a shape takes, the general way takes alike."""
-    taken = usual(payload)
-    assert taken is None or taken == general(payload)
+    for lengths in (None, CHANGED):
+        taken = usual(payload, lengths)
+        assert taken is None or taken == general(payload, lengths)
 
 
 def known(energy: int = 1_234_567, interval: int = 112, time_s: int = KNOWN_TIME_S) -> bytes:
@@ -72,6 +68,9 @@ VALUES = st.one_of(
 )
 TIMES = st.sampled_from(
     [
+        KNOWN_TIME_S - 7200,
+        KNOWN_TIME_S - 5400,
+        KNOWN_TIME_S + 900,
         KNOWN_TIME_S,
         KNOWN_TIME_S + 1,
         KNOWN_TIME_S + 1800,
@@ -151,19 +150,32 @@ def test_longer_forms_of_an_integer_mean_the_same(octets: int) -> None:
 
 
 def test_shapes_are_learned_from_good_packs_and_kept_bounded() -> None:
-    registers = KnownRegisters()
-    registers.begin_batch(None)
+    reader = PlainReader(REGISTERS)
     payload = known()
-    assert interpret(payload, TITLE, MINUTES, registers, PERIOD) == general(payload)
-    assert len(registers.shapes) == 1
+    assert reader(payload, TITLE, MINUTES, PERIOD) == general(payload)
+    assert len(reader.shapes) == 1
     for n in range(300):  # in another order of labels: good, and of no shape; or refused
         other = pack({0: ENERGY, 1: "Wh", 2: n, -1: 26, -3: KNOWN_TIME_S}, *[{0: TAMPER, 1: "count", 2: 1}] * (n % 2))
-        assert interpret(other, TITLE, MINUTES, registers, PERIOD) == general(other)
+        assert reader(other, TITLE, MINUTES, PERIOD) == general(other)
         with pytest.raises(PayloadError):
-            interpret(
-                pack({-1: 26, -3: KNOWN_TIME_S, 0: f"1-0:{n}.8.9", 1: "Wh", 2: 1}), TITLE, MINUTES, registers, PERIOD
-            )
-    assert len(registers.shapes) == 1
+            reader(pack({-1: 26, -3: KNOWN_TIME_S, 0: f"1-0:{n}.8.9", 1: "Wh", 2: 1}), TITLE, MINUTES, PERIOD)
+    assert len(reader.shapes) == 1
+
+
+@pytest.mark.parametrize(
+    ("time_s", "minutes"),
+    [
+        (KNOWN_TIME_S - 7200, 60),
+        (KNOWN_TIME_S - 5400, None),
+        (KNOWN_TIME_S - 1800, MINUTES),
+        (KNOWN_TIME_S + 900, 15),
+        (KNOWN_TIME_S + 60, None),
+    ],
+)
+def test_a_shape_knows_that_interval_lengths_changed(time_s: int, minutes: int | None) -> None:
+    values = usual(known(time_s=time_s), CHANGED)
+    assert values == general(known(time_s=time_s), CHANGED)
+    assert (None if values is None else values[1].interval_minutes) == minutes
 
 
 def test_a_time_below_2_to_the_28_is_relative_and_left_to_the_general_way() -> None:

@@ -1,0 +1,21 @@
+"""Envelope ``ccm``: COSE_Encrypt0 with AES-CCM, the counter as Partial IV (docs/frame.md). Pure."""
+
+from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, CCM
+from keyvault.cose.kdf import uplink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import parse_frame
+from keyvault.schemes.lines import Envelope
+
+
+def _cipher(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> DirectionCipher:
+    return DirectionCipher(uplink_key(device_key, system_title, epoch, alg), alg)
+
+
+CCM_ENVELOPE = Envelope(
+    "ccm",
+    algorithms={alg: CCM[alg] for alg in (AES_CCM_16_64_128, AES_CCM_16_64_256)},
+    first_octets=(b"\xd0",),  # CBOR tag 16
+    parse=parse_frame,
+    cipher=_cipher,
+    reference="RFC 9052 section 5.2, RFC 9053 section 4.2",
+)

@@ -1,0 +1,119 @@
+"""What a line of the tables of schemes says. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from keyvault.cose.algorithms import Algorithm
+from keyvault.cose.structures import Frame
+
+
+class Cipher(Protocol):
+    """What opens the frames of one key."""
+
+    def open_(self, frame: Frame) -> bytes:
+        """The payload of a frame whose tag fits; TagInvalidError: never an oracle of why."""
+        ...
+
+
+class Source(NamedTuple):
+    """A key source: how the head-end has the device key (32 octets) of an epoch.
+
+    ``device_key`` computes it from a secret of ``secret_octets``, the system title (8 octets) and the epoch. The secret
+    is wrapped in the key's own row, or in that of its fleet key with ``is_of_fleet``.
+    """
+
+    name: str
+    secret_octets: int
+    is_of_fleet: bool
+    device_key: Callable[[bytes, bytes, int], bytes]
+    reference: str
+
+
+class Envelope(NamedTuple):
+    """An envelope: the form of a frame, and what protects it.
+
+    ``algorithms`` are the COSE algorithms that a key may be provisioned for. A frame that begins with one of
+    ``first_octets`` is parsed by ``parse``, which raises MalformedError; where the octets of two envelopes begin alike,
+    the longer ones decide. ``cipher`` takes the device key (32 octets), system title (8), epoch and algorithm.
+
+    What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets); or by the title alone (8), then
+    every key that the device may use is tried that is of this envelope and algorithm.
+    """
+
+    name: str
+    algorithms: Mapping[int, Algorithm]
+    first_octets: tuple[bytes, ...]
+    parse: Callable[[bytes], Frame]
+    cipher: Callable[[bytes, bytes, int, int], Cipher]
+    reference: str
+
+
+class Scheme(NamedTuple):
+    """An allowed triple: the names of an envelope and a content, and of the key sources that they go with."""
+
+    name: str
+    envelope: str
+    content: str
+    sources: frozenset[str]
+
+
+class Named(Protocol):
+    """A line of any table."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Line = TypeVar("Line", bound=Named)
+
+
+class Table(Generic[Line]):
+    """Lines by their names, in their order."""
+
+    def __init__(self, *lines: Line) -> None:
+        self._put({line.name: line for line in lines})
+
+    def _put(self, lines: dict[str, Line]) -> None:
+        self._lines = lines
+
+    def __getitem__(self, name: str) -> Line:
+        return self._lines[name]
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._lines.values())
+
+    def get(self, name: str) -> Line | None:
+        return self._lines.get(name)
+
+    @contextmanager
+    def including(self, line: Line) -> Iterator[None]:
+        """With one line more, or another one of its name, as long as the block runs: for what is on trial."""
+        before = self._lines
+        self._put(before | {line.name: line})
+        try:
+            yield
+        finally:
+            self._put(before)
+
+
+class Envelopes(Table[Envelope]):
+    """The table of envelopes, which knows each frame's by its first octets."""
+
+    def _put(self, lines: dict[str, Envelope]) -> None:
+        claims = [(first, envelope) for envelope in lines.values() for first in envelope.first_octets]
+        by_first_octets = dict(claims)
+        if len(by_first_octets) < len(claims):
+            raise ValueError(f"two of the envelopes {', '.join(lines)} claim frames that begin with the same octets")
+        super()._put(lines)
+        self._by_first_octets = by_first_octets
+        self._lengths = sorted({len(first) for first in by_first_octets}, reverse=True)
+        self._otherwise = next(iter(lines.values()))
+
+    def of(self, octets: bytes) -> Envelope:
+        """The envelope that a frame begins like; of what begins like none the first, which says what is wrong."""
+        for length in self._lengths:
+            envelope = self._by_first_octets.get(octets[:length])
+            if envelope is not None:
+                return envelope
+        return self._otherwise

@@ -1,0 +1,69 @@
+"""What a line of the table of contents says, and what a content reads by. Pure."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from meters.lengths import Lengths
+from meters.values import Period, Value
+
+
+class RegisterRow(NamedTuple):
+    """A register as workers keep it in memory; ``minimum`` and ``maximum`` bound its values, in its steps."""
+
+    id: int
+    unit: str
+    scaler: int
+    is_interval: bool
+    is_event: bool
+    minimum: int
+    maximum: int
+
+
+class Catalogue:
+    """The registers by OBIS code. It never changes: another state of the table is another catalogue."""
+
+    def __init__(self, rows: Mapping[str, RegisterRow]) -> None:
+        self._rows = rows
+        self._codes = {row.id: code for code, row in rows.items()}
+
+    def get(self, obis_code: str) -> RegisterRow | None:
+        return self._rows.get(obis_code)
+
+    def id_of(self, obis_code: str) -> int | None:
+        row = self._rows.get(obis_code)
+        return None if row is None else row.id
+
+    def code_of(self, register_id: int) -> str:
+        """The OBIS code of a register that a value names."""
+        return self._codes.get(register_id) or f"register {register_id}"
+
+
+class Reader(Protocol):
+    """What reads the payloads of one content, by one catalogue; it may learn from those that it has read."""
+
+    def __call__(
+        self,
+        payload: bytes,
+        system_title: bytes,
+        interval_minutes: int,
+        period: Period,
+        lengths: Lengths | None = None,
+    ) -> list[Value]:
+        """The values of an authentic payload of the meter with that system title (8 octets), all or none.
+
+        ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always. Raises
+        PayloadError; of several reasons for the first of these: algorithm_mismatch (another content),
+        payload_invalid (not of this form), identity_mismatch (another meter's name), payload_invalid (wrong unit, a
+        value finer than the register, an interval off its grid, two values at one place), too_old (before ``period``),
+        unknown_register, implausible (outside the register's bounds), clock_skew (after ``period``, or an interval
+        that is not over by its end).
+        """
+        ...
+
+
+class Content(NamedTuple):
+    """A content: what payloads say, and what reads them by a catalogue."""
+
+    name: str
+    reader: Callable[[Catalogue], Reader]
+    reference: str

@@ -1,0 +1,244 @@
+"""Content ``plain``: a SenML pack says what the registers count (docs/frame.md section 6). Pure."""
+
+import re
+from collections.abc import Sequence
+from decimal import Context, Decimal
+
+import cbor2
+
+from meters.contents.lines import Catalogue, Content, RegisterRow
+from meters.lengths import Lengths
+from meters.senml import Record, SenMLError, parse_pack
+from meters.values import PayloadError, PayloadRefusal, Period, Value, iso
+
+_NAME_PREFIX = "urn:dev:mac:"
+_EXACT = Context(prec=1300)  # more digits than any number of a pack that senml lets through
+_SHAPES = 8  # of packs, tried one after the other
+_SHAPES_LOOKED_AT = 200
+_SHAPE_MAXIMUM = 2**24 - 1  # what a number of up to three octets may say passes without a look
+_SHAPE_RECORDS = 23  # as many as the head of an array says in one octet
+_new_value = tuple.__new__  # a third of the time of Value(...)
+_from_bytes = int.from_bytes
+
+
+def _has_shape(row: RegisterRow) -> bool:
+    return not row.scaler and row.minimum <= 0 and row.maximum >= _SHAPE_MAXIMUM
+
+
+def _number(maximum: int) -> bytes:
+    """An unsigned integer of up to four octets in CBOR that is no higher than ``maximum``; or else a lower bound."""
+    highest = re.escape(bytes((min((maximum + 1 >> 24) - 1, 255),)))
+    return rb"([\x00-\x17]|\x18.|\x19..|\x1a[\x00-" + highest + rb"]...)"
+
+
+class PackShape:
+    """The octets of the packs of certain registers, as deterministic encoding gives them.
+
+    {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. What a shape
+    reads, the general way reads alike; it leaves to it whatever differs in one octet, is off the grid, out of time or
+    out of bounds.
+    """
+
+    __slots__ = ("_has_interval", "_match", "_registers")
+
+    def __init__(self, registers: Sequence[tuple[str, RegisterRow]]) -> None:
+        records = [
+            re.escape(b"\x00" + cbor2.dumps(name) + b"\x01" + cbor2.dumps(row.unit) + b"\x02") + _number(row.maximum)
+            for name, row in registers
+        ]
+        head = (
+            re.escape(bytes((0x80 + len(records),)) + b"\xa5\x20\x18\x1a\x22\x1a") + rb"([\x10-\xff]...)"
+        )  # from 2^28 on
+        self._match = re.compile(head + b"\xa3".join(records), re.DOTALL).fullmatch
+        self._registers = [(row.id, row.is_interval, row.is_event) for _, row in registers]
+        self._has_interval = any(row.is_interval for _, row in registers)
+
+    def matches(self, payload: bytes) -> bool:
+        return self._match(payload) is not None
+
+    def values(
+        self, payload: bytes, interval_minutes: int, period: Period, lengths: Lengths | None = None
+    ) -> list[Value] | None:
+        """The values of a pack of this shape; None where it is none, or one for the general way to refuse."""
+        match = self._match(payload)
+        if match is None:
+            return None
+        time, *numbers = match.groups()
+        time_s = _from_bytes(time, "big")
+        earliest_s, latest_s = period
+        if self._has_interval:
+            if lengths is not None:
+                interval_minutes = lengths.at(time_s)
+            latest_s -= interval_minutes * 60
+            if time_s % (interval_minutes * 60):
+                return None
+        if not earliest_s <= time_s <= latest_s:
+            return None
+        values = []
+        for (register_id, is_interval, is_event), number in zip(self._registers, numbers):  # noqa: B905 - costs a third
+            steps = number[0] if len(number) == 1 else _from_bytes(number[1:], "big")
+            minutes = interval_minutes if is_interval else 0
+            values.append(_new_value(Value, (time_s, register_id, steps, minutes, is_event)))
+        return values
+
+
+class PlainReader:
+    """Reads SenML packs by a catalogue: good ones by the shape that one like them left behind, all others in full.
+
+    What a shape reads, the general way reads alike (docs/adr/0014).
+    """
+
+    def __init__(self, registers: Catalogue) -> None:
+        self._registers = registers
+        self._looked_at: set[tuple[str, ...]] = set()
+        self.shapes: list[PackShape] = []  # of the packs that came so far
+
+    def __call__(
+        self,
+        payload: bytes,
+        system_title: bytes,
+        interval_minutes: int,
+        period: Period,
+        lengths: Lengths | None = None,
+    ) -> list[Value]:
+        """The values of a pack, or PayloadError: see Reader."""
+        for shape in self.shapes:
+            values = shape.values(payload, interval_minutes, period, lengths)
+            if values is not None:
+                return values
+        records, values = read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)
+        self._learn([record.name for record in records], payload)
+        return values
+
+    def _learn(self, names: Sequence[str], payload: bytes) -> None:
+        """Keep the shape of a good pack with those records, if it has one: the next such pack is read by it."""
+        looked_at = tuple(names)
+        if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT or len(self.shapes) >= _SHAPES:
+            return
+        self._looked_at.add(looked_at)
+        rows = [self._registers.get(name) for name in names]
+        if len({*names}) == len(rows) <= _SHAPE_RECORDS and all(row is not None and _has_shape(row) for row in rows):
+            shape = PackShape([(name, row) for name, row in zip(names, rows, strict=True) if row is not None])
+            if shape.matches(payload):
+                self.shapes.append(shape)
+
+
+PLAIN = Content("plain", PlainReader, reference="SenML in CBOR, RFC 8428 section 6")
+
+
+def read_pack(
+    payload: bytes,
+    system_title: bytes,
+    interval_minutes: int,
+    registers: Catalogue,
+    period: Period,
+    lengths: Lengths | None,
+) -> tuple[list[Record], list[Value]]:
+    """The records and values of a pack in any form that SenML allows, or the reason why it is refused."""
+    try:
+        records = parse_pack(payload)
+    except SenMLError as error:
+        raise _invalid(str(error)) from None
+    values, unknown = [], ""
+    try:
+        for record in records:
+            name = record[0]
+            register = registers.get(name)
+            if register is None:
+                register = registers.get(_own_name(name, system_title))
+            if register is None:
+                unknown = unknown or name
+                continue
+            values.append(_value(record, register, interval_minutes, lengths))
+        values = _once(values, registers)
+    except PayloadError:
+        for name, *_ in records:  # whose frame it is goes before what it says
+            _own_name(name, system_title)
+        raise
+    earliest_s = min(record.time_s for record in records)
+    if earliest_s < period.earliest_s:
+        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
+    if unknown:
+        raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown[:80]!r} is known")
+    _check_bounds(values, registers)
+    _check_over(values, period, registers)
+    return records, values
+
+
+def _value(record: Record, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
+    """What a record says of a register, in its steps; PayloadError where it cannot be."""
+    name, unit, value, time_s = record
+    if unit != register.unit:
+        raise _invalid(f"{name} is in {unit!r}; the register counts {register.unit!r}")
+    steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
+    length = 0
+    if register.is_interval:
+        length = interval_minutes if lengths is None else lengths.at(time_s)
+        if time_s % (length * 60):
+            raise _invalid(f"{name} begins at {iso(time_s)}, no multiple of {length} minutes")
+    return _new_value(Value, (time_s, register.id, steps, length, register.is_event))
+
+
+def _check_bounds(values: list[Value], registers: Catalogue) -> None:
+    for value in values:
+        code = registers.code_of(value.register_id)
+        register = registers.get(code)
+        if register is not None and not register.minimum <= value.value <= register.maximum:
+            steps_of = f" in steps of 1e{register.scaler}" if register.scaler else ""
+            detail = f"{code} says {value.value}{steps_of}; the register takes {register.minimum} to {register.maximum}"
+            raise PayloadError(PayloadRefusal.IMPLAUSIBLE, detail, values)
+
+
+def _once(values: list[Value], registers: Catalogue) -> list[Value]:
+    """The values, each event once; PayloadError where a register says two things, or one thing twice, at one time.
+
+    A log may hold several events of one second: there an event is what its value says.
+    """
+    if len(values) == 1:
+        return values
+    places = {(value.captured_s, value.register_id, value.value if value.is_event else None) for value in values}
+    if len(places) == len(values):
+        return values
+    seen: set[tuple[int, int]] = set()
+    for value in values:
+        place = value.captured_s, value.register_id
+        if not value.is_event and place in seen:
+            code = registers.code_of(value.register_id)
+            raise _invalid(f"two values of {code} at {iso(value.captured_s)}")
+        seen.add(place)
+    return list(dict.fromkeys(values))
+
+
+def _check_over(values: list[Value], period: Period, registers: Catalogue) -> None:
+    """Nothing lies ahead of ours, and every interval is over."""
+    for value in values:
+        end_s = value.captured_s + value.interval_minutes * 60
+        if end_s > period.latest_s:
+            code, start = registers.code_of(value.register_id), iso(value.captured_s)
+            if value.captured_s > period.latest_s:
+                detail = f"the time {start} of {code} is ahead of ours, {iso(period.latest_s)} at most"
+            else:
+                detail = f"the interval of {code} from {start} ends at {iso(end_s)}, {iso(period.latest_s)} at most"
+            raise PayloadError(PayloadRefusal.CLOCK_SKEW, detail, values)
+
+
+def _invalid(detail: str) -> PayloadError:
+    return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
+
+
+def _own_name(name: str, system_title: bytes) -> str:
+    """A name without the meter's own base name before it; PayloadError where it is another meter's."""
+    if not name.startswith(_NAME_PREFIX):
+        return name
+    own = f"{_NAME_PREFIX}{system_title.hex()}:"
+    if not name.startswith(own):
+        raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, f"the pack names another meter: {name[:80]!r}")
+    return name[len(own) :]
+
+
+def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
+    """A value in steps of 10^scaler units, exactly."""
+    steps = Decimal(value).scaleb(-register.scaler, _EXACT)
+    if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
+        raise _invalid(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
+    return int(steps)

@@ -1,0 +1,19 @@
+"""The table of contents. A member is added by its module and its line here. Pure."""
+
+from keyvault.schemes.lines import Table
+from meters.contents.lines import Catalogue, Content, Reader
+from meters.contents.plain import PLAIN
+
+CONTENTS: Table[Content] = Table(PLAIN)
+
+
+class Readers(dict[str, Reader]):
+    """The readers of one catalogue by the names of their contents, each made when it is first asked for."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__()
+        self._catalogue = catalogue
+
+    def __missing__(self, content: str) -> Reader:
+        reader = self[content] = CONTENTS[content].reader(self._catalogue)
+        return reader
