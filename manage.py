@@ -9,7 +9,7 @@ from django.core.management import execute_from_command_line
 from django.db import OperationalError
 from environs import EnvError
 
-from ami_headend.embedded import EmbeddedError
+from ami_headend.local.embedded import EmbeddedError
 
 
 def main() -> None:

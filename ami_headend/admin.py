@@ -20,10 +20,10 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from ami_headend.signin import lockout, secondfactor, sessions
 from ami_headend.signin.models import Authenticator
-from keyvault import audit
-from keyvault.adminbase import LargeTableAdmin, form_page, shown
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
+from ami_headend.web.admin import LargeTableAdmin, form_page, shown
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
@@ -50,7 +50,7 @@ class _AuditedAdmin(LargeTableAdmin):
         super().delete_queryset(request, queryset)
 
     def _record(self, request: HttpRequest, act: str, subject: dict[str, Any]) -> None:
-        audit.record(audit.web_actor(request), f"{self.opts.model_name}.{act}", subject)
+        chain.record(chain.web_actor(request), f"{self.opts.model_name}.{act}", subject)
 
     def _recorded(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
@@ -161,7 +161,7 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
             return HttpResponseRedirect(reverse("admin:sign-in"))
 
         def reset(user: User) -> str:
-            removed = secondfactor.remove(user, audit.web_actor(request))
+            removed = secondfactor.remove(user, chain.web_actor(request))
             return "The second factor was taken away." if removed else "There was no second factor."
 
         text = (

@@ -8,8 +8,8 @@ from celery import Celery, Task
 from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init, worker_ready, worker_shutdown
 from django.db import connection, connections
 
-from ami_headend import heartbeats
 from ami_headend.core import broker, tasklimits
+from ami_headend.health import heartbeats
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
 

@@ -13,7 +13,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 from limits import parse
 
-from keyvault import masterkey
+from keyvault import master_key
 
 COUNTER_GAP_RUNS_MIN = 1024  # as many gaps as a meter is promised to be forgiven
 _POSITIVE = (
@@ -237,10 +237,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _master_key_provider() -> Iterator[CheckMessage]:
-    if settings.MASTER_KEY_PROVIDER not in masterkey.PROVIDERS:
-        known = " or ".join(masterkey.PROVIDERS)
+    if settings.MASTER_KEY_PROVIDER not in master_key.PROVIDERS:
+        known = " or ".join(master_key.PROVIDERS)
         yield _error(15, f"MASTER_KEY_PROVIDER is {settings.MASTER_KEY_PROVIDER!r}.", f"Set it to {known}.")
-    if settings.MASTER_KEY_PROVIDER == masterkey.PKCS11:
+    if settings.MASTER_KEY_PROVIDER == master_key.PKCS11:
         for name in ("PKCS11_MODULE", "PKCS11_TOKEN", "PKCS11_PIN_FILE"):
             if not getattr(settings, name):
                 yield _error(16, f"MASTER_KEY_PROVIDER is pkcs11, and {name} is not set.", f"Set {name}.")

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from psycopg import sql
 
-from meters import partitions
+from meters.readings import partitions
 
 _USUAL = "SELECT, INSERT, UPDATE, DELETE"
 _UNUSUAL = {

@@ -6,7 +6,7 @@ from typing import Any
 from django.db.models import Model
 from django.utils.functional import LazyObject, empty
 
-from ami_headend.addresses import client_address
+from ami_headend.core.client_ip import client_address
 from ami_headend.core.text import one_line
 
 _BEHIND = "    | "  # begins every line that belongs to the one above: no text of others can begin a line of its own

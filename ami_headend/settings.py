@@ -14,10 +14,11 @@ from django.urls import reverse_lazy
 from environs import Env, EnvError
 from kombu import Queue
 
-from ami_headend import embedded, logs, queues
-from ami_headend.contentpolicy import CONSOLE
+from ami_headend import logs, queues
 from ami_headend.core import mail_server, tasklimits
+from ami_headend.local import embedded
 from ami_headend.schedule import SCHEDULE
+from ami_headend.web.content_policy import CONSOLE
 
 # Lets classes of Django take the type parameters that its stubs give them.
 django_stubs_ext.monkeypatch()
@@ -105,12 +106,12 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "ami_headend.addresses.ForwardedAddress",
-    "ami_headend.contentpolicy.ContentPolicy",
-    "ami_headend.health.Probes",
+    "ami_headend.core.client_ip.ForwardedAddress",
+    "ami_headend.web.content_policy.ContentPolicy",
+    "ami_headend.health.probes.Probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "ami_headend.caching.NoStore",
+    "ami_headend.web.caching.NoStore",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -118,7 +119,7 @@ MIDDLEWARE = [
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "ami_headend.signin.sessions.SessionLimits",
-    "ami_headend.wellformed.WellFormed",
+    "ami_headend.web.wellformed.WellFormed",
     "ami_headend.signin.step_up.StepUp",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "ami_headend.console.zone.ViewerZoneMiddleware",
@@ -184,7 +185,7 @@ OWNER_DATABASE = (
 )
 # hstore is a contrib extension: this project needs none.
 POSTGRES_EXTRA_AUTO_EXTENSION_SET_UP = False
-PSQLEXTRA_PARTITIONING_MANAGER = "meters.partitions.manager"
+PSQLEXTRA_PARTITIONING_MANAGER = "meters.readings.partitions.manager"
 
 PASSWORD_HASHERS = ["ami_headend.signin.hashers.OneAtATime"]
 AUTH_PASSWORD_VALIDATORS = [
@@ -222,7 +223,7 @@ AXES_FAILURE_LIMIT = SIGN_IN_FAILURES
 AXES_COOLOFF_TIME = timedelta(seconds=SIGN_IN_LOCKOUT_S)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
-AXES_CLIENT_IP_CALLABLE = "ami_headend.addresses.client_address"
+AXES_CLIENT_IP_CALLABLE = "ami_headend.core.client_ip.client_address"
 AXES_WHITELIST_CALLABLE = "ami_headend.signin.unread.is_untold"
 AXES_USERNAME_CALLABLE = "ami_headend.signin.lockout.name_given"
 AXES_LOCKOUT_CALLABLE = "ami_headend.signin.lockout.answer"
@@ -245,14 +246,14 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
         "ami_headend.signin.authentication.PasswordAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["ami_headend.problems.ViewPermission"],
+    "DEFAULT_PERMISSION_CLASSES": ["ami_headend.web.problems.ViewPermission"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["ami_headend.problems.ShallowJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["ami_headend.web.problems.ShallowJSONParser"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "ami_headend.problems.Negotiation",
-    "DEFAULT_METADATA_CLASS": "ami_headend.problems.Methods",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "ami_headend.web.problems.Negotiation",
+    "DEFAULT_METADATA_CLASS": "ami_headend.web.problems.Methods",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "ami_headend.problems.exception_handler",
+    "EXCEPTION_HANDLER": "ami_headend.web.problems.exception_handler",
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "ami-headend",
@@ -277,7 +278,7 @@ SPECTACULAR_SETTINGS = {
     ],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "ami_headend.problems.document_problems",
+        "ami_headend.web.problems.document_problems",
     ],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
@@ -303,8 +304,8 @@ WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # kept of requests 
 
 # Verified passwords of the API, for a minute (signin.authentication): in the memory of this process, never elsewhere.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 1_000}}}
-DEFAULT_EXCEPTION_REPORTER = "ami_headend.debugpages.Reporter"
-DEFAULT_EXCEPTION_REPORTER_FILTER = "ami_headend.debugpages.Filter"
+DEFAULT_EXCEPTION_REPORTER = "ami_headend.web.debug_pages.Reporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "ami_headend.web.debug_pages.Filter"
 
 # --- Celery --------------------------------------------------------------------------------------
 CELERY_BROKER_URL = embedded.celery_broker_url(REDIS_URL)

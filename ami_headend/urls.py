@@ -3,16 +3,16 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
-from ami_headend import health
+from ami_headend.api.schema import SchemaView
+from ami_headend.health import probes
 from ami_headend.metrics.views import metrics
-from ami_headend.schema import SchemaView
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("sign-in/", include("ami_headend.signin.urls")),
     path("metrics", metrics, name="metrics"),
-    path("health/live", health.live, name="live"),
-    path("health/ready", health.ready, name="ready"),
+    path("health/live", probes.live, name="live"),
+    path("health/ready", probes.ready, name="ready"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("concentrators.urls")),
     path("api/v1/", include("meters.urls")),
@@ -21,7 +21,7 @@ urlpatterns = [
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
 ]
 
-handler400 = "ami_headend.problems.bad_request"
-handler403 = "ami_headend.problems.permission_denied"
-handler404 = "ami_headend.problems.not_found"
-handler500 = "ami_headend.problems.server_error"
+handler400 = "ami_headend.web.problems.bad_request"
+handler403 = "ami_headend.web.problems.permission_denied"
+handler404 = "ami_headend.web.problems.not_found"
+handler500 = "ami_headend.web.problems.server_error"

@@ -8,7 +8,7 @@ from pathlib import Path
 import django
 from rich.console import Console
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 from bench import arguments
 
 

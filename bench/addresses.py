@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from ami_headend.alerts.models import Alert
 from bench.million import RARE
+from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal, RotationWave, Uplink
-from concentrators.verdicts import FailureKind, Severity
 from meters.models import Meter, Place
 
 

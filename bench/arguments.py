@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 
 PARTS = ("floor", "system", "rowwise", "growth", "rewrap", "pages")
 

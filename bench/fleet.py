@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 from keyvault.cose.algorithms import CCM
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.structures import enc_structure, encode_frame, encode_protected, make_kid
-from meters.obis import LOAD_PROFILE
+from meters.readings.obis import LOAD_PROFILE
 
 ALG = 10
 EPOCH = 1

@@ -13,11 +13,11 @@ from django.core.management import call_command
 from django.db import connection
 from psycopg import sql
 
-from ami_headend import embedded
 from ami_headend.database_roles import grant_rights
+from ami_headend.local import embedded
 from bench.site import create_database, use_database
-from keyvault import provisioning
-from meters import partitions
+from keyvault.device_keys import provisioning
+from meters.readings import partitions
 
 HIGHEST = 19_200  # the counter that every meter has got to
 DAY_INTERVALS = 10  # that every meter has sent

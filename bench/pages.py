@@ -22,11 +22,11 @@ from bench.fleet import Fleet
 from bench.load import LoadError, Posted, post
 from bench.site import Site
 from bench.stack import Stack, memory_octets
-from concentrators import tokens
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator, IntervalTotal
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.cose.kdf import derived_device_key
-from keyvault.masterkey import Purpose
+from keyvault.master_key import Purpose
 from keyvault.models import FleetKey, InvocationCounter
 from meters.models import Meter
 
@@ -208,7 +208,7 @@ def _beside_ingest(
 def _posting_site(concentrators: int = 40) -> Site:
     """Some concentrators of the database, with the keys of their meters as the meters have them."""
     fleet_row = FleetKey.objects.get()
-    secret = masterkey.current().unwrap(bytes(fleet_row.wrapped), Purpose.FLEET_KEY, fleet_row.name.encode())
+    secret = master_key.current().unwrap(bytes(fleet_row.wrapped), Purpose.FLEET_KEY, fleet_row.name.encode())
     posting = list(Concentrator.objects.filter(is_active=True).order_by("pk")[:concentrators])
     titles = [
         [

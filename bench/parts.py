@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import quote, urlsplit
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 from bench import fleet as fleets
 from bench import floor, measure, million, stack
 from bench import pages as page_bench

@@ -18,8 +18,9 @@ from django.db import connection
 
 from bench.parts import Bench
 from bench.site import Site, settle
-from keyvault import masterkey, rewrap
-from keyvault.audit import Actor
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.master_key import rewrap
 from keyvault.models import MasterKeyRotation
 
 BATCH = 1000
@@ -32,11 +33,11 @@ _UPDATE = """UPDATE keyvault_devicekey k SET wrapped = n.wrapped, master_key_ver
 def against_bare_loop(bench: Bench, site: Site, rounds: int) -> None:
     """The bare loop and the rotation in turn, each over all keys of the site."""
     site.use()
-    logging.getLogger("keyvault.audit").setLevel(logging.WARNING)  # two lines a round
+    logging.getLogger("keyvault.audit.chain").setLevel(logging.WARNING)  # two lines a round
     with psycopg.connect(bench.database_url(site.name)) as bare:
         for number in range(rounds + 1):
             settle("keyvault_devicekey")
-            bare_rate = _bare(bare, masterkey.provider().add_version())
+            bare_rate = _bare(bare, master_key.provider().add_version())
             settle("keyvault_devicekey")
             rate = _rotation()
             if number == 0:
@@ -51,7 +52,7 @@ def against_bare_loop(bench: Bench, site: Site, rounds: int) -> None:
 def _rotation() -> float:
     """Keys a second that a rotation rewraps in this process."""
     MasterKeyRotation.objects.all().delete()
-    masterkey.provider().add_version()  # begin() takes it up: what is timed is the rewrapping
+    master_key.provider().add_version()  # begin() takes it up: what is timed is the rewrapping
     rotation = rewrap.begin(BATCH, Actor("bench", "bench"))
     began = time.perf_counter()
     while rewrap.rewrap_batch(rotation.pk):

@@ -10,7 +10,7 @@ from rich.console import Console
 from bench import fleet, parts, report, rewrap
 from bench.parts import Bench, Results, Sizes
 from bench.site import make_template, use_database
-from keyvault import masterkey
+from keyvault import master_key
 
 
 def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
         console.print(f"[{time.monotonic() - began:6.1f} s] {text}", markup=False, highlight=False)
 
     if not Path(os.environ["MASTER_KEY_FILE"]).exists():  # else kept with the database that needs it
-        masterkey.init(Path(os.environ["MASTER_KEY_FILE"]))
+        master_key.init(Path(os.environ["MASTER_KEY_FILE"]))
     with fleet.pool() as executor:
         bench = Bench(folder, dict(os.environ), executor, say)
         use_database("postgres")

@@ -11,18 +11,19 @@ from django.db import connection, connections, transaction
 from django.db.models import Sum
 from psycopg import sql
 
-from ami_headend import embedded
 from ami_headend.database_roles import grant_rights
+from ami_headend.local import embedded
 from bench import fleet as fleets
 from bench.fleet import Fleet
 from bench.floor import MeterRow
 from bench.load import Body
-from concentrators import tokens, totals
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator, Uplink
-from keyvault import provisioning
+from concentrators.totals import totals
 from keyvault.cose.structures import encode_sequence
-from keyvault.provisioning import NewKey
-from meters import partitions
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
+from meters.readings import partitions
 
 TEMPLATE = "bench_template"
 _ASSIGNED_FOR = timedelta(days=90)

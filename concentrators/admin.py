@@ -14,27 +14,22 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioF
 from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
-from concentrators import (
-    access,
-    admin_commands,  # noqa: F401 - registers its pages
-    admin_evidence,  # noqa: F401 - registers its pages
-    intervals,
-    orders,
-)
+from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
 from concentrators.admin_forms import AssignForm, IntervalForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
-from concentrators.assignments import AssignmentError, assign, exchange
-from concentrators.commands import DownlinkError
-from concentrators.intervals import IntervalError
+from concentrators.commands import capture_period, operator
+from concentrators.commands.capture_period import IntervalError
+from concentrators.commands.operator import Order
+from concentrators.commands.queue import DownlinkError
+from concentrators.fleet import registry
+from concentrators.fleet.assignments import AssignmentError, assign, exchange
 from concentrators.models import Assignment, CommandKind, Concentrator, Uplink
-from concentrators.orders import Order
-from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
 from meters.admin import MeterAdmin
 from meters.models import Installation, Meter, Place
-from meters.registry import RegistryError
-from meters.search import of_meters
+from meters.registry.lookup import RegistryError
+from meters.registry.search import of_meters
 
 
 @admin.register(Concentrator)
@@ -60,7 +55,7 @@ class ConcentratorAdmin(LargeTableAdmin):
             return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
-        access.save_as(web_actor(request), obj)
+        registry.save_as(web_actor(request), obj)
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
@@ -151,10 +146,10 @@ class AssignableMeterAdmin(MeterAdmin):
             try:
                 if given["how"] == IntervalForm.COMMAND:
                     order = Order(CommandKind.SET_INTERVAL, start=at, interval_minutes=minutes)
-                    (command,) = orders.give(meter, order, web_actor(request), now)
+                    (command,) = operator.give(meter, order, web_actor(request), now)
                     at = datetime.fromtimestamp(command.parameters["from_s"], UTC)
                     return f"is told (command {command.pk}) to measure in {minutes} min from {shown(at)} on"
-                at = intervals.change_by_hand(meter, minutes, at, now)
+                at = capture_period.change_by_hand(meter, minutes, at, now)
             except (IntervalError, DownlinkError, MasterKeyError, AuditError) as error:
                 raise RegistryError(str(error)) from None
             return f"measures in {minutes} min from {shown(at)} on"

@@ -8,10 +8,10 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
+from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
-from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of
-from meters.search import of_meters
+from meters.registry.search import of_meters
 
 
 @admin.register(Command)

@@ -10,8 +10,8 @@ from django.urls import reverse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, DropdownFilter
 from unfold.decorators import action, display
 
+from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of
 from concentrators.models import Uplink
-from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of
 
 
 class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]

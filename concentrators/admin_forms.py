@@ -10,10 +10,10 @@ from unfold.widgets import (
 )
 
 from ami_headend.core.clock import WITHIN_TIMES
+from ami_headend.web.admin import RowSelect, RowsSelect
 from concentrators.models import Assignment, Concentrator
-from keyvault.adminbase import RowSelect, RowsSelect
-from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter
+from meters.registry.interval_lengths import LONGEST_MINUTES
 
 
 class AssignForm(forms.Form):

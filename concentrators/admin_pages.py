@@ -8,13 +8,13 @@ from django import forms
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget
 
+from ami_headend.web.admin import FilterForm, RowsPage, shown
+from concentrators.failures.kinds import FailureKind
+from concentrators.failures.tallies import TallyKey, TallySelection, tallies
 from concentrators.models import Concentrator
-from concentrators.tallies import TallyKey, TallySelection, tallies
-from concentrators.total_queries import TotalKey, TotalSelection, totals
-from concentrators.verdicts import FailureKind
-from keyvault.adminbase import FilterForm, RowsPage, shown
+from concentrators.totals.queries import TotalKey, TotalSelection, totals
 from meters.models import Register
-from meters.obis import RegisterKind
+from meters.readings.obis import RegisterKind
 
 _DAYS_SHOWN = 7
 _IDS = 2**31

@@ -7,7 +7,7 @@ from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 
 from ami_headend.core.names import NameField
-from concentrators.verdicts import FailureKind, Severity
+from concentrators.failures.kinds import FailureKind, Severity
 from keyvault.models import FleetKey
 from meters.models import Meter, Period, Register, SameInteger
 
@@ -72,7 +72,7 @@ class Assignment(models.Model):
 class RegistryGeneration(models.Model):
     """One row: random numbers that triggers change with every statement on meters or assignments, and on registers.
 
-    Workers keep all three in memory for as long as it stands (concentrators/assigned.py).
+    Workers keep all three in memory for as long as it stands (concentrators/ingest/assigned.py).
     """
 
     number = models.BigIntegerField()
@@ -193,7 +193,7 @@ class Acknowledgement(models.Model):
 class IntegrityFailure(models.Model):
     """A frame that was refused, with its evidence. ``meter`` is whom the frame claims to be from.
 
-    Lists read short ranges of the indexes by kind and state (concentrators/failure_queries.py), so that a
+    Lists read short ranges of the indexes by kind and state (concentrators/failures/queries.py), so that a
     page of one kind costs the same in a flood of another.
     """
 

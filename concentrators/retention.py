@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import connection, transaction
 
-from concentrators.integrity import DIGEST_OCTETS
+from concentrators.failures.kinds import BEFORE_COUNTER
+from concentrators.failures.record import DIGEST_OCTETS
 from concentrators.models import FailureTally, RefusedFrame, Uplink
-from concentrators.verdicts import BEFORE_COUNTER
 
 _BATCH = 1_000
 

@@ -8,20 +8,11 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from ami_headend.core.tasklimits import LONG
-from concentrators import (
-    acknowledgement,
-    commands,
-    downlink,
-    intervals,
-    resends,
-    retention,
-    reverification_queue,
-    turns,
-    uplinks,
-    verification,
-    waves,
-)
-from keyvault import epochs
+from concentrators import retention
+from concentrators.commands import capture_period, downlink, gap_recovery, queue, rollouts
+from concentrators.failures import acknowledgement
+from concentrators.ingest import dispatch, reverification_queue, uplink_state, verification
+from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +27,7 @@ _WORN_KEYS_AT_ONCE = 1_000
 )
 def verify_uplink(uplink_id: int) -> None:
     """Verify an uplink, and what else its concentrator has waiting. Losing this task costs only time: see the sweep."""
-    still_waiting = turns.verify_in_turn(uplink_id)
+    still_waiting = dispatch.verify_in_turn(uplink_id)
     if still_waiting is not None:
         verify_uplink.delay(still_waiting)
 
@@ -45,8 +36,8 @@ def verify_uplink(uplink_id: int) -> None:
 def sweep_uplinks() -> None:
     """Enqueue again what is not verified and overdue; and what a worker that was killed has left."""
     now = timezone.now()
-    overdue = uplinks.claim_overdue(now)
-    for uplink_id in overdue or uplinks.left_behind(now):
+    overdue = uplink_state.claim_overdue(now)
+    for uplink_id in overdue or uplink_state.left_behind(now):
         verify_uplink.delay(uplink_id)
     if overdue:
         logger.warning("%d overdue uplinks enqueued again", len(overdue))
@@ -68,7 +59,7 @@ def request_reverification() -> None:
 @shared_task(**LONG)
 def purge_uplinks() -> None:
     """Let the octets of old uplinks go."""
-    purged = uplinks.purge(timezone.now())
+    purged = uplink_state.purge(timezone.now())
     if purged:
         logger.info("octets of %d uplinks purged", purged)
 
@@ -85,7 +76,7 @@ def delete_old_rows() -> None:
 def expire_commands() -> None:
     """End the commands whose time is over; have those offered that a clock ahead put off."""
     now = timezone.now()
-    expired = commands.expire(now)
+    expired = queue.expire(now)
     called = downlink.offer_at_once(now)
     if called:
         logger.warning("%d commands were put off into the future, as the clock was ahead: offered again", called)
@@ -96,7 +87,7 @@ def expire_commands() -> None:
 @shared_task(**LONG)
 def enter_interval_lengths() -> None:
     """Take over the interval lengths that meters have confirmed."""
-    entered = intervals.enter_confirmed(timezone.now())
+    entered = capture_period.enter_confirmed(timezone.now())
     if entered:
         logger.info("another interval length of %d meters is entered in the registry", entered)
 
@@ -104,14 +95,14 @@ def enter_interval_lengths() -> None:
 @shared_task(**LONG)
 def step_rotation_waves() -> None:
     """Queue the next key commands of every running wave."""
-    waves.step(timezone.now())
+    rollouts.step(timezone.now())
 
 
 @shared_task(**LONG)
 def resend_gaps() -> None:
     """Ask meters for what is missing of their load profiles, where that is wanted (setting RESEND_GAPS)."""
     if settings.RESEND_GAPS:
-        outcome = resends.ask_by_schedule(timezone.now())
+        outcome = gap_recovery.ask_by_schedule(timezone.now())
         logger.info("%d resends queued for the gaps of %d meters", outcome.commands, outcome.meters)
 
 
@@ -126,7 +117,7 @@ def retire_keys() -> None:
 @shared_task(**LONG)
 def replace_worn_keys() -> None:
     """Queue new keys for meters that near the safe number of frames under one key."""
-    replaced = commands.replace_worn_keys(_WORN_KEYS_AT_ONCE, timezone.now())
+    replaced = queue.replace_worn_keys(_WORN_KEYS_AT_ONCE, timezone.now())
     if replaced:
         logger.info("new keys queued for %d meters that near the safe number of frames", replaced)
 

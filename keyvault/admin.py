@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
-from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin, hex_of, shown
+from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of, shown
 from keyvault.colours import KEY_COLOURS
 from keyvault.models import (
     AuditRecord,
@@ -24,7 +24,7 @@ from keyvault.models import (
 
 @admin.register(FleetKey)
 class FleetKeyAdmin(ReadOnlyAdmin):
-    """Fleet keys come into being through keyvault.provisioning alone."""
+    """Fleet keys come into being through keyvault.device_keys.provisioning alone."""
 
     when_empty = "There is no fleet key: every device key is stored. manage.py fleet_key make NAME makes one."
     fields = ["name", "master_key_version", "created_at"]

@@ -14,8 +14,9 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
 
-from keyvault import audit, rights
-from keyvault.audit import Actor
+from keyvault import rights
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 from keyvault.models import Approval
 
 EXPORT = "keys.export"
@@ -67,7 +68,7 @@ def request(act: str, subject: Mapping[str, Any], reason: str, person: Person, n
             expires_at=now + timedelta(hours=settings.APPROVAL_EXPIRES_HOURS),
         )
         told = {"approval": approval.pk, "act": act, "of": approval.subject, "reason": approval.reason}
-        audit.record(person.actor, "approval.request", told)
+        chain.record(person.actor, "approval.request", told)
     return approval
 
 
@@ -80,7 +81,7 @@ def approve(number: int, person: Person, now: datetime) -> Approval:
         if not others.filter(pk=number).update(approved_by=name, approver=person.account, approved_at=now):
             raise ApprovalError(_why_not(number, person.account, now))
         approval = Approval.objects.get(pk=number)
-        audit.record(person.actor, "approval.approve", _told(approval))
+        chain.record(person.actor, "approval.approve", _told(approval))
     return approval
 
 
@@ -94,7 +95,7 @@ def refuse(number: int, person: Person, now: datetime) -> Approval:
         if not _open(now).filter(pk=number).update(refused_by=name, refused_at=now):
             raise ApprovalError(_why_not(number, None, now))
         approval = Approval.objects.get(pk=number)
-        audit.record(person.actor, "approval.refuse", _told(approval))
+        chain.record(person.actor, "approval.refuse", _told(approval))
     return approval
 
 

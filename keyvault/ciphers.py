@@ -7,10 +7,10 @@ from typing import NamedTuple
 from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array
-from keyvault import masterkey
-from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
+from keyvault import master_key
+from keyvault.device_keys.provisioning import purpose_of
+from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
-from keyvault.provisioning import purpose_of
 from keyvault.schemes.lines import Cipher, Scheme
 from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES
 
@@ -137,7 +137,7 @@ def open_keys(key_ids: Iterable[int]) -> list[DeviceKeyOctets]:
     A key whose row does not open is left out and logged: its row was changed. Raises MasterKeyError
     where the master key cannot be used, or opens no row at all.
     """
-    master = masterkey.current()
+    master = master_key.current()
     rows = fetch_rows(
         """SELECT k.id, k.version, k.system_title, k.epoch, k.algorithm, k.source, k.wrapped, f.name, f.wrapped,
                   coalesce(k.master_key_version, f.master_key_version)

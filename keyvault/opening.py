@@ -11,9 +11,9 @@ from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.ciphers import uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
-from keyvault.counterrows import Care, ContendedError, CountedKey, read_keys, save_keys
-from keyvault.counters import Take
 from keyvault.models import KeyState
+from keyvault.replay_window import Take
+from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
 
 _PENDING = KeyState.PENDING.value

@@ -1,6 +1,6 @@
 """The rights that concern keys, as Django's permissions: each is one, and none comes with another.
 
-Which role has which stands in ``ami_headend.roles``.
+Which role has which stands in ``ami_headend.signin.roles``.
 """
 
 SEE_KEYS = "keyvault.view_devicekey"  # what is known of keys, never their octets

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
-from keyvault import masterkey
-from keyvault.masterkey import Purpose, UnwrapError
+from keyvault import master_key
+from keyvault.master_key import Purpose, UnwrapError
+from keyvault.master_key.wrapping import keys_for_wrapping
 from keyvault.models import SigningSecret
-from keyvault.wrapping import keys_for_wrapping
 
 SECRET_OCTETS = 32
 BOTH_SIGN_FOR = timedelta(hours=24)  # after a rotation: time to give the new secret to the receiver
@@ -57,7 +57,7 @@ def signatures(owner: str, message_id: str, timestamp_s: int, body: bytes, now: 
     SigningError: no secret, or it does not open. MasterKeyError: the master key cannot be used now.
     """
     rows = SigningSecret.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), owner=owner).order_by("-pk")
-    master = masterkey.current()
+    master = master_key.current()
     signed = f"{message_id}.{timestamp_s}.".encode() + body
     found = []
     for row in rows:

@@ -6,8 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from keyvault import rewrap
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError, rewrap
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,13 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from ami_headend.core import step_up
-from keyvault import provisioning
-from keyvault.adminbase import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
+from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
 from keyvault.models import FleetKey, InvocationCounter
-from keyvault.provisioning import ProvisioningError
 from keyvault.rights import PROVISION
-from meters import access, queries, registry, search
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -38,8 +37,10 @@ from meters.admin_forms import (
 )
 from meters.admin_pages import ReadingsPage
 from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
-from meters.place_rights import may_see_places
-from meters.registry import RegistryError
+from meters.readings import queries
+from meters.registry import access_record, lookup, search
+from meters.registry.lookup import RegistryError
+from meters.registry.place_rights import may_see_places
 
 STATUS_COLOURS = {MeterStatus.COMMISSIONED.label: "success", MeterStatus.SUSPENDED.label: "warning"}
 Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what it was
@@ -49,7 +50,7 @@ class HouseholdAdmin(LargeTableAdmin):
     """Rows about households: whoever looks at one, or at a list of them, is recorded."""
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        access.note(request)
+        access_record.note(request)
         answer: HttpResponse = super().changelist_view(request, *args, **kwargs)
         return answer
 
@@ -73,13 +74,13 @@ class HouseholdAdmin(LargeTableAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """Of the search over everything and the choice of a row, too."""
-        access.note(request)
+        access_record.note(request)
         return super().get_search_results(request, queryset, search_term)
 
     def note_row(self, request: HttpRequest, row: Any) -> None:
         """Record that one row is looked at."""
         place, meter = getattr(row, "place_id", None), getattr(row, "meter_id", None)
-        access.note(request, meters=None if meter is None else [meter], place=place)
+        access_record.note(request, meters=None if meter is None else [meter], place=place)
 
 
 def _idle(meter: Meter) -> set[str]:
@@ -160,7 +161,7 @@ class MeterAdmin(LargeTableAdmin):
     def _note(self, request: HttpRequest, object_id: str) -> None:
         meter = self.get_object(request, object_id)
         if meter is not None:
-            access.note(request, meters=[meter.pk])
+            access_record.note(request, meters=[meter.pk])
 
     def has_delete_permission(self, request: HttpRequest, obj: Meter | None = None) -> bool:
         return False  # readings stand on their meter: it is retired, not deleted
@@ -224,7 +225,7 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Suspend", icon="pause", permissions=["change"])
     def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            registry.suspend(meter)
+            lookup.suspend(meter)
             return "suspended"
 
         text = "Frames of the meter are refused until it is taken back into service. Keys and counters stay."
@@ -233,7 +234,7 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Resume", icon="play_arrow", permissions=["change"])
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            registry.resume(meter)
+            lookup.resume(meter)
             return "taken back into service"
 
         return self._change(request, object_id, forms.Form, change, "Resume", "Frames of the meter are taken again.")
@@ -241,7 +242,7 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Install", icon="home_pin", permissions=["change"])
     def install(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            return f"installed: {registry.install(meter, given['place'], given['at'])}"
+            return f"installed: {lookup.install(meter, given['place'], given['at'])}"
 
         text = "Both the meter and the place must be free from then on."
         return self._change(request, object_id, InstallForm, change, "Install", text)
@@ -262,12 +263,12 @@ class MeterAdmin(LargeTableAdmin):
 
     def exchange_meters(self, place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
         """The exchange itself; RegistryError where it cannot be."""
-        return registry.exchange(place, old, new, at)
+        return lookup.exchange(place, old, new, at)
 
     @action(description="Retire", icon="block", permissions=["change"], variant=ActionVariant.DANGER)
     def retire(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            registry.retire(meter, given["at"])
+            lookup.retire(meter, given["at"])
             return f"retired from {shown(given['at'])} on"
 
         text = "For good: its frames are refused, and no intervals are expected from then on."
@@ -316,7 +317,7 @@ class PlaceAdmin(HouseholdAdmin):
     search_by = {"name": lambda term: search.as_q(search.place_condition(term))}
 
     def note_row(self, request: HttpRequest, row: Place) -> None:
-        access.note(request, place=row.pk)
+        access_record.note(request, place=row.pk)
 
 
 @admin.register(Installation)

@@ -13,10 +13,10 @@ from unfold.widgets import (
 )
 
 from ami_headend.core.clock import WITHIN_TIMES
-from keyvault.adminbase import OctetsField, RowSelect
+from ami_headend.web.admin import OctetsField, RowSelect
 from keyvault.models import FleetKey
 from meters.models import Installation, Meter, Place, Register
-from meters.obis import ObisError, parse_obis
+from meters.readings.obis import ObisError, parse_obis
 
 RANDOM_KEYS, LATER_KEYS = "random", "later"
 SYSTEM_TITLE_OCTETS = 8

@@ -7,10 +7,11 @@ from django import forms
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from keyvault.adminbase import FilterForm, RowsPage, shown
-from meters import access, queries
+from ami_headend.web.admin import FilterForm, RowsPage, shown
 from meters.models import Meter, Register
-from meters.registry import RegistryError, look_up
+from meters.readings import queries
+from meters.registry import access_record
+from meters.registry.lookup import RegistryError, look_up
 
 _DAYS_SHOWN = 7
 
@@ -47,7 +48,7 @@ class ReadingsPage(RowsPage):
 
     def rows(self, filters: dict[str, Any], after: list[str] | None) -> tuple[list[list[Any]], list[Any] | None]:
         meter, register = filters.get("meter"), filters.get("register")
-        access.note(self.request, meters=None if meter is None else [meter.pk])
+        access_record.note(self.request, meters=None if meter is None else [meter.pk])
         end = filters.get("to") or timezone.now() + timedelta(days=1)
         start = filters.get("from") or end - timedelta(days=_DAYS_SHOWN + 1)
         found, key = queries.readings(

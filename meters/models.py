@@ -9,7 +9,7 @@ from psqlextra.models import PostgresPartitionedModel
 from psqlextra.types import PostgresPartitioningMethod
 
 from ami_headend.core.names import NameField
-from meters.obis import RegisterKind
+from meters.readings.obis import RegisterKind
 
 
 class MeterStatus(models.TextChoices):

@@ -10,7 +10,8 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from ami_headend.core.tasklimits import LONG
-from meters import access, partitions
+from meters.readings import partitions
+from meters.registry import access_record
 
 logger = logging.getLogger(__name__)
 
@@ -31,4 +32,4 @@ def maintain_partitions(self: Any) -> None:
 @shared_task
 def purge_accesses() -> None:
     """Remove old rows of the record of who looked at households' data."""
-    access.purge(timezone.now() - timedelta(days=settings.ACCESS_KEEP_DAYS))
+    access_record.purge(timezone.now() - timedelta(days=settings.ACCESS_KEEP_DAYS))

@@ -1,14 +1,14 @@
 from django.urls import path
 
-from meters import api, key_api, place_api
+from meters.api import keys, meters, places
 
-# The list of meters is served by concentrators.meter_api, which knows where each belongs.
+# The list of meters is served by concentrators.api.meters, which knows where each belongs.
 urlpatterns = [
-    path("meters/<str:system_title>", api.MeterDetail.as_view(), name="meter"),
-    path("meters/<str:system_title>/gaps", api.MeterGaps.as_view(), name="meter-gaps"),
-    path("readings", api.ReadingList.as_view(), name="readings"),
-    path("places", place_api.PlaceList.as_view(), name="places"),
-    path("keys", key_api.KeyList.as_view(), name="keys"),
-    path("events", api.EventList.as_view(), name="events"),
-    path("places/<int:pk>", place_api.PlaceDetail.as_view(), name="place"),
+    path("meters/<str:system_title>", meters.MeterDetail.as_view(), name="meter"),
+    path("meters/<str:system_title>/gaps", meters.MeterGaps.as_view(), name="meter-gaps"),
+    path("readings", meters.ReadingList.as_view(), name="readings"),
+    path("places", places.PlaceList.as_view(), name="places"),
+    path("keys", keys.KeyList.as_view(), name="keys"),
+    path("events", meters.EventList.as_view(), name="events"),
+    path("places/<int:pk>", places.PlaceDetail.as_view(), name="place"),
 ]

@@ -21,7 +21,7 @@ from pytest_django import DjangoDbBlocker
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 
@@ -99,11 +99,11 @@ _prepare()
 @pytest.fixture(scope="session", autouse=True)
 def master_key_file() -> Path:
     """The master key of this test process; every key that a test provisions is wrapped under it."""
-    from keyvault import masterkey  # noqa: PLC0415 - after django.setup
+    from keyvault import master_key  # noqa: PLC0415 - after django.setup
 
     path = Path(os.environ["MASTER_KEY_FILE"])
     if not path.exists():
-        masterkey.init(path)
+        master_key.init(path)
     return path
 
 
@@ -136,7 +136,7 @@ def _master_key_as_found(
 @pytest.fixture(autouse=True)
 def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker's process learned of foreseen counters is no other test's."""
-    from concentrators import verification  # noqa: PLC0415 - after django.setup
+    from concentrators.ingest import verification  # noqa: PLC0415 - after django.setup
 
     monkeypatch.setattr(verification, "_foresight", verification._Foresight())
 
@@ -160,7 +160,7 @@ def django_db_setup(
     from django.db import connections  # noqa: PLC0415 - after django.setup
     from django.test.utils import setup_databases, teardown_databases  # noqa: PLC0415 - after django.setup
 
-    from meters import partitions  # noqa: PLC0415 - after django.setup
+    from meters.readings import partitions  # noqa: PLC0415 - after django.setup
     from tests.flows import databases  # noqa: PLC0415 - after django.setup
 
     with django_db_blocker.unblock():

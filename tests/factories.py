@@ -7,8 +7,8 @@ import factory
 from django.utils import timezone
 from factory.django import DjangoModelFactory
 
+from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
-from concentrators.verdicts import FailureKind
 from meters.models import Meter
 
 

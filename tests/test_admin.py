@@ -14,8 +14,10 @@ from django.utils import timezone
 
 from ami_headend.alerts.models import Channel, Delivery
 from ami_headend.console.navigation import sidebar
-from concentrators import downlink, tokens, waves
-from concentrators.expected import refresh
+from ami_headend.web.admin import OctetsField, octets_begin
+from concentrators.commands import downlink, rollouts
+from concentrators.commands.rollouts import Selection
+from concentrators.fleet import tokens
 from concentrators.models import (
     Assignment,
     Command,
@@ -26,10 +28,10 @@ from concentrators.models import (
     Uplink,
     WaveMeter,
 )
-from concentrators.waves import Selection
-from keyvault import provisioning
-from keyvault.adminbase import OctetsField, octets_begin
-from keyvault.audit import Actor
+from concentrators.totals.expected import refresh
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import (
     AuditRecord,
     DeviceKey,
@@ -40,7 +42,6 @@ from keyvault.models import (
     RotationState,
     TagFailures,
 )
-from keyvault.provisioning import NewKey
 from meters.admin import PlaceAdmin
 from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from tests.concentrators import fleet
@@ -126,8 +127,8 @@ def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
         )
     Group.objects.create(name=f"readers of {concentrator}")
     provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
-    waves.begin("spring", Selection(concentrator=concentrator), ACTOR, timezone.now(), 6000, 0)
-    waves.step(timezone.now())
+    rollouts.begin("spring", Selection(concentrator=concentrator), ACTOR, timezone.now(), 6000, 0)
+    rollouts.step(timezone.now())
     downlink.offer(concentrator.pk, 100, timezone.now())
     MasterKeyRotation.objects.create(
         to_version=2, batch_size=1, total=1, beat_at=fleet.NOW, state=RotationState.FINISHED
@@ -535,7 +536,7 @@ def test_pages_of_rows_cost_the_same_however_many_rows(name: str, admin_client: 
 
 
 def test_a_long_list_is_not_counted_to_its_end(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyvault.adminbase.COUNTED_ROWS", 60)
+    monkeypatch.setattr("ami_headend.web.admin.COUNTED_ROWS", 60)
     MeterFactory.create_batch(70)
     text = admin_client.get(list_of(Meter)).content.decode()
     assert "the first 60 meters; filters find the others" in text

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
-from ami_headend.debugpages import Filter, Reporter
+from ami_headend.web.debug_pages import Filter, Reporter
 from tests.test_doors import _ask, arguments, doors
 from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
 

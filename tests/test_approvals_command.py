@@ -9,9 +9,9 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from ami_headend.signin.models import RecoveryCodes, SignIn
-from keyvault import masterkey
+from keyvault import master_key
+from keyvault.device_keys.provisioning import provision_devices
 from keyvault.models import Approval, AuditRecord
-from keyvault.provisioning import provision_devices
 from tests.keyvault.shipping import transport_file
 from tests.signin.people import enrolled, wrong
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_asked_for(typed: io.StringIO, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="olga may not ask for this"):
         ask(typed, key_file, "olga")
     with pytest.raises(CommandError, match="is the active one"):
-        run("request", "destroy", str(masterkey.current().active_version), "--account", "ann", "--reason", "old")
+        run("request", "destroy", str(master_key.current().active_version), "--account", "ann", "--reason", "old")
     with pytest.raises(CommandError, match="there is no approval 9"):
         run("approve", "9", "--account", "ben")
     with pytest.raises(CommandError, match="none"):

@@ -16,16 +16,19 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from pytest_django import DjangoDbBlocker, Settings
 
-from ami_headend import embedded
 from ami_headend.backup import databases as ours
 from ami_headend.backup import making, manifest, programs, pruning, restoring
 from ami_headend.backup.programs import ProgramError
 from ami_headend.core import locks
-from keyvault import audit, backups, epochs, journal, masterkey
-from keyvault.audit import Actor
-from keyvault.backups import BackupError
+from ami_headend.local import embedded
+from keyvault import journal, master_key
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs
+from keyvault.device_keys.provisioning import provision_devices
+from keyvault.master_key import backups
+from keyvault.master_key.backups import BackupError
 from keyvault.models import AuditRecord, Backup, DeviceKey
-from keyvault.provisioning import provision_devices
 from tests.flows import databases
 
 OFFICER = Actor("officer", "test")
@@ -56,11 +59,11 @@ def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.Capture
     call_command("backup")
     printed = capsys.readouterr()
     backup = Path(printed.out.strip())
-    assert f"It needs master key version {masterkey.current().active_version}." in printed.err
+    assert f"It needs master key version {master_key.current().active_version}." in printed.err
     assert visible(folder) == [backup.name]
-    found = manifest.read(backup, masterkey.current())
+    found = manifest.read(backup, master_key.current())
     assert found.counts["keyvault_devicekey"] == 8
-    assert audit.verify(found.head).number == found.head.number + 1
+    assert chain.verify(found.head).number == found.head.number + 1
     assert AuditRecord.objects.order_by("-number").values_list("act", flat=True)[0] == "backup.create"
     call_command("backup", "create", "--keep-days", "0")
     second = Path(capsys.readouterr().out.strip())
@@ -143,7 +146,7 @@ def test_what_is_no_whole_backup_is_not_restored(folder: Path, tmp_path: Path) -
     backup = made(folder)
     step = lambda name, total: lambda done: None  # noqa: E731
     journals = [tmp_path / "journal"]
-    master = masterkey.current()
+    master = master_key.current()
     with pytest.raises(BackupError, match="no whole backup"):
         restoring.examine(tmp_path, journals, step)
     text = (backup / "manifest.json").read_text()
@@ -199,7 +202,7 @@ def test_a_restore_that_was_killed_is_begun_again(folder: Path, tmp_path: Path) 
 
 def test_a_foreign_master_key_restores_nothing(folder: Path, tmp_path: Path, settings: Settings) -> None:
     backup = made(folder)
-    masterkey.init(tmp_path / "foreign.keys")
+    master_key.init(tmp_path / "foreign.keys")
     settings.MASTER_KEY_FILE = tmp_path / "foreign.keys"
     with pytest.raises(CommandError, match=r"not proven by the master key.*Nothing was changed"):
         call_command("restore", str(backup), "--replace", "--yes-replace", "whatever")

@@ -12,10 +12,11 @@ from celery import Celery
 from celery.schedules import schedule as interval
 from kombu import Queue
 
-from ami_headend import beat, embedded, schedule
+from ami_headend import beat, schedule
 from ami_headend.beat import SteadyScheduler
 from ami_headend.celery import app
 from ami_headend.core import tasklimits
+from ami_headend.local import embedded
 from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
 from tests.flows.redis_faults import TROUBLES, mend, spoil
 

@@ -5,18 +5,19 @@ from datetime import datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from ami_headend import diagnosis
 from ami_headend.alerts import delivery, evaluation, marks
 from ami_headend.alerts.conditions import site
 from ami_headend.alerts.models import Channel, Condition, Delivery, Rule, StoredMark
 from ami_headend.console import components, formatting, kept
 from ami_headend.console.kept import Question
+from ami_headend.health import checks
 from ami_headend.metrics import collector, snapshots
 from ami_headend.metrics.models import Snapshot
 from ami_headend.models import KeptAnswer
-from concentrators import downlink, resends, uplinks, waves
+from concentrators.commands import downlink, gap_recovery, rollouts
+from concentrators.ingest import uplink_state
 from concentrators.models import Command, CommandKind, CommandState, RotationWave, Uplink, WaveMeter
-from keyvault import rewrap
+from keyvault.master_key import rewrap
 from keyvault.models import MasterKeyRotation, RotationState
 from meters.models import Meter
 from tests.concentrators.fleet import post
@@ -65,19 +66,19 @@ def test_messages_leave(now: datetime) -> None:
 def test_a_lost_uplink_is_swept(now: datetime, received: timedelta) -> None:
     lost = post(ConcentratorFactory.create(), [b"lost"], now + received)
     Uplink.objects.update(due_at=now + AHEAD + timedelta(minutes=1))
-    assert uplinks.claim_overdue(now) == [lost.pk]
-    assert uplinks.claim_overdue(now) == []  # and is put off like any other
+    assert uplink_state.claim_overdue(now) == [lost.pk]
+    assert uplink_state.claim_overdue(now) == []  # and is put off like any other
 
 
 def test_what_failed_often_keeps_its_pause(now: datetime) -> None:
     post(ConcentratorFactory.create(), [b"failing"], now)
     Uplink.objects.update(attempts=8, due_at=now + timedelta(minutes=80))
-    assert uplinks.claim_overdue(now) == []
+    assert uplink_state.claim_overdue(now) == []
 
 
 def test_an_uplink_of_the_future_is_a_finding(now: datetime) -> None:
     post(ConcentratorFactory.create(), [b"waits"], now + timedelta(seconds=3418))
-    backlog = next(one for one in diagnosis.examine() if one.name == "backlog")
+    backlog = next(one for one in checks.examine() if one.name == "backlog")
     assert not backlog.well
     assert "future" in backlog.found
     found = site.queue_lag(Rule(period_minutes=10), [], now)
@@ -104,7 +105,7 @@ def test_kept_answers_are_asked_again(now: datetime) -> None:
 
 def test_nobody_looked_in_the_future(now: datetime) -> None:
     Rule.objects.update(evaluated_at=now + AHEAD, last_error="")
-    alerts = next(one for one in diagnosis.examine() if one.name == "alerts")
+    alerts = next(one for one in checks.examine() if one.name == "alerts")
     assert not alerts.well
     components.look(now)
     assert components.components(now)[0].well
@@ -137,12 +138,12 @@ def test_limits_of_an_hour_and_a_day_are_not_used_up(now: datetime) -> None:
     meter = MeterFactory.create()
     given = command(meter, now)
     Command.objects.update(created_at=now + AHEAD)
-    _, today = resends._given([meter.pk], [], now - timedelta(days=1), now)
+    _, today = gap_recovery._given([meter.pk], [], now - timedelta(days=1), now)
     assert today[meter.pk] == 0
     wave = RotationWave.objects.create(name="w", rate_per_hour=60, failure_budget=1, algorithm=10, created_by="t")
     WaveMeter.objects.create(wave=wave, meter=meter, command=given)
-    assert waves._allowed(wave, now) == 1
+    assert rollouts._allowed(wave, now) == 1
     Command.objects.update(created_at=now)
     RotationWave.objects.update(rate_per_hour=1)
     wave.refresh_from_db()
-    assert waves._allowed(wave, now) == 0
+    assert rollouts._allowed(wave, now) == 0

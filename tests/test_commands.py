@@ -18,9 +18,9 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 
-from ami_headend.embedded.processes import is_living
+from ami_headend.local.embedded.processes import is_living
 from ami_headend.management.commands import summary
-from concentrators.activity import Activity
+from concentrators.ingest.activity import Activity
 from tests.flows.stack import free_port, wait_for
 
 OUR_APPS = ("ami_headend", "concentrators", "meters", "keyvault")

@@ -9,13 +9,15 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend import demo_rotations
-from concentrators import waves
+from ami_headend.local import demo_rotations
+from concentrators.commands import rollouts
+from concentrators.commands.rotations import Kind, Rotation, rotations
 from concentrators.models import RotationWave, WaveState
-from concentrators.rotations import Kind, Rotation, rotations
-from keyvault import masterkey, provisioning, rewrap
+from keyvault import master_key as masterkey
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey, create_fleet_key
+from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey, KeyState, MasterKeyRotation
-from keyvault.provisioning import NewKey, create_fleet_key
 from keyvault.tasks import rewrap_master_key
 from tests.concentrators.fleet import commission
 from tests.factories import ConcentratorFactory
@@ -50,7 +52,7 @@ def fleet() -> None:
 def end_waves() -> None:
     """All that goes on has ended, as far as waves and the master key are concerned."""
     for wave in RotationWave.objects.filter(state=WaveState.RUNNING):
-        waves.cancel(wave.pk, demo_rotations.ACTOR, timezone.now())
+        rollouts.cancel(wave.pk, demo_rotations.ACTOR, timezone.now())
     for rotation in MasterKeyRotation.objects.exclude(state="finished"):
         while rewrap.rewrap_batch(rotation.pk):
             pass

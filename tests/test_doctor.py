@@ -14,12 +14,13 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend import diagnosis, embedded
 from ami_headend.alerts.models import Rule
+from ami_headend.health import checks
+from ami_headend.local import embedded
 from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
-from keyvault import masterkey
-from keyvault.provisioning import provision_devices
+from keyvault import master_key
+from keyvault.device_keys.provisioning import provision_devices
 from tests.flows.stack import Stack, wait_for
 
 TITLE = bytes.fromhex("0024befffe804ff1")
@@ -31,8 +32,8 @@ def quick(db: None) -> None:
     Rule.objects.update(evaluated_at=timezone.now())
 
 
-def findings() -> dict[str, diagnosis.Finding]:
-    return {finding.name: finding for finding in diagnosis.examine()}
+def findings() -> dict[str, checks.Finding]:
+    return {finding.name: finding for finding in checks.examine()}
 
 
 def failed() -> set[str]:
@@ -91,8 +92,8 @@ def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("quick")
 def test_a_look_that_hangs_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "LOOK_S", 0)
-    monkeypatch.setitem(diagnosis._BESIDE_DATABASE, "disk", lambda: time.sleep(30))
+    monkeypatch.setattr(checks, "LOOK_S", 0)
+    monkeypatch.setitem(checks._BESIDE_DATABASE, "disk", lambda: time.sleep(30))
     found = findings()
     assert found["disk"].found == "did not answer within 1 s"
     assert found["broker"].well
@@ -140,7 +141,7 @@ def test_what_runs_and_does_not_answer_is_not_to_be_started(monkeypatch: pytest.
     monkeypatch.setattr("django.conf.settings.VAR_DIR", tmp_path)
     monkeypatch.setattr("django.conf.settings.REDIS_URL", embedded.redis_url(tmp_path))
     monkeypatch.setattr(embedded, "running", lambda var_dir: True)
-    found = diagnosis.broker()
+    found = checks.broker()
     assert not found.well
     assert "hangs or has failed" in found.to_do
 
@@ -161,7 +162,7 @@ def test_without_workers_only_that_is_found(capsys: pytest.CaptureFixture[str]) 
 def test_a_foreign_or_open_master_key_is_found(settings: Settings, tmp_path: Path) -> None:
     provision_devices([TITLE])
     settings.MASTER_KEY_FILE = tmp_path / "other.keys"
-    masterkey.init(settings.MASTER_KEY_FILE)
+    master_key.init(settings.MASTER_KEY_FILE)
     assert failed() == {"workers", "schedule", "database role", "master key opens"}
     settings.MASTER_KEY_FILE.chmod(0o644)
     assert failed() == {"workers", "schedule", "database role", "master key", "master key opens"}
@@ -171,7 +172,7 @@ def test_a_foreign_or_open_master_key_is_found(settings: Settings, tmp_path: Pat
 @pytest.mark.django_db
 @pytest.mark.usefixtures("quick")
 def test_a_backlog_that_grows_old_is_found() -> None:
-    received_at = timezone.now() - diagnosis.BACKLOG_AGE_MAX - timedelta(seconds=1)
+    received_at = timezone.now() - checks.BACKLOG_AGE_MAX - timedelta(seconds=1)
     Uplink.objects.create(
         concentrator=Concentrator.objects.create(name="DCU-1"),
         received_at=received_at,
@@ -191,7 +192,7 @@ def test_rules_that_nobody_looks_at_or_can_look_at_are_found() -> None:
     Rule.objects.filter(pk=rule.pk).update(last_error="OperationalError: no room")
     assert failed() == {"workers", "schedule", "database role", "alerts"}
     assert f"{rule.name}: OperationalError: no room" in findings()["alerts"].found
-    Rule.objects.update(last_error="", evaluated_at=timezone.now() - diagnosis.EVALUATED_LATE - timedelta(seconds=1))
+    Rule.objects.update(last_error="", evaluated_at=timezone.now() - checks.EVALUATED_LATE - timedelta(seconds=1))
     assert findings()["alerts"].found.startswith("no rule was looked at since")
     Rule.objects.update(evaluated_at=None)
     assert findings()["alerts"].found == "no rule was looked at yet"

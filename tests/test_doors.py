@@ -14,13 +14,12 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend import roles
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, Rule
-from ami_headend.signin import journal
+from ami_headend.signin import journal, roles
 from ami_headend.signin.models import Outcome
-from concentrators import tokens
+from concentrators.fleet import tokens
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure, RotationWave
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.models import DeviceKey
 from meters.models import Meter
 from tests.test_admin import fill, first_of
@@ -67,7 +66,7 @@ MODELS = {
     "keyvault.fleetkey": Pages({OFFICER, AUDITOR}),
     "keyvault.invocationcounter": Pages({OPERATOR, OFFICER, AUDITOR}),
     "keyvault.downlinkcounter": Pages({OFFICER, AUDITOR}),
-    "keyvault.tagfailures": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "keyvault.device_keys.tag_failures": Pages({OPERATOR, OFFICER, AUDITOR}),
     "keyvault.masterkeyrotation": Pages({OFFICER, AUDITOR}),
     "keyvault.auditrecord": Pages({AUDITOR}),
 }
@@ -96,8 +95,8 @@ PAGES = [
     Door("admin:failures-export", ALL),
     Door("admin:failures-acknowledge", {OPERATOR, OFFICER}),
     Door("admin:failures-acknowledge", {OPERATOR, OFFICER}, "post"),
-    Door("admin:acknowledgement", ALL, of="concentrators.acknowledgement"),
-    Door("admin:acknowledgement", {OPERATOR, OFFICER}, "post", "concentrators.acknowledgement"),
+    Door("admin:acknowledgement", ALL, of="concentrators.failures.acknowledgement"),
+    Door("admin:acknowledgement", {OPERATOR, OFFICER}, "post", "concentrators.failures.acknowledgement"),
     Door("admin:failure", ALL, of="concentrators.integrityfailure"),
     Door("admin:failure", {OPERATOR, OFFICER}, "post", "concentrators.integrityfailure", {"act": "acknowledge"}),
     Door("admin:alerts", ALL),
@@ -225,7 +224,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 def rows(settings: Settings, tmp_path: Path) -> None:
     """A row of everything that a door may be asked for, under a master key that a door may rotate."""
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
-    masterkey.init(settings.MASTER_KEY_FILE)
+    master_key.init(settings.MASTER_KEY_FILE)
     fill(1)
     RotationWave.objects.create(name="spring", rate_per_hour=1, failure_budget=1, created_by="tester")
     journal.record(Outcome.SIGNED_IN, "someone", "")

@@ -19,8 +19,8 @@ import redis
 from kombu import Connection
 from kombu.transport.redis import Channel
 
-from ami_headend import embedded
-from ami_headend.embedded import EmbeddedError
+from ami_headend.local import embedded
+from ami_headend.local.embedded import EmbeddedError
 from tests.flows.stack import wait_for
 
 NOTHING_SET = {key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL"}}
@@ -204,7 +204,7 @@ def test_root_s_own_folders_are_opened_to_nobody(tmp_path: Path, monkeypatch: py
         shutil.copytree(package.with_name(name), home / name, symlinks=True)
     programs = home / package.name / "pginstall18" / "bin"
     (programs / "postgres").chmod(0o700)  # as a strict umask installs it
-    monkeypatch.setattr("ami_headend.embedded.cluster.postgres_program", lambda name: str(programs / name))
+    monkeypatch.setattr("ami_headend.local.embedded.cluster.postgres_program", lambda name: str(programs / name))
     for _ in range(2):
         with embedded.services(home / "var", NOTHING_SET) as env, psycopg.connect(env["DATABASE_URL"]) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)

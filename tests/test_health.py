@@ -7,7 +7,8 @@ from django.db import connection
 from django.test import Client
 from pytest_django import Settings
 
-from keyvault import masterkey, provisioning
+from keyvault import master_key
+from keyvault.device_keys import provisioning
 from keyvault.models import DeviceKey
 
 TITLES = [bytes.fromhex(f"0024befffe00000{number}") for number in range(3)]
@@ -45,7 +46,7 @@ def test_not_ready_with_a_master_key_that_opens_nothing(settings: Settings, tmp_
     provisioning.provision_devices(TITLES)
     assert client.get("/health/ready").status_code == 200
     other = tmp_path / "other.keys"
-    masterkey.init(other)
+    master_key.init(other)
     settings.MASTER_KEY_FILE = other
     answer = client.get("/health/ready")
     assert answer.status_code == 503

@@ -10,9 +10,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ami_headend import roles
-from meters import access
+from ami_headend.signin import roles
 from meters.models import HouseholdAccess, Installation, Meter, Place, Reading, Register
+from meters.registry import access_record
 from tests.test_doors import OPERATOR, ROLES, Door, arguments, doors
 from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
 
@@ -119,13 +119,13 @@ def test_looks_are_gathered_by_the_hour(household: Meter) -> None:
     page = content(client_of(roles.AUDITOR).get(reverse("admin:meters_householdaccess_changelist")))
     assert "the operator" in page
     assert household.serial_number in page
-    access.purge(timezone.now() + timedelta(seconds=1))
+    access_record.purge(timezone.now() + timedelta(seconds=1))
     assert not HouseholdAccess.objects.exists()
 
 
 def test_what_cannot_be_recorded_is_not_shown(household: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     client = client_of(OPERATOR)
-    monkeypatch.setattr(access, "_STATEMENT", "SELECT nothing_of_that_name")
+    monkeypatch.setattr(access_record, "_STATEMENT", "SELECT nothing_of_that_name")
     shown = client.get(reverse("meter", args=[bytes(household.system_title).hex()]))
     assert shown.status_code >= 500
     assert "Quokka" not in content(shown)

@@ -7,8 +7,8 @@ import pytest
 from django.conf import settings
 
 from ami_headend.core import locks
-from keyvault import audit
-from keyvault.audit import Actor
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 from tests.concentrators.statements import counting
 
 _NUMBERS = {name: number for name, number in vars(locks).items() if name.isupper() and isinstance(number, int)}
@@ -32,6 +32,6 @@ def test_every_lock_is_taken_somewhere() -> None:
 def test_an_act_takes_the_journals_lock_before_that_of_the_chain() -> None:
     """As a replay does, which holds the journal's alone: in another order the two would lock each other out."""
     with counting() as statements:
-        audit.record(Actor("ann", "test"), "test", {})
+        chain.record(Actor("ann", "test"), "test", {})
     taken = next(statement for statement in statements if "pg_advisory_xact_lock" in statement)
     assert "pg_advisory_xact_lock_shared" in taken

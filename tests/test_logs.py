@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ami_headend.core.text import one_line
 from ami_headend.logs import LineFormatter
 
-FORGED = "2026-11-29 03:00:00,000 INFO keyvault.audit: audit head 7:00 (key.export by ann)"
+FORGED = "2026-11-29 03:00:00,000 INFO keyvault.audit.chain: audit head 7:00 (key.export by ann)"
 
 
 def written(message: str, *args: object) -> list[str]:

@@ -8,7 +8,7 @@ from django.conf import settings
 
 # What must be written nowhere else, as it would be written, and where it stands.
 _HOMES = {
-    "the register of the load profile": (r'"1-0:1\.29\.0"', "meters/obis.py"),
+    "the register of the load profile": (r'"1-0:1\.29\.0"', "meters/readings/obis.py"),
     "numbers of advisory locks": (r"0x616D69", "ami_headend/core/locks.py"),
 }
 APPS = ("ami_headend", "concentrators", "meters", "keyvault")

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIRequestFactory
 from rest_framework.views import APIView
 
-from ami_headend import problems
+from ami_headend.web import problems
 
 
 def answer_to(error: Exception) -> Any:

@@ -1,4 +1,4 @@
-"""The roles: groups that the migrations make, with the rights that stand in ami_headend.roles."""
+"""The roles: groups that the migrations make, with the rights that stand in ami_headend.signin.roles."""
 
 import pytest
 from django.apps import apps
@@ -7,7 +7,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
-from ami_headend import roles
+from ami_headend.signin import roles
 
 pytestmark = pytest.mark.django_db
 

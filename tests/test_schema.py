@@ -8,7 +8,7 @@ import yaml
 from django.test import Client
 from drf_spectacular.generators import SchemaGenerator
 
-from ami_headend import schema
+from ami_headend.api import schema
 
 
 def test_it_is_made_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

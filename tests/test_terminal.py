@@ -12,7 +12,7 @@ import psutil
 import pytest
 from django.conf import settings
 
-from ami_headend.embedded.processes import is_living
+from ami_headend.local.embedded.processes import is_living
 from tests.flows.stack import free_port
 from tests.test_commands import embedded_environ, family
 

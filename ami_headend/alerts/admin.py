@@ -20,9 +20,9 @@ from ami_headend.alerts.conversations import REPLACED
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
-from keyvault.adminbase import LargeTableAdmin, ReadOnlyAdmin, form_page, shown
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
+from ami_headend.web.admin import LargeTableAdmin, ReadOnlyAdmin, form_page, shown
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
 
 _ON_OFF = {"on": "success", "off": "warning", "cannot be evaluated": "danger"}
 _HEALTH = {"delivering": "success", "failing": "danger", "off": "warning", "nothing sent yet": "info"}

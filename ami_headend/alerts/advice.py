@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from ami_headend.alerts.models import Condition, Rule
-from concentrators.explanations import explain
-from concentrators.verdicts import FailureKind
+from concentrators.failures.explanations import explain
+from concentrators.failures.kinds import FailureKind
 
 
 class Advice(NamedTuple):

@@ -8,9 +8,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.alerts.models import Alert
-from concentrators.verdicts import Severity
-from meters.api import ParameterView
-from meters.serializers import NumberedPageQuery, page_of
+from concentrators.failures.kinds import Severity
+from meters.api.meters import ParameterView
+from meters.api.serializers import NumberedPageQuery, page_of
 
 _SEVERITIES = [severity.name.lower() for severity in Severity]
 

@@ -7,8 +7,9 @@ from django.db import transaction
 
 from ami_headend.alerts import conversations
 from ami_headend.alerts.models import Channel, ChannelKind, Delivery
-from keyvault import audit, signing
-from keyvault.audit import Actor
+from keyvault import signing
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 
 
 @transaction.atomic
@@ -16,7 +17,7 @@ def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
     """Store a new or changed channel, and write what it is to hear of. Gives the signing secret of a new webhook."""
     is_new = channel.pk is None
     channel.save()
-    audit.record(actor, f"alert_channel.{'create' if is_new else 'change'}", _subject(channel))
+    chain.record(actor, f"alert_channel.{'create' if is_new else 'change'}", _subject(channel))
     secret = None
     if is_new and channel.kind == ChannelKind.WEBHOOK:
         secret = signing.issue(channel.secret_owner, now)
@@ -30,7 +31,7 @@ def rotate_secret(channel: Channel, actor: Actor, now: datetime) -> str:
     if channel.kind != ChannelKind.WEBHOOK:
         raise ValueError(f"{channel} is no webhook: it has no secret")
     secret = signing.issue(channel.secret_owner, now)
-    audit.record(actor, "alert_channel.rotate_secret", _subject(channel))
+    chain.record(actor, "alert_channel.rotate_secret", _subject(channel))
     return secret
 
 
@@ -40,7 +41,7 @@ def delete(channel: Channel, actor: Actor, now: datetime) -> None:
     waiting = Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None)
     waiting.update(given_up_at=now, last_error="the channel was removed")
     Delivery.objects.filter(channel=channel).update(channel_name=channel.name)
-    audit.record(actor, "alert_channel.delete", _subject(channel))
+    chain.record(actor, "alert_channel.delete", _subject(channel))
     signing.withdraw(channel.secret_owner)
     channel.delete()
 

@@ -5,8 +5,8 @@ from typing import Any
 from django.utils import timezone
 
 from ami_headend.alerts.models import Condition
-from concentrators.verdicts import FailureKind, Severity
-from meters.obis import FRAUD_LOG
+from concentrators.failures.kinds import FailureKind, Severity
+from meters.readings.obis import FRAUD_LOG
 
 _HOUR, _DAY, _WEEK = 60, 1_440, 10_080
 _C, _K = Condition, FailureKind

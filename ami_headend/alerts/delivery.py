@@ -22,7 +22,7 @@ from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
 from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
 from ami_headend.core import clock
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 from keyvault.signing import SigningError
 
 logger = logging.getLogger(__name__)

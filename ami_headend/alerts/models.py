@@ -6,7 +6,7 @@ from django.db.models import Q
 
 from ami_headend.alerts.conversation import Word
 from ami_headend.core.text import check_one_line
-from concentrators.verdicts import Severity
+from concentrators.failures.kinds import Severity
 
 
 class Condition(models.TextChoices):

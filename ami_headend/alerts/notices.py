@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from ami_headend.alerts.conversation import Event
 from ami_headend.alerts.models import Alert, Channel, Delivery
-from concentrators.verdicts import Severity
+from concentrators.failures.kinds import Severity
 
 
 def test(channel: Channel, actor: str, now: datetime) -> None:

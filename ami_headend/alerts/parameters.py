@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ami_headend.alerts.models import Condition
-from concentrators.verdicts import FailureKind
-from meters.obis import FRAUD_LOG, STANDARD_LOG
+from concentrators.failures.kinds import FailureKind
+from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from django.db import transaction
 
 from ami_headend.alerts import evaluation
 from ami_headend.alerts.models import Rule
-from keyvault import audit
-from keyvault.audit import Actor
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 
 
 @transaction.atomic
@@ -16,14 +16,14 @@ def save(rule: Rule, actor: Actor, now: datetime) -> set[int]:
     act = "create" if rule.pk is None else "change"
     rule.evaluated_at, rule.took_ms, rule.last_error = None, 0, ""
     rule.save()
-    audit.record(actor, f"alert_rule.{act}", _subject(rule))
+    chain.record(actor, f"alert_rule.{act}", _subject(rule))
     return set() if rule.is_enabled else evaluation.end_alerts(rule, now, actor.name)
 
 
 @transaction.atomic
 def delete(rule: Rule, actor: Actor) -> None:
     """Remove a rule that never raised an alert; ProtectedError where it did: switch it off instead."""
-    audit.record(actor, "alert_rule.delete", _subject(rule))
+    chain.record(actor, "alert_rule.delete", _subject(rule))
     rule.delete()
 
 

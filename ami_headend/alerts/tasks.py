@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from celery import shared_task
 from django.utils import timezone
 
-from ami_headend.alerts import conversations, delivery, ended, evaluation
+from ami_headend.alerts import conversations, delivery, evaluation, retention
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.tasklimits import LONG
 
@@ -40,7 +40,7 @@ def sweep_deliveries() -> None:
 def purge_alerts() -> None:
     """Forget messages that were delivered, and alerts that ended, long ago."""
     now = timezone.now()
-    deliveries, alerts = delivery.purge(now), ended.purge(now)
+    deliveries, alerts = delivery.purge(now), retention.purge(now)
     if deliveries or alerts:
         logger.info("deleted for age: %d messages of alerts, %d ended alerts", deliveries, alerts)
 

@@ -17,8 +17,8 @@ import httpx
 from django.conf import settings
 
 from ami_headend.alerts.models import Channel
-from ami_headend.core.addresses import Address, Network, standing_for
 from ami_headend.core.exchange import exchange
+from ami_headend.core.transition_addresses import Address, Network, standing_for
 from keyvault import signing
 
 logger = logging.getLogger(__name__)

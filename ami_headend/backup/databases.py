@@ -9,9 +9,9 @@ from django.db import DatabaseError, OperationalError, ProgrammingError, connect
 from psycopg import sql
 from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 from keyvault import journal
-from keyvault.backups import BackupError
+from keyvault.master_key.backups import BackupError
 
 ASIDE = "before_restore"  # the schema that what stood in a database waits in until a restore has succeeded
 UPLINKS, REPLAYED = "concentrators_uplink", "keyvault_journal_replayed"

@@ -10,12 +10,14 @@ from ami_headend.backup import databases, making, manifest, restoring
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
-from ami_headend.diagnosis import Finding
-from keyvault import audit, census, masterkey, replay
-from keyvault.audit import AuditError
-from keyvault.backups import BackupError
-from keyvault.masterkey import MasterKeyError
-from keyvault.replay import ReplayError
+from ami_headend.health.checks import Finding
+from keyvault import master_key
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.journal import replay
+from keyvault.journal.replay import ReplayError
+from keyvault.master_key import MasterKeyError, census
+from keyvault.master_key.backups import BackupError
 
 _NAMED = 5
 
@@ -27,7 +29,7 @@ def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[Finding]:
     """
     findings = []
     try:
-        found = manifest.read(folder, masterkey.provider().fresh())
+        found = manifest.read(folder, master_key.provider().fresh())
         findings.append(Finding("manifest", True, f"backup {found.name} of {found.made_at}, proven by the master key"))
         dump = manifest.check_dump(folder, found, step("reading the dump", found.octets))
         findings.append(Finding("dump", True, f"{found.octets} octets, SHA-256 {found.sha256}"))
@@ -80,7 +82,7 @@ def _keys(step: Step) -> Finding:
 
 def _audit(found: Manifest) -> Finding:
     try:
-        head = audit.verify(found.head)
+        head = chain.verify(found.head)
     except (AuditError, MasterKeyError) as error:
         return Finding("audit chain", False, str(error), "Somebody changed it before the backup, or in it.")
     return Finding("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
@@ -90,13 +92,13 @@ def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> Finding:
     """The journal replayed into the scratch database, and taken back."""
     to_do = "Name the journals of all hosts (--journal); see manage.py journal verify."
     try:
-        journal = restoring.read_journal(folders, masterkey.provider().fresh(), found.journal_number, step)
+        journal = restoring.read_journal(folders, master_key.provider().fresh(), found.journal_number, step)
         restoring.check_journal(journal, found.name, incomplete=False)
         with transaction.atomic():
             progress = step("replaying the key journal", len(journal))
             replay.apply(journal, restoring.replayers(journal), datetime.now(UTC), progress)
             verified = census.verify()
-            head = audit.verify()
+            head = chain.verify()
     except (BackupError, ReplayError, AuditError, MasterKeyError) as error:
         return Finding("key journal", False, str(error), to_do)
     if verified.faults:

@@ -18,10 +18,9 @@ from psycopg import sql
 from ami_headend.backup import databases, manifest, programs, pruning
 from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
 from ami_headend.backup.programs import Program
-from keyvault import backups
-from keyvault.audit import Actor, AuditError
-from keyvault.backups import BackupError, Snapshot
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import Actor, AuditError
+from keyvault.master_key import MasterKeyError, backups
+from keyvault.master_key.backups import BackupError, Snapshot
 from keyvault.models import Backup
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from keyvault import masterkey, proof
-from keyvault.audit import Head
-from keyvault.backups import BackupError
-from keyvault.masterkey import MasterKeys
-from keyvault.proof import Proof, ProofError
+from keyvault import master_key
+from keyvault.audit.chain import Head
+from keyvault.master_key import MasterKeys, proof
+from keyvault.master_key.backups import BackupError
+from keyvault.master_key.proof import Proof, ProofError
 
 FORMAT = 1
 DUMP, MANIFEST = "database.dump", "manifest.json"
@@ -68,7 +68,7 @@ def read(folder: Path, master: MasterKeys) -> Manifest:
     try:
         proof.check(made, _proven(fields), manifest.name.encode(), master)
     except ProofError as error:
-        raise BackupError(f"{path} is not proven by the master key in {masterkey.provider()}: {error}") from None
+        raise BackupError(f"{path} is not proven by the master key in {master_key.provider()}: {error}") from None
     return manifest
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from django.db import connection
 
-from ami_headend.embedded import EmbeddedError, postgres_program
+from ami_headend.local.embedded import EmbeddedError, postgres_program
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 # Parameters of a connection by the environment variable that libpq takes them from.

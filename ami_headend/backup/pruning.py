@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ami_headend.backup import manifest
 from ami_headend.backup.manifest import DUMP, MANIFEST
-from keyvault import backups, masterkey
-from keyvault.audit import Actor
-from keyvault.backups import BackupError
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.master_key import backups
+from keyvault.master_key.backups import BackupError
 from keyvault.models import Backup
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}", re.ASCII)
@@ -94,7 +95,7 @@ class _Folder:
             return  # a pruning that was killed before its last step
         if (path / MANIFEST).is_symlink():
             raise BackupError(f"{path / MANIFEST} is a link: it is left as it is")
-        found = manifest.read(path, masterkey.provider().fresh())
+        found = manifest.read(path, master_key.provider().fresh())
         if found.name != backup.name:
             raise BackupError(f"{path} is backup {found.name} by its manifest: it is left as it is")
 

@@ -21,16 +21,16 @@ from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import Program
 from ami_headend.database_roles import grant_rights
 from ami_headend.signin.models import Session
-from concentrators import carrying
-from concentrators.replaying import AccessReplayer
-from keyvault import masterkey, replay
-from keyvault.audit import Actor
-from keyvault.backups import BackupError
-from keyvault.journal import reading
+from concentrators.ingest import carried_over
+from concentrators.journal_replay import AccessReplayer
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.journal import reading, replay
 from keyvault.journal.reading import Journal
-from keyvault.masterkey import MasterKeys
-from keyvault.replay import KeyReplayer, Outcome, Replayer
-from meters import partitions
+from keyvault.journal.replay import KeyReplayer, Outcome, Replayer
+from keyvault.master_key import MasterKeys
+from keyvault.master_key.backups import BackupError
+from meters.readings import partitions
 
 Step = Callable[[str, int | None], Callable[[int], object]]  # a step and its total; gives what hears of its progress
 
@@ -41,13 +41,13 @@ def examine(folder: Path, folders: Sequence[Path], step: Step, *, incomplete: bo
     Gives the manifest and the dump. Raises BackupError or MasterKeyError; ``incomplete`` lets a journal pass
     that is damaged, or does not know the backup.
     """
-    master = masterkey.provider().fresh()
+    master = master_key.provider().fresh()
     found = manifest.read(folder, master)
     check_release(found)
     missing = sorted(set(found.master_key_versions) - set(master.versions))
     if missing:
         raise BackupError(
-            f"the backup needs master key version {', '.join(map(str, missing))}, and {masterkey.provider()} does not "
+            f"the backup needs master key version {', '.join(map(str, missing))}, and {master_key.provider()} does not "
             "have it: name the master key that belongs to the backup"
         )
     dump = manifest.check_dump(folder, found, step("reading the dump", found.octets))
@@ -71,7 +71,7 @@ def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> Non
     """
     program = programs.find("pg_restore")
     if replace:
-        databases.put_aside(carrying.carry)
+        databases.put_aside(carried_over.carry)
     elif databases.is_aside():
         raise BackupError(
             f"an earlier restore --replace was interrupted, and what stood in the database waits in its schema "
@@ -154,7 +154,7 @@ def replay_journal(
     Raises BackupError (a damaged or foreign journal), ReplayError, MasterKeyError, AuditError: nothing is changed.
     """
     backup = replay.restored_from()
-    found = read_journal(folders, masterkey.provider().fresh(), 0 if backup is None else backup.journal_number, step)
+    found = read_journal(folders, master_key.provider().fresh(), 0 if backup is None else backup.journal_number, step)
     check_journal(found, None if backup is None else backup.name, incomplete=incomplete)
     subject = {"backup": None if backup is None else backup.name, "faults": len(found.faults)}
     progress = step("replaying the key journal", len(found))
@@ -236,7 +236,7 @@ class _UplinksReplayer:
     def conclude(self, now: datetime) -> list[str]:
         if not databases.has_table(databases.ASIDE, databases.UPLINKS):
             return []
-        carried = carrying.carry(databases.ASIDE, "public")
+        carried = carried_over.carry(databases.ASIDE, "public")
         notes = [f"{carried.uplinks} uplinks of the database that was replaced are carried over, and verified anew"]
         if carried.without_octets:
             notes.append(

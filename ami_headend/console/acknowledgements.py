@@ -20,8 +20,8 @@ from ami_headend.console.failures import (
     take_back_for,
 )
 from ami_headend.console.page import ConsolePage
-from concentrators import failure_queries
-from concentrators.acknowledgement import TAKE_BACK_FOR, can_be_taken_back
+from concentrators.failures import queries
+from concentrators.failures.acknowledgement import TAKE_BACK_FOR, can_be_taken_back
 from concentrators.models import Acknowledgement
 
 _COUNTED = 100_000
@@ -49,8 +49,8 @@ class AcknowledgeAllPage(ConsolePage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         selection = dataclasses.replace(self.filters.selection(), is_open=True)
-        found = failure_queries.count(selection, _COUNTED + 1)
-        rows, _ = failure_queries.failures(selection, _SHOWN)
+        found = queries.count(selection, _COUNTED + 1)
+        rows, _ = queries.failures(selection, _SHOWN)
         return {
             **context,
             "count": min(found, _COUNTED),

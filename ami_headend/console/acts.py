@@ -8,12 +8,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from ami_headend.console.page import ConsolePage
-from concentrators.waves import WaveError
+from concentrators.commands.rollouts import WaveError
 from keyvault.approvals import ApprovalError
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
-from keyvault.rewrap import RotationError
-from keyvault.versions import DestroyError
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
+from keyvault.master_key.rewrap import RotationError
+from keyvault.master_key.versions import DestroyError
 
 REFUSALS = (ApprovalError, AuditError, DestroyError, MasterKeyError, RotationError, WaveError)
 

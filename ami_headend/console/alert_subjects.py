@@ -16,11 +16,11 @@ from ami_headend.console.lists import ROWS, number_of, text, text_of
 from ami_headend.console.meters import MetersActingPage, meters_table
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
-from ami_headend.console.tables import Column, Table, table
+from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.tables import Column, Table, table
 from concentrators.models import Concentrator
-from keyvault.adminbase import KnownParametersForm
-from meters import exports
 from meters.models import Meter
+from meters.readings import export
 
 RIGHTS = {SubjectKind.METER: "meters.view_meter", SubjectKind.CONCENTRATOR: "concentrators.view_concentrator"}
 _BATCH = 5_000
@@ -91,7 +91,7 @@ class AlertSubjectsExport(ConsolePage):
         parts = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
         is_of_meters = gathered.kind == SubjectKind.METER
         return StreamingHttpResponse(
-            exports.stream_csv(
+            export.stream_csv(
                 _METERS if is_of_meters else _CONCENTRATORS, map(_meters if is_of_meters else _concentrators, parts)
             ),
             content_type="text/csv; charset=utf-8",

@@ -25,11 +25,11 @@ from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
-from ami_headend.diagnosis import EVALUATED_LATE
-from concentrators.verdicts import Severity
+from ami_headend.health.checks import EVALUATED_LATE
+from ami_headend.web.tables import Column, Table, table
+from concentrators.failures.kinds import Severity
 
 HANDLE = "alerts.handle_alert"
 ROWS = 100

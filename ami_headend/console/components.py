@@ -3,12 +3,12 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from ami_headend import diagnosis
 from ami_headend.console import kept
 from ami_headend.console.formatting import duration
 from ami_headend.console.kept import Question
 from ami_headend.core import clock
-from ami_headend.diagnosis import Finding
+from ami_headend.health import checks
+from ami_headend.health.checks import Finding
 from ami_headend.models import KeptAnswer
 
 SEE_COMPONENTS = "ami_headend.view_components"
@@ -17,7 +17,7 @@ _SCHEDULE = "schedule and workers"
 
 
 def _look(now: datetime) -> list[list[Any]]:
-    return [list(finding.as_dict().values()) for finding in diagnosis.examine()]
+    return [list(finding.as_dict().values()) for finding in checks.examine()]
 
 
 def _read(found: Any) -> list[Finding]:
@@ -39,6 +39,6 @@ def components(now: datetime) -> list[Finding]:
     if row is None or found is None or not clock.is_within(row.taken_at, _STALE_AFTER, now):
         since = "" if row is None else f" for {duration(clock.age_s(row.taken_at, now))}"
         to_do = "Start celery beat and a worker (make up starts both); nothing is verified without a worker."
-        return [Finding(_SCHEDULE, False, f"not heard of{since}", to_do), diagnosis.broker()]
+        return [Finding(_SCHEDULE, False, f"not heard of{since}", to_do), checks.broker()]
     age = duration(clock.age_s(row.taken_at, now))
     return [Finding(_SCHEDULE, True, f"looked at all this {age} ago"), *found]

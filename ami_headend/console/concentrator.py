@@ -35,15 +35,17 @@ from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.console.registry_queries import TRAFFIC_PERIOD
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
-from concentrators import access, completeness, expected, failure_queries, tokens
-from concentrators.completeness import Hour
-from concentrators.failure_queries import FailureSelection
+from ami_headend.web.tables import Column, Table, table
+from concentrators.failures import queries
+from concentrators.failures.queries import FailureSelection
+from concentrators.fleet import registry, tokens
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
+from concentrators.totals import completeness, expected
+from concentrators.totals.completeness import Hour
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
 
 MAKE, END = "concentrators.add_concentratortoken", "concentrators.change_concentratortoken"
 _DAYS = 7
@@ -117,7 +119,7 @@ class ConcentratorPage(ConsolePage):
         if can("concentrators.view_uplink"):
             context |= {"figures": _figures(concentrator, now), "uplinks": _uplinks(concentrator, now)}
         if can("concentrators.view_integrityfailure"):
-            rows, _ = failure_queries.failures(FailureSelection(concentrator_id=concentrator.pk), _ROWS)
+            rows, _ = queries.failures(FailureSelection(concentrator_id=concentrator.pk), _ROWS)
             context["failures"] = failures_table(rows, now)
             context["failures_url"] = failures_url(concentrator=concentrator.name)
         if self.is_live_request:
@@ -174,7 +176,7 @@ class ConcentratorPage(ConsolePage):
         if not form.is_valid():
             return self.render_to_response(self.get_context_data(token_form=form))
         given = form.cleaned_data
-        secret = access.issue_token(web_actor(request), self.concentrator, given["label"], given["expires_at"])
+        secret = registry.issue_token(web_actor(request), self.concentrator, given["label"], given["expires_at"])
         return self.render_to_response(self.get_context_data(secret=secret))
 
     def _rotate_or_revoke(self, request: HttpRequest, act: str) -> HttpResponse:
@@ -184,12 +186,12 @@ class ConcentratorPage(ConsolePage):
         if token is None or tokens.state(token, timezone.now()) == "revoked":
             messages.error(request, "Nothing was done: there is no such token, or it is revoked already.")
         elif act == "rotate":
-            secret = access.rotate_token(web_actor(request), token)
+            secret = registry.rotate_token(web_actor(request), token)
             return self.render_to_response(self.get_context_data(secret=secret, replaced=token))
         elif act == "revoke" and "confirmed" not in request.POST:
             return self.render_to_response(self.get_context_data(revoking=_revoking(token, timezone.now())))
         elif act == "revoke":
-            access.revoke_token(web_actor(request), token)
+            registry.revoke_token(web_actor(request), token)
             messages.success(request, f"Token {token} is refused from now on. The other tokens stay as they are.")
         return HttpResponseRedirect(request.path)
 

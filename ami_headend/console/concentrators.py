@@ -15,9 +15,9 @@ from ami_headend.console.formatting import NOTHING, ago, label, link, percent, t
 from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC, ConcentratorRow, Traffic
-from ami_headend.console.tables import Column, Table, table
-from concentrators.completeness import Share
-from keyvault.adminbase import KnownParametersForm
+from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.tables import Column, Table, table
+from concentrators.totals.completeness import Share
 
 LAGGING_AFTER = timedelta(minutes=2)
 _STATES = {"active": True, "inactive": False}

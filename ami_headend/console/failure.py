@@ -18,16 +18,17 @@ from ami_headend.console.failures import (
 )
 from ami_headend.console.load_profile import READ_READINGS
 from ami_headend.console.page import ConsolePage
-from concentrators import failure_queries, reverification
-from concentrators.explanations import explain
-from concentrators.failure_queries import FailureSelection
+from concentrators.failures import queries
+from concentrators.failures.explanations import explain
+from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind, Severity
+from concentrators.failures.queries import FailureSelection
+from concentrators.failures.reasons import without_values
+from concentrators.ingest import reverification
+from concentrators.ingest.verification import TransientError
 from concentrators.models import IntegrityFailure
-from concentrators.reasons import without_values
-from concentrators.verdicts import NOT_BY_ITSELF, WAITING, FailureKind, Severity
-from concentrators.verification import TransientError
 from keyvault.cose.annotation import annotate
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
-from meters import access
+from meters.registry import access_record
 
 VERIFY_AGAIN = "concentrators.verify_again_uplink"
 _OTHERS = 5
@@ -60,7 +61,7 @@ class FailurePage(ConsolePage):
         kid = None if failure.kid is None else bytes(failure.kid)
         same = {"meter": failure.meter} if failure.meter else {"concentrator": failure.concentrator}
         context = super().get_context_data(**kwargs)
-        others, _ = failure_queries.failures(
+        others, _ = queries.failures(
             FailureSelection(
                 kinds=[kind],
                 meter_id=failure.meter_id,
@@ -92,7 +93,7 @@ class FailurePage(ConsolePage):
         known = without_values(self.failure.detail)
         if known == self.failure.detail or not self.request.user.has_perm(READ_READINGS):
             return known
-        access.note(self.request, meters=[self.failure.meter_id] if self.failure.meter_id else None)
+        access_record.note(self.request, meters=[self.failure.meter_id] if self.failure.meter_id else None)
         return self.failure.detail
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

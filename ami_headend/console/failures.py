@@ -31,19 +31,26 @@ from ami_headend.console.lists import (
     time_of,
 )
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.console.traffic_queries import OPEN_FAILURES
-from concentrators import failure_queries, tasks
-from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge, take_back
-from concentrators.failure_queries import FailureGroupRow, FailureKey, FailureRow, FailureSelection
-from concentrators.verdicts import FailureKind, Severity
-from keyvault.adminbase import FilterForm
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
-from meters import exports
+from ami_headend.web.admin import FilterForm
+from ami_headend.web.tables import Column, Table, table
+from concentrators import tasks
+from concentrators.failures import queries
+from concentrators.failures.acknowledgement import (
+    NOTE_LENGTH,
+    Acknowledged,
+    AcknowledgementError,
+    acknowledge,
+    take_back,
+)
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.failures.queries import FailureGroupRow, FailureKey, FailureRow, FailureSelection
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
 from meters.models import Meter
-from meters.queries import batches
-from meters.registry import RegistryError, parse_system_title
+from meters.readings import export
+from meters.readings.queries import batches
+from meters.registry.lookup import RegistryError, parse_system_title
 
 SEE = "concentrators.view_integrityfailure"
 ACKNOWLEDGE = "concentrators.add_acknowledgement"
@@ -268,7 +275,7 @@ class FailuresPage(ListPage):
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
         selection = self.filters.selection(_key(after))
-        rows, key = failure_queries.failures(selection, ROWS)
+        rows, key = queries.failures(selection, ROWS)
         return failures_table(rows, timezone.now(), choose=self.request.user.has_perm(ACKNOWLEDGE)), key
 
     @property
@@ -313,7 +320,7 @@ class FailureGroupsPage(ListPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
         form = FailureFilters(self.request.GET)
         form.full_clean()
-        rows, key = failure_queries.failure_groups(form.selection(_key(after)), ROWS)
+        rows, key = queries.failure_groups(form.selection(_key(after)), ROWS)
         return groups_table(rows, timezone.now()), key
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -335,10 +342,10 @@ class FailuresExport(ConsolePage):
         if not form.is_valid():
             messages.error(request, "Nothing was exported: correct the filters first.")
             return HttpResponseRedirect(f"{reverse('admin:failures')}?{request.GET.urlencode()}")
-        found = batches(failure_queries.failures, form.selection(), exports.BATCH)
+        found = batches(queries.failures, form.selection(), export.BATCH)
         first = list(itertools.islice(found, 1))  # what fails at once fails before 200 is answered
         return StreamingHttpResponse(
-            exports.stream_csv(_EXPORT_SCHEMA, itertools.chain(first, found)),
+            export.stream_csv(_EXPORT_SCHEMA, itertools.chain(first, found)),
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="integrity-failures.csv"'},
         )

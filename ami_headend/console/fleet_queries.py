@@ -10,8 +10,8 @@ from ami_headend.alerts import silence
 from ami_headend.alerts.conditions.traffic import SETTLING
 from ami_headend.console.kept import Question
 from ami_headend.core.sql import fetch_rows, int_array
-from concentrators import completeness, expected
-from concentrators.completeness import Hour, Share
+from concentrators.totals import completeness, expected
+from concentrators.totals.completeness import Hour, Share
 from meters.models import MeterStatus
 
 HEARD_PERIOD = timedelta(hours=24)

@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ami_headend.core import clock
-from concentrators.verdicts import FailureKind, Severity
+from concentrators.failures.kinds import FailureKind, Severity
 
 SEVERITY_COLOURS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "danger"}
 NOTHING = "-"

@@ -11,11 +11,11 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Table
+from ami_headend.web.admin import FilterForm, KnownParametersForm
+from ami_headend.web.tables import Table
 from concentrators.models import Concentrator
-from keyvault.adminbase import FilterForm, KnownParametersForm
 from meters.models import Meter
-from meters.registry import RegistryError, look_up
+from meters.registry.lookup import RegistryError, look_up
 
 ROWS = 50
 

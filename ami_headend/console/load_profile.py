@@ -14,12 +14,12 @@ from ami_headend.console.formatting import completeness_tone, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
-from ami_headend.console.tables import Column, Table, table
-from meters.expectation import Period
-from meters.gaps import Gap, GapReport
+from ami_headend.web.tables import Column, Table, table
 from meters.models import Meter, Register
-from meters.obis import LOAD_PROFILE, RegisterKind
-from meters.queries import Interval
+from meters.readings.expectation import Period
+from meters.readings.gaps import Gap, GapReport
+from meters.readings.obis import LOAD_PROFILE, RegisterKind
+from meters.readings.queries import Interval
 
 READ_READINGS = "meters.view_reading"
 DAYS = 35

@@ -28,24 +28,26 @@ from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import HEARD_PERIOD, STATUS_COLOURS
 from ami_headend.console.periods import midnight
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.core.numbers import row_number
-from concentrators import failure_queries, orders
+from ami_headend.web.tables import Column, Table, table
 from concentrators.colours import COMMAND_COLOURS
-from concentrators.commands import DownlinkError
-from concentrators.failure_queries import FailureSelection
+from concentrators.commands import operator
+from concentrators.commands.queue import DownlinkError
+from concentrators.failures import queries as failure_queries
+from concentrators.failures.queries import FailureSelection
 from concentrators.models import Assignment, Command, CommandKind, CommandState
 from keyvault import rights
-from keyvault.audit import AuditError, web_actor
+from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
-from meters import access, queries
-from meters import exports as files
-from meters.gaps import GapsError, expected_periods, gap_report
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
-from meters.partitions import retention_start
-from meters.place_rights import may_see_places
+from meters.readings import export as files
+from meters.readings import queries
+from meters.readings.gaps import GapsError, expected_periods, gap_report
+from meters.readings.partitions import retention_start
+from meters.registry import access_record
+from meters.registry.place_rights import may_see_places
 
 GIVE, CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _ROWS = 10
@@ -104,7 +106,7 @@ class MeterPage(_OfMeter):
         if self.is_live_request:
             return context
         if can(READ_READINGS) or can("meters.view_meterevent") or may_see_places(self.request.user):
-            access.note(self.request, meters=[meter.pk])
+            access_record.note(self.request, meters=[meter.pk])
         context |= {
             "system_title": bytes(meter.system_title).hex(),
             "status": label(MeterStatus(meter.status).label, STATUS_COLOURS[MeterStatus(meter.status)]),
@@ -163,10 +165,10 @@ class MeterPage(_OfMeter):
         if act not in _ACTS:
             raise DownlinkError("there is no such command")
         kind = _ACTS[act]
-        order = orders.Order(kind)
+        order = operator.Order(kind)
         if kind is CommandKind.RESEND:
-            order = orders.Order(kind, start=self.shown.start, end=self.shown.end, register=self.register)
-        given = orders.give(self.meter, order, web_actor(request), timezone.now())
+            order = operator.Order(kind, start=self.shown.start, end=self.shown.end, register=self.register)
+        given = operator.give(self.meter, order, web_actor(request), timezone.now())
         if not given:
             return "Nothing to ask for: no interval is missing, or each gap was asked for already."
         return f"{len(given)} command{'s' * (len(given) != 1)} queued: {kind.label}. A concentrator fetches them next."
@@ -178,7 +180,7 @@ class MeterPage(_OfMeter):
             command = Command.objects.filter(pk=known, meter=self.meter).defer("octets").first()
         if command is None or command.kind == CommandKind.SET_KEY:
             raise DownlinkError("the meter has no such command that can be taken back here")
-        if not orders.cancel(command, web_actor(request), timezone.now()):
+        if not operator.cancel(command, web_actor(request), timezone.now()):
             raise DownlinkError("a concentrator has fetched it, or it has ended")
         return f"Command {command.pk} is cancelled."
 
@@ -195,7 +197,7 @@ class MeterGapsExport(_OfMeter):
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
         register = self.register
-        access.note(self.request, meters=[self.meter.pk])
+        access_record.note(self.request, meters=[self.meter.pk])
         report = gap_report(self.meter, register, self.shown.start, self.shown.end, timezone.now())
         title = bytes(self.meter.system_title).hex()
         rows = [(title, register.obis_code, gap.start, gap.end, gap.intervals) for gap in report.gaps]

@@ -14,18 +14,18 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, UnfoldBooleanSwitchWidget
 
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.core.tables import BadLine, FileError
-from concentrators.assignments import AssignmentError
-from concentrators.intervals import IntervalError
-from concentrators.meter_import import ImportReport, KeyPolicy, import_meters
+from ami_headend.web.tables import Column, Table, table
+from concentrators.commands.capture_period import IntervalError
+from concentrators.fleet.assignments import AssignmentError
+from concentrators.fleet.meter_import import ImportReport, KeyPolicy, import_meters
 from keyvault import rights
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
 from keyvault.models import FleetKey
-from keyvault.provisioning import ProvisioningError
 from meters.admin_forms import LATER_KEYS, RANDOM_KEYS
-from meters.meterfile import OPTIONAL, REQUIRED, read_meter_file
+from meters.registry.meter_file import OPTIONAL, REQUIRED, read_meter_file
 
 _LINES_MAX = 20_000  # more would outlast a request: manage.py import_meters takes any number
 _OCTETS_MAX = 10_000_000  # unpacked

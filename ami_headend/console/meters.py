@@ -20,19 +20,19 @@ from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, t
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.lists import ROWS, ConcentratorField, ListPage, box, choice, chosen, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.core import clock
-from concentrators import orders
-from concentrators.commands import DownlinkError
+from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.tables import Column, Table, table
+from concentrators.commands import operator
+from concentrators.commands.operator import Order
+from concentrators.commands.queue import DownlinkError
 from concentrators.models import CommandKind
-from concentrators.orders import Order
 from keyvault import rights
-from keyvault.adminbase import KnownParametersForm
-from keyvault.audit import AuditError, web_actor
-from keyvault.epochs import EpochError
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.device_keys.epochs import EpochError
+from keyvault.master_key import MasterKeyError
 from meters.models import Meter, MeterStatus
-from meters.registry import RegistryError, parse_system_title
+from meters.registry.lookup import RegistryError, parse_system_title
 
 GIVE = "concentrators.add_command"
 HEARD_PERIOD = timedelta(hours=24)
@@ -176,7 +176,7 @@ def _give(request: HttpRequest, meters: Sequence[Meter], order: Order) -> None:
     given = 0
     for meter in meters:
         try:
-            given += len(orders.give(meter, order, web_actor(request), timezone.now()))
+            given += len(operator.give(meter, order, web_actor(request), timezone.now()))
         except (DownlinkError, EpochError) as error:
             messages.warning(request, f"Meter {meter}: {error}.")
         except (AuditError, MasterKeyError):

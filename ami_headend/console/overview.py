@@ -10,7 +10,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
 from ami_headend.console.todo import to_do
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS
-from keyvault import rewrap
+from keyvault.master_key import rewrap
 
 _RIGHTS = {
     METERS_HEARD: "meters.view_meter",

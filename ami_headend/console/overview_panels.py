@@ -32,13 +32,14 @@ from ami_headend.console.kept import Answer
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
-from ami_headend.console.tables import Column, table
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from ami_headend.core import clock
-from concentrators import failure_queries, uplinks
-from concentrators.failure_queries import FailureSelection
+from ami_headend.web.tables import Column, table
+from concentrators.failures import queries
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.failures.queries import FailureSelection
+from concentrators.ingest import uplink_state
 from concentrators.models import WaveState
-from concentrators.verdicts import FailureKind, Severity
 from keyvault.models import MasterKeyRotation, RotationState
 
 QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
@@ -141,7 +142,7 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
     """Frames by verdict, and the queue."""
     verified, rejected = sum(hour.verified for hour in found), sum(hour.rejected for hour in found)
     url = reverse("admin:concentrators_uplink_changelist")
-    backlog, lag = uplinks.backlog(), traffic_queries.lag()
+    backlog, lag = uplink_state.backlog(), traffic_queries.lag()
     if backlog.oldest_received_at is not None:
         note = f"the oldest for {duration((now - backlog.oldest_received_at).total_seconds())}"
     elif lag.median_s is None:
@@ -186,7 +187,7 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
 
 def latest_failures(now: datetime) -> Panel:
     """The latest failures by meter and kind: a flood of one kind is one row."""
-    rows, _ = failure_queries.failure_groups(FailureSelection(), ROWS)
+    rows, _ = queries.failure_groups(FailureSelection(), ROWS)
     return {"failures": groups_table(rows, now), "failures_url": reverse("admin:failure-groups")}
 
 

@@ -11,9 +11,9 @@ from ami_headend.console.formatting import label, link, moment
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
-from ami_headend.console.tables import Column, Table, table
-from meters import access, places
+from ami_headend.web.tables import Column, Table, table
 from meters.models import Installation, MeterStatus, Place
+from meters.registry import access_record, places
 
 
 class PlacePage(LoadProfilePage):
@@ -38,7 +38,7 @@ class PlacePage(LoadProfilePage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         now, hung = context["now"], places.installations(self.place)
-        access.note(self.request, meters=[row.meter_id for row in hung], place=self.place.pk)
+        access_record.note(self.request, meters=[row.meter_id for row in hung], place=self.place.pk)
         can = self.request.user.has_perm
         context |= {
             "place": self.place,

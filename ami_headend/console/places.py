@@ -8,10 +8,10 @@ from django.urls import reverse
 
 from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.lists import ROWS, ListPage, text, text_of
-from ami_headend.console.tables import Column, Table, table
-from keyvault.adminbase import KnownParametersForm
-from meters import access, search
+from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.tables import Column, Table, table
 from meters.models import Installation, Place
+from meters.registry import access_record, search
 
 
 class PlaceFilters(KnownParametersForm):
@@ -32,7 +32,7 @@ class PlacesPage(ListPage):
     form_class = PlaceFilters
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
-        access.note(self.request)
+        access_record.note(self.request)
         now_hanging = Installation.objects.filter(removed_at=None).select_related("meter")
         rows = Place.objects.order_by("name").prefetch_related(
             Prefetch("installations", now_hanging, to_attr="now_hanging")

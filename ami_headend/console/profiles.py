@@ -10,10 +10,10 @@ from ami_headend.console import charts
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.formatting import energy, power
 from ami_headend.console.periods import ShownPeriod, day_of, labels, marks, midnight
-from meters.expectation import Period
-from meters.lengths import common_boundary
 from meters.models import Register
-from meters.queries import Interval
+from meters.readings.expectation import Period
+from meters.readings.queries import Interval
+from meters.registry.interval_lengths import common_boundary
 
 _PATTERNS = {"day": "%H:%M", "week": "%a %H:%M", "month": "%d %b %H:%M"}
 

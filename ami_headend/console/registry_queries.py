@@ -10,7 +10,7 @@ from django.db import connection
 from ami_headend.console.kept import Question
 from ami_headend.core.sql import int_array
 from meters.models import MeterStatus
-from meters.search import meter_condition
+from meters.registry.search import meter_condition
 
 TRAFFIC_PERIOD = timedelta(hours=24)
 _HEARD = """

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ami_headend.console.kept import Question
-from concentrators import waves
+from concentrators.commands import rollouts
 from concentrators.models import RotationWave, WaveState
 
 _UNDER_WAY = (WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
@@ -26,7 +26,7 @@ class WaveRow(NamedTuple):
 
 def _open_waves(now: datetime) -> list[WaveRow]:
     found = list(RotationWave.objects.filter(state__in=_UNDER_WAY).order_by("-pk")[:_WAVES])
-    progress = waves.progresses(found) if found else {}
+    progress = rollouts.progresses(found) if found else {}
     return [
         WaveRow(
             wave.pk,

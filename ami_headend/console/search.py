@@ -9,14 +9,14 @@ from django.urls import reverse
 from unfold.dataclasses import SearchResult
 
 from ami_headend.console.failures import SEE, failures_url
-from concentrators import failure_queries
-from concentrators.failure_queries import FailureSelection
+from concentrators.failures import queries
+from concentrators.failures.queries import FailureSelection
 from concentrators.models import Concentrator, Uplink
 from keyvault.models import DeviceKey
-from meters import access
 from meters.models import Meter, Place
-from meters.registry import RegistryError, parse_system_title
-from meters.search import as_q, meter_condition, place_condition
+from meters.registry import access_record
+from meters.registry.lookup import RegistryError, parse_system_title
+from meters.registry.search import as_q, meter_condition, place_condition
 
 _MODELS: list[tuple[type[Model], str]] = [
     (Meter, "electric_meter"),
@@ -47,7 +47,7 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
         if model is Meter:
             rows = Meter.objects.filter(as_q(meter_condition(term, limit=_HITS)))
         elif model is Place:
-            access.note(request)
+            access_record.note(request)
             rows = Place.objects.filter(as_q(place_condition(term, limit=_HITS)))
         else:
             rows, _ = pages.get_search_results(request, pages.get_queryset(request), term)
@@ -72,7 +72,7 @@ def _failures(request: HttpRequest, term: str) -> list[SearchResult]:
         title = parse_system_title(term.strip())
     except RegistryError:
         return []
-    rows, _ = failure_queries.failures(FailureSelection(system_title=title), 1)
+    rows, _ = queries.failures(FailureSelection(system_title=title), 1)
     return [
         SearchResult(
             title=f"Failures of {title.hex()}",

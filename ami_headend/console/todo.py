@@ -9,9 +9,9 @@ from django.urls import reverse
 from ami_headend.alerts.models import Alert, SubjectKind
 from ami_headend.alerts.queries import count_by_severity, open_alerts
 from ami_headend.console.formatting import SEVERITY_COLOURS
-from ami_headend.diagnosis import Finding
+from ami_headend.health.checks import Finding
+from concentrators.failures.kinds import Severity
 from concentrators.models import Concentrator, ConcentratorToken
-from concentrators.verdicts import Severity
 from keyvault import approvals
 from keyvault.models import DeviceKey
 from meters.models import Meter

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from django.db import connection
 
 from ami_headend.console.kept import Question
-from concentrators.failure_queries import open_by_severity
-from concentrators.verdicts import FailureKind
+from concentrators.failures.kinds import FailureKind
+from concentrators.failures.queries import open_by_severity
 
 HOURS = 24
 _LATEST = 200

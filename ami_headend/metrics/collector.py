@@ -16,10 +16,10 @@ from ami_headend.core import clock
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.metrics import counting
 from ami_headend.metrics.models import Counted, Snapshot
-from concentrators import uplinks
-from concentrators.verdicts import FailureKind, Severity
-from keyvault import masterkey, rewrap
-from keyvault.masterkey import MasterKeyError
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.ingest import uplink_state
+from keyvault import master_key
+from keyvault.master_key import MasterKeyError, rewrap
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _counters(now: datetime) -> Iterator[Metric]:
 
 
 def _queue(now: datetime) -> Iterator[Metric]:
-    backlog = uplinks.backlog()
+    backlog = uplink_state.backlog()
     oldest = backlog.oldest_received_at
     lag_s = clock.age_s(oldest, now) if oldest else 0.0
     yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=backlog.uplinks)
@@ -100,7 +100,7 @@ def _queue(now: datetime) -> Iterator[Metric]:
 def _components() -> Iterator[Metric]:
     """What can be told without the database."""
     try:
-        masterkey.probe()
+        master_key.probe()
         opens = True
     except MasterKeyError:
         opens = False

@@ -15,7 +15,7 @@ from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import WaveMeter, WaveState
-from keyvault import census
+from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
 HEARD_WITHIN = timedelta(hours=24)

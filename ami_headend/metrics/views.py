@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 from prometheus_client.exposition import choose_encoder
 
 from ami_headend.metrics.collector import registry
-from ami_headend.problems import problem
+from ami_headend.web.problems import problem
 
 
 @never_cache

@@ -2,7 +2,7 @@
 
 from django.db import migrations
 
-from ami_headend import roles
+from ami_headend.signin import roles
 
 
 class Migration(migrations.Migration):

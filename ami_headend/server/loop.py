@@ -72,7 +72,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             max_request_header_size=32 * 1024,
             max_request_body_size=1 << 60,  # each door has its own
             log_socket_errors=False,
-            clear_untrusted_proxy_headers=False,  # ami_headend.addresses knows the proxies
+            clear_untrusted_proxy_headers=False,  # ami_headend.core.client_ip knows the proxies
             url_prefix=limits.url_prefix,
         )
         adjustments.uplink_max_octets = limits.uplink_max_octets

@@ -14,8 +14,8 @@ from ami_headend.signin import journal, lockout, proofs, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm
 from ami_headend.signin.secondfactor import SecondFactorError
 from ami_headend.signin.views import NOT_RECORDED, codes_page
-from keyvault.audit import AuditError, web_actor
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
 
 _ATTEMPTS_SHOWN = 10
 

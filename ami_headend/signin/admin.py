@@ -7,7 +7,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from ami_headend.signin.models import Outcome, SignIn
-from keyvault.adminbase import PeriodFilter, ReadOnlyAdmin
+from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin
 
 admin.site.unregister(TOTPDevice)
 admin.site.unregister(StaticDevice)

@@ -12,7 +12,7 @@ from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from ami_headend.addresses import client_address
+from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, secondfactor
 from ami_headend.signin.models import Outcome
 

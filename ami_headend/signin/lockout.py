@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.crypto import salted_hmac
 
-from ami_headend import problems
-from ami_headend.addresses import client_address
+from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal
 from ami_headend.signin.models import Outcome
+from ami_headend.web import problems
 
 _NAME_CHARACTERS = 150
 

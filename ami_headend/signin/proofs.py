@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest
 from django_otp.models import Device
 
-from ami_headend.addresses import client_address
+from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, secondfactor
 from ami_headend.signin.models import Outcome
 from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError

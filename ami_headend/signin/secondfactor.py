@@ -14,8 +14,9 @@ from django_otp.models import Device
 from django_otp.plugins.otp_static.models import StaticToken
 
 from ami_headend.signin.models import SECRET_OCTETS, Authenticator, RecoveryCodes, digest_of
-from keyvault import audit, rights
-from keyvault.audit import Actor
+from keyvault import rights
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 
 RECOVERY_CODES = 10
 _RIGHTS = frozenset(
@@ -111,7 +112,7 @@ def renew_recovery_codes(user: User, actor: Actor) -> list[str]:
     """New recovery codes in place of all that stand."""
     with transaction.atomic():
         codes = _new_codes(user)
-        audit.record(actor, "second_factor.recovery_codes", {"account": user.get_username()})
+        chain.record(actor, "second_factor.recovery_codes", {"account": user.get_username()})
     return codes
 
 
@@ -127,7 +128,7 @@ def remove(user: User, actor: Actor) -> bool:
         removed = Authenticator.objects.filter(user=user).delete()[0]
         removed += RecoveryCodes.objects.filter(user=user).delete()[0]
         if removed:
-            audit.record(actor, "second_factor.remove", {"account": user.get_username()})
+            chain.record(actor, "second_factor.remove", {"account": user.get_username()})
     return bool(removed)
 
 
@@ -136,7 +137,7 @@ def _keep(user: User, salt: str, code: str, act: str, actor: Actor) -> tuple[Aut
     if not authenticator.verify_token(code):
         raise SecondFactorError("This code is not right. Wait for the next one, and check the phone's clock.")
     codes = _new_codes(user)
-    audit.record(actor, act, {"account": user.get_username()})
+    chain.record(actor, act, {"account": user.get_username()})
     return authenticator, codes
 
 

@@ -15,8 +15,8 @@ from django.utils.crypto import constant_time_compare
 from django_otp import DEVICE_ID_SESSION_KEY
 from django_otp.models import Device
 
-from ami_headend.addresses import client_address
 from ami_headend.core import clock
+from ami_headend.core.client_ip import client_address
 from ami_headend.signin import secondfactor
 from ami_headend.signin.models import Session
 from ami_headend.signin.session_store import ADDRESS as _ADDRESS

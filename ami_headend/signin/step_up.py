@@ -19,11 +19,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.generic import View
 
-from ami_headend import problems
 from ami_headend.core.step_up import StepUpNeededError
 from ami_headend.signin import lockout, proofs, secondfactor, sessions
 from ami_headend.signin.forms import ProofForm
 from ami_headend.signin.secondfactor import SecondFactorError
+from ami_headend.web import problems
 
 # Addresses that change something and ask for no proof: what operators do every day, and what asks by itself. An act of
 # theirs that concerns keys asks where it is known (ami_headend.core.step_up).

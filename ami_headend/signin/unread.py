@@ -12,8 +12,8 @@ import cbor2
 from django.http import HttpRequest
 from django.utils import timezone
 
-from ami_headend.addresses import unread_hop
 from ami_headend.core import clock
+from ami_headend.core.client_ip import unread_hop
 from ami_headend.models import KeptAnswer
 
 logger = logging.getLogger(__name__)

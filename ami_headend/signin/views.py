@@ -17,13 +17,13 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.generic import View
 from unfold.forms import AdminOwnPasswordChangeForm, AuthenticationForm
 
-from ami_headend.addresses import client_address
+from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, proofs, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm, SetUpForm
 from ami_headend.signin.models import Outcome
 from ami_headend.signin.secondfactor import SecondFactorError
-from keyvault.audit import Actor, AuditError
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import Actor, AuditError
+from keyvault.master_key import MasterKeyError
 
 _SALT = "sign_in_salt"
 NOT_RECORDED = "This is recorded in the audit chain, which cannot be written now ({}). Nothing was changed."

@@ -6,7 +6,7 @@ from django import template
 
 from ami_headend.console import formatting
 from ami_headend.console.charts import Chart
-from ami_headend.console.tables import Table
+from ami_headend.web.tables import Table
 
 register = template.Library()
 

@@ -11,16 +11,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from concentrators.authentication import BearerTokenAuthentication, IsConcentrator
+from concentrators.fleet.authentication import BearerTokenAuthentication, IsConcentrator
 from concentrators.models import Assignment, IntervalTotal
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
+from keyvault.device_keys.provisioning import purpose_of
 from keyvault.models import DeviceKey, InvocationCounter
-from keyvault.provisioning import purpose_of
 from meters.models import Meter, Reading, Register
-from meters.senml import Record, parse_pack
+from meters.readings.senml import Record, parse_pack
 
 
 class FrameSerializer(serializers.Serializer[Any]):
@@ -42,7 +42,7 @@ class FrameView(APIView):
         title, epoch = frame.kid[:8], int.from_bytes(frame.kid[8:], "big")
         key = DeviceKey.objects.get(system_title=title, epoch=epoch, state="active", algorithm=frame.alg)
         meter = Meter.objects.get(system_title=title, status="commissioned")
-        device_key = masterkey.current().unwrap(bytes(key.wrapped or b""), purpose_of(epoch), title, epoch)
+        device_key = master_key.current().unwrap(bytes(key.wrapped or b""), purpose_of(epoch), title, epoch)
         plaintext = DirectionCipher(uplink_key(device_key, title, epoch, frame.alg), frame.alg).open_(frame)
         with transaction.atomic():
             counter = InvocationCounter.objects.select_for_update().get(key=key)

@@ -22,8 +22,8 @@ from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
-from meters.obis import COMMAND_LATE, LOAD_PROFILE
-from meters.senml import BN, BT, BVER, SECONDARY_UNITS_VERSION, N, T, U, V
+from meters.readings.obis import COMMAND_LATE, LOAD_PROFILE
+from meters.readings.senml import BN, BT, BVER, SECONDARY_UNITS_VERSION, N, T, U, V
 
 ENERGY_REGISTER = "1-0:1.8.0"
 RESERVE_AHEAD = 256

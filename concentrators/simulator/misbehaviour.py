@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import cbor2
 
+from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.meter import (
     ENERGY_REGISTER,
     SimulatedMeter,
@@ -20,10 +21,9 @@ from concentrators.simulator.meter import (
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import STRANGERS, Plan
 from concentrators.simulator.spool import Outgoing
-from concentrators.verdicts import FailureKind
 from keyvault.cose.algorithms import AES_CCM_16_64_256
-from meters.obis import LOAD_PROFILE
-from meters.senml import BT, BVER, N, U, V
+from meters.readings.obis import LOAD_PROFILE
+from meters.readings.senml import BT, BVER, N, U, V
 
 ACCEPTED = "accepted"
 DUPLICATE = "duplicate"

@@ -12,7 +12,7 @@ from keyvault.cose.algorithms import DOWNLINK_OF
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, parse_frame
-from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 FIRST_EPOCH = 1
 TRANSFER_EPOCH = 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from concentrators.simulator.obedience import FIRST_EPOCH
 from keyvault.cose.kdf import derived_device_key
-from meters.obis import FRAUD_LOG, STANDARD_LOG
+from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 # System titles of the simulation are locally administered EUI-64: 02, run (4 octets), number (3 octets).
 _TITLE_HEAD = b"\x02"

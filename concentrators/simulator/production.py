@@ -12,7 +12,7 @@ from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
 from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, Order
 from concentrators.simulator.plan import Interval, Lengths, Load, Plan
 from concentrators.simulator.spool import Outgoing, Said, Spool
-from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 
 class Production:

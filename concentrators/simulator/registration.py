@@ -4,12 +4,11 @@ from datetime import UTC, datetime
 
 from django.db import transaction
 
-from concentrators import access, assignments, tokens
+from concentrators.fleet import assignments, registry, tokens
 from concentrators.models import Concentrator
 from concentrators.simulator.obedience import FIRST_EPOCH
 from concentrators.simulator.plan import Plan
-from keyvault.models import DeviceKey, KeyState
-from keyvault.provisioning import (
+from keyvault.device_keys.provisioning import (
     TRANSFER_EPOCH,
     NewKey,
     create_fleet_key,
@@ -17,6 +16,7 @@ from keyvault.provisioning import (
     provision_stored,
     set_key_state,
 )
+from keyvault.models import DeviceKey, KeyState
 from meters.models import Meter, MeterStatus
 
 
@@ -29,7 +29,7 @@ def register(plan: Plan, secret: bytes) -> list[str]:
     with transaction.atomic():
         concentrators = [Concentrator(name=concentrator_name(plan, number)) for number in range(plan.concentrators)]
         for concentrator in concentrators:
-            access.save(concentrator)
+            registry.save(concentrator)
         issued = [tokens.issue(concentrator, "simulator") for concentrator in concentrators]
         numbers = [*range(len(plan.meters)), *plan.ghosts.values()]
         meters = Meter.objects.bulk_create([_meter(plan, number, start) for number in numbers], batch_size=5_000)

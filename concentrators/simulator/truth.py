@@ -10,16 +10,16 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Count, Sum
 
+from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.simulator.meter import ENERGY_REGISTER, lengths_in
 from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
 from concentrators.simulator.spool import Said, Spool
-from concentrators.verdicts import FailureKind
 from keyvault.cose.structures import split_sequence
 from meters.models import Meter, MeterEvent, Register
-from meters.obis import LOAD_PROFILE
+from meters.readings.obis import LOAD_PROFILE
 
 _NAMED = 10
 _CHUNK_READINGS = 400_000

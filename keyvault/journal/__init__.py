@@ -1,7 +1,7 @@
 """The key journal: every act on keys that must not be forgotten, outside of the database.
 
 Whoever changes keys writes the act here before its transaction commits. A database that was restored
-from an older dump is brought up to it by ``keyvault.replay``; until then it holds no vault that is
+from an older dump is brought up to it by ``keyvault.journal.replay``; until then it holds no vault that is
 open: nothing is verified, and no act on keys is done.
 """
 
@@ -15,7 +15,7 @@ from ami_headend.core.locks import KEY_JOURNAL
 from ami_headend.core.sql import fetch_rows
 from keyvault.journal.segments import Record
 from keyvault.journal.writing import JournalError, probe, write
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 
 __all__ = [
     "COMMITTED",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.journal import COMMITTED, RESTORED, reading
 
 
@@ -35,7 +35,7 @@ def read(folders: Sequence[Path] | None = None) -> Witness:
     """
     witness = Witness(folders or [Path(settings.KEY_JOURNAL_DIR)])
     records, witness.faults = reading.read_kinds(
-        witness.folders, masterkey.provider().fresh(), frozenset({COMMITTED, RESTORED})
+        witness.folders, master_key.provider().fresh(), frozenset({COMMITTED, RESTORED})
     )
     for record in records:
         number, mac = record.body

@@ -17,7 +17,7 @@ from keyvault.journal.segments import (
     unchecked,
 )
 from keyvault.journal.writing import SUFFIX, JournalError, segment_key
-from keyvault.masterkey import MasterKeys, UnwrapError
+from keyvault.master_key import MasterKeys, UnwrapError
 
 _HEAD_OCTETS = 64  # number, time and kind of a record stand in them
 

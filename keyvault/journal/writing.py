@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 
 from django.conf import settings
 
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.journal.segments import (
     HEAD_LINE,
     ID_OCTETS,
@@ -38,7 +38,7 @@ from keyvault.journal.segments import (
     read_header,
     unchecked,
 )
-from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
+from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _place(folder: Path) -> _Place:
     """Where the next record goes: the segment that was written to last, else the newest that is fit, else a new one."""
-    version = masterkey.current().active_version
+    version = master_key.current().active_version
     last = _last.get(folder)
     if last is not None and last.version == version:
         with suppress(FileNotFoundError):
@@ -171,7 +171,7 @@ def _end_of(path: Path, version: int) -> _Place | None:
             header, start = read_header(file)
             if header.version != version or found.st_size >= SEGMENT_OCTETS:
                 return None
-            key = segment_key(header, masterkey.current())
+            key = segment_key(header, master_key.current())
             scan = Scan(file, key, start, NO_MAC)
             payloads = deque(scan, maxlen=1)
     except (SegmentError, UnwrapError) as error:
@@ -205,7 +205,7 @@ def _number(payload: bytes) -> int:
 
 def _begin(folder: Path, number: int) -> _Place:
     """A new segment under the active master key version, after one that went to a number."""
-    master = masterkey.provider().fresh()
+    master = master_key.provider().fresh()
     identity, key = secrets.token_bytes(ID_OCTETS), secrets.token_bytes(_KEY_OCTETS)
     wrapped = master.wrap(key, Purpose.JOURNAL_KEY, identity)
     header = Header(identity, socket.gethostname(), time.time_ns() // 1000, master.active_version, wrapped)

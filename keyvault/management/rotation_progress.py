@@ -9,8 +9,10 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keyvault import census, masterkey, rewrap, standing
-from keyvault.census import Verification
+from keyvault import master_key
+from keyvault.device_keys import inventory
+from keyvault.master_key import census, rewrap
+from keyvault.master_key.census import Verification
 from keyvault.models import MasterKeyRotation, RotationState
 
 FINISHED = RotationState.FINISHED
@@ -20,9 +22,9 @@ _BUSY_S = 0.2
 
 def status() -> dict[str, Any]:
     """Versions with the secrets under each, and the rotation that is open or was last."""
-    rotation = standing.rotation()
+    rotation = inventory.rotation()
     return {
-        "place": str(masterkey.provider()),
+        "place": str(master_key.provider()),
         "versions": [
             {
                 "version": version.number,
@@ -35,7 +37,7 @@ def status() -> dict[str, Any]:
                 "audit_keys": version.secrets.audit_keys,
                 "signing_secrets": version.secrets.signing_secrets,
             }
-            for version in standing.versions(census.census())
+            for version in inventory.versions(census.census())
         ],
         "rotation": None if rotation is None else _rotation(rotation),
     }
@@ -121,7 +123,7 @@ def _rotation(rotation: MasterKeyRotation) -> dict[str, Any]:
         "secrets": rotation.total,
         "rewrapped": rotation.rewrapped,
         "unreadable": rotation.unreadable,
-        "seconds_left": standing.seconds_left(rotation),
+        "seconds_left": inventory.seconds_left(rotation),
         "started_at": rotation.started_at,
         "beat_at": rotation.beat_at,
         "finished_at": rotation.finished_at,

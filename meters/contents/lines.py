@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from meters.lengths import Lengths
+from meters.registry.interval_lengths import Lengths
 from meters.values import Period, Value
 
 

@@ -7,8 +7,8 @@ from decimal import Context, Decimal
 import cbor2
 
 from meters.contents.lines import Catalogue, Content, RegisterRow
-from meters.lengths import Lengths
-from meters.senml import Record, SenMLError, parse_pack
+from meters.readings.senml import Record, SenMLError, parse_pack
+from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadRefusal, Period, Value, iso
 
 _NAME_PREFIX = "urn:dev:mac:"

@@ -1,8 +1,8 @@
-"""The registers of the catalogue in meters/obis.py, as they stood when this migration was written."""
+"""The registers of the catalogue in meters/readings/obis.py, as they stood when this migration was written."""
 
 from django.db import migrations
 
-from meters.obis import STANDARD_REGISTERS
+from meters.readings.obis import STANDARD_REGISTERS
 
 
 def add(apps, schema_editor):

@@ -1,4 +1,4 @@
-"""Indexes that serve the search for meters and places (meters/search.py); made while readings keep coming."""
+"""Indexes that serve the search for meters and places (meters/registry/search.py); made while readings keep coming."""
 
 from django.db import migrations
 

@@ -20,18 +20,21 @@ from ami_headend.console import fleet_queries
 from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.metrics import snapshots
 from ami_headend.metrics.models import Snapshot
-from concentrators import reverification, waves
-from concentrators.assignments import exchange
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection
+from concentrators.failures.kinds import FailureKind
+from concentrators.fleet.assignments import exchange
+from concentrators.ingest import reverification
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
-from concentrators.verdicts import FailureKind
-from concentrators.waves import Selection
-from keyvault import audit, backups, provisioning, rewrap
-from keyvault.audit import Actor
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.master_key import backups, rewrap
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
-from keyvault.provisioning import NewKey
-from meters import registry
 from meters.models import Meter, MeterEvent, Place
-from meters.obis import FRAUD_LOG, STANDARD_LOG
+from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
+from meters.registry import lookup
 from tests.alerts.conftest import evaluated, only
 from tests.builders import senml_payload
 from tests.concentrators import fleet
@@ -250,7 +253,7 @@ class TestSilence:
         fleet.verified(concentrator, [heard.frame(0)], now)
         Meter.objects.update(commissioned_at=now - 5 * DAY)
         place = Place.objects.create(name="house 1")
-        registry.install(old, place, now - 4 * DAY)
+        lookup.install(old, place, now - 4 * DAY)
         assert {alert.subject_id for alert in evaluated(rule, now)} == {old.pk, new.pk}
         exchange(place, old, new, now - 3 * DAY)
         assert [alert.subject_id for alert in evaluated(rule, now)] == [new.pk]
@@ -326,13 +329,13 @@ class TestKeys:
         devices = fleet.commission(2, None)
         provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
         now = timezone.now()
-        wave = waves.begin("spring", Selection(everything=True), OFFICER, now, rate_per_hour=100, failure_budget=1)
+        wave = rollouts.begin("spring", Selection(everything=True), OFFICER, now, rate_per_hour=100, failure_budget=1)
         assert evaluated(rule, now) == []
         later = now + timedelta(minutes=61)
         assert "no key command was queued" in evaluated(rule, later)[0].summary
         RotationWave.objects.filter(pk=wave.pk).update(state=WaveState.STOPPED)
         assert "failure budget is spent" in evaluated(rule, later)[0].summary
-        waves.cancel(wave.pk, OFFICER, now)
+        rollouts.cancel(wave.pk, OFFICER, now)
         assert evaluated(rule, later) == []
 
     def test_keys_that_are_old_or_near_their_budget(self, settings: Settings) -> None:
@@ -345,7 +348,7 @@ class TestKeys:
     def test_an_audit_chain_that_was_changed_or_cut_off(self) -> None:
         rule = only(Condition.AUDIT_BROKEN)
         for _ in range(3):
-            audit.record(OFFICER, "test", {})
+            chain.record(OFFICER, "test", {})
         assert evaluated(rule) == []
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE keyvault_auditrecord DISABLE TRIGGER USER")

@@ -13,7 +13,7 @@ from ami_headend.alerts import channels, delivery, notices, webhooks
 from ami_headend.alerts.models import Channel, Delivery
 from ami_headend.alerts.webhooks import NO_ANSWER
 from ami_headend.core.exchange import DeadlineError, exchange
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from tests.alerts import drips
 from tests.alerts.drips import dripping
 

@@ -20,7 +20,7 @@ from pytest_django import Settings
 from ami_headend.alerts import channels, conversations, delivery, notices, tasks, webhooks
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule
 from ami_headend.alerts.webhooks import RefusedAddressError
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord, SigningSecret
 from tests.alerts.receiver import Receiver, receiving
 from tests.flows.stack import free_port

@@ -8,7 +8,7 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend.alerts import conversations, ended, evaluation, handling, queries, tasks
+from ami_headend.alerts import conversations, evaluation, handling, queries, retention, tasks
 from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import Finding, Findings
 from ami_headend.alerts.handling import HandlingError
@@ -341,10 +341,10 @@ def test_what_ended_long_ago_is_forgotten_with_all_that_hangs_on_it(
     later = now + timedelta(days=30) + 2 * MINUTE
     Alert.objects.filter(pk=put_off.pk).update(snoozed_until=later + MINUTE)
     Delivery.objects.exclude(alert=unsent).update(delivered_at=now)
-    assert ended.purge(later - 2 * MINUTE) == 0
-    assert ended.purge(later) == 1
+    assert retention.purge(later - 2 * MINUTE) == 0
+    assert retention.purge(later) == 1
     assert set(Alert.objects.values_list("pk", flat=True)) == {unsent.pk, put_off.pk, still_open.pk}
     Delivery.objects.update(delivered_at=now)
     tasks.purge_alerts()
-    assert ended.purge(later + 2 * MINUTE) == 2
+    assert retention.purge(later + 2 * MINUTE) == 2
     assert not Delivery.objects.exclude(alert=still_open).exists()

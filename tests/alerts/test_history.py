@@ -29,7 +29,7 @@ from ami_headend.alerts.conditions.finding import Finding, Findings
 from ami_headend.alerts.conversation import Event, Word
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule, SubjectKind
 from ami_headend.alerts.webhooks import WebhookError
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from tests.alerts.conftest import only
 
 pytestmark = pytest.mark.django_db

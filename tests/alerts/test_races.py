@@ -12,7 +12,7 @@ from pytest_django import DjangoDbBlocker, Settings
 from ami_headend.alerts import channels, conversations, delivery, evaluation, notices
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from ami_headend.core import locks
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from tests.alerts.conftest import only
 from tests.alerts.receiver import receiving
 from tests.flows import databases

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from concentrators import api, shares, tasks
+from concentrators import tasks
+from concentrators.api import uplinks
+from concentrators.ingest import shares
 from concentrators.models import Concentrator
 from tests.concentrators.statements import Statements, counting
 from tests.factories import ConcentratorFactory
@@ -26,7 +28,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(autouse=True)
 def fresh_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
     """A door that has not looked at the backlog yet, nor at anybody's share."""
-    monkeypatch.setattr(api, "_backlog", api._BacklogLook())
+    monkeypatch.setattr(uplinks, "_backlog", uplinks._BacklogLook())
     shares._looks.clear()
 
 

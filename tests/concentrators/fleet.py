@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
-from concentrators import reception, verification
+from concentrators.ingest import reception, verification
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, Uplink
-from keyvault import provisioning
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import encode_sequence, make_kid
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
-from keyvault.provisioning import NewKey
 from meters.models import Meter, Reading, Register
 from tests.builders import senml_payload
 from tests.factories import MeterFactory

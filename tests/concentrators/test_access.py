@@ -8,10 +8,10 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from concentrators import access, tokens
+from concentrators.fleet import registry, tokens
 from concentrators.models import Concentrator, ConcentratorToken
-from keyvault import masterkey
-from keyvault.audit import Actor, command_actor
+from keyvault import master_key
+from keyvault.audit.chain import Actor, command_actor
 from keyvault.journal import reading
 from keyvault.models import AuditRecord
 from tests.factories import ConcentratorFactory
@@ -29,13 +29,13 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
 def test_letting_in_and_shutting_out_are_journaled(folder: Path) -> None:
     call_command("concentrator", "add", "DCU-1")
     concentrator = Concentrator.objects.get()
-    access.issue_token(ANN, concentrator, "spring", None)
+    registry.issue_token(ANN, concentrator, "spring", None)
     token = ConcentratorToken.objects.get()
-    access.revoke_token(ANN, token)
+    registry.revoke_token(ANN, token)
     tokens.revoke(token)  # it is revoked already
     concentrator.is_active = False
-    access.save_as(ANN, concentrator)
-    read = reading.read([folder], masterkey.current())
+    registry.save_as(ANN, concentrator)
+    read = reading.read([folder], master_key.current())
     records = [(record.kind, record.body) for record in read if not record.kind.startswith("audit")]
     issued, revoked = int(token.created_at.timestamp()), int(ConcentratorToken.objects.get().revoked_at.timestamp())  # type: ignore[union-attr]
     digest = bytes(token.digest)

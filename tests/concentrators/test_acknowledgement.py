@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from concentrators import acknowledgement
-from concentrators.acknowledgement import AcknowledgementError, acknowledge, go_on, reopen, take_back
-from concentrators.failure_queries import FailureSelection
+from concentrators.failures import acknowledgement
+from concentrators.failures.acknowledgement import AcknowledgementError, acknowledge, go_on, reopen, take_back
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.failures.queries import FailureSelection
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure
-from concentrators.verdicts import FailureKind, Severity
-from keyvault import audit
-from keyvault.audit import Actor, AuditError
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor, AuditError
 from keyvault.models import AuditRecord
 from tests.concentrators.fleet import NOW
 from tests.factories import IntegrityFailureFactory
@@ -44,7 +44,7 @@ def test_chosen_failures_are_acknowledged_and_audited(rows: list[IntegrityFailur
     record = AuditRecord.objects.latest("number")
     assert (record.act, record.actor, record.result) == ("failures.acknowledge", "alice", "a test of ours")
     assert record.subject["failures"]["ids"] == chosen
-    audit.verify()
+    chain.verify()
 
 
 def test_what_came_after_the_look_stays_open(rows: list[IntegrityFailure]) -> None:
@@ -113,7 +113,7 @@ def test_what_cannot_be_audited_does_not_happen(rows: list[IntegrityFailure], mo
     def refuse(*_: object) -> None:
         raise AuditError("no key")
 
-    monkeypatch.setattr(audit, "record", refuse)
+    monkeypatch.setattr(chain, "record", refuse)
     with pytest.raises(AuditError):
         acknowledge(FailureSelection(), WHO, "seen", LATER)
     assert acknowledged() == set()

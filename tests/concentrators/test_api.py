@@ -17,7 +17,9 @@ from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ami_headend.celery import app
-from concentrators import authentication, tasks, tokens, uplinks, verification
+from concentrators import tasks
+from concentrators.fleet import authentication, tokens
+from concentrators.ingest import uplink_state, verification
 from concentrators.models import Concentrator, ConcentratorToken, Uplink
 from keyvault.cose.structures import encode_sequence
 from tests.concentrators.fleet import NOW, commission
@@ -127,7 +129,7 @@ class TestRefusals:
         def away(*_: object) -> None:
             raise OperationalError("secret address")
 
-        monkeypatch.setattr("concentrators.reception.fetch_rows", away)
+        monkeypatch.setattr("concentrators.ingest.reception.fetch_rows", away)
         response = post_body(token)
         assert_problem(response, 503)
         assert int(response["Retry-After"]) > 0
@@ -231,8 +233,8 @@ def test_without_a_broker_the_octets_are_stored_and_the_sweep_finds_them(
     assert response.status_code == 202
     assert time.monotonic() - started < 4
     uplink = Uplink.objects.get()
-    assert uplinks.claim_overdue(uplink.due_at - timedelta(seconds=1)) == []
-    assert uplinks.claim_overdue(uplink.due_at) == [uplink.pk]
+    assert uplink_state.claim_overdue(uplink.due_at - timedelta(seconds=1)) == []
+    assert uplink_state.claim_overdue(uplink.due_at) == [uplink.pk]
 
 
 class TestRate:

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 import pytest
 from django.db import IntegrityError, transaction
 
-from concentrators import totals
-from concentrators.assigned import assigned_meters
-from concentrators.assignments import AssignmentError, assign
+from concentrators.fleet.assignments import AssignmentError, assign
+from concentrators.ingest.assigned import assigned_meters
 from concentrators.models import Assignment, Concentrator, IntervalTotal
+from concentrators.totals import totals
 from meters.models import Meter
 from tests.concentrators.fleet import (
     HALF_HOUR_S,

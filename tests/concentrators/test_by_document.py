@@ -9,11 +9,11 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from django.utils import timezone
 
-from concentrators import commands, downlink
-from concentrators.commands import Request
+from concentrators.commands import downlink, queue
+from concentrators.commands.queue import Request
 from concentrators.models import Command, CommandKind, Concentrator
-from keyvault import provisioning
-from keyvault.provisioning import NewKey
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from meters import models
 from tests.concentrators.fleet import commission, judged
 from tests.concentrators.test_downlink import state
@@ -101,7 +101,7 @@ def fetched(concentrator: Concentrator, command: Command, after_s: int = 60) -> 
 
 
 def given(meter: Meter, kind: CommandKind) -> Command:
-    [command] = commands.enqueue([Request(_row(meter), kind, {})], "tester", timezone.now())
+    [command] = queue.enqueue([Request(_row(meter), kind, {})], "tester", timezone.now())
     return command
 
 
@@ -111,7 +111,7 @@ def _row(meter: Meter) -> models.Meter:
 
 def test_keys_of_other_algorithms_and_commands_under_each(concentrator: Concentrator, meter: Meter) -> None:
     for epoch, alg in ((2, 11), (3, 11), (4, 10)):
-        [command] = commands.enqueue_keys([_row(meter)], "tester", timezone.now(), alg)
+        [command] = queue.enqueue_keys([_row(meter)], "tester", timezone.now(), alg)
         octets = fetched(concentrator, command)
         answer, again = meter.obey(octets), meter.obey(octets)
         assert answer is not None

@@ -6,7 +6,7 @@ import pytest
 from pytest_django import Settings
 
 from concentrators.models import Concentrator, IntervalTotal
-from keyvault import provisioning
+from keyvault.device_keys import provisioning
 from keyvault.models import KeyState
 from meters.models import MeterStatus
 from tests.concentrators.fleet import (

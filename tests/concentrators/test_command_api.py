@@ -12,12 +12,13 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from concentrators import commands, tokens
-from concentrators.commands import Request
+from concentrators.commands import queue
+from concentrators.commands.queue import Request
+from concentrators.fleet import tokens
 from concentrators.models import Command, CommandKind, Concentrator, RotationWave
-from keyvault import provisioning
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey, DownlinkCounter, FleetKey
-from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import START, Device, commission
 from tests.concentrators.obedient import Receiver
 
@@ -33,7 +34,7 @@ def device(concentrator: Concentrator) -> Device:
 
 @pytest.fixture
 def command(device: Device) -> Command:
-    return commands.enqueue([Request(device.meter, CommandKind.READ_NOW, {})], "tester", timezone.now())[0]
+    return queue.enqueue([Request(device.meter, CommandKind.READ_NOW, {})], "tester", timezone.now())[0]
 
 
 def bearer(concentrator: Concentrator) -> dict[str, str]:
@@ -230,7 +231,7 @@ class TestOperators:
         operator = Operator("add_command", "view_command")
         assert_problem(operator.cancel(device, command.pk), 403)
         User.objects.get().user_permissions.add(Permission.objects.get(codename="delete_command"))
-        (key_command,) = commands.enqueue_keys([device.meter], "tester", timezone.now())
+        (key_command,) = queue.enqueue_keys([device.meter], "tester", timezone.now())
         assert_problem(operator.cancel(device, key_command.pk), 403, "may not change keys")
         assert operator.cancel(device, command.pk).status_code == 204
 

@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from concentrators import commands, downlink, verification
+from concentrators.commands import downlink, queue
+from concentrators.ingest import verification
 from concentrators.models import Command, Concentrator, Uplink
-from keyvault import epochs, provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
+from keyvault.device_keys import epochs, provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import NOW, Device, commission, outcome, post, verified
 from tests.concentrators.obedient import Receiver
 from tests.concentrators.test_downlink import new_key, read_now
@@ -124,7 +125,7 @@ def test_a_command_cancelled_while_it_is_fetched(concentrator: Concentrator) -> 
     for _ in range(ROUNDS):
         devices = fitted(10, concentrator)
         numbers = [command.pk for command in new_key(*devices)]
-        fetched, cancelled = at_once(partial(fetch, concentrator), partial(commands.cancel, numbers, NOW))
+        fetched, cancelled = at_once(partial(fetch, concentrator), partial(queue.cancel, numbers, NOW))
         offers = {offer.system_title: offer for offer in fetched}  # type: ignore[attr-defined]
         assert len(offers) + cancelled == 10  # type: ignore[operator]
         for device in devices:
@@ -142,7 +143,7 @@ def test_a_command_cancelled_while_a_frame_under_its_key_comes(concentrator: Con
         new = [Device(device.meter, keys[device.title], 2) for device in devices]
         uplink = post(concentrator, [device.frame(0) for device in new])
         verify = partial(verification.verify, uplink.pk)
-        _, cancelled = at_once(verify, partial(commands.cancel, numbers, NOW))
+        _, cancelled = at_once(verify, partial(queue.cancel, numbers, NOW))
         uplink.refresh_from_db()
         assert outcome(uplink) in ({"accepted": 10}, {"unknown_epoch": 10})
         assert cancelled == (0 if outcome(uplink) == {"accepted": 10} else 10)

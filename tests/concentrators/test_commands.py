@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from concentrators import tokens
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken, IntervalTotal
 from tests.concentrators.fleet import START, commission, verified
 from tests.factories import ConcentratorFactory

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from concentrators import completeness
-from concentrators.completeness import Share
-from concentrators.expected import Span, spans
 from concentrators.models import Assignment, Concentrator, IntervalTotal
+from concentrators.totals import completeness
+from concentrators.totals.completeness import Share
+from concentrators.totals.expected import Span, spans
 from meters.models import EarlierLength, Meter, Register
-from meters.obis import LOAD_PROFILE
+from meters.readings.obis import LOAD_PROFILE
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 

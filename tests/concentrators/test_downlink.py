@@ -8,17 +8,17 @@ from pathlib import Path
 import cbor2
 import pytest
 
-from concentrators import commands, downlink, resends
-from concentrators.commands import Answer, DownlinkError, Request, Said
+from concentrators.commands import downlink, gap_recovery, queue
+from concentrators.commands.queue import Answer, DownlinkError, Request, Said
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
-from keyvault import epochs, provisioning, shipmentfile, shipments
-from keyvault.audit import Actor
-from keyvault.epochs import EpochError
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs, provisioning, shipment_file, shipments
+from keyvault.device_keys.epochs import EpochError
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import DeviceKey, InvocationCounter
-from keyvault.provisioning import NewKey
-from keyvault.transport import TransportKey
-from meters import registry
 from meters.models import MeterStatus, Register
+from meters.registry import lookup
 from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, commission, judged, register_id
 from tests.concentrators.obedient import Receiver, answer
 from tests.concentrators.statements import counting
@@ -41,11 +41,11 @@ def device(concentrator: Concentrator) -> Device:
 
 
 def read_now(*devices: Device) -> list[Command]:
-    return commands.enqueue([Request(device.meter, CommandKind.READ_NOW, {}) for device in devices], "tester", NOW)
+    return queue.enqueue([Request(device.meter, CommandKind.READ_NOW, {}) for device in devices], "tester", NOW)
 
 
 def new_key(*devices: Device) -> list[Command]:
-    return commands.enqueue_keys([device.meter for device in devices], "tester", NOW)
+    return queue.enqueue_keys([device.meter for device in devices], "tester", NOW)
 
 
 def offered(concentrator: Concentrator, now: datetime = NOW, limit: int = 20) -> dict[int, bytes]:
@@ -76,7 +76,7 @@ class TestOffer:
         assert command.offered_at == NOW
 
     def test_back_off_grows_and_is_bounded(self, concentrator: Concentrator, device: Device) -> None:
-        (command,) = commands.enqueue(
+        (command,) = queue.enqueue(
             [Request(device.meter, CommandKind.READ_NOW, {})], "tester", NOW, NOW + timedelta(days=90)
         )
         now, waits = NOW, []
@@ -251,7 +251,7 @@ class TestAnswers:
     def test_a_late_answer_still_counts(self, concentrator: Concentrator, device: Device) -> None:
         (command,) = read_now(device)
         offered(concentrator)
-        assert commands.expire(NOW + timedelta(days=8)) == 1
+        assert queue.expire(NOW + timedelta(days=8)) == 1
         assert state(command) == CommandState.EXPIRED
         judged(concentrator, [answer(device, command.pk, START_S)])
         assert state(command) == CommandState.DONE
@@ -268,7 +268,7 @@ class TestAnswers:
         assert costs[0] == costs[1]
 
     def test_numbers_that_are_none(self, concentrator: Concentrator, device: Device) -> None:
-        commands.answered([Answer(device.meter.pk, 2**62, Said.DONE), Answer(device.meter.pk, -5, Said.LATE)], NOW)
+        queue.answered([Answer(device.meter.pk, 2**62, Said.DONE), Answer(device.meter.pk, -5, Said.LATE)], NOW)
         frames = [answer(device, number, START_S + n) for n, number in enumerate((-5, 2**62))]
         assert judged(concentrator, frames) == {"implausible": 1, "accepted": 1}
 
@@ -287,7 +287,7 @@ class TestKeys:
         (first,) = new_key(device)
         assert [command.pk for command in new_key(device)] == [first.pk]
         octets = offered(concentrator)[first.pk]
-        assert commands.expire(NOW + timedelta(days=8)) == 1
+        assert queue.expire(NOW + timedelta(days=8)) == 1
         (again,) = new_key(device)
         later = offered(concentrator, NOW + timedelta(days=1))
         receiver = Receiver.of(device)
@@ -316,7 +316,7 @@ class TestKeys:
         [command] = new_key(device)
         before = offered(concentrator)[command.pk]
         replacement = secrets.token_bytes(32)
-        shipment = shipmentfile.read(
+        shipment = shipment_file.read(
             shipping.shipment_file(tmp_path, [shipping.transfer_line(device.title, replacement)])
         )
         shipments.import_(shipment, TransportKey(shipping.TRANSPORT), Actor("test", "test"), replace_transfer_keys=True)
@@ -350,8 +350,8 @@ class TestKeys:
 
     def test_worn_keys_are_replaced_by_themselves(self, concentrator: Concentrator, device: Device) -> None:
         InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
-        assert commands.replace_worn_keys(10, NOW) == 1
-        assert commands.replace_worn_keys(10, NOW) == 0
+        assert queue.replace_worn_keys(10, NOW) == 1
+        assert queue.replace_worn_keys(10, NOW) == 0
         command = Command.objects.get()
         assert (command.kind, command.parameters, command.created_by) == (1, {"epoch": 2}, "ami-headend")
 
@@ -360,18 +360,18 @@ class TestKeys:
     ) -> None:
         """With the same epoch and key: the meter may have it."""
         InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
-        assert commands.replace_worn_keys(10, NOW) == 1
-        assert commands.expire(NOW + timedelta(days=8)) == 1
-        assert commands.replace_worn_keys(10, NOW + timedelta(days=8)) == 1
+        assert queue.replace_worn_keys(10, NOW) == 1
+        assert queue.expire(NOW + timedelta(days=8)) == 1
+        assert queue.replace_worn_keys(10, NOW + timedelta(days=8)) == 1
         assert [command.parameters for command in Command.objects.order_by("pk")] == [{"epoch": 2}, {"epoch": 2}]
 
     def test_worn_keys_of_suspended_meters_hold_up_no_other(self, concentrator: Concentrator, device: Device) -> None:
         others = fitted(3, concentrator)
         for other in others:
-            registry.suspend(other.meter)
+            lookup.suspend(other.meter)
         InvocationCounter.objects.filter(key__epoch=1).update(highest=2**23 + 1, floor=2**23 + 1)
         InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
-        assert commands.replace_worn_keys(1, NOW) == 1
+        assert queue.replace_worn_keys(1, NOW) == 1
         assert Command.objects.get().meter_id == device.meter.pk
 
 
@@ -380,7 +380,7 @@ class TestCancel:
         self, concentrator: Concentrator, device: Device
     ) -> None:
         given = new_key(device) + read_now(device)
-        assert commands.cancel([command.pk for command in given], NOW) == 2
+        assert queue.cancel([command.pk for command in given], NOW) == 2
         assert [state(command) for command in given] == [CommandState.CANCELLED] * 2
         assert not DeviceKey.objects.filter(system_title=device.title, epoch=2).exists()
         assert offered(concentrator) == {}
@@ -388,7 +388,7 @@ class TestCancel:
     def test_what_was_fetched_goes_on(self, concentrator: Concentrator, device: Device) -> None:
         given = new_key(device) + read_now(device)
         octets = offered(concentrator)[given[0].pk]
-        assert commands.cancel([command.pk for command in given], NOW) == 0
+        assert queue.cancel([command.pk for command in given], NOW) == 0
         assert judged(concentrator, [Receiver.of(device).renewed(octets).frame(0)]) == {"accepted": 1}
 
 
@@ -405,7 +405,7 @@ class TestEnqueue:
     )
     def test_bad_parameters(self, device: Device, kind: CommandKind, parameters: dict[str, int]) -> None:
         with pytest.raises(DownlinkError):
-            commands.enqueue([Request(device.meter, kind, parameters)], "tester", NOW)
+            queue.enqueue([Request(device.meter, kind, parameters)], "tester", NOW)
 
     def test_only_to_meters_in_service(self, device: Device) -> None:
         device.meter.status = MeterStatus.SUSPENDED
@@ -424,9 +424,9 @@ class TestEnqueue:
         device.meter.save()
         judged(concentrator, [device.frame(n) for n in range(48) if n not in (3, 4, 9)])
         register = Register.objects.get(pk=register_id("1-0:1.29.0"))
-        given = resends.ask_one(device.meter, register, START, NOW, "tester", NOW)
+        given = gap_recovery.ask_one(device.meter, register, START, NOW, "tester", NOW)
         times = [(START_S + a * HALF_HOUR_S, START_S + b * HALF_HOUR_S) for a, b in ((3, 5), (9, 10))]
         assert [(one.parameters["from_s"], one.parameters["to_s"]) for one in given] == times
-        assert resends.ask_one(device.meter, register, START, NOW, "tester", NOW) == []
+        assert gap_recovery.ask_one(device.meter, register, START, NOW, "tester", NOW) == []
         fields = Receiver.of(device).open(offered(concentrator)[given[0].pk])[2]
         assert fields == [3, given[0].pk, *times[0]]

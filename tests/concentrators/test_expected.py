@@ -1,4 +1,4 @@
-"""What is expected of concentrators, in SQL, is the rule of ``meters/expectation.py``; and a meter exchange."""
+"""What is expected of concentrators, in SQL, is the rule of ``meters.readings.expectation``; and a meter exchange."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,15 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from concentrators import completeness, total_queries, totals
-from concentrators.assignments import AssignmentError, assign, exchange
-from concentrators.expected import refresh, spans
+from concentrators.fleet.assignments import AssignmentError, assign, exchange
 from concentrators.models import Assignment, Concentrator, IntervalTotal
-from concentrators.total_queries import TotalSelection
-from meters import gaps, registry
-from meters.expectation import assignment_of, expected
-from meters.gaps import expected_periods, gap_report
+from concentrators.totals import completeness, queries, totals
+from concentrators.totals.expected import refresh, spans
+from concentrators.totals.queries import TotalSelection
 from meters.models import EarlierLength, Installation, Meter, Place, Register
+from meters.readings import gaps
+from meters.readings.expectation import assignment_of, expected
+from meters.readings.gaps import expected_periods, gap_report
+from meters.registry import lookup
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, NOW, START
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -110,7 +111,7 @@ def test_an_exchange_within_an_interval(concentrator: Concentrator) -> None:
     old.meter.refresh_from_db()
     new.meter.refresh_from_db()
     place = Place.objects.create(name="house 1")
-    registry.install(old.meter, place, START)
+    lookup.install(old.meter, place, START)
     at = START + 4 * HALF_HOUR + TEN_MINUTES
     exchange(place, old.meter, new.meter, at)
     fleet.verified(concentrator, [old.frame(n, 10) for n in range(5)], NOW)  # the last one is cut by the exchange
@@ -126,7 +127,7 @@ def test_an_exchange_within_an_interval(concentrator: Concentrator) -> None:
         assert (report.expected, report.missing) == (due, 0)
     assert sum(span.intervals(START, end) for span in spans(START, end)) == 7
     assert completeness.incomplete_meters(concentrator.pk, START, end, 10) == []
-    rows, _ = total_queries.totals(TotalSelection(START, end), 100)
+    rows, _ = queries.totals(TotalSelection(START, end), 100)
     assert [row.meters_expected for row in rows] == [1, 1, 1, 1, 0, 1, 1, 1]
 
 
@@ -134,7 +135,7 @@ def test_readings_that_came_before_the_exchange_was_entered_move_along(concentra
     [old] = fleet.commission(1, concentrator)
     [new] = fleet.commission(1, None)
     place = Place.objects.create(name="house 2")
-    registry.install(old.meter, place, START)
+    lookup.install(old.meter, place, START)
     fleet.verified(concentrator, [new.frame(n, 70) for n in range(4, 6)], NOW)
     assert not IntervalTotal.objects.exists()
     exchange(place, old.meter, new.meter, START + 4 * HALF_HOUR + TEN_MINUTES)
@@ -147,7 +148,7 @@ def test_a_meter_that_has_a_concentrator_keeps_it_over_an_exchange(concentrator:
     other = ConcentratorFactory.create()
     [old], [new] = fleet.commission(1, concentrator), fleet.commission(1, other)
     place = Place.objects.create(name="house 3")
-    registry.install(old.meter, place, START)
+    lookup.install(old.meter, place, START)
     exchange(place, old.meter, new.meter, START + HALF_HOUR)
     assert Assignment.objects.get(meter=new.meter).concentrator == other
     assert Assignment.objects.get(meter=old.meter).valid_to == START + HALF_HOUR
@@ -156,7 +157,7 @@ def test_a_meter_that_has_a_concentrator_keeps_it_over_an_exchange(concentrator:
 def test_an_exchange_before_an_assignment_began_changes_nothing(concentrator: Concentrator) -> None:
     old, new = MeterFactory.create_batch(2, commissioned_at=START)
     place = Place.objects.create(name="house 4")
-    registry.install(old, place, START)
+    lookup.install(old, place, START)
     assign([(old.pk, concentrator.pk)], START)
     assign([(old.pk, ConcentratorFactory.create().pk)], START + 9 * HALF_HOUR)
     with pytest.raises(AssignmentError):
@@ -187,7 +188,7 @@ def test_every_change_of_a_meter_makes_its_concentrators_stale(concentrator: Con
     assert due() == 0
     assign([(meter.pk, concentrator.pk)], DAY)
     assert due() == 48
-    installation = registry.install(meter, place, DAY + timedelta(hours=12))
+    installation = lookup.install(meter, place, DAY + timedelta(hours=12))
     assert due() == 24
     Installation.objects.all().update(installed_at=DAY)
     assert due() == 48
@@ -200,7 +201,7 @@ def test_every_change_of_a_meter_makes_its_concentrators_stale(concentrator: Con
     Installation.objects.filter(pk=installation.pk).update(removed_at=DAY + timedelta(hours=20))
     assert (due(), due(other)) == (54, 8)
     installation.delete()
-    registry.retire(meter, DAY + timedelta(hours=19))
+    lookup.retire(meter, DAY + timedelta(hours=19))
     assert (due(), due(other)) == (54, 4)
     EarlierLength.objects.all().delete()
     assert due() == 72

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from concentrators.explanations import explain
+from concentrators.failures.explanations import explain
+from concentrators.failures.kinds import FailureKind
+from concentrators.ingest.reverification import verify_again
 from concentrators.models import Acknowledgement, Concentrator, FailureGroup, IntegrityFailure
-from concentrators.reverification import verify_again
-from concentrators.verdicts import FailureKind
-from keyvault import provisioning
-from keyvault.provisioning import NewKey
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from tests.concentrators.fleet import NOW, Device, commission, judged, verified
 from tests.factories import IntegrityFailureFactory, MeterFactory
 

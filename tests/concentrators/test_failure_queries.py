@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from concentrators import failure_queries
-from concentrators.failure_queries import FailureSelection, failure_groups, failures, open_by_severity
+from concentrators.failures import queries
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.failures.queries import FailureSelection, failure_groups, failures, open_by_severity
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure
-from concentrators.verdicts import FailureKind, Severity
 from meters.models import Meter
-from meters.queries import batches
+from meters.readings.queries import batches
 from tests.concentrators.fleet import NOW
 from tests.concentrators.statements import Statements
 from tests.factories import IntegrityFailureFactory, MeterFactory
@@ -111,7 +111,7 @@ def test_a_page_is_one_statement(rows: list[IntegrityFailure], statements: State
 def test_groups_are_found_by_whom_and_where(
     rows: list[IntegrityFailure], meters: list[Meter], concentrator: Concentrator
 ) -> None:
-    def found(**asked: Any) -> list[failure_queries.FailureGroupRow]:
+    def found(**asked: Any) -> list[queries.FailureGroupRow]:
         return failure_groups(FailureSelection(**asked), 100)[0]
 
     assert {row.meter for row in found(meter_id=meters[1].pk)} == {meters[1].serial_number}

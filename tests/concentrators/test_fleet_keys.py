@@ -6,14 +6,14 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from concentrators import downlink, waves
+from concentrators.commands import downlink, rollouts
 from concentrators.models import Command, Concentrator, RotationWave, WaveState
-from keyvault import provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
 from keyvault.cose.kdf import derived_device_key
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey, create_fleet_key
 from keyvault.models import AuditRecord, DeviceKey, FleetKey
-from keyvault.provisioning import NewKey, create_fleet_key
 from tests.concentrators.fleet import Device, commission, judged
 from tests.concentrators.obedient import Receiver
 from tests.factories import MeterFactory
@@ -59,7 +59,7 @@ def test_a_new_one_goes_to_the_devices_of_the_old_one_in_a_wave(concentrator: Co
     assert not RotationWave.objects.exists()
     assert f"Made fleet key {NEW}; wave" in run("rotate", "spring", NEW)
     now = timezone.now()
-    assert waves.step(now) == 1
+    assert rollouts.step(now) == 1
     (offer,) = downlink.offer(concentrator.pk, 10, now)
     renewed = Receiver.of(derived).renewed(offer.octets)
     (row,) = DeviceKey.objects.filter(system_title=derived.title, epoch=2)
@@ -68,7 +68,7 @@ def test_a_new_one_goes_to_the_devices_of_the_old_one_in_a_wave(concentrator: Co
     assert renewed.key != derived_device_key(OLD, derived.title, 2)
     assert judged(concentrator, [renewed.frame(1), derived.frame(0)]) == {"accepted": 2}
     assert "0 meters send under a key of it, 1 keys of it are still accepted" in run("list")
-    assert waves.step(now) == 0
+    assert rollouts.step(now) == 0
     assert RotationWave.objects.get().state == WaveState.FINISHED
     acts = list(AuditRecord.objects.order_by("number").values_list("act", flat=True))
     assert acts == ["fleet_key.make", "device_key.rotate"]
@@ -85,8 +85,8 @@ def test_a_wave_may_take_derived_keys_to_another_fleet_key_or_random_ones_to_one
     assert "1 meters" in out.getvalue()
     wave = RotationWave.objects.get()
     assert wave.fleet_key == FleetKey.objects.get(name=NEW)
-    with pytest.raises(waves.WaveError):
-        waves.replace_fleet_key(FleetKey.objects.get(name="spring"), "z", Actor("t", "t"), timezone.now(), 10, 1)
+    with pytest.raises(rollouts.WaveError):
+        rollouts.replace_fleet_key(FleetKey.objects.get(name="spring"), "z", Actor("t", "t"), timezone.now(), 10, 1)
     assert not FleetKey.objects.filter(name="z").exists()
 
 

@@ -12,13 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from concentrators import intervals
+from concentrators.commands import capture_period
 from concentrators.models import Assignment
+from keyvault.device_keys.provisioning import create_fleet_key, provision_devices
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
-from keyvault.provisioning import create_fleet_key, provision_devices
-from meters.lengths import common_boundary
 from meters.models import Installation, Meter, MeterStatus, Place
-from meters.registry import retire
+from meters.registry.interval_lengths import common_boundary
+from meters.registry.lookup import retire
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 
@@ -119,7 +119,7 @@ def test_an_update_locks_in_the_order_of_an_assignment(path: Path) -> None:
 def test_a_length_that_cannot_be_entered_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(path, [HEADER, FULL])
     now = timezone.now()
-    intervals.change_by_hand(Meter.objects.get(), 30, common_boundary(now + timedelta(days=9), 15, 30), now)
+    capture_period.change_by_hand(Meter.objects.get(), 30, common_boundary(now + timedelta(days=9), 15, 30), now)
     assert "the length of meter S1 changes at" in refused(path, capsys, [HEADER, FULL], "--update")
 
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pytest_django import Settings
 
-from concentrators import integrity
-from concentrators.integrity import Failure
+from concentrators.failures import record
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.failures.record import Failure
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, RefusedFrame
-from concentrators.verdicts import FailureKind, Severity
 from tests.concentrators.fleet import NOW, commission, evidence, judged, tallies, verified
 
 pytestmark = pytest.mark.django_db
@@ -55,7 +55,7 @@ def test_a_tally_is_of_an_hour_in_utc(concentrator: Concentrator) -> None:
 )
 def test_the_severity_is_kept_with_the_row(concentrator: Concentrator, kind: FailureKind, severity: Severity) -> None:
     uplink = verified(concentrator, garbage(1))
-    integrity.record([Failure(7, b"octets", kind, "why")], uplink.pk, concentrator.pk, NOW)
+    record.record([Failure(7, b"octets", kind, "why")], uplink.pk, concentrator.pk, NOW)
     row = IntegrityFailure.objects.get(uplink=uplink, frame_index=7)
     assert (row.kind, row.severity) == (kind, severity)
 
@@ -63,7 +63,7 @@ def test_the_severity_is_kept_with_the_row(concentrator: Concentrator, kind: Fai
 def test_a_long_detail_is_cut_and_odd_characters_stay(concentrator: Concentrator) -> None:
     uplink = verified(concentrator, garbage(1))
     detail = "caf\u00e9 \U0001f50b " + "x" * 1000
-    integrity.record([Failure(7, b"", FailureKind.MALFORMED, detail)], uplink.pk, concentrator.pk, NOW)
+    record.record([Failure(7, b"", FailureKind.MALFORMED, detail)], uplink.pk, concentrator.pk, NOW)
     assert IntegrityFailure.objects.get(frame_index=7).detail == detail[:250]
 
 
@@ -76,13 +76,13 @@ def test_why_a_frame_was_refused_before_is_told_by_its_octets(concentrator: Conc
         Failure(3, b"two", FailureKind.IDENTITY_MISMATCH, "", kid, 5),
         Failure(4, b"one", FailureKind.TOO_OLD, "", kid, 6),
     ]
-    integrity.record(failures, uplink.pk, concentrator.pk, NOW)
+    record.record(failures, uplink.pk, concentrator.pk, NOW)
     one, two, three = (kid, 5, b"one"), (kid, 5, b"two"), (kid, 5, b"three")
-    assert integrity.refused_before({one, two, three, (kid, 7, b"one")}) == {
+    assert record.refused_before({one, two, three, (kid, 7, b"one")}) == {
         one: FailureKind.READING_CONFLICT,
         two: FailureKind.IDENTITY_MISMATCH,
     }
-    assert integrity.refused_before(set()) == {}
+    assert record.refused_before(set()) == {}
 
 
 def test_beyond_the_cap_a_digest_tells_why_a_frame_was_refused_before(

@@ -5,15 +5,17 @@ from datetime import datetime, timedelta
 import pytest
 from django.db import IntegrityError, transaction
 
-from concentrators import assigned, commands, downlink, intervals, totals
-from concentrators.intervals import Change, IntervalError
+from concentrators.commands import capture_period, downlink, queue
+from concentrators.commands.capture_period import Change, IntervalError
+from concentrators.ingest import assigned
 from concentrators.models import Command, CommandState, Concentrator
-from concentrators.total_queries import TotalSelection
-from concentrators.total_queries import totals as total_rows
-from keyvault import provisioning
-from keyvault.provisioning import NewKey
-from meters.gaps import Gap, gap_report
+from concentrators.totals import totals
+from concentrators.totals.queries import TotalSelection
+from concentrators.totals.queries import totals as total_rows
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from meters.models import EarlierLength, Reading, Register
+from meters.readings.gaps import Gap, gap_report
 from tests.builders import senml_payload
 from tests.concentrators.fleet import INTERVAL, NOW, START, Device, commission, judged
 from tests.concentrators.obedient import Receiver, answer
@@ -36,7 +38,7 @@ def device(concentrator: Concentrator) -> Device:
 
 def told(device: Device, minutes: int = 15, since: datetime = SINCE) -> Command:
     """A set-interval command that the meter's concentrator has fetched."""
-    (command,) = intervals.enqueue([device.meter], minutes, since, "tester", TOLD)
+    (command,) = capture_period.enqueue([device.meter], minutes, since, "tester", TOLD)
     command.state = CommandState.DELIVERED
     command.expires_at = NOW + timedelta(days=1)
     command.save()
@@ -59,13 +61,13 @@ def kept_totals() -> list[tuple[datetime, int, int, int]]:
 
 class TestTelling:
     def test_the_command_says_length_and_time(self, concentrator: Concentrator, device: Device) -> None:
-        (command,) = intervals.enqueue([device.meter], 15, NOW + 2 * HALF_HOUR, "tester", NOW)
+        (command,) = capture_period.enqueue([device.meter], 15, NOW + 2 * HALF_HOUR, "tester", NOW)
         (offer,) = downlink.offer(concentrator.pk, 10, NOW)
         since_s = int((NOW + 2 * HALF_HOUR).timestamp())
         assert Receiver.of(device).open(offer.octets)[2] == [5, command.pk, 15, since_s]
 
     def test_it_is_an_hour_ahead_where_both_begin_anew_unless_somebody_says_when(self, device: Device) -> None:
-        (command,) = intervals.enqueue([device.meter], 60, None, "tester", NOW + timedelta(minutes=7))
+        (command,) = capture_period.enqueue([device.meter], 60, None, "tester", NOW + timedelta(minutes=7))
         assert command.parameters == {"interval_minutes": 60, "from_s": int((NOW + timedelta(hours=2)).timestamp())}
 
     @pytest.mark.parametrize(
@@ -80,20 +82,20 @@ class TestTelling:
     )
     def test_what_cannot_be_is_refused(self, device: Device, minutes: int, start: datetime | None, reason: str) -> None:
         with pytest.raises(IntervalError, match=reason.replace("+", r"\+")):
-            intervals.enqueue([device.meter], minutes, start, "tester", NOW)
+            capture_period.enqueue([device.meter], minutes, start, "tester", NOW)
         assert not Command.objects.exists()
 
     def test_one_at_a_time(self, device: Device) -> None:
-        intervals.enqueue([device.meter], 15, None, "tester", NOW)
+        capture_period.enqueue([device.meter], 15, None, "tester", NOW)
         with pytest.raises(IntervalError, match="being told another length"):
-            intervals.enqueue([device.meter], 60, None, "tester", NOW)
+            capture_period.enqueue([device.meter], 60, None, "tester", NOW)
 
 
 class TestChange:
     def test_the_length_that_held_at_its_start_is_an_intervals(
         self, concentrator: Concentrator, device: Device
     ) -> None:
-        intervals.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
         quarter = timedelta(minutes=15)
         late = [frame(device, SINCE - HALF_HOUR), frame(device, SINCE), frame(device, SINCE + quarter)]
         assert judged(concentrator, late) == {"accepted": 3}
@@ -102,7 +104,7 @@ class TestChange:
 
     def test_it_reaches_workers_that_keep_meters_in_memory(self, concentrator: Concentrator, device: Device) -> None:
         assert judged(concentrator, [frame(device, START)]) == {"accepted": 1}
-        intervals.change([Change(device.meter.pk, 10, SINCE)], NOW)
+        capture_period.change([Change(device.meter.pk, 10, SINCE)], NOW)
         assert judged(concentrator, [frame(device, SINCE + timedelta(minutes=10))]) == {"accepted": 1}
 
     def test_what_was_taken_for_the_old_length_moves_with_its_totals(
@@ -111,7 +113,7 @@ class TestChange:
         (other,) = commission(1, concentrator)
         starts = [SINCE - HALF_HOUR, SINCE, SINCE + HALF_HOUR]
         judged(concentrator, [frame(one, at) for one in (device, other) for at in starts])
-        intervals.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
         assert lengths(device) == {starts[0]: 30, starts[1]: 15, starts[2]: 15}
         assert kept_totals() == [
             (starts[0], 30, 200, 1),  # the other one was commissioned just now
@@ -124,7 +126,7 @@ class TestChange:
 
     def test_gaps_are_in_the_length_of_their_time(self, concentrator: Concentrator, device: Device) -> None:
         register = Register.objects.get(obis_code=INTERVAL)
-        intervals.change(
+        capture_period.change(
             [
                 Change(device.meter.pk, 15, SINCE),
             ],
@@ -147,20 +149,20 @@ class TestChange:
         )
 
     def test_changes_follow_one_another(self, device: Device) -> None:
-        intervals.change([Change(device.meter.pk, 15, SINCE)], NOW)
-        intervals.change([Change(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
+        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([Change(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
         rows = EarlierLength.objects.order_by("valid_to").values_list("interval_minutes", "valid_from", "valid_to")
         assert list(rows) == [(30, None, SINCE), (15, SINCE, SINCE + 2 * HALF_HOUR)]
         with pytest.raises(IntervalError, match="changes at"):
-            intervals.change([Change(device.meter.pk, 30, SINCE)], NOW)
+            capture_period.change([Change(device.meter.pk, 30, SINCE)], NOW)
 
     def test_the_database_holds_one_length_at_a_time(self, device: Device) -> None:
-        intervals.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
         with pytest.raises(IntegrityError, match="earlier_length_one_at_a_time"), transaction.atomic():
             EarlierLength.objects.create(meter=device.meter, interval_minutes=60, valid_to=SINCE + HALF_HOUR)
 
     def test_before_its_commissioning_a_meter_has_no_length(self, device: Device) -> None:
-        intervals.change([Change(device.meter.pk, 15, START)], NOW)
+        capture_period.change([Change(device.meter.pk, 15, START)], NOW)
         assert not EarlierLength.objects.exists()
         device.meter.refresh_from_db()
         assert device.meter.interval_minutes == 15
@@ -170,7 +172,7 @@ class TestChange:
         for number in (1, 20):
             devices = commission(number, concentrator)
             with counting() as statements:
-                intervals.change([Change(device.meter.pk, 15, SINCE) for device in devices], NOW)
+                capture_period.change([Change(device.meter.pk, 15, SINCE) for device in devices], NOW)
             found.append(len(statements))
         assert found[0] == found[1]
 
@@ -184,10 +186,10 @@ class TestConfirming:
         self, concentrator: Concentrator, device: Device
     ) -> None:
         command = told(device)
-        assert intervals.enter_confirmed(NOW) == 0
+        assert capture_period.enter_confirmed(NOW) == 0
         self.confirm(concentrator, device, command)
-        assert intervals.enter_confirmed(NOW) == 1
-        assert intervals.enter_confirmed(NOW) == 0
+        assert capture_period.enter_confirmed(NOW) == 1
+        assert capture_period.enter_confirmed(NOW) == 0
         device.meter.refresh_from_db()
         command.refresh_from_db()
         assert (device.meter.interval_minutes, command.state) == (15, CommandState.DONE)
@@ -195,7 +197,7 @@ class TestConfirming:
 
     def test_a_refusal_changes_nothing(self, concentrator: Concentrator, device: Device) -> None:
         self.confirm(concentrator, device, told(device), done=False)
-        assert intervals.enter_confirmed(NOW) == 0
+        assert capture_period.enter_confirmed(NOW) == 0
         device.meter.refresh_from_db()
         assert device.meter.interval_minutes == 30
 
@@ -209,7 +211,7 @@ class TestConfirming:
         assert judged(concentrator, [frame(device, at) for at in starts]) == {"accepted": 5}
         if answers:
             self.confirm(concentrator, device, command)
-        assert intervals.enter_confirmed(NOW) == 1
+        assert capture_period.enter_confirmed(NOW) == 1
         assert lengths(device) == {at: 30 if at < SINCE else 15 for at in starts}
         assert [row[:2] for row in kept_totals()] == [(at, 30 if at < SINCE else 15) for at in starts]
         assert totals.compare(START, NOW) == []
@@ -223,15 +225,15 @@ class TestConfirming:
 
     def test_an_expired_command_still_may_be_confirmed(self, concentrator: Concentrator, device: Device) -> None:
         command = told(device)
-        assert commands.expire(NOW + timedelta(days=2)) == 1
+        assert queue.expire(NOW + timedelta(days=2)) == 1
         self.confirm(concentrator, device, command)
-        assert intervals.enter_confirmed(NOW) == 1
+        assert capture_period.enter_confirmed(NOW) == 1
 
     def test_a_change_by_hand_meanwhile_stands(self, concentrator: Concentrator, device: Device) -> None:
         command = told(device)
-        intervals.change([Change(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
+        capture_period.change([Change(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
         self.confirm(concentrator, device, command)
-        assert intervals.enter_confirmed(NOW) == 1
+        assert capture_period.enter_confirmed(NOW) == 1
         device.meter.refresh_from_db()
         assert device.meter.interval_minutes == 60
 
@@ -240,7 +242,7 @@ def test_no_query_is_added_to_an_uplink_of_meters_that_are_known(concentrator: C
     found = []
     for number in range(3):
         if number == 1:
-            intervals.change([Change(device.meter.pk, 15, SINCE)], NOW)
+            capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
             judged(concentrator, [frame(device, SINCE)])
         with counting() as statements:
             assigned.assigned_meters({device.title})

@@ -7,9 +7,9 @@ from django.utils import timezone
 
 from concentrators import tasks
 from concentrators.models import Command, Concentrator
-from keyvault import provisioning
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter
-from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import commission
 from tests.concentrators.test_downlink import read_now
 

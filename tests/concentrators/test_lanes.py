@@ -5,14 +5,14 @@ from datetime import datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from concentrators import commands, downlink
-from concentrators.commands import Answer, Request, Said
+from concentrators.commands import downlink, queue
+from concentrators.commands.queue import Answer, Request, Said
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
-from keyvault import epochs, provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.cose.structures import parse_frame
+from keyvault.device_keys import epochs, provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey
 from tests.builders import senml_payload
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
 from tests.concentrators.obedient import DONE, LATE, Receiver, answer
@@ -134,7 +134,7 @@ class TestFailed:
 class TestClock:
     @pytest.fixture
     def command(self, device: Device) -> Command:
-        return commands.enqueue([Request(device.meter, CommandKind.SET_CLOCK, {})], "tester", NOW)[0]
+        return queue.enqueue([Request(device.meter, CommandKind.SET_CLOCK, {})], "tester", NOW)[0]
 
     def test_each_time_it_is_fetched_the_time_is_another(
         self, concentrator: Concentrator, device: Device, command: Command
@@ -170,7 +170,7 @@ class TestClock:
         now, rests = NOW, []
         for _ in range(6):
             assert offered(concentrator, now)
-            commands.answered([Answer(device.meter.pk, command.pk, Said.LATE)], now)
+            queue.answered([Answer(device.meter.pk, command.pk, Said.LATE)], now)
             command.refresh_from_db()
             rests.append(max(0, int((command.next_attempt_at - now).total_seconds()) // 60))
             now = max(now, command.next_attempt_at) + timedelta(seconds=1)
@@ -267,7 +267,7 @@ def test_the_algorithm_is_of_the_key_so_a_third_key_comes_as_the_second_did(
     """The meter goes from algorithm 10 to 11; its transfer key stays what it was made with."""
     receiver = Receiver.of(device)
     for epoch, algorithm in ((2, 11), (3, None), (4, 10)):
-        (command,) = commands.enqueue_keys([device.meter], "tester", NOW, algorithm)
+        (command,) = queue.enqueue_keys([device.meter], "tester", NOW, algorithm)
         octets = offered(concentrator)[command.pk]
         assert parse_frame(octets).alg == 30
         device = receiver.renewed(octets)

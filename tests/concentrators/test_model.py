@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from concentrators import totals
 from concentrators.models import IntervalTotal
+from concentrators.totals import totals
 from tests.concentrators.fleet import (
     HALF_HOUR_S,
     START_S,

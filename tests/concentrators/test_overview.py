@@ -8,11 +8,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from concentrators import tokens
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator
 from keyvault.models import DeviceKey
 from meters.models import Place
-from meters.registry import install
+from meters.registry.lookup import install
 from tests.concentrators import fleet
 from tests.factories import ConcentratorFactory, MeterFactory
 

@@ -9,10 +9,11 @@ from django.db import InternalError, OperationalError, ProgrammingError
 from psycopg.errors import DiskFull, LockNotAvailable, ReadOnlySqlTransaction, UndefinedColumn
 from pytest_django import Settings
 
-from concentrators import piecewise, tasks, turns, uplinks
+from concentrators import tasks
+from concentrators.ingest import dispatch, quarantine, uplink_state
+from concentrators.ingest.verification import TransientError
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
-from concentrators.verification import TransientError
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 from meters.contents.plain import PlainReader
 from tests.concentrators.fleet import Device, commission, evidence, outcome, post, readings_of, usual
 
@@ -54,9 +55,9 @@ def work(uplink: Uplink) -> None:
     """The sweep claims it, and a worker begins: it may die."""
     uplink.refresh_from_db()
     if uplink.claims:
-        assert uplinks.claim_overdue(uplink.due_at) == [uplink.pk]
+        assert uplink_state.claim_overdue(uplink.due_at) == [uplink.pk]
     with suppress(SystemExit, TransientError):
-        turns.verify_in_turn(uplink.pk)
+        dispatch.verify_in_turn(uplink.pk)
     uplink.refresh_from_db()
 
 
@@ -68,7 +69,7 @@ def test_the_frame_at_which_all_die_is_parked_and_all_others_are_judged(
     deadly(error)
     work(uplink)
     assert (uplink.claims, uplink.begun, uplink.verified_at) == (0, 0, None)  # the usual way notes nothing
-    assert uplinks.claim_overdue(uplink.due_at) == [uplink.pk]
+    assert uplink_state.claim_overdue(uplink.due_at) == [uplink.pk]
     for tries in range(20):
         work(uplink)
         if uplink.verified_at is not None:
@@ -88,10 +89,10 @@ def test_what_was_in_the_same_lot_is_verified_all_the_same(concentrator: Concent
     innocent = post(concentrator, [b"garbage"])
     deadly(SystemExit("killed"))
     work(uplink)
-    assert set(uplinks.claim_overdue(uplink.due_at + timedelta(seconds=1))) == {uplink.pk, innocent.pk}
+    assert set(uplink_state.claim_overdue(uplink.due_at + timedelta(seconds=1))) == {uplink.pk, innocent.pk}
     for _ in range(2):
         with suppress(SystemExit):
-            turns.verify_in_turn(innocent.pk)
+            dispatch.verify_in_turn(innocent.pk)
     innocent.refresh_from_db()
     assert innocent.verified_at is not None
 
@@ -100,11 +101,11 @@ def test_an_honest_uplink_is_the_same_piece_by_piece(concentrator: Concentrator)
     (device,) = commission(1, concentrator)
     frames = [device.frame(n % 48, counter=n) for n in range(48)] + [b"garbage"] * 30
     uplink = post(concentrator, [*frames, frames[0]])
-    piecewise.verify(uplink.pk)
+    quarantine.verify(uplink.pk)
     uplink.refresh_from_db()
     assert outcome(uplink) == {"accepted": 48, "duplicate": 1, "malformed": 30}
     assert len(readings_of(device)) == 48
-    piecewise.verify(uplink.pk)  # it has its verdicts
+    quarantine.verify(uplink.pk)  # it has its verdicts
 
 
 @pytest.mark.parametrize(
@@ -122,23 +123,23 @@ def test_what_says_nothing_of_the_frames_counts_for_nothing(
     concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     _, uplink = poisoned(concentrator)
-    uplinks.claim_overdue(uplink.due_at)
+    uplink_state.claim_overdue(uplink.due_at)
 
     def gone(*args: object, **kwargs: object) -> None:
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("concentrators.verification.judge", gone)
-        patched.setattr("concentrators.piecewise.judge", gone)
+        patched.setattr("concentrators.ingest.verification.judge", gone)
+        patched.setattr("concentrators.ingest.quarantine.judge", gone)
         for _ in range(6):
             work(uplink)
         assert (uplink.begun, uplink.attempts) == (0, 0)
         with pytest.raises(TransientError):
-            piecewise.verify(uplink.pk)
+            quarantine.verify(uplink.pk)
         uplink.refresh_from_db()
         assert uplink.progress is not None
         assert uplink.progress["tries"] == 0
-    piecewise.verify(uplink.pk)
+    quarantine.verify(uplink.pk)
     uplink.refresh_from_db()
     assert outcome(uplink) == {"accepted": 41, "malformed": 109}
 

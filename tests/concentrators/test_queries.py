@@ -5,11 +5,11 @@ import secrets
 
 import pytest
 
-from concentrators import assigned, judging, reception, verification
+from concentrators.failures.kinds import FailureKind
+from concentrators.ingest import assigned, judging, reception, verification
 from concentrators.models import Concentrator, Uplink
-from concentrators.verdicts import FailureKind
-from keyvault import provisioning
 from keyvault.cose.structures import encode_sequence
+from keyvault.device_keys import provisioning
 from keyvault.models import KeyState
 from meters.models import MeterStatus
 from tests.builders import senml_payload

@@ -11,14 +11,15 @@ import pytest
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
-from concentrators import judging, reception, totals, verification
-from concentrators.acknowledgement import acknowledge
-from concentrators.assignments import assign
-from concentrators.failure_queries import FailureSelection
+from concentrators.failures.acknowledgement import acknowledge
+from concentrators.failures.queries import FailureSelection
+from concentrators.fleet.assignments import assign
+from concentrators.ingest import judging, reception, verification
 from concentrators.models import Concentrator, IntervalTotal, Uplink
-from keyvault import provisioning
-from keyvault.audit import Actor
+from concentrators.totals import totals
+from keyvault.audit.chain import Actor
 from keyvault.cose.structures import encode_sequence
+from keyvault.device_keys import provisioning
 from keyvault.models import KeyState
 from keyvault.opening import save_counters
 from tests.concentrators.fleet import NOW, START, WINDOW, commission, outcome, post, readings_of

@@ -13,9 +13,9 @@ import pytest
 import zstandard
 from pytest_django import Settings
 
-from concentrators import reception, uplinks
+from concentrators.ingest import reception, uplink_state
+from concentrators.ingest.reception import UnknownEncodingError, UplinkError, UplinkTooLargeError
 from concentrators.models import Concentrator, Uplink
-from concentrators.reception import UnknownEncodingError, UplinkError, UplinkTooLargeError
 from keyvault.cose.structures import encode_sequence
 from tests.concentrators.fleet import NOW, commission, judged
 
@@ -133,7 +133,7 @@ class TestReceive:
 
         Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
         assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1)) == first
-        assert uplinks.purge(NOW + timedelta(days=31)) == 1
+        assert uplink_state.purge(NOW + timedelta(days=31)) == 1
         again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31))
         assert again.uplink_id != first.uplink_id
 
@@ -146,7 +146,7 @@ class TestReceive:
 
         def insert_then_purge(*args: Any) -> int | None:
             uplink_id = insert(*args)
-            uplinks.purge(NOW + timedelta(days=31))
+            uplink_state.purge(NOW + timedelta(days=31))
             return uplink_id
 
         monkeypatch.setattr(reception, "_insert", insert_then_purge)
@@ -157,7 +157,7 @@ class TestReceive:
     def test_a_body_posted_again_after_its_purge_is_judged_again(self, concentrator: Concentrator) -> None:
         frames = [commission(1, concentrator)[0].frame(0)]
         assert judged(concentrator, frames) == {"accepted": 1}
-        uplinks.purge(NOW + timedelta(days=31))
+        uplink_state.purge(NOW + timedelta(days=31))
         assert judged(concentrator, frames, NOW + timedelta(days=31)) == {"replayed": 1}
 
     @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from pytest_django import Settings
 
-from concentrators import resends, tasks
-from concentrators.commands import DownlinkError
+from concentrators import tasks
+from concentrators.commands import gap_recovery
+from concentrators.commands.gap_recovery import Outcome, Selection
+from concentrators.commands.queue import DownlinkError
 from concentrators.models import Command, CommandState, Concentrator
-from concentrators.resends import Outcome, Selection
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord
 from meters.models import Meter, MeterStatus, Register
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, NOW, START, START_S, Device, commission, judged
@@ -43,7 +44,7 @@ def device(concentrator: Concentrator) -> Device:
 
 def ask(selection: Selection = EVERYTHING, end: datetime = END, *, dry_run: bool = False) -> Outcome:
     register = Register.objects.get(obis_code=INTERVAL)
-    return resends.ask(selection, register, START - timedelta(days=5), end, ACTOR, NOW, dry_run=dry_run)
+    return gap_recovery.ask(selection, register, START - timedelta(days=5), end, ACTOR, NOW, dry_run=dry_run)
 
 
 def asked() -> list[tuple[int, int]]:
@@ -79,9 +80,9 @@ def test_what_a_meter_has_answered_is_not_asked_again_by_itself(
 def test_a_person_may_ask_one_meter_again_for_what_it_has_answered(device: Device) -> None:
     ask()
     register = Register.objects.get(obis_code=INTERVAL)
-    assert resends.ask_one(device.meter, register, START, END, "tester", NOW) == []
+    assert gap_recovery.ask_one(device.meter, register, START, END, "tester", NOW) == []
     Command.objects.update(state=CommandState.DONE)
-    assert len(resends.ask_one(device.meter, register, START, END, "tester", NOW)) == 2
+    assert len(gap_recovery.ask_one(device.meter, register, START, END, "tester", NOW)) == 2
 
 
 def test_of_a_gap_that_has_grown_only_the_new_part_is_asked_for(device: Device) -> None:
@@ -144,7 +145,7 @@ class TestSchedule:
         devices = fleet(30, concentrator)
         for hour in range(24):
             now = (NOW + timedelta(days=1)).replace(hour=hour)  # a day of which all intervals are over
-            resends.ask_by_schedule(now)
+            gap_recovery.ask_by_schedule(now)
             mine = {device.meter.pk for device in devices if device.meter.pk % 24 == hour}
             given = Command.objects.filter(meter__in=mine)
             assert given.count() == len(mine)
@@ -163,7 +164,7 @@ class TestSchedule:
             rounds.append(now)
             return Outcome()
 
-        monkeypatch.setattr(resends, "ask_by_schedule", ask_by_schedule)
+        monkeypatch.setattr(gap_recovery, "ask_by_schedule", ask_by_schedule)
         tasks.resend_gaps()
         assert len(rounds) == wanted
 

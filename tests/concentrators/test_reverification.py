@@ -14,18 +14,20 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
-from concentrators import reverification, totals, uplinks, verification
-from concentrators.judging import Delivery, Verdicts, judge
+from concentrators.failures.kinds import WAITING
+from concentrators.ingest import reverification, verification
+from concentrators.ingest import uplink_state as uplinks
+from concentrators.ingest.judging import Delivery, Verdicts, judge
+from concentrators.ingest.reverification import ready, verify_again, verify_all_again, waiting_uplinks
+from concentrators.ingest.verification import TransientError
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
-from concentrators.reverification import ready, verify_again, verify_all_again, waiting_uplinks
-from concentrators.verdicts import WAITING
-from concentrators.verification import TransientError
-from keyvault import masterkey
-from keyvault.counterrows import Care
-from keyvault.masterkey import MasterKeyError
+from concentrators.totals import totals
+from keyvault import master_key
+from keyvault.device_keys.provisioning import NewKey, provision_stored
+from keyvault.master_key import MasterKeyError
 from keyvault.models import AuditRecord, DeviceKey
 from keyvault.opening import Frames
-from keyvault.provisioning import NewKey, provision_stored
+from keyvault.replay_window_store import Care
 from meters.contents.plain import PlainReader
 from meters.models import Meter
 from tests.concentrators.fleet import (
@@ -260,7 +262,7 @@ def test_without_the_master_key_nothing_moves(concentrator: Concentrator, monkey
         raise MasterKeyError("the token does not answer")
 
     with monkeypatch.context() as broken:
-        broken.setattr(masterkey, "current", away)
+        broken.setattr(master_key, "current", away)
         with pytest.raises(TransientError, match="the token does not answer"):
             verify_again(uplink.pk)
         with pytest.raises(CommandError, match="run the command again"):

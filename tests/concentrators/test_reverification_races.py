@@ -13,15 +13,18 @@ import pytest
 from django.db import IntegrityError, connection
 from pytest_django import DjangoDbBlocker
 
-from concentrators import reverification, totals, verification
-from concentrators.judging import Verdicts, judge
+from concentrators.ingest import reverification, verification
+from concentrators.ingest.judging import Verdicts, judge
+from concentrators.ingest.reverification import verify_again, verify_all_again, waiting_uplinks
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, Uplink
-from concentrators.reverification import verify_again, verify_all_again, waiting_uplinks
-from keyvault import audit, shipmentfile, shipments
-from keyvault.audit import Actor
+from concentrators.totals import totals
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import shipment_file as shipmentfile
+from keyvault.device_keys import shipments
+from keyvault.device_keys.provisioning import NewKey, ProvisioningError, provision_stored
+from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey, ProvisioningError, provision_stored
-from keyvault.transport import TransportKey
 from tests.concentrators.fleet import NOW, WINDOW, Device, outcome, post, readings_of, tallies
 from tests.concentrators.test_model import flipped
 from tests.concentrators.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
@@ -166,4 +169,4 @@ def test_one_shipment_imported_twice_at_once(concentrator: Concentrator, tmp_pat
         uplink = waiting(concentrator, [device.frame(0) for device in devices])
         uplink.refresh_from_db()
         assert outcome(uplink) == {"accepted": 20}
-    audit.verify()
+    chain.verify()

@@ -8,8 +8,9 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from concentrators import shares, tokens, turns, verification
-from concentrators.judging import Verdicts
+from concentrators.fleet import tokens
+from concentrators.ingest import dispatch, shares, verification
+from concentrators.ingest.judging import Verdicts
 from concentrators.models import Concentrator, FailureTally, Uplink
 from keyvault.cose.structures import encode_sequence
 from tests.concentrators.fleet import Device, commission, outcome, post
@@ -87,7 +88,7 @@ def test_beyond_the_allowance_a_concentrator_comes_last_and_its_honest_meters_ar
     assert (behind.status_code, before.status_code) == (202, 202)
     order = list(Uplink.objects.order_by("due_at").values_list("pk", flat=True))
     assert order == [before.json()["uplink"], behind.json()["uplink"]]
-    assert turns.verify_in_turn(before.json()["uplink"]) is None
+    assert dispatch.verify_in_turn(before.json()["uplink"]) is None
     assert outcome(Uplink.objects.get(pk=behind.json()["uplink"])) == {"accepted": 1, "unknown_device": 1}
 
 
@@ -107,7 +108,7 @@ def test_a_flood_of_one_does_not_hold_up_the_lots_of_others(
     concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty uplinks of a flood came first, each a lot of its own; nobody else waits for more than one of them."""
-    monkeypatch.setattr(turns, "_FRAMES_TOGETHER", 4)
+    monkeypatch.setattr(dispatch, "_FRAMES_TOGETHER", 4)
     flood = [post(concentrator, [stranger(10 * n + m) for m in range(4)]) for n in range(30)]
     honest: list[tuple[Device, Uplink]] = []
     for _ in range(5):
@@ -122,7 +123,7 @@ def test_a_flood_of_one_does_not_hold_up_the_lots_of_others(
         return verify(lot)
 
     monkeypatch.setattr(verification, "verify_together", note_and_verify)
-    assert turns.verify_in_turn(flood[0].pk) is None
+    assert dispatch.verify_in_turn(flood[0].pk) is None
     theirs = {uplink.pk for _, uplink in honest}
     last = max(number for number, lot in enumerate(lots) if theirs.intersection(lot))
     assert sum(not theirs.intersection(lot) for lot in lots[:last]) <= 2

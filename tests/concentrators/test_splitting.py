@@ -10,10 +10,11 @@ from django.utils import timezone
 from psycopg.errors import InsufficientPrivilege
 from pytest_django import Settings
 
-from concentrators import judging, totals, uplinks, verification
+from concentrators.failures.kinds import Severity
+from concentrators.ingest import judging, uplink_state, verification
+from concentrators.ingest.verification import TransientError
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
-from concentrators.verdicts import Severity
-from concentrators.verification import TransientError
+from concentrators.totals import totals
 from keyvault.models import DeviceKey
 from meters.contents.plain import PlainReader
 from tests.concentrators.fleet import NOW, WINDOW, commission, evidence, outcome, post, readings_of, usual
@@ -58,7 +59,7 @@ def test_exactly_the_frame_at_fault_is_parked(concentrator: Concentrator, poison
         assert delay <= uplink.due_at - before <= delay + timedelta(seconds=5)
         assert not IntegrityFailure.objects.exists()
         assert readings_of(devices[0]) == {}
-        assert uplinks.claim_overdue(uplink.due_at) == [uplink.pk]
+        assert uplink_state.claim_overdue(uplink.due_at) == [uplink.pk]
 
     verdicts = verification.verify(uplink.pk)
     uplink.refresh_from_db()

@@ -6,12 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from concentrators import totals, verification
+from concentrators.ingest import verification
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
+from concentrators.totals import totals
+from keyvault.device_keys.provisioning import set_key_state
 from keyvault.models import KeyState
-from keyvault.provisioning import set_key_state
-from meters import readings
 from meters.models import MeterEvent, Reading
+from meters.readings import store
 from meters.values import NewValue
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (
@@ -139,14 +140,14 @@ def test_one_that_cannot_be_processed_holds_up_no_other(
     concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uplinks = [post(concentrator, [device.frame(n)]) for n in range(3)]
-    copy = readings.copy_readings
+    copy = store.copy_readings
 
     def choke(rows: list[NewValue]) -> None:
         if any(uplink_id == uplinks[1].pk for _, _, uplink_id in rows):
             raise ZeroDivisionError
         copy(rows)
 
-    monkeypatch.setattr(readings, "copy_readings", choke)
+    monkeypatch.setattr(store, "copy_readings", choke)
     verification.verify_together([uplink.pk for uplink in uplinks])
     for uplink in uplinks:
         uplink.refresh_from_db()

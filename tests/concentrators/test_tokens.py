@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from concentrators import tokens
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken
 
 pytestmark = pytest.mark.django_db

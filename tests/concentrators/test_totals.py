@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from concentrators import totals
 from concentrators.models import Concentrator, IntervalTotal
-from concentrators.totals import Difference
+from concentrators.totals import totals
+from concentrators.totals.totals import Difference
 from meters.models import Register
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (

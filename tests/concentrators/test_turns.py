@@ -9,8 +9,8 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.core.sql import fetch_rows
-from concentrators import turns, verification
-from concentrators.judging import Verdicts
+from concentrators.ingest import dispatch, verification
+from concentrators.ingest.judging import Verdicts
 from concentrators.models import Concentrator, Uplink
 from tests.concentrators.fleet import Device, commission, outcome, post
 from tests.factories import ConcentratorFactory
@@ -45,7 +45,7 @@ def turn_elsewhere(concentrator: Concentrator) -> Iterator[None]:
     ready, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        fetch_rows("SELECT pg_advisory_lock(%s, %s)", turns._LOCK, concentrator.pk)
+        fetch_rows("SELECT pg_advisory_lock(%s, %s)", dispatch._LOCK, concentrator.pk)
         ready.set()
         over.wait(30)
         connection.close()
@@ -68,20 +68,20 @@ def outcomes() -> Counter[str]:
 
 def test_one_task_verifies_all_that_waits(concentrator: Concentrator, device: Device) -> None:
     uplinks = [post(concentrator, [device.frame(n)]) for n in range(120)]
-    assert turns.verify_in_turn(uplinks[60].pk) is None
+    assert dispatch.verify_in_turn(uplinks[60].pk) is None
     assert unverified() == 0
 
 
 def test_uplinks_of_other_concentrators_go_along(concentrator: Concentrator, device: Device) -> None:
     uplinks = [post(ConcentratorFactory.create(), [device.frame(n)]) for n in range(250)]
-    assert turns.verify_in_turn(uplinks[200].pk) is None
+    assert dispatch.verify_in_turn(uplinks[200].pk) is None
     assert unverified() == 0
 
 
 def test_lots_are_bounded(concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     lots: list[list[int]] = []
     verify = verification.verify_together
-    monkeypatch.setattr(turns, "_FRAMES_TOGETHER", 4)
+    monkeypatch.setattr(dispatch, "_FRAMES_TOGETHER", 4)
 
     def note_and_verify(lot: list[int]) -> dict[int, Verdicts]:
         lots.append(lot)
@@ -90,7 +90,7 @@ def test_lots_are_bounded(concentrator: Concentrator, device: Device, monkeypatc
     monkeypatch.setattr(verification, "verify_together", note_and_verify)
     sizes = [3, 1, 1, 5, 2, 2, 1]
     uplinks = [post(concentrator, [device.frame(10 * n + m) for m in range(size)]) for n, size in enumerate(sizes)]
-    assert turns.verify_in_turn(uplinks[0].pk) is None
+    assert dispatch.verify_in_turn(uplinks[0].pk) is None
     assert [[[one.pk for one in uplinks].index(pk) for pk in lot] for lot in lots] == [[0, 1], [2], [3], [4, 5], [6]]
 
 
@@ -98,17 +98,17 @@ def test_what_another_worker_is_at_is_passed_over(
     concentrator: Concentrator, device: Device, turn_elsewhere: None
 ) -> None:
     theirs = post(concentrator, [device.frame(1)])
-    assert turns.verify_in_turn(theirs.pk) is None
+    assert dispatch.verify_in_turn(theirs.pk) is None
     assert unverified() == 1
     post(ConcentratorFactory.create(), [device.frame(2)])
-    assert turns.verify_in_turn(theirs.pk) is None
+    assert dispatch.verify_in_turn(theirs.pk) is None
     assert list(Uplink.objects.filter(verified_at=None)) == [theirs]
 
 
 def test_the_turn_is_given_back(concentrator: Concentrator, device: Device) -> None:
     for n in range(3):
-        assert turns.verify_in_turn(post(concentrator, [device.frame(n)]).pk) is None
-    held = fetch_rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", turns._LOCK)
+        assert dispatch.verify_in_turn(post(concentrator, [device.frame(n)]).pk) is None
+    held = fetch_rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", dispatch._LOCK)
     assert held == [(0,)]
 
 
@@ -116,12 +116,12 @@ def test_a_long_turn_ends_and_names_what_is_next(
     concentrator: Concentrator, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uplinks = [post(concentrator, [device.frame(n)]) for n in range(4)]
-    monkeypatch.setattr(turns, "_WORK_S", 0.0)
-    monkeypatch.setattr(turns, "_FRAMES_TOGETHER", 1)
+    monkeypatch.setattr(dispatch, "_WORK_S", 0.0)
+    monkeypatch.setattr(dispatch, "_FRAMES_TOGETHER", 1)
     following: int | None = uplinks[0].pk
     for left in (3, 2, 1, 0):
         assert following is not None
-        following = turns.verify_in_turn(following)
+        following = dispatch.verify_in_turn(following)
         assert unverified() == left
     assert following is None
 
@@ -129,17 +129,17 @@ def test_a_long_turn_ends_and_names_what_is_next(
 def test_an_uplink_that_failed_before_does_not_hold_up_the_others(concentrator: Concentrator, device: Device) -> None:
     stuck, fresh = post(concentrator, [device.frame(1)]), post(concentrator, [device.frame(2)])
     Uplink.objects.filter(pk=stuck.pk).update(attempts=1)
-    assert turns.verify_in_turn(fresh.pk) is None
+    assert dispatch.verify_in_turn(fresh.pk) is None
     assert list(Uplink.objects.filter(verified_at=None)) == [stuck]
-    assert turns.verify_in_turn(stuck.pk) is None
+    assert dispatch.verify_in_turn(stuck.pk) is None
     assert unverified() == 0
 
 
 def test_a_verified_or_unknown_uplink_is_no_work(concentrator: Concentrator, device: Device) -> None:
     uplink = post(concentrator, [device.frame(1)])
-    assert turns.verify_in_turn(uplink.pk) is None
-    assert turns.verify_in_turn(uplink.pk) is None
-    assert turns.verify_in_turn(2**40) is None
+    assert dispatch.verify_in_turn(uplink.pk) is None
+    assert dispatch.verify_in_turn(uplink.pk) is None
+    assert dispatch.verify_in_turn(2**40) is None
 
 
 def test_many_workers_at_once_leave_nothing(concentrator: Concentrator) -> None:
@@ -151,7 +151,7 @@ def test_many_workers_at_once_leave_nothing(concentrator: Concentrator) -> None:
             for n in range(first, first + 10):
                 uplink = post(concentrator, [device.frame(n) for device in devices])
                 posted.append(uplink.pk)
-                turns.verify_in_turn(uplink.pk)
+                dispatch.verify_in_turn(uplink.pk)
         finally:
             connection.close()
 

@@ -6,9 +6,10 @@ import pytest
 from django.db import IntegrityError, transaction
 from pytest_django import Settings
 
-from concentrators import tasks, uplinks, verification
+from concentrators import tasks
+from concentrators.ingest import uplink_state, verification
+from concentrators.ingest.verification import TransientError
 from concentrators.models import Concentrator, Uplink
-from concentrators.verification import TransientError
 from tests.concentrators.fleet import NOW, Device, commission, post, verified
 from tests.factories import MeterFactory
 
@@ -21,10 +22,10 @@ class TestSweep:
         after = timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S)
         lost = post(concentrator, [b"lost"])
         verified(concentrator, [b"verified"])
-        assert uplinks.claim_overdue(NOW + after - SECOND) == []
-        assert uplinks.claim_overdue(NOW + after) == [lost.pk]
-        assert uplinks.claim_overdue(NOW + after + SECOND) == []
-        assert uplinks.claim_overdue(NOW + 2 * after) == [lost.pk]
+        assert uplink_state.claim_overdue(NOW + after - SECOND) == []
+        assert uplink_state.claim_overdue(NOW + after) == [lost.pk]
+        assert uplink_state.claim_overdue(NOW + after + SECOND) == []
+        assert uplink_state.claim_overdue(NOW + 2 * after) == [lost.pk]
 
     @pytest.mark.parametrize(("age_minutes", "pause_minutes"), [(3, 3), (9, 9), (120, 10)])
     def test_the_pause_grows_with_the_age_up_to_ten_minutes(
@@ -32,9 +33,9 @@ class TestSweep:
     ) -> None:
         lost = post(concentrator, [b"lost"])
         at, pause = NOW + timedelta(minutes=age_minutes), timedelta(minutes=pause_minutes)
-        assert uplinks.claim_overdue(at) == [lost.pk]
-        assert uplinks.claim_overdue(at + pause - SECOND) == []
-        assert uplinks.claim_overdue(at + pause) == [lost.pk]
+        assert uplink_state.claim_overdue(at) == [lost.pk]
+        assert uplink_state.claim_overdue(at + pause - SECOND) == []
+        assert uplink_state.claim_overdue(at + pause) == [lost.pk]
 
     def test_the_task_enqueues_what_is_overdue(self, concentrator: Concentrator, enqueued: list[int]) -> None:
         old = [post(concentrator, [b"%d" % n], NOW - timedelta(days=1)).pk for n in range(3)]
@@ -68,12 +69,12 @@ class TestTask:
 
 
 def test_the_backlog(concentrator: Concentrator) -> None:
-    assert uplinks.backlog() == (0, None)
+    assert uplink_state.backlog() == (0, None)
     verified(concentrator, [b"verified"])
     for n in range(3):
         post(concentrator, [b"%d" % n], NOW - n * SECOND)
-    assert uplinks.backlog() == (3, NOW - 2 * SECOND)
-    assert [uplinks.is_backlog_over(limit) for limit in (0, 2, 3, 100)] == [True, True, False, False]
+    assert uplink_state.backlog() == (3, NOW - 2 * SECOND)
+    assert [uplink_state.is_backlog_over(limit) for limit in (0, 2, 3, 100)] == [True, True, False, False]
 
 
 class TestPurge:
@@ -82,27 +83,27 @@ class TestPurge:
         uplink = verified(concentrator, [device.frame(0), b"garbage"])
         unverified = post(concentrator, [b"unverified"])
         end = NOW + timedelta(days=settings.UPLINK_KEEP_DAYS)
-        assert uplinks.purge(end) == 0
-        assert uplinks.purge(end + SECOND) == 1
+        assert uplink_state.purge(end) == 0
+        assert uplink_state.purge(end + SECOND) == 1
         uplink.refresh_from_db()
         assert (uplink.body, uplink.frames, uplink.accepted, uplink.rejected) == (None, 2, 1, 1)
         unverified.refresh_from_db()
         assert unverified.body is not None
-        assert uplinks.purge(end + SECOND) == 0
+        assert uplink_state.purge(end + SECOND) == 0
 
     def test_octets_whose_frames_wait_for_a_key_stay_longer(
         self, concentrator: Concentrator, settings: Settings
     ) -> None:
         uplink = verified(concentrator, [Device(MeterFactory.create(), bytes(32)).frame(0)])
         assert uplink.waiting == 1
-        assert uplinks.purge(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS) + SECOND) == 0
-        assert uplinks.purge(NOW + timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS) + SECOND) == 1
+        assert uplink_state.purge(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS) + SECOND) == 0
+        assert uplink_state.purge(NOW + timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS) + SECOND) == 1
 
     def test_in_batches(self, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(uplinks, "_PURGE_BATCH", 2)
+        monkeypatch.setattr(uplink_state, "_PURGE_BATCH", 2)
         for n in range(5):
             verified(concentrator, [b"%d" % n])
-        assert uplinks.purge(NOW + timedelta(days=31)) == 5
+        assert uplink_state.purge(NOW + timedelta(days=31)) == 5
         assert not Uplink.objects.filter(body__isnull=False).exists()
 
 

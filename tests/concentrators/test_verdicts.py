@@ -7,12 +7,12 @@ import pytest
 from django.db.models import Sum
 from pytest_django import Settings
 
-from concentrators import totals
+from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal
-from concentrators.verdicts import FailureKind, Severity
-from keyvault import provisioning
+from concentrators.totals import totals
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import make_kid
+from keyvault.device_keys import provisioning
 from meters.models import MeterEvent, Reading, Register
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (

@@ -13,9 +13,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from concentrators import clock_corrections, reverification, reverification_queue, tasks, totals, uplinks
-from concentrators.clock_corrections import ClockError, Found, Wish
-from concentrators.judging import Verdicts
+from concentrators import tasks
+from concentrators.ingest import clock_corrections, reverification, reverification_queue, uplink_state
+from concentrators.ingest.clock_corrections import ClockError, Found, Wish
+from concentrators.ingest.judging import Verdicts
+from concentrators.ingest.reverification import verify_again
+from concentrators.ingest.verification import TransientError
 from concentrators.models import (
     ClockCorrection,
     Concentrator,
@@ -26,14 +29,13 @@ from concentrators.models import (
     Reverification,
     Uplink,
 )
-from concentrators.reverification import verify_again
-from concentrators.verification import TransientError
-from keyvault import masterkey
-from keyvault.audit import Actor
-from keyvault.masterkey import MasterKeyError
+from concentrators.totals import totals
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.master_key import MasterKeyError
 from keyvault.models import AuditRecord, InvocationCounter
-from meters import registry
 from meters.models import Meter, MeterEvent, Reading, Register
+from meters.registry import lookup
 from tests.builders import pack, senml_payload
 from tests.concentrators.fleet import (
     ENERGY,
@@ -184,8 +186,8 @@ class TestUnknownRegister:
         self, concentrator: Concentrator, device: Device, settings: object
     ) -> None:
         verified(concentrator, [with_new_register(device, 1)])
-        assert uplinks.purge(NOW + timedelta(days=179)) == 0
-        assert uplinks.purge(NOW + timedelta(days=181)) == 1
+        assert uplink_state.purge(NOW + timedelta(days=179)) == 0
+        assert uplink_state.purge(NOW + timedelta(days=181)) == 1
 
 
 class TestImplausible:
@@ -232,16 +234,16 @@ class TestRegistry:
     def test_frames_of_a_suspended_meter_wait_until_it_is_resumed(
         self, concentrator: Concentrator, device: Device
     ) -> None:
-        registry.suspend(device.meter)
+        lookup.suspend(device.meter)
         uplink = verified(concentrator, [device.frame(0), device.frame(1)])
         assert outcome(uplink) == {"device_suspended": 2}
         assert again(uplink) == {"device_suspended": 2}
-        registry.resume(device.meter)
+        lookup.resume(device.meter)
         assert judged_by_itself(uplink) == {"accepted": 2}
         assert readings_of(device) == {0: 100, 1: 100}
 
     def test_frames_of_a_retired_meter_do_not_wait(self, concentrator: Concentrator, device: Device) -> None:
-        registry.retire(device.meter, timezone.now())
+        lookup.retire(device.meter, timezone.now())
         uplink = verified(concentrator, [device.frame(0)])
         assert (outcome(uplink), uplink.waiting) == ({"device_suspended": 1}, 0)
 
@@ -260,7 +262,7 @@ class TestRegistry:
     def test_a_change_that_ends_no_waiting_asks_for_nothing(self, device: Device) -> None:
         Reverification.objects.all().delete()
         Meter.objects.update(name="another")
-        registry.suspend(device.meter)
+        lookup.suspend(device.meter)
         assert not Reverification.objects.exists()
 
     def test_what_is_parked_is_tried_once_a_day(
@@ -466,7 +468,7 @@ class TestClock:
         def away() -> None:
             raise MasterKeyError("the token does not answer")
 
-        monkeypatch.setattr(masterkey, "current", away)
+        monkeypatch.setattr(master_key, "current", away)
         with pytest.raises(MasterKeyError):
             clock_corrections.correct(self.wish(), ACTOR, timezone.now())
         slow.refresh_from_db()
@@ -607,7 +609,7 @@ def test_copies_of_a_refused_frame_are_no_new_failures(
 def test_frames_from_before_that_took_no_counter_wait_after_the_migration(
     concentrator: Concentrator, device: Device
 ) -> None:
-    registry.suspend(device.meter)
+    lookup.suspend(device.meter)
     (other,) = commission(1, concentrator)
     uplink = verified(concentrator, [device.frame(0), b"noise", device.frame(1)])
     skewed = verified(concentrator, [other.frame(100)])
@@ -618,7 +620,7 @@ def test_frames_from_before_that_took_no_counter_wait_after_the_migration(
         cursor.execute(migration.REFUSED_BEFORE)
     uplink.refresh_from_db()
     assert (uplink.waiting, uplink.waiting_frames) == (2, {"device_suspended": [0, 2]})
-    registry.resume(device.meter)
+    lookup.resume(device.meter)
     assert judged_by_itself(uplink) == {"accepted": 2, "malformed": 1}
     assert RefusedFrame.objects.get().kind == "clock_skew"
     skewed.refresh_from_db()

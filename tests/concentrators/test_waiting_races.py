@@ -12,14 +12,15 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from concentrators import clock_corrections, reverification_queue, totals, verification
-from concentrators.clock_corrections import Wish
-from concentrators.judging import Verdicts, judge
+from concentrators.ingest import clock_corrections, reverification_queue, verification
+from concentrators.ingest.clock_corrections import Wish
+from concentrators.ingest.judging import Verdicts, judge
+from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
 from concentrators.models import Concentrator, IntegrityFailure, Reverification, Uplink
-from concentrators.reverification import verify_all_again, waiting_uplinks
-from keyvault.audit import Actor
-from meters import registry
+from concentrators.totals import totals
+from keyvault.audit.chain import Actor
 from meters.models import Register
+from meters.registry import lookup
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (
     HALF_HOUR_S,
@@ -111,7 +112,7 @@ def test_registers_and_resumed_meters_come_while_their_frames_are_judged_and_jud
         devices = commission(8, concentrator)
         suspended = [device.meter for device in devices[:4]]
         for meter in suspended:
-            registry.suspend(meter)
+            lookup.suspend(meter)
         frames = [frame(device, code, n) for device in devices for n in range(2)]
         uplinks = [post(concentrator, frames), post(other_concentrator, frames[::-1]), post(concentrator, frames[4:])]
         verification.verify(uplinks[0].pk)
@@ -119,7 +120,7 @@ def test_registers_and_resumed_meters_come_while_their_frames_are_judged_and_jud
             *map(verifying, uplinks[1:]),
             partial(add, code),
             work,
-            *[partial(registry.resume, meter) for meter in suspended],
+            *[partial(lookup.resume, meter) for meter in suspended],
             work,
             partial(verify_all_again, [uplink.pk for uplink in uplinks]),
         )

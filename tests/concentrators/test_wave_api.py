@@ -7,13 +7,13 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from concentrators import waves
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection
 from concentrators.models import Concentrator, RotationWave
-from concentrators.waves import Selection
-from keyvault import provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord
-from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
 
@@ -48,7 +48,7 @@ def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: 
     wave = RotationWave.objects.get()
     told = response.json()
     assert (told["wave"], told["state"], told["meters"], told["waiting"]) == (wave.pk, "running", 3, 3)
-    waves.step(timezone.now())
+    rollouts.step(timezone.now())
     one = client.get(f"{URL}/{wave.pk}").json()
     assert (one["waiting"], one["commands"]) == (2, {"queued": 1})
     assert client.get(URL).json() == [one]
@@ -82,7 +82,7 @@ def test_what_makes_no_sense_is_400_and_begins_nothing(devices: list[Device], bo
 
 
 def test_rights_are_separate(devices: list[Device]) -> None:
-    wave = waves.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
+    wave = rollouts.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
     reader = operator("view_rotationwave")
     assert reader.get(f"{URL}/{wave.pk}").status_code == 200
     assert send(reader, "post", URL, {"name": "x", "everything": True}).status_code == 403
@@ -93,7 +93,7 @@ def test_rights_are_separate(devices: list[Device]) -> None:
 
 def test_moves_that_cannot_be(devices: list[Device]) -> None:
     client = operator("rotate_devicekey", "view_rotationwave")
-    wave = waves.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
+    wave = rollouts.begin("x", Selection(everything=True), Actor("tester", "test"), timezone.now(), 60, 0)
     for body in ({"action": "resume"}, {"action": "stop"}, {}):
         assert send(client, "patch", f"{URL}/{wave.pk}", body).status_code == 400
     assert send(client, "patch", f"{URL}/{wave.pk + 1}", {"action": "pause"}).status_code == 404
@@ -104,7 +104,7 @@ def test_the_list_costs_the_same_for_any_number(devices: list[Device]) -> None:
     client = operator("view_rotationwave")
     costs = []
     for device in devices[:2]:
-        waves.begin("x", Selection([device.title]), Actor("tester", "test"), timezone.now(), 60, 0)
+        rollouts.begin("x", Selection([device.title]), Actor("tester", "test"), timezone.now(), 60, 0)
         with counting() as statements:
             assert client.get(URL).status_code == 200
         costs.append(len(statements))

@@ -8,13 +8,14 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from concentrators import commands, downlink, tasks, waves
+from concentrators import tasks
+from concentrators.commands import downlink, queue, rollouts
+from concentrators.commands.rollouts import Selection, WaveError
 from concentrators.models import Assignment, Command, Concentrator, RotationWave, WaveMeter, WaveState
-from concentrators.waves import Selection, WaveError
-from keyvault import epochs, provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs, provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey, FleetKey
-from keyvault.provisioning import NewKey
 from meters.models import MeterStatus
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
 from tests.concentrators.obedient import Receiver, answer
@@ -33,11 +34,11 @@ def fitted(count: int, concentrator: Concentrator | None) -> list[Device]:
 
 
 def begun(rate: int = 6000, budget: int = 0, selection: Selection = EVERYTHING) -> RotationWave:
-    return waves.begin("spring", selection, ACTOR, timezone.now(), rate, budget)
+    return rollouts.begin("spring", selection, ACTOR, timezone.now(), rate, budget)
 
 
 def chosen(selection: Selection, now: datetime = NOW) -> list[int]:
-    return list(waves.selected(selection, now).values_list("pk", flat=True))
+    return list(rollouts.selected(selection, now).values_list("pk", flat=True))
 
 
 def fetched(concentrator: Concentrator, now: datetime | None = None) -> dict[bytes, downlink.Offer]:
@@ -53,7 +54,7 @@ def state(wave: RotationWave) -> str:
 class TestSelection:
     def test_everything_must_be_said(self) -> None:
         with pytest.raises(WaveError, match="say which meters"):
-            waves.selected(Selection(), NOW)
+            rollouts.selected(Selection(), NOW)
 
     def test_by_title_and_concentrator(self, concentrator: Concentrator, other_concentrator: Concentrator) -> None:
         one, two = fitted(2, concentrator)
@@ -84,7 +85,7 @@ class TestSelection:
         suspended.meter.status = MeterStatus.SUSPENDED
         suspended.meter.save()
         epochs.compromise([DeviceKey.objects.get(system_title=without_transfer.title, epoch=0).pk], ACTOR)
-        commands.enqueue_keys([ordered.meter], "tester", NOW)
+        queue.enqueue_keys([ordered.meter], "tester", NOW)
         assert chosen(EVERYTHING) == [good.meter.pk]
         begun()
         assert chosen(EVERYTHING) == []
@@ -97,52 +98,52 @@ class TestSteps:
         fitted(9, concentrator)
         wave = begun(rate=4)
         now = timezone.now()
-        assert [waves.step(now + n * MINUTE) for n in range(6)] == [1, 1, 1, 1, 0, 0]
+        assert [rollouts.step(now + n * MINUTE) for n in range(6)] == [1, 1, 1, 1, 0, 0]
         Command.objects.update(created_at=now - HOUR)
-        assert waves.step(now + 6 * MINUTE) == 1
-        assert waves.progress(wave) == (9, 4, {"queued": 5})
+        assert rollouts.step(now + 6 * MINUTE) == 1
+        assert rollouts.progress(wave) == (9, 4, {"queued": 5})
 
     def test_a_wave_to_its_end(self, concentrator: Concentrator) -> None:
         devices = fitted(3, concentrator)
         wave = begun()
-        assert waves.step(timezone.now()) == 3
-        assert waves.step(timezone.now()) == 0
+        assert rollouts.step(timezone.now()) == 3
+        assert rollouts.step(timezone.now()) == 0
         assert state(wave) == WaveState.RUNNING
         offers = fetched(concentrator)
         renewed = [Receiver.of(device).renewed(offers[device.title].octets) for device in devices]
         assert judged(concentrator, [device.frame(0) for device in renewed]) == {"accepted": 3}
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         assert state(wave) == WaveState.FINISHED
         assert wave.finished_at is not None
-        assert waves.progress(wave) == (3, 0, {"done": 3})
+        assert rollouts.progress(wave) == (3, 0, {"done": 3})
 
     def test_failures_over_the_budget_stop_it(self, concentrator: Concentrator) -> None:
         devices = fitted(7, concentrator)
         wave = begun(rate=60, budget=1)
         for minute in range(3):
-            waves.step(timezone.now() + minute * MINUTE)
+            rollouts.step(timezone.now() + minute * MINUTE)
         offers = fetched(concentrator, timezone.now() + 4 * MINUTE)
         refusing = [device for device in devices if device.title in offers]
         frames = [answer(d, offers[d.title].number, START_S, done=False) for d in refusing]
         assert judged(concentrator, frames[:1]) == {"accepted": 1}
-        assert waves.step(timezone.now() + 3 * MINUTE) == 1
+        assert rollouts.step(timezone.now() + 3 * MINUTE) == 1
         assert judged(concentrator, frames[1:2]) == {"accepted": 1}
-        assert waves.step(timezone.now() + 4 * MINUTE) == 0
+        assert rollouts.step(timezone.now() + 4 * MINUTE) == 0
         assert state(wave) == WaveState.STOPPED
         with pytest.raises(WaveError, match="its budget must be 2 or more"):
-            waves.resume(wave.pk, ACTOR)
+            rollouts.resume(wave.pk, ACTOR)
         assert state(wave) == WaveState.STOPPED
-        waves.resume(wave.pk, ACTOR, failure_budget=2)
-        assert waves.step(timezone.now() + 5 * MINUTE) == 1
+        rollouts.resume(wave.pk, ACTOR, failure_budget=2)
+        assert rollouts.step(timezone.now() + 5 * MINUTE) == 1
 
     def test_expiry_counts_as_failure(self, concentrator: Concentrator) -> None:
         fitted(2, concentrator)
         wave = begun(budget=1)
-        waves.step(timezone.now())
-        commands.expire(timezone.now() + timedelta(days=8))
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
+        queue.expire(timezone.now() + timedelta(days=8))
+        rollouts.step(timezone.now())
         assert state(wave) == WaveState.STOPPED
-        assert waves.progress(wave).failures == 2
+        assert rollouts.progress(wave).failures == 2
 
     def test_a_meter_that_can_get_no_key_any_more_costs_no_other(self, concentrator: Concentrator) -> None:
         devices = fitted(7, concentrator)
@@ -150,8 +151,8 @@ class TestSteps:
         devices[2].meter.status = MeterStatus.RETIRED
         devices[2].meter.save()
         epochs.compromise([DeviceKey.objects.get(system_title=devices[5].title, epoch=0).pk], ACTOR)
-        assert waves.step(timezone.now()) == 5
-        assert waves.progress(wave) == (5, 0, {"queued": 5})
+        assert rollouts.step(timezone.now()) == 5
+        assert rollouts.progress(wave) == (5, 0, {"queued": 5})
 
     def test_a_fleet_key_that_does_not_open_costs_no_other_wave(
         self, concentrator: Concentrator, caplog: pytest.LogCaptureFixture
@@ -159,9 +160,9 @@ class TestSteps:
         one, other = fitted(2, concentrator)
         changed = provisioning.create_fleet_key("changed")
         FleetKey.objects.update(wrapped=b"changed")
-        waves.begin("one", Selection([one.title]), ACTOR, timezone.now(), 60, 0, fleet_key=changed)
-        waves.begin("other", Selection([other.title]), ACTOR, timezone.now(), 60, 0)
-        assert waves.step(timezone.now()) == 1
+        rollouts.begin("one", Selection([one.title]), ACTOR, timezone.now(), 60, 0, fleet_key=changed)
+        rollouts.begin("other", Selection([other.title]), ACTOR, timezone.now(), 60, 0)
+        assert rollouts.step(timezone.now()) == 1
         assert Command.objects.get().meter == other.meter
         assert "fleet key changed does not open" in caplog.text
         assert [wave.state for wave in RotationWave.objects.all()] == ["running"] * 2
@@ -169,8 +170,8 @@ class TestSteps:
     def test_a_meter_that_got_its_command_elsewhere_keeps_that(self, concentrator: Concentrator) -> None:
         one, other = fitted(2, concentrator)
         wave = begun()
-        (command,) = commands.enqueue_keys([one.meter], "tester", timezone.now())
-        assert waves.step(timezone.now()) == 2
+        (command,) = queue.enqueue_keys([one.meter], "tester", timezone.now())
+        assert rollouts.step(timezone.now()) == 2
         assert WaveMeter.objects.get(wave=wave, meter=one.meter).command == command
         assert Command.objects.count() == 2
         assert WaveMeter.objects.get(wave=wave, meter=other.meter).command is not None
@@ -181,7 +182,7 @@ class TestSteps:
             fitted(size, concentrator)
             wave = begun()
             with counting() as statements:
-                assert waves.step(timezone.now()) == size
+                assert rollouts.step(timezone.now()) == size
             costs.append(len(statements))
             RotationWave.objects.filter(pk=wave.pk).update(state=WaveState.FINISHED)
         assert costs[0] == costs[1]
@@ -191,35 +192,35 @@ class TestMoves:
     def test_pause_and_resume(self, concentrator: Concentrator) -> None:
         fitted(2, concentrator)
         wave = begun(rate=60)
-        waves.step(timezone.now())
-        waves.pause(wave.pk, ACTOR)
-        assert waves.step(timezone.now() + MINUTE) == 0
+        rollouts.step(timezone.now())
+        rollouts.pause(wave.pk, ACTOR)
+        assert rollouts.step(timezone.now() + MINUTE) == 0
         with pytest.raises(WaveError, match="is paused"):
-            waves.pause(wave.pk, ACTOR)
-        waves.resume(wave.pk, ACTOR)
-        assert waves.step(timezone.now() + MINUTE) == 1
+            rollouts.pause(wave.pk, ACTOR)
+        rollouts.resume(wave.pk, ACTOR)
+        assert rollouts.step(timezone.now() + MINUTE) == 1
 
     def test_cancelled_is_what_nobody_has_fetched(self, concentrator: Concentrator) -> None:
         devices = fitted(4, concentrator)
         wave = begun()
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         (offer,) = downlink.offer(concentrator.pk, 1, timezone.now())
-        waves.cancel(wave.pk, ACTOR, timezone.now())
-        assert waves.progress(wave) == (4, 0, {"cancelled": 3, "offered": 1})
+        rollouts.cancel(wave.pk, ACTOR, timezone.now())
+        assert rollouts.progress(wave) == (4, 0, {"cancelled": 3, "offered": 1})
         pending = DeviceKey.objects.filter(state="pending")
         assert [bytes(key.system_title) for key in pending] == [offer.system_title]
         (device,) = [device for device in devices if device.title == offer.system_title]
         renewed = Receiver.of(device).renewed(offer.octets)
         assert judged(concentrator, [renewed.frame(0)]) == {"accepted": 1}
         with pytest.raises(WaveError, match="is cancelled"):
-            waves.resume(wave.pk, ACTOR)
+            rollouts.resume(wave.pk, ACTOR)
 
     def test_every_move_is_audited(self, concentrator: Concentrator) -> None:
         fitted(1, concentrator)
         wave = begun()
-        waves.pause(wave.pk, ACTOR)
-        waves.resume(wave.pk, ACTOR)
-        waves.cancel(wave.pk, ACTOR, timezone.now())
+        rollouts.pause(wave.pk, ACTOR)
+        rollouts.resume(wave.pk, ACTOR)
+        rollouts.cancel(wave.pk, ACTOR, timezone.now())
         records = AuditRecord.objects.order_by("number")
         assert [record.result for record in records] == ["begun", "paused", "running", "cancelled"]
         assert {(record.act, record.subject["wave"]) for record in records} == {("device_key.rotate", wave.pk)}
@@ -235,9 +236,9 @@ class TestMoves:
             ("x", 1, 0, 30),
         ):
             with pytest.raises(WaveError):
-                waves.begin(name, EVERYTHING, ACTOR, now, rate, budget, algorithm)
+                rollouts.begin(name, EVERYTHING, ACTOR, now, rate, budget, algorithm)
         with pytest.raises(WaveError, match="there is no rotation wave 99"):
-            waves.pause(99, ACTOR)
+            rollouts.pause(99, ACTOR)
         assert not RotationWave.objects.exists()
 
 
@@ -287,7 +288,7 @@ class TestCommandLine:
     def test_a_budget_that_cannot_be(self, concentrator: Concentrator, budget: int) -> None:
         fitted(1, concentrator)
         wave = begun()
-        waves.pause(wave.pk, ACTOR)
+        rollouts.pause(wave.pk, ACTOR)
         with pytest.raises(CommandError, match="failure budget"):
             self.run("resume", "--wave", wave.pk, "--failure-budget", budget)
         assert state(wave) == "paused"

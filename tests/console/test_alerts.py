@@ -12,7 +12,6 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend import roles
 from ami_headend.alerts import conversations, tasks
 from ami_headend.alerts.advice import advice
 from ami_headend.alerts.models import (
@@ -26,6 +25,7 @@ from ami_headend.alerts.models import (
     SubjectKind,
 )
 from ami_headend.console.alert_links import links
+from ami_headend.signin import roles
 from keyvault.models import AuditRecord, SigningSecret
 from tests.concentrators.statements import counting
 from tests.console.people import person

@@ -11,14 +11,14 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ami_headend import roles
 from ami_headend.console import overview_panels
 from ami_headend.console.concentrator import _heat_map
 from ami_headend.console.fleet_queries import Profiles
 from ami_headend.models import KeptAnswer
-from concentrators import tokens
-from concentrators.completeness import Hour, Share, incomplete_meters
+from ami_headend.signin import roles
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken, Uplink
+from concentrators.totals.completeness import Hour, Share, incomplete_meters
 from keyvault.models import AuditRecord
 from meters.models import Meter
 from tests.concentrators import fleet

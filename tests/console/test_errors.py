@@ -7,8 +7,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from ami_headend.problems import server_error
-from concentrators import tokens
+from ami_headend.web.problems import server_error
+from concentrators.fleet import tokens
 from tests.factories import ConcentratorFactory
 
 

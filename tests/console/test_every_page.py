@@ -7,10 +7,10 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
 
-from ami_headend import roles
 from ami_headend.console import navigation
 from ami_headend.models import KeptAnswer
-from concentrators.expected import refresh
+from ami_headend.signin import roles
+from concentrators.totals.expected import refresh
 from tests.concentrators.statements import Statements, counting
 from tests.test_admin import fill
 

@@ -7,11 +7,11 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from ami_headend import roles
-from concentrators.failure_numbers import by_meter, numbers
-from concentrators.failure_queries import FailureSelection
+from ami_headend.signin import roles
+from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.failures.numbers import by_meter, numbers
+from concentrators.failures.queries import FailureSelection
 from concentrators.models import Concentrator, FailureTally
-from concentrators.verdicts import FailureKind, Severity
 from tests.concentrators.statements import counting
 from tests.console.people import person
 from tests.factories import ConcentratorFactory, IntegrityFailureFactory, MeterFactory

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from ami_headend import roles
-from concentrators import acknowledgement, tasks
-from concentrators.explanations import explain
+from ami_headend.signin import roles
+from concentrators import tasks
+from concentrators.failures import acknowledgement
+from concentrators.failures.explanations import explain
+from concentrators.failures.kinds import FailureKind
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure
-from concentrators.verdicts import FailureKind
-from keyvault import audit, provisioning
-from keyvault.audit import AuditError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord
-from keyvault.provisioning import NewKey
 from meters.models import HouseholdAccess
 from tests.builders import senml_payload
 from tests.concentrators.fleet import ENERGY, NOW, START_S, Device, commission, readings_of, verified
@@ -233,7 +235,7 @@ def test_without_the_audit_nothing_is_acknowledged(
     def refuse(*_: object) -> None:
         raise AuditError("no key")
 
-    monkeypatch.setattr(audit, "record", refuse)
+    monkeypatch.setattr(chain, "record", refuse)
     answer = person(roles.OPERATOR).post(page_of(refused[0]), {"note": "x"}, follow=True)
     assert "cannot be audited" in answer.content.decode()
     assert IntegrityFailure.objects.filter(is_open=True).count() == 4

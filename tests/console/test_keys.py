@@ -14,16 +14,19 @@ from django.urls import reverse, reverse_lazy
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend import roles
 from ami_headend.alerts.models import Condition, Rule
 from ami_headend.models import KeptAnswer
-from concentrators import waves
+from ami_headend.signin import roles
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection
 from concentrators.models import Command, CommandState, RotationWave, WaveState
-from concentrators.waves import Selection
-from keyvault import approvals, audit, epochs, masterkey, provisioning, rewrap, rights, standing, versions
-from keyvault.audit import Actor
+from keyvault import approvals, master_key, rights
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs, inventory, provisioning
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.master_key import rewrap, versions
 from keyvault.models import Approval, AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
-from keyvault.provisioning import NewKey
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -49,7 +52,7 @@ def own_master_key(settings: Settings, tmp_path: Path) -> None:
     """A master key of this test's own, to be rotated."""
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
     settings.MASTER_KEY_DESTROY_AFTER_DAYS = 0
-    masterkey.provider().init()
+    master_key.provider().init()
 
 
 def account(role: str, name: str | None = None) -> User:
@@ -90,7 +93,7 @@ def fitted(count: int) -> list[Device]:
 
 def begun(count: int = 3, rate: int = 60, budget: int = 0) -> RotationWave:
     fitted(count)
-    return waves.begin("spring", Selection(everything=True), ACTOR, timezone.now(), rate, budget)
+    return rollouts.begin("spring", Selection(everything=True), ACTOR, timezone.now(), rate, budget)
 
 
 def wave_url(wave: RotationWave) -> str:
@@ -145,7 +148,7 @@ class TestKeys:
         devices = fitted(4)
         epochs.begin([device.title for device in devices[:2]])
         epochs.compromise([DeviceKey.objects.get(system_title=devices[3].title, epoch=1).pk], ACTOR)
-        found = standing.device_keys()
+        found = inventory.device_keys()
         assert found.by_state == {"pending": 2, "active": 3, "retiring": 0, "retired": 0, "compromised": 1}
         assert found.by_epoch == {1: {"active": 3, "compromised": 1}, 2: {"pending": 2}}
         assert found.transfer == {"active": 4}
@@ -156,17 +159,17 @@ class TestKeys:
     def test_overdue_and_worn_keys_are_named(self, officer: Client, settings: Settings) -> None:
         devices = fitted(3)
         epochs.begin([devices[0].title])
-        assert standing.overdue(timezone.now(), 5).number == 0
+        assert inventory.overdue(timezone.now(), 5).number == 0
         late = timezone.now() - timedelta(seconds=settings.COMMAND_EXPIRES_S + 1)
         DeviceKey.objects.filter(state="pending").update(created_at=late)
         worn = DeviceKey.objects.get(system_title=devices[1].title, epoch=1)
         InvocationCounter.objects.update_or_create(
             key=worn, defaults={"highest": settings.KEY_ROTATE_AT_COUNTER, "floor": 0, "gaps": [], "key_version": 1}
         )
-        overdue, near = standing.overdue(timezone.now(), 5), standing.near_budget(5)
+        overdue, near = inventory.overdue(timezone.now(), 5), inventory.near_budget(5)
         assert [(key.system_title, key.epoch) for key in overdue.listed] == [(devices[0].title, 2)]
         assert [key.key_id for key in near.listed] == [worn.pk]
-        assert standing.near_budget(0).listed == []
+        assert inventory.near_budget(0).listed == []
         page = text(officer.get(str(KEYS), headers=LIVE))
         assert devices[0].title.hex() in page
         assert f"{settings.KEY_ROTATE_AT_COUNTER:,}" in page
@@ -207,10 +210,10 @@ class TestMasterKey:
         assert destroy in page
         assert "write 1 to confirm" in act(officer, destroy, "destroy", number="2")
         assert "Version 1 is destroyed" in act(officer, destroy, "destroy", number="1")
-        assert [row.state for row in standing.versions([])] == ["destroyed", "active"]
+        assert [row.state for row in inventory.versions([])] == ["destroyed", "active"]
         recorded = list(AuditRecord.objects.filter(act__startswith="master_key.").values_list("act", "actor", "result"))
         assert ("master_key.destroy", "key-officer", "done") in recorded
-        assert audit.verify().number == AuditRecord.objects.count()
+        assert chain.verify().number == AuditRecord.objects.count()
 
     def test_the_waiting_period_is_kept(self, officer: Client, settings: Settings) -> None:
         settings.MASTER_KEY_DESTROY_AFTER_DAYS = 30
@@ -220,7 +223,7 @@ class TestMasterKey:
         assert f"from {due} on" in text(officer.get(str(MASTER_KEY)))
         destroy = reverse("admin:master-key-destroy", args=[1])
         assert "MASTER_KEY_DESTROY_AFTER_DAYS" in act(officer, destroy, "destroy", number="1")
-        assert standing.versions([])[0].state == "decrypt_only"
+        assert inventory.versions([])[0].state == "decrypt_only"
 
     def test_a_second_person_approves_the_end(self, officer: Client, settings: Settings) -> None:
         settings.REQUIRE_APPROVAL = True
@@ -246,7 +249,7 @@ class TestMasterKey:
 
     def test_what_an_interrupted_rotation_left_is_taken_up(self, officer: Client) -> None:
         fitted(1)
-        masterkey.provider().add_version()
+        master_key.provider().add_version()
         page = text(officer.get(str(MASTER_KEY)))
         assert "2 secrets are still under older versions" in page
         assert "goes on" in act(officer, MASTER_KEY, "resume")
@@ -278,7 +281,7 @@ class TestWaves:
         wave = RotationWave.objects.get()
         assert answer["Location"] == wave_url(wave)
         assert (wave.name, wave.rate_per_hour, wave.failure_budget) == ("spring", 60, 2)
-        assert (wave.created_by, waves.progress(wave).meters) == ("key-officer", 3)
+        assert (wave.created_by, rollouts.progress(wave).meters) == ("key-officer", 3)
         assert AuditRecord.objects.get(act="device_key.rotate").actor == "key-officer"
 
     @pytest.mark.parametrize(
@@ -309,7 +312,7 @@ class TestWaves:
 
     def test_paused_resumed_and_cancelled(self, officer: Client) -> None:
         wave = begun()
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         url = wave_url(wave)
         assert "Paused: nothing more" in act(officer, url, "pause")
         assert "cannot become paused" in act(officer, url, "pause")
@@ -323,9 +326,9 @@ class TestWaves:
 
     def test_a_stopped_wave_asks_for_a_higher_budget(self, officer: Client) -> None:
         wave = begun()
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         Command.objects.update(state=CommandState.REFUSED, ended_at=timezone.now())
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         url = wave_url(wave)
         page = text(officer.get(url))
         assert "Its failures stopped it" in page
@@ -339,7 +342,7 @@ class TestWaves:
 
     def test_the_outcome_of_each_meter_is_told(self, officer: Client) -> None:
         wave = begun(count=3, rate=120)
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         command = Command.objects.order_by("pk").first()
         assert command is not None
         Command.objects.filter(pk=command.pk).update(state=CommandState.DONE, ended_at=timezone.now())
@@ -373,8 +376,8 @@ class TestAudit:
         return signed_in(roles.AUDITOR)
 
     def test_records_are_found_by_act_person_and_time(self, auditor: Client) -> None:
-        audit.record(Actor("ann", "10.0.0.1"), "device_key.rotate", {"wave": 7})
-        audit.record(Actor("ben", "10.0.0.2"), "master_key.stop", {"rotation": 1})
+        chain.record(Actor("ann", "10.0.0.1"), "device_key.rotate", {"wave": 7})
+        chain.record(Actor("ben", "10.0.0.2"), "master_key.stop", {"rotation": 1})
         rows = text(auditor.get(str(AUDIT)))
         assert "wave 7" in rows
         assert "rotation 1" in rows
@@ -383,17 +386,17 @@ class TestAudit:
         assert "No record fits" in text(auditor.get(f"{AUDIT}?start=2099-01-01T00:00"))
 
     def test_the_chain_is_verified_on_demand(self, auditor: Client) -> None:
-        audit.record(ACTOR, "test", {})
+        chain.record(ACTOR, "test", {})
         assert "unverified" in text(auditor.get(str(AUDIT)))
         assert "Verified: 1 records, none changed" in act(auditor, AUDIT, "verify")
         assert "verified up to record 1" in text(auditor.get(str(AUDIT)))
-        audit.record(ACTOR, "test", {})
+        chain.record(ACTOR, "test", {})
         assert "verified up to record 1, 1 since" in text(auditor.get(str(AUDIT)))
 
     def test_a_cut_chain_is_not_verified_into_a_whole_one(self, auditor: Client) -> None:
         """Not even where no key journal is at hand: what the rule saw last is what it would go on from."""
         for _ in range(3):
-            audit.record(ACTOR, "test", {})
+            chain.record(ACTOR, "test", {})
         act(auditor, AUDIT, "verify")
         rule = Rule.objects.get(condition=Condition.AUDIT_BROKEN)
         tamper("DELETE FROM keyvault_auditrecord WHERE number = 3")
@@ -403,7 +406,7 @@ class TestAudit:
     def test_what_was_looked_at_before_the_first_record_is_not_called_verified(self, auditor: Client) -> None:
         Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(marks={"head": {"number": 0, "mac": "00"}})
         assert "nothing was recorded yet" in text(auditor.get(str(AUDIT)))
-        audit.record(ACTOR, "test", {})
+        chain.record(ACTOR, "test", {})
         page = text(auditor.get(str(AUDIT)))
         assert "verified up to" not in page
         assert "1 records since it was looked at" in page
@@ -413,7 +416,7 @@ class TestAudit:
         title = bytes(meter.system_title).hex()
         for device, fingerprint in ((title, "aa00bb11cc22dd33"), ("0024befffe000002", "1234567890123456")):
             named = [{"device": device, "epoch": 1, "fingerprint": fingerprint}]
-            audit.record(ACTOR, "device_key.rotate", {"wave": f"of {device}", "named": named})
+            chain.record(ACTOR, "device_key.rotate", {"wave": f"of {device}", "named": named})
         for asked in ("sn-1", "SN-1", "02-E1-23-45-67-89-01-23", title, "aa00bb11cc22dd33"):
             page = text(auditor.get(str(AUDIT), {"of": asked}))
             assert f"of {title}" in page, asked
@@ -422,7 +425,7 @@ class TestAudit:
         assert "No record fits" in text(auditor.get(str(AUDIT), {"of": "SN-9' OR"}))
 
     def test_the_export_holds_every_record_and_its_own(self, auditor: Client) -> None:
-        audit.record(ACTOR, "test", {"n": 1})
+        chain.record(ACTOR, "test", {"n": 1})
         answer = auditor.get(reverse("admin:audit-export"))
         lines = b"".join(answer.streaming_content).decode().splitlines()  # type: ignore[attr-defined]
         assert [json.loads(line)["act"] for line in lines] == ["test", "audit.export"]
@@ -466,10 +469,10 @@ def test_the_cost_is_the_same_however_much_there_is(admin_client: Client, url: o
 
     with counting() as statements:
         few = cost()
-        waves.step(timezone.now())
+        rollouts.step(timezone.now())
         for number in range(5):
             begun(count=20)
-            audit.record(ACTOR, "test", {"n": number})
+            chain.record(ACTOR, "test", {"n": number})
         assert len(cost()) == len(few) <= 20, few
 
 

@@ -7,8 +7,8 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
-from ami_headend import roles
 from ami_headend.console import meter_import
+from ami_headend.signin import roles
 from keyvault.models import DeviceKey
 from meters.models import Meter, Place
 from tests.console.people import person

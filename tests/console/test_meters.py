@@ -8,13 +8,13 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from ami_headend import roles
 from ami_headend.models import KeptAnswer
-from concentrators import intervals
+from ami_headend.signin import roles
+from concentrators.commands import capture_period
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.models import AuditRecord
-from meters import registry
 from meters.models import Meter, MeterStatus, Place, Reading
+from meters.registry import lookup
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, NOW, START, Device, register_id, verified
 from tests.concentrators.statements import counting
@@ -99,10 +99,10 @@ def test_the_registry_offers_the_acts_that_a_meter_can_take() -> None:
         return [act for act in acts if reverse(f"admin:meters_meter_{act}", args=[meter.pk]) in text]
 
     assert offered() == ["suspend", "install", "retire"]
-    registry.install(meter, Place.objects.create(name="MP 1"), meter.commissioned_at)
-    registry.suspend(meter)
+    lookup.install(meter, Place.objects.create(name="MP 1"), meter.commissioned_at)
+    lookup.suspend(meter)
     assert offered() == ["resume", "exchange", "retire"]
-    registry.retire(meter, timezone.now())
+    lookup.retire(meter, timezone.now())
     assert offered() == []
 
 
@@ -254,7 +254,7 @@ def test_the_newest_value_is_shown_however_long_the_meter_was_away(device: Devic
 
 
 def test_a_length_to_come_is_not_shown_as_that_of_now(device: Device) -> None:
-    intervals.change([intervals.Change(device.meter.pk, 60, NOW + timedelta(days=2))], NOW)
+    capture_period.change([capture_period.Change(device.meter.pk, 60, NOW + timedelta(days=2))], NOW)
     assert "60 min" not in person(roles.OPERATOR).get(page_of(device)).context["figures"][1].value
     [row] = listed(person(roles.OPERATOR))
     assert "| 30 min |" in row

@@ -17,14 +17,14 @@ from ami_headend.alerts.models import Alert, Rule, SubjectKind
 from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, traffic_queries
 from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES, Profiles
 from ami_headend.models import KeptAnswer
-from concentrators.completeness import Hour
+from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.models import Assignment, Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
-from concentrators.verdicts import FailureKind, Severity
+from concentrators.totals.completeness import Hour
 from keyvault import approvals
 from keyvault.approvals import Person
 from keyvault.models import MasterKeyRotation, RotationState
 from meters.models import Meter, Register
-from meters.obis import LOAD_PROFILE
+from meters.readings.obis import LOAD_PROFILE
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
 from tests.console.people import person

@@ -10,9 +10,9 @@ from django.utils import timezone
 
 from ami_headend.console.periods import day_of, labels, marks, midnight, period_of
 from ami_headend.console.profiles import by_day, profile
-from meters.expectation import Period
 from meters.models import Register
-from meters.queries import Interval
+from meters.readings.expectation import Period
+from meters.readings.queries import Interval
 
 SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)  # 23 and 25 hours in Berlin
 HALF_HOUR = timedelta(minutes=30)

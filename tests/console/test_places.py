@@ -7,10 +7,10 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from ami_headend import roles
+from ami_headend.signin import roles
 from concentrators.models import Concentrator
-from meters import places
 from meters.models import Installation, Meter, Place, Register
+from meters.registry import places
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, START, Device, register_id, verified
 from tests.concentrators.statements import counting

@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
-from ami_headend import roles
+from ami_headend.signin import roles
 from concentrators.models import Assignment, Concentrator, ConcentratorToken
 from meters.models import Installation, Meter, MeterStatus, Place
 from tests.console.people import person

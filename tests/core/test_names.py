@@ -14,7 +14,7 @@ from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError, check, tidy
 from concentrators.models import Concentrator
 from meters.models import Meter
-from meters.registry import look_up
+from meters.registry.lookup import look_up
 from tests.factories import ConcentratorFactory, MeterFactory
 
 

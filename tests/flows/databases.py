@@ -16,7 +16,7 @@ from django.test import override_settings
 from psycopg import sql
 
 from ami_headend.database_roles import grant_rights
-from ami_headend.embedded import postgres_program
+from ami_headend.local.embedded import postgres_program
 
 WORKING_ROLE = (
     f"ami_headend_test_{os.getpid()}"  # of live stacks' processes; copies of the test database keep its rights

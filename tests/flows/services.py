@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 from tests.flows import databases
 from tests.flows.stack import Stack, processes
 

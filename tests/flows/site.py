@@ -13,8 +13,9 @@ import pytest
 from django.db import connection
 from django.db.models import F
 
-from concentrators import tokens, totals
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
+from concentrators.totals import totals
 from keyvault.cose.structures import encode_sequence
 from meters.models import Reading
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, START_S, WINDOW, Device, commission, register_id

@@ -22,7 +22,7 @@ from kombu import Connection
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.celery import app
-from ami_headend.embedded import celery_broker_url
+from ami_headend.local.embedded import celery_broker_url
 from ami_headend.processes import beat_command, web_command, worker_command
 
 START_TIMEOUT_S = 30.0
@@ -184,12 +184,12 @@ def running(
 @contextmanager
 def with_own_master_key(folder: Path, environ: Mapping[str, str]) -> Iterator[Stack]:
     """Web and worker with a master key of their own, which this process uses, too, until the block ends."""
-    from keyvault import masterkey  # noqa: PLC0415 - this module loads before Django is set up
+    from keyvault import master_key  # noqa: PLC0415 - this module loads before Django is set up
 
     names = ("MASTER_KEY_FILE", "MASTER_KEY_PROVIDER", "PKCS11_MODULE", "PKCS11_TOKEN", "PKCS11_PIN_FILE")
     own = {name: environ[name] for name in names if name in environ}
     with override_settings(**own), running(folder, (), {"AMI_VAR_DIR": str(folder), **environ}) as stack:
-        masterkey.provider().init()
+        master_key.provider().init()
         for name in ("web", "worker"):
             stack.start(name)
         yield stack

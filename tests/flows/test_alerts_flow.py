@@ -12,7 +12,7 @@ from ami_headend.alerts import channels
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import Uplink
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from tests.alerts.receiver import Receiver, receiving
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of, wait_verified

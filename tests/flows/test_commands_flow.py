@@ -10,8 +10,8 @@ import pytest
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from concentrators import commands
-from concentrators.commands import Request
+from concentrators.commands import queue
+from concentrators.commands.queue import Request
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.simulator.concentrator import Options
 from concentrators.simulator.loads import Wish, make_plan
@@ -53,10 +53,10 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
     options = Options(stack.base_url, batch_frames=2000, commands_every_s=0.6, delay_s=2.5)
     run = Run(plan, Production(plan, load, spool, secret), spool, tokens, options)
     meters = list(Meter.objects.filter(system_title__in=[plan.system_title(n) for n in range(METERS)]))
-    keys = commands.enqueue_keys(meters, "tester", now)
+    keys = queue.enqueue_keys(meters, "tester", now)
     start_s = plan.start_s + 3600
-    commands.enqueue([Request(meter, CommandKind.READ_NOW, {}) for meter in meters], "tester", now)
-    commands.enqueue(
+    queue.enqueue([Request(meter, CommandKind.READ_NOW, {}) for meter in meters], "tester", now)
+    queue.enqueue(
         [
             Request(meter, CommandKind.RESEND, {"from_s": start_s, "to_s": start_s + 600})
             for meter in meters
@@ -66,13 +66,13 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
         now,
         now + timedelta(hours=1),
     )
-    clocks = commands.enqueue(
+    clocks = queue.enqueue(
         [Request(meter, CommandKind.SET_CLOCK, {}) for meter in meters if meter.pk % 3], "tester", now
     )
     thread = threading.Thread(target=run.play, args=[lambda _: None])
     thread.start()
     try:
-        open_ones = Command.objects.filter(state__in=commands.OPEN).exclude(
+        open_ones = Command.objects.filter(state__in=queue.OPEN).exclude(
             state=CommandState.DELIVERED  # delivered, and the answer was lost: comes again in hours
         )
         wait_for("every command ends", lambda: not open_ones.exists() or not thread.is_alive(), timeout_s=200)

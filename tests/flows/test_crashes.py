@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from ami_headend import embedded
+from ami_headend.local import embedded
 from concentrators.models import Uplink
 from tests.concentrators.fleet import Device
 from tests.flows import site as sites

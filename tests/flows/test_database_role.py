@@ -13,16 +13,19 @@ from django.test import override_settings
 from django.utils import timezone
 from psycopg import errors, sql
 
-from ami_headend import database_roles, diagnosis
-from concentrators import totals, waves
+from ami_headend import database_roles
+from ami_headend.health import checks
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection
 from concentrators.models import Command, CommandKind, CommandState, RotationWave
-from concentrators.waves import Selection
-from keyvault import audit, provisioning
-from keyvault.audit import Actor
+from concentrators.totals import totals
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey
-from keyvault.provisioning import NewKey
-from meters import partitions
 from meters.models import Reading
+from meters.readings import partitions
 from tests.concentrators.fleet import START_S, WINDOW
 from tests.flows import databases
 from tests.flows import site as sites
@@ -65,7 +68,7 @@ def test_ingest_rotation_and_upkeep_work(live_stack: Stack, site: Site) -> None:
     assert set(lengths) == {15}
     assert totals.compare(*WINDOW) == []
 
-    waves.begin("all", Selection(everything=True), Actor("tester", "test"), timezone.now(), 1_000_000, 0)
+    rollouts.begin("all", Selection(everything=True), Actor("tester", "test"), timezone.now(), 1_000_000, 0)
     live_stack.enqueue("step_rotation_waves")
     wait_for("the wave queues its commands", lambda: DeviceKey.objects.filter(state="pending").count() == 4)
     for task in ("expire_commands", "retire_keys", "replace_worn_keys", "purge_uplinks", "sweep_uplinks"):
@@ -144,7 +147,7 @@ def test_the_functions_make_nothing_but_partitions(working: "psycopg.Connection[
 
 
 def test_the_audit_chain_may_be_added_to_and_read(working: "psycopg.Connection[tuple[object, ...]]") -> None:
-    audit.record(Actor("tester", "test"), "test", {})
+    chain.record(Actor("tester", "test"), "test", {})
     assert working.execute("SELECT count(*) > 0 FROM keyvault_auditrecord").fetchone() == (True,)
     assert working.execute("SELECT has_table_privilege('keyvault_auditrecord', 'INSERT')").fetchone() == (True,)
 
@@ -187,7 +190,7 @@ class TestOwnerAndWorkingRole:
 
     def role_finding(self, env: dict[str, str], days: int = settings.RETENTION_DAYS) -> str:
         with databases.default_at(env["DATABASE_URL"]), override_settings(RETENTION_DAYS=days):
-            return diagnosis._role().found
+            return checks._role().found
 
     def test_from_the_first_migration_to_a_well_database(self, env: dict[str, str]) -> None:
         without = self.manage(env, "migrate", OWNER_DATABASE_URL="")

@@ -17,8 +17,10 @@ from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.core import locks
-from keyvault import census, masterkey, provisioning, rewrap, wrapping
-from keyvault.audit import Actor
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.master_key import census, rewrap, wrapping
 from keyvault.models import DeviceKey, MasterKeyRotation, RotationState
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, energy, readings_expected
@@ -113,7 +115,7 @@ def assert_all_at(version: int, stack: Stack) -> None:
 def assert_destroyed(version: int, stack: Stack) -> None:
     done = stack.manage("master_key", "destroy", str(version), "--yes-destroy", str(version))
     assert done.returncode == 0, done.stderr
-    assert version not in masterkey.provider().fresh().versions
+    assert version not in master_key.provider().fresh().versions
     assert stack.manage("audit", "verify").returncode == 0
 
 
@@ -150,7 +152,7 @@ def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.M
         waiting.start()
         wait_for("the rotation waits", lambda: bool(sites.waiting_backends()))
         assert not MasterKeyRotation.objects.exists()
-        assert masterkey.provider().fresh().active_version == 1
+        assert master_key.provider().fresh().active_version == 1
         other.rollback()
     waiting.join()
     assert_all_at(2, stack)
@@ -161,7 +163,7 @@ def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.M
         other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [locks.MASTER_KEY])
         monkeypatch.setattr(wrapping, "_WAIT_S", 1)
         with (
-            pytest.raises(masterkey.MasterKeyError, match="keys are being provisioned"),
+            pytest.raises(master_key.MasterKeyError, match="keys are being provisioned"),
             wrapping.changing_versions(),
         ):
             pytest.fail("the lock was held")

@@ -10,8 +10,8 @@ import pytest
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
-from ami_headend import embedded
 from ami_headend.core.broker_errors import REST_S
+from ami_headend.local import embedded
 from tests.flows import site as sites
 from tests.flows.services import Services, processes_over
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected, wait_verified

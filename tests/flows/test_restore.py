@@ -19,15 +19,15 @@ from pytest_django import DjangoDbBlocker, Settings
 from ami_headend.backup import databases as ours
 from ami_headend.backup import restoring
 from ami_headend.backup.programs import ProgramError
-from concentrators import tokens
-from concentrators.commands import Request, enqueue, enqueue_keys
+from concentrators.commands.queue import Request, enqueue, enqueue_keys
+from concentrators.fleet import tokens
 from concentrators.models import CommandKind, Uplink
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.cose.structures import parse_frame
+from keyvault.device_keys.provisioning import NewKey, provision_stored
 from keyvault.journal import writing
 from keyvault.journal.segments import Record
 from keyvault.models import AuditRecord, Backup, DeviceKey, KeyState
-from keyvault.provisioning import NewKey, provision_stored
 from tests.concentrators.fleet import Device
 from tests.concentrators.obedient import Receiver
 from tests.flows import site as sites
@@ -44,7 +44,7 @@ def stack(
     settings.MASTER_KEY_FILE = tmp_path / "keys" / "master.keys"
     settings.KEY_JOURNAL_DIR = tmp_path / "journal"
     settings.BACKUP_DIR = tmp_path / "backups"
-    masterkey.init(settings.MASTER_KEY_FILE)
+    master_key.init(settings.MASTER_KEY_FILE)
     names = ("MASTER_KEY_FILE", "KEY_JOURNAL_DIR", "BACKUP_DIR")
     environ = {name: str(getattr(settings, name)) for name in names} | {"MASTER_KEY_DESTROY_AFTER_DAYS": "0"}
     (tmp_path / "logs").mkdir()
@@ -231,7 +231,7 @@ def test_a_backup_is_drilled_and_restored_by_commands(stack: Stack, tmp_path: Pa
     assert findings["keys"]["found"] == "all 4 open"
     assert "7 keys open" in findings["key journal"]["found"]
     foreign = tmp_path / "foreign.keys"
-    masterkey.init(foreign)
+    master_key.init(foreign)
     done = as_owner(stack, "restore_drill", str(backup), "--master-key", str(foreign))
     assert (done.returncode, "FAIL  manifest" in done.stdout, "Traceback" in done.stderr) == (1, True, False)
     with connection.cursor() as cursor:
@@ -284,4 +284,4 @@ def test_a_master_key_version_is_kept_while_a_backup_needs_it(stack: Stack) -> N
     destroyed = stack.manage("master_key", "destroy", "1", "--yes-destroy", "1")
     assert destroyed.returncode == 0, destroyed.stderr
     assert as_owner(stack, "restore_drill", str(second)).returncode == 0
-    assert masterkey.provider().fresh().versions == [2]
+    assert master_key.provider().fresh().versions == [2]

@@ -23,11 +23,11 @@ from ami_headend.backup.programs import ProgramError
 from ami_headend.database_roles import grant_rights
 from ami_headend.metrics import counting
 from concentrators.models import Uplink
-from keyvault import masterkey
-from keyvault.audit import Actor
-from keyvault.backups import BackupError
+from keyvault import master_key
+from keyvault.audit.chain import Actor
 from keyvault.cose.structures import encode_sequence
-from meters import partitions
+from keyvault.master_key.backups import BackupError
+from meters.readings import partitions
 from tests.concentrators import fleet
 from tests.flows import databases
 from tests.flows import site as sites
@@ -83,7 +83,7 @@ def stack(roles: Roles, tmp_path: Path, settings: Settings) -> Iterator[Stack]:
     settings.MASTER_KEY_FILE = tmp_path / "keys" / "master.keys"
     settings.KEY_JOURNAL_DIR = tmp_path / "journal"
     settings.BACKUP_DIR = tmp_path / "backups"
-    masterkey.init(settings.MASTER_KEY_FILE)
+    master_key.init(settings.MASTER_KEY_FILE)
     environ = {name: str(getattr(settings, name)) for name in ("MASTER_KEY_FILE", "KEY_JOURNAL_DIR", "BACKUP_DIR")}
     (tmp_path / "logs").mkdir()
     environ |= {"DATABASE_URL": roles.working_url}

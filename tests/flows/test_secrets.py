@@ -21,15 +21,16 @@ from pytest_django import DjangoDbBlocker
 
 from ami_headend.alerts import channels
 from ami_headend.alerts.models import Channel
-from ami_headend.embedded import postgres_program
-from concentrators import commands, tokens
+from ami_headend.local.embedded import postgres_program
+from concentrators.commands import queue
+from concentrators.fleet import tokens
 from concentrators.models import Assignment
-from keyvault import provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
 from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey
 from meters.models import Place
 from tests.concentrators.fleet import NOW, Device
 from tests.concentrators.obedient import Receiver
@@ -132,7 +133,7 @@ def imported(stack: Stack, site: Site, folder: Path) -> dict[str, bytes]:
 
 def renewed(client: httpx.Client, site: Site, device: Device) -> dict[str, bytes]:
     """A device gets a new key by a command, fetched over HTTP, and sends under it: the secrets of it."""
-    commands.enqueue_keys([device.meter], "tester", timezone.now())
+    queue.enqueue_keys([device.meter], "tester", timezone.now())
     row = DeviceKey.objects.get(system_title=device.title, epoch=2)
     new = Device(device.meter, open_keys([row.pk])[0].octets, 2)
     bearer = {"Authorization": f"Bearer {site.token}"}

@@ -29,8 +29,8 @@ from django.utils import timezone
 from psycopg import sql
 from pytest_django import DjangoDbBlocker
 
-from ami_headend import embedded
 from ami_headend.alerts.models import Channel, Delivery
+from ami_headend.local import embedded
 from ami_headend.processes import worker_commands
 from tests.flows import redis_faults
 from tests.flows import site as sites

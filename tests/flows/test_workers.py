@@ -12,7 +12,8 @@ import pytest
 import redis
 from pytest_django import DjangoDbBlocker
 
-from ami_headend import embedded, heartbeats
+from ami_headend.health import heartbeats
+from ami_headend.local import embedded
 from ami_headend.processes import worker_command
 from ami_headend.queues import ALERTS, UPLINKS
 from concentrators.models import Uplink

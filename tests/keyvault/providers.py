@@ -13,7 +13,7 @@ import pytest
 from pytest_django import Settings
 
 if TYPE_CHECKING:
-    from keyvault.masterkey import Provider
+    from keyvault.master_key import Provider
 
 PIN = "2468"
 _LIBRARIES = (
@@ -96,13 +96,13 @@ def token(softhsm: SoftHsm, settings: Settings) -> SoftHsm:
 @pytest.fixture(params=["file", "pkcs11"])
 def empty_provider(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> "Provider":
     """A master key's place with nothing in it: a file, then a token."""
-    from keyvault import masterkey  # noqa: PLC0415 - this module loads before Django is set up
+    from keyvault import master_key  # noqa: PLC0415 - this module loads before Django is set up
 
     if request.param == "pkcs11":
         request.getfixturevalue("token")
     else:
         settings.MASTER_KEY_FILE = tmp_path / "var" / "master.keys"
-    return masterkey.provider()
+    return master_key.provider()
 
 
 @pytest.fixture

@@ -13,13 +13,16 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker, Settings
 
-from keyvault import approvals, audit, keyexport, masterkey, rewrap, versions
+from keyvault import approvals, master_key
 from keyvault.approvals import DESTROY, EXPORT, ApprovalError, ApprovalState, Person
-from keyvault.audit import Actor
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import key_export
+from keyvault.device_keys.provisioning import provision_devices
+from keyvault.device_keys.shipment_file import ShipmentError
+from keyvault.device_keys.shipment_kek import TransportKey
+from keyvault.master_key import rewrap, versions
 from keyvault.models import Approval, AuditRecord
-from keyvault.provisioning import provision_devices
-from keyvault.shipmentfile import ShipmentError
-from keyvault.transport import TransportKey
 from tests.flows import databases
 
 SUBJECT = {"devices": 1, "transport_key": "ab", "sha256": "cd", "first": []}
@@ -71,7 +74,7 @@ class TestDeciding:
         assert not approvals.waiting_for(ben.account, now())
         records = AuditRecord.objects.order_by("number").values_list("actor", "act")
         assert [*records] == [("ann", "approval.request"), ("ben", "approval.approve")]
-        audit.verify()
+        chain.verify()
 
     def test_nobody_approves_what_they_asked_for(self, ann: Person) -> None:
         asking = asked(ann)
@@ -156,12 +159,12 @@ class TestDeciding:
         asking = asked(ann)
 
         def broken(*_: Any) -> None:
-            raise audit.AuditError("the audit key does not open")
+            raise chain.AuditError("the audit key does not open")
 
-        monkeypatch.setattr(audit, "record", broken)
-        with pytest.raises(audit.AuditError):
+        monkeypatch.setattr(chain, "record", broken)
+        with pytest.raises(chain.AuditError):
             approvals.approve(asking.pk, ben, now())
-        with pytest.raises(audit.AuditError):
+        with pytest.raises(chain.AuditError):
             asked(ann, {**SUBJECT, "sha256": "ef"})
         assert approvals.state(Approval.objects.get(), now()) is ApprovalState.WAITING
 
@@ -223,18 +226,18 @@ class TestActs:
         output = tmp_path / "out"
 
         def export(titles: list[bytes]) -> Any:
-            return keyexport.export(titles, key, output, "S", Actor("root", "shell"))
+            return key_export.export(titles, key, output, "S", Actor("root", "shell"))
 
         with pytest.raises(ApprovalError):
             export([TITLE])
-        approval = approvals.request(EXPORT, keyexport.approval_subject([TITLE], key), "laboratory", ann, now())
+        approval = approvals.request(EXPORT, key_export.approval_subject([TITLE], key), "laboratory", ann, now())
         approvals.approve(approval.pk, ben, now())
         other = TransportKey(bytes(range(8, 40)))
         with pytest.raises(ApprovalError):
-            keyexport.export([TITLE], other, output, "S", Actor("root", "shell"))
+            key_export.export([TITLE], other, output, "S", Actor("root", "shell"))
 
         with monkeypatch.context() as broken:  # an export that fails spends nothing
-            broken.setattr(keyexport, "open_keys", lambda ids: [])
+            broken.setattr(key_export, "open_keys", lambda ids: [])
             with pytest.raises(ShipmentError):
                 export([TITLE])
         assert not [*tmp_path.iterdir()]
@@ -250,18 +253,18 @@ class TestActs:
     def test_the_destruction_of_a_version(self, ann: Person, ben: Person, settings: Settings, tmp_path: Path) -> None:
         settings.MASTER_KEY_DESTROY_AFTER_DAYS = 0
         settings.MASTER_KEY_FILE = tmp_path / "master.keys"
-        masterkey.init(settings.MASTER_KEY_FILE)
+        master_key.init(settings.MASTER_KEY_FILE)
         rotation = rewrap.begin(100, Actor("root", "shell"))
         while rewrap.rewrap_batch(rotation.pk):
             pass
         later = now() + timedelta(seconds=1)
         with pytest.raises(ApprovalError):
             versions.destroy(1, Actor("root", "shell"), later)
-        assert [one.number for one in masterkey.provider().versions() if one.state != "destroyed"] == [1, 2]
+        assert [one.number for one in master_key.provider().versions() if one.state != "destroyed"] == [1, 2]
         approval = approvals.request(DESTROY, versions.approval_subject(1), "old", ann, now())
         approvals.approve(approval.pk, ben, now())
         versions.destroy(1, Actor("root", "shell"), later)
-        assert [one.number for one in masterkey.provider().versions() if one.state != "destroyed"] == [2]
+        assert [one.number for one in master_key.provider().versions() if one.state != "destroyed"] == [2]
         begun, done = AuditRecord.objects.filter(act=DESTROY).order_by("number")
         assert begun.subject == done.subject
         assert begun.subject["approval"] == approval.pk
@@ -270,7 +273,7 @@ class TestActs:
 
 def test_descriptions_say_what_is_to_be_done() -> None:
     key = TransportKey(bytes(range(7, 39)))
-    subject = keyexport.approval_subject([TITLE, TITLE, b"12345678"], key)
+    subject = key_export.approval_subject([TITLE, TITLE, b"12345678"], key)
     text = approvals.describe(Approval(act=EXPORT, subject=subject))
     assert text == f"export the keys of 2 meters, wrapped under transport key {key.fingerprint.hex()}"
 

@@ -8,8 +8,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
 
-from keyvault import audit
-from keyvault.audit import Actor, AuditError, Head
+from keyvault.audit import chain as audit
+from keyvault.audit.chain import Actor, AuditError, Head
 from keyvault.models import AuditKey, AuditRecord
 
 pytestmark = pytest.mark.django_db

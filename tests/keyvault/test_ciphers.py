@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
-from keyvault import ciphers, masterkey, provisioning
+from keyvault import ciphers, master_key
 from keyvault.ciphers import KeyRow
 from keyvault.cose.structures import make_kid, parse_frame
-from keyvault.masterkey import MasterKeyError
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, KeyState
-from keyvault.provisioning import NewKey
 from keyvault.schemes.lines import Cipher
 from keyvault.schemes.table import ENVELOPES
 from tests.builders import seal_frame
@@ -121,6 +122,6 @@ def test_a_row_of_another_device_is_left_out_and_costs_no_other(caplog: pytest.L
 def test_a_foreign_master_key_is_the_administrators_to_mend(settings: Settings, tmp_path: Path) -> None:
     provisioned(TITLES)
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
-    masterkey.init(settings.MASTER_KEY_FILE)
+    master_key.init(settings.MASTER_KEY_FILE)
     with pytest.raises(MasterKeyError):
         ciphers.uplink_ciphers(rows(TITLES))

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from keyvault import provisioning
+from keyvault.device_keys import provisioning
 from keyvault.models import AuditRecord, DeviceKey
 
 pytestmark = pytest.mark.django_db

@@ -5,7 +5,7 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvault.counters import CounterSet, Take, format_gaps, parse_gaps
+from keyvault.replay_window import CounterSet, Take, format_gaps, parse_gaps
 
 COUNTERS = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**40 - 1)), max_size=60)
 

@@ -12,7 +12,7 @@ from keyvault.cose.algorithms import DOWNLINK_OF
 from keyvault.cose.kdf import derived_device_key, downlink_key, kdf_context, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame, split_sequence
-from meters.senml import parse_pack
+from meters.readings.senml import parse_pack
 from tests.keyvault import by_document
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "frame.md"

@@ -8,14 +8,14 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 
 from concentrators.models import Concentrator
-from keyvault import downlink, epochs, provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import parse_frame
-from keyvault.downlink import KeyCommand, PlainCommand
+from keyvault.device_keys import command_sealing, epochs, provisioning
+from keyvault.device_keys.command_sealing import KeyCommand, PlainCommand
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, DownlinkCounter
-from keyvault.provisioning import NewKey
-from meters.obis import COMMAND_DONE
+from meters.readings.obis import COMMAND_DONE
 from tests.builders import KNOWN_KEY, KNOWN_TITLE
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.obedient import Receiver
@@ -45,34 +45,34 @@ def read_now(device: Device, number: int) -> PlainCommand:
 
 
 def test_commands_go_under_the_active_epoch(device: Device) -> None:
-    sealed = downlink.seal([read_now(device, 7)], NOW)
+    sealed = command_sealing.seal([read_now(device, 7)], NOW)
     assert Receiver.of(device).open(sealed[7].octets) == (1, BASE, [2, 7])
     assert (sealed[7].kid, sealed[7].counter) == (device.kid, BASE)
 
 
 def test_keys_go_under_the_transfer_key_and_the_pending_key_protects_nothing_yet(device: Device) -> None:
     epochs.begin([device.title])
-    sealed = downlink.seal([KeyCommand(8, device.title, 2), read_now(device, 9)], NOW)
+    sealed = command_sealing.seal([KeyCommand(8, device.title, 2), read_now(device, 9)], NOW)
     receiver = Receiver.of(device)
     epoch, _, fields = receiver.open(sealed[8].octets)
     assert (epoch, fields[:3], len(fields[3]), fields[4]) == (0, [1, 8, 2], 32, 10)
     assert receiver.open(sealed[9].octets)[0] == 1
     epochs.activate([DeviceKey.objects.get(system_title=device.title, epoch=2).pk], NOW)
-    after = downlink.seal([read_now(device, 10)], NOW)
+    after = command_sealing.seal([read_now(device, 10)], NOW)
     renewed = receiver.renewed(sealed[8].octets)
     assert Receiver(renewed, b"").open(after[10].octets) == (2, BASE, [2, 10])
 
 
 def test_a_command_is_for_one_device(concentrator: Concentrator) -> None:
     one, other = commission(2, concentrator)
-    octets = downlink.seal([read_now(one, 1)], NOW)[1].octets
+    octets = command_sealing.seal([read_now(one, 1)], NOW)[1].octets
     with pytest.raises(TagInvalidError):
         Receiver(Device(one.meter, other.key), b"").open(octets)
 
 
 def test_the_long_key_goes_with_the_long_alg(concentrator: Concentrator) -> None:
     (device,) = commission(1, concentrator, alg=11)
-    sealed = downlink.seal([read_now(device, 1)], NOW)
+    sealed = command_sealing.seal([read_now(device, 1)], NOW)
     assert parse_frame(sealed[1].octets).alg == 31
     assert Receiver(device, b"").open(sealed[1].octets) == (1, BASE, [2, 1])
 
@@ -80,7 +80,7 @@ def test_the_long_key_goes_with_the_long_alg(concentrator: Concentrator) -> None
 class TestCounters:
     def test_they_follow_the_clock_and_never_go_back(self, device: Device) -> None:
         def counters(count: int, at: datetime) -> list[int]:
-            sealed = downlink.seal([read_now(device, n) for n in range(count)], at)
+            sealed = command_sealing.seal([read_now(device, n) for n in range(count)], at)
             return [sealed[n].counter for n in range(count)]
 
         assert counters(3, NOW) == [BASE, BASE + 1, BASE + 2]
@@ -92,36 +92,36 @@ class TestCounters:
 
     def test_a_lost_row_repeats_none(self, device: Device) -> None:
         """An old backup knows nothing of the counters since: time has passed, and that is enough."""
-        first = downlink.seal([read_now(device, 1)], NOW)[1].counter
+        first = command_sealing.seal([read_now(device, 1)], NOW)[1].counter
         DownlinkCounter.objects.all().delete()
-        assert downlink.seal([read_now(device, 1)], NOW.replace(second=1))[1].counter > first
+        assert command_sealing.seal([read_now(device, 1)], NOW.replace(second=1))[1].counter > first
 
     def test_each_key_has_its_own(self, device: Device) -> None:
         epochs.begin([device.title])
-        sealed = downlink.seal([KeyCommand(1, device.title, 2), read_now(device, 2)], NOW)
+        sealed = command_sealing.seal([KeyCommand(1, device.title, 2), read_now(device, 2)], NOW)
         assert sealed[1].counter == sealed[2].counter == BASE
 
 
 def test_what_has_no_key_now_is_left_out(device: Device) -> None:
     unknown = PlainCommand(1, bytes(8), (2, 1))
     not_begun = KeyCommand(2, device.title, 2)
-    assert downlink.seal([unknown, not_begun], NOW) == {}
+    assert command_sealing.seal([unknown, not_begun], NOW) == {}
     epochs.begin([device.title])
     another_epoch = KeyCommand(3, device.title, 3)
-    assert set(downlink.seal([another_epoch, KeyCommand(4, device.title, 2)], NOW)) == {4}
+    assert set(command_sealing.seal([another_epoch, KeyCommand(4, device.title, 2)], NOW)) == {4}
 
 
 def test_a_row_that_was_changed_costs_its_device_only(concentrator: Concentrator, device: Device) -> None:
     (other,) = commission(1, concentrator)
     wrapped = DeviceKey.objects.get(system_title=other.title, epoch=1).wrapped
     DeviceKey.objects.filter(system_title=device.title, epoch=1).update(wrapped=wrapped)
-    assert set(downlink.seal([read_now(device, 1), read_now(other, 2)], NOW)) == {2}
+    assert set(command_sealing.seal([read_now(device, 1), read_now(other, 2)], NOW)) == {2}
 
 
 def test_a_compromised_epoch_never_protects_its_successor(device: Device) -> None:
     epochs.compromise([device.row().pk], Actor("tester", "test"))
     epochs.begin([device.title])
-    sealed = downlink.seal([KeyCommand(1, device.title, 2), read_now(device, 2)], NOW)
+    sealed = command_sealing.seal([KeyCommand(1, device.title, 2), read_now(device, 2)], NOW)
     assert set(sealed) == {1}
     assert Receiver.of(device).open(sealed[1].octets)[0] == 0
 
@@ -134,7 +134,7 @@ def test_sealing_costs_the_same_for_any_number_of_commands(concentrator: Concent
         epochs.begin([device.title for device in devices])
         with counting() as statements:
             both = [(KeyCommand(2 * n, d.title, 2), read_now(d, 2 * n + 1)) for n, d in enumerate(devices)]
-            assert len(downlink.seal([command for pair in both for command in pair], NOW)) == 2 * size
+            assert len(command_sealing.seal([command for pair in both for command in pair], NOW)) == 2 * size
         costs.append(len(statements))
     assert costs == [4, 4]  # keys, their octets, counters, and the journal's number
 
@@ -185,7 +185,7 @@ KNOWN_TRAFFIC_KEYS = {
 
 def test_known_answers_of_the_document() -> None:
     known_device()
-    sealed = downlink.seal(
+    sealed = command_sealing.seal(
         [
             KeyCommand(17, KNOWN_TITLE, 2),
             PlainCommand(18, KNOWN_TITLE, (2, 18)),

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from concentrators import commands
+from concentrators.commands import queue
 from concentrators.models import Concentrator
-from keyvault import epochs, provisioning
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
-from keyvault.epochs import EpochError
+from keyvault.device_keys import epochs, provisioning
+from keyvault.device_keys.epochs import EpochError
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeySource, KeyState
 from tests.concentrators.fleet import Device, commission, judged
 from tests.concentrators.statements import Statements, counting
@@ -244,5 +244,5 @@ def test_a_worn_key_that_cannot_be_replaced_holds_up_no_other(concentrator: Conc
         epochs.compromise([key_row(hopeless.title, 0).pk], ACTOR)
     else:
         DeviceKey.objects.filter(pk=key_row(hopeless.title, 1).pk).update(epoch=epochs.LAST_EPOCH)
-    assert commands.replace_worn_keys(10, timezone.now()) == 1
+    assert queue.replace_worn_keys(10, timezone.now()) == 1
     assert states(worn) == {1: "active", 2: "pending"}

@@ -4,11 +4,12 @@ import hashlib
 
 import pytest
 
-from keyvault import masterkey, provisioning
+from keyvault import master_key
 from keyvault.cose.kdf import derived_device_key
-from keyvault.fingerprints import FINGERPRINT_OCTETS, fingerprint
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS, fingerprint
+from keyvault.device_keys.provisioning import NewKey, purpose_of
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey, purpose_of
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 
@@ -28,7 +29,7 @@ def test_stored_keys_get_their_fingerprint() -> None:
     assert rows.count() == 3
     for row in rows:
         title = bytes(row.system_title)
-        key = masterkey.current().unwrap(bytes(row.wrapped or b""), purpose_of(row.epoch), title, row.epoch)
+        key = master_key.current().unwrap(bytes(row.wrapped or b""), purpose_of(row.epoch), title, row.epoch)
         assert bytes(row.fingerprint or b"") == fingerprint(key)
     assert bytes(rows.get(system_title=other).fingerprint or b"") == fingerprint(given)
 

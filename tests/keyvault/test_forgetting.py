@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvault.masterkey import FileProvider, forgetting
+from keyvault.master_key import FileProvider, forgetting
 from tests.flows.stack import wait_for
 
 

@@ -19,11 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from ami_headend import health
-from concentrators import verification
-from concentrators.verification import TransientError
-from keyvault import audit, epochs, journal, masterkey
-from keyvault.audit import Actor
+from ami_headend.health import probes
+from concentrators.ingest import verification
+from concentrators.ingest.verification import TransientError
+from keyvault import journal, master_key
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs
+from keyvault.device_keys.provisioning import create_fleet_key, provision_devices, set_key_state
 from keyvault.journal import JournalError, NotReplayedError, reading, writing
 from keyvault.journal.segments import (
     HEAD_LINE,
@@ -41,7 +44,6 @@ from keyvault.journal.segments import (
     read_header,
 )
 from keyvault.models import AuditRecord, DeviceKey, FleetKey, KeyState
-from keyvault.provisioning import create_fleet_key, provision_devices, set_key_state
 from tests.concentrators.fleet import commission, post
 from tests.factories import ConcentratorFactory
 
@@ -121,7 +123,7 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
 
 
 def recorded(folder: Path, after: int = 0) -> list[Record]:
-    found = reading.read([folder], masterkey.current(), after)
+    found = reading.read([folder], master_key.current(), after)
     assert found.faults == []
     return list(found)
 
@@ -162,7 +164,7 @@ def test_after_a_torn_record_another_segment_is_begun(folder: Path) -> None:
     with path.open("ab") as file:
         file.write(b"\x00\x00\x01\x00half")
     write(2)
-    found = reading.read([folder], masterkey.current())
+    found = reading.read([folder], master_key.current())
     assert ([record.number for record in found], found.faults) == ([1, 2], [])
     assert [state.torn_octets for state in found.states] == [8, 0]
 
@@ -176,7 +178,7 @@ def test_a_changed_record_is_a_fault_and_the_next_goes_elsewhere(folder: Path) -
     path.write_bytes(octets)
     writing._last.clear()
     write(3)
-    found = reading.read([folder], masterkey.current())
+    found = reading.read([folder], master_key.current())
     assert [record.number for record in found] == [1, 3]
     [fault] = found.faults
     assert "damaged at octet" in fault
@@ -207,17 +209,17 @@ def test_a_folder_that_others_may_write_to_is_refused(folder: Path) -> None:
 
 def test_another_master_key_version_begins_another_segment(folder: Path, settings: Settings, tmp_path: Path) -> None:
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
-    masterkey.init(settings.MASTER_KEY_FILE)
+    master_key.init(settings.MASTER_KEY_FILE)
     write(1)
-    masterkey.provider().add_version()
+    master_key.provider().add_version()
     write(2)
     write(3)
-    states = reading.read([folder], masterkey.current()).states
+    states = reading.read([folder], master_key.current()).states
     assert [(state.first, state.last) for state in states] == [(1, 1), (2, 3)]
-    masterkey.provider().destroy(1)
-    gone = reading.read([folder], masterkey.current(), after=1)
+    master_key.provider().destroy(1)
+    gone = reading.read([folder], master_key.current(), after=1)
     assert ([record.number for record in gone], gone.faults) == ([2, 3], [])
-    [fault] = reading.read([folder], masterkey.current()).faults
+    [fault] = reading.read([folder], master_key.current()).faults
     assert "no version 1" in fault
 
 
@@ -261,7 +263,7 @@ def test_no_act_is_done_that_cannot_be_journaled(settings: Settings, tmp_path: P
         lambda: epochs.begin(TITLES[:1]),
         lambda: epochs.compromise([key.pk], OFFICER),
         lambda: set_key_state([key.pk], KeyState.RETIRED),
-        lambda: audit.record(OFFICER, "test", {}),
+        lambda: chain.record(OFFICER, "test", {}),
     )
     audited = AuditRecord.objects.count()
     for act in acts:
@@ -299,7 +301,7 @@ def test_a_restored_database_verifies_nothing_and_takes_no_act() -> None:
             verification.verify(uplink.pk)
         with pytest.raises(NotReplayedError), transaction.atomic():
             provision_devices(TITLES[:1])
-        assert not health._well(journal.check_open)
+        assert not probes._well(journal.check_open)
     uplink.refresh_from_db()
     assert (uplink.verified_at, uplink.attempts) == (None, 0)
     verdicts = verification.verify(uplink.pk)

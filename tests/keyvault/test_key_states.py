@@ -8,12 +8,14 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from concentrators.models import Concentrator
-from keyvault import downlink, epochs, masterkey, provisioning, rewrap
-from keyvault.audit import Actor
+from keyvault import master_key
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
-from keyvault.downlink import KeyCommand, PlainCommand
+from keyvault.device_keys import command_sealing, epochs, provisioning
+from keyvault.device_keys.command_sealing import KeyCommand, PlainCommand
+from keyvault.device_keys.provisioning import NewKey, purpose_of
+from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey
-from keyvault.provisioning import NewKey, purpose_of
 from tests.concentrators.fleet import Device, commission, judged
 from tests.factories import ConcentratorFactory
 
@@ -60,7 +62,7 @@ class Subject:
     def sealed_under(self) -> set[int]:
         """The epochs that commands are sealed under now: a plain one, and one that brings the pending key."""
         commands: list[PlainCommand | KeyCommand] = [PlainCommand(1, self.title, (2, 1)), KeyCommand(2, self.title, 2)]
-        return {int.from_bytes(one.kid[8:], "big") for one in downlink.seal(commands, timezone.now()).values()}
+        return {int.from_bytes(one.kid[8:], "big") for one in command_sealing.seal(commands, timezone.now()).values()}
 
 
 ACCEPTED, ONCE = {"accepted": 1}, [{"accepted": 1}, {"duplicate": 2}]
@@ -105,7 +107,7 @@ def test_downlink(subject: tuple[Subject, str]) -> None:
 def test_rewrap(state: str, settings: Settings, tmp_path: Path) -> None:
     """A rotation of the master key moves the secrets of keys in every state, and no cell of the matrix."""
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
-    masterkey.provider().init()
+    master_key.provider().init()
     subject = Subject(ConcentratorFactory.create(), state)
     secrets = {row.pk: opened(row) for row in DeviceKey.objects.filter(system_title=subject.title)}
     rotation = rewrap.begin(None, ACTOR)
@@ -124,4 +126,4 @@ def test_rewrap(state: str, settings: Settings, tmp_path: Path) -> None:
 def opened(row: DeviceKey) -> bytes:
     """The octets of a stored key, in whichever state it is."""
     title, epoch = bytes(row.system_title), row.epoch
-    return masterkey.current().unwrap(bytes(row.wrapped or b""), purpose_of(epoch), title, epoch)
+    return master_key.current().unwrap(bytes(row.wrapped or b""), purpose_of(epoch), title, epoch)

@@ -5,7 +5,7 @@ import pytest
 from keyvault.cose.kdf import derived_device_key, downlink_key, kdf_context, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import enc_structure, encode_protected, make_kid, parse_frame
-from meters.senml import Record, parse_pack
+from meters.readings.senml import Record, parse_pack
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, seal_frame, senml_payload
 
 EPOCH_1 = b"\x00\x01"

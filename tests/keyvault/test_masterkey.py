@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from keyvault import masterkey
-from keyvault.masterkey import MasterKeyError, MasterKeys, Purpose, UnwrapError
+from keyvault import master_key
+from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 
 SECRET = bytes(range(32))
 OWNER = bytes.fromhex("0024befffe804ff1")
@@ -43,7 +43,7 @@ def write(path: Path, versions: Versions) -> None:
 def loaded(folder: Path, versions: Versions) -> MasterKeys:
     path = folder / f"{secrets.token_hex(8)}.keys"
     write(path, versions)
-    return masterkey.load(path)
+    return master_key.load(path)
 
 
 @pytest.fixture(scope="module")
@@ -59,71 +59,71 @@ def path(tmp_path: Path) -> Path:
 
 class TestInit:
     def test_the_file_is_ours_alone_and_opens_what_it_wraps(self, path: Path) -> None:
-        assert masterkey.init(path) == 1
+        assert master_key.init(path) == 1
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         row = json.loads(path.read_text())["versions"][0]
         assert (row["version"], row["state"], len(base64.b64decode(row["key"]))) == (1, "active", 32)
-        wrapped = masterkey.load(path).wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
-        assert masterkey.load(path).unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
+        wrapped = master_key.load(path).wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        assert master_key.load(path).unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
 
     def test_whatever_the_umask_the_mode_is_0600(self, path: Path) -> None:
         before = os.umask(0)
         try:
-            masterkey.init(path)
+            master_key.init(path)
         finally:
             os.umask(before)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     def test_two_files_have_two_keys(self, tmp_path: Path) -> None:
-        masterkey.init(tmp_path / "a")
-        masterkey.init(tmp_path / "b")
-        wrapped = masterkey.load(tmp_path / "a").wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+        master_key.init(tmp_path / "a")
+        master_key.init(tmp_path / "b")
+        wrapped = master_key.load(tmp_path / "a").wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
         with pytest.raises(UnwrapError, match="master key is another's"):
-            masterkey.load(tmp_path / "b").unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1)
+            master_key.load(tmp_path / "b").unwrap(wrapped, Purpose.DEVICE_KEY, OWNER, 1)
 
     def test_it_never_overwrites(self, path: Path) -> None:
-        masterkey.init(path)
+        master_key.init(path)
         before = path.read_bytes()
         with pytest.raises(MasterKeyError, match="exists already"):
-            masterkey.init(path)
+            master_key.init(path)
         assert path.read_bytes() == before
 
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(MasterKeyError, match="cannot make"):
-            masterkey.init(tmp_path / "file" / "master.keys")
+            master_key.init(tmp_path / "file" / "master.keys")
 
 
 class TestLoad:
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o777, 0o601])
     def test_a_file_that_others_may_use(self, path: Path, mode: int) -> None:
-        masterkey.init(path)
+        master_key.init(path)
         path.chmod(mode)
         with pytest.raises(MasterKeyError, match=f"mode {mode:04o}.*chmod 600"):
-            masterkey.load(path)
+            master_key.load(path)
 
     @pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
     def test_a_file_of_our_own(self, path: Path, mode: int) -> None:
-        masterkey.init(path)
+        master_key.init(path)
         path.chmod(mode)
-        assert masterkey.load(path).active_version == 1
+        assert master_key.load(path).active_version == 1
 
     def test_no_file(self, path: Path) -> None:
         with pytest.raises(MasterKeyError, match="there is no master key file"):
-            masterkey.load(path)
+            master_key.load(path)
 
     def test_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(MasterKeyError, match="cannot read"):
-            masterkey.load(tmp_path)
+            master_key.load(tmp_path)
 
     def test_every_half_of_a_file(self, path: Path) -> None:
-        masterkey.init(path)
+        master_key.init(path)
         whole = path.read_bytes()
         for length in range(0, len(whole), 7):
             path.write_bytes(whole[:length])
             with pytest.raises(MasterKeyError):
-                masterkey.load(path)
+                master_key.load(path)
 
     @pytest.mark.parametrize(
         "content",
@@ -146,7 +146,7 @@ class TestLoad:
         path.touch(0o600)
         path.write_bytes(content)
         with pytest.raises(MasterKeyError):
-            masterkey.load(path)
+            master_key.load(path)
 
     @pytest.mark.parametrize(
         "versions",
@@ -163,7 +163,7 @@ class TestLoad:
     def test_keys_that_cannot_be_used(self, path: Path, versions: Versions) -> None:
         write(path, versions)
         with pytest.raises(MasterKeyError) as raised:
-            masterkey.load(path)
+            master_key.load(path)
         assert "AAAA" not in str(raised.value)
 
     def test_one_version_wraps_and_all_open(self, tmp_path: Path) -> None:
@@ -176,13 +176,13 @@ class TestLoad:
     def test_the_current_one_is_read_again_when_the_file_changes(self, path: Path, settings: Settings) -> None:
         settings.MASTER_KEY_FILE = path
         with pytest.raises(MasterKeyError, match="there is no master key file"):
-            masterkey.current()
-        masterkey.init(path)
-        first = masterkey.current()
-        assert masterkey.current() is first
+            master_key.current()
+        master_key.init(path)
+        first = master_key.current()
+        assert master_key.current() is first
         path.unlink()
         write(path, {1: ("decrypt_only", bytes(32)), 9: ("active", bytes(32))})
-        assert masterkey.current().active_version == 9
+        assert master_key.current().active_version == 9
 
 
 class TestWrapping:
@@ -261,12 +261,12 @@ class TestNothingLeaks:
         assert not hasattr(keys, "__dict__")
 
     def test_errors_name_no_key(self, path: Path) -> None:
-        masterkey.init(path)
+        master_key.init(path)
         key = json.loads(path.read_text())["versions"][0]["key"]
         whole = path.read_text()
         for text in (whole + "x", whole.replace('"active"', '"other"'), whole.replace(key, key[:-8])):
             path.write_text(text)
             with pytest.raises(MasterKeyError) as raised:
-                masterkey.load(path)
+                master_key.load(path)
             assert key[:20] not in str(raised.value)
             assert raised.value.__suppress_context__ or raised.value.__context__ is None

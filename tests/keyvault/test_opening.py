@@ -6,13 +6,13 @@ import pytest
 from django.db import transaction
 from pytest_django import Settings
 
-from keyvault import provisioning
 from keyvault.cose.structures import make_kid
-from keyvault.counterrows import Care, ContendedError
-from keyvault.counters import Take
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, open_frames, save_counters
-from keyvault.provisioning import NewKey
+from keyvault.replay_window import Take
+from keyvault.replay_window_store import Care, ContendedError
 from tests.builders import seal_frame
 from tests.concentrators.fleet import NOW
 from tests.concentrators.statements import counting

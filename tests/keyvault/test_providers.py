@@ -16,12 +16,12 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from ami_headend.diagnosis import examine
-from concentrators import verification
-from concentrators.verification import TransientError
-from keyvault import masterkey
-from keyvault.masterkey import MasterKeyError, MasterKeyState, Provider, Purpose, UnwrapError
-from keyvault.masterkey.file import FileProvider
+from ami_headend.health.checks import examine
+from concentrators.ingest import verification
+from concentrators.ingest.verification import TransientError
+from keyvault import master_key
+from keyvault.master_key import MasterKeyError, MasterKeyState, Provider, Purpose, UnwrapError
+from keyvault.master_key.file import FileProvider
 from tests.concentrators.fleet import commission, post
 from tests.factories import ConcentratorFactory
 from tests.keyvault.providers import PIN, SoftHsm
@@ -32,11 +32,11 @@ NOBODY = 65_534
 
 
 def wrapped() -> bytes:
-    return masterkey.current().wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
+    return master_key.current().wrap(SECRET, Purpose.DEVICE_KEY, OWNER, 1)
 
 
 def opens(octets: bytes) -> bool:
-    return masterkey.current().unwrap(octets, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
+    return master_key.current().unwrap(octets, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
 
 
 @contextmanager
@@ -54,13 +54,13 @@ def out_of_order(provider: Provider, settings: Settings, request: pytest.Fixture
 class TestBoth:
     def test_an_empty_place_says_what_to_do(self, empty_provider: Provider) -> None:
         with pytest.raises(MasterKeyError, match="master_key init"):
-            masterkey.current()
+            master_key.current()
         with pytest.raises(MasterKeyError, match="master_key init"):
-            masterkey.probe()
+            master_key.probe()
 
     def test_what_is_wrapped_opens(self, provider: Provider) -> None:
         assert opens(wrapped())
-        assert masterkey.probe().active_version == 1
+        assert master_key.probe().active_version == 1
 
     def test_a_second_init_changes_nothing(self, provider: Provider) -> None:
         octets = wrapped()
@@ -76,7 +76,7 @@ class TestBoth:
             (Purpose.DEVICE_KEY, OWNER, 2),
         ):
             with pytest.raises(UnwrapError, match="changed"):
-                masterkey.current().unwrap(octets, purpose, owner, epoch)
+                master_key.current().unwrap(octets, purpose, owner, epoch)
         for position in range(15, 77, 3):
             changed = bytearray(octets)
             changed[position] ^= 1
@@ -88,11 +88,11 @@ class TestBoth:
         before = wrapped()
         assert provider.add_version() == 2
         after = wrapped()
-        assert (masterkey.wrapped_version(before), masterkey.wrapped_version(after)) == (1, 2)
+        assert (master_key.wrapped_version(before), master_key.wrapped_version(after)) == (1, 2)
         assert opens(before)
         assert opens(after)
-        moved = masterkey.current().rewrap(before, Purpose.DEVICE_KEY, OWNER, 1)
-        assert masterkey.wrapped_version(moved) == 2
+        moved = master_key.current().rewrap(before, Purpose.DEVICE_KEY, OWNER, 1)
+        assert master_key.wrapped_version(moved) == 2
         assert opens(moved)
 
     def test_states_and_dates(self, provider: Provider) -> None:
@@ -111,7 +111,7 @@ class TestBoth:
         assert [one.decrypt_only_at is not None for one in found] == [True, True, False]
 
     def test_keys_taken_before_open_what_a_newer_version_wrapped(self, provider: Provider) -> None:
-        held = masterkey.current()
+        held = master_key.current()
         provider.add_version()
         octets = wrapped()
         assert held.unwrap(octets, Purpose.DEVICE_KEY, OWNER, 1) == SECRET
@@ -121,12 +121,12 @@ class TestBoth:
         in_child(lambda: provider.add_version() == 2 and opens(octets))
         assert opens(octets)
         assert provider.fresh().active_version == 2
-        assert masterkey.current().active_version == 2
+        assert master_key.current().active_version == 2
 
     def test_another_process_destroys_a_version(self, provider: Provider) -> None:
         before = wrapped()
         provider.add_version()
-        held = masterkey.current()
+        held = master_key.current()
         after = wrapped()
         in_child(lambda: destroyed(provider))
         assert opens(after)
@@ -201,7 +201,7 @@ class TestFile:
     def path(self, tmp_path: Path, settings: Settings) -> Path:
         path = tmp_path / "master.keys"
         settings.MASTER_KEY_FILE = path
-        masterkey.init(path)
+        master_key.init(path)
         return path
 
     def test_a_write_that_fails_leaves_the_file_as_it_is(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +212,14 @@ class TestFile:
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(MasterKeyError, match="No space left"):
-            masterkey.provider().add_version()
+            master_key.provider().add_version()
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]
 
     def test_a_folder_that_cannot_be_written(self, settings: Settings) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder, path = Path(name), Path(name) / "master.keys"
-            masterkey.init(path)
+            master_key.init(path)
             settings.MASTER_KEY_FILE = path
             before = path.read_bytes()
             if os.geteuid() == 0:
@@ -227,7 +227,7 @@ class TestFile:
             folder.chmod(0o555)
             try:
                 with as_nobody(), pytest.raises(MasterKeyError, match=r"cannot write .* nothing was changed"):
-                    masterkey.provider().add_version()
+                    master_key.provider().add_version()
             finally:
                 folder.chmod(0o755)
             assert path.read_bytes() == before
@@ -240,14 +240,14 @@ class TestFile:
         def read() -> None:
             while not done.is_set():
                 try:
-                    seen.add(masterkey.load(path).active_version)
+                    seen.add(master_key.load(path).active_version)
                 except MasterKeyError as error:
                     failed.append(error)
 
         reader = threading.Thread(target=read)
         reader.start()
         for _ in range(30):
-            masterkey.provider().add_version()
+            master_key.provider().add_version()
         done.set()
         reader.join()
         assert not failed
@@ -257,7 +257,7 @@ class TestFile:
         if os.geteuid() == 0:
             os.chown(path, NOBODY, NOBODY)
         owner = path.stat().st_uid
-        masterkey.provider().add_version()
+        master_key.provider().add_version()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert path.stat().st_uid == owner
 
@@ -265,28 +265,28 @@ class TestFile:
         link = path.with_name("link")
         link.symlink_to(path)
         settings.MASTER_KEY_FILE = link
-        masterkey.provider().add_version()
+        master_key.provider().add_version()
         assert link.is_symlink()
-        assert masterkey.load(path).active_version == 2
+        assert master_key.load(path).active_version == 2
 
     def test_a_destroyed_version_keeps_its_number_and_dates_only(self, path: Path) -> None:
         key = json.loads(path.read_text())["versions"][0]["key"]
-        masterkey.provider().add_version()
-        masterkey.provider().destroy(1)
+        master_key.provider().add_version()
+        master_key.provider().destroy(1)
         assert key not in path.read_text()
-        destroyed = masterkey.provider().versions()[0]
+        destroyed = master_key.provider().versions()[0]
         assert (destroyed.number, destroyed.state) == (1, MasterKeyState.DESTROYED)
         assert destroyed.created_at
         assert destroyed.decrypt_only_at
         assert destroyed.destroyed_at
-        assert masterkey.load(path).versions == [2]
+        assert master_key.load(path).versions == [2]
 
 
 class TestToken:
     def test_the_key_cannot_be_taken_out(self, token: SoftHsm, settings: Settings) -> None:
         import pkcs11  # noqa: PLC0415 - installed for those who have an HSM only
 
-        masterkey.provider().init()
+        master_key.provider().init()
         session = pkcs11.lib(token.library).get_token(token_label=settings.PKCS11_TOKEN).open()  # logged in already
         (key,) = session.get_objects({pkcs11.Attribute.LABEL: "ami-headend master 1"})
         with pytest.raises(pkcs11.AttributeSensitive):
@@ -297,20 +297,20 @@ class TestToken:
     def test_a_key_that_could_be_taken_out_is_refused(self, token: SoftHsm, settings: Settings) -> None:
         import pkcs11  # noqa: PLC0415 - installed for those who have an HSM only
 
-        masterkey.provider().init()
+        master_key.provider().init()
         session = pkcs11.lib(token.library).get_token(token_label=settings.PKCS11_TOKEN).open(rw=True)
         template = {pkcs11.Attribute.EXTRACTABLE: True, pkcs11.Attribute.SENSITIVE: False}
         session.generate_key(pkcs11.KeyType.AES, 256, label="ami-headend master 2", store=True, template=template)
         session.generate_key(pkcs11.KeyType.AES, 256, label="somebody else's", store=True, template=template)
         session.close()
         with pytest.raises(MasterKeyError, match="extractable"):
-            masterkey.probe()
+            master_key.probe()
 
     def test_a_wrong_pin_is_tried_once(self, token: SoftHsm) -> None:
-        masterkey.provider().init()
+        master_key.provider().init()
         token.pin_file.write_text("0000")
         try:
-            other = masterkey._provider.__wrapped__(*place())  # past the cache, as in another process
+            other = master_key._provider.__wrapped__(*place())  # past the cache, as in another process
             with pytest.raises(MasterKeyError, match="refuses the PIN"):
                 other.current()
             for _ in range(20):  # a token would lock
@@ -333,13 +333,13 @@ class TestToken:
     ) -> None:
         setattr(settings, name, value)
         with pytest.raises(MasterKeyError, match=said):
-            masterkey.probe()
+            master_key.probe()
 
     def test_a_pin_that_others_may_read(self, token: SoftHsm) -> None:
         token.pin_file.chmod(0o640)
         try:
             with pytest.raises(MasterKeyError, match="chmod 600"):
-                masterkey.probe()
+                master_key.probe()
         finally:
             token.pin_file.chmod(0o600)
 
@@ -347,7 +347,7 @@ class TestToken:
 def test_an_unknown_provider_is_refused(settings: Settings) -> None:
     settings.MASTER_KEY_PROVIDER = "vault"
     with pytest.raises(MasterKeyError, match="must be one of file, pkcs11"):
-        masterkey.current()
+        master_key.current()
 
 
 def destroyed(provider: Provider) -> bool:

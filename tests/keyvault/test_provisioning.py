@@ -7,11 +7,12 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from pytest_django import Settings
 
-from keyvault import masterkey, provisioning
+from keyvault import master_key
 from keyvault.cose.kdf import derived_device_key
-from keyvault.masterkey import MasterKeyError, Purpose
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey, ProvisioningError
+from keyvault.master_key import MasterKeyError, Purpose
 from keyvault.models import DeviceKey, FleetKey, InvocationCounter, KeyState
-from keyvault.provisioning import NewKey, ProvisioningError
 
 pytestmark = pytest.mark.django_db
 
@@ -20,7 +21,7 @@ TITLES = [(0x0024_BEFF_FE10_0000 + n).to_bytes(8, "big") for n in range(5)]
 
 def unwrapped(row: DeviceKey) -> bytes:
     purpose = Purpose.DEVICE_KEY if row.epoch else Purpose.TRANSFER_KEY
-    return masterkey.current().unwrap(bytes(row.wrapped or b""), purpose, bytes(row.system_title), row.epoch)
+    return master_key.current().unwrap(bytes(row.wrapped or b""), purpose, bytes(row.system_title), row.epoch)
 
 
 class TestStored:
@@ -136,8 +137,8 @@ class TestDerived:
 
     def test_a_fleet_key_is_bound_to_its_name(self) -> None:
         fleet = provisioning.create_fleet_key("fleet")
-        with pytest.raises(masterkey.UnwrapError):
-            masterkey.current().unwrap(bytes(fleet.wrapped), Purpose.FLEET_KEY, b"another")
+        with pytest.raises(master_key.UnwrapError):
+            master_key.current().unwrap(bytes(fleet.wrapped), Purpose.FLEET_KEY, b"another")
 
 
 class TestState:

@@ -14,9 +14,10 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.backup import restoring
-from concentrators import access, tokens
-from concentrators.commands import Request, enqueue, enqueue_keys
-from concentrators.downlink import _Due, _note_offered, _note_sealed, _to_seal
+from concentrators.commands.downlink import _Due, _note_offered, _note_sealed, _to_seal
+from concentrators.commands.queue import Request, enqueue, enqueue_keys
+from concentrators.fleet import registry, tokens
+from concentrators.ingest.verification import verify
 from concentrators.models import (
     Command,
     CommandKind,
@@ -26,13 +27,23 @@ from concentrators.models import (
     RotationWave,
     WaveState,
 )
-from concentrators.verification import verify
-from keyvault import audit, backups, downlink, epochs, journal, masterkey, replay, shipments
-from keyvault.audit import Actor
+from keyvault import journal, master_key
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
-from keyvault.downlink import KeyCommand
-from keyvault.journal import reading
+from keyvault.device_keys import command_sealing, epochs, shipments
+from keyvault.device_keys.command_sealing import KeyCommand
+from keyvault.device_keys.provisioning import (
+    NewKey,
+    create_fleet_key,
+    provision_devices,
+    provision_stored,
+    set_key_state,
+)
+from keyvault.journal import reading, replay
+from keyvault.journal.replay import ReplayError
 from keyvault.journal.segments import Record
+from keyvault.master_key import backups
 from keyvault.models import (
     Approval,
     AuditRecord,
@@ -44,8 +55,6 @@ from keyvault.models import (
     MasterKeyRotation,
     RotationState,
 )
-from keyvault.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored, set_key_state
-from keyvault.replay import ReplayError
 from tests.concentrators.fleet import NOW, Device, commission, post
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory
@@ -107,7 +116,7 @@ def plain(value: Any) -> Any:
 
 
 def bring_up(folder: Path, after: int = 0, now: datetime | None = None) -> replay.Outcome:
-    found = reading.read([folder], masterkey.current(), after)
+    found = reading.read([folder], master_key.current(), after)
     assert found.faults == []
     return replay.bring_up(found, restoring.replayers(found), OFFICER, now or timezone.now(), {})
 
@@ -122,7 +131,7 @@ def assert_brought_back(folder: Path, act: Callable[[], object]) -> dict[str, An
     assert before != known
     bring_up(folder)
     assert without_restores(picture()) == known
-    audit.verify()
+    chain.verify()
     bring_up(folder)  # from its beginning, over what stands: versions may move, nothing else
     assert {**without_restores(picture()), "counters": None} == {**known, "counters": None}
     return before
@@ -146,12 +155,12 @@ def with_transfer_keys(count: int, concentrator: Concentrator) -> list[Device]:
     return devices
 
 
-def give_new_keys(devices: list[Device], now: datetime = NOW) -> dict[int, downlink.Sealed]:
+def give_new_keys(devices: list[Device], now: datetime = NOW) -> dict[int, command_sealing.Sealed]:
     """What a concentrator's request does: key commands are sealed, and leave; by number."""
     queued = enqueue_keys([device.meter for device in devices], "tester", now)
     brought = [KeyCommand(row.pk, bytes(row.meter.system_title), row.parameters["epoch"]) for row in queued]
     epochs.offered({command.system_title: command.epoch for command in brought}, now)
-    return downlink.seal(brought, now)
+    return command_sealing.seal(brought, now)
 
 
 def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
@@ -169,7 +178,7 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
             for row in Command.objects.all()
         ]
         epochs.offered({device.title: 2 for device in devices}, NOW)
-        sealed = downlink.seal([_to_seal(row, NOW) for row in due], NOW)
+        sealed = command_sealing.seal([_to_seal(row, NOW) for row in due], NOW)
         _note_offered(concentrator.pk, due, NOW)
         _note_sealed(concentrator.pk, sealed, NOW)
         left.extend(Command.objects.order_by("pk").values_list(*fields))
@@ -296,7 +305,7 @@ def test_a_transfer_key_of_a_shipment_comes_back(folder: Path) -> None:
 def test_commands_never_use_a_counter_or_a_number_again(folder: Path) -> None:
     concentrator = ConcentratorFactory.create()
     devices = with_transfer_keys(3, concentrator)
-    sent: dict[int, downlink.Sealed] = {}
+    sent: dict[int, command_sealing.Sealed] = {}
     lose(lambda: sent.update(give_new_keys(devices)))
     assert len(sent) == 3
     bring_up(folder)
@@ -345,32 +354,32 @@ def test_access_comes_back_as_it_was(folder: Path) -> None:
         tokens.revoke(stolen)
         tokens.issue(kept, "new", datetime(2027, 1, 1, tzinfo=UTC))
         new = Concentrator(name="DCU-new")
-        access.save(new)
+        registry.save(new)
         tokens.issue(new, "first")
         kept.is_active, kept.name = False, "DCU-old"
-        access.save(kept)
+        registry.save(kept)
 
     assert_brought_back(folder, act)
     fresh = Concentrator(name="DCU-newer")
-    access.save(fresh)
+    registry.save(fresh)
     assert fresh.pk > Concentrator.objects.get(name="DCU-new").pk
 
 
 def test_the_audit_chain_goes_on_where_it_was(folder: Path) -> None:
     with transaction.atomic():
-        audit.record(OFFICER, "before", {})
-    heads: list[audit.Head] = []
+        chain.record(OFFICER, "before", {})
+    heads: list[chain.Head] = []
 
     def act() -> None:
         lose_one = Actor("nobody", "test")
         with transaction.atomic():
-            audit.record(lose_one, "never committed", {})
+            chain.record(lose_one, "never committed", {})
             transaction.set_rollback(True)
-        heads.append(audit.record(OFFICER, "export", {"keys": 1}))
+        heads.append(chain.record(OFFICER, "export", {"keys": 1}))
 
     lose(act)
     bring_up(folder)
-    assert audit.verify(heads[0]).number == heads[0].number + 1
+    assert chain.verify(heads[0]).number == heads[0].number + 1
     assert list(AuditRecord.objects.order_by("number").values_list("act", flat=True))[-2:] == [
         "export",
         "database.restore",
@@ -379,13 +388,13 @@ def test_the_audit_chain_goes_on_where_it_was(folder: Path) -> None:
 
 def test_records_of_the_chain_that_do_not_follow_are_not_put_in(folder: Path) -> None:
     with transaction.atomic():
-        audit.record(OFFICER, "before", {})
-    lose(lambda: [audit.record(OFFICER, f"act {number}", {}) for number in range(3)])
-    found = reading.read([folder], masterkey.current())
+        chain.record(OFFICER, "before", {})
+    lose(lambda: [chain.record(OFFICER, f"act {number}", {}) for number in range(3)])
+    found = reading.read([folder], master_key.current())
     [first] = [record for record in found if record.kind == "audit" and record.body[0]["act"] == "act 0"]
     outcome = bring_up(folder, after=first.number)
     assert any("2 records of the audit chain could not be put back" in note for note in outcome.notes)
-    audit.verify()
+    chain.verify()
 
 
 def test_what_must_not_go_on_is_settled(folder: Path) -> None:
@@ -406,12 +415,12 @@ def test_what_must_not_go_on_is_settled(folder: Path) -> None:
 
 def test_numbers_of_the_journal_go_on_after_the_last(folder: Path) -> None:
     provision_devices(TITLES[:1])
-    last = reading.read([folder], masterkey.current()).last_number
+    last = reading.read([folder], master_key.current()).last_number
     with connection.cursor() as cursor:
         cursor.execute("SELECT setval('keyvault_journal_number', 1)")
     bring_up(folder)
     provision_devices(TITLES[1:2])
-    assert reading.read([folder], masterkey.current()).last_number > last + 1
+    assert reading.read([folder], master_key.current()).last_number > last + 1
 
 
 def test_a_kind_of_a_newer_release_stops_it_and_changes_nothing(folder: Path) -> None:
@@ -454,7 +463,7 @@ def test_batches_cost_the_same_number_of_statements(folder: Path) -> None:
     costs = []
     for size, base in ((1, 0), (2, 10), (200, 1000)):
         titles = [bytes.fromhex("02be") + (base + number).to_bytes(6, "big") for number in range(size)]
-        last = reading.read([folder], masterkey.current()).last_number if folder.exists() else 0
+        last = reading.read([folder], master_key.current()).last_number if folder.exists() else 0
         lose(lambda: provision_devices(titles))  # noqa: B023 - called at once
         with counting() as statements:
             bring_up(folder, after=last)

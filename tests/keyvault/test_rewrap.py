@@ -15,13 +15,15 @@ from django.utils import timezone
 from psycopg.errors import DeadlockDetected
 from pytest_django import Settings
 
-from keyvault import audit, census, masterkey, provisioning, rewrap, tasks, versions
-from keyvault.audit import Actor
-from keyvault.masterkey import MasterKeyError, MasterKeys, MasterKeyState, Provider, Purpose
+from keyvault import master_key, tasks
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import purpose_of
+from keyvault.master_key import MasterKeyError, MasterKeys, MasterKeyState, Provider, Purpose, census, rewrap, versions
+from keyvault.master_key.rewrap import RotationError
+from keyvault.master_key.versions import DestroyError
 from keyvault.models import AuditKey, AuditRecord, DeviceKey, FleetKey, MasterKeyRotation
-from keyvault.provisioning import purpose_of
-from keyvault.rewrap import RotationError
-from keyvault.versions import DestroyError
 from tests.concentrators.statements import counting
 
 pytestmark = pytest.mark.django_db
@@ -36,7 +38,7 @@ def secrets(provider: Provider) -> dict[int, bytes]:
     """Keys of every kind; gives the octets of the stored device keys by row."""
     provisioning.provision_devices(TITLES)
     provisioning.provision_devices(DERIVED, fleet_key=provisioning.create_fleet_key("north"))
-    audit.record(OFFICER, "test", {})
+    chain.record(OFFICER, "test", {})
     return octets()
 
 
@@ -45,14 +47,14 @@ def in_file(settings: Settings, tmp_path: Path) -> Path:
     """Keys in a file of this test's own, for what does not depend on the provider."""
     path = tmp_path / "master.keys"
     settings.MASTER_KEY_FILE = path
-    masterkey.provider().init()
+    master_key.provider().init()
     provisioning.provision_devices(TITLES)
-    audit.record(OFFICER, "test", {})
+    chain.record(OFFICER, "test", {})
     return path
 
 
 def octets() -> dict[int, bytes]:
-    master = masterkey.current()
+    master = master_key.current()
     return {
         row.pk: master.unwrap(bytes(row.wrapped or b""), purpose_of(row.epoch), bytes(row.system_title), row.epoch)
         for row in DeviceKey.objects.exclude(wrapped=None)
@@ -102,7 +104,7 @@ class TestRotation:
             assert (row.version, row.state, row.fingerprint) == (before.version, before.state, before.fingerprint)
             assert row.source == "derived" or row.wrapped != before.wrapped
         assert census.verify() == census.Verification(SECRETS, [])
-        audit.verify()
+        chain.verify()
         assert acts()[1:] == [
             ("master_key.rotate", "begun"),
             ("master_key.rotate", f"finished: {SECRETS} rewrapped"),
@@ -201,7 +203,7 @@ class TestBeside:
 
     def test_a_key_is_replaced(self, beside: Callable[[Callable[[], object]], None]) -> None:
         row = DeviceKey.objects.order_by("pk")[2]
-        old = masterkey.current()
+        old = master_key.current()
         secret = bytes(range(32))
         changed = old.wrap(secret, purpose_of(row.epoch), bytes(row.system_title), row.epoch)
         beside(lambda: DeviceKey.objects.filter(pk=row.pk).update(wrapped=changed, fingerprint=None))
@@ -221,7 +223,7 @@ class TestBeside:
         assert census.verify().faults == []
 
     def test_a_row_that_comes_late_below_the_cursor_is_found(self, in_file: Path) -> None:
-        old = masterkey.current()
+        old = master_key.current()
         rotation = rewrap.begin(10, OFFICER)
         for _ in range(2):
             assert rewrap.rewrap_batch(rotation.pk)
@@ -246,13 +248,13 @@ class TestBeginning:
         rewrap.begin(10, OFFICER)
         with pytest.raises(RotationError, match=re.escape("is running at 0 of 31: resume it (--resume)")):
             rewrap.begin(10, OFFICER)
-        assert masterkey.provider().fresh().active_version == 2
+        assert master_key.provider().fresh().active_version == 2
 
     @pytest.mark.parametrize("size", [0, -1, 100_001])
     def test_a_batch_of_another_size(self, in_file: Path, size: int) -> None:
         with pytest.raises(RotationError, match="is not 1 to 100000"):
             rewrap.begin(size, OFFICER)
-        assert masterkey.provider().fresh().active_version == 1
+        assert master_key.provider().fresh().active_version == 1
 
     def test_where_no_version_can_be_made_nothing_begins(self, in_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(descriptor: int) -> None:
@@ -262,7 +264,7 @@ class TestBeginning:
         with pytest.raises(MasterKeyError, match="No space left"):
             rewrap.begin(10, OFFICER)
         assert rewrap.current() is None
-        assert masterkey.current().active_version == 1
+        assert master_key.current().active_version == 1
 
     def test_an_old_copy_of_the_file_rewraps_nothing(self, in_file: Path) -> None:
         copy = in_file.read_bytes()
@@ -412,10 +414,10 @@ class TestDestroy:
             call("destroy", "1")
         with pytest.raises(CommandError, match="'2' is not 1: nothing was destroyed"):
             call("destroy", "1", "--yes-destroy", "2")
-        assert masterkey.provider().fresh().versions == [1, 2]
+        assert master_key.provider().fresh().versions == [1, 2]
         monkeypatch.setattr("builtins.input", lambda prompt: "1")
         assert "Destroyed version 1" in call("destroy", "1")
-        assert masterkey.provider().fresh().versions == [2]
+        assert master_key.provider().fresh().versions == [2]
         with pytest.raises(CommandError, match="is the active one"):
             call("destroy", "2", "--yes-destroy", "2")
 

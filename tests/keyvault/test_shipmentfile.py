@@ -12,11 +12,11 @@ from django.conf import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvault import shipmentfile, transport
-from keyvault.keyquality import weakness
+from keyvault.device_keys import shipment_file, shipment_kek
+from keyvault.device_keys.shipment_file import Header, ShipmentError, ShipmentLine, read
+from keyvault.device_keys.shipment_kek import TransportKey, TransportKeyError, TransportUnwrapError
+from keyvault.device_keys.weak_keys import weakness
 from keyvault.models import Algorithm
-from keyvault.shipmentfile import Header, ShipmentError, ShipmentLine, read
-from keyvault.transport import TransportKey, TransportKeyError, TransportUnwrapError
 from tests.keyvault.shipping import TRANSPORT, header, line, text, transport_file, wrapped
 
 # The same in every process: pytest-xdist compares the names of parametrized tests.
@@ -27,7 +27,7 @@ EXAMPLE_TRANSPORT = TransportKey(bytes(range(0x40, 0x60)))
 EXAMPLE_TRANSFER_KEY = bytes(range(0x20, 0x40))
 
 
-def read_octets(folder: Path, octets: bytes) -> shipmentfile.Shipment:
+def read_octets(folder: Path, octets: bytes) -> shipment_file.Shipment:
     path = folder / "shipment"
     path.write_bytes(octets)
     return read(path)
@@ -42,9 +42,9 @@ class TestExample:
     octets = re.sub(r",\n ", ", ", document.split("```\n")[1]).encode()
 
     def test_it_is_what_we_write(self) -> None:
-        assert self.octets == shipmentfile.encode_header(
+        assert self.octets == shipment_file.encode_header(
             Header("EXAMPLE-1", EXAMPLE_TRANSPORT.fingerprint, 1)
-        ) + shipmentfile.encode_line(
+        ) + shipment_file.encode_line(
             ShipmentLine(
                 2, TITLE, 1, Algorithm.AES_CCM_16_64_128,
                 EXAMPLE_TRANSPORT.wrap(EXAMPLE_KEY), EXAMPLE_TRANSPORT.wrap(EXAMPLE_TRANSFER_KEY),
@@ -128,7 +128,7 @@ class TestFile:
     @given(st.binary(max_size=200))
     def test_noise_is_a_bad_line_and_no_traceback(self, noise: bytes) -> None:
         with pytest.raises(ValueError, match=r"JSON|system_title|field"):
-            shipmentfile._line(2, noise)
+            shipment_file._line(2, noise)
 
 
 class TestLine:
@@ -181,25 +181,25 @@ class TestTransportKey:
     def test_octets_and_digits_are_alike(self, tmp_path: Path) -> None:
         wrapping = TransportKey(TRANSPORT).wrap(EXAMPLE_KEY)
         for content in (TRANSPORT, TRANSPORT.hex().encode(), TRANSPORT.hex().upper().encode() + b"\r\n"):
-            assert transport.load(transport_file(tmp_path, content)).unwrap(wrapping) == EXAMPLE_KEY
+            assert shipment_kek.load(transport_file(tmp_path, content)).unwrap(wrapping) == EXAMPLE_KEY
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
     def test_a_file_that_others_may_read(self, tmp_path: Path, mode: int) -> None:
         path = transport_file(tmp_path)
         path.chmod(mode)
         with pytest.raises(TransportKeyError, match="chmod 600"):
-            transport.load(path)
+            shipment_kek.load(path)
 
     @pytest.mark.parametrize("content", [b"", b"x" * 31, b"x" * 33, b"zz" * 32, b"ab" * 32 + b"00"])
     def test_another_length(self, tmp_path: Path, content: bytes) -> None:
         with pytest.raises(TransportKeyError, match="32 octets, or 64 hex digits"):
-            transport.load(transport_file(tmp_path, content))
+            shipment_kek.load(transport_file(tmp_path, content))
 
     def test_no_file_and_no_secret(self, tmp_path: Path) -> None:
         with pytest.raises(TransportKeyError, match="No such file"):
-            transport.load(tmp_path / "none")
+            shipment_kek.load(tmp_path / "none")
         with pytest.raises(TransportKeyError, match="make one of 32 random octets"):
-            transport.load(transport_file(tmp_path, bytes(range(32))))
+            shipment_kek.load(transport_file(tmp_path, bytes(range(32))))
 
     def test_it_shows_nothing(self) -> None:
         key = TransportKey(TRANSPORT)

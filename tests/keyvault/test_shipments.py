@@ -12,14 +12,22 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 
-from keyvault import audit, epochs, keyexport, provisioning, shipmentfile, shipments
-from keyvault.audit import Actor
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
+from keyvault.device_keys import epochs, key_export, provisioning, shipments
+from keyvault.device_keys import shipment_file as shipmentfile
+from keyvault.device_keys.provisioning import (
+    NewKey,
+    create_fleet_key,
+    provision_devices,
+    provision_stored,
+    set_key_state,
+)
+from keyvault.device_keys.shipment_file import ShipmentError
+from keyvault.device_keys.shipment_kek import TransportKey
+from keyvault.device_keys.shipments import ImportReport
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
-from keyvault.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored, set_key_state
-from keyvault.shipmentfile import ShipmentError
-from keyvault.shipments import ImportReport
-from keyvault.transport import TransportKey
 from tests.keyvault.shipping import TRANSPORT, header, line, shipment_file, transfer_line, transport_file, wrapped
 
 pytestmark = pytest.mark.django_db
@@ -236,7 +244,7 @@ class TestImport:
         shipments.import_(shipment, TransportKey(TRANSPORT), OFFICER)
         record = AuditRecord.objects.get()
         assert (record.actor, record.act) == ("officer", "keys.import")
-        audit.verify()
+        chain.verify()
         named = record.subject.pop("named")
         rows = DeviceKey.objects.values_list("system_title", "epoch", "fingerprint")
         assert sorted((key["device"], key["epoch"], key["fingerprint"]) for key in named) == sorted(
@@ -251,10 +259,10 @@ class TestImport:
 
     def test_without_an_audit_record_nothing_is_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: Any) -> None:
-            raise audit.AuditError("the audit key does not open")
+            raise chain.AuditError("the audit key does not open")
 
-        monkeypatch.setattr(audit, "record", broken)
-        with pytest.raises(audit.AuditError):
+        monkeypatch.setattr(chain, "record", broken)
+        with pytest.raises(chain.AuditError):
             take(tmp_path, line(TITLE))
         assert not DeviceKey.objects.exists()
 
@@ -327,9 +335,9 @@ class TestExport:
         assert output.read_text() == "precious"
 
         def broken(*_: Any) -> None:
-            raise audit.AuditError("the audit key does not open")
+            raise chain.AuditError("the audit key does not open")
 
-        monkeypatch.setattr(audit, "record", broken)
+        monkeypatch.setattr(chain, "record", broken)
         with pytest.raises(CommandError, match="Nothing was exported"):
             self.run(key_file, tmp_path / "new", "--meters", TITLE.hex())
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "transport.key"]
@@ -343,7 +351,7 @@ class TestExport:
         with pytest.raises(CommandError, match="is not 16 hex digits"):
             self.run(key_file, tmp_path / "out", "--meters", "0024")
         with pytest.raises(ShipmentError, match="a shipment's name has"):
-            keyexport.export([TITLE], TransportKey(TRANSPORT), tmp_path / "out", "../x", OFFICER)
+            key_export.export([TITLE], TransportKey(TRANSPORT), tmp_path / "out", "../x", OFFICER)
         assert not (tmp_path / "out").exists()
 
     def test_a_row_that_was_changed_stops_all(self, tmp_path: Path) -> None:
@@ -351,7 +359,7 @@ class TestExport:
         row = DeviceKey.objects.get(system_title=TITLE, epoch=1)
         DeviceKey.objects.filter(pk=row.pk).update(wrapped=DeviceKey.objects.get(system_title=OTHER, epoch=1).wrapped)
         with pytest.raises(ShipmentError, match="do not open"):
-            keyexport.export([TITLE, OTHER], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
+            key_export.export([TITLE, OTHER], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
         assert list(tmp_path.iterdir()) == []
 
 

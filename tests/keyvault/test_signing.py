@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from keyvault import audit, census, rewrap, signing
-from keyvault.masterkey import Provider
+from keyvault import signing
+from keyvault.audit import chain
+from keyvault.master_key import Provider, census, rewrap
 from keyvault.models import SigningSecret
 from keyvault.signing import BOTH_SIGN_FOR, SigningError
 
@@ -72,7 +73,7 @@ def test_a_rotation_of_the_master_key_takes_them_along(provider: Provider) -> No
     secret = signing.issue("channel 1", now())
     assert secret.encode() not in bytes(SigningSecret.objects.get().wrapped)
     assert census.census()[0].signing_secrets == 1
-    rotation = rewrap.begin(None, audit.Actor("tester", "test"))
+    rotation = rewrap.begin(None, chain.Actor("tester", "test"))
     while rewrap.rewrap_batch(rotation.pk):
         pass
     assert SigningSecret.objects.get().master_key_version == rotation.to_version

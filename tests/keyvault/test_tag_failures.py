@@ -6,7 +6,7 @@ import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from concentrators.models import Concentrator
-from keyvault import tagfailures
+from keyvault.device_keys import tag_failures
 from keyvault.models import DeviceKey, TagFailures
 from tests.concentrators.fleet import Device, commission, judged
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -43,11 +43,11 @@ def test_the_alarm_comes_once(
     django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
 ) -> None:
     (device,) = commission(1, concentrator)
-    TagFailures.objects.create(key=device.row(), failures=tagfailures.ALARM_AT - 3)
+    TagFailures.objects.create(key=device.row(), failures=tag_failures.ALARM_AT - 3)
     with caplog.at_level(logging.WARNING), django_capture_on_commit_callbacks(execute=True):
         for start in (0, 10, 20):
             judged(concentrator, forged(device, 2, start))
     alarms = [record for record in caplog.records if "ALARM" in record.message]
     assert len(alarms) == 1
     assert device.title.hex() in alarms[0].message
-    assert TagFailures.objects.get().failures == tagfailures.ALARM_AT + 3
+    assert TagFailures.objects.get().failures == tag_failures.ALARM_AT + 3

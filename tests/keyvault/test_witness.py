@@ -12,8 +12,9 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from ami_headend.alerts.conditions.keys import audit_broken
 from ami_headend.alerts.models import Rule
-from keyvault import audit, journal, witness
-from keyvault.audit import Actor, AuditError
+from keyvault import journal
+from keyvault.audit import chain, witness
+from keyvault.audit.chain import Actor, AuditError
 from keyvault.journal import JournalError, committed, writing
 from keyvault.models import AuditKey, AuditRecord
 from tests.flows import databases
@@ -34,7 +35,7 @@ def folder(
 
 def act(times: int = 1) -> None:
     for number in range(times):
-        audit.record(OFFICER, "act", {"number": number})
+        chain.record(OFFICER, "act", {"number": number})
 
 
 def as_owner(statement: str, *params: Any) -> None:
@@ -118,7 +119,7 @@ def test_a_full_disk_after_the_commit_takes_nothing_back(folder: Path, monkeypat
 
     monkeypatch.setattr(writing, "_append", full)
     act()
-    assert audit.head().number == 6
+    assert chain.head().number == 6
     assert not witness.verify().is_borne_out
 
 
@@ -156,4 +157,4 @@ def test_numbers_of_the_journal_are_not_set_back(folder: Path) -> None:
             path.write_bytes(path.read_bytes()[:-3])
         with pytest.raises(JournalError, match=r"went to number 1\d+, and the database gives number \d+: its sequence"):
             act()
-    assert audit.head().number == 6
+    assert chain.head().number == 6

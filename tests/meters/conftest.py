@@ -8,7 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from meters.models import Meter, Reading, Register
-from meters.obis import LOAD_PROFILE
+from meters.readings.obis import LOAD_PROFILE
 
 Store = Callable[..., None]
 

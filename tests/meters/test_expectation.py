@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ami_headend.console import profiles
 from ami_headend.console.periods import day_of, midnight, period_of
-from meters.expectation import Terms, assignment_of, expected
-from meters.queries import Interval
+from meters.readings.expectation import Terms, assignment_of, expected
+from meters.readings.queries import Interval
 
 START = datetime(2026, 3, 27, tzinfo=UTC)
 END = START + timedelta(days=4)

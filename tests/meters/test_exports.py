@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters import exports
+from meters.readings import export
 
 SCHEMA = pa.schema([("text", pa.string()), ("number", pa.int64()), ("at", pa.timestamp("us", tz="UTC"))])
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def written(text: str | None, number: int = -5) -> list[str]:
-    octets = b"".join(exports.stream_csv(SCHEMA, [[(text, number, AT)]]))
+    octets = b"".join(export.stream_csv(SCHEMA, [[(text, number, AT)]]))
     _, row = csv.reader(io.StringIO(octets.decode(), newline=""))
     return row
 
@@ -45,4 +45,4 @@ def test_no_text_begins_as_a_formula_does(text: str) -> None:
 
 
 def test_an_empty_batch_is_a_file_without_rows() -> None:
-    assert b"".join(exports.stream_csv(SCHEMA, [[]])).count(b"\n") == 1
+    assert b"".join(export.stream_csv(SCHEMA, [[]])).count(b"\n") == 1

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meters import gaps
-from meters.gaps import Gap, GapsError, gap_report
 from meters.models import Meter, Place, Register
-from meters.registry import exchange, install
+from meters.readings import gaps
+from meters.readings.gaps import Gap, GapsError, gap_report
+from meters.registry.lookup import exchange, install
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 

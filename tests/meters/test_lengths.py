@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.lengths import Lengths, common_boundary
+from meters.registry.interval_lengths import Lengths, common_boundary
 
 HOUR_S = 3600
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

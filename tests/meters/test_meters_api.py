@@ -6,7 +6,7 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from meters.models import EarlierLength, MeterStatus, Place
-from meters.registry import install
+from meters.registry.lookup import install
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 

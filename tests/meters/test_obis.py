@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.obis import STANDARD_REGISTERS, ObisCode, ObisError, RegisterKind, parse_obis
+from meters.readings.obis import STANDARD_REGISTERS, ObisCode, ObisError, RegisterKind, parse_obis
 
 GROUP = st.integers(0, 255)
 

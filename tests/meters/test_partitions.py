@@ -7,8 +7,9 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from meters import partitions, tasks
+from meters import tasks
 from meters.models import MeterEvent, Register
+from meters.readings import partitions
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db

@@ -10,8 +10,8 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from meters import exports, queries
 from meters.models import Meter, MeterEvent, Register
+from meters.readings import export, queries
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 
@@ -93,7 +93,7 @@ def test_the_number_of_queries_does_not_grow(
 
 
 def test_csv_and_parquet_hold_what_json_shows(reader: Client, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "BATCH", 4)
+    monkeypatch.setattr(export, "BATCH", 4)
     for _ in range(3):
         store(MeterFactory.create(), times(3))
     store(MeterFactory.create(), times(1), Register.objects.get(obis_code="1-0:14.7.0"), value=4998)

@@ -3,7 +3,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from meters.models import Installation, Meter, MeterStatus, Place
-from meters.registry import RegistryError, exchange, find_meter, install, parse_system_title, resume, retire, suspend
+from meters.registry.lookup import (
+    RegistryError,
+    exchange,
+    find_meter,
+    install,
+    parse_system_title,
+    resume,
+    retire,
+    suspend,
+)
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db

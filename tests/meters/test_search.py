@@ -3,8 +3,8 @@
 import pytest
 from django.db import connection
 
-from meters import search
 from meters.models import Meter, Place
+from meters.registry import search
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db

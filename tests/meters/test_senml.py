@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.senml import Record, SenMLError, _plain_records, _resolve, parse_pack
+from meters.readings.senml import Record, SenMLError, _plain_records, _resolve, parse_pack
 from tests.builders import KNOWN_TIME_S, pack, senml_payload
 
 BASE = {-1: 26, -3: KNOWN_TIME_S}

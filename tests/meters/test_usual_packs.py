@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.plain import PackShape, PlainReader, read_pack
-from meters.lengths import Lengths
+from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, Period, Value
 from tests.builders import KNOWN_TIME_S, head, pack
 

@@ -13,13 +13,14 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
-from ami_headend import roles
 from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.metrics import collector, counting, snapshots
 from ami_headend.metrics.models import Counted, Snapshot
-from concentrators import reverification
+from ami_headend.signin import roles
+from concentrators.ingest import reverification
 from concentrators.models import Concentrator, Uplink
-from keyvault import audit, rewrap
+from keyvault.audit import chain
+from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey, InvocationCounter
 from meters.models import Meter
 from tests.concentrators import fleet
@@ -166,7 +167,7 @@ class TestGauges:
     def test_a_master_key_rotation(self, asked: Client) -> None:
         fleet.commission(2, None)
         assert one(samples(asked), "master_key_rotation_secrets", state="total") == 0
-        rotation = rewrap.begin(1, audit.Actor("officer", "test"))
+        rotation = rewrap.begin(1, chain.Actor("officer", "test"))
         rewrap.rewrap_batch(rotation.pk)
         found = samples(asked)
         assert one(found, "master_key_rotation_secrets", state="total") == rotation.total

@@ -7,9 +7,9 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import expect
 
-from ami_headend import roles
 from ami_headend.alerts import evaluation
 from ami_headend.alerts.models import Alert, Channel, Conversation, GatheredSubjects, Rule
+from ami_headend.signin import roles
 from meters.models import Meter
 from tests.flows.stack import Stack
 from tests.pages.browser import SUPERUSER

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Download, Page, expect
 
-from ami_headend import roles
+from ami_headend.signin import roles
 from concentrators.models import Acknowledgement, ConcentratorToken, IntegrityFailure, Uplink
 from keyvault.cose.structures import encode_sequence
 from meters.models import Meter

@@ -11,8 +11,9 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from ami_headend import roles
-from concentrators import waves
+from ami_headend.signin import roles
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection
 from concentrators.models import RotationWave, WaveState
 from concentrators.simulator.concentrator import Options
 from concentrators.simulator.loads import Wish, make_plan
@@ -21,9 +22,8 @@ from concentrators.simulator.production import Production
 from concentrators.simulator.registration import register
 from concentrators.simulator.run import Run
 from concentrators.simulator.spool import Spool
-from concentrators.waves import Selection
-from keyvault import standing
-from keyvault.audit import Actor
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import inventory
 from keyvault.models import DeviceKey
 from tests.flows.stack import Stack, wait_for
 from tests.pages.conftest import Visit
@@ -98,7 +98,7 @@ def test_a_key_officer_starts_pauses_and_resumes_a_wave_and_sees_it_end(visit: V
 
 def test_an_operator_sees_a_wave_and_cannot_move_it(visit: Visit, stack: Stack, plan: Plan) -> None:
     titles = [plan.system_title(number) for number in range(METERS)]
-    wave = waves.begin("summer", Selection(titles), Actor("test", ""), timezone.now(), 60, 0)
+    wave = rollouts.begin("summer", Selection(titles), Actor("test", ""), timezone.now(), 60, 0)
     page = visit(roles.OPERATOR)
     page.goto(reverse("admin:waves"))
     expect(page.get_by_role("link", name="summer")).to_be_visible()
@@ -113,7 +113,7 @@ def test_an_operator_sees_a_wave_and_cannot_move_it(visit: Visit, stack: Stack, 
     assert page.request.get(reverse("admin:wave-new")).status == 403
     wave.refresh_from_db()
     assert wave.state == WaveState.RUNNING
-    waves.cancel(wave.pk, Actor("test", ""), timezone.now())
+    rollouts.cancel(wave.pk, Actor("test", ""), timezone.now())
 
 
 def visit_cookies(page: Page) -> list[dict[str, str]]:
@@ -150,7 +150,7 @@ def test_a_rotation_of_the_master_key_is_watched_to_its_end(visit: Visit, stack:
     expect(officer.get_by_text("Version 1 is destroyed")).to_be_visible()
     officer.get_by_role("link", name="Back to the master key").click()
     expect(officer.get_by_role("row").filter(has_text=re.compile("destroyed", re.IGNORECASE))).to_have_count(1)
-    assert [version.state for version in standing.versions([])] == ["destroyed", "active"]
+    assert [version.state for version in inventory.versions([])] == ["destroyed", "active"]
     wait_for("nothing is under version 1", lambda: not DeviceKey.objects.filter(master_key_version=1).exists())
 
     auditor = visit(roles.AUDITOR)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ami_headend import roles
+from ami_headend.signin import roles
 from tests.flows.stack import Stack
 from tests.pages.browser import DESKTOP, Faults, user_with
 from tests.pages.looking import look_at

@@ -11,9 +11,8 @@ from django.contrib.auth.models import Group, User
 from django.http import HttpResponse
 from django.test import Client
 
-from ami_headend import roles
-from ami_headend.signin import secondfactor
-from keyvault.audit import Actor
+from ami_headend.signin import roles, secondfactor
+from keyvault.audit.chain import Actor
 
 PASSWORD = "a long enough password"
 LOGIN = "/admin/login/"

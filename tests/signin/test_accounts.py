@@ -13,8 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
-from ami_headend import roles
-from ami_headend.signin import authentication, secondfactor
+from ami_headend.signin import authentication, roles, secondfactor
 from keyvault.models import AuditRecord
 from tests.signin.people import PASSWORD, SECOND, code, enrolled, give_password, is_signed_in, member, officer
 

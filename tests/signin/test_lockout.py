@@ -10,8 +10,7 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from ami_headend import roles
-from ami_headend.signin import lockout, secondfactor, tasks
+from ami_headend.signin import lockout, roles, secondfactor, tasks
 from ami_headend.signin.models import Authenticator, Outcome, RecoveryCodes, SignIn
 from ami_headend.signin.secondfactor import SecondFactorError
 from tests.signin.people import ACCOUNT, PASSWORD, SECOND, code, enrolled, give_password, member, officer, wrong

@@ -9,8 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from ami_headend import roles
-from ami_headend.signin import secondfactor
+from ami_headend.signin import roles, secondfactor
 from ami_headend.signin.models import Outcome, SignIn
 from tests.signin.people import (
     ACCOUNT,

@@ -7,12 +7,11 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from pytest_django.fixtures import Settings
 
-from ami_headend import roles
-from ami_headend.signin import secondfactor
+from ami_headend.signin import roles, secondfactor
 from ami_headend.signin.models import Authenticator, RecoveryCodes
 from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
-from keyvault import audit
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit import chain
+from keyvault.master_key import MasterKeyError
 from keyvault.models import AuditRecord
 from tests.signin.people import ACTOR, code, enrolled, member, officer, wrong
 
@@ -127,7 +126,7 @@ def test_every_change_is_in_the_audit_chain() -> None:
     assert secondfactor.codes_left(user) == 0
     acts = ["set_up", "replace", "recovery_codes", "remove"]
     assert recorded() == [f"second_factor.{act}" for act in acts]
-    assert audit.verify().number == AuditRecord.objects.count()
+    assert chain.verify().number == AuditRecord.objects.count()
 
 
 def test_nothing_changes_that_cannot_be_recorded(settings: Settings, tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_nothing_changes_that_cannot_be_recorded(settings: Settings, tmp_path: P
     secret, codes = enrolled(user)
     settings.MASTER_KEY_FILE = tmp_path / "gone"
     for act in (secondfactor.remove, secondfactor.renew_recovery_codes):
-        with pytest.raises((audit.AuditError, MasterKeyError)):
+        with pytest.raises((chain.AuditError, MasterKeyError)):
             act(user, ACTOR)
     assert secondfactor.verify(user, code(secret, 1))
     assert secondfactor.verify(user, codes[3])

@@ -5,8 +5,7 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from ami_headend import roles
-from ami_headend.signin import secondfactor
+from ami_headend.signin import roles, secondfactor
 from tests.concentrators.statements import counting
 from tests.signin.people import (
     ACCOUNT,

@@ -9,8 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
-from ami_headend import roles
-from ami_headend.signin import secondfactor
+from ami_headend.signin import roles, secondfactor
 from ami_headend.signin.models import Session
 from keyvault.models import AuditRecord
 from tests.signin.people import (

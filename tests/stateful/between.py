@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from concentrators import verification
-from keyvault import epochs, rewrap
+from concentrators.ingest import verification
+from keyvault.device_keys import epochs
+from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey
-from meters import registry
+from meters.registry import lookup
 from tests.stateful import database
 from tests.stateful.faults import Fault
 from tests.stateful.headend import ACTOR, Effect, HeadEnd, clock
@@ -61,7 +62,7 @@ def _retire(case: _Case) -> _Act:
 def _suspend(case: _Case) -> _Act:
     title = case.sent.title
     row = case.site.meter_of(title).row
-    toggle = registry.suspend if case.site.truth.in_service[title] else registry.resume
+    toggle = lookup.suspend if case.site.truth.in_service[title] else lookup.resume
 
     def effect(truth: Truth) -> None:
         row.refresh_from_db()

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from ami_headend.backup.making import LEFT_OUT
 from ami_headend.core.sql import execute, fetch_rows, int_array
-from keyvault.counters import parse_gaps
+from keyvault.replay_window import parse_gaps
 from tests.flows import databases
 from tests.stateful.model import ACCEPTED, DUPLICATE, EXTRA, REFUSED, Truth
 

@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 
-from concentrators import commands, totals
+from concentrators.commands import queue
 from concentrators.models import Command, CommandKind, CommandState
-from keyvault import audit, census
+from concentrators.totals import totals
+from keyvault.audit import chain
+from keyvault.master_key import census
 from keyvault.models import MasterKeyRotation
 from tests.stateful.field import HonestMeter
 from tests.stateful.headend import HeadEnd, clock
@@ -40,7 +42,7 @@ def end_well(site: HeadEnd) -> None:
 
 def _assert_no_command_done_expires(site: HeadEnd) -> None:
     """What is open is brought until it is answered: nothing that a meter did stays open, or ends in another way."""
-    waiting = Command.objects.filter(state__in=commands.OPEN)
+    waiting = Command.objects.filter(state__in=queue.OPEN)
     numbers = list(waiting.values_list("pk", flat=True))
     waiting.update(expires_at=clock.now + timedelta(days=400))
     for _ in range(4 * len(numbers) + 8):
@@ -99,7 +101,7 @@ def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
 def _bring_new_key(site: HeadEnd, meter: HonestMeter) -> None:
     """As operators do after a compromise; commands that went before have to end first."""
     site.pass_time(timedelta(days=8))
-    commands.expire(clock.now)
+    queue.expire(clock.now)
     site.give_new_key(meter)
 
 
@@ -110,4 +112,4 @@ def _assert_books_agree(site: HeadEnd) -> None:
     assert not MasterKeyRotation.objects.exclude(state="finished").exists()
     assert census.verify().faults == []
     assert len(census.census()) == 1
-    audit.verify()
+    chain.verify()

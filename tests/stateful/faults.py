@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from django.db import DatabaseError, connection, connections
 
-from concentrators import assigned, judging, verification
-from keyvault import ciphers, masterkey
-from meters.readings import Registers
+from concentrators.ingest import assigned, judging, verification
+from keyvault import ciphers, master_key
+from meters.readings.store import Registers
 
 LOCK_TIMEOUT_MS = 10  # of the one that acts between: what the other has locked, it does without
 _T = TypeVar("_T")
@@ -49,7 +49,7 @@ class Worker:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """What runs in the block runs in that process."""
-        provider: Any = masterkey.provider()
+        provider: Any = master_key.provider()
         before = ciphers._cache, assigned._kept, judging._registers, verification._foresight, provider._cached
         ciphers._cache, assigned._kept, judging._registers = self._kept
         verification._foresight = self._foresight

@@ -15,7 +15,7 @@ from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
 from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Order
 from keyvault.cose.structures import parse_frame
 from meters.models import Meter
-from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
 from tests.builders import seal_frame, senml_payload
 from tests.stateful.model import EXTRA, INTERVAL_S, Sent, Value
 

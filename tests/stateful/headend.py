@@ -11,31 +11,31 @@ from django.conf import settings
 from django.utils import timezone
 
 from ami_headend.core.sql import fetch_rows
-from concentrators import (
-    assignments,
+from concentrators.commands import downlink, queue
+from concentrators.fleet import assignments
+from concentrators.ingest import (
     clock_corrections,
-    commands,
-    downlink,
+    dispatch,
     reception,
     reverification,
     reverification_queue,
-    turns,
-    uplinks,
+    uplink_state,
     verification,
 )
-from concentrators.clock_corrections import Wish
+from concentrators.ingest.clock_corrections import Wish
 from concentrators.models import Concentrator, Reverification
-from keyvault import epochs, keyexport, masterkey, provisioning, shipmentfile, shipments
-from keyvault.audit import Actor
+from keyvault import master_key
+from keyvault.audit.chain import Actor
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
-from keyvault.fingerprints import fingerprint
+from keyvault.device_keys import epochs, key_export, provisioning, shipment_file, shipments
+from keyvault.device_keys.fingerprints import fingerprint
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.shipment_file import Header, Shipment, ShipmentLine
+from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import Algorithm, DeviceKey
-from keyvault.provisioning import TRANSFER_EPOCH, NewKey
-from keyvault.shipmentfile import Header, Shipment, ShipmentLine
-from keyvault.transport import TransportKey
-from meters import registry
 from meters.models import Meter, Register
+from meters.registry import lookup
 from tests.stateful import database
 from tests.stateful.faults import Fault, Faults, Worker
 from tests.stateful.field import FLEET_KEY, HonestMeter
@@ -79,7 +79,7 @@ class HeadEnd:
         database.empty()
         settings.MASTER_KEY_FILE.unlink(missing_ok=True)
         shutil.rmtree(settings.KEY_JOURNAL_DIR, ignore_errors=True)
-        masterkey.init(settings.MASTER_KEY_FILE)
+        master_key.init(settings.MASTER_KEY_FILE)
         self.workers = [Worker(), Worker()]
         self.truth = Truth(
             settings.COUNTER_GAP_RUNS,
@@ -145,7 +145,7 @@ class HeadEnd:
         """A meter is suspended, or taken back into service."""
         meter.row.refresh_from_db()
         in_service = self.truth.in_service
-        registry.suspend(meter.row) if in_service[meter.title] else registry.resume(meter.row)
+        lookup.suspend(meter.row) if in_service[meter.title] else lookup.resume(meter.row)
         in_service[meter.title] = not in_service[meter.title]
 
     def ship(self, meter: HonestMeter, fault: Fault | None = None) -> None:
@@ -251,14 +251,14 @@ class HeadEnd:
     def verify_in_turn(self, uplink_id: int, worker: Worker) -> None:
         """A worker verifies an uplink, and what else its concentrator has waiting, oldest first."""
         with worker.at_work():
-            turns.verify_in_turn(uplink_id)
+            dispatch.verify_in_turn(uplink_id)
         done = self._verified()
         assert uplink_id in done
         self.settle(self._judging(done))
 
     def sweep(self, worker: Worker) -> None:
         """What was left over is found again, and verified."""
-        for uplink_id in uplinks.claim_overdue(clock.now):
+        for uplink_id in uplink_state.claim_overdue(clock.now):
             self.verify(uplink_id, worker)
 
     def judging_if_done(self, uplink_id: int) -> Effect:
@@ -316,7 +316,7 @@ class HeadEnd:
     def give_new_key(self, meter: HonestMeter) -> None:
         """As operators do; the meter has it when this returns, and the head-end does not know that yet."""
         meter.row.refresh_from_db()
-        commands.enqueue_keys([meter.row], "test", clock.now)
+        queue.enqueue_keys([meter.row], "test", clock.now)
         self.learn({(None, "pending")})
         for concentrator in self.concentrators:
             self.fetch(concentrator)
@@ -378,8 +378,8 @@ def _exported(title: bytes) -> list[bytes]:
     """The keys that were made here for a device, as somebody takes them to it."""
     path = settings.MASTER_KEY_FILE.with_name("shipment")
     path.unlink(missing_ok=True)
-    keyexport.export([title], TRANSPORT_KEY, path, "S-2", ACTOR)
-    line = shipmentfile.read(path).lines[0]
+    key_export.export([title], TRANSPORT_KEY, path, "S-2", ACTOR)
+    line = shipment_file.read(path).lines[0]
     return [TRANSPORT_KEY.unwrap(wrapped) for wrapped in (line.key, line.transfer_key) if wrapped is not None]
 
 

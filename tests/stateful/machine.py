@@ -8,14 +8,16 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from concentrators import commands, downlink, waves
-from concentrators.commands import Request
+from concentrators.commands import downlink, queue, rollouts
+from concentrators.commands.queue import Request
+from concentrators.commands.rollouts import Selection, WaveError
 from concentrators.models import CommandKind, RotationWave
-from concentrators.waves import Selection, WaveError
-from keyvault import epochs, masterkey, rewrap, versions
+from keyvault import master_key
+from keyvault.device_keys import epochs
+from keyvault.master_key import rewrap, versions
+from keyvault.master_key.rewrap import RotationError
+from keyvault.master_key.versions import DestroyError
 from keyvault.models import DeviceKey
-from keyvault.rewrap import RotationError
-from keyvault.versions import DestroyError
 from tests.stateful.between import ACTS, verify_beside
 from tests.stateful.ending import end_well
 from tests.stateful.faults import Fault, Faults
@@ -192,7 +194,7 @@ class Machine(RuleBasedStateMachine):
         if clock.now + length < self.site.start:
             self.site.pass_time(length)
             faults.run(lambda: epochs.retire_due(clock.now), fault)
-            commands.expire(clock.now)
+            queue.expire(clock.now)
             self.site.learn({("retiring", "retired")})
 
     # --- the master key ---------------------------------------------------------------------------
@@ -215,7 +217,7 @@ class Machine(RuleBasedStateMachine):
                 case "resume":
                     rewrap.resume(ACTOR)
                 case "destroy":
-                    old = masterkey.provider().versions()
+                    old = master_key.provider().versions()
                     faults.run(lambda: versions.destroy(old[number % len(old)].number, ACTOR, real_now()), fault)
                 case _ if rotation is not None:
                     for _ in range(number):
@@ -231,7 +233,7 @@ class Machine(RuleBasedStateMachine):
                 self.saved = None
             rotate_twice(batches)
             destroy_what_may_be()
-        assert self.saved is None or self.saved.versions <= set(masterkey.provider().fresh().versions)
+        assert self.saved is None or self.saved.versions <= set(master_key.provider().fresh().versions)
         self.site.settle()
 
     # --- backups ----------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ class Machine(RuleBasedStateMachine):
         site = self.site
         selection = Selection(everything=True) if everything else Selection([self.meter(pick).title])
         with suppress(WaveError):
-            waves.begin("wave", selection, ACTOR, clock.now, 600, 1_000, algorithm)
+            rollouts.begin("wave", selection, ACTOR, clock.now, 600, 1_000, algorithm)
         if stages > 0:
             self.waves_step(fault)
         if stages > 1:
@@ -305,11 +307,11 @@ class Machine(RuleBasedStateMachine):
                 case "step":
                     self.waves_step(fault)
                 case "pause":
-                    waves.pause(wave_id, ACTOR)
+                    rollouts.pause(wave_id, ACTOR)
                 case "resume":
-                    waves.resume(wave_id, ACTOR)
+                    rollouts.resume(wave_id, ACTOR)
                 case _:
-                    faults.run(lambda: waves.cancel(wave_id, ACTOR, clock.now), fault)
+                    faults.run(lambda: rollouts.cancel(wave_id, ACTOR, clock.now), fault)
         self.site.learn({("pending", None)})
 
     @rule(pick=PICK, older=st.booleans())
@@ -352,7 +354,7 @@ class Machine(RuleBasedStateMachine):
         period = {"from_s": now_s - 3 * 86_400, "to_s": now_s} if kind == CommandKind.RESEND else {}
         if site.truth.in_service[meter.title]:
             meter.row.refresh_from_db()
-            commands.enqueue([Request(meter.row, kind, period)], "test", clock.now)
+            queue.enqueue([Request(meter.row, kind, period)], "test", clock.now)
         if stages > 0:
             site.fetch(site.concentrators[place])
         if stages > 1:
@@ -435,7 +437,7 @@ class Machine(RuleBasedStateMachine):
         self.site.read([self.site.meters[number] for number in sorted(chosen)], wh)
 
     def waves_step(self, fault: Fault | None) -> None:
-        faults.run(lambda: waves.step(clock.now), fault)
+        faults.run(lambda: rollouts.step(clock.now), fault)
         self.site.learn({(None, "pending")})
 
     def keys_of(self, meter: HonestMeter) -> list[DeviceKey]:

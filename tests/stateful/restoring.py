@@ -8,8 +8,9 @@ import pytest
 from django.conf import settings
 
 from ami_headend.backup import restoring
-from concentrators import downlink, verification
-from keyvault import backups, census
+from concentrators.commands import downlink
+from concentrators.ingest import verification
+from keyvault.master_key import backups, census
 from keyvault.models import DeviceKey
 from tests.stateful import database
 from tests.stateful.headend import ACTOR, HeadEnd, clock

@@ -2,9 +2,10 @@
 
 from contextlib import suppress
 
-from keyvault import backups, masterkey, rewrap, versions
-from keyvault.rewrap import RotationError
-from keyvault.versions import DestroyError
+from keyvault import master_key
+from keyvault.master_key import backups, rewrap, versions
+from keyvault.master_key.rewrap import RotationError
+from keyvault.master_key.versions import DestroyError
 from tests.stateful.headend import ACTOR, clock, real_now
 
 
@@ -29,7 +30,7 @@ def rotate_twice(batches: int) -> None:
 
 def destroy_what_may_be() -> None:
     """Somebody destroys all versions but the newest: those that are needed yet will stay."""
-    for old in masterkey.provider().versions():
+    for old in master_key.provider().versions():
         with suppress(DestroyError):
             versions.destroy(old.number, ACTOR, real_now())
 

@@ -15,7 +15,8 @@ from hypothesis.internal.conjecture.providers import HypothesisProvider
 from hypothesis.stateful import run_state_machine_as_test
 from pytest_django import DjangoDbBlocker, Settings
 
-from concentrators import tasks, verification
+from concentrators import tasks
+from concentrators.ingest import verification
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.between import ACTS, ORDERS, try_at_every_statement

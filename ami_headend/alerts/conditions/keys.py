@@ -9,9 +9,10 @@ from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJEC
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.models import WaveState
-from keyvault import masterkey, rewrap, witness
-from keyvault.audit import AuditError, Head
-from keyvault.masterkey import MasterKeyError
+from keyvault import master_key
+from keyvault.audit import witness
+from keyvault.audit.chain import AuditError, Head
+from keyvault.master_key import MasterKeyError, rewrap
 from keyvault.models import RotationState
 from meters.models import MeterStatus
 
@@ -90,7 +91,7 @@ def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
 def master_key_down(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Whether the worker that evaluates this rule cannot use the master key."""
     try:
-        masterkey.probe()
+        master_key.probe()
     except MasterKeyError as error:
         return few([Finding(SubjectKind.MASTER_KEY, 0, "master key", str(error)[:200])])
     return NOTHING

@@ -7,13 +7,13 @@ from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, fe
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
-from concentrators import uplinks
-from keyvault import backups
+from concentrators.ingest import uplink_state
+from keyvault.master_key import backups
 
 
 def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Whether the oldest uplink that waits for verification waits for longer than the period."""
-    backlog = uplinks.backlog()
+    backlog = uplink_state.backlog()
     if backlog.oldest_received_at is None:
         return NOTHING
     age = now - backlog.oldest_received_at

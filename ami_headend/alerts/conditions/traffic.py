@@ -12,10 +12,10 @@ from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, F
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
-from concentrators import expected
-from concentrators.completeness import shares
+from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator
-from concentrators.verdicts import FailureKind
+from concentrators.totals import expected
+from concentrators.totals.completeness import shares
 from meters.models import MeterStatus
 
 FRAMES_MIN = 20  # fewer tell nothing of a rate

@@ -10,9 +10,10 @@ from django.utils import timezone
 
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.formatting import NOTHING, ago, clipped, label
-from ami_headend.console.tables import Column, Table, table
-from keyvault import approvals, audit, rights
+from ami_headend.web.tables import Column, Table, table
+from keyvault import approvals, rights
 from keyvault.approvals import ApprovalState, Person
+from keyvault.audit import chain
 from keyvault.models import Approval
 
 _COLOURS = {
@@ -69,7 +70,7 @@ class ApprovalsPage(ActingPage):
 
 
 def _person(request: HttpRequest) -> Person:
-    return Person(request.user, audit.web_actor(request).source)  # type: ignore[arg-type]  # the site let nobody else in
+    return Person(request.user, chain.web_actor(request).source)  # type: ignore[arg-type]  # the site let nobody else in
 
 
 def _number(request: HttpRequest) -> int:

@@ -16,13 +16,14 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
 from ami_headend.console.lists import ROWS, ListPage, number_of, text
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Column, Table, table
-from keyvault import audit, rights, witness
-from keyvault.adminbase import FilterForm
-from keyvault.audit import AuditError, Head
-from keyvault.masterkey import MasterKeyError
+from ami_headend.web.admin import FilterForm
+from ami_headend.web.tables import Column, Table, table
+from keyvault import rights
+from keyvault.audit import chain, witness
+from keyvault.audit.chain import AuditError, Head
+from keyvault.master_key import MasterKeyError
 from keyvault.models import AuditRecord
-from meters.registry import RegistryError, look_up, parse_system_title
+from meters.registry.lookup import RegistryError, look_up, parse_system_title
 
 _WALKED_AT_ONCE = 100_000
 
@@ -57,7 +58,7 @@ class AuditPage(ListPage, ActingPage):
         if filters.get("actor"):
             rows = rows.filter(actor=filters["actor"])
         if filters.get("of"):
-            rows = rows.filter(pk__in=audit.naming(_name(filters["of"])))
+            rows = rows.filter(pk__in=chain.naming(_name(filters["of"])))
         if filters.get("from"):
             rows = rows.filter(at__gte=filters["from"])
         if filters.get("to"):
@@ -70,7 +71,7 @@ class AuditPage(ListPage, ActingPage):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        head = audit.head()
+        head = chain.head()
         return {
             **context,
             "head": head,
@@ -90,9 +91,9 @@ class AuditExport(ConsolePage):
     def get(  # type: ignore[override]  # a page of Django's is never a stream
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
-        head = audit.head()
+        head = chain.head()
         try:
-            audit.record(audit.web_actor(request), "audit.export", {"head": str(head)})
+            chain.record(chain.web_actor(request), "audit.export", {"head": str(head)})
         except (AuditError, MasterKeyError) as error:
             messages.error(request, f"Nothing was exported, for it could not be recorded: {error}")
             return HttpResponseRedirect(reverse("admin:audit"))
@@ -104,7 +105,7 @@ class AuditExport(ConsolePage):
 
 
 def _lines() -> Iterator[str]:
-    for line in audit.export():
+    for line in chain.export():
         yield f"{line}\n"
 
 
@@ -121,7 +122,7 @@ def _name(written: str) -> str:
 
 
 def _verify(request: HttpRequest) -> str:
-    if audit.head().number > _WALKED_AT_ONCE:
+    if chain.head().number > _WALKED_AT_ONCE:
         raise Wrong("The chain is too long to be walked while you wait: use manage.py audit verify.")
     verified = witness.verify(_seen_last())  # or a chain that was cut would be what the rule goes on from
     with transaction.atomic():  # what the page shows as verified, and the rule goes on from

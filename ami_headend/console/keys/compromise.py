@@ -14,14 +14,15 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldBooleanSwitchWidget
 
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.page import ConsolePage
-from concentrators import waves
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection, WaveError
 from concentrators.models import RotationWave
-from concentrators.waves import Selection, WaveError
-from keyvault import epochs, rights
-from keyvault.audit import web_actor
+from keyvault import rights
+from keyvault.audit.chain import web_actor
+from keyvault.device_keys import epochs
 from keyvault.models import DeviceKey, KeyState
 from meters.models import Meter
-from meters.registry import RegistryError, parse_system_title
+from meters.registry.lookup import RegistryError, parse_system_title
 
 _DEVICES_MAX = 1_000
 _RATE_PER_HOUR = 1_000
@@ -136,6 +137,8 @@ def _replace(request: HttpRequest, titles: list[bytes]) -> RotationWave | None:
     now = timezone.now()
     name = f"compromised {now:%Y-%m-%d %H:%M:%S}"
     try:
-        return waves.begin(name, Selection(system_titles=titles), web_actor(request), now, _RATE_PER_HOUR, len(titles))
+        return rollouts.begin(
+            name, Selection(system_titles=titles), web_actor(request), now, _RATE_PER_HOUR, len(titles)
+        )
     except WaveError:
         return None

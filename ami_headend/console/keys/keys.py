@@ -10,12 +10,12 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import ago, label, link, percent, thousands
 from ami_headend.console.keys import questions
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Column, Table, table
+from ami_headend.web.tables import Column, Table, table
 from concentrators.models import RotationWave, WaveState
 from keyvault import approvals, rights
 from keyvault.colours import KEY_COLOURS
+from keyvault.device_keys.inventory import DeviceKeys, Notable
 from keyvault.models import KeyState
-from keyvault.standing import DeviceKeys, Notable
 
 _ICONS = {
     KeyState.PENDING: "hourglass_top",

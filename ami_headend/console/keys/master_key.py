@@ -14,16 +14,18 @@ from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.console.tables import Column, Table, table
-from keyvault import approvals, audit, census, masterkey, rewrap, rights, standing, versions
+from ami_headend.web.tables import Column, Table, table
+from keyvault import approvals, master_key, rights
 from keyvault.approvals import ApprovalError, Person
-from keyvault.masterkey import MasterKeyError, MasterKeyState
+from keyvault.audit import chain
+from keyvault.device_keys import inventory
+from keyvault.device_keys.inventory import VersionStanding
+from keyvault.master_key import MasterKeyError, MasterKeyState, census, rewrap, versions
 from keyvault.models import Approval, MasterKeyRotation, RotationState
-from keyvault.standing import VersionStanding
 from keyvault.tasks import rewrap_master_key
 
 SEE = "keyvault.view_masterkeyrotation"
-_COLOURS = {MasterKeyState.ACTIVE: "success", MasterKeyState.DECRYPT_ONLY: "warning", standing.MISSING: "danger"}
+_COLOURS = {MasterKeyState.ACTIVE: "success", MasterKeyState.DECRYPT_ONLY: "warning", inventory.MISSING: "danger"}
 _ROTATION_COLOURS = {RotationState.RUNNING: "info", RotationState.STOPPED: "warning", RotationState.FINISHED: "success"}
 
 
@@ -48,15 +50,15 @@ class MasterKeyPage(ActingPage):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        rotation = standing.rotation()
+        rotation = inventory.rotation()
         try:
-            found = standing.versions(questions.ask(questions.CENSUS))
+            found = inventory.versions(questions.ask(questions.CENSUS))
         except MasterKeyError as error:
-            return {**context, "fault": str(error), "place": str(masterkey.provider())}
+            return {**context, "fault": str(error), "place": str(master_key.provider())}
         may_destroy = self.request.user.has_perm(rights.DESTROY_MASTER_KEY)
         return {
             **context,
-            "place": str(masterkey.provider()),
+            "place": str(master_key.provider()),
             "versions": _versions(found, context["now"], may_destroy=may_destroy),
             "figures": _figures(found),
             "rotation": None if rotation is None else _rotation(rotation, context["now"]),
@@ -84,7 +86,7 @@ class DestroyPage(ActingPage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         number, now = self.kwargs["number"], context["now"]
-        version = next((row for row in standing.versions(census.census()) if row.number == number), None)
+        version = next((row for row in inventory.versions(census.census()) if row.number == number), None)
         if version is None:
             raise Http404(f"There is no version {number} of the master key.")
         return {
@@ -98,13 +100,13 @@ class DestroyPage(ActingPage):
             "asked": _asked(number, now),
             "reason": ReasonForm(),
             "confirm": ConfirmForm(),
-            "place": str(masterkey.provider()),
+            "place": str(master_key.provider()),
         }
 
     def _ask(self, request: HttpRequest) -> str:
         number, now = self.kwargs["number"], timezone.now()
         versions.check_destroyable(number, now)
-        person = Person(request.user, audit.web_actor(request).source)  # type: ignore[arg-type]  # signed in
+        person = Person(request.user, chain.web_actor(request).source)  # type: ignore[arg-type]  # signed in
         subject = versions.approval_subject(number)
         asked = approvals.request(approvals.DESTROY, subject, request.POST.get("reason", ""), person, now)
         return f"Asked for: another person approves it on the page of approvals (number {asked.pk})."
@@ -113,7 +115,7 @@ class DestroyPage(ActingPage):
         number = self.kwargs["number"]
         if request.POST.get("number", "").strip() != str(number):
             raise Wrong(f"Nothing was destroyed: write {number} to confirm.")
-        versions.destroy(number, audit.web_actor(request), timezone.now())
+        versions.destroy(number, chain.web_actor(request), timezone.now())
         return f"Version {number} is destroyed. Destroy its copies elsewhere, too."
 
 
@@ -134,17 +136,17 @@ class ConfirmForm(forms.Form):
 
 
 def _rotate(request: HttpRequest) -> str:
-    rotation = rewrap.begin(None, audit.web_actor(request))
+    rotation = rewrap.begin(None, chain.web_actor(request))
     return f"Version {rotation.to_version} is active; {rotation.total:,} secrets to rewrap. {_enqueue(rotation)}"
 
 
 def _stop(request: HttpRequest) -> str:
-    rotation = rewrap.stop(audit.web_actor(request))
+    rotation = rewrap.stop(chain.web_actor(request))
     return f"The rotation stops after the batch at hand, at {rotation.rewrapped:,} of {rotation.total:,}."
 
 
 def _resume(request: HttpRequest) -> str:
-    rotation = rewrap.resume(audit.web_actor(request))
+    rotation = rewrap.resume(chain.web_actor(request))
     return f"The rotation to version {rotation.to_version} goes on. {_enqueue(rotation)}"
 
 
@@ -160,7 +162,7 @@ def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
     active = next((row for row in found if row.state == MasterKeyState.ACTIVE), None)
     total = sum(row.secrets.secrets for row in found)
     under = 0 if active is None else active.secrets.secrets
-    missing = sum(row.secrets.secrets for row in found if row.state == standing.MISSING)
+    missing = sum(row.secrets.secrets for row in found if row.state == inventory.MISSING)
     figures = [
         Figure(
             "Active version",
@@ -239,7 +241,7 @@ def _left_behind(found: Sequence[VersionStanding], rotation: MasterKeyRotation |
 
 
 def _rotation(row: MasterKeyRotation, now: datetime) -> dict[str, Any]:
-    left = standing.seconds_left(row)
+    left = inventory.seconds_left(row)
     done = row.rewrapped + row.unreadable
     return {
         "row": row,

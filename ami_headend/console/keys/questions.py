@@ -8,13 +8,14 @@ from django.utils import timezone
 
 from ami_headend.console import kept
 from ami_headend.console.kept import Question
-from concentrators import waves
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Progress
 from concentrators.models import RotationWave
-from concentrators.waves import Progress
-from keyvault import census, fleetkeys, standing
-from keyvault.census import Count
+from keyvault.device_keys import fleet_keys, inventory
+from keyvault.device_keys.inventory import DeviceKeys, Notable, NotableKey
+from keyvault.master_key import census
+from keyvault.master_key.census import Count
 from keyvault.models import KeyState
-from keyvault.standing import DeviceKeys, Notable, NotableKey
 
 LISTED = 10
 WAVES_LISTED = 50
@@ -40,10 +41,10 @@ class FleetKeyRow(NamedTuple):
 
 def _keys(now: datetime) -> KeysStanding:
     return KeysStanding(
-        standing.device_keys(),
-        standing.overdue(now, LISTED),
-        standing.without_successor(LISTED),
-        standing.near_budget(LISTED),
+        inventory.device_keys(),
+        inventory.overdue(now, LISTED),
+        inventory.without_successor(LISTED),
+        inventory.near_budget(LISTED),
     )
 
 
@@ -58,11 +59,11 @@ def _read_notable(found: Any) -> Notable:
 
 
 def _fleet_keys(now: datetime) -> list[FleetKeyRow]:
-    return [FleetKeyRow(row.fleet_key.pk, row.fleet_key.name, row.active, row.usable) for row in fleetkeys.standings()]
+    return [FleetKeyRow(row.fleet_key.pk, row.fleet_key.name, row.active, row.usable) for row in fleet_keys.standings()]
 
 
 def _waves(now: datetime) -> dict[int, Progress]:
-    return dict(waves.progresses(list(RotationWave.objects.order_by("-pk")[:WAVES_LISTED])))
+    return dict(rollouts.progresses(list(RotationWave.objects.order_by("-pk")[:WAVES_LISTED])))
 
 
 def _read_progresses(found: Any) -> dict[int, Progress]:
@@ -86,13 +87,13 @@ def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, Progress]:
     """How far the newest waves are; those that began after the answer was taken are asked for themselves."""
     known: dict[int, Progress] = ask(WAVES)
     fresh = [wave for wave in found if wave.pk not in known]
-    return {**known, **waves.progresses(fresh)} if fresh else known
+    return {**known, **rollouts.progresses(fresh)} if fresh else known
 
 
 def progress_of(wave: RotationWave) -> Progress:
     """How far one wave is. Each state that it goes through is asked for by itself: what stood before is no answer."""
     question = Question(
-        f"wave {wave.pk} {wave.state}", lambda now: waves.progress(wave), lambda found: Progress(*found)
+        f"wave {wave.pk} {wave.state}", lambda now: rollouts.progress(wave), lambda found: Progress(*found)
     )
     progress: Progress = ask(question)
     return progress

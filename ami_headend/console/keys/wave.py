@@ -14,15 +14,15 @@ from ami_headend.console.formatting import NOTHING, ago, duration, label, link, 
 from ami_headend.console.keys import questions
 from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
-from ami_headend.console.tables import Column, Table, table
 from ami_headend.core.numbers import row_number
-from concentrators import waves
+from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.tables import Column, Table, table
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Progress
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
-from concentrators.waves import Progress
 from keyvault import rights
-from keyvault.adminbase import KnownParametersForm
-from keyvault.audit import web_actor
+from keyvault.audit.chain import web_actor
 
 _WAITING = "waiting"
 _MEANINGS = {
@@ -101,23 +101,23 @@ class WavePage(ListPage, ActingPage):
             "is_paused": wave.state == WaveState.PAUSED,
             "is_stopped": wave.state == WaveState.STOPPED,
             "is_over": wave.state in (WaveState.FINISHED, WaveState.CANCELLED),
-            "higher_budget": min(waves.NUMBER_MAX, progress.failures + max(10, wave.failure_budget)),
+            "higher_budget": min(rollouts.NUMBER_MAX, progress.failures + max(10, wave.failure_budget)),
         }
 
     def _pause(self, request: HttpRequest) -> str:
-        waves.pause(self.wave.pk, web_actor(request))
+        rollouts.pause(self.wave.pk, web_actor(request))
         return "Paused: nothing more is queued; what is queued goes on."
 
     def _resume(self, request: HttpRequest) -> str:
         written = request.POST.get("failure_budget", "").strip()
         number = row_number(written)
-        if written and (number is None or number > waves.NUMBER_MAX):
-            raise Wrong(f"Nothing was done: a failure budget is a number up to {waves.NUMBER_MAX:,}.")
-        wave = waves.resume(self.wave.pk, web_actor(request), int(written) if written else None)
+        if written and (number is None or number > rollouts.NUMBER_MAX):
+            raise Wrong(f"Nothing was done: a failure budget is a number up to {rollouts.NUMBER_MAX:,}.")
+        wave = rollouts.resume(self.wave.pk, web_actor(request), int(written) if written else None)
         return f"The wave goes on, with a failure budget of {wave.failure_budget:,}."
 
     def _cancel(self, request: HttpRequest) -> str:
-        waves.cancel(self.wave.pk, web_actor(request), timezone.now())
+        rollouts.cancel(self.wave.pk, web_actor(request), timezone.now())
         return "Cancelled: what no concentrator had fetched is withdrawn; meters that have the key go on with it."
 
 

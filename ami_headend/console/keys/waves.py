@@ -22,16 +22,16 @@ from ami_headend.console.formatting import ago, duration, label, link, percent, 
 from ami_headend.console.keys import questions
 from ami_headend.console.lists import ConcentratorField
 from ami_headend.console.page import ConsolePage
-from ami_headend.console.tables import Column, Table, table
-from concentrators import waves
+from ami_headend.web.tables import Column, Table, table
 from concentrators.colours import WAVE_COLOURS
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Progress, Selection, WaveError
 from concentrators.models import CommandState, RotationWave, WaveState
-from concentrators.waves import Progress, Selection, WaveError
 from keyvault import rights
-from keyvault.audit import web_actor
+from keyvault.audit.chain import web_actor
 from keyvault.models import Algorithm, FleetKey
 from meters.models import Meter
-from meters.registry import RegistryError, parse_system_title
+from meters.registry.lookup import RegistryError, parse_system_title
 
 SEE = "concentrators.view_rotationwave"
 _SAMPLE = 10
@@ -72,7 +72,7 @@ class WaveForm(forms.Form):
     older_than_days = forms.IntegerField(
         required=False,
         min_value=0,
-        max_value=waves.AGE_MAX_DAYS,
+        max_value=rollouts.AGE_MAX_DAYS,
         label="Key in use for more than (days)",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
@@ -95,14 +95,14 @@ class WaveForm(forms.Form):
     )
     rate_per_hour = forms.IntegerField(
         min_value=1,
-        max_value=waves.NUMBER_MAX,
+        max_value=rollouts.NUMBER_MAX,
         initial=1000,
         label="Key commands an hour, at most",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
     failure_budget = forms.IntegerField(
         min_value=0,
-        max_value=waves.NUMBER_MAX,
+        max_value=rollouts.NUMBER_MAX,
         initial=10,
         label="Failure budget",
         help_text="with more commands refused or expired, the wave stops",
@@ -181,7 +181,7 @@ class NewWavePage(ConsolePage):
         if not request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
             raise PermissionDenied
         given = form.cleaned_data
-        wave = waves.begin(
+        wave = rollouts.begin(
             given["name"],
             form.selection(),
             web_actor(request),
@@ -195,7 +195,7 @@ class NewWavePage(ConsolePage):
 
 
 def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
-    found = waves.selected(form.selection(), now)
+    found = rollouts.selected(form.selection(), now)
     count = found.count()
     if not count:
         raise WaveError("no meter that can get a new key now is among them")

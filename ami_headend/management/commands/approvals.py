@@ -9,15 +9,16 @@ from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
-from ami_headend.terminal import authenticated
-from keyvault import approvals, keyexport, transport, versions
+from ami_headend.signin.terminal import authenticated
+from keyvault import approvals
 from keyvault.approvals import ApprovalError
-from keyvault.audit import AuditError
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import key_export, shipment_kek
+from keyvault.device_keys.shipment_kek import TransportKeyError
 from keyvault.management import exporting
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError, versions
+from keyvault.master_key.versions import DestroyError
 from keyvault.models import Approval
-from keyvault.transport import TransportKeyError
-from keyvault.versions import DestroyError
 
 _LISTED = 50
 
@@ -89,7 +90,10 @@ Examples:
         now = timezone.now()
         if act == "export":
             key: Path = options["transport_key"]
-            act, subject = approvals.EXPORT, keyexport.approval_subject(exporting.titles(options), transport.load(key))
+            act, subject = (
+                approvals.EXPORT,
+                key_export.approval_subject(exporting.titles(options), shipment_kek.load(key)),
+            )
         else:
             versions.check_destroyable(options["version"], now)
             act, subject = approvals.DESTROY, versions.approval_subject(options["version"])

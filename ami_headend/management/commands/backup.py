@@ -15,10 +15,10 @@ from ami_headend.backup import databases, making, pruning
 from ami_headend.backup.programs import ProgramError
 from ami_headend.database_roles import as_owner
 from ami_headend.management.progress import steps
-from keyvault import audit, backups
-from keyvault.audit import AuditError
-from keyvault.backups import BackupError
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError, backups
+from keyvault.master_key.backups import BackupError
 from keyvault.models import Backup
 
 _DAYS_MAX = 36_500
@@ -74,7 +74,7 @@ class Command(BaseCommand):
         with steps() as step:
             progress = step("dumping (its size is at most that of the database)", making.database_octets())
             folder, made = making.make(
-                to or Path(settings.BACKUP_DIR), audit.command_actor(), datetime.now(UTC), days, progress
+                to or Path(settings.BACKUP_DIR), chain.command_actor(), datetime.now(UTC), days, progress
             )
         rows = sum(made.counts.values())
         self.stderr.write(
@@ -99,7 +99,7 @@ class Command(BaseCommand):
 
     def prune(self, *, names: list[str], dry_run: bool, to: Path | None = None, **options: Any) -> None:
         folder = to or Path(settings.BACKUP_DIR)
-        pruned = pruning.prune(audit.command_actor(), datetime.now(UTC), names, folder, dry_run=dry_run)
+        pruned = pruning.prune(chain.command_actor(), datetime.now(UTC), names, folder, dry_run=dry_run)
         for one, result in pruned:
             self.stdout.write(f"{'Would prune' if dry_run else 'Pruned'} {one.name} at {one.place}: {result}")
         if not pruned:

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.conf import settings
 
-from ami_headend.local_stack import Prepared
+from ami_headend.local.stack import Prepared
 from ami_headend.management.commands import up
 
 

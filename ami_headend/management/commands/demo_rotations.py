@@ -8,9 +8,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from ami_headend import demo_rotations
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
+from ami_headend.local import demo_rotations
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
 
 _EVERY_MAX_S = 3_600
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from ami_headend import diagnosis
+from ami_headend.health import checks
 
 
 class Command(BaseCommand):
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     def handle(self, *args: Any, json: bool, **options: Any) -> None:
-        findings = diagnosis.examine()
+        findings = checks.examine()
         if json:
             self.stdout.write(_as_json(findings))
         else:
@@ -39,5 +39,5 @@ class Command(BaseCommand):
             sys.exit(1)
 
 
-def _as_json(findings: list[diagnosis.Finding]) -> str:
+def _as_json(findings: list[checks.Finding]) -> str:
     return json.dumps([finding.as_dict() for finding in findings], indent=2)

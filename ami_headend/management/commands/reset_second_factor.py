@@ -8,9 +8,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ami_headend.signin import lockout, secondfactor
 from ami_headend.signin.models import Authenticator
-from keyvault import audit
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
 
 
 class Command(BaseCommand):
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             if not users:
                 raise CommandError(f"there is no account {options['account']!r}")
         try:
-            done = [user.get_username() for user in users if secondfactor.remove(user, audit.command_actor())]
+            done = [user.get_username() for user in users if secondfactor.remove(user, chain.command_actor())]
         except (AuditError, MasterKeyError) as error:
             raise CommandError(f"not done, for it could not be audited: {error}") from None
         for user in users:

@@ -16,11 +16,13 @@ from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
 from ami_headend.database_roles import RoleError, as_owner, working_role
 from ami_headend.management.progress import steps
-from keyvault import audit, journal, replay
-from keyvault.audit import AuditError
-from keyvault.backups import BackupError
-from keyvault.masterkey import MasterKeyError
-from keyvault.replay import ReplayError
+from keyvault import journal
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.journal import replay
+from keyvault.journal.replay import ReplayError
+from keyvault.master_key import MasterKeyError
+from keyvault.master_key.backups import BackupError
 
 NOT_REPLAYED = 2  # exit code: the dump is loaded, and nothing is verified before the journal is replayed
 _REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError, RoleError)
@@ -110,7 +112,7 @@ class Command(BaseCommand):
             if loaded is not None:
                 self.stderr.write(f"Loaded backup {loaded.name} of {loaded.made_at}. Uplinks can be taken from now on.")
             outcome = restoring.replay_journal(
-                folders, audit.command_actor(), datetime.now(UTC), step, incomplete=incomplete
+                folders, chain.command_actor(), datetime.now(UTC), step, incomplete=incomplete
             )
         except (*_REFUSALS, DatabaseError) as error:
             raise CommandError(

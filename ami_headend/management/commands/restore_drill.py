@@ -14,12 +14,13 @@ from django.db import DatabaseError, transaction
 from ami_headend.backup import databases
 from ami_headend.backup.drill import drill
 from ami_headend.database_roles import as_owner
-from ami_headend.diagnosis import Finding
+from ami_headend.health.checks import Finding
 from ami_headend.management.progress import steps
-from keyvault import audit, masterkey
-from keyvault.audit import AuditError
-from keyvault.backups import BackupError
-from keyvault.masterkey import FileProvider, MasterKeyError
+from keyvault import master_key as masterkey
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import FileProvider, MasterKeyError
+from keyvault.master_key.backups import BackupError
 
 
 class Command(BaseCommand):
@@ -81,6 +82,6 @@ class Command(BaseCommand):
         result = f"failed: {', '.join(failed)}" if failed else "well"
         try:
             with transaction.atomic():
-                audit.record(audit.command_actor(), "backup.drill", {"backup": backup.name}, result)
+                chain.record(chain.command_actor(), "backup.drill", {"backup": backup.name}, result)
         except (DatabaseError, AuditError, MasterKeyError) as error:
             self.stderr.write(f"The drill is not in the audit chain: {str(error).splitlines()[0]}")

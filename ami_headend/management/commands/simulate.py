@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ami_headend import embedded
-from ami_headend.local_stack import LocalStackError, prepared
+from ami_headend.local import embedded
+from ami_headend.local.stack import LocalStackError, prepared
 from ami_headend.processes import beat_command, web_command, worker_command
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.loads import PlanError, Wish, load_of, make_plan
@@ -40,7 +40,7 @@ from concentrators.simulator.registration import is_registered, register
 from concentrators.simulator.run import Run, Standing
 from concentrators.simulator.spool import Spool, SpoolError
 from concentrators.simulator.truth import Closing, StalledError, compare, wait_until_verified
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DIFFERS = 3

@@ -11,9 +11,9 @@ from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
-from ami_headend.display import Lines
-from concentrators.activity import Activity, activity
-from concentrators.rotations import Rotation, rotations
+from ami_headend.local.display import Lines
+from concentrators.commands.rotations import Rotation, rotations
+from concentrators.ingest.activity import Activity, activity
 
 _MINUTES_MAX = 10 * 366 * 24 * 60
 _EVERY_MAX_S = 86_400

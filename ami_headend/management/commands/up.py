@@ -7,10 +7,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ami_headend.embedded import EmbeddedError
-from ami_headend.local_stack import LocalStackError, Prepared, prepared, supervise
+from ami_headend.local.embedded import EmbeddedError
+from ami_headend.local.stack import LocalStackError, Prepared, prepared, supervise
 from ami_headend.processes import beat_command, web_command, worker_commands
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 
 _TERMINATED = 128 + signal.SIGTERM
 

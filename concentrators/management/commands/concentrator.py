@@ -11,11 +11,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.tables import FileError
-from concentrators import access, overview
-from concentrators.concentrator_import import import_concentrators
+from concentrators.fleet import overview, registry
+from concentrators.fleet.concentrator_import import import_concentrators
 from concentrators.models import Concentrator, ConcentratorToken
-from keyvault.audit import AuditError, command_actor
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit.chain import AuditError, command_actor
+from keyvault.master_key import MasterKeyError
 
 _DAYS_MAX = 36_500
 _BAD_LINES_SHOWN = 50
@@ -102,7 +102,7 @@ class Command(BaseCommand):
             raise CommandError(f"--days takes a number from 1 to {_DAYS_MAX}")
         _check(ConcentratorToken(concentrator=concentrator, label=label), "label")
         expires_at = None if days is None else timezone.now() + timedelta(days=days)
-        token = access.issue_token(command_actor(), concentrator, label, expires_at)
+        token = registry.issue_token(command_actor(), concentrator, label, expires_at)
         self.stderr.write("This token is shown once; only its digest is kept:")
         self.stdout.write(token)
 
@@ -117,7 +117,7 @@ class Command(BaseCommand):
         token = None if pk is None else concentrator.tokens.filter(pk=pk).first()
         if token is None:
             raise CommandError(f"{concentrator} has no token {pk}: manage.py concentrator tokens {concentrator}")
-        access.revoke_token(command_actor(), token)
+        registry.revoke_token(command_actor(), token)
         self.stdout.write(f"Token {pk} of {concentrator} is refused from now on.")
 
 
@@ -126,7 +126,7 @@ def _add(name: str) -> Concentrator:
     _check(concentrator, "name")
     if standing := Concentrator.objects.filter(name__iexact=concentrator.name).first():
         raise CommandError(f"there is a concentrator {standing} already")
-    access.save_as(command_actor(), concentrator)
+    registry.save_as(command_actor(), concentrator)
     return concentrator
 
 

@@ -1,4 +1,4 @@
-"""Door to concentrators.clock_corrections."""
+"""Door to concentrators.ingest.clock_corrections."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from datetime import UTC, datetime
@@ -8,11 +8,11 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from concentrators import clock_corrections
-from concentrators.clock_corrections import ClockError, Wish
-from keyvault import audit
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
+from concentrators.ingest import clock_corrections
+from concentrators.ingest.clock_corrections import ClockError, Wish
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
 
 
 class Command(BaseCommand):
@@ -48,7 +48,7 @@ Examples:
             if options["dry_run"]:
                 found = clock_corrections.look(wish, timezone.now())
             else:
-                found = clock_corrections.correct(wish, audit.command_actor(), timezone.now())
+                found = clock_corrections.correct(wish, chain.command_actor(), timezone.now())
         except (ClockError, AuditError, MasterKeyError) as error:
             raise CommandError(f"{error}. Nothing was changed.") from None
         ahead = f"{found.frames} frames that were ahead of our clock"

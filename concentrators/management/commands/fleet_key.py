@@ -7,12 +7,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from concentrators import waves
-from concentrators.waves import Selection, WaveError
-from keyvault import audit, fleetkeys
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
-from keyvault.provisioning import ProvisioningError
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection, WaveError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import fleet_keys
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
 
 
 class Command(BaseCommand):
@@ -52,10 +53,10 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
 
     def _make(self, *, name: str, **options: Any) -> None:
-        self.stdout.write(f"Made fleet key {fleetkeys.make(name, audit.command_actor())}.")
+        self.stdout.write(f"Made fleet key {fleet_keys.make(name, chain.command_actor())}.")
 
     def _list(self, **options: Any) -> None:
-        standings = fleetkeys.standings()
+        standings = fleet_keys.standings()
         for row in standings:
             self.stdout.write(
                 f"{row.fleet_key}: made {row.fleet_key.created_at:%Y-%m-%d}; {row.active} meters send under a key of"
@@ -65,12 +66,12 @@ class Command(BaseCommand):
             self.stdout.write("There is no fleet key yet.")
 
     def _rotate(self, *, old: str, new: str, rate: int, failure_budget: int, dry_run: bool, **options: Any) -> None:
-        standing, now = fleetkeys.find(old), timezone.now()
+        standing, now = fleet_keys.find(old), timezone.now()
         if dry_run:
-            meters = waves.selected(Selection(derived_from=standing), now).count()
+            meters = rollouts.selected(Selection(derived_from=standing), now).count()
             self.stdout.write(f"{meters} meters would get a key derived from {new}.")
             return
-        wave = waves.replace_fleet_key(standing, new, audit.command_actor(), now, rate, failure_budget)
+        wave = rollouts.replace_fleet_key(standing, new, chain.command_actor(), now, rate, failure_budget)
         self.stdout.write(
-            f"Made fleet key {new}; wave {wave.pk} ({wave.name}) has begun: {waves.progress(wave).meters} meters."
+            f"Made fleet key {new}; wave {wave.pk} ({wave.name}) has begun: {rollouts.progress(wave).meters} meters."
         )

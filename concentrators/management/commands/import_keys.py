@@ -1,4 +1,4 @@
-"""Door to keyvault.shipments, and to concentrators.reverification after it."""
+"""Door to keyvault.device_keys.shipments, and to concentrators.ingest.reverification after it."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from ami_headend.core.tables import BadLine
-from concentrators.reverification import verify_all_again, waiting_uplinks
-from concentrators.verification import TransientError
-from keyvault import audit, shipmentfile, shipments, transport
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
-from keyvault.provisioning import ProvisioningError
-from keyvault.shipmentfile import Shipment, ShipmentError
-from keyvault.shipments import ImportReport
-from keyvault.transport import TransportKeyError
+from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
+from concentrators.ingest.verification import TransientError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import shipment_file, shipment_kek, shipments
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.device_keys.shipment_file import Shipment, ShipmentError
+from keyvault.device_keys.shipment_kek import TransportKeyError
+from keyvault.device_keys.shipments import ImportReport
+from keyvault.master_key import MasterKeyError
 
 BAD_LINES_SHOWN = 50
 
@@ -62,13 +63,13 @@ Examples:
                 bars.advance(steps[step], count)
 
             try:
-                transport_key = transport.load(options["transport_key"])
-                shipment = shipmentfile.read(options["shipment"])
+                transport_key = shipment_kek.load(options["transport_key"])
+                shipment = shipment_file.read(options["shipment"])
                 _check_sha256(shipment, options["sha256"])
                 report = shipments.import_(
                     shipment,
                     transport_key,
-                    audit.command_actor(),
+                    chain.command_actor(),
                     replace_transfer_keys=options["replace_transfer_key"],
                     dry_run=dry_run,
                     progress=progress,

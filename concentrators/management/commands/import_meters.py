@@ -1,4 +1,4 @@
-"""Door to concentrators.meter_import."""
+"""Door to concentrators.fleet.meter_import."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from ami_headend.core.tables import BadLine, FileError
-from concentrators.assignments import AssignmentError
-from concentrators.intervals import IntervalError
-from concentrators.meter_import import KeyPolicy, import_meters
-from keyvault.audit import AuditError, command_actor
-from keyvault.masterkey import MasterKeyError
+from concentrators.commands.capture_period import IntervalError
+from concentrators.fleet.assignments import AssignmentError
+from concentrators.fleet.meter_import import KeyPolicy, import_meters
+from keyvault.audit.chain import AuditError, command_actor
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
 from keyvault.models import FleetKey
-from keyvault.provisioning import ProvisioningError
-from meters.meterfile import read_meter_file
+from meters.registry.meter_file import read_meter_file
 
 BAD_LINES_SHOWN = 50
 

@@ -8,8 +8,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from concentrators import overview
-from meters.registry import RegistryError, look_up
+from concentrators.fleet import overview
+from meters.registry.lookup import RegistryError, look_up
 
 _NOTHING = "-"
 

@@ -12,8 +12,8 @@ from django.utils.dateparse import parse_datetime
 from rich.console import Console
 from rich.progress import track
 
-from concentrators import totals
-from meters.partitions import retention_start
+from concentrators.totals import totals
+from meters.readings.partitions import retention_start
 
 _SHOWN = 20
 

@@ -13,17 +13,17 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import Progress
 
-from concentrators import resends
-from concentrators.commands import DownlinkError
+from concentrators.commands import gap_recovery
+from concentrators.commands.gap_recovery import Selection
+from concentrators.commands.queue import DownlinkError
 from concentrators.models import Concentrator
-from concentrators.resends import Selection
-from keyvault import audit
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
-from meters.gaps import GapsError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
 from meters.models import Register
-from meters.obis import LOAD_PROFILE
-from meters.registry import RegistryError, parse_system_title
+from meters.readings.gaps import GapsError
+from meters.readings.obis import LOAD_PROFILE
+from meters.registry.lookup import RegistryError, parse_system_title
 
 
 class Command(BaseCommand):
@@ -59,14 +59,14 @@ class Command(BaseCommand):
         now = timezone.now()
         try:
             selection = _selection(options)
-            meters = resends.selected(selection, now).count()
+            meters = gap_recovery.selected(selection, now).count()
             with _progress(self.stderr, meters) as done:
-                outcome = resends.ask(
+                outcome = gap_recovery.ask(
                     selection,
                     register,
                     now - timedelta(days=options["days"]),
                     now,
-                    audit.command_actor(),
+                    chain.command_actor(),
                     now,
                     dry_run=options["dry_run"],
                     done=done,

@@ -6,14 +6,15 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from concentrators import waves
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import Selection, WaveError
 from concentrators.models import Concentrator, RotationWave
-from concentrators.waves import Selection, WaveError
-from keyvault import audit, fleetkeys
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
-from keyvault.provisioning import ProvisioningError
-from meters.registry import RegistryError, parse_system_title
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import fleet_keys
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
+from meters.registry.lookup import RegistryError, parse_system_title
 
 _LISTED = 20
 
@@ -70,21 +71,21 @@ class Command(BaseCommand):
         now = timezone.now()
         selection = _selection(options)
         if options["dry_run"]:
-            self.stdout.write(f"{waves.selected(selection, now).count()} meters would get a new key.")
+            self.stdout.write(f"{rollouts.selected(selection, now).count()} meters would get a new key.")
             return
         budget = 10 if options["failure_budget"] is None else options["failure_budget"]
-        fleet_key = None if options["fleet_key"] is None else fleetkeys.find(options["fleet_key"])
-        wave = waves.begin(
+        fleet_key = None if options["fleet_key"] is None else fleet_keys.find(options["fleet_key"])
+        wave = rollouts.begin(
             options["name"],
             selection,
-            audit.command_actor(),
+            chain.command_actor(),
             now,
             options["rate"],
             budget,
             options["algorithm"],
             fleet_key,
         )
-        self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {waves.progress(wave).meters} meters.")
+        self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {rollouts.progress(wave).meters} meters.")
 
     def _status(self, wave_id: int | None) -> None:
         found = RotationWave.objects.order_by("-pk")
@@ -93,7 +94,7 @@ class Command(BaseCommand):
             if not found:
                 raise CommandError(f"there is no rotation wave {wave_id}")
         for wave in found[:_LISTED]:
-            standing = waves.progress(wave)
+            standing = rollouts.progress(wave)
             states = ", ".join(f"{number} {state}" for state, number in sorted(standing.states.items()))
             self.stdout.write(
                 f"{wave.pk} {wave.name}: {wave.state}; {standing.meters} meters, {standing.waiting} waiting"
@@ -107,13 +108,13 @@ class Command(BaseCommand):
         wave_id = options["wave"]
         if wave_id is None:
             raise CommandError(f"say which wave: manage.py rotate_device_keys {action} --wave N")
-        actor = audit.command_actor()
+        actor = chain.command_actor()
         if action == "pause":
-            wave = waves.pause(wave_id, actor)
+            wave = rollouts.pause(wave_id, actor)
         elif action == "resume":
-            wave = waves.resume(wave_id, actor, options["failure_budget"])
+            wave = rollouts.resume(wave_id, actor, options["failure_budget"])
         else:
-            wave = waves.cancel(wave_id, actor, timezone.now())
+            wave = rollouts.cancel(wave_id, actor, timezone.now())
         self.stdout.write(f"Wave {wave.pk} is {wave.state}.")
 
 
@@ -124,5 +125,5 @@ def _selection(options: dict[str, Any]) -> Selection:
         if concentrator is None:
             raise CommandError(f"there is no concentrator {options['concentrator']}")
     titles = None if options["meter"] is None else [parse_system_title(text) for text in options["meter"]]
-    derived_from = None if options["derived_from"] is None else fleetkeys.find(options["derived_from"])
+    derived_from = None if options["derived_from"] is None else fleet_keys.find(options["derived_from"])
     return Selection(titles, concentrator, options["older_than"], options["compromised"], derived_from, options["all"])

@@ -1,4 +1,4 @@
-"""Door to concentrators.reverification."""
+"""Door to concentrators.ingest.reverification."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
@@ -7,9 +7,9 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.progress import Progress
 
-from concentrators.reverification import ready, verify_all_again, waiting_uplinks
-from concentrators.verification import TransientError
-from meters.registry import RegistryError, parse_system_title
+from concentrators.ingest.reverification import ready, verify_all_again, waiting_uplinks
+from concentrators.ingest.verification import TransientError
+from meters.registry.lookup import RegistryError, parse_system_title
 
 
 class Command(BaseCommand):

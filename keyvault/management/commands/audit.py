@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from keyvault import audit, witness
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit import chain, witness
+from keyvault.master_key import MasterKeyError
 
 
 class Command(BaseCommand):
@@ -36,25 +36,25 @@ class Command(BaseCommand):
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         try:
             if action == "export":
-                for line in audit.export():
+                for line in chain.export():
                     self.stdout.write(line)
             elif action == "head":
-                self.stdout.write(str(audit.head()))
+                self.stdout.write(str(chain.head()))
             else:
                 verified = witness.verify(_head(options["head"]), options["journal"])
                 self.stdout.write(f"{verified} Head {verified.head}")
-        except (audit.AuditError, MasterKeyError) as error:
+        except (chain.AuditError, MasterKeyError) as error:
             raise CommandError(str(error)) from None
 
 
-def _head(text: str | None) -> audit.Head | None:
+def _head(text: str | None) -> chain.Head | None:
     if text is None:
         return None
     number, _, mac = text.partition(":")
     try:
-        head = audit.Head(int(number), bytes.fromhex(mac))
+        head = chain.Head(int(number), bytes.fromhex(mac))
     except ValueError:
         head = None
-    if head is None or len(head.mac) != len(audit.GENESIS):
+    if head is None or len(head.mac) != len(chain.GENESIS):
         raise CommandError(f"--head {text!r} is not number:mac as `audit head` prints it")
     return head

@@ -8,9 +8,10 @@ from django.db.models import QuerySet
 
 from ami_headend.core import eui64
 from ami_headend.core.eui64 import Eui64Error
-from keyvault import audit, epochs
-from keyvault.audit import AuditError
-from keyvault.masterkey import MasterKeyError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import epochs
+from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, FleetKey, KeyState
 
 
@@ -54,7 +55,7 @@ class Command(BaseCommand):
             if answer.strip() != "yes":
                 raise CommandError("not confirmed: nothing was done")
         try:
-            moved = epochs.compromise(ids, audit.command_actor())
+            moved = epochs.compromise(ids, chain.command_actor())
         except (AuditError, MasterKeyError) as error:
             raise CommandError(f"not done, for it could not be audited: {error}") from None
         self.stdout.write(f"{_counted(moved, 'key')} marked as compromised.")

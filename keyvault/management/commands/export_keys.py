@@ -1,4 +1,4 @@
-"""Door to keyvault.keyexport."""
+"""Door to keyvault.device_keys.key_export."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -9,13 +9,14 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import Progress
 
-from keyvault import audit, keyexport, transport
 from keyvault.approvals import ApprovalError
-from keyvault.audit import AuditError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import key_export, shipment_kek
+from keyvault.device_keys.shipment_file import ShipmentError
+from keyvault.device_keys.shipment_kek import TransportKeyError
 from keyvault.management import exporting
-from keyvault.masterkey import MasterKeyError
-from keyvault.shipmentfile import ShipmentError
-from keyvault.transport import TransportKeyError
+from keyvault.master_key import MasterKeyError
 
 
 class Command(BaseCommand):
@@ -42,15 +43,15 @@ Examples:
         titles = exporting.titles(options)
         name = options["shipment"] or f"export {timezone.now():%Y%m%dT%H%M%SZ}"
         try:
-            transport_key = transport.load(options["transport_key"])
+            transport_key = shipment_kek.load(options["transport_key"])
             with Progress(console=Console(stderr=True), transient=True) as bars:
                 bar = bars.add_task("wrapping", total=len(titles))
-                exported = keyexport.export(
+                exported = key_export.export(
                     titles,
                     transport_key,
                     options["output"],
                     name,
-                    audit.command_actor(),
+                    chain.command_actor(),
                     lambda count: bars.advance(bar, count),
                 )
         except (TransportKeyError, ShipmentError, ApprovalError, MasterKeyError, AuditError) as error:

@@ -9,11 +9,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from keyvault import masterkey
+from keyvault import master_key
 from keyvault.journal import reading
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import Record
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError
 
 
 class Command(BaseCommand):
@@ -40,7 +40,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, action: str, after: int, **options: Any) -> None:
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
         try:
-            found = reading.read(folders, masterkey.current(), after)
+            found = reading.read(folders, master_key.current(), after)
         except MasterKeyError as error:
             raise CommandError(str(error)) from None
         if action == "show":

@@ -10,10 +10,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 
-from keyvault import approvals, audit, masterkey, rewrap, versions
+from keyvault import approvals, master_key
 from keyvault.approvals import ApprovalError
+from keyvault.audit import chain
 from keyvault.management import rotation_progress
-from keyvault.masterkey import MasterKeyError
+from keyvault.master_key import MasterKeyError, rewrap, versions
 from keyvault.models import MasterKeyRotation
 from keyvault.tasks import rewrap_master_key
 
@@ -71,34 +72,34 @@ class Command(BaseCommand):
         }
         try:
             acts[action](**options)
-        except (MasterKeyError, rewrap.RotationError, versions.DestroyError, ApprovalError, audit.AuditError) as error:
+        except (MasterKeyError, rewrap.RotationError, versions.DestroyError, ApprovalError, chain.AuditError) as error:
             raise CommandError(str(error)) from None
 
     def init(self, **options: Any) -> None:
-        version, recorded = versions.make_first(audit.command_actor())
+        version, recorded = versions.make_first(chain.command_actor())
         note = "" if recorded else " There is no database to record it in yet."
         self.stdout.write(
-            f"Made version {version} in {masterkey.provider()}.{note} Keep a copy apart from the database's backups."
+            f"Made version {version} in {master_key.provider()}.{note} Keep a copy apart from the database's backups."
         )
 
     def status(self, *, json: bool, **options: Any) -> None:
         try:
             found = rotation_progress.status()
         except DatabaseError as error:
-            known = ", ".join(f"{one.number} ({one.state})" for one in masterkey.provider().versions())
+            known = ", ".join(f"{one.number} ({one.state})" for one in master_key.provider().versions())
             text = str(error).splitlines()[0]
             raise CommandError(f"versions {known}; the database does not tell what is under them: {text}") from None
         self.stdout.write(_json(found) if json else rotation_progress.told(found))
 
     def rotate(self, *, dry_run: bool, resume: bool, stop: bool, here: bool, no_wait: bool, **options: Any) -> None:
         if stop:
-            stopped = rewrap.stop(audit.command_actor())
+            stopped = rewrap.stop(chain.command_actor())
             self.stdout.write(f"Stopped at {stopped.rewrapped} of {stopped.total}. Go on with rotate --resume.")
             return
         if dry_run:
             self.try_out()
             return
-        actor, batch_size = audit.command_actor(), options["batch_size"]
+        actor, batch_size = chain.command_actor(), options["batch_size"]
         rotation = rewrap.resume(actor, batch_size) if resume else rewrap.begin(batch_size, actor)
         self.stdout.write(f"Version {rotation.to_version} is active; {rotation.total} secrets to rewrap.")
         if here:
@@ -140,8 +141,8 @@ class Command(BaseCommand):
     def verify(self, **options: Any) -> None:
         found = rotation_progress.verify()
         result = f"{found.opened} secrets open, {len(found.faults)} do not"
-        audit.record(
-            audit.command_actor(), "master_key.verify", {"opened": found.opened, "faults": len(found.faults)}, result
+        chain.record(
+            chain.command_actor(), "master_key.verify", {"opened": found.opened, "faults": len(found.faults)}, result
         )
         self.stdout.write(f"{result}.")
         if found.faults:
@@ -169,8 +170,8 @@ class Command(BaseCommand):
             typed = str(yes_destroy)
         if typed != str(version):
             raise CommandError(f"{typed!r} is not {version}: nothing was destroyed.")
-        versions.destroy(version, audit.command_actor(), timezone.now())
-        self.stdout.write(f"Destroyed version {version} in {masterkey.provider()}. Destroy its copies elsewhere, too.")
+        versions.destroy(version, chain.command_actor(), timezone.now())
+        self.stdout.write(f"Destroyed version {version} in {master_key.provider()}. Destroy its copies elsewhere, too.")
 
 
 def _json(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meters.models import Register
-from meters.obis import ObisError, RegisterKind, parse_obis
+from meters.readings.obis import ObisError, RegisterKind, parse_obis
 
 _NONE = "none"
 

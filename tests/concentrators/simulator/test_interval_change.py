@@ -13,7 +13,7 @@ from concentrators.simulator.spool import Spool
 from keyvault.cose.kdf import downlink_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame, split_sequence
-from meters.obis import COMMAND_DONE, COMMAND_REFUSED
+from meters.readings.obis import COMMAND_DONE, COMMAND_REFUSED
 
 START_S = 1_767_225_600  # 2026-01-01, midnight
 SECRET = b"s" * 32

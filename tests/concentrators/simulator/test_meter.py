@@ -6,7 +6,7 @@ from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
-from meters.senml import Record, parse_pack
+from meters.readings.senml import Record, parse_pack
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 KEY = bytes(range(32))

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.simulator.household import HouseholdLoad
 from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_rates
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.spool import Spool
-from concentrators.verdicts import WAITING, FailureKind
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
-from keyvault.counters import CounterSet, Take
-from meters.senml import Record, SenMLError, parse_pack
+from keyvault.replay_window import CounterSet, Take
+from meters.readings.senml import Record, SenMLError, parse_pack
 
 START_S = 1_767_225_600
 SECRET = bytes(32)

@@ -13,7 +13,7 @@ from concentrators.simulator.spool import Mail, Said, Spool
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
-from meters.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 KEY, TRANSFER_KEY, NEW_KEY = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 96))

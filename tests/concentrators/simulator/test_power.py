@@ -14,7 +14,7 @@ from concentrators.simulator.obedience import RESEND, SET_INTERVAL, SET_KEY, Ans
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
-from meters.obis import COMMAND_DONE
+from meters.readings.obis import COMMAND_DONE
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 KEYS = {epoch: bytes([epoch]) * 32 for epoch in range(4)}

@@ -1,0 +1,1 @@
+"""Whether the head-end is well: probes, heartbeats, examinations."""

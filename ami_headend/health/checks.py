@@ -1,0 +1,377 @@
+"""What `manage.py doctor` looks at: each examination gives one finding, and what to do about it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from ami_headend import database_roles
+from ami_headend.alerts.models import Rule
+from ami_headend.core import clock, kernelclock
+from ami_headend.core.broker_errors import BROKER_ERRORS, summary
+from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
+from ami_headend.core.deadline import DeadlineError, deadline
+from ami_headend.core.sql import fetch_rows
+from ami_headend.health import heartbeats
+from ami_headend.local import embedded
+from ami_headend.queues import QUEUES
+from ami_headend.signin import unread
+from concentrators.ingest import uplink_state
+from keyvault import journal, master_key
+from keyvault.master_key import MasterKeyError, trial
+from meters.readings import partitions
+
+POSTGRES_VERSION_MIN = 16
+DISK_FREE_MIN_OCTETS = 2 * 1024**3
+DISK_FREE_MIN_PART = 0.05
+BACKLOG_AGE_MAX = timedelta(minutes=10)
+EVALUATED_LATE = timedelta(minutes=3)  # the schedule has the rules of alerts looked at twice a minute
+BROKER_TIMEOUT_S = 2.0
+LOOK_S = 5  # for one look
+SKEW_PERIOD = timedelta(hours=1)
+SKEWED_FRAMES_MIN = 3
+SKEWED_SHARE = 0.1
+_PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
+_BROKER_TROUBLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ValueError)  # the last: the URL itself
+_START = "see docs/deploy/systemd (make up starts them, too), and their logs."
+_SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
+_SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a table for long, or the server is overloaded."
+_SYNCHRONISE = "Synchronise the clocks of every host and of the database's (NTP)."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: whether it is well, what was found, and what to do if not."""
+
+    name: str
+    well: bool
+    found: str
+    to_do: str = ""
+
+    def as_dict(self) -> dict[str, str | bool]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Every finding. What needs the database is left out where it does not answer, or has other tables."""
+    findings = [_in_time(name, look) for name, look in _BESIDE_DATABASE.items()]
+    database = _in_time("database", _database)
+    if not database.well:
+        return [database, *findings]
+    migrations = _in_time("migrations", _migrations)
+    findings = [database, *findings, migrations]
+    if migrations.well:
+        findings += [_in_time(name, look) for name, look in _IN_DATABASE.items()]
+    return findings
+
+
+def _in_time(name: str, look: Callable[[], Finding]) -> Finding:
+    """What a look finds; or that it did not answer in time, or failed."""
+    try:
+        with deadline(LOOK_S + 1):  # for a server that hangs; one that answers keeps its own time
+            return look() if name in _BESIDE_DATABASE or look is _database else _in_database(look)
+    except DeadlineError:
+        connection.close()
+        return Finding(name, False, f"did not answer within {LOOK_S + 1} s", _SEE_SERVER)
+    except DatabaseError as error:
+        trouble = trouble_of(error)
+        found = "the database " + trouble.value if trouble else str(error).splitlines()[0]
+        if trouble is Trouble.RIGHTS:
+            return Finding(
+                name,
+                False,
+                str(error).splitlines()[0],
+                "Run manage.py grant_rights, or migrate, where OWNER_DATABASE_URL is set.",
+            )
+        if trouble is Trouble.BUSY:
+            return Finding(name, False, f"did not answer within {LOOK_S} s: {found}", _SEE_LOCKS)
+        return Finding(name, False, found, _SEE_SERVER)
+
+
+def _in_database(look: Callable[[], Finding]) -> Finding:
+    connection.ensure_connection()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL statement_timeout = '{LOOK_S}s'")
+        return look()
+
+
+def _where_to_look(configured: bool) -> str:
+    if configured:
+        return "Check the address, the network and that the server runs."
+    if embedded.running(settings.VAR_DIR):
+        return f"It was started by make up, in {settings.VAR_DIR}, and hangs or has failed: see what make up says."
+    return f"Nothing runs in {settings.VAR_DIR}: start it with make up, or set DATABASE_URL and REDIS_URL."
+
+
+def _database() -> Finding:
+    try:
+        connection.ensure_connection()
+        with connection.cursor() as cursor:
+            version = cursor.connection.info.server_version // 10_000
+        is_read_only = not is_writable()
+    except OperationalError as error:
+        ours = embedded.database_url(settings.VAR_DIR) == settings.DATABASE_URL
+        return Finding("database", False, str(error).splitlines()[0], _where_to_look(not ours))
+    if version < POSTGRES_VERSION_MIN:
+        to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
+        return Finding("database", False, f"PostgreSQL {version} is too old", to_do)
+    if is_read_only:
+        to_do = "Promote the standby, point DATABASE_URL at the server that is written to, or free its disk."
+        return Finding("database", False, "cannot be written: it is a standby, or set to read only", to_do)
+    return Finding("database", True, f"PostgreSQL {version} answers")
+
+
+def _migrations() -> Finding:
+    executor = MigrationExecutor(connection)
+    missing = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    if missing:
+        return Finding("migrations", False, f"{missing} are not applied", "Run manage.py migrate.")
+    return Finding("migrations", True, "all applied")
+
+
+def _role() -> Finding:
+    """Whether the role of web and workers has the rights that it needs, and no others."""
+    excess = database_roles.excess_rights()
+    if excess:
+        to_do = (
+            "Give web and workers a role of their own in DATABASE_URL, name the owner's in OWNER_DATABASE_URL, and run "
+            "manage.py migrate (docs/operations.md)."
+        )
+        return Finding("database role", False, "; ".join(excess), to_do)
+    missing = database_roles.tables_out_of_reach()
+    days = partitions.retention_set()
+    to_do = "Run manage.py grant_rights where OWNER_DATABASE_URL is set."
+    if missing:
+        return Finding("database role", False, f"may not read {len(missing)} tables, {missing[0]} among them", to_do)
+    if days != settings.RETENTION_DAYS:
+        found = f"may drop readings after {days} days, and RETENTION_DAYS is {settings.RETENTION_DAYS}"
+        return Finding("database role", False, found, to_do)
+    return Finding("database role", True, "owns nothing, and may not change the audit record")
+
+
+def broker() -> Finding:
+    """Whether Redis answers, and takes what is written."""
+    try:
+        timeouts = {"socket_connect_timeout": BROKER_TIMEOUT_S, "socket_timeout": BROKER_TIMEOUT_S}
+        with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
+            client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
+    except _BROKER_TROUBLE as error:
+        ours = embedded.redis_url(settings.VAR_DIR) == settings.REDIS_URL
+        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look(not ours))
+    return Finding("broker", True, "Redis answers, and can be written")
+
+
+def _workers() -> Finding:
+    """Whether each queue has a worker that lives, as workers themselves tell the database."""
+    workers = [one for one in heartbeats.living() if one.kind == heartbeats.WORKER]
+    lacking = [name for name in QUEUES if not any(name in one.queues for one in workers)]
+    if not workers:
+        return Finding("workers", False, "none lives", f"Start them: {_START}")
+    if lacking:
+        found = f"none takes from the queue{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+        return Finding("workers", False, found, f"Start one with --queues {','.join(lacking)}: {_START}")
+    return Finding("workers", True, ", ".join(f"{one.name} ({one.processes} processes)" for one in workers))
+
+
+def _schedule() -> Finding:
+    """Whether one schedule runs, and no second."""
+    schedules = [one for one in heartbeats.living() if one.kind == heartbeats.SCHEDULE]
+    if not schedules:
+        return Finding("schedule", False, "none runs", "Start celery --app ami_headend beat (make up starts it, too).")
+    if len(schedules) > 1:
+        names = " and ".join(one.name for one in schedules)
+        return Finding(
+            "schedule", False, f"{len(schedules)} run: {names}", "Stop all but one: what is due is sent twice."
+        )
+    return Finding("schedule", True, schedules[0].name)
+
+
+def _clock() -> Finding:
+    """Whether the clocks of this host, of every worker's and of the database's agree, and what else tells of them."""
+    before = timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        theirs: datetime = cursor.fetchone()[0]
+    after = timezone.now()
+    if after < _PLAUSIBLE_SINCE or after < before:
+        return Finding("clock", False, f"this machine's clock says {after:%Y-%m-%d %H:%M:%S} UTC", _SYNCHRONISE)
+    off_s = {"this machine": max((before - theirs).total_seconds(), 0) or min((after - theirs).total_seconds(), 0)}
+    off_s |= {one.name: one.clock_off_s for one in heartbeats.living()}
+    name, most_s = max(off_s.items(), key=lambda one: abs(one[1]))
+    if abs(most_s) > clock.DIFFERENCE_MAX.total_seconds():
+        found = f"that of {name} is {abs(most_s):.1f} s {'ahead of' if most_s > 0 else 'behind'} the database's"
+        return Finding("clock", False, found, _SYNCHRONISE)
+    return _clock_of_all(theirs)
+
+
+def _clock_of_all(now: datetime) -> Finding:
+    """The clock that all agree on may be wrong for all: stored times, meters and the kernel tell."""
+    newest, frames, skewed = fetch_rows(
+        """SELECT max(received_at), coalesce(sum(frames) FILTER (WHERE received_at > %s), 0)::bigint,
+                  coalesce(sum((failures ->> 'clock_skew')::bigint) FILTER (WHERE received_at > %s), 0)::bigint
+           FROM (SELECT received_at, frames, failures FROM concentrators_uplink ORDER BY id DESC LIMIT 1000) AS u""",
+        now - SKEW_PERIOD,
+        now - SKEW_PERIOD,
+    )[0]
+    others = fetch_rows(
+        """SELECT (SELECT at FROM keyvault_auditrecord ORDER BY number DESC LIMIT 1),
+                  (SELECT max(evaluated_at) FROM alerts_rule)"""
+    )[0]
+    latest = max((at for at in (newest, *others) if at is not None), default=now)
+    if clock.is_ahead(latest, now):
+        ahead_s = -clock.age_s(latest, now)
+        found = f"what is stored is up to {ahead_s:.0f} s in the future: a clock was ahead, or is behind now"
+        return Finding("clock", False, found, _SYNCHRONISE)
+    if skewed >= SKEWED_FRAMES_MIN and skewed >= frames * SKEWED_SHARE:
+        found = f"{skewed} of {frames} frames of the last hour are from the future: the head-end's clock is behind"
+        return Finding("clock", False, found, _SYNCHRONISE)
+    kept = kernelclock.is_synchronised()
+    if kept is False and settings.TLS and not settings.IS_EMBEDDED:
+        return Finding(
+            "clock", False, "all agree, and this host's kernel says that nothing keeps its clock right", _SYNCHRONISE
+        )
+    said = {True: ", and is kept right", False: "; nothing keeps it right, as this host's kernel says", None: ""}[kept]
+    return Finding("clock", True, f"agrees with the database's{said}")
+
+
+def _master_key() -> Finding:
+    try:
+        keys = master_key.probe()
+    except MasterKeyError as error:
+        to_do = "Mend it, or restore it from its own backup. Until then uplinks wait, and none is lost."
+        return Finding("master key", False, str(error), to_do)
+    return Finding("master key", True, f"version {keys.active_version} active, in {master_key.provider()}")
+
+
+def _master_key_opens() -> Finding:
+    """Opens the oldest and the newest wrapped keys, which a rotation by halves would tell apart."""
+    try:
+        tried, refusals = trial.try_stored_keys()
+    except MasterKeyError as error:
+        tried, refusals = 0, [str(error)]
+    if refusals:
+        to_do = "Name the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
+        return Finding("master key opens", False, refusals[0], to_do)
+    return Finding("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
+
+
+def _key_journal() -> Finding:
+    try:
+        folder = journal.probe()
+    except MasterKeyError as error:
+        to_do = "Mend it: until then no key is made, given out or cut off. Uplinks under known keys are verified."
+        return Finding("key journal", False, str(error), to_do)
+    return Finding("key journal", True, f"can be written, in {folder}")
+
+
+def _replayed() -> Finding:
+    if not journal.is_open():
+        to_do = "Run manage.py restore --replay. Uplinks are taken meanwhile, and wait."
+        return Finding("restored", False, "the key journal was not replayed into this database yet", to_do)
+    return Finding("restored", True, "nothing is left to replay")
+
+
+def _partitions() -> Finding:
+    now = timezone.now()
+    period = partitions.covered(now)
+    to_do = "Run manage.py pgpartition --yes, and see that celery beat runs."
+    if period is None:
+        return Finding("partitions", False, "none for now: no reading can be stored", to_do)
+    start, end = period
+    if start > partitions.retention_start(now):
+        return Finding("partitions", False, f"begin on {start:%Y-%m-%d}, after the retention does", to_do)
+    if end < now + timedelta(days=31):
+        return Finding("partitions", False, f"end on {end:%Y-%m-%d}", to_do)
+    return Finding("partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}")
+
+
+def _disk() -> Finding:
+    place = next(path for path in (settings.VAR_DIR, *settings.VAR_DIR.absolute().parents) if path.exists())
+    usage = shutil.disk_usage(place)
+    found = f"{usage.free / 1024**3:.1f} GiB free at {place}"
+    if usage.free < DISK_FREE_MIN_OCTETS or usage.free < usage.total * DISK_FREE_MIN_PART:
+        to_do = "Make room: lower RETENTION_DAYS or UPLINK_KEEP_DAYS, or give it a larger disk."
+        return Finding("disk", False, found, to_do)
+    return Finding("disk", True, found)
+
+
+def _backlog() -> Finding:
+    waiting = uplink_state.backlog()
+    if waiting.oldest_received_at is None:
+        return Finding("backlog", True, "nothing waits")
+    now = timezone.now()
+    age_s = clock.age_s(waiting.oldest_received_at, now)
+    if clock.is_ahead(waiting.oldest_received_at, now):
+        found = f"{waiting.uplinks} uplinks wait, the oldest received {-age_s:.0f} s in the future"
+        return Finding("backlog", False, found, _SYNCHRONISE)
+    found = f"{waiting.uplinks} uplinks wait, the oldest for {age_s:.0f} s"
+    if (
+        clock.has_rested(waiting.oldest_received_at, BACKLOG_AGE_MAX, now)
+        or waiting.uplinks > settings.UPLINK_QUEUE_MAX
+    ):
+        to_do = "See that workers and celery beat run, and the uplinks' last_error; or start more workers."
+        return Finding("backlog", False, found, to_do)
+    return Finding("backlog", True, found)
+
+
+def _alerts() -> Finding:
+    """Whether somebody evaluates the rules of alerts: a worker does, sent by the schedule."""
+    rules = list(
+        Rule.objects.filter(is_enabled=True).order_by("name").values_list("name", "evaluated_at", "last_error")
+    )
+    if not rules:
+        return Finding("alerts", True, "every rule is switched off")
+    latest = max((at for _, at, _ in rules if at is not None), default=None)
+    if not clock.is_within(latest, EVALUATED_LATE, timezone.now()):
+        found = (
+            "no rule was looked at yet"
+            if latest is None
+            else f"no rule was looked at since {latest:%Y-%m-%d %H:%M} UTC"
+        )
+        return Finding(
+            "alerts", False, found, "See that celery beat and a worker run: no alert is raised without them."
+        )
+    failing = [(name, error) for name, _, error in rules if error]
+    if failing:
+        name, error = failing[0]
+        found = f"{len(failing)} of {len(rules)} rules cannot be evaluated; {name}: {error}"
+        return Finding("alerts", False, found, "See the worker's log; if it stays, report it.")
+    return Finding("alerts", True, f"{len(rules)} rules are looked at")
+
+
+_BESIDE_DATABASE: dict[str, Callable[[], Finding]] = {
+    "broker": broker,
+    "master key": _master_key,
+    "key journal": _key_journal,
+    "disk": _disk,
+}
+
+
+def _addresses() -> Finding:
+    """Whether the proxies say where sign-ins come from: else failed ones are counted against nobody."""
+    found = unread.found_lately()
+    if found is None:
+        return Finding("client addresses", True, "known of every sign-in of a day")
+    peer, text = found
+    to_do = "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the proxies in front."
+    return Finding("client addresses", False, f"{peer} wrote {text} where a client's address belongs", to_do)
+
+
+_IN_DATABASE: dict[str, Callable[[], Finding]] = {
+    "workers": _workers,
+    "schedule": _schedule,
+    "clock": _clock,
+    "database role": _role,
+    "partitions": _partitions,
+    "master key opens": _master_key_opens,
+    "restored": _replayed,
+    "backlog": _backlog,
+    "alerts": _alerts,
+    "client addresses": _addresses,
+}

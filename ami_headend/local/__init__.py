@@ -1,0 +1,1 @@
+"""The head-end on one machine: embedded services, demo, up. Never imported by the rest."""

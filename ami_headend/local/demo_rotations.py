@@ -1,0 +1,105 @@
+"""Rotations for the demo: whenever none goes on, the kind begins that was longest ago. Keys wear out fast there.
+
+All of it follows from the database, so that a demo that was stopped goes on where it was.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from ami_headend.core import clock
+from concentrators.commands import rollouts, rotations
+from concentrators.commands.rollouts import Selection, WaveError
+from concentrators.commands.rotations import Kind
+from concentrators.models import Concentrator, RotationWave
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs
+from keyvault.device_keys.fleet_keys import standings
+from keyvault.master_key import rewrap
+from keyvault.master_key.rewrap import RotationError
+from keyvault.models import DeviceKey, KeyState
+from keyvault.tasks import rewrap_master_key
+
+ACTOR = Actor("demo", "manage.py demo")
+LASTS = timedelta(minutes=4)  # a wave, about
+_PATIENCE = timedelta(minutes=15)  # a wave that does not end keeps the others waiting no longer
+_LOST = 2  # keys that are found compromised at once
+_BATCH = 5  # secrets: so few that somebody may see it go on
+_KEYS_OF = "keys of "
+_COMPROMISE = "replacing compromised keys"
+_RESTS = {Kind.MASTER_KEY.value: timedelta(minutes=15), _COMPROMISE: timedelta(minutes=10)}
+
+
+def begin_next(now: datetime) -> str | None:
+    """Begin the next rotation, unless one goes on; what it is, or None."""
+    latest = rotations.rotations(20)
+    if not DeviceKey.objects.exists():  # the meters are not registered yet
+        return None
+    if any(one.state == "running" and clock.is_within(one.began_at, _PATIENCE, now) for one in latest):
+        return None
+    acts: dict[str, Callable[[datetime], str]] = {
+        Kind.DEVICE_KEYS.value: _device_keys,
+        Kind.MASTER_KEY.value: _master_key,
+        Kind.FLEET_KEY.value: _fleet_key,
+        _COMPROMISE: _compromised,
+    }
+    begun: dict[str, datetime] = {}
+    for one in latest:
+        kind = _COMPROMISE if one.name == _COMPROMISE else one.kind.value
+        begun[kind] = max(begun.get(kind, one.began_at), one.began_at)
+    never = datetime.min.replace(tzinfo=now.tzinfo)
+    for kind in sorted(acts, key=lambda kind: begun.get(kind, never)):
+        if clock.has_rested(begun.get(kind), _RESTS.get(kind, timedelta()), now):
+            try:
+                return acts[kind](now)
+            except (WaveError, RotationError):  # nothing to rotate there now: the next kind
+                continue
+    return None
+
+
+def _device_keys(now: datetime) -> str:
+    """New keys for the meters of one concentrator, the next one each time."""
+    concentrators = list(Concentrator.objects.filter(is_active=True).order_by("pk"))
+    if not concentrators:
+        raise WaveError("there is no concentrator yet")
+    had = RotationWave.objects.filter(name__startswith=_KEYS_OF).count()
+    chosen = concentrators[had % len(concentrators)]
+    selection = Selection(concentrator=chosen)
+    return _wave(f"{_KEYS_OF}{chosen}"[:120], selection, now)
+
+
+def _fleet_key(now: datetime) -> str:
+    """A new fleet key for all that is derived from the present one."""
+    old = next((row.fleet_key for row in reversed(standings()) if row.active), None)
+    if old is None:
+        raise WaveError("no key is derived")
+    meters = rollouts.selected(Selection(derived_from=old), now).count()
+    wave = rollouts.replace_fleet_key(old, f"demo {now:%Y-%m-%d %H:%M:%S}", ACTOR, now, _rate(meters), meters)
+    return f"wave {wave.pk}: {wave.name}"
+
+
+def _compromised(now: datetime) -> str:
+    """Some keys are found compromised: cut off at once, and replaced under the transfer keys."""
+    titles = list(rollouts.selected(Selection(everything=True), now).values_list("system_title", flat=True))
+    lost = random.sample(titles, min(_LOST, len(titles)))
+    keys = DeviceKey.objects.filter(system_title__in=lost, epoch__gt=0, state=KeyState.ACTIVE)
+    epochs.compromise(list(keys.values_list("pk", flat=True)), ACTOR)
+    return _wave(_COMPROMISE, Selection(compromised=True), now)
+
+
+def _master_key(now: datetime) -> str:
+    """A new version of the master key, and every secret rewrapped under it."""
+    rotation = rewrap.begin(_BATCH, ACTOR)
+    rewrap_master_key.delay(rotation.pk)
+    return f"master key to version {rotation.to_version}: {rotation.total} secrets"
+
+
+def _wave(name: str, selection: Selection, now: datetime) -> str:
+    meters = rollouts.selected(selection, now).count()
+    wave = rollouts.begin(name, selection, ACTOR, now, _rate(meters), failure_budget=meters)
+    return f"wave {wave.pk}: {wave.name}"
+
+
+def _rate(meters: int) -> int:
+    """So many an hour that all of them have their turn in time."""
+    return max(60, int(meters * (timedelta(hours=1) / LASTS)))

@@ -1,0 +1,137 @@
+"""Processes of embedded services and their folders: begun, awaited, found again, and ended."""
+
+import ctypes
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ami_headend.local.embedded.places import EmbeddedError
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Server:
+    """A started service: its process (a child of ours, or one that a killed run left) and how to stop it."""
+
+    name: str
+    process: psutil.Popen | psutil.Process
+    stop_signal: signal.Signals
+
+    def stop(self) -> None:
+        try:
+            self.process.send_signal(self.stop_signal)
+            self.process.wait(STOP_TIMEOUT_S)
+        except psutil.NoSuchProcess:
+            return
+        except psutil.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(STOP_TIMEOUT_S)
+
+
+def tethered(number: signal.Signals) -> Callable[[], None] | None:
+    """What to run in a child before it becomes another program, so that the kernel signals it when its parent dies.
+
+    None outside of Linux. By parent Linux means the thread that began it: only the main thread's are tethered.
+    """
+    if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
+        return None
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+
+    def tether() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died meanwhile
+            os._exit(1)
+
+    return tether
+
+
+def is_living(process: psutil.Process) -> bool:
+    """Whether a process runs, and is no zombie."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None, end_signal: signal.Signals) -> psutil.Popen:
+    """Starts a server in a session of its own, so that Ctrl-C reaches it through us alone, and last.
+
+    Where this process is killed, the server gets ``end_signal``.
+    """
+    as_user = {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    try:
+        with log.open("ab") as output:
+            return psutil.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=tethered(end_signal),
+                cwd="/",
+                env=environ,
+                **as_user,
+            )
+    except OSError as error:
+        raise EmbeddedError(f"{command[0]} cannot be started: {error.strerror}.") from error
+
+
+def wait_until(server: Server, ready: Callable[[], bool], log: Path) -> None:
+    """Waits for a server that was just started; one that does not get ready is stopped, and EmbeddedError says why."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    try:
+        while not ready():
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["no output"]
+                fatal = [line for line in lines if "FATAL" in line] or lines
+                raise EmbeddedError(f"{server.name} did not start: {fatal[-1].strip()} (the whole log is {log}).")
+            time.sleep(0.02)
+    except BaseException:
+        server.stop()
+        raise
+
+
+def living_process(pid_file: Path, name: str) -> psutil.Process | None:
+    """The living process named on a pid file's first line, where it is the program we think of."""
+    try:
+        process = psutil.Process(int(pid_file.read_text().splitlines()[0]))
+        return process if process.name().startswith(name) and is_living(process) else None
+    except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
+        return None
+
+
+def make_folder(folder: Path, mode: int = 0o700) -> None:
+    """Makes a folder, and tries whether it can be written."""
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise EmbeddedError(
+            f"The folder {folder} cannot be written ({error.strerror}): set AMI_VAR_DIR to a folder of your own."
+        ) from error
+
+
+def make_runtime_folder(folder: Path, owner: pwd.struct_passwd | None) -> None:
+    """Makes the short folder under /tmp for a socket; refuses one that another user put there."""
+    parent = folder.parent
+    parent.mkdir(mode=0o711, exist_ok=True)
+    if parent.is_symlink() or parent.stat().st_uid != os.geteuid():
+        raise EmbeddedError(f"{parent} belongs to another user: set AMI_VAR_DIR to a folder with a shorter path.")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if owner is not None:
+        os.chown(folder, owner.pw_uid, owner.pw_gid)

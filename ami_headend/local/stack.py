@@ -1,0 +1,132 @@
+"""The head-end on one machine: its services prepared, its processes supervised, all of it stopped together."""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import OperationalError, connections
+
+from ami_headend.local import embedded
+from ami_headend.local.display import Lines
+from ami_headend.local.embedded import OwnService
+from ami_headend.local.supervision import RestartsError, Supervisor
+from keyvault import master_key
+from keyvault.models import DeviceKey, FleetKey
+from meters.readings import partitions
+
+ADMIN = "admin"
+
+
+class LocalStackError(Exception):
+    """The stack cannot start or did not stay up; the message is one sentence for the operator."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The environment for every process, the services of our own, the address, and the account to sign in with."""
+
+    env: dict[str, str]
+    services: list[OwnService]
+    address: str
+    account: str
+
+
+@contextmanager
+def prepared(host: str, port: int) -> Iterator[Prepared]:
+    """Services running, database migrated, keys and account made; on leaving, what was started is stopped.
+
+    Raises LocalStackError, EmbeddedError or MasterKeyError, each with one sentence.
+    """
+    require_free(host, port)
+    own_database = not os.environ.get("DATABASE_URL")
+    with embedded.started(settings.VAR_DIR) as (env, own):
+        if _is_loopback(host):
+            env.setdefault("TLS", "0")
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+            partitions.maintain()
+            _prepare_master_key(own_database)
+            account = _prepare_account(Path(settings.VAR_DIR) / "admin.password", own_database)
+        except OperationalError as error:
+            raise LocalStackError(f"The database does not answer: {str(error).splitlines()[0]}") from error
+        call_command("collectstatic", interactive=False, verbosity=0)
+        connections.close_all()
+        yield Prepared(env, own, f"http://{'localhost' if _is_loopback(host) else host}:{port}/", account)
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises LocalStackError where the web server could not listen."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise LocalStackError(
+            f"Cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error}): stop what listens "
+            "there, or, where that is no head-end of this folder, choose another with --port, or PORT= for make."
+        ) from error
+
+
+def supervise(commands: Mapping[str, list[str]], ready: "Prepared", panel: str = "") -> None:
+    """Runs the commands side by side until somebody interrupts; what ends is started again, services too.
+
+    What the command ``panel`` writes renews itself in place. Raises LocalStackError where something ended too often.
+    """
+    lines = Lines(list(commands), panel)
+    try:
+        Supervisor(commands, ready.services, ready.env, settings.BASE_DIR, lines).run()
+    except RestartsError as error:
+        raise LocalStackError(str(error)) from error
+    finally:
+        lines.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _prepare_master_key(own_database: bool) -> None:
+    path = Path(settings.MASTER_KEY_FILE)
+    if settings.MASTER_KEY_PROVIDER != master_key.FILE or path.exists():
+        master_key.probe()  # says what is wrong with it now rather than at the first frame
+        return
+    if DeviceKey.objects.exclude(wrapped=None).exists() or FleetKey.objects.exists():
+        raise LocalStackError(
+            f"The master key file {path} is missing, and the database holds keys that only it opens: put it back."
+        )
+    if not own_database:
+        raise LocalStackError(
+            f"There is no master key file {path}: make one with manage.py master_key init, or name it in "
+            "MASTER_KEY_FILE."
+        )
+    master_key.init(path)
+
+
+def _prepare_account(password_file: Path, own_database: bool) -> str:
+    """An administrator for a database that has none; the password is kept for our own database only."""
+    users = get_user_model().objects
+    if not users.filter(is_superuser=True).exists():
+        password = secrets.token_urlsafe(12)
+        users.create_superuser(ADMIN, password=password)
+        if own_database:
+            with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(password + "\n")
+            return f"{ADMIN}, password {password} (kept in {password_file})"
+        return f"{ADMIN}, password {password} (shown this once)"
+    stored = password_file.read_text().strip() if own_database and password_file.exists() else ""
+    user = users.filter(username=ADMIN).first()
+    if stored and user is not None and user.check_password(stored):
+        return f"{ADMIN}, password {stored} (kept in {password_file})"
+    return "as it was made before (manage.py changepassword sets another password)"

@@ -1,0 +1,201 @@
+"""Processes side by side: what ends is started again, a bounded number of times, and all of them end together.
+
+A supervisor that is killed itself leaves nothing: the kernel ends its processes (on Linux; see
+``embedded.processes.tethered``), and each of those ends what it started. Everything happens in one thread, which begins
+every process: Python's ``preexec_fn`` wants that.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from ami_headend.local.embedded import EmbeddedError
+from ami_headend.local.embedded.processes import tethered
+
+RESTARTS_MAX = 5
+RESTARTS_PERIOD_S = 60.0
+STOP_S = 40.0  # for all of them together to finish what they have in hand
+_LOOK_S = 0.2
+_FIRST_WAIT_S = 0.2  # before one is started again, doubled each time
+
+
+class RestartsError(Exception):
+    """A process ended too often; the message is one sentence for the operator."""
+
+
+class Service(Protocol):
+    """A server beside the commands, such as Redis: it is looked at, and can be started again."""
+
+    @property
+    def name(self) -> str: ...
+
+    def has_ended(self) -> bool: ...
+
+    def restart(self) -> None:
+        """Raises EmbeddedError where it does not start."""
+
+
+class Display(Protocol):
+    """Where lines go: of a process, and of the supervisor (``system``)."""
+
+    def line(self, name: str, text: str) -> None: ...
+
+
+class _Restarts:
+    """When something was started again, and whether it may be once more."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.due_s: float | None = None
+        self._at: deque[float] = deque(maxlen=RESTARTS_MAX + 1)
+
+    def note(self, said: str) -> str:
+        """It ended: gives what to tell. RestartsError where that was too often."""
+        now = time.monotonic()
+        self._at.append(now)
+        lately = sum(now - at < RESTARTS_PERIOD_S for at in self._at)
+        if lately > RESTARTS_MAX:
+            raise RestartsError(
+                f"{self.name} ended {lately} times within a minute, the last time {said}: everything stopped."
+            )
+        self.due_s = now + _FIRST_WAIT_S * 2 ** (lately - 1)
+        return f"{self.name} ended ({said}): it is started again, {lately} of {RESTARTS_MAX} times within a minute"
+
+    def is_due(self) -> bool:
+        return self.due_s is not None and time.monotonic() >= self.due_s
+
+
+class _Command:
+    """A command, its process, and what it writes."""
+
+    def __init__(self, name: str, words: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+        self.name, self._words, self._env, self._cwd = name, list(words), dict(env), cwd
+        self.restarts = _Restarts(f"The process {name}")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+
+    def start(self) -> int:
+        """Gives the end of the pipe that it writes to."""
+        self.restarts.due_s = None
+        ours, theirs = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                self._words,
+                env=self._env,
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,  # so that Ctrl-C reaches it through us alone
+                preexec_fn=tethered(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
+            )
+        finally:
+            os.close(theirs)
+        return ours
+
+    def lines(self, octets: bytes) -> list[str]:
+        """The whole lines that it has written, with these octets."""
+        *whole, self._rest = (self._rest + octets).split(b"\n")
+        return [line.decode(errors="replace") for line in whole]
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process that leads alone: it ends its own. SIGKILL to all of them."""
+        if self.process is None:
+            return
+        with suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self.process.pid, number)
+            elif self.process.poll() is None:
+                self.process.send_signal(number)
+
+
+class Supervisor:
+    """Runs commands, and looks after services, until it is interrupted or something ends too often."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        services: Sequence[Service],
+        env: Mapping[str, str],
+        cwd: Path,
+        display: Display,
+    ) -> None:
+        self._commands = [_Command(name, words, env, cwd) for name, words in commands.items()]
+        self._services = {service.name: (service, _Restarts(service.name)) for service in services}
+        self._display = display
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Until an exception, such as KeyboardInterrupt; then all have ended.
+
+        RestartsError where one ended too often.
+        """
+        try:
+            for command in self._commands:
+                self._start(command)
+            while True:
+                self._read(_LOOK_S)
+                for service, restarts in self._services.values():
+                    self._look_after(service, restarts)
+                for command in self._commands:
+                    self._look_at(command)
+        finally:
+            self._stop()
+
+    def _start(self, command: _Command) -> None:
+        self._selector.register(command.start(), selectors.EVENT_READ, command)
+
+    def _read(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            command: _Command = key.data
+            octets = os.read(key.fd, 1 << 16)
+            if not octets:  # all who wrote to it have ended
+                self._selector.unregister(key.fd)
+                os.close(key.fd)
+            for line in command.lines(octets):
+                self._display.line(command.name, line)
+
+    def _look_at(self, command: _Command) -> None:
+        code = command.process.poll() if command.process is not None else None
+        if code is not None:
+            self._read(0)
+            command.signal(signal.SIGKILL)  # its children, where it was killed and they were not
+            command.process = None
+            self._display.line("system", command.restarts.note(f"exit code {code}"))
+        if command.restarts.is_due():
+            self._start(command)
+
+    def _look_after(self, service: Service, restarts: _Restarts) -> None:
+        if restarts.due_s is None and service.has_ended():
+            self._display.line("system", restarts.note("it was killed, or failed"))
+        if restarts.is_due():
+            restarts.due_s = None
+            try:
+                service.restart()
+            except EmbeddedError as error:
+                self._display.line("system", restarts.note(str(error)))
+
+    def _stop(self) -> None:
+        try:
+            for command in self._commands:
+                command.signal(signal.SIGTERM)
+            end = time.monotonic() + STOP_S
+            while any(c.process is not None and c.process.poll() is None for c in self._commands):
+                if time.monotonic() > end:
+                    break
+                self._read(_LOOK_S)
+        finally:  # also where somebody does not want to wait, and interrupts again
+            for command in self._commands:
+                command.signal(signal.SIGKILL)
+                if command.process is not None:
+                    command.process.wait()
+            for key in list(self._selector.get_map().values()):
+                os.close(key.fd)
+            self._selector.close()

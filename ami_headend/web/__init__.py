@@ -1,0 +1,1 @@
+"""What pages and REST doors share. Imported by doors only."""

@@ -1,0 +1,41 @@
+"""REST: the list of meters, by the concentrator that they belong to now, too."""
+
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from concentrators.models import Assignment, Concentrator
+from meters.api.meters import MeterList
+from meters.api.serializers import MeterSerializer, MetersQuery, NamedField, page_of
+from meters.models import Meter
+
+
+class AssignedMetersQuery(MetersQuery):
+    concentrator = NamedField(
+        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="assigned to it now"
+    )
+
+
+class AssignedMeterList(MeterList):
+    """Meters by serial number."""
+
+    query_class = AssignedMetersQuery
+
+    def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
+        found = super().found(asked)
+        if "concentrator" in asked:
+            now = timezone.now()
+            standing = Q(valid_to=None) | Q(valid_to__gt=now)
+            mine = Assignment.objects.filter(standing, concentrator=asked["concentrator"], valid_from__lte=now)
+            found = found.filter(pk__in=mine.values("meter"))
+        return found
+
+    @extend_schema(
+        operation_id="meters", parameters=[AssignedMetersQuery], responses=page_of("MeterPage", MeterSerializer)
+    )
+    def get(self, request: Request) -> Response:
+        return super().get(request)

@@ -1,0 +1,195 @@
+"""REST for operators: rotation waves, begun, watched and moved. Reading keys and rotating them are separate rights."""
+
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics, serializers, status
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from concentrators.api.commands import KeysUnavailable
+from concentrators.commands import rollouts
+from concentrators.commands.rollouts import AGE_MAX_DAYS, NUMBER_MAX, Selection, WaveError
+from concentrators.models import Concentrator, RotationWave
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
+from keyvault.models import Algorithm, FleetKey
+from keyvault.rights import ROTATE_DEVICE_KEYS
+from meters.api.serializers import NamedField
+from meters.registry.lookup import RegistryError, parse_system_title
+
+_LISTED = 100
+_METERS_MAX = 10_000
+
+
+class WaveSerializer(serializers.ModelSerializer[RotationWave]):
+    """A wave, and how far it is."""
+
+    wave = serializers.IntegerField(source="id")
+    meters = serializers.SerializerMethodField()
+    waiting = serializers.SerializerMethodField(help_text="meters whose turn has not come")
+    commands = serializers.SerializerMethodField(help_text="key commands by state")
+    fleet_key = serializers.CharField(
+        source="fleet_key.name", default=None, allow_null=True, help_text="new keys are derived from it, where not null"
+    )
+
+    class Meta:
+        model = RotationWave
+        fields = (
+            "wave",
+            "name",
+            "state",
+            "rate_per_hour",
+            "failure_budget",
+            "algorithm",
+            "fleet_key",
+            "created_by",
+            "created_at",
+            "finished_at",
+            "meters",
+            "waiting",
+            "commands",
+        )
+
+    def get_meters(self, wave: RotationWave) -> int:
+        return self._progress(wave).meters
+
+    def get_waiting(self, wave: RotationWave) -> int:
+        return self._progress(wave).waiting
+
+    def get_commands(self, wave: RotationWave) -> dict[str, int]:
+        return self._progress(wave).states
+
+    def _progress(self, wave: RotationWave) -> rollouts.Progress:
+        known: dict[int, rollouts.Progress] = self.context["progress"]
+        return known[wave.pk]
+
+
+class NewWaveSerializer(serializers.Serializer[Any]):
+    """Which meters get new keys (they fit every criterion that is given), and how fast."""
+
+    name = serializers.CharField(max_length=120)
+    meters = serializers.ListField(
+        child=serializers.CharField(), required=False, max_length=_METERS_MAX, help_text="system titles, 16 hex digits"
+    )
+    concentrator = NamedField(
+        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
+    )
+    older_than_days = serializers.IntegerField(min_value=0, max_value=AGE_MAX_DAYS, required=False)
+    compromised = serializers.BooleanField(default=False)
+    derived_from = NamedField(
+        slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="keys derived from it"
+    )
+    everything = serializers.BooleanField(default=False)
+    rate_per_hour = serializers.IntegerField(min_value=1, max_value=NUMBER_MAX, default=1000)
+    failure_budget = serializers.IntegerField(min_value=0, max_value=NUMBER_MAX, default=10)
+    algorithm = serializers.ChoiceField(Algorithm.choices, required=False)
+    fleet_key = NamedField(
+        slug_field="name",
+        queryset=FleetKey.objects.all(),
+        required=False,
+        help_text="derive the new keys from it; else they are as the old ones were",
+    )
+
+    def validate_meters(self, texts: list[str]) -> list[bytes]:
+        try:
+            return [parse_system_title(text) for text in texts]
+        except RegistryError as error:
+            raise ValidationError(str(error)) from None
+
+
+class MoveSerializer(serializers.Serializer[Any]):
+    action = serializers.ChoiceField(["pause", "resume", "cancel"])
+    failure_budget = serializers.IntegerField(
+        min_value=0, max_value=NUMBER_MAX, required=False, help_text="with resume: the new one"
+    )
+
+
+class WaveList(generics.GenericAPIView[Any]):
+    """Rotation waves."""
+
+    queryset = RotationWave.objects.none()
+    rights = {"POST": [ROTATE_DEVICE_KEYS]}
+
+    @extend_schema(operation_id="rotations", responses=WaveSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        """The newest waves first."""
+        return _answer(list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[:_LISTED]))
+
+    @extend_schema(operation_id="rotations_create", request=NewWaveSerializer, responses={201: WaveSerializer})
+    def post(self, request: Request) -> Response:
+        """Begin a wave; audited."""
+        body = NewWaveSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        asked = body.validated_data
+        selection = Selection(
+            asked.get("meters"),
+            asked.get("concentrator"),
+            asked.get("older_than_days"),
+            asked["compromised"],
+            asked.get("derived_from"),
+            asked["everything"],
+        )
+        try:
+            wave = rollouts.begin(
+                asked["name"],
+                selection,
+                web_actor(request),
+                timezone.now(),
+                asked["rate_per_hour"],
+                asked["failure_budget"],
+                asked.get("algorithm"),
+                asked.get("fleet_key"),
+            )
+        except (MasterKeyError, AuditError) as error:
+            raise KeysUnavailable from error
+        except WaveError as error:
+            raise ValidationError(str(error)) from None
+        return _answer(wave, status.HTTP_201_CREATED)
+
+
+class WaveDetail(generics.GenericAPIView[Any]):
+    """One rotation wave."""
+
+    queryset = RotationWave.objects.none()
+    rights = {"PATCH": [ROTATE_DEVICE_KEYS]}
+
+    @extend_schema(operation_id="rotation", responses=WaveSerializer)
+    def get(self, request: Request, wave_id: int) -> Response:
+        """How a wave stands."""
+        return _answer(_wave(wave_id))
+
+    @extend_schema(operation_id="rotation_move", request=MoveSerializer, responses=WaveSerializer)
+    def patch(self, request: Request, wave_id: int) -> Response:
+        """Pause, resume or cancel a wave; audited. What a concentrator has fetched goes on."""
+        _wave(wave_id)
+        body = MoveSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        asked, actor = body.validated_data, web_actor(request)
+        try:
+            if asked["action"] == "pause":
+                wave = rollouts.pause(wave_id, actor)
+            elif asked["action"] == "resume":
+                wave = rollouts.resume(wave_id, actor, asked.get("failure_budget"))
+            else:
+                wave = rollouts.cancel(wave_id, actor, timezone.now())
+        except (MasterKeyError, AuditError) as error:
+            raise KeysUnavailable from error
+        except WaveError as error:
+            raise ValidationError(str(error)) from None
+        return _answer(wave)
+
+
+def _answer(found: RotationWave | list[RotationWave], code: int = status.HTTP_200_OK) -> Response:
+    many = isinstance(found, list)
+    context = {"progress": rollouts.progresses(found if isinstance(found, list) else [found])}
+    return Response(WaveSerializer(found, many=many, context=context).data, status=code)
+
+
+def _wave(wave_id: int) -> RotationWave:
+    wave = RotationWave.objects.filter(pk=wave_id).first()
+    if wave is None:
+        raise NotFound(f"There is no rotation wave {wave_id}.")
+    return wave

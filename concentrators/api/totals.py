@@ -1,0 +1,83 @@
+"""REST: interval totals. A door to the query function."""
+
+from typing import Any
+
+import pyarrow as pa
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from concentrators.models import Concentrator, IntervalTotal
+from concentrators.totals import queries
+from concentrators.totals.queries import TotalSelection
+from meters.api.meters import SelectionView, page_responses
+from meters.api.serializers import SELECTION_MAX, PageQuery
+
+
+class TotalsQuery(PageQuery):
+    """Concentrators by name, registers, a period of interval starts, and a page."""
+
+    concentrator = serializers.ListField(
+        child=serializers.CharField(max_length=120),
+        required=False,
+        max_length=SELECTION_MAX,
+        help_text="name; may be repeated",
+    )
+    cursor_ids = 3
+
+    def validate_concentrator(self, names: list[str]) -> list[int]:
+        found = dict(Concentrator.objects.filter(name__in=names).values_list("name", "pk"))
+        for name in names:
+            if name not in found:
+                raise serializers.ValidationError(f"there is no concentrator {name!r}")
+        return list(found.values())
+
+
+class TotalSerializer(serializers.Serializer[Any]):
+    """The sum of one interval: value_sum x 10^scaler unit, over the meters assigned at its start."""
+
+    concentrator = serializers.CharField()
+    obis_code = serializers.CharField()
+    interval_start = serializers.DateTimeField()
+    interval_minutes = serializers.IntegerField()
+    value_sum = serializers.IntegerField()
+    scaler = serializers.IntegerField()
+    unit = serializers.CharField()
+    meters_counted = serializers.IntegerField()
+    meters_expected = serializers.IntegerField()
+
+
+class TotalList(SelectionView):
+    """Totals per concentrator, register, interval length and interval, in the order of time."""
+
+    queryset = IntervalTotal.objects.none()
+    query_class = TotalsQuery
+    query = staticmethod(queries.totals)
+    filename = "totals"
+    schema_of_rows = pa.schema(
+        [
+            ("concentrator", pa.string()),
+            ("obis_code", pa.string()),
+            ("interval_start", pa.timestamp("us", tz="UTC")),
+            ("interval_minutes", pa.int16()),
+            ("value_sum", pa.decimal128(38, 0)),
+            ("scaler", pa.int16()),
+            ("unit", pa.string()),
+            ("meters_counted", pa.int32()),
+            ("meters_expected", pa.int32()),
+        ]
+    )
+
+    def note(self, request: Request, asked: dict[str, Any]) -> None:
+        """Sums over many households tell of none."""
+
+    def selection(self, asked: dict[str, Any]) -> TotalSelection:
+        return TotalSelection(
+            asked["from"], asked["to"], asked.get("concentrator"), asked.get("register"), asked.get("cursor")
+        )
+
+    @extend_schema(
+        operation_id="totals", parameters=[TotalsQuery], responses=page_responses("TotalPage", TotalSerializer)
+    )
+    def get(self, request: Request) -> Any:
+        return super().get(request)

@@ -1,0 +1,1 @@
+"""Commands to meters, and what gives them: operators, gaps, rollouts."""

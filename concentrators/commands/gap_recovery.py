@@ -1,0 +1,210 @@
+"""Missing intervals asked for again: the gaps of meters become resend commands, never twice for the same gap.
+
+Somebody may ask, for meters or a whole concentrator; or the schedule does (setting RESEND_GAPS). Either way a
+meter is given at most RESENDS_PER_DAY such commands a day, the oldest gaps first.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+
+from ami_headend.core import clock, locks
+from concentrators.commands import queue as commands
+from concentrators.commands.queue import OPEN, SYSTEM, DownlinkError, Request
+from concentrators.models import Command, CommandKind, CommandState, Concentrator
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from meters.models import Meter, MeterStatus, Register
+from meters.readings.gaps import Gap, find_gaps
+from meters.readings.obis import LOAD_PROFILE
+
+# What a meter was asked for and has answered it has sent, or has no more: nobody asks for it again by itself.
+ASKED = (*OPEN, CommandState.DONE, CommandState.REFUSED)
+_BATCH = 500
+_ROUNDS = 24  # the schedule looks at every meter once a day, in as many parts
+_Span = tuple[int, int]  # [from, to), Unix seconds
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which meters in service to look at: all that fit every criterion given; ``everything`` where none is."""
+
+    system_titles: Collection[bytes] | None = None
+    concentrator: Concentrator | None = None
+    everything: bool = False
+
+
+class Outcome(NamedTuple):
+    """Of how many meters how many gaps were found; and what came of it: commands queued, and put off to another day.
+
+    Gaps that a command asks for already make neither.
+    """
+
+    meters: int = 0
+    gaps: int = 0
+    commands: int = 0
+    put_off: int = 0
+
+
+def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
+    """The meters of a selection. Raises DownlinkError for one that says nothing."""
+    if selection.system_titles is None and selection.concentrator is None and not selection.everything:
+        raise DownlinkError("say which meters: by title, by concentrator, or all of them")
+    meters = Meter.objects.filter(status=MeterStatus.COMMISSIONED)
+    if selection.system_titles is not None:
+        meters = meters.filter(system_title__in=list(selection.system_titles))
+    if selection.concentrator is not None:
+        standing = Q(assignments__valid_to=None) | Q(assignments__valid_to__gt=now)
+        meters = meters.filter(
+            standing, assignments__concentrator=selection.concentrator, assignments__valid_from__lte=now
+        )
+    return meters.order_by("pk")
+
+
+def ask(
+    selection: Selection,
+    register: Register,
+    start: datetime,
+    end: datetime,
+    actor: Actor,
+    now: datetime,
+    *,
+    dry_run: bool = False,
+    done: Callable[[int], None] = lambda meters: None,
+) -> Outcome:
+    """Ask the meters of a selection for what is missing in [start, end); audited as one act.
+
+    Raises DownlinkError or GapsError (the caller's mistake), MasterKeyError or AuditError, and then asks none.
+    """
+    total = Outcome()
+    if dry_run:  # asks nothing, and so keeps nobody from asking meanwhile
+        for meters in _batches(selected(selection, now)):
+            outcome, _ = _wanted(meters, register, start, end, now, ASKED)
+            total = _sum(total, outcome)
+            done(len(meters))
+        return total
+    with transaction.atomic():
+        for meters in _batches(selected(selection, now)):
+            outcome, _ = _ask(meters, register, start, end, actor.name, now, ASKED)
+            total = _sum(total, outcome)
+            done(len(meters))
+        subject = {
+            "meters": total.meters,
+            "concentrator": None if selection.concentrator is None else selection.concentrator.name,
+            "from": start.isoformat(),
+            "to": end.isoformat(),
+        }
+        chain.record(actor, "command.resend", subject, f"{total.commands} queued")
+    return total
+
+
+def ask_one(
+    meter: Meter, register: Register, start: datetime, end: datetime, created_by: str, now: datetime
+) -> list[Command]:
+    """Ask one meter for what is missing in [start, end), what it has answered before too; not for what is under way."""
+    with transaction.atomic():
+        return _ask([meter], register, start, end, created_by, now, OPEN)[1]
+
+
+def ask_by_schedule(now: datetime) -> Outcome:
+    """Ask a part of all meters for what is missing of their load profiles: each meter has its hour of the day.
+
+    Gaps are left alone for RESEND_GAPS_AFTER_S: late frames fill most of them; and given up after RESEND_GAPS_DAYS.
+    """
+    register = Register.objects.get(obis_code=LOAD_PROFILE)
+    start = now - timedelta(days=settings.RESEND_GAPS_DAYS)
+    end = now - timedelta(seconds=settings.RESEND_GAPS_AFTER_S)
+    total = Outcome()
+    part = selected(Selection(everything=True), now).alias(hour=F("id") % _ROUNDS).filter(hour=now.hour)
+    for meters in _batches(part):
+        with transaction.atomic():
+            outcome, _ = _ask(meters, register, start, end, SYSTEM, now, ASKED)
+        total = _sum(total, outcome)
+    return total
+
+
+def _ask(
+    meters: Sequence[Meter],
+    register: Register,
+    start: datetime,
+    end: datetime,
+    by: str,
+    now: datetime,
+    passed_over: Collection[CommandState],
+) -> tuple[Outcome, list[Command]]:
+    """A batch of meters, in a fixed number of queries."""
+    locks.take(locks.GAP_RECOVERY)
+    outcome, requests = _wanted(meters, register, start, end, now, passed_over)
+    return outcome, commands.enqueue(requests, by, now)
+
+
+def _wanted(
+    meters: Sequence[Meter],
+    register: Register,
+    start: datetime,
+    end: datetime,
+    now: datetime,
+    passed_over: Collection[CommandState],
+) -> tuple[Outcome, list[Request]]:
+    """What a batch of meters is to be asked for."""
+    gaps = find_gaps(meters, register, start, end, now)
+    asked, today = _given(list(gaps), passed_over, start, now)
+    requests, put_off = [], 0
+    for meter in meters:
+        wanted = [span for gap in gaps.get(meter.pk, []) for span in _without(_span(gap), asked[meter.pk])]
+        room = max(0, settings.RESENDS_PER_DAY - today[meter.pk])
+        put_off += max(0, len(wanted) - room)
+        requests += [
+            Request(meter, CommandKind.RESEND, {"from_s": from_s, "to_s": to_s}) for from_s, to_s in wanted[:room]
+        ]
+    return Outcome(len(meters), sum(map(len, gaps.values())), len(requests), put_off), requests
+
+
+def _given(
+    meter_ids: Sequence[int], passed_over: Collection[CommandState], start: datetime, now: datetime
+) -> tuple[dict[int, list[_Span]], Counter[int]]:
+    """What meters were asked for, by command states that count; and how many resends each was given since a day ago."""
+    asked: defaultdict[int, list[_Span]] = defaultdict(list)
+    today: Counter[int] = Counter()
+    rows = Command.objects.filter(
+        meter__in=meter_ids, kind=CommandKind.RESEND, created_at__gt=min(start, now - timedelta(days=1))
+    )
+    for meter_id, parameters, state, created_at in rows.values_list("meter_id", "parameters", "state", "created_at"):
+        if state in passed_over:
+            asked[meter_id].append((parameters["from_s"], parameters["to_s"]))
+        if clock.is_within(created_at, timedelta(days=1), now) and state != CommandState.CANCELLED:
+            today[meter_id] += 1
+    return asked, today
+
+
+def _span(gap: Gap) -> _Span:
+    return int(gap.start.timestamp()), int(gap.end.timestamp())
+
+
+def _without(span: _Span, taken: Sequence[_Span]) -> Iterator[_Span]:
+    """The parts of a span that none of the others covers."""
+    from_s, end_s = span
+    for first_s, last_s in sorted(taken):
+        if first_s > from_s:
+            yield from_s, min(first_s, end_s)
+        from_s = max(from_s, last_s)
+        if from_s >= end_s:
+            return
+    yield from_s, end_s
+
+
+def _batches(meters: QuerySet[Meter]) -> Iterator[list[Meter]]:
+    last = 0
+    while batch := list(meters.filter(pk__gt=last)[:_BATCH]):
+        yield batch
+        last = batch[-1].pk
+
+
+def _sum(one: Outcome, other: Outcome) -> Outcome:
+    return Outcome(*(a + b for a, b in zip(one, other, strict=True)))

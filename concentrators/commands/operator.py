@@ -1,0 +1,64 @@
+"""Commands that a person gives to one meter; each act is audited in the transaction that queues them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+
+from concentrators.commands import capture_period, gap_recovery, queue
+from concentrators.commands.queue import Request
+from concentrators.models import Command, CommandKind
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from meters.models import Meter, Register
+from meters.readings.obis import LOAD_PROFILE
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to tell a meter.
+
+    RESEND takes ``start`` and ``end``, and may take an interval ``register`` (else the load profile);
+    SET_INTERVAL takes ``interval_minutes``, and may take ``start``. The other kinds take nothing.
+    """
+
+    kind: CommandKind
+    start: datetime | None = None
+    end: datetime | None = None
+    register: Register | None = None
+    interval_minutes: int | None = None
+
+
+def give(meter: Meter, order: Order, actor: Actor, now: datetime) -> list[Command]:
+    """Queue the commands of an order: one, but for a resend, which is one for each gap.
+
+    Raises DownlinkError, IntervalError, EpochError or GapsError (the caller's mistake, named), MasterKeyError,
+    AuditError or ProvisioningError (a fleet key does not open); and then queues none.
+    """
+    with transaction.atomic():
+        given = _queue(meter, order, actor.name, now)
+        subject = {"device": bytes(meter.system_title).hex(), "commands": [command.pk for command in given]}
+        chain.record(actor, f"command.{order.kind.name.lower()}", subject, f"{len(given)} queued")
+    return given
+
+
+def cancel(command: Command, actor: Actor, now: datetime) -> bool:
+    """Cancel a command that no concentrator has fetched; False where one has, or it has ended."""
+    with transaction.atomic():
+        if not queue.cancel([command.pk], now):
+            return False
+        subject = {"device": bytes(command.meter.system_title).hex(), "commands": [command.pk]}
+        chain.record(actor, "command.cancel", subject)
+    return True
+
+
+def _queue(meter: Meter, order: Order, by: str, now: datetime) -> list[Command]:
+    match order.kind:
+        case CommandKind.SET_KEY:
+            return queue.enqueue_keys([meter], by, now)
+        case CommandKind.RESEND if order.start is not None and order.end is not None:
+            register = order.register or Register.objects.get(obis_code=LOAD_PROFILE)
+            return gap_recovery.ask_one(meter, register, order.start, order.end, by, now)
+        case CommandKind.SET_INTERVAL if order.interval_minutes is not None:
+            return capture_period.enqueue([meter], order.interval_minutes, order.start, by, now)
+    return queue.enqueue([Request(meter, order.kind, {})], by, now)

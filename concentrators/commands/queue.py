@@ -1,0 +1,257 @@
+"""Commands to meters: putting them into the queue, taking them out, and what becomes of them.
+
+A command ends when the meter's own authenticated answer says so, or when its time is over. A key
+command is done by the first accepted frame under the key that it brought, and by nothing else.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
+
+from ami_headend.core import clock
+from ami_headend.core.sql import execute, int_array
+from concentrators.models import Command, CommandKind, CommandState
+from keyvault.device_keys import epochs
+from keyvault.models import FleetKey, KeySource
+from meters.models import Meter, MeterStatus
+
+OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
+SYSTEM = "ami-headend"  # who gives commands that nobody asked for
+RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
+AT_ONCE = 3  # times that a command comes again without growing rests, after it came too late or was not passed on
+_EXPIRE_BATCH = 10_000
+
+
+class DownlinkError(ValueError):
+    """A command that cannot be given; the caller's mistake, named."""
+
+
+class Request(NamedTuple):
+    """A command that somebody wants to give.
+
+    READ_NOW and SET_CLOCK take no parameters, RESEND from_s and to_s, SET_INTERVAL interval_minutes and from_s
+    (concentrators.commands.capture_period knows which those may be).
+    """
+
+    meter: Meter
+    kind: CommandKind
+    parameters: Mapping[str, Any]
+
+
+class Said(Enum):
+    """What a meter can say of a command."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    LATE = "late"  # a set clock that it cannot tell from one that somebody held back
+
+
+class Answer(NamedTuple):
+    """What a meter says of a command, in an authenticated event."""
+
+    meter_id: int
+    number: int
+    said: Said
+
+
+def enqueue(
+    requests: Iterable[Request], created_by: str, now: datetime, expires_at: datetime | None = None
+) -> list[Command]:
+    """Queue commands, but for key commands (``enqueue_keys``). Raises DownlinkError, and then queues none."""
+    commands = []
+    for request in requests:
+        _check_meter(request.meter)
+        commands.append(_command(request, _checked(request), created_by, now, expires_at))
+    return Command.objects.bulk_create(commands)
+
+
+def enqueue_keys(
+    meters: Sequence[Meter],
+    created_by: str,
+    now: datetime,
+    algorithm: int | None = None,
+    source: FleetKey | KeySource | None = None,
+    expires_at: datetime | None = None,
+) -> list[Command]:
+    """Begin a new epoch for each meter (keyvault.device_keys.epochs.begin) and queue the commands that bring the keys.
+
+    A meter whose pending epoch has an open command already keeps that one. Raises DownlinkError or
+    EpochError, and then begins nothing. A fixed number of queries.
+    """
+    by_title = {bytes(meter.system_title): meter for meter in meters}
+    for meter in by_title.values():
+        _check_meter(meter)
+    with transaction.atomic():
+        begun = epochs.begin(list(by_title), algorithm, source)
+        standing = {
+            (command.meter_id, command.parameters.get("epoch")): command
+            for command in Command.objects.filter(
+                meter__in=list(by_title.values()), kind=CommandKind.SET_KEY, state__in=OPEN
+            )
+        }
+        commands, new = [], []
+        for title, epoch in begun.items():
+            meter = by_title[title]
+            command = standing.get((meter.pk, epoch))
+            if command is None:
+                request = Request(meter, CommandKind.SET_KEY, {"epoch": epoch})
+                command = _command(request, request.parameters, created_by, now, expires_at)
+                new.append(command)
+            commands.append(command)
+        Command.objects.bulk_create(new)
+    return commands
+
+
+def cancel(numbers: Collection[int], now: datetime) -> int:
+    """Cancel commands that no concentrator has fetched, and with key commands their pending keys; how many those were.
+
+    What was fetched may be with the meter already: it goes on until it is answered or expires. Keys are locked before
+    commands, as verification locks them; what another holds is being fetched, or answered, and is passed over.
+    """
+    with transaction.atomic():
+        keys = Command.objects.filter(pk__in=numbers, state=CommandState.QUEUED, kind=CommandKind.SET_KEY)
+        epochs.lock_pending(list(map(bytes, keys.values_list("meter__system_title", flat=True))))
+        queued = list(
+            Command.objects.select_for_update(of=("self",), skip_locked=True)
+            .select_related("meter")
+            .filter(pk__in=numbers, state=CommandState.QUEUED)
+            .order_by("pk")
+        )
+        epochs.cancel([bytes(row.meter.system_title) for row in queued if row.kind == CommandKind.SET_KEY])
+        return Command.objects.filter(pk__in=[row.pk for row in queued]).update(
+            state=CommandState.CANCELLED, ended_at=now
+        )
+
+
+def expire(now: datetime) -> int:
+    """End the commands whose time is over; how many they were. A late answer of the meter still counts."""
+    overdue = Command.objects.filter(state__in=OPEN, expires_at__lte=now).order_by("expires_at")
+    expired = 0
+    while True:
+        ids = list(overdue.values_list("pk", flat=True)[:_EXPIRE_BATCH])
+        expired += Command.objects.filter(pk__in=ids, state__in=OPEN).update(state=CommandState.EXPIRED, ended_at=now)
+        if len(ids) < _EXPIRE_BATCH:
+            return expired
+
+
+def replace_worn_keys(limit: int, now: datetime) -> int:
+    """Queue new keys for at most ``limit`` meters whose key nears its safe number of frames; how many got one.
+
+    A meter that did not get its key in time, or refused it, is asked again: after a day.
+    """
+    asked = Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY).filter(
+        Q(state__in=OPEN) | Q(created_at__range=(now - timedelta(days=1), now + clock.DIFFERENCE_MAX))
+    )
+    meters: list[Meter] = []
+    for titles in epochs.near_budget(limit):
+        meters += Meter.objects.filter(~Exists(asked), system_title__in=titles, status=MeterStatus.COMMISSIONED)
+        if len(meters) >= limit:
+            break
+    return len(enqueue_keys(meters[:limit], SYSTEM, now)) if meters else 0
+
+
+def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:
+    """Frames were accepted under new keys, (meter id, epoch) each: the commands that brought them are done."""
+    execute(
+        """UPDATE concentrators_command c SET state = 'done', ended_at = %s
+           FROM unnest(%s::int[], %s::int[]) AS n(meter_id, epoch)
+           WHERE c.meter_id = n.meter_id AND c.kind = %s AND (c.parameters->>'epoch')::int = n.epoch
+             AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
+        now,
+        int_array(meter_id for meter_id, _ in keys),
+        int_array(epoch for _, epoch in keys),
+        CommandKind.SET_KEY.value,
+    )
+
+
+def answered(answers: Sequence[Answer], now: datetime) -> None:
+    """Meters have answered: their commands end, an expired one too; one that came too late is given again.
+
+    Another meter's number changes nothing, nor does that of a command which never left. That a new key
+    arrived is proven by a frame under it (``keys_arrived``), and by nothing that is said under another.
+    """
+    late = [answer for answer in answers if answer.said is Said.LATE]
+    if late:
+        _come_late(late, now)
+    if len(late) < len(answers):
+        _end([answer for answer in answers if answer.said is not Said.LATE], now)
+
+
+def _end(answers: Sequence[Answer], now: datetime) -> None:
+    execute(
+        """UPDATE concentrators_command c
+           SET state = CASE WHEN n.done THEN 'done' ELSE 'refused' END, ended_at = %s
+           FROM unnest(%s::int[], %s::bigint[], %s::bool[]) AS n(meter_id, number, done)
+           WHERE c.id = n.number AND c.meter_id = n.meter_id AND NOT (c.kind = %s AND n.done)
+             AND c.state IN ('offered', 'delivered', 'expired')""",
+        now,
+        int_array(answer.meter_id for answer in answers),
+        int_array(answer.number for answer in answers),
+        "{" + ",".join("t" if answer.said is Said.DONE else "f" for answer in answers) + "}",
+        CommandKind.SET_KEY.value,
+    )
+
+
+def _come_late(answers: Sequence[Answer], now: datetime) -> None:
+    """Set clock commands that came too late are due at once, for whoever fetches first; if that goes on, ever later."""
+    execute(
+        """UPDATE concentrators_command c
+           SET late_answers = least(c.late_answers + 1, 32767), next_attempt_at = n.at, elsewhere_attempt_at = n.at
+           FROM (SELECT d.id, %s + make_interval(secs => CASE WHEN d.late_answers < %s THEN 0
+                         ELSE %s * 2 ^ least(d.late_answers - %s, %s) END) AS at
+                 FROM concentrators_command d
+                 JOIN unnest(%s::int[], %s::bigint[]) AS a(meter_id, number)
+                      ON d.id = a.number AND d.meter_id = a.meter_id) AS n
+           WHERE c.id = n.id AND c.kind = %s AND c.state IN ('offered', 'delivered')""",
+        now,
+        AT_ONCE,
+        settings.COMMAND_RETRY_S,
+        AT_ONCE,
+        RETRY_DOUBLINGS,
+        int_array(answer.meter_id for answer in answers),
+        int_array(answer.number for answer in answers),
+        CommandKind.SET_CLOCK.value,
+    )
+
+
+def _command(
+    request: Request, parameters: Mapping[str, Any], created_by: str, now: datetime, expires_at: datetime | None
+) -> Command:
+    return Command(
+        meter=request.meter,
+        kind=request.kind,
+        parameters=dict(parameters),
+        created_by=created_by,
+        next_attempt_at=now,
+        elsewhere_attempt_at=now + timedelta(seconds=settings.COMMAND_RETRY_S),
+        expires_at=expires_at or now + timedelta(seconds=settings.COMMAND_EXPIRES_S),
+    )
+
+
+def _check_meter(meter: Meter) -> None:
+    if meter.status != MeterStatus.COMMISSIONED:
+        raise DownlinkError(f"meter {meter} is {meter.status}: commands go to meters in service")
+
+
+def _checked(request: Request) -> dict[str, int]:
+    """The parameters that a kind takes, and no others."""
+    match request.kind:
+        case CommandKind.READ_NOW | CommandKind.SET_CLOCK:
+            names: tuple[str, ...] = ()
+        case CommandKind.RESEND:
+            names = ("from_s", "to_s")
+        case CommandKind.SET_INTERVAL:
+            names = ("interval_minutes", "from_s")
+        case _:
+            raise DownlinkError(f"a command {request.kind.label!r} cannot be given this way")
+    given = dict(request.parameters)
+    if set(given) != set(names) or not all(type(value) is int for value in given.values()):
+        raise DownlinkError(f"a command {request.kind.label!r} takes {', '.join(names) or 'no parameters'}")
+    if request.kind is CommandKind.RESEND and not 0 <= given["from_s"] < given["to_s"] < 2**40:
+        raise DownlinkError("a resend goes from a time to a later one")
+    return given

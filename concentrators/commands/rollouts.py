@@ -1,0 +1,328 @@
+"""Rotation waves: new device keys for many meters, at a bounded rate, with a failure budget that stops them.
+
+A wave knows its meters from the start. Step by step, once a minute, it queues key commands for the next
+of them; what becomes of those is the commands' own story. All of it stands in the database: a step that
+was lost, or a worker that died, costs a minute.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.db import transaction
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Coalesce
+
+from ami_headend.core import clock
+from concentrators.commands import queue
+from concentrators.commands.queue import OPEN, DownlinkError
+from concentrators.models import Command, CommandKind, CommandState, Concentrator, RotationWave, WaveMeter, WaveState
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import fleet_keys
+from keyvault.device_keys.epochs import LAST_EPOCH, EpochError
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
+from meters.models import Meter, MeterStatus
+
+logger = logging.getLogger(__name__)
+
+AGE_MAX_DAYS = 36_500
+NUMBER_MAX = 2**31 - 1  # of commands: what a column holds
+_FAILED = (CommandState.REFUSED, CommandState.EXPIRED)
+_UNDER_WAY = (WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
+_BATCH = 10_000
+
+
+class WaveError(ValueError):
+    """A wave that cannot be begun or moved as asked; the caller's mistake, named."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which meters a wave is for: all that fit every criterion that is given.
+
+    ``older_than_days`` is the age of the active key; ``compromised`` takes meters whose newest key is
+    compromised, ``derived_from`` those whose active key is derived from a fleet key. Without any criterion
+    ``everything`` must say so.
+    """
+
+    system_titles: Collection[bytes] | None = None
+    concentrator: Concentrator | None = None
+    older_than_days: int | None = None
+    compromised: bool = False
+    derived_from: FleetKey | None = None
+    everything: bool = False
+
+
+class Progress(NamedTuple):
+    """How far a wave is: meters whose turn has not come, and its commands by state."""
+
+    meters: int
+    waiting: int
+    states: dict[str, int]
+
+    @property
+    def failures(self) -> int:
+        return sum(self.states.get(state, 0) for state in _FAILED)
+
+    @property
+    def open(self) -> int:
+        return sum(self.states.get(state, 0) for state in OPEN)
+
+
+def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
+    """The meters of a selection that can get a new key now.
+
+    Left out are meters not in service, those without a usable transfer key or without a first key, and those for
+    which a key command or another wave is under way. Raises WaveError for a selection that says nothing.
+    """
+    asked = (
+        selection.system_titles,
+        selection.concentrator,
+        selection.older_than_days,
+        selection.derived_from,
+        selection.compromised or None,
+    )
+    if not selection.everything and all(one is None for one in asked):
+        raise WaveError("say which meters: by title, concentrator, age, fleet key, compromise, or all of them")
+    keys = DeviceKey.objects.filter(system_title=OuterRef("system_title"))
+    own = keys.filter(epoch__gt=0)
+    meters = Meter.objects.filter(
+        Exists(keys.filter(epoch=0, state=KeyState.ACTIVE)),
+        Exists(own),
+        ~Exists(own.filter(epoch=LAST_EPOCH)),
+        ~Exists(Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY, state__in=OPEN)),
+        ~Exists(WaveMeter.objects.filter(meter=OuterRef("pk"), command=None, wave__state__in=_UNDER_WAY)),
+        status=MeterStatus.COMMISSIONED,
+    )
+    if selection.system_titles is not None:
+        meters = meters.filter(system_title__in=list(selection.system_titles))
+    if selection.concentrator is not None:
+        standing = Q(assignments__valid_to=None) | Q(assignments__valid_to__gt=now)
+        meters = meters.filter(
+            standing, assignments__concentrator=selection.concentrator, assignments__valid_from__lte=now
+        )
+    if selection.older_than_days is not None:
+        if not 0 <= selection.older_than_days <= AGE_MAX_DAYS:
+            raise WaveError(f"the age of a key is 0 to {AGE_MAX_DAYS:,} days")
+        begun = own.filter(state=KeyState.ACTIVE).alias(since=Coalesce("activated_at", "created_at"))
+        meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=selection.older_than_days))))
+    if selection.derived_from is not None:
+        meters = meters.filter(Exists(own.filter(state=KeyState.ACTIVE, fleet_key=selection.derived_from)))
+    if selection.compromised:
+        usable = own.filter(state__in=[KeyState.ACTIVE, KeyState.PENDING])
+        meters = meters.filter(Exists(own.filter(state=KeyState.COMPROMISED)), ~Exists(usable))
+    return meters.order_by("pk")
+
+
+def begin(
+    name: str,
+    selection: Selection,
+    actor: Actor,
+    now: datetime,
+    rate_per_hour: int,
+    failure_budget: int,
+    algorithm: int | None = None,
+    fleet_key: FleetKey | None = None,
+) -> RotationWave:
+    """Begin a wave over what is selected now; audited. WaveError where nothing is, or a number makes no sense.
+
+    New keys are derived from ``fleet_key`` where one is given; else they are as the old ones were, derived or random.
+    """
+    if not name.strip() or len(name) > 120:
+        raise WaveError("a wave has a name of up to 120 characters")
+    if not 1 <= rate_per_hour <= NUMBER_MAX:
+        raise WaveError(f"a wave queues at least 1 command an hour, and at most {NUMBER_MAX:,}")
+    _check_budget(failure_budget)
+    if algorithm is not None and algorithm not in Algorithm.values:
+        raise WaveError(f"algorithm {algorithm} is not one of {Algorithm.values}")
+    with transaction.atomic():
+        meter_ids = list(selected(selection, now).values_list("pk", flat=True))
+        if not meter_ids:
+            raise WaveError("no meter that can get a new key now is among them")
+        wave = RotationWave.objects.create(
+            name=name,
+            rate_per_hour=rate_per_hour,
+            failure_budget=failure_budget,
+            algorithm=algorithm,
+            fleet_key=fleet_key,
+            created_by=actor.name[:150],
+        )
+        rows = (WaveMeter(wave=wave, meter_id=meter_id) for meter_id in meter_ids)
+        WaveMeter.objects.bulk_create(rows, batch_size=_BATCH)
+        chain.record(
+            actor,
+            "device_key.rotate",
+            {
+                "wave": wave.pk,
+                "name": name,
+                "meters": len(meter_ids),
+                "rate_per_hour": rate_per_hour,
+                "fleet_key": None if fleet_key is None else fleet_key.name,
+            },
+            "begun",
+        )
+    return wave
+
+
+def replace_fleet_key(
+    old: FleetKey, new_name: str, actor: Actor, now: datetime, rate_per_hour: int, failure_budget: int
+) -> RotationWave:
+    """Make a new fleet key, and begin the wave that gives every device of the old one a key derived from the new.
+
+    All or nothing. Raises WaveError as ``begin`` does, ProvisioningError for a bad or taken name, MasterKeyError.
+    """
+    selection = Selection(derived_from=old)
+    if not selected(selection, now).exists():
+        raise WaveError(f"no meter that can get a new key now has one derived from fleet key {old}")
+    with transaction.atomic():
+        new = fleet_keys.make(new_name, actor)
+        name = f"fleet key {old.name} to {new_name}"[:120]
+        return begin(name, selection, actor, now, rate_per_hour, failure_budget, fleet_key=new)
+
+
+def progress(wave: RotationWave) -> Progress:
+    """How far a wave is."""
+    return progresses([wave])[wave.pk]
+
+
+def progresses(found: Sequence[RotationWave]) -> dict[int, Progress]:
+    """How far waves are, by id, in one query."""
+    states: dict[int, Counter[str | None]] = {wave.pk: Counter() for wave in found}
+    rows = WaveMeter.objects.filter(wave__in=found).values_list("wave", "command__state").annotate(number=Count("pk"))
+    for wave_id, state, number in rows:
+        states[wave_id][state] = number
+    return {
+        wave_id: Progress(counted.total(), counted[None], {s: n for s, n in counted.items() if s is not None})
+        for wave_id, counted in states.items()
+    }
+
+
+def step(now: datetime) -> int:
+    """Take every running wave one step further; how many key commands were queued.
+
+    A wave whose fleet key does not open stands still until that is mended, and costs no other wave.
+    """
+    queued = 0
+    for wave_id in RotationWave.objects.filter(state=WaveState.RUNNING).order_by("pk").values_list("pk", flat=True):
+        try:
+            queued += _step(wave_id, now)
+        except ProvisioningError as error:
+            logger.error("rotation wave %s does not go on: %s", wave_id, error)
+    return queued
+
+
+def pause(wave_id: int, actor: Actor) -> RotationWave:
+    """Queue nothing more for now; what is queued goes on. Audited."""
+    return _move(wave_id, [WaveState.RUNNING], WaveState.PAUSED, actor)
+
+
+def resume(wave_id: int, actor: Actor, failure_budget: int | None = None) -> RotationWave:
+    """Go on with a wave that was paused, or that its failures stopped: that takes a higher budget. Audited."""
+    with transaction.atomic():
+        wave = _move(wave_id, [WaveState.PAUSED, WaveState.STOPPED], WaveState.RUNNING, actor)
+        if failure_budget is not None:
+            _check_budget(failure_budget)
+            wave.failure_budget = failure_budget
+            wave.save(update_fields=["failure_budget"])
+        failures = progress(wave).failures
+        if failures > wave.failure_budget:
+            raise WaveError(f"wave {wave_id} has {failures} failures: its budget must be {failures} or more")
+    return wave
+
+
+def cancel(wave_id: int, actor: Actor, now: datetime) -> RotationWave:
+    """Cancel what no concentrator has fetched, pending keys with it; the rest goes on as it must. Audited."""
+    with transaction.atomic():
+        wave = _move(wave_id, list(_UNDER_WAY), WaveState.CANCELLED, actor, now)
+        queued = Command.objects.filter(wave_meter__wave=wave, state=CommandState.QUEUED)
+        queue.cancel(list(queued.values_list("pk", flat=True)), now)
+    return wave
+
+
+def _check_budget(failure_budget: int) -> None:
+    if not 0 <= failure_budget <= NUMBER_MAX:
+        raise WaveError(f"a failure budget is 0 to {NUMBER_MAX:,} commands")
+
+
+def _step(wave_id: int, now: datetime) -> int:
+    with transaction.atomic():
+        wave = (
+            RotationWave.objects.select_for_update(skip_locked=True).filter(pk=wave_id, state=WaveState.RUNNING).first()
+        )
+        if wave is None:
+            return 0
+        standing = progress(wave)
+        if standing.failures > wave.failure_budget:
+            _end(wave, WaveState.STOPPED)
+            logger.warning("rotation wave %s stops: %d commands failed", wave.pk, standing.failures)
+            return 0
+        if not standing.waiting:
+            if not standing.open:
+                _end(wave, WaveState.FINISHED, now)
+                logger.info("rotation wave %s is finished", wave.pk)
+            return 0
+        return _queue_next(wave, _allowed(wave, now), now)
+
+
+def _allowed(wave: RotationWave, now: datetime) -> int:
+    """How many commands may be queued in this minute: a minute's part, and never over the rate of any hour."""
+    within_hour = (now - timedelta(hours=1), now + clock.DIFFERENCE_MAX)
+    hour = Command.objects.filter(wave_meter__wave=wave, created_at__range=within_hour).count()
+    return min(math.ceil(wave.rate_per_hour / 60), wave.rate_per_hour - hour)
+
+
+def _queue_next(wave: RotationWave, number: int, now: datetime) -> int:
+    if number <= 0:
+        return 0
+    turns = list(WaveMeter.objects.filter(wave=wave, command=None).select_related("meter").order_by("pk")[:number])
+    given = {command.meter_id: command for command in _give(wave, [turn.meter for turn in turns], now)}
+    # A command that another wave gave meanwhile is that wave's: this one has nothing to do for the meter.
+    taken = set(WaveMeter.objects.filter(command__in=list(given.values())).values_list("command_id", flat=True))
+    mine = []
+    for turn in turns:
+        command = given.get(turn.meter_id)
+        if command is not None and command.pk not in taken:
+            turn.command = command
+            mine.append(turn)
+    WaveMeter.objects.bulk_update(mine, ["command"])
+    WaveMeter.objects.filter(pk__in=[turn.pk for turn in turns if turn.command is None]).delete()
+    return len(mine)
+
+
+def _give(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Command]:
+    """Key commands for meters, all at once; one by one where a meter can get no key any more, which is left out."""
+    by = f"wave {wave.pk}"
+    try:
+        with transaction.atomic():
+            return queue.enqueue_keys(meters, by, now, wave.algorithm, wave.fleet_key)
+    except (DownlinkError, EpochError) as error:
+        if len(meters) == 1:
+            logger.warning("rotation wave %s leaves out meter %s: %s", wave.pk, meters[0], error)
+            return []
+    middle = len(meters) // 2
+    return _give(wave, meters[:middle], now) + _give(wave, meters[middle:], now)
+
+
+def _end(wave: RotationWave, state: WaveState, now: datetime | None = None) -> None:
+    RotationWave.objects.filter(pk=wave.pk).update(state=state, finished_at=now)
+
+
+def _move(
+    wave_id: int, before: Sequence[WaveState], after: WaveState, actor: Actor, ended_at: datetime | None = None
+) -> RotationWave:
+    with transaction.atomic():
+        wave = RotationWave.objects.select_for_update().filter(pk=wave_id).first()
+        if wave is None:
+            raise WaveError(f"there is no rotation wave {wave_id}")
+        if wave.state not in before:
+            raise WaveError(f"rotation wave {wave_id} is {wave.state}: it cannot become {after.value}")
+        wave.state, wave.finished_at = after, ended_at
+        wave.save(update_fields=["state", "finished_at"])
+        chain.record(actor, "device_key.rotate", {"wave": wave.pk, "name": wave.name}, after.value)
+    return wave

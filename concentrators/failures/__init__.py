@@ -1,0 +1,1 @@
+"""Frames that were refused: kinds, evidence, counts, acknowledgement."""

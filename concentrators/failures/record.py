@@ -1,0 +1,206 @@
+"""Integrity failures: keeping each with its evidence, and counting beyond what is kept."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import connection
+
+from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
+from concentrators.failures.kinds import BEFORE_COUNTER, WAITING, FailureKind
+
+DIGEST_OCTETS = 16
+_DETAIL_LENGTH = 250
+_COPY_FAILURES = """COPY concentrators_integrityfailure
+    (kind, severity, concentrator_id, uplink_id, frame_index, frame, kid, invocation_counter, meter_id, received_at,
+     detail, is_copy) FROM STDIN (FORMAT BINARY)"""
+_FAILURE_TYPES = [
+    *("varchar", "int2", "int4", "int8", "int4", "bytea", "bytea", "int8", "int4", "timestamptz", "varchar", "bool")
+]
+
+
+class Failure(NamedTuple):
+    """A refused frame: its place in the uplink, octets, reason, and what it claims of itself.
+
+    ``is_copy``: the same octets were refused for the same reason before, as far as is known already.
+    """
+
+    frame_index: int
+    octets: bytes
+    kind: FailureKind
+    detail: str
+    kid: bytes | None = None
+    counter: int | None = None
+    meter_id: int | None = None
+    is_copy: bool = False
+
+
+def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, received_at: datetime) -> None:
+    """Count failures and keep their evidence, in the current transaction, with three queries.
+
+    Octets that were refused for the same reason before, and of which evidence is kept, are a copy: no new failure.
+    Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on, and of frames
+    whose counter was taken a digest is kept (with a fourth query). Triggers count
+    the kept ones, without the copies, by meter and kind (FailureGroup): those rows are locked last of all, in the
+    order of their key.
+    """
+    copies = _copies(failures)
+    room = _count(Counter(failure.kind for failure in failures), concentrator_id, received_at)
+    unkept: list[Failure] = []
+    with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_FAILURES) as copy:
+        copy.set_types(_FAILURE_TYPES)
+        for number, failure in enumerate(failures):
+            room[failure.kind] -= 1
+            if room[failure.kind] >= 0:
+                copy.write_row(
+                    (
+                        failure.kind.value,
+                        failure.kind.severity.value,
+                        concentrator_id,
+                        uplink_id,
+                        failure.frame_index,
+                        failure.octets[: settings.FRAME_MAX_OCTETS],  # of a longer one, the uplink keeps the rest
+                        failure.kid,
+                        failure.counter,
+                        failure.meter_id,
+                        received_at,
+                        failure.detail[:_DETAIL_LENGTH],
+                        failure.is_copy or number in copies,
+                    )
+                )
+            elif failure.kind not in BEFORE_COUNTER and failure.kid is not None and failure.counter is not None:
+                unkept.append(failure)
+    if unkept:
+        _keep_digests(unkept, received_at)
+
+
+def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> dict[int, int]:
+    """Ids of the kept failures of an uplink's frames that wait, with the frames' indexes.
+
+    The caller holds the uplink's row.
+    """
+    rows = fetch_rows(
+        """SELECT id, frame_index FROM concentrators_integrityfailure
+           WHERE uplink_id = %s AND frame_index = ANY(%s::int[]) AND kind = ANY(%s::text[])""",
+        uplink_id,
+        int_array(frame_indexes),
+        _names(WAITING),
+    )
+    return dict(rows)
+
+
+def withdraw(failure_ids: Collection[int]) -> None:
+    """Take back the evidence of frames that waited and were judged again. After ``record``: groups are locked last."""
+    execute("DELETE FROM concentrators_integrityfailure WHERE id = ANY(%s::bigint[])", int_array(failure_ids))
+
+
+def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> None:
+    """Take withdrawn failures out of the tallies of their hour. After ``record``: tallies are locked last."""
+    _count(Counter({kind: -failures for kind, failures in kinds.items()}), concentrator_id, received_at)
+    execute(
+        """DELETE FROM concentrators_failuretally WHERE failures = 0 AND kind = ANY(%s::text[])
+           AND concentrator_id = %s AND hour = date_trunc('hour', %s::timestamptz, 'UTC')""",
+        _names(kinds),
+        concentrator_id,
+        received_at,
+    )
+
+
+def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[bytes, int, bytes], FailureKind]:
+    """Why frames, (kid, counter, octets) each, were refused earlier, their counters taken; of those that were.
+
+    The oldest refusal of each; one query, and one row for each frame, however often it was sent again. A refusal
+    that took no counter says nothing of what became of the frame when it came again.
+    """
+    asked = {(kid, counter, _digest(octets)): (kid, counter, octets) for kid, counter, octets in frames}
+    rows = fetch_rows(
+        """WITH n AS (SELECT * FROM unnest(%s::bytea[], %s::bigint[], %s::bytea[]) AS n(kid, counter, digest))
+           (SELECT DISTINCT ON (n.kid, n.counter, n.digest) n.kid, n.counter, n.digest, f.kind
+            FROM n JOIN concentrators_integrityfailure f
+                 ON f.kid = n.kid AND f.invocation_counter = n.counter AND substr(sha256(f.frame), 1, 16) = n.digest
+            WHERE f.kind <> ALL(%s::text[])
+            ORDER BY n.kid, n.counter, n.digest, f.id)
+           UNION ALL
+           SELECT n.kid, n.counter, n.digest, r.kind
+           FROM n JOIN concentrators_refusedframe r
+                ON r.kid = n.kid AND r.invocation_counter = n.counter AND r.digest = n.digest""",
+        octets_array(kid for kid, _, _ in asked),
+        int_array(counter for _, counter, _ in asked),
+        octets_array(digest for _, _, digest in asked),
+        _names(BEFORE_COUNTER),
+    )
+    return {asked[row[:3]]: FailureKind(row[3]) for row in rows}
+
+
+def _digest(octets: bytes) -> bytes:
+    """What names the octets of a frame, of which evidence keeps no more than FRAME_MAX_OCTETS."""
+    return sha256(octets[: settings.FRAME_MAX_OCTETS]).digest()[:DIGEST_OCTETS]
+
+
+def _copies(failures: Sequence[Failure]) -> set[int]:
+    """Places of the failures that are copies: of one before them in the list, or of one of which evidence is kept.
+
+    One query. No more of a kind are looked at than could be kept: a flood is not made dearer.
+    """
+    copies: set[int] = set()
+    first: dict[tuple[FailureKind, bytes], int] = {}
+    looked_at: Counter[FailureKind] = Counter()
+    for number, failure in enumerate(failures):
+        place = failure.kind, _digest(failure.octets)
+        if first.setdefault(place, number) != number:
+            copies.add(number)
+        elif looked_at[failure.kind] < settings.FAILURE_ROWS_PER_HOUR:
+            looked_at[failure.kind] += 1
+        else:
+            del first[place]
+    rows = fetch_rows(
+        """SELECT n.place FROM unnest(%s::int[], %s::text[], %s::bytea[]) AS n(place, kind, digest)
+           WHERE EXISTS (SELECT FROM concentrators_integrityfailure f
+                         WHERE substr(sha256(f.frame), 1, 16) = n.digest AND f.kind = n.kind)""",
+        int_array(first.values()),
+        _names(kind for kind, _ in first),
+        octets_array(digest for _, digest in first),
+    )
+    return copies.union(row[0] for row in rows)
+
+
+def _keep_digests(failures: Sequence[Failure], received_at: datetime) -> None:
+    execute(
+        """INSERT INTO concentrators_refusedframe (kid, invocation_counter, digest, kind, received_at)
+           SELECT kid, counter, digest, kind, %s
+           FROM unnest(%s::bytea[], %s::bigint[], %s::bytea[], %s::text[]) AS n(kid, counter, digest, kind)
+           ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING""",
+        received_at,
+        octets_array(failure.kid or b"" for failure in failures),
+        int_array(failure.counter or 0 for failure in failures),
+        octets_array(_digest(failure.octets) for failure in failures),
+        _names(failure.kind for failure in failures),
+    )
+
+
+def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> dict[FailureKind, int]:
+    """Add to the tallies of the hour; gives how many rows may still be kept of each kind."""
+    names = sorted(kinds)
+    rows = fetch_rows(
+        """INSERT INTO concentrators_failuretally AS t (concentrator_id, kind, hour, failures)
+           SELECT %s, kind, date_trunc('hour', %s::timestamptz, 'UTC'), failures
+           FROM unnest(%s::text[], %s::bigint[]) AS n(kind, failures)
+           ON CONFLICT (concentrator_id, kind, hour) DO UPDATE SET failures = t.failures + excluded.failures
+           RETURNING kind, failures""",
+        concentrator_id,
+        received_at,
+        _names(names),
+        int_array(kinds[kind] for kind in names),
+    )
+    return {
+        FailureKind(kind): settings.FAILURE_ROWS_PER_HOUR - (failures - kinds[FailureKind(kind)])
+        for kind, failures in rows
+    }
+
+
+def _names(kinds: Iterable[FailureKind]) -> str:
+    """PostgreSQL's text of an array of kinds."""
+    return "{" + ",".join(kinds) + "}"

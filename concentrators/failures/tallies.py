@@ -1,0 +1,53 @@
+"""Failure tallies in pages by key, latest hour first: how many frames of a concentrator failed in a kind."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from django.db.models import Q
+
+from concentrators.failures.kinds import FailureKind
+from concentrators.models import FailureTally
+
+
+class TallyKey(NamedTuple):
+    """The place of a tally in the order: latest hour first, then concentrator and kind."""
+
+    hour: datetime
+    concentrator_id: int
+    kind: str
+
+
+class TallySelection(NamedTuple):
+    """Which tallies: hours in [start, end), of a concentrator and a kind; None is all."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    concentrator_id: int | None = None
+    kind: FailureKind | None = None
+    after: TallyKey | None = None
+
+
+def tallies(selection: TallySelection, limit: int) -> tuple[list[FailureTally], TallyKey | None]:
+    """The first tallies of a selection, and the key to go on after; one query."""
+    rows = FailureTally.objects.select_related("concentrator").filter(_condition(selection))
+    page = list(rows.order_by("-hour", "concentrator_id", "kind")[:limit])
+    last = page[-1] if len(page) == limit else None
+    return page, None if last is None else TallyKey(last.hour, last.concentrator_id, last.kind)
+
+
+def _condition(selection: TallySelection) -> Q:
+    condition = Q()
+    if selection.start is not None:
+        condition &= Q(hour__gte=selection.start)
+    if selection.end is not None:
+        condition &= Q(hour__lt=selection.end)
+    if selection.concentrator_id is not None:
+        condition &= Q(concentrator_id=selection.concentrator_id)
+    if selection.kind is not None:
+        condition &= Q(kind=selection.kind.value)
+    if selection.after is not None:
+        hour, concentrator_id, kind = selection.after
+        condition &= Q(hour__lt=hour) | Q(hour=hour) & (
+            Q(concentrator_id__gt=concentrator_id) | Q(concentrator_id=concentrator_id, kind__gt=kind)
+        )
+    return condition

@@ -1,0 +1,1 @@
+"""Concentrators, their tokens, and which meters belong to them."""

@@ -1,0 +1,103 @@
+"""Which meter belongs to which concentrator, when; and moving totals along when that changes."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.db import transaction
+from django.db.models import Q
+
+from concentrators.models import Assignment
+from concentrators.totals import totals
+from meters.models import Installation, Meter, Place
+from meters.registry import lookup
+from meters.registry.interval_lengths import LONGEST_MINUTES
+
+
+class AssignmentError(ValueError):
+    """An assignment that cannot be made; the caller's mistake, named."""
+
+
+class NewAssignment(NamedTuple):
+    """A meter and the concentrator it is to belong to, by their ids."""
+
+    meter_id: int
+    concentrator_id: int
+
+
+def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetime) -> int:
+    """Assign meters to concentrators from an instant on, ending what stood then; totals from there on move along.
+
+    Gives how many assignments changed. Raises AssignmentError where a meter has an assignment that
+    begins later than ``valid_from``. All or nothing, with a fixed number of queries.
+    """
+    wanted = dict(pairs)
+    if not wanted:
+        return 0
+    with transaction.atomic():
+        totals.lock()
+        standing = {
+            row.meter_id: row
+            for row in Assignment.objects.filter(meter__in=wanted)
+            .filter(Q(valid_to=None) | Q(valid_to__gt=valid_from))
+            .order_by("valid_from")  # the last one of each meter stays
+        }
+        later = [row for row in standing.values() if row.valid_from > valid_from]
+        if later:
+            raise AssignmentError(f"{later[0]}: the meter has an assignment that begins after {valid_from}")
+        changed = {
+            meter_id: concentrator_id
+            for meter_id, concentrator_id in wanted.items()
+            if meter_id not in standing
+            or standing[meter_id].concentrator_id != concentrator_id
+            or standing[meter_id].valid_to is not None
+        }
+        # An interval that began before may count to what begins within it.
+        start = valid_from - timedelta(minutes=LONGEST_MINUTES)
+        totals.shift(list(changed), start, -1)
+        ending = [standing[meter_id] for meter_id in changed if meter_id in standing]
+        same_instant = [row.pk for row in ending if row.valid_from == valid_from]
+        Assignment.objects.filter(pk__in=same_instant).delete()
+        Assignment.objects.filter(pk__in=[row.pk for row in ending]).update(valid_to=valid_from)
+        Assignment.objects.bulk_create(
+            [Assignment(meter_id=m, concentrator_id=c, valid_from=valid_from) for m, c in changed.items()]
+        )
+        totals.shift(list(changed), start, +1)
+    return len(changed)
+
+
+def end(meter_ids: Sequence[int], at: datetime) -> None:
+    """End the assignments of meters at an instant; totals of what began from there on move along.
+
+    Raises AssignmentError where one of them begins later.
+    """
+    with transaction.atomic():
+        totals.lock()
+        standing = Assignment.objects.filter(Q(valid_to=None) | Q(valid_to__gt=at), meter__in=meter_ids)
+        later = standing.filter(valid_from__gte=at).first()
+        if later is not None:
+            raise AssignmentError(f"{later}: the meter has an assignment that begins after {at}")
+        totals.shift(meter_ids, at, -1)
+        standing.update(valid_to=at)
+        totals.shift(meter_ids, at, +1)
+
+
+def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
+    """Take one meter down from a place and hang another there at the same instant; one act, all or nothing.
+
+    From then on nothing is expected of the old meter, which stays in service, so that its frames under way are
+    taken. The new one belongs to the old one's concentrator from then on, unless it belongs to one already: what
+    it measured of the interval that the exchange cut counts there.
+
+    Raises RegistryError or AssignmentError where that cannot be.
+    """
+    with transaction.atomic():
+        totals.lock()  # before any row, as always
+        installed = lookup.exchange(place, old, new, at)
+        open_ = Q(valid_to=None) | Q(valid_to__gt=at)
+        standing = Assignment.objects.filter(open_, meter=old, valid_from__lt=at).first()
+        if standing is not None:
+            end([old.pk], at)
+            if not Assignment.objects.filter(open_, meter=new).exists():
+                assign([(new.pk, standing.concentrator_id)], at)
+    return installed

@@ -1,0 +1,162 @@
+"""Importing meters: registry, keys and assignments in one transaction, all or nothing."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db import connection, transaction
+
+from ami_headend.core.tables import BadLine
+from concentrators.commands import capture_period
+from concentrators.fleet.assignments import assign
+from concentrators.models import Assignment, Concentrator
+from concentrators.totals import totals
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
+from meters.models import Meter
+from meters.registry.enrolment import Enrolment, chunks, enrol, plan_enrolment
+from meters.registry.meter_file import MeterLine
+
+Progress = Callable[[str, int], None]  # what is being done, and how many more meters are through
+
+
+@dataclass(frozen=True)
+class KeyPolicy:
+    """Where the first keys of new meters come from: random ones, a fleet key, or (``make`` false) a later shipment."""
+
+    make: bool = True
+    fleet_key: FleetKey | None = None
+
+
+@dataclass
+class ImportReport:
+    """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    assigned: int = 0
+    keyed: int = 0
+    bad: list[BadLine] = field(default_factory=list)
+
+
+def import_meters(
+    lines: Sequence[MeterLine],
+    now: datetime,
+    keys: KeyPolicy,
+    actor: Actor,
+    *,
+    update: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda step, count: None,
+) -> ImportReport:
+    """Enrols the meters of a file, gives new ones keys, and assigns them to the concentrators named.
+
+    New meters are assigned from their commissioning on, others (with ``update``) from ``now``; another interval
+    length of theirs holds from where intervals of both begin next. Meters
+    that have keys already keep those. MasterKeyError where random keys are wanted and cannot be wrapped, AuditError
+    where keys that were made cannot be recorded.
+    """
+    if keys.make and keys.fleet_key is None:
+        master_key.current()
+    report = ImportReport()
+    with transaction.atomic():
+        plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count))
+        concentrators = {row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})}
+        moving = _check(plan, concentrators, update=update)
+        report.new, report.changed = len(plan.new), len({*(c.meter.pk for c in plan.changed), *moving})
+        report.unchanged = len(plan.changed) + len(plan.unchanged) - report.changed
+        report.assigned = sum(1 for line in plan.new if line.concentrator) + len(moving)
+        report.bad = sorted(plan.bad)
+        if report.bad or dry_run:
+            transaction.set_rollback(True)
+            return report
+        lengths = [
+            (change.meter, change.line.interval_minutes)
+            for change in plan.changed
+            if change.line.interval_minutes is not None and "interval_minutes" in change.columns
+        ]
+        if moving or lengths:
+            totals.lock()  # as ``assign`` does: before changes of meters move the registry's generation
+        added = enrol(plan, now, done=lambda count: progress("enrolling", count))
+        if keys.make:
+            report.keyed = _provision(plan.new, keys, actor, progress)
+        _assign_new(plan.new, added, concentrators, now)
+        assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
+        for chunk in chunks(lengths):
+            capture_period.change_from_next_boundary(chunk, now)
+    return report
+
+
+def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: bool) -> dict[int, Concentrator]:
+    """Adds lines whose concentrator or algorithm cannot be; gives registered meters that move, and where to."""
+    standing = [(change.line, change.meter) for change in plan.changed] + plan.unchanged
+    for line in (*plan.new, *(line for line, _ in standing)):
+        if line.concentrator and line.concentrator not in concentrators:
+            plan.bad.append(BadLine(line.line, f"there is no concentrator {line.concentrator}; make it first"))
+    moving: dict[int, Concentrator] = {}
+    for chunk in chunks(standing):
+        _check_algorithms(plan, chunk)
+        pairs = Assignment.objects.filter(meter__in=[meter.pk for _, meter in chunk], valid_to=None)
+        current = dict(pairs.values_list("meter_id", "concentrator__name"))
+        for line, meter in chunk:
+            row = concentrators.get(line.concentrator or "")
+            if row is None or current.get(meter.pk) == row.name:
+                continue
+            if update:
+                moving[meter.pk] = row
+            else:
+                reason = f"meter {meter} is registered with another concentrator"
+                plan.bad.append(BadLine(line.line, reason))
+    return moving
+
+
+def _check_algorithms(plan: Enrolment, chunk: list[tuple[MeterLine, Meter]]) -> None:
+    keys = DeviceKey.objects.filter(
+        system_title__in=[line.system_title for line, _ in chunk if line.algorithm], epoch__gt=0, state=KeyState.ACTIVE
+    )
+    algorithms = {bytes(title): number for title, number in keys.values_list("system_title", "algorithm")}
+    for line, meter in chunk:
+        number = algorithms.get(line.system_title)
+        if line.algorithm is not None and number is not None and number != line.algorithm:
+            reason = f"the key of meter {meter} is for {Algorithm(number).label}: that changes with the key alone"
+            plan.bad.append(BadLine(line.line, reason))
+
+
+def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, actor: Actor, progress: Progress) -> int:
+    keyed: list[bytes] = []
+    for chunk in chunks(list(lines)):
+        titles = [line.system_title for line in chunk]
+        kept = set(map(bytes, DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", flat=True)))
+        by_algorithm: dict[Algorithm, list[bytes]] = {}
+        for line in chunk:
+            if line.system_title not in kept:
+                algorithm = line.algorithm or Algorithm.AES_CCM_16_64_128
+                by_algorithm.setdefault(algorithm, []).append(line.system_title)
+        for algorithm, wanting in by_algorithm.items():
+            provisioning.provision_devices(wanting, algorithm, keys.fleet_key)
+            keyed += wanting
+        progress("making keys", len(chunk))
+    if keyed:
+        provisioning.record_provisioned(actor, keyed, keys.fleet_key)
+    return len(keyed)
+
+
+def _assign_new(
+    lines: Iterable[MeterLine], added: dict[bytes, int], concentrators: dict[str, Concentrator], now: datetime
+) -> None:
+    """Plain rows: a meter that was not registered has no readings, so that no totals move."""
+    rows = [
+        (added[line.system_title], concentrators[line.concentrator].pk, line.commissioned_at or now)
+        for line in lines
+        if line.concentrator
+    ]
+    for chunk in chunks(rows):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO concentrators_assignment (meter_id, concentrator_id, valid_from)"
+                " SELECT * FROM unnest(%s::int[], %s::int[], %s::timestamptz[])",
+                [list(column) for column in zip(*chunk, strict=True)],
+            )

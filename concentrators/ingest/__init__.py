@@ -1,0 +1,1 @@
+"""From a posted body to a verdict for each of its frames."""

@@ -1,0 +1,120 @@
+"""The head-end's clock was behind: frames that were refused as ahead of it are judged again by a corrected time.
+
+Nobody but a person can tell a meter's fast clock from ours that is slow. So it takes an audited act that names the
+times that our clock gave, and by how much they were too low; what is ahead of the corrected time, too, stays refused.
+"""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+
+from ami_headend.core import clock
+from ami_headend.core.sql import execute, fetch_rows
+from concentrators.failures.kinds import FailureKind
+from concentrators.ingest.reverification_queue import CLOCK
+from concentrators.models import ClockCorrection, Reverification
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+
+BEHIND_MAX_S = 366 * 86_400
+NOTE_LENGTH = 1000
+# Of uplinks with verdicts, those with frames that wait: nothing else of them is judged by time any more.
+_MEANT = """concentrators_uplink WHERE received_at >= %s AND received_at < %s AND id >= %s
+            AND (verified_at IS NULL OR waiting > 0) AND body IS NOT NULL"""
+
+
+class ClockError(ValueError):
+    """A correction that cannot be right; the caller's mistake, named."""
+
+
+class Wish(NamedTuple):
+    """What somebody says of our clock: it gave times from ``start`` up to ``end``, ``behind_s`` seconds too low.
+
+    Where it went back while it ran, it gave times twice: uplinks before ``first_uplink`` are left alone.
+    """
+
+    start: datetime
+    end: datetime
+    behind_s: int
+    note: str
+    first_uplink: int = 0
+
+
+class Found(NamedTuple):
+    """Uplinks whose time of receipt is corrected, and how many of their frames were ahead of our clock."""
+
+    uplinks: int
+    frames: int
+
+
+def look(wish: Wish, now: datetime) -> Found:
+    """What a correction would concern. ClockError where it cannot be right."""
+    _check(wish, now)
+    rows = fetch_rows(
+        f"""SELECT count(*), coalesce(sum(jsonb_array_length(waiting_frames -> %s)), 0)::bigint FROM {_MEANT}""",
+        FailureKind.CLOCK_SKEW.value,
+        *_bounds(wish),
+    )
+    return Found(*rows[0])
+
+
+def correct(wish: Wish, actor: Actor, now: datetime) -> Found:
+    """Correct the time of receipt of those uplinks, and have the workers judge their frames again; audited.
+
+    Said again with another number, that one holds. Raises ClockError; AuditError or MasterKeyError where it
+    cannot be recorded: then nothing was changed.
+    """
+    with transaction.atomic():
+        found = look(wish, now)
+        execute(
+            f"""UPDATE concentrators_uplink SET corrected_at = received_at + make_interval(secs => %s)
+                WHERE id IN (SELECT id FROM {_MEANT} ORDER BY id FOR UPDATE)""",
+            wish.behind_s,
+            *_bounds(wish),
+        )
+        ClockCorrection.objects.create(
+            start=wish.start,
+            end=wish.end,
+            behind_s=wish.behind_s,
+            first_uplink=wish.first_uplink or None,
+            by=actor.name[:150],
+            at=now,
+            note=wish.note,
+        )
+        Reverification.objects.create(cause=CLOCK)
+        subject = {
+            "start": wish.start.isoformat(),
+            "end": wish.end.isoformat(),
+            "behind_s": wish.behind_s,
+            "first_uplink": wish.first_uplink,
+            "uplinks": found.uplinks,
+            "frames": found.frames,
+            "note": wish.note,
+        }
+        chain.record(actor, "clock.correct", subject)
+    return found
+
+
+def _bounds(wish: Wish) -> tuple[datetime, datetime, int]:
+    return wish.start, wish.end, wish.first_uplink
+
+
+def _check(wish: Wish, now: datetime) -> None:
+    if wish.start < clock.EARLIEST or wish.end > clock.LATEST:
+        raise ClockError("the span is beyond all times that stand here")
+    if not 1 <= wish.behind_s <= BEHIND_MAX_S:
+        raise ClockError(f"the clock was behind by 1 to {BEHIND_MAX_S} seconds, not {wish.behind_s}")
+    if wish.start >= wish.end:
+        raise ClockError("the span ends before it begins")
+    if not wish.note.strip() or len(wish.note) > NOTE_LENGTH:
+        raise ClockError(f"a note says how it is known, in 1 to {NOTE_LENGTH} characters")
+    if not 0 <= wish.first_uplink < 2**63:
+        raise ClockError("the first uplink is the number of an uplink")
+    latest = wish.end + timedelta(seconds=wish.behind_s)
+    if latest > now + timedelta(seconds=settings.CLOCK_SKEW_S):
+        raise ClockError(
+            f"{wish.behind_s} seconds after the end of the span lie in the future ({latest:%Y-%m-%d %H:%M:%S} UTC): "
+            "the span is told by the clock that was behind"
+        )

@@ -1,0 +1,162 @@
+"""Whose turn it is: one worker at a time verifies what one concentrator has posted, in lots.
+
+The uplinks of a concentrator name the same meters. Two workers at them would contend for the same
+counters, and the loser would judge its uplink twice. So a worker takes the turns of concentrators, verifies
+what they have waiting together, oldest first, and gives the turns back; another one that meets them passes
+over to others. Whoever has more waiting than fits into a lot comes again after all others had theirs: nobody's uplinks,
+however many, hold up those of the others for longer than a lot. Verification is right without this, too; this makes it
+fast and fair.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import NamedTuple
+
+from django.db import InterfaceError, OperationalError
+
+from ami_headend.core import locks
+from ami_headend.core.sql import fetch_rows, int_array
+from concentrators.ingest import quarantine, uplink_state, verification
+from concentrators.ingest.verification import TransientError
+
+_LOCK = locks.TURNS  # with the concentrator's id; of the session, so that it lasts over transactions
+_WORK_S = 5.0  # then another task goes on, so that the broker sees progress
+_LOOK_AT = 200  # waiting uplinks at once
+_FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction weighs little by then
+
+
+class _Waiting(NamedTuple):
+    """An uplink that nobody has tried yet; ``is_claimed`` where nothing came of it, and the sweep enqueued it again."""
+
+    id: int
+    concentrator_id: int
+    frames: int
+    is_claimed: bool
+
+
+def verify_in_turn(uplink_id: int) -> int | None:
+    """Verify an uplink, and what else waits; what concentrators have waiting whose turn another worker has is its own.
+
+    Gives an uplink that still waits after some seconds, for the caller to enqueue. Raises TransientError as
+    ``verification.verify_together`` does.
+    """
+    until = time.monotonic() + _WORK_S
+    rows = fetch_rows(
+        "SELECT concentrator_id, attempts + begun FROM concentrators_uplink WHERE id = %s AND verified_at IS NULL",
+        uplink_id,
+    )
+    if not rows:
+        return None
+    concentrator_id, failed = rows[0]
+    if failed:  # what failed before, or came to nothing, goes alone
+        with _turns({concentrator_id}) as ours:
+            if ours:
+                _verify_alone(uplink_id)
+    tried: set[int] = set()  # without a verdict, as another session holds the row, say: not tried twice
+    served: set[int] = set()  # concentrators that had their lot, and have more
+    # Until nothing is left: what came while we had its concentrator's turn was left to us.
+    while True:
+        with _lot(tried, served) as lot:
+            if not lot and served:
+                served.clear()
+                continue
+            if not lot:
+                return None
+            ids = [one.id for one in lot]
+            with _noted([one.id for one in lot if one.is_claimed]):
+                tried.update(set(ids) - verification.verify_together(ids).keys())
+        if time.monotonic() >= until:
+            return next((one.id for one in _waiting(tried, ())), None)
+
+
+def _verify_alone(uplink_id: int) -> None:
+    """Verify an uplink that failed, or came to nothing, before; piece by piece where that was often."""
+    with _noted([uplink_id]):
+        if quarantine.is_due(uplink_id):
+            quarantine.verify(uplink_id)
+        else:
+            verification.verify(uplink_id)
+
+
+@contextmanager
+def _noted(claimed: Sequence[int]) -> Iterator[None]:
+    """Note first that work begins on uplinks of which nothing came before: one of them may be what kills the worker."""
+    if claimed:
+        uplink_state.note_begun(claimed)
+    try:
+        yield
+    except TransientError as error:
+        if claimed and verification.says_nothing_of_frames(error.__cause__):
+            uplink_state.note_not_begun(claimed)
+        raise
+
+
+@contextmanager
+def _lot(tried: Collection[int], served: set[int]) -> Iterator[list[_Waiting]]:
+    """Uplinks to verify together, oldest first, with the turns of their concentrators; none where others have them.
+
+    Not of those ``served`` already, to whom those are added that have more than this.
+    """
+    passed = set(served)  # and concentrators whose turn another worker has
+    while waiting := _waiting(tried, passed):
+        lot = _first_frames(waiting)
+        concentrators = {one.concentrator_id for one in lot}
+        with _turns(concentrators) as ours:
+            if ours:
+                more = set(waiting).difference(lot if len(waiting) < _LOOK_AT else ())
+                served.update({one.concentrator_id for one in more} & ours)
+                yield [one for one in lot if one.concentrator_id in ours]
+                return
+        passed |= concentrators
+    yield []
+
+
+def _first_frames(waiting: list[_Waiting]) -> list[_Waiting]:
+    """Up to _FRAMES_TOGETHER frames: all of who has waited longest, then of the next; one uplink at least.
+
+    The uplinks of one concentrator share keys and counters, which are read and written once for all of them.
+    """
+    by_concentrator: dict[int, list[_Waiting]] = {}
+    for one in waiting:
+        by_concentrator.setdefault(one.concentrator_id, []).append(one)
+    first: list[_Waiting] = []
+    room = _FRAMES_TOGETHER
+    for one in chain.from_iterable(by_concentrator.values()):
+        room -= one.frames
+        if first and room < 0:
+            break
+        first.append(one)
+    return first
+
+
+def _waiting(tried: Collection[int], passed: Collection[int]) -> list[_Waiting]:
+    """Uplinks that nobody has tried yet, oldest first. What failed before waits for the sweep."""
+    rows = fetch_rows(
+        """SELECT id, concentrator_id, frames, claims > 0 FROM concentrators_uplink
+           WHERE verified_at IS NULL AND attempts = 0 AND begun = 0
+             AND id <> ALL(%s::bigint[]) AND concentrator_id <> ALL(%s::int[])
+           ORDER BY due_at, id LIMIT %s""",
+        int_array(tried),
+        int_array(passed),
+        _LOOK_AT,
+    )
+    return [_Waiting(*row) for row in rows]
+
+
+@contextmanager
+def _turns(concentrator_ids: Collection[int]) -> Iterator[set[int]]:
+    """Hold the turns of concentrators: gives those that no other worker has. A connection that breaks gives them up."""
+    rows = fetch_rows(
+        "SELECT id FROM unnest(%s::int[]) AS n(id) WHERE pg_try_advisory_lock(%s, id)",
+        int_array(concentrator_ids),
+        _LOCK,
+    )
+    ours = {row[0] for row in rows}
+    try:
+        yield ours
+    finally:
+        if ours:
+            with suppress(OperationalError, InterfaceError):  # a broken connection has given them up already
+                fetch_rows("SELECT pg_advisory_unlock(%s, id) FROM unnest(%s::int[]) AS n(id)", _LOCK, int_array(ours))

@@ -1,0 +1,72 @@
+"""What one concentrator may have of what all share: the queue, the disk, and who is verified first.
+
+Looked at once a second for each concentrator and process, with one statement: what it posts meanwhile is bounded by its
+rate. The queue's and the octets' shares refuse (429). Forged frames and those of unknown meters refuse nothing, as
+honest meters may stand beside them: beyond their allowances the concentrator's uplinks come last.
+"""
+
+import logging
+import time
+from datetime import datetime
+from typing import NamedTuple
+
+from django.conf import settings
+
+from ami_headend.core.sql import fetch_rows
+from concentrators.failures.kinds import FailureKind
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+_KEPT_AT_MOST = 10_000  # concentrators
+_UNKNOWN = (FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH)
+
+
+class Share(NamedTuple):
+    """How a concentrator stands with its shares."""
+
+    is_queue_spent: bool
+    are_octets_spent: bool
+    comes_last: bool
+
+
+_looks: dict[int, tuple[float, Share]] = {}
+
+
+def look(concentrator_id: int, now: datetime) -> Share:
+    """How a concentrator stands, as of a second ago at most."""
+    at, share = _looks.get(concentrator_id, (0.0, None))
+    clock = time.monotonic()
+    if share is None or clock - at >= _LOOK_S:
+        share = standing(concentrator_id, now)
+        if len(_looks) >= _KEPT_AT_MOST:
+            _looks.clear()
+        _looks[concentrator_id] = clock, share
+        if share.comes_last:
+            logger.warning(
+                "concentrator %s: forged or unknown frames beyond its allowance, it comes last", concentrator_id
+            )
+    return share
+
+
+def standing(concentrator_id: int, now: datetime) -> Share:
+    """How a concentrator stands now. Forged and unknown frames count by the hour, from the tallies: exactly once."""
+    waiting, octets, bad_tags, unknown = fetch_rows(
+        """SELECT (SELECT count(*) FROM (SELECT FROM concentrators_uplink WHERE concentrator_id = %s
+                                         AND verified_at IS NULL LIMIT %s) AS w),
+                  (SELECT coalesce(sum(octets), 0)::bigint FROM concentrators_uplink
+                   WHERE concentrator_id = %s AND received_at > %s - interval '1 hour' AND received_at <= %s),
+                  coalesce(sum(failures) FILTER (WHERE kind = %s), 0)::bigint,
+                  coalesce(sum(failures) FILTER (WHERE kind = ANY(%s::text[])), 0)::bigint
+           FROM concentrators_failuretally
+           WHERE concentrator_id = %s AND hour = date_trunc('hour', %s::timestamptz, 'UTC')""",
+        *(concentrator_id, settings.UPLINK_QUEUE_SHARE),
+        *(concentrator_id, now, now),
+        *(FailureKind.TAG_INVALID.value, "{" + ",".join(_UNKNOWN) + "}"),
+        *(concentrator_id, now),
+    )[0]
+    return Share(
+        waiting >= settings.UPLINK_QUEUE_SHARE,
+        octets >= settings.UPLINK_OCTETS_PER_HOUR,
+        bad_tags >= settings.BAD_TAGS_PER_HOUR or unknown >= settings.UNKNOWN_FRAMES_PER_HOUR,
+    )

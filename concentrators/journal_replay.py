@@ -1,0 +1,115 @@
+"""What a restored database has to be told of concentrators and commands from the key journal."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection
+
+from ami_headend.core.sql import execute, fetch_rows
+from concentrators.models import Concentrator, ConcentratorToken, RotationWave, WaveState
+from keyvault.journal.replay import Apply, move_past
+
+
+class AccessReplayer:
+    """Who was let in and shut out, and the commands that left."""
+
+    @property
+    def kinds(self) -> Mapping[str, Apply]:
+        return {
+            "concentrator": lambda record: _concentrator(*record.body),
+            "token_issued": lambda record: _token_issued(*record.body),
+            "token_revoked": lambda record: _token_revoked(*record.body),
+            "commands": lambda record: _commands(*record.body),
+        }
+
+    def conclude(self, now: datetime) -> list[str]:
+        notes = []
+        if paused := RotationWave.objects.filter(state=WaveState.RUNNING).update(state=WaveState.PAUSED):
+            notes.append(f"{paused} rotation waves are paused: manage.py rotate_device_keys resume --wave N, or cancel")
+        meterless = fetch_rows(
+            """SELECT count(DISTINCT k.system_title) FROM keyvault_devicekey k
+               WHERE NOT EXISTS (SELECT 1 FROM meters_meter m WHERE m.system_title = k.system_title)"""
+        )[0][0]
+        if meterless:
+            notes.append(
+                f"{meterless} devices have keys, but no meter: import again what was imported since the backup "
+                "(manage.py import_meters), then manage.py verify_again --all-waiting"
+            )
+        return notes
+
+
+def _concentrator(number: int, name: str, is_active: bool) -> None:
+    """A concentrator as it was saved; one of its name under another id was never committed."""
+    for ghost in Concentrator.objects.filter(name=name).exclude(pk=number):
+        Concentrator.objects.filter(pk=ghost.pk).update(name=f"{name[:100]} ({ghost.pk})", is_active=False)
+    Concentrator.objects.update_or_create(pk=number, defaults={"name": name, "is_active": is_active})
+    move_past("concentrators_concentrator", number)
+
+
+def _token_issued(
+    concentrator_id: int, name: str, number: int, digest: bytes, label: str, created_s: int, until_s: int | None
+) -> None:
+    concentrator = (
+        Concentrator.objects.filter(pk=concentrator_id).first() or Concentrator.objects.filter(name=name).first()
+    )
+    if concentrator is None:
+        concentrator = Concentrator.objects.create(pk=concentrator_id, name=name)
+        move_past("concentrators_concentrator", concentrator_id)
+    defaults: dict[str, Any] = {
+        "concentrator": concentrator,
+        "label": label,
+        "expires_at": None if until_s is None else datetime.fromtimestamp(until_s, UTC),
+    }
+    move_past("concentrators_concentratortoken", number)
+    if not ConcentratorToken.objects.filter(pk=number).exists():
+        defaults["pk"] = number
+    token, is_new = ConcentratorToken.objects.get_or_create(digest=digest, defaults=defaults)
+    if is_new:  # its time of making is set by the model
+        ConcentratorToken.objects.filter(pk=token.pk).update(created_at=datetime.fromtimestamp(created_s, UTC))
+
+
+def _token_revoked(digest: bytes, at_s: int) -> None:
+    execute(
+        """UPDATE concentrators_concentratortoken SET revoked_at = coalesce(revoked_at, to_timestamp(%s))
+           WHERE digest = %s""",
+        at_s,
+        digest,
+    )
+
+
+def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) -> None:
+    """Commands that were sealed and given to a concentrator: as they were, octet for octet, open until answered.
+
+    Their meters know them by their numbers: no other command may have one of those.
+    """
+    move_past("concentrators_command", max(row[0] for row in rows))
+    numbers, titles, kinds, parameters, by, created, expires, octets, kids, counters = (
+        list(column) for column in zip(*rows, strict=True)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO concentrators_command AS c (id, meter_id, kind, parameters, created_by, created_at,
+                   expires_at, octets, kid, invocation_counter, key_version, state, attempts, offered_at,
+                   offered_to_id, next_attempt_at)
+               SELECT n.id, m.id, n.kind, n.parameters, n.created_by, to_timestamp(n.created), to_timestamp(n.expires),
+                      n.octets, n.kid, n.counter,
+                      (SELECT k.version FROM keyvault_devicekey k  -- as of this record: later ones may move it
+                       WHERE k.system_title = n.title AND k.epoch = get_byte(n.kid, 8) * 256 + get_byte(n.kid, 9)),
+                      'offered', 1, to_timestamp(%s),
+                      (SELECT d.id FROM concentrators_concentrator d WHERE d.id = %s), now()
+               FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::jsonb[], %s::text[], %s::bigint[], %s::bigint[],
+                           %s::bytea[], %s::bytea[], %s::bigint[])
+                    AS n(id, title, kind, parameters, created_by, created, expires, octets, kid, counter)
+               JOIN meters_meter m ON m.system_title = n.title
+               ON CONFLICT (id) DO UPDATE
+               SET octets = excluded.octets, kid = excluded.kid, invocation_counter = excluded.invocation_counter,
+                   key_version = excluded.key_version,
+                   offered_at = coalesce(c.offered_at, excluded.offered_at), offered_to_id = excluded.offered_to_id,
+                   state = CASE WHEN c.state = 'queued' THEN 'offered' ELSE c.state END""",
+            [
+                *(at_s, concentrator_id, numbers, titles, kinds),
+                *([json.dumps(one) for one in parameters], by, created, expires, octets, kids, counters),
+            ],
+        )

@@ -1,0 +1,1 @@
+"""Totals of intervals, and how complete they are."""

@@ -1,0 +1,152 @@
+"""How complete the load profiles are: meters counted in the interval totals, of the meters expected.
+
+Counted and expected both come without a look at a reading: what was counted stands in the totals, what is
+expected is found by ``expected.py``. Of an interval that an exchange cuts more may be counted than is expected. The
+register is that of the load profile.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from django.db import connection
+
+from concentrators.totals import expected as expectations
+from concentrators.totals.expected import Span
+from meters.readings.obis import LOAD_PROFILE
+
+_HOUR = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Hour(NamedTuple):
+    """Intervals that began in one hour: how many are there, how many are expected, and their energy."""
+
+    start: datetime
+    counted: int
+    expected: int
+    energy_wh: float
+
+
+class IncompleteMeter(NamedTuple):
+    """A meter, how many of its intervals are expected in a period, and how many of those are missing."""
+
+    id: int
+    serial_number: str
+    expected: int
+    missing: int
+
+
+class Share(NamedTuple):
+    """A concentrator's intervals: how many are there of how many expected, and when the newest of all began."""
+
+    concentrator_id: int
+    counted: int
+    expected: int
+    newest: datetime | None
+
+
+def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Hour]:
+    """Completeness and energy of each whole hour from ``start`` on, of all concentrators or of one; one query.
+
+    Where the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT date_bin('1 hour', t.interval_start, %(start)s), t.interval_minutes,
+                      sum(t.meters_counted), sum(t.value_sum * power(10::numeric, g.scaler))
+               FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+               WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
+                 AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
+               GROUP BY 1, 2""",
+            {"start": start, "end": end, "concentrator": concentrator_id, "profile": LOAD_PROFILE},
+        )
+        counted: dict[datetime, int] = defaultdict(int)
+        energy_wh: dict[datetime, float] = defaultdict(float)
+        for hour, minutes, meters, energy in cursor.fetchall():
+            counted[hour] += meters
+            lasting = max(1, minutes // 60)  # an interval of more than an hour spreads over as many
+            for n in range(lasting):
+                energy_wh[hour + n * _HOUR] += float(energy) / lasting
+    expected = _expected_by_hour(spans, start, end)
+    starts = (start + n * _HOUR for n in range((end - start) // _HOUR))
+    return [Hour(at, counted[at], expected[at], energy_wh[at]) for at in starts]
+
+
+def shares(spans: Iterable[Span], start: datetime, end: datetime) -> list[Share]:
+    """Completeness of each concentrator over [start, end), the least complete first; one query.
+
+    ``newest`` looks beyond ``end``, not before ``start``.
+    """
+    expected: dict[int, int] = defaultdict(int)
+    for span in spans:
+        expected[span.concentrator_id] += span.intervals(start, end)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT t.concentrator_id, coalesce(sum(t.meters_counted) FILTER (WHERE t.interval_start < %s), 0),
+                      max(t.interval_start)
+               FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+               WHERE t.interval_start >= %s AND g.obis_code = %s
+               GROUP BY t.concentrator_id""",
+            [end, start, LOAD_PROFILE],
+        )
+        standing = {row[0]: row[1:] for row in cursor.fetchall()}
+    found = []
+    for concentrator_id, intervals in expected.items():
+        counted, newest = standing.get(concentrator_id, (0, None))
+        found.append(Share(concentrator_id, counted, intervals, newest))
+    found = [share for share in found if share.expected]
+    return sorted(found, key=lambda share: (share.counted / share.expected, -share.expected, share.concentrator_id))
+
+
+def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limit: int) -> list[IncompleteMeter]:
+    """The meters of a concentrator that lack intervals which began in [start, end), those that lack most first.
+
+    Looks for every expected interval by the readings' key: of a thousand meters a day costs some 50,000 look-ups.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""{expectations.SPANS}, due AS (
+                    SELECT meter_id, at FROM span, generate_series(first, last - interval '1 us', step) AS at
+                )
+                SELECT m.id, m.serial_number, count(*), count(*) FILTER (WHERE there IS NULL) AS missing
+                FROM due JOIN meters_meter m ON m.id = due.meter_id
+                LEFT JOIN LATERAL (
+                    SELECT true AS there FROM meters_reading r
+                    WHERE r.captured_at = due.at AND r.meter_id = due.meter_id
+                      AND r.register_id = (SELECT id FROM meters_register WHERE obis_code = %(profile)s) LIMIT 1
+                ) AS reading ON true
+                GROUP BY m.id HAVING count(*) FILTER (WHERE there IS NULL) > 0
+                ORDER BY missing DESC, m.serial_number LIMIT %(limit)s""",
+            {
+                **expectations.parameters(start, end, None, [concentrator_id]),
+                "profile": LOAD_PROFILE,
+                "limit": limit,
+            },
+        )
+        return [IncompleteMeter(*row) for row in cursor.fetchall()]
+
+
+def _expected_by_hour(spans: Iterable[Span], start: datetime, end: datetime) -> dict[datetime, int]:
+    """How many intervals are expected to begin in each hour."""
+    changes: dict[int, dict[datetime, int]] = defaultdict(lambda: defaultdict(int))
+    for span in spans:
+        changes[span.interval_minutes][span.first] += span.meters
+        changes[span.interval_minutes][span.last] -= span.meters
+    expected: dict[datetime, int] = defaultdict(int)
+    for minutes, steps in changes.items():
+        coming = sorted(steps.items(), reverse=True)
+        meters = 0
+        for at in _interval_starts(start, end, timedelta(minutes=minutes)):
+            while coming and coming[-1][0] <= at:
+                meters += coming.pop()[1]
+            expected[start + (at - start) // _HOUR * _HOUR] += meters
+    return expected
+
+
+def _interval_starts(start: datetime, end: datetime, step: timedelta) -> Iterator[datetime]:
+    at = _EPOCH - (_EPOCH - start) // step * step
+    while at < end:
+        yield at
+        at += step

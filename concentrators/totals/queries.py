@@ -1,0 +1,90 @@
+"""Reading totals: by concentrator, register and time, in pages by key, with the meters expected."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import connection
+
+from ami_headend.core.sql import cursor, int_array
+from concentrators.totals.expected import EXPECTED, refresh
+
+
+class TotalKey(NamedTuple):
+    """The place of a total in the order: time first."""
+
+    interval_start: datetime
+    concentrator_id: int
+    register_id: int
+    interval_minutes: int
+
+
+class TotalRow(NamedTuple):
+    """A total as it is shown: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
+
+    ``meters_expected`` counts the meters that were to send this interval (meters/readings/expectation.py); of an
+    interval that an exchange cut, more may be counted.
+    """
+
+    concentrator: str
+    obis_code: str
+    interval_start: datetime
+    interval_minutes: int
+    value_sum: int
+    scaler: int
+    unit: str
+    meters_counted: int
+    meters_expected: int
+
+
+@dataclass(frozen=True)
+class TotalSelection:
+    """Which totals: intervals that start in [start, end), of these concentrators and registers (ids; None is all)."""
+
+    start: datetime
+    end: datetime
+    concentrator_ids: Sequence[int] | None = None
+    register_ids: Sequence[int] | None = None
+    after: tuple[Any, ...] | None = None
+
+
+def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], TotalKey | None]:
+    """The first totals of a selection, oldest first, and the key to go on after; two queries, unless meters changed."""
+    refresh()
+    condition, params = _condition(selection)
+    with connection.wrap_database_errors, cursor() as batch:
+        rows = batch.execute(
+            f"""SELECT t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes, c.name, g.obis_code,
+                       t.value_sum, g.scaler, g.unit, t.meters_counted, {EXPECTED.format(total="t")}
+                FROM (SELECT * FROM concentrators_intervaltotal WHERE {condition}
+                      ORDER BY {_ORDER} LIMIT %s) AS t
+                JOIN concentrators_concentrator c ON c.id = t.concentrator_id
+                JOIN meters_register g ON g.id = t.register_id
+                ORDER BY t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes""",
+            [*params, limit],
+            prepare=False,
+        ).fetchall()
+    # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
+    shown = [
+        TotalRow(name, obis, at, minutes, int(value), scaler, unit, counted, expected)
+        for at, _, _, minutes, name, obis, value, scaler, unit, counted, expected in rows
+    ]
+    return shown, TotalKey(*rows[-1][:4]) if len(rows) == limit else None
+
+
+_ORDER = ", ".join(TotalKey._fields)
+
+
+def _condition(selection: TotalSelection) -> tuple[str, list[Any]]:
+    """The WHERE of a selection; values never become part of the text."""
+    conditions = ["interval_start >= %s", "interval_start < %s"]
+    params: list[Any] = [selection.start, selection.end]
+    for column, ids in (("concentrator_id", selection.concentrator_ids), ("register_id", selection.register_ids)):
+        if ids is not None:
+            conditions.append(f"{column} = ANY(%s::int[])")
+            params.append(int_array(ids))
+    if selection.after:
+        conditions.append(f"({_ORDER}) > (%s, %s, %s, %s)")
+        params += selection.after
+    return " AND ".join(conditions), params

@@ -1,0 +1,145 @@
+"""Totals per concentrator, register, interval length and interval: added up, moved, recomputed, compared."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import connection, transaction
+
+from ami_headend.core import locks
+from ami_headend.core.sql import execute, int_array
+from concentrators.models import IntervalTotal
+from concentrators.totals.expected import COUNTS_TO
+
+LOCK = locks.TOTALS  # so that no total is added up by the assignments of a moment ago
+
+
+class TotalKey(NamedTuple):
+    """What a total is of; ``start_s`` is the interval's start in Unix seconds."""
+
+    concentrator_id: int
+    register_id: int
+    interval_minutes: int
+    start_s: int
+
+
+class Difference(NamedTuple):
+    """A total that does not agree with the readings: (sum, meters) as kept and as recomputed; None where missing."""
+
+    concentrator_id: int
+    register_id: int
+    interval_minutes: int
+    interval_start: datetime
+    kept: tuple[int, int] | None
+    recomputed: tuple[int, int] | None
+
+
+def add(sums: Mapping[TotalKey, tuple[int, int]]) -> None:
+    """Add (sum in the register's resolution, meters) to totals, in one statement and in key order."""
+    keys = sorted(sums)
+    execute(
+        """INSERT INTO concentrators_intervaltotal AS t
+               (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted)
+           SELECT concentrator_id, register_id, interval_minutes, to_timestamp(start_s), value_sum, meters
+           FROM unnest(%s::int[], %s::smallint[], %s::smallint[], %s::bigint[], %s::numeric[], %s::int[])
+                AS n(concentrator_id, register_id, interval_minutes, start_s, value_sum, meters)
+           ON CONFLICT (concentrator_id, register_id, interval_minutes, interval_start) DO UPDATE
+           SET value_sum = t.value_sum + excluded.value_sum,
+               meters_counted = t.meters_counted + excluded.meters_counted""",
+        int_array(key.concentrator_id for key in keys),
+        int_array(key.register_id for key in keys),
+        int_array(key.interval_minutes for key in keys),
+        int_array(key.start_s for key in keys),
+        int_array(sums[key][0] for key in keys),
+        int_array(sums[key][1] for key in keys),
+    )
+
+
+def lock() -> None:
+    """Hold back verification while assignments change, until the transaction ends."""
+    locks.take(LOCK)
+
+
+def shift(meter_ids: Collection[int], start: datetime, sign: int) -> None:
+    """Add (+1) or take away (-1) what meters say from ``start`` on, by the assignments as they stand now.
+
+    Called under ``lock``: once before the assignments of the meters change, and once after.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""INSERT INTO concentrators_intervaltotal AS t
+                    (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted)
+                SELECT concentrator_id, register_id, interval_minutes, captured_at,
+                       %(sign)s * value_sum, %(sign)s * meters
+                FROM ({_FROM_READINGS} AND r.meter_id = ANY(%(meters)s) GROUP BY 1, 2, 3, 4) AS n
+                ORDER BY 1, 2, 3, 4
+                ON CONFLICT (concentrator_id, register_id, interval_minutes, interval_start) DO UPDATE
+                SET value_sum = t.value_sum + excluded.value_sum,
+                    meters_counted = t.meters_counted + excluded.meters_counted""",
+            {"sign": sign, "meters": list(meter_ids), "start": start, "end": None},
+        )
+        # From ``start`` on, by the index: all totals of years are not to be looked through while verification waits.
+        cursor.execute(
+            "DELETE FROM concentrators_intervaltotal WHERE interval_start >= %s AND meters_counted = 0", [start]
+        )
+
+
+def compare(start: datetime, end: datetime) -> list[Difference]:
+    """Totals in [start, end) that differ from what the readings add up to. One statement, so one snapshot."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""SELECT concentrator_id, register_id, interval_minutes, captured_at,
+                       t.value_sum, t.meters_counted, n.value_sum, n.meters
+                FROM (SELECT *, interval_start AS captured_at FROM concentrators_intervaltotal
+                      WHERE interval_start >= %(start)s AND interval_start < %(end)s) AS t
+                FULL JOIN ({_FROM_READINGS} GROUP BY 1, 2, 3, 4) AS n
+                     USING (concentrator_id, register_id, interval_minutes, captured_at)
+                WHERE t.value_sum IS DISTINCT FROM n.value_sum OR t.meters_counted IS DISTINCT FROM n.meters
+                ORDER BY 1, 2, 3, 4""",
+            {"start": start, "end": end},
+        )
+        return [
+            Difference(row[0], row[1], row[2], row[3], _pair(*row[4:6]), _pair(*row[6:8])) for row in cursor.fetchall()
+        ]
+
+
+def recompute(start: datetime, end: datetime) -> list[Difference]:
+    """Set totals in [start, end) to what the readings add up to; gives what differed. Holds verification back."""
+    with transaction.atomic():
+        lock()
+        differences = compare(start, end)
+        window = IntervalTotal.objects.filter(interval_start__gte=start, interval_start__lt=end)
+        wrong = [d[:4] for d in differences]
+        window.filter(pk__in=wrong).delete()
+        IntervalTotal.objects.bulk_create(
+            [
+                IntervalTotal(
+                    concentrator_id=difference.concentrator_id,
+                    register_id=difference.register_id,
+                    interval_minutes=difference.interval_minutes,
+                    interval_start=difference.interval_start,
+                    value_sum=difference.recomputed[0],
+                    meters_counted=difference.recomputed[1],
+                )
+                for difference in differences
+                if difference.recomputed
+            ],
+            batch_size=1000,
+        )
+    return differences
+
+
+# A reading counts to one assignment of its meter: meters/readings/expectation.py says which.
+_FROM_READINGS = f"""
+    SELECT a.concentrator_id, r.register_id, r.interval_minutes, r.captured_at,
+           sum(r.value) AS value_sum, count(*)::int AS meters
+    FROM meters_reading r
+    JOIN concentrators_assignment a ON a.meter_id = r.meter_id
+         AND {COUNTS_TO.format(start="r.captured_at", minutes="r.interval_minutes")}
+    WHERE r.interval_minutes > 0 AND r.captured_at >= %(start)s
+          AND (%(end)s::timestamptz IS NULL OR r.captured_at < %(end)s)
+"""
+
+
+def _pair(value_sum: Any, meters: Any) -> tuple[int, int] | None:
+    return None if value_sum is None else (int(value_sum), int(meters))

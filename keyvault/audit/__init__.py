@@ -1,0 +1,1 @@
+"""The audit chain, and what the key journal knows of it."""

@@ -1,0 +1,1 @@
+"""Device keys: how they come, live, are counted and leave."""

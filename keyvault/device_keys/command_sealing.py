@@ -1,0 +1,180 @@
+"""Sealing commands to meters: key commands under the transfer key (epoch 0), all others under the active epoch.
+
+A command is sealed once under a key; whoever repeats it repeats its octets, but for a clock, which must be
+right. Key octets never leave keyvault: the plaintext of a key command is built here.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import cbor2
+
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from keyvault import journal
+from keyvault.ciphers import DeviceKeyOctets, open_keys
+from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.kdf import downlink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import make_kid
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from keyvault.models import KeyState
+
+SET_KEY = 1
+COUNTERS_PER_S = 256
+
+
+class KeyCommand(NamedTuple):
+    """The command that brings a device the key of a pending epoch."""
+
+    number: int
+    system_title: bytes
+    epoch: int
+
+
+class PlainCommand(NamedTuple):
+    """Any other command: integers, the kind and the number first (docs/frame.md).
+
+    With ``dated`` a last one follows: how far the device's own counter was heard (the highest taken, and one).
+    By it the device knows that the command was sealed after the frame with that counter left it.
+    """
+
+    number: int
+    system_title: bytes
+    fields: tuple[int, ...]
+    dated: bool = False
+
+
+class Sealed(NamedTuple):
+    """A sealed command: its frame, the kid and invocation counter in it, and the version of the key row then."""
+
+    octets: bytes
+    kid: bytes
+    counter: int
+    key_version: int
+
+
+def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[int, Sealed]:
+    """Seal commands; by number. Left out is what has no key now: no active epoch, or no such pending one.
+
+    Takes downlink counters in the caller's transaction, which must commit before the octets leave: then
+    no counter is used twice, not even after an old backup was restored. A fixed number of queries.
+    What is sealed is in the journal, and that the pending key may be with the device from now on.
+    """
+    usable = _usable({command.system_title for command in commands})
+    wanted: list[tuple[KeyCommand | PlainCommand, int, int]] = []  # command, id of its key, of the key it speaks of
+    for command in commands:
+        keys = usable.get(command.system_title, _NO_KEYS)
+        if isinstance(command, PlainCommand):
+            if keys.active is not None:
+                wanted.append((command, keys.active, keys.active))
+        elif keys.transfer is not None and keys.pending is not None and keys.pending[1] == command.epoch:
+            wanted.append((command, keys.transfer, keys.pending[0]))
+    if not wanted:
+        return {}
+    opened = {key.id: key for key in open_keys({key_id for _, *key_ids in wanted for key_id in key_ids})}
+    heard = _heard({key_id for command, key_id, _ in wanted if isinstance(command, PlainCommand) and command.dated})
+    ready = [row for row in wanted if row[1] in opened and row[2] in opened]
+    counters = _take_counters(Counter(key_id for _, key_id, _ in ready), now)
+    sealed = {}
+    for command, key_id, subject_id in ready:
+        counter = counters[key_id]
+        counters[key_id] = counter + 1
+        plaintext = _plaintext(command, opened[subject_id], heard.get(key_id, 0))
+        sealed[command.number] = _seal(opened[key_id], counter, plaintext)
+    if sealed:
+        brought = {command.number: command.epoch for command, *_ in ready if isinstance(command, KeyCommand)}
+        entries = [[number, one.kid, one.counter, brought.get(number)] for number, one in sealed.items()]
+        journal.append("sealed", [int(now.timestamp()), entries])
+    return sealed
+
+
+def outdated(sealed: Mapping[int, tuple[bytes, int, int]]) -> set[int]:
+    """Those of some sealed commands, (kid, counter, key version) by number, that no repeat would bring any further.
+
+    Their key was cut off, retired, replaced, or followed by one that the device has; or a newer counter was given
+    under it, and the device drops an older one. One query.
+    """
+    rows = fetch_rows(
+        """SELECT n.number
+           FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::bigint[], %s::int[])
+                AS n(number, title, epoch, counter, version)
+           LEFT JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch
+           LEFT JOIN keyvault_downlinkcounter d ON d.key_id = k.id
+           WHERE k.version IS DISTINCT FROM n.version OR k.state <> 'active' OR d.last > n.counter""",
+        int_array(sealed),
+        octets_array(kid[:8] for kid, *_ in sealed.values()),
+        int_array(int.from_bytes(kid[8:], "big") for kid, *_ in sealed.values()),
+        int_array(counter for _, counter, _ in sealed.values()),
+        int_array(version for *_, version in sealed.values()),
+    )
+    return {row[0] for row in rows}
+
+
+class _Usable(NamedTuple):
+    """Ids of a device's keys that commands may need; of the pending one the epoch, too."""
+
+    transfer: int | None
+    active: int | None
+    pending: tuple[int, int] | None
+
+
+_NO_KEYS = _Usable(None, None, None)
+
+
+def _usable(titles: Collection[bytes]) -> dict[bytes, _Usable]:
+    rows = fetch_rows(
+        """SELECT system_title, id, epoch, state FROM keyvault_devicekey
+           WHERE system_title = ANY(%s::bytea[]) AND state IN ('active', 'pending')""",
+        octets_array(titles),
+    )
+    usable: dict[bytes, _Usable] = {}
+    for title, key_id, epoch, state in rows:
+        keys = usable.get(title, _NO_KEYS)
+        if epoch == TRANSFER_EPOCH:
+            keys = keys._replace(transfer=key_id)
+        elif state == KeyState.ACTIVE:
+            keys = keys._replace(active=key_id)
+        else:
+            keys = keys._replace(pending=(key_id, epoch))
+        usable[title] = keys
+    return usable
+
+
+def _take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
+    """The first of as many counters as are wanted under each key: after the last, and from 256 x Unix seconds on."""
+    ids = sorted(wanted)
+    base = COUNTERS_PER_S * int(now.timestamp())
+    rows = fetch_rows(
+        """INSERT INTO keyvault_downlinkcounter AS d (key_id, last)
+           SELECT key_id, %s + number - 1 FROM unnest(%s::int[], %s::bigint[]) AS n(key_id, number)
+           ON CONFLICT (key_id) DO UPDATE SET last = greatest(d.last + 1 + excluded.last - %s, excluded.last)
+           RETURNING key_id, last""",
+        base,
+        int_array(ids),
+        int_array(wanted[key_id] for key_id in ids),
+        base,
+    )
+    return {key_id: last - wanted[key_id] + 1 for key_id, last in rows}
+
+
+def _heard(key_ids: Collection[int]) -> dict[int, int]:
+    """By key, how far the counter of its device was heard: one more than the highest that was taken; 0: never."""
+    if not key_ids:
+        return {}
+    query = "SELECT key_id, highest + 1 FROM keyvault_invocationcounter WHERE key_id = ANY(%s::int[])"
+    return dict(fetch_rows(query, int_array(key_ids)))
+
+
+def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, heard: int) -> bytes:
+    if isinstance(command, PlainCommand):
+        return cbor2.dumps([*command.fields, heard] if command.dated else command.fields, canonical=True)
+    return cbor2.dumps([SET_KEY, command.number, key.epoch, key.octets, key.algorithm], canonical=True)
+
+
+def _seal(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
+    alg = DOWNLINK_OF[key.algorithm]
+    kid = make_kid(key.system_title, key.epoch)
+    cipher = DirectionCipher(downlink_key(key.octets, key.system_title, key.epoch, alg), alg)
+    return Sealed(cipher.seal(kid, counter, plaintext), kid, counter, key.version)

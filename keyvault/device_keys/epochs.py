@@ -1,0 +1,270 @@
+"""The life of a device key's epochs: pending, active, retiring, retired; or compromised, from any of them.
+
+A new epoch is pending until the first accepted frame under it proves that the key arrived: then it is
+active, and the old one retiring for a grace time, in which late frames are still accepted once. A key
+that a concentrator may have fetched stays acceptable, whatever became of its command.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
+from keyvault import journal
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
+
+LAST_EPOCH = 0xFFFF
+LAST_COUNTER = 2**40 - 1
+_RETIRE_BATCH = 10_000
+_NAMED_IN_AUDIT = 100
+_UNFETCHED = """
+    SELECT k.id, k.system_title, k.epoch, k.fingerprint FROM keyvault_devicekey k
+    JOIN keyvault_invocationcounter c ON c.key_id = k.id
+    WHERE k.system_title = ANY(%s::bytea[]) AND k.state = 'pending' AND k.offered_at IS NULL
+    ORDER BY k.system_title FOR UPDATE OF c, k
+"""
+
+
+class EpochError(ValueError):
+    """A new epoch that cannot begin; the message names the device and says why."""
+
+
+def begin(
+    system_titles: Collection[bytes], algorithm: int | None = None, source: FleetKey | KeySource | None = None
+) -> dict[bytes, int]:
+    """Give each device (system title, 8 octets) a pending key; the epoch of it by title. All or nothing.
+
+    A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
+    KeySource.STORED for random keys, None for what the device has now (random where that is compromised);
+    ``algorithm`` None likewise; the scheme stays. Raises EpochError where a device has no usable transfer key, no key
+    of its own, or no epoch left; ProvisioningError where a fleet key does not open, or the scheme takes no such key.
+    A fixed number of queries.
+    """
+    titles = sorted(set(system_titles))
+    with transaction.atomic():
+        _lock_devices(titles)
+        newest = _newest_keys(titles)
+        epochs: dict[bytes, int] = {}
+        stored: list[NewKey] = []
+        derived: dict[FleetKey, list[NewKey]] = {}
+        for title in titles:
+            key = newest.get(title)
+            if key is None:
+                raise EpochError(f"device {title.hex()} has no key of its own yet: import its first key")
+            if key.state == KeyState.PENDING:
+                epochs[title] = key.epoch
+                continue
+            if key.epoch >= LAST_EPOCH:
+                raise EpochError(f"device {title.hex()} has used up its epochs")
+            epochs[title] = key.epoch + 1
+            alg = key.algorithm if algorithm is None else algorithm
+            new = NewKey(title, key.epoch + 1, None, alg, key.scheme)
+            fleet_key = _fleet_key_for(key, source)
+            if fleet_key is None:
+                stored.append(new)
+            else:
+                derived.setdefault(fleet_key, []).append(new)
+        if stored or derived:
+            provisioning.provision_pending(stored, derived)
+    return epochs
+
+
+def offered(epochs: Mapping[bytes, int], now: datetime) -> set[bytes]:
+    """Note that the pending keys (epoch by system title) are about to leave; the titles whose key still is pending.
+
+    Runs in the transaction that gives the commands out; only those titles' commands may leave.
+    """
+    rows = fetch_rows(
+        """UPDATE keyvault_devicekey k SET offered_at = coalesce(k.offered_at, %s)
+           FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
+           WHERE k.system_title = n.title AND k.epoch = n.epoch AND k.state = 'pending'
+           RETURNING k.system_title""",
+        now,
+        octets_array(epochs),
+        int_array(epochs.values()),
+    )
+    return {row[0] for row in rows}
+
+
+def arrived(epochs: Mapping[bytes, int]) -> set[bytes]:
+    """Those of some titles whose key (epoch by title) a frame has proven to be with its device, whatever came later."""
+    rows = fetch_rows(
+        """SELECT k.system_title FROM keyvault_devicekey k
+           JOIN unnest(%s::bytea[], %s::int[]) AS n(title, epoch) ON k.system_title = n.title AND k.epoch = n.epoch
+           WHERE k.activated_at IS NOT NULL""",
+        octets_array(epochs),
+        int_array(epochs.values()),
+    )
+    return {row[0] for row in rows}
+
+
+def activate(key_ids: Collection[int], now: datetime) -> None:
+    """Pending keys whose first frame was accepted become active, their predecessors retiring.
+
+    Runs in the transaction that stores the frame, after its counters were saved: so each key is
+    activated by one transaction, and by none that a compromise came before. Three queries. The versions stay:
+    what these keys open does not change.
+    """
+    ids = int_array(sorted(key_ids))
+    execute(
+        """UPDATE keyvault_devicekey old SET state = 'retiring', retiring_at = %s
+           FROM keyvault_devicekey new
+           WHERE new.id = ANY(%s::int[]) AND new.state = 'pending'
+             AND old.system_title = new.system_title AND old.epoch > 0 AND old.state = 'active'""",
+        now,
+        ids,
+    )
+    activated = fetch_rows(
+        """UPDATE keyvault_devicekey SET state = 'active', activated_at = %s
+           WHERE id = ANY(%s::int[]) AND state = 'pending' RETURNING system_title, epoch, fingerprint""",
+        now,
+        ids,
+    )
+    if activated:
+        journal.append("activated", [int(now.timestamp()), activated])
+
+
+def retire_due(now: datetime) -> int:
+    """Retire the keys whose grace time (setting KEY_GRACE_DAYS) is over; how many they were."""
+    due = DeviceKey.objects.filter(
+        state=KeyState.RETIRING, retiring_at__lte=now - timedelta(days=settings.KEY_GRACE_DAYS)
+    ).order_by("retiring_at")
+    retired = 0
+    while ids := list(due.values_list("pk", flat=True)[:_RETIRE_BATCH]):
+        moved = provisioning.set_key_state(ids, KeyState.RETIRED, before=[KeyState.RETIRING])
+        retired += moved
+        if len(ids) < _RETIRE_BATCH or not moved:
+            break
+    return retired
+
+
+def compromise(key_ids: Sequence[int], actor: Actor) -> int:
+    """Cut keys off at once, in every worker, for good; how many were not cut off before. Audited, as one act.
+
+    With a transfer key goes the pending key of its device: who has the one could read the other on its way.
+    A frame that a transaction under way has opened is either stored before, or not at all.
+    """
+    with transaction.atomic():
+        ids = sorted({*key_ids, *_under_way_with(key_ids)})
+        moved = provisioning.set_key_state(ids, KeyState.COMPROMISED)
+        named = DeviceKey.objects.filter(pk__in=ids[:_NAMED_IN_AUDIT]).order_by("pk")
+        keys = [
+            {
+                "device": bytes(key.system_title).hex(),
+                "epoch": key.epoch,
+                "fingerprint": bytes(key.fingerprint or b"").hex(),
+            }
+            for key in named
+        ]
+        chain.record(actor, "device_key.compromise", {"keys": keys, "count": len(ids)}, f"{moved} cut off")
+    return moved
+
+
+def _under_way_with(key_ids: Sequence[int]) -> list[int]:
+    """The pending keys of the devices whose transfer keys are among these, which are locked against ``begin``."""
+    locked = fetch_rows(
+        """SELECT system_title FROM keyvault_devicekey WHERE id = ANY(%s::int[]) AND epoch = %s
+           ORDER BY system_title FOR NO KEY UPDATE""",
+        int_array(key_ids),
+        TRANSFER_EPOCH,
+    )
+    if not locked:
+        return []
+    pending = fetch_rows(
+        "SELECT id FROM keyvault_devicekey WHERE system_title = ANY(%s::bytea[]) AND state = 'pending'",
+        octets_array(row[0] for row in locked),
+    )
+    return [row[0] for row in pending]
+
+
+def lock_pending(system_titles: Collection[bytes]) -> None:
+    """Lock the pending keys of devices with their counters, in title order, for ``cancel`` in the same transaction."""
+    if system_titles:
+        fetch_rows(_UNFETCHED, octets_array(system_titles))
+
+
+def cancel(system_titles: Collection[bytes]) -> set[bytes]:
+    """Delete the pending keys that no concentrator has fetched; the titles whose key went.
+
+    Where one has, the meter may have the key already: it stays pending, and acceptable.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        rows = fetch_rows(_UNFETCHED, octets_array(system_titles))
+        ids = [row[0] for row in rows]
+        for table in ("keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures"):
+            cursor.execute(f"DELETE FROM {table} WHERE key_id = ANY(%s)", [ids])
+        cursor.execute("DELETE FROM keyvault_devicekey WHERE id = ANY(%s)", [ids])
+        if rows:
+            journal.append("gone", [row[1:] for row in rows])
+    return {row[1] for row in rows}
+
+
+def near_budget(at_once: int) -> Iterator[list[bytes]]:
+    """System titles of the devices whose active key nears its safe number of frames, the most worn first.
+
+    The highest counter (setting KEY_ROTATE_AT_COUNTER) bounds that number from above. Those that ``begin``
+    would refuse are left out: one of them must not keep the others from their keys. ``at_once`` of them a query.
+    """
+    highest, key_id = LAST_COUNTER + 1, 0
+    while True:
+        rows = fetch_rows(
+            """SELECT k.system_title, c.highest, k.id
+               FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
+               WHERE c.highest >= %s AND k.state = 'active' AND k.epoch BETWEEN 1 AND %s
+                 AND (c.highest < %s OR c.highest = %s AND k.id > %s)
+                 AND EXISTS (SELECT 1 FROM keyvault_devicekey t
+                             WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')
+               ORDER BY c.highest DESC, k.id LIMIT %s""",
+            settings.KEY_ROTATE_AT_COUNTER,
+            LAST_EPOCH - 1,
+            highest,
+            highest,
+            key_id,
+            at_once,
+        )
+        if not rows:
+            return
+        yield [row[0] for row in rows]
+        _, highest, key_id = rows[-1]
+
+
+def _lock_devices(titles: Sequence[bytes]) -> None:
+    """Lock devices by their transfer keys, in title order; EpochError where one is missing or not usable."""
+    rows = fetch_rows(
+        """SELECT system_title, state FROM keyvault_devicekey
+           WHERE system_title = ANY(%s::bytea[]) AND epoch = %s ORDER BY system_title FOR NO KEY UPDATE""",
+        octets_array(titles),
+        TRANSFER_EPOCH,
+    )
+    states: dict[bytes, str] = dict(rows)
+    for title in titles:
+        state = states.get(title)
+        if state is None:
+            raise EpochError(f"device {title.hex()} is unknown, or has no transfer key: import one")
+        if state != KeyState.ACTIVE:
+            raise EpochError(f"the transfer key of device {title.hex()} is {state}: it takes a shipment or a visit")
+
+
+def _newest_keys(titles: Sequence[bytes]) -> dict[bytes, DeviceKey]:
+    rows = (
+        DeviceKey.objects.filter(system_title__in=titles, epoch__gt=TRANSFER_EPOCH)
+        .select_related("fleet_key")
+        .order_by("system_title", "-epoch")
+        .distinct("system_title")
+    )
+    return {bytes(row.system_title): row for row in rows}
+
+
+def _fleet_key_for(key: DeviceKey, source: FleetKey | KeySource | None) -> FleetKey | None:
+    """The fleet key to derive a successor from; None for a random one."""
+    if isinstance(source, FleetKey):
+        return source
+    if source is None and key.state != KeyState.COMPROMISED:
+        return key.fleet_key
+    return None

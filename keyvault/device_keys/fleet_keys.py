@@ -1,0 +1,59 @@
+"""Fleet keys as their owner sees them: made, and what hangs on each. Device keys are derived from them."""
+
+from typing import NamedTuple
+
+from django.db import transaction
+from django.db.models import Count, Q
+
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys.provisioning import ProvisioningError, create_fleet_key
+from keyvault.models import DeviceKey, FleetKey, KeyState
+
+NAME_MAX = 100
+_USABLE = (KeyState.PENDING, KeyState.ACTIVE, KeyState.RETIRING)
+
+
+class Standing(NamedTuple):
+    """A fleet key; how many keys derived from it are active, and under how many frames may still come."""
+
+    fleet_key: FleetKey
+    active: int
+    usable: int
+
+
+def make(name: str, actor: Actor) -> FleetKey:
+    """A new random fleet key, wrapped under the master key; audited.
+
+    Raises ProvisioningError for a bad name or one that is taken, MasterKeyError or AuditError: then there is none.
+    """
+    if not name.strip() or len(name) > NAME_MAX or not name.isprintable():
+        raise ProvisioningError(f"a fleet key has a name of up to {NAME_MAX} printable characters")
+    with transaction.atomic():
+        row = create_fleet_key(name)
+        chain.record(actor, "fleet_key.make", {"fleet_key": row.pk, "name": name})
+    return row
+
+
+def find(name: str) -> FleetKey:
+    """The fleet key of a name; ProvisioningError where there is none."""
+    row = FleetKey.objects.filter(name=name).first()
+    if row is None:
+        raise ProvisioningError(f"there is no fleet key {name}")
+    return row
+
+
+def standings() -> list[Standing]:
+    """Every fleet key, the oldest first, and the keys derived from it; two queries."""
+    derived = DeviceKey.objects.filter(fleet_key__isnull=False, epoch__gt=0)
+    counts = {
+        row["fleet_key"]: row
+        for row in derived.values("fleet_key").annotate(
+            active=Count("pk", filter=Q(state=KeyState.ACTIVE)), usable=Count("pk", filter=Q(state__in=_USABLE))
+        )
+    }
+    none = {"active": 0, "usable": 0}
+    return [
+        Standing(row, counts.get(row.pk, none)["active"], counts.get(row.pk, none)["usable"])
+        for row in FleetKey.objects.order_by("pk").defer("wrapped")
+    ]

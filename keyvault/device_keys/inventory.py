@@ -1,0 +1,156 @@
+"""How the keys stand: versions of the master key and what is under each, the rotation, the epochs of devices."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+
+from ami_headend.core.sql import fetch_rows
+from keyvault import master_key
+from keyvault.master_key import MasterKeyState, rewrap
+from keyvault.master_key.census import Count
+from keyvault.models import KeyState, MasterKeyRotation, RotationState
+
+MISSING = "missing"
+
+
+class VersionStanding(NamedTuple):
+    """A version of the master key, and the secrets under it. ``state`` is ``missing`` where its key is not there."""
+
+    number: int
+    state: MasterKeyState | str
+    secrets: Count
+    created_at: datetime | None
+    decrypt_only_at: datetime | None
+    destroyed_at: datetime | None
+
+    @property
+    def destroyable_at(self) -> datetime | None:
+        """From when on it may be destroyed, as far as time goes."""
+        if self.state != MasterKeyState.DECRYPT_ONLY or self.decrypt_only_at is None:
+            return None
+        return self.decrypt_only_at + timedelta(days=settings.MASTER_KEY_DESTROY_AFTER_DAYS)
+
+
+class DeviceKeys(NamedTuple):
+    """Keys of devices from epoch 1 on, counted by epoch and state; transfer keys (epoch 0) apart, by state."""
+
+    by_epoch: dict[int, dict[str, int]]
+    transfer: dict[str, int]
+
+    @property
+    def by_state(self) -> dict[str, int]:
+        return {state.value: sum(states.get(state, 0) for states in self.by_epoch.values()) for state in KeyState}
+
+
+class NotableKey(NamedTuple):
+    """A device's key that somebody should look after, and why; ``highest`` is its highest counter."""
+
+    key_id: int
+    system_title: bytes
+    epoch: int
+    state: KeyState
+    since: datetime
+    highest: int
+
+
+class Notable(NamedTuple):
+    """Some of the keys of a kind, and how many there are."""
+
+    number: int
+    listed: list[NotableKey]
+
+
+def versions(counts: Iterable[Count]) -> list[VersionStanding]:
+    """Every version that is known or that a secret is under, lowest first; ``counts`` is a census.
+
+    Raises MasterKeyError where the master key's place does not answer.
+    """
+    under = {count.version: count for count in counts}
+    known = {version.number: version for version in master_key.provider().versions()}
+    found = []
+    for number in sorted({*under, *known}):
+        secrets, version = under.get(number, Count(number, 0, 0, 0, 0)), known.get(number)
+        if version is None:
+            found.append(VersionStanding(number, MISSING, secrets, None, None, None))
+        else:
+            times = (version.created_at, version.decrypt_only_at, version.destroyed_at)
+            found.append(VersionStanding(number, version.state, secrets, *times))
+    return found
+
+
+def rotation() -> MasterKeyRotation | None:
+    """The rotation that is open, else the last one."""
+    return rewrap.current() or MasterKeyRotation.objects.order_by("-pk").first()
+
+
+def seconds_left(row: MasterKeyRotation) -> int | None:
+    """How long a rotation will take yet, at its rate so far; None where that cannot be said."""
+    done = row.rewrapped + row.unreadable
+    if row.state != RotationState.RUNNING or not done:
+        return None
+    elapsed = (row.beat_at - row.started_at).total_seconds()
+    return round(elapsed / done * max(0, row.total - done))
+
+
+def device_keys() -> DeviceKeys:
+    """How many keys are in which state; looks at every key."""
+    by_epoch: dict[int, dict[str, int]] = {}
+    for epoch, state, number in fetch_rows(
+        "SELECT epoch, state, count(*) FROM keyvault_devicekey GROUP BY epoch, state ORDER BY epoch"
+    ):
+        by_epoch.setdefault(epoch, {})[state] = number
+    return DeviceKeys(by_epoch, by_epoch.pop(0, {}))
+
+
+def overdue(now: datetime, limit: int) -> Notable:
+    """Keys that did not come where they should: pending for longer than a command lives, the longest first.
+
+    A pending key that no meter has answered for so long needs another command, or a visit.
+    """
+    return _notable(
+        "k.state = 'pending' AND k.created_at < %s",
+        "k.created_at",
+        now - _lifetime(),
+        order="k.created_at",
+        limit=limit,
+    )
+
+
+def without_successor(limit: int) -> Notable:
+    """Compromised keys of devices that have no other: nothing of such a device is accepted."""
+    condition = """k.state = 'compromised' AND k.epoch > 0 AND NOT EXISTS (
+        SELECT 1 FROM keyvault_devicekey o WHERE o.system_title = k.system_title AND o.epoch > 0
+        AND (o.state IN ('active', 'pending') OR o.epoch > k.epoch))"""
+    return _notable(condition, "k.created_at", order="k.id", limit=limit)
+
+
+def near_budget(limit: int) -> Notable:
+    """Active keys that came near the safe number of frames (setting KEY_ROTATE_AT_COUNTER), the nearest first."""
+    return _notable(
+        "k.state = 'active' AND k.epoch > 0 AND c.highest >= %s",
+        "coalesce(k.activated_at, k.created_at)",
+        settings.KEY_ROTATE_AT_COUNTER,
+        order="c.highest DESC",
+        limit=limit,
+    )
+
+
+def _lifetime() -> timedelta:
+    return timedelta(seconds=settings.COMMAND_EXPIRES_S)
+
+
+def _notable(condition: str, since: str, *arguments: object, order: str, limit: int) -> Notable:
+    rows = fetch_rows(
+        f"""SELECT k.id, k.system_title, k.epoch, k.state, {since}, coalesce(c.highest, -1), count(*) OVER ()
+            FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
+            WHERE {condition} ORDER BY {order} LIMIT %s""",
+        *arguments,
+        limit,
+    )
+    listed = [
+        NotableKey(key_id, title, epoch, KeyState(state), at, highest)
+        for key_id, title, epoch, state, at, highest, _ in rows
+    ]
+    return Notable(rows[0][-1] if rows else 0, listed)

@@ -1,0 +1,161 @@
+"""Keys that leave the vault: the keys of named devices, wrapped under a transport key, into a new file."""
+
+import gzip
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from django.db import transaction
+from django.utils import timezone
+
+from keyvault import approvals
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.ciphers import open_keys
+from keyvault.device_keys import shipment_file
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from keyvault.device_keys.shipment_file import Header, ShipmentError, ShipmentLine
+from keyvault.device_keys.shipment_kek import TransportKey
+from keyvault.models import Algorithm, DeviceKey, KeyState
+
+_CHUNK = 5_000
+_NAMED = 10
+_NAMED_IN_AUDIT = 100
+
+
+class Exported(NamedTuple):
+    """What was written: numbers of keys and transfer keys, and the file's SHA-256."""
+
+    keys: int
+    transfer_keys: int
+    sha256: bytes
+
+
+def export(
+    system_titles: Sequence[bytes],
+    transport_key: TransportKey,
+    path: Path,
+    shipment: str,
+    actor: Actor,
+    done: Callable[[int], None] = lambda count: None,
+) -> Exported:
+    """Write the active key and the transfer key of each device into a new shipment, mode 0600 (gzip where named .gz).
+
+    Never overwrites, and leaves nothing half written. The audit record is committed before the file has
+    its name, and spends the approval where one is required. Raises ShipmentError where a device has no active
+    key, a key does not open, or the file cannot be written; ApprovalError, MasterKeyError and AuditError.
+    """
+    shipment_file.check_name(shipment)
+    if path.exists() or path.is_symlink():
+        raise ShipmentError(f"{path} exists already and is left as it is: name a new file")
+    titles = sorted(set(system_titles))
+    approvals.check(approvals.EXPORT, approval_subject(titles, transport_key), timezone.now())
+    ids = _key_ids(titles)
+    header = Header(shipment, transport_key.fingerprint, len(titles))
+    written = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        written = Path(name)
+        with os.fdopen(descriptor, "w+b") as file:
+            counts = _write(file, header, _lines(titles, ids, transport_key, done), packed=path.suffix == ".gz")
+            file.flush()
+            os.fsync(descriptor)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+        exported = Exported(*counts, sha256)
+        _record(actor, header, exported, path, titles, transport_key)
+        path.hardlink_to(written)  # a rename would overwrite
+    except OSError as error:
+        raise ShipmentError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        if written is not None:
+            written.unlink(missing_ok=True)
+    return exported
+
+
+def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey) -> dict[str, Any]:
+    """What a second person approves: the keys of these devices and no others, for the holder of this transport key."""
+    titles = sorted(set(system_titles))
+    return {
+        "devices": len(titles),
+        "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
+        "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "transport_key": transport_key.fingerprint.hex(),
+    }
+
+
+def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], int]:
+    """Ids of the active keys by title and whether it is the transfer key; ShipmentError where a device has none."""
+    found: dict[tuple[bytes, bool], int] = {}
+    for start in range(0, len(titles), _CHUNK):
+        rows = DeviceKey.objects.filter(
+            system_title__in=titles[start : start + _CHUNK], state=KeyState.ACTIVE
+        ).values_list("system_title", "epoch", "pk")
+        found |= {(bytes(title), epoch == TRANSFER_EPOCH): key_id for title, epoch, key_id in rows}
+    keyless = [title.hex() for title in titles if (title, False) not in found]
+    if keyless:
+        more = f" and {len(keyless) - _NAMED} more" if len(keyless) > _NAMED else ""
+        raise ShipmentError(f"no active key for {', '.join(keyless[:_NAMED])}{more}")
+    return found
+
+
+def _lines(
+    titles: Sequence[bytes],
+    ids: dict[tuple[bytes, bool], int],
+    transport_key: TransportKey,
+    done: Callable[[int], None],
+) -> Iterator[ShipmentLine]:
+    for start in range(0, len(titles), _CHUNK):
+        chunk = titles[start : start + _CHUNK]
+        wanted = [key_id for title in chunk for transfer in (False, True) if (key_id := ids.get((title, transfer)))]
+        opened = {key.id: key for key in open_keys(wanted)}
+        if len(opened) != len(wanted):
+            raise ShipmentError("keys do not open: their rows were changed, or went; see the log")
+        for title in chunk:
+            key = opened[ids[title, False]]
+            line = ShipmentLine(0, title, key.epoch, Algorithm(key.algorithm), transport_key.wrap(key.octets), None)
+            if (transfer_id := ids.get((title, True))) is not None:
+                transfer = opened[transfer_id]
+                other = None if transfer.algorithm == key.algorithm else Algorithm(transfer.algorithm)
+                line = line._replace(transfer_key=transport_key.wrap(transfer.octets), transfer_algorithm=other)
+            yield line
+        done(len(chunk))
+
+
+def _write(file: IO[bytes], header: Header, lines: Iterator[ShipmentLine], *, packed: bool) -> tuple[int, int]:
+    """Write a shipment; gives the numbers of its keys and transfer keys."""
+    keys = transfer_keys = 0
+    target: IO[bytes] | gzip.GzipFile = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file
+    target.write(shipment_file.encode_header(header))
+    for line in lines:
+        target.write(shipment_file.encode_line(line))
+        keys += 1
+        transfer_keys += line.transfer_key is not None
+    if packed:
+        target.close()  # the file itself stays open
+    return keys, transfer_keys
+
+
+def _record(
+    actor: Actor,
+    header: Header,
+    exported: Exported,
+    path: Path,
+    titles: Sequence[bytes],
+    transport_key: TransportKey,
+) -> None:
+    subject = {
+        "shipment": header.shipment,
+        "transport_key": header.transport_key.hex(),
+        "sha256": exported.sha256.hex(),
+        "file": path.name,
+        "keys": exported.keys,
+        "transfer_keys": exported.transfer_keys,
+        "devices": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+    }
+    with transaction.atomic():
+        spent = approvals.use(approvals.EXPORT, approval_subject(titles, transport_key), timezone.now())
+        chain.record(actor, approvals.EXPORT, {**subject, **spent})

@@ -1,0 +1,269 @@
+"""Putting keys into the vault: stored and derived device keys, fleet keys. Octets go in, never out."""
+
+import hashlib
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+from django.db import connection, transaction
+
+from keyvault import journal, master_key
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.device_keys.fingerprints import fingerprint
+from keyvault.master_key import Purpose, UnwrapError
+from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.models import Algorithm, DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL
+
+TRANSFER_EPOCH = 0
+FIRST_EPOCH = 1
+_NAMED_IN_AUDIT = 100
+
+
+class ProvisioningError(ValueError):
+    """A key that cannot be provisioned as asked: the caller's mistake, named."""
+
+
+class NewKey(NamedTuple):
+    """A key to store: system title (8 octets), epoch (0 is the transfer key), 32 octets or None for random ones."""
+
+    system_title: bytes
+    epoch: int
+    key: bytes | None = None
+    algorithm: int = Algorithm.AES_CCM_16_64_128
+    scheme: str = USUAL
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.system_title.hex()}, {self.epoch}, ...)"
+
+
+def provision_devices(
+    system_titles: Sequence[bytes],
+    algorithm: int = Algorithm.AES_CCM_16_64_128,
+    fleet_key: FleetKey | None = None,
+) -> None:
+    """Give devices their first key (epoch 1, active) and their transfer key (epoch 0).
+
+    Random and stored, or derived from ``fleet_key`` where one is given. All or nothing;
+    ProvisioningError where a device has such a key already or the fleet key does not open,
+    MasterKeyError where the master key cannot be used.
+    """
+    pairs = [(title, epoch) for title in system_titles for epoch in (TRANSFER_EPOCH, FIRST_EPOCH)]
+    entries = [NewKey(title, epoch, None, algorithm) for title, epoch in pairs]
+    if fleet_key is None:
+        provision_stored(entries)
+    else:
+        provision_derived(fleet_key, entries)
+
+
+def record_provisioned(actor: Actor, system_titles: Sequence[bytes], fleet_key: FleetKey | None) -> None:
+    """Record that devices were given their first keys, as one act; in the transaction that gave them."""
+    titles = sorted(set(system_titles))
+    subject = {
+        "devices": len(titles),
+        "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
+        "fleet_key": None if fleet_key is None else fleet_key.name,
+    }
+    chain.record(actor, "keys.provision", subject)
+
+
+def provision_stored(entries: Iterable[NewKey]) -> None:
+    """Wrap keys under the active master key and store them as active, each with its counter. All or nothing.
+
+    Raises ProvisioningError for a wrong length, a duplicate or an existing key, MasterKeyError where
+    the master key cannot be used.
+    """
+    with transaction.atomic():
+        _insert(_stored_rows(entries))
+
+
+def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
+    """Let the keys of entries (their octets None) be derived from a fleet key, active at once. All or nothing.
+
+    Raises ProvisioningError where the fleet key does not open or a device has such a key already.
+    """
+    _insert(_derived_rows(fleet_key, entries))
+
+
+def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Iterable[NewKey]]) -> None:
+    """Store keys as pending, each with its counter: random ones, and others derived from fleet keys. All or nothing.
+
+    The key of an entry to derive is None. IntegrityError where a device has a pending key already.
+    """
+    with transaction.atomic():
+        rows = _stored_rows(stored)
+        for fleet_key, entries in derived.items():
+            rows += _derived_rows(fleet_key, entries)
+        _insert(rows, KeyState.PENDING)
+
+
+def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"]:
+    fleet_octets = _open_fleet_key(fleet_key)
+    rows = []
+    for title, epoch, _, algorithm, scheme in entries:
+        name = fingerprint(derived_device_key(fleet_octets, title, epoch))
+        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name, scheme))
+    return rows
+
+
+def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
+    master = keys_for_wrapping()
+    rows = []
+    for entry in entries:
+        key = secrets.token_bytes(DEVICE_KEY_OCTETS) if entry.key is None else entry.key
+        if len(key) != DEVICE_KEY_OCTETS:
+            raise ProvisioningError(
+                f"key of {entry.system_title.hex()}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}"
+            )
+        wrapped = master.wrap(key, purpose_of(entry.epoch), entry.system_title, entry.epoch)
+        rows.append(
+            _Row(
+                entry.system_title,
+                entry.epoch,
+                entry.algorithm,
+                KeySource.STORED,
+                None,
+                wrapped,
+                master.active_version,
+                fingerprint(key),
+                entry.scheme,
+            )
+        )
+    return rows
+
+
+def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
+    """Store a fleet key of 32 octets, random unless given, wrapped under the active master key."""
+    key = secrets.token_bytes(DEVICE_KEY_OCTETS) if key is None else key
+    if len(key) != DEVICE_KEY_OCTETS:
+        raise ProvisioningError(f"fleet key {name}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}")
+    if FleetKey.objects.filter(name=name).exists():
+        raise ProvisioningError(f"a fleet key named {name} exists already")
+    with transaction.atomic():
+        master = keys_for_wrapping()
+        wrapped = master.wrap(key, Purpose.FLEET_KEY, name.encode())
+        row = FleetKey.objects.create(name=name, wrapped=wrapped, master_key_version=master.active_version)
+        journal.append("fleet_key", [row.pk, name, wrapped, master.active_version])
+    return row
+
+
+def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[KeyState] | None = None) -> int:
+    """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved.
+
+    ``before`` limits it to keys that are in one of those states. Counters are locked first, in title order,
+    as verification locks them.
+    """
+    states = None if before is None else [one.value for one in before]
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT 1 FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
+               WHERE k.id = ANY(%s) ORDER BY k.system_title, k.epoch FOR UPDATE OF c""",
+            [list(key_ids)],
+        )
+        cursor.execute(
+            """WITH moved AS (
+                   UPDATE keyvault_devicekey SET state = %(state)s, version = version + 1,
+                       retiring_at = CASE WHEN %(state)s = 'retiring' THEN now() ELSE retiring_at END
+                   WHERE id = ANY(%(ids)s) AND state <> %(state)s
+                     AND (%(before)s::text[] IS NULL OR state = ANY(%(before)s::text[]))
+                   RETURNING id, version, system_title, epoch, fingerprint
+               )
+               UPDATE keyvault_invocationcounter c SET key_version = moved.version
+               FROM moved WHERE c.key_id = moved.id
+               RETURNING moved.system_title, moved.epoch, moved.fingerprint""",
+            {"state": str(state), "ids": list(key_ids), "before": states},
+        )
+        moved = [(bytes(title), epoch, name and bytes(name)) for title, epoch, name in cursor.fetchall()]
+        if moved:
+            journal.append("state", [str(state), moved])
+    return len(moved)
+
+
+def _open_fleet_key(fleet_key: FleetKey) -> bytes:
+    try:
+        return master_key.current().unwrap(bytes(fleet_key.wrapped), Purpose.FLEET_KEY, fleet_key.name.encode())
+    except UnwrapError as error:
+        raise ProvisioningError(f"fleet key {fleet_key.name} does not open: {error}") from None
+
+
+def purpose_of(epoch: int) -> Purpose:
+    """The purpose that the key of an epoch is wrapped for."""
+    return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
+
+
+class _Row(NamedTuple):
+    system_title: bytes
+    epoch: int
+    algorithm: int
+    source: str
+    fleet_key_id: int | None
+    wrapped: bytes | None
+    master_key_version: int | None
+    fingerprint: bytes
+    scheme: str
+
+
+def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
+    """Store key rows in a state, and a counter for each, by COPY."""
+    _check(rows)
+    created_at = datetime.now(UTC)
+    table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
+    with transaction.atomic(), connection.wrap_database_errors, connection.cursor() as cursor:  # COPY is not wrapped
+        cursor.execute(
+            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [table, len(rows)]
+        )
+        ids = [row[0] for row in cursor.fetchall()]
+        with cursor.copy(
+            f"COPY {table} (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped, master_key_version,"
+            " fingerprint, scheme, state, version, created_at) FROM STDIN"
+        ) as copy:
+            for key_id, row in zip(ids, rows, strict=True):
+                copy.write_row((key_id, *row, state.value, 1, created_at))
+        with cursor.copy(f"COPY {counters} (key_id, key_version, highest, floor) FROM STDIN") as copy:
+            for key_id in ids:
+                copy.write_row((key_id, 1, -1, 0))
+        if rows:
+            journal_keys(state, [(key_id, *row) for key_id, row in zip(ids, rows, strict=True)])
+
+
+def journal_keys(state: KeyState, keys: Sequence[tuple[Any, ...]]) -> None:
+    """Journal keys that stand now, all in one state, each as its id and the fields of a row; wrapped, never open."""
+    journal.append("keys", [state.value, [list(map(_plain, key)) for key in keys]])
+
+
+def _plain(one: Any) -> Any:
+    """A choice's own value; anything else as it is."""
+    return one.value if isinstance(one, Enum) else one
+
+
+def _check(rows: Sequence[_Row]) -> None:
+    seen = set()
+    for title, epoch, algorithm, source, *_, scheme_name in rows:
+        if len(title) != SYSTEM_TITLE_OCTETS:
+            raise ProvisioningError(f"system title {title.hex()}: {len(title)} octets instead of {SYSTEM_TITLE_OCTETS}")
+        if not 0 <= epoch <= 0xFFFF:
+            raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} is not 0 to 65535")
+        scheme = SCHEMES.get(scheme_name)
+        if scheme is None or source not in scheme.sources:
+            raise ProvisioningError(f"system title {title.hex()}: no scheme {scheme_name!r} takes a {source} key")
+        algorithms = sorted(ENVELOPES[scheme.envelope].algorithms)
+        if algorithm not in algorithms:
+            raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {algorithms}")
+        if (title, epoch) in seen:
+            raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} stands twice")
+        seen.add((title, epoch))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT k.system_title, k.epoch FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)"
+            " JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch LIMIT 1",
+            [[row[0] for row in rows], [row[1] for row in rows]],
+        )
+        standing = cursor.fetchone()
+    if standing:
+        raise ProvisioningError(f"system title {bytes(standing[0]).hex()}: epoch {standing[1]} has a key already")

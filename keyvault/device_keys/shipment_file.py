@@ -1,0 +1,236 @@
+"""Files of wrapped keys (docs/shipments.md): JSON Lines, plain or gzip, every line judged by itself.
+
+Messages never repeat what stands in a key's place: someone may have put a plain key there.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from ami_headend.core import eui64
+from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core.tables import BadLine, FileError, opened
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS
+from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
+from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS
+from keyvault.models import Algorithm
+
+_LINE_MAX_OCTETS = 2_048
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * FINGERPRINT_OCTETS}}}", re.ASCII)
+_SHIPMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}", re.ASCII)
+_HEADER_FIELDS = {"shipment", "transport_key", "meters"}
+_FIELDS = {"system_title", "epoch", "algorithm", "key", "transfer_key", "transfer_algorithm"}
+_ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
+
+
+class ShipmentError(ValueError):
+    """The shipment as a whole cannot be taken, or made; the message says why."""
+
+
+class Header(NamedTuple):
+    """The first line: the shipment's name, its transport key's fingerprint (8 octets), and how many lines follow."""
+
+    shipment: str
+    transport_key: bytes
+    meters: int
+
+
+class ShipmentLine(NamedTuple):
+    """The keys of one meter, wrapped (40 octets each); epoch and key are both there, or neither."""
+
+    line: int
+    system_title: bytes
+    epoch: int | None
+    algorithm: Algorithm | None
+    key: bytes | None
+    transfer_key: bytes | None
+    transfer_algorithm: Algorithm | None = None  # of the transfer key; None: ``algorithm`` is that of both
+
+
+class Shipment(NamedTuple):
+    """What a file holds: header, lines that are right in themselves, the others, and the file's SHA-256."""
+
+    header: Header
+    lines: list[ShipmentLine]
+    bad: list[BadLine]
+    sha256: bytes
+
+
+def read(path: Path) -> Shipment:
+    """Every line of a shipment; ShipmentError where it is cut off, damaged, or none at all."""
+    try:
+        with opened(path) as stream:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").digest()
+            return _read(stream, sha256)
+    except FileError as error:
+        raise ShipmentError(str(error)) from None
+
+
+def encode_header(header: Header) -> bytes:
+    """The first line of a shipment."""
+    return _encode({"shipment": header.shipment, "transport_key": header.transport_key.hex(), "meters": header.meters})
+
+
+def encode_line(line: ShipmentLine) -> bytes:
+    """A meter's line of a shipment."""
+    fields: dict[str, Any] = {"system_title": line.system_title.hex()}
+    if line.epoch is not None:
+        fields["epoch"] = line.epoch
+    for name in ("algorithm", "transfer_algorithm"):
+        if (algorithm := getattr(line, name)) is not None:
+            fields[name] = algorithm.label
+    for name in ("key", "transfer_key"):
+        if (wrapped := getattr(line, name)) is not None:
+            fields[name] = base64.b64encode(wrapped).decode()
+    return _encode(fields)
+
+
+def check_name(shipment: str) -> None:
+    """ShipmentError where a shipment cannot have this name."""
+    if not _SHIPMENT.fullmatch(shipment):
+        raise ShipmentError(
+            "a shipment's name has 1 to 100 letters, digits, spaces and . _ / -, a letter or digit first"
+        )
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(", ", ": ")).encode() + b"\n"
+
+
+def _read(stream: BinaryIO, sha256: bytes) -> Shipment:
+    try:
+        header = _header(stream.readline(_LINE_MAX_OCTETS))
+    except ValueError as error:
+        raise ShipmentError(f"line 1 is no header of a shipment: {error}") from None
+    lines: list[ShipmentLine] = []
+    bad: list[BadLine] = []
+    first: dict[bytes, int] = {}
+    number = 1
+    for number, octets in _numbered(stream, header):
+        try:
+            line = _line(number, octets)
+        except ValueError as error:
+            bad.append(BadLine(number, str(error)))
+            continue
+        if (earlier := first.setdefault(line.system_title, number)) != number:
+            bad.append(BadLine(number, f"system title {line.system_title.hex()} stands in line {earlier} already"))
+        else:
+            lines.append(line)
+    if number - 1 < header.meters:
+        raise ShipmentError(
+            f"the header says {header.meters} meters, but {number - 1} lines follow: the file is cut off"
+        )
+    return Shipment(header, lines, bad, sha256)
+
+
+def _numbered(stream: BinaryIO, header: Header) -> Iterator[tuple[int, bytes]]:
+    for number in range(2, header.meters + 2):
+        octets = stream.readline(_LINE_MAX_OCTETS)
+        if not octets:
+            return
+        if len(octets) == _LINE_MAX_OCTETS and not octets.endswith(b"\n"):
+            raise ShipmentError(f"line {number} is longer than {_LINE_MAX_OCTETS} octets: this is no shipment")
+        yield number, octets
+    if stream.read(1):
+        raise ShipmentError(f"the header says {header.meters} meters, but more lines follow")
+
+
+def _object(octets: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(octets.decode(), object_pairs_hook=_once)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("it is not JSON in UTF-8") from None
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    return fields
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field stands twice")
+    return fields
+
+
+def _refuse_unknown(fields: dict[str, Any], known: set[str]) -> None:
+    if unknown := sorted(fields.keys() - known):
+        raise ValueError(f"field {ascii(unknown[0])[:40]} is not one of {', '.join(sorted(known))}")
+
+
+def _header(octets: bytes) -> Header:
+    fields = _object(octets)
+    _refuse_unknown(fields, _HEADER_FIELDS)
+    if missing := sorted(_HEADER_FIELDS - fields.keys()):
+        raise ValueError(f"{missing[0]} is missing")
+    shipment, transport_key, meters = fields["shipment"], fields["transport_key"], fields["meters"]
+    if not isinstance(shipment, str):
+        raise ValueError("shipment is not text")
+    check_name(shipment)
+    if not isinstance(transport_key, str) or not _FINGERPRINT.fullmatch(transport_key):
+        raise ValueError("transport_key is no fingerprint: 16 hex digits in lower case, never the key itself")
+    if type(meters) is not int or meters < 1:
+        raise ValueError("meters is not a whole number from 1")
+    return Header(shipment, bytes.fromhex(transport_key), meters)
+
+
+def _line(number: int, octets: bytes) -> ShipmentLine:
+    fields = _object(octets)
+    _refuse_unknown(fields, _FIELDS)
+    title = fields.get("system_title")
+    if not isinstance(title, str):
+        raise ValueError("system_title is not 16 hex digits")
+    epoch = fields.get("epoch")
+    if ("epoch" in fields) != ("key" in fields):
+        raise ValueError("epoch and key go together: one of them is missing")
+    if "epoch" in fields and (type(epoch) is not int or not 1 <= epoch <= 0xFFFF):
+        raise ValueError("epoch is not a whole number from 1 to 65535")
+    if "transfer_algorithm" in fields and "transfer_key" not in fields:
+        raise ValueError("transfer_algorithm stands without transfer_key")
+    if "key" not in fields and "transfer_key" not in fields:
+        raise ValueError("there is neither key nor transfer_key")
+    return ShipmentLine(
+        number,
+        _system_title(title),
+        epoch,
+        _algorithm(fields, "algorithm"),
+        _wrapped(fields, "key"),
+        _wrapped(fields, "transfer_key"),
+        _algorithm(fields, "transfer_algorithm"),
+    )
+
+
+def _system_title(text: str) -> bytes:
+    try:
+        return eui64.parse(text)
+    except Eui64Error:
+        raise ValueError("system_title is not 16 hex digits") from None  # never what stands there: it may be a key
+
+
+def _algorithm(fields: dict[str, Any], name: str) -> Algorithm | None:
+    if name not in fields:
+        return None
+    label = fields[name]
+    if not (isinstance(label, str) and label in _ALGORITHMS):
+        raise ValueError(f"{name} is not one of {', '.join(_ALGORITHMS)}")
+    return _ALGORITHMS[label]
+
+
+def _wrapped(fields: dict[str, Any], name: str) -> bytes | None:
+    if name not in fields:
+        return None
+    text = fields[name]
+    try:
+        octets = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except (binascii.Error, ValueError):
+        octets = b""
+    if len(octets) == DEVICE_KEY_OCTETS:
+        raise ValueError(f"{name} has {DEVICE_KEY_OCTETS} octets, as a plain key has: it must be wrapped (RFC 3394)")
+    if len(octets) != WRAPPED_OCTETS:
+        raise ValueError(f"{name} is not base64 of {WRAPPED_OCTETS} octets (RFC 3394 wrapping of 32)")
+    return octets

@@ -1,0 +1,374 @@
+"""Keys that come in a shipment, wrapped under a transport key: checked, and stored, all or nothing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from ami_headend.core.tables import BadLine
+from keyvault import journal
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.ciphers import open_keys
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.epochs import LAST_EPOCH
+from keyvault.device_keys.fingerprints import fingerprint
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.shipment_file import Shipment, ShipmentError
+from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
+from keyvault.device_keys.weak_keys import weakness
+from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.models import Algorithm, KeySource, KeyState
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many more are through, and of how many
+
+_CHUNK = 5_000
+_NAMED_IN_AUDIT = 100
+_T = TypeVar("_T")
+
+
+@dataclass
+class ImportReport:
+    """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
+
+    active: int = 0
+    pending: int = 0
+    transfer_keys: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    without_transfer_key: int = 0
+    at_last_epoch: int = 0  # no key can follow theirs
+    bad: list[BadLine] = field(default_factory=list)
+
+
+class _Arrived(NamedTuple):
+    """A key of a shipment, unwrapped."""
+
+    line: int
+    system_title: bytes
+    epoch: int
+    algorithm: Algorithm | None
+    octets: bytes
+    fingerprint: bytes
+
+    def __repr__(self) -> str:
+        return f"key of {self.system_title.hex()}, epoch {self.epoch}"
+
+
+class _Standing(NamedTuple):
+    """A key of the vault, as far as a shipment is held against it."""
+
+    id: int
+    algorithm: int
+    state: str
+    version: int
+    fingerprint: bytes
+
+
+@dataclass
+class _Plan:
+    active: list[NewKey] = field(default_factory=list)
+    pending: list[NewKey] = field(default_factory=list)
+    replaced: list[tuple[_Standing, _Arrived]] = field(default_factory=list)
+
+
+def import_(
+    shipment: Shipment,
+    transport_key: TransportKey,
+    actor: Actor,
+    *,
+    replace_transfer_keys: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda step, count, total: None,
+) -> ImportReport:
+    """Store the keys of a shipment, in one transaction; audited as one act.
+
+    A device's first key becomes active, one beside an active key pending: its first frame activates it.
+    A key that stands already is unchanged. Raises ShipmentError for a wrong transport key, IntegrityError
+    where keys were made meanwhile, MasterKeyError and AuditError where those keys cannot be used.
+    """
+    report = ImportReport(bad=list(shipment.bad))
+    arrived = _unwrap(shipment, transport_key, report, progress)
+    with transaction.atomic():
+        plan = _hold_against_vault(arrived, report, replace=replace_transfer_keys, progress=progress)
+        report.active = sum(1 for key in plan.active if key.epoch != TRANSFER_EPOCH)
+        report.transfer_keys = len(plan.active) - report.active
+        report.pending, report.replaced = len(plan.pending), len(plan.replaced)
+        report.bad.sort()
+        if report.bad or dry_run:
+            return report
+        _store(plan, progress)
+        counts = {
+            name: getattr(report, name) for name in ("active", "pending", "transfer_keys", "replaced", "unchanged")
+        }
+        subject = {
+            "shipment": shipment.header.shipment,
+            "transport_key": transport_key.fingerprint.hex(),
+            "sha256": shipment.sha256.hex(),
+            **counts,
+            "named": _named(plan),
+        }
+        chain.record(actor, "keys.import", subject)
+    return report
+
+
+def _named(plan: _Plan) -> list[dict[str, Any]]:
+    """The first of the keys that were put in, for the audit record; the file's SHA-256 stands for all of them."""
+    new = [(key.system_title, key.epoch, fingerprint(key.key or b"")) for key in (*plan.pending, *plan.active)]
+    replaced = [(key.system_title, TRANSFER_EPOCH, key.fingerprint) for _, key in plan.replaced]
+    return [
+        {"device": title.hex(), "epoch": epoch, "fingerprint": name.hex()}
+        for title, epoch, name in (*replaced, *new)[:_NAMED_IN_AUDIT]
+    ]
+
+
+def _unwrap(
+    shipment: Shipment, transport_key: TransportKey, report: ImportReport, progress: Progress
+) -> list[_Arrived]:
+    """The keys that open and are fit for use; the others' lines are bad."""
+    named = shipment.header.transport_key
+    if named != transport_key.fingerprint:
+        raise ShipmentError(
+            f"wrong transport key: the shipment is wrapped under {named.hex()}, the file given holds "
+            f"{transport_key.fingerprint.hex()}"
+        )
+    arrived: list[_Arrived] = []
+    first: dict[bytes, int] = {}
+    failed = 0
+    for count, line in enumerate(shipment.lines, 1):
+        for what, epoch, wrapped, algorithm in (
+            ("key", line.epoch, line.key, line.algorithm),
+            ("transfer_key", TRANSFER_EPOCH, line.transfer_key, line.transfer_algorithm or line.algorithm),
+        ):
+            if wrapped is None or epoch is None:
+                continue
+            try:
+                octets = transport_key.unwrap(wrapped)
+            except TransportUnwrapError as error:
+                failed += 1
+                report.bad.append(BadLine(line.line, f"{what}: {error}: it was changed, or wrapped under another"))
+                continue
+            key = _Arrived(line.line, line.system_title, epoch, algorithm, octets, fingerprint(octets))
+            if reason := _unfit(key, transport_key, first):
+                report.bad.append(BadLine(line.line, f"{what} {reason}"))
+            else:
+                arrived.append(key)
+        if not count % _CHUNK or count == len(shipment.lines):
+            progress("unwrapping", count % _CHUNK or _CHUNK, len(shipment.lines))
+    if failed and not arrived and len(report.bad) == failed:
+        raise ShipmentError(f"no key of the shipment opens under the transport key {named.hex()}: it is the wrong one")
+    return arrived
+
+
+def _unfit(key: _Arrived, transport_key: TransportKey, first: dict[bytes, int]) -> str | None:
+    """Why a key must not be used; ``first`` gives the line of each key seen."""
+    if key.fingerprint == transport_key.fingerprint:
+        return "is the transport key"
+    if reason := weakness(key.octets, key.system_title):
+        return reason
+    if key.fingerprint in first:
+        return f"is the same as one of line {first[key.fingerprint]}"
+    first[key.fingerprint] = key.line
+    return None
+
+
+def _hold_against_vault(
+    arrived: Sequence[_Arrived], report: ImportReport, *, replace: bool, progress: Progress
+) -> _Plan:
+    plan = _Plan()
+    elsewhere = _standing_elsewhere(arrived)
+    devices = _by_device(arrived)
+    for chunk in _chunks(devices):
+        standing = _standing([keys[0].system_title for keys in chunk])
+        for keys in chunk:
+            have = standing.get(keys[0].system_title, {})
+            for key in keys:
+                if key.fingerprint in elsewhere:
+                    reason: str | None = f"{key} is that of device {elsewhere[key.fingerprint].hex()}, too"
+                elif key.epoch == TRANSFER_EPOCH:
+                    reason = _plan_transfer_key(plan, key, have.get(TRANSFER_EPOCH), report, replace=replace)
+                else:
+                    reason = _plan_key(plan, key, have, report)
+                    report.at_last_epoch += key.epoch == LAST_EPOCH
+                if reason:
+                    report.bad.append(BadLine(key.line, reason))
+            if TRANSFER_EPOCH not in have and all(key.epoch != TRANSFER_EPOCH for key in keys):
+                report.without_transfer_key += 1
+        progress("checking", len(chunk), len(devices))
+    return plan
+
+
+def _by_device(arrived: Sequence[_Arrived]) -> list[list[_Arrived]]:
+    """The keys of each device together."""
+    by_title: dict[bytes, list[_Arrived]] = {}
+    for key in arrived:
+        by_title.setdefault(key.system_title, []).append(key)
+    return list(by_title.values())
+
+
+def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
+
+
+def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: ImportReport) -> str | None:
+    """Puts a key where it belongs; or says what is wrong with it."""
+    same = have.get(key.epoch)
+    if same is not None:
+        if same.state == KeyState.COMPROMISED:
+            return f"epoch {key.epoch} is compromised: it never comes back"
+        if same.fingerprint != key.fingerprint:
+            return f"mismatch: {_two(same, key)} for epoch {key.epoch}"
+        if key.algorithm not in (None, same.algorithm):
+            return f"mismatch: the key of epoch {key.epoch} is for {Algorithm(same.algorithm).label}"
+        report.unchanged += 1
+        return None
+    newest = max(have, default=TRANSFER_EPOCH)
+    if key.epoch < newest:
+        return f"epoch {key.epoch} comes before epoch {newest}, which the device has"
+    states = {row.state for epoch, row in have.items() if epoch != TRANSFER_EPOCH}
+    if KeyState.PENDING in states:
+        return f"epoch {newest} is pending: the device is being given that key"
+    new = NewKey(key.system_title, key.epoch, key.octets, key.algorithm or Algorithm.AES_CCM_16_64_128)
+    (plan.pending if KeyState.ACTIVE in states else plan.active).append(new)
+    return None
+
+
+def _plan_transfer_key(
+    plan: _Plan, key: _Arrived, standing: _Standing | None, report: ImportReport, *, replace: bool
+) -> str | None:
+    if standing is None:
+        algorithm = key.algorithm or Algorithm.AES_CCM_16_64_128
+        plan.active.append(NewKey(key.system_title, TRANSFER_EPOCH, key.octets, algorithm))
+    elif standing.fingerprint != key.fingerprint:
+        if not replace:
+            return f"mismatch: {_two(standing, key)} as transfer key (--replace-transfer-key puts the new one in)"
+        plan.replaced.append((standing, key))
+    elif standing.state != KeyState.ACTIVE:
+        return f"the transfer key is {standing.state}: it never comes back"
+    elif key.algorithm not in (None, standing.algorithm):
+        if not replace:
+            return (
+                f"mismatch: the same transfer key stands for {Algorithm(standing.algorithm).label}, the shipment says "
+                f"{Algorithm(key.algorithm).label} (--replace-transfer-key puts that in)"
+            )
+        plan.replaced.append((standing, key))
+    else:
+        report.unchanged += 1
+    return None
+
+
+def _two(standing: _Standing, key: _Arrived) -> str:
+    return f"the key {standing.fingerprint.hex()} stands, the shipment has {key.fingerprint.hex()},"
+
+
+def _standing(titles: Sequence[bytes]) -> dict[bytes, dict[int, _Standing]]:
+    """The keys of devices by title and epoch; of an old row without a fingerprint the key is opened for it."""
+    rows = fetch_rows(
+        """SELECT system_title, epoch, id, algorithm, state, version, fingerprint FROM keyvault_devicekey
+           WHERE system_title = ANY(%s::bytea[])""",
+        octets_array(titles),
+    )
+    nameless = [row[2] for row in rows if row[6] is None]
+    names = {key.id: fingerprint(key.octets) for key in open_keys(nameless)} if nameless else {}
+    standing: dict[bytes, dict[int, _Standing]] = {}
+    for title, epoch, key_id, algorithm, state, version, name in rows:
+        row = _Standing(key_id, algorithm, state, version, name or names.get(key_id, b""))
+        standing.setdefault(title, {})[epoch] = row
+    return standing
+
+
+def _standing_elsewhere(arrived: Sequence[_Arrived]) -> dict[bytes, bytes]:
+    """Arrived keys (by fingerprint) that stand under another device or epoch: that device's title. One query."""
+    rows = fetch_rows(
+        """SELECT k.fingerprint, k.system_title
+           FROM unnest(%s::bytea[], %s::bytea[], %s::int[]) AS n(fingerprint, title, epoch)
+           JOIN keyvault_devicekey k ON k.fingerprint = n.fingerprint
+           WHERE k.system_title <> n.title OR k.epoch <> n.epoch""",
+        octets_array(key.fingerprint for key in arrived),
+        octets_array(key.system_title for key in arrived),
+        int_array(key.epoch for key in arrived),
+    )
+    return dict(rows)
+
+
+def _store(plan: _Plan, progress: Progress) -> None:
+    total = len(plan.active) + len(plan.pending) + len(plan.replaced)
+    for chunk in _chunks(plan.active):
+        provisioning.provision_stored(chunk)
+        progress("storing", len(chunk), total)
+    for chunk in _chunks(plan.pending):
+        provisioning.provision_pending(chunk, {})
+        _note_given(chunk)
+        progress("storing", len(chunk), total)
+    if plan.replaced:
+        _replace(plan.replaced)
+        progress("storing", len(plan.replaced), total)
+
+
+def _note_given(keys: Sequence[NewKey]) -> None:
+    """The devices have these pending keys, or may have: whatever becomes of a wave, they stay acceptable."""
+    now = timezone.now()
+    fetch_rows(
+        """UPDATE keyvault_devicekey k SET offered_at = %s FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
+           WHERE k.system_title = n.title AND k.epoch = n.epoch RETURNING k.id""",
+        now,
+        octets_array(key.system_title for key in keys),
+        int_array(key.epoch for key in keys),
+    )
+    journal.append("given", [int(now.timestamp()), [(key.system_title, key.epoch) for key in keys]])
+
+
+def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
+    """Put transfer keys in the place of others, in title order; ShipmentError where one of those moved meanwhile."""
+    master = keys_for_wrapping()
+    rows: list[tuple[Any, ...]] = [
+        (
+            standing.id,
+            standing.version,
+            master.wrap(key.octets, provisioning.purpose_of(TRANSFER_EPOCH), key.system_title, TRANSFER_EPOCH),
+            key.fingerprint,
+            key.algorithm or standing.algorithm,
+        )
+        for standing, key in sorted(pairs, key=lambda pair: pair[1].system_title)
+    ]
+    ids, versions, wrapped, names, algorithms = (list(column) for column in zip(*rows, strict=True))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT 1 FROM keyvault_devicekey WHERE id = ANY(%s::int[]) ORDER BY system_title FOR NO KEY UPDATE""",
+            [ids],
+        )
+        cursor.execute(
+            """WITH moved AS (
+                   UPDATE keyvault_devicekey k
+                   SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm,
+                       master_key_version = %s, source = %s, fleet_key_id = NULL, state = %s, version = k.version + 1
+                   FROM unnest(%s::int[], %s::int[], %s::bytea[], %s::bytea[], %s::int[])
+                        AS n(id, version, wrapped, fingerprint, algorithm)
+                   WHERE k.id = n.id AND k.version = n.version RETURNING k.id, k.version
+               )
+               UPDATE keyvault_invocationcounter c SET key_version = moved.version
+               FROM moved WHERE c.key_id = moved.id""",
+            [
+                master.active_version,
+                KeySource.STORED,
+                KeyState.ACTIVE,
+                ids,
+                versions,
+                wrapped,
+                names,
+                [int(algorithm) for algorithm in algorithms],
+            ],
+        )
+        if cursor.rowcount != len(rows):
+            raise ShipmentError("transfer keys were changed by someone else meanwhile; try again")
+    titles = [key.system_title for _, key in sorted(pairs, key=lambda pair: pair[1].system_title)]
+    provisioning.journal_keys(
+        KeyState.ACTIVE,
+        [
+            (key_id, title, TRANSFER_EPOCH, alg, KeySource.STORED.value, None, octets, master.active_version, name)
+            for title, (key_id, _, octets, name, alg) in zip(titles, rows, strict=True)
+        ],
+    )

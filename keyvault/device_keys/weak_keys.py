@@ -1,0 +1,41 @@
+"""Keys that are no secret: patterns, text, and keys printed in documents. Pure."""
+
+from itertools import pairwise
+
+from keyvault.device_keys.fingerprints import fingerprint
+
+_MIN_DISTINCT_OCTETS = 12  # of 32 random octets, fewer are different once in 10^24 keys
+_LONGEST_PERIOD = 16
+_TEXT = frozenset(range(0x20, 0x7F))
+
+# Of docs/frame.md, docs/shipments.md, and RFC 3394 section 4.6. Those that count need no entry: patterns find them.
+_PUBLISHED = frozenset(
+    fingerprint(bytes.fromhex(key))
+    for key in (
+        "4daf40da346e817a09712ea1ea990b6f530bb6c3fbcc421b524da424b6915806",
+        "00112233445566778899aabbccddeeff000102030405060708090a0b0c0d0e0f",
+    )
+)
+
+
+def weakness(key: bytes, system_title: bytes | None = None) -> str | None:
+    """Why a key of 32 octets is no secret, for people, without an octet of it; None where nothing is found.
+
+    ``system_title`` (8 octets) is the device's, whose repetition is looked for. A random key is refused
+    less than once in 10^13.
+    """
+    if fingerprint(key) in _PUBLISHED:
+        return "is a published example"
+    steps = {(after - before) % 256 for before, after in pairwise(key)}
+    if len(steps) == 1:
+        return "is one octet repeated" if steps == {0} else "is octets that count up or down"
+    if system_title is not None and (system_title in key or system_title.hex().encode() in key.lower()):
+        return "holds the system title"
+    for period in range(2, _LONGEST_PERIOD + 1):
+        if key[period:] == key[:-period]:
+            return f"is a pattern of {period} octets repeated"
+    if len(set(key)) < _MIN_DISTINCT_OCTETS:
+        return f"has only {len(set(key))} different octets"
+    if _TEXT.issuperset(key):
+        return "is text, not random octets"
+    return None

@@ -1,0 +1,156 @@
+"""Every secret under the master key: which version each is under, and whether each opens."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ami_headend.core.sql import fetch_rows
+from keyvault import master_key
+from keyvault.audit import chain
+from keyvault.device_keys.fingerprints import fingerprint
+from keyvault.device_keys.provisioning import purpose_of
+from keyvault.master_key import MasterKeys, Purpose, UnwrapError, wrapped_version
+
+DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS = "keyvault_devicekey", "keyvault_fleetkey", "keyvault_auditkey"
+SIGNING_SECRETS = "keyvault_signingsecret"
+TABLES = (DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS, SIGNING_SECRETS)
+
+_BATCH = 2_000
+_PURPOSES = {
+    FLEET_KEYS: Purpose.FLEET_KEY,
+    AUDIT_KEYS: Purpose.AUDIT_KEY,
+    SIGNING_SECRETS: Purpose.SIGNING_SECRET,
+}
+
+
+class Secret(NamedTuple):
+    """One wrapped secret as it stands in its row; ``version`` is what the row says, not its octets."""
+
+    table: str
+    id: int
+    purpose: Purpose
+    owner: bytes
+    epoch: int
+    wrapped: bytes
+    version: int
+    fingerprint: bytes | None
+
+    def __str__(self) -> str:
+        if self.table == DEVICE_KEYS:
+            return f"{self.purpose} of {self.owner.hex()}, epoch {self.epoch}"
+        return "audit key" if self.table == AUDIT_KEYS else f"{self.purpose} {self.owner.decode()}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+class Count(NamedTuple):
+    """How many secrets of each kind one master key version protects."""
+
+    version: int
+    device_keys: int
+    fleet_keys: int
+    audit_keys: int
+    signing_secrets: int
+
+    @property
+    def secrets(self) -> int:
+        return self.device_keys + self.fleet_keys + self.audit_keys + self.signing_secrets
+
+
+class Verification(NamedTuple):
+    """How many secrets opened, and what is wrong with the others, each named."""
+
+    opened: int
+    faults: list[str]
+
+
+def census() -> list[Count]:
+    """The secrets per version, lowest first."""
+    parts = " UNION ALL ".join(
+        f"SELECT master_key_version AS version, '{table}' AS kind FROM {table} WHERE master_key_version IS NOT NULL"
+        for table in TABLES
+    )
+    counts = ", ".join(f"count(*) FILTER (WHERE kind = '{table}')" for table in TABLES)
+    rows = fetch_rows(f"SELECT version, {counts} FROM ({parts}) AS s GROUP BY version ORDER BY version")
+    return [Count(*row) for row in rows]
+
+
+def count_not_at(version: int) -> int:
+    """How many secrets are under another version than this."""
+    return sum(count.secrets for count in census() if count.version != version)
+
+
+def count_needing(version: int) -> int:
+    """How many secrets need this version, by what their rows or their octets say."""
+    head = version.to_bytes(4, "big")
+    statement = " UNION ALL ".join(
+        f"SELECT count(*) FROM {table} WHERE master_key_version = %s OR substring(wrapped FROM 9 FOR 4) = %s"
+        for table in TABLES
+    )
+    return sum(row[0] for row in fetch_rows(statement, *[version, head] * len(TABLES)))
+
+
+def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Secret]:
+    """The next stored device keys by id, all or those not under one version."""
+    rows = fetch_rows(
+        """SELECT id, system_title, epoch, wrapped, master_key_version, fingerprint FROM keyvault_devicekey
+           WHERE id > %s AND wrapped IS NOT NULL AND master_key_version IS DISTINCT FROM %s::int
+           ORDER BY id LIMIT %s""",
+        after_id,
+        not_at,
+        limit,
+    )
+    return [
+        Secret(DEVICE_KEYS, key_id, purpose_of(epoch), title, epoch, wrapped, version, name)
+        for key_id, title, epoch, wrapped, version, name in rows
+    ]
+
+
+def other_secrets(not_at: int | None = None) -> list[Secret]:
+    """Fleet keys, the audit key and signing secrets, all or those not under one version."""
+    owners = {FLEET_KEYS: "name", AUDIT_KEYS: f"'{chain.KEY_OWNER.decode()}'", SIGNING_SECRETS: "owner"}
+    statement = " UNION ALL ".join(
+        f"""SELECT '{table}' AS kind, id, {owner}, wrapped, master_key_version FROM {table}
+            WHERE master_key_version IS DISTINCT FROM %s::int"""
+        for table, owner in owners.items()
+    )
+    rows = fetch_rows(f"{statement} ORDER BY kind, id", *[not_at] * len(owners))
+    return [
+        Secret(table, row_id, _PURPOSES[table], owner.encode(), 0, wrapped, version, None)
+        for table, row_id, owner, wrapped, version in rows
+    ]
+
+
+def all_secrets(not_at: int | None = None) -> Iterator[list[Secret]]:
+    """Every secret, batch by batch."""
+    last = 0
+    while batch := device_keys(last, _BATCH, not_at):
+        yield batch
+        last = batch[-1].id
+    yield other_secrets(not_at)
+
+
+def verify(progress: Callable[[int], object] = lambda done: None, not_at: int | None = None) -> Verification:
+    """Open every secret, or those not under one version; ``progress`` is told how many more were tried."""
+    master = master_key.provider().fresh()
+    opened = 0
+    faults: list[str] = []
+    for batch in all_secrets(not_at):
+        found = [f"{secret}: {fault}" for secret in batch if (fault := _fault(master, secret))]
+        opened += len(batch) - len(found)
+        faults += found
+        progress(len(batch))
+    return Verification(opened, faults)
+
+
+def _fault(master: MasterKeys, secret: Secret) -> str | None:
+    """What is wrong with a secret, if anything."""
+    try:
+        octets = master.unwrap(secret.wrapped, secret.purpose, secret.owner, secret.epoch)
+    except UnwrapError as error:
+        return str(error)
+    if wrapped_version(secret.wrapped) != secret.version:
+        return f"is under version {wrapped_version(secret.wrapped)}; its row says {secret.version}"
+    if secret.fingerprint is not None and secret.fingerprint != fingerprint(octets):
+        return "its fingerprint is another key's"
+    return None

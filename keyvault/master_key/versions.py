@@ -1,0 +1,100 @@
+"""The versions of the master key as acts of people: the first one made, an old one destroyed. Audited."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+
+from keyvault import approvals, master_key
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.master_key import MasterKeyError, MasterKeyState, Version, backups, census
+from keyvault.master_key.wrapping import changing_versions
+
+_NAMED = 5
+
+
+class DestroyError(Exception):
+    """A version must not be destroyed, or not yet; the message says why."""
+
+
+def make_first(actor: Actor) -> tuple[int, bool]:
+    """Make version 1. Gives it, and whether it is in the audit chain: before the first migration there is none.
+
+    Raises MasterKeyError where there is one, or the database holds secrets: those need theirs.
+    """
+    try:
+        with transaction.atomic():
+            standing = sum(count.secrets for count in census.census())
+    except DatabaseError:
+        return master_key.provider().init(), False
+    if standing:
+        raise MasterKeyError(
+            f"the database holds {standing} secrets under a master key: put that one back at {master_key.provider()}"
+        )
+    version = master_key.provider().init()
+    with transaction.atomic():
+        chain.record(actor, "master_key.init", {"version": version, "place": str(master_key.provider())})
+    return version, True
+
+
+def destroy(number: int, actor: Actor, now: datetime) -> None:
+    """Destroy an old version for good. DestroyError where a secret needs it, it is active, or its time has not come.
+
+    Recorded before and after: whatever happens between, the chain tells of it. ApprovalError where an approval
+    is required and none is good; the beginning spends it.
+    """
+    subject = approval_subject(number)
+    with changing_versions():
+        _check(number, now)
+        spent = approvals.use(approvals.DESTROY, subject, now)
+        chain.record(actor, approvals.DESTROY, {**subject, **spent}, "begun")
+    with changing_versions():
+        _check(number, now)
+        chain.record(actor, approvals.DESTROY, {**subject, **spent})
+        master_key.provider().destroy(number)
+
+
+def approval_subject(number: int) -> dict[str, Any]:
+    """What a second person approves: this version, and where it stands."""
+    return {"version": number, "place": str(master_key.provider())}
+
+
+def check_destroyable(number: int, now: datetime) -> None:
+    """DestroyError where a version must not be destroyed, or not yet."""
+    with changing_versions():
+        _check(number, now)
+
+
+def _check(number: int, now: datetime) -> None:
+    version = next((version for version in master_key.provider().versions() if version.number == number), None)
+    if version is None or version.state == MasterKeyState.DESTROYED:
+        raise DestroyError(f"there is no version {number} in {master_key.provider()}, or not any more")
+    if version.state == MasterKeyState.ACTIVE:
+        raise DestroyError(f"version {number} is the active one: rotate first (manage.py master_key rotate)")
+    _check_waited(version, now)
+    needing = census.count_needing(number)
+    if needing:
+        raise DestroyError(
+            f"{needing} secrets need version {number}: rewrap them (manage.py master_key rotate --resume), or see "
+            "what is wrong with them (manage.py master_key verify)"
+        )
+    kept = list(backups.needing(number)[:_NAMED])
+    if kept:
+        raise DestroyError(
+            f"backups that are kept need version {number}: {', '.join(map(str, kept))}. Prune them first "
+            "(manage.py backup prune)"
+        )
+
+
+def _check_waited(version: Version, now: datetime) -> None:
+    days = settings.MASTER_KEY_DESTROY_AFTER_DAYS
+    if version.decrypt_only_at is None:
+        raise DestroyError(f"since when version {version.number} is not used for sealing is not known")
+    due = version.decrypt_only_at + timedelta(days=days)
+    if now < due:
+        raise DestroyError(
+            f"version {version.number} may be destroyed from {due:%Y-%m-%d %H:%M} UTC on, {days} days after it was "
+            "replaced (MASTER_KEY_DESTROY_AFTER_DAYS): a backup from before may need it"
+        )

@@ -1,0 +1,69 @@
+"""REST: the states of device keys. Their octets are in no answer."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from keyvault.models import Algorithm, DeviceKey, InvocationCounter, KeyState
+from meters.api.meters import ParameterView
+from meters.api.serializers import NumberedPageQuery, SystemTitleField, page_of
+
+
+class KeysQuery(NumberedPageQuery):
+    meter = SystemTitleField(required=False, help_text="system title")
+    state = serializers.ChoiceField([state.value for state in KeyState], required=False)
+
+
+class KeySerializer(serializers.ModelSerializer[DeviceKey]):
+    """What is known of a key: whose it is, its state, and the last frame under it."""
+
+    number = serializers.IntegerField(source="pk")
+    system_title = SystemTitleField()
+    epoch = serializers.IntegerField(help_text="0 is the key under which others are sent")
+    algorithm = serializers.ChoiceField(Algorithm.choices, help_text="COSE algorithm")
+    state = serializers.ChoiceField([state.value for state in KeyState])
+    master_key_version = serializers.IntegerField(allow_null=True, help_text="null for derived keys")
+    highest_counter = serializers.IntegerField(allow_null=True, help_text="null while no frame was accepted under it")
+    heard_at = serializers.DateTimeField(allow_null=True)
+
+    class Meta:
+        model = DeviceKey
+        fields = (
+            "number",
+            "system_title",
+            "epoch",
+            "algorithm",
+            "state",
+            "source",
+            "master_key_version",
+            "created_at",
+            "activated_at",
+            "highest_counter",
+            "heard_at",
+        )
+
+
+class KeyList(ParameterView):
+    """Device keys by their number."""
+
+    queryset = DeviceKey.objects.none()
+    query_class = KeysQuery
+
+    @extend_schema(operation_id="keys", parameters=[KeysQuery], responses=page_of("KeyPage", KeySerializer))
+    def get(self, request: Request) -> Response:
+        asked = self.parameters(request)
+        rows = DeviceKey.objects.filter(pk__gt=asked["cursor"]).defer("wrapped").order_by("pk")
+        if "meter" in asked:
+            rows = rows.filter(system_title=asked["meter"])
+        if "state" in asked:
+            rows = rows.filter(state=asked["state"])
+        found: list[Any] = list(rows[: asked["page_size"]])
+        counters = InvocationCounter.objects.defer("gaps").in_bulk([key.pk for key in found])
+        for key in found:
+            counter = counters.get(key.pk)
+            key.highest_counter = None if counter is None or counter.highest < 0 else counter.highest
+            key.heard_at = None if counter is None else counter.heard_at
+        return self.numbered_page(request, found, KeySerializer, asked)

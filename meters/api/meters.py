@@ -1,0 +1,233 @@
+"""REST: meters, their readings, events and gaps. Doors to the query functions."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from django.db.models import Prefetch, QuerySet
+from django.http import HttpResponseBase, StreamingHttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.utils.urls import replace_query_param
+
+from meters.api.serializers import (
+    CursorField,
+    EventSerializer,
+    EventsQuery,
+    GapReportSerializer,
+    GapsQuery,
+    MeterSerializer,
+    MetersQuery,
+    PeriodQuery,
+    QuerySerializer,
+    ReadingSerializer,
+    SelectionQuery,
+    page_of,
+)
+from meters.models import Installation, Meter, MeterEvent, Reading
+from meters.readings import export, queries
+from meters.readings.gaps import GapsError, gap_report
+from meters.readings.queries import Selection, SelectionError
+from meters.registry import access_record
+from meters.registry.lookup import RegistryError, find_meter
+from meters.registry.place_rights import may_see_places
+
+T = TypeVar("T")
+_TITLE = OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")
+
+
+class CSVRenderer(BaseRenderer):
+    """Stands for the format in negotiation; the view streams by itself."""
+
+    media_type = "text/csv"
+    format = "csv"
+    charset = "utf-8"
+
+
+class ParquetRenderer(BaseRenderer):
+    media_type = "application/vnd.apache.parquet"
+    format = "parquet"
+    charset = None
+
+
+class ParameterView(generics.GenericAPIView[Any]):
+    """A view over checked query parameters."""
+
+    query_class: type[QuerySerializer]
+
+    def parameters(self, request: Request) -> dict[str, Any]:
+        query = self.query_class(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        return query.validated_data  # type: ignore[no-any-return]
+
+    def next_page(self, request: Request, cursor: str) -> str:
+        return replace_query_param(request.build_absolute_uri(), "cursor", cursor)
+
+    def numbered_page(
+        self, request: Request, rows: list[Any], serializer: type[BaseSerializer[Any]], asked: dict[str, Any]
+    ) -> Response:
+        """Rows in the order of their numbers, and the address of the next page where this one is full."""
+        following = self.next_page(request, str(rows[-1].pk)) if len(rows) == asked["page_size"] else None
+        return Response({"next": following, "results": serializer(rows, many=True).data})
+
+
+def _described(meters: QuerySet[Meter], request: Request, *, is_list: bool) -> list[Meter]:
+    """The meters, with the places where they hang for whoever may see those."""
+    if not may_see_places(request.user):
+        return list(meters)
+    standing = Installation.objects.filter(removed_at=None).select_related("place")
+    found: list[Any] = list(meters.prefetch_related(Prefetch("installations", standing, to_attr="standing")))
+    for meter in found:
+        meter.place_name = next((row.place.name for row in meter.standing), None)
+    access_record.note(request, meters=None if is_list else [meter.pk for meter in found])
+    return found
+
+
+class MeterList(ParameterView):
+    """Meters by serial number."""
+
+    queryset = Meter.objects.none()
+    query_class = MetersQuery
+
+    def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
+        """The meters that are asked for."""
+        return queries.meters(asked.get("search", ""), asked.get("status"))
+
+    def get(self, request: Request) -> Response:
+        asked = self.parameters(request)
+        found = self.found(asked).order_by("serial_number")
+        if "cursor" in asked:
+            found = found.filter(serial_number__gt=asked["cursor"])
+        shown = queries.with_length(found, timezone.now())
+        page = _described(shown[: asked["page_size"]], request, is_list=True)
+        full = len(page) == asked["page_size"]
+        following = self.next_page(request, page[-1].serial_number) if full else None
+        return Response({"next": following, "results": MeterSerializer(page, many=True).data})
+
+
+class MeterDetail(generics.GenericAPIView[Any]):
+    """One meter."""
+
+    queryset = Meter.objects.none()
+
+    @extend_schema(operation_id="meter", parameters=[_TITLE], responses=MeterSerializer)
+    def get(self, request: Request, system_title: str) -> Response:
+        found = queries.with_length(Meter.objects.filter(pk=_meter(system_title).pk), timezone.now())
+        (meter,) = _described(found, request, is_list=False)
+        return Response(MeterSerializer(meter).data)
+
+
+class MeterGaps(ParameterView):
+    """Which expected intervals of a meter are missing."""
+
+    queryset = Reading.objects.none()
+    query_class = GapsQuery
+
+    @extend_schema(operation_id="meter_gaps", parameters=[_TITLE, GapsQuery], responses=GapReportSerializer)
+    def get(self, request: Request, system_title: str) -> Response:
+        meter = _meter(system_title)
+        asked = self.parameters(request)
+        access_record.note(request, meters=[meter.pk])
+        try:
+            report = gap_report(meter, asked["register"], asked["from"], asked["to"], timezone.now())
+        except GapsError as error:
+            raise ValidationError({"from": [str(error)]}) from None
+        return Response(GapReportSerializer(report).data)
+
+
+def _meter(system_title: str) -> Meter:
+    try:
+        return find_meter(system_title)
+    except RegistryError as error:
+        raise NotFound(str(error)) from None
+
+
+def _narrow(look: Callable[[], T]) -> T:
+    """What was looked for; a 400 where it costs too much."""
+    try:
+        return look()
+    except SelectionError as error:
+        raise ValidationError({"from": [str(error)]}) from None
+
+
+class SelectionView(ParameterView):
+    """Rows by meter, register and period: JSON in pages, CSV and Parquet whole and streamed."""
+
+    renderer_classes = (JSONRenderer, CSVRenderer, ParquetRenderer)
+    query_class: type[PeriodQuery] = SelectionQuery
+    query: Callable[[Any, int], tuple[list[Any], Any]]
+    schema_of_rows: pa.Schema
+    filename: str
+
+    def note(self, request: Request, asked: dict[str, Any]) -> None:
+        """Record whose data is shown: of the meters that are asked for, or of any."""
+        access_record.note(request, meters=asked.get("meter"))
+
+    def selection(self, asked: dict[str, Any]) -> Any:
+        return Selection(asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor"))
+
+    def get(self, request: Request) -> HttpResponseBase:
+        asked = self.parameters(request)
+        selection = self.selection(asked)
+        self.note(request, asked)
+        query = type(self).query
+        chosen = request.accepted_renderer
+        if chosen.format == "json":
+            rows, key = _narrow(lambda: query(selection, asked["page_size"]))
+            following = key and self.next_page(request, CursorField().to_representation(key))
+            return Response({"next": following, "results": [row._asdict() for row in rows]})
+        batches = queries.batches(query, selection, export.BATCH)
+        first = _narrow(lambda: list(itertools.islice(batches, 1)))  # what fails at once fails before 200 is answered
+        stream = {"csv": export.stream_csv, "parquet": export.stream_parquet}[chosen.format]
+        return StreamingHttpResponse(
+            stream(self.schema_of_rows, itertools.chain(first, batches)),
+            content_type=chosen.media_type,
+            headers={"Content-Disposition": f'attachment; filename="{self.filename}.{chosen.format}"'},
+        )
+
+
+def page_responses(name: str, row: type[Any]) -> dict[Any, Any]:
+    return {
+        (200, "application/json"): page_of(name, row),
+        (200, CSVRenderer.media_type): OpenApiTypes.STR,
+        (200, ParquetRenderer.media_type): OpenApiTypes.BINARY,
+    }
+
+
+class ReadingList(SelectionView):
+    """Readings in the order of their time."""
+
+    queryset = Reading.objects.none()
+    query = staticmethod(queries.readings)
+    schema_of_rows = export.READING_SCHEMA
+    filename = "readings"
+
+    @extend_schema(
+        operation_id="readings", parameters=[SelectionQuery], responses=page_responses("ReadingPage", ReadingSerializer)
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        return super().get(request)
+
+
+class EventList(SelectionView):
+    """Meter events in the order of their time."""
+
+    queryset = MeterEvent.objects.none()
+    query_class = EventsQuery
+    query = staticmethod(queries.events)
+    schema_of_rows = export.EVENT_SCHEMA
+    filename = "events"
+
+    @extend_schema(
+        operation_id="events", parameters=[EventsQuery], responses=page_responses("EventPage", EventSerializer)
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        return super().get(request)

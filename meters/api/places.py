@@ -1,0 +1,110 @@
+"""REST: places, where energy is metered: address, customer reference, coordinates, and the meters there."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from meters.api.meters import ParameterView
+from meters.api.serializers import PAGE_MAX, QuerySerializer, SystemTitleField, page_of
+from meters.models import Installation, Place
+from meters.registry import access_record, places
+
+
+class InstallationSerializer(serializers.ModelSerializer[Installation]):
+    """A meter at the place, and since when; ``removed_at`` is null while it hangs there."""
+
+    system_title = SystemTitleField(source="meter.system_title")
+    serial_number = serializers.CharField(source="meter.serial_number")
+
+    class Meta:
+        model = Installation
+        fields = ("system_title", "serial_number", "installed_at", "removed_at")
+
+
+class PlaceSerializer(serializers.ModelSerializer[Place]):
+    """A place; its coordinates are degrees (WGS 84) and go together."""
+
+    latitude = serializers.DecimalField(8, 6, min_value=-90, max_value=90, allow_null=True, required=False)
+    longitude = serializers.DecimalField(9, 6, min_value=-180, max_value=180, allow_null=True, required=False)
+
+    class Meta:
+        model = Place
+        fields: tuple[str, ...] = ("id", "name", "address", "customer_reference", "latitude", "longitude")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        latitude, longitude = (
+            attrs.get(name, getattr(self.instance, name, None)) for name in ("latitude", "longitude")
+        )
+        if (latitude is None) != (longitude is None):
+            raise serializers.ValidationError({"latitude": ["latitude and longitude go together"]})
+        return attrs
+
+
+class PlaceDetailSerializer(PlaceSerializer):
+    """A place with the meters that hang or hung there, the latest first."""
+
+    meters = serializers.SerializerMethodField()
+
+    class Meta(PlaceSerializer.Meta):
+        fields = (*PlaceSerializer.Meta.fields, "meters")
+
+    @extend_schema(responses=InstallationSerializer(many=True))
+    def get_meters(self, place: Place) -> list[dict[str, Any]]:
+        return list(InstallationSerializer(places.installations(place), many=True).data)
+
+
+class PlacesQuery(QuerySerializer):
+    name = serializers.CharField(required=False, max_length=120, help_text="how the name begins")
+    customer_reference = serializers.CharField(required=False, max_length=64, help_text="exactly")
+    page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
+    cursor = serializers.CharField(required=False, max_length=120, help_text="from `next` of the page before")
+
+
+class PlaceList(ParameterView):
+    """Places by name."""
+
+    queryset = Place.objects.none()
+    query_class = PlacesQuery
+
+    @extend_schema(operation_id="places", parameters=[PlacesQuery], responses=page_of("PlacePage", PlaceSerializer))
+    def get(self, request: Request) -> Response:
+        asked = self.parameters(request)
+        found = Place.objects.order_by("name")
+        if "name" in asked:
+            found = found.filter(name__startswith=asked["name"])
+        if "customer_reference" in asked:
+            found = found.filter(customer_reference=asked["customer_reference"])
+        if "cursor" in asked:
+            found = found.filter(name__gt=asked["cursor"])
+        access_record.note(request)
+        page = list(found[: asked["page_size"]])
+        following = self.next_page(request, page[-1].name) if len(page) == asked["page_size"] else None
+        return Response({"next": following, "results": PlaceSerializer(page, many=True).data})
+
+    @extend_schema(operation_id="places_create", request=PlaceSerializer, responses={201: PlaceSerializer})
+    def post(self, request: Request) -> Response:
+        place = PlaceSerializer(data=request.data)
+        place.is_valid(raise_exception=True)
+        place.save()
+        return Response(place.data, status=201)
+
+
+class PlaceDetail(generics.RetrieveUpdateAPIView[Place]):
+    """One place."""
+
+    queryset = Place.objects.all()
+    serializer_class = PlaceDetailSerializer
+    http_method_names = ["get", "patch", "options"]
+
+    @extend_schema(operation_id="place")
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        access_record.note(request, place=self.get_object().pk)
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(operation_id="place_update")
+    def patch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        access_record.note(request, place=self.get_object().pk)
+        return super().patch(request, *args, **kwargs)

@@ -1,0 +1,272 @@
+"""What the API takes and shows."""
+
+import base64
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.core.validators import ProhibitNullCharactersValidator
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from meters.models import Meter, MeterStatus, Register
+from meters.readings.obis import LOAD_PROFILE, RegisterKind
+from meters.registry.lookup import RegistryError, parse_system_title
+
+DEFAULT_PERIOD = timedelta(days=7)
+PAGE_DEFAULT, PAGE_MAX = 1_000, 10_000
+SELECTION_MAX = 100  # meters or registers named in one request
+
+
+class SystemTitleField(serializers.CharField):
+    """A system title in 16 hex digits; 8 octets inside."""
+
+    def to_internal_value(self, data: Any) -> bytes:  # type: ignore[override]
+        try:
+            return parse_system_title(super().to_internal_value(data))
+        except RegistryError as error:
+            raise serializers.ValidationError(str(error)) from None
+
+    def to_representation(self, value: Any) -> str:
+        return bytes(value).hex()
+
+
+class NamedField(serializers.SlugRelatedField[Any]):
+    """A row by what it is called; a name that no column can hold (it has a NUL) names none."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str):
+            ProhibitNullCharactersValidator()(data)
+        return super().to_internal_value(data)
+
+
+@extend_schema_field(str)
+class CursorField(serializers.Field[Any, str, str, Any]):
+    """Where the last page ended: times and numbers as they come in a key, opaque to the client."""
+
+    def to_internal_value(self, data: str) -> tuple[Any, ...]:
+        try:
+            at_us, *ids = json.loads(base64.urlsafe_b64decode(data.encode("ascii")))
+            if any(type(number) is not int or not 0 <= number < 2**63 for number in ids):
+                raise ValueError
+            return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us), *ids)
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            raise serializers.ValidationError("not a cursor of this head-end: follow `next` as it is given") from None
+
+    def to_representation(self, value: tuple[Any, ...]) -> str:
+        at, *ids = value
+        key = [(at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1), *ids]
+        return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode()
+
+
+class QuerySerializer(serializers.Serializer[Any]):
+    """Query parameters; one that is not known, or empty, is refused: a slip of the pen must not select everything."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        wrong = {}
+        for name, text in sorted(self.initial_data.items()):
+            if name not in self.fields and name != "format":
+                wrong[name] = [f"no such parameter; there are {', '.join(self.fields)}"]
+            elif not text:  # DRF takes it for one that was not given
+                wrong[name] = ["empty: leave it out, or give it a value"]
+        if wrong:
+            raise serializers.ValidationError(wrong)
+        return attrs
+
+
+class PageSizeQuery(QuerySerializer):
+    page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
+
+
+class NumberedPageQuery(PageSizeQuery):
+    """A page of rows in the order of their numbers."""
+
+    cursor = serializers.IntegerField(
+        default=0, min_value=0, max_value=2**63 - 1, help_text="from `next` of the page before"
+    )
+
+
+class PeriodQuery(QuerySerializer):
+    """A period [from, to); `to` is now unless given, `from` seven days earlier."""
+
+    to = serializers.DateTimeField(required=False, help_text="end, not included (ISO 8601); default: now")
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        # "from" is a word of Python's and cannot be declared.
+        start = serializers.DateTimeField(required=False, help_text="start (ISO 8601); default: 7 days before `to`")
+        return {"from": start, **fields}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs = super().validate(attrs)
+        attrs.setdefault("to", timezone.now())
+        try:
+            attrs.setdefault("from", attrs["to"] - DEFAULT_PERIOD)
+        except OverflowError:
+            raise serializers.ValidationError({"to": ["earlier than time itself"]}) from None
+        if attrs["from"] >= attrs["to"]:
+            raise serializers.ValidationError({"from": ["must be before `to`"]})
+        return attrs
+
+
+class PageQuery(PeriodQuery):
+    """Registers by name, a period, and a page."""
+
+    register = serializers.ListField(
+        child=serializers.CharField(max_length=24),
+        required=False,
+        max_length=SELECTION_MAX,
+        help_text="OBIS code; may be repeated",
+    )
+    page_size = serializers.IntegerField(
+        default=PAGE_DEFAULT, min_value=1, max_value=PAGE_MAX, help_text="of JSON; CSV and Parquet hold everything"
+    )
+    cursor = CursorField(required=False, help_text="from `next` of the page before")
+
+    cursor_ids = 2  # how many numbers follow the time in a cursor
+
+    def validate_cursor(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(value) != 1 + self.cursor_ids:
+            raise serializers.ValidationError("a cursor of another list: follow `next` as it is given")
+        return value
+
+    def validate_register(self, codes: list[str]) -> list[int]:
+        found = dict(Register.objects.filter(obis_code__in=codes).values_list("obis_code", "pk"))
+        for code in codes:
+            if code not in found:
+                raise serializers.ValidationError(f"there is no register {code!r}")
+        return list(found.values())
+
+
+class SelectionQuery(PageQuery):
+    """Meters by system title, beside registers, a period, and a page."""
+
+    meter = serializers.ListField(
+        child=SystemTitleField(), required=False, max_length=SELECTION_MAX, help_text="system title; may be repeated"
+    )
+
+    def validate_meter(self, titles: list[bytes]) -> list[int]:
+        found = {
+            bytes(title): pk
+            for pk, title in Meter.objects.filter(system_title__in=titles).values_list("pk", "system_title")
+        }
+        for title in titles:
+            if title not in found:
+                raise serializers.ValidationError(f"there is no meter with system title {title.hex()}")
+        return list(found.values())
+
+
+class EventsQuery(SelectionQuery):
+    cursor_ids = 1
+
+
+class GapsQuery(PeriodQuery):
+    register = serializers.CharField(default=LOAD_PROFILE, max_length=24, help_text="OBIS code of an interval register")
+
+    def validate_register(self, code: str) -> Register:
+        register = Register.objects.filter(obis_code=code).first()
+        if register is None:
+            raise serializers.ValidationError(f"there is no register {code!r}")
+        if register.kind != RegisterKind.INTERVAL:
+            raise serializers.ValidationError(f"{code} is no interval register: gaps are of intervals")
+        return register
+
+
+class MetersQuery(QuerySerializer):
+    search = serializers.CharField(
+        required=False,
+        max_length=120,
+        help_text="the beginning or the end of a serial number, words of a name, or the system title",
+    )
+    status = serializers.ChoiceField(choices=MeterStatus.choices, required=False)
+    page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
+    cursor = serializers.CharField(required=False, max_length=64, help_text="from `next` of the page before")
+
+
+class PlaceField(serializers.CharField):
+    """The place of a meter; left out where the door (``meters.api.meters``) set none: not everybody may see places."""
+
+    def get_attribute(self, instance: Any) -> Any:
+        if not hasattr(instance, "place_name"):
+            raise serializers.SkipField
+        return instance.place_name
+
+
+class MeterSerializer(serializers.ModelSerializer[Meter]):
+    system_title = SystemTitleField()
+    interval_minutes = serializers.IntegerField(source="length_minutes", help_text="in which it measures now")
+    place = PlaceField(
+        source="place_name",
+        required=False,
+        allow_null=True,
+        help_text="where it hangs now; left out for whoever may not see places",
+    )
+
+    class Meta:
+        model = Meter
+        fields = (
+            "system_title",
+            "serial_number",
+            "name",
+            "place",
+            "status",
+            "interval_minutes",
+            "commissioned_at",
+            "retired_at",
+        )
+
+
+class ReadingSerializer(serializers.Serializer[Any]):
+    """A reading; `quantity` = `value` x 10^`scaler` `unit`, exactly."""
+
+    system_title = serializers.CharField()
+    obis_code = serializers.CharField()
+    captured_at = serializers.DateTimeField(help_text="for interval registers the interval's start")
+    interval_minutes = serializers.IntegerField(help_text="0 for all but interval registers")
+    value = serializers.IntegerField(help_text="64 bits, in the register's resolution")
+    scaler = serializers.IntegerField()
+    unit = serializers.CharField()
+    quantity = serializers.CharField(help_text="decimal, exact")
+    uplink = serializers.IntegerField(help_text="which uplink brought it")
+
+
+class EventSerializer(serializers.Serializer[Any]):
+    """What a meter reported of itself."""
+
+    id = serializers.IntegerField()
+    system_title = serializers.CharField()
+    obis_code = serializers.CharField()
+    captured_at = serializers.DateTimeField()
+    received_at = serializers.DateTimeField()
+    value = serializers.IntegerField()
+    uplink = serializers.IntegerField()
+
+
+class GapSerializer(serializers.Serializer[Any]):
+    """A run of missing intervals [from, to)."""
+
+    to = serializers.DateTimeField(source="end")
+    intervals = serializers.IntegerField()
+    interval_minutes = serializers.IntegerField(help_text="the length that the meter had then")
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.DateTimeField(source="start"), **super().get_fields()}
+
+
+class GapReportSerializer(serializers.Serializer[Any]):
+    interval_minutes = serializers.IntegerField(help_text="the length that the meter has now")
+    expected = serializers.IntegerField(help_text="intervals")
+    missing = serializers.IntegerField(help_text="intervals")
+    completeness = serializers.FloatField(allow_null=True, help_text="0 to 1; null where none is expected")
+    gaps = GapSerializer(many=True)
+
+
+def page_of(name: str, child: type[serializers.Serializer[Any]]) -> Any:
+    """A page of a list, for the schema."""
+    fields: Mapping[str, Any] = {
+        "next": serializers.URLField(allow_null=True, help_text="the next page; null at the end"),
+        "results": child(many=True),
+    }
+    return type(name, (serializers.Serializer,), dict(fields))

@@ -1,0 +1,1 @@
+"""What meters say: codes, packs, values, and reading them back."""

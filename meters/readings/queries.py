@@ -1,0 +1,229 @@
+"""Reading what meters said: readings and events by meter, register and time, in pages by key.
+
+The order is that of the key (time first), each page begins where the last one ended, and no page
+costs more for being late. Exports are pages, too: no statement and no snapshot stays open while a
+client reads slowly, so that an export holds up neither vacuum nor the dropping of partitions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from django.db import OperationalError, connection, transaction
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from psycopg.errors import QueryCanceled
+
+from ami_headend.core.sql import cursor, int_array
+from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
+from meters.registry import search
+
+# A page looks at little more than it shows, but where almost nothing matches in years of readings.
+STATEMENT_TIMEOUT_MS = 20_000
+_FIRST_LOOK = timedelta(days=3)  # for the latest values
+
+
+class SelectionError(ValueError):
+    """A selection that costs too much to look through; the caller's to narrow."""
+
+
+class ReadingKey(NamedTuple):
+    """The primary key of a reading: the place in the order."""
+
+    captured_at: datetime
+    meter_id: int
+    register_id: int
+
+
+class EventKey(NamedTuple):
+    captured_at: datetime
+    id: int
+
+
+class ReadingRow(NamedTuple):
+    """A reading as it is shown: ``quantity`` = ``value`` x 10^``scaler`` ``unit``, exactly."""
+
+    system_title: str
+    obis_code: str
+    captured_at: datetime
+    interval_minutes: int
+    value: int
+    scaler: int
+    unit: str
+    quantity: str
+    uplink: int
+
+
+class EventRow(NamedTuple):
+    id: int
+    system_title: str
+    obis_code: str
+    captured_at: datetime
+    received_at: datetime
+    value: int
+    uplink: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which readings or events: [start, end), of these meters and registers (by id; None is all), after a key."""
+
+    start: datetime
+    end: datetime
+    meter_ids: Sequence[int] | None = None
+    register_ids: Sequence[int] | None = None
+    after: tuple[Any, ...] | None = None
+
+
+def readings(selection: Selection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
+    """The first readings of a selection in the order of their key, and the key to go on after; one query."""
+    condition, params = _condition(selection, ReadingKey._fields)
+    rows = _fetch(
+        # The limit first, by the index alone; then the names of what is left.
+        f"""SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
+                   r.uplink_id, r.meter_id, r.register_id
+            FROM (SELECT * FROM meters_reading WHERE {condition}
+                  ORDER BY captured_at, meter_id, register_id LIMIT %s) r
+            JOIN meters_meter m ON m.id = r.meter_id JOIN meters_register g ON g.id = r.register_id
+            ORDER BY r.captured_at, r.meter_id, r.register_id""",
+        [*params, limit],
+    )
+    shown = [
+        ReadingRow(title.hex(), obis, at, minutes, value, scaler, unit, _quantity(value, scaler), uplink)
+        for title, obis, at, minutes, value, scaler, unit, uplink, _, _ in rows
+    ]
+    return shown, ReadingKey(rows[-1][2], rows[-1][8], rows[-1][9]) if len(rows) == limit else None
+
+
+def events(selection: Selection, limit: int) -> tuple[list[EventRow], EventKey | None]:
+    """The first events of a selection, oldest first, and the key to go on after; one query."""
+    condition, params = _condition(selection, EventKey._fields)
+    rows = _fetch(
+        f"""SELECT e.id, m.system_title, g.obis_code, e.captured_at, e.received_at, e.value, e.uplink_id
+            FROM (SELECT * FROM {MeterEvent._meta.db_table} WHERE {condition}
+                  ORDER BY captured_at, id LIMIT %s) e
+            JOIN meters_meter m ON m.id = e.meter_id JOIN meters_register g ON g.id = e.register_id
+            ORDER BY e.captured_at, e.id""",
+        [*params, limit],
+    )
+    shown = [EventRow(id_, title.hex(), *rest) for id_, title, *rest in rows]
+    return shown, EventKey(rows[-1][3], rows[-1][0]) if len(rows) == limit else None
+
+
+class Interval(NamedTuple):
+    """One value of an interval register, in the register's resolution."""
+
+    start: datetime
+    interval_minutes: int
+    value: int
+
+
+class LastValue(NamedTuple):
+    """The latest value of a register; ``quantity`` is exact, in ``unit``."""
+
+    obis_code: str
+    name: str
+    captured_at: datetime
+    interval_minutes: int
+    quantity: str
+    unit: str
+
+
+def with_length(meters: QuerySet[Meter], now: datetime) -> QuerySet[Meter]:
+    """Meters with ``length_minutes``: the interval length in which each measures at an instant, not one to come."""
+    begun = Q(valid_from=None) | Q(valid_from__lte=now)
+    earlier = EarlierLength.objects.filter(begun, meter=OuterRef("pk"), valid_to__gt=now)
+    return meters.annotate(length_minutes=Coalesce(Subquery(earlier.values("interval_minutes")), "interval_minutes"))
+
+
+def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) -> list[Interval]:
+    """What a meter's interval register says of [start, end), oldest first; missing intervals are missing. One query."""
+    rows = _fetch(
+        """SELECT captured_at, interval_minutes, value FROM meters_reading
+           WHERE meter_id = %s AND register_id = %s AND captured_at >= %s AND captured_at < %s ORDER BY captured_at""",
+        [meter_id, register_id, start, end],
+    )
+    return [Interval._make(row) for row in rows]
+
+
+def last_values(meter_id: int, until: datetime, earliest: datetime) -> list[LastValue]:
+    """The latest value before ``until`` of each register that a meter sent lately, however long ago that was.
+
+    Looks back in steps, each four times as long as the one before, down to ``earliest``; ends at the first in
+    which there is any. At most seven queries for three years, and one for a meter that sends.
+    """
+    end, step = until, _FIRST_LOOK
+    while end > earliest:
+        start = max(earliest, end - step)
+        if found := _last_values(meter_id, start, end):
+            return found
+        end, step = start, 4 * step
+    return []
+
+
+def _last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValue]:
+    rows = _fetch(
+        """SELECT g.obis_code, g.name, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit
+           FROM (SELECT DISTINCT ON (register_id) register_id, captured_at, interval_minutes, value
+                 FROM meters_reading WHERE meter_id = %s AND captured_at >= %s AND captured_at < %s
+                 ORDER BY register_id, captured_at DESC) AS r
+           JOIN meters_register g ON g.id = r.register_id ORDER BY g.obis_code""",
+        [meter_id, start, end],
+    )
+    return [
+        LastValue(obis, name, at, minutes, _quantity(value, scaler), unit)
+        for obis, name, at, minutes, value, scaler, unit in rows
+    ]
+
+
+def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
+    """All rows that ``readings`` or another query in pages finds for its selection, in lists of at most ``size``."""
+    while True:
+        rows, key = query(selection, size)
+        if rows:
+            yield rows
+        if key is None:
+            return
+        selection = replace(selection, after=key)
+
+
+def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
+    """All rows, planned anew each time: a plan for any period and limit would be a bad one for most."""
+    try:
+        with transaction.atomic(), connection.wrap_database_errors, cursor() as batch:
+            batch.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
+            return batch.execute(statement, params, prepare=False).fetchall()
+    except OperationalError as error:
+        if isinstance(error.__cause__, QueryCanceled):
+            raise SelectionError("too long a period for so few rows: ask for a shorter one") from None
+        raise
+
+
+def _condition(selection: Selection, key: Sequence[str]) -> tuple[str, list[Any]]:
+    """The WHERE of a selection; values never become part of the text."""
+    conditions = ["captured_at >= %s", "captured_at < %s"]
+    start = max(selection.start, selection.after[0]) if selection.after else selection.start
+    params: list[Any] = [start, selection.end]
+    for column, ids in (("meter_id", selection.meter_ids), ("register_id", selection.register_ids)):
+        if ids is not None:
+            conditions.append(f"{column} = ANY(%s::int[])")
+            params.append(int_array(ids))
+    if selection.after:
+        conditions.append(f"({', '.join(key)}) > ({', '.join(['%s'] * len(key))})")
+        params += selection.after
+    return " AND ".join(conditions), params
+
+
+def _quantity(value: int, scaler: int) -> str:
+    """An exact decimal, written out: 2345 and scaler -1 give 234.5."""
+    return str(value) if scaler == 0 else format(Decimal(value).scaleb(scaler), "f")
+
+
+def meters(term: str = "", status: MeterStatus | None = None) -> QuerySet[Meter]:
+    """Meters that a term means (``search.py``), of a status."""
+    found = Meter.objects.all()
+    if term:
+        found = found.filter(search.as_q(search.meter_condition(term)))
+    return found if status is None else found.filter(status=status)

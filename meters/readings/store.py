@@ -1,0 +1,128 @@
+"""Readings and events in the database: the catalogue that payloads are read by, and values into tables by COPY."""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import connection
+
+from ami_headend.core.sql import cursor, fetch_rows, int_array
+from meters.contents.lines import Catalogue, RegisterRow
+from meters.contents.table import Readers
+from meters.readings.obis import RegisterKind
+from meters.values import NewValue, Spot, Standing
+
+_PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
+_COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_COPY_TAIL = b"\xff\xff"
+# Six fields, each with its length: the primary key first, so that rows sort like the index by their octets
+_COPY_ROW = struct.Struct("!hiqiiihiqiqih")
+_COPY_READINGS = """COPY meters_reading
+    (captured_at, meter_id, register_id, value, uplink_id, interval_minutes) FROM STDIN (FORMAT BINARY)"""
+
+
+class Registers:
+    """The register table, kept per process for as long as its generation stands, and the readers that go by it.
+
+    It is read when a batch begins, and never while the batch is decided.
+    """
+
+    def __init__(self) -> None:
+        self._generation: int | None = None
+        self._put([])
+
+    def begin_batch(self, generation: int | None) -> None:
+        """Read the table, unless it was read under this generation: bounds may have changed since."""
+        if generation is None or generation != self._generation:
+            self._generation = generation
+            self._put(self._rows_of())
+
+    def _put(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self.catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in rows})
+        self.readers = Readers(self.catalogue)
+
+    def _rows_of(self) -> list[tuple[Any, ...]]:
+        return fetch_rows(
+            """SELECT obis_code, id, unit, scaler, kind = %s, kind = %s, coalesce(minimum, -9223372036854775808),
+                      coalesce(maximum, 9223372036854775807) FROM meters_register""",
+            RegisterKind.INTERVAL.value,
+            RegisterKind.EVENT.value,
+        )
+
+
+def copy_readings(rows: Sequence[NewValue]) -> None:
+    """Store readings by one binary COPY in the current transaction.
+
+    IntegrityError where one stands already; every time must lie in a partition. In the order of the
+    primary key: two transactions that meet in the index wait for each other, and never in a circle.
+    """
+    pack = _COPY_ROW.pack
+    body = [
+        pack(
+            6,
+            8,
+            (captured_s - _PG_EPOCH_S) * 1_000_000,
+            4,
+            meter_id,
+            2,
+            register_id,
+            8,
+            steps,
+            8,
+            uplink_id,
+            2,
+            minutes,
+        )
+        for meter_id, (captured_s, register_id, steps, minutes, _), uplink_id in rows
+    ]
+    body.sort()
+    with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
+        copy.write(_COPY_HEAD + b"".join(body) + _COPY_TAIL)
+
+
+def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime]) -> None:
+    """Store meter events, ``received_at`` by uplink; IntegrityError where one stands already."""
+    fetch_rows(
+        """INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at)
+           SELECT meter_id, register_id, to_timestamp(captured_s), value, uplink_id, received_at
+           FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
+                AS n(meter_id, register_id, captured_s, value, uplink_id, received_at)
+           ORDER BY 1, 2, 3, 4
+           RETURNING 1""",
+        int_array(meter_id for meter_id, _, _ in rows),
+        int_array(value.register_id for _, value, _ in rows),
+        int_array(value.captured_s for _, value, _ in rows),
+        int_array(value.value for _, value, _ in rows),
+        int_array(uplink_id for _, _, uplink_id in rows),
+        [received_at[uplink_id] for _, _, uplink_id in rows],
+    )
+
+
+def standing_values(spots: Iterable[Spot]) -> dict[Spot, Standing]:
+    """What stands where values want to go; one query for each table."""
+    readings: list[Spot] = []
+    events: list[Spot] = []
+    for one in spots:
+        (readings if one[3] is None else events).append(one)
+    standing: dict[Spot, Standing] = {}
+    if readings:
+        found = fetch_rows(
+            """SELECT n.meter_id, n.register_id, n.captured_s, r.value, r.uplink_id
+               FROM unnest(%s::int[], %s::smallint[], %s::bigint[]) AS n(meter_id, register_id, captured_s)
+               JOIN meters_reading r ON r.captured_at = to_timestamp(n.captured_s)
+                    AND r.meter_id = n.meter_id AND r.register_id = n.register_id""",
+            *(int_array(column) for column in list(zip(*readings, strict=True))[:3]),
+        )
+        standing.update({(*row[:3], None): row[3:] for row in found})
+    if events:
+        found = fetch_rows(
+            """SELECT n.meter_id, n.register_id, n.captured_s, n.value, e.value, e.uplink_id
+               FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[])
+                    AS n(meter_id, register_id, captured_s, value)
+               JOIN meters_meterevent e ON e.captured_at = to_timestamp(n.captured_s)
+                    AND e.meter_id = n.meter_id AND e.register_id = n.register_id AND e.value = n.value""",
+            *(int_array(column) for column in zip(*events, strict=True)),
+        )
+        standing.update({row[:4]: row[4:] for row in found})
+    return standing

@@ -1,0 +1,1 @@
+"""The meter registry: meters, places, files of them, and who looked."""

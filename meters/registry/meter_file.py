@@ -1,0 +1,161 @@
+"""Tables of meters (CSV, plain or gzip): every line read and judged by itself, nothing looked up."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ami_headend.core import clock, names
+from ami_headend.core.names import UnreadableNameError
+from ami_headend.core.tables import BadLine, FileError, opened, rows
+from keyvault.models import Algorithm
+from meters.models import MeterStatus
+from meters.registry.lookup import parse_system_title
+
+REQUIRED = ("system_title", "serial_number")
+OF_PLACE = ("address", "customer_reference", "latitude", "longitude")
+OPTIONAL = ("name", "place", *OF_PLACE, "interval_minutes", "algorithm", "status", "commissioned_at", "concentrator")
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
+_DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
+_DEGREES_STEP = Decimal("0.000001")  # 11 cm
+_STATUSES = (MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
+_TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120, "address": 250}
+
+
+class MeterLine(NamedTuple):
+    """One meter of the file; None where the column is missing or the cell empty."""
+
+    line: int
+    system_title: bytes
+    serial_number: str
+    name: str | None = None
+    place: str | None = None
+    address: str | None = None
+    customer_reference: str | None = None
+    latitude: Decimal | None = None
+    longitude: Decimal | None = None
+    interval_minutes: int | None = None
+    algorithm: Algorithm | None = None
+    status: MeterStatus | None = None
+    commissioned_at: datetime | None = None
+    concentrator: str | None = None
+
+
+class MeterFile(NamedTuple):
+    """What a file holds: the lines that are right in themselves, and the others."""
+
+    lines: list[MeterLine]
+    bad: list[BadLine]
+
+
+def read_meter_file(path: Path, lines_max: int | None = None, octets_max: int | None = None) -> MeterFile:
+    """Every line of a table; FileError where it cannot be read at all, or has more lines or octets than that."""
+    lines: list[MeterLine] = []
+    bad: list[BadLine] = []
+    with opened(path, octets_max) as stream:
+        for row in rows(stream, REQUIRED, OPTIONAL):
+            if len(lines) + len(bad) == lines_max:
+                raise FileError(f"it has more than {lines_max:,} lines: manage.py import_meters takes any number")
+            if isinstance(row, BadLine):
+                bad.append(row)
+                continue
+            try:
+                lines.append(_line(row.line, row.cells))
+            except ValueError as error:
+                bad.append(BadLine(row.line, str(error)))
+    bad += _repeated(lines)
+    return MeterFile(lines, sorted(bad))
+
+
+def _line(number: int, cells: dict[str, str]) -> MeterLine:
+    given: dict[str, Any] = {}
+    for column, written in cells.items():
+        if text := _text(column, written):
+            given[column] = _PARSERS.get(column, str)(text)
+    for column in REQUIRED:
+        if column not in given:
+            raise ValueError(f"{column} is empty")
+    if ("latitude" in given) != ("longitude" in given):
+        raise ValueError("latitude and longitude go together: one of them is empty")
+    if "place" not in given and (of_place := next((column for column in OF_PLACE if column in given), None)):
+        raise ValueError(f"{of_place} is of a place, and place is empty")
+    return MeterLine(number, **given)
+
+
+def _text(column: str, written: str) -> str:
+    """A cell as people see it."""
+    if _NO_TEXT.search(written):
+        raise ValueError(f"{column} holds octets that are not UTF-8 text: {ascii(written)[:80]}. Save it as CSV UTF-8")
+    try:
+        text = names.check(written)
+    except UnreadableNameError as error:
+        raise ValueError(f"{column} {ascii(written)[:80]}: {error}") from None
+    if len(text) > _TEXT_MAX.get(column, 64):
+        raise ValueError(f"{column} is longer than {_TEXT_MAX.get(column, 64)} characters")
+    return text
+
+
+def _degrees(column: str, most: int) -> Callable[[str], Decimal]:
+    def parse(text: str) -> Decimal:
+        if not _DEGREES.fullmatch(text) or abs(degrees := Decimal(text.replace(",", "."))) > most:
+            raise ValueError(f"{column} {text!r} is not a number of degrees from -{most} to {most}")
+        return degrees.quantize(_DEGREES_STEP)
+
+    return parse
+
+
+def _interval_minutes(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1440):
+        raise ValueError(f"interval_minutes {text!r} is not a whole number from 1 to 1440")
+    return int(text)
+
+
+def _algorithm(text: str) -> Algorithm:
+    by_name = {algorithm.label: algorithm for algorithm in Algorithm}
+    if text not in by_name:
+        raise ValueError(f"algorithm {text!r} is not one of {', '.join(by_name)}")
+    return by_name[text]
+
+
+def _status(text: str) -> MeterStatus:
+    if text not in _STATUSES:
+        raise ValueError(f"status {text!r} is not one of {', '.join(_STATUSES)}")
+    return MeterStatus(text)
+
+
+def _commissioned_at(text: str) -> datetime:
+    try:
+        is_date = len(text) == len("2026-01-31")
+        at = datetime.combine(date.fromisoformat(text), time(), UTC) if is_date else datetime.fromisoformat(text)
+        if at.tzinfo is None or not clock.EARLIEST <= at <= clock.LATEST:
+            raise ValueError
+        return at.astimezone(UTC)
+    except ValueError:
+        raise ValueError(
+            f"commissioned_at {text!r} is not a date from 1970 on, or date and time with a zone (ISO 8601)"
+        ) from None
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "system_title": parse_system_title,
+    "latitude": _degrees("latitude", 90),
+    "longitude": _degrees("longitude", 180),
+    "interval_minutes": _interval_minutes,
+    "algorithm": _algorithm,
+    "status": _status,
+    "commissioned_at": _commissioned_at,
+}
+
+
+def _repeated(lines: list[MeterLine]) -> Iterator[BadLine]:
+    """Lines that name a system title, serial number or place which an earlier line named."""
+    for column in ("system_title", "serial_number", "place"):
+        first: dict[Any, int] = {}
+        for line in lines:
+            value = getattr(line, column)
+            key = value.casefold() if isinstance(value, str) else value
+            if value is not None and (earlier := first.setdefault(key, line.line)) != line.line:
+                shown = value.hex() if isinstance(value, bytes) else value
+                yield BadLine(line.line, f"{column} {shown} stands in line {earlier} already")

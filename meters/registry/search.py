@@ -1,0 +1,110 @@
+"""Meters and places as people look for them: capitals or not, the last digits of a serial number, words of an address.
+
+Every search is served by an index of ``meters/migrations/0008_search.py``, whose expressions stand here as well.
+"""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+from django.db.models import BooleanField, Q
+from django.db.models.expressions import RawSQL
+
+from ami_headend.core.names import tidy
+from meters.models import Meter, Place
+from meters.registry.lookup import RegistryError, parse_system_title
+
+Condition = tuple[str, list[Any]]
+
+LAST_DIGITS_MIN = 3  # fewer fit too many meters
+_ALNUM = re.compile(r"[^\W_]")
+# The words of a text: letters and digits in a row. In an index and in a query alike.
+_WORDS = "regexp_replace(lower({text}), '[^[:alnum:]]+', ' ', 'g')"
+METER_WORDS = "name || ' ' || CASE WHEN serial_number ~ '[^[:alnum:]]' THEN serial_number ELSE '' END"
+PLACE_WORDS = "name || ' ' || address"
+_VECTOR = "to_tsvector('simple', {words})"
+_QUERY = """to_tsquery('simple', nullif(regexp_replace(trim({words}), ' ', ':* & ', 'g'), '') || ':*')"""
+
+
+def meter_condition(
+    term: str, table: str = "meters_meter", limit: int | None = None, after: str | None = None
+) -> Condition:
+    """SQL that says whether a meter is meant by a term, and its parameters.
+
+    By the beginning of its serial number, its last characters, words of its name and of a serial number with
+    separators that begin so, or the system title. With a limit: so many that each of these finds, the first by serial
+    number behind ``after`` where that is given.
+    """
+    term = term.strip()
+    if "\0" in term or not _ALNUM.search(term):
+        return "false", []
+    found = [_branch("lower(serial_number) LIKE %s", f"{_like(term.lower())}%", limit, after)]
+    if len(term) >= LAST_DIGITS_MIN:
+        end = f"{_like(term.lower()[::-1])}%"
+        found.append(_branch("reverse(lower(serial_number)) LIKE %s", end, limit, after, is_fenced=True))
+    found.append(_branch(_matches(METER_WORDS), term, limit, after, is_fenced=True))
+    with suppress(RegistryError):
+        found.append(("SELECT id FROM meters_meter WHERE system_title = %s", [parse_system_title(term)]))
+    return _any_of(table, found)
+
+
+def place_condition(term: str, table: str = "meters_place", limit: int | None = None) -> Condition:
+    """SQL that says whether a place is meant by a term: by how words of name and address begin, or by the customer.
+
+    With a limit: some of those, so many at most.
+    """
+    term = term.strip()
+    if "\0" in term or not _ALNUM.search(term):
+        return "false", []
+    words = f"SELECT id FROM meters_place WHERE {_matches(PLACE_WORDS)}"
+    customers = "SELECT id FROM meters_place WHERE customer_reference = %s"
+    found: list[Condition] = [(words, [term]), (customers, [tidy(term)])]
+    if limit is not None:
+        found = [
+            (f"(WITH w AS MATERIALIZED ({one}) SELECT id FROM w LIMIT %s)", [*values, limit]) for one, values in found
+        ]
+    return _any_of(table, found)
+
+
+def _branch(condition: str, value: str, limit: int | None, after: str | None, *, is_fenced: bool = False) -> Condition:
+    """The ids that one index finds.
+
+    Materialized where PostgreSQL thinks that more fit than do (of words a fiftieth of all): it would rather go
+    through all meters until it has met so many. Rows are taken from it one by one all the same.
+    """
+    found = f"SELECT id, serial_number FROM meters_meter WHERE {condition}"
+    if limit is None:
+        return f"SELECT id FROM ({found}) AS f", [value]
+    place, values = ("", []) if after is None else ("WHERE serial_number > %s ORDER BY serial_number", [after])
+    if is_fenced or after is None:
+        return f"(WITH w AS MATERIALIZED ({found}) SELECT id FROM w {place} LIMIT %s)", [value, *values, limit]
+    return f"(SELECT id FROM ({found}) AS f {place} LIMIT %s)", [value, *values, limit]
+
+
+def _any_of(table: str, found: list[Condition]) -> Condition:
+    statements = " UNION ALL ".join(statement for statement, _ in found)
+    return f"{table}.id = ANY(ARRAY({statements}))", [value for _, values in found for value in values]
+
+
+def as_q(condition: Condition) -> Q:
+    """A condition for a QuerySet of the model itself."""
+    return Q(RawSQL(*condition, output_field=BooleanField()))  # noqa: S611 - values are parameters
+
+
+def of_meters(term: str) -> Q:
+    """A condition for rows that are of a ``meter``."""
+    return Q(meter__in=Meter.objects.filter(as_q(meter_condition(term))))
+
+
+def of_places(term: str) -> Q:
+    """A condition for rows that are of a ``place``."""
+    return Q(place__in=Place.objects.filter(as_q(place_condition(term))))
+
+
+def _matches(text: str) -> str:
+    words = _VECTOR.format(words=_WORDS.format(text=text))
+    return f"{words} @@ {_QUERY.format(words=_WORDS.format(text='%s::text'))}"
+
+
+def _like(text: str) -> str:
+    return re.sub(r"([%_\\])", r"\\\1", text)
