@@ -15,6 +15,7 @@ from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
+from concentrators import admin_commands, admin_evidence  # noqa: F401 - they register their pages
 from concentrators.admin_forms import AssignForm, IntervalForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
 from concentrators.commands import capture_period, operator
