@@ -3,7 +3,7 @@
 A transaction that is rolled back stands for the restore: the database is as it was before, and the journal is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
-from keyvault.device_keys import command_sealing, epochs, shipments
+from keyvault.device_keys import command_sealing, epochs, provisioning, shipments
 from keyvault.device_keys.command_sealing import KeyCommand
 from keyvault.device_keys.provisioning import (
     NewKey,
@@ -58,6 +58,7 @@ from keyvault.models import (
 from tests.concentrators.fleet import NOW, Device, commission, post
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory
+from tests.toy_schemes import toys
 
 pytestmark = pytest.mark.django_db
 
@@ -88,6 +89,7 @@ def picture() -> dict[str, Any]:
         "system_title",
         "epoch",
         "algorithm",
+        "scheme",
         "source",
         "state",
         "fleet_key__name",
@@ -147,6 +149,28 @@ def test_new_keys_of_every_kind_come_back(folder: Path) -> None:
         epochs.begin(TITLES[:3])
 
     assert_brought_back(folder, act)
+
+
+def test_the_scheme_of_a_key_comes_back_and_goes_on_with_the_next_epoch(folder: Path) -> None:
+    def act() -> None:
+        provision_stored([NewKey(TITLES[0], 0), NewKey(TITLES[0], 1, scheme="toy")])
+        epochs.begin(TITLES[:1])
+
+    with toys():
+        assert_brought_back(folder, act)
+        assert list(DeviceKey.objects.order_by("epoch").values_list("scheme", flat=True)) == ["ccm", "toy", "toy"]
+
+
+def test_keys_of_a_journal_from_before_there_were_schemes_come_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def old(state: KeyState, keys: Sequence[tuple[Any, ...]]) -> None:
+        journal_keys(state, [key[:9] for key in keys])
+
+    journal_keys = provisioning.journal_keys
+    monkeypatch.setattr(provisioning, "journal_keys", old)
+    assert_brought_back(folder, lambda: provision_devices(TITLES[:1]))
+    assert set(DeviceKey.objects.values_list("scheme", flat=True)) == {"ccm"}
 
 
 def with_transfer_keys(count: int, concentrator: Concentrator) -> list[Device]:
