@@ -71,7 +71,7 @@ class Migration(migrations.Migration):
                 null=True,
                 on_delete=django.db.models.deletion.PROTECT,
                 related_name="failures",
-                to="concentrators.failures.acknowledgement",
+                to="concentrators.acknowledgement",
             ),
         ),
         migrations.AddField(
