@@ -24,18 +24,18 @@ help:
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
 	@echo "make format    formats the code"
-	@echo "make lock      locks the dependencies in requirements/*.in anew, with hashes"
+	@echo "make lock      locks the dependencies of pyproject.toml anew, with hashes, in requirements/"
 	@echo "make clean     removes the virtual environment and caches; leaves var/ (database, keys) alone"
 	@echo "make distclean removes var/ too, after asking"
 
-$(READY): requirements/base.txt
+$(READY): requirements/local.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "This needs Python 3.11 or newer as $(PYTHON): install it, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the locked dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/base.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/local.txt
 	@touch $@
 
 $(READY_DEV): requirements/dev.txt $(READY)
@@ -75,11 +75,14 @@ format: $(READY_DEV)
 	$(BIN)/ruff check --fix .
 
 # No index addresses in the lock files: where packages come from is the machine's own configuration.
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header
+AS_DEV = --constraint requirements/dev.txt
 lock: $(READY_DEV)
-	$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
-	$(COMPILE) requirements/base.in --constraint requirements/dev.txt --output-file requirements/base.txt
-	$(COMPILE) requirements/hsm.in --constraint requirements/dev.txt --output-file requirements/hsm.txt
+	$(COMPILE) --extra dev --output-file requirements/dev.txt
+	$(COMPILE) $(AS_DEV) --output-file requirements/base.txt
+	$(COMPILE) $(AS_DEV) --extra local --output-file requirements/local.txt
+	$(COMPILE) $(AS_DEV) --extra hsm --output-file requirements/hsm.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

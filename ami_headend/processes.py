@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Sequence
 
-from django.conf import settings
-
 from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
+
+
+def manage_command(name: str) -> list[str]:
+    """A management command, from wherever the head-end is installed."""
+    return [sys.executable, "-m", "ami_headend", name]
 
 
 def web_command(host: str, port: int, processes: int) -> list[str]:
     """The web server with so many processes."""
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "web"]
-    return [*command, "--host", host, "--port", str(port), "--processes", str(processes)]
+    return [*manage_command("web"), "--host", host, "--port", str(port), "--processes", str(processes)]
 
 
 def worker_command(processes: int, queues: Sequence[str] = QUEUES) -> list[str]:

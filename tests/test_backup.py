@@ -128,7 +128,7 @@ def test_programs_of_a_wrong_version_or_none_are_told(
     old.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert programs.find("pg_dump").major >= 16  # the embedded database's
-    monkeypatch.setattr(programs, "postgres_program", lambda name: str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
     with pytest.raises(ProgramError, match=rf"{old} is of version 9: install .*postgresql-client-\d+"):
         programs.find("pg_dump")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
@@ -213,7 +213,7 @@ def test_a_new_machine_is_restored_with_the_embedded_database(folder: Path, tmp_
     backup = made(folder)
     epochs.begin(TITLES[:1])
     env = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    env |= {"AMI_VAR_DIR": str(tmp_path / "var"), "KEY_JOURNAL_DIR": str(tmp_path / "journal")}
+    env |= {"AMI_LOCAL": "1", "AMI_VAR_DIR": str(tmp_path / "var"), "KEY_JOURNAL_DIR": str(tmp_path / "journal")}
 
     def manage(*words: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "manage.py", *words]

@@ -16,6 +16,7 @@ from ami_headend import beat, schedule
 from ami_headend.beat import SteadyScheduler
 from ami_headend.celery import app
 from ami_headend.core import tasklimits
+from ami_headend.core.broker_url import celery_broker_url
 from ami_headend.local import embedded
 from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
 from tests.flows.redis_faults import TROUBLES, mend, spoil
@@ -104,7 +105,7 @@ def broker(tmp_path: Path) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def scheduler(broker: redis.Redis, tmp_path: Path) -> SteadyScheduler:
-    own = Celery("own", broker=embedded.celery_broker_url(embedded.redis_url(tmp_path)), set_as_current=False)
+    own = Celery("own", broker=celery_broker_url(embedded.redis_url(tmp_path)), set_as_current=False)
     own.conf.update(
         task_queues=[Queue("q")],
         task_default_queue="q",

@@ -62,8 +62,10 @@ def test_output_that_nobody_reads_any_more_is_no_fault() -> None:
 
 def embedded_environ(var_dir: Path) -> dict[str, str]:
     """The environment of a head-end on embedded services of its own."""
-    env = {key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL"}}
-    return env | {"AMI_VAR_DIR": str(var_dir), "MASTER_KEY_FILE": str(var_dir / "master.keys"), "TLS": "0"}
+    configured = {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}
+    env = {key: value for key, value in os.environ.items() if key not in configured}
+    env |= {"AMI_VAR_DIR": str(var_dir), "MASTER_KEY_FILE": str(var_dir / "master.keys"), "TLS": "0"}
+    return env | {"AMI_LOCAL": "1"}  # up and demo need not be told; the commands beside them do
 
 
 @contextmanager

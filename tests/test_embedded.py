@@ -3,32 +3,29 @@
 import os
 import shutil
 import signal
-import ssl
 import stat
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import psycopg
 import pytest
 import redis
-from kombu import Connection
-from kombu.transport.redis import Channel
 
 from ami_headend.local import embedded
 from ami_headend.local.embedded import EmbeddedError
 from tests.flows.stack import wait_for
 
-NOTHING_SET = {key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL"}}
+NOTHING_SET = {
+    key: value for key, value in os.environ.items() if key not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}
+}
 
 HOLDER = """
 import signal, sys, time
 from pathlib import Path
-from ami_headend import embedded
+from ami_headend.local import embedded
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where this is inherited as ignored
 with embedded.services(Path(sys.argv[1])):
     print("running", flush=True)
@@ -64,10 +61,33 @@ def test_services_run_inside_the_block_and_keep_the_data(tmp_path: Path) -> None
 
 
 def test_what_is_configured_is_not_started(tmp_path: Path) -> None:
-    configured = {"DATABASE_URL": "postgres://u@db/x", "REDIS_URL": "redis://r/0"}
+    configured = {"DATABASE_URL": "postgres://u@db/x", "REDIS_URL": "redis://r/0", "SECRET_KEY": "x", "PATH": "/bin"}
     with embedded.services(tmp_path / "var", configured) as env:
-        assert env == {**configured, "AMI_VAR_DIR": str(tmp_path / "var")}
+        assert env.pop("PATH").startswith("/bin:")  # PostgreSQL's own programs come last
+        assert env | {"PATH": "/bin"} == {**configured, "AMI_VAR_DIR": str(tmp_path / "var")}
     assert not (tmp_path / "var").exists()
+
+
+def test_a_command_of_the_local_stack_is_told_where_it_is(tmp_path: Path) -> None:
+    environ = {"AMI_VAR_DIR": str(tmp_path), "PATH": "/bin"}
+    with embedded.configured(environ, ["doctor"]):
+        assert environ["DATABASE_URL"] == environ["EMBEDDED_DATABASE_URL"] == embedded.database_url(tmp_path)
+        assert environ["OWNER_DATABASE_URL"] == embedded.database_url(tmp_path, embedded.OWNER)
+        assert environ["REDIS_URL"] == embedded.redis_url(tmp_path)
+        assert environ["SECRET_KEY"] == embedded.secret_key(tmp_path)
+        assert not embedded.running(tmp_path), "only a command that needs it starts the database"
+
+
+def test_a_server_of_somebody_else_s_is_not_called_embedded(tmp_path: Path) -> None:
+    environ = {"AMI_VAR_DIR": str(tmp_path), "DATABASE_URL": "postgres://u@db/x"}
+    with embedded.configured(environ, ["up"]):
+        assert not {"EMBEDDED_DATABASE_URL", "OWNER_DATABASE_URL"} & set(environ)
+        assert environ["REDIS_URL"] == embedded.redis_url(tmp_path)
+    with (
+        pytest.raises(EmbeddedError, match="OWNER_DATABASE_URL is set and DATABASE_URL is not"),
+        embedded.configured({"AMI_VAR_DIR": str(tmp_path), "OWNER_DATABASE_URL": "postgres://o@db/x"}, ["doctor"]),
+    ):
+        pass
 
 
 def test_an_exception_stops_what_was_started(tmp_path: Path) -> None:
@@ -157,32 +177,6 @@ def test_secret_key_is_random_private_and_one_for_all(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a" / "secret.key").stat().st_mode) == 0o600
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["secret.key"]
     assert embedded.secret_key(tmp_path / "b") != embedded.secret_key(tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    ("url", "broker"),
-    [
-        ("redis://host:6379/3", "redis://host:6379/3"),
-        ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
-        ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
-        ("unix://ami:p%2Fw@/run/redis.sock?db=1", "redis+socket://ami:p%2Fw@/run/redis.sock?virtual_host=1"),
-        ("rediss://:pw@host:6379/3", "rediss://:pw@host:6379/3?ssl_cert_reqs=required"),
-        ("rediss://host?ssl_ca_certs=/ca.pem", "rediss://host?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
-        ("rediss://host?ssl_cert_reqs=none", "rediss://host?ssl_cert_reqs=none"),
-    ],
-)
-def test_celery_spells_unix_sockets_and_tls_its_own_way(url: str, broker: str) -> None:
-    assert embedded.celery_broker_url(url) == broker
-
-
-def test_celery_reads_the_password_and_the_certificate_s_check_from_its_url() -> None:
-    with Connection(embedded.celery_broker_url("unix://:p%2Fw@/nowhere/redis.sock?db=3")) as broker:
-        channel: Any = Channel.__new__(Channel)  # a whole one would connect
-        channel.connection = SimpleNamespace(client=broker, default_port=6379)
-        kept = channel._connparams()
-    assert (kept["path"], kept["password"], kept["db"]) == ("/nowhere/redis.sock", "p/w", 3)
-    with Connection(embedded.celery_broker_url("rediss://:pw@host/0")) as broker:
-        assert broker.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
 def test_a_stale_pid_file_is_no_running_server(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ def test_the_master_key_is_not_served_nor_open_to_others(settings: Settings, tmp
         ("REDIS_URL", "http://redis", "Settings: REDIS_URL must begin with redis://"),
         ("LOG_LEVEL", "loud", 'Settings: Environment variable "LOG_LEVEL" invalid'),
         ("TLS", "perhaps", 'Settings: Environment variable "TLS" invalid'),
-        ("AMI_VAR_DIR", "/dev/null/var", "Settings: The secret key /dev/null/var/secret.key cannot be read or made"),
+        ("DATABASE_URL", "", "Settings: DATABASE_URL is not set: set it to postgres://"),
+        ("REDIS_URL", "", "Settings: REDIS_URL is not set: set it to rediss://"),
+        ("SECRET_KEY", "", "Settings: SECRET_KEY is not set: set it to 50 random characters"),
     ],
 )
 def test_a_bad_variable_is_one_sentence(variable: str, value: str, sentence: str) -> None:
@@ -149,15 +151,34 @@ def test_options_that_the_url_gives_stand() -> None:
         assert part in shown.stdout
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence() -> None:
+    environ = {"PATH": os.environ["PATH"], "AMI_LOCAL": "1", "AMI_VAR_DIR": "/dev/null/var"}
+    done = subprocess.run([sys.executable, "manage.py", "check"], env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Settings: The secret key /dev/null/var/secret.key cannot be read or made")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["-m", "celery", "--app", "ami_headend", "worker"], ["-m", "ami_headend", "web"]])
+def test_no_process_starts_without_an_address(command: list[str]) -> None:
+    """Neither is a socket in `var/` meant, nor is one made."""
+    done = subprocess.run([sys.executable, *command], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode != 0
+    for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY"):
+        assert f"{name} is not set" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, "False True"),  # the embedded database
         ({"DATABASE_URL": "postgres://u@db/x"}, "True False"),
+        ({"DATABASE_URL": "postgres://u@db/x", "AMI_LOCAL": "1"}, "True False"),
+        ({"DATABASE_URL": "postgres://u@db/x", "EMBEDDED_DATABASE_URL": "postgres://u@db/y"}, "True False"),
+        ({"DATABASE_URL": "postgres://u@db/x", "EMBEDDED_DATABASE_URL": "postgres://u@db/x"}, "False False"),
         ({"DATABASE_URL": "postgres://u@db/x", "DEBUG": "1", "TLS": "0"}, "False False"),
         ({"DATABASE_URL": "postgres://u@db/x", "REQUIRE_APPROVAL": "0"}, "False False"),
         ({"DATABASE_URL": "postgres://u@db/x", "OWNER_DATABASE_URL": "postgres://o@db/x"}, "True True"),
-        ({"OWNER_DATABASE_URL": "postgres://o@db/x"}, "OWNER_DATABASE_URL is set and DATABASE_URL is not"),
+        ({"OWNER_DATABASE_URL": "postgres://o@db/x"}, "DATABASE_URL is not set"),
         ({"DATABASE_URL": "postgres://u@db/x", "OWNER_DATABASE_URL": "mysql://o@db/x"}, "must begin with postgres://"),
     ],
 )
@@ -167,7 +188,7 @@ def test_approvals_and_the_owner_follow_from_where_it_runs(
     code = "from ami_headend import settings as s; print(s.REQUIRE_APPROVAL, s.OWNER_DATABASE is not None)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"AMI_VAR_DIR": str(tmp_path), "SECRET_KEY": "x", **environ},
+        env={"AMI_VAR_DIR": str(tmp_path), "SECRET_KEY": "x", "REDIS_URL": "redis://r/0", **environ},
         capture_output=True,
         text=True,
         check=False,

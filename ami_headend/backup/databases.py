@@ -9,7 +9,6 @@ from django.db import DatabaseError, OperationalError, ProgrammingError, connect
 from psycopg import sql
 from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable
 
-from ami_headend.local import embedded
 from keyvault import journal
 from keyvault.master_key.backups import BackupError
 
@@ -17,19 +16,6 @@ ASIDE = "before_restore"  # the schema that what stood in a database waits in un
 UPLINKS, REPLAYED = "concentrators_uplink", "keyvault_journal_replayed"
 _LOCK_WAIT_S = 30
 _LOCK_TRIES = 5
-
-
-@contextmanager
-def served() -> Iterator[None]:
-    """The embedded database runs for the block, where it is ours and nobody runs it. EmbeddedError: it cannot."""
-    if not settings.IS_EMBEDDED or embedded.running(settings.VAR_DIR):
-        yield
-        return
-    with embedded.services(settings.VAR_DIR):
-        try:
-            yield
-        finally:
-            connections.close_all()
 
 
 @contextmanager

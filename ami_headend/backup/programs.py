@@ -4,13 +4,10 @@ import os
 import re
 import shutil
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from django.db import connection
-
-from ami_headend.local.embedded import EmbeddedError, postgres_program
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 # Parameters of a connection by the environment variable that libpq takes them from.
@@ -47,9 +44,9 @@ class Program(NamedTuple):
 
 
 def find(name: str) -> Program:
-    """The program (pg_dump, pg_restore) on the PATH, else that of the embedded database, new enough for the server.
+    """The program (pg_dump, pg_restore): the first on the PATH that is new enough for the server.
 
-    Raises ProgramError where neither is.
+    Raises ProgramError where none is.
     """
     server = connection.cursor().connection.info.server_version // 10_000
     found: list[Program] = []
@@ -83,10 +80,9 @@ def failure(program: Program, stderr: bytes) -> ProgramError:
 
 
 def _candidates(name: str) -> list[str]:
-    candidates = [shutil.which(name)]
-    with suppress(EmbeddedError):  # the wheel is not installed: then the PATH alone counts
-        candidates.append(postgres_program(name))
-    return [path for path in candidates if path is not None and Path(path).exists()]
+    """Every program of that name on the PATH, in its order; the local stack puts the embedded database's own last."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [path for path in (shutil.which(name, path=folder) for folder in folders) if path is not None]
 
 
 def _major(path: str) -> int:

@@ -19,7 +19,6 @@ from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.core.sql import fetch_rows
 from ami_headend.health import heartbeats
-from ami_headend.local import embedded
 from ami_headend.queues import QUEUES
 from ami_headend.signin import unread
 from concentrators.ingest import uplink_state
@@ -101,12 +100,10 @@ def _in_database(look: Callable[[], Finding]) -> Finding:
         return look()
 
 
-def _where_to_look(configured: bool) -> str:
-    if configured:
+def _where_to_look() -> str:
+    if not settings.IS_EMBEDDED:
         return "Check the address, the network and that the server runs."
-    if embedded.running(settings.VAR_DIR):
-        return f"It was started by make up, in {settings.VAR_DIR}, and hangs or has failed: see what make up says."
-    return f"Nothing runs in {settings.VAR_DIR}: start it with make up, or set DATABASE_URL and REDIS_URL."
+    return f"Start it with make up; if make up runs in {settings.VAR_DIR}, the server hangs or has failed: see its log."
 
 
 def _database() -> Finding:
@@ -116,8 +113,7 @@ def _database() -> Finding:
             version = cursor.connection.info.server_version // 10_000
         is_read_only = not is_writable()
     except OperationalError as error:
-        ours = embedded.database_url(settings.VAR_DIR) == settings.DATABASE_URL
-        return Finding("database", False, str(error).splitlines()[0], _where_to_look(not ours))
+        return Finding("database", False, str(error).splitlines()[0], _where_to_look())
     if version < POSTGRES_VERSION_MIN:
         to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
         return Finding("database", False, f"PostgreSQL {version} is too old", to_do)
@@ -162,8 +158,7 @@ def broker() -> Finding:
         with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
             client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
     except _BROKER_TROUBLE as error:
-        ours = embedded.redis_url(settings.VAR_DIR) == settings.REDIS_URL
-        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look(not ours))
+        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look())
     return Finding("broker", True, "Redis answers, and can be written")
 
 

@@ -3,7 +3,9 @@
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -18,6 +20,7 @@ from ami_headend.local import embedded
 from ami_headend.local.display import Lines
 from ami_headend.local.embedded import OwnService
 from ami_headend.local.supervision import RestartsError, Supervisor
+from ami_headend.processes import beat_command, web_command, worker_command
 from keyvault import master_key
 from keyvault.models import DeviceKey, FleetKey
 from meters.readings import partitions
@@ -46,7 +49,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
     Raises LocalStackError, EmbeddedError or MasterKeyError, each with one sentence.
     """
     require_free(host, port)
-    own_database = not os.environ.get("DATABASE_URL")
+    own_database = settings.IS_EMBEDDED
     with embedded.started(settings.VAR_DIR) as (env, own):
         if _is_loopback(host):
             env.setdefault("TLS", "0")
@@ -88,6 +91,46 @@ def supervise(commands: Mapping[str, list[str]], ready: "Prepared", panel: str =
         raise LocalStackError(str(error)) from error
     finally:
         lines.close()
+
+
+@contextmanager
+def head_end(answers: Callable[[str], bool], start_s: float) -> Iterator[str]:
+    """A head-end on a free port until the block ends; gives its address. Its output goes to simulate.log in `var/`.
+
+    Raises LocalStackError where it does not answer within `start_s` seconds, and as ``prepared`` does.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    commands = [web_command("127.0.0.1", port, 1), worker_command(2), beat_command()]
+    with prepared("127.0.0.1", port) as ready, (settings.VAR_DIR / "simulate.log").open("ab") as log:
+        # Sessions of their own: Ctrl-C is for the caller, and ends them last.
+        started = [
+            subprocess.Popen(
+                command, env=ready.env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
+            )
+            for command in commands
+        ]
+        try:
+            deadline = time.monotonic() + start_s
+            while not answers(ready.address):
+                if time.monotonic() > deadline or any(process.poll() is not None for process in started):
+                    raise LocalStackError(f"The head-end did not start; {log.name} says why.")
+                time.sleep(0.2)
+            yield ready.address
+        finally:
+            _end(started)
+
+
+def _end(started: list["subprocess.Popen[bytes]"]) -> None:
+    for process in started:
+        process.terminate()
+    for process in started:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,7 +22,7 @@ from kombu import Connection
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.celery import app
-from ami_headend.local.embedded import celery_broker_url
+from ami_headend.core.broker_url import celery_broker_url
 from ami_headend.processes import beat_command, web_command, worker_command
 
 START_TIMEOUT_S = 30.0

@@ -123,7 +123,7 @@ def test_no_head_end_is_said_with_an_exit_status(simulate: Simulate) -> None:
 
 
 def test_on_its_own_it_starts_a_head_end_and_stops_it(live_stack: Stack, tmp_path: Path) -> None:
-    configured = ("DATABASE_URL", "REDIS_URL", "MASTER_KEY_FILE")
+    configured = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "MASTER_KEY_FILE")
     env = {name: value for name, value in live_stack.env.items() if name not in configured}
     command = [sys.executable, "manage.py", "simulate", "--meters", "3", "--days", "1"]
     var_dir = tmp_path / "var"

@@ -6,8 +6,9 @@ import os
 import secrets
 import shutil
 import threading
+from collections.abc import MutableMapping
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 DATABASE_NAME = "ami_headend"
 OWNER = "postgres"  # of the cluster, the database and its tables
@@ -41,21 +42,6 @@ def database_url(var_dir: Path, role: str = WORKING_ROLE) -> str:
 def redis_url(var_dir: Path, database: int = 0) -> str:
     """The URL of the embedded Redis, whether it runs or not."""
     return f"unix://{quote(str(socket_dir(var_dir, 'redis') / 'redis.sock'), safe='/')}?db={database}"
-
-
-def celery_broker_url(url: str) -> str:
-    """The same Redis in Celery's spelling, which differs for unix sockets and for TLS.
-
-    Celery does not look at the server's certificate unless it is told to; every other client does.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
-        return url + ("&" if parts.query else "?") + "ssl_cert_reqs=required"
-    if parts.scheme != "unix":
-        return url
-    account = parts.netloc.rpartition("@")[0]
-    database = parse_qs(parts.query).get("db", ["0"])[0]
-    return f"redis+socket://{account}{'@' * bool(account)}{parts.path}?virtual_host={database}"
 
 
 def postgres_program(name: str) -> str:
@@ -115,3 +101,16 @@ def _make_secret_key(path: Path) -> str:
     finally:
         draft.unlink(missing_ok=True)
     return path.read_text().strip()
+
+
+def complete(environ: MutableMapping[str, str], folder: Path) -> None:
+    """Add the folder's secret key where none is set, and the wheel's PostgreSQL programs behind those of the PATH."""
+    if not environ.get("SECRET_KEY"):
+        environ["SECRET_KEY"] = secret_key(folder)
+    try:
+        programs = str(Path(postgres_program("pg_dump")).parent)
+    except EmbeddedError:  # the wheel is not installed, and a server of somebody else's is used
+        return
+    places = environ.get("PATH", os.defpath).split(os.pathsep)
+    if programs not in places:
+        environ["PATH"] = os.pathsep.join([*places, programs])

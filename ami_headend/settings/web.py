@@ -1,0 +1,143 @@
+"""The web server: its apps, middleware and API; its threads, times and sizes."""
+
+from ami_headend.settings.environment import BASE_DIR, VAR_DIR, env
+
+INSTALLED_APPS = [
+    "unfold.apps.BasicAppConfig",
+    "unfold.contrib.filters",
+    "ami_headend.console.apps.ConsoleConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.postgres",
+    "django.contrib.staticfiles",
+    "psqlextra",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+    "axes",
+    "csp",
+    "ami_headend",
+    "ami_headend.alerts",
+    "ami_headend.metrics",
+    "ami_headend.signin",
+    "concentrators",
+    "meters",
+    "keyvault",
+]
+
+MIDDLEWARE = [
+    "ami_headend.core.client_ip.ForwardedAddress",
+    "ami_headend.web.content_policy.ContentPolicy",
+    "ami_headend.health.probes.Probes",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "ami_headend.web.caching.NoStore",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "ami_headend.signin.sessions.SessionLimits",
+    "ami_headend.web.wellformed.WellFormed",
+    "ami_headend.signin.step_up.StepUp",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "ami_headend.console.zone.ViewerZoneMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+ROOT_URLCONF = "ami_headend.urls"
+WSGI_APPLICATION = "ami_headend.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "ami_headend" / "templates"],  # before unfold's own: what an empty list says
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+FORMAT_MODULE_PATH = "ami_headend.formats"
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.SessionAuthentication",
+        "ami_headend.signin.authentication.PasswordAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["ami_headend.web.problems.ViewPermission"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["ami_headend.web.problems.ShallowJSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "ami_headend.web.problems.Negotiation",
+    "DEFAULT_METADATA_CLASS": "ami_headend.web.problems.Methods",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "ami_headend.web.problems.exception_handler",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "ami-headend",
+    "DESCRIPTION": "Head-end system for smart metering: uplinks in, verified readings out.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it groups the operations
+    "TAGS": [
+        {"name": "meters", "description": "Meters, what is missing of each, and commands to them."},
+        {"name": "readings", "description": "What meters measured."},
+        {"name": "events", "description": "What meters reported of themselves."},
+        {"name": "totals", "description": "Sums of the meters of a concentrator, interval by interval."},
+        {"name": "places", "description": "Where meters hang."},
+        {"name": "keys", "description": "The states of device keys; never their octets."},
+        {"name": "failures", "description": "Frames that were refused."},
+        {"name": "alerts", "description": "What was found wrong, and what became of it."},
+        {"name": "resends", "description": "Missing intervals asked for again, of many meters."},
+        {"name": "clock-corrections", "description": "Spans in which the head-end's own clock was off."},
+        {"name": "rotations", "description": "Waves of new device keys."},
+        {"name": "uplinks", "description": "For concentrators: frames come in."},
+        {"name": "commands", "description": "For concentrators: commands go out."},
+    ],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "ami_headend.web.problems.document_problems",
+    ],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# --- threads, times and sizes --------------------------------------------------------------------
+URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")  # "/ami", where the proxy serves it below a path
+FORCE_SCRIPT_NAME = URL_PREFIX or None
+WEB_INGEST_THREADS = env.int("WEB_INGEST_THREADS", 4)  # of each process, for concentrators
+WEB_PAGE_THREADS = env.int("WEB_PAGE_THREADS", 4)  # for pages and the rest of the API
+WEB_EXPORT_THREADS = env.int("WEB_EXPORT_THREADS", 2)  # for files of any number of rows
+WEB_POST_S = env.float("WEB_POST_S", 6.0)  # a concentrator waits no longer for its answer: then 503
+WEB_PROBE_S = env.float("WEB_PROBE_S", 4.0)  # nor does a probe
+WEB_PAGE_S = env.float("WEB_PAGE_S", 60.0)
+WEB_EXPORT_S = env.float("WEB_EXPORT_S", 1800.0)
+WEB_HEAD_S = env.float("WEB_HEAD_S", 10.0)  # within which the headers of a request have come in
+WEB_REQUEST_S = env.float("WEB_REQUEST_S", 60.0)  # and its body
+WEB_IDLE_S = env.float("WEB_IDLE_S", 75.0)  # of a connection between requests; longer than the proxy's
+WEB_ANSWER_S = env.float("WEB_ANSWER_S", 3600.0)  # within which a client has taken its answer
+WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", 1000)  # of each process
+WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # kept of requests and answers under way, in each process
+
+# Verified passwords of the API, for a minute (signin.authentication): in the memory of this process, never elsewhere.
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 1_000}}}
+DEFAULT_EXCEPTION_REPORTER = "ami_headend.web.debug_pages.Reporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "ami_headend.web.debug_pages.Filter"
