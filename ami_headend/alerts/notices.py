@@ -1,4 +1,4 @@
-"""What a message says: the content of a delivery, as a webhook gets it (docs/operations.md describes it)."""
+"""What a message says: the content of a delivery, as a webhook gets it (docs/operations/alerts.md describes it)."""
 
 from datetime import datetime
 from typing import Any

@@ -137,7 +137,7 @@ def _role() -> Finding:
     if excess:
         to_do = (
             "Give web and workers a role of their own in DATABASE_URL, name the owner's in OWNER_DATABASE_URL, and run "
-            "manage.py migrate (docs/operations.md)."
+            "manage.py migrate (docs/operations/install.md)."
         )
         return Finding("database role", False, "; ".join(excess), to_do)
     missing = database_roles.tables_out_of_reach()

@@ -191,13 +191,14 @@ def _enter(plan: Plan, spool: Spool) -> None:
 def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:
     """The address of the head-end, which answers there; one of our own where nothing is configured or runs."""
     if not options["url"] and settings.IS_EMBEDDED:
-        from ami_headend.local import embedded, local_stack  # noqa: PLC0415 - of the extra `local`
+        from ami_headend.local import embedded  # noqa: PLC0415 - of the extra `local`
+        from ami_headend.local import stack as local  # noqa: PLC0415
 
         if not embedded.running(settings.VAR_DIR):
             console.print("Nothing is configured and nothing runs: starting a head-end for this run.")
             try:
-                return stack.enter_context(local_stack.head_end(_answers, _START_S))
-            except (embedded.EmbeddedError, local_stack.LocalStackError) as error:
+                return stack.enter_context(local.head_end(_answers, _START_S))
+            except (embedded.EmbeddedError, local.LocalStackError) as error:
                 raise CommandError(str(error)) from None
     url: str = options["url"] or DEFAULT_URL
     deadline = time.monotonic() + (_START_S if options["demo"] else 0)
