@@ -298,6 +298,7 @@ WEB_HEAD_S = env.float("WEB_HEAD_S", 10.0)  # within which the headers of a requ
 WEB_REQUEST_S = env.float("WEB_REQUEST_S", 60.0)  # and its body
 WEB_IDLE_S = env.float("WEB_IDLE_S", 75.0)  # of a connection between requests; longer than the proxy's
 WEB_ANSWER_S = env.float("WEB_ANSWER_S", 3600.0)  # within which a client has taken its answer
+WEB_SILENCE_S = env.float("WEB_SILENCE_S", 30.0)  # a process that gives no sign of life for so long is replaced
 WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", 1000)  # of each process
 WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # kept of requests and answers under way, in each process
 
