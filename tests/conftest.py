@@ -14,32 +14,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.parse import parse_qs
 
+import psycopg
 import pytest
 from pytest_django import DjangoDbBlocker
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from ami_headend import embedded
+from tests.scheduling import LongestFirst
 
+MIGRATED = "TESTS_MIGRATED_LOCK"  # where the workers share one migrated database: the lock of whoever makes it
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 
 
-class _ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A file's tests go to one worker, and so do all tests of pages: they share a stack and a browser.
-
-    But each long test (marked soak) goes where there is room.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/pages/"):
-            return "tests/pages"
-        return nodeid if "_for_long[" in nodeid else super()._split_scope(nodeid)
-
-
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return _ByFile(config, log)
+    return LongestFirst(config, log)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -58,7 +50,18 @@ def _start_services() -> None:
     os.environ.update(stack.enter_context(embedded.services(folder / "var")))
     # Tests make databases and look behind the scenes; the processes of live stacks get a role that owns nothing.
     os.environ["DATABASE_URL"] = configured or embedded.database_url(folder / "var", embedded.OWNER)
+    if not configured:
+        _spare_the_disk(os.environ["DATABASE_URL"])
+        os.environ[MIGRATED] = str(folder / "migrated.lock")
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _spare_the_disk(url: str) -> None:
+    """Databases that are thrown away need not outlive the machine; of a killed process they lose nothing either way."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def _own_redis_number(worker: str) -> None:
@@ -133,6 +136,14 @@ def _master_key_as_found(
         again.replace(rolled_back_master_key)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_hashes() -> None:
+    """Of passwords that tests set in this process; those of live stacks cost what they do in production."""
+    from ami_headend.signin.hashers import OneAtATime  # noqa: PLC0415 - after django.setup
+
+    OneAtATime.iterations = 1_000
+
+
 @pytest.fixture(autouse=True)
 def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker's process learned of foreseen counters is no other test's."""
@@ -163,9 +174,14 @@ def django_db_setup(
     from meters import partitions  # noqa: PLC0415 - after django.setup
     from tests.flows import databases  # noqa: PLC0415 - after django.setup
 
-    with django_db_blocker.unblock():
+    def migrated() -> Any:
         created = setup_databases(verbosity=0, interactive=False)
         partitions.maintain()
+        return created
+
+    with django_db_blocker.unblock():
+        lock = os.environ.get(MIGRATED)
+        created = databases.made_once(Path(lock), migrated) if lock else migrated()
         role = databases.make_working_role()
         template = databases.make_template()
     yield

@@ -50,7 +50,7 @@ class Receiver:
 
 
 @contextmanager
-def refusing() -> Iterator[socket.socket]:
+def kept_place() -> Iterator[socket.socket]:
     """A port on loopback where nobody listens yet: it refuses whoever connects, and nobody else can take it."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))

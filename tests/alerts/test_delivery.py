@@ -22,7 +22,7 @@ from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, D
 from ami_headend.alerts.webhooks import RefusedAddressError
 from keyvault.audit import Actor
 from keyvault.models import AuditRecord, SigningSecret
-from tests.alerts.receiver import Receiver, receiving, refusing
+from tests.alerts.receiver import Receiver, kept_place, receiving
 from tests.flows.stack import free_port
 
 pytestmark = pytest.mark.django_db
@@ -142,7 +142,7 @@ class TestWebhooks:
         assert Delivery.objects.get().attempts == 4
 
     def test_a_receiver_that_is_down_puts_off_all_that_waits_for_it(self) -> None:
-        with refusing() as place:
+        with kept_place() as place:
             receiver = Receiver(place.getsockname()[1])
             channel = webhook(receiver)
             tell(alert(subject_id=1), alert(subject_id=2))

@@ -16,7 +16,7 @@ from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import Uplink
 from keyvault.audit import Actor
-from tests.alerts.receiver import Receiver, receiving, refusing
+from tests.alerts.receiver import Receiver, kept_place, receiving
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of, wait_verified
 from tests.flows.stack import Stack, running, wait_for
@@ -145,7 +145,7 @@ def sweep_until(stack: Stack, what: str, ready: Callable[[], bool]) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_message_outlives_its_worker_redis_and_a_receiver_that_is_down(stack: Stack, silent: Site) -> None:
-    with refusing() as place:
+    with kept_place() as place:
         down = Receiver(place.getsockname()[1])
         channel = tell_to(down)
         # Taken, tried, and given back: a worker that is killed in between has a lease of two minutes (see below).
