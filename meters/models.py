@@ -230,7 +230,7 @@ class HouseholdAccess(models.Model):
     """Who looked at what meters of households said or where they hang: a row for each account, door, meter and hour.
 
     ``account`` is the account's name, ``door`` the name of the page or address. Neither ``meter`` nor ``place``: rows
-    of any meter, as in a list or an export of all.
+    of any meter, as in a list or an export of all. A place that is removed leaves its number here.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -238,7 +238,9 @@ class HouseholdAccess(models.Model):
     account = models.CharField(max_length=150)
     door = models.CharField(max_length=60)
     meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="+")
-    place = models.ForeignKey(Place, models.SET_NULL, null=True, related_name="+", db_index=False)
+    place = models.ForeignKey(
+        Place, models.DO_NOTHING, null=True, related_name="+", db_constraint=False, db_index=False
+    )
     requests = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField()
     last_at = models.DateTimeField(db_index=True)
