@@ -8,7 +8,7 @@ from django import forms
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from concentrators.models import Concentrator
+from concentrators.admin_forms import ConcentratorField
 from concentrators.tallies import TallyKey, TallySelection, tallies
 from concentrators.total_queries import TotalKey, TotalSelection, totals
 from concentrators.verdicts import FailureKind
@@ -23,9 +23,7 @@ _IDS = 2**31
 class ConcentratorFilters(FilterForm):
     """Rows of a concentrator and a period."""
 
-    concentrator = forms.ModelChoiceField(
-        Concentrator.objects.order_by("name"), required=False, empty_label="all", widget=UnfoldAdminSelectWidget
-    )
+    concentrator = ConcentratorField(takes_ids=True)
 
 
 class TotalFilters(ConcentratorFilters):

@@ -21,7 +21,6 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.lists import (
     ROWS,
-    ConcentratorField,
     ListPage,
     MeterField,
     box,
@@ -35,6 +34,7 @@ from ami_headend.console.tables import Column, Table, table
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from concentrators import failure_queries, tasks
 from concentrators.acknowledgement import NOTE_LENGTH, Acknowledged, AcknowledgementError, acknowledge, take_back
+from concentrators.admin_forms import ConcentratorField
 from concentrators.failure_queries import FailureGroupRow, FailureKey, FailureRow, FailureSelection
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.adminbase import FilterForm

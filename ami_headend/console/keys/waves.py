@@ -20,10 +20,10 @@ from unfold.widgets import (
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.formatting import ago, duration, label, link, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.console.lists import ConcentratorField
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.tables import Column, Table, table
 from concentrators import waves
+from concentrators.admin_forms import ConcentratorField
 from concentrators.colours import WAVE_COLOURS
 from concentrators.models import CommandState, RotationWave, WaveState
 from concentrators.waves import Progress, Selection, WaveError
