@@ -114,7 +114,7 @@ class Place(models.Model):
                 violation_error_message="Latitude (-90 to 90) and longitude (-180 to 180) go together.",
             )
         ]
-        indexes = [models.Index(fields=["customer_reference"], name="place_by_customer")]
+        indexes = [models.Index(fields=["customer_reference", "id"], name="place_by_reference")]
 
     def __str__(self) -> str:
         return self.name
