@@ -9,15 +9,18 @@ from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
 
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
+from concentrators.length_corrections import REASON_LENGTH
 from concentrators.models import Assignment, Concentrator
 from keyvault.adminbase import RowSelect, RowsSelect
 from meters.lengths import LONGEST_MINUTES
 from meters.models import Meter
+from meters.obis import RegisterKind
 
 
 class ConcentratorField(forms.CharField):
@@ -88,3 +91,51 @@ class IntervalForm(forms.Form):
         widget=UnfoldAdminSplitDateTimeWidget,
         validators=WITHIN_TIMES,
     )
+
+
+class ReasonForm(forms.Form):
+    """A correction, and how it is known to be one."""
+
+    reason = forms.CharField(
+        max_length=REASON_LENGTH, help_text="how that is known; it is audited", widget=UnfoldAdminTextareaWidget
+    )
+
+
+class LengthCorrectionForm(ReasonForm):
+    """The interval length that a meter had in a span of the past, otherwise than registered."""
+
+    interval_minutes = forms.IntegerField(
+        min_value=1,
+        max_value=LONGEST_MINUTES,
+        label="interval length",
+        help_text="minutes, 1 to 1440",
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+    start = forms.SplitDateTimeField(
+        label="from",
+        required=False,
+        help_text="in your time zone, when intervals of both lengths begin; empty: from its beginning on",
+        widget=UnfoldAdminSplitDateTimeWidget,
+        validators=WITHIN_TIMES,
+    )
+    end = forms.SplitDateTimeField(
+        label="to",
+        required=False,
+        help_text="up to, and not including; empty: it still measures so",
+        widget=UnfoldAdminSplitDateTimeWidget,
+        validators=WITHIN_TIMES,
+    )
+    field_order = ["interval_minutes", "start", "end", "reason"]
+
+
+class RegisterCorrectionForm(ReasonForm):
+    """What the entry of a register is to say."""
+
+    kind = forms.ChoiceField(
+        choices=[(kind.value, kind.value) for kind in RegisterKind], widget=UnfoldAdminSelectWidget
+    )
+    unit = forms.CharField(max_length=8, help_text="SenML unit (RFC 8428, RFC 8798)", widget=UnfoldAdminTextInputWidget)
+    scaler = forms.IntegerField(
+        min_value=-30, max_value=30, help_text="one step is 10^scaler units", widget=UnfoldAdminIntegerFieldWidget
+    )
+    field_order = ["kind", "unit", "scaler", "reason"]

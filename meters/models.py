@@ -148,7 +148,7 @@ class Installation(models.Model):
 class Register(models.Model):
     """A register that readings may name: OBIS code, kind, unit and scaler (DLMS: value x 10^scaler unit).
 
-    Immutable but for its name and its bounds: readings stand on its scaler.
+    Immutable but for its name and its bounds, once readings stand on it: they are in its steps.
     """
 
     id = models.SmallAutoField(primary_key=True)
