@@ -42,6 +42,7 @@ class PayloadRefusal(StrEnum):
     IDENTITY_MISMATCH = "identity_mismatch"
     TOO_OLD = "too_old"
     UNKNOWN_REGISTER = "unknown_register"
+    REGISTRY_MISMATCH = "registry_mismatch"
     IMPLAUSIBLE = "implausible"
     CLOCK_SKEW = "clock_skew"
 
@@ -49,14 +50,25 @@ class PayloadRefusal(StrEnum):
 class PayloadError(ValueError):
     """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
 
-    But unknown_register, implausible and clock_skew may be ours: the catalogue, its bounds or our clock. Of the last
-    two ``values`` holds what the payload says.
+    But unknown_register, registry_mismatch, implausible and clock_skew may be ours: the catalogue, the registered
+    interval length, the bounds or our clock. Of the last three ``values`` holds what the payload says; of
+    registry_mismatch where all of it could be read in the register's steps.
     """
 
     def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:
         super().__init__(detail)
         self.reason = reason
         self.values = values
+
+
+class _MismatchError(Exception):
+    """A record does not fit its register or the registered length; ``value`` is what it says where only its time does
+    not fit.
+    """
+
+    def __init__(self, detail: str, value: "Value | None" = None) -> None:
+        super().__init__(detail)
+        self.value = value
 
 
 class RegisterRow(NamedTuple):
@@ -227,9 +239,10 @@ def interpret(
     ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always.
 
     Raises PayloadError; of several reasons for the first of these: payload_invalid (not SenML), identity_mismatch
-    (another meter's name), payload_invalid (wrong unit, a value finer than the register, an interval off its
-    grid, two values at one place), too_old (before ``period``), unknown_register, implausible (outside the register's
-    bounds), clock_skew (after ``period``, or an interval that is not over by its end).
+    (another meter's name), payload_invalid (two values at one place, an interval that begins on no whole minute),
+    too_old (before ``period``), unknown_register, registry_mismatch (another unit, a value finer than the register, an
+    interval off its grid), implausible (outside the register's bounds), clock_skew (after ``period``, or an interval
+    that is not over by its end).
     """
     if lengths is None:
         for shape in registers.shapes:
@@ -252,7 +265,7 @@ def _interpret(
         records = parse_pack(payload)
     except SenMLError as error:
         raise _invalid(str(error)) from None
-    values, unknown = [], ""
+    values, unknown, mismatch, all_read = [], "", "", True
     try:
         for record in records:
             name = record[0]
@@ -262,7 +275,14 @@ def _interpret(
             if register is None:
                 unknown = unknown or name
                 continue
-            values.append(_value(record, register, interval_minutes, lengths))
+            try:
+                values.append(_value(record, register, interval_minutes, lengths))
+            except _MismatchError as error:
+                mismatch = mismatch or str(error)
+                if error.value is None:
+                    all_read = False
+                else:
+                    values.append(error.value)
         values = _once(values, registers)
     except PayloadError:
         for name, *_ in records:  # whose frame it is goes before what it says
@@ -273,6 +293,8 @@ def _interpret(
         raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
     if unknown:
         raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown[:80]!r} is known")
+    if mismatch:
+        raise PayloadError(PayloadRefusal.REGISTRY_MISMATCH, mismatch, values if all_read else None)
     _check_bounds(values, registers)
     _check_over(values, period, registers)
     registers.learn([record.name for record in records], payload)
@@ -280,16 +302,22 @@ def _interpret(
 
 
 def _value(record: Record, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
-    """What a record says of a register, in its steps; PayloadError where it cannot be."""
+    """What a record says of a register, in its steps.
+
+    _MismatchError where that does not fit what is registered; PayloadError where no entry could make it fit.
+    """
     name, unit, value, time_s = record
     if unit != register.unit:
-        raise _invalid(f"{name} is in {unit!r}; the register counts {register.unit!r}")
+        raise _MismatchError(f"{name} is in {unit!r}; the register counts {register.unit!r}")
     steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
     length = 0
     if register.is_interval:
         length = interval_minutes if lengths is None else lengths.at(time_s)
         if time_s % (length * 60):
-            raise _invalid(f"{name} begins at {iso(time_s)}, no multiple of {length} minutes")
+            detail = f"{name} begins at {iso(time_s)}, no multiple of {length} minutes"
+            if time_s % 60:  # a length is in whole minutes: no other one would let it begin there
+                raise _invalid(detail)
+            raise _MismatchError(detail, Value(time_s, register.id, steps, length, register.is_event))
     return _new_value(Value, (time_s, register.id, steps, length, register.is_event))
 
 
@@ -451,8 +479,8 @@ def _own_name(name: str, system_title: bytes) -> str:
 
 
 def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
-    """A value in steps of 10^scaler units, exactly."""
+    """A value in steps of 10^scaler units, exactly; _MismatchError where it is no whole number of them."""
     steps = Decimal(value).scaleb(-register.scaler, _EXACT)
     if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
-        raise _invalid(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
+        raise _MismatchError(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
     return int(steps)
