@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 
-from ami_headend.core.names import NameField
+from ami_headend.core.names import Alike, NameField
 from concentrators.verdicts import FailureKind, Severity
 from keyvault.models import FleetKey
 from meters.models import Meter, Period, Register, SameInteger
@@ -22,6 +22,15 @@ class Concentrator(models.Model):
     # What DRF asks of request.user; a concentrator never signs in otherwise.
     is_authenticated = True
     is_anonymous = False
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                Alike("name"),
+                name="concentrator_name_alike",
+                violation_error_message="There is a concentrator with this name, or one that looks like it, already.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name

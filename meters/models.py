@@ -4,11 +4,10 @@ from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
 from django.db import models
 from django.db.models import Func, Q
-from django.db.models.functions import Upper
 from psqlextra.models import PostgresPartitionedModel
 from psqlextra.types import PostgresPartitioningMethod
 
-from ami_headend.core.names import NameField
+from ami_headend.core.names import Alike, NameField
 from meters.obis import RegisterKind
 
 
@@ -49,9 +48,9 @@ class Meter(models.Model):
                 condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="meter_interval_minutes"
             ),
             models.UniqueConstraint(
-                Upper("serial_number"),
-                name="meter_serial_number",
-                violation_error_message="There is a meter with this serial number, in capitals or not, already.",
+                Alike("serial_number"),
+                name="meter_serial_number_alike",
+                violation_error_message="There is a meter with this serial number, or one that looks like it, already.",
             ),
         ]
 
@@ -106,13 +105,18 @@ class Place(models.Model):
 
     class Meta:
         constraints = [
+            models.UniqueConstraint(
+                Alike("name"),
+                name="place_name_alike",
+                violation_error_message="There is a place with this name, or one that looks like it, already.",
+            ),
             models.CheckConstraint(
                 condition=Q(latitude=None, longitude=None)
                 | Q(latitude__isnull=False, longitude__isnull=False)
                 & Q(latitude__gte=-90, latitude__lte=90, longitude__gte=-180, longitude__lte=180),
                 name="place_coordinates",
                 violation_error_message="Latitude (-90 to 90) and longitude (-180 to 180) go together.",
-            )
+            ),
         ]
         indexes = [models.Index(fields=["customer_reference", "id"], name="place_by_reference")]
 
