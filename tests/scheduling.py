@@ -11,6 +11,32 @@ from xdist.workermanage import WorkerController
 BRIEF_S = 0.1
 SECONDS = {
     "tests/pages": 200,
+    "tests/test_commands.py": 90,
+    "tests/flows/test_simulate.py": 80,
+    "tests/stateful/test_stateful.py::test_any_order_of_things": 80,
+    "tests/test_bench.py::test_every_part_measures_and_tells": 70,
+    "tests/flows/test_workers.py": 70,
+    "tests/flows/test_outages.py": 70,
+    "tests/flows/test_crashes.py": 60,
+    "tests/server/test_troubles.py": 60,
+    "tests/console/test_any_parameter.py::test_no_parameter_of_a_page_is_a_fault": 50,
+    "tests/console/test_any_parameter.py::test_no_field_of_a_form_is_a_fault": 50,
+    "tests/flows/test_secrets.py": 50,
+    "tests/flows/test_database_role.py": 50,
+    "tests/flows/test_alerts_flow.py": 40,
+    "tests/flows/test_commands_flow.py": 40,
+    "tests/flows/test_poisoned.py": 40,
+    "tests/test_doctor.py": 40,
+    "tests/test_terminal.py": 30,
+    "tests/flows/test_doors.py": 30,
+    "tests/flows/test_master_key.py::test_workers_are_killed_during_a_rotation": 30,
+    "tests/flows/test_master_key.py::test_a_rotation_waits_for_who_provisions": 30,
+    "tests/stateful/test_stateful.py::test_an_act_between_any_two_statements_of_a_verification": 20,
+    "tests/server/test_deadlines.py": 20,
+    "tests/server/test_stalled_clients.py": 20,
+    "tests/server/test_supervisor.py": 20,
+    "tests/alerts/test_history.py": 20,
+    "tests/test_doors.py": 20,
 }
 # Files of which each test has its stack, or none: they need not be with one worker.
 APART = (

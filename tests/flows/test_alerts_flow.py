@@ -90,7 +90,6 @@ def evaluate_until(stack: Stack, what: str, ready: Callable[[], bool]) -> None:
     send_until(stack, what, ready, "alerts.tasks.evaluate_alerts")
 
 
-@pytest.mark.timeout(240)
 def test_a_silent_concentrator_is_noticed_and_told_and_so_is_its_return(stack: Stack, receiver: Receiver) -> None:
     site = sites.found(stack, 2)
     tell_to(receiver)
@@ -143,7 +142,6 @@ def sweep_until(stack: Stack, what: str, ready: Callable[[], bool]) -> None:
     send_until(stack, what, ready, "alerts.tasks.sweep_deliveries")
 
 
-@pytest.mark.timeout(240)
 def test_a_message_outlives_its_worker_redis_and_a_receiver_that_is_down(stack: Stack, silent: Site) -> None:
     with kept_place() as place:
         down = Receiver(place.getsockname()[1])
@@ -162,7 +160,6 @@ def test_a_message_outlives_its_worker_redis_and_a_receiver_that_is_down(stack: 
             assert len(set(back.ids)) == len(back.messages)
 
 
-@pytest.mark.timeout(240)
 def test_a_message_outlives_a_worker_that_is_killed_while_it_sends(
     stack: Stack, silent: Site, receiver: Receiver
 ) -> None:
