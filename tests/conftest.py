@@ -47,21 +47,25 @@ def _start_services() -> None:
     os.environ["EMBEDDED_DATA_DIR"] = str(folder / "postgres")
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # pytest's usual one is closed again by every other run
     configured = os.environ.get("DATABASE_URL")
+    if not configured:
+        with embedded.services(folder / "var"):
+            _fit_for_tests(embedded.database_url(folder / "var", embedded.OWNER))
     os.environ.update(stack.enter_context(embedded.services(folder / "var")))
     # Tests make databases and look behind the scenes; the processes of live stacks get a role that owns nothing.
     os.environ["DATABASE_URL"] = configured or embedded.database_url(folder / "var", embedded.OWNER)
     if not configured:
-        _spare_the_disk(os.environ["DATABASE_URL"])
         os.environ[MIGRATED] = str(folder / "migrated.lock")
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-def _spare_the_disk(url: str) -> None:
-    """Databases that are thrown away need not outlive the machine; of a killed process they lose nothing either way."""
+def _fit_for_tests(url: str) -> None:
+    """What holds from the next start: room for several live stacks, and no waiting for the disk.
+
+    Databases that are thrown away need not outlive the machine; of a killed process they lose nothing either way.
+    """
     with psycopg.connect(url, autocommit=True) as connection:
-        for setting in ("fsync", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {setting} = off")
-        connection.execute("SELECT pg_reload_conf()")
+        for setting, value in {"max_connections": "400", "fsync": "off", "full_page_writes": "off"}.items():
+            connection.execute(f"ALTER SYSTEM SET {setting} = {value}")
 
 
 def _own_redis_number(worker: str) -> None:
