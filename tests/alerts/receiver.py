@@ -63,8 +63,8 @@ def receiving(place: socket.socket | None = None) -> Iterator[Receiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            receiver.during()
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.during()
             headers = {name.lower(): value for name, value in self.headers.items()}
             status = receiver.take({**headers, "path": self.path}, body)
             self.send_response(status)

@@ -117,7 +117,7 @@ class Stack:
     @staticmethod
     def _wait_ended(process: "subprocess.Popen[bytes]") -> None:
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, SIGKILL)
             process.wait()
@@ -237,7 +237,8 @@ def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str], 
         yield stack
     finally:
         stack.stop_all()
-        assert stack.living() == [], "processes of the stack outlived it"
+        # Children of a process that was killed end with it, but not in the same instant.
+        wait_for("every process of the stack has ended", lambda: stack.living() == [], 10)
 
 
 @pytest.fixture(scope="module")
