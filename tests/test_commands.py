@@ -23,9 +23,10 @@ from ami_headend.management.commands import summary
 from concentrators.activity import Activity
 from tests.flows.stack import free_port, wait_for
 
+pytestmark = pytest.mark.timeout(900)
 OUR_APPS = ("ami_headend", "concentrators", "meters", "keyvault")
 # On a machine that does much else; both cost only what fails.
-START_S, STOP_S = 150, 90
+START_S, STOP_S = 240, 120
 COMMANDS = sorted((name, app) for name, app in get_commands().items() if app in OUR_APPS)
 
 
