@@ -53,7 +53,7 @@ up: $(READY)
 # Pages are tested in Chromium, which is no Python package: brought where that is possible, and else left out.
 test: $(READY_DEV)
 	@.ci/bring chromium "the tests of pages"
-	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 soak: $(READY_DEV)
 	@exec $(BIN)/python -m pytest -m soak -n 2 -raP $(ARGS)

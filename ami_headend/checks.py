@@ -60,6 +60,7 @@ _POSITIVE = (
     "WEB_REQUEST_S",
     "WEB_IDLE_S",
     "WEB_ANSWER_S",
+    "WEB_SILENCE_S",
     "WEB_CONNECTIONS",
     "WEB_SPOOL_OCTETS",
 )
@@ -67,6 +68,7 @@ _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around n
 _DAY_S = 86_400
 _EXCHANGE_MOST_S = 60  # a message's lease and the time limit of its task are longer
 _STEP_UP_LEAST_S = 60
+_SILENCE_LEAST_S = 5
 _MONTH_DAYS = 31  # readings go by the month
 _KEY_FRAMES_MAX = 2**23
 
@@ -103,6 +105,8 @@ def _contradictions() -> Iterator[CheckMessage]:
         yield _error(40, f"URL_PREFIX is {settings.URL_PREFIX!r}.", "Write it as /ami.")
     if settings.WEB_SPOOL_OCTETS < settings.UPLINK_MAX_OCTETS:
         yield _error(41, "WEB_SPOOL_OCTETS is less than one uplink.", "Raise it: 2 GiB is usual.")
+    if settings.WEB_SILENCE_S < _SILENCE_LEAST_S:
+        yield _error(42, "WEB_SILENCE_S ends web processes that are merely busy.", "Raise it: 30 seconds are usual.")
     if settings.DEBUG and settings.TLS:
         yield _error(4, "DEBUG shows secrets to visitors, and TLS says this is a deployment.", "Set DEBUG=0 or TLS=0.")
     if settings.FRAME_MAX_OCTETS < _SMALLEST_FRAME_OCTETS:

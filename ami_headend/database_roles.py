@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from psycopg import sql
 
 from meters.readings import partitions
+from meters.registry import access_record
 
 _USUAL = "SELECT, INSERT, UPDATE, DELETE"
 _UNUSUAL = {
@@ -23,6 +24,7 @@ _UNUSUAL = {
     "keyvault_journal_replayed": "SELECT",
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
+    "meters_householdaccess": "SELECT, INSERT",  # counted and removed by functions of the owner
     "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # a length that turns out to have been another
 }
 
@@ -83,6 +85,7 @@ def grant_rights(role: str) -> None:
             for statement in statements(role):
                 cursor.execute(statement)
             partitions.set_retention()
+            access_record.set_keep_days()
     except DatabaseError as error:
         text = str(error).splitlines()[0]
         raise RoleError(
@@ -137,7 +140,8 @@ SELECT current_user,
         WHERE relnamespace = current_schema()::regnamespace AND pg_has_role(current_user, relowner, 'MEMBER')),
        has_schema_privilege(current_schema(), 'CREATE')
            OR has_database_privilege(current_database(), 'CREATE, TEMPORARY'),
-       has_table_privilege('keyvault_auditrecord', 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+       has_table_privilege('keyvault_auditrecord', 'UPDATE, DELETE, TRUNCATE, TRIGGER'),
+       has_table_privilege('meters_householdaccess', 'UPDATE, DELETE, TRUNCATE, TRIGGER')
 FROM pg_roles WHERE rolname = current_user
 """
 _MISSING = """
@@ -150,13 +154,14 @@ ORDER BY relname
 
 def excess_rights() -> list[str]:
     """What the role of this connection may do, and web and workers should not: a few words for each."""
-    role, is_superuser, makes_roles, owned, may_create, may_change_audit = _rows(_EXCESS)[0]
+    role, is_superuser, makes_roles, owned, may_create, may_change_audit, may_change_looks = _rows(_EXCESS)[0]
     told = {
         f"{role} is a superuser": is_superuser,
         f"{role} may make roles or databases, or pass row security by": makes_roles and not is_superuser,
         f"{role} owns {owned} tables and sequences": owned,
         f"{role} may make tables": may_create,
         f"{role} may change the audit record": may_change_audit,
+        f"{role} may change the record of who looked at households": may_change_looks,
     }
     return [text for text, is_so in told.items() if is_so]
 

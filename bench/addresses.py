@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
@@ -120,7 +121,7 @@ def _admin() -> Iterator[Address]:
         name = model._meta.label_lower.replace(".", "_")
         path = reverse(f"admin:{name}_changelist")
         yield Address("admin", path)
-        for number, column in enumerate(pages.list_display, 1):
+        for number, column in enumerate(pages.list_display, _first_column(pages)):
             if _sorts(model, pages, str(column)):
                 yield Address("admin", _with(path, o=number))
                 yield Address("admin", _with(path, o=f"-{number}"))
@@ -130,6 +131,13 @@ def _admin() -> Iterator[Address]:
         newest = model._default_manager.order_by("-pk").first()  # noqa: SLF001 - as the admin does
         if newest is not None:
             yield Address("admin", reverse(f"admin:{name}_change", args=[quote(newest.pk)]))
+
+
+def _first_column(pages: admin.ModelAdmin) -> int:  # type: ignore[type-arg]
+    """The number of a list's first column: the boxes that choose rows for an action stand before it as number 0."""
+    request = HttpRequest()
+    request.user = User(is_superuser=True)
+    return 1 if pages.get_actions(request) else 0
 
 
 def _sorts(model: type[Model], pages: admin.ModelAdmin, column: str) -> bool:  # type: ignore[type-arg]

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Prefetch, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioFilter
@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
 from concentrators import admin_commands, admin_evidence  # noqa: F401 - they register their pages
-from concentrators.admin_forms import AssignForm, IntervalForm
+from concentrators.admin_forms import AssignForm, IntervalForm, LengthCorrectionForm, RegisterCorrectionForm
 from concentrators.admin_pages import TalliesPage, TotalsPage
 from concentrators.commands import capture_period, operator
 from concentrators.commands.capture_period import IntervalError
@@ -24,11 +24,14 @@ from concentrators.commands.operator import Order
 from concentrators.commands.queue import DownlinkError
 from concentrators.fleet import registry
 from concentrators.fleet.assignments import AssignmentError, assign, exchange
+from concentrators.ingest import length_corrections, register_corrections
+from concentrators.ingest.register_corrections import RegisterError
 from concentrators.models import Assignment, CommandKind, Concentrator, Uplink
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
-from meters.admin import MeterAdmin
-from meters.models import Installation, Meter, Place
+from meters.admin import MeterAdmin, RegisterAdmin
+from meters.models import Installation, Meter, Place, Register
+from meters.readings.obis import RegisterKind
 from meters.registry.lookup import RegistryError
 from meters.registry.search import of_meters
 
@@ -108,7 +111,7 @@ class AssignableMeterAdmin(MeterAdmin):
         ("State", {"fields": [*MeterAdmin.fieldsets[1][1]["fields"], "concentrator"]}),
     ]
     actions = ["assign_selected"]
-    actions_detail = ["assign_one", "interval", *MeterAdmin.actions_detail]
+    actions_detail = ["assign_one", "interval", "correct_length", *MeterAdmin.actions_detail]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
         standing = Assignment.objects.filter(valid_to=None).select_related("concentrator")
@@ -158,6 +161,22 @@ class AssignableMeterAdmin(MeterAdmin):
         text = "Intervals that begin before then stay of the length they had, late frames too."
         return self._change(request, object_id, IntervalForm, change, "Interval of", text)
 
+    @action(description="Correct length", icon="edit_calendar", permissions=["interval"])
+    def correct_length(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def change(meter: Meter, given: dict[str, Any]) -> str:
+            wish = length_corrections.Wish(given["interval_minutes"], given["start"], given["end"], given["reason"])
+            try:
+                found = length_corrections.correct(meter, wish, web_actor(request), timezone.now())
+            except (IntervalError, MasterKeyError, AuditError) as error:
+                raise RegistryError(str(error)) from None
+            return f"is corrected to {wish.interval_minutes} min in that span, with {found.readings} readings"
+
+        text = (
+            "For a meter that was registered with a wrong interval length. Readings and totals of the span move along,"
+            " and frames that wait for it are judged again. What the meter changed itself is entered under Interval."
+        )
+        return self._change(request, object_id, LengthCorrectionForm, change, "Correct length of", text)
+
     def exchange_meters(self, place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
         """The exchange, and the concentrator with it."""
         try:
@@ -188,5 +207,39 @@ class AssignableMeterAdmin(MeterAdmin):
         return form_page(self, request, form, title="Assign meters to a concentrator", submit_text="Assign", back=back)
 
 
+class CorrectableRegisterAdmin(RegisterAdmin):
+    """The catalogue, and the correction of a wrong entry that no reading stands on."""
+
+    actions_detail = ["correct_entry"]
+
+    @action(description="Correct entry", icon="edit_note", permissions=["change"])
+    def correct_entry(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        register = self.get_object(request, object_id)
+        if register is None:
+            raise Http404("There is no such register.")
+        back = reverse("admin:meters_register_change", args=[register.pk])
+        initial = {"kind": register.kind, "unit": register.unit, "scaler": register.scaler}
+        form = RegisterCorrectionForm(request.POST if request.method == "POST" else None, initial=initial)
+        if request.method == "POST" and form.is_valid():
+            given = form.cleaned_data
+            wish = register_corrections.Wish(
+                given["reason"], RegisterKind(given["kind"]), given["unit"], given["scaler"]
+            )
+            try:
+                register_corrections.correct(register, wish, web_actor(request))
+            except (RegisterError, MasterKeyError, AuditError) as error:
+                form.add_error(None, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            else:
+                self.log_change(request, register, "entry corrected")
+                text = f"Register {register} is corrected. Frames that wait for it are judged again."
+                self.message_user(request, text, messages.SUCCESS)
+                return HttpResponseRedirect(back)
+        text = "Only where no reading and no event stands on it yet: they could not be read any more."
+        title = f"Correct register {register}"
+        return form_page(self, request, form, title=title, submit_text="Correct", back=back, text=text)
+
+
 admin.site.unregister(Meter)
 admin.site.register(Meter, AssignableMeterAdmin)
+admin.site.unregister(Register)
+admin.site.register(Register, CorrectableRegisterAdmin)

@@ -1,5 +1,7 @@
 """Forms about concentrators in the admin."""
 
+from typing import Any
+
 from django import forms
 from django.contrib import admin
 from django.utils import timezone
@@ -7,13 +9,42 @@ from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
 )
 
 from ami_headend.core.clock import WITHIN_TIMES
+from ami_headend.core.numbers import row_number
 from ami_headend.web.admin import RowSelect, RowsSelect
+from concentrators.ingest.length_corrections import REASON_LENGTH
 from concentrators.models import Assignment, Concentrator
 from meters.models import Meter
+from meters.readings.obis import RegisterKind
 from meters.registry.interval_lengths import LONGEST_MINUTES
+
+
+class ConcentratorField(forms.CharField):
+    """A filter by a concentrator's name, written: a choice among a thousand of them costs a page 100 ms.
+
+    With ``takes_ids`` a number that is no name is taken for an id, as addresses have it that were kept.
+    """
+
+    def __init__(self, *, takes_ids: bool = False) -> None:
+        self.takes_ids = takes_ids
+        widget = UnfoldAdminTextInputWidget(attrs={"placeholder": "name"})
+        super().__init__(max_length=120, required=False, widget=widget)
+
+    def clean(self, value: Any) -> Any:
+        """The concentrator, None where nothing is written; ValidationError where there is none of that name."""
+        name = super().clean(value)
+        if not name:
+            return None
+        found = Concentrator.objects.filter(name=name).first()
+        if found is None and self.takes_ids and (number := row_number(name)) is not None:
+            found = Concentrator.objects.filter(pk=number).first()
+        if found is None:
+            raise forms.ValidationError(f"There is no concentrator named {name}.")
+        return found
 
 
 class AssignForm(forms.Form):
@@ -60,3 +91,51 @@ class IntervalForm(forms.Form):
         widget=UnfoldAdminSplitDateTimeWidget,
         validators=WITHIN_TIMES,
     )
+
+
+class ReasonForm(forms.Form):
+    """A correction, and how it is known to be one."""
+
+    reason = forms.CharField(
+        max_length=REASON_LENGTH, help_text="how that is known; it is audited", widget=UnfoldAdminTextareaWidget
+    )
+
+
+class LengthCorrectionForm(ReasonForm):
+    """The interval length that a meter had in a span of the past, otherwise than registered."""
+
+    interval_minutes = forms.IntegerField(
+        min_value=1,
+        max_value=LONGEST_MINUTES,
+        label="interval length",
+        help_text="minutes, 1 to 1440",
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+    start = forms.SplitDateTimeField(
+        label="from",
+        required=False,
+        help_text="in your time zone, when intervals of both lengths begin; empty: from its beginning on",
+        widget=UnfoldAdminSplitDateTimeWidget,
+        validators=WITHIN_TIMES,
+    )
+    end = forms.SplitDateTimeField(
+        label="to",
+        required=False,
+        help_text="up to, and not including; empty: it still measures so",
+        widget=UnfoldAdminSplitDateTimeWidget,
+        validators=WITHIN_TIMES,
+    )
+    field_order = ["interval_minutes", "start", "end", "reason"]
+
+
+class RegisterCorrectionForm(ReasonForm):
+    """What the entry of a register is to say."""
+
+    kind = forms.ChoiceField(
+        choices=[(kind.value, kind.value) for kind in RegisterKind], widget=UnfoldAdminSelectWidget
+    )
+    unit = forms.CharField(max_length=8, help_text="SenML unit (RFC 8428, RFC 8798)", widget=UnfoldAdminTextInputWidget)
+    scaler = forms.IntegerField(
+        min_value=-30, max_value=30, help_text="one step is 10^scaler units", widget=UnfoldAdminIntegerFieldWidget
+    )
+    field_order = ["kind", "unit", "scaler", "reason"]

@@ -9,9 +9,9 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from ami_headend.web.admin import FilterForm, RowsPage, shown
+from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.tallies import TallyKey, TallySelection, tallies
-from concentrators.models import Concentrator
 from concentrators.totals.queries import TotalKey, TotalSelection, totals
 from meters.models import Register
 from meters.readings.obis import RegisterKind
@@ -23,9 +23,7 @@ _IDS = 2**31
 class ConcentratorFilters(FilterForm):
     """Rows of a concentrator and a period."""
 
-    concentrator = forms.ModelChoiceField(
-        Concentrator.objects.order_by("name"), required=False, empty_label="all", widget=UnfoldAdminSelectWidget
-    )
+    concentrator = ConcentratorField(takes_ids=True)
 
 
 class TotalFilters(ConcentratorFilters):

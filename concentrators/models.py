@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 
-from ami_headend.core.names import NameField
+from ami_headend.core.names import Alike, NameField
 from concentrators.failures.kinds import FailureKind, Severity
 from keyvault.models import FleetKey
 from meters.models import Meter, Period, Register, SameInteger
@@ -22,6 +22,15 @@ class Concentrator(models.Model):
     # What DRF asks of request.user; a concentrator never signs in otherwise.
     is_authenticated = True
     is_anonymous = False
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                Alike("name"),
+                name="concentrator_name_alike",
+                violation_error_message="There is a concentrator with this name, or one that looks like it, already.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -163,11 +172,12 @@ class ClockCorrection(models.Model):
 class Reverification(models.Model):
     """What frames wait for has come, or may have: those that wait for it are to be judged again, uplink by uplink.
 
-    Written by triggers where a register, a meter or a key comes, or a meter is taken back into service. Done, it goes.
+    Written by triggers where a register, a meter or a key comes, a register or an interval length changes, or a meter
+    is taken back into service. Done, it goes.
     """
 
     id = models.BigAutoField(primary_key=True)
-    cause = models.CharField(max_length=8, help_text="what has come: register, meter, key; or all, or clock")
+    cause = models.CharField(max_length=8, help_text="what has come: register, length, meter, key; or all, or clock")
     created_at = models.DateTimeField(db_default=Now())
     position = models.BigIntegerField(db_default=0, help_text="uplinks up to this id are done")
     tries = models.PositiveSmallIntegerField(db_default=0, help_text="of the uplink after them, without an end")

@@ -42,6 +42,7 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
 
     when_empty = "There are no device keys yet. They come with meters, or in a shipment: manage.py import_keys."
     list_display = ["device", "epoch", "state_label", "origin", "algorithm", "master_key_version", "created_at"]
+    sortable_by = ["device"]  # millions of keys have one version of the master key: to sort them takes seconds
     list_filter = [
         ("state", ChoicesDropdownFilter),
         ("source", ChoicesDropdownFilter),

@@ -357,7 +357,7 @@ class EarlierLengthAdmin(ReadOnlyAdmin):
 
 @admin.register(Register)
 class RegisterAdmin(LargeTableAdmin):
-    """The register catalogue: readings stand on it, so that only name and bounds of a register change."""
+    """The register catalogue: readings stand on it, so that only name and bounds of a register change here."""
 
     when_empty = "The catalogue is empty: no reading can be stored. Add the registers that meters report."
     form = RegisterForm

@@ -51,7 +51,7 @@ class ReadingsPage(RowsPage):
         access_record.note(self.request, meters=None if meter is None else [meter.pk])
         end = filters.get("to") or timezone.now() + timedelta(days=1)
         start = filters.get("from") or end - timedelta(days=_DAYS_SHOWN + 1)
-        found, key = queries.readings(
+        found, key = queries.readings_page(
             queries.Selection(
                 start=start,
                 end=end,

@@ -4,11 +4,10 @@ from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
 from django.db import models
 from django.db.models import Func, Q
-from django.db.models.functions import Upper
 from psqlextra.models import PostgresPartitionedModel
 from psqlextra.types import PostgresPartitioningMethod
 
-from ami_headend.core.names import NameField
+from ami_headend.core.names import Alike, NameField
 from meters.readings.obis import RegisterKind
 
 
@@ -49,9 +48,9 @@ class Meter(models.Model):
                 condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="meter_interval_minutes"
             ),
             models.UniqueConstraint(
-                Upper("serial_number"),
-                name="meter_serial_number",
-                violation_error_message="There is a meter with this serial number, in capitals or not, already.",
+                Alike("serial_number"),
+                name="meter_serial_number_alike",
+                violation_error_message="There is a meter with this serial number, or one that looks like it, already.",
             ),
         ]
 
@@ -106,15 +105,20 @@ class Place(models.Model):
 
     class Meta:
         constraints = [
+            models.UniqueConstraint(
+                Alike("name"),
+                name="place_name_alike",
+                violation_error_message="There is a place with this name, or one that looks like it, already.",
+            ),
             models.CheckConstraint(
                 condition=Q(latitude=None, longitude=None)
                 | Q(latitude__isnull=False, longitude__isnull=False)
                 & Q(latitude__gte=-90, latitude__lte=90, longitude__gte=-180, longitude__lte=180),
                 name="place_coordinates",
                 violation_error_message="Latitude (-90 to 90) and longitude (-180 to 180) go together.",
-            )
+            ),
         ]
-        indexes = [models.Index(fields=["customer_reference"], name="place_by_customer")]
+        indexes = [models.Index(fields=["customer_reference", "id"], name="place_by_reference")]
 
     def __str__(self) -> str:
         return self.name
@@ -148,7 +152,7 @@ class Installation(models.Model):
 class Register(models.Model):
     """A register that readings may name: OBIS code, kind, unit and scaler (DLMS: value x 10^scaler unit).
 
-    Immutable but for its name and its bounds: readings stand on its scaler.
+    Immutable but for its name and its bounds, once readings stand on it: they are in its steps.
     """
 
     id = models.SmallAutoField(primary_key=True)
@@ -230,7 +234,7 @@ class HouseholdAccess(models.Model):
     """Who looked at what meters of households said or where they hang: a row for each account, door, meter and hour.
 
     ``account`` is the account's name, ``door`` the name of the page or address. Neither ``meter`` nor ``place``: rows
-    of any meter, as in a list or an export of all.
+    of any meter, as in a list or an export of all. A place that is removed leaves its number here.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -238,7 +242,9 @@ class HouseholdAccess(models.Model):
     account = models.CharField(max_length=150)
     door = models.CharField(max_length=60)
     meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="+")
-    place = models.ForeignKey(Place, models.SET_NULL, null=True, related_name="+", db_index=False)
+    place = models.ForeignKey(
+        Place, models.DO_NOTHING, null=True, related_name="+", db_constraint=False, db_index=False
+    )
     requests = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField()
     last_at = models.DateTimeField(db_index=True)

@@ -36,6 +36,7 @@ class PayloadRefusal(StrEnum):
     IDENTITY_MISMATCH = "identity_mismatch"
     TOO_OLD = "too_old"
     UNKNOWN_REGISTER = "unknown_register"
+    REGISTRY_MISMATCH = "registry_mismatch"
     IMPLAUSIBLE = "implausible"
     CLOCK_SKEW = "clock_skew"
 
@@ -43,8 +44,9 @@ class PayloadRefusal(StrEnum):
 class PayloadError(ValueError):
     """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
 
-    But unknown_register, implausible and clock_skew may be ours: the catalogue, its bounds or our clock. Of the last
-    two ``values`` holds what the payload says.
+    But unknown_register, registry_mismatch, implausible and clock_skew may be ours: the catalogue, the registered
+    interval length, the bounds or our clock. Of the last three ``values`` holds what the payload says; of
+    registry_mismatch where all of it could be read in the register's steps.
     """
 
     def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:

@@ -14,32 +14,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.parse import parse_qs
 
+import psycopg
 import pytest
 from pytest_django import DjangoDbBlocker
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from ami_headend.local import embedded
+from tests.scheduling import LongestFirst
 
+MIGRATED = "TESTS_MIGRATED_LOCK"  # where the workers share one migrated database: the lock of whoever makes it
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 
 
-class _ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A file's tests go to one worker, and so do all tests of pages: they share a stack and a browser.
-
-    But each long test (marked soak) goes where there is room.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/pages/"):
-            return "tests/pages"
-        return nodeid if "_for_long[" in nodeid else super()._split_scope(nodeid)
-
-
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return _ByFile(config, log)
+    return LongestFirst(config, log)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -55,10 +47,25 @@ def _start_services() -> None:
     os.environ["EMBEDDED_DATA_DIR"] = str(folder / "postgres")
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # pytest's usual one is closed again by every other run
     configured = os.environ.get("DATABASE_URL")
+    if not configured:
+        with embedded.services(folder / "var"):
+            _fit_for_tests(embedded.database_url(folder / "var", embedded.OWNER))
     os.environ.update(stack.enter_context(embedded.services(folder / "var")))
     # Tests make databases and look behind the scenes; the processes of live stacks get a role that owns nothing.
     os.environ["DATABASE_URL"] = configured or embedded.database_url(folder / "var", embedded.OWNER)
+    if not configured:
+        os.environ[MIGRATED] = str(folder / "migrated.lock")
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _fit_for_tests(url: str) -> None:
+    """What holds from the next start: room for several live stacks, and no waiting for the disk.
+
+    Databases that are thrown away need not outlive the machine; of a killed process they lose nothing either way.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting, value in {"max_connections": "400", "fsync": "off", "full_page_writes": "off"}.items():
+            connection.execute(f"ALTER SYSTEM SET {setting} = {value}")
 
 
 def _own_redis_number(worker: str) -> None:
@@ -133,6 +140,14 @@ def _master_key_as_found(
         again.replace(rolled_back_master_key)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_hashes() -> None:
+    """Of passwords that tests set in this process; those of live stacks cost what they do in production."""
+    from ami_headend.signin.hashers import OneAtATime  # noqa: PLC0415 - after django.setup
+
+    OneAtATime.iterations = 1_000
+
+
 @pytest.fixture(autouse=True)
 def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker's process learned of foreseen counters is no other test's."""
@@ -163,9 +178,14 @@ def django_db_setup(
     from meters.readings import partitions  # noqa: PLC0415 - after django.setup
     from tests.flows import databases  # noqa: PLC0415 - after django.setup
 
-    with django_db_blocker.unblock():
+    def migrated() -> Any:
         created = setup_databases(verbosity=0, interactive=False)
         partitions.maintain()
+        return created
+
+    with django_db_blocker.unblock():
+        lock = os.environ.get(MIGRATED)
+        created = databases.made_once(Path(lock), migrated) if lock else migrated()
         role = databases.make_working_role()
         template = databases.make_template()
     yield

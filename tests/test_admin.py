@@ -553,3 +553,18 @@ def test_a_link_of_something_that_is_not_there_is_no_fault(admin_client: Client,
     for number in ("x", "9" * 30, "1&e=2"):
         answer = admin_client.get(f"/admin/{page.format(number)}", follow=True)
         assert answer.status_code == (404 if number.isdigit() else 200)
+
+
+@pytest.mark.parametrize("name", ["admin:interval_totals", "admin:failure_tallies"])
+def test_pages_of_rows_name_a_concentrator_and_offer_no_choice_among_all(name: str, admin_client: Client) -> None:
+    concentrator, _ = fill(2)
+    ConcentratorFactory.create_batch(30)
+    text = admin_client.get(reverse(name)).content.decode()
+    assert text.count("<option") < 30
+    for asked in (concentrator.name, str(concentrator.pk)):  # by its number, too: addresses have it that were kept
+        rows = walk(admin_client, f"{reverse(name)}?concentrator={asked}")
+        assert rows
+        assert concentrator.name in rows[0]
+    answer = admin_client.get(reverse(name), {"concentrator": "nobody"})
+    assert "There is no concentrator named nobody." in answer.content.decode()
+    assert answer.context["rows"] == []

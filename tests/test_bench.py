@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY = "--rounds 1 --growth-rounds 1 --frames 80 --sizes 20 --concentrators 2 --concentrator-meters 20"
@@ -18,6 +20,7 @@ def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
 
 
+@pytest.mark.timeout(600)
 def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     figures_file = tmp_path / "figures.json"
     services = tmp_path / "services"

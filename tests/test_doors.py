@@ -119,9 +119,10 @@ PAGES = [
     Door("admin:meters_meter_assign_one", {OPERATOR}, of="meters.meter"),
     *(
         Door(f"admin:meters_meter_{act}", {OPERATOR}, method, "meters.meter")
-        for act in ("interval", "suspend", "resume", "install", "exchange", "retire")
+        for act in ("interval", "correct_length", "suspend", "resume", "install", "exchange", "retire")
         for method in ("get", "post")
     ),
+    *(Door("admin:meters_register_correct_entry", {ADMIN}, method, "meters.register") for method in ("get", "post")),
     Door("admin:concentrators_assignment_assign_meters", {OPERATOR}),
     Door("admin:meters", ALL),
     Door("admin:meter-import", {OPERATOR}),

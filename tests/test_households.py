@@ -123,6 +123,16 @@ def test_looks_are_gathered_by_the_hour(household: Meter) -> None:
     assert not HouseholdAccess.objects.exists()
 
 
+def test_a_place_that_is_removed_stays_in_the_record(household: Meter) -> None:
+    place, client = Place.objects.create(name="Third Quokka"), client_of(OPERATOR)
+    assert client.get(reverse("admin:place", args=[place.pk])).status_code == 200
+    pk = place.pk
+    place.delete()
+    assert HouseholdAccess.objects.filter(account="the operator", place_id=pk).exists()
+    page = content(client_of(roles.AUDITOR).get(reverse("admin:meters_householdaccess_changelist")))
+    assert f"place {pk}" in page
+
+
 def test_what_cannot_be_recorded_is_not_shown(household: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     client = client_of(OPERATOR)
     monkeypatch.setattr(access_record, "_STATEMENT", "SELECT nothing_of_that_name")

@@ -4,7 +4,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation, TooManyFilesSent
 from django.db import DatabaseError, OperationalError
 from django.http import Http404
 from django.test import Client, RequestFactory
@@ -172,3 +172,30 @@ def test_the_schema_tells_of_problems(client: Client) -> None:
     assert answer["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert "Problem" in schema["components"]["schemas"]
     assert client.get("/api/docs/").status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("address", ["/admin/failures/", "/admin/login/", "/sign-in/confirm/", "/api/v1/places"])
+def test_more_fields_than_are_read_are_told_of_in_one_line(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.create_superuser("root"))
+    sent = "&".join(f"failure={number}" for number in range(1_001))
+    is_program = address.startswith("/api/")
+    if is_program:
+        response = client.get(f"{address}?{sent}")
+    else:
+        response = client.post(address, sent, content_type="application/x-www-form-urlencoded")
+    assert response.status_code == 400
+    assert "More than 1,000 fields were sent; nothing was done." in response.content.decode()
+    assert response["Content-Type"] == (problems.CONTENT_TYPE if is_program else "text/html; charset=utf-8")
+    assert [record.exc_info for record in caplog.records if record.levelname == "ERROR"] == [None]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(TooManyFilesSent(), "100 files"), (RequestDataTooBig(), "2,621,440 octets"), (SuspiciousOperation("x"), "")],
+)
+def test_what_is_too_much_is_said(error: Exception, said: str) -> None:
+    for path in ("/admin/", "/api/v1/rotations"):
+        assert said in problems.bad_request(RequestFactory().get(path), error).content.decode()

@@ -59,6 +59,7 @@ def test_the_schedule_sends_every_task_that_nobody_else_does() -> None:
         ({"URL_PREFIX": "ami"}, "ami_headend.E040"),
         ({"WEB_SPOOL_OCTETS": 1000}, "ami_headend.E041"),
         ({"WEB_POST_S": 0.0}, "ami_headend.E001"),
+        ({"WEB_SILENCE_S": 4.0}, "ami_headend.E042"),
         ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
         ({"PROXY_COUNT": -1}, "ami_headend.E018"),
         ({"ALERT_EXCHANGE_S": 61}, "ami_headend.E031"),

@@ -21,7 +21,6 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.lists import (
     ROWS,
-    ConcentratorField,
     ListPage,
     MeterField,
     box,
@@ -35,6 +34,7 @@ from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import Column, Table, table
 from concentrators import tasks
+from concentrators.admin_forms import ConcentratorField
 from concentrators.failures import queries
 from concentrators.failures.acknowledgement import (
     NOTE_LENGTH,

@@ -13,7 +13,6 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.admin import FilterForm, KnownParametersForm
 from ami_headend.web.tables import Table
-from concentrators.models import Concentrator
 from meters.models import Meter
 from meters.registry.lookup import RegistryError, look_up
 
@@ -48,23 +47,6 @@ def chosen(request: HttpRequest, name: str) -> list[int]:
     """The ids of the rows that were chosen, at most as many as a page has; what is no id is passed over."""
     written = [number for number in request.POST.getlist(name) if number.isascii() and number.isdigit()]
     return [int(number) for number in written[:ROWS] if len(number) <= 18]
-
-
-class ConcentratorField(forms.CharField):
-    """A concentrator by its name."""
-
-    def __init__(self) -> None:
-        widget = UnfoldAdminTextInputWidget(attrs={"placeholder": "name"})
-        super().__init__(max_length=120, required=False, widget=widget)
-
-    def clean(self, value: Any) -> Any:
-        name = super().clean(value)
-        if not name:
-            return None
-        found = Concentrator.objects.filter(name=name).first()
-        if found is None:
-            raise forms.ValidationError(f"There is no concentrator named {name}.")
-        return found
 
 
 class MeterField(forms.CharField):

@@ -18,11 +18,12 @@ from ami_headend.console.failures import failures_url
 from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, thousands
 from ami_headend.console.keys.compromise import compromise_url
-from ami_headend.console.lists import ROWS, ConcentratorField, ListPage, box, choice, chosen, text, text_of
+from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, Table, table
+from concentrators.admin_forms import ConcentratorField
 from concentrators.commands import operator
 from concentrators.commands.operator import Order
 from concentrators.commands.queue import DownlinkError

@@ -1,6 +1,8 @@
 """Names as people give them: what cannot be seen does not tell two of them apart.
 
-A name that was padded, or copied from a document with a zero width space in it, is the name that people see.
+A name that was padded, or copied from a document with a zero width space in it, is the name that people see. What is
+told apart only by capitals, by the kind of a dash or by Unicode's compatibility forms (full width letters, ligatures)
+is written as it came and compared as one (``alike``, in PostgreSQL ``Alike``).
 """
 
 import re
@@ -19,6 +21,7 @@ _SPACES = re.compile(r"\s+")
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
+_DASHES = "\u2010\u2012\u2013\u2014\u2015\u2212"  # as NFKC leaves them; the non-breaking hyphen is U+2010 there
 _UNPRINTABLE = {"Cc", "Cs", "Co", "Cn"}
 
 
@@ -32,6 +35,25 @@ def tidy(text: str) -> str:
         return text.strip()
     visible = "".join(char for char in unicodedata.normalize("NFC", text) if unicodedata.category(char) != "Cf")
     return _SPACES.sub(" ", _INVISIBLE.sub("", visible)).strip()
+
+
+def alike(text: str) -> str:
+    """What two names have in common that people cannot tell apart: NFKC, one kind of dash, small letters.
+
+    Small letters one by one, as PostgreSQL has them: a final sigma is a sigma, and nothing grows longer.
+    """
+    folded = unicodedata.normalize("NFKC", tidy(text)).translate(_TO_HYPHEN)
+    return "".join(char.lower()[:1] for char in folded)
+
+
+_TO_HYPHEN = str.maketrans(_DASHES, "-" * len(_DASHES))
+
+
+class Alike(models.Func):
+    """``alike`` of a column of tidied names, by PostgreSQL; what unique indexes of names are over."""
+
+    output_field = models.TextField()
+    template = f"lower(translate(normalize(%(expressions)s, NFKC), '{_DASHES}', '{'-' * len(_DASHES)}'))"
 
 
 def check(text: str) -> str:
@@ -113,6 +135,17 @@ def tidy_rows(
             cursor.execute(alike.format(own=own, **names))
             if two := cursor.fetchone():
                 raise _two_alike(table, column, *two)
+
+
+def refuse_alike_rows(connection: BaseDatabaseWrapper, table: str, column: str) -> None:
+    """For migrations, before names are compared by ``Alike``: CommandError where two rows would be one."""
+    key = sql.SQL(Alike.template.replace("%(expressions)s", "{column}"))
+    statement = sql.SQL("SELECT min({column}), max({column}) FROM {table} GROUP BY {key} HAVING count(*) > 1 LIMIT 1")
+    names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
+    with connection.cursor() as cursor:
+        cursor.execute(statement.format(key=key.format(**names), **names))
+        if two := cursor.fetchone():
+            raise _two_alike(table, column, *two)
 
 
 def _two_alike(table: str, column: str, one: str, other: str) -> CommandError:

@@ -25,6 +25,7 @@ from concentrators.ingest import uplink_state
 from keyvault import journal, master_key
 from keyvault.master_key import MasterKeyError, trial
 from meters.readings import partitions
+from meters.registry import access_record
 
 POSTGRES_VERSION_MIN = 16
 DISK_FREE_MIN_OCTETS = 2 * 1024**3
@@ -42,6 +43,11 @@ _START = "see docs/deploy/systemd (make up starts them, too), and their logs."
 _SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
 _SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a table for long, or the server is overloaded."
 _SYNCHRONISE = "Synchronise the clocks of every host and of the database's (NTP)."
+_WAS_AHEAD = (
+    "Look what time it is. Where the clocks are behind, synchronise them (NTP). Where they are right, one was ahead "
+    "when this was stored: keep it right from now on. Nothing waits for that time; what is stored keeps it, and this "
+    "passes {when}."
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,10 @@ def _role() -> Finding:
     if days != settings.RETENTION_DAYS:
         found = f"may drop readings after {days} days, and RETENTION_DAYS is {settings.RETENTION_DAYS}"
         return Finding("database role", False, found, to_do)
+    days = access_record.keep_days_set()
+    if days != settings.ACCESS_KEEP_DAYS:
+        found = f"may remove records of looks after {days} days, and ACCESS_KEEP_DAYS is {settings.ACCESS_KEEP_DAYS}"
+        return Finding("database role", False, found, to_do)
     return Finding("database role", True, "owns nothing, and may not change the audit record")
 
 
@@ -214,15 +224,20 @@ def _clock_of_all(now: datetime) -> Finding:
         now - SKEW_PERIOD,
         now - SKEW_PERIOD,
     )[0]
-    others = fetch_rows(
+    audited, evaluated = fetch_rows(
         """SELECT (SELECT at FROM keyvault_auditrecord ORDER BY number DESC LIMIT 1),
                   (SELECT max(evaluated_at) FROM alerts_rule)"""
     )[0]
-    latest = max((at for at in (newest, *others) if at is not None), default=now)
+    # An uplink is looked for among the newest ones: others that come end the finding.
+    stored = [
+        (newest, "an uplink was received", "once 1,000 uplinks have come since, or at that time"),
+        (audited, "the newest audit record is", "with the next audited act, or at that time"),
+        (evaluated, "a rule of alerts was evaluated", "when workers evaluate it again"),
+    ]
+    latest, what, when = max(((at, *said) for at, *said in stored if at is not None), default=(now, "", ""))
     if clock.is_ahead(latest, now):
-        ahead_s = -clock.age_s(latest, now)
-        found = f"what is stored is up to {ahead_s:.0f} s in the future: a clock was ahead, or is behind now"
-        return Finding("clock", False, found, _SYNCHRONISE)
+        found = f"{what} {-clock.age_s(latest, now):.0f} s in the future: a clock was ahead, or is behind now"
+        return Finding("clock", False, found, _WAS_AHEAD.format(when=when))
     if skewed >= SKEWED_FRAMES_MIN and skewed >= frames * SKEWED_SHARE:
         found = f"{skewed} of {frames} frames of the last hour are from the future: the head-end's clock is behind"
         return Finding("clock", False, found, _SYNCHRONISE)
@@ -304,7 +319,7 @@ def _backlog() -> Finding:
     age_s = clock.age_s(waiting.oldest_received_at, now)
     if clock.is_ahead(waiting.oldest_received_at, now):
         found = f"{waiting.uplinks} uplinks wait, the oldest received {-age_s:.0f} s in the future"
-        return Finding("backlog", False, found, _SYNCHRONISE)
+        return Finding("backlog", False, found, _WAS_AHEAD.format(when="once workers have verified them"))
     found = f"{waiting.uplinks} uplinks wait, the oldest for {age_s:.0f} s"
     if (
         clock.has_rested(waiting.oldest_received_at, BACKLOG_AGE_MAX, now)

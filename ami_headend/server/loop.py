@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from waitress import wasyncore
 from waitress.server import TcpWSGIServer
 
+from ami_headend.server import lifesigns
 from ami_headend.server.channel import Channel, Deadlines, serving
 from ami_headend.server.pools import Pools
 from ami_headend.server.requests import Limits
@@ -58,6 +59,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         for end in (self._wake_read, self._wake_write):
             end.setblocking(False)
         self._selector.register(self._wake_read, _READ)
+        self._lifesigns: int | None = None
         self._stops_at_s: float | None = None
         self._is_paused = False
         self._ticked_s = time.monotonic()
@@ -114,6 +116,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     def stop_when_closed(self, other_end: int) -> None:
         """Stop when the other end of a pipe is closed: its process has died."""
         self._selector.register(other_end, _READ)
+
+    def show_life_to(self, pipe: int) -> None:
+        """Give a sign of life through a pipe at every turn, as long as threads answer too."""
+        self._lifesigns = pipe
+        lifesigns.show(pipe)
 
     def _woken(self, by: Any) -> None:
         if by is self._wake_read:
@@ -228,6 +235,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             if channel.will_close:
                 channel.handle_close()
         self.task_dispatcher.tick(now_s)
+        if self._lifesigns is not None and not self.task_dispatcher.is_stuck(now_s):
+            lifesigns.show(self._lifesigns)
         self._let_go(held)
         self._go_on()
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _QUEUE_MAX = 256
 _RETRY_AFTER_S = 5
+_STUCK_AFTER_S = 30.0  # beyond twice the time that an answer may take: nothing that was cut takes so long
 _CUT_AFTER_S = 1.0  # PostgreSQL's own limits come first: they leave the connection whole
 
 
@@ -115,6 +116,12 @@ class _Threads:
                 found.append(self._queue.popleft()[0])
             return found
 
+    def is_stuck(self, now_s: float) -> bool:
+        """Whether no thread of the pool will ever end: each has been at one request far beyond its deadline."""
+        oldest_s = now_s - 2 * self.size.answer_s - _STUCK_AFTER_S
+        with self._changed:
+            return all(worker.queued_s is not None and worker.queued_s < oldest_s for worker in self._workers)
+
     def is_busy(self) -> bool:
         with self._changed:
             return bool(self._queue) or any(worker.queued_s is not None for worker in self._workers)
@@ -146,6 +153,13 @@ class Pools:
             for channel in pool.overdue(now_s):
                 channel.requests[0].error = _busy()
                 self.add_task(channel)
+
+    def is_stuck(self, now_s: float) -> bool:
+        """Whether one kind of request gets no answer any more, such as in a deadlock: only another process mends it."""
+        stuck = [name.value for name, pool in self._pools.items() if pool.is_stuck(now_s)]
+        if stuck:
+            logger.error("no thread for %s has come to an end for long", " and ".join(stuck))
+        return bool(stuck)
 
     def is_busy(self) -> bool:
         """Whether anything is in hand."""

@@ -55,8 +55,11 @@ def limits() -> ServerLimits:
     )
 
 
-def serve(application: WSGIHandler, listening: socket.socket, alive: int) -> None:
-    """Serve until SIGTERM, or until the other end of the pipe ``alive`` is closed."""
+def serve(application: WSGIHandler, listening: socket.socket, alive: int, lifesigns: int) -> None:
+    """Serve until SIGTERM, or until the other end of the pipe ``alive`` is closed.
+
+    Signs of life go to the pipe ``lifesigns``.
+    """
     connections.close_all()
     # A post that is stored does not wait long for Redis: the sweep enqueues what it does not take.
     app.conf.broker_transport_options |= {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
@@ -65,6 +68,7 @@ def serve(application: WSGIHandler, listening: socket.socket, alive: int) -> Non
     pools = Pools(sizes())
     server = Server(application, listening, pools, limits())
     server.stop_when_closed(alive)
+    server.show_life_to(lifesigns)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.run()
     pools.shutdown()

@@ -1,4 +1,4 @@
-"""The processes of the web server: one listening socket, and whoever dies is replaced at once.
+"""The processes of the web server: one listening socket, and whoever dies or freezes is replaced.
 
 The application is loaded once, before the processes are forked, so that a new one answers within milliseconds; until
 then connections wait in the socket's queue, which no process owns.
@@ -15,15 +15,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from ami_headend.server.lifesigns import Lifesigns, Silence
 from ami_headend.server.loop import BACKLOG
 
 logger = logging.getLogger(__name__)
 
 _SHORT_LIFE_S = 1.0
+_LOOK_S = 1.0
 _REST_S = 1.0  # before a process is started again that lived for a short time only
 _KILL_AFTER_S = 5.0  # beyond the time that a process takes to stop by itself
 
-Serve = Callable[[socket.socket, int], None]
+Serve = Callable[[socket.socket, int, int], None]  # the socket, the pipe that ends it, the pipe of its signs of life
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,12 +40,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """Runs ``serve`` in so many processes until a signal comes, and replaces those that die."""
+    """Runs ``serve`` in so many processes until a signal comes, and replaces those that die.
 
-    def __init__(self, listening: socket.socket, processes: int, serve: Serve, stop_s: float) -> None:
+    Those that live and give no sign of it for ``silence_s`` (stopped, hanging, in a deadlock) are killed for that.
+    """
+
+    def __init__(self, listening: socket.socket, processes: int, serve: Serve, stop_s: float, silence_s: float) -> None:
         self._listening, self._processes, self._serve, self._stop_s = listening, processes, serve, stop_s
         self._started_s: dict[int, float] = {}
         self._stopping = False
+        self._lifesigns, self._silence, self._silence_s = Lifesigns(), Silence(silence_s), silence_s
         self._alive_read, self._alive_write = os.pipe()  # closed with this process: then the others stop, too
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
@@ -59,8 +65,9 @@ class Supervisor:
         for _ in range(self._processes):
             self._start()
         while not self._stopping:
-            select.select([self._wake_read], [], [], 1.0)
+            select.select([self._wake_read], [], [], _LOOK_S)
             self._drain()
+            self._kill_frozen()
             self._replace_dead()
         self._end()
 
@@ -76,6 +83,7 @@ class Supervisor:
         if pid == 0:
             self._be_a_process()
         self._started_s[pid] = time.monotonic()
+        self._silence.begin(pid)
 
     def _be_a_process(self) -> None:
         """In the child: serve, and never come back."""
@@ -86,7 +94,7 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor tells when to stop
             for end in (self._alive_write, self._wake_read, self._wake_write):
                 os.close(end)
-            self._serve(self._listening, self._alive_read)
+            self._serve(self._listening, self._alive_read, self._lifesigns.of_child())
             code = 0
         except BaseException:
             logger.exception("a process of the web server ended")
@@ -94,9 +102,17 @@ class Supervisor:
             logging.shutdown()
             os._exit(code)
 
+    def _kill_frozen(self) -> None:
+        """A process that does not listen is asked nothing; what it had in hand is lost, as if it had died."""
+        for pid in self._silence.frozen(time.monotonic(), self._lifesigns.read()):
+            logger.error("process %d of the web server gave no sign of life for %g s: killed", pid, self._silence_s)
+            self._silence.forget(pid)
+            os.kill(pid, signal.SIGKILL)
+
     def _replace_dead(self) -> None:
         for pid, status in self._ended():
             lived_s = time.monotonic() - self._started_s.pop(pid)
+            self._silence.forget(pid)
             if self._stopping:
                 return
             logger.error("process %d of the web server ended (%s): another is started", pid, _said(status))

@@ -21,7 +21,10 @@ LOGGING = {
         **{name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
         "celery.beat": {"filters": ["no_routine"]},
         "django.request": {"filters": ["without_traceback", "with_sender"]},
-        "django.security.DisallowedHost": {"filters": ["in_one_line"]},
+        **{
+            f"django.security.{name}": {"filters": ["in_one_line"]}
+            for name in ("DisallowedHost", "TooManyFieldsSent", "TooManyFilesSent", "RequestDataTooBig")
+        },
         "waitress": {"level": "WARNING"},
     },
     "root": {"handlers": ["stderr"], "level": env.log_level("LOG_LEVEL", logging.INFO)},

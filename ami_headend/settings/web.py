@@ -130,6 +130,7 @@ WEB_POST_S = env.float("WEB_POST_S", 6.0)  # a concentrator waits no longer for 
 WEB_PROBE_S = env.float("WEB_PROBE_S", 4.0)  # nor does a probe
 WEB_PAGE_S = env.float("WEB_PAGE_S", 60.0)
 WEB_EXPORT_S = env.float("WEB_EXPORT_S", 1800.0)
+WEB_SILENCE_S = env.float("WEB_SILENCE_S", 30.0)  # a process that gives no sign of life for so long is replaced
 WEB_HEAD_S = env.float("WEB_HEAD_S", 10.0)  # within which the headers of a request have come in
 WEB_REQUEST_S = env.float("WEB_REQUEST_S", 60.0)  # and its body
 WEB_IDLE_S = env.float("WEB_IDLE_S", 75.0)  # of a connection between requests; longer than the proxy's

@@ -42,8 +42,14 @@ EVERYDAY = frozenset(
         *("places", "place"),
     }
 )
-# Forms in which passwords are written: the proof comes first, so that none has to be written twice.
-ASKED_FIRST = frozenset({"admin:auth_user_add", "admin:auth_user_password_change", "admin:password_change"})
+# Pages that take the proof before they are shown: forms in which passwords are written or a file is chosen, which would
+# have to be given twice, and what is sensitive to read in itself.
+ASKED_FIRST = frozenset(
+    {
+        *("admin:auth_user_add", "admin:auth_user_password_change", "admin:password_change"),
+        *("admin:meter-import", "admin:audit-export"),
+    }
+)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FIELD = "step_up_proof"
 

@@ -11,7 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.conf import settings
+from django.core.exceptions import (
+    BadRequest,
+    PermissionDenied,
+    RequestDataTooBig,
+    TooManyFieldsSent,
+    TooManyFilesSent,
+)
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
 from django.urls import reverse
@@ -223,11 +230,24 @@ def asked_by_a_program(request: HttpRequest | Request) -> bool:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """400. Django's own says nothing of why; what was raised elsewhere may hold what was sent, and is not shown."""
+    why = str(exception) if isinstance(exception, BadRequest) else _too_much(exception)
     if asked_by_a_program(request):
-        return problem(request, 400, "The request could not be understood.")
-    # Django's own says nothing of why; what was raised elsewhere may hold what was sent, and is not shown.
-    why = str(exception) if isinstance(exception, BadRequest) else ""
+        return problem(request, 400, why or "The request could not be understood.")
     return HttpResponse(loader.get_template("400.html").render({"why": why}), status=400)
+
+
+def _too_much(exception: Exception) -> str:
+    """What is said where Django refused to read all that was sent; nothing of other exceptions."""
+    if isinstance(exception, TooManyFieldsSent):
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+        return f"More than {most:,} fields were sent; nothing was done. Choose fewer, and do the rest afterwards."
+    if isinstance(exception, TooManyFilesSent):
+        return f"More than {settings.DATA_UPLOAD_MAX_NUMBER_FILES:,} files were sent; nothing was done."
+    if isinstance(exception, RequestDataTooBig):
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return f"More than {most:,} octets were sent; nothing was done."
+    return ""
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -210,25 +210,30 @@ def _last_ends(meter_ids: Sequence[int]) -> dict[int, datetime]:
 
 
 def _next(meter: Meter, interval_minutes: int, at: datetime) -> datetime:
-    return common_boundary(at, meter.interval_minutes, _checked_length(interval_minutes))
+    return common_boundary(at, meter.interval_minutes, checked_length(interval_minutes))
 
 
-def _checked_length(interval_minutes: int) -> int:
+def checked_length(interval_minutes: int) -> int:
+    """A length in minutes as it is; IntervalError where none can be so."""
     if type(interval_minutes) is not int or not 1 <= interval_minutes <= LONGEST_MINUTES:
         raise IntervalError(f"an interval length is a whole number of minutes from 1 to {LONGEST_MINUTES}")
     return interval_minutes
 
 
-def _check(meter: Meter, one: Change, last_end: datetime | None) -> None:
-    lengths = meter.interval_minutes, _checked_length(one.interval_minutes)
+def check_boundary(meter: Meter, before: int, after: int, at: datetime) -> None:
+    """IntervalError where an interval of ``before`` minutes or one of ``after`` does not begin at an instant."""
     try:
-        following = common_boundary(one.valid_from, *lengths)
+        following = common_boundary(at, before, after)
     except OverflowError:
-        raise IntervalError(f"{one.valid_from} is too far ahead") from None
-    if one.valid_from != following:
+        raise IntervalError(f"{at} is too far ahead") from None
+    if at != following:
         raise IntervalError(
-            f"meter {meter} changes from {lengths[0]} to {lengths[1]} min where intervals of both begin: "
-            f"{one.valid_from} is not such a time, {following} is the next"
+            f"meter {meter} changes from {before} to {after} min where intervals of both begin: "
+            f"{at} is not such a time, {following} is the next"
         )
+
+
+def _check(meter: Meter, one: Change, last_end: datetime | None) -> None:
+    check_boundary(meter, meter.interval_minutes, checked_length(one.interval_minutes), one.valid_from)
     if last_end is not None and one.valid_from < last_end:
         raise IntervalError(f"the length of meter {meter} changes at {last_end}, after {one.valid_from}")

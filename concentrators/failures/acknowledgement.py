@@ -18,7 +18,7 @@ _BATCH = 2_000
 
 
 class AcknowledgementError(ValueError):
-    """The caller's mistake: a note that is missing or too long, or an acknowledgement that stands for good."""
+    """The caller's mistake: a note that is missing or too long, nothing to acknowledge, or what stands for good."""
 
 
 class Acknowledged(NamedTuple):
@@ -33,7 +33,8 @@ def acknowledge(selection: FailureSelection, actor: chain.Actor, note: str, now:
     """Acknowledge the open failures of a selection that were received before ``now``, a batch of them at once.
 
     Where more are open than one batch, ``go_on`` acknowledges the others. Raises AcknowledgementError without a
-    note, AuditError or MasterKeyError where it cannot be audited: then nothing is acknowledged.
+    note, or where none of them is open; AuditError or MasterKeyError where it cannot be audited: then nothing is
+    acknowledged.
     """
     note = note.strip()
     if not note:
@@ -45,6 +46,8 @@ def acknowledge(selection: FailureSelection, actor: chain.Actor, note: str, now:
     with transaction.atomic():
         row = Acknowledgement.objects.create(by=actor.name[:150], at=now, note=note, selection=meant)
         failures = _batch(row)
+        if not failures:
+            raise AcknowledgementError("none of these failures is open")
         subject = {"acknowledgement": row.pk, "failures": meant}
         chain.record(actor, "failures.acknowledge", subject, note[:250])
     return Acknowledged(row.pk, failures, failures < _BATCH)

@@ -146,12 +146,9 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         ),
     ),
     FailureKind.PAYLOAD_INVALID: Explanation(
-        "The frame is genuine, but what it says cannot be stored: no SenML as agreed, an interval off its grid, "
-        "or a value finer than its register.",
-        (
-            "A fault in the meter's firmware.",
-            "The meter measures in another interval length than it was registered with.",
-        ),
+        "The frame is genuine, but what it says cannot be stored: no SenML as agreed, two values in one "
+        "place, or an interval that begins on no whole minute.",
+        ("A fault in the meter's firmware.",),
         (
             "Read the reason: it names the record at fault.",
             "Report it, with this frame's octets, to whoever makes the firmware.",
@@ -168,6 +165,23 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Read the reason: it names the register.",
             "Add it to the catalogue: frames that wait for it are then judged from the kept octets by themselves.",
             "If nobody knows it, report it, with this frame's octets, to whoever makes the firmware.",
+        ),
+    ),
+    FailureKind.REGISTRY_MISMATCH: Explanation(
+        "The frame is genuine, but does not fit what stands here of its meter or register: an interval off the grid of "
+        "the registered length, another unit, or a value finer than a step. It keeps its counter and waits, with all "
+        "that it says.",
+        (
+            "The meter measures in another interval length than it was registered with.",
+            "The register stands in the catalogue with a wrong unit, scaler or kind.",
+            "A fault in the meter's firmware.",
+        ),
+        (
+            "Read the reason: it names the record, and what stands here.",
+            "If the meter is right, correct its length (its page, or manage.py correct_length).",
+            "If the catalogue is wrong, correct the register (manage.py correct_register): no reading may stand on it.",
+            "What waits is then judged again by itself, from the kept octets.",
+            "If it is the firmware, report it, with this frame's octets, to whoever makes it; acknowledge with a note.",
         ),
     ),
     FailureKind.IMPLAUSIBLE: Explanation(
@@ -200,11 +214,12 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         (
             "The meter's clock runs fast or was set wrongly.",
             "The clock of the head-end's host was slow.",
-            "A meter that sends an interval before it is over.",
+            "A meter that sends an interval before it is over, or measures in shorter ones than registered.",
         ),
         (
             "If many meters are affected at once, check the clocks of the head-end's hosts first.",
             "If ours was slow, set it right, then say when and by how much (manage.py correct_clock): they are judged.",
+            "If its intervals are shorter than registered, correct the length: manage.py correct_length, or its page.",
             "If it was the meter's, set that, and ask it for the intervals that are missing: these frames stay out.",
         ),
     ),

@@ -24,6 +24,7 @@ class FailureKind(StrEnum):
     DEVICE_SUSPENDED = "device_suspended"
     PAYLOAD_INVALID = "payload_invalid"
     UNKNOWN_REGISTER = "unknown_register"
+    REGISTRY_MISMATCH = "registry_mismatch"
     IMPLAUSIBLE = "implausible"
     IDENTITY_MISMATCH = "identity_mismatch"
     CLOCK_SKEW = "clock_skew"
@@ -41,20 +42,23 @@ class FailureKind(StrEnum):
         return _LABELS.get(self, self.value.replace("_", " "))
 
 
-# What these hang on may pass: a key, a meter or a register may come, a meter be taken back into service, bounds be
-# mended, a fault of ours too. Such a frame keeps its counter, and is judged again from the kept octets of its uplink.
+# What these hang on may pass: a key, a meter or a register may come, a meter be taken back into service, a wrong entry
+# of the registry or its bounds be corrected, a fault of ours mended. Such a frame keeps its counter, and is judged
+# again from the kept octets of its uplink.
 WAITING = frozenset(
     {
         FailureKind.UNKNOWN_DEVICE,
         FailureKind.UNKNOWN_EPOCH,
         FailureKind.DEVICE_SUSPENDED,
         FailureKind.UNKNOWN_REGISTER,
+        FailureKind.REGISTRY_MISMATCH,
         FailureKind.IMPLAUSIBLE,
         FailureKind.CLOCK_SKEW,
         FailureKind.PARKED,
     }
 )
-# The meter's clock may be fast, or ours have been slow: only somebody who says that ours was has these judged again.
+# The meter's clock may be fast, or ours have been slow: only somebody who says that ours was has these judged again; or
+# whoever changes an interval length, by which an interval is over earlier.
 NOT_BY_ITSELF = frozenset({FailureKind.CLOCK_SKEW})
 # Refusals that leave the invocation counter as it is.
 BEFORE_COUNTER = WAITING | {
@@ -84,6 +88,7 @@ _LABELS = {
     FailureKind.TAG_INVALID: "invalid tag",
     FailureKind.DEVICE_SUSPENDED: "meter not in service",
     FailureKind.PAYLOAD_INVALID: "invalid payload",
+    FailureKind.REGISTRY_MISMATCH: "other than registered",
     FailureKind.IMPLAUSIBLE: "implausible value",
     FailureKind.IDENTITY_MISMATCH: "names another meter",
     FailureKind.CLOCK_SKEW: "clock ahead",

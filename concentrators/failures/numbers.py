@@ -45,7 +45,6 @@ class Numbers(NamedTuple):
 
     by_step: list[dict[FailureKind, int]]
     by_concentrator: list[ConcentratorCount]
-    concentrators: int
 
     @property
     def by_kind(self) -> dict[FailureKind, int]:
@@ -78,18 +77,18 @@ def numbers(selection: FailureSelection, starts: Sequence[datetime], end: dateti
                 SELECT width_bucket(at, %s::timestamptz[]) AS step, kind, concentrator_id, sum(failures)::bigint AS n
                 FROM found GROUP BY GROUPING SETS ((1, 2), (3))
             )
-            (SELECT step, kind, NULL::int, NULL, n, 0 FROM counted WHERE concentrator_id IS NULL AND step > 0)
+            (SELECT step, kind, NULL::int, NULL, n FROM counted WHERE concentrator_id IS NULL AND step > 0)
             UNION ALL
-            (SELECT NULL, NULL, c.id, c.name, n, count(*) OVER () FROM counted
+            (SELECT NULL, NULL, c.id, c.name, n FROM counted
              JOIN concentrators_concentrator c ON c.id = concentrator_id ORDER BY n DESC, c.name LIMIT %s)""",
         [*params, list(starts), most],
     )
     by_step: list[dict[FailureKind, int]] = [{} for _ in starts]
-    for step, kind, _, _, failures, _ in rows:
+    for step, kind, _, _, failures in rows:
         if step is not None:
             by_step[step - 1][FailureKind(kind)] = failures
     through = [ConcentratorCount(row[2], row[3], row[4]) for row in rows if row[0] is None]
-    return Numbers(by_step, through, rows[-1][5] if through else 0)
+    return Numbers(by_step, through)
 
 
 def by_meter(selection: FailureSelection, most: int) -> list[MeterCount]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.db import transaction
-from django.db.models.functions import Upper
 
 from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError
@@ -39,15 +38,15 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
         for row in rows(stream, COLUMNS, ()):
             try:
                 name = _name(row)
-                if (earlier := first.setdefault(name.upper(), row.line)) != row.line:
+                if (earlier := first.setdefault(names.alike(name), row.line)) != row.line:
                     raise ValueError(f"name {name} stands in line {earlier} already")
                 report.new.append(name)
             except ValueError as error:
                 report.bad.append(BadLine(row.line, str(error)))
     with transaction.atomic():
-        standing = set(Concentrator.objects.values_list(Upper("name"), flat=True))
-        report.unchanged = sum(1 for name in report.new if name.upper() in standing)
-        report.new = [name for name in report.new if name.upper() not in standing]
+        standing = set(Concentrator.objects.values_list(names.Alike("name"), flat=True))
+        report.unchanged = sum(1 for name in report.new if names.alike(name) in standing)
+        report.new = [name for name in report.new if names.alike(name) not in standing]
         if report.bad or dry_run or not report.new:
             return report
         for name in report.new:

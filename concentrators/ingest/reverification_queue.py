@@ -1,6 +1,7 @@
 """What waits is judged again by itself: once something has come that frames may wait for, uplink by uplink.
 
-Triggers write a request in the transaction in which the register, the meter or the key comes (models.Reverification),
+Triggers write a request in the transaction in which the register, the meter or the key comes,
+or an interval length changes (models.Reverification),
 so that none can be forgotten. Its place is kept, so that the work may stop at any point. An uplink whose frames kill
 the worker is passed over after UPLINK_SPLIT_AFTER tries; the daily request for everything tries it again.
 """
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 EVERYTHING, CLOCK = "all", "clock"
 # What waits for a cause, in the order of the work: a flood of unknown meters delays nothing that concerns known ones.
 _KINDS = {
-    "register": frozenset({FailureKind.UNKNOWN_REGISTER, FailureKind.IMPLAUSIBLE}),
+    "register": frozenset({FailureKind.UNKNOWN_REGISTER, FailureKind.REGISTRY_MISMATCH, FailureKind.IMPLAUSIBLE}),
+    # Of a meter that was registered with too long intervals some seemed not to be over; what is ahead stays so.
+    "length": frozenset({FailureKind.REGISTRY_MISMATCH, FailureKind.CLOCK_SKEW}),
     CLOCK: frozenset({FailureKind.CLOCK_SKEW}),
     "meter": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.DEVICE_SUSPENDED}),
     "key": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH}),

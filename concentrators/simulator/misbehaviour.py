@@ -50,6 +50,7 @@ class Misbehaviour(StrEnum):
     SECOND_CONCENTRATOR = "second_concentrator"
     BAD_PAYLOAD = "bad_payload"
     UNKNOWN_REGISTER = "unknown_register"
+    REGISTRY_MISMATCH = "registry_mismatch"
     IMPLAUSIBLE = "implausible"
     IDENTITY = "identity"
     ALGORITHM = "algorithm"
@@ -151,6 +152,7 @@ class Mischief:
             Misbehaviour.SECOND_CONCENTRATOR: self._second_concentrator,
             Misbehaviour.BAD_PAYLOAD: self._bad_payload,
             Misbehaviour.UNKNOWN_REGISTER: self._unknown_register,
+            Misbehaviour.REGISTRY_MISMATCH: self._registry_mismatch,
             Misbehaviour.IMPLAUSIBLE: self._implausible,
             Misbehaviour.IDENTITY: self._identity,
             Misbehaviour.ALGORITHM: self._algorithm,
@@ -268,6 +270,10 @@ class Mischief:
         payload = _pack(genuine, 1, name="1-0:255.255.255")
         return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.UNKNOWN_REGISTER)]
 
+    def _registry_mismatch(self, genuine: Genuine) -> list[Outgoing]:
+        payload = self._rng.choice(_OTHER_THAN_REGISTERED)(genuine)
+        return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.REGISTRY_MISMATCH)]
+
     def _implausible(self, genuine: Genuine) -> list[Outgoing]:
         payload = _pack(genuine, self._rng.choice([-1, -(2**63), 2**63 - 1]))
         return [self._via_home(genuine, genuine.meter.seal(payload), FailureKind.IMPLAUSIBLE)]
@@ -318,18 +324,23 @@ def _other(genuine: Genuine) -> bytes:
     return interval_payload(genuine.start_s, genuine.register_wh + 5, genuine.energy_wh + 1)
 
 
-def _pack(genuine: Genuine, value: object, start_s: int | None = None, name: str = ENERGY_REGISTER) -> bytes:
-    return cbor2.dumps([{BVER: 26, BT: genuine.start_s if start_s is None else start_s, N: name, U: "Wh", V: value}])
+def _pack(
+    genuine: Genuine, value: object, start_s: int | None = None, name: str = ENERGY_REGISTER, unit: str = "Wh"
+) -> bytes:
+    return cbor2.dumps([{BVER: 26, BT: genuine.start_s if start_s is None else start_s, N: name, U: unit, V: value}])
 
 
 _BAD_PAYLOADS: list[Callable[[Genuine], bytes]] = [
     lambda genuine: b"\x9f\x01",  # an array that never ends
     lambda genuine: _pack(genuine, 1) + b"\x00",  # octets after the pack
     lambda genuine: _pack(genuine, float("nan")),
-    lambda genuine: _pack(genuine, 0.5),
     lambda genuine: _pack(genuine, 2**63),
     lambda genuine: _pack(genuine, "42"),
     lambda genuine: _pack(genuine, 1, start_s=-60),  # relative to now
     lambda genuine: _pack(genuine, 1, start_s=genuine.start_s + 7, name=LOAD_PROFILE),  # off the grid
     lambda genuine: cbor2.dumps({"wh": genuine.energy_wh}),
+]
+_OTHER_THAN_REGISTERED: list[Callable[[Genuine], bytes]] = [
+    lambda genuine: _pack(genuine, 0.5),  # finer than a step
+    lambda genuine: _pack(genuine, 1, unit="varh"),
 ]

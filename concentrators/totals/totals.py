@@ -60,10 +60,11 @@ def lock() -> None:
     locks.take(LOCK)
 
 
-def shift(meter_ids: Collection[int], start: datetime, sign: int) -> None:
-    """Add (+1) or take away (-1) what meters say from ``start`` on, by the assignments as they stand now.
+def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime | None = None) -> None:
+    """Add (+1) or take away (-1) what meters say from ``start`` on, up to ``end`` if given, by the assignments as they
+    stand now.
 
-    Called under ``lock``: once before the assignments of the meters change, and once after.
+    Called under ``lock``: once before the assignments or lengths of the meters change, and once after.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -76,11 +77,14 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int) -> None:
                 ON CONFLICT (concentrator_id, register_id, interval_minutes, interval_start) DO UPDATE
                 SET value_sum = t.value_sum + excluded.value_sum,
                     meters_counted = t.meters_counted + excluded.meters_counted""",
-            {"sign": sign, "meters": list(meter_ids), "start": start, "end": None},
+            {"sign": sign, "meters": list(meter_ids), "start": start, "end": end},
         )
         # From ``start`` on, by the index: all totals of years are not to be looked through while verification waits.
         cursor.execute(
-            "DELETE FROM concentrators_intervaltotal WHERE interval_start >= %s AND meters_counted = 0", [start]
+            """DELETE FROM concentrators_intervaltotal
+               WHERE interval_start >= %s AND (%s::timestamptz IS NULL OR interval_start < %s)
+                     AND meters_counted = 0""",
+            [start, end, end],
         )
 
 

@@ -174,6 +174,10 @@ class SelectionView(ParameterView):
     def selection(self, asked: dict[str, Any]) -> Any:
         return Selection(asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor"))
 
+    def page(self, selection: Any, limit: int) -> tuple[list[Any], Any]:
+        """The rows of one page, and the key to go on after."""
+        return type(self).query(selection, limit)
+
     def get(self, request: Request) -> HttpResponseBase:
         asked = self.parameters(request)
         selection = self.selection(asked)
@@ -181,7 +185,7 @@ class SelectionView(ParameterView):
         query = type(self).query
         chosen = request.accepted_renderer
         if chosen.format == "json":
-            rows, key = _narrow(lambda: query(selection, asked["page_size"]))
+            rows, key = _narrow(lambda: self.page(selection, asked["page_size"]))
             following = key and self.next_page(request, CursorField().to_representation(key))
             return Response({"next": following, "results": [row._asdict() for row in rows]})
         batches = queries.batches(query, selection, export.BATCH)
@@ -203,12 +207,19 @@ def page_responses(name: str, row: type[Any]) -> dict[Any, Any]:
 
 
 class ReadingList(SelectionView):
-    """Readings in the order of their time."""
+    """Readings in the order of their time.
+
+    A page of `register` without `meter` may hold fewer rows than `page_size`, or none, before the end: follow `next`.
+    """
 
     queryset = Reading.objects.none()
     query = staticmethod(queries.readings)
     schema_of_rows = export.READING_SCHEMA
     filename = "readings"
+
+    def page(self, selection: Any, limit: int) -> tuple[list[Any], Any]:
+        """After a look at so many readings of any register."""
+        return queries.readings_page(selection, limit)
 
     @extend_schema(
         operation_id="readings", parameters=[SelectionQuery], responses=page_responses("ReadingPage", ReadingSerializer)

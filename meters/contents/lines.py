@@ -53,10 +53,10 @@ class Reader(Protocol):
 
         ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always. Raises
         PayloadError; of several reasons for the first of these: algorithm_mismatch (another content),
-        payload_invalid (not of this form), identity_mismatch (another meter's name), payload_invalid (wrong unit, a
-        value finer than the register, an interval off its grid, two values at one place), too_old (before ``period``),
-        unknown_register, implausible (outside the register's bounds), clock_skew (after ``period``, or an interval
-        that is not over by its end).
+        payload_invalid (not of this form), identity_mismatch (another meter's name), payload_invalid (two values at
+        one place, an interval that begins on no whole minute), too_old (before ``period``), unknown_register,
+        registry_mismatch (another unit, a value finer than the register, an interval off its grid), implausible
+        (outside the register's bounds), clock_skew (after ``period``, or an interval that is not over by its end).
         """
         ...
 

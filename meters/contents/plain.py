@@ -123,6 +123,16 @@ class PlainReader:
                 self.shapes.append(shape)
 
 
+class _MismatchError(Exception):
+    """A record does not fit its register or the registered length; ``value`` is what it says where only its time does
+    not fit.
+    """
+
+    def __init__(self, detail: str, value: Value | None = None) -> None:
+        super().__init__(detail)
+        self.value = value
+
+
 PLAIN = Content("plain", PlainReader, reference="SenML in CBOR, RFC 8428 section 6")
 
 
@@ -139,7 +149,7 @@ def read_pack(
         records = parse_pack(payload)
     except SenMLError as error:
         raise _invalid(str(error)) from None
-    values, unknown = [], ""
+    values, unknown, mismatch, all_read = [], "", "", True
     try:
         for record in records:
             name = record[0]
@@ -149,7 +159,14 @@ def read_pack(
             if register is None:
                 unknown = unknown or name
                 continue
-            values.append(_value(record, register, interval_minutes, lengths))
+            try:
+                values.append(_value(record, register, interval_minutes, lengths))
+            except _MismatchError as error:
+                mismatch = mismatch or str(error)
+                if error.value is None:
+                    all_read = False
+                else:
+                    values.append(error.value)
         values = _once(values, registers)
     except PayloadError:
         for name, *_ in records:  # whose frame it is goes before what it says
@@ -160,22 +177,30 @@ def read_pack(
         raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
     if unknown:
         raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown[:80]!r} is known")
+    if mismatch:
+        raise PayloadError(PayloadRefusal.REGISTRY_MISMATCH, mismatch, values if all_read else None)
     _check_bounds(values, registers)
     _check_over(values, period, registers)
     return records, values
 
 
 def _value(record: Record, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
-    """What a record says of a register, in its steps; PayloadError where it cannot be."""
+    """What a record says of a register, in its steps.
+
+    _MismatchError where that does not fit what is registered; PayloadError where no entry could make it fit.
+    """
     name, unit, value, time_s = record
     if unit != register.unit:
-        raise _invalid(f"{name} is in {unit!r}; the register counts {register.unit!r}")
+        raise _MismatchError(f"{name} is in {unit!r}; the register counts {register.unit!r}")
     steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
     length = 0
     if register.is_interval:
         length = interval_minutes if lengths is None else lengths.at(time_s)
         if time_s % (length * 60):
-            raise _invalid(f"{name} begins at {iso(time_s)}, no multiple of {length} minutes")
+            detail = f"{name} begins at {iso(time_s)}, no multiple of {length} minutes"
+            if time_s % 60:  # a length is in whole minutes: no other one would let it begin there
+                raise _invalid(detail)
+            raise _MismatchError(detail, Value(time_s, register.id, steps, length, register.is_event))
     return _new_value(Value, (time_s, register.id, steps, length, register.is_event))
 
 
@@ -237,8 +262,8 @@ def _own_name(name: str, system_title: bytes) -> str:
 
 
 def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
-    """A value in steps of 10^scaler units, exactly."""
+    """A value in steps of 10^scaler units, exactly; _MismatchError where it is no whole number of them."""
     steps = Decimal(value).scaleb(-register.scaler, _EXACT)
     if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
-        raise _invalid(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
+        raise _MismatchError(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")
     return int(steps)

@@ -23,6 +23,7 @@ from meters.registry import search
 # A page looks at little more than it shows, but where almost nothing matches in years of readings.
 STATEMENT_TIMEOUT_MS = 20_000
 _FIRST_LOOK = timedelta(days=3)  # for the latest values
+LOOKED_AT = 200_000  # rows of the index for one page, where few of them may be of the registers that are asked for
 
 
 class SelectionError(ValueError):
@@ -66,6 +67,9 @@ class EventRow(NamedTuple):
     uplink: int
 
 
+_READING_KEY = ", ".join(ReadingKey._fields)
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which readings or events: [start, end), of these meters and registers (by id; None is all), after a key."""
@@ -90,11 +94,42 @@ def readings(selection: Selection, limit: int) -> tuple[list[ReadingRow], Readin
             ORDER BY r.captured_at, r.meter_id, r.register_id""",
         [*params, limit],
     )
-    shown = [
-        ReadingRow(title.hex(), obis, at, minutes, value, scaler, unit, _quantity(value, scaler), uplink)
-        for title, obis, at, minutes, value, scaler, unit, uplink, _, _ in rows
-    ]
-    return shown, ReadingKey(rows[-1][2], rows[-1][8], rows[-1][9]) if len(rows) == limit else None
+    return [_shown(row) for row in rows], _key_of(rows[-1]) if len(rows) == limit else None
+
+
+def readings_page(selection: Selection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
+    """The same, and for registers of any meter after a bounded look: LOOKED_AT readings of all registers at most.
+
+    A page then holds fewer rows than it may, or none, and there is a key to go on after all the same: that of the last
+    reading that was looked at. Of one snapshot, so that no row is passed over or comes twice. One query.
+    """
+    if selection.register_ids is None or selection.meter_ids is not None:  # the index leads to each row
+        return readings(selection, limit)
+    period, params = _condition(replace(selection, register_ids=None), ReadingKey._fields)
+    look = f"SELECT {_READING_KEY} FROM meters_reading WHERE {period}"
+    rows = _fetch(
+        # By the index alone, row by row until the page is full; where it is not, the last row of the look comes, too.
+        f"""WITH found AS MATERIALIZED (
+                SELECT * FROM ({look} ORDER BY {_READING_KEY} LIMIT %s) AS l WHERE register_id = ANY(%s::int[])
+                ORDER BY {_READING_KEY} LIMIT %s
+            ), last AS MATERIALIZED (
+                {look} AND (SELECT count(*) FROM found) < %s ORDER BY {_READING_KEY} OFFSET %s LIMIT 1
+            )
+            SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
+                   r.uplink_id, r.meter_id, r.register_id, f.is_last
+            FROM (SELECT *, false AS is_last FROM found UNION ALL SELECT *, true FROM last) AS f
+            JOIN meters_reading r USING ({_READING_KEY})
+            JOIN meters_meter m ON m.id = r.meter_id JOIN meters_register g ON g.id = r.register_id
+            WHERE r.captured_at >= %s AND r.captured_at < %s
+            ORDER BY r.captured_at, r.meter_id, r.register_id, f.is_last""",
+        [
+            *(*params, LOOKED_AT, int_array(selection.register_ids), limit),
+            *(*params, limit, LOOKED_AT - 1),
+            *params[:2],
+        ],
+    )
+    shown = [_shown(row) for row in rows if not row[-1]]
+    return shown, _key_of(rows[-1]) if len(shown) == limit or len(rows) > len(shown) else None
 
 
 def events(selection: Selection, limit: int) -> tuple[list[EventRow], EventKey | None]:
@@ -110,6 +145,15 @@ def events(selection: Selection, limit: int) -> tuple[list[EventRow], EventKey |
     )
     shown = [EventRow(id_, title.hex(), *rest) for id_, title, *rest in rows]
     return shown, EventKey(rows[-1][3], rows[-1][0]) if len(rows) == limit else None
+
+
+def _shown(row: tuple[Any, ...]) -> ReadingRow:
+    title, obis, at, minutes, value, scaler, unit, uplink, *_ = row
+    return ReadingRow(title.hex(), obis, at, minutes, value, scaler, unit, _quantity(value, scaler), uplink)
+
+
+def _key_of(row: tuple[Any, ...]) -> ReadingKey:
+    return ReadingKey(row[2], row[8], row[9])
 
 
 class Interval(NamedTuple):

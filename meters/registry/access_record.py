@@ -1,25 +1,21 @@
 """The record of who looked at households' data: what their meters said, and where they hang.
 
 Written before the answer goes out: what cannot be recorded is not shown. Repeated looks within an hour are counted in
-one row, so that a page that is looked at all day costs 24.
+one row, so that a page that is looked at all day costs 24. Functions of the owner count and remove (migration 0012):
+the role that web and workers act in may add to the record and read it, and change or remove nothing.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from meters.models import HouseholdAccess
-
-_STATEMENT = """
-    INSERT INTO meters_householdaccess (hour, account, door, meter_id, place_id, requests, first_at, last_at)
-    SELECT %(hour)s, %(account)s, %(door)s, meter, place, 1, %(now)s, %(now)s
-    FROM unnest(%(meters)s::int[], %(places)s::int[]) AS seen (meter, place)
-    ON CONFLICT ON CONSTRAINT household_access_once_an_hour
-    DO UPDATE SET requests = meters_householdaccess.requests + 1, last_at = excluded.last_at
-"""
+_STATEMENT = """SELECT meters_note_accesses(
+    %(hour)s, %(account)s, %(door)s, %(meters)s::int[], %(places)s::bigint[], %(now)s
+)"""
 
 
 def note(request: Any, *, meters: Sequence[int] | None = None, place: int | None = None) -> None:
@@ -43,5 +39,30 @@ def note(request: Any, *, meters: Sequence[int] | None = None, place: int | None
 
 
 def purge(before: datetime) -> int:
-    """Remove what was last counted before then; gives how many rows."""
-    return HouseholdAccess.objects.filter(last_at__lt=before).delete()[0]
+    """Remove what was last counted before then; gives how many rows.
+
+    In a role that does not own the record only what is also older than the owner's word (``set_keep_days``).
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT meters_purge_accesses(%s)", [before])
+        removed: int = cursor.fetchone()[0]
+    return removed
+
+
+def set_keep_days() -> None:
+    """The owner's word on what may be removed by the role that workers act in: what is past ACCESS_KEEP_DAYS now."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regprocedure('meters_access_days()')")
+        if cursor.fetchone() != (None,):  # migrated so far
+            cursor.execute(
+                "CREATE OR REPLACE FUNCTION meters_access_days() RETURNS integer LANGUAGE sql IMMUTABLE"
+                f" AS 'SELECT {int(settings.ACCESS_KEEP_DAYS)}'"
+            )
+
+
+def keep_days_set() -> int:
+    """The days for which the owner last said that the record is kept."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT meters_access_days()")
+        days: int = cursor.fetchone()[0]
+    return days

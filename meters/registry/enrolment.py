@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import connection
-from django.db.models.functions import Upper
 
+from ami_headend.core.names import Alike, alike
 from ami_headend.core.tables import BadLine
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.meter_file import OF_PLACE, MeterLine
@@ -68,12 +68,13 @@ def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, updat
         for meter in Meter.objects.filter(system_title__in=[line.system_title for line in chunk])
     }
     serials = dict(
-        Meter.objects.annotate(upper=Upper("serial_number"))
-        .filter(upper__in=[line.serial_number.upper() for line in chunk])
-        .values_list("upper", "system_title")
+        Meter.objects.annotate(alike=Alike("serial_number"))
+        .filter(alike__in=[alike(line.serial_number) for line in chunk])
+        .values_list("alike", "system_title")
     )
+    places = _standing_places(chunk)
+    chunk = [_at_standing_place(line, places) for line in chunk]
     named = {line.place for line in chunk if line.place}
-    places = {place.name: place for place in Place.objects.filter(name__in=named)}
     at_place: dict[str, list[Installation]] = {}
     for row in Installation.objects.filter(place__name__in=named).select_related("place", "meter"):
         at_place.setdefault(row.place.name, []).append(row)
@@ -85,15 +86,15 @@ def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, updat
     }
     for line in chunk:
         meter = meters.get(line.system_title)
-        owner = serials.get(line.serial_number.upper())
-        of_place = _other_columns(line, places.get(line.place or ""), OF_PLACE)
-        if meter is not None and meter.serial_number.upper() != line.serial_number.upper():
+        owner = serials.get(alike(line.serial_number))
+        of_place = _other_columns(line, places.get(alike(line.place or "")), OF_PLACE)
+        if meter is not None and alike(meter.serial_number) != alike(line.serial_number):
             reason = f"system title {line.system_title.hex()} is registered with serial number {meter.serial_number}"
         elif owner is not None and bytes(owner) != line.system_title:
             reason = f"serial number {line.serial_number} is registered with system title {bytes(owner).hex()}"
         elif meter is None:
             reason = _taken(line.place, at_place, line.commissioned_at or now)
-            if of_place and line.place in places and not update:
+            if of_place and alike(line.place or "") in places and not update:
                 reason = reason or _otherwise(f"place {line.place}", of_place)
             if not reason:
                 plan.new.append(line)
@@ -103,6 +104,18 @@ def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, updat
             )
         if reason:
             plan.bad.append(BadLine(line.line, reason))
+
+
+def _standing_places(chunk: list[MeterLine]) -> dict[str, Place]:
+    """The places that lines name and that stand, by what their names have in common with those in the lines."""
+    wanted = {alike(line.place) for line in chunk if line.place}
+    return {alike(place.name): place for place in Place.objects.alias(alike=Alike("name")).filter(alike__in=wanted)}
+
+
+def _at_standing_place(line: MeterLine, places: dict[str, Place]) -> MeterLine:
+    """The line with the place's name as it stands, where it is written otherwise but looks alike."""
+    place = places.get(alike(line.place)) if line.place else None
+    return line if place is None or place.name == line.place else line._replace(place=place.name)
 
 
 def _plan_standing(

@@ -13,6 +13,14 @@ LONGEST_MINUTES = 1440
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class Span(NamedTuple):
+    """A length in minutes that holds from ``start`` up to ``end``; None is an open end."""
+
+    start: datetime | None
+    end: datetime | None
+    minutes: int
+
+
 class Lengths(NamedTuple):
     """The lengths of a meter that changed, or may have: what most meters never need.
 
@@ -50,3 +58,32 @@ def common_boundary(at: datetime, *lengths_minutes: int) -> datetime:
     """
     step = timedelta(minutes=math.lcm(*lengths_minutes))
     return _EPOCH - (_EPOCH - at) // step * step
+
+
+def corrected(spans: Sequence[Span], wanted: Span) -> list[Span]:
+    """Spans that follow one another from an open end to an open end, with another length in one part of them.
+
+    Neighbours of one length are joined.
+    """
+    pieces = [
+        Span(one.start, _earlier(one.end, wanted.start), one.minutes) for one in spans if wanted.start is not None
+    ]
+    pieces += [wanted]
+    pieces += [Span(_later(one.start, wanted.end), one.end, one.minutes) for one in spans if wanted.end is not None]
+    joined: list[Span] = []
+    for one in pieces:
+        if one.start is not None and one.end is not None and one.start >= one.end:
+            continue
+        if joined and joined[-1].minutes == one.minutes:
+            joined[-1] = joined[-1]._replace(end=one.end)
+        else:
+            joined.append(one)
+    return joined
+
+
+def _earlier(end: datetime | None, limit: datetime | None) -> datetime | None:
+    return min((one for one in (end, limit) if one is not None), default=None)
+
+
+def _later(start: datetime | None, limit: datetime | None) -> datetime | None:
+    return max((one for one in (start, limit) if one is not None), default=None)

@@ -6,7 +6,7 @@ from django.db import transaction
 
 from ami_headend.core import eui64
 from ami_headend.core.eui64 import Eui64Error
-from ami_headend.core.names import tidy
+from ami_headend.core.names import Alike, alike, tidy
 from meters.models import Installation, Meter, MeterStatus, Place
 
 
@@ -33,7 +33,9 @@ def find_meter(system_title: str) -> Meter:
 def look_up(text: str) -> Meter:
     """The meter that a person means: by its serial number, or its system title in hex; RegistryError for none."""
     text = tidy(text)
-    meter = None if "\0" in text else Meter.objects.filter(serial_number__iexact=text).first()
+    meter = (
+        None if "\0" in text else Meter.objects.alias(alike=Alike("serial_number")).filter(alike=alike(text)).first()
+    )
     if meter is None:
         try:
             return find_meter(text)

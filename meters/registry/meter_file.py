@@ -155,7 +155,7 @@ def _repeated(lines: list[MeterLine]) -> Iterator[BadLine]:
         first: dict[Any, int] = {}
         for line in lines:
             value = getattr(line, column)
-            key = value.casefold() if isinstance(value, str) else value
+            key = names.alike(value) if isinstance(value, str) else value
             if value is not None and (earlier := first.setdefault(key, line.line)) != line.line:
                 shown = value.hex() if isinstance(value, bytes) else value
                 yield BadLine(line.line, f"{column} {shown} stands in line {earlier} already")

@@ -7,11 +7,10 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from django.db.models import BooleanField, Q
+from django.db.models import BooleanField, Func, Q
 from django.db.models.expressions import RawSQL
 
 from ami_headend.core.names import tidy
-from meters.models import Meter, Place
 from meters.registry.lookup import RegistryError, parse_system_title
 
 Condition = tuple[str, list[Any]]
@@ -23,13 +22,20 @@ _WORDS = "regexp_replace(lower({text}), '[^[:alnum:]]+', ' ', 'g')"
 METER_WORDS = "name || ' ' || CASE WHEN serial_number ~ '[^[:alnum:]]' THEN serial_number ELSE '' END"
 PLACE_WORDS = "name || ' ' || address"
 _VECTOR = "to_tsvector('simple', {words})"
+_NONE = "ARRAY[]::int[]"
 _QUERY = """to_tsquery('simple', nullif(regexp_replace(trim({words}), ' ', ':* & ', 'g'), '') || ':*')"""
 
 
 def meter_condition(
     term: str, table: str = "meters_meter", limit: int | None = None, after: str | None = None
 ) -> Condition:
-    """SQL that says whether a meter is meant by a term, and its parameters.
+    """SQL that says whether a meter is meant by a term (``meter_ids``), and its parameters."""
+    ids, params = meter_ids(term, limit, after)
+    return f"{table}.id = ANY({ids})", params
+
+
+def meter_ids(term: str, limit: int | None = None, after: str | None = None) -> Condition:
+    """SQL that gives the ids of the meters that a term means, as an array, and its parameters.
 
     By the beginning of its serial number, its last characters, words of its name and of a serial number with
     separators that begin so, or the system title. With a limit: so many that each of these finds, the first by serial
@@ -37,7 +43,7 @@ def meter_condition(
     """
     term = term.strip()
     if "\0" in term or not _ALNUM.search(term):
-        return "false", []
+        return _NONE, []
     found = [_branch("lower(serial_number) LIKE %s", f"{_like(term.lower())}%", limit, after)]
     if len(term) >= LAST_DIGITS_MIN:
         end = f"{_like(term.lower()[::-1])}%"
@@ -45,17 +51,24 @@ def meter_condition(
     found.append(_branch(_matches(METER_WORDS), term, limit, after, is_fenced=True))
     with suppress(RegistryError):
         found.append(("SELECT id FROM meters_meter WHERE system_title = %s", [parse_system_title(term)]))
-    return _any_of(table, found)
+    return _array(found)
 
 
 def place_condition(term: str, table: str = "meters_place", limit: int | None = None) -> Condition:
-    """SQL that says whether a place is meant by a term: by how words of name and address begin, or by the customer.
+    """SQL that says whether a place is meant by a term (``place_ids``), and its parameters."""
+    ids, params = place_ids(term, limit)
+    return f"{table}.id = ANY({ids})", params
+
+
+def place_ids(term: str, limit: int | None = None) -> Condition:
+    """SQL that gives the ids of the places that a term means, as an array: by how words of name and address begin, or
+    by the customer.
 
     With a limit: some of those, so many at most.
     """
     term = term.strip()
     if "\0" in term or not _ALNUM.search(term):
-        return "false", []
+        return _NONE, []
     words = f"SELECT id FROM meters_place WHERE {_matches(PLACE_WORDS)}"
     customers = "SELECT id FROM meters_place WHERE customer_reference = %s"
     found: list[Condition] = [(words, [term]), (customers, [tidy(term)])]
@@ -63,7 +76,7 @@ def place_condition(term: str, table: str = "meters_place", limit: int | None = 
         found = [
             (f"(WITH w AS MATERIALIZED ({one}) SELECT id FROM w LIMIT %s)", [*values, limit]) for one, values in found
         ]
-    return _any_of(table, found)
+    return _array(found)
 
 
 def _branch(condition: str, value: str, limit: int | None, after: str | None, *, is_fenced: bool = False) -> Condition:
@@ -81,9 +94,9 @@ def _branch(condition: str, value: str, limit: int | None, after: str | None, *,
     return f"(SELECT id FROM ({found}) AS f {place} LIMIT %s)", [value, *values, limit]
 
 
-def _any_of(table: str, found: list[Condition]) -> Condition:
+def _array(found: list[Condition]) -> Condition:
     statements = " UNION ALL ".join(statement for statement, _ in found)
-    return f"{table}.id = ANY(ARRAY({statements}))", [value for _, values in found for value in values]
+    return f"ARRAY({statements})", [value for _, values in found for value in values]
 
 
 def as_q(condition: Condition) -> Q:
@@ -91,14 +104,22 @@ def as_q(condition: Condition) -> Q:
     return Q(RawSQL(*condition, output_field=BooleanField()))  # noqa: S611 - values are parameters
 
 
+class _IsAmong(Func):
+    """Whether a column is in an array. Not IN: beside another condition (OR) that reads the whole table."""
+
+    template = "%(expressions)s)"
+    arg_joiner = " = ANY("
+    output_field = BooleanField()
+
+
 def of_meters(term: str) -> Q:
-    """A condition for rows that are of a ``meter``."""
-    return Q(meter__in=Meter.objects.filter(as_q(meter_condition(term))))
+    """A condition for rows that are of a ``meter``; an index of that column serves it."""
+    return Q(_IsAmong("meter_id", RawSQL(*meter_ids(term))))  # noqa: S611 - values are parameters
 
 
 def of_places(term: str) -> Q:
-    """A condition for rows that are of a ``place``."""
-    return Q(place__in=Place.objects.filter(as_q(place_condition(term))))
+    """A condition for rows that are of a ``place``; an index of that column serves it."""
+    return Q(_IsAmong("place_id", RawSQL(*place_ids(term))))  # noqa: S611 - values are parameters
 
 
 def _matches(text: str) -> str:

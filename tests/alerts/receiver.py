@@ -1,6 +1,7 @@
 """A receiver of webhooks over real HTTP, as somebody else would write one: it verifies with a library of its own."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,13 +50,21 @@ class Receiver:
 
 
 @contextmanager
-def receiving(port: int = 0) -> Iterator[Receiver]:
-    """A receiver on loopback, until the block ends."""
+def kept_place() -> Iterator[socket.socket]:
+    """A port on loopback where nobody listens yet: it refuses whoever connects, and nobody else can take it."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        yield place
+
+
+@contextmanager
+def receiving(place: socket.socket | None = None) -> Iterator[Receiver]:
+    """A receiver on loopback, until the block ends; at a ``place`` that refused so far, or at a new one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            receiver.during()
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.during()
             headers = {name.lower(): value for name, value in self.headers.items()}
             status = receiver.take({**headers, "path": self.path}, body)
             self.send_response(status)
@@ -66,7 +75,11 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         def log_message(self, *arguments: object) -> None:
             """Not into the output of the tests."""
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=place is None) as server:
+        if place is not None:
+            server.socket.close()
+            server.socket, server.server_address = place, place.getsockname()
+            server.server_activate()
         receiver = Receiver(server.server_address[1])
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

@@ -17,7 +17,7 @@ from keyvault.audit.chain import Actor
 from tests.alerts import drips
 from tests.alerts.drips import dripping
 
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(30, func_only=True)]  # what drips would go on for ever
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(120, func_only=True)]  # what drips would go on for ever
 
 ANN = Actor("ann", "192.0.2.7")
 

@@ -22,7 +22,7 @@ from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, D
 from ami_headend.alerts.webhooks import RefusedAddressError
 from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord, SigningSecret
-from tests.alerts.receiver import Receiver, receiving
+from tests.alerts.receiver import Receiver, kept_place, receiving
 from tests.flows.stack import free_port
 
 pytestmark = pytest.mark.django_db
@@ -142,19 +142,20 @@ class TestWebhooks:
         assert Delivery.objects.get().attempts == 4
 
     def test_a_receiver_that_is_down_puts_off_all_that_waits_for_it(self) -> None:
-        with receiving() as receiver:
+        with kept_place() as place:
+            receiver = Receiver(place.getsockname()[1])
             channel = webhook(receiver)
-        tell(alert(subject_id=1), alert(subject_id=2))
-        delivery.deliver_for(channel.pk, 5)
-        first, second = Delivery.objects.order_by("pk")
-        assert (first.attempts, second.attempts) == (1, 0)
-        assert first.due_at == second.due_at > timezone.now()
-        assert first.last_error == webhooks.NO_ANSWER
-        make_due()
-        with receiving(receiver.port) as back:
-            back.secret = receiver.secret
+            tell(alert(subject_id=1), alert(subject_id=2))
             delivery.deliver_for(channel.pk, 5)
-            assert [message["data"]["subject"]["id"] for message in back.messages] == [1, 2]  # in their order
+            first, second = Delivery.objects.order_by("pk")
+            assert (first.attempts, second.attempts) == (1, 0)
+            assert first.due_at == second.due_at > timezone.now()
+            assert first.last_error == webhooks.NO_ANSWER
+            make_due()
+            with receiving(place) as back:
+                back.secret = receiver.secret
+                delivery.deliver_for(channel.pk, 5)
+                assert [message["data"]["subject"]["id"] for message in back.messages] == [1, 2]  # in their order
 
     def test_one_message_that_is_refused_holds_up_no_other(self, receiver: Receiver) -> None:
         channel = webhook(receiver)

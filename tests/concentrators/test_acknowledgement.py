@@ -52,6 +52,16 @@ def test_what_came_after_the_look_stays_open(rows: list[IntegrityFailure]) -> No
     assert acknowledged() == {rows[0].pk, rows[1].pk}
 
 
+def test_none_is_made_that_holds_for_no_failure(rows: list[IntegrityFailure]) -> None:
+    chosen = FailureSelection(ids=[rows[0].pk])
+    acknowledge(chosen, WHO, "first", LATER)
+    for selection in (chosen, FailureSelection(ids=[0]), FailureSelection(end=NOW)):
+        with pytest.raises(AcknowledgementError, match="none of these failures is open"):
+            acknowledge(selection, WHO, "again", LATER)
+    assert Acknowledgement.objects.count() == 1
+    assert AuditRecord.objects.filter(act="failures.acknowledge").count() == 1
+
+
 def test_the_first_acknowledgement_stays(rows: list[IntegrityFailure]) -> None:
     first = acknowledge(FailureSelection(ids=[rows[0].pk]), WHO, "first", LATER)
     second = acknowledge(FailureSelection(), Actor("bob", ""), "second", LATER)

@@ -100,7 +100,7 @@ class TestChange:
         late = [frame(device, SINCE - HALF_HOUR), frame(device, SINCE), frame(device, SINCE + quarter)]
         assert judged(concentrator, late) == {"accepted": 3}
         assert lengths(device) == {SINCE - HALF_HOUR: 30, SINCE: 15, SINCE + quarter: 15}
-        assert judged(concentrator, [frame(device, SINCE - quarter)]) == {"payload_invalid": 1}
+        assert judged(concentrator, [frame(device, SINCE - quarter)]) == {"registry_mismatch": 1}
 
     def test_it_reaches_workers_that_keep_meters_in_memory(self, concentrator: Concentrator, device: Device) -> None:
         assert judged(concentrator, [frame(device, START)]) == {"accepted": 1}
@@ -221,7 +221,7 @@ class TestConfirming:
     def test_nothing_off_the_grid_is_taken_before_the_time(self, concentrator: Concentrator, device: Device) -> None:
         told(device)
         early = frame(device, SINCE - timedelta(minutes=15))
-        assert judged(concentrator, [early]) == {"payload_invalid": 1}
+        assert judged(concentrator, [early]) == {"registry_mismatch": 1}
 
     def test_an_expired_command_still_may_be_confirmed(self, concentrator: Concentrator, device: Device) -> None:
         command = told(device)

@@ -163,7 +163,7 @@ class TestUnknownRegister:
         foreign = f"urn:dev:mac:{'00' * 8}:{ENERGY}"
         frames = [
             device.seal(senml_payload({NEW: 1, ENERGY: 1, foreign: 1}, START_S)),
-            device.seal(senml_payload({INTERVAL: 1, NEW: 1}, START_S + 60)),
+            device.seal(senml_payload({INTERVAL: 1, NEW: 1}, START_S + 7)),
             device.seal(senml_payload({INTERVAL: 1, foreign: 1}, START_S + 60)),
             device.seal(senml_payload({NEW: 1}, START_S - 5000 * 86_400)),
         ]

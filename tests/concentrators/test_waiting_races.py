@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,14 +13,15 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from concentrators.ingest import clock_corrections, reverification_queue, verification
+from concentrators.commands.capture_period import IntervalError
+from concentrators.ingest import clock_corrections, length_corrections, reverification_queue, verification
 from concentrators.ingest.clock_corrections import Wish
 from concentrators.ingest.judging import Verdicts, judge
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
 from concentrators.models import Concentrator, IntegrityFailure, Reverification, Uplink
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
-from meters.models import Register
+from meters.models import Meter, Reading, Register
 from meters.registry import lookup
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (
@@ -150,3 +152,31 @@ def test_a_clock_that_is_corrected_twice_at_once(concentrator: Concentrator) -> 
     work()
     assert add_up([Uplink.objects.get(pk=uplink.pk) for uplink in uplinks]) == {"accepted": 3}
     assert readings_of(device) == {45: 100, 46: 100, 47: 100}
+
+
+def test_a_length_that_is_corrected_twice_at_once_while_frames_come(
+    concentrator: Concentrator, other_concentrator: Concentrator
+) -> None:
+    wish = length_corrections.Wish(15, None, None, "registered wrongly")
+
+    def correct(meter: Meter) -> None:
+        with suppress(IntervalError):  # the other one was first
+            length_corrections.correct(meter, wish, Actor("someone", "tests"), NOW)
+
+    for _ in range(ROUNDS):
+        (device,) = commission(1, concentrator)
+        Meter.objects.filter(pk=device.meter.pk).update(interval_minutes=60)
+        frames = [device.seal(senml_payload({INTERVAL: n}, START_S + n * 900)) for n in range(8)]
+        uplinks = [post(where, frames[n::4]) for where in (concentrator, other_concentrator) for n in range(4)]
+        verify_all(uplinks[:3])
+        ids = [uplink.pk for uplink in uplinks]
+        act = partial(correct, device.meter)
+        at_once(partial(verify_all, uplinks[3:]), act, work, act, partial(verify_all_again, ids), work)
+        work()
+        fresh = [Uplink.objects.get(pk=uplink.pk) for uplink in uplinks]
+        assert add_up(fresh) == {"accepted": 8, "duplicate": 8}
+        assert all((uplink.waiting, uplink.waiting_frames) == (0, None) for uplink in fresh)
+        rows = Reading.objects.filter(meter=device.meter).order_by("captured_at")
+        assert list(rows.values_list("value", "interval_minutes")) == [(n, 15) for n in range(8)]
+    assert tallies(concentrator) == tallies(other_concentrator) == {}
+    assert totals.compare(*WINDOW) == []

@@ -51,7 +51,6 @@ def test_filters_narrow_the_count_and_only_the_worst_are_named(tallied: list[Con
     critical = numbers(FailureSelection(severity=Severity.CRITICAL), HOURS, END, 1)
     assert critical.by_kind == {FailureKind.TAG_INVALID: 25}
     assert [row.name for row in critical.by_concentrator] == ["south"]
-    assert critical.concentrators == 2
     north = numbers(FailureSelection(concentrator_id=tallied[0].pk), HOURS, END, 10)
     assert sum(north.by_kind.values()) == 8
 

@@ -7,14 +7,17 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ami_headend.core import names
-from ami_headend.core.names import UnreadableNameError, check, tidy
+from ami_headend.core.names import UnreadableNameError, alike, check, tidy
 from concentrators.models import Concentrator
-from meters.models import Meter
+from meters.models import Installation, Meter, Place
+from meters.registry.enrolment import enrol, plan_enrolment
 from meters.registry.lookup import look_up
+from meters.registry.meter_file import MeterLine
 from tests.factories import ConcentratorFactory, MeterFactory
 
 
@@ -75,12 +78,49 @@ class TestDoors:
         with pytest.raises(CommandError, match="there is a concentrator DCU-17 already"):
             call_command("concentrator", "add", again)
 
-    @pytest.mark.parametrize("again", ["sn-1", "SN-1\u200b", " SN-1"])
+    @pytest.mark.parametrize("again", ["sn-1", "SN-1\u200b", " SN-1", "SN\u20111", "\uff33\uff2e\uff0d\uff11"])
     def test_serial_numbers_that_look_alike_are_one_meter(self, again: str) -> None:
         meter = MeterFactory.create(serial_number="SN-1")
         with pytest.raises(IntegrityError), transaction.atomic():
             MeterFactory.create(serial_number=again)
         assert look_up(again) == meter
+
+    @pytest.mark.parametrize("again", ["haus\u20111 \ufb02at", "HAUS\u20131 FLAT", "\uff28aus-1 flat"])
+    def test_places_and_concentrators_that_look_alike_are_one(self, again: str) -> None:
+        for model in (Place, Concentrator):
+            row = model.objects.create(name="Haus-1 flat")
+            with pytest.raises(ValidationError, match="or one that looks like it, already"):
+                model(name=again).full_clean()
+            with pytest.raises(IntegrityError), transaction.atomic():
+                model.objects.create(name=again)
+            row.refresh_from_db()
+            assert row.name == "Haus-1 flat"
+
+    def test_a_table_finds_the_place_that_stands_under_its_other_spelling(self) -> None:
+        place, now = Place.objects.create(name="Haus-1"), timezone.now()
+        line = MeterLine(2, bytes(8), "SN-9", place="haus\u20111")
+        enrol(plan_enrolment([line], now, update=False), now)
+        assert Installation.objects.get().place == place
+        assert Place.objects.count() == 1
+        [bad] = plan_enrolment([MeterLine(3, bytes(7) + b"1", "sn\u20119")], now, update=False).bad
+        assert "serial number sn\u20119 is registered with system title 0000000000000000" in bad.reason
+
+    @pytest.mark.parametrize(
+        "text",
+        ["\uff21\uff0d\u2460", "\u00c4\u00df\u1e9e", "\u0130\u03a3\u03c3\u03c2", "\u2011\u2212\u2014", "K\u212a\ufb01"],
+    )
+    def test_postgresql_compares_as_python_does(self, text: str) -> None:
+        ConcentratorFactory.create(name=text)
+        assert Concentrator.objects.values_list(names.Alike("name"), flat=True).get() == alike(text)
+
+    def test_rows_of_before_that_look_alike_are_told_of(self) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP INDEX concentrator_name_alike")
+        names.refuse_alike_rows(connection, "concentrators_concentrator", "name")
+        self.put("concentrators_concentrator", "name", ["DCU-1", "dcu\u20111"])
+        with pytest.raises(CommandError, match=r"cannot tell apart, 'DCU-1' and 'dcu\\u20111': rename one"):
+            names.refuse_alike_rows(connection, "concentrators_concentrator", "name")
+        assert set(Concentrator.objects.values_list("name", flat=True)) == {"DCU-1", "dcu\u20111"}
 
     def test_rows_of_before_are_tidied(self) -> None:
         ConcentratorFactory.create(name="DCU-1")
@@ -93,7 +133,7 @@ class TestDoors:
 
     def test_serial_numbers_of_before_that_differ_by_case_are_told_of(self) -> None:
         with connection.cursor() as cursor:
-            cursor.execute("DROP INDEX meter_serial_number")
+            cursor.execute("DROP INDEX meter_serial_number_alike")
         for serial in ("sn-1", "SN-1"):
             MeterFactory.create(serial_number=serial)
         with pytest.raises(CommandError, match="people cannot tell apart"):

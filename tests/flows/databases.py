@@ -1,12 +1,14 @@
 """Databases for live stacks: copies of the migrated test database, which other processes may write to."""
 
+import fcntl
 import itertools
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
@@ -21,6 +23,7 @@ from ami_headend.local.embedded import postgres_program
 WORKING_ROLE = (
     f"ami_headend_test_{os.getpid()}"  # of live stacks' processes; copies of the test database keep its rights
 )
+_MIGRATED = "ami_headend_test_migrated"
 _PASSWORD = secrets.token_hex()
 _numbers = itertools.count(1)
 
@@ -28,6 +31,30 @@ _numbers = itertools.count(1)
 def _run(statement: str, *names: str) -> None:
     with connection._nodb_cursor() as cursor:
         cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def made_once(lock: Path, migrated: Callable[[], Any]) -> Any:
+    """The test database: ``migrated`` in the first process that takes the lock, and a copy of that one in the others.
+
+    Gives what Django tears down.
+    """
+    with lock.open("a+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        file.seek(0)
+        first = file.read()
+        if not first:
+            created = migrated()
+            connections.close_all()
+            _run("CREATE DATABASE {} TEMPLATE {}", _MIGRATED, str(connection.settings_dict["NAME"]))
+            file.write(_MIGRATED)
+            return created
+    before = str(connection.settings_dict["NAME"])
+    creation: Any = connection.creation
+    name = creation._get_test_db_name()
+    _run("CREATE DATABASE {} TEMPLATE {}", name, first)
+    connections.close_all()
+    django_settings.DATABASES["default"]["NAME"] = connection.settings_dict["NAME"] = name
+    return [(connection, before, True)]
 
 
 def make_template() -> str:

@@ -20,7 +20,7 @@ from keyvault.cose.structures import encode_sequence
 from meters.models import Reading
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, START_S, WINDOW, Device, commission, register_id
 from tests.factories import ConcentratorFactory
-from tests.flows.stack import Stack, wait_for
+from tests.flows.stack import START_TIMEOUT_S, Stack, wait_for
 
 CBOR_SEQUENCE = "application/cbor-seq"
 
@@ -86,12 +86,12 @@ def all_verified(uplink_ids: Iterable[int]) -> bool:
     return not Uplink.objects.filter(pk__in=list(uplink_ids), verified_at=None).exists()
 
 
-def wait_verified(uplink_ids: Iterable[int], timeout_s: float = 30) -> None:
+def wait_verified(uplink_ids: Iterable[int], timeout_s: float = START_TIMEOUT_S) -> None:
     ids = list(uplink_ids)
     wait_for("every uplink is verified", lambda: all_verified(ids), timeout_s)
 
 
-def sweep_until_verified(stack: Stack, uplink_ids: Iterable[int], timeout_s: float = 40) -> None:
+def sweep_until_verified(stack: Stack, uplink_ids: Iterable[int], timeout_s: float = START_TIMEOUT_S) -> None:
     """Sends the sweep's task, as beat does, until everything is verified."""
     ids = list(uplink_ids)
     deadline = time.monotonic() + timeout_s

@@ -25,7 +25,8 @@ from ami_headend.celery import app
 from ami_headend.core.broker_url import celery_broker_url
 from ami_headend.processes import beat_command, web_command, worker_command
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0  # of a machine that does much else; it costs only whoever fails
+_PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range
 MARK = "FLOW_STACK"  # in the environment of every process of a stack
 
 
@@ -64,6 +65,16 @@ class Stack:
 
     def start(self, name: str, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> None:
         """Starts `web`, `worker` or `beat` (or any named command) and waits until it answers."""
+        self._wait_started(name, self._launch(name, command, env))
+
+    def start_all(self, *names: str) -> None:
+        """Starts processes beside each other, as each needs some seconds, and waits until all of them answer."""
+        offsets = {name: self._launch(name) for name in names}
+        for name, offset in offsets.items():
+            self._wait_started(name, offset)
+
+    def _launch(self, name: str, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> int:
+        """Begins a process; gives how much stood in its log before."""
         commands = {
             "web": lambda: web_command("127.0.0.1", self.port, 1),
             "worker": lambda: worker_command(2),
@@ -79,6 +90,9 @@ class Stack:
                 stderr=output,
                 start_new_session=True,
             )
+        return offset
+
+    def _wait_started(self, name: str, offset: int) -> None:
         if name == "web":
             wait_for("the web server answers", lambda: self._alive(name) and self._answers())
         elif name.startswith(("worker", "alerts")):
@@ -89,13 +103,21 @@ class Stack:
     def stop(self, name: str, signal: Signals = SIGTERM) -> None:
         """Ends a process: by SIGTERM in good order; by SIGKILL with its children, at whatever instruction."""
         process = self.processes.pop(name)
+        self._tell(process, signal)
+        self._wait_ended(process)
+
+    @staticmethod
+    def _tell(process: "subprocess.Popen[bytes]", signal: Signals) -> None:
         if process.poll() is None:
             if signal == SIGKILL:
                 os.killpg(process.pid, SIGKILL)
             else:
                 process.send_signal(signal)
+
+    @staticmethod
+    def _wait_ended(process: "subprocess.Popen[bytes]") -> None:
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, SIGKILL)
             process.wait()
@@ -109,8 +131,13 @@ class Stack:
         return list(psutil.Process(self.processes[name].pid).children())
 
     def stop_all(self) -> None:
-        for name in list(self.processes):
-            self.stop(name)
+        """Tells all processes to end, and waits for each."""
+        ending = list(self.processes.values())
+        self.processes.clear()
+        for process in ending:
+            self._tell(process, SIGTERM)
+        for process in ending:
+            self._wait_ended(process)
 
     def living(self) -> list[int]:
         """Process ids of everything that was started with this stack's environment, children too."""
@@ -157,10 +184,15 @@ class Stack:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens at, and that stays free until a server that starts now takes it.
+
+    Not one that the kernel would choose: it gives those to outgoing connections, of which other tests make many.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -190,8 +222,7 @@ def with_own_master_key(folder: Path, environ: Mapping[str, str]) -> Iterator[St
     own = {name: environ[name] for name in names if name in environ}
     with override_settings(**own), running(folder, (), {"AMI_VAR_DIR": str(folder), **environ}) as stack:
         master_key.provider().init()
-        for name in ("web", "worker"):
-            stack.start(name)
+        stack.start_all("web", "worker")
         yield stack
 
 
@@ -202,12 +233,12 @@ def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str], 
     with stack.redis() as client:
         client.flushdb()
     try:
-        for process in names:
-            stack.start(process)
+        stack.start_all(*names)
         yield stack
     finally:
         stack.stop_all()
-        assert stack.living() == [], "processes of the stack outlived it"
+        # Children of a process that was killed end with it, but not in the same instant.
+        wait_for("every process of the stack has ended", lambda: stack.living() == [], 10)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,22 @@
 """A silent concentrator is noticed, and told to a real receiver by a signed webhook; nothing is lost on the way."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import httpx
 import pytest
+from django.db.models import F
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from ami_headend.alerts import channels
+from ami_headend.alerts import channels, conversations, delivery
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import Uplink
 from keyvault.audit.chain import Actor
-from tests.alerts.receiver import Receiver, receiving
+from tests.alerts.receiver import Receiver, kept_place, receiving
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of, wait_verified
 from tests.flows.stack import Stack, running, wait_for
@@ -67,7 +70,26 @@ def metric(stack: Stack, name: str) -> float:
     return float(line.rpartition(" ")[2])
 
 
-@pytest.mark.timeout(240)
+def send_until(stack: Stack, what: str, ready: Callable[[], bool], *tasks: str) -> None:
+    """Sends tasks as beat does, only more often: one of them may find another at work, and leave it to the next."""
+    sent_at_s = 0.0
+
+    def is_ready() -> bool:
+        nonlocal sent_at_s
+        if time.monotonic() - sent_at_s > 3:
+            for task in tasks:
+                stack.send(f"ami_headend.{task}")
+            sent_at_s = time.monotonic()
+        return ready()
+
+    wait_for(what, is_ready, 75)
+
+
+def evaluate_until(stack: Stack, what: str, ready: Callable[[], bool]) -> None:
+    Rule.objects.update(evaluated_at=None)  # none rests any more
+    send_until(stack, what, ready, "alerts.tasks.evaluate_alerts")
+
+
 def test_a_silent_concentrator_is_noticed_and_told_and_so_is_its_return(stack: Stack, receiver: Receiver) -> None:
     site = sites.found(stack, 2)
     tell_to(receiver)
@@ -88,37 +110,77 @@ def test_a_silent_concentrator_is_noticed_and_told_and_so_is_its_return(stack: S
     wait_for("the delivery is noted", lambda: Delivery.objects.get().delivered_at is not None)
 
     wait_verified([site.posted(frames_of(site.devices, range(2, 4)))])
-    Rule.objects.update(evaluated_at=None)  # none rests any more
-    stack.send("ami_headend.alerts.tasks.evaluate_alerts")
-    wait_for("its return is told", lambda: receiver.types == ["alert.opened", "alert.resolved"], 75)
+    evaluate_until(stack, "its return is told", lambda: receiver.types == ["alert.opened", "alert.resolved"])
     alert.refresh_from_db()
     assert alert.resolved_at is not None
     assert receiver.forged == 0
 
-    for task in ("count_uplinks", "take_snapshots"):
-        stack.send(f"ami_headend.metrics.tasks.{task}")
-    wait_for("uplinks are counted", lambda: metric(stack, "uplinks_verified_total") == 2, 45)
-    wait_for("the costly figures are taken", Snapshot.objects.exists, 75)
+    posted = Uplink.objects.count()
+    counted = "metrics.tasks.count_uplinks"
+    send_until(stack, "uplinks are counted", lambda: metric(stack, "uplinks_verified_total") == posted, counted)
+    send_until(stack, "the costly figures are taken", Snapshot.objects.exists, "metrics.tasks.take_snapshots")
 
 
-@pytest.mark.timeout(240)
-def test_a_message_outlives_its_worker_redis_and_a_receiver_that_is_down(stack: Stack) -> None:
+def time_passes() -> None:
+    """What was put off is due, and what a worker took and did not send may be taken by another."""
+    lease = conversations.LEASE
+    Delivery.objects.filter(delivered_at=None).update(due_at=timezone.now(), leased_at=F("leased_at") - lease)
+
+
+@pytest.fixture
+def silent(stack: Stack) -> Site:
+    """A site that nothing came from for hours."""
     site = sites.found(stack, 1)
-    with receiving() as down:
-        channel = tell_to(down)
+    Channel.objects.all().delete()  # nobody is told before a test says whom
     wait_verified([site.posted(frames_of(site.devices, range(1)))])
     fall_silent(site)
     Rule.objects.exclude(condition=Condition.SILENT_CONCENTRATOR).update(is_enabled=False)
-    have_beat(stack)
-    stack.send("ami_headend.alerts.tasks.evaluate_alerts")
-    wait_for("an attempt fails", lambda: Delivery.objects.filter(channel=channel, attempts__gte=1).exists(), 75)
+    return site
+
+
+def sweep_until(stack: Stack, what: str, ready: Callable[[], bool]) -> None:
+    send_until(stack, what, ready, "alerts.tasks.sweep_deliveries")
+
+
+def test_a_message_outlives_its_worker_redis_and_a_receiver_that_is_down(stack: Stack, silent: Site) -> None:
+    with kept_place() as place:
+        down = Receiver(place.getsockname()[1])
+        channel = tell_to(down)
+        # Taken, tried, and given back: a worker that is killed in between has a lease of two minutes (see below).
+        failed = Delivery.objects.filter(channel=channel, attempts__gte=1, leased_at=None, given_up_at=None)
+        evaluate_until(stack, "an attempt has failed", failed.exists)
+        stack.kill("worker")
+        with stack.redis() as client:
+            client.flushdb()
+        with receiving(place) as back:
+            back.secret = down.secret
+            stack.start("worker")
+            time_passes()
+            sweep_until(stack, "the sweep brings it", lambda: "alert.opened" in back.types)
+            assert len(set(back.ids)) == len(back.messages)
+
+
+def test_a_message_outlives_a_worker_that_is_killed_while_it_sends(
+    stack: Stack, silent: Site, receiver: Receiver
+) -> None:
+    """The message goes out again, with the same id, once the lease of the dead worker is over; not before."""
+    taking, killed = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        if not taking.is_set():
+            taking.set()
+            assert killed.wait(60)
+
+    receiver.during = hold
+    channel = tell_to(receiver)
+    evaluate_until(stack, "the receiver has a message", taking.is_set)
     stack.kill("worker")
-    with stack.redis() as client:
-        client.flushdb()
-    Delivery.objects.update(due_at=timezone.now())
-    with receiving(down.port) as back:
-        back.secret = down.secret
-        stack.start("worker")
-        stack.send("ami_headend.alerts.tasks.sweep_deliveries")
-        wait_for("the sweep brings it", lambda: "alert.opened" in back.types, 75)
-        assert len(set(back.ids)) == len(back.messages)
+    killed.set()
+    wait_for("the first copy is taken", lambda: len(receiver.messages) == 1)
+    stack.start("worker")
+    message = Delivery.objects.filter(pk=Delivery.objects.get(channel=channel, leased_at__isnull=False).pk)
+    assert delivery.claim(channel.pk, timezone.now()) is None
+    assert (len(receiver.ids), message.get().attempts) == (1, 1)
+    time_passes()
+    sweep_until(stack, "it is sent again", lambda: receiver.ids.count(receiver.ids[0]) == 2)
+    wait_for("the delivery is noted", message.filter(attempts=2, delivered_at__isnull=False).exists)

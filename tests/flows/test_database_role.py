@@ -111,6 +111,12 @@ def test_partitions_are_made_and_dropped_past_the_retention_only(live_stack: Sta
         "CREATE TRIGGER mine BEFORE INSERT ON keyvault_auditrecord EXECUTE FUNCTION keyvault_audit_refuse_change()",
         "CREATE OR REPLACE FUNCTION keyvault_audit_refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
         "SET session_replication_role = replica",
+        "UPDATE meters_householdaccess SET account = 'nobody'",
+        "UPDATE meters_householdaccess SET requests = 1, last_at = now()",
+        "DELETE FROM meters_householdaccess",
+        "TRUNCATE meters_householdaccess",
+        "ALTER TABLE meters_householdaccess ADD COLUMN mine integer",
+        "CREATE OR REPLACE FUNCTION meters_access_days() RETURNS integer LANGUAGE sql AS 'SELECT 0'",
         "DELETE FROM keyvault_auditkey",
         "DELETE FROM keyvault_approval",
         "UPDATE meters_reading SET value = 0",
@@ -150,6 +156,24 @@ def test_the_audit_chain_may_be_added_to_and_read(working: "psycopg.Connection[t
     chain.record(Actor("tester", "test"), "test", {})
     assert working.execute("SELECT count(*) > 0 FROM keyvault_auditrecord").fetchone() == (True,)
     assert working.execute("SELECT has_table_privilege('keyvault_auditrecord', 'INSERT')").fetchone() == (True,)
+
+
+def test_looks_at_households_are_added_counted_and_not_removed(
+    working: "psycopg.Connection[tuple[object, ...]]", live_stack: Stack
+) -> None:
+    """Through the functions of the owner alone; what is old goes, whatever is asked for."""
+    at = timezone.now()
+    hour, old = at.replace(minute=0, second=0, microsecond=0), at - timedelta(days=settings.ACCESS_KEEP_DAYS + 1)
+    note = "SELECT meters_note_accesses(%s, 'look', 'door', ARRAY[NULL::int], ARRAY[NULL::bigint], %s)"
+    for seen_at in (at, at + timedelta(seconds=1), old):
+        working.execute(note, [hour, seen_at])
+    working.execute(note, [old, old])
+    rows = "SELECT requests, last_at FROM meters_householdaccess WHERE account = 'look' ORDER BY hour DESC"
+    assert working.execute(rows).fetchall() == [(3, at + timedelta(seconds=1)), (1, old)]
+    assert working.execute("SELECT meters_purge_accesses('infinity')").fetchone() == (1,)
+    assert working.execute(rows).fetchall() == [(3, at + timedelta(seconds=1))]
+    done = live_stack.manage("shell", "-c", "from meters import tasks; tasks.purge_accesses()")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_postgres_stops_and_comes_back(site: Site, services: Services) -> None:
     try:
         for _ in range(3):
             assert_unavailable(site.post(frames))
-        assert_unavailable(httpx.get(f"{stack.base_url}/api/v1/uplinks/{before}", headers=site.headers))
+        assert_unavailable(httpx.get(f"{stack.base_url}/api/v1/uplinks/{before}", headers=site.headers, timeout=30))
         stack.enqueue("verify_uplink", before)  # the worker, too, finds out
         wait_for("the worker has the task", lambda: queued(stack) == 0)
     finally:

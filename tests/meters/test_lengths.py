@@ -1,12 +1,13 @@
 """Which interval length holds when: a pure module."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.registry.interval_lengths import Lengths, common_boundary
+from meters.registry.interval_lengths import Lengths, Span, common_boundary, corrected
 
 HOUR_S = 3600
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -50,3 +51,35 @@ def test_intervals_of_both_begin_at_a_boundary_and_at_none_before(at: datetime, 
     assert at <= boundary < at + step
     for minutes in (old, new):
         assert int(boundary.timestamp()) % (minutes * 60) == 0
+
+
+ENDS = st.one_of(st.none(), st.integers(0, 10).map(lambda hours: NOON + timedelta(hours=hours)))
+CHANGES = st.lists(
+    st.tuples(st.integers(0, 10), st.sampled_from([15, 30, 60])), max_size=4, unique_by=lambda one: one[0]
+)
+
+
+@given(CHANGES, st.sampled_from([15, 30, 60]), ENDS, ENDS, st.sampled_from([15, 30, 60]))
+def test_a_correction_holds_in_its_span_and_nowhere_else(
+    changes: list[tuple[int, int]], newest: int, start: datetime | None, end: datetime | None, minutes: int
+) -> None:
+    if start is not None and end is not None and start >= end:
+        start, end = end, start + timedelta(hours=1)
+    ends = [NOON + timedelta(hours=hours) for hours, _ in sorted(changes)]
+    held = [minutes for _, minutes in sorted(changes)] + [newest]
+    spans = [Span(*one) for one in zip([None, *ends], [*ends, None], held, strict=True)]
+    after = corrected(spans, Span(start, end, minutes))
+    assert (after[0].start, after[-1].end) == (None, None)
+    assert all(one.end == following.start for one, following in pairwise(after))
+    assert all(one.minutes != following.minutes for one, following in pairwise(after))
+    for hours in range(-1, 13):
+        at = NOON + timedelta(hours=hours, minutes=30)
+        is_inside = (start is None or at >= start) and (end is None or at < end)
+        assert _at(after, at) == (minutes if is_inside else _at(spans, at))
+
+
+def _at(spans: list[Span], at: datetime) -> int:
+    [minutes] = [
+        one.minutes for one in spans if (one.start is None or one.start <= at) and (one.end is None or at < one.end)
+    ]
+    return minutes

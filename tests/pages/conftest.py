@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 from django.conf import settings
 from django.db import connections
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pytest_django import DjangoDbBlocker
 
 from meters.models import Meter, Place
@@ -52,6 +52,7 @@ def browser(stack: Stack) -> Iterator[Browser]:
     """The browser, over the stack. Django's database functions may be called beside it: it runs a loop of its own."""
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         patch.setitem(os.environ, "DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        expect.set_options(timeout=30_000)  # on a machine that does much else; the usual 5 s are for a quiet one
         engine = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield engine
         engine.close()

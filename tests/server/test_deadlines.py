@@ -10,7 +10,7 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from tests.flows import site as sites
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack, running, wait_for
 from tests.server.clients import answer_of, connected, drip_until_closed, head, sent
 from tests.server.rude import ROWS, cookies_of, half_sign_in, many_readings, signed_in
 
@@ -48,25 +48,29 @@ def test_an_answer_that_is_not_taken_is_cut(hasty: Stack) -> None:
         signed_in(hasty) as browser,
         sent(hasty.port, head("GET", address, Cookie=cookies_of(browser)), 4096) as client,
     ):
-        time.sleep(4.5)
+        wait_for("it is cut", lambda: "was not taken in time" in hasty.log("web").read_text())
         taken = answer_of(client)
     assert taken.startswith(b"HTTP/1.1 200")
     assert taken.count(b"\n") < ROWS
-    assert "was not taken in time" in hasty.log("web").read_text()
+
+
+def not_taken(stack: Stack) -> int:
+    return stack.log("web").read_text().count("could not be taken")
 
 
 def test_without_descriptors_it_waits_and_goes_on(hasty: Stack) -> None:
     """More connections than the process may open files for: they wait, the log does not fill, and then all is well."""
     [process] = hasty.children("web")
-    before = hasty.log("web").read_text().count("could not be taken")
+    before = not_taken(hasty)
     soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
     process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 3, hard))
     try:
         with ExitStack() as open_:
             for _ in range(20):
                 open_.enter_context(connected(hasty.port))
+            wait_for("it is told", lambda: not_taken(hasty) > before)
             time.sleep(1.5)
     finally:
         process.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
     assert httpx.get(f"{hasty.base_url}/health/live", timeout=20).status_code == 200
-    assert 1 <= hasty.log("web").read_text().count("could not be taken") - before < 30
+    assert not_taken(hasty) - before < 30

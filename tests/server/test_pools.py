@@ -53,3 +53,13 @@ def test_half_of_the_time_is_for_waiting_and_what_waited_has_the_rest(
     assert pool.overdue(at_s + ANSWER_S + 2) == []
     assert "no answer within 4 s" in caplog.text
     second.go.set()
+
+
+def test_a_pool_whose_threads_never_end_is_stuck(pool: _Threads) -> None:
+    at_s = time.monotonic()
+    assert not pool.is_stuck(at_s + 1_000)
+    blocked = queued(pool)
+    assert blocked.began.wait(5)
+    assert not pool.is_stuck(at_s + 2 * ANSWER_S + 29)
+    assert pool.is_stuck(time.monotonic() + 2 * ANSWER_S + 31)
+    blocked.go.set()

@@ -13,7 +13,7 @@ from tests.flows.stack import Stack, running
 from tests.server.clients import answer_of, asked, head, sent
 from tests.server.rude import ROWS, cookies_of, half_sign_in, half_uplink, many_readings, signed_in
 
-SOON_S = 10.0  # for an answer that waits for nobody, on a machine that is busy
+SOON_S = 30.0  # for an answer that waits for nobody, on a machine that is busy; the stalled have 60 s
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ def stack(
         yield stack
 
 
-def start(stack: Stack, processes: int) -> None:
-    stack.start("web", web_command("127.0.0.1", stack.port, processes))
+def start(stack: Stack, processes: int, **env: str) -> None:
+    stack.start("web", web_command("127.0.0.1", stack.port, processes), env)
     wait_for("all processes serve", lambda: len(stack.children("web")) == processes)
 
 
@@ -46,6 +46,25 @@ def test_killed_processes_are_replaced_and_every_request_is_answered(stack: Stac
             assert httpx.get(f"{stack.base_url}/health/live", timeout=30).status_code == 200
             wait_for("they are replaced", partial(_are_replaced, stack, before, killed))
         assert "SIGKILL" in stack.log("web").read_text()
+    finally:
+        stack.stop("web")
+
+
+def test_a_process_that_is_stopped_and_not_dead_is_replaced(stack: Stack) -> None:
+    start(stack, 2, WEB_SILENCE_S="5")
+    try:
+        before = {child.pid for child in stack.children("web")}
+        stopped = min(before)
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for("it is replaced", partial(_are_replaced, stack, before, 1))
+        assert stopped not in {child.pid for child in stack.children("web")}
+        assert (
+            f"process {stopped} of the web server gave no sign of life for 5 s: killed" in stack.log("web").read_text()
+        )
+        # The other one is left alone, and whoever asks is answered.
+        assert len(before & {child.pid for child in stack.children("web")}) == 1
+        for _ in range(4):
+            assert httpx.get(f"{stack.base_url}/health/live", timeout=30).status_code == 200
     finally:
         stack.stop("web")
 

@@ -16,7 +16,7 @@ from tests.flows.site import Site, frames_of
 from tests.flows.stack import Stack, wait_for
 
 SOON_S = 20.0  # the deadlines below, several times over: this machine may be busy
-DEADLINES = {"WEB_POST_S": "2", "WEB_PROBE_S": "2", "WEB_PAGE_S": "2", "METRICS_TOKEN": "scrape"}
+DEADLINES = {"WEB_POST_S": "3", "WEB_PROBE_S": "3", "WEB_PAGE_S": "3", "METRICS_TOKEN": "scrape"}
 CONCENTRATORS = 16
 
 

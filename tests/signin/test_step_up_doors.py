@@ -12,7 +12,7 @@ from django.urls import reverse
 from pytest_django.fixtures import Settings
 
 from ami_headend.signin import step_up
-from keyvault.models import DeviceKey
+from keyvault.models import AuditRecord, DeviceKey
 from meters.models import Meter
 from tests.signin.people import after
 from tests.test_doors import _ask, doors
@@ -61,6 +61,17 @@ def test_what_is_let_go_on_is_what_doors_there_are(stale: Client) -> None:
     """No line of the product's own list that no test knows."""
     of_the_sign_in = {"admin:logout", "admin:login", "admin:sign-in", "second-factor", "second-factor-set-up"}
     assert step_up.EVERYDAY - of_the_sign_in == WITHOUT_PROOF
+
+
+@pytest.mark.parametrize("page", ["admin:audit-export", "admin:meter-import"])
+def test_what_is_taken_away_and_forms_with_a_file_ask_before(stale: Client, page: str) -> None:
+    address = reverse(page)
+    answer = stale.get(address)
+    assert (answer.status_code, answer["Location"]) == (302, f"/sign-in/confirm/?next={address.replace('/', '%2F')}")
+    assert not AuditRecord.objects.filter(act="audit.export").exists()
+    confirmed = stale.post(answer["Location"], {"step_up_proof": "a long enough password"})
+    assert confirmed["Location"] == address
+    assert stale.get(address).status_code == 200
 
 
 def test_keys_ask_through_everyday_doors_too(stale: Client) -> None:

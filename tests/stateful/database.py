@@ -105,8 +105,9 @@ def _standing() -> dict[tuple[bytes, str, int], int]:
 def _totals() -> dict[tuple[int, str, int], tuple[int, int]]:
     rows = fetch_rows(
         """SELECT t.concentrator_id, g.obis_code, extract(epoch FROM t.interval_start)::bigint,
-                  t.value_sum::bigint, t.meters_counted
-           FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id"""
+                  sum(t.value_sum)::bigint, sum(t.meters_counted)::int
+           FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+           GROUP BY 1, 2, 3"""
     )
     return {row[:3]: row[3:] for row in rows}
 

@@ -28,6 +28,9 @@ def end_well(site: HeadEnd) -> None:
         site.pass_time(timedelta(minutes=10))
         site.sweep(site.workers[0])
     site.add_register()
+    site.correct_register()
+    for meter in site.meters:
+        site.correct_length(meter)
     site.by_itself(site.workers[1])
     site.verify_again(site.workers[0])
     _deliver_all_again(site)

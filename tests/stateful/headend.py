@@ -16,7 +16,9 @@ from concentrators.fleet import assignments
 from concentrators.ingest import (
     clock_corrections,
     dispatch,
+    length_corrections,
     reception,
+    register_corrections,
     reverification,
     reverification_queue,
     uplink_state,
@@ -42,6 +44,7 @@ from tests.stateful.field import FLEET_KEY, HonestMeter
 from tests.stateful.model import EXTRA, INTERVAL_S, WAITING, Assigned, Key, Posted, Sent, Truth
 
 ACTOR = Actor("stateful", "tests")
+WRONG_MINUTES = 60
 TRANSPORT_KEY = TransportKey(sha256(b"transport").digest())
 USUAL, STRONG = Algorithm.AES_CCM_16_64_128, Algorithm.AES_CCM_16_64_256
 Effect = Callable[[Truth], None]
@@ -224,10 +227,32 @@ class HeadEnd:
             ]
         )
 
-    def add_register(self) -> None:
-        """An administrator adds the register that new firmware has."""
-        Register.objects.get_or_create(obis_code=EXTRA, kind="cumulative", unit="Wh", name="extra")
+    def add_register(self, unit: str = "Wh") -> None:
+        """An administrator adds the register that new firmware has, maybe with a wrong unit; meters say it in Wh."""
+        _, added = Register.objects.get_or_create(
+            obis_code=EXTRA, defaults={"kind": "cumulative", "unit": unit, "name": "extra"}
+        )
         self.truth.registers.add(EXTRA)
+        if added and unit != "Wh":
+            self.truth.wrong_registers.add(EXTRA)
+
+    def register_wrongly(self, meter: HonestMeter) -> None:
+        """Somebody enters a wrong interval length for a meter, which goes on as before."""
+        Meter.objects.filter(pk=meter.row.pk).update(interval_minutes=WRONG_MINUTES)
+        self.truth.lengths[meter.title] = WRONG_MINUTES
+
+    def correct_length(self, meter: HonestMeter) -> None:
+        """An operator corrects the length of a meter, if it is wrong, with all that was taken for it."""
+        if self.truth.lengths.pop(meter.title, None) is not None:
+            wish = length_corrections.Wish(INTERVAL_S // 60, None, None, "visited")
+            length_corrections.correct(meter.row, wish, ACTOR, clock.now)
+
+    def correct_register(self) -> None:
+        """An administrator corrects the unit of that register, if it is wrong."""
+        if EXTRA in self.truth.wrong_registers:
+            wish = register_corrections.Wish("the maker says so", unit="Wh")
+            register_corrections.correct(register_corrections.find(EXTRA), wish, ACTOR)
+            self.truth.wrong_registers.clear()
 
     def arrive(self, place: int, frames: Sequence[Sent], worker: int, fault: Fault | None = None) -> None:
         """An uplink comes in and is verified at once, unless the very same came before."""

@@ -140,9 +140,20 @@ class Machine(RuleBasedStateMachine):
         self.site.read([self.site.meters[number] for number in sorted(chosen)], wh, extra=True)
         self.site.arrive(place, [self.frame(pick) for pick in picks], worker)
 
+    @rule(worker=WORKER, unit=st.sampled_from(("Wh", "varh")))
+    def register_is_added(self, worker: int, unit: str) -> None:
+        """With a wrong unit, where it is new; whoever errs so errs in the interval length of a meter, too."""
+        self.site.add_register(unit)
+        if unit != "Wh":
+            self.site.register_wrongly(self.meter(worker))
+        self.site.by_itself(self.site.workers[worker])
+
     @rule(worker=WORKER)
-    def register_is_added(self, worker: int) -> None:
-        self.site.add_register()
+    def register_is_corrected(self, worker: int) -> None:
+        """And whatever else was entered wrongly."""
+        self.site.correct_register()
+        for meter in self.site.meters:
+            self.site.correct_length(meter)
         self.site.by_itself(self.site.workers[worker])
 
     @rule(worker=WORKER)

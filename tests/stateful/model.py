@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 INTERVAL = "1-0:1.29.0"
 TRANSFER_EPOCH = 0
 ACCEPTED, DUPLICATE, REFUSED = "accepted", "duplicate", "refused"  # refused: of an attacker, whatever the reason
-WAITING = ("unknown_device", "unknown_epoch", "device_suspended", "unknown_register")
+WAITING = ("unknown_device", "unknown_epoch", "device_suspended", "unknown_register", "registry_mismatch")
 ENERGY, EXTRA = "1-0:1.8.0", "1-0:99.8.0"  # the second one is not in the catalogue at first
 EVENTS = ("0-0:96.13.0", "0-0:96.13.1", "0-0:96.13.2")
 INTERVAL_S = 1800
@@ -114,6 +114,8 @@ class Truth:
     uplinks: dict[int, Posted] = field(default_factory=dict)
     standing: dict[tuple[bytes, str, int], tuple[int, int]] = field(default_factory=dict)  # the value, and its uplink
     registers: set[str] = field(default_factory=lambda: {ENERGY, INTERVAL, *EVENTS})
+    lengths: dict[bytes, int] = field(default_factory=dict)  # registered, in minutes, where not as meters measure
+    wrong_registers: set[str] = field(default_factory=set)  # in the catalogue with another unit than meters say
 
     def copy(self) -> Self:
         return deepcopy(self)
@@ -156,6 +158,8 @@ class Truth:
             return "device_suspended"
         if any(register not in self.registers for register, _, _ in sent.values):
             return "unknown_register"
+        if any(self._is_other_than_registered(sent.title, register, time_s) for register, time_s, _ in sent.values):
+            return "registry_mismatch"
         if self._is_ahead(sent, self.uplinks[uplink_id].came_at):
             return "clock_skew"
         key.take(sent.counter, self.runs_kept)
@@ -166,9 +170,17 @@ class Truth:
             self._activate(sent.title, key, now)
         return ACCEPTED
 
+    def _is_other_than_registered(self, title: bytes, register: str, time_s: int) -> bool:
+        return register in self.wrong_registers or (register == INTERVAL and time_s % self._length_s(title) != 0)
+
+    def _length_s(self, title: bytes) -> int:
+        """The length of a meter's intervals, as registered."""
+        return self.lengths[title] * 60 if title in self.lengths else INTERVAL_S
+
     def _is_ahead(self, sent: Sent, came_at: datetime) -> bool:
         """Whether something in a frame was not over when it came."""
-        ends = [time_s + INTERVAL_S * (register == INTERVAL) for register, time_s, _ in sent.values]
+        length_s = self._length_s(sent.title)
+        ends = [time_s + length_s * (register == INTERVAL) for register, time_s, _ in sent.values]
         return max(ends) > int(came_at.timestamp()) + CLOCK_SKEW_S
 
     def _again(self, sent: Sent, came_at: datetime) -> str:

@@ -29,6 +29,7 @@ AUTHENTIC = frozenset(
         FailureKind.DEVICE_SUSPENDED,
         FailureKind.PAYLOAD_INVALID,
         FailureKind.UNKNOWN_REGISTER,
+        FailureKind.REGISTRY_MISMATCH,
         FailureKind.IMPLAUSIBLE,
         FailureKind.IDENTITY_MISMATCH,
         FailureKind.CLOCK_SKEW,

@@ -20,9 +20,9 @@ from unfold.widgets import (
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.formatting import ago, duration, label, link, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.console.lists import ConcentratorField
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.tables import Column, Table, table
+from concentrators.admin_forms import ConcentratorField
 from concentrators.colours import WAVE_COLOURS
 from concentrators.commands import rollouts
 from concentrators.commands.rollouts import Progress, Selection, WaveError

@@ -4,6 +4,7 @@ from argparse import RawDescriptionHelpFormatter
 from functools import partial
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.urls import get_resolver
 
@@ -18,7 +19,8 @@ class Command(BaseCommand):
         "examples:\n"
         "  manage.py web\n"
         "  manage.py web --host 10.0.0.5 --port 8000 --processes 4\n\n"
-        "A process that dies is replaced at once. SIGTERM ends all of them, when they have answered what is in hand."
+        "A process that dies is replaced at once, one that hangs after WEB_SILENCE_S\n"
+        "seconds. SIGTERM ends all of them, when they have answered what is in hand."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -37,4 +39,4 @@ class Command(BaseCommand):
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"Cannot listen on {host} port {port} ({reason}): choose another.") from error
         _ = get_resolver().url_patterns  # every view is loaded before the processes are made
-        Supervisor(listening, processes, partial(serve, application), STOP_S).run()
+        Supervisor(listening, processes, partial(serve, application), STOP_S, settings.WEB_SILENCE_S).run()

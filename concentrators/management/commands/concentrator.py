@@ -10,6 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from ami_headend.core.names import Alike, alike
 from ami_headend.core.tables import FileError
 from concentrators.fleet import overview, registry
 from concentrators.fleet.concentrator_import import import_concentrators
@@ -124,7 +125,7 @@ class Command(BaseCommand):
 def _add(name: str) -> Concentrator:
     concentrator = Concentrator(name=name)
     _check(concentrator, "name")
-    if standing := Concentrator.objects.filter(name__iexact=concentrator.name).first():
+    if standing := Concentrator.objects.alias(alike=Alike("name")).filter(alike=alike(concentrator.name)).first():
         raise CommandError(f"there is a concentrator {standing} already")
     registry.save_as(command_actor(), concentrator)
     return concentrator

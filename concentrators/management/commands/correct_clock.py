@@ -42,7 +42,7 @@ Examples:
         parser.add_argument("--dry-run", action="store_true", help="only say what it would concern")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        start, end = _time(options["start"]), _time(options["end"])
+        start, end = time_of(options["start"]), time_of(options["end"])
         wish = Wish(start, end, options["behind"], options["note"], options["first_uplink"])
         try:
             if options["dry_run"]:
@@ -58,7 +58,8 @@ Examples:
             self.stdout.write(f"{found.uplinks} uplinks are corrected; their {ahead} are judged again by the workers.")
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """An instant that somebody wrote, in UTC where no offset is; CommandError where it is none."""
     try:
         at = parse_datetime(text)
     except ValueError:

@@ -25,7 +25,8 @@ class Command(BaseCommand):
             "  manage.py register list\n"
             '  manage.py register add 1-0:5.8.0 --kind cumulative --unit varh --name "Reactive energy, quadrant 1"\n'
             "  manage.py register bounds 1-0:1.29.0 --minimum 0 --maximum 50000\n\n"
-            "A register stays as it was added, but for its name (on its page) and its bounds: readings stand on it."
+            "A register stays as it was added, but for its name (on its page) and its bounds: readings stand on it. "
+            "Before\nthe first of them, manage.py correct_register corrects a wrong entry."
         )
         acts = parser.add_subparsers(dest="act", required=True)
         acts.add_parser("list", help="all registers with their bounds")

@@ -1,0 +1,169 @@
+"""A meter was registered with a wrong interval length: what it measured in a past span is corrected, by a person.
+
+Frames off the grid of the wrong length wait (``registry_mismatch``); those that began on it were taken for intervals of
+that length, and are of the right one from then on. A change that the meter itself made is no correction: see
+``intervals``.
+"""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+
+from ami_headend.core import clock
+from ami_headend.core.sql import execute, fetch_rows
+from concentrators.commands.capture_period import IntervalError, check_boundary, checked_length
+from concentrators.commands.queue import OPEN
+from concentrators.models import Command, CommandKind
+from concentrators.totals import totals
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from meters.models import EarlierLength, Meter
+from meters.readings.partitions import retention_start
+from meters.registry.interval_lengths import Span, corrected
+
+REASON_LENGTH = 1000
+
+
+class Wish(NamedTuple):
+    """What somebody says of a meter: it measured in intervals of so many minutes from ``start`` up to ``end``.
+
+    Without ``start`` from its beginning on; without ``end`` it still does, and will.
+    """
+
+    interval_minutes: int
+    start: datetime | None
+    end: datetime | None
+    reason: str
+
+
+class Found(NamedTuple):
+    """How many readings stand in the span as intervals of another length, and the lengths that the meter has then."""
+
+    readings: int
+    spans: list[Span]
+
+
+def look(meter: Meter, wish: Wish, now: datetime) -> Found:
+    """What a correction would change. IntervalError where it cannot be right."""
+    _check(wish, now)
+    before = _spans(meter)
+    wanted = Span(_inside(meter, wish.start), wish.end, wish.interval_minutes)
+    spans = corrected(before, wanted)
+    if spans == before:
+        raise IntervalError(f"meter {meter} has {wish.interval_minutes} min in all of that span already")
+    for one, following in pairwise(spans):
+        if one.end is not None:
+            check_boundary(meter, one.minutes, following.minutes, one.end)
+    if spans[-1].minutes != before[-1].minutes and _is_told(meter):
+        raise IntervalError(f"meter {meter} is being told another length: cancel that command, or wait for it")
+    return Found(_readings(meter, wish, now), spans)
+
+
+def correct(meter: Meter, wish: Wish, actor: Actor, now: datetime) -> Found:
+    """Correct the length of a meter in a span, with its readings and totals; frames that wait for it are judged again.
+
+    Holds verification back meanwhile. Raises IntervalError; AuditError or MasterKeyError where it cannot be recorded:
+    then nothing was changed. A correction that was made already is refused as such.
+    """
+    with transaction.atomic():
+        totals.lock()
+        meter = Meter.objects.select_for_update().get(pk=meter.pk)
+        found = look(meter, wish, now)
+        first = wish.start or retention_start(now)
+        totals.shift([meter.pk], first, -1, wish.end)
+        execute(
+            """UPDATE meters_reading SET interval_minutes = %s
+               WHERE captured_at >= %s AND (%s::timestamptz IS NULL OR captured_at < %s) AND meter_id = %s
+                     AND interval_minutes > 0 AND interval_minutes <> %s""",
+            wish.interval_minutes,
+            first,
+            wish.end,
+            wish.end,
+            meter.pk,
+            wish.interval_minutes,
+        )
+        _store(meter, found.spans)
+        totals.shift([meter.pk], first, +1, wish.end)
+        subject = {
+            "meter": meter.pk,
+            "system_title": bytes(meter.system_title).hex(),
+            "interval_minutes": wish.interval_minutes,
+            "start": wish.start and wish.start.isoformat(),
+            "end": wish.end and wish.end.isoformat(),
+            "readings": found.readings,
+            "reason": wish.reason,
+        }
+        chain.record(actor, "meter.correct_length", subject)
+    return found
+
+
+def _store(meter: Meter, spans: list[Span]) -> None:
+    """The lengths of a meter as they are to stand: triggers have workers read it anew, and what waits judged again."""
+    EarlierLength.objects.filter(meter=meter).delete()
+    EarlierLength.objects.bulk_create(
+        [
+            EarlierLength(meter=meter, interval_minutes=one.minutes, valid_from=one.start, valid_to=one.end)
+            for one in spans
+            if one.end is not None
+        ]
+    )
+    meter.interval_minutes = spans[-1].minutes
+    meter.save(update_fields=["interval_minutes"])
+
+
+def _spans(meter: Meter) -> list[Span]:
+    """The lengths of a meter, oldest first: the first has no beginning, the last no end."""
+    earlier = [
+        Span(row.valid_from, row.valid_to, row.interval_minutes)
+        for row in EarlierLength.objects.filter(meter=meter).order_by("valid_to")
+    ]
+    return [*earlier, Span(earlier[-1].end if earlier else None, None, meter.interval_minutes)]
+
+
+def _inside(meter: Meter, start: datetime | None) -> datetime | None:
+    """Before its commissioning a meter has no other length than then."""
+    return None if start is None or start <= meter.commissioned_at else start
+
+
+def _readings(meter: Meter, wish: Wish, now: datetime) -> int:
+    """How many readings of intervals would be of another length; IntervalError where one cannot be."""
+    rows = fetch_rows(
+        """SELECT count(*) FILTER (WHERE interval_minutes <> %s), count(*) FILTER (WHERE off_grid),
+                  min(captured_at) FILTER (WHERE off_grid)
+           FROM (SELECT interval_minutes, captured_at, extract(epoch FROM captured_at)::bigint %% %s <> 0 AS off_grid
+                 FROM meters_reading
+                 WHERE captured_at >= %s AND (%s::timestamptz IS NULL OR captured_at < %s) AND meter_id = %s
+                       AND interval_minutes > 0) AS r""",
+        wish.interval_minutes,
+        wish.interval_minutes * 60,
+        wish.start or retention_start(now),
+        wish.end,
+        wish.end,
+        meter.pk,
+    )
+    others, off_grid, first = rows[0]
+    if off_grid:
+        raise IntervalError(
+            f"{off_grid} readings of meter {meter} stand in that span that no meter measures in "
+            f"{wish.interval_minutes} min, the first of {first:%Y-%m-%d %H:%M} UTC: leave them out of the span"
+        )
+    return int(others)
+
+
+def _is_told(meter: Meter) -> bool:
+    return Command.objects.filter(meter=meter, kind=CommandKind.SET_INTERVAL, state__in=OPEN).exists()
+
+
+def _check(wish: Wish, now: datetime) -> None:
+    checked_length(wish.interval_minutes)
+    latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
+    for at in (wish.start, wish.end):
+        if at is not None and not clock.EARLIEST <= at <= latest:
+            raise IntervalError(f"{at} is no time gone by: a correction is of what was measured already")
+    if wish.start is not None and wish.end is not None and wish.start >= wish.end:
+        raise IntervalError("the span ends before it begins")
+    if not wish.reason.strip() or len(wish.reason) > REASON_LENGTH:
+        raise IntervalError(f"a reason says how it is known, in 1 to {REASON_LENGTH} characters")

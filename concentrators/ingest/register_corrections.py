@@ -1,0 +1,108 @@
+"""A register stands in the catalogue with a wrong unit, scaler or kind: a person corrects it, before a reading does.
+
+Frames that do not fit the entry wait (``registry_mismatch``). Where a reading or an event stands on it already, the
+entry was right for the meter that sent it, and says how to read it: then it stays.
+"""
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from ami_headend.core.sql import fetch_rows
+from concentrators.totals import totals
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from meters.models import Register
+from meters.readings.obis import STANDARD_REGISTERS, RegisterKind
+
+REASON_LENGTH = 1000
+_STANDARD = frozenset(one.obis_code for one in STANDARD_REGISTERS)
+
+
+class RegisterError(ValueError):
+    """A correction that cannot be; the caller's mistake, named."""
+
+
+class Wish(NamedTuple):
+    """What the entry of a register is to say: None stays as it is. ``scaler``: one step is 10^scaler units."""
+
+    reason: str
+    kind: RegisterKind | None = None
+    unit: str | None = None
+    scaler: int | None = None
+
+
+def find(obis_code: str) -> Register:
+    """The register of a code; RegisterError where there is none."""
+    register = Register.objects.filter(obis_code=obis_code).first()
+    if register is None:
+        raise RegisterError(f"there is no register {obis_code[:24]!r}")
+    return register
+
+
+def correct(register: Register, wish: Wish, actor: Actor) -> Register:
+    """Correct the entry of a register; frames that wait for it are judged again. Its bounds keep their meaning.
+
+    Holds verification back while it looks for readings, through the whole table where there are none. Raises
+    RegisterError; AuditError or MasterKeyError where it cannot be recorded: then nothing was changed.
+    """
+    if not wish.reason.strip() or len(wish.reason) > REASON_LENGTH:
+        raise RegisterError(f"a reason says how it is known, in 1 to {REASON_LENGTH} characters")
+    with transaction.atomic():
+        totals.lock()  # every verification holds it shared before it reads the catalogue
+        register = Register.objects.select_for_update().get(pk=register.pk)
+        before = _told(register)
+        _enter(register, wish)
+        if _told(register) == before:
+            raise RegisterError(f"register {register.obis_code} says that already")
+        _check_unused(register)
+        register.save()
+        subject = {"register": register.obis_code, "before": before, "after": _told(register), "reason": wish.reason}
+        chain.record(actor, "register.correct", subject)
+    return register
+
+
+def _enter(register: Register, wish: Wish) -> None:
+    if wish.kind is not None and wish.kind != register.kind:
+        if register.obis_code in _STANDARD:
+            raise RegisterError(f"register {register.obis_code} is of the standard catalogue: its kind stays")
+        register.kind = wish.kind.value
+    if wish.unit is not None:
+        register.unit = wish.unit
+    if wish.scaler is not None:
+        finer = register.scaler - wish.scaler
+        register.minimum = _in_steps(register.minimum, finer, ROUND_CEILING)
+        register.maximum = _in_steps(register.maximum, finer, ROUND_FLOOR)
+        register.scaler = wish.scaler
+    try:
+        register.full_clean()
+    except ValidationError as error:
+        raise RegisterError("; ".join(error.messages)) from None
+
+
+def _in_steps(bound: int | None, finer: int, rounding: str) -> int | None:
+    """A bound in other steps, 10^finer of them to an old one; None where it is beyond all values that are stored."""
+    if bound is None:
+        return None
+    steps = int(Decimal(bound).scaleb(max(-40, min(40, finer))).to_integral_value(rounding))
+    return steps if -(2**63) <= steps < 2**63 else None
+
+
+def _check_unused(register: Register) -> None:
+    stands = fetch_rows(
+        """SELECT EXISTS (SELECT FROM meters_meterevent WHERE register_id = %s)
+               OR EXISTS (SELECT FROM meters_reading WHERE register_id = %s)""",
+        register.pk,
+        register.pk,
+    )[0][0]
+    if stands:
+        raise RegisterError(
+            f"what meters said stands on register {register.obis_code} already, and could not be read any more: its "
+            "unit, scaler and kind stay. A meter that says it otherwise needs other firmware"
+        )
+
+
+def _told(register: Register) -> dict[str, str | int]:
+    return {"kind": str(register.kind), "unit": register.unit, "scaler": register.scaler}

@@ -1,0 +1,49 @@
+"""Door to concentrators.ingest.register_corrections."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from concentrators.ingest import register_corrections
+from concentrators.ingest.register_corrections import RegisterError, Wish
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
+from meters.readings.obis import RegisterKind
+
+
+class Command(BaseCommand):
+    help = """Correct the unit, scaler or kind that a register has in the catalogue: frames that were refused as
+registry_mismatch are judged again. Audited.
+
+Refused where a reading or an event stands on the register: then it could not be read any more. What is left out stays;
+bounds keep their meaning. Verification waits while the readings are looked through.
+
+Examples:
+  manage.py correct_register 1-0:5.8.0 --unit varh --reason "Wh was a slip; the maker's list says varh"
+  manage.py correct_register 1-0:32.7.0 --scaler -2 --reason "model B measures in 10 mV"
+"""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("obis_code", metavar="OBIS", help="A-B:C.D.E, such as 1-0:1.8.0")
+        parser.add_argument("--kind", choices=[kind.value for kind in RegisterKind])
+        parser.add_argument("--unit", help="SenML unit (RFC 8428, RFC 8798), such as Wh")
+        parser.add_argument("--scaler", type=int, metavar="N", help="one step is 10^N units")
+        parser.add_argument("--reason", required=True, help="how that is known")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        kind = RegisterKind(options["kind"]) if options["kind"] else None
+        wish = Wish(options["reason"], kind, options["unit"], options["scaler"])
+        try:
+            register = register_corrections.find(options["obis_code"])
+            register = register_corrections.correct(register, wish, chain.command_actor())
+        except (RegisterError, AuditError, MasterKeyError) as error:
+            raise CommandError(f"{error}. Nothing was changed.") from None
+        self.stdout.write(
+            f"{register} is of kind {register.kind}, in steps of 1e{register.scaler} {register.unit}. Frames that wait "
+            "for it are judged again by the workers."
+        )

@@ -1,0 +1,73 @@
+"""Which worker of pytest-xdist gets which tests: the long ones first, and live stacks beside what needs none.
+
+A live stack waits more than it works, and tests inside of one process work all the time: each worker of even number
+prefers the former, the others the latter. Long before short, so that at the end no worker has a long one left alone.
+"""
+
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
+
+# What one unit takes, in seconds, alone on two cores; of others a test takes BRIEF_S. Only the order follows from it.
+BRIEF_S = 0.1
+SECONDS = {
+    "tests/pages": 200,
+    "tests/test_commands.py": 90,
+    "tests/flows/test_simulate.py": 80,
+    "tests/stateful/test_stateful.py::test_any_order_of_things": 80,
+    "tests/test_bench.py::test_every_part_measures_and_tells": 70,
+    "tests/flows/test_workers.py": 70,
+    "tests/flows/test_outages.py": 70,
+    "tests/flows/test_crashes.py": 60,
+    "tests/server/test_troubles.py": 60,
+    "tests/console/test_any_parameter.py::test_no_parameter_of_a_page_is_a_fault": 50,
+    "tests/console/test_any_parameter.py::test_no_field_of_a_form_is_a_fault": 45,
+    "tests/console/test_any_parameter.py::test_no_number_in_an_address_is_a_fault": 40,
+    "tests/console/test_any_parameter.py::test_a_nul_is_refused_in_words_wherever_it_stands": 35,
+    "tests/flows/test_secrets.py": 50,
+    "tests/flows/test_database_role.py": 50,
+    "tests/flows/test_alerts_flow.py": 40,
+    "tests/flows/test_commands_flow.py": 40,
+    "tests/flows/test_poisoned.py": 40,
+    "tests/test_doctor.py": 40,
+    "tests/test_terminal.py": 30,
+    "tests/flows/test_doors.py": 30,
+    "tests/flows/test_master_key.py::test_workers_are_killed_during_a_rotation": 30,
+    "tests/flows/test_master_key.py::test_a_rotation_waits_for_who_provisions": 30,
+    "tests/stateful/test_stateful.py::test_an_act_between_any_two_statements_of_a_verification": 20,
+    "tests/server/test_deadlines.py": 20,
+    "tests/server/test_stalled_clients.py": 20,
+    "tests/server/test_supervisor.py": 20,
+    "tests/alerts/test_history.py": 20,
+    "tests/test_doors.py": 20,
+}
+# Files of which each test has its stack, or none: they need not be with one worker.
+APART = (
+    "tests/console/test_any_parameter.py",
+    "tests/flows/test_master_key.py",
+    "tests/flows/test_restore.py",
+    "tests/flows/test_restore_live.py",
+    "tests/stateful/",
+    "tests/test_backup.py",
+    "tests/test_bench.py",
+    "tests/test_embedded.py",
+)
+LIVE = ("tests/flows/", "tests/pages", "tests/server/", "tests/test_commands.py", "tests/test_terminal.py")
+
+
+class LongestFirst(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests go to one worker, and so do all tests of pages: they share a stack and a browser."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/pages/"):
+            return "tests/pages"
+        return nodeid if nodeid.startswith(APART) else super()._split_scope(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        prefers_live = int(node.gateway.id.removeprefix("gw")) % 2 == 0
+        chosen = max(self.workqueue, key=lambda scope: (scope.startswith(LIVE) == prefers_live, self._seconds(scope)))
+        self.workqueue.move_to_end(chosen, last=False)
+        super()._assign_work_unit(node)
+
+    def _seconds(self, scope: str) -> float:
+        name = scope.partition("[")[0]
+        return SECONDS.get(scope, SECONDS.get(name, BRIEF_S * len(self.workqueue[scope])))
