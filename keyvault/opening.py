@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from django.conf import settings
@@ -12,7 +13,6 @@ from keyvault.ciphers import uplink_ciphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
 from keyvault.models import KeyState
-from keyvault.replay_window import Take
 from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
 
@@ -60,22 +60,6 @@ class Opened(NamedTuple):
     plaintext: bytes
     key: CountedKey
 
-    def look(self) -> Take:
-        """What taking the counter would give, without taking it."""
-        return self.key.look(self.invocation_counter)
-
-    def take(self) -> Take:
-        """Take the counter, for this transaction; ``save_counters`` makes it last."""
-        return self.key.take(self.invocation_counter)
-
-    def heard(self, at: datetime, via: int) -> None:
-        """The frame was accepted: its device was heard when it was received. ``via`` says who brought it, in the
-        caller's terms.
-        """
-        key = self.key
-        if key.heard_at is None or key.heard_at < at:
-            key.heard_at, key.heard_via = at, via
-
 
 class OpenedFrames(NamedTuple):
     """What became of the frames of one uplink."""
@@ -90,11 +74,6 @@ class Opening(NamedTuple):
     uplinks: list[OpenedFrames]
     keys: dict[bytes, CountedKey]
     care: Care
-
-
-def proven_keys(opening: Opening) -> dict[bytes, int]:
-    """The pending keys under which a frame was accepted: their ids by kid. The device has them."""
-    return {kid: key.id for kid, key in opening.keys.items() if key.state == _PENDING and key.heard_at}
 
 
 def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
@@ -236,13 +215,19 @@ class _Foreseen:
 _new_opened = tuple.__new__  # half the time of Opened(...)
 
 
-def save_counters(opening: Opening) -> None:
+def save_counters(opening: Opening, heard: Mapping[bytes, tuple[datetime, int]] = MappingProxyType({})) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
+
+    ``heard`` says of the kids of accepted frames when their device was heard, and who brought them, in the caller's
+    terms.
 
     Raises ContendedError where a counter or key moved since it was read, or is not what was taken for true: the
     caller rolls back and tries again.
     """
     keys = opening.keys
+    for kid, (at, via) in heard.items():
+        key = keys[kid]
+        key.heard_at, key.heard_via = at, via
     moved = [key for _, key in sorted(keys.items()) if key.moved]
     if (
         len(moved) < len(keys)

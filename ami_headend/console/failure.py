@@ -24,7 +24,7 @@ from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind, Se
 from concentrators.failures.queries import FailureSelection
 from concentrators.failures.reasons import without_values
 from concentrators.ingest import reverification
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest.attempt import TransientError
 from concentrators.models import IntegrityFailure
 from keyvault.cose.annotation import annotate
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS

@@ -38,7 +38,7 @@ from ami_headend.web.tables import Column, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureSelection
-from concentrators.ingest import uplink_state
+from concentrators.ingest import backlog
 from concentrators.models import WaveState
 from keyvault.models import MasterKeyRotation, RotationState
 
@@ -142,9 +142,9 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
     """Frames by verdict, and the queue."""
     verified, rejected = sum(hour.verified for hour in found), sum(hour.rejected for hour in found)
     url = reverse("admin:concentrators_uplink_changelist")
-    backlog, lag = uplink_state.backlog(), traffic_queries.lag()
-    if backlog.oldest_received_at is not None:
-        note = f"the oldest for {duration((now - backlog.oldest_received_at).total_seconds())}"
+    queue, lag = backlog.waiting(), traffic_queries.lag()
+    if queue.oldest_received_at is not None:
+        note = f"the oldest for {duration((now - queue.oldest_received_at).total_seconds())}"
     elif lag.median_s is None:
         note = "nothing was posted yet"
     else:
@@ -153,7 +153,7 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
     return {
         "figures": [
             Figure("Frames refused", thousands(rejected), refused, "gpp_bad", failures_url()),
-            Figure("Uplinks waiting", thousands(backlog.uplinks), note, "hourglass_empty", url),
+            Figure("Uplinks waiting", thousands(queue.uplinks), note, "hourglass_empty", url),
         ],
         "verdicts": _verdicts_chart(found),
         "uplinks_url": url,

@@ -42,7 +42,7 @@ def counters(title: bytes = TITLE) -> tuple[int, int, str]:
 
 
 def take_all(opening: Opening) -> list[Take]:
-    return [one.take() for one in opening.uplinks[0].opened]
+    return [one.key.take(one.invocation_counter) for one in opening.uplinks[0].opened]
 
 
 def test_plaintexts_come_out_with_their_places() -> None:
@@ -77,7 +77,7 @@ def test_a_frame_that_is_too_long_is_malformed(settings: Settings) -> None:
 
 def test_opening_alone_takes_no_counter() -> None:
     opening = opened(frame(5), frame(6))
-    assert [one.look() for one in opening.uplinks[0].opened] == [Take.TAKEN] * 2
+    assert [one.key.look(one.invocation_counter) for one in opening.uplinks[0].opened] == [Take.TAKEN] * 2
     save_counters(opening)
     assert counters() == (-1, 0, "{}")
 
@@ -110,8 +110,7 @@ def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
 def test_who_was_heard_is_kept_for_accepted_frames_only() -> None:
     opening = opened(frame(1), frame(1, OTHER))
     take_all(opening)
-    opening.uplinks[0].opened[0].heard(NOW, 17)
-    save_counters(opening)
+    save_counters(opening, {make_kid(TITLE, 1): (NOW, 17)})
     rows = InvocationCounter.objects.filter(key__epoch=1).order_by("key__system_title")
     assert list(rows.values_list("heard_at", "heard_via", "highest")) == [(NOW, 17, 1), (None, None, 1)]
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from ami_headend.core.tables import BadLine
+from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
-from concentrators.ingest.verification import TransientError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import shipment_file, shipment_kek, shipments

@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.progress import Progress
 
+from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import ready, verify_all_again, waiting_uplinks
-from concentrators.ingest.verification import TransientError
 from meters.registry.lookup import RegistryError, parse_system_title
 
 
