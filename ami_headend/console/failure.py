@@ -4,7 +4,8 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.functional import cached_property
 
@@ -49,10 +50,7 @@ class FailurePage(ConsolePage):
     def failure(self) -> IntegrityFailure:
         """The failure of the address, or 404: it may have been judged again, or its keeping have ended."""
         rows = IntegrityFailure.objects.select_related("meter", "concentrator", "uplink", "acknowledgement")
-        found = rows.defer("uplink__body").filter(pk=min(self.kwargs["pk"], 2**63 - 1)).first()
-        if found is None:
-            raise Http404("There is no such failure: it was judged again, or its keeping has ended.")
-        return found
+        return get_object_or_404(rows.defer("uplink__body"), pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         failure = self.failure
