@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
-from keyvault.ciphers import uplink_ciphers
+from keyvault.ciphers import KeptCiphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
 from keyvault.models import KeyState
@@ -76,8 +76,8 @@ class Opening(NamedTuple):
     care: Care
 
 
-def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
-    """Open the frames of uplinks, with a fixed number of queries whatever their number.
+def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> Opening:
+    """Open the frames of uplinks, with a fixed number of queries whatever their number, and the ciphers that are kept.
 
     Runs in the caller's transaction; with more ``care`` for another try after ContendedError. A frame is
     refused with its reason and costs no other.
@@ -91,8 +91,8 @@ def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
         results.append(OpenedFrames([], refused))
         foreseen.look_at(parsed[-1])
     names = foreseen.names
-    keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care)
-    _add_ciphers(keys)
+    keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
+    _add_ciphers(keys, ciphers)
     unfound = _Unfound(keys, names)
     for frames_parsed, (opened, refused) in zip(parsed, results, strict=True):
         for index, envelope, frame in frames_parsed:
@@ -165,7 +165,7 @@ def _open_by_title(
     return None
 
 
-def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
+def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> None:
     """Give the acceptable keys their ciphers; one whose row does not open stays without.
 
     Raises ContendedError where one is without since it was taken back after it was read.
@@ -173,8 +173,7 @@ def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
     without = {kid: key for kid, key in keys.items() if key.cipher is None and key.state in ACCEPTABLE}
     if not without:
         return
-    ciphers = uplink_ciphers({kid: key.row for kid, key in without.items()})
-    for kid, cipher in ciphers.items():
+    for kid, cipher in ciphers.of({kid: key.row for kid, key in without.items()}).items():
         without.pop(kid).cipher = cipher
     if without:
         key_ids = int_array(key.id for key in without.values())
@@ -279,7 +278,7 @@ def known_kids(names: Collection[bytes]) -> set[bytes]:
 
     The key of a kid may be in any state, that of a title is one that the device may use.
     """
-    kids = read_keys(names, {}).keys()
+    kids = read_keys(names, {}, Care.LOOK, KeptCiphers()).keys()
     titles = {kid[:8] for kid in kids}
     return {name for name in names if name in kids or name in titles}
 

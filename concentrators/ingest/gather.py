@@ -11,6 +11,7 @@ from concentrators.failures import record
 from concentrators.ingest.assigned import KeptMeters
 from concentrators.ingest.decide import Examined
 from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
+from keyvault.ciphers import KeptCiphers
 from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
@@ -30,13 +31,17 @@ class Gathered(NamedTuple):
 
 
 def gather(
-    uplinks: Sequence[tuple[Delivery, Frames]], care: Care, meters: KeptMeters, registers: Registers
+    uplinks: Sequence[tuple[Delivery, Frames]],
+    care: Care,
+    ciphers: KeptCiphers,
+    meters: KeptMeters,
+    registers: Registers,
 ) -> Gathered:
     """Open the frames of uplinks, and read their meters and the registers as far as they are not kept already.
 
     Raises ContendedError where a key was taken back meanwhile, MasterKeyError where keys do not open.
     """
-    opening = open_frames([frames for _, frames in uplinks], care)
+    opening = open_frames([frames for _, frames in uplinks], care, ciphers)
     titles = {kid[:8] for kid in opening.keys}
     for one in opening.uplinks:
         titles.update(refused.kid[:8] for refused in one.refused if refused.kid is not None)

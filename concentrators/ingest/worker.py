@@ -9,17 +9,19 @@ from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.facts import Delivery, Frames
 from concentrators.ingest.gather import gather, look_up
 from concentrators.ingest.store import store
+from keyvault.ciphers import KeptCiphers
 from keyvault.replay_window_store import Care
 from meters.readings.store import Registers
 
 
 class Worker:
-    """Keeps meters, registers, and whether what frames foresee proved true lately; each is checked before it is used.
+    """Keeps ciphers, meters, registers, and whether what frames foresee proved true lately; it looks whether they hold.
 
     A process has one (``PROCESS``). Another one, in the same process, knows nothing of what this one keeps.
     """
 
     def __init__(self) -> None:
+        self.ciphers = KeptCiphers()
         self.meters = KeptMeters()
         self.registers = Registers()
         self.foresight = Foresight()
@@ -33,7 +35,7 @@ class Worker:
         different things of one place: the caller rolls back and calls again with more ``care``. Care.LOCK locks the
         counters in title order and looks before it stores.
         """
-        batch, facts, opening = gather(uplinks, care, self.meters, self.registers)
+        batch, facts, opening = gather(uplinks, care, self.ciphers, self.meters, self.registers)
         examined = examine(batch, facts)
         decisions = decide(examined, look_up(examined))
         store(decisions, opening)

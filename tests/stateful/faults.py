@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, connections
 
 from concentrators.ingest import worker as ingest
 from concentrators.ingest.attempt import Foresight, TransientError
-from keyvault import ciphers, master_key
+from keyvault import master_key
 
 LOCK_TIMEOUT_MS = 10  # of the one that acts between: what the other has locked, it does without
 _T = TypeVar("_T")
@@ -37,7 +37,6 @@ class Worker:
 
     def restart(self) -> None:
         self.own = ingest.Worker()
-        self._ciphers = ciphers._Cache()
         self._master: Any = None
         self.look_first(False)
 
@@ -51,14 +50,13 @@ class Worker:
     def at_work(self) -> Iterator[None]:
         """What runs in the block runs in that process."""
         provider: Any = master_key.provider()
-        before = ciphers._cache, provider._cached
-        ciphers._cache = self._ciphers
+        before = provider._cached
         provider._cached = self._master
         try:
             yield
         finally:
             self._master = provider._cached
-            ciphers._cache, provider._cached = before
+            provider._cached = before
 
 
 class Faults:

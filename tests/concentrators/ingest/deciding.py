@@ -11,7 +11,7 @@ from concentrators.ingest.decide import Examined, decide, examine
 from concentrators.ingest.decisions import Decisions
 from concentrators.ingest.facts import NOTHING_EARLIER, AssignedMeter, Delivery, Earlier, Facts, OpenedUplink
 from keyvault import opening
-from keyvault.ciphers import KeyRow, scheme_of
+from keyvault.ciphers import KeptCiphers, KeyRow, scheme_of
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
@@ -111,8 +111,8 @@ def opened(scene: Scene, frames: Sequence[bytes]) -> tuple[OpenedUplink, Counted
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "read_keys", lambda *_: keys)
         patch.setattr(opening, "_known_titles", lambda _: {KNOWN_TITLE} if scene.title_is_known else set())
-        patch.setattr(opening, "_add_ciphers", lambda _: None)
-        (result,) = opening.open_frames([list(enumerate(frames))], Care.LOOK).uplinks
+        patch.setattr(opening, "_add_ciphers", lambda *_: None)
+        (result,) = opening.open_frames([list(enumerate(frames))], Care.LOOK, KeptCiphers()).uplinks
     delivery = Delivery(UPLINK_ID, CONCENTRATOR_ID, scene.received_at, scene.received_at)
     return OpenedUplink(delivery, list(enumerate(frames)), result.opened, result.refused), key
 
