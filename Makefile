@@ -8,18 +8,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+# Percent of lines and branches; raise it with what is measured.
+COVERAGE_FLOOR := 80
 # For checks that need settings but no service: what a deployment sets, with values of no use elsewhere.
 PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') TLS=1 \
 	DEBUG=0 ALLOWED_HOSTS=headend.example MASTER_KEY_FILE=/etc/ami-headend/master.keys \
 	DATABASE_URL=postgres://headend@127.0.0.1:1/headend REDIS_URL=redis://127.0.0.1:1/0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak bench lint format lock clean distclean
+.PHONY: help demo up test coverage soak bench lint format lock clean distclean
 
 help:
 	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
 	@echo "make up        the head-end alone, for real concentrators (PORT=$(PORT))"
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
+	@echo "make coverage  all tests, and how much of the code they run: at least $(COVERAGE_FLOOR) %"
 	@echo "make soak      the long tests: keys rotated under load and kill -9; 640 lives of a head-end; every fault around it"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
@@ -54,6 +57,13 @@ up: $(READY)
 test: $(READY_DEV)
 	@.ci/bring chromium "the tests of pages"
 	@exec $(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+# The processes that tests start are measured, too: it takes longer than `make test`.
+coverage: $(READY_DEV)
+	@.ci/bring chromium "the tests of pages"
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=0 $(ARGS) && \
+		$(BIN)/coverage report --fail-under=$(COVERAGE_FLOOR)
 
 soak: $(READY_DEV)
 	@exec $(BIN)/python -m pytest -m soak -n 2 -raP $(ARGS)

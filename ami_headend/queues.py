@@ -6,7 +6,8 @@ BACKGROUND = "background"  # everything else: it may take its time, and waits be
 QUEUES = (UPLINKS, ALERTS, BACKGROUND)
 
 ROUTES = {
-    "concentrators.tasks.verify_uplink": {"queue": UPLINKS},
+    "concentrators.tasks.verify_backlog": {"queue": UPLINKS},
+    "concentrators.tasks.verify_uplink": {"queue": UPLINKS},  # its former name
     "concentrators.tasks.sweep_uplinks": {"queue": UPLINKS},
     "ami_headend.alerts.tasks.*": {"queue": ALERTS},
     "ami_headend.tasks.look_at_components": {"queue": ALERTS},

@@ -22,11 +22,11 @@ from concentrators.commands import capture_period, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import Order
 from concentrators.commands.queue import DownlinkError
-from concentrators.fleet import registry
+from concentrators.fleet import health, registry
 from concentrators.fleet.assignments import AssignmentError, assign, exchange
 from concentrators.ingest import length_corrections, register_corrections
 from concentrators.ingest.register_corrections import RegisterError
-from concentrators.models import Assignment, CommandKind, Concentrator, Uplink
+from concentrators.models import Assignment, CommandKind, Concentrator
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 from meters.admin import MeterAdmin, RegisterAdmin
@@ -71,8 +71,9 @@ class ConcentratorAdmin(LargeTableAdmin):
 
     @display(description="last uplink received")
     def last_posted_at(self, concentrator: Concentrator) -> str:
-        newest = Uplink.objects.filter(concentrator=concentrator).order_by("-received_at")
-        return shown(newest.values_list("received_at", flat=True).first())
+        now = timezone.now()
+        (found,) = health.of_concentrators(now, now, concentrator.pk)
+        return shown(found.posted_at)
 
 
 @admin.register(Assignment)

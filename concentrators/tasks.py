@@ -11,7 +11,8 @@ from ami_headend.core.tasklimits import LONG
 from concentrators import retention
 from concentrators.commands import capture_period, downlink, gap_recovery, queue, rollouts
 from concentrators.failures import acknowledgement
-from concentrators.ingest import dispatch, reverification_queue, uplink_state, verification
+from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
+from concentrators.ingest.attempt import TransientError
 from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
@@ -19,17 +20,24 @@ logger = logging.getLogger(__name__)
 _WORN_KEYS_AT_ONCE = 1_000
 
 
-@shared_task(
-    autoretry_for=(verification.TransientError, OperationalError, InterfaceError),
-    max_retries=6,
-    retry_backoff=1,
-    retry_backoff_max=60,
-)
-def verify_uplink(uplink_id: int) -> None:
-    """Verify an uplink, and what else its concentrator has waiting. Losing this task costs only time: see the sweep."""
-    still_waiting = dispatch.verify_in_turn(uplink_id)
+_TRANSIENT = (TransientError, OperationalError, InterfaceError)
+
+
+@shared_task(autoretry_for=_TRANSIENT, max_retries=6, retry_backoff=1, retry_backoff_max=60)
+def verify_backlog(uplink_id: int) -> None:
+    """Verify what waits, for some seconds, this uplink first if it failed before; then another such task goes on.
+
+    Losing it costs only time: see the sweep.
+    """
+    still_waiting = dispatch.verify_backlog(uplink_id)
     if still_waiting is not None:
-        verify_uplink.delay(still_waiting)
+        verify_backlog.delay(still_waiting)
+
+
+@shared_task(autoretry_for=_TRANSIENT, max_retries=6, retry_backoff=1, retry_backoff_max=60)
+def verify_uplink(uplink_id: int) -> None:
+    """The former name of ``verify_backlog``: messages of an earlier release may be in the queue still."""
+    verify_backlog.run(uplink_id)
 
 
 @shared_task
@@ -37,8 +45,8 @@ def sweep_uplinks() -> None:
     """Enqueue again what is not verified and overdue; and what a worker that was killed has left."""
     now = timezone.now()
     overdue = uplink_state.claim_overdue(now)
-    for uplink_id in overdue or uplink_state.left_behind(now):
-        verify_uplink.delay(uplink_id)
+    for uplink_id in overdue or backlog.left_behind(now):
+        verify_backlog.delay(uplink_id)
     if overdue:
         logger.warning("%d overdue uplinks enqueued again", len(overdue))
 

@@ -99,43 +99,6 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
         return shown(InvocationCounter.objects.filter(pk=key.pk).values_list("heard_at", flat=True).first())
 
 
-@admin.register(InvocationCounter)
-class InvocationCounterAdmin(ReadOnlyAdmin):
-    """Which counters were taken of each key."""
-
-    when_empty = "There are no device keys yet, so no counters."
-    list_display = ["device", "epoch", "highest_taken", "floor", "heard_at"]
-    search_octets = ["key__system_title"]
-    search_fields = ["key__system_title"]
-    search_help_text = "the first hex digits of a system title"
-    ordering = ["key__system_title", "key__epoch"]
-    fields = ["device", "epoch", "highest_taken", "floor", "missing", "heard_at", "key_version"]
-    readonly_fields = ["device", "epoch", "highest_taken", "missing"]
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[InvocationCounter]:
-        deferred = ["key__wrapped"]
-        if request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist"):
-            deferred.append("gaps")
-        return super().get_queryset(request).select_related("key").defer(*deferred)
-
-    @display(description="system title", ordering="key__system_title")
-    def device(self, counter: InvocationCounter) -> str:
-        return hex_of(counter.key.system_title)
-
-    @display(description="epoch", ordering="key__epoch")
-    def epoch(self, counter: InvocationCounter) -> int:
-        return counter.key.epoch
-
-    @display(description="highest", ordering="highest")
-    def highest_taken(self, counter: InvocationCounter) -> str:
-        return "none yet" if counter.highest < 0 else str(counter.highest)
-
-    @display(description="not taken above the floor")
-    def missing(self, counter: InvocationCounter) -> str:
-        gaps = counter.gaps
-        return f"{sum(gap.upper - gap.lower for gap in gaps)} counters in {len(gaps)} runs"
-
-
 class OfDeviceKeyAdmin(ReadOnlyAdmin):
     """A row of one device key, found by its device."""
 
@@ -155,6 +118,30 @@ class OfDeviceKeyAdmin(ReadOnlyAdmin):
     @display(description="epoch", ordering="key__epoch")
     def epoch(self, row: Any) -> int:
         return int(row.key.epoch)
+
+
+@admin.register(InvocationCounter)
+class InvocationCounterAdmin(OfDeviceKeyAdmin):
+    """Which counters were taken of each key."""
+
+    when_empty = "There are no device keys yet, so no counters."
+    list_display = ["device", "epoch", "highest_taken", "floor", "heard_at"]
+    fields = ["device", "epoch", "highest_taken", "floor", "missing", "heard_at", "key_version"]
+    readonly_fields = ["device", "epoch", "highest_taken", "missing"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[InvocationCounter]:
+        rows = super().get_queryset(request)
+        is_list = request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist")
+        return rows.defer("key__wrapped", "gaps") if is_list else rows
+
+    @display(description="highest", ordering="highest")
+    def highest_taken(self, counter: InvocationCounter) -> str:
+        return "none yet" if counter.highest < 0 else str(counter.highest)
+
+    @display(description="not taken above the floor")
+    def missing(self, counter: InvocationCounter) -> str:
+        gaps = counter.gaps
+        return f"{sum(gap.upper - gap.lower for gap in gaps)} counters in {len(gaps)} runs"
 
 
 @admin.register(DownlinkCounter)

@@ -1,4 +1,4 @@
-"""The ciphers of devices, kept per process: bounded, and keyed by the key row's version."""
+"""The ciphers of devices, kept by a worker: bounded, and keyed by the key row's version."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -35,9 +35,10 @@ def scheme_of(name: str) -> Scheme:
     return SCHEMES.get(name) or Scheme(name, "", "", frozenset())
 
 
-class _Cache:
-    """Two generations of entries: what was not used while the young one filled up is dropped with the old.
+class KeptCiphers:
+    """The ciphers that one worker keeps, with the key rows that they were made of: good while their versions stand.
 
+    Two generations of entries: what was not used while the young one filled up is dropped with the old.
     DEVICE_CIPHER_CACHE_SIZE entries used last are kept at least, and at most twice as many.
     """
 
@@ -45,7 +46,53 @@ class _Cache:
         self._young: dict[bytes, tuple[KeyRow, Cipher]] = {}
         self._old: dict[bytes, tuple[KeyRow, Cipher]] = {}
 
-    def get(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def kept(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
+        """The uplink ciphers that are kept, by kid, with the rows as they were read.
+
+        None of pending keys: the first frame makes them active, and leaves their version alone.
+        """
+        kept = self._get(kids)
+        pending = [kid for kid, ((_, _, state, *_), _) in kept.items() if state == _PENDING]
+        for kid in pending:
+            del kept[kid]
+        return kept
+
+    def forget(self, kid: bytes) -> None:
+        """Keep the cipher of a kid no longer: its row no longer stands as it was read."""
+        self._young.pop(kid, None)
+        self._old.pop(kid, None)
+
+    def of(self, rows: Mapping[bytes, KeyRow]) -> dict[bytes, Cipher]:
+        """The uplink ciphers of kids, given the key row of each; at most two queries for those not kept.
+
+        A key whose row does not open is left out and logged: its row was changed. So is one of a scheme that this
+        release does not know. Raises MasterKeyError where the master key cannot be used, or opens no row at all.
+        """
+        ciphers: dict[bytes, Cipher] = {}
+        missing: dict[int, bytes] = {}
+        kept = self._get(rows)
+        for kid, row in rows.items():
+            entry = kept.get(kid)
+            if entry is None or entry[0] != row:
+                if ENVELOPES.get(row.scheme.envelope) is None:
+                    logger.error("key of %s: this release knows no scheme %r", kid.hex(), row.scheme.name)
+                else:
+                    missing[row.id] = kid
+            else:
+                ciphers[kid] = entry[1]
+        for key in open_keys(missing) if missing else ():
+            kid = missing[key.id]
+            row = rows[kid]
+            envelope = ENVELOPES[row.scheme.envelope]
+            cipher = ciphers[kid] = envelope.cipher(key.octets, key.system_title, key.epoch, key.algorithm)
+            if key.version == row.version:
+                self._put(kid, row, cipher)
+        return ciphers
+
+    def _get(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
         young, old = self._young, self._old
         found = {}
         for kid in kids:
@@ -58,63 +105,10 @@ class _Cache:
             found[kid] = entry
         return found
 
-    def drop(self, kid: bytes) -> None:
-        self._young.pop(kid, None)
-        self._old.pop(kid, None)
-
-    def put(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
+    def _put(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)
-
-
-_cache = _Cache()
-
-
-def kept_ciphers(kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
-    """The uplink ciphers that are kept, by kid, with the rows as they were read: good while their versions stand.
-
-    None of pending keys: the first frame makes them active, and leaves their version alone.
-    """
-    kept = _cache.get(kids)
-    pending = [kid for kid, ((_, _, state, *_), _) in kept.items() if state == _PENDING]
-    for kid in pending:
-        del kept[kid]
-    return kept
-
-
-def forget_cipher(kid: bytes) -> None:
-    """Keep the cipher of a kid no longer: its row no longer stands as it was read."""
-    _cache.drop(kid)
-
-
-def uplink_ciphers(rows: Mapping[bytes, KeyRow]) -> dict[bytes, Cipher]:
-    """The uplink ciphers of kids, given the key row of each; at most two queries for those not kept.
-
-    A key whose row does not open is left out and logged: its row was changed. So is one of a scheme that this release
-    does not know. Raises MasterKeyError where the master key cannot be used, or opens no row at all.
-    """
-    ciphers: dict[bytes, Cipher] = {}
-    missing: dict[int, bytes] = {}
-    kept = _cache.get(rows)
-    for kid, row in rows.items():
-        entry = kept.get(kid)
-        if entry is None or entry[0] != row:
-            if ENVELOPES.get(row.scheme.envelope) is None:
-                logger.error("key of %s: this release knows no scheme %r", kid.hex(), row.scheme.name)
-            else:
-                missing[row.id] = kid
-        else:
-            ciphers[kid] = entry[1]
-    if missing:
-        for key in open_keys(missing):
-            kid = missing[key.id]
-            row = rows[kid]
-            envelope = ENVELOPES[row.scheme.envelope]
-            cipher = ciphers[kid] = envelope.cipher(key.octets, key.system_title, key.epoch, key.algorithm)
-            if key.version == row.version:
-                _cache.put(kid, row, cipher)
-    return ciphers
 
 
 class DeviceKeyOctets:

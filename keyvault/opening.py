@@ -3,16 +3,16 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
-from keyvault.ciphers import uplink_ciphers
+from keyvault.ciphers import KeptCiphers
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
 from keyvault.models import KeyState
-from keyvault.replay_window import Take
 from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
 
@@ -60,22 +60,6 @@ class Opened(NamedTuple):
     plaintext: bytes
     key: CountedKey
 
-    def look(self) -> Take:
-        """What taking the counter would give, without taking it."""
-        return self.key.look(self.invocation_counter)
-
-    def take(self) -> Take:
-        """Take the counter, for this transaction; ``save_counters`` makes it last."""
-        return self.key.take(self.invocation_counter)
-
-    def heard(self, at: datetime, via: int) -> None:
-        """The frame was accepted: its device was heard when it was received. ``via`` says who brought it, in the
-        caller's terms.
-        """
-        key = self.key
-        if key.heard_at is None or key.heard_at < at:
-            key.heard_at, key.heard_via = at, via
-
 
 class OpenedFrames(NamedTuple):
     """What became of the frames of one uplink."""
@@ -92,13 +76,8 @@ class Opening(NamedTuple):
     care: Care
 
 
-def proven_keys(opening: Opening) -> dict[bytes, int]:
-    """The pending keys under which a frame was accepted: their ids by kid. The device has them."""
-    return {kid: key.id for kid, key in opening.keys.items() if key.state == _PENDING and key.heard_at}
-
-
-def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
-    """Open the frames of uplinks, with a fixed number of queries whatever their number.
+def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> Opening:
+    """Open the frames of uplinks, with a fixed number of queries whatever their number, and the ciphers that are kept.
 
     Runs in the caller's transaction; with more ``care`` for another try after ContendedError. A frame is
     refused with its reason and costs no other.
@@ -112,8 +91,8 @@ def open_frames(uplinks: Sequence[Frames], care: Care = Care.LOOK) -> Opening:
         results.append(OpenedFrames([], refused))
         foreseen.look_at(parsed[-1])
     names = foreseen.names
-    keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care)
-    _add_ciphers(keys)
+    keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
+    _add_ciphers(keys, ciphers)
     unfound = _Unfound(keys, names)
     for frames_parsed, (opened, refused) in zip(parsed, results, strict=True):
         for index, envelope, frame in frames_parsed:
@@ -186,7 +165,7 @@ def _open_by_title(
     return None
 
 
-def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
+def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> None:
     """Give the acceptable keys their ciphers; one whose row does not open stays without.
 
     Raises ContendedError where one is without since it was taken back after it was read.
@@ -194,8 +173,7 @@ def _add_ciphers(keys: Mapping[bytes, CountedKey]) -> None:
     without = {kid: key for kid, key in keys.items() if key.cipher is None and key.state in ACCEPTABLE}
     if not without:
         return
-    ciphers = uplink_ciphers({kid: key.row for kid, key in without.items()})
-    for kid, cipher in ciphers.items():
+    for kid, cipher in ciphers.of({kid: key.row for kid, key in without.items()}).items():
         without.pop(kid).cipher = cipher
     if without:
         key_ids = int_array(key.id for key in without.values())
@@ -236,13 +214,19 @@ class _Foreseen:
 _new_opened = tuple.__new__  # half the time of Opened(...)
 
 
-def save_counters(opening: Opening) -> None:
+def save_counters(opening: Opening, heard: Mapping[bytes, tuple[datetime, int]] = MappingProxyType({})) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
+
+    ``heard`` says of the kids of accepted frames when their device was heard, and who brought them, in the caller's
+    terms.
 
     Raises ContendedError where a counter or key moved since it was read, or is not what was taken for true: the
     caller rolls back and tries again.
     """
     keys = opening.keys
+    for kid, (at, via) in heard.items():
+        key = keys[kid]
+        key.heard_at, key.heard_via = at, via
     moved = [key for _, key in sorted(keys.items()) if key.moved]
     if (
         len(moved) < len(keys)
@@ -294,7 +278,7 @@ def known_kids(names: Collection[bytes]) -> set[bytes]:
 
     The key of a kid may be in any state, that of a title is one that the device may use.
     """
-    kids = read_keys(names, {}).keys()
+    kids = read_keys(names, {}, Care.LOOK, KeptCiphers()).keys()
     titles = {kid[:8] for kid in kids}
     return {name for name in names if name in kids or name in titles}
 

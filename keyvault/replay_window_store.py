@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
-from keyvault.ciphers import KeyRow, forget_cipher, kept_ciphers, scheme_of
+from keyvault.ciphers import KeptCiphers, KeyRow, scheme_of
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.replay_window import CounterSet, format_gaps, parse_gaps
@@ -129,7 +129,7 @@ _SAVE_GAPS = f"""
 
 
 def read_keys(
-    names: Collection[bytes], foreseen: Mapping[bytes, int], care: Care = Care.LOOK
+    names: Collection[bytes], foreseen: Mapping[bytes, int], care: Care, ciphers: KeptCiphers
 ) -> dict[bytes, CountedKey]:
     """The keys that frames name, with their counters, by kid.
 
@@ -138,7 +138,7 @@ def read_keys(
     where it is, and the key is kept, nothing more is read of it; nothing at all with Care.TRUST.
     """
     wanted = [name for name in names if name[8:] != _TRANSFER_EPOCH]
-    keys = {} if care is Care.LOCK else _read_kept(wanted, foreseen, care)
+    keys = {} if care is Care.LOCK else _read_kept(wanted, foreseen, care, ciphers)
     if len(keys) < len(wanted):
         _read_rows([name for name in wanted if name not in keys], keys, care)
     return keys
@@ -157,9 +157,11 @@ def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care
         keys[make_kid(names[n - 1][:8], epoch)] = CountedKey(runs, row, None, *counters)
 
 
-def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care) -> dict[bytes, CountedKey]:
+def _read_kept(
+    kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care, ciphers: KeptCiphers
+) -> dict[bytes, CountedKey]:
     """The keys whose ciphers are kept and whose rows still stand, with their counters: one look at a narrow table."""
-    kept = kept_ciphers(kids)
+    kept = ciphers.kept(kids)
     runs = settings.COUNTER_GAP_RUNS
     highest = foreseen.get
     keys = {kid: CountedKey(runs, row, cipher, highest(kid, _NOT_FORESEEN)) for kid, (row, cipher) in kept.items()}
@@ -180,7 +182,7 @@ def _read_kept(kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Car
             keys[kid] = CountedKey(runs, *kept[kid], *counters)
         else:
             del keys[kid]
-            forget_cipher(kid)
+            ciphers.forget(kid)
     return keys
 
 

@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import DateTimeField, Max, OuterRef, QuerySet, Subquery
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
@@ -19,10 +19,10 @@ from unfold.enums import ActionVariant
 from ami_headend.core import step_up
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from keyvault.audit.chain import AuditError, web_actor
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import heard, provisioning
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
-from keyvault.models import FleetKey, InvocationCounter
+from keyvault.models import FleetKey
 from keyvault.rights import PROVISION
 from meters.admin_forms import (
     LATER_KEYS,
@@ -132,16 +132,8 @@ class MeterAdmin(LargeTableAdmin):
         return [(None, {"fields": [*fields, *(["first_keys"] if request.user.has_perm(PROVISION) else [])]})]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
-        heard = (
-            InvocationCounter.objects.filter(key__system_title=OuterRef("system_title"), key__epoch__gt=0)
-            .order_by()
-            .values("key__system_title")
-            .annotate(last=Max("heard_at"))
-            .values("last")
-        )
-        meters: QuerySet[Meter] = super().get_queryset(request)
-        meters = queries.with_length(meters, timezone.now())
-        return meters.annotate(last_heard_at=Subquery(heard, output_field=DateTimeField()))
+        meters: QuerySet[Meter] = queries.with_length(super().get_queryset(request), timezone.now())
+        return meters.annotate(last_heard_at=heard.last_at("system_title"))
 
     def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         if not may_see_places(request.user):  # it tells where the meter was installed

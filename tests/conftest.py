@@ -151,9 +151,10 @@ def _cheap_hashes() -> None:
 @pytest.fixture(autouse=True)
 def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker's process learned of foreseen counters is no other test's."""
-    from concentrators.ingest import verification  # noqa: PLC0415 - after django.setup
+    from concentrators.ingest.attempt import Foresight  # noqa: PLC0415 - after django.setup
+    from concentrators.ingest.worker import PROCESS  # noqa: PLC0415 - after django.setup
 
-    monkeypatch.setattr(verification, "_foresight", verification._Foresight())
+    monkeypatch.setattr(PROCESS, "foresight", Foresight())
 
 
 @pytest.fixture(autouse=True)

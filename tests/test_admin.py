@@ -16,8 +16,8 @@ from ami_headend.alerts.models import Channel, Delivery
 from ami_headend.console.navigation import sidebar
 from ami_headend.web.admin import OctetsField, octets_begin
 from concentrators.commands import downlink, rollouts
-from concentrators.commands.rollouts import Selection
 from concentrators.fleet import tokens
+from concentrators.fleet.selection import Selection
 from concentrators.models import (
     Assignment,
     Command,

@@ -88,6 +88,7 @@ def test_every_task_is_known_takes_nothing_and_has_a_queue_and_limits() -> None:
         assert tasklimits.STATEMENT_TIMEOUT_S < soft < hard <= 1000
     routes = {name: app.amqp.router.route({}, name)["queue"].name for name in app.tasks}
     assert {name for name, queue in routes.items() if queue == UPLINKS} == {
+        "concentrators.tasks.verify_backlog",
         "concentrators.tasks.verify_uplink",
         "concentrators.tasks.sweep_uplinks",
     }

@@ -10,6 +10,15 @@ from django.conf import settings
 _HOMES = {
     "the register of the load profile": (r'"1-0:1\.29\.0"', "meters/readings/obis.py"),
     "numbers of advisory locks": (r"0x616D69", "ami_headend/core/locks.py"),
+    "when one posted last": (r"received_at DESC LIMIT 1\)|\"-received_at\"\)\.values", "concentrators/fleet/health.py"),
+    "when a concentrator is silent": (r"received_at, c\.created_at\) <", "concentrators/fleet/health.py"),
+    "how long one may be silent": (r"condition=Condition\.SILENT_CONCENTRATOR", "ami_headend/alerts/silence.py"),
+    "when a device was heard last": (
+        r"max\(n\.heard_at|Max\(\"heard_at|n\.heard_at >= ",
+        "keyvault/device_keys/heard.py",
+    ),
+    "which keys are worn": (r"\b[cn]\.highest >= %s", "keyvault/device_keys/epochs.py"),
+    "which assignments hold": (r"Q\(valid_to__gt=\w+\), valid_from__lte", "concentrators/fleet/assignments.py"),
 }
 APPS = ("ami_headend", "concentrators", "meters", "keyvault")
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.functional import cached_property
 
@@ -101,10 +102,7 @@ class AcknowledgementPage(ConsolePage):
     @cached_property
     def acknowledgement(self) -> Acknowledgement:
         """The acknowledgement of the address, or 404."""
-        found = Acknowledgement.objects.filter(pk=min(self.kwargs["pk"], 2**31 - 1)).first()
-        if found is None:
-            raise Http404("There is no such acknowledgement.")
-        return found
+        return get_object_or_404(Acknowledgement, pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)

@@ -5,17 +5,19 @@ from typing import Any
 
 import pyarrow as pa
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 
+from ami_headend.alerts import silence
 from ami_headend.alerts.models import Alert, GatheredSubjects, SubjectKind
-from ami_headend.console import registry_queries
 from ami_headend.console.formatting import ago, label, link
 from ami_headend.console.lists import ROWS, number_of, text, text_of
 from ami_headend.console.meters import MetersActingPage, meters_table
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
+from ami_headend.core.sql import chunks
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, Table, table
 from concentrators.models import Concentrator
@@ -23,7 +25,6 @@ from meters.models import Meter
 from meters.readings import export
 
 RIGHTS = {SubjectKind.METER: "meters.view_meter", SubjectKind.CONCENTRATOR: "concentrators.view_concentrator"}
-_BATCH = 5_000
 _METERS = pa.schema([("meter_id", pa.int64()), ("serial_number", pa.string()), ("system_title", pa.string())])
 _CONCENTRATORS = pa.schema([("concentrator_id", pa.int64()), ("concentrator", pa.string())])
 
@@ -87,50 +88,42 @@ class AlertSubjectsExport(ConsolePage):
         self, request: HttpRequest, pk: int
     ) -> HttpResponseBase:
         gathered = _gathered(request, pk)
-        ids = sorted(gathered.ids)
-        parts = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
+        parts = chunks(sorted(gathered.ids))
         is_of_meters = gathered.kind == SubjectKind.METER
-        return StreamingHttpResponse(
-            export.stream_csv(
-                _METERS if is_of_meters else _CONCENTRATORS, map(_meters if is_of_meters else _concentrators, parts)
-            ),
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": f'attachment; filename="alert-{pk}.csv"'},
-        )
+        schema, rows = (_METERS, _meters) if is_of_meters else (_CONCENTRATORS, _concentrators)
+        return export.csv_answer(f"alert-{pk}", schema, map(rows, parts))
 
 
 def _gathered(request: HttpRequest, pk: int) -> GatheredSubjects:
     """An alert's subjects, where the user may see them; 404 where the alert has none of its own."""
-    found = GatheredSubjects.objects.select_related("alert__rule").filter(alert=pk).first()
-    if found is None:
-        raise Http404("This alert has no list of subjects.")
+    found = get_object_or_404(GatheredSubjects.objects.select_related("alert__rule"), alert=pk)
     if not request.user.has_perm(RIGHTS[SubjectKind(found.kind)]):
         raise PermissionDenied
     return found
 
 
 def _concentrators_table(rows: Sequence[Concentrator]) -> Table:
-    heard = {row.id: row.heard_at for row in registry_queries.concentrators()}
     now = timezone.now()
+    posted = {row.id: row.posted_at for row in silence.of_concentrators(now)}
     return table(
         [Column("concentrator"), Column("state"), Column("last heard")],
         [
             [
                 link(reverse("admin:concentrator", args=[row.pk]), row.name),
                 label("active", "success") if row.is_active else label("inactive"),
-                ago(heard.get(row.pk), now),
+                ago(posted.get(row.pk), now),
             ]
             for row in rows
         ],
     )
 
 
-def _meters(ids: list[int]) -> list[Any]:
+def _meters(ids: Sequence[int]) -> list[Any]:
     rows = Meter.objects.filter(pk__in=ids).order_by("pk").values_list("pk", "serial_number", "system_title")
     return [(key, serial, title.hex()) for key, serial, title in rows]
 
 
-def _concentrators(ids: list[int]) -> list[Any]:
+def _concentrators(ids: Sequence[int]) -> list[Any]:
     return list(Concentrator.objects.filter(pk__in=ids).order_by("pk").values_list("pk", "name"))
 
 

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Min, Sum
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.db.models import Sum
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from ami_headend.alerts.silence import silent_after
+from ami_headend.alerts import silence
 from ami_headend.console import charts
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import health_label
@@ -49,7 +50,6 @@ from keyvault.master_key import MasterKeyError
 
 MAKE, END = "concentrators.add_concentratortoken", "concentrators.change_concentratortoken"
 _DAYS = 7
-_HOUR = timedelta(hours=1)
 _ROWS = 10
 _TOKENS = 20
 _INCOMPLETE = 50
@@ -106,10 +106,7 @@ class ConcentratorPage(ConsolePage):
     @cached_property
     def concentrator(self) -> Concentrator:
         """The concentrator of the address, or 404."""
-        found = Concentrator.objects.filter(pk=min(self.kwargs["pk"], 2**31 - 1)).first()
-        if found is None:
-            raise Http404("There is no such concentrator.")
-        return found
+        return get_object_or_404(Concentrator, pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
@@ -204,16 +201,14 @@ def _revoking(token: ConcentratorToken, now: datetime) -> dict[str, Any]:
 
 def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
     posted = Uplink.objects.filter(concentrator=concentrator)
-    heard_at = posted.order_by("-received_at").values_list("received_at", flat=True).first()
-    waiting = posted.filter(verified_at=None).aggregate(uplinks=Count("pk"), oldest=Min("received_at"))
+    (health,) = silence.of_concentrators(now, concentrator.pk)
     last_day = posted.filter(received_at__gte=now - TRAFFIC_PERIOD)
     sums = last_day.aggregate(frames=Sum("frames", default=0), rejected=Sum("rejected", default=0))
     frames, rejected = sums["frames"], sums["rejected"]
-    health = health_label(now, heard_at, waiting["oldest"], silent_after(), is_active=concentrator.is_active)
-    oldest = "nothing waits" if waiting["oldest"] is None else f"oldest {ago(waiting['oldest'], now)}"
+    oldest = "nothing waits" if health.oldest_waiting_at is None else f"oldest {ago(health.oldest_waiting_at, now)}"
     return [
-        Figure("Last heard", ago(heard_at, now), health, "sensors"),
-        Figure("Uplinks waiting", thousands(waiting["uplinks"]), oldest, "hourglass_empty"),
+        Figure("Last heard", ago(health.posted_at, now), health_label(health, now), "sensors"),
+        Figure("Uplinks waiting", thousands(health.waiting), oldest, "hourglass_empty"),
         Figure("Frames", thousands(frames), "posted in the last 24 hours", "upload"),
         Figure(
             "Rejected",

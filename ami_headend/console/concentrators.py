@@ -8,15 +8,16 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from ami_headend.alerts.silence import silent_after
-from ami_headend.console import kept, registry_queries
+from ami_headend.alerts import silence
+from ami_headend.console import kept
 from ami_headend.console.fleet_queries import PROFILES
 from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
 from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text
 from ami_headend.console.meters import meters_url
-from ami_headend.console.registry_queries import TRAFFIC, ConcentratorRow, Traffic
+from ami_headend.console.registry_queries import TRAFFIC, Traffic
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, Table, table
+from concentrators.fleet.health import Health
 from concentrators.totals.completeness import Share
 
 LAGGING_AFTER = timedelta(minutes=2)
@@ -32,28 +33,21 @@ class ConcentratorFilters(KnownParametersForm):
     state = choice("state", [(state, state) for state in _STATES])
 
 
-def health_label(
-    now: datetime,
-    heard_at: datetime | None,
-    oldest_waiting_at: datetime | None,
-    silent_after: timedelta,
-    *,
-    is_active: bool,
-) -> SafeString:
+def health_label(row: Health, now: datetime) -> SafeString:
     """How a concentrator is doing, in a word: lagging is ours, the others are its own."""
-    if not is_active:
+    if not row.is_active:
         return label("inactive")
-    if heard_at is None:
-        return label("never heard", "danger")
-    if oldest_waiting_at is not None and now - oldest_waiting_at > LAGGING_AFTER:
+    if row.posted_at is None:
+        return label("never heard", "danger" if row.is_silent else "")
+    if row.oldest_waiting_at is not None and now - row.oldest_waiting_at > LAGGING_AFTER:
         return label("lagging", "warning")
-    return label("silent", "danger") if now - heard_at > silent_after else label("posting", "success")
+    return label("silent", "danger") if row.is_silent else label("posting", "success")
 
 
 class _Shown(NamedTuple):
     """All that the list knows of a concentrator."""
 
-    row: ConcentratorRow
+    row: Health
     traffic: Traffic
     share: Share | None
 
@@ -65,7 +59,7 @@ def _completeness(shown: _Shown) -> float:
 # What the list can be sorted by; of two that are equal, the first name comes first.
 _SORTS: dict[str, Callable[[_Shown], Any]] = {
     "name": lambda shown: shown.row.name,
-    "heard": lambda shown: (shown.row.heard_at is not None, shown.row.heard_at),
+    "heard": lambda shown: (shown.row.posted_at is not None, shown.row.posted_at),
     "completeness": _completeness,
     "meters": lambda shown: shown.traffic.meters,
     "frames": lambda shown: shown.traffic.frames,
@@ -96,7 +90,7 @@ class ConcentratorsPage(ListPage):
         by = _SORTS.get(sort.removeprefix("-"), _SORTS["name"])
         found.sort(key=by, reverse=sort.startswith("-"))
         first = number_of(after[0]) if after else 0
-        silence, see_meters = silent_after(), can("meters.view_meter")
+        see_meters = can("meters.view_meter")
         columns = [
             self._sorted_by("concentrator", "name"),
             Column("health"),
@@ -107,7 +101,7 @@ class ConcentratorsPage(ListPage):
             self._sorted_by("rejected, 24 h", "rejected", is_number=True, is_minor=True),
             self._sorted_by("uplinks waiting", "waiting", is_number=True, is_minor=True),
         ]
-        lines = [_line(shown, silence, now, see_meters=see_meters) for shown in found[first : first + ROWS]]
+        lines = [_line(shown, now, see_meters=see_meters) for shown in found[first : first + ROWS]]
         rest = first + ROWS if len(found) > first + ROWS else None
         return table(columns, lines), None if rest is None else [rest]
 
@@ -129,18 +123,18 @@ def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list
     shares = {share.concentrator_id: share for share in answers[PROFILES.name].found.shares} if with_shares else {}
     return [
         _Shown(row, traffic.get(row.id, Traffic()), shares.get(row.id))
-        for row in registry_queries.concentrators()
+        for row in silence.of_concentrators(now)
         if part in row.name.casefold() and is_active in (None, row.is_active)
     ]
 
 
-def _line(shown: _Shown, silence: timedelta, now: datetime, *, see_meters: bool) -> list[Any]:
+def _line(shown: _Shown, now: datetime, *, see_meters: bool) -> list[Any]:
     row, traffic, share = shown
     meters = thousands(traffic.meters)
     return [
         link(reverse("admin:concentrator", args=[row.id]), row.name),
-        health_label(now, row.heard_at, row.oldest_waiting_at, silence, is_active=row.is_active),
-        ago(row.heard_at, now),
+        health_label(row, now),
+        ago(row.posted_at, now),
         NOTHING if share is None else percent(share.counted, share.expected),
         link(meters_url(concentrator=row.name), meters) if see_meters else meters,
         thousands(traffic.frames),

@@ -4,7 +4,8 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.functional import cached_property
 
@@ -24,7 +25,7 @@ from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind, Se
 from concentrators.failures.queries import FailureSelection
 from concentrators.failures.reasons import without_values
 from concentrators.ingest import reverification
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest.attempt import TransientError
 from concentrators.models import IntegrityFailure
 from keyvault.cose.annotation import annotate
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
@@ -49,10 +50,7 @@ class FailurePage(ConsolePage):
     def failure(self) -> IntegrityFailure:
         """The failure of the address, or 404: it may have been judged again, or its keeping have ended."""
         rows = IntegrityFailure.objects.select_related("meter", "concentrator", "uplink", "acknowledgement")
-        found = rows.defer("uplink__body").filter(pk=min(self.kwargs["pk"], 2**63 - 1)).first()
-        if found is None:
-            raise Http404("There is no such failure: it was judged again, or its keeping has ended.")
-        return found
+        return get_object_or_404(rows.defer("uplink__body"), pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         failure = self.failure

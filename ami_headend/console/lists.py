@@ -8,13 +8,14 @@ from django import forms
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.console.page import ConsolePage
+from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import FilterForm, KnownParametersForm
 from ami_headend.web.tables import Table
 from meters.models import Meter
-from meters.registry.lookup import RegistryError, look_up
+from meters.registry.lookup import RegistryError, look_up, parse_system_title
 
 ROWS = 50
 
@@ -45,8 +46,7 @@ def box(form: str, name: str, value: int, what: str) -> SafeString:
 
 def chosen(request: HttpRequest, name: str) -> list[int]:
     """The ids of the rows that were chosen, at most as many as a page has; what is no id is passed over."""
-    written = [number for number in request.POST.getlist(name) if number.isascii() and number.isdigit()]
-    return [int(number) for number in written[:ROWS] if len(number) <= 18]
+    return row_numbers(request.POST.getlist(name))[:ROWS]
 
 
 class MeterField(forms.CharField):
@@ -66,7 +66,27 @@ class MeterField(forms.CharField):
 
     def unknown(self, written: str, error: RegistryError) -> Meter | bytes:
         """What stands for a meter that is not registered."""
-        raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        raise forms.ValidationError(sentence(error)) from None
+
+
+class TitlesField(forms.CharField):
+    """System titles, by spaces, commas or lines; the devices by title."""
+
+    def __init__(self, most: int, rows: int, **options: Any) -> None:
+        widget = UnfoldAdminTextareaWidget(attrs={"rows": rows, "spellcheck": "false"})
+        super().__init__(max_length=most * 17, widget=widget, **options)
+
+    def clean(self, value: Any) -> Any:
+        words = super().clean(value).replace(",", " ").split()
+        try:
+            return sorted({parse_system_title(word) for word in words})
+        except RegistryError as error:
+            raise forms.ValidationError(sentence(error)) from None
+
+
+def sentence(error: Exception) -> str:
+    """What an error of the domain says, as a sentence on a page."""
+    return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
 class ListPage(ConsolePage):

@@ -7,15 +7,14 @@ from typing import Any
 import pyarrow as pa
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Max, OuterRef, Subquery
+from django.db.models import OuterRef, Subquery
 from django.http import (
-    Http404,
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
     HttpResponseRedirect,
-    StreamingHttpResponse,
 )
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -26,7 +25,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, thousands
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
-from ami_headend.console.meters import HEARD_PERIOD, STATUS_COLOURS
+from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.core.numbers import row_number
 from ami_headend.web.tables import Column, Table, table
@@ -39,6 +38,7 @@ from concentrators.models import Assignment, Command, CommandKind, CommandState
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
+from keyvault.device_keys import heard
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
@@ -70,11 +70,8 @@ class _OfMeter(LoadProfilePage):
     @cached_property
     def meter(self) -> Meter:
         """The meter of the address, or 404."""
-        chosen = Meter.objects.filter(pk=min(self.kwargs["pk"], 2**31 - 1))
-        found = queries.with_length(chosen, timezone.now()).first()
-        if found is None:
-            raise Http404("There is no such meter.")
-        return found
+        known = Meter.objects.annotate(heard_at=heard.last_at("system_title"))
+        return get_object_or_404(queries.with_length(known, timezone.now()), pk=self.kwargs["pk"])
 
 
 class MeterPage(_OfMeter):
@@ -94,12 +91,11 @@ class MeterPage(_OfMeter):
         context = super().get_context_data(**kwargs)
         meter, now = self.meter, context["now"]
         can = self.request.user.has_perm
-        counters = InvocationCounter.objects.filter(key__system_title=meter.system_title, key__epoch__gt=0)
-        heard = counters.aggregate(at=Max("heard_at"))["at"]
+        heard_at: datetime | None = meter.heard_at  # type: ignore[attr-defined]
         context |= {
             "meter": meter,
             "title": f"Meter {meter}",
-            "figures": _figures(meter, heard, now),
+            "figures": _figures(meter, heard_at, now),
             "commands": _commands(meter, now) if can("concentrators.view_command") else None,
             "may_cancel": can(CANCEL),
         }
@@ -127,10 +123,10 @@ class MeterPage(_OfMeter):
         if can(rights.COMPROMISE) and can(rights.SEE_KEYS):
             context["compromise_url"] = compromise_url(bytes(meter.system_title))
         if can(READ_READINGS):
-            context |= self._readings(meter, heard, now)
+            context |= self._readings(meter, heard_at, now)
         return context
 
-    def _readings(self, meter: Meter, heard: datetime | None, now: datetime) -> dict[str, Any]:
+    def _readings(self, meter: Meter, heard_at: datetime | None, now: datetime) -> dict[str, Any]:
         """What the meter said: the chart of the period, its gaps, the days before it, and the last values."""
         shown, register = self.shown, self.register
         expected = expected_periods([meter], midnight(self.first_day(now)), now, now)
@@ -142,7 +138,7 @@ class MeterPage(_OfMeter):
             "exports": exports(meter, shown.start, shown.end, register),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",
             "last_values": _last_values(
-                queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard else [], now
+                queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard_at else [], now
             ),
         }
 
@@ -201,22 +197,18 @@ class MeterGapsExport(_OfMeter):
         report = gap_report(self.meter, register, self.shown.start, self.shown.end, timezone.now())
         title = bytes(self.meter.system_title).hex()
         rows = [(title, register.obis_code, gap.start, gap.end, gap.intervals) for gap in report.gaps]
-        return StreamingHttpResponse(
-            files.stream_csv(_GAPS_SCHEMA, [rows] if rows else []),
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": f'attachment; filename="missing-{title}.csv"'},
-        )
+        return files.csv_answer(f"missing-{title}", _GAPS_SCHEMA, [rows] if rows else [])
 
 
-def _figures(meter: Meter, heard: datetime | None, now: datetime) -> list[Figure]:
+def _figures(meter: Meter, heard_at: datetime | None, now: datetime) -> list[Figure]:
     counted = failure_queries.open_of_meter(meter.pk)
     waiting = Command.objects.filter(
         meter=meter, state__in=[CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED]
     ).count()
-    fresh = heard is not None and now - heard < HEARD_PERIOD
+    fresh = heard_at is not None and now - heard_at < heard.PERIOD
     minutes = meter.length_minutes  # type: ignore[attr-defined]
     return [
-        Figure("Last heard", ago(heard, now), "accepted frames only", "sensors", tone="good" if fresh else "bad"),
+        Figure("Last heard", ago(heard_at, now), "accepted frames only", "sensors", tone="good" if fresh else "bad"),
         Figure("Interval", f"{minutes} min", "of its load profile", "timelapse"),
         Figure(
             "Open failures",

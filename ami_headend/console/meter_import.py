@@ -16,21 +16,16 @@ from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, 
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.tables import BadLine, FileError
 from ami_headend.web.tables import Column, Table, table
-from concentrators.commands.capture_period import IntervalError
-from concentrators.fleet.assignments import AssignmentError
-from concentrators.fleet.meter_import import ImportReport, KeyPolicy, import_meters
+from concentrators.fleet.meter_import import REFUSALS, ImportReport, KeyPolicy, import_file
 from keyvault import rights
-from keyvault.audit.chain import AuditError, web_actor
-from keyvault.device_keys.provisioning import ProvisioningError
-from keyvault.master_key import MasterKeyError
+from keyvault.audit.chain import web_actor
 from keyvault.models import FleetKey
 from meters.admin_forms import LATER_KEYS, RANDOM_KEYS
-from meters.registry.meter_file import OPTIONAL, REQUIRED, read_meter_file
+from meters.registry.meter_file import OPTIONAL, REQUIRED
 
 _LINES_MAX = 20_000  # more would outlast a request: manage.py import_meters takes any number
 _OCTETS_MAX = 10_000_000  # unpacked
 _BAD_SHOWN = 50
-_REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError)
 
 
 class ImportForm(forms.Form):
@@ -96,7 +91,7 @@ class MeterImportPage(ConsolePage):
         dry_run = request.POST.get("act") != "import"
         try:
             report = _import(request, form, dry_run=dry_run)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             form.add_error("file", f"{error}. Nothing was imported.")
             return self.render_to_response(self.get_context_data(form=form))
         except IntegrityError:
@@ -123,19 +118,18 @@ def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> ImportR
             copy.write(part)
         copy.flush()
         try:
-            file = read_meter_file(Path(copy.name), _LINES_MAX, _OCTETS_MAX)
+            return import_file(
+                Path(copy.name),
+                form.policy(),
+                web_actor(request),
+                timezone.now(),
+                update=form.cleaned_data["update"],
+                dry_run=dry_run,
+                lines_max=_LINES_MAX,
+                octets_max=_OCTETS_MAX,
+            )
         except FileError as error:
             raise FileError(str(error).replace(copy.name, "the file")) from None
-    report = import_meters(
-        file.lines,
-        timezone.now(),
-        form.policy(),
-        web_actor(request),
-        update=form.cleaned_data["update"],
-        dry_run=dry_run or bool(file.bad),
-    )
-    report.bad = sorted([*file.bad, *report.bad])
-    return report
 
 
 def _bad(lines: list[BadLine]) -> Table:

@@ -30,13 +30,13 @@ from concentrators.commands.queue import DownlinkError
 from concentrators.models import CommandKind
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
+from keyvault.device_keys import heard
 from keyvault.device_keys.epochs import EpochError
 from keyvault.master_key import MasterKeyError
 from meters.models import Meter, MeterStatus
 from meters.registry.lookup import RegistryError, parse_system_title
 
 GIVE = "concentrators.add_command"
-HEARD_PERIOD = timedelta(hours=24)
 _KINDS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK}
 _SAID_AFTER = timedelta(seconds=15)  # what was counted longer ago says so
 STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
@@ -57,7 +57,7 @@ def health_label(row: MeterRow, now: Any) -> SafeString:
         return label(MeterStatus(row.status).label, STATUS_COLOURS[MeterStatus(row.status)])
     if row.heard_at is None:
         return label("never heard", "danger")
-    return label("heard", "success") if now - row.heard_at < HEARD_PERIOD else label("silent", "warning")
+    return label("heard", "success") if now - row.heard_at < heard.PERIOD else label("silent", "warning")
 
 
 def meters_url(**filters: Any) -> str:
@@ -130,7 +130,7 @@ class MetersPage(MetersActingPage):
             status=filters["status"],
             concentrator_id=None if concentrator is None else concentrator.pk,
             heard=filters["health"],
-            heard_since=now - HEARD_PERIOD,
+            heard_since=now - heard.PERIOD,
             ids=self.known_ids(filters["health"], now) if concentrator is None and not filters["search"] else None,
             after=text_of(after) if after else "",
         )

@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
-from ami_headend.alerts.silence import silent_after
-from ami_headend.console import charts, fleet_queries, traffic_queries
+from ami_headend.alerts import silence
+from ami_headend.console import charts, traffic_queries
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.failures import failures_url, groups_table
 from ami_headend.console.figures import Figure
@@ -38,8 +38,9 @@ from ami_headend.web.tables import Column, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureSelection
-from concentrators.ingest import uplink_state
+from concentrators.ingest import backlog
 from concentrators.models import WaveState
+from keyvault.device_keys import heard
 from keyvault.models import MasterKeyRotation, RotationState
 
 QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
@@ -75,7 +76,7 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
             clipped(meter.via or "-"),
         ]
         for meter in found.silent
-        if not clock.is_within(meter.heard_at, fleet_queries.HEARD_PERIOD, now)
+        if not clock.is_within(meter.heard_at, heard.PERIOD, now)
     ]
     return {
         "figures": [Figure("Meters heard", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],
@@ -90,10 +91,10 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
 def concentrators(found: Profiles | None, now: datetime) -> Panel:
     """Concentrators: the silent ones first, then those whose meters' readings lag behind."""
     shares = {} if found is None else {share.concentrator_id: share for share in found.shares[:ROWS]}
-    after = silent_after()
-    standing = fleet_queries.concentrators(now - after, now, list(shares))
-    silent = [row for row in standing.rows if row.is_silent]
-    others = {row.id: row for row in standing.rows if not row.is_silent}
+    active = [one for one in silence.of_concentrators(now) if one.is_active]
+    silent = sorted((one for one in active if one.is_silent), key=lambda one: (one.known_since, one.id))
+    others = {one.id: one for one in active if not one.is_silent}
+    new, missed = sum(one.is_new for one in active), len(silent)
     lagging = [others[one] for one in shares if one in others]
     rows = []
     short = sum(shares[row.id].counted < COMPLETE * shares[row.id].expected for row in lagging)
@@ -101,27 +102,25 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
     for row in [*silent, *lagging][:ROWS]:
         share = shares.get(row.id)
         part = None if share is None else share.counted / share.expected
-        state = ("silent", "danger") if row in silent else ("well", "success") if row.heard_at else ("new", "")
+        state = ("silent", "danger") if row in silent else ("well", "success") if row.posted_at else ("new", "")
         if state[0] == "well" and part is not None and part < COMPLETE:
             state = ("lagging", "warning")
         rows.append(
             [
                 link(reverse("admin:concentrator", args=[row.id]), row.name),
                 label(*state),
-                ago(row.heard_at, now),
+                ago(row.posted_at, now),
                 "-" if share is None else percent(share.counted, share.expected),
                 "-" if share is None else ago(share.newest, now),
                 thousands(row.waiting),
             ]
         )
-    posting = standing.active - standing.silent - standing.new
-    note = (
-        f"{standing.silent:,} silent for over {duration(after.total_seconds())}" if standing.silent else "none silent"
-    )
-    if standing.new:
-        note += f", {standing.new:,} never posted yet"
+    after = duration(silence.silent_after().total_seconds())
+    note = f"{missed:,} silent for over {after}" if missed else "none silent"
+    if new:
+        note += f", {new:,} never posted yet"
     url = reverse("admin:concentrators")
-    tone = "bad" if standing.silent else "good" if standing.active else ""
+    tone = "bad" if missed else "good" if active else ""
     columns = [
         Column("concentrator"),
         Column("state"),
@@ -130,7 +129,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
         Column("newest reading", is_minor=True),
         Column("waiting", is_number=True, is_minor=True),
     ]
-    value = f"{posting:,} of {standing.active:,}"
+    value = f"{len(active) - missed - new:,} of {len(active):,}"
     return {
         "figures": [Figure("Concentrators posting", value, note, "router", url, tone)],
         "concentrators": table(columns, rows),
@@ -142,9 +141,9 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
     """Frames by verdict, and the queue."""
     verified, rejected = sum(hour.verified for hour in found), sum(hour.rejected for hour in found)
     url = reverse("admin:concentrators_uplink_changelist")
-    backlog, lag = uplink_state.backlog(), traffic_queries.lag()
-    if backlog.oldest_received_at is not None:
-        note = f"the oldest for {duration((now - backlog.oldest_received_at).total_seconds())}"
+    queue, lag = backlog.waiting(), traffic_queries.lag()
+    if queue.oldest_received_at is not None:
+        note = f"the oldest for {duration((now - queue.oldest_received_at).total_seconds())}"
     elif lag.median_s is None:
         note = "nothing was posted yet"
     else:
@@ -153,7 +152,7 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
     return {
         "figures": [
             Figure("Frames refused", thousands(rejected), refused, "gpp_bad", failures_url()),
-            Figure("Uplinks waiting", thousands(backlog.uplinks), note, "hourglass_empty", url),
+            Figure("Uplinks waiting", thousands(queue.uplinks), note, "hourglass_empty", url),
         ],
         "verdicts": _verdicts_chart(found),
         "uplinks_url": url,

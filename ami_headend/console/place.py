@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from django.http import Http404
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.functional import cached_property
 
@@ -30,10 +30,7 @@ class PlacePage(LoadProfilePage):
     @cached_property
     def place(self) -> Place:
         """The place of the address, or 404."""
-        found = Place.objects.filter(pk=min(self.kwargs["pk"], 2**63 - 1)).first()
-        if found is None:
-            raise Http404("There is no such place.")
-        return found
+        return get_object_or_404(Place, pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)

@@ -9,16 +9,11 @@ from django.db import connection
 
 from ami_headend.console.kept import Question
 from ami_headend.core.sql import int_array
+from keyvault.device_keys import heard
 from meters.models import MeterStatus
 from meters.registry.search import meter_condition
 
 TRAFFIC_PERIOD = timedelta(hours=24)
-_HEARD = """
-    LEFT JOIN LATERAL (
-        SELECT n.heard_at, n.heard_via FROM keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id
-        WHERE k.system_title = m.system_title AND k.epoch > 0 ORDER BY n.heard_at DESC NULLS LAST LIMIT 1
-    ) AS h ON true
-"""
 
 
 class MeterRow(NamedTuple):
@@ -53,17 +48,6 @@ class MeterSelection:
     after: str = ""
 
 
-class ConcentratorRow(NamedTuple):
-    """A concentrator as it stands; ``waiting`` are uplinks that are not verified."""
-
-    id: int
-    name: str
-    is_active: bool
-    heard_at: datetime | None
-    waiting: int
-    oldest_waiting_at: datetime | None
-
-
 class Traffic(NamedTuple):
     """Of a concentrator: its meters, and the frames that it posted in TRAFFIC_PERIOD."""
 
@@ -79,7 +63,7 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
     numbers until fifty of them are found costs seconds.
     """
     conditions, params = _meter_conditions(selection, limit)
-    heard = _HEARD if selection.heard else ""
+    first_heard = heard.LAST.format(title="m.system_title") if selection.heard else ""
     mine = ""
     few: list[Any] = []
     if selection.concentrator_id is not None:
@@ -95,9 +79,9 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
             SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status,
                    coalesce(l.interval_minutes, m.interval_minutes),
                    h.heard_at, c.id, c.name, coalesce(f.open, 0)
-            FROM (SELECT m.* FROM {"mine" if mine else "meters_meter"} m {heard} {conditions}
+            FROM (SELECT m.* FROM {"mine" if mine else "meters_meter"} m {first_heard} {conditions}
                   ORDER BY m.serial_number LIMIT %s) AS m
-            {_HEARD}
+            {heard.LAST.format(title="m.system_title")}
             LEFT JOIN meters_earlierlength l ON l.meter_id = m.id AND l.valid_to > now()
                 AND (l.valid_from IS NULL OR l.valid_from <= now())
             LEFT JOIN concentrators_assignment a ON a.meter_id = m.id AND a.valid_to IS NULL
@@ -110,25 +94,6 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
     )
     shown = [MeterRow._make(row) for row in rows]
     return shown, (shown[-1].serial_number,) if len(shown) == limit else None
-
-
-def concentrators() -> list[ConcentratorRow]:
-    """All concentrators by name, with when each posted and what of it waits; one query."""
-    rows = _fetch(
-        """SELECT c.id, c.name, c.is_active, u.received_at, coalesce(w.uplinks, 0), w.oldest
-           FROM concentrators_concentrator c
-           LEFT JOIN LATERAL (
-               SELECT received_at FROM concentrators_uplink WHERE concentrator_id = c.id
-               ORDER BY received_at DESC LIMIT 1
-           ) AS u ON true
-           LEFT JOIN (
-               SELECT concentrator_id, count(*) AS uplinks, min(received_at) AS oldest
-               FROM concentrators_uplink WHERE verified_at IS NULL GROUP BY 1
-           ) AS w ON w.concentrator_id = c.id
-           ORDER BY c.name""",
-        [],
-    )
-    return [ConcentratorRow._make(row) for row in rows]
 
 
 def _traffic(now: datetime) -> dict[int, Traffic]:

@@ -4,11 +4,14 @@ psycopg takes milliseconds to adapt a list of a thousand values; the text of an 
 Statements are prepared and rows come in binary form. They take part in the current transaction.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from django.db import connection
+
+CHUNK = 5_000
+_T = TypeVar("_T")
 
 
 def int_array(values: Iterable[int]) -> str:
@@ -19,6 +22,11 @@ def int_array(values: Iterable[int]) -> str:
 def octets_array(values: Iterable[bytes]) -> str:
     """PostgreSQL's text of an array of bytea, in hex form."""
     return "{" + ",".join(['"\\\\x' + value.hex() + '"' for value in values]) + "}"
+
+
+def chunks(items: Sequence[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
+    """The items in parts of at most ``size``, as many as one statement takes."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def cursor() -> "psycopg.Cursor[Any]":

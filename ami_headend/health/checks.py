@@ -21,7 +21,7 @@ from ami_headend.core.sql import fetch_rows
 from ami_headend.health import heartbeats
 from ami_headend.queues import QUEUES
 from ami_headend.signin import unread
-from concentrators.ingest import uplink_state
+from concentrators.ingest import backlog
 from keyvault import journal, master_key
 from keyvault.master_key import MasterKeyError, trial
 from meters.readings import partitions
@@ -312,7 +312,7 @@ def _disk() -> Finding:
 
 
 def _backlog() -> Finding:
-    waiting = uplink_state.backlog()
+    waiting = backlog.waiting()
     if waiting.oldest_received_at is None:
         return Finding("backlog", True, "nothing waits")
     now = timezone.now()

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 
 from ami_headend.core import clock
 from concentrators.commands import rollouts, rotations
-from concentrators.commands.rollouts import Selection, WaveError
+from concentrators.commands.rollouts import WaveError
 from concentrators.commands.rotations import Kind
+from concentrators.fleet.selection import Selection
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs

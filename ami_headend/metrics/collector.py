@@ -17,7 +17,7 @@ from ami_headend.core.database_errors import Trouble, close_spoilt_connections, 
 from ami_headend.metrics import counting
 from ami_headend.metrics.models import Counted, Snapshot
 from concentrators.failures.kinds import FailureKind, Severity
-from concentrators.ingest import uplink_state
+from concentrators.ingest import backlog
 from keyvault import master_key
 from keyvault.master_key import MasterKeyError, rewrap
 
@@ -90,10 +90,10 @@ def _counters(now: datetime) -> Iterator[Metric]:
 
 
 def _queue(now: datetime) -> Iterator[Metric]:
-    backlog = uplink_state.backlog()
-    oldest = backlog.oldest_received_at
+    queue = backlog.waiting()
+    oldest = queue.oldest_received_at
     lag_s = clock.age_s(oldest, now) if oldest else 0.0
-    yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=backlog.uplinks)
+    yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=queue.uplinks)
     yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Since when the oldest of them waits", value=lag_s)
 
 

@@ -4,6 +4,7 @@ A worker takes them; whoever is asked for metrics reads what stands.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,10 +16,10 @@ from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
 from ami_headend.metrics.models import Snapshot
 from concentrators.models import WaveMeter, WaveState
+from keyvault.device_keys import heard
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
-HEARD_WITHIN = timedelta(hours=24)
 _RESTS, _REST_MIN = 20, timedelta(seconds=55)  # the schedule comes each minute
 
 
@@ -44,30 +45,22 @@ def _meters(now: datetime) -> list[list[Any]]:
     """Meters by state; those in service apart by whether they were heard."""
     counts = dict(Meter.objects.values_list("status").annotate(number=Count("pk")).order_by("status"))
     in_service = counts.pop(MeterStatus.COMMISSIONED, 0)
-    (heard,) = fetch_rows(
-        """SELECT count(*) FROM meters_meter m WHERE m.status = %s AND EXISTS (
-               SELECT 1 FROM keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id
-               WHERE k.system_title = m.system_title AND n.heard_at >= %s)""",
+    (heard_lately,) = fetch_rows(
+        f"SELECT count(*) FROM meters_meter m WHERE status = %s AND {heard.SINCE.format(title='m.system_title')}",
         MeterStatus.COMMISSIONED.value,
-        now - HEARD_WITHIN,
+        now - heard.PERIOD,
     )[0]
-    of_service = [["commissioned, heard", heard], ["commissioned, silent", in_service - heard]]
+    of_service = [["commissioned, heard", heard_lately], ["commissioned, silent", in_service - heard_lately]]
     return [*of_service, *map(list, counts.items())]
 
 
 def _concentrators(now: datetime) -> list[list[Any]]:
     """Concentrators by whether they are active, and posted: silent ones as the rule of their alert says."""
-    since = now - silence.silent_after()
-    return [
-        list(row)
-        for row in fetch_rows(
-            f"""SELECT CASE WHEN NOT c.is_active THEN 'inactive' WHEN {silence.IS_SILENT} THEN 'silent'
-                            WHEN h.received_at IS NULL THEN 'new' ELSE 'heard' END AS state, count(*)
-                FROM concentrators_concentrator c {silence.LAST_POSTED}
-                GROUP BY 1 ORDER BY 1""",
-            *silence.params(since, now),
-        )
-    ]
+    found = Counter(
+        "inactive" if not one.is_active else "silent" if one.is_silent else "new" if one.is_new else "heard"
+        for one in silence.of_concentrators(now)
+    )
+    return [list(pair) for pair in sorted(found.items())]
 
 
 def _device_keys(now: datetime) -> list[list[Any]]:

@@ -33,6 +33,9 @@ from rest_framework.request import Request
 
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.core.step_up import StepUpNeededError
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,14 @@ class ShallowJSONParser(JSONParser):
             raise exceptions.ParseError("JSON parse error - it is nested too deeply") from None
 
 
+class KeysUnavailable(exceptions.APIException):
+    """Master or fleet key cannot be used, or the act not be audited: nothing was done. An administrator must act."""
+
+    status_code = 503
+    default_detail = "Keys cannot be used now; nothing was done. Try again later."
+    wait = 60  # becomes Retry-After
+
+
 def problem(
     request: HttpRequest,
     status: int,
@@ -132,13 +143,21 @@ def step_up_needed(request: HttpRequest) -> HttpResponse:
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse | None:
-    """DRF's hook: the problem that an exception is, or None where it is a fault of ours (handler500)."""
+    """DRF's hook: the problem that an exception is, or None where it is a fault of ours (handler500).
+
+    What a view names as its ``refusals`` are errors of the domain that tell of the caller's mistake: 400.
+    """
     request = context["request"]
     if trouble := trouble_of(exc):
         return _unavailable(request, trouble, exc)
     if isinstance(exc, StepUpNeededError):
         return step_up_needed(request)
-    if isinstance(exc, Http404):
+    if isinstance(exc, getattr(context["view"], "refusals", ())):
+        exc = exceptions.ValidationError(str(exc))
+    elif isinstance(exc, MasterKeyError | AuditError | ProvisioningError):
+        logger.warning("keys cannot be used, for %s %s: %s", request.method, request.path, exc)
+        exc = KeysUnavailable()
+    elif isinstance(exc, Http404):
         exc = exceptions.NotFound(*exc.args)
     elif isinstance(exc, PermissionDenied):
         exc = exceptions.PermissionDenied(*exc.args)

@@ -5,16 +5,13 @@ from typing import Any
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers, status
-from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.api.commands import KeysUnavailable
 from concentrators.ingest import clock_corrections
 from concentrators.ingest.clock_corrections import ClockError, Wish
 from concentrators.models import ClockCorrection
-from keyvault.audit.chain import AuditError, web_actor
-from keyvault.master_key import MasterKeyError
+from keyvault.audit.chain import web_actor
 
 _LISTED = 200
 _NAMES = {"start": "from", "end": "to"}
@@ -52,6 +49,7 @@ class ClockCorrections(generics.GenericAPIView[Any]):
     """Corrections of the head-end's own clock."""
 
     queryset = ClockCorrection.objects.none()
+    refusals = (ClockError,)
     rights = {"GET": ["concentrators.view_uplink"], "POST": ["concentrators.correct_clock_uplink"]}
 
     @extend_schema(operation_id="clock_corrections", responses=ClockCorrectionSerializer(many=True))
@@ -69,10 +67,5 @@ class ClockCorrections(generics.GenericAPIView[Any]):
         """Say that the head-end's clock was behind: frames that were ahead of it are judged again; audited."""
         body = ClockCorrectionSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        try:
-            found = clock_corrections.correct(body.wish(), web_actor(request), timezone.now())
-        except ClockError as error:
-            raise ValidationError(str(error)) from None
-        except (MasterKeyError, AuditError) as error:
-            raise KeysUnavailable from error
+        found = clock_corrections.correct(body.wish(), web_actor(request), timezone.now())
         return Response(CorrectedSerializer(found).data, status=status.HTTP_201_CREATED)

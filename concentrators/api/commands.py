@@ -20,32 +20,21 @@ from concentrators.commands.operator import Order
 from concentrators.commands.queue import DownlinkError
 from concentrators.fleet.authentication import CommandThrottle, ReceiptThrottle, concentrator_id
 from concentrators.models import Command, CommandKind
-from keyvault.audit.chain import AuditError, web_actor
+from keyvault.audit.chain import web_actor
 from keyvault.device_keys.epochs import EpochError
-from keyvault.device_keys.provisioning import ProvisioningError
-from keyvault.master_key import MasterKeyError
 from keyvault.rights import ROTATE_DEVICE_KEYS
+from meters.api.meters import meter_of
 from meters.api.serializers import NamedField, QuerySerializer
-from meters.models import Meter, Register
+from meters.models import Register
 from meters.readings.gaps import GapsError
 from meters.readings.obis import RegisterKind
 from meters.registry.interval_lengths import LONGEST_MINUTES
-from meters.registry.lookup import RegistryError, find_meter
 
 CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _LISTED = 200
 _RECEIPT_OCTETS_MAX = 512  # it needs some 30
-_KEYS_RETRY_AFTER_S = 60
 _TAKES = {"resend": (("from", "to"), ("register",)), "set_interval": (("interval_minutes",), ("from",))}
-
-
-class KeysUnavailable(exceptions.APIException):
-    """Master or fleet key cannot be used, or the act not be audited: nothing was done. An administrator must act."""
-
-    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-    default_detail = "Keys cannot be used now; nothing was done. Try again later."
-    wait = _KEYS_RETRY_AFTER_S  # becomes Retry-After
 
 
 class Fetched(exceptions.APIException):
@@ -85,10 +74,7 @@ class CommandsView(ConcentratorView):
         """
         query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)
-        try:
-            offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
-        except MasterKeyError as error:
-            raise KeysUnavailable from error
+        offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
         return HttpResponse(downlink.encode_offers(offers), content_type=CBOR_SEQUENCE)
 
 
@@ -204,6 +190,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
     """The commands of one meter."""
 
     queryset = Command.objects.none()
+    refusals = (DownlinkError, IntervalError, EpochError, GapsError)
     rights: ClassVar[dict[str, list[str]]] = {"POST": []}  # by the kind of command
 
     @extend_schema(
@@ -214,7 +201,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
     def get(self, request: Request, system_title: str) -> Response:
         """The newest commands of a meter, and how they stand."""
         rows = (
-            Command.objects.filter(meter=_meter(system_title))
+            Command.objects.filter(meter=meter_of(system_title))
             .select_related("offered_to", "offered_elsewhere_to")
             .order_by("-pk")
         )
@@ -229,16 +216,11 @@ class MeterCommands(generics.GenericAPIView[Any]):
     def post(self, request: Request, system_title: str) -> Response:
         """Give a meter a command: audited. ``set_key`` begins a new key epoch, and takes the right to rotate keys."""
         _require_any(request, _GIVE)
-        meter = _meter(system_title)
+        meter = meter_of(system_title)
         body = NewCommandSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         _require(request, body.validated_data["kind"] == "set_key", _GIVE)
-        try:
-            given = operator.give(meter, body.order(), web_actor(request), timezone.now())
-        except (MasterKeyError, AuditError, ProvisioningError) as error:
-            raise KeysUnavailable from error
-        except (DownlinkError, IntervalError, EpochError, GapsError) as error:
-            raise ValidationError(str(error)) from None
+        given = operator.give(meter, body.order(), web_actor(request), timezone.now())
         return Response(CommandSerializer(given, many=True).data, status=status.HTTP_201_CREATED)
 
 
@@ -259,15 +241,11 @@ class MeterCommand(generics.GenericAPIView[Any]):
     def delete(self, request: Request, system_title: str, number: int) -> Response:
         """Cancel a command that no concentrator has fetched; audited. A key command takes the right to rotate keys."""
         _require_any(request, _CANCEL)
-        command = Command.objects.filter(pk=number, meter=_meter(system_title)).defer("octets").first()
+        command = Command.objects.filter(pk=number, meter=meter_of(system_title)).defer("octets").first()
         if command is None:
             raise NotFound(f"The meter has no command {number}.")
         _require(request, command.kind == CommandKind.SET_KEY, _CANCEL)
-        try:
-            cancelled = operator.cancel(command, web_actor(request), timezone.now())
-        except (MasterKeyError, AuditError) as error:
-            raise KeysUnavailable from error
-        if not cancelled:
+        if not operator.cancel(command, web_actor(request), timezone.now()):
             raise Fetched
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -283,10 +261,3 @@ def _require(request: Request, carries_key: bool, right: str) -> None:
         raise PermissionDenied("You may not change keys." if carries_key else "You may change keys alone.")
     if carries_key:
         step_up.require(request)
-
-
-def _meter(system_title: str) -> Meter:
-    try:
-        return find_meter(system_title)
-    except RegistryError as error:
-        raise NotFound(str(error)) from None

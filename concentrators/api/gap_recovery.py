@@ -5,36 +5,23 @@ from typing import Any
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers, status
-from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.api.commands import KeysUnavailable
+from concentrators.api.selection import SelectionSerializer
 from concentrators.commands import gap_recovery
-from concentrators.commands.gap_recovery import Selection
 from concentrators.commands.queue import DownlinkError
-from concentrators.models import Command, Concentrator
-from keyvault.audit.chain import AuditError, web_actor
-from keyvault.master_key import MasterKeyError
+from concentrators.models import Command
+from keyvault.audit.chain import web_actor
 from meters.api.serializers import NamedField
 from meters.models import Register
 from meters.readings.gaps import GapsError
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
-from meters.registry.lookup import RegistryError, parse_system_title
-
-_METERS_MAX = 10_000
 
 
-class NewResendsSerializer(serializers.Serializer[Any]):
+class NewResendsSerializer(SelectionSerializer):
     """Which meters to ask (they fit every criterion that is given), and for which time."""
 
-    meters = serializers.ListField(
-        child=serializers.CharField(), required=False, max_length=_METERS_MAX, help_text="system titles, 16 hex digits"
-    )
-    concentrator = NamedField(
-        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
-    )
-    everything = serializers.BooleanField(default=False)
     register = NamedField(
         slug_field="obis_code",
         queryset=Register.objects.filter(kind=RegisterKind.INTERVAL),
@@ -47,16 +34,6 @@ class NewResendsSerializer(serializers.Serializer[Any]):
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
         return {{"start": "from", "end": "to"}.get(name, name): field for name, field in fields.items()}
-
-    def validate_meters(self, texts: list[str]) -> list[bytes]:
-        try:
-            return [parse_system_title(text) for text in texts]
-        except RegistryError as error:
-            raise ValidationError(str(error)) from None
-
-    def selection(self) -> Selection:
-        asked = self.validated_data
-        return Selection(asked.get("meters"), asked.get("concentrator"), asked["everything"])
 
 
 class ResendsSerializer(serializers.Serializer[Any]):
@@ -72,6 +49,7 @@ class Resends(generics.GenericAPIView[Any]):
     """Missing intervals of many meters."""
 
     queryset = Command.objects.none()
+    refusals = (DownlinkError, GapsError)
 
     @extend_schema(operation_id="resends", request=NewResendsSerializer, responses={201: ResendsSerializer})
     def post(self, request: Request) -> Response:
@@ -80,12 +58,7 @@ class Resends(generics.GenericAPIView[Any]):
         body.is_valid(raise_exception=True)
         asked = body.validated_data
         register = asked.get("register") or Register.objects.get(obis_code=LOAD_PROFILE)
-        try:
-            outcome = gap_recovery.ask(
-                body.selection(), register, asked["from"], asked["to"], web_actor(request), timezone.now()
-            )
-        except (MasterKeyError, AuditError) as error:
-            raise KeysUnavailable from error
-        except (DownlinkError, GapsError) as error:
-            raise ValidationError(str(error)) from None
+        outcome = gap_recovery.ask(
+            body.selection(), register, asked["from"], asked["to"], web_actor(request), timezone.now()
+        )
         return Response(ResendsSerializer(outcome).data, status=status.HTTP_201_CREATED)

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.models import Assignment, Concentrator
+from concentrators.fleet.assignments import holding
+from concentrators.models import Concentrator
 from meters.api.meters import MeterList
 from meters.api.serializers import MeterSerializer, MetersQuery, NamedField, page_of
 from meters.models import Meter
@@ -28,9 +29,7 @@ class AssignedMeterList(MeterList):
     def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
         found = super().found(asked)
         if "concentrator" in asked:
-            now = timezone.now()
-            standing = Q(valid_to=None) | Q(valid_to__gt=now)
-            mine = Assignment.objects.filter(standing, concentrator=asked["concentrator"], valid_from__lte=now)
+            mine = holding(timezone.now()).filter(concentrator=asked["concentrator"])
             found = found.filter(pk__in=mine.values("meter"))
         return found
 

@@ -5,23 +5,20 @@ from typing import Any
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers, status
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.api.commands import KeysUnavailable
+from concentrators.api.selection import SelectionSerializer
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import AGE_MAX_DAYS, NUMBER_MAX, Selection, WaveError
-from concentrators.models import Concentrator, RotationWave
-from keyvault.audit.chain import AuditError, web_actor
-from keyvault.master_key import MasterKeyError
+from concentrators.commands.rollouts import AGE_MAX_DAYS, NUMBER_MAX, WaveError
+from concentrators.models import RotationWave
+from keyvault.audit.chain import web_actor
 from keyvault.models import Algorithm, FleetKey
 from keyvault.rights import ROTATE_DEVICE_KEYS
 from meters.api.serializers import NamedField
-from meters.registry.lookup import RegistryError, parse_system_title
 
 _LISTED = 100
-_METERS_MAX = 10_000
 
 
 class WaveSerializer(serializers.ModelSerializer[RotationWave]):
@@ -67,22 +64,15 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
         return known[wave.pk]
 
 
-class NewWaveSerializer(serializers.Serializer[Any]):
+class NewWaveSerializer(SelectionSerializer):
     """Which meters get new keys (they fit every criterion that is given), and how fast."""
 
     name = serializers.CharField(max_length=120)
-    meters = serializers.ListField(
-        child=serializers.CharField(), required=False, max_length=_METERS_MAX, help_text="system titles, 16 hex digits"
-    )
-    concentrator = NamedField(
-        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
-    )
     older_than_days = serializers.IntegerField(min_value=0, max_value=AGE_MAX_DAYS, required=False)
     compromised = serializers.BooleanField(default=False)
     derived_from = NamedField(
         slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="keys derived from it"
     )
-    everything = serializers.BooleanField(default=False)
     rate_per_hour = serializers.IntegerField(min_value=1, max_value=NUMBER_MAX, default=1000)
     failure_budget = serializers.IntegerField(min_value=0, max_value=NUMBER_MAX, default=10)
     algorithm = serializers.ChoiceField(Algorithm.choices, required=False)
@@ -92,12 +82,6 @@ class NewWaveSerializer(serializers.Serializer[Any]):
         required=False,
         help_text="derive the new keys from it; else they are as the old ones were",
     )
-
-    def validate_meters(self, texts: list[str]) -> list[bytes]:
-        try:
-            return [parse_system_title(text) for text in texts]
-        except RegistryError as error:
-            raise ValidationError(str(error)) from None
 
 
 class MoveSerializer(serializers.Serializer[Any]):
@@ -111,6 +95,7 @@ class WaveList(generics.GenericAPIView[Any]):
     """Rotation waves."""
 
     queryset = RotationWave.objects.none()
+    refusals = (WaveError,)
     rights = {"POST": [ROTATE_DEVICE_KEYS]}
 
     @extend_schema(operation_id="rotations", responses=WaveSerializer(many=True))
@@ -124,29 +109,16 @@ class WaveList(generics.GenericAPIView[Any]):
         body = NewWaveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         asked = body.validated_data
-        selection = Selection(
-            asked.get("meters"),
-            asked.get("concentrator"),
-            asked.get("older_than_days"),
-            asked["compromised"],
-            asked.get("derived_from"),
-            asked["everything"],
+        wave = rollouts.begin(
+            asked["name"],
+            body.selection(),
+            web_actor(request),
+            timezone.now(),
+            asked["rate_per_hour"],
+            asked["failure_budget"],
+            asked.get("algorithm"),
+            asked.get("fleet_key"),
         )
-        try:
-            wave = rollouts.begin(
-                asked["name"],
-                selection,
-                web_actor(request),
-                timezone.now(),
-                asked["rate_per_hour"],
-                asked["failure_budget"],
-                asked.get("algorithm"),
-                asked.get("fleet_key"),
-            )
-        except (MasterKeyError, AuditError) as error:
-            raise KeysUnavailable from error
-        except WaveError as error:
-            raise ValidationError(str(error)) from None
         return _answer(wave, status.HTTP_201_CREATED)
 
 
@@ -154,6 +126,7 @@ class WaveDetail(generics.GenericAPIView[Any]):
     """One rotation wave."""
 
     queryset = RotationWave.objects.none()
+    refusals = (WaveError,)
     rights = {"PATCH": [ROTATE_DEVICE_KEYS]}
 
     @extend_schema(operation_id="rotation", responses=WaveSerializer)
@@ -168,18 +141,11 @@ class WaveDetail(generics.GenericAPIView[Any]):
         body = MoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         asked, actor = body.validated_data, web_actor(request)
-        try:
-            if asked["action"] == "pause":
-                wave = rollouts.pause(wave_id, actor)
-            elif asked["action"] == "resume":
-                wave = rollouts.resume(wave_id, actor, asked.get("failure_budget"))
-            else:
-                wave = rollouts.cancel(wave_id, actor, timezone.now())
-        except (MasterKeyError, AuditError) as error:
-            raise KeysUnavailable from error
-        except WaveError as error:
-            raise ValidationError(str(error)) from None
-        return _answer(wave)
+        if asked["action"] == "pause":
+            return _answer(rollouts.pause(wave_id, actor))
+        if asked["action"] == "resume":
+            return _answer(rollouts.resume(wave_id, actor, asked.get("failure_budget")))
+        return _answer(rollouts.cancel(wave_id, actor, timezone.now()))
 
 
 def _answer(found: RotationWave | list[RotationWave], code: int = status.HTTP_200_OK) -> Response:

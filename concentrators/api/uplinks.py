@@ -15,9 +15,8 @@ from rest_framework.response import Response
 
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
 from concentrators.fleet.authentication import UplinkStatusThrottle, UplinkThrottle, concentrator_id
-from concentrators.ingest import reception, shares
+from concentrators.ingest import backlog, reception, shares
 from concentrators.ingest.shares import Share
-from concentrators.ingest.uplink_state import is_backlog_over
 from concentrators.models import Uplink
 
 CBOR_SEQUENCE = "application/cbor-seq"
@@ -177,7 +176,7 @@ class _BacklogLook:
         now = time.monotonic()
         if now - self._looked_at >= _BACKLOG_LOOK_S:
             self._looked_at = now
-            self._over = is_backlog_over(settings.UPLINK_QUEUE_MAX)
+            self._over = backlog.is_over(settings.UPLINK_QUEUE_MAX)
         return self._over
 
 

@@ -6,21 +6,21 @@ meter is given at most RESENDS_PER_DAY such commands a day, the oldest gaps firs
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 
 from ami_headend.core import clock, locks
 from concentrators.commands import queue as commands
 from concentrators.commands.queue import OPEN, SYSTEM, DownlinkError, Request
-from concentrators.models import Command, CommandKind, CommandState, Concentrator
+from concentrators.fleet.selection import Selection
+from concentrators.models import Command, CommandKind, CommandState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from meters.models import Meter, MeterStatus, Register
+from meters.models import Meter, Register
 from meters.readings.gaps import Gap, find_gaps
 from meters.readings.obis import LOAD_PROFILE
 
@@ -29,15 +29,6 @@ ASKED = (*OPEN, CommandState.DONE, CommandState.REFUSED)
 _BATCH = 500
 _ROUNDS = 24  # the schedule looks at every meter once a day, in as many parts
 _Span = tuple[int, int]  # [from, to), Unix seconds
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which meters in service to look at: all that fit every criterion given; ``everything`` where none is."""
-
-    system_titles: Collection[bytes] | None = None
-    concentrator: Concentrator | None = None
-    everything: bool = False
 
 
 class Outcome(NamedTuple):
@@ -54,17 +45,9 @@ class Outcome(NamedTuple):
 
 def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
     """The meters of a selection. Raises DownlinkError for one that says nothing."""
-    if selection.system_titles is None and selection.concentrator is None and not selection.everything:
+    if selection.says_nothing:
         raise DownlinkError("say which meters: by title, by concentrator, or all of them")
-    meters = Meter.objects.filter(status=MeterStatus.COMMISSIONED)
-    if selection.system_titles is not None:
-        meters = meters.filter(system_title__in=list(selection.system_titles))
-    if selection.concentrator is not None:
-        standing = Q(assignments__valid_to=None) | Q(assignments__valid_to__gt=now)
-        meters = meters.filter(
-            standing, assignments__concentrator=selection.concentrator, assignments__valid_from__lte=now
-        )
-    return meters.order_by("pk")
+    return selection.meters(now)
 
 
 def ask(

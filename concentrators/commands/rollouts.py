@@ -8,26 +8,25 @@ was lost, or a worker that died, costs a minute.
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
-from django.db.models.functions import Coalesce
+from django.db.models import Count, Exists, OuterRef, QuerySet
 
 from ami_headend.core import clock
 from concentrators.commands import queue
 from concentrators.commands.queue import OPEN, DownlinkError
-from concentrators.models import Command, CommandKind, CommandState, Concentrator, RotationWave, WaveMeter, WaveState
+from concentrators.fleet.selection import Selection
+from concentrators.models import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import fleet_keys
 from keyvault.device_keys.epochs import LAST_EPOCH, EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
-from meters.models import Meter, MeterStatus
+from meters.models import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +39,6 @@ _BATCH = 10_000
 
 class WaveError(ValueError):
     """A wave that cannot be begun or moved as asked; the caller's mistake, named."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which meters a wave is for: all that fit every criterion that is given.
-
-    ``older_than_days`` is the age of the active key; ``compromised`` takes meters whose newest key is
-    compromised, ``derived_from`` those whose active key is derived from a fleet key. Without any criterion
-    ``everything`` must say so.
-    """
-
-    system_titles: Collection[bytes] | None = None
-    concentrator: Concentrator | None = None
-    older_than_days: int | None = None
-    compromised: bool = False
-    derived_from: FleetKey | None = None
-    everything: bool = False
 
 
 class Progress(NamedTuple):
@@ -81,43 +63,19 @@ def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
     Left out are meters not in service, those without a usable transfer key or without a first key, and those for
     which a key command or another wave is under way. Raises WaveError for a selection that says nothing.
     """
-    asked = (
-        selection.system_titles,
-        selection.concentrator,
-        selection.older_than_days,
-        selection.derived_from,
-        selection.compromised or None,
-    )
-    if not selection.everything and all(one is None for one in asked):
+    if selection.says_nothing:
         raise WaveError("say which meters: by title, concentrator, age, fleet key, compromise, or all of them")
+    if selection.older_than_days is not None and not 0 <= selection.older_than_days <= AGE_MAX_DAYS:
+        raise WaveError(f"the age of a key is 0 to {AGE_MAX_DAYS:,} days")
     keys = DeviceKey.objects.filter(system_title=OuterRef("system_title"))
     own = keys.filter(epoch__gt=0)
-    meters = Meter.objects.filter(
+    return selection.meters(now).filter(
         Exists(keys.filter(epoch=0, state=KeyState.ACTIVE)),
         Exists(own),
         ~Exists(own.filter(epoch=LAST_EPOCH)),
         ~Exists(Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY, state__in=OPEN)),
         ~Exists(WaveMeter.objects.filter(meter=OuterRef("pk"), command=None, wave__state__in=_UNDER_WAY)),
-        status=MeterStatus.COMMISSIONED,
     )
-    if selection.system_titles is not None:
-        meters = meters.filter(system_title__in=list(selection.system_titles))
-    if selection.concentrator is not None:
-        standing = Q(assignments__valid_to=None) | Q(assignments__valid_to__gt=now)
-        meters = meters.filter(
-            standing, assignments__concentrator=selection.concentrator, assignments__valid_from__lte=now
-        )
-    if selection.older_than_days is not None:
-        if not 0 <= selection.older_than_days <= AGE_MAX_DAYS:
-            raise WaveError(f"the age of a key is 0 to {AGE_MAX_DAYS:,} days")
-        begun = own.filter(state=KeyState.ACTIVE).alias(since=Coalesce("activated_at", "created_at"))
-        meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=selection.older_than_days))))
-    if selection.derived_from is not None:
-        meters = meters.filter(Exists(own.filter(state=KeyState.ACTIVE, fleet_key=selection.derived_from)))
-    if selection.compromised:
-        usable = own.filter(state__in=[KeyState.ACTIVE, KeyState.PENDING])
-        meters = meters.filter(Exists(own.filter(state=KeyState.COMPROMISED)), ~Exists(usable))
-    return meters.order_by("pk")
 
 
 def begin(

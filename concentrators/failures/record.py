@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import NamedTuple
 
 from django.conf import settings
 from django.db import connection
 
 from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from concentrators.failures.kinds import BEFORE_COUNTER, WAITING, FailureKind
+from concentrators.ingest.decisions import Failure
 
 DIGEST_OCTETS = 16
 _DETAIL_LENGTH = 250
@@ -20,22 +20,6 @@ _COPY_FAILURES = """COPY concentrators_integrityfailure
 _FAILURE_TYPES = [
     *("varchar", "int2", "int4", "int8", "int4", "bytea", "bytea", "int8", "int4", "timestamptz", "varchar", "bool")
 ]
-
-
-class Failure(NamedTuple):
-    """A refused frame: its place in the uplink, octets, reason, and what it claims of itself.
-
-    ``is_copy``: the same octets were refused for the same reason before, as far as is known already.
-    """
-
-    frame_index: int
-    octets: bytes
-    kind: FailureKind
-    detail: str
-    kid: bytes | None = None
-    counter: int | None = None
-    meter_id: int | None = None
-    is_copy: bool = False
 
 
 def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, received_at: datetime) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from concentrators.models import Assignment
 from concentrators.totals import totals
@@ -23,6 +23,11 @@ class NewAssignment(NamedTuple):
 
     meter_id: int
     concentrator_id: int
+
+
+def holding(at: datetime) -> QuerySet[Assignment]:
+    """The assignments that hold at an instant."""
+    return Assignment.objects.filter(Q(valid_to=None) | Q(valid_to__gt=at), valid_from__lte=at)
 
 
 def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetime) -> int:

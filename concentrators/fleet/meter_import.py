@@ -3,23 +3,29 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from django.db import connection, transaction
 
-from ami_headend.core.tables import BadLine
+from ami_headend.core.sql import chunks
+from ami_headend.core.tables import BadLine, FileError
 from concentrators.commands import capture_period
-from concentrators.fleet.assignments import assign
+from concentrators.commands.capture_period import IntervalError
+from concentrators.fleet.assignments import AssignmentError, assign
 from concentrators.models import Assignment, Concentrator
 from concentrators.totals import totals
 from keyvault import master_key
-from keyvault.audit.chain import Actor
+from keyvault.audit.chain import Actor, AuditError
 from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.master_key import MasterKeyError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
 from meters.models import Meter
-from meters.registry.enrolment import Enrolment, chunks, enrol, plan_enrolment
-from meters.registry.meter_file import MeterLine
+from meters.registry.enrolment import Enrolment, enrol, plan_enrolment
+from meters.registry.meter_file import MeterLine, read_meter_file
 
-Progress = Callable[[str, int], None]  # what is being done, and how many more meters are through
+Progress = Callable[[str, int, int], None]  # what is being done, how many more meters are through, and of how many
+REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def import_meters(
     *,
     update: bool = False,
     dry_run: bool = False,
-    progress: Progress = lambda step, count: None,
+    progress: Progress = lambda step, count, total: None,
 ) -> ImportReport:
     """Enrols the meters of a file, gives new ones keys, and assigns them to the concentrators named.
 
@@ -63,7 +69,7 @@ def import_meters(
         master_key.current()
     report = ImportReport()
     with transaction.atomic():
-        plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count))
+        plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count, len(lines)))
         concentrators = {row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})}
         moving = _check(plan, concentrators, update=update)
         report.new, report.changed = len(plan.new), len({*(c.meter.pk for c in plan.changed), *moving})
@@ -80,13 +86,37 @@ def import_meters(
         ]
         if moving or lengths:
             totals.lock()  # as ``assign`` does: before changes of meters move the registry's generation
-        added = enrol(plan, now, done=lambda count: progress("enrolling", count))
+        added = enrol(plan, now, done=lambda count: progress("enrolling", count, len(plan.new) + len(plan.changed)))
         if keys.make:
             report.keyed = _provision(plan.new, keys, actor, progress)
         _assign_new(plan.new, added, concentrators, now)
         assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
         for chunk in chunks(lengths):
             capture_period.change_from_next_boundary(chunk, now)
+    return report
+
+
+def import_file(
+    path: Path,
+    keys: KeyPolicy,
+    actor: Actor,
+    now: datetime,
+    *,
+    update: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda step, count, total: None,
+    lines_max: int | None = None,
+    octets_max: int | None = None,
+) -> ImportReport:
+    """Import a table of meters, all its lines or none; one of REFUSALS where it cannot be.
+
+    FileError where it is no table, or has more lines, or octets where it is unpacked, than are taken.
+    """
+    file = read_meter_file(path, lines_max, octets_max)
+    report = import_meters(
+        file.lines, now, keys, actor, update=update, dry_run=dry_run or bool(file.bad), progress=progress
+    )
+    report.bad = sorted([*file.bad, *report.bad])
     return report
 
 
@@ -113,7 +143,7 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
     return moving
 
 
-def _check_algorithms(plan: Enrolment, chunk: list[tuple[MeterLine, Meter]]) -> None:
+def _check_algorithms(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> None:
     keys = DeviceKey.objects.filter(
         system_title__in=[line.system_title for line, _ in chunk if line.algorithm], epoch__gt=0, state=KeyState.ACTIVE
     )
@@ -125,9 +155,9 @@ def _check_algorithms(plan: Enrolment, chunk: list[tuple[MeterLine, Meter]]) -> 
             plan.bad.append(BadLine(line.line, reason))
 
 
-def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, actor: Actor, progress: Progress) -> int:
+def _provision(lines: Sequence[MeterLine], keys: KeyPolicy, actor: Actor, progress: Progress) -> int:
     keyed: list[bytes] = []
-    for chunk in chunks(list(lines)):
+    for chunk in chunks(lines):
         titles = [line.system_title for line in chunk]
         kept = set(map(bytes, DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", flat=True)))
         by_algorithm: dict[Algorithm, list[bytes]] = {}
@@ -138,7 +168,7 @@ def _provision(lines: Iterable[MeterLine], keys: KeyPolicy, actor: Actor, progre
         for algorithm, wanting in by_algorithm.items():
             provisioning.provision_devices(wanting, algorithm, keys.fleet_key)
             keyed += wanting
-        progress("making keys", len(chunk))
+        progress("making keys", len(chunk), len(lines))
     if keyed:
         provisioning.record_provisioned(actor, keyed, keys.fleet_key)
     return len(keyed)

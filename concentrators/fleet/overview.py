@@ -1,10 +1,15 @@
 """What a command shows of concentrators and of one meter: who belongs where, who was heard when, how keys stand."""
 
+from collections import Counter
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from django.db.models import Count, Q
+
 from ami_headend.core.sql import fetch_rows
-from concentrators.models import Concentrator
+from concentrators.fleet import health
+from concentrators.fleet.assignments import holding
+from concentrators.models import Concentrator, ConcentratorToken
 from keyvault.models import Algorithm
 from meters.models import Installation, Meter
 
@@ -20,31 +25,23 @@ class ConcentratorRow(NamedTuple):
 
 
 def concentrators(now: datetime) -> list[ConcentratorRow]:
-    """All concentrators by name, in one query."""
-    rows = fetch_rows(
-        """SELECT c.name, c.is_active, coalesce(a.meters, 0), coalesce(t.tokens, 0), u.received_at
-           FROM concentrators_concentrator c
-           LEFT JOIN (SELECT concentrator_id, count(*) AS meters FROM concentrators_assignment
-                      WHERE valid_from <= %s AND (valid_to IS NULL OR valid_to > %s) GROUP BY 1) a
-                ON a.concentrator_id = c.id
-           LEFT JOIN (SELECT concentrator_id, count(*) AS tokens FROM concentrators_concentratortoken
-                      WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %s) GROUP BY 1) t
-                ON t.concentrator_id = c.id
-           LEFT JOIN LATERAL (SELECT received_at FROM concentrators_uplink l WHERE l.concentrator_id = c.id
-                              ORDER BY received_at DESC LIMIT 1) u ON true
-           ORDER BY c.name""",
-        now,
-        now,
-        now,
+    """All concentrators by name, in three queries."""
+    usable = ConcentratorToken.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
+    meters, tokens = (
+        Counter(dict(rows.order_by().values_list("concentrator").annotate(n=Count("pk"))))
+        for rows in (holding(now), usable)
     )
-    return [ConcentratorRow(*row) for row in rows]
+    return [
+        ConcentratorRow(one.name, one.is_active, meters[one.id], tokens[one.id], one.posted_at)
+        for one in health.of_concentrators(now, now)
+    ]
 
 
 def meter(found: Meter, now: datetime) -> dict[str, Any]:
     """A meter as text and times: what it is, where it hangs and belongs, its keys. No octets of keys."""
     installation = Installation.objects.filter(meter=found, removed_at=None).select_related("place").first()
     place = installation.place if installation else None
-    assigned = found.assignments.filter(valid_to=None, valid_from__lte=now).select_related("concentrator").first()
+    assigned = holding(now).filter(meter=found).select_related("concentrator").first()
     keys = _keys(bytes(found.system_title))
     heard_at, heard_via = max(
         ((key["heard_at"], key["heard_via"]) for key in keys if key["heard_at"]), default=(None, 0)

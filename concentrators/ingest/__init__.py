@@ -1,1 +1,1 @@
-"""From a posted body to a verdict for each of its frames."""
+"""How a posted body becomes readings: received, dispatched to a worker, gathered, decided, stored."""

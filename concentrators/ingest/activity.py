@@ -6,7 +6,7 @@ from datetime import datetime
 from django.db import connection
 from django.db.models import Q, Sum
 
-from concentrators.ingest import uplink_state
+from concentrators.ingest import backlog
 from concentrators.models import Uplink
 
 
@@ -39,7 +39,7 @@ def activity(since: datetime) -> Activity:
     with connection.cursor() as cursor:
         cursor.execute(_FAILURES, [since])
         failures = dict(cursor.fetchall())
-    return Activity(**sums, failures=failures, queue=uplink_state.backlog().uplinks)
+    return Activity(**sums, failures=failures, queue=backlog.waiting().uplinks)
 
 
 _FAILURES = """

@@ -1,4 +1,4 @@
-"""Meters as verification needs them, kept per process for as long as no meter and no assignment changes.
+"""Meters as verification needs them, kept by a worker for as long as no meter and no assignment changes.
 
 Every statement that changes a meter, an assignment or an interval length, or that tells a meter to change
 its length, gives the registry another generation, at random,
@@ -6,77 +6,39 @@ in its own transaction (a trigger, so that nobody can forget it; at random, so t
 comes back after a rollback or a restore). What was read under a generation holds while it stands.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from ami_headend.core.sql import fetch_rows, octets_array
+from concentrators.ingest.facts import AssignedMeter
 from meters.models import MeterStatus
-from meters.readings.expectation import assignment_of
 from meters.registry.interval_lengths import Lengths
 
 _KEPT_AT_MOST = 2_000_000  # some 300 octets each
 
 
-class AssignedMeter:
-    """A meter as verification needs it: id, whether it is in service, interval length, and its assignments.
-
-    ``lengths`` is None but where another interval length held once, or may hold already.
-    """
-
-    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "is_retired", "lengths")
-
-    def __init__(self, meter_id: int, status: str, interval_minutes: int, lengths: Lengths | None = None) -> None:
-        self.id = meter_id
-        self.in_service = status == MeterStatus.COMMISSIONED
-        self.is_retired = status == MeterStatus.RETIRED
-        self.interval_minutes = interval_minutes
-        self.lengths = lengths
-        self._assignments: list[tuple[int, int, int | None]] = []
-
-    def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
-        self._assignments.append((concentrator_id, from_s, to_s))
-
-    def concentrator_of(self, start_s: int, minutes: int) -> int | None:
-        """The concentrator that an interval counts to, or None; ``start_s`` is its start in Unix seconds."""
-        return assignment_of(self._assignments, start_s, start_s + 60 * minutes)
-
-
-class _Kept:
-    """The meters read under one generation of the registry."""
+class KeptMeters:
+    """The meters that were read under one generation of the registry."""
 
     def __init__(self) -> None:
-        self.generation: int | None = None
-        self.registers: int | None = None
-        self.meters: dict[bytes, AssignedMeter] = {}
+        self.registers_generation: int | None = None  # of the register catalogue, when ``read`` looked last
+        self._generation: int | None = None
+        self._meters: dict[bytes, AssignedMeter] = {}
 
-    def under(self, generation: int | None) -> dict[bytes, AssignedMeter]:
-        """What is kept under a generation; nothing under another one, or where none is known."""
-        if generation is None or generation != self.generation or len(self.meters) > _KEPT_AT_MOST:
-            self.generation, self.meters = generation, {}
-        return self.meters
+    def read(self, system_titles: Collection[bytes]) -> Mapping[bytes, AssignedMeter]:
+        """Meters and their assignments by system title, and maybe others; at most two queries.
 
-
-_kept = _Kept()
-
-
-def assigned_meters(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
-    """Meters and their assignments by system title, and maybe others; at most two queries.
-
-    A title that is not found is no meter. What is given must not be changed.
-    """
-    if not system_titles:
-        return {}
-    rows = fetch_rows("SELECT number, registers FROM concentrators_registrygeneration")
-    _kept.registers = rows[0][1] if rows else None
-    meters = _kept.under(rows[0][0] if rows else None)
-    missing = [title for title in system_titles if title not in meters]
-    if missing:
-        meters.update(_read(missing))
-    return meters
-
-
-def registers_generation() -> int | None:
-    """The generation of the register catalogue when ``assigned_meters`` looked last; None where none is known."""
-    return _kept.registers
+        A title that is not found is no meter.
+        """
+        if not system_titles:
+            return {}
+        rows = fetch_rows("SELECT number, registers FROM concentrators_registrygeneration")
+        generation, self.registers_generation = rows[0] if rows else (None, None)
+        if generation is None or generation != self._generation or len(self._meters) > _KEPT_AT_MOST:
+            self._generation, self._meters = generation, {}
+        missing = [title for title in system_titles if title not in self._meters]
+        if missing:
+            self._meters.update(_read(missing))
+        return self._meters
 
 
 def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
@@ -100,7 +62,13 @@ def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
         meter = meters.get(title)
         if meter is None:
             lengths = Lengths(ended or (), interval_minutes, announced or ()) if ended or announced else None
-            meter = meters[title] = AssignedMeter(meter_id, status, interval_minutes, lengths)
+            meter = meters[title] = AssignedMeter(
+                meter_id,
+                interval_minutes,
+                lengths,
+                in_service=status == MeterStatus.COMMISSIONED,
+                is_retired=status == MeterStatus.RETIRED,
+            )
         if concentrator_id is not None:
             meter.add(concentrator_id, from_s, to_s)
     return meters

@@ -1,8 +1,8 @@
-"""Whose turn it is: one worker at a time verifies what one concentrator has posted, in lots.
+"""Dispatch: which uplinks a worker verifies next. One worker at a time has a concentrator's uplinks, in lots.
 
 The uplinks of a concentrator name the same meters. Two workers at them would contend for the same
-counters, and the loser would judge its uplink twice. So a worker takes the turns of concentrators, verifies
-what they have waiting together, oldest first, and gives the turns back; another one that meets them passes
+counters, and the loser would judge its uplink twice. So a worker claims concentrators, verifies
+what they have waiting together, oldest first, and gives the claims back; another one that meets them passes
 over to others. Whoever has more waiting than fits into a lot comes again after all others had theirs: nobody's uplinks,
 however many, hold up those of the others for longer than a lot. Verification is right without this, too; this makes it
 fast and fair.
@@ -18,8 +18,9 @@ from django.db import InterfaceError, OperationalError
 
 from ami_headend.core import locks
 from ami_headend.core.sql import fetch_rows, int_array
-from concentrators.ingest import quarantine, uplink_state, verification
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest import uplink_state, verification
+from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.worker import PROCESS, Worker
 
 _LOCK = locks.TURNS  # with the concentrator's id; of the session, so that it lasts over transactions
 _WORK_S = 5.0  # then another task goes on, so that the broker sees progress
@@ -28,19 +29,20 @@ _FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction 
 
 
 class _Waiting(NamedTuple):
-    """An uplink that nobody has tried yet; ``is_claimed`` where nothing came of it, and the sweep enqueued it again."""
+    """An uplink that nobody has tried yet; ``is_overdue`` where nothing came of it, and the sweep enqueued it again."""
 
     id: int
     concentrator_id: int
     frames: int
-    is_claimed: bool
+    is_overdue: bool
 
 
-def verify_in_turn(uplink_id: int) -> int | None:
-    """Verify an uplink, and what else waits; what concentrators have waiting whose turn another worker has is its own.
+def verify_backlog(uplink_id: int, worker: Worker = PROCESS) -> int | None:
+    """Verify what waits, for some seconds, whoever posted it: an uplink that failed before alone, and first.
 
-    Gives an uplink that still waits after some seconds, for the caller to enqueue. Raises TransientError as
-    ``verification.verify_together`` does.
+    What others wait for that another worker has claimed is left to that one. Gives an uplink that still waits in the
+    end, for the caller to enqueue; None where nothing does, or the uplink has its verdicts already. Raises
+    TransientError as ``verification.verify_together`` does.
     """
     until = time.monotonic() + _WORK_S
     rows = fetch_rows(
@@ -51,12 +53,13 @@ def verify_in_turn(uplink_id: int) -> int | None:
         return None
     concentrator_id, failed = rows[0]
     if failed:  # what failed before, or came to nothing, goes alone
-        with _turns({concentrator_id}) as ours:
+        with _claimed({concentrator_id}) as ours:
             if ours:
-                _verify_alone(uplink_id)
+                with _noted([uplink_id]):
+                    verification.verify(uplink_id, worker)
     tried: set[int] = set()  # without a verdict, as another session holds the row, say: not tried twice
     served: set[int] = set()  # concentrators that had their lot, and have more
-    # Until nothing is left: what came while we had its concentrator's turn was left to us.
+    # Until nothing is left: what came while we had claimed its concentrator was left to us.
     while True:
         with _lot(tried, served) as lot:
             if not lot and served:
@@ -65,45 +68,36 @@ def verify_in_turn(uplink_id: int) -> int | None:
             if not lot:
                 return None
             ids = [one.id for one in lot]
-            with _noted([one.id for one in lot if one.is_claimed]):
-                tried.update(set(ids) - verification.verify_together(ids).keys())
+            with _noted([one.id for one in lot if one.is_overdue]):
+                tried.update(set(ids) - verification.verify_together(ids, worker).keys())
         if time.monotonic() >= until:
             return next((one.id for one in _waiting(tried, ())), None)
 
 
-def _verify_alone(uplink_id: int) -> None:
-    """Verify an uplink that failed, or came to nothing, before; piece by piece where that was often."""
-    with _noted([uplink_id]):
-        if quarantine.is_due(uplink_id):
-            quarantine.verify(uplink_id)
-        else:
-            verification.verify(uplink_id)
-
-
 @contextmanager
-def _noted(claimed: Sequence[int]) -> Iterator[None]:
+def _noted(overdue: Sequence[int]) -> Iterator[None]:
     """Note first that work begins on uplinks of which nothing came before: one of them may be what kills the worker."""
-    if claimed:
-        uplink_state.note_begun(claimed)
+    if overdue:
+        uplink_state.note_begun(overdue)
     try:
         yield
     except TransientError as error:
-        if claimed and verification.says_nothing_of_frames(error.__cause__):
-            uplink_state.note_not_begun(claimed)
+        if overdue and error.says_nothing_of_frames:
+            uplink_state.note_not_begun(overdue)
         raise
 
 
 @contextmanager
 def _lot(tried: Collection[int], served: set[int]) -> Iterator[list[_Waiting]]:
-    """Uplinks to verify together, oldest first, with the turns of their concentrators; none where others have them.
+    """Uplinks to verify together, oldest first, whose concentrators are claimed; none where others have claimed them.
 
     Not of those ``served`` already, to whom those are added that have more than this.
     """
-    passed = set(served)  # and concentrators whose turn another worker has
+    passed = set(served)  # and concentrators that another worker has claimed
     while waiting := _waiting(tried, passed):
         lot = _first_frames(waiting)
         concentrators = {one.concentrator_id for one in lot}
-        with _turns(concentrators) as ours:
+        with _claimed(concentrators) as ours:
             if ours:
                 more = set(waiting).difference(lot if len(waiting) < _LOOK_AT else ())
                 served.update({one.concentrator_id for one in more} & ours)
@@ -146,8 +140,8 @@ def _waiting(tried: Collection[int], passed: Collection[int]) -> list[_Waiting]:
 
 
 @contextmanager
-def _turns(concentrator_ids: Collection[int]) -> Iterator[set[int]]:
-    """Hold the turns of concentrators: gives those that no other worker has. A connection that breaks gives them up."""
+def _claimed(concentrator_ids: Collection[int]) -> Iterator[set[int]]:
+    """Claim concentrators: gives those that no other worker has. A connection that breaks gives them up."""
     rows = fetch_rows(
         "SELECT id FROM unnest(%s::int[]) AS n(id) WHERE pg_try_advisory_lock(%s, id)",
         int_array(concentrator_ids),

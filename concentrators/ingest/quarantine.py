@@ -1,33 +1,30 @@
-"""Verifying an uplink piece by piece, where work on it as a whole never came to an end.
+"""Quarantine: an uplink that failed often, or at which workers died, is judged in pieces, and frames at fault parked.
 
 A frame may kill the worker, or the database's process, at every try: no exception tells then. So each piece is
-noted before it is tried, in a transaction of its own, and the next try knows what the last one did not survive. A
-piece that fails is taken apart into frames, and a frame that fails UPLINK_SPLIT_AFTER times is parked. What the pieces
-did stands; the verdicts are added up on the way, and the uplink gets them at its end.
+noted before it is tried, in a transaction of its own, and the next try knows what the last one did not survive. Such a
+piece is taken apart into frames, and a frame that is not survived UPLINK_SPLIT_AFTER times is parked for good. Where
+an exception tells, the piece is halved down to the frame at fault, which is parked until the fault is mended. What the
+pieces did stands; the verdicts are added up on the way, and the uplink gets them at its end.
 """
 
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
+from concentrators.failures import record
 from concentrators.failures.kinds import FailureKind
-from concentrators.ingest.judging import Verdicts, judge
-from concentrators.ingest.verification import (
-    TRIES,
-    Posted,
-    TransientError,
-    came_between,
-    finish,
-    lock,
-    park,
-    says_nothing_of_frames,
-)
-from concentrators.models import Uplink
+from concentrators.ingest import uplink_state
+from concentrators.ingest.attempt import TransientError, attempt, came_between, is_transient
+from concentrators.ingest.decisions import Failure, Verdicts
+from concentrators.ingest.facts import Delivery, Frames
+from concentrators.ingest.uplink_state import Posted
+from concentrators.ingest.worker import PROCESS, Worker
+from keyvault.cose.structures import MalformedError
 from keyvault.replay_window_store import Care
+from keyvault.schemes.table import parse_frame
 
 logger = logging.getLogger(__name__)
 
@@ -70,90 +67,125 @@ class Progress:
         return Verdicts(self.accepted, self.duplicate, failures, waiting)
 
 
-def is_due(uplink_id: int) -> bool:
-    """Whether work on an uplink as a whole has begun, and come to nothing, so often that it is taken apart."""
-    return Uplink.objects.filter(pk=uplink_id, begun__gt=settings.UPLINK_SPLIT_AFTER).exists()
+def verify(uplink_id: int, worker: Worker = PROCESS) -> Verdicts | None:
+    """Go on with an uplink, to its end; None where another worker has it, or it has its verdicts.
 
-
-def verify(uplink_id: int) -> None:
-    """Go on with an uplink, to its end; nothing where another worker has it.
-
-    Raises TransientError for what says nothing of the frames, and OperationalError where the database does not answer.
+    Raises TransientError where the database or the master key are not as they ought to be, or others came between at
+    every try: the next call goes on. Only where the frames at hand may be why does the try count.
     """
-    while _note_try(uplink_id):
-        _try(uplink_id)
+    while True:
+        with transaction.atomic():
+            posted = _taken(uplink_id)
+            if posted is None:
+                return None
+            verdicts = _note_next_try(posted, worker)
+        if verdicts is not None:
+            return verdicts
+        _try(uplink_id, worker)
 
 
-def _note_try(uplink_id: int) -> bool:
-    """Note that the next piece is about to be tried; False where none is left: then the uplink has its verdicts."""
-    with transaction.atomic():
-        posted = _locked(uplink_id)
+def judge_apart(worker: Worker, delivery: Delivery, frames: Frames) -> Verdicts:
+    """Judge what can be judged, and park the frame that makes it fail: halves, in savepoints, down to one frame."""
+    try:
+        with transaction.atomic():
+            return worker.judge([(delivery, frames)], Care.LOCK)[0]
+    except Exception as error:
+        if came_between(error) or is_transient(error):
+            raise
+        if len(frames) == 1:
+            return _park(worker, delivery, frames[0], type(error).__name__)
+        logger.exception("%d frames of uplink %s failed; they are halved", len(frames), delivery.uplink_id)
+    middle = len(frames) // 2
+    verdicts = judge_apart(worker, delivery, frames[:middle])
+    verdicts.add(judge_apart(worker, delivery, frames[middle:]))
+    return verdicts
+
+
+def _note_next_try(posted: Posted, worker: Worker) -> Verdicts | None:
+    """Note that the next piece is about to be tried; where none is left, the uplink gets its verdicts."""
+    uplink_id = posted.delivery.uplink_id
+    progress = _progress(uplink_id)
+    if progress.tries and progress.frames > 1:
+        progress.apart, progress.tries = progress.done + progress.frames, 0
+    elif progress.tries and progress.tries >= settings.UPLINK_SPLIT_AFTER:
+        parked = _park(worker, posted.delivery, posted.frames[progress.done], progress.error)
+        parked.waiting_frames.clear()  # whoever judges it again may not survive it
+        progress.add(parked, 1)
+    if progress.done >= len(posted.frames):
+        uplink_state.finish({uplink_id: progress.verdicts()})
+        return progress.verdicts()
+    progress.tries += 1
+    uplink_state.save_progress(uplink_id, asdict(progress))
+    return None
+
+
+def _try(uplink_id: int, worker: Worker) -> None:
+    """Judge the piece that was noted."""
+
+    def work(care: Care) -> None:
+        posted = _taken(uplink_id)
         if posted is None:
-            return False
-        progress = _progress(uplink_id)
-        if progress.tries and progress.frames > 1:
-            progress.apart, progress.tries = progress.done + progress.frames, 0
-        elif progress.tries >= settings.UPLINK_SPLIT_AFTER:
-            parked = park(posted.delivery, posted.frames[progress.done], progress.error)
-            parked.waiting_frames.clear()  # whoever judges it again may not survive it
-            progress.add(parked, 1)
-        if progress.done >= len(posted.frames):
-            finish({uplink_id: progress.verdicts()})
-            Uplink.objects.filter(pk=uplink_id).update(progress=None)
-            return False
-        progress.tries += 1
-        _save(uplink_id, progress)
-    return True
-
-
-def _try(uplink_id: int) -> None:
-    """Judge the piece that was noted; what goes wrong with it is noted, too, where something is left to note it."""
-    for _ in range(TRIES):
-        try:
-            with transaction.atomic():
-                posted = _locked(uplink_id)
-                if posted is None:
-                    return
-                progress = _progress(uplink_id)
-                piece = posted.frames[progress.done : progress.done + progress.frames]
-                progress.add(judge([(posted.delivery, piece)], Care.LOCK)[0], len(piece))
-                _save(uplink_id, progress)
-                return
-        except Exception as error:
-            if came_between(error):
-                continue
-            if says_nothing_of_frames(error):
-                _take_back(uplink_id)
-                raise TransientError(f"uplink {uplink_id}: {error}") from error
-            logger.exception("a piece of uplink %s failed to verify", uplink_id)
-            _note_error(uplink_id, type(error).__name__)
             return
+        progress = _progress(uplink_id)
+        piece = posted.frames[progress.done : progress.done + progress.frames]
+        progress.add(judge_apart(worker, posted.delivery, piece), len(piece))
+        uplink_state.save_progress(uplink_id, asdict(progress))
+
+    try:
+        attempt(f"uplink {uplink_id}", work, Care.LOCK)
+    except TransientError as error:
+        _note_trouble(uplink_id, error)
+        raise
 
 
-def _locked(uplink_id: int) -> Posted | None:
-    return next(iter(lock([uplink_id])), None)
+def _note_trouble(uplink_id: int, error: TransientError) -> None:
+    """Take the try back, where the frames at hand have nothing to do with the trouble; or else note what it was."""
+    try:
+        with transaction.atomic():
+            if _taken(uplink_id) is None:
+                return
+            progress = _progress(uplink_id)
+            if error.says_nothing_of_frames:
+                progress.tries = max(0, progress.tries - 1)
+            else:
+                progress.error = type(error.__cause__).__name__
+            uplink_state.save_progress(uplink_id, asdict(progress))
+    except DatabaseError as unnoted:
+        logger.warning("uplink %s: a try that came to nothing counts, as it was not noted: %s", uplink_id, unnoted)
+
+
+def _taken(uplink_id: int) -> Posted | None:
+    return next(iter(uplink_state.take([uplink_id])), None)
 
 
 def _progress(uplink_id: int) -> Progress:
-    kept: dict[str, Any] | None = Uplink.objects.values_list("progress", flat=True).get(pk=uplink_id)
-    return Progress(**kept or {})
+    return Progress(**uplink_state.progress(uplink_id))
 
 
-def _save(uplink_id: int, progress: Progress) -> None:
-    Uplink.objects.filter(pk=uplink_id).update(progress=asdict(progress))
+def _park(worker: Worker, delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:
+    """Give up a frame that cannot be processed: refused as ``parked``, with its evidence and the name of the error.
+
+    It waits until the fault is mended, unless it is no frame at all.
+    """
+    index, octets = frame
+    logger.error("uplink %s: frame %s is parked: %s", delivery.uplink_id, index, error)
+    kid, counter = _claims(octets)
+    meter = worker.meters.read({kid[:8]}).get(kid[:8]) if kid else None
+    if delivery.waited.get(index) != FailureKind.PARKED:
+        detail = f"could not be processed: {error}"
+        failure = Failure(index, octets, FailureKind.PARKED, detail, kid, counter, meter.id if meter else None)
+        record.record([failure], delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
+    verdicts = Verdicts()
+    verdicts.failures[FailureKind.PARKED] += 1
+    if kid is not None:
+        verdicts.waiting_frames[FailureKind.PARKED] = [index]
+    return verdicts
 
 
-def _take_back(uplink_id: int) -> None:
-    with transaction.atomic():
-        Uplink.objects.select_for_update().get(pk=uplink_id)
-        progress = _progress(uplink_id)
-        progress.tries = max(0, progress.tries - 1)
-        _save(uplink_id, progress)
-
-
-def _note_error(uplink_id: int, error: str) -> None:
-    with transaction.atomic():
-        Uplink.objects.select_for_update().get(pk=uplink_id)
-        progress = _progress(uplink_id)
-        progress.error = error
-        _save(uplink_id, progress)
+def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
+    """The kid and counter that a frame claims, where it is one."""
+    try:
+        frame = parse_frame(octets)
+    except MalformedError:
+        return None, None
+    return frame.kid, frame.counter

@@ -13,7 +13,8 @@ from django.conf import settings
 from ami_headend.core import broker_errors
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.sql import fetch_rows
-from concentrators.tasks import verify_uplink
+from concentrators.ingest import uplink_state
+from concentrators.tasks import verify_backlog
 from keyvault.cose.structures import MalformedError, split_sequence
 
 logger = logging.getLogger(__name__)
@@ -74,16 +75,15 @@ def receive(concentrator_id: int, body: bytes, received_at: datetime, *, comes_l
     frames = _count_frames(body)
     sha256 = hashlib.sha256(body).digest()
     due_at = received_at + timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S) + comes_last * _LAST_AFTER
-    uplink_id = _insert(concentrator_id, body, sha256, frames, received_at, due_at)
+    uplink_id = uplink_state.add(concentrator_id, body, sha256, frames, received_at, due_at)
     while uplink_id is None:
         standing = _standing(concentrator_id, sha256)
         if standing is not None:
             return Receipt(standing, sha256, frames)
-        uplink_id = _insert(
-            concentrator_id, body, sha256, frames, received_at, due_at
-        )  # purged between the two statements
+        # the other one was purged between the two statements
+        uplink_id = uplink_state.add(concentrator_id, body, sha256, frames, received_at, due_at)
     try:
-        broker_errors.redis.ask(lambda: verify_uplink.apply_async((uplink_id,), retry=False))
+        broker_errors.redis.ask(lambda: verify_backlog.apply_async((uplink_id,), retry=False))
     except BROKER_ERRORS as error:
         logger.warning("uplink %s is stored but not enqueued (%s); the sweep will", uplink_id, type(error).__name__)
     return Receipt(uplink_id, sha256, frames)
@@ -106,25 +106,6 @@ def _standing(concentrator_id: int, sha256: bytes) -> int | None:
         "SELECT id FROM concentrators_uplink WHERE concentrator_id = %s AND sha256 = %s AND body IS NOT NULL",
         concentrator_id,
         sha256,
-    )
-    return rows[0][0] if rows else None
-
-
-def _insert(
-    concentrator_id: int, body: bytes, sha256: bytes, frames: int, received_at: datetime, due_at: datetime
-) -> int | None:
-    rows = fetch_rows(
-        """INSERT INTO concentrators_uplink (concentrator_id, received_at, sha256, body, octets, frames, due_at,
-                  accepted, duplicate, rejected, failures, waiting, attempts, last_error)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, 0, 0, 0, '{}', 0, 0, '')
-           ON CONFLICT (concentrator_id, sha256) WHERE body IS NOT NULL DO NOTHING RETURNING id""",
-        concentrator_id,
-        received_at,
-        sha256,
-        body,
-        len(body),
-        frames,
-        due_at,
     )
     return rows[0][0] if rows else None
 

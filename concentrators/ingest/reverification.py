@@ -9,30 +9,25 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from django.db import transaction
 from django.utils import timezone
-from psycopg.types.json import Jsonb
 
-from ami_headend.core.sql import execute, fetch_rows, int_array
+from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures import record
 from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind
-from concentrators.ingest.assigned import AssignedMeter, assigned_meters
-from concentrators.ingest.judging import Delivery, Verdicts, judge
-from concentrators.ingest.verification import (
-    TRIES,
-    TransientError,
-    came_between,
-    is_transient,
-    judge_by_halves,
-)
+from concentrators.ingest import uplink_state
+from concentrators.ingest.attempt import TransientError, attempt
+from concentrators.ingest.decisions import Verdicts
+from concentrators.ingest.facts import AssignedMeter, Delivery
+from concentrators.ingest.quarantine import judge_apart
+from concentrators.ingest.uplink_state import WaitingKinds
+from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Uplink
 from concentrators.totals import totals
-from keyvault import journal
 from keyvault.cose.structures import split_sequence
-from keyvault.journal import NotReplayedError
 from keyvault.opening import known_kids
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import parse_frame
@@ -41,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 SCAN_UPLINKS = 20
 BY_ITSELF = WAITING - NOT_BY_ITSELF
-
-_Kinds = Mapping[str, Sequence[int]]  # indexes of waiting frames by kind, as the uplink's row has them
 
 
 class _Frame(NamedTuple):
@@ -78,6 +71,7 @@ def ready(
     system_titles: Collection[bytes] | None = None,
     done: Callable[[int], None] = lambda count: None,
     kinds: Collection[FailureKind] = BY_ITSELF,
+    worker: Worker = PROCESS,
 ) -> Iterator[Ready]:
     """The uplinks among those given with frames to judge, of ``system_titles`` and ``kinds`` alone: their key and meter
     stand now, and the meter is in service where they waited for that.
@@ -92,7 +86,7 @@ def ready(
             int_array(chunk),
         )
         waiting = {row[0]: _waiting(row[1], row[2], system_titles, kinds) for row in rows}
-        meters = _meters_of({frame.kid for frames in waiting.values() for frame in frames.values()})
+        meters = _meters_of({frame.kid for frames in waiting.values() for frame in frames.values()}, worker)
         for uplink_id, frames in waiting.items():
             ripe = sum(_is_ripe(frame, meters) for frame in frames.values())
             if ripe:
@@ -104,6 +98,7 @@ def verify_again(
     uplink_id: int,
     system_titles: Collection[bytes] | None = None,
     kinds: Collection[FailureKind] = BY_ITSELF,
+    worker: Worker = PROCESS,
 ) -> Verdicts:
     """Judge an uplink's waiting frames that can be judged now (see ``ready``).
 
@@ -112,22 +107,15 @@ def verify_again(
     cannot be processed is parked. Raises TransientError where database or master key do not answer: then nothing of
     this uplink has moved.
     """
-    split = False
-    for attempt in range(TRIES):
-        try:
-            with transaction.atomic():
-                with_care = Care.LOCK if attempt else Care.LOOK
-                return _verify_again(uplink_id, system_titles, kinds, with_care, split=split)
-        except Exception as error:
-            if came_between(error):
-                continue
-            if is_transient(error):
-                raise TransientError(f"uplink {uplink_id}: {error}") from error
-            if split:
-                raise
-            logger.exception("waiting frames of uplink %s failed to verify; the one at fault is parked", uplink_id)
-            split = True
-    raise TransientError(f"uplink {uplink_id}: others came between {TRIES} times")
+    what = f"uplink {uplink_id}"
+    again = partial(_verify_again, uplink_id, system_titles, kinds, worker)
+    try:
+        return attempt(what, again, Care.LOOK)
+    except TransientError:
+        raise
+    except Exception:
+        logger.exception("waiting frames of uplink %s failed to verify; the one at fault is parked", uplink_id)
+    return attempt(what, partial(again, split=True), Care.LOCK)
 
 
 @dataclass(slots=True)
@@ -151,38 +139,30 @@ def verify_all_again(
     uplink_ids: Sequence[int],
     system_titles: Collection[bytes] | None = None,
     done: Callable[[int], None] = lambda count: None,
+    worker: Worker = PROCESS,
 ) -> Outcome:
     """``verify_again`` for each uplink that has frames to judge; what was judged stays, whatever fails later."""
     outcome = Outcome()
-    for uplink_id, _ in ready(uplink_ids, system_titles, done):
-        outcome.verdicts.add(verify_again(uplink_id, system_titles))
+    for uplink_id, _ in ready(uplink_ids, system_titles, done, worker=worker):
+        outcome.verdicts.add(verify_again(uplink_id, system_titles, worker=worker))
         outcome.uplinks += 1
     return outcome
-
-
-class _Waiting(NamedTuple):
-    """A verified uplink with waiting frames, locked."""
-
-    concentrator_id: int
-    received_at: datetime
-    corrected_at: datetime | None
-    body: bytes
-    kinds: _Kinds
 
 
 def _verify_again(
     uplink_id: int,
     system_titles: Collection[bytes] | None,
     kinds: Collection[FailureKind],
+    worker: Worker,
     care: Care,
     *,
-    split: bool,
+    split: bool = False,
 ) -> Verdicts:
-    uplink = _lock(uplink_id)
+    uplink = uplink_state.take_waiting(uplink_id)
     if uplink is None:
         return Verdicts()
     waiting = _waiting(uplink.body, uplink.kinds, system_titles, kinds)
-    meters = _meters_of({frame.kid for frame in waiting.values()})
+    meters = _meters_of({frame.kid for frame in waiting.values()}, worker)
     waited = {index: frame.kind for index, frame in sorted(waiting.items()) if _is_ripe(frame, meters)}
     if not waited:
         return Verdicts()
@@ -192,35 +172,22 @@ def _verify_again(
         uplink_id, uplink.concentrator_id, uplink.received_at, timezone.now(), uplink.corrected_at, waited
     )
     evidence = record.waiting_evidence(uplink_id, waited)
-    verdicts = judge_by_halves(delivery, frames) if split else judge([(delivery, frames)], care)[0]
+    if split:
+        verdicts = judge_apart(worker, delivery, frames)
+    else:
+        (verdicts,) = worker.judge([(delivery, frames)], care)
     moved = waited.keys() - {
         index for kind, indexes in verdicts.waiting_frames.items() for index in indexes if waited[index] == kind
     }
     if moved:
         record.uncount(Counter(waited[index] for index in moved), uplink.concentrator_id, uplink.received_at)
         record.withdraw([failure_id for failure_id, index in evidence.items() if index in moved])
-    _move(uplink_id, uplink.kinds, waited, verdicts)
+    uplink_state.move(uplink_id, uplink.kinds, waited, verdicts)
     return verdicts
 
 
-def _lock(uplink_id: int) -> _Waiting | None:
-    """Lock an uplink whose frames wait, and assignments against change; whoever has it now is waited for."""
-    rows = fetch_rows(
-        f"""SELECT {journal.OPEN}, concentrator_id, received_at, corrected_at, body, waiting_frames,
-                   pg_advisory_xact_lock_shared(%s)
-            FROM (SELECT * FROM concentrators_uplink
-                  WHERE id = %s AND verified_at IS NOT NULL AND waiting > 0
-                    AND body IS NOT NULL AND waiting_frames IS NOT NULL FOR UPDATE) AS u""",
-        totals.LOCK,
-        uplink_id,
-    )
-    if rows and not rows[0][0]:
-        raise NotReplayedError
-    return _Waiting(*rows[0][1:-1]) if rows else None
-
-
 def _waiting(
-    body: bytes, waiting: _Kinds | None, system_titles: Collection[bytes] | None, kinds: Collection[FailureKind]
+    body: bytes, waiting: WaitingKinds | None, system_titles: Collection[bytes] | None, kinds: Collection[FailureKind]
 ) -> dict[int, _Frame]:
     """The waiting frames of an uplink, of those titles and kinds, by their indexes."""
     frames = split_sequence(body)
@@ -233,12 +200,12 @@ def _waiting(
     return found
 
 
-def _meters_of(kids: Collection[bytes]) -> dict[bytes, AssignedMeter]:
+def _meters_of(kids: Collection[bytes], worker: Worker) -> dict[bytes, AssignedMeter]:
     """The meters behind the kids that are unknown no longer: a key stands, and a meter."""
     if not kids:
         return {}
     known = known_kids(kids)
-    meters = assigned_meters({kid[:8] for kid in known})
+    meters = worker.meters.read({kid[:8] for kid in known})
     return {kid: meters[kid[:8]] for kid in known if kid[:8] in meters}
 
 
@@ -246,28 +213,3 @@ def _is_ripe(frame: _Frame, meters: Mapping[bytes, AssignedMeter]) -> bool:
     """Whether a frame need not wait any longer, as far as can be told without opening it."""
     meter = meters.get(frame.kid)
     return meter is not None and (meter.in_service or frame.kind != FailureKind.DEVICE_SUSPENDED)
-
-
-def _move(uplink_id: int, kinds: _Kinds, judged: Mapping[int, FailureKind], verdicts: Verdicts) -> None:
-    """Bring the uplink's row up to date: what its frames said before, less those judged, plus their verdicts."""
-    still: dict[str, list[int]] = {kind: [i for i in indexes if i not in judged] for kind, indexes in kinds.items()}
-    for kind, indexes in verdicts.waiting_frames.items():
-        still[kind] = sorted([*still.get(kind, []), *indexes])
-    still = {kind: indexes for kind, indexes in still.items() if indexes}
-    failures: dict[str, Any] = fetch_rows("SELECT failures FROM concentrators_uplink WHERE id = %s", uplink_id)[0][0]
-    counted = Counter(failures)
-    counted.subtract(Counter(judged.values()))
-    counted.update(verdicts.failures)
-    execute(
-        """UPDATE concentrators_uplink
-           SET accepted = accepted + %s, duplicate = duplicate + %s, rejected = rejected + %s,
-               failures = %s, waiting = %s, waiting_frames = %s
-           WHERE id = %s""",
-        verdicts.accepted,
-        verdicts.duplicate,
-        verdicts.rejected - len(judged),
-        Jsonb({kind: count for kind, count in counted.items() if count}),
-        sum(map(len, still.values())),
-        Jsonb(still) if still else None,
-        uplink_id,
-    )

@@ -19,8 +19,9 @@ from ami_headend.core import locks
 from ami_headend.core.sql import fetch_rows
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reverification
+from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import BY_ITSELF, SCAN_UPLINKS
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Reverification
 from concentrators.totals import totals
 
@@ -47,7 +48,7 @@ def request_everything() -> None:
     Reverification.objects.get_or_create(cause=EVERYTHING, position=0)
 
 
-def work() -> bool:
+def work(worker: Worker = PROCESS) -> bool:
     """Judge again what may wait no longer, for some seconds; True where more is to be done.
 
     Another worker that does so is not waited for. Where the database or the master key do not answer, nothing is lost:
@@ -59,7 +60,7 @@ def work() -> bool:
             return False
         while request := _next_request():
             try:
-                if not _go_on(request, until):
+                if not _go_on(request, until, worker):
                     return True
             except TransientError as error:
                 logger.warning("frames that wait are judged again later: %s", error)
@@ -73,7 +74,7 @@ def _next_request() -> Reverification | None:
     return next((oldest[cause] for cause in CAUSES if cause in oldest), None)
 
 
-def _go_on(request: Reverification, until: float) -> bool:
+def _go_on(request: Reverification, until: float, worker: Worker) -> bool:
     """Work on a request, to its end if there is time: then it goes, and True is given."""
     kinds = _KINDS[request.cause]
     if not request.position and not request.tries:
@@ -86,7 +87,7 @@ def _go_on(request: Reverification, until: float) -> bool:
         for uplink_id in uplink_ids:
             if time.monotonic() >= until:
                 return False
-            _judge(request, uplink_id, kinds)
+            _judge(request, uplink_id, kinds, worker)
     request.delete()
     return True
 
@@ -106,13 +107,13 @@ def _next(request: Reverification, kinds: frozenset[FailureKind]) -> list[int]:
     return [row[0] for row in rows]
 
 
-def _judge(request: Reverification, uplink_id: int, kinds: frozenset[FailureKind]) -> None:
+def _judge(request: Reverification, uplink_id: int, kinds: frozenset[FailureKind], worker: Worker) -> None:
     """Judge an uplink's frames again, noted before and after."""
     mine = Reverification.objects.filter(pk=request.pk)
     if request.tries < settings.UPLINK_SPLIT_AFTER:
         mine.update(tries=F("tries") + 1)
         try:
-            reverification.verify_again(uplink_id, kinds=kinds)
+            reverification.verify_again(uplink_id, kinds=kinds, worker=worker)
         except TransientError:
             mine.update(tries=request.tries)
             raise

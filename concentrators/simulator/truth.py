@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Count, Sum
 
+from ami_headend.core.sql import chunks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.simulator.meter import ENERGY_REGISTER, lengths_in
@@ -71,7 +72,7 @@ def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], N
     moved_at = time.monotonic()
     while open_uplinks and not stop():
         waiting: set[int] = set()
-        for chunk in _chunks(sorted(open_uplinks)):
+        for chunk in chunks(sorted(open_uplinks), _CHUNK_UPLINKS):
             waiting.update(Uplink.objects.filter(pk__in=chunk, verified_at=None).values_list("pk", flat=True))
         if len(waiting) < len(open_uplinks):
             moved_at = time.monotonic()
@@ -102,7 +103,7 @@ def _compare_verdicts(closing: Closing, posted: list[tuple[int, int, dict[str, i
         expected.update(verdicts)
     found: Counter[str] = Counter()
     frames = 0
-    for chunk in _chunks([uplink for _, uplink, _ in posted]):
+    for chunk in chunks([uplink for _, uplink, _ in posted], _CHUNK_UPLINKS):
         rows = Uplink.objects.filter(pk__in=chunk).values_list("frames", "accepted", "duplicate", "failures")
         for of_uplink, accepted, duplicate, failures in rows:
             frames += of_uplink
@@ -275,8 +276,3 @@ def _concentrator_ids(plan: Plan) -> dict[int, int]:
     names = {concentrator_name(plan, number): number for number in range(plan.concentrators)}
     rows = Concentrator.objects.filter(name__in=list(names)).values_list("name", "pk")
     return {pk: names[name] for name, pk in rows}
-
-
-def _chunks(uplinks: list[int]) -> Iterator[list[int]]:
-    for first in range(0, len(uplinks), _CHUNK_UPLINKS):
-        yield uplinks[first : first + _CHUNK_UPLINKS]

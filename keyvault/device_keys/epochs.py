@@ -31,6 +31,18 @@ _UNFETCHED = """
 """
 
 
+_IN_USE = "k.state = 'active' AND k.epoch > 0"
+# A key ``k`` is worn that nears its safe number of frames, which the highest of its counter ``c`` bounds from above:
+# the one parameter is the setting KEY_ROTATE_AT_COUNTER.
+WORN = f"{_IN_USE} AND c.highest >= %s"
+_SINCE = "coalesce(k.activated_at, k.created_at)"
+# Keys that are to be replaced, worn ones or such as were in use before a time, where no next one is under way.
+TO_BE_REPLACED = f"""SELECT k.system_title, c.highest, {_SINCE} AS since
+    FROM keyvault_devicekey k JOIN keyvault_invocationcounter c ON c.key_id = k.id
+    WHERE ({WORN} OR {_IN_USE} AND {_SINCE} < %s) AND NOT EXISTS (
+        SELECT 1 FROM keyvault_devicekey p WHERE p.system_title = k.system_title AND p.state = 'pending')"""
+
+
 class EpochError(ValueError):
     """A new epoch that cannot begin; the message names the device and says why."""
 
@@ -214,9 +226,9 @@ def near_budget(at_once: int) -> Iterator[list[bytes]]:
     highest, key_id = LAST_COUNTER + 1, 0
     while True:
         rows = fetch_rows(
-            """SELECT k.system_title, c.highest, k.id
+            f"""SELECT k.system_title, c.highest, k.id
                FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
-               WHERE c.highest >= %s AND k.state = 'active' AND k.epoch BETWEEN 1 AND %s
+               WHERE {WORN} AND k.epoch <= %s
                  AND (c.highest < %s OR c.highest = %s AND k.id > %s)
                  AND EXISTS (SELECT 1 FROM keyvault_devicekey t
                              WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')

@@ -8,6 +8,7 @@ from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows
 from keyvault import master_key
+from keyvault.device_keys.epochs import WORN
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
 from keyvault.models import KeyState, MasterKeyRotation, RotationState
@@ -129,7 +130,7 @@ def without_successor(limit: int) -> Notable:
 def near_budget(limit: int) -> Notable:
     """Active keys that came near the safe number of frames (setting KEY_ROTATE_AT_COUNTER), the nearest first."""
     return _notable(
-        "k.state = 'active' AND k.epoch > 0 AND c.highest >= %s",
+        WORN,
         "coalesce(k.activated_at, k.created_at)",
         settings.KEY_ROTATE_AT_COUNTER,
         order="c.highest DESC",

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 from django.db import transaction
 from django.utils import timezone
 
+from ami_headend.core.sql import chunks
 from keyvault import approvals
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -21,7 +22,6 @@ from keyvault.device_keys.shipment_file import Header, ShipmentError, ShipmentLi
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import Algorithm, DeviceKey, KeyState
 
-_CHUNK = 5_000
 _NAMED = 10
 _NAMED_IN_AUDIT = 100
 
@@ -90,11 +90,10 @@ def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey
 def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], int]:
     """Ids of the active keys by title and whether it is the transfer key; ShipmentError where a device has none."""
     found: dict[tuple[bytes, bool], int] = {}
-    for start in range(0, len(titles), _CHUNK):
-        rows = DeviceKey.objects.filter(
-            system_title__in=titles[start : start + _CHUNK], state=KeyState.ACTIVE
-        ).values_list("system_title", "epoch", "pk")
-        found |= {(bytes(title), epoch == TRANSFER_EPOCH): key_id for title, epoch, key_id in rows}
+    for chunk in chunks(titles):
+        rows = DeviceKey.objects.filter(system_title__in=chunk, state=KeyState.ACTIVE)
+        for title, epoch, key_id in rows.values_list("system_title", "epoch", "pk"):
+            found[bytes(title), epoch == TRANSFER_EPOCH] = key_id
     keyless = [title.hex() for title in titles if (title, False) not in found]
     if keyless:
         more = f" and {len(keyless) - _NAMED} more" if len(keyless) > _NAMED else ""
@@ -108,8 +107,7 @@ def _lines(
     transport_key: TransportKey,
     done: Callable[[int], None],
 ) -> Iterator[ShipmentLine]:
-    for start in range(0, len(titles), _CHUNK):
-        chunk = titles[start : start + _CHUNK]
+    for chunk in chunks(titles):
         wanted = [key_id for title in chunk for transfer in (False, True) if (key_id := ids.get((title, transfer)))]
         opened = {key.id: key for key in open_keys(wanted)}
         if len(opened) != len(wanted):

@@ -1,13 +1,13 @@
 """Keys that come in a shipment, wrapped under a transport key: checked, and stored, all or nothing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.utils import timezone
 
-from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from ami_headend.core.sql import CHUNK, chunks, fetch_rows, int_array, octets_array
 from ami_headend.core.tables import BadLine
 from keyvault import journal
 from keyvault.audit import chain
@@ -25,9 +25,7 @@ from keyvault.models import Algorithm, KeySource, KeyState
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many more are through, and of how many
 
-_CHUNK = 5_000
 _NAMED_IN_AUDIT = 100
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -156,8 +154,8 @@ def _unwrap(
                 report.bad.append(BadLine(line.line, f"{what} {reason}"))
             else:
                 arrived.append(key)
-        if not count % _CHUNK or count == len(shipment.lines):
-            progress("unwrapping", count % _CHUNK or _CHUNK, len(shipment.lines))
+        if not count % CHUNK or count == len(shipment.lines):
+            progress("unwrapping", count % CHUNK or CHUNK, len(shipment.lines))
     if failed and not arrived and len(report.bad) == failed:
         raise ShipmentError(f"no key of the shipment opens under the transport key {named.hex()}: it is the wrong one")
     return arrived
@@ -181,7 +179,7 @@ def _hold_against_vault(
     plan = _Plan()
     elsewhere = _standing_elsewhere(arrived)
     devices = _by_device(arrived)
-    for chunk in _chunks(devices):
+    for chunk in chunks(devices):
         standing = _standing([keys[0].system_title for keys in chunk])
         for keys in chunk:
             have = standing.get(keys[0].system_title, {})
@@ -207,10 +205,6 @@ def _by_device(arrived: Sequence[_Arrived]) -> list[list[_Arrived]]:
     for key in arrived:
         by_title.setdefault(key.system_title, []).append(key)
     return list(by_title.values())
-
-
-def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 
 def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: ImportReport) -> str | None:
@@ -296,10 +290,10 @@ def _standing_elsewhere(arrived: Sequence[_Arrived]) -> dict[bytes, bytes]:
 
 def _store(plan: _Plan, progress: Progress) -> None:
     total = len(plan.active) + len(plan.pending) + len(plan.replaced)
-    for chunk in _chunks(plan.active):
+    for chunk in chunks(plan.active):
         provisioning.provision_stored(chunk)
         progress("storing", len(chunk), total)
-    for chunk in _chunks(plan.pending):
+    for chunk in chunks(plan.pending):
         provisioning.provision_pending(chunk, {})
         _note_given(chunk)
         progress("storing", len(chunk), total)

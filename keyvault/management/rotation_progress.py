@@ -1,14 +1,13 @@
 """What a terminal shows of the master key: its status, and a rotation going on."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from django.utils import timezone
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ami_headend.core.commands import bars
 from keyvault import master_key
 from keyvault.device_keys import inventory
 from keyvault.master_key import census, rewrap
@@ -85,15 +84,16 @@ def watch(rotation: MasterKeyRotation) -> None:
 
 def verify() -> Verification:
     """Open every secret, with progress."""
-    with _bar("Opening", sum(count.secrets for count in census.census())) as advance:
-        return census.verify(advance)
+    with bars() as progress:
+        return census.verify(progress.step("opening", sum(count.secrets for count in census.census())))
 
 
 def _follow(rotation: MasterKeyRotation, step: Callable[[], None], interrupted: str) -> None:
     warned = False
     shown = 0
     try:
-        with _bar(f"Rewrapping to version {rotation.to_version}", rotation.total) as advance:
+        with bars() as progress:
+            advance = progress.step(f"rewrapping to version {rotation.to_version}", rotation.total)
             while rotation.state == RotationState.RUNNING:
                 step()
                 rotation.refresh_from_db()
@@ -105,14 +105,6 @@ def _follow(rotation: MasterKeyRotation, step: Callable[[], None], interrupted: 
                     warned = True
     except KeyboardInterrupt:
         Console(stderr=True).print(interrupted)
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def _rotation(rotation: MasterKeyRotation) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class MeterDetail(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="meter", parameters=[_TITLE], responses=MeterSerializer)
     def get(self, request: Request, system_title: str) -> Response:
-        found = queries.with_length(Meter.objects.filter(pk=_meter(system_title).pk), timezone.now())
+        found = queries.with_length(Meter.objects.filter(pk=meter_of(system_title).pk), timezone.now())
         (meter,) = _described(found, request, is_list=False)
         return Response(MeterSerializer(meter).data)
 
@@ -133,7 +133,7 @@ class MeterGaps(ParameterView):
 
     @extend_schema(operation_id="meter_gaps", parameters=[_TITLE, GapsQuery], responses=GapReportSerializer)
     def get(self, request: Request, system_title: str) -> Response:
-        meter = _meter(system_title)
+        meter = meter_of(system_title)
         asked = self.parameters(request)
         access_record.note(request, meters=[meter.pk])
         try:
@@ -143,7 +143,8 @@ class MeterGaps(ParameterView):
         return Response(GapReportSerializer(report).data)
 
 
-def _meter(system_title: str) -> Meter:
+def meter_of(system_title: str) -> Meter:
+    """The meter that an address names; 404 where there is none."""
     try:
         return find_meter(system_title)
     except RegistryError as error:

@@ -1,20 +1,17 @@
 """Many meters into the registry at once: what a file would change, and changing it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import connection
 
 from ami_headend.core.names import Alike, alike
+from ami_headend.core.sql import chunks
 from ami_headend.core.tables import BadLine
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.meter_file import OF_PLACE, MeterLine
-
-CHUNK = 5_000  # lines per round of queries
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -41,13 +38,6 @@ class Enrolment:
     bad: list[BadLine] = field(default_factory=list)
 
 
-def chunks(items: Sequence[_T], size: int = CHUNK) -> Iterator[list[_T]]:
-    """The items in lists of at most ``size``."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
-
-
 def plan_enrolment(
     lines: Sequence[MeterLine], now: datetime, *, update: bool, done: Callable[[int], None] = lambda count: None
 ) -> Enrolment:
@@ -62,7 +52,7 @@ def plan_enrolment(
     return plan
 
 
-def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, update: bool) -> None:
+def _plan_chunk(plan: Enrolment, chunk: Sequence[MeterLine], now: datetime, *, update: bool) -> None:
     meters = {
         bytes(meter.system_title): meter
         for meter in Meter.objects.filter(system_title__in=[line.system_title for line in chunk])
@@ -106,7 +96,7 @@ def _plan_chunk(plan: Enrolment, chunk: list[MeterLine], now: datetime, *, updat
             plan.bad.append(BadLine(line.line, reason))
 
 
-def _standing_places(chunk: list[MeterLine]) -> dict[str, Place]:
+def _standing_places(chunk: Sequence[MeterLine]) -> dict[str, Place]:
     """The places that lines name and that stand, by what their names have in common with those in the lines."""
     wanted = {alike(line.place) for line in chunk if line.place}
     return {alike(place.name): place for place in Place.objects.alias(alike=Alike("name")).filter(alike__in=wanted)}
@@ -182,7 +172,7 @@ def enrol(plan: Enrolment, now: datetime, done: Callable[[int], None] = lambda c
     return added
 
 
-def _add(lines: list[MeterLine], now: datetime) -> dict[bytes, int]:
+def _add(lines: Sequence[MeterLine], now: datetime) -> dict[bytes, int]:
     rows = [
         (
             line.system_title,
@@ -215,7 +205,7 @@ def _install(rows: list[tuple[int, str, datetime]]) -> None:
     )
 
 
-def _change(changes: list[Change], now: datetime) -> None:
+def _change(changes: Sequence[Change], now: datetime) -> None:
     for change in changes:
         for column in set(change.columns) - {"interval_minutes"}:
             setattr(change.meter, column, getattr(change.line, column))

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from ami_headend.alerts import delivery, evaluation, tasks
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule, StoredMark
-from concentrators.tasks import verify_uplink
+from concentrators.tasks import verify_backlog
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids of channels whose delivery was enqueued; no worker runs here, so nothing reaches the broker."""
     ids: list[int] = []
     monkeypatch.setattr(tasks.deliver, "apply_async", lambda args, **_: ids.append(args[0]))
-    monkeypatch.setattr(verify_uplink, "apply_async", lambda *_, **__: None)
+    monkeypatch.setattr(verify_backlog, "apply_async", lambda *_, **__: None)
     return ids
 
 

@@ -9,21 +9,21 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend.alerts import defaults, evaluation
+from ami_headend.alerts import defaults, evaluation, silence
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX
 from ami_headend.alerts.defaults import RULES
 from ami_headend.alerts.models import Alert, Condition, Rule, StoredMark
 from ami_headend.alerts.parameters import PARAMETERS
-from ami_headend.alerts.silence import silent_after
-from ami_headend.console import fleet_queries
+from ami_headend.console import overview_panels
+from ami_headend.console.concentrators import health_label
 from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.metrics import snapshots
 from ami_headend.metrics.models import Snapshot
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection
 from concentrators.failures.kinds import FailureKind
 from concentrators.fleet.assignments import exchange
+from concentrators.fleet.selection import Selection
 from concentrators.ingest import reverification
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
 from keyvault.audit import chain
@@ -238,10 +238,14 @@ class TestSilence:
         concentrator = ConcentratorFactory.create()
         (device,) = fleet.commission(1, concentrator)
         fleet.post(concentrator, [device.frame(0)], now - timedelta(minutes=minutes))
+        Uplink.objects.update(verified_at=now, accepted=1)
         alerts = evaluated(rule, now)
         snapshots.take(now)
-        page = fleet_queries.concentrators(now - silent_after(), now, [])
-        assert (len(alerts), page.silent) == ((1, 1) if state == "silent" else (0, 0))
+        [known] = silence.of_concentrators(now)
+        assert (len(alerts), known.is_silent) == ((1, True) if state == "silent" else (0, False))
+        [figure] = overview_panels.concentrators(None, now)["figures"]
+        assert figure.note == ("1 silent for over 2 h" if state == "silent" else "none silent")
+        assert ("posting" if state == "heard" else "silent") in health_label(known, now)
         assert Snapshot.objects.get(name="concentrators").value == [[state, 1]]
 
     def test_a_meter_that_was_taken_down_is_not_silent(self) -> None:

@@ -21,7 +21,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def note(args: tuple[int], *_: Any, **__: Any) -> None:
         ids.append(args[0])
 
-    monkeypatch.setattr(tasks.verify_uplink, "apply_async", note)
+    monkeypatch.setattr(tasks.verify_backlog, "apply_async", note)
     return ids
 
 

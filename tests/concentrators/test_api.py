@@ -129,7 +129,7 @@ class TestRefusals:
         def away(*_: object) -> None:
             raise OperationalError("secret address")
 
-        monkeypatch.setattr("concentrators.ingest.reception.fetch_rows", away)
+        monkeypatch.setattr("concentrators.ingest.uplink_state.fetch_rows", away)
         response = post_body(token)
         assert_problem(response, 503)
         assert int(response["Retry-After"]) > 0
@@ -220,7 +220,7 @@ class TestStatus:
 def test_without_a_broker_the_octets_are_stored_and_the_sweep_finds_them(
     token: str, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(tasks.verify_uplink, "apply_async")  # the real one
+    monkeypatch.delattr(tasks.verify_backlog, "apply_async")  # the real one
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         address = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"

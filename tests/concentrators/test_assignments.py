@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from concentrators.fleet.assignments import AssignmentError, assign
-from concentrators.ingest.assigned import assigned_meters
+from concentrators.ingest.assigned import KeptMeters
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from concentrators.totals import totals
 from meters.models import Meter
@@ -146,11 +146,11 @@ def test_meters_as_verification_sees_them(
     concentrator: Concentrator, other_concentrator: Concentrator, device: Device
 ) -> None:
     assign([(device.meter.pk, other_concentrator.pk)], interval(2))
-    found = assigned_meters({device.title, bytes(8)})
+    found = KeptMeters().read({device.title, bytes(8)})
     assert set(found) == {device.title}
     meter = found[device.title]
     assert (meter.id, meter.in_service, meter.interval_minutes) == (device.meter.pk, True, 30)
     start_s = START_S + 2 * HALF_HOUR_S
     at = [meter.concentrator_of(time_s, 30) for time_s in (0, start_s - 1, start_s, start_s + 10**9)]
     assert at == [None, concentrator.pk, other_concentrator.pk, other_concentrator.pk]
-    assert assigned_meters(set()) == {}
+    assert KeptMeters().read(set()) == {}

@@ -7,7 +7,7 @@ from pytest_django import Settings
 
 from concentrators.failures import record
 from concentrators.failures.kinds import FailureKind, Severity
-from concentrators.failures.record import Failure
+from concentrators.ingest.decisions import Failure
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, RefusedFrame
 from tests.concentrators.fleet import NOW, commission, evidence, judged, tallies, verified
 

@@ -7,7 +7,7 @@ from django.db import IntegrityError, transaction
 
 from concentrators.commands import capture_period, downlink, queue
 from concentrators.commands.capture_period import Change, IntervalError
-from concentrators.ingest import assigned
+from concentrators.ingest.worker import PROCESS
 from concentrators.models import Command, CommandState, Concentrator
 from concentrators.totals import totals
 from concentrators.totals.queries import TotalSelection
@@ -245,6 +245,6 @@ def test_no_query_is_added_to_an_uplink_of_meters_that_are_known(concentrator: C
             capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
             judged(concentrator, [frame(device, SINCE)])
         with counting() as statements:
-            assigned.assigned_meters({device.title})
+            PROCESS.meters.read({device.title})
         found.append(len(statements))
     assert found[1:] == [1, 1]

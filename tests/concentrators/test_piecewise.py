@@ -11,7 +11,8 @@ from pytest_django import Settings
 
 from concentrators import tasks
 from concentrators.ingest import dispatch, quarantine, uplink_state
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from keyvault.master_key import MasterKeyError
 from meters.contents.plain import PlainReader
@@ -57,7 +58,7 @@ def work(uplink: Uplink) -> None:
     if uplink.claims:
         assert uplink_state.claim_overdue(uplink.due_at) == [uplink.pk]
     with suppress(SystemExit, TransientError):
-        dispatch.verify_in_turn(uplink.pk)
+        dispatch.verify_backlog(uplink.pk)
     uplink.refresh_from_db()
 
 
@@ -92,7 +93,7 @@ def test_what_was_in_the_same_lot_is_verified_all_the_same(concentrator: Concent
     assert set(uplink_state.claim_overdue(uplink.due_at + timedelta(seconds=1))) == {uplink.pk, innocent.pk}
     for _ in range(2):
         with suppress(SystemExit):
-            dispatch.verify_in_turn(innocent.pk)
+            dispatch.verify_backlog(innocent.pk)
     innocent.refresh_from_db()
     assert innocent.verified_at is not None
 
@@ -129,8 +130,7 @@ def test_what_says_nothing_of_the_frames_counts_for_nothing(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("concentrators.ingest.verification.judge", gone)
-        patched.setattr("concentrators.ingest.quarantine.judge", gone)
+        patched.setattr(Worker, "judge", gone)
         for _ in range(6):
             work(uplink)
         assert (uplink.begun, uplink.attempts) == (0, 0)
@@ -146,7 +146,7 @@ def test_what_says_nothing_of_the_frames_counts_for_nothing(
 
 def test_the_usual_way_counts_nothing(concentrator: Concentrator) -> None:
     uplink = post(concentrator, [b"garbage"])
-    tasks.verify_uplink(uplink.pk)
+    tasks.verify_backlog(uplink.pk)
     uplink.refresh_from_db()
     assert (uplink.begun, uplink.claims) == (0, 0)
     assert uplink.verified_at is not None

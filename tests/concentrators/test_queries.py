@@ -6,7 +6,9 @@ import secrets
 import pytest
 
 from concentrators.failures.kinds import FailureKind
-from concentrators.ingest import assigned, judging, reception, verification
+from concentrators.ingest import reception, verification
+from concentrators.ingest.attempt import Foresight
+from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, Uplink
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import provisioning
@@ -36,14 +38,14 @@ CONFLICTS = 20  # a COPY that meets what stands, and all again under lock
 @pytest.fixture(autouse=True)
 def known_registers(db: None) -> None:
     """Registers are read once a process; here, before anything is counted."""
-    assigned.assigned_meters([bytes(8)])
-    judging._registers.begin_batch(assigned.registers_generation())
+    PROCESS.meters.read([bytes(8)])
+    PROCESS.registers.begin_batch(PROCESS.meters.registers_generation)
 
 
 @pytest.fixture(autouse=True)
 def looking(db: None) -> None:
     """Nothing foreseen is taken for true: that would save the first lot a statement, or cost it some."""
-    verification._foresight.failed()
+    PROCESS.foresight.failed()
 
 
 def cost(statements: Statements, uplink: Uplink) -> int:
@@ -82,7 +84,7 @@ def test_what_is_foreseen_costs_less_and_a_surprise_the_same_for_any_number_of_f
     for size in SIZES:
         devices = commission(size, concentrator)
         verified(concentrator, [device.frame(0) for device in devices])
-        verification._foresight = verification._Foresight()
+        PROCESS.foresight = Foresight()
         assert cost(statements, post(concentrator, [device.frame(1) for device in devices])) == HONEST_FORESEEN
         provisioning.set_key_state([device.row().pk for device in devices], KeyState.RETIRED)
         uplink = post(concentrator, [device.frame(2) for device in devices])

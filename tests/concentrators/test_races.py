@@ -14,7 +14,7 @@ from pytest_django import DjangoDbBlocker
 from concentrators.failures.acknowledgement import acknowledge
 from concentrators.failures.queries import FailureSelection
 from concentrators.fleet.assignments import assign
-from concentrators.ingest import judging, reception, verification
+from concentrators.ingest import reception, store, verification
 from concentrators.models import Concentrator, IntervalTotal, Uplink
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
@@ -182,7 +182,7 @@ def test_a_key_that_moves_between_read_and_save_accepts_nothing(
             at_once(partial(provisioning.set_key_state, [key_id], KeyState.COMPROMISED))
         save_counters(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(judging, "save_counters", retire_then_save)
+    monkeypatch.setattr(store, "save_counters", retire_then_save)
     verification.verify(uplink.pk)
     uplink.refresh_from_db()
     assert outcome(uplink) == {"key_retired": 1, "accepted": 1}

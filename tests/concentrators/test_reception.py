@@ -142,14 +142,14 @@ class TestReceive:
     ) -> None:
         first = reception.receive(concentrator.pk, BODY, NOW)
         Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
-        insert = reception._insert
+        insert = uplink_state.add
 
         def insert_then_purge(*args: Any) -> int | None:
             uplink_id = insert(*args)
             uplink_state.purge(NOW + timedelta(days=31))
             return uplink_id
 
-        monkeypatch.setattr(reception, "_insert", insert_then_purge)
+        monkeypatch.setattr(uplink_state, "add", insert_then_purge)
         again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31))
         assert again.uplink_id > first.uplink_id
         assert Uplink.objects.filter(concentrator=concentrator).count() == 2

@@ -11,7 +11,7 @@ from django.urls import reverse
 from concentrators.commands import capture_period
 from concentrators.commands.capture_period import Change, IntervalError
 from concentrators.ingest import length_corrections, reverification_queue
-from concentrators.ingest.judging import Verdicts
+from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.length_corrections import Wish
 from concentrators.ingest.reverification import verify_again
 from concentrators.models import Concentrator, ExpectedStep, IntervalTotal, Reverification, Uplink

@@ -11,8 +11,9 @@ from pytest_django import Settings
 
 from concentrators import tasks
 from concentrators.commands import gap_recovery
-from concentrators.commands.gap_recovery import Outcome, Selection
+from concentrators.commands.gap_recovery import Outcome
 from concentrators.commands.queue import DownlinkError
+from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandState, Concentrator
 from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord

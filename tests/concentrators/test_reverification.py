@@ -15,11 +15,12 @@ from django.db import connection
 from pytest_django import Settings
 
 from concentrators.failures.kinds import WAITING
-from concentrators.ingest import reverification, verification
-from concentrators.ingest import uplink_state as uplinks
-from concentrators.ingest.judging import Delivery, Verdicts, judge
+from concentrators.ingest import uplink_state, verification
+from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.decisions import Verdicts
+from concentrators.ingest.facts import Delivery
 from concentrators.ingest.reverification import ready, verify_again, verify_all_again, waiting_uplinks
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest.worker import Worker
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.totals import totals
 from keyvault import master_key
@@ -216,12 +217,14 @@ def test_a_key_that_goes_again_while_it_is_judged(concentrator: Concentrator, mo
     uplink = verified(concentrator, [device.frame(0) for device in devices])
     give_keys(devices)
 
-    def forget_then_judge(uplinks: Sequence[tuple[Delivery, Frames]], care: Care) -> list[Verdicts]:
+    judge = Worker.judge
+
+    def forget_then_judge(worker: Worker, uplinks: Sequence[tuple[Delivery, Frames]], care: Care) -> list[Verdicts]:
         devices[0].counter().delete()
         DeviceKey.objects.filter(system_title=devices[0].title).delete()
-        return judge(uplinks, care)
+        return judge(worker, uplinks, care)
 
-    monkeypatch.setattr(reverification, "judge", forget_then_judge)
+    monkeypatch.setattr(Worker, "judge", forget_then_judge)
     assert again(uplink) == {"accepted": 1, "unknown_device": 1}
     assert uplink.waiting_frames == {"unknown_device": [0]}
     assert [row.frame_index for row in evidence(uplink)] == [0]
@@ -278,7 +281,7 @@ def test_octets_that_waited_go_once_they_do_not(concentrator: Concentrator, sett
     uplink = verified(concentrator, [device.frame(0)])
     give_keys([device])
     again(uplink)
-    assert uplinks.purge(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS, seconds=1)) == 1
+    assert uplink_state.purge(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS, seconds=1)) == 1
     assert verify_again(uplink.pk) == Verdicts()
 
 

@@ -13,9 +13,10 @@ import pytest
 from django.db import IntegrityError, connection
 from pytest_django import DjangoDbBlocker
 
-from concentrators.ingest import reverification, verification
-from concentrators.ingest.judging import Verdicts, judge
+from concentrators.ingest import verification
+from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.reverification import verify_again, verify_all_again, waiting_uplinks
+from concentrators.ingest.worker import Worker
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, Uplink
 from concentrators.totals import totals
 from keyvault.audit import chain
@@ -97,10 +98,12 @@ def test_whoever_comes_second_waits_and_finds_nothing_left(
     give_keys([device])
     entered, go_on = threading.Event(), threading.Event()
 
-    def pause_then_judge(*args: Any, **kwargs: Any) -> list[Verdicts]:
+    judge = Worker.judge
+
+    def pause_then_judge(*args: Any) -> list[Verdicts]:
         entered.set()
         assert go_on.wait(20)
-        return judge(*args, **kwargs)
+        return judge(*args)
 
     def verify(number: int) -> Verdicts:
         try:
@@ -111,7 +114,7 @@ def test_whoever_comes_second_waits_and_finds_nothing_left(
         finally:
             connection.close()
 
-    monkeypatch.setattr(reverification, "judge", pause_then_judge)
+    monkeypatch.setattr(Worker, "judge", pause_then_judge)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(verify, range(2))
     assert (first.failures, second) == ({"tag_invalid": 7}, Verdicts())

@@ -9,6 +9,7 @@ from pytest_django import Settings
 
 from concentrators.ingest import reverification, verification
 from concentrators.models import Assignment, Concentrator
+from keyvault.ciphers import KeptCiphers
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.models import DeviceKey, KeyState
@@ -110,7 +111,7 @@ class TestExactlyOnce:
     def test_under_locks_it_is_the_same(self, concentrator: Concentrator, make: Make) -> None:
         device = make(concentrator)
         frames = list(enumerate([device.frame(0), device.frame(1)[:-1] + b"\0", device.frame(1)]))
-        free, locked = open_frames([frames]), open_frames([frames], Care.LOCK)
+        free, locked = (open_frames([frames], care, KeptCiphers()) for care in (Care.LOOK, Care.LOCK))
         assert free.uplinks[0].refused == locked.uplinks[0].refused
         assert [one[:4] for one in free.uplinks[0].opened] == [one[:4] for one in locked.uplinks[0].opened]
         assert len(free.uplinks[0].opened) == 2

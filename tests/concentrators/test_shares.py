@@ -10,7 +10,8 @@ from pytest_django import Settings
 
 from concentrators.fleet import tokens
 from concentrators.ingest import dispatch, shares, verification
-from concentrators.ingest.judging import Verdicts
+from concentrators.ingest.decisions import Verdicts
+from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, FailureTally, Uplink
 from keyvault.cose.structures import encode_sequence
 from tests.concentrators.fleet import Device, commission, outcome, post
@@ -88,7 +89,7 @@ def test_beyond_the_allowance_a_concentrator_comes_last_and_its_honest_meters_ar
     assert (behind.status_code, before.status_code) == (202, 202)
     order = list(Uplink.objects.order_by("due_at").values_list("pk", flat=True))
     assert order == [before.json()["uplink"], behind.json()["uplink"]]
-    assert dispatch.verify_in_turn(before.json()["uplink"]) is None
+    assert dispatch.verify_backlog(before.json()["uplink"]) is None
     assert outcome(Uplink.objects.get(pk=behind.json()["uplink"])) == {"accepted": 1, "unknown_device": 1}
 
 
@@ -118,12 +119,12 @@ def test_a_flood_of_one_does_not_hold_up_the_lots_of_others(
     lots: list[list[int]] = []
     verify = verification.verify_together
 
-    def note_and_verify(lot: list[int]) -> dict[int, Verdicts]:
+    def note_and_verify(lot: list[int], worker: Worker) -> dict[int, Verdicts]:
         lots.append(lot)
-        return verify(lot)
+        return verify(lot, worker)
 
     monkeypatch.setattr(verification, "verify_together", note_and_verify)
-    assert dispatch.verify_in_turn(flood[0].pk) is None
+    assert dispatch.verify_backlog(flood[0].pk) is None
     theirs = {uplink.pk for _, uplink in honest}
     last = max(number for number, lot in enumerate(lots) if theirs.intersection(lot))
     assert sum(not theirs.intersection(lot) for lot in lots[:last]) <= 2

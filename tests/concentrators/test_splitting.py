@@ -11,8 +11,8 @@ from psycopg.errors import InsufficientPrivilege
 from pytest_django import Settings
 
 from concentrators.failures.kinds import Severity
-from concentrators.ingest import judging, uplink_state, verification
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest import store, uplink_state, verification
+from concentrators.ingest.attempt import TransientError
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from concentrators.totals import totals
 from keyvault.models import DeviceKey
@@ -158,7 +158,7 @@ def test_a_database_that_does_not_answer_is_no_fault_of_the_uplink(
 
     uplink = post(concentrator, [b"garbage"])
     Uplink.objects.filter(pk=uplink.pk).update(attempts=attempts)
-    monkeypatch.setattr(judging, "save_counters", away)
+    monkeypatch.setattr(store, "save_counters", away)
     with pytest.raises(TransientError, match="connection is closed"):
         verification.verify(uplink.pk)
     uplink.refresh_from_db()

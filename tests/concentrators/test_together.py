@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from concentrators.ingest import verification
+from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from concentrators.totals import totals
 from keyvault.device_keys.provisioning import set_key_state
@@ -196,7 +197,7 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_uplinks(concentr
     devices = commission(3, concentrator)
     first = 0
     counts = []
-    verification._foresight.failed()  # with the query that looks
+    PROCESS.foresight.failed()  # with the query that looks
     for count in (1, 1, 2, 8):
         uplinks = [post(concentrator, [device.frame(first + n) for device in devices]) for n in range(count)]
         first += count
@@ -230,7 +231,7 @@ class TestForesight:
         assert self.reads(uplinks[1:]) > 0
         assert [outcome(uplink) for uplink in uplinks] == [{"accepted": 1}, {"tag_invalid": 1}, {"duplicate": 1}]
         assert self.reads([post(concentrator, frames[4:5])]) == 1
-        verification._foresight._looks = 0
+        PROCESS.foresight._looks = 0
         assert self.reads([post(concentrator, frames[5:6])]) == 0
 
     @pytest.mark.parametrize("state", [KeyState.COMPROMISED, KeyState.RETIRED])

@@ -10,7 +10,8 @@ from pytest_django import DjangoDbBlocker
 
 from ami_headend.core.sql import fetch_rows
 from concentrators.ingest import dispatch, verification
-from concentrators.ingest.judging import Verdicts
+from concentrators.ingest.decisions import Verdicts
+from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, Uplink
 from tests.concentrators.fleet import Device, commission, outcome, post
 from tests.factories import ConcentratorFactory
@@ -68,13 +69,13 @@ def outcomes() -> Counter[str]:
 
 def test_one_task_verifies_all_that_waits(concentrator: Concentrator, device: Device) -> None:
     uplinks = [post(concentrator, [device.frame(n)]) for n in range(120)]
-    assert dispatch.verify_in_turn(uplinks[60].pk) is None
+    assert dispatch.verify_backlog(uplinks[60].pk) is None
     assert unverified() == 0
 
 
 def test_uplinks_of_other_concentrators_go_along(concentrator: Concentrator, device: Device) -> None:
     uplinks = [post(ConcentratorFactory.create(), [device.frame(n)]) for n in range(250)]
-    assert dispatch.verify_in_turn(uplinks[200].pk) is None
+    assert dispatch.verify_backlog(uplinks[200].pk) is None
     assert unverified() == 0
 
 
@@ -83,14 +84,14 @@ def test_lots_are_bounded(concentrator: Concentrator, device: Device, monkeypatc
     verify = verification.verify_together
     monkeypatch.setattr(dispatch, "_FRAMES_TOGETHER", 4)
 
-    def note_and_verify(lot: list[int]) -> dict[int, Verdicts]:
+    def note_and_verify(lot: list[int], worker: Worker) -> dict[int, Verdicts]:
         lots.append(lot)
-        return verify(lot)
+        return verify(lot, worker)
 
     monkeypatch.setattr(verification, "verify_together", note_and_verify)
     sizes = [3, 1, 1, 5, 2, 2, 1]
     uplinks = [post(concentrator, [device.frame(10 * n + m) for m in range(size)]) for n, size in enumerate(sizes)]
-    assert dispatch.verify_in_turn(uplinks[0].pk) is None
+    assert dispatch.verify_backlog(uplinks[0].pk) is None
     assert [[[one.pk for one in uplinks].index(pk) for pk in lot] for lot in lots] == [[0, 1], [2], [3], [4, 5], [6]]
 
 
@@ -98,16 +99,16 @@ def test_what_another_worker_is_at_is_passed_over(
     concentrator: Concentrator, device: Device, turn_elsewhere: None
 ) -> None:
     theirs = post(concentrator, [device.frame(1)])
-    assert dispatch.verify_in_turn(theirs.pk) is None
+    assert dispatch.verify_backlog(theirs.pk) is None
     assert unverified() == 1
     post(ConcentratorFactory.create(), [device.frame(2)])
-    assert dispatch.verify_in_turn(theirs.pk) is None
+    assert dispatch.verify_backlog(theirs.pk) is None
     assert list(Uplink.objects.filter(verified_at=None)) == [theirs]
 
 
 def test_the_turn_is_given_back(concentrator: Concentrator, device: Device) -> None:
     for n in range(3):
-        assert dispatch.verify_in_turn(post(concentrator, [device.frame(n)]).pk) is None
+        assert dispatch.verify_backlog(post(concentrator, [device.frame(n)]).pk) is None
     held = fetch_rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", dispatch._LOCK)
     assert held == [(0,)]
 
@@ -121,7 +122,7 @@ def test_a_long_turn_ends_and_names_what_is_next(
     following: int | None = uplinks[0].pk
     for left in (3, 2, 1, 0):
         assert following is not None
-        following = dispatch.verify_in_turn(following)
+        following = dispatch.verify_backlog(following)
         assert unverified() == left
     assert following is None
 
@@ -129,17 +130,17 @@ def test_a_long_turn_ends_and_names_what_is_next(
 def test_an_uplink_that_failed_before_does_not_hold_up_the_others(concentrator: Concentrator, device: Device) -> None:
     stuck, fresh = post(concentrator, [device.frame(1)]), post(concentrator, [device.frame(2)])
     Uplink.objects.filter(pk=stuck.pk).update(attempts=1)
-    assert dispatch.verify_in_turn(fresh.pk) is None
+    assert dispatch.verify_backlog(fresh.pk) is None
     assert list(Uplink.objects.filter(verified_at=None)) == [stuck]
-    assert dispatch.verify_in_turn(stuck.pk) is None
+    assert dispatch.verify_backlog(stuck.pk) is None
     assert unverified() == 0
 
 
 def test_a_verified_or_unknown_uplink_is_no_work(concentrator: Concentrator, device: Device) -> None:
     uplink = post(concentrator, [device.frame(1)])
-    assert dispatch.verify_in_turn(uplink.pk) is None
-    assert dispatch.verify_in_turn(uplink.pk) is None
-    assert dispatch.verify_in_turn(2**40) is None
+    assert dispatch.verify_backlog(uplink.pk) is None
+    assert dispatch.verify_backlog(uplink.pk) is None
+    assert dispatch.verify_backlog(2**40) is None
 
 
 def test_many_workers_at_once_leave_nothing(concentrator: Concentrator) -> None:
@@ -151,7 +152,7 @@ def test_many_workers_at_once_leave_nothing(concentrator: Concentrator) -> None:
             for n in range(first, first + 10):
                 uplink = post(concentrator, [device.frame(n) for device in devices])
                 posted.append(uplink.pk)
-                dispatch.verify_in_turn(uplink.pk)
+                dispatch.verify_backlog(uplink.pk)
         finally:
             connection.close()
 

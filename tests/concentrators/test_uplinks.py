@@ -3,12 +3,13 @@
 from datetime import timedelta
 
 import pytest
+from celery import Task
 from django.db import IntegrityError, transaction
 from pytest_django import Settings
 
 from concentrators import tasks
-from concentrators.ingest import uplink_state, verification
-from concentrators.ingest.verification import TransientError
+from concentrators.ingest import backlog, uplink_state, verification
+from concentrators.ingest.attempt import TransientError
 from concentrators.models import Concentrator, Uplink
 from tests.concentrators.fleet import NOW, Device, commission, post, verified
 from tests.factories import MeterFactory
@@ -47,34 +48,36 @@ class TestSweep:
 
 
 class TestTask:
-    def test_it_verifies(self, concentrator: Concentrator) -> None:
+    @pytest.mark.parametrize("task", [tasks.verify_backlog, tasks.verify_uplink], ids=lambda task: task.name)
+    def test_it_verifies_by_its_former_name_too(self, concentrator: Concentrator, task: "Task[..., None]") -> None:
         uplink = post(concentrator, [b"garbage"])
-        tasks.verify_uplink(uplink.pk)
+        task(uplink.pk)
         uplink.refresh_from_db()
         assert uplink.rejected == 1
 
     @pytest.mark.parametrize("uplink_id", [0, 10**12])
     def test_an_uplink_that_is_not_there_is_no_error(self, uplink_id: int) -> None:
-        tasks.verify_uplink(uplink_id)
+        tasks.verify_backlog(uplink_id)
 
     def test_it_comes_again_where_verification_cannot_go_on(
         self, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def away(_: list[int]) -> None:
+        def away(*_: object) -> None:
             raise TransientError("the database is away")
 
         monkeypatch.setattr(verification, "verify_together", away)
-        result = tasks.verify_uplink.apply((post(concentrator, [b"x"]).pk,), throw=False)
+        result = tasks.verify_backlog.apply((post(concentrator, [b"x"]).pk,), throw=False)
         assert result.state in {"RETRY", "FAILURE"}
+        assert "the database is away" in str(result.result)
 
 
 def test_the_backlog(concentrator: Concentrator) -> None:
-    assert uplink_state.backlog() == (0, None)
+    assert backlog.waiting() == (0, None)
     verified(concentrator, [b"verified"])
     for n in range(3):
         post(concentrator, [b"%d" % n], NOW - n * SECOND)
-    assert uplink_state.backlog() == (3, NOW - 2 * SECOND)
-    assert [uplink_state.is_backlog_over(limit) for limit in (0, 2, 3, 100)] == [True, True, False, False]
+    assert backlog.waiting() == (3, NOW - 2 * SECOND)
+    assert [backlog.is_over(limit) for limit in (0, 2, 3, 100)] == [True, True, False, False]
 
 
 class TestPurge:

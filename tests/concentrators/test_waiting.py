@@ -15,10 +15,10 @@ from django.utils import timezone
 
 from concentrators import tasks
 from concentrators.ingest import clock_corrections, reverification, reverification_queue, uplink_state
+from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.clock_corrections import ClockError, Found, Wish
-from concentrators.ingest.judging import Verdicts
+from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.reverification import verify_again
-from concentrators.ingest.verification import TransientError
 from concentrators.models import (
     ClockCorrection,
     Concentrator,

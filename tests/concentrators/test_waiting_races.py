@@ -16,8 +16,9 @@ from pytest_django import DjangoDbBlocker
 from concentrators.commands.capture_period import IntervalError
 from concentrators.ingest import clock_corrections, length_corrections, reverification_queue, verification
 from concentrators.ingest.clock_corrections import Wish
-from concentrators.ingest.judging import Verdicts, judge
+from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
+from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, IntegrityFailure, Reverification, Uplink
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
@@ -80,8 +81,10 @@ def test_a_register_that_comes_while_a_frame_is_judged_is_not_missed(
     uplink = post(concentrator, [frame(device, "1-0:71.8.0", 0), device.frame(1)])
     judged, go_on = threading.Event(), threading.Event()
 
-    def judge_then_pause(*args: Any, **kwargs: Any) -> list[Verdicts]:
-        verdicts = judge(*args, **kwargs)
+    judge = Worker.judge
+
+    def judge_then_pause(*args: Any) -> list[Verdicts]:
+        verdicts = judge(*args)
         judged.set()
         assert go_on.wait(20)
         return verdicts
@@ -92,7 +95,7 @@ def test_a_register_that_comes_while_a_frame_is_judged_is_not_missed(
         finally:
             connection.close()
 
-    monkeypatch.setattr(verification, "judge", judge_then_pause)
+    monkeypatch.setattr(Worker, "judge", judge_then_pause)
     with ThreadPoolExecutor(1) as pool:
         verifying_it = pool.submit(verify)
         assert judged.wait(20)

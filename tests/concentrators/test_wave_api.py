@@ -8,7 +8,7 @@ from django.test import Client
 from django.utils import timezone
 
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection
+from concentrators.fleet.selection import Selection
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from concentrators import tasks
 from concentrators.commands import downlink, queue, rollouts
-from concentrators.commands.rollouts import Selection, WaveError
+from concentrators.commands.rollouts import WaveError
+from concentrators.fleet.selection import Selection
 from concentrators.models import Assignment, Command, Concentrator, RotationWave, WaveMeter, WaveState
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, provisioning

@@ -18,7 +18,7 @@ from ami_headend.alerts.models import Condition, Rule
 from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection
+from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandState, RotationWave, WaveState
 from keyvault import approvals, master_key, rights
 from keyvault.audit import chain

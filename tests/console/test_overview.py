@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils import timezone
 
 from ami_headend.alerts import silence
 from ami_headend.alerts.models import Alert, Rule, SubjectKind
 from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, traffic_queries
 from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES, Profiles
+from ami_headend.console.formatting import link
 from ami_headend.models import KeptAnswer
 from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.fleet import health
 from concentrators.models import Assignment, Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
-from concentrators.totals.completeness import Hour
+from concentrators.totals.completeness import Hour, Share
 from keyvault import approvals
 from keyvault.approvals import Person
 from keyvault.models import MasterKeyRotation, RotationState
@@ -115,12 +117,20 @@ def test_silent_concentrators_come_first_and_the_others_where_asked_for() -> Non
     now = timezone.now()
     Uplink.objects.filter(concentrator=quiet).update(received_at=now - 3 * HOUR)
     Concentrator.objects.update(created_at=now - 5 * HOUR)
-    found = fleet_queries.concentrators(now - 2 * HOUR, now, [posting.pk])
-    assert (found.active, found.silent, found.new) == (4, 2, 1)
-    assert [(row.id, row.waiting) for row in found.rows] == [(never.pk, 0), (quiet.pk, 1), (posting.pk, 1)]
-    assert fleet_queries.concentrators(now - 4 * HOUR, now, []).rows == [found.rows[0]]
+    found = {one.id: one for one in health.of_concentrators(now - 2 * HOUR, now)}
+    assert {one.id for one in found.values() if one.is_silent} == {never.pk, quiet.pk}
+    assert [(one.is_active, one.is_new) for one in found.values()].count((True, True)) == 1
+    assert [found[row.pk].waiting for row in (never, quiet, posting)] == [0, 1, 1]
+    silent = [one.id for one in health.of_concentrators(now - 4 * HOUR, now) if one.is_silent]
+    assert silent == [never.pk]
+    panel = overview_panels.concentrators(Profiles(now, [], [Share(posting.pk, 1, 1, now)]), now)
+    assert [str(row[0].content) for row in panel["concentrators"].rows] == [
+        link(reverse("admin:concentrator", args=[row.pk]), row.name) for row in (never, quiet, posting)
+    ]
+    assert panel["figures"][0].value == "1 of 4"
+    assert panel["figures"][0].note == "2 silent for over 2 h, 1 never posted yet"
     Concentrator.objects.update(is_active=False)
-    assert fleet_queries.concentrators(now, now, [posting.pk]) == fleet_queries.Concentrators(0, 0, 0, [])
+    assert not any(one.is_silent or one.is_new for one in health.of_concentrators(now, now))
 
 
 def test_silence_is_measured_as_the_rule_of_its_alert_does() -> None:

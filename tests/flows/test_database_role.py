@@ -16,7 +16,7 @@ from psycopg import errors, sql
 from ami_headend import database_roles
 from ami_headend.health import checks
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection
+from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, RotationWave
 from concentrators.totals import totals
 from keyvault.audit import chain

@@ -66,7 +66,7 @@ def test_postgres_stops_and_comes_back(site: Site, services: Services) -> None:
         for _ in range(3):
             assert_unavailable(site.post(frames))
         assert_unavailable(httpx.get(f"{stack.base_url}/api/v1/uplinks/{before}", headers=site.headers, timeout=30))
-        stack.enqueue("verify_uplink", before)  # the worker, too, finds out
+        stack.enqueue("verify_backlog", before)  # the worker, too, finds out
         wait_for("the worker has the task", lambda: queued(stack) == 0)
     finally:
         services.start_postgres()
@@ -149,7 +149,7 @@ def test_redis_killed_while_workers_hold_tasks(site: Site, services: Services) -
     with sites.counter_held(stack, site.devices[0]):
         ids = [site.posted(frames_of(site.devices, [number])) for number in range(12)]
         wait_for("the worker is inside an uplink", lambda: bool(sites.waiting_backends()))
-        stack.enqueue("verify_uplink", ids[0], countdown_s=60)  # as a retry: the worker takes it and waits
+        stack.enqueue("verify_backlog", ids[0], countdown_s=60)  # as a retry: the worker takes it and waits
         time.sleep(0.5)
         services.redis.process.kill()
         services.redis.process.wait()

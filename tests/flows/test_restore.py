@@ -184,7 +184,7 @@ def assert_received_but_not_verified(site: Site, frames: list[bytes], title: byt
     assert ready(stack) == 503
     assert httpx.get(f"{stack.base_url}/api/v1/commands", headers=site.headers, timeout=30).content == b""
     assert stack.manage("compromise_keys", "--device", title.hex(), "--yes").returncode == 1
-    stack.enqueue("verify_uplink", uplink_id)
+    stack.enqueue("verify_backlog", uplink_id)
     log = stack.log("worker")
     wait_for("the worker says what it waits for", lambda: "restore --replay" in log.read_text(errors="replace"))
     assert Uplink.objects.get(pk=uplink_id).verified_at is None

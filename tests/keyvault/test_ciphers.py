@@ -8,7 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from keyvault import ciphers, master_key
-from keyvault.ciphers import KeyRow
+from keyvault.ciphers import KeptCiphers, KeyRow
 from keyvault.cose.structures import make_kid, parse_frame
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.django_db
 TITLES = [(0x0024_BEFF_FE30_0000 + n).to_bytes(8, "big") for n in range(12)]
 
 
-@pytest.fixture(autouse=True)
-def empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ciphers, "_cache", ciphers._Cache())
+@pytest.fixture
+def kept() -> KeptCiphers:
+    return KeptCiphers()
 
 
 @pytest.fixture
@@ -58,70 +58,74 @@ def rows(titles: list[bytes]) -> dict[bytes, KeyRow]:
     }
 
 
-def test_they_open_what_the_meters_sealed() -> None:
+def test_they_open_what_the_meters_sealed(kept: KeptCiphers) -> None:
     keys = provisioned(TITLES)
-    found = ciphers.uplink_ciphers(rows(TITLES))
+    found = kept.of(rows(TITLES))
     for title, key in keys.items():
         octets = seal_frame(title, 1, key, 5, title)
         assert found[make_kid(title, 1)].open_(parse_frame(octets)) == title
 
 
-def test_they_are_made_once(made: list[bytes]) -> None:
+def test_they_are_made_once(kept: KeptCiphers, made: list[bytes]) -> None:
     provisioned(TITLES)
-    first = ciphers.uplink_ciphers(rows(TITLES[:5]))
-    again = ciphers.uplink_ciphers(rows(TITLES))
+    first = kept.of(rows(TITLES[:5]))
+    again = kept.of(rows(TITLES))
     assert sorted(made) == TITLES
     assert all(again[kid] is cipher for kid, cipher in first.items())
-    assert ciphers.uplink_ciphers({}) == {}
+    assert kept.of({}) == {}
 
 
-def test_a_row_that_changed_makes_another(made: list[bytes]) -> None:
+def test_a_row_that_changed_makes_another(kept: KeptCiphers, made: list[bytes]) -> None:
     provisioned(TITLES[:2])
     before = rows(TITLES[:2])
-    first = ciphers.uplink_ciphers(before)
+    first = kept.of(before)
     provisioning.set_key_state([before[make_kid(TITLES[0], 1)][0]], KeyState.RETIRING)
-    second = ciphers.uplink_ciphers(rows(TITLES[:2]))
+    second = kept.of(rows(TITLES[:2]))
     assert made[2:] == TITLES[:1]
     changed, same = (make_kid(title, 1) for title in TITLES[:2])
     assert first[changed] is not second[changed]
     assert first[same] is second[same]
 
 
-def test_a_row_that_changed_while_it_was_read_is_not_kept(made: list[bytes]) -> None:
+def test_a_row_that_changed_while_it_was_read_is_not_kept(kept: KeptCiphers, made: list[bytes]) -> None:
     provisioned(TITLES[:1])
     ((kid, row),) = rows(TITLES[:1]).items()
     stale = {kid: row._replace(version=row.version - 1)}
-    ciphers.uplink_ciphers(stale)
-    ciphers.uplink_ciphers(stale)
+    kept.of(stale)
+    kept.of(stale)
     assert made == [TITLES[0]] * 2
 
 
-def test_the_cache_is_bounded_and_keeps_what_is_used(made: list[bytes], settings: Settings) -> None:
+def test_the_cache_is_bounded_and_keeps_what_is_used(kept: KeptCiphers, made: list[bytes], settings: Settings) -> None:
     settings.DEVICE_CIPHER_CACHE_SIZE = 2
     provisioned(TITLES)
     for title in TITLES:
-        ciphers.uplink_ciphers(rows([TITLES[0]]))
-        ciphers.uplink_ciphers(rows([title]))
-        assert len(ciphers._cache._young) + len(ciphers._cache._old) <= 4 + 1
+        kept.of(rows([TITLES[0]]))
+        kept.of(rows([title]))
+        assert len(kept) <= 4 + 1
     assert made == TITLES  # the first, used all the time, was made once
-    ciphers.uplink_ciphers(rows([TITLES[1]]))
+    kept.of(rows([TITLES[1]]))
     assert made == [*TITLES, TITLES[1]]
 
 
-def test_a_row_of_another_device_is_left_out_and_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_row_of_another_device_is_left_out_and_costs_no_other(
+    kept: KeptCiphers, caplog: pytest.LogCaptureFixture
+) -> None:
     keys = provisioned(TITLES)
     victim = DeviceKey.objects.get(system_title=TITLES[0])
     victim.wrapped = DeviceKey.objects.get(system_title=TITLES[1]).wrapped
     victim.save()
-    found = ciphers.uplink_ciphers(rows(TITLES))
+    found = kept.of(rows(TITLES))
     assert set(found) == {make_kid(title, 1) for title in TITLES[1:]}
     assert TITLES[0].hex() in caplog.text
     assert not [key for key in keys.values() if key.hex() in caplog.text]
 
 
-def test_a_foreign_master_key_is_the_administrators_to_mend(settings: Settings, tmp_path: Path) -> None:
+def test_a_foreign_master_key_is_the_administrators_to_mend(
+    kept: KeptCiphers, settings: Settings, tmp_path: Path
+) -> None:
     provisioned(TITLES)
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
     master_key.init(settings.MASTER_KEY_FILE)
     with pytest.raises(MasterKeyError):
-        ciphers.uplink_ciphers(rows(TITLES))
+        kept.of(rows(TITLES))

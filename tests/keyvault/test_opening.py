@@ -6,6 +6,7 @@ import pytest
 from django.db import transaction
 from pytest_django import Settings
 
+from keyvault.ciphers import KeptCiphers
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -23,8 +24,12 @@ TITLE, OTHER = (bytes.fromhex(f"0024befffe2000{n:02x}") for n in (1, 2))
 KEY = secrets.token_bytes(32)
 
 
+KEPT = KeptCiphers()
+
+
 @pytest.fixture(autouse=True)
-def keys() -> None:
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.KEPT", KeptCiphers())
     provisioning.provision_stored([NewKey(TITLE, 1, KEY), NewKey(TITLE, 0, KEY), NewKey(OTHER, 1, KEY)])
 
 
@@ -33,7 +38,7 @@ def frame(counter: int, title: bytes = TITLE, epoch: int = 1, payload: bytes = b
 
 
 def opened(*frames: bytes) -> Opening:
-    return open_frames([list(enumerate(frames))])
+    return open_frames([list(enumerate(frames))], Care.LOOK, KEPT)
 
 
 def counters(title: bytes = TITLE) -> tuple[int, int, str]:
@@ -42,7 +47,7 @@ def counters(title: bytes = TITLE) -> tuple[int, int, str]:
 
 
 def take_all(opening: Opening) -> list[Take]:
-    return [one.take() for one in opening.uplinks[0].opened]
+    return [one.key.take(one.invocation_counter) for one in opening.uplinks[0].opened]
 
 
 def test_plaintexts_come_out_with_their_places() -> None:
@@ -77,7 +82,7 @@ def test_a_frame_that_is_too_long_is_malformed(settings: Settings) -> None:
 
 def test_opening_alone_takes_no_counter() -> None:
     opening = opened(frame(5), frame(6))
-    assert [one.look() for one in opening.uplinks[0].opened] == [Take.TAKEN] * 2
+    assert [one.key.look(one.invocation_counter) for one in opening.uplinks[0].opened] == [Take.TAKEN] * 2
     save_counters(opening)
     assert counters() == (-1, 0, "{}")
 
@@ -110,8 +115,7 @@ def test_gaps_beyond_the_limit_raise_the_floor(settings: Settings) -> None:
 def test_who_was_heard_is_kept_for_accepted_frames_only() -> None:
     opening = opened(frame(1), frame(1, OTHER))
     take_all(opening)
-    opening.uplinks[0].opened[0].heard(NOW, 17)
-    save_counters(opening)
+    save_counters(opening, {make_kid(TITLE, 1): (NOW, 17)})
     rows = InvocationCounter.objects.filter(key__epoch=1).order_by("key__system_title")
     assert list(rows.values_list("heard_at", "heard_via", "highest")) == [(NOW, 17, 1), (None, None, 1)]
 
@@ -142,7 +146,7 @@ def test_a_key_that_moved_meanwhile_is_contended(first: int) -> None:
 def test_under_lock_it_gives_the_same() -> None:
     frames = [(0, frame(1)), (1, frame(2, OTHER)), (2, b"?")]
     with transaction.atomic():
-        free, locked = open_frames([frames]), open_frames([frames], Care.LOCK)
+        free, locked = open_frames([frames], Care.LOOK, KEPT), open_frames([frames], Care.LOCK, KEPT)
     assert [(one.frame_index, one.plaintext) for one in free.uplinks[0].opened] == [
         (one.frame_index, one.plaintext) for one in locked.uplinks[0].opened
     ]
@@ -207,21 +211,21 @@ class TestForeseen:
             save_counters(opening)
         assert counters() == (4, 0, "{[2, 4)}")
         with transaction.atomic():
-            careful = open_frames([list(enumerate([forged, frame(6)]))], Care.LOCK)
+            careful = open_frames([list(enumerate([forged, frame(6)]))], Care.LOCK, KEPT)
             take_all(careful)
             save_counters(careful)
         assert counters() == (6, 0, "{[2, 4), [5, 6)}")
 
     def test_nothing_is_read_of_what_is_taken_for_true(self) -> None:
         with counting() as statements:
-            opening = open_frames([[(0, frame(5)), (1, frame(6)), (2, frame(5, OTHER))]], Care.TRUST)
+            opening = open_frames([[(0, frame(5)), (1, frame(6)), (2, frame(5, OTHER))]], Care.TRUST, KEPT)
             assert statements.take() == []
         assert take_all(opening) == [Take.TAKEN] * 3
         save_counters(opening)
         assert (counters(), counters(OTHER)) == ((6, 0, "{[2, 4)}"), (5, 0, "{[2, 4)}"))
 
     def test_what_does_not_count_one_by_one_is_looked_at_all_the_same(self) -> None:
-        opening = open_frames([list(enumerate([frame(5), frame(3, OTHER), frame(2, OTHER)]))], Care.TRUST)
+        opening = open_frames([list(enumerate([frame(5), frame(3, OTHER), frame(2, OTHER)]))], Care.TRUST, KEPT)
         assert take_all(opening) == [Take.TAKEN] * 3
         save_counters(opening)
         assert (counters(), counters(OTHER)) == ((5, 0, "{[2, 4)}"), (4, 0, "{}"))
@@ -236,7 +240,7 @@ class TestForeseen:
     )
     def test_what_was_wrongly_taken_for_true_is_not_stored(self, frames: list[bytes]) -> None:
         before = counters()
-        opening = open_frames([list(enumerate([*frames, frame(5, OTHER)]))], Care.TRUST)
+        opening = open_frames([list(enumerate([*frames, frame(5, OTHER)]))], Care.TRUST, KEPT)
         take_all(opening)
         with pytest.raises(ContendedError), transaction.atomic():
             save_counters(opening)
@@ -246,14 +250,14 @@ class TestForeseen:
     def test_a_key_that_was_cut_off_is_not_taken_for_true(self, *, forged: bool) -> None:
         provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
         one = frame(5)[:-1] + bytes((frame(5)[-1] ^ forged,))
-        opening = open_frames([[(0, one)]], Care.TRUST)
+        opening = open_frames([[(0, one)]], Care.TRUST, KEPT)
         take_all(opening)
         with pytest.raises(ContendedError), transaction.atomic():
             save_counters(opening)
-        again = open_frames([[(0, one)]], Care.LOOK)
+        again = open_frames([[(0, one)]], Care.LOOK, KEPT)
         assert [refused.reason for refused in again.uplinks[0].refused] == ["key_retired"]
         # The cipher is kept no longer: nothing is taken for true of it.
-        assert [refused.reason for refused in open_frames([[(0, one)]], Care.TRUST).uplinks[0].refused] == [
+        assert [refused.reason for refused in open_frames([[(0, one)]], Care.TRUST, KEPT).uplinks[0].refused] == [
             "key_retired"
         ]
 

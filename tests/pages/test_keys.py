@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from ami_headend.signin import roles
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection
+from concentrators.fleet.selection import Selection
 from concentrators.models import RotationWave, WaveState
 from concentrators.simulator.concentrator import Options
 from concentrators.simulator.loads import Wish, make_plan

@@ -39,8 +39,9 @@ class _Case(NamedTuple):
 
 def _verify(case: _Case) -> _Act:
     def do() -> None:
-        with case.site.workers[case.other_worker].at_work():
-            verification.verify(case.second)
+        other = case.site.workers[case.other_worker]
+        with other.at_work():
+            verification.verify(case.second, other.own)
 
     return _Act(do, case.site.judging_if_done(case.second))
 

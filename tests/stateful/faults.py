@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from django.db import DatabaseError, connection, connections
 
-from concentrators.ingest import assigned, judging, verification
-from keyvault import ciphers, master_key
-from meters.readings.store import Registers
+from concentrators.ingest import worker as ingest
+from concentrators.ingest.attempt import Foresight, TransientError
+from keyvault import master_key
 
 LOCK_TIMEOUT_MS = 10  # of the one that acts between: what the other has locked, it does without
 _T = TypeVar("_T")
@@ -36,29 +36,27 @@ class Worker:
         self.restart()
 
     def restart(self) -> None:
-        self._kept = (ciphers._Cache(), assigned._Kept(), Registers())
+        self.own = ingest.Worker()
         self._master: Any = None
         self.look_first(False)
 
     def look_first(self, doubts: bool) -> None:
         """Whether the process looks before it takes for true what frames foresee, as where that failed before."""
-        self._foresight = verification._Foresight()
+        self.own.foresight = Foresight()
         if doubts:
-            self._foresight.failed()
+            self.own.foresight.failed()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """What runs in the block runs in that process."""
         provider: Any = master_key.provider()
-        before = ciphers._cache, assigned._kept, judging._registers, verification._foresight, provider._cached
-        ciphers._cache, assigned._kept, judging._registers = self._kept
-        verification._foresight = self._foresight
+        before = provider._cached
         provider._cached = self._master
         try:
             yield
         finally:
             self._master = provider._cached
-            ciphers._cache, assigned._kept, judging._registers, verification._foresight, provider._cached = before
+            provider._cached = before
 
 
 class Faults:
@@ -108,7 +106,7 @@ class Faults:
                 cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
             try:
                 act()
-            except (DatabaseError, verification.TransientError):
+            except (DatabaseError, TransientError):
                 return  # what it needs, the first one holds: it comes again
 
         return lambda: self._other.submit(other).result()

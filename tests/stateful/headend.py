@@ -216,7 +216,7 @@ class HeadEnd:
         causes = list(Reverification.objects.order_by("pk").values_list("cause", flat=True))
         causes.sort(key=reverification_queue.CAUSES.index)
         with worker.at_work():
-            while reverification_queue.work():
+            while reverification_queue.work(worker.own):
                 pass
         corrected = {pk for pk, uplink in self.truth.uplinks.items() if uplink.corrected_at is not None}
         self.settle(
@@ -266,7 +266,7 @@ class HeadEnd:
     def verify(self, uplink_id: int, worker: Worker, fault: Fault | None = None, beside: Sequence[Effect] = ()) -> None:
         """A worker verifies an uplink; ``beside``: what another one may have done meanwhile."""
         with worker.at_work():
-            self.faults.run(lambda: verification.verify(uplink_id), fault)
+            self.faults.run(lambda: verification.verify(uplink_id, worker.own), fault)
         done = self._verified()
         mine = self._judging([uplink_id] if uplink_id in done else [])
         if fault is None or fault.between is not None:
@@ -276,7 +276,7 @@ class HeadEnd:
     def verify_in_turn(self, uplink_id: int, worker: Worker) -> None:
         """A worker verifies an uplink, and what else its concentrator has waiting, oldest first."""
         with worker.at_work():
-            dispatch.verify_in_turn(uplink_id)
+            dispatch.verify_backlog(uplink_id, worker.own)
         done = self._verified()
         assert uplink_id in done
         self.settle(self._judging(done))
@@ -299,7 +299,7 @@ class HeadEnd:
         """The frames that waited for keys are judged again; a worker that dies has got through some uplinks."""
         waiting = reverification.waiting_uplinks()
         with worker.at_work():
-            self.faults.run(lambda: reverification.verify_all_again(waiting), fault)
+            self.faults.run(lambda: reverification.verify_all_again(waiting, worker=worker.own), fault)
         effects = [partial(_judge_again, uplink_id) for uplink_id in waiting]
         alternatives = [effects[:count] for count in range(len(effects), -1, -1)]
         self.settle(*(alternatives if fault else alternatives[:1]))

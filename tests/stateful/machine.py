@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from concentrators.commands import downlink, queue, rollouts
 from concentrators.commands.queue import Request
-from concentrators.commands.rollouts import Selection, WaveError
+from concentrators.commands.rollouts import WaveError
+from concentrators.fleet.selection import Selection
 from concentrators.models import CommandKind, RotationWave
 from keyvault import master_key
 from keyvault.device_keys import epochs

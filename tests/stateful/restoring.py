@@ -10,6 +10,7 @@ from django.conf import settings
 from ami_headend.backup import restoring
 from concentrators.commands import downlink
 from concentrators.ingest import verification
+from concentrators.ingest.attempt import TransientError
 from keyvault.master_key import backups, census
 from keyvault.models import DeviceKey
 from tests.stateful import database
@@ -55,7 +56,7 @@ def restore(site: HeadEnd, saved: Saved) -> None:
     # The catalogue is no part of the dumps of these tests.
     site.truth.registers, site.truth.wrong_registers = before.registers, before.wrong_registers
     for uplink_id in site.unverified()[:1]:
-        with pytest.raises(verification.TransientError):
+        with pytest.raises(TransientError):
             verification.verify(uplink_id)
     assert [downlink.offer(concentrator, 10, clock.now) for concentrator in site.concentrators] == [[], []]
     restoring.replay_journal([settings.KEY_JOURNAL_DIR], ACTOR, clock.now)

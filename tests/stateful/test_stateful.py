@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pytest_django import DjangoDbBlocker, Settings
 
 from concentrators import tasks
-from concentrators.ingest import verification
+from concentrators.ingest import attempt
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.between import ACTS, ORDERS, try_at_every_statement
@@ -41,13 +41,13 @@ def surroundings(
     settings.MASTER_KEY_DESTROY_AFTER_DAYS = 0
     settings.COUNTER_GAP_RUNS = 4
     settings.KEY_GRACE_DAYS = 10
-    monkeypatch.setattr(verification, "_LOOKS", 2)
+    monkeypatch.setattr(attempt, "_LOOKS", 2)
     monkeypatch.setattr(timezone, "now", lambda: clock.now)
     monkeypatch.setattr(journal, "time", SimpleNamespace(time_ns=lambda: int(clock.now.timestamp()) * 10**9))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     # Numbers of whatever modules are loaded would be drawn now and then: other ones in another order of tests.
     monkeypatch.setattr(HypothesisProvider, "_maybe_draw_constant", lambda *args, **kwargs: None)
-    monkeypatch.setattr(tasks.verify_uplink, "apply_async", lambda *args, **kwargs: None)
+    monkeypatch.setattr(tasks.verify_backlog, "apply_async", lambda *args, **kwargs: None)
     logging.disable()
     with django_db_blocker.unblock(), database.own_database(), faults.installed():
         yield

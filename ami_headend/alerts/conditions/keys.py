@@ -12,6 +12,7 @@ from concentrators.models import WaveState
 from keyvault import master_key
 from keyvault.audit import witness
 from keyvault.audit.chain import AuditError, Head
+from keyvault.device_keys.epochs import TO_BE_REPLACED
 from keyvault.master_key import MasterKeyError, rewrap
 from keyvault.models import RotationState
 from meters.models import MeterStatus
@@ -52,17 +53,12 @@ def rotation_stalled(rule: Rule, open_ids: Sequence[int], now: datetime) -> Find
 def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Meters in service whose active key is too old, or nears its safe number of frames, with no next key under way."""
     rows = fetch_rows(
-        """SELECT m.id, m.serial_number, n.highest, coalesce(k.activated_at, k.created_at), count(*) OVER ()
-           FROM keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id
-           JOIN meters_meter m ON m.system_title = k.system_title AND m.status = %s
-           WHERE k.state = 'active' AND k.epoch > 0
-             AND (n.highest >= %s OR coalesce(k.activated_at, k.created_at) < %s)
-             AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey p
-                             WHERE p.system_title = k.system_title AND p.state = 'pending')
-           ORDER BY m.id = ANY(%s::int[]) DESC, n.highest DESC, m.id LIMIT %s""",
-        MeterStatus.COMMISSIONED.value,
+        f"""SELECT m.id, m.serial_number, k.highest, k.since, count(*) OVER ()
+           FROM ({TO_BE_REPLACED}) k JOIN meters_meter m ON m.system_title = k.system_title AND m.status = %s
+           ORDER BY m.id = ANY(%s::int[]) DESC, k.highest DESC, m.id LIMIT %s""",
         settings.KEY_ROTATE_AT_COUNTER,
         now - timedelta(days=rule.threshold or 0),
+        MeterStatus.COMMISSIONED.value,
         int_array(open_ids),
         SUBJECTS_KEPT,
     )

@@ -7,24 +7,22 @@ from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, fe
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
-from concentrators.ingest import uplink_state
+from concentrators.ingest import backlog
 from keyvault.master_key import backups
 
 
 def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Whether the oldest uplink that waits for verification waits for longer than the period."""
-    backlog = uplink_state.backlog()
-    if backlog.oldest_received_at is None:
+    queue = backlog.waiting()
+    if queue.oldest_received_at is None:
         return NOTHING
-    age = now - backlog.oldest_received_at
-    if clock.is_within(backlog.oldest_received_at, timedelta(minutes=rule.period_minutes or 0), now):
+    age = now - queue.oldest_received_at
+    if clock.is_within(queue.oldest_received_at, timedelta(minutes=rule.period_minutes or 0), now):
         return NOTHING
-    if clock.is_ahead(backlog.oldest_received_at, now):
-        summary = f"{backlog.uplinks:,} uplinks wait for verification, all received in the future: a clock was ahead"
+    if clock.is_ahead(queue.oldest_received_at, now):
+        summary = f"{queue.uplinks:,} uplinks wait for verification, all received in the future: a clock was ahead"
         return few([Finding(SubjectKind.FLEET, 0, "uplink queue", summary)])
-    summary = (
-        f"{backlog.uplinks:,} uplinks wait for verification, the oldest for {age.total_seconds() / 60:,.0f} minutes"
-    )
+    summary = f"{queue.uplinks:,} uplinks wait for verification, the oldest for {age.total_seconds() / 60:,.0f} minutes"
     return few([Finding(SubjectKind.FLEET, 0, "uplink queue", summary)])
 
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ami_headend.alerts import silence
 from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures.kinds import FailureKind
+from concentrators.fleet import health
 from concentrators.models import Concentrator
 from concentrators.totals import expected
 from concentrators.totals.completeness import shares
+from keyvault.device_keys import heard
 from meters.models import MeterStatus
 
 FRAMES_MIN = 20  # fewer tell nothing of a rate
@@ -116,16 +117,13 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Active concentrators that have not posted for the period; one that never did only where it has meters."""
-    rows = fetch_rows(
-        f"""SELECT c.id, c.name, h.received_at, c.created_at, count(*) OVER ()
-            FROM concentrators_concentrator c {silence.LAST_POSTED}
-            WHERE {silence.IS_SILENT}
-            ORDER BY c.id = ANY(%s::int[]) DESC, coalesce(h.received_at, c.created_at) DESC, c.id LIMIT %s""",
-        *silence.params(_since(rule, now), now),
-        int_array(open_ids),
-        SUBJECTS_KEPT,
-    )
-    return _found(SubjectKind.CONCENTRATOR, rows, lambda heard, made: _not_heard(heard, made, "posted nothing"))
+    silent = [one for one in health.of_concentrators(_since(rule, now), now) if one.is_silent]
+    silent.sort(key=lambda one: (one.id in open_ids, one.known_since.timestamp(), -one.id), reverse=True)
+    listed = [
+        Finding(SubjectKind.CONCENTRATOR, one.id, one.name, _not_heard(one.posted_at, one.created_at, "posted nothing"))
+        for one in silent[:SUBJECTS_KEPT]
+    ]
+    return Findings(len(silent), listed)
 
 
 def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
@@ -135,18 +133,16 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     Looks at every meter.
     """
     since = _since(rule, now)
+    standing = health.of_concentrators(since, now)
+    quiet = [one.id for one in standing if not one.is_active or one.posted_at is None or one.posted_at < since]
     rows = fetch_rows(
         f"""WITH silent AS (
                 SELECT m.id, m.serial_number, m.system_title, m.commissioned_at FROM meters_meter m
                 WHERE m.status = %s AND m.commissioned_at < %s AND NOT {expected.TAKEN_DOWN}
-                  AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey k
-                                  JOIN keyvault_invocationcounter n ON n.key_id = k.id
-                                  WHERE k.system_title = m.system_title AND n.heard_at >= %s)
+                  AND NOT {heard.SINCE.format(title="m.system_title")}
             ), behind AS MATERIALIZED (
-                SELECT a.meter_id FROM concentrators_concentrator c {silence.LAST_POSTED}
-                JOIN concentrators_assignment a ON a.concentrator_id = c.id
-                     AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s)
-                WHERE h.received_at IS NULL OR h.received_at < %s OR NOT c.is_active
+                SELECT meter_id FROM concentrators_assignment WHERE concentrator_id = ANY(%s::int[])
+                AND valid_from <= %s AND (valid_to IS NULL OR valid_to > %s)
             ), shown AS (
                 SELECT s.*, count(*) OVER () AS total,
                        row_number() OVER (ORDER BY s.id = ANY(%s::int[]) DESC, s.id) AS place FROM silent s
@@ -155,11 +151,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
             )
             SELECT s.id, s.serial_number, h.heard_at, s.commissioned_at, f.failures, f.last_at, f.kind, s.total
             FROM shown s
-            LEFT JOIN LATERAL (
-                SELECT max(n.heard_at) AS heard_at FROM keyvault_devicekey k
-                JOIN keyvault_invocationcounter n ON n.key_id = k.id
-                WHERE s.place <= %s AND k.system_title = s.system_title
-            ) h ON true
+            {heard.LAST.format(title="CASE WHEN s.place <= %s THEN s.system_title END")}
             LEFT JOIN LATERAL (
                 SELECT sum(g.failures)::bigint AS failures, max(g.last_at) AS last_at,
                        (array_agg(g.kind ORDER BY g.last_at DESC))[1] AS kind
@@ -170,9 +162,9 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         MeterStatus.COMMISSIONED.value,
         since,
         since,
+        int_array(quiet),
         now,
         now,
-        since,
         int_array(open_ids),
         SUBJECTS_KEPT,
         SUBJECTS_MAX,
@@ -183,9 +175,9 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
             SubjectKind.METER,
             row_id,
             name,
-            _not_heard(heard, made, "no frame accepted") + _but_refused(*refused, is_all=heard is None),
+            _not_heard(heard_at, made, "no frame accepted") + _but_refused(*refused, is_all=heard_at is None),
         )
-        for row_id, name, heard, made, *refused, _ in rows
+        for row_id, name, heard_at, made, *refused, _ in rows
     ]
     return Findings(rows[0][-1] if rows else 0, listed)
 

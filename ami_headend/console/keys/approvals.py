@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.formatting import NOTHING, ago, clipped, label
+from ami_headend.core.numbers import row_number
 from ami_headend.web.tables import Column, Table, table
 from keyvault import approvals, rights
 from keyvault.approvals import ApprovalState, Person
@@ -74,10 +75,10 @@ def _person(request: HttpRequest) -> Person:
 
 
 def _number(request: HttpRequest) -> int:
-    written = request.POST.get("number", "")
-    if not (written.isascii() and written.isdigit() and len(written) < 10):
+    number = row_number(request.POST.get("number", ""))
+    if number is None:
         raise Wrong("Nothing was done: there is no such approval.")
-    return int(written)
+    return number
 
 
 def _approve(request: HttpRequest) -> str:

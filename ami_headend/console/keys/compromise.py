@@ -10,19 +10,20 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
-from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldBooleanSwitchWidget
+from unfold.widgets import UnfoldBooleanSwitchWidget
 
 from ami_headend.console.acts import REFUSALS
+from ami_headend.console.lists import TitlesField
 from ami_headend.console.page import ConsolePage
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection, WaveError
+from concentrators.commands.rollouts import WaveError
+from concentrators.fleet.selection import Selection
 from concentrators.models import RotationWave
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.device_keys import epochs
 from keyvault.models import DeviceKey, KeyState
 from meters.models import Meter
-from meters.registry.lookup import RegistryError, parse_system_title
 
 _DEVICES_MAX = 1_000
 _RATE_PER_HOUR = 1_000
@@ -41,22 +42,15 @@ class _Meant(NamedTuple):
 class CompromiseForm(forms.Form):
     """Which devices, and whether their keys are replaced right away."""
 
-    titles = forms.CharField(
-        max_length=_DEVICES_MAX * 17,
+    titles = TitlesField(
+        _DEVICES_MAX,
+        rows=4,
         label="System titles",
         help_text=f"16 hex digits each, by spaces or lines; up to {_DEVICES_MAX:,}",
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 4, "spellcheck": "false"}),
     )
     replace = forms.BooleanField(
         required=False, initial=True, label="Give the meters new keys at once", widget=UnfoldBooleanSwitchWidget()
     )
-
-    def clean_titles(self) -> list[bytes]:
-        words = self.cleaned_data["titles"].replace(",", " ").split()
-        try:
-            return sorted({parse_system_title(word) for word in words})
-        except RegistryError as error:
-            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
 
 
 class CompromisePage(ConsolePage):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -65,10 +66,7 @@ class WavePage(ListPage, ActingPage):
     @cached_property
     def wave(self) -> RotationWave:
         """The wave of the address; Http404 where there is none."""
-        found = RotationWave.objects.select_related("fleet_key").filter(pk=self.kwargs["wave_id"]).first()
-        if found is None:
-            raise Http404(f"There is no rotation wave {self.kwargs['wave_id']}.")
-        return found
+        return get_object_or_404(RotationWave.objects.select_related("fleet_key"), pk=self.kwargs["wave_id"])
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
         rows = WaveMeter.objects.filter(wave=self.wave).select_related("meter", "command").defer("command__octets")

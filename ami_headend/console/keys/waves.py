@@ -12,7 +12,6 @@ from django.utils import timezone
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
-    UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
 )
@@ -20,18 +19,19 @@ from unfold.widgets import (
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.formatting import ago, duration, label, link, percent, thousands
 from ami_headend.console.keys import questions
+from ami_headend.console.lists import TitlesField, sentence
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.tables import Column, Table, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.colours import WAVE_COLOURS
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Progress, Selection, WaveError
+from concentrators.commands.rollouts import Progress, WaveError
+from concentrators.fleet.selection import Selection
 from concentrators.models import CommandState, RotationWave, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.models import Algorithm, FleetKey
 from meters.models import Meter
-from meters.registry.lookup import RegistryError, parse_system_title
 
 SEE = "concentrators.view_rotationwave"
 _SAMPLE = 10
@@ -86,12 +86,12 @@ class WaveForm(forms.Form):
     compromised = forms.BooleanField(
         required=False, label="Newest key compromised, no other usable", widget=UnfoldBooleanSwitchWidget()
     )
-    titles = forms.CharField(
+    titles = TitlesField(
+        _TITLES_MAX,
+        rows=3,
         required=False,
-        max_length=_TITLES_MAX * 17,
         label="These system titles",
         help_text="16 hex digits each, by spaces or lines",
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3, "spellcheck": "false"}),
     )
     rate_per_hour = forms.IntegerField(
         min_value=1,
@@ -127,18 +127,11 @@ class WaveForm(forms.Form):
     which = ("everything", "concentrator", "older_than_days", "derived_from", "compromised", "titles")
     how = ("rate_per_hour", "failure_budget", "algorithm", "fleet_key")
 
-    def clean_titles(self) -> list[bytes] | None:
-        words = self.cleaned_data["titles"].replace(",", " ").split()
-        try:
-            return [parse_system_title(word) for word in words] or None
-        except RegistryError as error:
-            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
-
     def selection(self) -> Selection:
         """What the fields mean; to be called once they are valid."""
         given = self.cleaned_data
         return Selection(
-            system_titles=given["titles"],
+            system_titles=given["titles"] or None,
             concentrator=given["concentrator"],
             older_than_days=given["older_than_days"],
             compromised=given["compromised"],
@@ -174,7 +167,7 @@ class NewWavePage(ConsolePage):
                     return self._begin(request, form, now)
                 context = _preview(form, now)
             except REFUSALS as error:
-                form.add_error(None, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+                form.add_error(None, sentence(error))
         return self.render_to_response(self.get_context_data(form=form, **context))
 
     def _begin(self, request: HttpRequest, form: WaveForm, now: datetime) -> HttpResponse:

@@ -1,14 +1,14 @@
 """Door to keyvault.approvals."""
 
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.signin.terminal import authenticated
 from keyvault import approvals
 from keyvault.approvals import ApprovalError
@@ -23,7 +23,7 @@ from keyvault.models import Approval
 _LISTED = 50
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Have a second person approve an export of keys, or the destruction of a master key version.
 
 One account asks, another approves: here, or on the console's page of approvals. Each is asked for its
@@ -39,9 +39,8 @@ Examples:
   manage.py approvals refuse 7 --account ben
   manage.py export_keys --transport-key lab.key --meters 0024befffe804ff1 --output meter.jsonl
 """
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = (ApprovalError, DestroyError, TransportKeyError, MasterKeyError, AuditError)
+    nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
@@ -63,15 +62,12 @@ Examples:
             deciding.add_argument("--account", required=True, metavar="NAME", help="who decides")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
-        try:
-            if action == "list":
-                self.list(show_all=options["all"])
-            elif action == "request":
-                self.request(**options)
-            else:
-                self.decide(action, options["number"], options["account"])
-        except (ApprovalError, DestroyError, TransportKeyError, MasterKeyError, AuditError) as error:
-            raise CommandError(f"{error}. Nothing was done.") from None
+        if action == "list":
+            self.list(show_all=options["all"])
+        elif action == "request":
+            self.request(**options)
+        else:
+            self.decide(action, options["number"], options["account"])
 
     def list(self, *, show_all: bool) -> None:
         now = timezone.now()

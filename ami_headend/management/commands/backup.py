@@ -1,20 +1,18 @@
 """manage.py backup: make a backup, list those that are kept, prune."""
 
-import json
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from ami_headend.backup import making, pruning
 from ami_headend.backup.programs import ProgramError
+from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.database_roles import as_owner
-from ami_headend.management.progress import steps
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError, backups
@@ -24,28 +22,28 @@ from keyvault.models import Backup
 _DAYS_MAX = 36_500
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Make a backup of the database, list those that are kept, or delete those whose keeping has ended. The master"
         " key is not in it: keep that, and the key journal, apart from it. It acts in the role of OWNER_DATABASE_URL."
         " Exits 1 where nothing was made."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py backup                        into BACKUP_DIR; the new folder's name on stdout\n"
+        "  manage.py backup create --to /mnt/b --keep-days 400\n"
+        "  manage.py backup list                   what is kept, and which master key versions it needs\n"
+        "  manage.py backup prune --dry-run        what would be deleted: past its days, but for the newest\n"
+        "  manage.py backup prune 20260101T020000Z-1f2e\n"
+        "                                          this one before its time, or as it is gone already\n\n"
+        "While a backup is kept, no master key version that it needs is destroyed. One that was copied away\n"
+        "is kept until it is pruned here. Prune deletes the files of a backup alone, and of one whose manifest\n"
+        "the master key proves, in BACKUP_DIR or the folder that you name.\n\n"
+        "Then: manage.py restore, and regularly manage.py restore_drill."
+    )
+    refusals = (BackupError, ProgramError, MasterKeyError, AuditError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py backup                        into BACKUP_DIR; the new folder's name on stdout\n"
-            "  manage.py backup create --to /mnt/b --keep-days 400\n"
-            "  manage.py backup list                   what is kept, and which master key versions it needs\n"
-            "  manage.py backup prune --dry-run        what would be deleted: past its days, but for the newest\n"
-            "  manage.py backup prune 20260101T020000Z-1f2e\n"
-            "                                          this one before its time, or as it is gone already\n\n"
-            "While a backup is kept, no master key version that it needs is destroyed. One that was copied away\n"
-            "is kept until it is pruned here. Prune deletes the files of a backup alone, and of one whose manifest\n"
-            "the master key proves, in BACKUP_DIR or the folder that you name.\n\n"
-            "Then: manage.py restore, and regularly manage.py restore_drill."
-        )
         actions: Any = parser.add_subparsers(dest="action", parser_class=CommandParser)
         create = actions.add_parser("create", help="make a backup (the default)")
         create.add_argument("--to", type=Path, metavar="FOLDER", help="where its folder goes (default: BACKUP_DIR)")
@@ -62,8 +60,6 @@ class Command(BaseCommand):
         try:
             with as_owner():
                 acts[action or "create"](**options)
-        except (BackupError, ProgramError, MasterKeyError, AuditError) as error:
-            raise CommandError(str(error)) from None
         except DatabaseError as error:
             raise CommandError(f"the database does not answer: {str(error).splitlines()[0]}") from None
 
@@ -71,10 +67,10 @@ class Command(BaseCommand):
         days = settings.BACKUP_KEEP_DAYS if keep_days is None else keep_days
         if not 0 <= days <= _DAYS_MAX:
             raise CommandError(f"--keep-days takes a number from 0 to {_DAYS_MAX}")
-        with steps() as step:
-            progress = step("dumping (its size is at most that of the database)", making.database_octets())
+        with bars() as progress:
+            done = progress.step("dumping (its size is at most that of the database)", making.database_octets())
             folder, made = making.make(
-                to or Path(settings.BACKUP_DIR), chain.command_actor(), datetime.now(UTC), days, progress
+                to or Path(settings.BACKUP_DIR), chain.command_actor(), datetime.now(UTC), days, done
             )
         rows = sum(made.counts.values())
         self.stderr.write(
@@ -86,7 +82,7 @@ class Command(BaseCommand):
     def show(self, *, json: bool = False, **options: Any) -> None:
         kept = list(backups.retained())
         if json:
-            self.stdout.write(_as_json(kept))
+            self.write_json([_told(one) for one in kept])
             return
         for one in kept:
             state = f"{(one.octets or 0) / 1024**2:.1f} MiB" if one.finished_at else "UNFINISHED"
@@ -108,19 +104,15 @@ class Command(BaseCommand):
             self.stdout.write("Delete their copies elsewhere, too.")
 
 
-def _as_json(kept: list[Backup]) -> str:
-    rows = [
-        {
-            "name": one.name,
-            "place": one.place,
-            "made_at": one.made_at.isoformat(),
-            "keep_until": one.keep_until.isoformat(),
-            "whole": one.finished_at is not None,
-            "octets": one.octets,
-            "sha256": None if one.sha256 is None else bytes(one.sha256).hex(),
-            "journal_number": one.journal_number,
-            "master_key_versions": sorted({*one.versions, one.active_version}),
-        }
-        for one in kept
-    ]
-    return json.dumps(rows, indent=2)
+def _told(one: Backup) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "place": one.place,
+        "made_at": one.made_at,
+        "keep_until": one.keep_until,
+        "whole": one.finished_at is not None,
+        "octets": one.octets,
+        "sha256": None if one.sha256 is None else bytes(one.sha256).hex(),
+        "journal_number": one.journal_number,
+        "master_key_versions": sorted({*one.versions, one.active_version}),
+    }

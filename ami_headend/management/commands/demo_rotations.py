@@ -1,13 +1,13 @@
 """manage.py demo_rotations: rotations of each kind, one after the other, while the demo runs."""
 
 import time
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.local import demo_rotations
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
@@ -15,15 +15,14 @@ from keyvault.master_key import MasterKeyError
 _EVERY_MAX_S = 3_600
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Begin rotations without end, one after the other: device keys, the master key, a fleet key, compromised keys. "
         "Part of manage.py demo; nothing for a real head-end."
     )
+    examples = "examples:\n  manage.py demo_rotations\n  manage.py demo_rotations --once"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = "examples:\n  manage.py demo_rotations\n  manage.py demo_rotations --once"
         parser.add_argument("--every", type=float, default=15.0, help="seconds between looks (15)")
         parser.add_argument("--once", action="store_true", help="begin the next one, if none goes on, and end")
 

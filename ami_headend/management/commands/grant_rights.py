@@ -1,30 +1,29 @@
 """manage.py grant_rights: what web and workers may do in the database."""
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import connection
 
 from ami_headend import database_roles
+from ami_headend.core.commands import DomainCommand
 from ami_headend.database_roles import RoleError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Give the role that web and workers act in (DATABASE_URL's) exactly the rights that it needs, and take away any"
         " other. manage.py migrate does it, too; this is for after a restore, for another role, and for RETENTION_DAYS"
         " that was lowered. It acts in the role of OWNER_DATABASE_URL."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py grant_rights\n"
+        "  manage.py grant_rights --role headend_web\n"
+        "  manage.py grant_rights --dry-run      prints the statements; changes nothing"
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py grant_rights\n"
-            "  manage.py grant_rights --role headend_web\n"
-            "  manage.py grant_rights --dry-run      prints the statements; changes nothing"
-        )
         parser.add_argument("--role", help="another role than DATABASE_URL's")
         parser.add_argument("--dry-run", action="store_true", help="print the statements and change nothing")
 

@@ -1,14 +1,14 @@
 """manage.py migrate: Django's, in the role that owns the tables; then web and workers' role gets its rights."""
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.db import ProgrammingError, connection
 from django.db.migrations.exceptions import MigrationSchemaMissing
 from psycopg.errors import InsufficientPrivilege
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.database_roles import RoleError, as_owner, grant_rights, working_role
 
 
@@ -19,20 +19,16 @@ def _is_refusal(error: BaseException | None) -> bool:
     return error is not None
 
 
-class Command(migrate.Command):
+class Command(DomainCommand, migrate.Command):
     help = (
         "Bring the database up to date, in the role of OWNER_DATABASE_URL where it is set, and give the role of"
         " DATABASE_URL the rights that web and workers need (manage.py grant_rights)."
     )
-
-    def add_arguments(self, parser: CommandParser) -> None:
-        super().add_arguments(parser)
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  OWNER_DATABASE_URL=postgres://headend_owner:...@db/headend manage.py migrate\n"
-            "  manage.py migrate --plan"
-        )
+    examples = (
+        "examples:\n"
+        "  OWNER_DATABASE_URL=postgres://headend_owner:...@db/headend manage.py migrate\n"
+        "  manage.py migrate --plan"
+    )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         role = working_role()

@@ -1,21 +1,20 @@
 """manage.py restore: bring a backup back, and what came after it from the key journal."""
 
-from argparse import RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, connection
 
 from ami_headend.backup import databases, restoring
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
+from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.database_roles import RoleError, as_owner, working_role
-from ami_headend.management.progress import steps
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -28,33 +27,32 @@ NOT_REPLAYED = 2  # exit code: the dump is loaded, and nothing is verified befor
 _REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError, RoleError)
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Restore a backup: load its dump, replay what the key journal holds since, and let verification go on. Exits 0"
         " when all is done, 1 where nothing was changed, 2 where the dump is loaded but the journal is not replayed:"
         " uplinks are taken then, and wait."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py restore /mnt/b/20260101T020000Z-1f2e\n"
+        "      into the database of DATABASE_URL, which must be empty\n"
+        "  manage.py restore BACKUP --journal /mnt/host-a/journal --journal /mnt/host-b/journal\n"
+        "      with the key journals of every host\n"
+        "  manage.py restore BACKUP --database headend2\n"
+        "      into another database of the same server, made if it is not there\n"
+        "  manage.py restore BACKUP --replace\n"
+        "      in the place of what stands there; asks for the database's name\n"
+        "  manage.py restore --replay\n"
+        "      the journal alone: after exit code 2, or when the database was restored in another way\n"
+        "      (point in time recovery)\n\n"
+        "Stop workers and web first; start the web when the dump is loaded, the workers when this has ended.\n"
+        "Uplinks that stand in the database that is replaced, and not in the dump, are carried over and verified\n"
+        "anew. A restore that was interrupted, at whatever moment, is run again with the same words: it goes on\n"
+        "where it was. Ids go on far above those of the dump, so that none that was given out since comes again."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py restore /mnt/b/20260101T020000Z-1f2e\n"
-            "      into the database of DATABASE_URL, which must be empty\n"
-            "  manage.py restore BACKUP --journal /mnt/host-a/journal --journal /mnt/host-b/journal\n"
-            "      with the key journals of every host\n"
-            "  manage.py restore BACKUP --database headend2\n"
-            "      into another database of the same server, made if it is not there\n"
-            "  manage.py restore BACKUP --replace\n"
-            "      in the place of what stands there; asks for the database's name\n"
-            "  manage.py restore --replay\n"
-            "      the journal alone: after exit code 2, or when the database was restored in another way\n"
-            "      (point in time recovery)\n\n"
-            "Stop workers and web first; start the web when the dump is loaded, the workers when this has ended.\n"
-            "Uplinks that stand in the database that is replaced, and not in the dump, are carried over and verified\n"
-            "anew. A restore that was interrupted, at whatever moment, is run again with the same words: it goes on\n"
-            "where it was. Ids go on far above those of the dump, so that none that was given out since comes again."
-        )
         parser.add_argument("backup", nargs="?", type=Path, help="the folder that manage.py backup has made")
         parser.add_argument(
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
@@ -78,7 +76,7 @@ class Command(BaseCommand):
                     if backup is not None and not databases.exists(database):
                         databases.create(database)
                     stack.enter_context(databases.connected_to(database))
-                step = stack.enter_context(steps())
+                step = stack.enter_context(bars()).step
                 if backup is not None:
                     loaded = self.load(backup, folders, step, role, options)
                 else:

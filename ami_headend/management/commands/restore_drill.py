@@ -1,20 +1,19 @@
 """manage.py restore_drill: try a backup out, in a scratch database."""
 
-import json as json_
 import sys
-from argparse import RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, transaction
 
 from ami_headend.backup.drill import drill
+from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.database_roles import as_owner
 from ami_headend.health.checks import Finding
-from ami_headend.management.progress import steps
+from ami_headend.management.commands.doctor import tell
 from keyvault import master_key as masterkey
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -22,21 +21,21 @@ from keyvault.master_key import FileProvider, MasterKeyError
 from keyvault.master_key.backups import BackupError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Restore a backup into a scratch database, open every key with the master key, compare every count with the"
         " manifest, walk the audit chain, replay the key journal, and drop it. Exits 1 on any finding."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py restore_drill /mnt/b/20260101T020000Z-1f2e\n"
+        "  manage.py restore_drill BACKUP --master-key /mnt/safe/master.keys --json\n"
+        "      with the copy of the master key that a real restore would have to do with\n\n"
+        "It takes a role that may make databases, and the space of one more. What runs meanwhile is not touched."
+    )
+    refusals = (BackupError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py restore_drill /mnt/b/20260101T020000Z-1f2e\n"
-            "  manage.py restore_drill BACKUP --master-key /mnt/safe/master.keys --json\n"
-            "      with the copy of the master key that a real restore would have to do with\n\n"
-            "It takes a role that may make databases, and the space of one more. What runs meanwhile is not touched."
-        )
         parser.add_argument("backup", type=Path, help="the folder that manage.py backup has made")
         parser.add_argument("--master-key", type=Path, metavar="FILE", help="instead of this deployment's")
         parser.add_argument(
@@ -48,7 +47,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, backup: Path, master_key: Path | None, json: bool, **options: Any) -> None:
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
         findings = self.drill(backup, master_key, [] if options["without_journal"] else folders)
-        self.tell(findings, json=json)
+        tell(self, findings, json=json)
         self.record(backup, findings)
         if not all(finding.well for finding in findings):
             sys.exit(1)
@@ -58,21 +57,10 @@ class Command(BaseCommand):
             with as_owner(), ExitStack() as stack:
                 if master_key is not None:
                     stack.enter_context(masterkey.using(FileProvider(master_key)))
-                step = stack.enter_context(steps())
-                return drill(backup, folders, step)
-        except BackupError as error:
-            raise CommandError(str(error)) from None
+                progress = stack.enter_context(bars())
+                return drill(backup, folders, progress.step)
         except DatabaseError as error:
             raise CommandError(f"the drill ended early: {str(error).splitlines()[0]}") from None
-
-    def tell(self, findings: list[Finding], *, json: bool) -> None:
-        if json:
-            self.stdout.write(json_.dumps([finding.as_dict() for finding in findings], indent=2))
-        else:
-            for finding in findings:
-                self.stdout.write(f"{'ok   ' if finding.well else 'FAIL '} {finding.name}: {finding.found}")
-                if not finding.well:
-                    self.stdout.write(f"      {finding.to_do}")
 
     def record(self, backup: Path, findings: list[Finding]) -> None:
         """The drill in the audit chain of the database that is in use, where there is one here."""

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 
 import httpx
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ami_headend.core.commands import DomainCommand
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.loads import PlanError, Wish, load_of, make_plan
 from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_faults, parse_rates
@@ -46,7 +47,7 @@ _USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
 _HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError)
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Simulate meters and concentrators over real HTTP, then compare what the head-end has with what was sent. "
         "Starts services of its own when nothing is configured and nothing runs."
@@ -67,8 +68,6 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = self.examples
         load = parser.add_argument_group("load")
         load.add_argument("--readings", type=Path, metavar="FILE", help="CSV, gzipped or not, instead of households")
         load.add_argument("--as-recorded", action="store_true", help="do not shift the times of the file")

@@ -1,16 +1,16 @@
 """manage.py summary: what the head-end is doing, once or every few seconds."""
 
 import time
-from argparse import RawDescriptionHelpFormatter
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError
 from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.local.display import Lines
 from concentrators.commands.rotations import Rotation, rotations
 from concentrators.ingest.activity import Activity, activity
@@ -20,15 +20,12 @@ _EVERY_MAX_S = 86_400
 _ROTATIONS = 5
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     _lines: Lines | None = None  # on a terminal, where the last one is replaced
     help = "Print frames posted, verified, accepted, duplicate and refused by kind, the rate, and the queue."
+    examples = "examples:\n  manage.py summary\n  manage.py summary --minutes 1440\n  manage.py summary --every 5"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n  manage.py summary\n  manage.py summary --minutes 1440\n  manage.py summary --every 5"
-        )
         parser.add_argument("--minutes", type=float, default=60.0, help="how far to look back (60)")
         parser.add_argument("--every", type=float, help="print again every so many seconds, until Ctrl-C")
         parser.add_argument("--title", default="", help="a line to print above")

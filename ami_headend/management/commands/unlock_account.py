@@ -1,22 +1,21 @@
 """manage.py unlock_account: end the lock-out of an account after failed attempts to sign in."""
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.signin import lockout
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     """Failures are counted by account and address under a keyed hash of the name; this drops those of one name."""
 
     help = "End the lock-out of an account, from wherever it was tried. Nothing is changed about the account itself."
+    examples = "example:\n  manage.py unlock_account alice"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = "example:\n  manage.py unlock_account alice"
         parser.add_argument("name", help="the account's name")
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -1,12 +1,12 @@
 """manage.py up: the whole head-end on this machine, for real concentrators."""
 
 import signal
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.local.embedded import EmbeddedError
 from ami_headend.local.stack import LocalStackError, Prepared, prepared, supervise
 from ami_headend.processes import beat_command, web_command, worker_commands
@@ -15,7 +15,7 @@ from keyvault.master_key import MasterKeyError
 _TERMINATED = 128 + signal.SIGTERM
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = "Run the head-end on this machine: web server, workers, schedule, and PostgreSQL and Redis if none is set."
     panel = ""  # the name of a command whose output renews itself in place
     examples = (
@@ -29,8 +29,6 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = self.examples
         parser.add_argument("--port", type=int, default=8000, help="port of the web server (8000)")
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
         parser.add_argument("--workers", type=int, default=2, help="processes that verify uplinks (2)")

@@ -1,19 +1,19 @@
 """manage.py web: the web server."""
 
-from argparse import RawDescriptionHelpFormatter
 from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.urls import get_resolver
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.server.serving import STOP_S, serve
 from ami_headend.server.supervisor import Supervisor, listen
 from ami_headend.wsgi import application
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = "Run the web server: pages, API, probes. HTTP/1.1, for a TLS proxy in front of it."
     examples = (
         "examples:\n"
@@ -24,8 +24,6 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = self.examples
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
         parser.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
         parser.add_argument("--processes", type=int, default=1, help="how many processes answer (1)")

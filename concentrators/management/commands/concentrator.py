@@ -1,45 +1,45 @@
 """manage.py concentrator: register concentrators, and their tokens."""
 
-import json
-from argparse import RawDescriptionHelpFormatter
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand
 from ami_headend.core.names import Alike, alike
 from ami_headend.core.tables import FileError
 from concentrators.fleet import overview, registry
 from concentrators.fleet.concentrator_import import import_concentrators
+from concentrators.fleet.selection import find_concentrator
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault.audit.chain import AuditError, command_actor
 from keyvault.master_key import MasterKeyError
+from meters.registry.lookup import RegistryError
 
 _DAYS_MAX = 36_500
-_BAD_LINES_SHOWN = 50
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "List the concentrators, register one, give it a bearer token (shown once), list or revoke its tokens. Exits 1"
         " where nothing was done."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py concentrator list                 with their meters, tokens, and when they posted last\n"
+        "  manage.py concentrator list --json\n"
+        "  manage.py concentrator add DCU-17\n"
+        "  manage.py concentrator import new.csv --dry-run      a table with a column name: all lines, or none\n"
+        "  manage.py concentrator token DCU-17 --label spring --days 365\n"
+        "  manage.py concentrator tokens DCU-17\n"
+        "  manage.py concentrator revoke DCU-17 --token 4"
+    )
+    refusals = (MasterKeyError, AuditError, FileError, RegistryError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py concentrator list                 with their meters, tokens, and when they posted last\n"
-            "  manage.py concentrator list --json\n"
-            "  manage.py concentrator add DCU-17\n"
-            "  manage.py concentrator import new.csv --dry-run      a table with a column name: all lines, or none\n"
-            "  manage.py concentrator token DCU-17 --label spring --days 365\n"
-            "  manage.py concentrator tokens DCU-17\n"
-            "  manage.py concentrator revoke DCU-17 --token 4"
-        )
         parser.add_argument("action", choices=["list", "add", "import", "token", "tokens", "revoke"])
         parser.add_argument("name", nargs="?", help="the concentrator's name, or the table to import; not for list")
         parser.add_argument("--dry-run", action="store_true", help="of import: check everything, change nothing")
@@ -54,12 +54,6 @@ class Command(BaseCommand):
         if name is None:
             self._list_all(as_json=options["json"])
             return
-        try:
-            self.act(action, name, options)
-        except (MasterKeyError, AuditError, FileError) as error:
-            raise CommandError(str(error)) from None
-
-    def act(self, action: str, name: str, options: dict[str, Any]) -> None:
         if action == "add":
             added = _add(name)
             self.stdout.write(f"Registered {added}. Next: manage.py concentrator token '{added}'")
@@ -67,9 +61,7 @@ class Command(BaseCommand):
         if action == "import":
             self._import(Path(name), dry_run=options["dry_run"])
             return
-        concentrator = Concentrator.objects.filter(name=name).first()
-        if concentrator is None:
-            raise CommandError(f"there is no concentrator {name}: manage.py concentrator add {name}")
+        concentrator = find_concentrator(name)
         if action == "token":
             self._issue(concentrator, options["label"], options["days"])
         elif action == "tokens":
@@ -79,17 +71,14 @@ class Command(BaseCommand):
 
     def _import(self, path: Path, *, dry_run: bool) -> None:
         report = import_concentrators(path, command_actor(), dry_run=dry_run)
-        for line, reason in report.bad[:_BAD_LINES_SHOWN]:
-            self.stderr.write(f"line {line}: {reason}")
-        if report.bad:
-            raise CommandError(f"{len(report.bad)} bad lines: nothing was imported.")
+        self.refuse(report.bad)
         told = "Would register" if dry_run else "Registered"
         self.stdout.write(f"{told} {len(report.new)} concentrators; {report.unchanged} are registered already.")
 
     def _list_all(self, *, as_json: bool) -> None:
         rows = overview.concentrators(timezone.now())
         if as_json:
-            self.stdout.write(json.dumps([row._asdict() for row in rows], indent=2, default=datetime.isoformat))
+            self.write_json([row._asdict() for row in rows])
             return
         for row in rows:
             posted = f"posted {row.posted_at:%Y-%m-%d %H:%M} UTC" if row.posted_at else "never posted"

@@ -1,13 +1,11 @@
 """Door to concentrators.ingest.clock_corrections."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from datetime import UTC, datetime
+from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 
+from ami_headend.core.commands import DomainCommand, time_of
 from concentrators.ingest import clock_corrections
 from concentrators.ingest.clock_corrections import ClockError, Wish
 from keyvault.audit import chain
@@ -15,7 +13,7 @@ from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Say that the clock of the head-end was behind: frames that were refused as clock_skew in that span are
 judged again, by the corrected time of receipt. Audited.
 
@@ -27,9 +25,8 @@ Examples:
   manage.py correct_clock --from 2026-03-01T09:00Z --to 2026-03-01T11:30Z --behind 3600 --note "NTP was off" --dry-run
   manage.py correct_clock --from 2026-03-01T09:00Z --to 2026-03-01T11:30Z --behind 3600 --note "NTP was off"
 """
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = (ClockError, AuditError, MasterKeyError)
+    nothing_done = ". Nothing was changed."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--from", dest="start", required=True, metavar="TIME", help="first wrong time, UTC")
@@ -44,26 +41,12 @@ Examples:
     def handle(self, *args: Any, **options: Any) -> None:
         start, end = time_of(options["start"]), time_of(options["end"])
         wish = Wish(start, end, options["behind"], options["note"], options["first_uplink"])
-        try:
-            if options["dry_run"]:
-                found = clock_corrections.look(wish, timezone.now())
-            else:
-                found = clock_corrections.correct(wish, chain.command_actor(), timezone.now())
-        except (ClockError, AuditError, MasterKeyError) as error:
-            raise CommandError(f"{error}. Nothing was changed.") from None
+        if options["dry_run"]:
+            found = clock_corrections.look(wish, timezone.now())
+        else:
+            found = clock_corrections.correct(wish, chain.command_actor(), timezone.now())
         ahead = f"{found.frames} frames that were ahead of our clock"
         if options["dry_run"]:
             self.stdout.write(f"Would correct {found.uplinks} uplinks with {ahead}; nothing changed.")
         else:
             self.stdout.write(f"{found.uplinks} uplinks are corrected; their {ahead} are judged again by the workers.")
-
-
-def time_of(text: str) -> datetime:
-    """An instant that somebody wrote, in UTC where no offset is; CommandError where it is none."""
-    try:
-        at = parse_datetime(text)
-    except ValueError:
-        at = None
-    if at is None:
-        raise CommandError(f"{text[:80]!r} is no time such as 2026-03-01T09:00Z")
-    return at if timezone.is_aware(at) else at.replace(tzinfo=UTC)

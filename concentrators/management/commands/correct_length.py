@@ -1,15 +1,14 @@
 """Door to concentrators.ingest.length_corrections."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand, time_of
 from concentrators.commands.capture_period import IntervalError
 from concentrators.ingest import length_corrections
 from concentrators.ingest.length_corrections import Wish
-from concentrators.management.commands.correct_clock import time_of
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
@@ -17,7 +16,7 @@ from meters.registry import lookup
 from meters.registry.lookup import RegistryError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Correct the interval length that a meter was registered with, for a span of the past: frames that were
 refused as registry_mismatch are judged again, readings and totals of the span move along. Audited.
 
@@ -30,8 +29,8 @@ Examples:
   manage.py correct_length SN-1 --minutes 15 --from 2026-03-01T00:00Z --to 2026-04-01T00:00Z --reason "visited"
 """
 
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = (IntervalError, RegistryError, AuditError, MasterKeyError)
+    nothing_done = ". Nothing was changed."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("meter", metavar="SERIAL|TITLE", help="a serial number, or a system title in hex")
@@ -44,14 +43,11 @@ Examples:
     def handle(self, *args: Any, **options: Any) -> None:
         start, end = (options[name] and time_of(options[name]) for name in ("start", "end"))
         wish = Wish(options["minutes"], start, end, options["reason"])
-        try:
-            meter = lookup.look_up(options["meter"])
-            if options["dry_run"]:
-                found = length_corrections.look(meter, wish, timezone.now())
-            else:
-                found = length_corrections.correct(meter, wish, chain.command_actor(), timezone.now())
-        except (IntervalError, RegistryError, AuditError, MasterKeyError) as error:
-            raise CommandError(f"{error}. Nothing was changed.") from None
+        meter = lookup.look_up(options["meter"])
+        if options["dry_run"]:
+            found = length_corrections.look(meter, wish, timezone.now())
+        else:
+            found = length_corrections.correct(meter, wish, chain.command_actor(), timezone.now())
         if options["dry_run"]:
             self.stdout.write(f"Would correct {found.readings} readings of meter {meter}; nothing changed.")
         else:

@@ -1,10 +1,9 @@
 """Door to concentrators.ingest.register_corrections."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-
+from ami_headend.core.commands import DomainCommand
 from concentrators.ingest import register_corrections
 from concentrators.ingest.register_corrections import RegisterError, Wish
 from keyvault.audit import chain
@@ -13,7 +12,7 @@ from keyvault.master_key import MasterKeyError
 from meters.readings.obis import RegisterKind
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Correct the unit, scaler or kind that a register has in the catalogue: frames that were refused as
 registry_mismatch are judged again. Audited.
 
@@ -25,8 +24,8 @@ Examples:
   manage.py correct_register 1-0:32.7.0 --scaler -2 --reason "model B measures in 10 mV"
 """
 
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = (RegisterError, AuditError, MasterKeyError)
+    nothing_done = ". Nothing was changed."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("obis_code", metavar="OBIS", help="A-B:C.D.E, such as 1-0:1.8.0")
@@ -38,11 +37,8 @@ Examples:
     def handle(self, *args: Any, **options: Any) -> None:
         kind = RegisterKind(options["kind"]) if options["kind"] else None
         wish = Wish(options["reason"], kind, options["unit"], options["scaler"])
-        try:
-            register = register_corrections.find(options["obis_code"])
-            register = register_corrections.correct(register, wish, chain.command_actor())
-        except (RegisterError, AuditError, MasterKeyError) as error:
-            raise CommandError(f"{error}. Nothing was changed.") from None
+        register = register_corrections.find(options["obis_code"])
+        register = register_corrections.correct(register, wish, chain.command_actor())
         self.stdout.write(
             f"{register} is of kind {register.kind}, in steps of 1e{register.scaler} {register.unit}. Frames that wait "
             "for it are judged again by the workers."

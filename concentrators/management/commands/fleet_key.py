@@ -1,14 +1,15 @@
 """manage.py fleet_key: the keys from which device keys are derived."""
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection, WaveError
+from concentrators.commands.rollouts import WaveError
+from concentrators.fleet.selection import Selection
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import fleet_keys
@@ -16,23 +17,23 @@ from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Make a fleet key, list them, or replace one: then every meter whose key is derived from it gets, in a wave, a "
         "key derived from the new one."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py fleet_key make 2026\n"
+        "  manage.py import_meters meters.csv --fleet-key 2026\n"
+        "  manage.py fleet_key list\n"
+        "  manage.py fleet_key rotate 2026 2027 --rate 2000 --dry-run\n"
+        "  manage.py rotate_device_keys status\n\n"
+        "exit status: 0 done; 1 it could not be done, and nothing was."
+    )
+    refusals = (ProvisioningError, WaveError, MasterKeyError, AuditError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py fleet_key make 2026\n"
-            "  manage.py import_meters meters.csv --fleet-key 2026\n"
-            "  manage.py fleet_key list\n"
-            "  manage.py fleet_key rotate 2026 2027 --rate 2000 --dry-run\n"
-            "  manage.py rotate_device_keys status\n\n"
-            "exit status: 0 done; 1 it could not be done, and nothing was."
-        )
         actions = parser.add_subparsers(dest="action", required=True, metavar="make|list|rotate")
         actions.add_parser("make", help="a new random fleet key, wrapped under the master key").add_argument("name")
         actions.add_parser("list", help="the fleet keys, and how many device keys hang on each")
@@ -47,10 +48,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         acts: dict[str, Callable[..., None]] = {"make": self._make, "list": self._list, "rotate": self._rotate}
-        try:
-            acts[action](**options)
-        except (ProvisioningError, WaveError, MasterKeyError, AuditError) as error:
-            raise CommandError(str(error)) from None
+        acts[action](**options)
 
     def _make(self, *, name: str, **options: Any) -> None:
         self.stdout.write(f"Made fleet key {fleet_keys.make(name, chain.command_actor())}.")

@@ -1,17 +1,15 @@
 """Door to keyvault.device_keys.shipments, and to concentrators.ingest.reverification after it."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import IntegrityError
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from ami_headend.core.tables import BadLine
+from ami_headend.core.commands import DomainCommand, bars
+from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
-from concentrators.ingest.verification import TransientError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import shipment_file, shipment_kek, shipments
@@ -21,10 +19,8 @@ from keyvault.device_keys.shipment_kek import TransportKeyError
 from keyvault.device_keys.shipments import ImportReport
 from keyvault.master_key import MasterKeyError
 
-BAD_LINES_SHOWN = 50
 
-
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Import a shipment of device keys, wrapped under a transport key: all of it, or nothing.
 
 The format is described in docs/shipments.md: JSON Lines, plain or gzip, one meter a line. The
@@ -37,9 +33,8 @@ Examples:
   manage.py import_keys shipment.jsonl.gz --transport-key transport.key --sha256 9f2c...
   manage.py import_keys visit.jsonl --transport-key transport.key --replace-transfer-key
 """
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = (TransportKeyError, ShipmentError, ProvisioningError, MasterKeyError, AuditError)
+    nothing_done = ". Nothing was imported."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("shipment", type=Path)
@@ -54,15 +49,8 @@ Examples:
 
     def handle(self, *args: Any, **options: Any) -> None:
         dry_run = options["dry_run"]
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            steps: dict[str, TaskID] = {}
-
-            def progress(step: str, count: int, total: int) -> None:
-                if step not in steps:
-                    steps[step] = bars.add_task(step, total=total)
-                bars.advance(steps[step], count)
-
-            try:
+        try:
+            with bars() as progress:
                 transport_key = shipment_kek.load(options["transport_key"])
                 shipment = shipment_file.read(options["shipment"])
                 _check_sha256(shipment, options["sha256"])
@@ -74,30 +62,20 @@ Examples:
                     dry_run=dry_run,
                     progress=progress,
                 )
-            except (TransportKeyError, ShipmentError, ProvisioningError, MasterKeyError, AuditError) as error:
-                raise CommandError(f"{error}. Nothing was imported.") from None
-            except IntegrityError:
-                raise CommandError("Keys of the same devices were made meanwhile. Nothing was imported.") from None
-        self._refuse(report.bad)
+        except IntegrityError:
+            raise CommandError("Keys of the same devices were made meanwhile. Nothing was imported.") from None
+        self.refuse(report.bad)
         self.stdout.write(f"{'Would import' if dry_run else 'Imported'} {shipment.header.shipment}: {_told(report)}.")
         self.stdout.write(f"SHA-256 of the file: {shipment.sha256.hex()}")
         if not dry_run:
             self._verify_again({line.system_title for line in shipment.lines})
 
-    def _refuse(self, bad: list[BadLine]) -> None:
-        for line, reason in bad[:BAD_LINES_SHOWN]:
-            self.stderr.write(f"line {line}: {reason}")
-        if len(bad) > BAD_LINES_SHOWN:
-            self.stderr.write(f"and {len(bad) - BAD_LINES_SHOWN} more")
-        if bad:
-            raise CommandError(f"{len(bad)} bad lines: nothing was imported.")
-
     def _verify_again(self, system_titles: set[bytes]) -> None:
         waiting = waiting_uplinks()
         try:
-            with Progress(console=Console(stderr=True), transient=True) as bars:
-                bar = bars.add_task("uplinks with waiting frames", total=len(waiting))
-                outcome = verify_all_again(waiting, system_titles, lambda count: bars.advance(bar, count))
+            with bars() as progress:
+                done = progress.step("uplinks with waiting frames", len(waiting))
+                outcome = verify_all_again(waiting, system_titles, done)
         except TransientError as error:
             raise CommandError(
                 f"The keys are imported, but not all waiting frames could be verified: {error}. "

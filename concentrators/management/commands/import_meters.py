@@ -1,29 +1,21 @@
 """Door to concentrators.fleet.meter_import."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import IntegrityError
 from django.utils import timezone
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from ami_headend.core.tables import BadLine, FileError
-from concentrators.commands.capture_period import IntervalError
-from concentrators.fleet.assignments import AssignmentError
-from concentrators.fleet.meter_import import KeyPolicy, import_meters
-from keyvault.audit.chain import AuditError, command_actor
-from keyvault.device_keys.provisioning import ProvisioningError
-from keyvault.master_key import MasterKeyError
+from ami_headend.core.commands import DomainCommand, bars
+from concentrators.fleet.meter_import import REFUSALS, KeyPolicy, import_file
+from keyvault.audit.chain import command_actor
+from keyvault.device_keys import fleet_keys
 from keyvault.models import FleetKey
-from meters.registry.meter_file import read_meter_file
-
-BAD_LINES_SHOWN = 50
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Import meters from a CSV file, plain or gzip: all lines, or none.
 
 UTF-8, or UTF-16 with a byte order mark; commas, semicolons or tabs between the columns. The first line
@@ -41,9 +33,8 @@ Examples:
   manage.py import_meters meters.csv --fleet-key 2026    # keys derived from that fleet key
   manage.py import_meters moved.csv --update             # change name, place, address, interval, status ...
 """
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = REFUSALS
+    nothing_done = ". Nothing was imported."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path)
@@ -54,50 +45,26 @@ Examples:
         keys.add_argument("--no-keys", action="store_true", help="make no keys")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        policy = KeyPolicy(make=not options["no_keys"], fleet_key=_fleet_key(options["fleet_key"]))
         try:
-            file = read_meter_file(options["file"])
-            policy = KeyPolicy(make=not options["no_keys"], fleet_key=_fleet_key(options["fleet_key"]))
-            with Progress(console=Console(stderr=True), transient=True) as bars:
-                steps: dict[str, TaskID] = {}
-
-                def progress(step: str, count: int) -> None:
-                    if step not in steps:
-                        steps[step] = bars.add_task(step, total=len(file.lines))
-                    bars.advance(steps[step], count)
-
-                dry_run = options["dry_run"] or bool(file.bad)
-                report = import_meters(
-                    file.lines,
-                    timezone.now(),
+            with bars() as progress:
+                report = import_file(
+                    options["file"],
                     policy,
                     command_actor(),
+                    timezone.now(),
                     update=options["update"],
-                    dry_run=dry_run,
+                    dry_run=options["dry_run"],
                     progress=progress,
                 )
-        except (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError) as error:
-            raise CommandError(f"{error}. Nothing was imported.") from None
         except IntegrityError as error:
             raise CommandError(f"The registry changed meanwhile: {error}. Nothing was imported.") from None
-        self._refuse(sorted([*file.bad, *report.bad]))
+        self.refuse(report.bad)
         self.stdout.write(
-            f"{'Would import' if dry_run else 'Imported'}: {report.new} new, {report.changed} changed, "
+            f"{'Would import' if options['dry_run'] else 'Imported'}: {report.new} new, {report.changed} changed, "
             f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; {report.keyed} given keys."
         )
 
-    def _refuse(self, bad: list[BadLine]) -> None:
-        for line, reason in bad[:BAD_LINES_SHOWN]:
-            self.stderr.write(f"line {line}: {reason}")
-        if len(bad) > BAD_LINES_SHOWN:
-            self.stderr.write(f"and {len(bad) - BAD_LINES_SHOWN} more")
-        if bad:
-            raise CommandError(f"{len(bad)} bad lines: nothing was imported.")
-
 
 def _fleet_key(name: str | None) -> FleetKey | None:
-    if name is None:
-        return None
-    fleet_key = FleetKey.objects.filter(name=name).first()
-    if fleet_key is None:
-        raise CommandError(f"there is no fleet key {name}. Nothing was imported.")
-    return fleet_key
+    return None if name is None else fleet_keys.find(name)

@@ -1,46 +1,41 @@
 """manage.py meter: look a meter up."""
 
-import json
-from argparse import RawDescriptionHelpFormatter
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand
 from concentrators.fleet import overview
 from meters.registry.lookup import RegistryError, look_up
 
 _NOTHING = "-"
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Look a meter up: its place, concentrator, when it was heard last, and how its keys stand (no octets of them)."
         " Exits 1 where there is none."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py meter SN-1\n"
+        "  manage.py meter 00-24-BE-FF-FE-80-4F-F1       its system title, in any usual form\n"
+        "  manage.py meter SN-1 --json                  for programs"
+    )
+    refusals = (RegistryError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py meter SN-1\n"
-            "  manage.py meter 00-24-BE-FF-FE-80-4F-F1       its system title, in any usual form\n"
-            "  manage.py meter SN-1 --json                  for programs"
-        )
         parser.add_argument("meter", metavar="SERIAL|TITLE", help="serial number, or system title (16 hex digits)")
         parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(self, *args: Any, meter: str, json: bool, **options: Any) -> None:
-        try:
-            told = overview.meter(look_up(meter), timezone.now())
-        except RegistryError as error:
-            raise CommandError(str(error)) from None
-        self.stdout.write(_as_json(told) if json else "\n".join(_lines(told)))
-
-
-def _as_json(told: dict[str, Any]) -> str:
-    return json.dumps(told, indent=2, default=datetime.isoformat)
+        told = overview.meter(look_up(meter), timezone.now())
+        if json:
+            self.write_json(told)
+        else:
+            self.stdout.write("\n".join(_lines(told)))
 
 
 def _lines(told: dict[str, Any]) -> list[str]:

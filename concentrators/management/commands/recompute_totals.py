@@ -1,35 +1,31 @@
 """manage.py recompute_totals: hold the totals against the readings."""
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
-from rich.console import Console
-from rich.progress import track
 
+from ami_headend.core.commands import DomainCommand, bars, time_of
 from concentrators.totals import totals
 from meters.readings.partitions import retention_start
 
 _SHOWN = 20
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = "Recompute interval totals from the readings and compare. Exits 1 where they differ, unless --fix mended it."
+    examples = (
+        "examples:\n"
+        "  manage.py recompute_totals                        compare the whole retention window, day by day\n"
+        "  manage.py recompute_totals --from 2026-03-01T00:00Z --to 2026-04-01T00:00Z\n"
+        "  manage.py recompute_totals --fix                  set what differs; each day in one transaction\n\n"
+        "It may be interrupted at any time: a day is done whole or not at all."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py recompute_totals                        compare the whole retention window, day by day\n"
-            "  manage.py recompute_totals --from 2026-03-01T00:00Z --to 2026-04-01T00:00Z\n"
-            "  manage.py recompute_totals --fix                  set what differs; each day in one transaction\n\n"
-            "It may be interrupted at any time: a day is done whole or not at all."
-        )
         parser.add_argument("--from", dest="start", help="first interval start, ISO 8601 (default: all that is kept)")
         parser.add_argument("--to", dest="end", help="end, ISO 8601, not included (default: now)")
         parser.add_argument("--fix", action="store_true", help="set the totals that differ")
@@ -37,9 +33,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
         kept_from = retention_start(now)
-        start = _time(options["start"], kept_from)
+        start = time_of(options["start"]) if options["start"] else kept_from
         latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
-        end = min(_time(options["end"], latest), latest)
+        end = min(time_of(options["end"]), latest) if options["end"] else latest
         if start >= end:
             raise CommandError("--from must lie before --to")
         if start < kept_from:
@@ -48,8 +44,10 @@ class Command(BaseCommand):
         compare = totals.recompute if options["fix"] else totals.compare
         days = list(_days(start, end))
         differences: list[totals.Difference] = []
-        for day in track(days, "Comparing", console=Console(file=self.stderr), transient=True):  # type: ignore[arg-type]
-            differences += compare(*day)
+        with bars() as progress:
+            for day in days:
+                differences += compare(*day)
+                progress("comparing", 1, len(days))
         for difference in differences[:_SHOWN]:
             self.stdout.write(
                 f"concentrator {difference.concentrator_id}, register {difference.register_id},"
@@ -64,18 +62,6 @@ class Command(BaseCommand):
             self.stdout.write(f"{len(differences)} totals were set to what the readings add up to.")
         else:
             raise CommandError(f"{len(differences)} totals differ from the readings; --fix sets them", returncode=1)
-
-
-def _time(text: str | None, default: datetime) -> datetime:
-    if text is None:
-        return default
-    try:
-        time = parse_datetime(text)
-    except ValueError:
-        time = None
-    if time is None:
-        raise CommandError(f"{text!r} is not a time such as 2026-03-01T00:00Z")
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _days(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:

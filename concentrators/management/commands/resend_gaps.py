@@ -1,49 +1,45 @@
 """manage.py resend_gaps: meters are asked again for what is missing."""
 
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
-from rich.progress import Progress
 
+from ami_headend.core.commands import DomainCommand, bars
 from concentrators.commands import gap_recovery
-from concentrators.commands.gap_recovery import Selection
 from concentrators.commands.queue import DownlinkError
-from concentrators.models import Concentrator
+from concentrators.management import choosing
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
 from meters.models import Register
 from meters.readings.gaps import GapsError
 from meters.readings.obis import LOAD_PROFILE
-from meters.registry.lookup import RegistryError, parse_system_title
+from meters.registry.lookup import RegistryError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Ask meters again for the intervals that are missing: a resend command for each gap, never twice for the same "
         "one. Concentrators fetch the commands. With RESEND_GAPS=1 the schedule does this by itself."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py resend_gaps --all --days 3 --dry-run\n"
+        "  manage.py resend_gaps --concentrator DCU-17\n"
+        "  manage.py resend_gaps --meter 0024befffe804ff1 --days 30 --register 1-0:2.29.0\n\n"
+        "exit status: 0 done; 1 it could not be done, and nothing was."
+    )
+    refusals = (DownlinkError, GapsError, RegistryError, AuditError, MasterKeyError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py resend_gaps --all --days 3 --dry-run\n"
-            "  manage.py resend_gaps --concentrator DCU-17\n"
-            "  manage.py resend_gaps --meter 0024befffe804ff1 --days 30 --register 1-0:2.29.0\n\n"
-            "exit status: 0 done; 1 it could not be done, and nothing was."
-        )
-        parser.add_argument("--meter", action="append", metavar="TITLE", help="system title, 16 hex digits; repeatable")
-        parser.add_argument("--concentrator", metavar="NAME", help="meters assigned to it now")
-        parser.add_argument("--all", action="store_true", help="every meter in service")
+        choosing.add_arguments(parser)
         parser.add_argument("--days", type=int, default=7, metavar="N", help="how far back to look (7)")
         parser.add_argument(
             "--register", default=LOAD_PROFILE, metavar="OBIS", help=f"interval register ({LOAD_PROFILE})"
@@ -57,22 +53,18 @@ class Command(BaseCommand):
         if register is None:
             raise CommandError(f"there is no register {options['register']}")
         now = timezone.now()
-        try:
-            selection = _selection(options)
-            meters = gap_recovery.selected(selection, now).count()
-            with _progress(self.stderr, meters) as done:
-                outcome = gap_recovery.ask(
-                    selection,
-                    register,
-                    now - timedelta(days=options["days"]),
-                    now,
-                    chain.command_actor(),
-                    now,
-                    dry_run=options["dry_run"],
-                    done=done,
-                )
-        except (DownlinkError, GapsError, RegistryError, AuditError, MasterKeyError) as error:
-            raise CommandError(str(error)) from None
+        selection = choosing.selection(options)
+        with _progress(self.stderr, gap_recovery.selected(selection, now).count()) as done:
+            outcome = gap_recovery.ask(
+                selection,
+                register,
+                now - timedelta(days=options["days"]),
+                now,
+                chain.command_actor(),
+                now,
+                dry_run=options["dry_run"],
+                done=done,
+            )
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(
             f"{outcome.meters} meters have {outcome.gaps} gaps: {outcome.commands} resends {would}queued,"
@@ -86,11 +78,9 @@ _TELL_EVERY_S = 10.0
 @contextmanager
 def _progress(stderr: Any, meters: int) -> Iterator[Callable[[int], None]]:
     """How far it is: a bar on a terminal, and a line every ten seconds elsewhere."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as progress:
-            looking = progress.add_task("looking for gaps", total=meters)
-            yield lambda count: progress.advance(looking, count)
+    if Console(stderr=True).is_terminal:
+        with bars() as progress:
+            yield progress.step("looking for gaps", meters)
         return
     began = told = time.monotonic()
     seen = 0
@@ -106,13 +96,3 @@ def _progress(stderr: Any, meters: int) -> Iterator[Callable[[int], None]]:
             stderr.write(f"looked at {seen:,} of {meters:,} meters, {rate:,.0f} a second, {left}")
 
     yield tell
-
-
-def _selection(options: dict[str, Any]) -> Selection:
-    concentrator = None
-    if options["concentrator"] is not None:
-        concentrator = Concentrator.objects.filter(name=options["concentrator"]).first()
-        if concentrator is None:
-            raise CommandError(f"there is no concentrator {options['concentrator']}")
-    titles = None if options["meter"] is None else [parse_system_title(text) for text in options["meter"]]
-    return Selection(titles, concentrator, options["all"])

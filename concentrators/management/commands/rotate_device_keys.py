@@ -1,51 +1,50 @@
 """manage.py rotate_device_keys: new device keys in waves."""
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Selection, WaveError
-from concentrators.models import Concentrator, RotationWave
+from concentrators.commands.rollouts import WaveError
+from concentrators.management import choosing
+from concentrators.models import RotationWave
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import fleet_keys
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
-from meters.registry.lookup import RegistryError, parse_system_title
+from meters.registry.lookup import RegistryError
 
 _LISTED = 20
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Give meters new device keys: begin a wave over a selection of meters, see how it stands, pause, resume or "
         "cancel it. Workers and the schedule (celery beat) carry it out."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py rotate_device_keys begin --name spring --older-than 365 --rate 2000 --dry-run\n"
+        "  manage.py rotate_device_keys begin --name DCU-17 --concentrator DCU-17 --failure-budget 5\n"
+        "  manage.py rotate_device_keys begin --name leak --compromised --rate 100000\n"
+        "  manage.py rotate_device_keys begin --name one --meter 0024befffe804ff1\n"
+        "  manage.py rotate_device_keys status\n"
+        "  manage.py rotate_device_keys resume --wave 3 --failure-budget 40\n\n"
+        "exit status: 0 done; 1 it could not be done, and nothing was."
+    )
+    refusals = (WaveError, RegistryError, ProvisioningError, AuditError, MasterKeyError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py rotate_device_keys begin --name spring --older-than 365 --rate 2000 --dry-run\n"
-            "  manage.py rotate_device_keys begin --name DCU-17 --concentrator DCU-17 --failure-budget 5\n"
-            "  manage.py rotate_device_keys begin --name leak --compromised --rate 100000\n"
-            "  manage.py rotate_device_keys begin --name one --meter 0024befffe804ff1\n"
-            "  manage.py rotate_device_keys status\n"
-            "  manage.py rotate_device_keys resume --wave 3 --failure-budget 40\n\n"
-            "exit status: 0 done; 1 it could not be done, and nothing was."
-        )
         parser.add_argument("action", choices=["begin", "status", "pause", "resume", "cancel"])
         parser.add_argument("--wave", type=int, metavar="N", help="which wave, as status lists it")
         chosen = parser.add_argument_group("which meters (begin; a meter must fit every one that is given)")
-        chosen.add_argument("--meter", action="append", metavar="TITLE", help="system title, 16 hex digits; repeatable")
-        chosen.add_argument("--concentrator", metavar="NAME", help="meters assigned to it now")
+        choosing.add_arguments(chosen)
         chosen.add_argument("--older-than", type=int, metavar="DAYS", help="keys that have been active for so long")
         chosen.add_argument("--compromised", action="store_true", help="meters whose newest key is compromised")
         chosen.add_argument("--derived-from", metavar="NAME", help="keys derived from that fleet key")
-        chosen.add_argument("--all", action="store_true", help="every meter")
         how = parser.add_argument_group("how (begin)")
         how.add_argument("--name", default="", help="what the wave is called")
         how.add_argument("--rate", type=int, default=1000, metavar="N", help="key commands queued an hour (1000)")
@@ -57,19 +56,18 @@ class Command(BaseCommand):
         how.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
-        try:
-            if action == "begin":
-                self._begin(options)
-            elif action == "status":
-                self._status(options["wave"])
-            else:
-                self._move(action, options)
-        except (WaveError, RegistryError, ProvisioningError, AuditError, MasterKeyError) as error:
-            raise CommandError(str(error)) from None
+        if action == "begin":
+            self._begin(options)
+        elif action == "status":
+            self._status(options["wave"])
+        else:
+            self._move(action, options)
 
     def _begin(self, options: dict[str, Any]) -> None:
         now = timezone.now()
-        selection = _selection(options)
+        derived_from = None if options["derived_from"] is None else fleet_keys.find(options["derived_from"])
+        more = {"older_than_days": options["older_than"], "compromised": options["compromised"]}
+        selection = choosing.selection(options, derived_from=derived_from, **more)
         if options["dry_run"]:
             self.stdout.write(f"{rollouts.selected(selection, now).count()} meters would get a new key.")
             return
@@ -116,14 +114,3 @@ class Command(BaseCommand):
         else:
             wave = rollouts.cancel(wave_id, actor, timezone.now())
         self.stdout.write(f"Wave {wave.pk} is {wave.state}.")
-
-
-def _selection(options: dict[str, Any]) -> Selection:
-    concentrator = None
-    if options["concentrator"] is not None:
-        concentrator = Concentrator.objects.filter(name=options["concentrator"]).first()
-        if concentrator is None:
-            raise CommandError(f"there is no concentrator {options['concentrator']}")
-    titles = None if options["meter"] is None else [parse_system_title(text) for text in options["meter"]]
-    derived_from = None if options["derived_from"] is None else fleet_keys.find(options["derived_from"])
-    return Selection(titles, concentrator, options["older_than"], options["compromised"], derived_from, options["all"])

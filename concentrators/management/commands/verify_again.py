@@ -1,18 +1,17 @@
 """Door to concentrators.ingest.reverification."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from rich.console import Console
-from rich.progress import Progress
+from django.core.management.base import CommandError
 
+from ami_headend.core.commands import DomainCommand, bars
+from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import ready, verify_all_again, waiting_uplinks
-from concentrators.ingest.verification import TransientError
 from meters.registry.lookup import RegistryError, parse_system_title
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = """Judge frames again that wait as unknown_device or unknown_epoch, where key and meter stand by now, and
 parked ones, whose fault may be mended.
 
@@ -26,9 +25,7 @@ Examples:
   manage.py verify_again --meters 0024befffe804ff1 0024befffe804ff2
   manage.py verify_again --uplinks 17 18
 """
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    refusals = (RegistryError,)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
@@ -38,17 +35,15 @@ Examples:
         parser.add_argument("--dry-run", action="store_true", help="only say how many frames would be judged")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        titles = None if options["meters"] is None else {parse_system_title(text) for text in options["meters"]}
+        waiting = waiting_uplinks(options["uplinks"])
         try:
-            titles = None if options["meters"] is None else {parse_system_title(text) for text in options["meters"]}
-            waiting = waiting_uplinks(options["uplinks"])
-            with Progress(console=Console(stderr=True), transient=True) as bars:
-                bar = bars.add_task("uplinks with waiting frames", total=len(waiting))
+            with bars() as progress:
+                done = progress.step("uplinks with waiting frames", len(waiting))
                 if options["dry_run"]:
-                    found = [one.frames for one in ready(waiting, titles, lambda count: bars.advance(bar, count))]
+                    found = [one.frames for one in ready(waiting, titles, done)]
                 else:
-                    outcome = verify_all_again(waiting, titles, lambda count: bars.advance(bar, count))
-        except RegistryError as error:
-            raise CommandError(str(error)) from None
+                    outcome = verify_all_again(waiting, titles, done)
         except TransientError as error:
             raise CommandError(f"{error}. What was judged stays; run the command again for the rest.") from None
         if options["dry_run"]:

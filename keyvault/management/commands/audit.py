@@ -1,32 +1,32 @@
 """manage.py audit: verify and export the record of every act on keys."""
 
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from ami_headend.core.commands import DomainCommand
 from keyvault.audit import chain, witness
 from keyvault.master_key import MasterKeyError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Verify the audit chain, export it, or print its head. Exits 1 where the chain is broken, or the key journal"
         " knows records that it has not."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py audit verify                     walk the chain, and hold its end against the key journal\n"
+        "  manage.py audit verify --journal /a --journal /b\n"
+        "                                             against the journals of several hosts\n"
+        "  manage.py audit verify --head 41:9f2c...   and hold it against a head from the log or a backup\n"
+        "  manage.py audit export > audit.jsonl       a record a line, oldest first\n"
+        "  manage.py audit head                       number and HMAC of the last record: keep it elsewhere"
+    )
+    refusals = (chain.AuditError, MasterKeyError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py audit verify                     walk the chain, and hold its end against the key journal\n"
-            "  manage.py audit verify --journal /a --journal /b\n"
-            "                                             against the journals of several hosts\n"
-            "  manage.py audit verify --head 41:9f2c...   and hold it against a head from the log or a backup\n"
-            "  manage.py audit export > audit.jsonl       a record a line, oldest first\n"
-            "  manage.py audit head                       number and HMAC of the last record: keep it elsewhere"
-        )
         parser.add_argument(
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
         )
@@ -34,17 +34,14 @@ class Command(BaseCommand):
         parser.add_argument("--head", help="a head exported before, as number:mac")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
-        try:
-            if action == "export":
-                for line in chain.export():
-                    self.stdout.write(line)
-            elif action == "head":
-                self.stdout.write(str(chain.head()))
-            else:
-                verified = witness.verify(_head(options["head"]), options["journal"])
-                self.stdout.write(f"{verified} Head {verified.head}")
-        except (chain.AuditError, MasterKeyError) as error:
-            raise CommandError(str(error)) from None
+        if action == "export":
+            for line in chain.export():
+                self.stdout.write(line)
+        elif action == "head":
+            self.stdout.write(str(chain.head()))
+        else:
+            verified = witness.verify(_head(options["head"]), options["journal"])
+            self.stdout.write(f"{verified} Head {verified.head}")
 
 
 def _head(text: str | None) -> chain.Head | None:

@@ -1,39 +1,41 @@
 """manage.py compromise_keys: cut device keys off, at once and for good."""
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import QuerySet
 
 from ami_headend.core import eui64
+from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
-from keyvault.device_keys import epochs
+from keyvault.device_keys import epochs, fleet_keys
+from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
-from keyvault.models import DeviceKey, FleetKey, KeyState
+from keyvault.models import DeviceKey, KeyState
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Cut keys off that others may know: from this moment every worker refuses their frames, late ones too, and no"
         " command goes under them. There is no way back; new keys go out with rotate_device_keys."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py compromise_keys --device 0024befffe804ff1\n"
+        "      every epoch of the device from 1 on; its transfer key still brings it the next one\n"
+        "  manage.py compromise_keys --device 0024befffe804ff1 --epoch 0\n"
+        "      its transfer key: the next one takes a shipment or a visit\n"
+        "  manage.py compromise_keys --fleet-key spring-2026 --yes\n"
+        "      every key that was derived from it, transfer keys among them\n\n"
+        "then: manage.py rotate_device_keys begin --name leak --compromised\n"
+        "exit status: 0 done, and audited; 1 nothing was done."
+    )
+    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error)
+    nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py compromise_keys --device 0024befffe804ff1\n"
-            "      every epoch of the device from 1 on; its transfer key still brings it the next one\n"
-            "  manage.py compromise_keys --device 0024befffe804ff1 --epoch 0\n"
-            "      its transfer key: the next one takes a shipment or a visit\n"
-            "  manage.py compromise_keys --fleet-key spring-2026 --yes\n"
-            "      every key that was derived from it, transfer keys among them\n\n"
-            "then: manage.py rotate_device_keys begin --name leak --compromised\n"
-            "exit status: 0 done, and audited; 1 nothing was done."
-        )
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--device", action="append", metavar="TITLE", help="system title; repeatable")
         which.add_argument("--fleet-key", metavar="NAME", help="all that is derived from that fleet key")
@@ -54,10 +56,7 @@ class Command(BaseCommand):
                 answer = ""
             if answer.strip() != "yes":
                 raise CommandError("not confirmed: nothing was done")
-        try:
-            moved = epochs.compromise(ids, chain.command_actor())
-        except (AuditError, MasterKeyError) as error:
-            raise CommandError(f"not done, for it could not be audited: {error}") from None
+        moved = epochs.compromise(ids, chain.command_actor())
         self.stdout.write(f"{_counted(moved, 'key')} marked as compromised.")
 
 
@@ -70,11 +69,8 @@ def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
     if options["fleet_key"] is not None:
         if epoch is not None:
             raise CommandError("--epoch goes with --device: of a fleet key everything is lost")
-        fleet_key = FleetKey.objects.filter(name=options["fleet_key"]).first()
-        if fleet_key is None:
-            raise CommandError(f"there is no fleet key {options['fleet_key']}")
-        return DeviceKey.objects.filter(fleet_key=fleet_key)
-    titles = [_title(text) for text in options["device"]]
+        return DeviceKey.objects.filter(fleet_key=fleet_keys.find(options["fleet_key"]))
+    titles = [eui64.parse(text) for text in options["device"]]
     keys = DeviceKey.objects.filter(system_title__in=titles)
     keys = keys.filter(epoch__gt=0) if epoch is None else keys.filter(epoch=epoch)
     known = {bytes(title) for title in keys.values_list("system_title", flat=True)}
@@ -82,10 +78,3 @@ def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
         if title not in known:
             raise CommandError(f"device {title.hex()} has no {'such key' if epoch is not None else 'key of its own'}")
     return keys
-
-
-def _title(text: str) -> bytes:
-    try:
-        return eui64.parse(text)
-    except Eui64Error as error:
-        raise CommandError(f"system title {error}") from None

@@ -1,14 +1,14 @@
 """manage.py journal: what the key journal holds, and whether it is whole."""
 
 import json
-from argparse import RawDescriptionHelpFormatter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from ami_headend.core.commands import DomainCommand
 from keyvault import master_key
 from keyvault.journal import reading
 from keyvault.journal.reading import Journal
@@ -16,21 +16,21 @@ from keyvault.journal.segments import Record
 from keyvault.master_key import MasterKeyError
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Look at the key journal: every act on keys, kept outside of the database for a restore. Keys stand in it"
         " wrapped, and are not shown. Exits 1 where a segment was changed or does not open."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py journal verify                    read every segment, and check each record's mac\n"
+        "  manage.py journal verify --journal /a --journal /b\n"
+        "      the folders of several hosts, as a restore would read them\n"
+        "  manage.py journal show --after 4711         the records after a number, as JSON Lines"
+    )
+    refusals = (MasterKeyError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py journal verify                    read every segment, and check each record's mac\n"
-            "  manage.py journal verify --journal /a --journal /b\n"
-            "      the folders of several hosts, as a restore would read them\n"
-            "  manage.py journal show --after 4711         the records after a number, as JSON Lines"
-        )
         parser.add_argument("action", choices=["verify", "show"])
         parser.add_argument(
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
@@ -39,10 +39,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, action: str, after: int, **options: Any) -> None:
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
-        try:
-            found = reading.read(folders, master_key.current(), after)
-        except MasterKeyError as error:
-            raise CommandError(str(error)) from None
+        found = reading.read(folders, master_key.current(), after)
         if action == "show":
             for record in found:
                 self.stdout.write(json.dumps(_shown(record), separators=(",", ":"), default=bytes.hex))

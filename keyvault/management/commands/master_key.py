@@ -1,15 +1,13 @@
 """manage.py master_key: the versions of the master key, and the rotation from one to the next."""
 
-import json
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 
+from ami_headend.core.commands import DomainCommand
 from keyvault import approvals, master_key
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
@@ -22,27 +20,27 @@ UNREADABLE = 2  # exit code: some secrets do not open
 _NAMED = 50
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "Make the master key, show its versions, rotate it, verify every secret under it, destroy an old version. "
         "Keys are never printed. Exits 2 where secrets do not open, 1 for any other failure."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py master_key init               make version 1; never overwrites\n"
+        "  manage.py master_key status [--json]    versions, secrets under each, and the rotation\n"
+        "  manage.py master_key rotate             make the next version, have the workers rewrap every secret\n"
+        "  manage.py master_key rotate --here      and rewrap in this process: no worker is needed\n"
+        "  manage.py master_key rotate --dry-run   what it would do; changes nothing\n"
+        "  manage.py master_key rotate --stop      stop after the batch at hand;  --resume goes on\n"
+        "  manage.py master_key verify             open every secret\n"
+        "  manage.py master_key destroy 1          destroy version 1 for good, when nothing needs it\n"
+        "                                          (where REQUIRE_APPROVAL is on: manage.py approvals first)\n\n"
+        "Keep a copy of the master key apart from every database backup: without it no stored key opens."
+    )
+    refusals = (MasterKeyError, rewrap.RotationError, versions.DestroyError, ApprovalError, chain.AuditError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py master_key init               make version 1; never overwrites\n"
-            "  manage.py master_key status [--json]    versions, secrets under each, and the rotation\n"
-            "  manage.py master_key rotate             make the next version, have the workers rewrap every secret\n"
-            "  manage.py master_key rotate --here      and rewrap in this process: no worker is needed\n"
-            "  manage.py master_key rotate --dry-run   what it would do; changes nothing\n"
-            "  manage.py master_key rotate --stop      stop after the batch at hand;  --resume goes on\n"
-            "  manage.py master_key verify             open every secret\n"
-            "  manage.py master_key destroy 1          destroy version 1 for good, when nothing needs it\n"
-            "                                          (where REQUIRE_APPROVAL is on: manage.py approvals first)\n\n"
-            "Keep a copy of the master key apart from every database backup: without it no stored key opens."
-        )
         actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
         actions.add_parser("init", help="make version 1 where MASTER_KEY_PROVIDER says; never overwrites")
         status = actions.add_parser("status", help="versions, secrets under each, and the rotation")
@@ -70,10 +68,7 @@ class Command(BaseCommand):
             "verify": self.verify,
             "destroy": self.destroy,
         }
-        try:
-            acts[action](**options)
-        except (MasterKeyError, rewrap.RotationError, versions.DestroyError, ApprovalError, chain.AuditError) as error:
-            raise CommandError(str(error)) from None
+        acts[action](**options)
 
     def init(self, **options: Any) -> None:
         version, recorded = versions.make_first(chain.command_actor())
@@ -89,7 +84,10 @@ class Command(BaseCommand):
             known = ", ".join(f"{one.number} ({one.state})" for one in master_key.provider().versions())
             text = str(error).splitlines()[0]
             raise CommandError(f"versions {known}; the database does not tell what is under them: {text}") from None
-        self.stdout.write(_json(found) if json else rotation_progress.told(found))
+        if json:
+            self.write_json(found)
+        else:
+            self.stdout.write(rotation_progress.told(found))
 
     def rotate(self, *, dry_run: bool, resume: bool, stop: bool, here: bool, no_wait: bool, **options: Any) -> None:
         if stop:
@@ -172,7 +170,3 @@ class Command(BaseCommand):
             raise CommandError(f"{typed!r} is not {version}: nothing was destroyed.")
         versions.destroy(version, chain.command_actor(), timezone.now())
         self.stdout.write(f"Destroyed version {version} in {master_key.provider()}. Destroy its copies elsewhere, too.")
-
-
-def _json(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=2, default=datetime.isoformat)

@@ -1,33 +1,32 @@
 """manage.py register: the catalogue of registers that readings may name."""
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from ami_headend.core.commands import DomainCommand
 from meters.models import Register
 from meters.readings.obis import ObisError, RegisterKind, parse_obis
 
 _NONE = "none"
 
 
-class Command(BaseCommand):
+class Command(DomainCommand):
     help = (
         "List, add and bound the registers that readings may name. Frames that wait for a register, or for wider "
         "bounds, are judged again by the workers."
     )
+    examples = (
+        "examples:\n"
+        "  manage.py register list\n"
+        '  manage.py register add 1-0:5.8.0 --kind cumulative --unit varh --name "Reactive energy, quadrant 1"\n'
+        "  manage.py register bounds 1-0:1.29.0 --minimum 0 --maximum 50000\n\n"
+        "A register stays as it was added, but for its name (on its page) and its bounds: readings stand on it. "
+        "Before\nthe first of them, manage.py correct_register corrects a wrong entry."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.formatter_class = RawDescriptionHelpFormatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py register list\n"
-            '  manage.py register add 1-0:5.8.0 --kind cumulative --unit varh --name "Reactive energy, quadrant 1"\n'
-            "  manage.py register bounds 1-0:1.29.0 --minimum 0 --maximum 50000\n\n"
-            "A register stays as it was added, but for its name (on its page) and its bounds: readings stand on it. "
-            "Before\nthe first of them, manage.py correct_register corrects a wrong entry."
-        )
         acts = parser.add_subparsers(dest="act", required=True)
         acts.add_parser("list", help="all registers with their bounds")
         add = acts.add_parser("add", help="add a register")

@@ -1,0 +1,90 @@
+"""What commands have in common: help as it is written, refusals in one sentence, bars on stderr, and bad lines."""
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.dateparse import parse_datetime
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ami_headend.core.tables import BadLine
+
+_BAD_LINES_SHOWN = 50
+
+
+class DomainCommand(BaseCommand):
+    """A command that ends with exit status 1 and a sentence where the domain refuses.
+
+    ``refusals`` are the errors that mean so, with ``nothing_done`` said after each; ``examples`` stand below the
+    options, as they are written.
+    """
+
+    examples = ""
+    refusals: ClassVar[tuple[type[Exception], ...]] = ()
+    nothing_done = ""
+
+    def create_parser(self, prog_name: str, subcommand: str, **options: Any) -> CommandParser:
+        options = {"formatter_class": RawDescriptionHelpFormatter, "epilog": self.examples, **options}
+        return super().create_parser(prog_name, subcommand, **options)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except self.refusals as error:
+            raise CommandError(f"{error}{self.nothing_done}") from None
+
+    def refuse(self, bad: Sequence[BadLine]) -> None:
+        """Tell the lines of a file that are wrong; CommandError where one is."""
+        for line, reason in bad[:_BAD_LINES_SHOWN]:
+            self.stderr.write(f"line {line}: {reason}")
+        if len(bad) > _BAD_LINES_SHOWN:
+            self.stderr.write(f"and {len(bad) - _BAD_LINES_SHOWN} more")
+        if bad:
+            raise CommandError(f"{len(bad)} bad lines: nothing was imported.")
+
+    def write_json(self, found: Any) -> None:
+        """What was found, for programs; times in ISO 8601."""
+        self.stdout.write(json.dumps(found, indent=2, default=datetime.isoformat))
+
+
+class Bars:
+    """A bar for each step of a long command, on stderr; nothing is left of them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._steps: dict[str, Callable[[int], None]] = {}
+
+    def step(self, name: str, total: int | None = None) -> Callable[[int], None]:
+        """What hears how many more are done of a step; of an unknown ``total`` the bar only moves."""
+        if name not in self._steps:
+            task = self._progress.add_task(name, total=total)
+            self._steps[name] = lambda done: self._progress.advance(task, done)
+        return self._steps[name]
+
+    def __call__(self, name: str, done: int, total: int | None = None) -> None:
+        """So many more are done of a step, which begins with the first of them."""
+        self.step(name, total)(done)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Bars for as long as the block runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield Bars(progress)
+
+
+def time_of(text: str) -> datetime:
+    """A time as it is typed, in UTC where it names no zone; CommandError where it is none."""
+    try:
+        at = parse_datetime(text)
+    except ValueError:
+        at = None
+    if at is None:
+        raise CommandError(f"{text[:80]!r} is not a time such as 2026-03-01T09:00Z")
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

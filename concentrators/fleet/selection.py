@@ -1,0 +1,62 @@
+"""Which meters somebody means, to give them new keys or to ask them for what is missing."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import Coalesce
+
+from concentrators.fleet.assignments import holding
+from concentrators.models import Concentrator
+from keyvault.models import DeviceKey, FleetKey, KeyState
+from meters.models import Meter, MeterStatus
+from meters.registry.lookup import RegistryError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Meters in service: all that fit every criterion that is given; without any, ``everything`` must say so.
+
+    ``older_than_days`` is the age of the active key; ``compromised`` takes meters whose newest key is
+    compromised, ``derived_from`` those whose active key is derived from a fleet key.
+    """
+
+    system_titles: Collection[bytes] | None = None
+    concentrator: Concentrator | None = None
+    older_than_days: int | None = None
+    compromised: bool = False
+    derived_from: FleetKey | None = None
+    everything: bool = False
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no criterion is given, and not everything is meant either."""
+        return all(getattr(self, field.name) is field.default for field in fields(self))
+
+    def meters(self, now: datetime) -> QuerySet[Meter]:
+        """The meters by id."""
+        own = DeviceKey.objects.filter(system_title=OuterRef("system_title"), epoch__gt=0)
+        active = own.filter(state=KeyState.ACTIVE)
+        meters = Meter.objects.filter(status=MeterStatus.COMMISSIONED)
+        if self.system_titles is not None:
+            meters = meters.filter(system_title__in=list(self.system_titles))
+        if self.concentrator is not None:
+            meters = meters.filter(pk__in=holding(now).filter(concentrator=self.concentrator).values("meter"))
+        if self.older_than_days is not None:
+            begun = active.alias(since=Coalesce("activated_at", "created_at"))
+            meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=self.older_than_days))))
+        if self.derived_from is not None:
+            meters = meters.filter(Exists(active.filter(fleet_key=self.derived_from)))
+        if self.compromised:
+            usable = own.filter(state__in=[KeyState.ACTIVE, KeyState.PENDING])
+            meters = meters.filter(Exists(own.filter(state=KeyState.COMPROMISED)), ~Exists(usable))
+        return meters.order_by("pk")
+
+
+def find_concentrator(name: str) -> Concentrator:
+    """The concentrator of that name; RegistryError where there is none."""
+    found = Concentrator.objects.filter(name=name).first()
+    if found is None:
+        raise RegistryError(f"there is no concentrator {name}")
+    return found

@@ -1,0 +1,94 @@
+"""What is decided of frames: a verdict for each, and what is to be stored. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from concentrators.failures.kinds import FailureKind
+from concentrators.ingest.facts import Delivery
+from meters.values import NewValue
+
+
+class Failure(NamedTuple):
+    """A refused frame: its place in the uplink, octets, reason, and what it claims of itself.
+
+    ``is_copy``: the same octets were refused for the same reason before, as far as is known already.
+    """
+
+    frame_index: int
+    octets: bytes
+    kind: FailureKind
+    detail: str
+    kid: bytes | None = None
+    counter: int | None = None
+    meter_id: int | None = None
+    is_copy: bool = False
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """How many frames ended with each verdict."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    failures: Counter[FailureKind] = field(default_factory=Counter)
+    waiting_frames: dict[FailureKind, list[int]] = field(default_factory=dict)  # which of the rejected may open later
+
+    @property
+    def rejected(self) -> int:
+        return self.failures.total()
+
+    @property
+    def waiting(self) -> int:
+        """Rejected frames that may be accepted once what they wait for has come, or a fault of ours is mended."""
+        return sum(map(len, self.waiting_frames.values()))
+
+    def add(self, other: "Verdicts") -> None:
+        self.accepted += other.accepted
+        self.duplicate += other.duplicate
+        self.failures += other.failures
+        for kind, indexes in other.waiting_frames.items():
+            self.waiting_frames.setdefault(kind, []).extend(indexes)
+
+
+class DecidedUplink(NamedTuple):
+    """The verdicts of an uplink's frames, and the evidence of those that were refused."""
+
+    delivery: Delivery
+    verdicts: Verdicts
+    failures: Sequence[Failure]
+
+
+class Heard(NamedTuple):
+    """When a device was heard, and which concentrator brought its frame."""
+
+    at: datetime
+    via: int
+
+
+class MeterAnswer(NamedTuple):
+    """What a meter says of a command, in an event: the number of the command, and the event's OBIS code."""
+
+    meter_id: int
+    number: int
+    obis_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What is to be stored for a batch, beside the counters that its frames took.
+
+    ``heard`` names the devices of accepted frames, by kid. ``sums`` are added to totals: (sum in the register's
+    steps, meters) by concentrator, register, minutes and start in Unix seconds. ``activated`` are pending keys that
+    an accepted frame has proven to be with their device: the meter's id by kid.
+    """
+
+    uplinks: Sequence[DecidedUplink]
+    heard: Mapping[bytes, Heard]
+    readings: Sequence[NewValue]
+    events: Sequence[NewValue]
+    sums: Mapping[tuple[int, int, int, int], Sequence[int]]
+    answers: Sequence[MeterAnswer]
+    activated: Mapping[bytes, int]

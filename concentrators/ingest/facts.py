@@ -1,0 +1,140 @@
+"""What is known when frames are decided: the uplinks with their opened frames, meters, registers, times. Pure."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from concentrators.failures.kinds import FailureKind
+from keyvault.replay_window import Take
+from keyvault.schemes.lines import Scheme
+from meters.contents.lines import Catalogue, Reader
+from meters.readings.expectation import assignment_of
+from meters.registry.interval_lengths import Lengths
+from meters.values import Spot, Standing
+
+# The octets of a frame with its index in the uplink; in the order of the uplink.
+Frames = Sequence[tuple[int, bytes]]
+
+
+class FrameKey(Protocol):
+    """The key that opened a frame: its scheme, and its counters.
+
+    The counters belong to this batch alone, and are moved by the decision: they are read again for every attempt.
+    """
+
+    scheme: Scheme
+
+    def look(self, counter: int) -> Take: ...
+
+    def take(self, counter: int) -> Take: ...
+
+
+# A frame whose tag verified: its index, kid, counter, plaintext, and key. A plain tuple: there is one for every frame.
+OpenedFrame = tuple[int, bytes, int, bytes, FrameKey]
+# A frame that did not open: its index, the verdict, why, and the kid and counter that it claims, if it is a frame.
+RefusedFrame = tuple[int, str, str, bytes | None, int | None]
+# What names a frame whose counter was taken: kid, counter and octets.
+SeenFrame = tuple[bytes, int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is common to the frames of an uplink: its id, who brought it, when, and when it is judged (UTC).
+
+    ``corrected_at`` is when it was received by a right clock, where somebody said that ours was behind.
+    ``waited`` says of frames that are judged again what they waited as, by index: where that is still so, the
+    evidence stands as it is.
+    """
+
+    uplink_id: int
+    concentrator_id: int
+    received_at: datetime
+    judged_at: datetime
+    corrected_at: datetime | None = None
+    waited: Mapping[int, FailureKind] = field(default_factory=dict)
+
+    @property
+    def came_at(self) -> datetime:
+        """When it was received, as far as is known by now."""
+        return self.corrected_at or self.received_at
+
+
+class OpenedUplink(NamedTuple):
+    """One uplink of a batch: the octets of its frames, those that opened, and those that did not."""
+
+    delivery: Delivery
+    frames: Frames
+    opened: Sequence[OpenedFrame]
+    refused: Sequence[RefusedFrame]
+
+
+Batch = Sequence[OpenedUplink]
+
+
+class AssignedMeter:
+    """A meter as verification needs it: id, whether it is in service, interval length, and its assignments.
+
+    ``lengths`` is None but where another interval length held once, or may hold already.
+    """
+
+    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "is_retired", "lengths")
+
+    def __init__(
+        self,
+        meter_id: int,
+        interval_minutes: int,
+        lengths: Lengths | None = None,
+        *,
+        in_service: bool = True,
+        is_retired: bool = False,
+    ) -> None:
+        self.id = meter_id
+        self.in_service = in_service
+        self.is_retired = is_retired
+        self.interval_minutes = interval_minutes
+        self.lengths = lengths
+        self._assignments: list[tuple[int, int, int | None]] = []
+
+    def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
+        self._assignments.append((concentrator_id, from_s, to_s))
+
+    def concentrator_of(self, start_s: int, minutes: int) -> int | None:
+        """The concentrator that an interval counts to, or None; ``start_s`` is its start in Unix seconds."""
+        return assignment_of(self._assignments, start_s, start_s + 60 * minutes)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was gathered for a batch, but for what stands where its values go (``Earlier``).
+
+    ``meters`` holds the known meters by system title, ``readers`` what reads payloads by the names of contents.
+    ``pending_kids`` are those of keys that no frame has proven yet to be with their device. ``earliest_s`` is the
+    first Unix second of retention. ``looks_everywhere``: the counters are locked, and what stands is looked up for
+    every value; otherwise only where a counter was seen before, and the primary keys tell of the others.
+    """
+
+    meters: Mapping[bytes, AssignedMeter]
+    registers: Catalogue
+    readers: Mapping[str, Reader]
+    pending_kids: Collection[bytes]
+    earliest_s: int
+    clock_skew_s: int
+    retransmission_window: timedelta
+    looks_everywhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What came of earlier uplinks: looked up only where a frame's counter was seen before, or under locks.
+
+    ``standing`` says what stands where values want to go, and which uplink brought it; ``received_at`` when those
+    uplinks came; ``refused`` why frames, whose counters they took, were refused.
+    """
+
+    standing: Mapping[Spot, Standing] = field(default_factory=dict)
+    received_at: Mapping[int, datetime] = field(default_factory=dict)
+    refused: Mapping[SeenFrame, FailureKind] = field(default_factory=dict)
+
+
+NOTHING_EARLIER = Earlier()

@@ -1,0 +1,85 @@
+"""What has to be known before frames are decided: read with a fixed number of queries, whatever their number."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+
+from ami_headend.core.sql import fetch_rows, int_array
+from concentrators.failures import record
+from concentrators.ingest.assigned import KeptMeters
+from concentrators.ingest.decide import Examined
+from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
+from keyvault.ciphers import KeptCiphers
+from keyvault.models import KeyState
+from keyvault.opening import Opening, open_frames
+from keyvault.replay_window_store import Care
+from meters.readings import store as reading_store
+from meters.readings.partitions import retention_start
+from meters.readings.store import Registers
+
+_PENDING = KeyState.PENDING.value
+
+
+class Gathered(NamedTuple):
+    """A batch with its facts, and the opening whose counters it takes."""
+
+    batch: Batch
+    facts: Facts
+    opening: Opening
+
+
+def gather(
+    uplinks: Sequence[tuple[Delivery, Frames]],
+    care: Care,
+    ciphers: KeptCiphers,
+    meters: KeptMeters,
+    registers: Registers,
+) -> Gathered:
+    """Open the frames of uplinks, and read their meters and the registers as far as they are not kept already.
+
+    Raises ContendedError where a key was taken back meanwhile, MasterKeyError where keys do not open.
+    """
+    opening = open_frames([frames for _, frames in uplinks], care, ciphers)
+    titles = {kid[:8] for kid in opening.keys}
+    for one in opening.uplinks:
+        titles.update(refused.kid[:8] for refused in one.refused if refused.kid is not None)
+    known = meters.read(titles)
+    if titles:
+        registers.begin_batch(meters.registers_generation)
+    facts = Facts(
+        meters=known,
+        registers=registers.catalogue,
+        readers=registers.readers,
+        pending_kids=[kid for kid, key in opening.keys.items() if key.state == _PENDING],
+        earliest_s=int(retention_start(uplinks[0][0].judged_at).timestamp()) + 1,
+        clock_skew_s=settings.CLOCK_SKEW_S,
+        retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
+        looks_everywhere=care is Care.LOCK,
+    )
+    batch = [
+        OpenedUplink(delivery, frames, opened, refused)
+        for (delivery, frames), (opened, refused) in zip(uplinks, opening.uplinks, strict=True)
+    ]
+    return Gathered(batch, facts, opening)
+
+
+def look_up(examined: Examined) -> Earlier:
+    """What came of earlier uplinks, as far as a batch asks: mostly nothing, and then no query is made."""
+    if not examined.asks:
+        return NOTHING_EARLIER
+    standing = reading_store.standing_values(examined.places())
+    received_at = _received_at({uplink_id for _, uplink_id in standing.values()})
+    seen = examined.seen(standing)
+    return Earlier(standing, received_at, record.refused_before(seen) if seen else {})
+
+
+def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:
+    if not uplink_ids:
+        return {}
+    rows = fetch_rows(
+        "SELECT id, coalesce(corrected_at, received_at) FROM concentrators_uplink WHERE id = ANY(%s::bigint[])",
+        int_array(uplink_ids),
+    )
+    return dict(rows)

@@ -1,0 +1,50 @@
+"""Storing what was decided of a batch, in the caller's transaction, in an order that others rely on."""
+
+from concentrators.commands import queue
+from concentrators.commands.queue import Answer, Said
+from concentrators.failures import record
+from concentrators.ingest.decisions import Decisions
+from concentrators.totals import totals
+from concentrators.totals.totals import TotalKey
+from keyvault.device_keys import epochs, tag_failures
+from keyvault.opening import Opening, save_counters
+from meters.readings import store as reading_store
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
+
+_SAID = {COMMAND_DONE: Said.DONE, COMMAND_REFUSED: Said.REFUSED, COMMAND_LATE: Said.LATE}
+
+
+def store(decisions: Decisions, opening: Opening) -> None:
+    """Store decisions, with a fixed number of queries; nothing is asked of what has nothing to store.
+
+    1. Counters, by compare-and-set: whether what was decided still holds. Nobody else at these keys gets past them.
+    2. Commands: the answers of meters, and those that brought a key which has arrived.
+    3. Bad tags, by key.
+    4. Readings, then events: their primary keys tell where another has stored a value since.
+    5. Totals, in the order of their keys.
+    6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
+    7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last.
+
+    Raises ContendedError or IntegrityError where another transaction came between: the caller rolls back and begins
+    again.
+    """
+    judged_at = decisions.uplinks[0].delivery.judged_at
+    save_counters(opening, decisions.heard)
+    if decisions.answers:
+        queue.answered([Answer(*answer[:2], _SAID[answer.obis_code]) for answer in decisions.answers], judged_at)
+    if decisions.activated:
+        keys = [(meter_id, int.from_bytes(kid[8:], "big")) for kid, meter_id in decisions.activated.items()]
+        queue.keys_arrived(keys, judged_at)
+    tag_failures.count(opening)
+    if decisions.readings:
+        reading_store.copy_readings(decisions.readings)
+    if decisions.events:
+        received_at = {delivery.uplink_id: delivery.came_at for delivery, _, _ in decisions.uplinks}
+        reading_store.insert_events(decisions.events, received_at)
+    if decisions.sums:
+        totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in decisions.sums.items()})
+    for delivery, _, failures in decisions.uplinks:
+        if failures:
+            record.record(failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
+    if decisions.activated:
+        epochs.activate([opening.keys[kid].id for kid in decisions.activated], judged_at)

@@ -1,0 +1,29 @@
+"""When a device was heard last: when a frame of it was accepted, under whichever of its keys, and who brought it.
+
+The one definition, for statements and querysets of others. What came and was refused is not heard.
+"""
+
+from datetime import timedelta
+
+from django.db.models import DateTimeField, Max, OuterRef, Subquery
+
+from keyvault.models import InvocationCounter
+
+PERIOD = timedelta(hours=24)  # pages and metrics call a device silent that was not heard for so long
+
+_COUNTERS = "keyvault_devicekey k JOIN keyvault_invocationcounter n ON n.key_id = k.id"
+# Joins ``h`` (heard_at, heard_via) of the device of system title ``{title}``: one row, of nulls where it never was.
+LAST = f"""LEFT JOIN LATERAL (
+    SELECT n.heard_at, n.heard_via FROM {_COUNTERS} WHERE k.system_title = {{title}} AND k.epoch > 0
+    ORDER BY n.heard_at DESC NULLS LAST LIMIT 1) AS h ON true"""
+# The same of every device that has keys (system_title, heard_at), for statements that look at all of them.
+OF_ALL = f"(SELECT k.system_title, max(n.heard_at) AS heard_at FROM {_COUNTERS} WHERE k.epoch > 0 GROUP BY 1)"
+# Whether a device was heard since a time, the one parameter.
+SINCE = f"EXISTS (SELECT 1 FROM {_COUNTERS} WHERE k.system_title = {{title}} AND k.epoch > 0 AND n.heard_at >= %s)"
+
+
+def last_at(title: str) -> Subquery:
+    """For a queryset: when the device was heard last whose system title is in that column."""
+    counters = InvocationCounter.objects.filter(key__system_title=OuterRef(title), key__epoch__gt=0).order_by()
+    latest = counters.values("key__system_title").annotate(last=Max("heard_at")).values("last")
+    return Subquery(latest, output_field=DateTimeField())
