@@ -303,7 +303,7 @@ class TestLengthCorrection:
         def fail(*args: object) -> None:
             raise MasterKeyError("gone")
 
-        monkeypatch.setattr("concentrators.ingest.length_corrections.audit.record", fail)
+        monkeypatch.setattr("concentrators.ingest.length_corrections.chain.record", fail)
         with pytest.raises(MasterKeyError):
             length_corrections.correct(device.meter, wish(), ACTOR, NOW)
         device.meter.refresh_from_db()
