@@ -27,8 +27,8 @@ from concentrators.failures.reasons import without_values
 from concentrators.ingest import reverification
 from concentrators.ingest.attempt import TransientError
 from concentrators.models import IntegrityFailure
-from keyvault.cose.annotation import annotate
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.schemes.dissector import dissect
 from meters.registry import access_record
 
 VERIFY_AGAIN = "concentrators.verify_again_uplink"
@@ -75,7 +75,7 @@ class FailurePage(ConsolePage):
             "explanation": explain(kind),
             "detail": self._detail(),
             "octets": bytes(failure.frame),
-            "annotation": annotate(bytes(failure.frame)),
+            "annotation": dissect(bytes(failure.frame)),
             "title_claimed": None if kid is None else kid[:SYSTEM_TITLE_OCTETS].hex(),
             "epoch_claimed": None if kid is None else int.from_bytes(kid[SYSTEM_TITLE_OCTETS:], "big"),
             "others": failures_table([row for row in others if row.id != failure.pk][:_OTHERS], context["now"]),

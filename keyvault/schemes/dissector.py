@@ -7,11 +7,12 @@ number of items are bounded, and nothing is built from what a length announces.
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from keyvault.cose.algorithms import CCM
-from keyvault.cose.structures import KID_OCTETS, SYSTEM_TITLE_OCTETS, MalformedError, parse_frame
+from keyvault.cose.algorithms import CCM, Algorithm
+from keyvault.cose.structures import KID_OCTETS, SYSTEM_TITLE_OCTETS, MalformedError
+from keyvault.schemes.table import ENVELOPES
 
 _DEPTH_MAX = 8
 _PARTS_MAX = 200
@@ -38,7 +39,7 @@ class Part(NamedTuple):
     is_wrong: bool = False
 
 
-class Annotation(NamedTuple):
+class Dissection(NamedTuple):
     """A frame's parts in the order of its octets. ``wrong`` says why it is no frame, ``wrong_at`` at which octet.
 
     Both are None for a well-formed frame. ``notation`` is the whole on one line, None where it is no CBOR item.
@@ -54,19 +55,27 @@ class _BrokenError(Exception):
     """The octets are no CBOR from here on."""
 
 
-def annotate(octets: bytes) -> Annotation:
-    """Explain the octets of a frame, well-formed or not; never fails. Of very long ones the beginning is shown."""
+def dissect(octets: bytes) -> Dissection:
+    """Explain the octets of a frame, well-formed or not; never fails. Of very long ones the beginning is shown.
+
+    Whether it is well-formed is said by the envelope that it begins like, as when it was verified; a frame that is
+    no CBOR is shown in one part.
+    """
+    envelope = ENVELOPES.of(octets)
     wrong: MalformedError | None = None
     try:
-        parse_frame(octets)
+        frame = envelope.parse(octets)
     except MalformedError as error:
         wrong = error
-    walk = _Walk(octets[:_SHOWN_OCTETS_MAX])
+    walk = _Walk(octets[:_SHOWN_OCTETS_MAX], {**CCM, **envelope.algorithms})
     notation = walk.frame()
+    if wrong is None and notation is None and len(octets) <= _SHOWN_OCTETS_MAX:
+        named = f"key {frame.kid.hex()}, algorithm {frame.alg}, invocation counter {frame.counter:,}"
+        return Dissection([Part(0, octets, 0, _hex(octets), f"envelope {envelope.name}: {named}")], None, None, None)
     if len(octets) > _SHOWN_OCTETS_MAX:
         notation = None
     parts = walk.parts if wrong is None else _marked(walk.parts, wrong.octet, len(octets))
-    return Annotation(parts, notation, None if wrong is None else str(wrong), None if wrong is None else wrong.octet)
+    return Dissection(parts, notation, None if wrong is None else str(wrong), None if wrong is None else wrong.octet)
 
 
 def _marked(parts: list[Part], octet: int | None, end: int) -> list[Part]:
@@ -104,8 +113,9 @@ def _octets_for(argument: int) -> int:
 class _Walk:
     """One walk through the octets of a frame, collecting its parts."""
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: bytes, algorithms: Mapping[int, Algorithm]) -> None:
         self.octets = octets
+        self._algorithms = algorithms
         self.parts: list[Part] = []
         self.alg: int | None = None
 
@@ -177,7 +187,9 @@ class _Walk:
         elif path == (0, _ALG):
             self.alg = value
             meaning = (
-                f"algorithm {CCM[value].name}" if value in CCM else "an algorithm that this head-end does not know"
+                f"algorithm {self._algorithms[value].name}"
+                if value in self._algorithms
+                else "an algorithm that this head-end does not know"
             )
         else:
             meaning = _meaning(path, "a number")
@@ -230,7 +242,8 @@ class _Walk:
 
     def _ciphertext(self, start: int, end: int, depth: int) -> None:
         """Ciphertext and tag, told apart where the algorithm says how long the tag is."""
-        tag_octets = CCM[self.alg].tag_octets if self.alg in CCM else 0
+        known = None if self.alg is None else self._algorithms.get(self.alg)
+        tag_octets = 0 if known is None else known.tag_octets
         if end - start < tag_octets:
             self._add(start, end, depth, _hex(self.octets[start:end]), f"shorter than its tag of {tag_octets} octets")
             return

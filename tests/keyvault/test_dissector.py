@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvault.cose.annotation import Part, annotate
+from keyvault.schemes.dissector import Part, dissect
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
+from tests.factories import MeterFactory
 from tests.keyvault.test_structures import MALFORMED
+from tests.toy_schemes import BY_TITLE, ToyDevice, toys
 
 FRAME = seal_frame(KNOWN_TITLE, 1, KNOWN_KEY, KNOWN_COUNTER, b"\x80")
 
@@ -17,7 +19,7 @@ def part(parts: list[Part], beginning: str) -> Part:
 
 
 def test_every_field_of_a_frame_is_named() -> None:
-    explained = annotate(FRAME)
+    explained = dissect(FRAME)
     assert explained.notation == (
         f"16([<< {{1: 10, 4: h'0024befffe804ff10001', 6: h'61a7'}} >>, {{}}, h'{FRAME[25 - 1 :].hex()}'])"
     )
@@ -33,7 +35,7 @@ def test_every_field_of_a_frame_is_named() -> None:
 
 @pytest.mark.parametrize("octets", [octets for octets, _ in MALFORMED.values()], ids=list(MALFORMED))
 def test_a_malformed_frame_is_shown_whole_with_the_place_where_it_breaks(octets: bytes) -> None:
-    explained = annotate(octets)
+    explained = dissect(octets)
     assert b"".join(part.octets for part in explained.parts) == octets
     assert explained.wrong
     [wrong] = [part for part in explained.parts if part.is_wrong]
@@ -53,12 +55,12 @@ def test_a_malformed_frame_is_shown_whole_with_the_place_where_it_breaks(octets:
     ],
 )
 def test_the_octet_at_fault(octets: bytes, wrong_at: int) -> None:
-    assert annotate(octets).wrong_at == wrong_at
+    assert dissect(octets).wrong_at == wrong_at
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda more: FRAME[:20] + more))
 def test_no_octets_are_too_odd(octets: bytes) -> None:
-    parts = annotate(octets).parts
+    parts = dissect(octets).parts
     assert b"".join(part.octets for part in parts) == octets
     assert [part.offset for part in parts] == sorted(part.offset for part in parts)
 
@@ -72,7 +74,7 @@ def test_no_octets_are_too_odd(octets: bytes) -> None:
 )
 def test_other_cbor_is_read_as_cbor(value: object) -> None:
     octets = cbor2.dumps(value)
-    explained = annotate(octets)
+    explained = dissect(octets)
     assert b"".join(part.octets for part in explained.parts) == octets
     assert explained.notation is not None
     assert explained.wrong
@@ -80,18 +82,31 @@ def test_other_cbor_is_read_as_cbor(value: object) -> None:
 
 @pytest.mark.parametrize("octets", [b"\x81" * 900, b"\x9f" + b"\x00" * 900, b"\xd0" * 900, b"\x5f" + b"\x40" * 900])
 def test_deep_and_long_structures_are_bounded(octets: bytes) -> None:
-    explained = annotate(octets)
+    explained = dissect(octets)
     assert len(explained.parts) < 210
     assert b"".join(part.octets for part in explained.parts) == octets
 
 
 def test_of_very_long_octets_the_beginning_is_shown() -> None:
-    explained = annotate(FRAME + bytes(100_000))
+    explained = dissect(FRAME + bytes(100_000))
     assert sum(len(part.octets) for part in explained.parts) == 2_048
     assert explained.wrong_at == len(FRAME)
 
 
 def test_forms_that_are_not_the_shortest_are_told() -> None:
-    explained = annotate(raw_frame(b"\xb8\x03" + raw_protected()[1:]))
+    explained = dissect(raw_frame(b"\xb8\x03" + raw_protected()[1:]))
     assert explained.notation is not None
     assert "{_0 1: 10" in explained.notation
+
+
+def test_a_frame_of_another_envelope_is_told_by_its_own_parser() -> None:
+    with toys():
+        frame = ToyDevice(MeterFactory.build(), bytes(32), envelope=BY_TITLE).seal(b"payload", 7)
+        whole = dissect(frame)
+        assert [part.octets for part in whole.parts] == [frame]
+        assert "envelope toy title" in whole.parts[0].meaning
+        assert "invocation counter 7" in whole.parts[0].meaning
+        assert whole.wrong is None
+        cut = dissect(frame[:20])
+        assert (cut.wrong, cut.wrong_at) == ("too short for a toy", 20)
+    assert "not with CBOR tag 16" in str(dissect(frame).wrong)
