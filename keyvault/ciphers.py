@@ -11,7 +11,7 @@ from keyvault import master_key
 from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
-from keyvault.schemes.lines import Cipher, Scheme
+from keyvault.schemes.lines import Cipher
 from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,15 @@ class KeyRow(NamedTuple):
     version: int
     state: str
     algorithm: int
-    scheme: Scheme
+    envelope: str
+    content: str
 
 
-def scheme_of(name: str) -> Scheme:
-    """The scheme that a key row names; one of no envelope, where another release knows it."""
-    return SCHEMES.get(name) or Scheme(name, "", "", frozenset())
+def key_row(key_id: int, version: int, state: str, algorithm: int, scheme: str) -> KeyRow:
+    """The row of a key with the envelope and content of its scheme; no frame has those of a scheme not known here."""
+    known = SCHEMES.get(scheme)
+    unknown = f"of unknown scheme {scheme}"
+    return KeyRow(key_id, version, state, algorithm, *(known[1:3] if known else (unknown, unknown)))
 
 
 class KeptCiphers:
@@ -77,8 +80,8 @@ class KeptCiphers:
         for kid, row in rows.items():
             entry = kept.get(kid)
             if entry is None or entry[0] != row:
-                if ENVELOPES.get(row.scheme.envelope) is None:
-                    logger.error("key of %s: this release knows no scheme %r", kid.hex(), row.scheme.name)
+                if ENVELOPES.get(row.envelope) is None:
+                    logger.error("key of %s: this release does not know its envelope: %s", kid.hex(), row.envelope)
                 else:
                     missing[row.id] = kid
             else:
@@ -86,7 +89,7 @@ class KeptCiphers:
         for key in open_keys(missing) if missing else ():
             kid = missing[key.id]
             row = rows[kid]
-            envelope = ENVELOPES[row.scheme.envelope]
+            envelope = ENVELOPES[row.envelope]
             cipher = ciphers[kid] = envelope.cipher(key.octets, key.system_title, key.epoch, key.algorithm)
             if key.version == row.version:
                 self._put(kid, row, cipher)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
         for index, envelope, frame in frames_parsed:
             kid, alg, counter, _, _ = frame
             key = keys.get(kid)
-            if key is not None and key.cipher is not None and key.alg == alg and key.scheme.envelope == envelope:
+            if key is not None and key.cipher is not None and key.alg == alg and key.envelope == envelope:
                 try:
                     opened.append(_new_opened(Opened, (index, kid, counter, key.cipher.open_(frame), key)))
                     continue
@@ -111,7 +112,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
                     opened.append(found)
                     continue
                 kid, key = likeliest[0] if likeliest else (kid, None)
-            reason, detail = _why_not(envelope, frame, key, unfound.known_titles)
+            reason, detail = _why_not(envelope, frame, key, unfound)
             refused.append(Refused(index, reason, detail, kid, counter))
     return Opening(results, keys, care)
 
@@ -119,18 +120,26 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
 class _Unfound:
     """What stands for the names of a batch that are no kid of a key: keys of the titles among them, and known titles.
 
-    One query, none where every frame names its key.
+    Looked up when it is first asked for: one query, none where every frame names its key.
     """
 
     def __init__(self, keys: Mapping[bytes, CountedKey], names: Collection[bytes]) -> None:
-        unfound = {name for name in names if name not in keys}
-        self._of_title: dict[bytes, list[tuple[bytes, CountedKey]]] = {}
-        titles = {name for name in unfound if len(name) == SYSTEM_TITLE_OCTETS}
-        if titles:
-            for kid, key in keys.items():
-                if kid[:8] in titles:
-                    self._of_title.setdefault(kid[:8], []).append((kid, key))
-        self.known_titles = _known_titles({name[:8] for name in unfound if name not in self._of_title})
+        self._keys, self._names = keys, names
+
+    @cached_property
+    def _of_title(self) -> dict[bytes, list[tuple[bytes, CountedKey]]]:
+        titles = {name for name in self._names if len(name) == SYSTEM_TITLE_OCTETS}
+        of_title: dict[bytes, list[tuple[bytes, CountedKey]]] = {}
+        for kid, key in self._keys.items():
+            if kid[:8] in titles:
+                of_title.setdefault(kid[:8], []).append((kid, key))
+        return of_title
+
+    @cached_property
+    def known_titles(self) -> set[bytes]:
+        """Of the titles that have none of the keys named, those of devices that have another."""
+        unfound = (name for name in self._names if name not in self._keys and name not in self._of_title)
+        return _known_titles({name[:8] for name in unfound})
 
     def keys_of_title(self, envelope: str, frame: Frame) -> list[tuple[bytes, CountedKey]]:
         """The keys, with their kids, that a frame may be under that names a title alone; the likeliest first.
@@ -149,7 +158,7 @@ class _Unfound:
 
 
 def _is_for(key: CountedKey, envelope: str, alg: int) -> bool:
-    return key.alg == alg and key.scheme.envelope == envelope
+    return key.alg == alg and key.envelope == envelope
 
 
 def _open_by_title(
@@ -194,12 +203,12 @@ class _Foreseen:
         first, following, irregular = self._first, self._next, self._irregular
         for _, _, frame in frames:
             kid, _, counter, _, _ = frame
-            expected = following.get(kid)
-            if expected is None:
+            if kid in first:
+                if counter != following.get(kid, first[kid] + 1):
+                    irregular.add(kid)
+                following[kid] = counter + 1
+            else:
                 first[kid] = counter
-            elif expected != counter:
-                irregular.add(kid)
-            following[kid] = counter + 1
 
     @property
     def names(self) -> Collection[bytes]:
@@ -241,31 +250,30 @@ def _parse(frames: Frames, refused: list[Refused]) -> list[_Parsed]:
     """The frames taken apart, each with its index; what is none goes to ``refused``."""
     parsed: list[_Parsed] = []
     longest = settings.FRAME_MAX_OCTETS
-    envelope_of = ENVELOPES.of
+    starts = ENVELOPES.starts
+    start_octets = starts.octets
     for index, octets in frames:
         try:
             if len(octets) > longest:
                 raise MalformedError(f"{len(octets)} octets are more than the {longest} that a frame may have")
-            envelope = envelope_of(octets)
-            parsed.append((index, envelope.name, envelope.parse(octets)))
+            envelope, parse = starts[octets[:start_octets]]
+            parsed.append((index, envelope, parse(octets)))
         except MalformedError as error:
             refused.append(Refused(index, Refusal.MALFORMED, str(error)))
     return parsed
 
 
-def _why_not(
-    envelope: str, frame: Frame, key: CountedKey | None, known_titles: Collection[bytes]
-) -> tuple[Refusal, str]:
+def _why_not(envelope: str, frame: Frame, key: CountedKey | None, unfound: _Unfound) -> tuple[Refusal, str]:
     """Why a frame was not opened: the first check that it fails."""
     title, epoch = frame.kid[:8], frame.kid[8:]
     if key is None:
-        reason = Refusal.UNKNOWN_EPOCH if title in known_titles else Refusal.UNKNOWN_DEVICE
+        reason = Refusal.UNKNOWN_EPOCH if title in unfound.known_titles else Refusal.UNKNOWN_DEVICE
         named = f", epoch {int.from_bytes(epoch, 'big')}" if epoch else ""
         return reason, f"no key for system title {title.hex()}{named}"
     if key.state not in ACCEPTABLE:
         return Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}"
-    if key.scheme.envelope != envelope:
-        return Refusal.ALGORITHM_MISMATCH, f"envelope {envelope}, provisioned is scheme {key.scheme.name}"
+    if key.envelope != envelope:
+        return Refusal.ALGORITHM_MISMATCH, f"envelope {envelope}, provisioned is {key.envelope}"
     if key.alg != frame.alg:
         return Refusal.ALGORITHM_MISMATCH, f"algorithm {frame.alg}, provisioned is {key.alg}"
     if key.cipher is None:

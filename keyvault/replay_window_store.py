@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
-from keyvault.ciphers import KeptCiphers, KeyRow, scheme_of
+from keyvault.ciphers import KeptCiphers, KeyRow, key_row
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.replay_window import CounterSet, format_gaps, parse_gaps
@@ -42,6 +42,8 @@ class CountedKey(CounterSet):
     __slots__ = (
         "alg",
         "cipher",
+        "content",
+        "envelope",
         "floor_was",
         "gaps_were",
         "heard_at",
@@ -50,7 +52,6 @@ class CountedKey(CounterSet):
         "id",
         "is_foreseen",
         "row",
-        "scheme",
         "state",
         "version",
     )
@@ -66,7 +67,7 @@ class CountedKey(CounterSet):
     ) -> None:
         super().__init__(max_gap_runs, highest, floor or 0, parse_gaps(gaps) if gaps else None)
         self.row, self.cipher = row, cipher
-        self.id, self.version, self.state, self.alg, self.scheme = row
+        self.id, self.version, self.state, self.alg, self.envelope, self.content = row
         self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
         self.is_foreseen = floor is None
         self.heard_at: datetime | None = None
@@ -153,7 +154,7 @@ def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care
     rows = fetch_rows(statement, octets_array(name[:8] for name in names), int_array(epochs))
     runs = settings.COUNTER_GAP_RUNS
     for n, epoch, key_id, version, state, algorithm, scheme, *counters in rows:
-        row = KeyRow(key_id, version, state, algorithm, scheme_of(scheme))
+        row = key_row(key_id, version, state, algorithm, scheme)
         keys[make_kid(names[n - 1][:8], epoch)] = CountedKey(runs, row, None, *counters)
 
 

@@ -71,7 +71,7 @@ class ToyReader:
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
 
-    def __call__(
+    def read(
         self,
         payload: bytes,
         system_title: bytes,

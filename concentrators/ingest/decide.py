@@ -140,8 +140,8 @@ def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: Period
             uplink.refuse(frame, FailureKind.DEVICE_SUSPENDED, detail, waits=not meter.is_retired)
             continue
         try:
-            read = readers[key.scheme.content]
-            values = read(plaintext, title, meter.interval_minutes, period, meter.lengths)
+            reader = readers[key.content]
+            values = reader.read(plaintext, title, meter.interval_minutes, period, meter.lengths)
         except PayloadError as error:
             _refuse_payload(uplink, frame, meter, error)
             continue

@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 
 from concentrators.failures.kinds import FailureKind
 from keyvault.replay_window import Take
-from keyvault.schemes.lines import Scheme
 from meters.contents.lines import Catalogue, Reader
 from meters.readings.expectation import assignment_of
 from meters.registry.interval_lengths import Lengths
@@ -18,12 +17,12 @@ Frames = Sequence[tuple[int, bytes]]
 
 
 class FrameKey(Protocol):
-    """The key that opened a frame: its scheme, and its counters.
+    """The key that opened a frame: the content of its scheme, and its counters.
 
     The counters belong to this batch alone, and are moved by the decision: they are read again for every attempt.
     """
 
-    scheme: Scheme
+    content: str
 
     def look(self, counter: int) -> Take: ...
 

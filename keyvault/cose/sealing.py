@@ -32,7 +32,8 @@ class DirectionCipher:
         """The plaintext of a frame whose alg the caller has compared; TagInvalidError: never an oracle of why."""
         _, _, counter, protected, ciphertext = frame
         try:
-            return self._aead.decrypt(self._nonce(counter), ciphertext, enc_structure(protected))
+            nonce = (self._base_iv ^ counter).to_bytes(13, "big")  # a call of _nonce costs every frame 40 ns
+            return self._aead.decrypt(nonce, ciphertext, enc_structure(protected))
         except (InvalidTag, ValueError):  # ValueError: shorter than a tag
             raise TagInvalidError from None
 

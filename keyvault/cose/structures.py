@@ -14,10 +14,11 @@ MAX_COUNTER = 2**40 - 1
 
 # The octets before a frame's kid by its protected header: {1: alg, 4: kid, 6: Partial IV}, alg of one octet or two
 # (0..255 and -1..-256), Partial IV of 1 to 5 octets. With an alg of two, the kid's head is the ninth octet.
-_HEADS: dict[bytes, tuple[int, int, int, int, bytes]] = {
+_HEADS: dict[bytes, tuple[int, int, int, int, int, bytes]] = {
     b"\xd0\x83" + bytes((0x50 + len(alg) + octets,)) + b"\xa3\x01" + alg + b"\x04\x4a": (
         number,
         7 + len(alg),
+        17 + len(alg),
         19 + len(alg),
         19 + len(alg) + octets,
         bytes((0x06, 0x40 + octets)),
@@ -87,18 +88,18 @@ def parse_frame(octets: bytes) -> Frame:
     """
     head = _HEADS.get(octets[:8]) or _HEADS.get(octets[:9])
     if head is not None:
-        alg, kid_at, counter_at, end, partial_iv_head = head
+        alg, kid_at, kid_end, counter_at, end, partial_iv_head = head
         rest = len(octets) - end
         tail = _TAILS.get(rest) or _long_tail(rest)
         start = end + len(tail)
         if (
             tail
             and octets[end:start] == tail
-            and octets[counter_at - 2 : counter_at] == partial_iv_head
+            and octets[kid_end:counter_at] == partial_iv_head
             and (octets[counter_at] or end == counter_at + 1)
         ):
             counter = _from_bytes(octets[counter_at:end], "big")
-            return _new_frame(Frame, (octets[kid_at : counter_at - 2], alg, counter, octets[3:end], octets[start:]))
+            return _new_frame(Frame, (octets[kid_at:kid_end], alg, counter, octets[3:end], octets[start:]))
     raise MalformedError(*_why_malformed(octets))
 
 

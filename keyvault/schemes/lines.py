@@ -106,14 +106,30 @@ class Envelopes(Table[Envelope]):
         if len(by_first_octets) < len(claims):
             raise ValueError(f"two of the envelopes {', '.join(lines)} claim frames that begin with the same octets")
         super()._put(lines)
-        self._by_first_octets = by_first_octets
-        self._lengths = sorted({len(first) for first in by_first_octets}, reverse=True)
-        self._otherwise = next(iter(lines.values()))
+        self.starts = Starts(by_first_octets, next(iter(lines.values())))
 
     def of(self, octets: bytes) -> Envelope:
         """The envelope that a frame begins like; of what begins like none the first, which says what is wrong."""
-        for length in self._lengths:
-            envelope = self._by_first_octets.get(octets[:length])
-            if envelope is not None:
-                return envelope
-        return self._otherwise
+        return self[self.starts[octets[: self.starts.octets]][0]]
+
+
+class Starts(dict[bytes, tuple[str, Callable[[bytes], Frame]]]):
+    """The name and parser of a frame's envelope by the frame's first ``octets`` octets, for every frame there may be.
+
+    A look into a dictionary: a call for every frame costs twice as much.
+    """
+
+    _KEPT_AT_MOST = 4096  # anybody may send other ones
+
+    def __init__(self, by_first_octets: Mapping[bytes, Envelope], otherwise: Envelope) -> None:
+        super().__init__()
+        self._claims = sorted(by_first_octets.items(), key=lambda claim: -len(claim[0]))
+        self._otherwise = otherwise
+        self.octets = max(map(len, by_first_octets))
+
+    def __missing__(self, start: bytes) -> tuple[str, Callable[[bytes], Frame]]:
+        envelope = next((one for first, one in self._claims if start.startswith(first)), self._otherwise)
+        found = envelope.name, envelope.parse
+        if len(self) < self._KEPT_AT_MOST:
+            self[start] = found
+        return found

@@ -41,7 +41,7 @@ class Catalogue:
 class Reader(Protocol):
     """What reads the payloads of one content, by one catalogue; it may learn from those that it has read."""
 
-    def __call__(
+    def read(
         self,
         payload: bytes,
         system_title: bytes,

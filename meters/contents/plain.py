@@ -93,7 +93,7 @@ class PlainReader:
         self._looked_at: set[tuple[str, ...]] = set()
         self.shapes: list[PackShape] = []  # of the packs that came so far
 
-    def __call__(
+    def read(
         self,
         payload: bytes,
         system_title: bytes,

@@ -23,7 +23,6 @@ _SECONDARY_UNITS = frozenset(
 )
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _MAX_RECORDS = 256
-_BASE_LABELS = (BVER, BN, BT, BU, BV)
 _NOT_NUMBERS = frozenset({VS, VB, VD, S, BS})
 # Digits enough to add any two numbers that _exact lets through without rounding.
 _SUM = Context(prec=1200)
@@ -80,94 +79,68 @@ def parse_pack(payload: bytes) -> list[Record]:
         raise SenMLError("octets follow the pack")
     if type(pack) is not list or not 1 <= len(pack) <= _MAX_RECORDS:
         raise SenMLError(f"the pack is not an array of 1 to {_MAX_RECORDS} records")
-    plain = _plain_records(pack)
-    if plain is not None:
-        return plain
     base: dict[int, Any] = {}
     return [_resolve(record, base) for record in pack]
 
 
-def _plain_records(pack: list[Any]) -> list[Record] | None:
-    """The records of the usual pack, fast: {bver: 26, bt, n, u, v}, then {n, u, v}, all values integers.
-
-    None for every other pack, right or wrong: _resolve decides. What this takes, _resolve takes alike.
-    """
-    records = []
-    try:
-        time_s, labels = pack[0][BT], 5
-        if pack[0][BVER] != SECONDARY_UNITS_VERSION or not _ABSOLUTE_FROM <= time_s < _ABSOLUTE_UNTIL:
-            return None
-        for record in pack:
-            if type(record) is not dict or len(record) != labels:
-                return None
-            for label in record:
-                if type(label) is not int:  # false and 0.0 would pass for 0
-                    return None
-            name, unit, value = record[N], record[U], record[V]
-            if (
-                type(value) is not int
-                or not _INT64_MIN <= value <= _INT64_MAX
-                or not name
-                or type(name) is not str
-                or type(unit) is not str
-            ):
-                return None
-            records.append(_new_record(Record, (name, unit, value, time_s)))
-            labels = 3
-    except (KeyError, TypeError, IndexError):
-        return None
-    return records if type(time_s) is int and type(pack[0][BVER]) is int else None
-
-
 def _resolve(record: Any, base: dict[int, Any]) -> Record:
     """One record with the base fields so far, which it may change (RFC 8428 section 4.6)."""
-    if type(record) is not dict:
-        raise SenMLError("a record is not a map")
-    _check_labels(record)
-    if BVER in record and base and record[BVER] != base[BVER]:
-        raise SenMLError("the records of a pack differ in version")
-    for label in _BASE_LABELS:
-        if label in record:
-            base[label] = record[label]
-    version = base.setdefault(BVER, 10)
-    if type(version) is not int or version not in _VERSIONS:
-        raise SenMLError(f"SenML version {_shown(version)} is not one of {_VERSIONS}")
-    name, unit = _name_and_unit(record, base)
-    if version != SECONDARY_UNITS_VERSION and unit not in _PRIMARY_UNITS:
-        if unit in _SECONDARY_UNITS:
-            raise SenMLError(
-                f"unit {_shown(unit)} is a secondary unit: the pack needs base version {SECONDARY_UNITS_VERSION}"
-            )
-        raise SenMLError(f"unit {_shown(unit)} is none of any register here")
-    value = _sum(_exact(base.get(BV, 0), "base value"), _exact(record.get(V), "value"))
-    time_s = _sum(_exact(base.get(BT, 0), "base time"), _exact(record.get(T, 0), "time"))
+    _take_base(record, base)
+    name, unit = record.get(N, ""), record.get(U) if U in record else base.get(BU)
+    if BN in base or type(name) is not str:
+        name = _text(base.get(BN, ""), "base name") + _text(name, "name")
+    if not name or unit is None:
+        raise SenMLError("a record needs a name and a unit")
+    _check_unit(unit, base[BVER])
+    value = _sum(base.get(BV, 0), record.get(V), "value")
+    time_s = _sum(base.get(BT, 0), record.get(T, 0), "time")
     if type(time_s) is not int:
         raise SenMLError("a time is not a whole second")
     if not _ABSOLUTE_FROM <= time_s < _ABSOLUTE_UNTIL:
         raise SenMLError(f"time {time_s} is relative, missing or past the year 10000")
     if not _INT64_MIN <= value <= _INT64_MAX:
         raise SenMLError("a value does not fit into 64 bits")
-    return Record(name, unit, value, time_s)
+    return _new_record(Record, (name, unit, value, time_s))
 
 
-def _check_labels(record: dict[Any, Any]) -> None:
-    """Labels of sums and non-numbers are refused, and those that must be understood; unknown ones are passed over."""
-    for label in record:
-        if type(label) is str:
-            if label.endswith("_"):
-                raise SenMLError(f"label {_shown(label)} must be understood (RFC 8428 section 4.4), and is not")
-        elif type(label) is not int:
-            raise SenMLError("a label is neither an integer nor text")
+def _take_base(record: Any, base: dict[int, Any]) -> None:
+    """Check the labels of a record and move its base fields into ``base``; the version is that of the first record."""
+    if type(record) is not dict:
+        raise SenMLError("a record is not a map")
+    is_first = not base
+    if BVER in record and not is_first and record[BVER] != base[BVER]:
+        raise SenMLError("the records of a pack differ in version")
+    for label, field in record.items():
+        if type(label) is not int:
+            _check_label(label)
         elif label in _NOT_NUMBERS:
             raise SenMLError(f"label {label} (text, boolean, data or sum) stands where meters send numbers")
+        elif label < 0:
+            base[label] = field
+    if is_first:
+        version = base.setdefault(BVER, 10)
+        if type(version) is not int or version not in _VERSIONS:
+            raise SenMLError(f"SenML version {_shown(version)} is not one of {_VERSIONS}")
 
 
-def _name_and_unit(record: dict[Any, Any], base: dict[int, Any]) -> tuple[str, str]:
-    name = _text(base.get(BN, ""), "base name") + _text(record.get(N, ""), "name")
-    unit = record.get(U, base.get(BU))
-    if not name or unit is None:
-        raise SenMLError("a record needs a name and a unit")
-    return name, _text(unit, "unit")
+def _check_label(label: Any) -> None:
+    """Of the labels that are no integers unknown texts are passed over, but for those that must be understood."""
+    if type(label) is not str:
+        raise SenMLError("a label is neither an integer nor text")
+    if label.endswith("_"):
+        raise SenMLError(f"label {_shown(label)} must be understood (RFC 8428 section 4.4), and is not")
+
+
+def _check_unit(unit: Any, version: int) -> None:
+    if type(unit) is not str:
+        raise SenMLError("the unit is not text")
+    if version == SECONDARY_UNITS_VERSION or unit in _PRIMARY_UNITS:
+        return
+    if unit in _SECONDARY_UNITS:
+        raise SenMLError(
+            f"unit {_shown(unit)} is a secondary unit: the pack needs base version {SECONDARY_UNITS_VERSION}"
+        )
+    raise SenMLError(f"unit {_shown(unit)} is none of any register here")
 
 
 def _text(value: Any, what: str) -> str:
@@ -190,11 +163,14 @@ def _exact(value: Any, what: str) -> int | Decimal:
     raise SenMLError(f"the {what} is missing or not a finite number of a sensible size")
 
 
-def _sum(base: int | Decimal, value: int | Decimal) -> int | Decimal:
-    """The exact sum; an integer where it is whole."""
+def _sum(base: Any, value: Any, what: str) -> int | Decimal:
+    """The exact sum of two CBOR numbers; an integer where it is whole."""
     if type(base) is int and type(value) is int:
         return base + value
-    return _exact(_SUM.add(Decimal(base), Decimal(value)), "sum")
+    exact_base, exact = _exact(base, f"base {what}"), _exact(value, what)
+    if type(exact_base) is int and type(exact) is int:
+        return exact_base + exact
+    return _exact(_SUM.add(Decimal(exact_base), Decimal(exact)), "sum")
 
 
 def _shown(value: Any) -> str:

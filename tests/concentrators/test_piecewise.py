@@ -26,7 +26,7 @@ Deadly = Callable[[BaseException], None]
 @pytest.fixture
 def deadly(monkeypatch: pytest.MonkeyPatch) -> Deadly:
     """Lets whoever reads POISON end with an error; SystemExit is a worker that dies."""
-    read = PlainReader.__call__
+    read = PlainReader.read
 
     def arm(error: BaseException) -> None:
         def die(reader: PlainReader, payload: bytes, *args: object) -> object:
@@ -34,7 +34,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> Deadly:
                 raise error
             return read(reader, payload, *args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(PlainReader, "__call__", die)
+        monkeypatch.setattr(PlainReader, "read", die)
 
     return arm
 

@@ -237,7 +237,7 @@ def test_a_frame_that_cannot_be_processed_is_parked(
     (device,) = registered(1, concentrator)
     uplink = verified(concentrator, [device.frame(n) for n in range(8)])
     give_keys([device])
-    read = PlainReader.__call__
+    read = PlainReader.read
 
     def choke(reader: PlainReader, payload: bytes, *args: object) -> object:
         values = read(reader, payload, *args)  # type: ignore[arg-type]
@@ -245,7 +245,7 @@ def test_a_frame_that_cannot_be_processed_is_parked(
             raise ZeroDivisionError
         return values
 
-    monkeypatch.setattr(PlainReader, "__call__", choke)
+    monkeypatch.setattr(PlainReader, "read", choke)
     for _ in range(2):
         assert again(uplink) == {"accepted": 7, "parked": 1}
         assert [(row.kind, row.frame_index) for row in evidence(uplink)] == [("parked", 5)]

@@ -135,7 +135,7 @@ class TestAnotherScheme:
         uplink = verified(concentrator, wrong)
         assert outcome(uplink) == {"algorithm_mismatch": 6}
         assert {row.detail for row in evidence(uplink)} == {
-            f"envelope {envelope}, provisioned is scheme {scheme}"
+            f"envelope {envelope}, provisioned is {scheme}"
             for envelope in ("ccm", "toy", "toy title")
             for scheme in ("ccm", "toy", "toy title")
             if envelope != scheme

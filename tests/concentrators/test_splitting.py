@@ -28,14 +28,14 @@ SECRET = "what the failing frame said"
 def poison(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A payload that makes processing fail in a way nobody foresaw."""
     payload = usual(47, 4711)
-    read = PlainReader.__call__
+    read = PlainReader.read
 
     def fail_on_poison(reader: PlainReader, given: bytes, *args: object) -> object:
         if given == payload:
             raise RuntimeError(SECRET)
         return read(reader, given, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(PlainReader, "__call__", fail_on_poison)
+    monkeypatch.setattr(PlainReader, "read", fail_on_poison)
     return payload
 
 

@@ -51,9 +51,7 @@ def provisioned(titles: list[bytes]) -> dict[bytes, bytes]:
 def rows(titles: list[bytes]) -> dict[bytes, KeyRow]:
     found = DeviceKey.objects.filter(system_title__in=titles, epoch=1)
     return {
-        make_kid(bytes(key.system_title), 1): KeyRow(
-            key.pk, key.version, key.state, key.algorithm, ciphers.scheme_of(key.scheme)
-        )
+        make_kid(bytes(key.system_title), 1): ciphers.key_row(key.pk, key.version, key.state, key.algorithm, key.scheme)
         for key in found
     }
 

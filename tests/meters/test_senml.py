@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.readings.senml import Record, SenMLError, _plain_records, _resolve, parse_pack
+from meters.readings.senml import Record, SenMLError, parse_pack
 from tests.builders import KNOWN_TIME_S, pack, senml_payload
 
 BASE = {-1: 26, -3: KNOWN_TIME_S}
@@ -89,24 +89,6 @@ def test_agrees_with_the_model(records: list[dict[Any, Any]], usual: bool) -> No
     assert (got is None) == (expected is None)
     if got is not None:
         assert [(r.name, r.unit, Fraction(r.value), Fraction(r.time_s)) for r in got] == expected
-
-
-@given(
-    st.lists(
-        st.tuples(st.text(max_size=20), st.text(max_size=4), st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=8
-    )
-)
-def test_the_fast_path_is_the_long_way(values: list[tuple[str, str, int]]) -> None:
-    """What _plain_records takes, _resolve takes alike; every difference would be a second format."""
-    records: list[dict[Any, Any]] = [{0: name, 1: unit, 2: value} for name, unit, value in values]
-    records[0] = BASE | records[0]
-    base: dict[int, Any] = {}
-    fast = _plain_records(records)
-    try:
-        slow = [_resolve(record, base) for record in records]
-    except SenMLError:
-        slow = None
-    assert fast == slow
 
 
 @given(st.binary(max_size=80))

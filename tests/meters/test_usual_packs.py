@@ -152,13 +152,13 @@ def test_longer_forms_of_an_integer_mean_the_same(octets: int) -> None:
 def test_shapes_are_learned_from_good_packs_and_kept_bounded() -> None:
     reader = PlainReader(REGISTERS)
     payload = known()
-    assert reader(payload, TITLE, MINUTES, PERIOD) == general(payload)
+    assert reader.read(payload, TITLE, MINUTES, PERIOD) == general(payload)
     assert len(reader.shapes) == 1
     for n in range(300):  # in another order of labels: good, and of no shape; or refused
         other = pack({0: ENERGY, 1: "Wh", 2: n, -1: 26, -3: KNOWN_TIME_S}, *[{0: TAMPER, 1: "count", 2: 1}] * (n % 2))
-        assert reader(other, TITLE, MINUTES, PERIOD) == general(other)
+        assert reader.read(other, TITLE, MINUTES, PERIOD) == general(other)
         with pytest.raises(PayloadError):
-            reader(pack({-1: 26, -3: KNOWN_TIME_S, 0: f"1-0:{n}.8.9", 1: "Wh", 2: 1}), TITLE, MINUTES, PERIOD)
+            reader.read(pack({-1: 26, -3: KNOWN_TIME_S, 0: f"1-0:{n}.8.9", 1: "Wh", 2: 1}), TITLE, MINUTES, PERIOD)
     assert len(reader.shapes) == 1
 
 

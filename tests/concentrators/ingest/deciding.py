@@ -11,7 +11,7 @@ from concentrators.ingest.decide import Examined, decide, examine
 from concentrators.ingest.decisions import Decisions
 from concentrators.ingest.facts import NOTHING_EARLIER, AssignedMeter, Delivery, Earlier, Facts, OpenedUplink
 from keyvault import opening
-from keyvault.ciphers import KeptCiphers, KeyRow, scheme_of
+from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
@@ -84,9 +84,7 @@ class Scene:
         cipher = None
         if self.key_opens and self.key_state in opening.ACCEPTABLE:
             cipher = DirectionCipher(uplink_key(KNOWN_KEY, KNOWN_TITLE, 1, 10), 10)
-        return CountedKey(
-            16, KeyRow(1, 1, self.key_state, 10, scheme_of("ccm")), cipher, self.highest, self.floor, self.gaps
-        )
+        return CountedKey(16, key_row(1, 1, self.key_state, 10, "ccm"), cipher, self.highest, self.floor, self.gaps)
 
     def facts(self) -> Facts:
         return Facts(
