@@ -62,7 +62,7 @@ test: $(READY_DEV)
 coverage: $(READY_DEV)
 	@.ci/bring chromium "the tests of pages"
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=0 $(ARGS) && \
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --cov --cov-report= --cov-fail-under=0 $(ARGS) && \
 		$(BIN)/coverage report --fail-under=$(COVERAGE_FLOOR)
 
 soak: $(READY_DEV)
