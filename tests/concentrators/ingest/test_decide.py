@@ -96,11 +96,12 @@ CASES = [
     Case("device_suspended", "retired", GOOD.but(meter=RETIRED), "kept"),
     Case("identity_mismatch", "names another meter", GOOD.but(payload=reading(ANOTHER + ENERGY)), "taken"),
     Case("payload_invalid", "no SenML", GOOD.but(payload=b"?"), "taken"),
-    Case("payload_invalid", "off its grid", GOOD.but(payload=usual(time_s=KNOWN_TIME_S + 60)), "taken"),
-    Case("payload_invalid", "another unit", GOOD.but(payload=reading(ENERGY, unit="W")), "taken"),
+    Case("payload_invalid", "begins on no whole minute", GOOD.but(payload=usual(time_s=KNOWN_TIME_S + 7)), "taken"),
     Case("payload_invalid", "refused as that before", refused_as(FailureKind.PAYLOAD_INVALID, SEEN)),
     Case("too_old", "before retention", GOOD.but(payload=usual(time_s=LONG_AGO_S)), "taken"),
     Case("unknown_register", "not in the catalogue", GOOD.but(payload=reading("1-0:9.9.9")), "kept", True),
+    Case("registry_mismatch", "off its grid", GOOD.but(payload=usual(time_s=KNOWN_TIME_S + 60)), "kept", True),
+    Case("registry_mismatch", "another unit", GOOD.but(payload=reading(ENERGY, unit="W")), "kept", True),
     Case("implausible", "below its register's bounds", GOOD.but(payload=reading(ENERGY, -1)), "kept", True),
     Case("clock_skew", "a second too far ahead", GOOD.but(payload=reading(ENERGY, 1, AHEAD_S + 1)), "kept", True),
     Case("clock_skew", "its interval is not over", GOOD.but(payload=usual(time_s=KNOWN_TIME_S + 3600)), "kept", True),
@@ -181,9 +182,10 @@ def test_of_two_faults_the_one_that_is_looked_for_first_gives_the_verdict(first:
 # Records of a pack, each with one fault; the pack is refused for the first of them, in whatever order they stand.
 PAYLOADS = [
     ("identity_mismatch", {0: ANOTHER + ENERGY, 1: "Wh", 2: 1}),
-    ("payload_invalid", {0: ENERGY, 1: "W", 2: 1}),
+    ("payload_invalid", {0: INTERVAL, 1: "Wh", 2: 1, 6: 7}),
     ("too_old", {0: ENERGY, 1: "Wh", 2: 1, 6: -200 * DAY_S}),
     ("unknown_register", {0: "1-0:9.9.9", 1: "Wh", 2: 1}),
+    ("registry_mismatch", {0: TAMPER, 1: "Wh", 2: 1}),
     ("implausible", {0: INTERVAL, 1: "Wh", 2: -1}),
     ("clock_skew", {0: ENERGY, 1: "Wh", 2: 1, 6: 2 * DAY_S}),
 ]
