@@ -15,7 +15,10 @@ from urllib.parse import urlencode
 
 from django.contrib.auth.models import User
 from django.db import connection, connections
+from django.utils import timezone
 
+from ami_headend.console import kept
+from ami_headend.console.overview_panels import QUESTIONS
 from bench import addresses, fleet, million
 from bench.addresses import Address
 from bench.fleet import Fleet
@@ -117,6 +120,8 @@ def measure(stack: Stack, requests: int, executor: object, say: Callable[[str], 
     User.objects.create_superuser("bench", password=password)
     session = Session(stack.port)
     session.sign_in("bench", password)
+    say("asking what the schedule asks before somebody waits for it")
+    kept.renew(QUESTIONS, timezone.now())
     wanted = addresses.every()
     say(f"{len(wanted)} addresses, {requests} requests each")
     for address in wanted:

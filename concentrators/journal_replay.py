@@ -8,7 +8,7 @@ from typing import Any
 from django.db import connection
 
 from ami_headend.core.sql import execute, fetch_rows
-from concentrators.models import Concentrator, ConcentratorToken, RotationWave, WaveState
+from concentrators.models import CommandKind, Concentrator, ConcentratorToken, RotationWave, WaveState
 from keyvault.journal.replay import Apply, move_past
 
 
@@ -26,6 +26,7 @@ class AccessReplayer:
 
     def conclude(self, now: datetime) -> list[str]:
         notes = []
+        _end_what_arrived()
         if paused := RotationWave.objects.filter(state=WaveState.RUNNING).update(state=WaveState.PAUSED):
             notes.append(f"{paused} rotation waves are paused: manage.py rotate_device_keys resume --wave N, or cancel")
         meterless = fetch_rows(
@@ -82,7 +83,8 @@ def _token_revoked(digest: bytes, at_s: int) -> None:
 def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) -> None:
     """Commands that were sealed and given to a concentrator: as they were, octet for octet, open until answered.
 
-    Their meters know them by their numbers: no other command may have one of those.
+    Their meters know them by their numbers: no other command may have one of those. They are due again, by the time
+    of the record: all that is compared with it is of the head-end's clock, which need not be the database's.
     """
     move_past("concentrators_command", max(row[0] for row in rows))
     numbers, titles, kinds, parameters, by, created, expires, octets, kids, counters = (
@@ -98,7 +100,7 @@ def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) ->
                       (SELECT k.version FROM keyvault_devicekey k  -- as of this record: later ones may move it
                        WHERE k.system_title = n.title AND k.epoch = get_byte(n.kid, 8) * 256 + get_byte(n.kid, 9)),
                       'offered', 1, to_timestamp(%s),
-                      (SELECT d.id FROM concentrators_concentrator d WHERE d.id = %s), now()
+                      (SELECT d.id FROM concentrators_concentrator d WHERE d.id = %s), to_timestamp(%s)
                FROM unnest(%s::bigint[], %s::bytea[], %s::int[], %s::jsonb[], %s::text[], %s::bigint[], %s::bigint[],
                            %s::bytea[], %s::bytea[], %s::bigint[])
                     AS n(id, title, kind, parameters, created_by, created, expires, octets, kid, counter)
@@ -109,7 +111,21 @@ def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) ->
                    offered_at = coalesce(c.offered_at, excluded.offered_at), offered_to_id = excluded.offered_to_id,
                    state = CASE WHEN c.state = 'queued' THEN 'offered' ELSE c.state END""",
             [
-                *(at_s, concentrator_id, numbers, titles, kinds),
+                *(at_s, concentrator_id, at_s, numbers, titles, kinds),
                 *([json.dumps(one) for one in parameters], by, created, expires, octets, kids, counters),
             ],
         )
+
+
+def _end_what_arrived() -> None:
+    """Key commands whose key a frame has proven to be with its meter are done, as they were before the restore.
+
+    The frame is forgotten, and none under that key says it again: the command would expire, and count as a failure.
+    """
+    execute(
+        """UPDATE concentrators_command c SET state = 'done', ended_at = k.activated_at
+           FROM meters_meter m JOIN keyvault_devicekey k ON k.system_title = m.system_title
+           WHERE m.id = c.meter_id AND c.kind = %s AND (c.parameters->>'epoch')::int = k.epoch
+             AND k.activated_at IS NOT NULL AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
+        CommandKind.SET_KEY.value,
+    )

@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from ami_headend.backup import restoring
 from concentrators.commands.downlink import _Due, _note_offered, _note_sealed, _to_seal
-from concentrators.commands.queue import Request, enqueue, enqueue_keys
+from concentrators.commands.queue import Request, enqueue, enqueue_keys, expire
 from concentrators.fleet import registry, tokens
 from concentrators.ingest.verification import verify
 from concentrators.models import (
@@ -187,6 +187,17 @@ def give_new_keys(devices: list[Device], now: datetime = NOW) -> dict[int, comma
     return command_sealing.seal(brought, now)
 
 
+def leave(concentrator: Concentrator, now: datetime) -> list[Command]:
+    """What a concentrator's request does with all that is queued: it is sealed, and leaves."""
+    queued = list(Command.objects.filter(state=CommandState.QUEUED).select_related("meter").order_by("pk"))
+    due = [_Due(row.pk, bytes(row.meter.system_title), row.kind, row.parameters, 0, False, None) for row in queued]
+    epochs.offered({row.system_title: row.parameters["epoch"] for row in due if row.kind == CommandKind.SET_KEY}, now)
+    sealed = command_sealing.seal([_to_seal(row, now) for row in due], now)
+    _note_offered(concentrator.pk, due, now)
+    _note_sealed(concentrator.pk, sealed, now)
+    return queued
+
+
 def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     concentrator = ConcentratorFactory.create()
     devices = with_transfer_keys(2, concentrator)
@@ -197,14 +208,7 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
 
     def act() -> None:
         enqueue_keys([device.meter for device in devices], "tester", NOW)
-        due = [
-            _Due(row.pk, bytes(row.meter.system_title), row.kind, row.parameters, 0, False, None)
-            for row in Command.objects.all()
-        ]
-        epochs.offered({device.title: 2 for device in devices}, NOW)
-        sealed = command_sealing.seal([_to_seal(row, NOW) for row in due], NOW)
-        _note_offered(concentrator.pk, due, NOW)
-        _note_sealed(concentrator.pk, sealed, NOW)
+        leave(concentrator, NOW)
         left.extend(Command.objects.order_by("pk").values_list(*fields))
 
     lose(act)
@@ -217,6 +221,40 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     assert {row[0] for row in left} > {standing[0].pk}
     later = enqueue([Request(devices[1].meter, CommandKind.READ_NOW, {})], "tester", NOW)
     assert later[0].pk > max(row[0] for row in left)
+
+
+def test_key_commands_whose_key_arrived_are_done_and_the_others_are_open(folder: Path) -> None:
+    """What was heard of the first and the last is in the journal alone. One is open, and expires in its time."""
+    concentrator = ConcentratorFactory.create()
+    devices = with_transfer_keys(3, concentrator)
+    arrived_at = NOW + timedelta(hours=1)
+    enqueue_keys([devices[2].meter], "tester", NOW)  # in the backup as queued
+
+    def act() -> None:
+        enqueue_keys([device.meter for device in devices[:2]], "tester", NOW)
+        leave(concentrator, NOW)
+        epochs.activate(pending_of([devices[0].title, devices[2].title]), arrived_at)
+
+    lose(act)
+    bring_up(folder)
+    states = {bytes(row.meter.system_title): (row.state, row.ended_at) for row in Command.objects.all()}
+    done = CommandState.DONE, arrived_at.replace(microsecond=0)
+    assert states == {devices[0].title: done, devices[1].title: (CommandState.OFFERED, None), devices[2].title: done}
+    assert expire(NOW + timedelta(days=400)) == 1
+
+
+def test_commands_that_left_are_due_by_the_clock_of_the_head_end(folder: Path) -> None:
+    """That of the database may be ahead: here by whatever lies between."""
+    concentrator = ConcentratorFactory.create()
+    device = with_transfer_keys(1, concentrator)[0]
+
+    def act() -> None:
+        enqueue_keys([device.meter], "tester", NOW)
+        leave(concentrator, NOW)
+
+    lose(act)
+    bring_up(folder)
+    assert Command.objects.get().next_attempt_at == NOW.replace(microsecond=0)
 
 
 def pending_of(titles: list[bytes]) -> list[int]:

@@ -17,11 +17,14 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from concentrators import tasks
 from concentrators.ingest import attempt
+from concentrators.models import Command, CommandState
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.between import ACTS, ORDERS, try_at_every_statement
+from tests.stateful.ending import end_well
 from tests.stateful.headend import HeadEnd, clock
 from tests.stateful.machine import Machine, faults, lived
+from tests.stateful.restoring import back_up, restore
 
 LIVES = 640  # of the long test, in parts, so that both workers of pytest-xdist have some
 PARTS = 8
@@ -84,6 +87,31 @@ def test_an_act_between_any_two_statements_of_a_verification(surroundings: None,
         assert try_at_every_statement(site, act, order) > 6
         states = Counter(key.state for key in site.truth.keys.values())
         assert {"compromise": states["compromised"], "retire": states["retired"]}.get(act, 4) > 3
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_key_command_is_done_where_a_restore_forgot_that_it_left(surroundings: None, heard: bool) -> None:
+    """The meter has the new key; that the head-end had heard of it stands in the key journal alone, if it had."""
+    site = HeadEnd(faults)
+    meter = site.commission(0, site.concentrators[0], "imported")
+    site.read([meter], 100)
+    saved = back_up(site)
+    site.give_new_key(meter)
+    if heard:
+        site.arrive(0, site.air, 0)
+    else:
+        site.air.pop()  # the answer: whatever else the meter says comes later
+    restore(site, saved)
+    command = Command.objects.get()
+    assert command.state == (CommandState.DONE if heard else CommandState.OFFERED)
+    if not heard:
+        site.fetch(site.concentrators[0])
+        assert site.letters[-1].octets == site.letters[-2].octets
+        site.deliver(site.letters[-1])
+        site.arrive(0, site.air[-1:], 0)
+    command.refresh_from_db()
+    assert command.state == CommandState.DONE
+    end_well(site)
 
 
 @pytest.mark.soak
