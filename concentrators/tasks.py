@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from ami_headend.core import broker_errors
 from ami_headend.core.tasklimits import LONG
 from concentrators import retention
 from concentrators.commands import capture_period, downlink, gap_recovery, queue, rollouts
@@ -32,6 +33,11 @@ def verify_backlog(uplink_id: int) -> None:
     still_waiting = dispatch.verify_backlog(uplink_id)
     if still_waiting is not None:
         verify_backlog.delay(still_waiting)
+
+
+def enqueue(uplink_id: int) -> None:
+    """Have workers verify what waits. Raises one of BROKER_ERRORS where the broker does not answer."""
+    broker_errors.redis.ask(lambda: verify_backlog.apply_async((uplink_id,), retry=False))
 
 
 @shared_task(autoretry_for=_TRANSIENT, max_retries=6, retry_backoff=1, retry_backoff_max=60)

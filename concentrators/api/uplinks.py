@@ -13,6 +13,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from concentrators import tasks
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
 from concentrators.fleet.authentication import UplinkStatusThrottle, UplinkThrottle, concentrator_id
 from concentrators.ingest import backlog, reception, shares
@@ -136,7 +137,9 @@ class UplinksView(ConcentratorView):
             raise exceptions.ValidationError("The body is empty.")
         try:
             body = reception.decode(request.data, request.headers.get("Content-Encoding", ""))
-            receipt = reception.receive(request.user.pk, body, timezone.now(), comes_last=share.comes_last)
+            receipt = reception.receive(
+                request.user.pk, body, timezone.now(), tasks.enqueue, comes_last=share.comes_last
+            )
         except reception.UplinkTooLargeError as error:
             raise TooLarge(str(error)) from None
         except reception.UnknownEncodingError as error:

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import zstandard
 from django.conf import settings
 
-from ami_headend.core import broker_errors
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.sql import fetch_rows
 from concentrators.ingest import uplink_state
-from concentrators.tasks import verify_backlog
 from keyvault.cose.structures import MalformedError, split_sequence
 
 logger = logging.getLogger(__name__)
@@ -65,8 +63,16 @@ def decode(body: bytes, encoding: str) -> bytes:
     return decoded
 
 
-def receive(concentrator_id: int, body: bytes, received_at: datetime, *, comes_last: bool = False) -> Receipt:
-    """Store a decoded body, commit, enqueue. The same body again, while its octets are kept, gets the same receipt.
+def receive(
+    concentrator_id: int,
+    body: bytes,
+    received_at: datetime,
+    enqueue: Callable[[int], object],
+    *,
+    comes_last: bool = False,
+) -> Receipt:
+    """Store a decoded body, commit, ``enqueue`` its uplink by its id. The same body again, while its octets are kept,
+    gets the same receipt.
 
     Runs outside any transaction, so that the row is committed when this returns. Raises UplinkError,
     and then nothing was stored. What ``comes_last`` is verified after what others post within ten minutes. A broker
@@ -83,7 +89,7 @@ def receive(concentrator_id: int, body: bytes, received_at: datetime, *, comes_l
         # the other one was purged between the two statements
         uplink_id = uplink_state.add(concentrator_id, body, sha256, frames, received_at, due_at)
     try:
-        broker_errors.redis.ask(lambda: verify_backlog.apply_async((uplink_id,), retry=False))
+        enqueue(uplink_id)
     except BROKER_ERRORS as error:
         logger.warning("uplink %s is stored but not enqueued (%s); the sweep will", uplink_id, type(error).__name__)
     return Receipt(uplink_id, sha256, frames)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
+from concentrators import tasks
 from concentrators.ingest import reception, verification
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, Uplink
 from keyvault.cose.kdf import uplink_key
@@ -90,7 +91,7 @@ def commission(count: int, concentrator: Concentrator | None, alg: int = 10) -> 
 
 def post(concentrator: Concentrator, frames: Sequence[bytes], received_at: datetime = NOW) -> Uplink:
     """Receive an uplink, as yet unverified."""
-    receipt = reception.receive(concentrator.pk, encode_sequence(list(frames)), received_at)
+    receipt = reception.receive(concentrator.pk, encode_sequence(list(frames)), received_at, tasks.enqueue)
     return Uplink.objects.get(pk=receipt.uplink_id)
 
 

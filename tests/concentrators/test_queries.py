@@ -5,6 +5,7 @@ import secrets
 
 import pytest
 
+from concentrators import tasks
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reception, verification
 from concentrators.ingest.attempt import Foresight
@@ -61,9 +62,9 @@ def test_receiving_costs_the_same_for_any_number_of_frames(concentrator: Concent
     for size in SIZES:
         body = encode_sequence([secrets.token_bytes(80) for _ in range(size)])
         statements.take()
-        reception.receive(concentrator.pk, body, NOW)
+        reception.receive(concentrator.pk, body, NOW, tasks.enqueue)
         assert len(statements.take()) == RECEIVE
-        reception.receive(concentrator.pk, body, NOW)
+        reception.receive(concentrator.pk, body, NOW, tasks.enqueue)
         assert len(statements.take()) == RECEIVE_AGAIN
 
 

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 from pytest_django import Settings
 
+from concentrators import tasks
 from concentrators.ingest import reception, uplink_state
 from concentrators.ingest.reception import UnknownEncodingError, UplinkError, UplinkTooLargeError
 from concentrators.models import Concentrator, Uplink
@@ -115,7 +116,7 @@ def test_a_zstd_window_of_a_gigabyte_is_refused() -> None:
 @pytest.mark.django_db
 class TestReceive:
     def test_the_octets_are_committed_and_enqueued(self, concentrator: Concentrator, enqueued: list[int]) -> None:
-        receipt = reception.receive(concentrator.pk, BODY, NOW)
+        receipt = reception.receive(concentrator.pk, BODY, NOW, tasks.enqueue)
         uplink = Uplink.objects.get(pk=receipt.uplink_id)
         assert receipt == (uplink.pk, hashlib.sha256(BODY).digest(), 400)
         assert (bytes(uplink.body or b""), bytes(uplink.sha256)) == (BODY, receipt.sha256)
@@ -126,21 +127,21 @@ class TestReceive:
     def test_the_same_body_gets_the_same_receipt_while_its_octets_are_kept(
         self, concentrator: Concentrator, other_concentrator: Concentrator, enqueued: list[int]
     ) -> None:
-        first = reception.receive(concentrator.pk, BODY, NOW)
-        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1)) == first
+        first = reception.receive(concentrator.pk, BODY, NOW, tasks.enqueue)
+        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == first
         assert enqueued == [first.uplink_id]
-        assert reception.receive(other_concentrator.pk, BODY, NOW).uplink_id != first.uplink_id
+        assert reception.receive(other_concentrator.pk, BODY, NOW, tasks.enqueue).uplink_id != first.uplink_id
 
         Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
-        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1)) == first
+        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == first
         assert uplink_state.purge(NOW + timedelta(days=31)) == 1
-        again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31))
+        again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31), tasks.enqueue)
         assert again.uplink_id != first.uplink_id
 
     def test_a_purge_between_the_look_for_the_same_body_and_its_receipt(
         self, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        first = reception.receive(concentrator.pk, BODY, NOW)
+        first = reception.receive(concentrator.pk, BODY, NOW, tasks.enqueue)
         Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
         insert = uplink_state.add
 
@@ -150,7 +151,7 @@ class TestReceive:
             return uplink_id
 
         monkeypatch.setattr(uplink_state, "add", insert_then_purge)
-        again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31))
+        again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31), tasks.enqueue)
         assert again.uplink_id > first.uplink_id
         assert Uplink.objects.filter(concentrator=concentrator).count() == 2
 
@@ -177,12 +178,12 @@ class TestReceive:
         self, concentrator: Concentrator, enqueued: list[int], body: bytes, message: str
     ) -> None:
         with pytest.raises(UplinkError, match=message):
-            reception.receive(concentrator.pk, body, NOW)
+            reception.receive(concentrator.pk, body, NOW, tasks.enqueue)
         assert not Uplink.objects.exists()
         assert enqueued == []
 
     def test_too_many_frames(self, concentrator: Concentrator, settings: Settings) -> None:
         settings.UPLINK_MAX_FRAMES = 399
         with pytest.raises(UplinkTooLargeError, match="400 frames are more than 399"):
-            reception.receive(concentrator.pk, BODY, NOW)
+            reception.receive(concentrator.pk, BODY, NOW, tasks.enqueue)
         assert not Uplink.objects.exists()

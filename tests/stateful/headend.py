@@ -11,6 +11,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from ami_headend.core.sql import fetch_rows
+from concentrators import tasks
 from concentrators.commands import downlink, queue
 from concentrators.fleet import assignments
 from concentrators.ingest import (
@@ -196,7 +197,7 @@ class HeadEnd:
         """
         received_at = clock.now - behind
         receipt = reception.receive(
-            self.concentrators[place], encode_sequence([sent.octets for sent in frames]), received_at
+            self.concentrators[place], encode_sequence([sent.octets for sent in frames]), received_at, tasks.enqueue
         )
         self.truth.uplinks.setdefault(receipt.uplink_id, Posted(received_at, list(frames)))
         return receipt.uplink_id
