@@ -121,6 +121,7 @@ def odd_frames(concentrator: Concentrator, size: int) -> tuple[list[bytes], list
             device.seal(senml_payload({"urn:dev:mac:00:1": 1}, START_S), counter=3),
             device.frame(3000, counter=6),
             device.seal(senml_payload({"1-0:9.9.9": 1}, START_S), counter=9),
+            device.seal(senml_payload({ENERGY: 1}, START_S, unit="W"), counter=11),
             device.seal(senml_payload({ENERGY: -1}, START_S), counter=10),
             device.frame(-100_000, counter=7),
             device.frame(1, counter=8),
