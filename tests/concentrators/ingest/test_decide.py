@@ -200,7 +200,7 @@ def test_of_two_faults_of_a_payload_the_first_gives_the_verdict(
         assert verdicts(GOOD.but(payload=payload)) == {first[0]: 1}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WAITING if kind in dict(PAYLOADS)])
+@pytest.mark.parametrize("kind", sorted(kind for kind in WAITING if kind in dict(PAYLOADS)))
 def test_what_cannot_be_ours_any_more_is_compared(kind: FailureKind) -> None:
     """A counter that was seen: what is refused for bounds or time is compared; an unknown register cannot be."""
     payload = pack({-1: 26, -3: KNOWN_TIME_S, **dict(PAYLOADS)[kind]})
