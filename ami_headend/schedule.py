@@ -18,7 +18,6 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "renew-kept-answers": _every(30, "ami_headend.tasks.renew_kept_answers"),
     "verify-waiting-again": _every(15, "concentrators.tasks.verify_waiting_again"),
     "count-uplinks": _every(30, "ami_headend.metrics.tasks.count_uplinks"),
-    "take-snapshots": _every(60, "ami_headend.metrics.tasks.take_snapshots"),
     "expire-commands": _every(60, "concentrators.tasks.expire_commands"),
     "enter-interval-lengths": _every(60, "concentrators.tasks.enter_interval_lengths"),
     "step-rotation-waves": _every(60, "concentrators.tasks.step_rotation_waves"),

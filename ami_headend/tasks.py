@@ -1,13 +1,15 @@
-"""Celery's doors to what the console keeps ready."""
+"""Celery's doors to what is kept ready for pages and metrics."""
 
 from celery import shared_task
 from django.utils import timezone
 
-from ami_headend.console import components, kept
+from ami_headend import kept
+from ami_headend.console import components
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.core.tasklimits import LONG
+from ami_headend.metrics import snapshots
 
 
 @shared_task
@@ -19,4 +21,4 @@ def look_at_components() -> None:
 @shared_task(**LONG)
 def renew_kept_answers() -> None:
     """Ask again what is costly, before somebody waits for it."""
-    kept.renew([*QUESTIONS, OPEN_FAILURES, *questions.RENEWED], timezone.now())
+    kept.renew([*QUESTIONS, OPEN_FAILURES, *questions.RENEWED, *snapshots.QUESTIONS.values()], timezone.now())

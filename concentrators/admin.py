@@ -17,7 +17,6 @@ from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
 from concentrators import admin_commands, admin_evidence  # noqa: F401 - they register their pages
 from concentrators.admin_forms import AssignForm, IntervalForm, LengthCorrectionForm, RegisterCorrectionForm
-from concentrators.admin_pages import TalliesPage, TotalsPage
 from concentrators.commands import capture_period, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import Order
@@ -60,14 +59,6 @@ class ConcentratorAdmin(LargeTableAdmin):
 
     def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
         registry.save_as(web_actor(request), obj)
-
-    def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view
-        return [
-            path("totals/", view(TotalsPage.as_view(model_admin=self)), name="interval_totals"),
-            path("tallies/", view(TalliesPage.as_view(model_admin=self)), name="failure_tallies"),
-            *super().get_urls(),
-        ]
 
     @display(description="last uplink received")
     def last_posted_at(self, concentrator: Concentrator) -> str:

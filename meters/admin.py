@@ -10,7 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import path, reverse
+from django.urls import reverse
 from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import action, display
@@ -35,7 +35,6 @@ from meters.admin_forms import (
     NewMeterForm,
     RegisterForm,
 )
-from meters.admin_pages import ReadingsPage
 from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from meters.readings import queries
 from meters.registry import access_record, lookup, search
@@ -160,10 +159,6 @@ class MeterAdmin(LargeTableAdmin):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"commissioned_at": timezone.now(), **super().get_changeform_initial_data(request)}
-
-    def get_urls(self) -> list[Any]:
-        page = self.admin_site.admin_view(ReadingsPage.as_view(model_admin=self))
-        return [path("readings/", page, name="readings"), *super().get_urls()]
 
     def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:

@@ -1,14 +1,13 @@
 """Health of the head-end's components, as a worker found it lately; that it did shows that schedule and workers run."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
-from ami_headend.console import kept
+from ami_headend import kept
 from ami_headend.console.formatting import duration
-from ami_headend.console.kept import Question
 from ami_headend.core import clock
 from ami_headend.health import checks
 from ami_headend.health.checks import Finding
+from ami_headend.kept import Question
 from ami_headend.models import KeptAnswer
 
 SEE_COMPONENTS = "ami_headend.view_components"
@@ -16,15 +15,11 @@ _STALE_AFTER = timedelta(minutes=3)
 _SCHEDULE = "schedule and workers"
 
 
-def _look(now: datetime) -> list[list[Any]]:
-    return [list(finding.as_dict().values()) for finding in checks.examine()]
+def _look(now: datetime) -> list[Finding]:
+    return checks.examine()
 
 
-def _read(found: Any) -> list[Finding]:
-    return [Finding(*finding) for finding in found]
-
-
-COMPONENTS = Question("components", _look, _read)
+COMPONENTS = Question("components", _look, list[Finding])
 
 
 def look(now: datetime) -> None:

@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
+from ami_headend import kept
 from ami_headend.alerts import silence
-from ami_headend.console import kept
 from ami_headend.console.fleet_queries import PROFILES
 from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
 from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text

@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from ami_headend.console import kept
+from ami_headend import kept
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.lists import (

@@ -1,12 +1,12 @@
 """What the console asks about all meters and concentrators."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db import connection
 
 from ami_headend.alerts.conditions.traffic import SETTLING
-from ami_headend.console.kept import Question
+from ami_headend.kept import Question
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour, Share
 from keyvault.device_keys import heard
@@ -96,15 +96,5 @@ def _profiles(now: datetime) -> Profiles:
     return Profiles(end, completeness.hours(spans, start, last), shares)
 
 
-def _read_meters_heard(kept: Any) -> MetersHeard:
-    due, lately, never, silent, *ids = kept
-    return MetersHeard(due, lately, never, [SilentMeter(*row) for row in silent], *ids)
-
-
-def _read_profiles(kept: Any) -> Profiles:
-    end, hours, shares = kept
-    return Profiles(end, [Hour(*row) for row in hours], [Share(*row) for row in shares])
-
-
-METERS_HEARD = Question("meters heard", _meters_heard, _read_meters_heard)
-PROFILES = Question("profiles", _profiles, _read_profiles)
+METERS_HEARD = Question("meters heard", _meters_heard, MetersHeard)
+PROFILES = Question("profiles", _profiles, Profiles)

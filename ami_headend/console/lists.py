@@ -137,9 +137,9 @@ def text_of(written: Sequence[str]) -> str:
     return name
 
 
-def number_of(written: str) -> int:
+def number_of(written: str, below: int = 2**63) -> int:
     """A number in a key; ValueError for any other text."""
     number = int(written)
-    if not 0 <= number < 2**63:
+    if not 0 <= number < below:
         raise ValueError("not a number of a row")
     return number

@@ -13,7 +13,8 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from ami_headend.console import kept, registry_queries
+from ami_headend import kept
+from ami_headend.console import registry_queries
 from ami_headend.console.failures import failures_url
 from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, thousands

@@ -18,6 +18,7 @@ from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.places import PlacesPage
+from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 
 
 class _Page(NamedTuple):
@@ -39,15 +40,15 @@ GROUPS = [
         [
             _Page("Uplinks", "upload", "admin:concentrators_uplink_changelist", ["concentrators.view_uplink"]),
             _console_page(FailuresPage),
-            _Page("Failures per hour", "bar_chart", "admin:failure_tallies", ["concentrators.view_failuretally"]),
-            _Page("Totals", "functions", "admin:interval_totals", ["concentrators.view_intervaltotal"]),
+            _console_page(TalliesPage),
+            _console_page(TotalsPage),
         ],
     ),
     (
         "Meters",
         [
             _console_page(MetersPage),
-            _Page("Readings", "query_stats", "admin:readings", ["meters.view_reading"]),
+            _console_page(ReadingsPage),
             _Page("Events", "notifications", "admin:meters_meterevent_changelist", ["meters.view_meterevent"]),
             _console_page(PlacesPage, "admin:meters_place_changelist"),
             _Page("Installations", "build", "admin:meters_installation_changelist", ["meters.view_installation"]),

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from ami_headend.console import kept, overview_panels
+from ami_headend import kept
+from ami_headend.console import overview_panels
 from ami_headend.console.components import SEE_COMPONENTS, components
 from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES
 from ami_headend.console.page import ConsolePage

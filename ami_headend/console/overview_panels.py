@@ -28,12 +28,12 @@ from ami_headend.console.formatting import (
     power,
     thousands,
 )
-from ami_headend.console.kept import Answer
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from ami_headend.core import clock
+from ami_headend.kept import Answer
 from ami_headend.web.tables import Column, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from ami_headend.console.kept import Question
 from ami_headend.core.sql import int_array
+from ami_headend.kept import Question
 from keyvault.device_keys import heard
 from meters.models import MeterStatus
 from meters.registry.search import meter_condition
@@ -109,7 +109,7 @@ def _traffic(now: datetime) -> dict[int, Traffic]:
     return {row[0]: Traffic(*row[1:]) for row in rows}
 
 
-TRAFFIC = Question("traffic", _traffic, lambda kept: {number: Traffic(*row) for number, row in kept.items()})
+TRAFFIC = Question("traffic", _traffic, dict[int, Traffic])
 
 
 def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[Any]]:

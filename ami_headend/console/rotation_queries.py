@@ -1,9 +1,9 @@
 """What the overview asks about rotations under way."""
 
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ami_headend.console.kept import Question
+from ami_headend.kept import Question
 from concentrators.commands import rollouts
 from concentrators.models import RotationWave, WaveState
 
@@ -43,8 +43,4 @@ def _open_waves(now: datetime) -> list[WaveRow]:
     ]
 
 
-def _read(kept: Any) -> list[WaveRow]:
-    return [WaveRow(*row) for row in kept]
-
-
-OPEN_WAVES = Question("open waves", _open_waves, _read)
+OPEN_WAVES = Question("open waves", _open_waves, list[WaveRow])

@@ -30,6 +30,7 @@ from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.place import PlacePage
 from ami_headend.console.places import PlacesPage
+from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import OwnPasswordView, SignInView
 
@@ -48,6 +49,9 @@ PAGES: list[type[ConsolePage]] = [
     MeterGapsExport,
     PlacesPage,
     PlacePage,
+    ReadingsPage,
+    TotalsPage,
+    TalliesPage,
     ConcentratorsPage,
     ConcentratorPage,
     AlertsPage,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from django.db import connection
 
-from ami_headend.console.kept import Question
+from ami_headend.kept import Question
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.queries import open_by_severity
 
@@ -99,6 +99,6 @@ def _open_failures(now: datetime) -> list[SeverityCount]:
     return [SeverityCount(severity.value, count) for severity, count in open_by_severity().items()]
 
 
-VERDICTS = Question("verdicts by hour", _verdicts_by_hour, lambda kept: [VerdictHour(*row) for row in kept])
-FAILURES_BY_KIND = Question("failures by kind", _failures_by_kind, lambda kept: [KindCount(*row) for row in kept])
-OPEN_FAILURES = Question("open failures", _open_failures, lambda kept: [SeverityCount(*row) for row in kept])
+VERDICTS = Question("verdicts by hour", _verdicts_by_hour, list[VerdictHour])
+FAILURES_BY_KIND = Question("failures by kind", _failures_by_kind, list[KindCount])
+OPEN_FAILURES = Question("open failures", _open_failures, list[SeverityCount])

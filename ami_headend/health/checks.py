@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import redis
 from django.conf import settings
@@ -50,17 +50,13 @@ _WAS_AHEAD = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was looked at: whether it is well, what was found, and what to do if not."""
 
     name: str
     well: bool
     found: str
     to_do: str = ""
-
-    def as_dict(self) -> dict[str, str | bool]:
-        return asdict(self)
 
 
 def examine() -> list[Finding]:

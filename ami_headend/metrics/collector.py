@@ -10,12 +10,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ami_headend import kept
 from ami_headend.alerts import queries
 from ami_headend.alerts.models import Delivery, Rule
 from ami_headend.core import clock
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
-from ami_headend.metrics import counting
-from ami_headend.metrics.models import Counted, Snapshot
+from ami_headend.metrics import counting, snapshots
+from ami_headend.metrics.models import Counted
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.ingest import backlog
 from keyvault import master_key
@@ -142,13 +143,14 @@ def _alerts(now: datetime) -> Iterator[Metric]:
 
 def _snapshots(now: datetime) -> Iterator[Metric]:
     age = GaugeMetricFamily(f"{PREFIX}snapshot_age_seconds", "How old the costly figures are", labels=["snapshot"])
-    for snapshot in Snapshot.objects.order_by("name"):
-        if snapshot.name not in _OF_SNAPSHOTS:
+    standing = kept.standing(list(snapshots.QUESTIONS.values()))
+    for name, question in snapshots.QUESTIONS.items():
+        if (answer := standing.get(question.name)) is None:
             continue
-        text, labels = _OF_SNAPSHOTS[snapshot.name]
-        family = GaugeMetricFamily(f"{PREFIX}{_NAMES.get(snapshot.name, snapshot.name)}", text, labels=labels)
-        for *values, number in snapshot.value:
+        text, labels = _OF_SNAPSHOTS[name]
+        family = GaugeMetricFamily(f"{PREFIX}{_NAMES.get(name, name)}", text, labels=labels)
+        for *values, number in answer.found:
             family.add_metric([*map(str, values)], number)
         yield family
-        age.add_metric([snapshot.name], clock.age_s(snapshot.taken_at, now))
+        age.add_metric([name], clock.age_s(answer.taken_at, now))
     yield age

@@ -1,4 +1,4 @@
-"""What metrics remember between two questions: counts that only grow, and costly figures that rest."""
+"""What metrics remember between two questions: counts that only grow."""
 
 from django.db import models
 
@@ -19,15 +19,3 @@ class Counted(models.Model):
 
     def __str__(self) -> str:
         return f"counted until {self.until}"
-
-
-class Snapshot(models.Model):
-    """A figure that looks at every row of a large table: taken now and then, at most a twentieth of the time."""
-
-    name = models.CharField(max_length=40, primary_key=True)
-    taken_at = models.DateTimeField()
-    took_ms = models.PositiveIntegerField()
-    value = models.JSONField()
-
-    def __str__(self) -> str:
-        return self.name

@@ -1,47 +1,24 @@
-"""Costly figures: each looks at every row of a large table, and rests twenty times as long as it took.
+"""Costly figures, each of which looks at every row of a large table: kept, and asked anew by the schedule alone."""
 
-A worker takes them; whoever is asked for metrics reads what stands.
-"""
-
-import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Count
 
 from ami_headend.alerts import silence
-from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
-from ami_headend.metrics.models import Snapshot
+from ami_headend.kept import Question
 from concentrators.models import WaveMeter, WaveState
 from keyvault.device_keys import heard
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
-_RESTS, _REST_MIN = 20, timedelta(seconds=55)  # the schedule comes each minute
+Figure = list[list[Any]]  # rows of the values of the labels, and the number
 
 
-def take(now: datetime) -> list[str]:
-    """Take those that have rested; gives their names."""
-    standing = Snapshot.objects.in_bulk()
-    taken = []
-    for name, figure in FIGURES.items():
-        before = standing.get(name)
-        if before is not None:
-            rest = max(_REST_MIN, timedelta(milliseconds=_RESTS * before.took_ms))
-            if not clock.has_rested(before.taken_at, rest, now):
-                continue
-        started = time.monotonic()
-        value = figure(now)
-        took_ms = round(1000 * (time.monotonic() - started))
-        Snapshot.objects.update_or_create(name=name, defaults={"taken_at": now, "took_ms": took_ms, "value": value})
-        taken.append(name)
-    return taken
-
-
-def _meters(now: datetime) -> list[list[Any]]:
+def _meters(now: datetime) -> Figure:
     """Meters by state; those in service apart by whether they were heard."""
     counts = dict(Meter.objects.values_list("status").annotate(number=Count("pk")).order_by("status"))
     in_service = counts.pop(MeterStatus.COMMISSIONED, 0)
@@ -54,7 +31,7 @@ def _meters(now: datetime) -> list[list[Any]]:
     return [*of_service, *map(list, counts.items())]
 
 
-def _concentrators(now: datetime) -> list[list[Any]]:
+def _concentrators(now: datetime) -> Figure:
     """Concentrators by whether they are active, and posted: silent ones as the rule of their alert says."""
     found = Counter(
         "inactive" if not one.is_active else "silent" if one.is_silent else "new" if one.is_new else "heard"
@@ -63,7 +40,7 @@ def _concentrators(now: datetime) -> list[list[Any]]:
     return [list(pair) for pair in sorted(found.items())]
 
 
-def _device_keys(now: datetime) -> list[list[Any]]:
+def _device_keys(now: datetime) -> Figure:
     """Device keys by state, purpose and source."""
     return [
         list(row)
@@ -74,22 +51,23 @@ def _device_keys(now: datetime) -> list[list[Any]]:
     ]
 
 
-def _secrets(now: datetime) -> list[list[Any]]:
+def _secrets(now: datetime) -> Figure:
     """Secrets by the master key version that protects them."""
     return [[count.version, count.secrets] for count in census.census()]
 
 
-def _waves(now: datetime) -> list[list[Any]]:
+def _waves(now: datetime) -> Figure:
     """Meters of the waves under way, by the state of their key command; waiting where there is none yet."""
     rows = WaveMeter.objects.filter(wave__state__in=[WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED])
     counted = rows.values_list("wave", "wave__name", "command__state").annotate(number=Count("pk")).order_by()
     return [[wave, name, state or "waiting", number] for wave, name, state, number in counted]
 
 
-FIGURES: dict[str, Callable[[datetime], list[list[Any]]]] = {
+_FIGURES: dict[str, Callable[[datetime], Figure]] = {
     "meters": _meters,
     "concentrators": _concentrators,
     "device_keys": _device_keys,
     "secrets": _secrets,
     "waves": _waves,
 }
+QUESTIONS = {name: Question(f"metric {name}", ask, list[list[Any]]) for name, ask in _FIGURES.items()}

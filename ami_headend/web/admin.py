@@ -21,10 +21,9 @@ from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.formats import localize
 from django.utils.functional import cached_property
-from django.views.generic import TemplateView
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RangeDateTimeFilter
-from unfold.views import ChangeList, UnfoldModelAdminViewMixin
+from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.core import eui64
@@ -348,48 +347,3 @@ class FilterForm(KnownParametersForm):
         if start and end and start >= end:
             self.add_error("to", "The period ends before it begins.")
         return cleaned
-
-
-class RowsPage(UnfoldModelAdminViewMixin, TemplateView):  # type: ignore[misc]
-    """A read-only page of rows inside the admin site: a form of filters, a table, and the way to the next page.
-
-    For what Django's admin cannot list: tables with composite keys, and readings. Pages go on after a
-    key, so that a late page costs no more than the first.
-    """
-
-    template_name = "keyvault/rows_page.html"
-    form_class: type[FilterForm] = FilterForm
-    headers: Sequence[str] = ()
-    rows_per_page = 50
-    explanation = ""
-
-    def rows(self, filters: dict[str, Any], after: list[str] | None) -> tuple[list[list[Any]], list[Any] | None]:
-        """The rows of a page, cell by cell, and the key to go on after; ValueError where ``after`` is no key."""
-        raise NotImplementedError
-
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        query = self.request.GET.copy()
-        after = query.pop("after", None)
-        form = self.form_class(query or None)
-        rows: list[list[Any]] = []
-        key: list[Any] | None = None
-        is_wrong_page = False
-        if not form.is_bound or form.is_valid():
-            filters = form.cleaned_data if form.is_bound else {}
-            try:
-                rows, key = self.rows(filters, after[0].split("~") if after else None)
-            except ValueError:
-                is_wrong_page = True
-        first = query.urlencode()
-        if key is not None:
-            query["after"] = "~".join(value.isoformat() if isinstance(value, datetime) else str(value) for value in key)
-        return super().get_context_data(
-            form=form,
-            headers=self.headers,
-            rows=rows,
-            first_page=f"?{first}" if after else None,
-            next_page=f"?{query.urlencode()}" if key is not None else None,
-            is_wrong_page=is_wrong_page,
-            explanation=self.explanation,
-            **kwargs,
-        )

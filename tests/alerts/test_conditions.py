@@ -19,7 +19,6 @@ from ami_headend.console import overview_panels
 from ami_headend.console.concentrators import health_label
 from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.metrics import snapshots
-from ami_headend.metrics.models import Snapshot
 from concentrators.commands import rollouts
 from concentrators.failures.kinds import FailureKind
 from concentrators.fleet.assignments import exchange
@@ -240,13 +239,12 @@ class TestSilence:
         fleet.post(concentrator, [device.frame(0)], now - timedelta(minutes=minutes))
         Uplink.objects.update(verified_at=now, accepted=1)
         alerts = evaluated(rule, now)
-        snapshots.take(now)
         [known] = silence.of_concentrators(now)
         assert (len(alerts), known.is_silent) == ((1, True) if state == "silent" else (0, False))
         [figure] = overview_panels.concentrators(None, now)["figures"]
         assert figure.note == ("1 silent for over 2 h" if state == "silent" else "none silent")
         assert ("posting" if state == "heard" else "silent") in health_label(known, now)
-        assert Snapshot.objects.get(name="concentrators").value == [[state, 1]]
+        assert snapshots.QUESTIONS["concentrators"].ask(now) == [[state, 1]]
 
     def test_a_meter_that_was_taken_down_is_not_silent(self) -> None:
         rule = only(Condition.SILENT_METER)

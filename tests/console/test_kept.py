@@ -10,18 +10,25 @@ from django.db import connections, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from ami_headend.console import kept
-from ami_headend.console.kept import Question
+from ami_headend import kept
+from ami_headend.console.components import COMPONENTS
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
+from ami_headend.kept import Question
+from ami_headend.metrics import snapshots
 from ami_headend.models import KeptAnswer
 from tests.flows import databases
+
+
+class Row(NamedTuple):
+    number: int
+    text: str
 
 
 class Found(NamedTuple):
     at: datetime | None
     number: int
-    rows: list[tuple[int, str]]
+    rows: list[Row]
 
 
 NOW = timezone.now().replace(microsecond=123_000)
@@ -35,11 +42,11 @@ class Asked:
 
     def __call__(self, now: datetime) -> Found:
         self.times += 1
-        return Found(now, self.times, [(1, "ä")])
+        return Found(now, self.times, [Row(1, "ä")])
 
     @property
     def question(self) -> Question:
-        return Question("asked", self, lambda kept: Found(kept[0], kept[1], [tuple(row) for row in kept[2]]))
+        return Question("asked", self, Found)
 
 
 @pytest.fixture
@@ -54,7 +61,7 @@ def ask(asked: Asked, after: timedelta = timedelta()) -> Any:
 def test_an_answer_is_read_back_as_it_was(asked: Asked) -> None:
     first = ask(asked)
     KeptAnswer.objects.update(took_s=1)
-    assert ask(asked) == first == Found(NOW, 1, [(1, "ä")])
+    assert ask(asked) == first == Found(NOW, 1, [Row(1, "ä")])
 
 
 def test_an_answer_rests_in_proportion_to_its_cost(asked: Asked) -> None:
@@ -82,7 +89,7 @@ def test_what_another_release_kept_is_asked_anew(asked: Asked, content: bytes) -
 
 
 def test_every_question_can_be_kept(db: None) -> None:
-    for question in (*QUESTIONS, *questions.RENEWED):
+    for question in (*QUESTIONS, *questions.RENEWED, COMPONENTS, *snapshots.QUESTIONS.values()):
         found = kept.keep(question, NOW)
         assert kept.read(question, KeptAnswer.objects.get(name=question.name)) == found
 

@@ -13,7 +13,7 @@ from pytest_django import DjangoDbBlocker
 
 from ami_headend.alerts import channels, conversations, delivery
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
-from ami_headend.metrics.models import Snapshot
+from ami_headend.models import KeptAnswer
 from concentrators.models import Uplink
 from keyvault.audit.chain import Actor
 from tests.alerts.receiver import Receiver, kept_place, receiving
@@ -118,7 +118,8 @@ def test_a_silent_concentrator_is_noticed_and_told_and_so_is_its_return(stack: S
     posted = Uplink.objects.count()
     counted = "metrics.tasks.count_uplinks"
     send_until(stack, "uplinks are counted", lambda: metric(stack, "uplinks_verified_total") == posted, counted)
-    send_until(stack, "the costly figures are taken", Snapshot.objects.exists, "metrics.tasks.take_snapshots")
+    taken = KeptAnswer.objects.filter(name="metric meters").exists
+    send_until(stack, "the costly figures are taken", taken, "tasks.renew_kept_answers")
 
 
 def time_passes() -> None:

@@ -6,16 +6,15 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from ami_headend.console import kept
-from ami_headend.console.kept import Question
+from ami_headend import kept
+from ami_headend.kept import Question
 from concentrators.commands import rollouts
 from concentrators.commands.rollouts import Progress
 from concentrators.models import RotationWave
 from keyvault.device_keys import fleet_keys, inventory
-from keyvault.device_keys.inventory import DeviceKeys, Notable, NotableKey
+from keyvault.device_keys.inventory import DeviceKeys, Notable
 from keyvault.master_key import census
 from keyvault.master_key.census import Count
-from keyvault.models import KeyState
 
 LISTED = 10
 WAVES_LISTED = 50
@@ -48,16 +47,6 @@ def _keys(now: datetime) -> KeysStanding:
     )
 
 
-def _read_keys(found: Any) -> KeysStanding:
-    (by_epoch, transfer), *notable = found
-    return KeysStanding(DeviceKeys(by_epoch, transfer), *(_read_notable(one) for one in notable))
-
-
-def _read_notable(found: Any) -> Notable:
-    number, listed = found
-    return Notable(number, [NotableKey(*row)._replace(state=KeyState(row[3])) for row in listed])
-
-
 def _fleet_keys(now: datetime) -> list[FleetKeyRow]:
     return [FleetKeyRow(row.fleet_key.pk, row.fleet_key.name, row.active, row.usable) for row in fleet_keys.standings()]
 
@@ -66,14 +55,10 @@ def _waves(now: datetime) -> dict[int, Progress]:
     return dict(rollouts.progresses(list(RotationWave.objects.order_by("-pk")[:WAVES_LISTED])))
 
 
-def _read_progresses(found: Any) -> dict[int, Progress]:
-    return {wave_id: Progress(*progress) for wave_id, progress in found.items()}
-
-
-KEYS = Question("device keys", _keys, _read_keys)
-FLEET_KEYS = Question("fleet keys", _fleet_keys, lambda found: [FleetKeyRow(*row) for row in found])
-CENSUS = Question("census", lambda now: census.census(), lambda found: [Count(*row) for row in found])
-WAVES = Question("waves", _waves, _read_progresses)
+KEYS = Question("device keys", _keys, KeysStanding)
+FLEET_KEYS = Question("fleet keys", _fleet_keys, list[FleetKeyRow])
+CENSUS = Question("census", lambda now: census.census(), list[Count])
+WAVES = Question("waves", _waves, dict[int, Progress])
 
 RENEWED = (KEYS, FLEET_KEYS, CENSUS, WAVES)
 
@@ -92,8 +77,6 @@ def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, Progress]:
 
 def progress_of(wave: RotationWave) -> Progress:
     """How far one wave is. Each state that it goes through is asked for by itself: what stood before is no answer."""
-    question = Question(
-        f"wave {wave.pk} {wave.state}", lambda now: rollouts.progress(wave), lambda found: Progress(*found)
-    )
+    question = Question(f"wave {wave.pk} {wave.state}", lambda now: rollouts.progress(wave), Progress)
     progress: Progress = ask(question)
     return progress

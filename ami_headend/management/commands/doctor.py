@@ -36,7 +36,7 @@ class Command(DomainCommand):
 def tell(command: DomainCommand, findings: Sequence[Finding], *, json: bool) -> None:
     """Print what was found, of what is not well with what to do."""
     if json:
-        command.write_json([finding.as_dict() for finding in findings])
+        command.write_json([finding._asdict() for finding in findings])
         return
     for finding in findings:
         command.stdout.write(f"{'ok   ' if finding.well else 'FAIL '} {finding.name}: {finding.found}")

@@ -1,4 +1,4 @@
-"""Costly questions, asked seldom: whoever looks at a page gets an answer that is kept in the database.
+"""Costly questions, asked seldom: whoever looks at a page, or at metrics, gets an answer that is kept in the database.
 
 An answer rests in proportion to its cost. What is cheap is asked anew by whoever looks; the schedule asks all in
 time (``renew``), so that nobody waits for what is not. Without the schedule the first who finds an
@@ -9,7 +9,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from enum import Enum
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import cbor2
 from django.db import transaction
@@ -23,11 +25,11 @@ RENEWED = 40  # the same, before the schedule does
 
 
 class Question(NamedTuple):
-    """A question. ``ask`` gives named tuples, numbers and times; ``read`` makes them of plain lists again."""
+    """A question. ``ask`` gives what ``form`` says: named tuples, numbers, times and texts, in lists and dicts."""
 
     name: str
     ask: Callable[[datetime], Any]
-    read: Callable[[Any], Any]
+    form: Any
 
 
 class Answer(NamedTuple):
@@ -76,10 +78,32 @@ def forget(question: Question) -> None:
 def read(question: Question, row: KeptAnswer) -> Any:
     """The kept answer; None where it was kept in another form than this release reads."""
     try:
-        return question.read(cbor2.loads(bytes(row.content)))
+        return _formed(question.form, cbor2.loads(bytes(row.content)))
     except (cbor2.CBORDecodeError, TypeError, ValueError, LookupError) as error:
         logger.info("the kept answer to %s cannot be read and is asked anew: %s", question.name, error)
         return None
+
+
+def standing(questions: Sequence[Question]) -> dict[str, Answer]:
+    """The answers as they stand, however old, by name; for who never asks. One query."""
+    rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
+    found = ((q, rows[q.name], read(q, rows[q.name])) for q in questions if q.name in rows)
+    return {question.name: Answer(answer, row.taken_at) for question, row, answer in found if answer is not None}
+
+
+def _formed(form: Any, plain: Any) -> Any:
+    """What was kept as plain lists and dicts, in its form again; ValueError or TypeError where it is of another."""
+    parts = get_args(form)
+    if get_origin(form) is list:
+        return [_formed(parts[0], one) for one in plain]
+    if get_origin(form) is dict:
+        return {key: _formed(parts[1], one) for key, one in plain.items()}
+    if get_origin(form) is UnionType:
+        return None if plain is None else _formed(parts[0], plain)
+    if hasattr(form, "_fields"):
+        fields = get_type_hints(form).values()
+        return form(*(_formed(field, one) for field, one in zip(fields, plain, strict=True)))
+    return form(plain) if isinstance(form, type) and issubclass(form, Enum) else plain
 
 
 def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> Answer:

@@ -1,0 +1,175 @@
+"""The lists of readings, totals and failures per hour: read-only, over the query functions that the API uses."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from django import forms
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from ami_headend.console.formatting import NOTHING, moment, thousands
+from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
+from ami_headend.web.admin import FilterForm
+from ami_headend.web.tables import Column, Table, table
+from concentrators.admin_forms import ConcentratorField
+from concentrators.failures.kinds import FailureKind
+from concentrators.failures.tallies import TallyKey, TallySelection, tallies
+from concentrators.totals.queries import TotalKey, TotalSelection, totals
+from meters.models import Register
+from meters.readings import queries
+from meters.readings.obis import RegisterKind
+from meters.registry import access_record
+
+_DAYS_SHOWN = 7
+_IDS = 2**31
+
+
+def _one_of(rows: Any) -> "forms.ModelChoiceField[Any]":
+    return forms.ModelChoiceField(rows, required=False, empty_label="all", widget=UnfoldAdminSelectWidget)
+
+
+def _ids(row: Any) -> list[int] | None:
+    return None if row is None else [row.pk]
+
+
+class ReadingFilters(FilterForm):
+    """Readings by meter (system title or serial number), register and period."""
+
+    meter = MeterField()
+    register = _one_of(Register.objects.order_by("obis_code"))
+    field_order = ["meter", "register", "from", "to"]
+
+
+class TotalFilters(FilterForm):
+    """Totals by concentrator, interval register and period."""
+
+    concentrator = ConcentratorField(takes_ids=True)
+    register = _one_of(Register.objects.filter(kind=RegisterKind.INTERVAL).order_by("obis_code"))
+    field_order = ["concentrator", "register", "from", "to"]
+
+
+class TallyFilters(FilterForm):
+    """Failures by concentrator, kind and period."""
+
+    concentrator = ConcentratorField(takes_ids=True)
+    kind = choice("kind", [(kind.value, kind.label) for kind in FailureKind])
+    field_order = ["concentrator", "kind", "from", "to"]
+
+
+class RecordsPage(ListPage):
+    """Rows that are never changed by hand; ``explanation`` says what they are."""
+
+    template_name = "console/records.html"
+    explanation: ClassVar[str]
+
+    def period(self, filters: dict[str, Any]) -> tuple[datetime, datetime]:
+        """The period that is asked for; the last week where none is."""
+        end = filters.get("to") or timezone.now() + timedelta(days=1)
+        return filters.get("from") or end - timedelta(days=_DAYS_SHOWN + 1), end
+
+
+class ReadingsPage(RecordsPage):
+    """Readings, oldest first, a week of them unless a period is given."""
+
+    route = "meters/meter/readings/"
+    name = "readings"
+    title = "Readings"
+    icon = "query_stats"
+    permission_required = ("meters.view_reading",)
+    form_class = ReadingFilters
+    explanation = f"Oldest first; without a period, the last {_DAYS_SHOWN} days. Readings are never changed by hand."
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        place = None
+        if after is not None:
+            at, meter_id, register_id = after
+            place = queries.ReadingKey(time_of(at), number_of(meter_id, _IDS), number_of(register_id, 2**15))
+        meters = _ids(filters["meter"])
+        access_record.note(self.request, meters=meters)
+        start, end = self.period(filters)
+        found, key = queries.readings_page(queries.Selection(start, end, meters, _ids(filters["register"]), place), ROWS)
+        columns = [*map(Column, ("time", "meter", "register", "interval")), Column("value", is_number=True)]
+        rows = [
+            [
+                moment(row.captured_at),
+                row.system_title,
+                row.obis_code,
+                f"{row.interval_minutes} min" if row.interval_minutes else NOTHING,
+                f"{row.quantity} {row.unit}",
+                row.uplink,
+            ]
+            for row in found
+        ]
+        return table([*columns, Column("uplink", is_number=True, is_minor=True)], rows), key
+
+
+class TotalsPage(RecordsPage):
+    """Sums of interval registers per concentrator, a week of them unless a period is given."""
+
+    route = "concentrators/concentrator/totals/"
+    name = "interval_totals"
+    title = "Totals"
+    icon = "functions"
+    permission_required = ("concentrators.view_intervaltotal",)
+    form_class = TotalFilters
+    explanation = (
+        f"Oldest first; without a period, the last {_DAYS_SHOWN} days. A reading counts to the concentrator that "
+        "its meter was assigned to when the interval began. Meters: counted of expected."
+    )
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        place = None
+        if after is not None:
+            at, *numbers = after
+            place = TotalKey(time_of(at), *(number_of(number, _IDS) for number in numbers))
+        start, end = self.period(filters)
+        asked = _ids(filters["concentrator"]), _ids(filters["register"])
+        found, key = totals(TotalSelection(start, end, *asked, place), ROWS)
+        columns = [*map(Column, ("interval from", "length", "concentrator", "register"))]
+        rows = [
+            [
+                moment(total.interval_start),
+                f"{total.interval_minutes} min",
+                total.concentrator,
+                total.obis_code,
+                f"{Decimal(total.value_sum).scaleb(total.scaler):,f} {total.unit}",
+                f"{total.meters_counted:,} of {total.meters_expected:,}",
+            ]
+            for total in found
+        ]
+        return table([*columns, Column("sum", is_number=True), Column("meters", is_number=True)], rows), key
+
+
+class TalliesPage(RecordsPage):
+    """Failures per concentrator, kind and hour, beyond the rows that are kept of them."""
+
+    route = "concentrators/concentrator/tallies/"
+    name = "failure_tallies"
+    title = "Failures per hour"
+    icon = "bar_chart"
+    permission_required = ("concentrators.view_failuretally",)
+    form_class = TallyFilters
+    explanation = "Latest first. Counts every refused frame; of a storm, the list of failures keeps only the first."
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+        place = None
+        if after is not None:
+            at, concentrator_id, kind = after
+            place = TallyKey(time_of(at), number_of(concentrator_id, _IDS), FailureKind(kind).value)
+        concentrator, kind_asked = filters["concentrator"], filters["kind"]
+        selection = TallySelection(
+            start=filters.get("from"),
+            end=filters.get("to"),
+            concentrator_id=None if concentrator is None else concentrator.pk,
+            kind=FailureKind(kind_asked) if kind_asked else None,
+            after=place,
+        )
+        found, key = tallies(selection, ROWS)
+        columns = [*map(Column, ("hour", "concentrator", "kind")), Column("failures", is_number=True)]
+        rows = [
+            [moment(row.hour), str(row.concentrator), FailureKind(row.kind).label, thousands(row.failures)]
+            for row in found
+        ]
+        return table(columns, rows), key
