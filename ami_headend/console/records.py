@@ -89,7 +89,9 @@ class ReadingsPage(RecordsPage):
         meters = _ids(filters["meter"])
         access_record.note(self.request, meters=meters)
         start, end = self.period(filters)
-        found, key = queries.readings_page(queries.Selection(start, end, meters, _ids(filters["register"]), place), ROWS)
+        found, key = queries.readings_page(
+            queries.Selection(start, end, meters, _ids(filters["register"]), place), ROWS
+        )
         columns = [*map(Column, ("time", "meter", "register", "interval")), Column("value", is_number=True)]
         rows = [
             [

@@ -9,6 +9,7 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Max
 from django.utils import timezone
 
 from ami_headend import database_roles
@@ -17,12 +18,12 @@ from ami_headend.core import clock, kernelclock
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
-from ami_headend.core.sql import fetch_rows
 from ami_headend.health import heartbeats
 from ami_headend.queues import QUEUES
 from ami_headend.signin import unread
-from concentrators.ingest import backlog
+from concentrators.ingest import activity, backlog
 from keyvault import journal, master_key
+from keyvault.audit import chain
 from keyvault.master_key import MasterKeyError, trial
 from meters.readings import partitions
 from meters.registry import access_record
@@ -213,17 +214,8 @@ def _clock() -> Finding:
 
 def _clock_of_all(now: datetime) -> Finding:
     """The clock that all agree on may be wrong for all: stored times, meters and the kernel tell."""
-    newest, frames, skewed = fetch_rows(
-        """SELECT max(received_at), coalesce(sum(frames) FILTER (WHERE received_at > %s), 0)::bigint,
-                  coalesce(sum((failures ->> 'clock_skew')::bigint) FILTER (WHERE received_at > %s), 0)::bigint
-           FROM (SELECT received_at, frames, failures FROM concentrators_uplink ORDER BY id DESC LIMIT 1000) AS u""",
-        now - SKEW_PERIOD,
-        now - SKEW_PERIOD,
-    )[0]
-    audited, evaluated = fetch_rows(
-        """SELECT (SELECT at FROM keyvault_auditrecord ORDER BY number DESC LIMIT 1),
-                  (SELECT max(evaluated_at) FROM alerts_rule)"""
-    )[0]
+    newest, frames, skewed = activity.clock_skew(now - SKEW_PERIOD)
+    audited, evaluated = chain.last_at(), Rule.objects.aggregate(at=Max("evaluated_at"))["at"]
     # An uplink is looked for among the newest ones: others that come end the finding.
     stored = [
         (newest, "an uplink was received", "once 1,000 uplinks have come since, or at that time"),

@@ -11,7 +11,7 @@ from ami_headend.alerts import silence
 from ami_headend.core.sql import fetch_rows
 from ami_headend.kept import Question
 from concentrators.models import WaveMeter, WaveState
-from keyvault.device_keys import heard
+from keyvault.device_keys import heard, inventory
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
@@ -42,13 +42,7 @@ def _concentrators(now: datetime) -> Figure:
 
 def _device_keys(now: datetime) -> Figure:
     """Device keys by state, purpose and source."""
-    return [
-        list(row)
-        for row in fetch_rows(
-            """SELECT state, CASE WHEN epoch = 0 THEN 'transfer' ELSE 'frames' END AS purpose, source, count(*)
-               FROM keyvault_devicekey GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
-        )
-    ]
+    return [list(row) for row in inventory.by_use()]
 
 
 def _secrets(now: datetime) -> Figure:

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 from django.db.models import Count, Q
 
-from ami_headend.core.sql import fetch_rows
 from concentrators.fleet import health
 from concentrators.fleet.assignments import holding
 from concentrators.models import Concentrator, ConcentratorToken
-from keyvault.models import Algorithm
+from keyvault.device_keys import inventory
 from meters.models import Installation, Meter
 
 
@@ -42,7 +41,7 @@ def meter(found: Meter, now: datetime) -> dict[str, Any]:
     installation = Installation.objects.filter(meter=found, removed_at=None).select_related("place").first()
     place = installation.place if installation else None
     assigned = holding(now).filter(meter=found).select_related("concentrator").first()
-    keys = _keys(bytes(found.system_title))
+    keys = inventory.of_device(bytes(found.system_title))
     heard_at, heard_via = max(
         ((key["heard_at"], key["heard_via"]) for key in keys if key["heard_at"]), default=(None, 0)
     )
@@ -65,27 +64,3 @@ def meter(found: Meter, now: datetime) -> dict[str, Any]:
         "heard_via": via and via.name,
         "keys": keys,
     }
-
-
-def _keys(title: bytes) -> list[dict[str, Any]]:
-    """The keys of a device, the newest first."""
-    rows = fetch_rows(
-        """SELECT k.epoch, k.state, k.algorithm, k.source, k.fingerprint, c.highest, c.heard_at, c.heard_via
-           FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
-           WHERE k.system_title = %s ORDER BY k.epoch DESC""",
-        title,
-    )
-    return [
-        {
-            "epoch": epoch,
-            "use": "transfer key" if epoch == 0 else "device key",
-            "state": state,
-            "algorithm": Algorithm(algorithm).label,
-            "source": source,
-            "fingerprint": None if name is None else name.hex(),
-            "counter": None if highest is None or highest < 0 else highest,
-            "heard_at": heard_at,
-            "heard_via": heard_via,
-        }
-        for epoch, state, algorithm, source, name, highest, heard_at, heard_via in rows
-    ]

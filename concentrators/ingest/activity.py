@@ -6,6 +6,7 @@ from datetime import datetime
 from django.db import connection
 from django.db.models import Q, Sum
 
+from ami_headend.core.sql import fetch_rows
 from concentrators.ingest import backlog
 from concentrators.models import Uplink
 
@@ -48,3 +49,15 @@ FROM concentrators_uplink, jsonb_each_text(failures) AS kinds(kind, number)
 WHERE received_at >= %s AND verified_at IS NOT NULL
 GROUP BY kind ORDER BY kind
 """
+
+
+def clock_skew(since: datetime) -> tuple[datetime | None, int, int]:
+    """Of the newest thousand uplinks: when the last came, how many frames came since, and how many from ahead."""
+    [(newest, frames, skewed)] = fetch_rows(
+        """SELECT max(received_at), coalesce(sum(frames) FILTER (WHERE received_at > %s), 0)::bigint,
+                  coalesce(sum((failures ->> 'clock_skew')::bigint) FILTER (WHERE received_at > %s), 0)::bigint
+           FROM (SELECT received_at, frames, failures FROM concentrators_uplink ORDER BY id DESC LIMIT 1000) AS u""",
+        since,
+        since,
+    )
+    return newest, frames, skewed

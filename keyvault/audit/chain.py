@@ -143,6 +143,11 @@ def carry_on(records: Iterable[tuple[dict[str, Any], bytes]]) -> int:
     return len(rows)
 
 
+def last_at() -> datetime | None:
+    """When the last act was recorded; None where none was."""
+    return AuditRecord.objects.order_by("-number").values_list("at", flat=True).first()
+
+
 def head() -> Head:
     """The last record's number and mac; number 0 where nothing was recorded."""
     last = AuditRecord.objects.order_by("-number").values_list("number", "mac").first()

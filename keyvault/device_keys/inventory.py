@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 
@@ -11,7 +11,7 @@ from keyvault import master_key
 from keyvault.device_keys.epochs import WORN
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
-from keyvault.models import KeyState, MasterKeyRotation, RotationState
+from keyvault.models import Algorithm, DeviceKey, KeyState, MasterKeyRotation, RotationState
 
 MISSING = "missing"
 
@@ -103,6 +103,43 @@ def device_keys() -> DeviceKeys:
     ):
         by_epoch.setdefault(epoch, {})[state] = number
     return DeviceKeys(by_epoch, by_epoch.pop(0, {}))
+
+
+def by_use() -> list[tuple[str, str, str, int]]:
+    """Keys counted by state, purpose (transfer or frames) and source; looks at every key."""
+    return fetch_rows(
+        """SELECT state, CASE WHEN epoch = 0 THEN 'transfer' ELSE 'frames' END AS purpose, source, count(*)
+           FROM keyvault_devicekey GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+    )
+
+
+def are_there_from_before(at: datetime) -> bool:
+    """Whether there is a key that was made before a time."""
+    return DeviceKey.objects.filter(created_at__lt=at).exists()
+
+
+def of_device(system_title: bytes) -> list[dict[str, Any]]:
+    """The keys of a device as text and times, the newest first, with the last frame under each. No octets."""
+    rows = fetch_rows(
+        """SELECT k.epoch, k.state, k.algorithm, k.source, k.fingerprint, c.highest, c.heard_at, c.heard_via
+           FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
+           WHERE k.system_title = %s ORDER BY k.epoch DESC""",
+        system_title,
+    )
+    return [
+        {
+            "epoch": epoch,
+            "use": "transfer key" if epoch == 0 else "device key",
+            "state": state,
+            "algorithm": Algorithm(algorithm).label,
+            "source": source,
+            "fingerprint": None if name is None else name.hex(),
+            "counter": None if highest is None or highest < 0 else highest,
+            "heard_at": heard_at,
+            "heard_via": heard_via,
+        }
+        for epoch, state, algorithm, source, name, highest, heard_at, heard_via in rows
+    ]
 
 
 def overdue(now: datetime, limit: int) -> Notable:

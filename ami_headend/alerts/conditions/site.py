@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core import clock
-from ami_headend.core.sql import fetch_rows
 from concentrators.ingest import backlog
+from keyvault.device_keys import inventory
 from keyvault.master_key import backups
 
 
@@ -34,7 +34,7 @@ def backup_overdue(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findin
         return NOTHING
     if newest is not None:
         summary = f"the newest backup is of {newest.made_at:%Y-%m-%d %H:%M} UTC"
-    elif fetch_rows("SELECT EXISTS (SELECT 1 FROM keyvault_devicekey WHERE created_at < %s)", since)[0][0]:
+    elif inventory.are_there_from_before(since):
         summary = "there is no backup, and there are keys to lose"
     else:
         return NOTHING

@@ -1,0 +1,93 @@
+"""The import contract for SQL: a table is named by the app that owns it, and elsewhere only where a reason stands here.
+
+Statements reach past imports: they would still read key octets, or a column that was renamed, where no import does.
+"""
+
+import ast
+import re
+
+from django.apps import apps
+
+from tests.test_one_home import production
+
+_OWNERS = {label: f"{label}/" for label in ("keyvault", "meters", "concentrators", "ami_headend")}
+_OWNERS |= {label: f"ami_headend/{label}/" for label in ("alerts", "metrics", "signin")}
+
+_ALL_AT_ONCE = "an alert, a page or a figure looks over meters and concentrators together, in one statement"
+_STORES = "what meters say is stored, moved and counted by concentrator in the statement that reads it"
+_NAMES = "rows are listed with the serial number or register that they are of"
+ELSEWHERE = {
+    "ami_headend/alerts/conditions/keys.py": (
+        _ALL_AT_ONCE,
+        {"concentrators_command", "concentrators_rotationwave", "concentrators_wavemeter", "meters_meter"},
+    ),
+    "ami_headend/alerts/conditions/traffic.py": (
+        _ALL_AT_ONCE,
+        {
+            *("concentrators_assignment", "concentrators_concentrator", "concentrators_failuregroup"),
+            *("concentrators_integrityfailure", "concentrators_uplink"),
+            *("meters_meter", "meters_meterevent", "meters_register"),
+        },
+    ),
+    "ami_headend/alerts/marks.py": (_ALL_AT_ONCE, {"concentrators_integrityfailure", "meters_meterevent"}),
+    "ami_headend/backup/databases.py": ("the database that is replaced has other tables", {"concentrators_uplink"}),
+    "ami_headend/backup/making.py": ("a dump leaves sessions out", {"signin_session"}),
+    "ami_headend/console/fleet_queries.py": (_ALL_AT_ONCE, {"concentrators_concentrator", "meters_meter"}),
+    "ami_headend/console/registry_queries.py": (
+        _ALL_AT_ONCE,
+        {
+            *("concentrators_assignment", "concentrators_concentrator", "concentrators_failuregroup"),
+            *("concentrators_uplink", "meters_earlierlength", "meters_meter"),
+        },
+    ),
+    "ami_headend/console/traffic_queries.py": (
+        _ALL_AT_ONCE,
+        {"concentrators_concentrator", "concentrators_failuretally", "concentrators_uplink"},
+    ),
+    "ami_headend/database_roles.py": (
+        "tables with other rights than most",
+        {"keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord", "keyvault_backup", "meters_reading"},
+    ),
+    "ami_headend/metrics/counting.py": ("counters follow the rows of uplinks", {"concentrators_uplink"}),
+    "ami_headend/metrics/snapshots.py": (_ALL_AT_ONCE, {"meters_meter"}),
+    "concentrators/commands/capture_period.py": (_STORES, {"meters_reading"}),
+    "concentrators/commands/downlink.py": (
+        "commands are offered under the locks of one statement, by whom a meter was heard through",
+        {"keyvault_devicekey", "keyvault_invocationcounter", "meters_meter"},
+    ),
+    "concentrators/failures/numbers.py": (_NAMES, {"meters_meter"}),
+    "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
+    "concentrators/ingest/assigned.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
+    "concentrators/journal_replay.py": (
+        "a command is restored with the version that its key had then",
+        {"keyvault_devicekey", "meters_meter"},
+    ),
+    "concentrators/simulator/truth.py": ("the truth is held against the rows themselves", {"meters_reading"}),
+    "concentrators/totals/completeness.py": (_STORES, {"meters_meter", "meters_reading", "meters_register"}),
+    "concentrators/totals/expected.py": (_STORES, {"meters_earlierlength", "meters_installation", "meters_meter"}),
+    "concentrators/totals/queries.py": (_NAMES, {"meters_register"}),
+    "concentrators/totals/totals.py": (_STORES, {"meters_reading"}),
+}
+
+
+def _foreign(path: str, text: str) -> set[str]:
+    """The tables of other apps that a module's texts name."""
+    ours = [model._meta for model in apps.get_models() if model._meta.app_label in _OWNERS]
+    tables = {meta.db_table: _OWNERS[meta.app_label] for meta in ours}
+    words = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.update(re.findall(r"\b[a-z]+_[a-z_]+\b", node.value))
+    return {word for word in words if word in tables and not path.startswith(tables[word])}
+
+
+def test_a_statement_names_tables_of_its_own_app_alone() -> None:
+    found = {path: tables for path, text in production().items() if (tables := _foreign(path, text))}
+    assert found == {path: tables for path, (_, tables) in ELSEWHERE.items()}
+
+
+def test_statements_look_downward_as_imports_do() -> None:
+    order = ["keyvault", "meters", "concentrators", "ami_headend"]
+    for path, (_, tables) in ELSEWHERE.items():
+        above = order[order.index(path.split("/")[0]) + 1 :]
+        assert not [table for table in tables if table.split("_")[0] in above], path
