@@ -46,7 +46,10 @@ ELSEWHERE = {
     ),
     "ami_headend/database_roles.py": (
         "tables with other rights than most",
-        {"keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord", "keyvault_backup", "meters_reading"},
+        {
+            *("keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord", "keyvault_backup"),
+            *("meters_householdaccess", "meters_reading"),
+        },
     ),
     "ami_headend/metrics/counting.py": ("counters follow the rows of uplinks", {"concentrators_uplink"}),
     "ami_headend/metrics/snapshots.py": (_ALL_AT_ONCE, {"meters_meter"}),
@@ -58,6 +61,8 @@ ELSEWHERE = {
     "concentrators/failures/numbers.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
     "concentrators/ingest/assigned.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
+    "concentrators/ingest/length_corrections.py": (_STORES, {"meters_reading"}),
+    "concentrators/ingest/register_corrections.py": (_STORES, {"meters_meterevent", "meters_reading"}),
     "concentrators/journal_replay.py": (
         "a command is restored with the version that its key had then",
         {"keyvault_devicekey", "meters_meter"},
