@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from concentrators.fleet.authentication import BearerTokenAuthentication, IsConcentrator
+from concentrators.api.authentication import BearerTokenAuthentication, IsConcentrator
 from concentrators.models import Assignment, IntervalTotal
 from keyvault import master_key
 from keyvault.cose.kdf import uplink_key

@@ -13,12 +13,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.core import step_up
+from concentrators.api.authentication import CommandThrottle, ReceiptThrottle, concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView
 from concentrators.commands import downlink, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import Order
 from concentrators.commands.queue import DownlinkError
-from concentrators.fleet.authentication import CommandThrottle, ReceiptThrottle, concentrator_id
 from concentrators.models import Command, CommandKind
 from keyvault.audit.chain import web_actor
 from keyvault.device_keys.epochs import EpochError

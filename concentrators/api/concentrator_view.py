@@ -6,7 +6,7 @@ from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from concentrators.fleet.authentication import BearerTokenAuthentication, IsConcentrator
+from concentrators.api.authentication import BearerTokenAuthentication, IsConcentrator
 
 
 class TooLarge(exceptions.APIException):

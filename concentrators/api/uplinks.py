@@ -14,8 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from concentrators import tasks
+from concentrators.api.authentication import UplinkStatusThrottle, UplinkThrottle, concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
-from concentrators.fleet.authentication import UplinkStatusThrottle, UplinkThrottle, concentrator_id
 from concentrators.ingest import backlog, reception, shares
 from concentrators.ingest.shares import Share
 from concentrators.models import Uplink

@@ -14,14 +14,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cbor2
 from django.db import connection, transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
 from django.utils import timezone
-from rest_framework.request import Request
 
 from ami_headend.core import locks
 from keyvault import journal, master_key
@@ -69,7 +67,14 @@ def command_actor() -> Actor:
     return Actor(name, f"{command} on {socket.gethostname()}"[:100])
 
 
-def web_actor(request: HttpRequest | Request) -> Actor:
+class Requested(Protocol):
+    """What is asked of a request, of pages or of REST: who sent it, from where."""
+
+    user: Any
+    META: dict[str, Any]
+
+
+def web_actor(request: Requested) -> Actor:
     """The actor of a request: the account, and the address that it comes from."""
     return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
 

@@ -18,7 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ami_headend.celery import app
 from concentrators import tasks
-from concentrators.fleet import authentication, tokens
+from concentrators.api import authentication
+from concentrators.fleet import tokens
 from concentrators.ingest import uplink_state, verification
 from concentrators.models import Concentrator, ConcentratorToken, Uplink
 from keyvault.cose.structures import encode_sequence

@@ -8,9 +8,10 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from pytest_django import Settings
 
+from concentrators.api import authentication
+from concentrators.api.authentication import BearerTokenAuthentication, RateThrottle
 from concentrators.api.concentrator_view import ConcentratorView
-from concentrators.fleet import authentication, tokens
-from concentrators.fleet.authentication import BearerTokenAuthentication, RateThrottle
+from concentrators.fleet import tokens
 from concentrators.models import Concentrator
 from tests.concentrators.test_api import CBOR_SEQUENCE
 
