@@ -58,6 +58,7 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
         "device",
         "epoch",
         "purpose",
+        "scheme",
         "algorithm",
         "state",
         "source",

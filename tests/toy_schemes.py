@@ -22,6 +22,7 @@ from meters.values import PayloadError, PayloadRefusal, Period, Value
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, START_S, Device
 
 ALG, OTHER_ALG = 10, 11  # the numbers of ccm: that alone must not tell the envelopes apart
+OWN_ALG = 4
 TAG_OCTETS = 8
 # Both begin like no other frame: the first as COSE_Encrypt0 does, but for its protected header; the second otherwise.
 NAMED_BY_KID, NAMED_BY_TITLE = b"\xd0\x83\x58", b"\xdb"
@@ -58,7 +59,7 @@ def _form(start: bytes, name_octets: int) -> Envelope:
         return _Mac(device_key)
 
     name = "toy" if name_octets == 10 else "toy title"
-    sizes = {alg: Algorithm(f"toy {alg}", 32, TAG_OCTETS, 0) for alg in (ALG, OTHER_ALG)}
+    sizes = {alg: Algorithm(f"toy {alg}", 32, TAG_OCTETS, 0) for alg in (ALG, OTHER_ALG, OWN_ALG)}
     return Envelope(name, sizes, (start,), parse, cipher, reference="RFC 2104")
 
 

@@ -20,6 +20,7 @@ from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
+from keyvault.schemes.table import algorithm_name
 from meters.models import Meter
 from meters.registry.enrolment import Enrolment, enrol, plan_enrolment
 from meters.registry.meter_file import MeterLine, read_meter_file
@@ -151,7 +152,7 @@ def _check_algorithms(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]])
     for line, meter in chunk:
         number = algorithms.get(line.system_title)
         if line.algorithm is not None and number is not None and number != line.algorithm:
-            reason = f"the key of meter {meter} is for {Algorithm(number).label}: that changes with the key alone"
+            reason = f"the key of meter {meter} is for {algorithm_name(number)}: that changes with the key alone"
             plan.bad.append(BadLine(line.line, reason))
 
 

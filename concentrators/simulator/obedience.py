@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import cbor2
 
 from concentrators.simulator.nonvolatile import NonVolatile, Record
-from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, parse_frame
@@ -178,7 +178,7 @@ class Receiver:
             if under > epoch or (under and under < last.epoch):
                 return None  # the keys before one under which a command was taken are forgotten
             key, alg, _ = self._keys.of(under)
-            if frame.kid[:8] != self._title or frame.alg != DOWNLINK_OF[alg]:
+            if frame.kid[:8] != self._title or frame.alg != command_algorithm(alg):
                 return None
             cipher = DirectionCipher(downlink_key(key, self._title, under, frame.alg), frame.alg)
             fields = cbor2.loads(cipher.open_(frame))

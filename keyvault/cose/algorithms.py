@@ -25,5 +25,10 @@ CCM: dict[int, Algorithm] = {
     AES_CCM_16_128_256: Algorithm("AES-CCM-16-128-256", 32, 16),
 }
 
-# The command algorithm that goes with each uplink algorithm: the same key length, a full tag.
-DOWNLINK_OF = {AES_CCM_16_64_128: AES_CCM_16_128_128, AES_CCM_16_64_256: AES_CCM_16_128_256}
+
+def command_algorithm(alg: int) -> int:
+    """The algorithm of commands under a key that was provisioned for ``alg``: AES-CCM with a full tag in every scheme.
+
+    With keys of 256 bits where ``alg`` is AES-CCM-16-64-256, else of 128.
+    """
+    return AES_CCM_16_128_256 if alg == AES_CCM_16_64_256 else AES_CCM_16_128_128

@@ -14,7 +14,7 @@ import cbor2
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault import journal
 from keyvault.ciphers import DeviceKeyOctets, open_keys
-from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
@@ -174,7 +174,7 @@ def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, heard: 
 
 
 def _seal(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
-    alg = DOWNLINK_OF[key.algorithm]
+    alg = command_algorithm(key.algorithm)
     kid = make_kid(key.system_title, key.epoch)
     cipher = DirectionCipher(downlink_key(key.octets, key.system_title, key.epoch, alg), alg)
     return Sealed(cipher.seal(kid, counter, plaintext), kid, counter, key.version)

@@ -11,7 +11,8 @@ from keyvault import master_key
 from keyvault.device_keys.epochs import WORN
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
-from keyvault.models import Algorithm, DeviceKey, KeyState, MasterKeyRotation, RotationState
+from keyvault.models import DeviceKey, KeyState, MasterKeyRotation, RotationState
+from keyvault.schemes.table import algorithm_name
 
 MISSING = "missing"
 
@@ -131,7 +132,7 @@ def of_device(system_title: bytes) -> list[dict[str, Any]]:
             "epoch": epoch,
             "use": "transfer key" if epoch == 0 else "device key",
             "state": state,
-            "algorithm": Algorithm(algorithm).label,
+            "algorithm": algorithm_name(algorithm),
             "source": source,
             "fingerprint": None if name is None else name.hex(),
             "counter": None if highest is None or highest < 0 else highest,

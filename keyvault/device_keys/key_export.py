@@ -21,6 +21,7 @@ from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.device_keys.shipment_file import Header, ShipmentError, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import Algorithm, DeviceKey, KeyState
+from keyvault.schemes.table import USUAL
 
 _NAMED = 10
 _NAMED_IN_AUDIT = 100
@@ -88,11 +89,16 @@ def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey
 
 
 def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], int]:
-    """Ids of the active keys by title and whether it is the transfer key; ShipmentError where a device has none."""
+    """Ids of the active keys by title and whether it is the transfer key.
+
+    ShipmentError where a device has none, or one of a scheme that a shipment cannot say.
+    """
     found: dict[tuple[bytes, bool], int] = {}
     for chunk in chunks(titles):
         rows = DeviceKey.objects.filter(system_title__in=chunk, state=KeyState.ACTIVE)
-        for title, epoch, key_id in rows.values_list("system_title", "epoch", "pk"):
+        for title, epoch, key_id, scheme in rows.values_list("system_title", "epoch", "pk", "scheme"):
+            if scheme != USUAL:
+                raise ShipmentError(f"the key of {bytes(title).hex()} is of scheme {scheme}: a shipment cannot say so")
             found[bytes(title), epoch == TRANSFER_EPOCH] = key_id
     keyless = [title.hex() for title in titles if (title, False) not in found]
     if keyless:

@@ -22,6 +22,7 @@ from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
 from keyvault.device_keys.weak_keys import weakness
 from keyvault.master_key.wrapping import keys_for_wrapping
 from keyvault.models import Algorithm, KeySource, KeyState
+from keyvault.schemes.table import algorithm_name
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many more are through, and of how many
 
@@ -216,7 +217,7 @@ def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: Im
         if same.fingerprint != key.fingerprint:
             return f"mismatch: {_two(same, key)} for epoch {key.epoch}"
         if key.algorithm not in (None, same.algorithm):
-            return f"mismatch: the key of epoch {key.epoch} is for {Algorithm(same.algorithm).label}"
+            return f"mismatch: the key of epoch {key.epoch} is for {algorithm_name(same.algorithm)}"
         report.unchanged += 1
         return None
     newest = max(have, default=TRANSFER_EPOCH)
@@ -245,7 +246,7 @@ def _plan_transfer_key(
     elif key.algorithm not in (None, standing.algorithm):
         if not replace:
             return (
-                f"mismatch: the same transfer key stands for {Algorithm(standing.algorithm).label}, the shipment says "
+                f"mismatch: the same transfer key stands for {algorithm_name(standing.algorithm)}, the shipment says "
                 f"{Algorithm(key.algorithm).label} (--replace-transfer-key puts that in)"
             )
         plan.replaced.append((standing, key))

@@ -18,6 +18,11 @@ SCHEMES: Table[Scheme] = Table(
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
 
 
+def algorithm_name(alg: int) -> str:
+    """The name of an algorithm that keys of any envelope may be provisioned for; its number where there is none."""
+    return next((one.algorithms[alg].name for one in ENVELOPES if alg in one.algorithms), f"algorithm {alg}")
+
+
 def parse_frame(octets: bytes) -> Frame:
     """Take a frame of any envelope apart; nothing in it is authentic. MalformedError where it is none."""
     return ENVELOPES.of(octets).parse(octets)

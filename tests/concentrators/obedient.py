@@ -6,7 +6,7 @@ from typing import Any
 import cbor2
 
 from keyvault.ciphers import open_keys
-from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
@@ -38,7 +38,7 @@ class Receiver:
         assert frame.kid[:8] == self.device.title
         assert epoch in (0, self.device.epoch)
         key = self.device.key if epoch else self.transfer_key
-        alg = DOWNLINK_OF[self.device.alg if epoch else self.transfer_alg]
+        alg = command_algorithm(self.device.alg if epoch else self.transfer_alg)
         assert frame.alg == alg
         cipher = DirectionCipher(downlink_key(key, self.device.title, epoch, alg), alg)
         return epoch, frame.counter, cbor2.loads(cipher.open_(frame))

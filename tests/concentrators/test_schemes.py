@@ -7,10 +7,13 @@ from datetime import timedelta
 import pytest
 from pytest_django import Settings
 
+from concentrators.fleet import overview
 from concentrators.ingest import reverification, verification
 from concentrators.models import Assignment, Concentrator
 from keyvault.ciphers import KeptCiphers
-from keyvault.device_keys import provisioning
+from keyvault.cose.structures import parse_frame
+from keyvault.device_keys import command_sealing, provisioning
+from keyvault.device_keys.command_sealing import PlainCommand
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.models import DeviceKey, KeyState
 from keyvault.opening import open_frames
@@ -29,7 +32,7 @@ from tests.concentrators.fleet import (
 )
 from tests.concentrators.statements import Statements
 from tests.factories import MeterFactory
-from tests.toy_schemes import ALG, BY_KID, BY_TITLE, OTHER_ALG, ToyDevice, toy_payload, toys
+from tests.toy_schemes import ALG, BY_KID, BY_TITLE, OTHER_ALG, OWN_ALG, ToyDevice, toy_payload, toys
 
 pytestmark = pytest.mark.django_db
 Make = Callable[[Concentrator], Device]
@@ -235,9 +238,18 @@ def test_mixed_fleets_cost_the_same_for_any_number_of_frames(
 
 
 class TestProvisioning:
+    def test_an_algorithm_of_its_own_has_its_name_and_takes_commands(self, concentrator: Concentrator) -> None:
+        device = meter_at(concentrator)
+        device.alg = OWN_ALG
+        provisioning.provision_stored([NewKey(device.title, 1, device.key, OWN_ALG, "toy")])
+        assert judged(concentrator, [device.frame(0)]) == {"accepted": 1}
+        assert [key["algorithm"] for key in overview.meter(device.meter, NOW)["keys"]] == ["toy 4"]
+        sealed = command_sealing.seal([PlainCommand(1, device.title, (3, 1))], NOW)[1]
+        assert parse_frame(sealed.octets).alg == 30
+
     def test_a_triple_that_no_scheme_allows_is_refused(self) -> None:
         with pytest.raises(ProvisioningError, match="no scheme 'nothing' takes a stored key"):
             provisioning.provision_stored([NewKey(bytes(8), 1, bytes(32), 10, "nothing")])
-        with pytest.raises(ProvisioningError, match=r"algorithm 30 is not one of \[10, 11\]"):
+        with pytest.raises(ProvisioningError, match=r"algorithm 30 is not one of \[4, 10, 11\]"):
             provisioning.provision_stored([NewKey(bytes(8), 1, bytes(32), 30, "toy")])
         assert not DeviceKey.objects.filter(system_title=bytes(8)).exists()

@@ -8,7 +8,7 @@ import cbor2
 import pytest
 from cryptography.exceptions import InvalidTag
 
-from keyvault.cose.algorithms import DOWNLINK_OF
+from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import derived_device_key, downlink_key, kdf_context, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame, split_sequence
@@ -194,4 +194,5 @@ def test_the_uplink_is_a_sequence_of_byte_strings() -> None:
 
 
 def test_which_alg_goes_with_which() -> None:
-    assert DOWNLINK_OF == {10: 30, 11: 31}
+    assert [command_algorithm(alg) for alg in (10, 11)] == [30, 31]
+    assert command_algorithm(4) == 30  # of an envelope without AES-CCM

@@ -1,6 +1,7 @@
 """Opening a whole uplink and taking its counters: what is refused and why, compare-and-set, row locks."""
 
 import secrets
+from random import Random
 
 import pytest
 from django.db import transaction
@@ -268,3 +269,49 @@ class TestForeseen:
     def test_a_key_that_moved_is_read_anew(self) -> None:
         provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
         assert [one.reason for one in opened(frame(5)).uplinks[0].refused] == ["key_retired"]
+
+
+# --- three ways to know counters, one answer -----------------------------------------------------------------
+
+
+def some_frames(random: Random, highest: int) -> list[bytes]:
+    """Frames as they may come: most count on, some late, repeated, skipping, forged, or under another epoch."""
+    frames: list[bytes] = []
+    following = {TITLE: highest + 1, OTHER: highest + 1}
+    for _ in range(random.randint(1, 6)):
+        title = random.choice([TITLE, OTHER])
+        counter = following[title] if random.random() < 0.6 else max(0, highest + random.randint(-6, 6))
+        following[title] = counter + 1
+        one = frame(counter, title, epoch=1 if random.random() < 0.9 else 2)
+        frames.append(one if random.random() < 0.85 else one[:-1] + bytes((one[-1] ^ 1,)))
+    return frames
+
+
+def taken(frames: list[bytes], care: Care, kept: KeptCiphers) -> tuple[object, ...]:
+    """What becomes of frames and counters, with more care each time that the one before was wrongly given."""
+    for more in list(Care)[list(Care).index(care) :]:
+        try:
+            with transaction.atomic():
+                opening = open_frames([list(enumerate(frames))], more, kept)
+                takes = take_all(opening)
+                save_counters(opening)
+            return takes, opening.uplinks[0].refused, counters(), counters(OTHER)
+        except ContendedError:
+            continue
+    raise AssertionError("contended under locks, and nobody else is there")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_counters_are_known_alike_in_all_ways(seed: int, settings: Settings) -> None:
+    settings.COUNTER_GAP_RUNS = 3
+    random = Random(seed)
+    kept = {care: KeptCiphers() for care in Care}
+    for _ in range(8):
+        frames = some_frames(random, max(counters()[0], counters(OTHER)[0]))
+        found = []
+        for care in Care:
+            with transaction.atomic():
+                found.append(taken(frames, care, kept[care]))
+                transaction.set_rollback(True)
+        assert found[0] == found[1] == found[2]
+        taken(frames, Care.LOCK, kept[Care.LOCK])

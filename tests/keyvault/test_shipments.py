@@ -29,6 +29,7 @@ from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.shipments import ImportReport
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
 from tests.keyvault.shipping import TRANSPORT, header, line, shipment_file, transfer_line, transport_file, wrapped
+from tests.toy_schemes import toys
 
 pytestmark = pytest.mark.django_db
 OFFICER = Actor("officer", "192.0.2.7")
@@ -360,6 +361,13 @@ class TestExport:
         DeviceKey.objects.filter(pk=row.pk).update(wrapped=DeviceKey.objects.get(system_title=OTHER, epoch=1).wrapped)
         with pytest.raises(ShipmentError, match="do not open"):
             key_export.export([TITLE, OTHER], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_key_of_a_scheme_that_a_shipment_cannot_say_stays(self, tmp_path: Path) -> None:
+        with toys():
+            provision_stored([NewKey(TITLE, 1, scheme="toy")])
+        with pytest.raises(ShipmentError, match="of scheme toy: a shipment cannot say so"):
+            key_export.export([TITLE], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
         assert list(tmp_path.iterdir()) == []
 
 
