@@ -18,6 +18,10 @@ _HOMES = {
         "keyvault/device_keys/heard.py",
     ),
     "which keys are worn": (r"\b[cn]\.highest >= %s", "keyvault/device_keys/epochs.py"),
+    "which rows follow a page's last": (
+        r"\}\) (\{'<'|[<>] \()|\(\w+, id\) [<>] \(%s",
+        "ami_headend/core/keyset.py",
+    ),
     "which assignments hold": (r"Q\(valid_to__gt=\w+\), valid_from__lte", "concentrators/fleet/assignments.py"),
 }
 APPS = ("ami_headend", "concentrators", "meters", "keyvault")

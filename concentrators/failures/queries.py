@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from ami_headend.core.sql import cursor, int_array
+from ami_headend.core import keyset
+from ami_headend.core.sql import cursor
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.reasons import without_values
 
@@ -134,17 +135,12 @@ def failure_groups(selection: FailureSelection, limit: int) -> tuple[list[Failur
 
 def _newest_groups(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
     """SQL of the newest groups of a selection in any order, more than ``limit`` perhaps, and its parameters."""
-    conditions: list[str] = []
-    params: list[Any] = []
-    for condition, value in (
+    conditions, params = keyset.given(
         ("meter_id = %s", selection.meter_id),
         ("last_at >= %s", selection.start),
         ("last_at < %s", selection.end),
-        ("(last_at, id) < (%s, %s)", selection.after),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            params += value if isinstance(value, FailureKey) else [value]
+        keyset.after(("last_at", "id"), selection.after, newest_first=True),
+    )
     kinds = [kind.value for kind in selection.chosen_kinds()]
     states = [state for state, is_open in _GROUP_STATES.items() if selection.is_open in (None, is_open)]
     table = "SELECT * FROM concentrators_failuregroup WHERE "
@@ -223,11 +219,9 @@ def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
 
 
 def _conditions(selection: FailureSelection) -> tuple[list[str], list[Any]]:
-    """All of the WHERE but kind and state; values never become part of the text."""
-    conditions: list[str] = []
-    params: list[Any] = []
+    """All of the WHERE but kind and state."""
     title = selection.system_title
-    for condition, value in (
+    return keyset.given(
         ("meter_id = %s", selection.meter_id),
         ("concentrator_id = %s", selection.concentrator_id),
         ("uplink_id = %s", selection.uplink_id),
@@ -235,13 +229,9 @@ def _conditions(selection: FailureSelection) -> tuple[list[str], list[Any]]:
         ("received_at < %s", selection.end),
         ("kid >= %s", title),
         ("kid <= %s", None if title is None else title + b"\xff\xff"),
-        ("id = ANY(%s::bigint[])", None if selection.ids is None else int_array(selection.ids)),
-        ("(received_at, id) < (%s, %s)", selection.after),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            params += value if isinstance(value, FailureKey) else [value]
-    return conditions, params
+        keyset.one_of("id", selection.ids, "bigint"),
+        keyset.after(("received_at", "id"), selection.after, newest_first=True),
+    )
 
 
 def _where(conditions: Iterable[str]) -> str:

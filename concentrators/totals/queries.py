@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from ami_headend.core.sql import cursor, int_array
+from ami_headend.core import keyset
+from ami_headend.core.sql import cursor
 from concentrators.totals.expected import EXPECTED, refresh
 
 
@@ -77,14 +78,12 @@ _ORDER = ", ".join(TotalKey._fields)
 
 
 def _condition(selection: TotalSelection) -> tuple[str, list[Any]]:
-    """The WHERE of a selection; values never become part of the text."""
-    conditions = ["interval_start >= %s", "interval_start < %s"]
-    params: list[Any] = [selection.start, selection.end]
-    for column, ids in (("concentrator_id", selection.concentrator_ids), ("register_id", selection.register_ids)):
-        if ids is not None:
-            conditions.append(f"{column} = ANY(%s::int[])")
-            params.append(int_array(ids))
-    if selection.after:
-        conditions.append(f"({_ORDER}) > (%s, %s, %s, %s)")
-        params += selection.after
+    """The WHERE of a selection."""
+    conditions, params = keyset.given(
+        ("interval_start >= %s", selection.start),
+        ("interval_start < %s", selection.end),
+        keyset.one_of("concentrator_id", selection.concentrator_ids),
+        keyset.one_of("register_id", selection.register_ids),
+        keyset.after(TotalKey._fields, selection.after),
+    )
     return " AND ".join(conditions), params

@@ -16,6 +16,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from psycopg.errors import QueryCanceled
 
+from ami_headend.core import keyset
 from ami_headend.core.sql import cursor, int_array
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
 from meters.registry import search
@@ -246,17 +247,14 @@ def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
 
 
 def _condition(selection: Selection, key: Sequence[str]) -> tuple[str, list[Any]]:
-    """The WHERE of a selection; values never become part of the text."""
-    conditions = ["captured_at >= %s", "captured_at < %s"]
-    start = max(selection.start, selection.after[0]) if selection.after else selection.start
-    params: list[Any] = [start, selection.end]
-    for column, ids in (("meter_id", selection.meter_ids), ("register_id", selection.register_ids)):
-        if ids is not None:
-            conditions.append(f"{column} = ANY(%s::int[])")
-            params.append(int_array(ids))
-    if selection.after:
-        conditions.append(f"({', '.join(key)}) > ({', '.join(['%s'] * len(key))})")
-        params += selection.after
+    """The WHERE of a selection."""
+    conditions, params = keyset.given(
+        ("captured_at >= %s", max(selection.start, selection.after[0]) if selection.after else selection.start),
+        ("captured_at < %s", selection.end),
+        keyset.one_of("meter_id", selection.meter_ids),
+        keyset.one_of("register_id", selection.register_ids),
+        keyset.after(key, selection.after),
+    )
     return " AND ".join(conditions), params
 
 
