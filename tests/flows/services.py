@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+from pytest_django import DjangoDbBlocker
 
 from ami_headend.local import embedded
 from tests.flows import databases
@@ -60,3 +62,26 @@ def processes_over(
         processes(folder, names, {**own, **(environ or {})}, url) as stack,
     ):
         yield stack
+
+
+def services_and_stack(*names: str, environ: Mapping[str, str] | None = None) -> tuple[Any, Any]:
+    """Two fixtures of a module: services of its own, and these processes over them."""
+
+    @pytest.fixture(scope="module")
+    def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+        services = Services(tmp_path_factory.mktemp("services"))
+        yield services
+        services.stop()
+
+    @pytest.fixture(scope="module")
+    def stack(
+        services: Services,
+        django_db_setup: None,
+        django_db_blocker: DjangoDbBlocker,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Iterator[Stack]:
+        folder = tmp_path_factory.mktemp("stack")
+        with django_db_blocker.unblock(), processes_over(services, folder, names, environ) as stack:
+            yield stack
+
+    return services, stack

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
+from typing import Any
 
 import httpx
 import psutil
@@ -241,10 +242,17 @@ def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str], 
         wait_for("every process of the stack has ended", lambda: stack.living() == [], 10)
 
 
-@pytest.fixture(scope="module")
-def live_stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """Web and worker for the tests of one module, on a database of their own. Not together with `db`."""
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack")) as stack:
-        yield stack
+def stack_of(*names: str, environ: Mapping[str, str] | None = None) -> Any:
+    """A fixture: these processes for the tests of one module, on a database of their own. Not together with `db`."""
+
+    @pytest.fixture(scope="module")
+    def stack(
+        django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Stack]:
+        with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), names, environ) as stack:
+            yield stack
+
+    return stack
+
+
+live_stack = stack_of("web", "worker")

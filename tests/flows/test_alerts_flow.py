@@ -9,7 +9,6 @@ import httpx
 import pytest
 from django.db.models import F
 from django.utils import timezone
-from pytest_django import DjangoDbBlocker
 
 from ami_headend.alerts import channels, conversations, delivery
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
@@ -19,7 +18,7 @@ from keyvault.audit.chain import Actor
 from tests.alerts.receiver import Receiver, kept_place, receiving
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of, wait_verified
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import Stack, stack_of, wait_for
 
 TOKEN = "scrape"
 ENVIRON = {
@@ -30,13 +29,7 @@ ENVIRON = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    with django_db_blocker.unblock(), running(folder, ("web", "worker"), ENVIRON) as stack:
-        yield stack
+stack = stack_of("web", "worker", environ=ENVIRON)
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 import secrets
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.utils import timezone
-from pytest_django import DjangoDbBlocker
 
 from concentrators.commands import queue
 from concentrators.commands.queue import Request
@@ -24,20 +22,14 @@ from concentrators.simulator.spool import Spool
 from concentrators.simulator.truth import compare, wait_until_verified
 from keyvault.models import DeviceKey
 from meters.models import Meter
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import Stack, stack_of, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 METERS = 12
 FAULTS = {Fault.LOSE: 0.15, Fault.DELAY: 0.15, Fault.REPEAT: 0.15, Fault.REFUSE: 0.1, Fault.LOSE_ANSWER: 0.15}
 
 
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    environ = {"COMMAND_RETRY_S": "1"}
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), environ=environ) as stack:
-        yield stack
+stack = stack_of("web", "worker", environ={"COMMAND_RETRY_S": "1"})
 
 
 def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import gzip
 import json
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, RemoteDisconnected
@@ -13,13 +12,12 @@ import httpx
 import pytest
 import zstandard
 from django.db.models import Count
-from pytest_django import DjangoDbBlocker
 
 from concentrators.models import Uplink
 from keyvault.cose.structures import encode_sequence
 from tests.flows import site as sites
 from tests.flows.site import CBOR_SEQUENCE, Site, assert_readings, frames_of, readings_expected, wait_verified
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import Stack, stack_of, wait_for
 
 MAX_OCTETS = 65_536
 MAX_FRAMES = 200
@@ -34,12 +32,7 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), environ=LIMITS) as stack:
-        yield stack
+stack = stack_of("web", "worker", environ=LIMITS)
 
 
 @pytest.fixture

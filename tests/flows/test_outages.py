@@ -2,41 +2,23 @@
 
 import signal
 import time
-from collections.abc import Iterator
 
 import httpx
 import psycopg
 import pytest
 from django.db import connections
-from pytest_django import DjangoDbBlocker
 
 from ami_headend.core.broker_errors import REST_S
 from ami_headend.local import embedded
 from tests.flows import site as sites
-from tests.flows.services import Services, processes_over
+from tests.flows.services import Services, services_and_stack
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected, wait_verified
 from tests.flows.stack import Stack, wait_for
 
 SECONDS = 8  # "within a few seconds": Redis is asked twice, with a timeout each time
 
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(tmp_path_factory.mktemp("services"))
-    yield services
-    services.stop()
-
-
-@pytest.fixture(scope="module")
-def stack(
-    services: Services,
-    django_db_setup: None,
-    django_db_blocker: DjangoDbBlocker,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    with django_db_blocker.unblock(), processes_over(services, folder, ("web", "worker")) as stack:
-        yield stack
+services, stack = services_and_stack("web", "worker")
 
 
 @pytest.fixture

@@ -11,24 +11,18 @@ import httpx
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
-from pytest_django import DjangoDbBlocker
 
 from ami_headend.signin.models import SignIn
 from keyvault.cose.structures import encode_sequence
 from tests.flows import site as sites
 from tests.flows.site import frames_of
-from tests.flows.stack import Stack, free_port, running, wait_for
+from tests.flows.stack import Stack, free_port, stack_of, wait_for
 
 SAMPLES = Path(settings.BASE_DIR) / "docs/deploy"
 LIMITS = {"TLS": "1", "PROXY_COUNT": "1", "URL_PREFIX": ""}
 
 
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), ("web",), LIMITS) as stack:
-        yield stack
+stack = stack_of("web", environ=LIMITS)
 
 
 def sample(name: str, folder: Path, stack: Stack, port: int) -> str:

@@ -1,22 +1,13 @@
 """The head-end below a path of a site that has others, whether the proxy passes the prefix on or takes it away."""
 
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
-from pytest_django import DjangoDbBlocker
 
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack, stack_of
 
-
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    environ = {"URL_PREFIX": "/ami"}
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), ("web",), environ) as stack:
-        yield stack
+stack = stack_of("web", environ={"URL_PREFIX": "/ami"})
 
 
 @pytest.mark.parametrize("passed_on", ["/ami", ""])

@@ -1,28 +1,20 @@
 """Clients that stop half-way, drip, or do not read: nobody else waits for them."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
-from pytest_django import DjangoDbBlocker
 
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack, stack_of
 from tests.server.clients import answer_of, asked, head, sent
 from tests.server.rude import ROWS, cookies_of, half_sign_in, half_uplink, many_readings, signed_in
 
 SOON_S = 30.0  # for an answer that waits for nobody, on a machine that is busy; the stalled have 60 s
 
 
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """A web server with its usual deadlines."""
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), ("web",)) as stack:
-        yield stack
+stack = stack_of("web")  # with its usual deadlines
 
 
 @pytest.fixture

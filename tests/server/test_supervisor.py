@@ -3,26 +3,17 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 
 import httpx
-import pytest
-from pytest_django import DjangoDbBlocker
 
 from ami_headend.processes import web_command
 from tests.flows import site as sites
 from tests.flows.site import CBOR_SEQUENCE, frames_of
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import Stack, stack_of, wait_for
 from tests.server.clients import answer_of, head, sent
 
-
-@pytest.fixture(scope="module")
-def stack(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    with django_db_blocker.unblock(), running(tmp_path_factory.mktemp("stack"), ()) as stack:
-        yield stack
+stack = stack_of()
 
 
 def start(stack: Stack, processes: int, **env: str) -> None:

@@ -1,17 +1,15 @@
 """Database or broker hang, are locked or cannot be written: answers come in time, and all is well again by itself."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psycopg
 import pytest
 from django.db import connections
-from pytest_django import DjangoDbBlocker
 
 from tests.flows import site as sites
-from tests.flows.services import Services, freeze, processes_over, thaw
+from tests.flows.services import Services, freeze, services_and_stack, thaw
 from tests.flows.site import Site, frames_of
 from tests.flows.stack import Stack, wait_for
 
@@ -20,23 +18,7 @@ DEADLINES = {"WEB_POST_S": "3", "WEB_PROBE_S": "3", "WEB_PAGE_S": "3", "METRICS_
 CONCENTRATORS = 16
 
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(tmp_path_factory.mktemp("services"))
-    yield services
-    services.stop()
-
-
-@pytest.fixture(scope="module")
-def stack(
-    services: Services,
-    django_db_setup: None,
-    django_db_blocker: DjangoDbBlocker,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    with django_db_blocker.unblock(), processes_over(services, folder, ("web",), DEADLINES) as stack:
-        yield stack
+services, stack = services_and_stack("web", environ=DEADLINES)
 
 
 @pytest.fixture
