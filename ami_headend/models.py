@@ -9,7 +9,7 @@ from ami_headend.core import clock
 
 
 class KeptAnswer(models.Model):
-    """The answer to a costly question (console/kept.py), as CBOR, and what it cost; one row for each question."""
+    """The answer to a costly question (kept.py), as CBOR, and what it cost; one row for each question."""
 
     name = models.CharField(max_length=40, primary_key=True)
     content = models.BinaryField()
