@@ -1,0 +1,63 @@
+"""The tables of schemes: which envelope a frame begins like, and that the lines of all tables fit together."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyvault.models import Algorithm, KeySource
+from keyvault.schemes.lines import Envelopes, Starts
+from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES, USUAL, algorithm_name
+from meters.contents.table import CONTENTS
+
+CCM = ENVELOPES["ccm"]
+SHORT = CCM._replace(name="short", first_octets=(b"\xd1", b"\x7e"))
+LONG = CCM._replace(name="long", first_octets=(b"\xd0\x83\x58", b"\xd1\x84\x01\x02"))
+THREE = Envelopes(CCM, SHORT, LONG)
+
+
+@given(st.one_of(st.binary(max_size=8), st.sampled_from([b"\xd0\x83\x58", b"\xd1\x84\x01\x02", b"\x7e"])))
+def test_the_longest_claim_decides(octets: bytes) -> None:
+    claims = [
+        (len(first), envelope.name) for envelope in THREE for first in envelope.first_octets if octets.startswith(first)
+    ]
+    assert THREE.of(octets).name == max(claims, default=(0, "ccm"))[1]
+
+
+def test_two_that_claim_the_same_octets_are_refused_and_nothing_stays() -> None:
+    table = Envelopes(CCM, SHORT)
+    with pytest.raises(ValueError, match="ccm, short, other claim frames that begin with the same octets"):
+        table.including(CCM._replace(name="other", first_octets=(b"\x7e",))).__enter__()
+    assert [line.name for line in table] == ["ccm", "short"]
+    assert table.of(b"\x7e").name == "short"
+
+
+def test_a_line_is_there_as_long_as_the_block_runs() -> None:
+    table = Envelopes(CCM)
+    with table.including(LONG):
+        assert table.of(b"\xd0\x83\x58").name == "long"
+    assert table.get("long") is None
+    assert table.of(b"\xd0\x83\x58").name == "ccm"
+
+
+def test_what_anybody_may_send_is_kept_bounded() -> None:
+    for n in range(2 * Starts._KEPT_AT_MOST):
+        assert THREE.of(n.to_bytes(4, "big")).name == "ccm"
+    assert len(THREE.starts) == Starts._KEPT_AT_MOST
+    assert THREE.of(b"\x7e").name == "short"
+
+
+def test_every_scheme_is_a_triple_of_the_tables() -> None:
+    for scheme in SCHEMES:
+        assert ENVELOPES.get(scheme.envelope) is not None
+        assert CONTENTS.get(scheme.content) is not None
+        assert {source.name for source in SOURCES} >= scheme.sources
+    assert SCHEMES.get(USUAL) is not None
+
+
+def test_the_database_knows_the_key_sources_and_the_algorithms_of_ccm() -> None:
+    assert {source.name for source in SOURCES} == set(KeySource.values)
+    assert {number: one.name for number, one in CCM.algorithms.items()} == dict(Algorithm.choices)
+
+
+def test_an_algorithm_that_no_envelope_has_is_told_by_its_number() -> None:
+    assert (algorithm_name(11), algorithm_name(99)) == ("AES-CCM-16-64-256", "algorithm 99")
