@@ -72,13 +72,14 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         ),
     ),
     FailureKind.ALGORITHM_MISMATCH: Explanation(
-        "The frame names another algorithm than its key was provisioned for. The tag was not looked at: no downgrade.",
+        "The frame is of another scheme or algorithm than its key was provisioned for. It is not tried in another way: "
+        "no downgrade.",
         (
             "The meter was configured for the other key length than the shipment file says.",
             "Somebody changed the header on the way, to have a weaker algorithm used.",
         ),
         (
-            "Compare the algorithm below with the meter's device key.",
+            "Compare scheme and algorithm below with the meter's device key.",
             "If the shipment file was wrong, give the meter a new key of the right algorithm.",
             "If it happens to one meter of a uniform batch, suspect tampering.",
         ),
