@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.db import connection, connections
 from django.utils import timezone
 
-from ami_headend.console import kept
+from ami_headend import kept
 from ami_headend.console.overview_panels import QUESTIONS
 from bench import addresses, fleet, million
 from bench.addresses import Address
