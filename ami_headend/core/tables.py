@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from ami_headend.core import names
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -36,6 +38,20 @@ class Row(NamedTuple):
 
     line: int
     cells: dict[str, str]
+
+
+class OnceEach:
+    """Values of a column, which stand in one line each; names are compared as people tell them apart."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._first: dict[str | bytes, int] = {}
+
+    def add(self, value: str | bytes, line: int) -> None:
+        """ValueError where an earlier line has this value."""
+        key, shown = (names.alike(value), value) if isinstance(value, str) else (value, value.hex())
+        if (earlier := self._first.setdefault(key, line)) != line:
+            raise ValueError(f"{self._column} {shown} stands in line {earlier} already")
 
 
 class _Bounded(io.RawIOBase):

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError
-from ami_headend.core.tables import BadLine, Row, opened, rows
+from ami_headend.core.tables import BadLine, OnceEach, Row, opened, rows
 from concentrators.fleet import registry
 from concentrators.models import Concentrator
 from keyvault.audit import chain
@@ -33,13 +33,12 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
     FileError where the table cannot be read; MasterKeyError or AuditError where it cannot be recorded.
     """
     report = ImportReport()
-    first: dict[str, int] = {}
+    once = OnceEach("name")
     with opened(path) as stream:
         for row in rows(stream, COLUMNS, ()):
             try:
                 name = _name(row)
-                if (earlier := first.setdefault(names.alike(name), row.line)) != row.line:
-                    raise ValueError(f"name {name} stands in line {earlier} already")
+                once.add(name, row.line)
                 report.new.append(name)
             except ValueError as error:
                 report.bad.append(BadLine(row.line, str(error)))

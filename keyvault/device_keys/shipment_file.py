@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ami_headend.core import eui64
 from ami_headend.core.eui64 import Eui64Error
-from ami_headend.core.tables import BadLine, FileError, opened
+from ami_headend.core.tables import BadLine, FileError, OnceEach, opened
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
 from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS
@@ -110,18 +110,15 @@ def _read(stream: BinaryIO, sha256: bytes) -> Shipment:
         raise ShipmentError(f"line 1 is no header of a shipment: {error}") from None
     lines: list[ShipmentLine] = []
     bad: list[BadLine] = []
-    first: dict[bytes, int] = {}
+    once = OnceEach("system title")
     number = 1
     for number, octets in _numbered(stream, header):
         try:
             line = _line(number, octets)
+            once.add(line.system_title, number)
+            lines.append(line)
         except ValueError as error:
             bad.append(BadLine(number, str(error)))
-            continue
-        if (earlier := first.setdefault(line.system_title, number)) != number:
-            bad.append(BadLine(number, f"system title {line.system_title.hex()} stands in line {earlier} already"))
-        else:
-            lines.append(line)
     if number - 1 < header.meters:
         raise ShipmentError(
             f"the header says {header.meters} meters, but {number - 1} lines follow: the file is cut off"

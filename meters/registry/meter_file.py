@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ami_headend.core import clock, names
 from ami_headend.core.names import UnreadableNameError
-from ami_headend.core.tables import BadLine, FileError, opened, rows
+from ami_headend.core.tables import BadLine, FileError, OnceEach, opened, rows
 from keyvault.models import Algorithm
 from meters.models import MeterStatus
 from meters.registry.lookup import parse_system_title
@@ -152,10 +152,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 def _repeated(lines: list[MeterLine]) -> Iterator[BadLine]:
     """Lines that name a system title, serial number or place which an earlier line named."""
     for column in ("system_title", "serial_number", "place"):
-        first: dict[Any, int] = {}
+        once = OnceEach(column)
         for line in lines:
-            value = getattr(line, column)
-            key = names.alike(value) if isinstance(value, str) else value
-            if value is not None and (earlier := first.setdefault(key, line.line)) != line.line:
-                shown = value.hex() if isinstance(value, bytes) else value
-                yield BadLine(line.line, f"{column} {shown} stands in line {earlier} already")
+            try:
+                if (value := getattr(line, column)) is not None:
+                    once.add(value, line.line)
+            except ValueError as error:
+                yield BadLine(line.line, str(error))
