@@ -7,6 +7,7 @@ comes back after a rollback or a restore). What was read under a generation hold
 """
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from ami_headend.core.sql import fetch_rows, octets_array
 from concentrators.ingest.facts import AssignedMeter
@@ -16,29 +17,42 @@ from meters.registry.interval_lengths import Lengths
 _KEPT_AT_MOST = 2_000_000  # some 300 octets each
 
 
+class _Kept(NamedTuple):
+    """Meters by system title, read under one generation of the registry."""
+
+    generation: int | None
+    meters: dict[bytes, AssignedMeter]
+
+
 class KeptMeters:
-    """The meters that were read under one generation of the registry."""
+    """What a worker keeps of meters. Threads may share it: each goes on with what it was given."""
 
     def __init__(self) -> None:
-        self.registers_generation: int | None = None  # of the register catalogue, when ``read`` looked last
-        self._generation: int | None = None
-        self._meters: dict[bytes, AssignedMeter] = {}
+        self._kept = _Kept(None, {})
+
+    def __contains__(self, system_title: bytes) -> bool:
+        return system_title in self._kept.meters
 
     def read(self, system_titles: Collection[bytes]) -> Mapping[bytes, AssignedMeter]:
         """Meters and their assignments by system title, and maybe others; at most two queries.
 
         A title that is not found is no meter.
         """
+        return self.look(system_titles)[0]
+
+    def look(self, system_titles: Collection[bytes]) -> tuple[Mapping[bytes, AssignedMeter], int | None]:
+        """``read``, and the generation of the registers at that time; None where none is known."""
         if not system_titles:
-            return {}
+            return {}, None
         rows = fetch_rows("SELECT number, registers FROM concentrators_registrygeneration")
-        generation, self.registers_generation = rows[0] if rows else (None, None)
-        if generation is None or generation != self._generation or len(self._meters) > _KEPT_AT_MOST:
-            self._generation, self._meters = generation, {}
-        missing = [title for title in system_titles if title not in self._meters]
+        generation, registers = rows[0] if rows else (None, None)
+        kept = self._kept
+        if generation is None or generation != kept.generation or len(kept.meters) > _KEPT_AT_MOST:
+            kept = self._kept = _Kept(generation, {})
+        missing = [title for title in system_titles if title not in kept.meters]
         if missing:
-            self._meters.update(_read(missing))
-        return self._meters
+            kept.meters.update(_read(missing))
+        return kept.meters, registers
 
 
 def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:

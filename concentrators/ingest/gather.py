@@ -17,7 +17,7 @@ from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
 from meters.readings import store as reading_store
 from meters.readings.partitions import retention_start
-from meters.readings.store import Registers
+from meters.readings.store import NO_REGISTERS, Registers
 
 _PENDING = KeyState.PENDING.value
 
@@ -45,13 +45,12 @@ def gather(
     titles = {kid[:8] for kid in opening.keys}
     for one in opening.uplinks:
         titles.update(refused.kid[:8] for refused in one.refused if refused.kid is not None)
-    known = meters.read(titles)
-    if titles:
-        registers.begin_batch(meters.registers_generation)
+    known, generation = meters.look(titles)
+    _, catalogue, readers = registers.begin_batch(generation) if titles else NO_REGISTERS
     facts = Facts(
         meters=known,
-        registers=registers.catalogue,
-        readers=registers.readers,
+        registers=catalogue,
+        readers=readers,
         pending_kids=[kid for kid, key in opening.keys.items() if key.state == _PENDING],
         earliest_s=int(retention_start(uplinks[0][0].judged_at).timestamp()) + 1,
         clock_skew_s=settings.CLOCK_SKEW_S,

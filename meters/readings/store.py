@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 
@@ -22,25 +22,34 @@ _COPY_READINGS = """COPY meters_reading
     (captured_at, meter_id, register_id, value, uplink_id, interval_minutes) FROM STDIN (FORMAT BINARY)"""
 
 
-class Registers:
-    """The register table, kept per process for as long as its generation stands, and the readers that go by it.
+class RegistersKept(NamedTuple):
+    """The register table as it was read under a generation, and the readers that go by it."""
 
-    It is read when a batch begins, and never while the batch is decided.
+    generation: int | None
+    catalogue: Catalogue
+    readers: Readers
+
+
+NO_REGISTERS = RegistersKept(None, Catalogue({}), Readers(Catalogue({})))
+
+
+class Registers:
+    """The register table, kept by a worker for as long as its generation stands.
+
+    It is read when a batch begins, and never while the batch is decided. Threads may share it: each goes on with what
+    it was given.
     """
 
     def __init__(self) -> None:
-        self._generation: int | None = None
-        self._put([])
+        self._kept = NO_REGISTERS
 
-    def begin_batch(self, generation: int | None) -> None:
-        """Read the table, unless it was read under this generation: bounds may have changed since."""
-        if generation is None or generation != self._generation:
-            self._generation = generation
-            self._put(self._rows_of())
-
-    def _put(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self.catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in rows})
-        self.readers = Readers(self.catalogue)
+    def begin_batch(self, generation: int | None) -> RegistersKept:
+        """The table, read unless it was read under this generation: bounds may have changed since."""
+        kept = self._kept
+        if generation is None or generation != kept.generation:
+            catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in self._rows_of()})
+            kept = self._kept = RegistersKept(generation, catalogue, Readers(catalogue))
+        return kept
 
     def _rows_of(self) -> list[tuple[Any, ...]]:
         return fetch_rows(

@@ -15,9 +15,9 @@ from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
 from tests.concentrators.fleet import NOW, Device, commission, outcome, post, verified
+from tests.concentrators.ingest.test_races import _deadlocks, at_once, verify_all
 from tests.concentrators.obedient import Receiver
 from tests.concentrators.test_downlink import new_key, read_now
-from tests.concentrators.test_races import _deadlocks, at_once, verify_all
 from tests.flows import databases
 
 ROUNDS = 6

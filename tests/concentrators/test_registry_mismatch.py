@@ -40,7 +40,7 @@ from tests.concentrators.fleet import (
     tallies,
     verified,
 )
-from tests.concentrators.test_reverification import again, consistent
+from tests.concentrators.ingest.test_reverification import again, consistent
 
 pytestmark = pytest.mark.django_db
 

@@ -27,8 +27,8 @@ from keyvault.device_keys.provisioning import NewKey, ProvisioningError, provisi
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import DeviceKey
 from tests.concentrators.fleet import NOW, WINDOW, Device, outcome, post, readings_of, tallies
+from tests.concentrators.ingest.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
 from tests.concentrators.test_model import flipped
-from tests.concentrators.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
 from tests.factories import MeterFactory
 from tests.flows import databases
 from tests.keyvault.shipping import TRANSPORT, line, shipment_file

@@ -38,7 +38,7 @@ from tests.concentrators.fleet import (
     readings_of,
     tallies,
 )
-from tests.concentrators.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
+from tests.concentrators.ingest.test_races import add_up, at_once, no_deadlocks, verify_all, verifying
 from tests.flows import databases
 
 __all__ = ["no_deadlocks"]

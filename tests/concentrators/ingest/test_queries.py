@@ -39,8 +39,7 @@ CONFLICTS = 20  # a COPY that meets what stands, and all again under lock
 @pytest.fixture(autouse=True)
 def known_registers(db: None) -> None:
     """Registers are read once a process; here, before anything is counted."""
-    PROCESS.meters.read([bytes(8)])
-    PROCESS.registers.begin_batch(PROCESS.meters.registers_generation)
+    PROCESS.registers.begin_batch(PROCESS.meters.look([bytes(8)])[1])
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ from tests.concentrators.fleet import (
     tallies,
     verified,
 )
-from tests.concentrators.test_reverification import again, consistent, give_keys, registered
+from tests.concentrators.ingest.test_reverification import again, consistent, give_keys, registered
 
 pytestmark = pytest.mark.django_db
 
