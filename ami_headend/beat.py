@@ -12,6 +12,7 @@ from typing import Any
 from celery import beat
 from celery.schedules import schedstate
 
+from ami_headend.core import lifesign
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
 
     def install_default_entries(self, data: Any) -> None:
         """None: no results are kept that would have to be cleaned up."""
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        lifesign.show()
+        return float(super().tick(*args, **kwargs))
 
     def apply_entry(self, entry: SteadyEntry, producer: Any = None) -> None:
         try:

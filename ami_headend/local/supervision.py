@@ -1,5 +1,8 @@
 """Processes side by side: what ends is started again, a bounded number of times, and all of them end together.
 
+A process that has given signs of life (``core.lifesign``) and gives none any more, as one that is stopped or hangs, is
+killed, and so started again. Silence is counted while this process is awake itself.
+
 A supervisor that is killed itself leaves nothing: the kernel ends its processes (on Linux; see
 ``embedded.processes.tethered``), and each of those ends what it started. Everything happens in one thread, which begins
 every process: Python's ``preexec_fn`` wants that.
@@ -9,6 +12,7 @@ import os
 import selectors
 import signal
 import subprocess
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,12 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from ami_headend.core import lifesign
 from ami_headend.local.embedded import EmbeddedError
 from ami_headend.local.embedded.processes import tethered
+from ami_headend.server.lifesigns import Silence
 
 RESTARTS_MAX = 5
 RESTARTS_PERIOD_S = 60.0
 STOP_S = 40.0  # for all of them together to finish what they have in hand
+SILENCE_S = 60.0  # without a sign of life
 _LOOK_S = 0.2
 _FIRST_WAIT_S = 0.2  # before one is started again, doubled each time
 
@@ -73,10 +80,12 @@ class _Restarts:
 
 
 class _Command:
-    """A command, its process, and what it writes."""
+    """A command, its process, what it writes, and its signs of life, which come to a socket in ``folder``."""
 
-    def __init__(self, name: str, words: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
-        self.name, self._words, self._env, self._cwd = name, list(words), dict(env), cwd
+    def __init__(self, name: str, words: Sequence[str], env: Mapping[str, str], cwd: Path, folder: Path) -> None:
+        self.name, self._words, self._cwd = name, list(words), cwd
+        self.life = lifesign.Listener(folder / name)
+        self._env = {**env, lifesign.VARIABLE: self.life.address}
         self.restarts = _Restarts(f"The process {name}")
         self.process: subprocess.Popen[bytes] | None = None
         self._rest = b""
@@ -84,6 +93,7 @@ class _Command:
     def start(self) -> int:
         """Gives the end of the pipe that it writes to."""
         self.restarts.due_s = None
+        self.life.heard()  # of the process before
         ours, theirs = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -126,10 +136,15 @@ class Supervisor:
         env: Mapping[str, str],
         cwd: Path,
         display: Display,
+        silence_s: float = SILENCE_S,
     ) -> None:
-        self._commands = [_Command(name, words, env, cwd) for name, words in commands.items()]
+        self._folder = tempfile.TemporaryDirectory(prefix="ami-headend-")
+        folder = Path(self._folder.name)
+        self._commands = [_Command(name, words, env, cwd, folder) for name, words in commands.items()]
+        self._silence, self._silence_s = Silence(silence_s), silence_s
         self._services = {service.name: (service, _Restarts(service.name)) for service in services}
         self._display = display
+        self._watched: set[int] = set()
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -144,6 +159,7 @@ class Supervisor:
                 self._read(_LOOK_S)
                 for service, restarts in self._services.values():
                     self._look_after(service, restarts)
+                self._kill_frozen()
                 for command in self._commands:
                     self._look_at(command)
         finally:
@@ -161,6 +177,22 @@ class Supervisor:
                 os.close(key.fd)
             for line in command.lines(octets):
                 self._display.line(command.name, line)
+
+    def _kill_frozen(self) -> None:
+        """Who does not listen is asked nothing; what it had in hand is lost, as if it had died."""
+        running = {c.process.pid: c for c in self._commands if c.process is not None and c.process.poll() is None}
+        heard = {pid for pid, command in running.items() if command.life.heard()}
+        for pid in heard - self._watched:  # not before its first sign: not every command gives any
+            self._silence.begin(pid)
+        for pid in self._watched - running.keys():
+            self._silence.forget(pid)
+        self._watched = (self._watched | heard) & running.keys()
+        for pid in self._silence.frozen(time.monotonic(), heard):
+            said = f"The process {running[pid].name} gave no sign of life for {self._silence_s:g} s: killed"
+            self._display.line("system", said)
+            running[pid].signal(signal.SIGKILL)
+            self._silence.forget(pid)
+            self._watched.discard(pid)
 
     def _look_at(self, command: _Command) -> None:
         code = command.process.poll() if command.process is not None else None
@@ -199,3 +231,6 @@ class Supervisor:
             for key in list(self._selector.get_map().values()):
                 os.close(key.fd)
             self._selector.close()
+            for command in self._commands:
+                command.life.close()
+            self._folder.cleanup()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from ami_headend.core import lifesign
 from ami_headend.server.lifesigns import Lifesigns, Silence
 from ami_headend.server.loop import BACKLOG
 
@@ -67,6 +68,7 @@ class Supervisor:
         while not self._stopping:
             select.select([self._wake_read], [], [], _LOOK_S)
             self._drain()
+            lifesign.show()  # of this process; its children tell it of theirs
             self._kill_frozen()
             self._replace_dead()
         self._end()

@@ -4,9 +4,11 @@ import os
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 import httpx
 
+from ami_headend.core import lifesign
 from ami_headend.processes import web_command
 from tests.flows import site as sites
 from tests.flows.site import CBOR_SEQUENCE, frames_of
@@ -58,6 +60,22 @@ def test_a_process_that_is_stopped_and_not_dead_is_replaced(stack: Stack) -> Non
             assert httpx.get(f"{stack.base_url}/health/live", timeout=30).status_code == 200
     finally:
         stack.stop("web")
+
+
+def test_the_supervisor_itself_shows_that_it_lives(stack: Stack, tmp_path: Path) -> None:
+    listener = lifesign.Listener(tmp_path / "life")
+    start(stack, 1, NOTIFY_SOCKET=listener.address)
+    try:
+        for _ in range(2):
+            wait_for("a sign of life", listener.heard, 20)
+        os.kill(stack.processes["web"].pid, signal.SIGSTOP)  # its child goes on, and gives none of these
+        listener.heard()
+        time.sleep(3)
+        assert not listener.heard()
+        os.kill(stack.processes["web"].pid, signal.SIGCONT)
+    finally:
+        stack.stop("web")
+        listener.close()
 
 
 def test_what_is_in_hand_is_answered_before_it_stops(stack: Stack) -> None:
