@@ -321,7 +321,7 @@ class TestLengthCorrection:
         assert judged_by_itself(uplink) == {"accepted": 8}
         with pytest.raises(CommandError, match="already"):
             call_command(*words)
-        with pytest.raises(CommandError, match="is no time"):
+        with pytest.raises(CommandError, match="is not a time"):
             call_command(*words, "--to", "x")
         with pytest.raises(CommandError, match="there is no meter"):
             call_command("correct_length", "nobody", "--minutes", "15", "--reason", "x")
