@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _is_local(words: list[str]) -> bool:
-    """Whether a command works on the local stack: told so by AMI_LOCAL, or one that starts it by itself."""
+    """Whether a command uses the local stack: AMI_LOCAL says so, or the command starts it."""
     if os.environ.get("AMI_LOCAL", "").lower() in ("1", "true", "yes", "on"):
         return True
     name = words[0] if words else ""

@@ -1,7 +1,7 @@
-"""Beat's scheduler: what is due is told by the monotonic clock, so that nobody who sets the clock can silence it.
+"""Beat's scheduler. It uses the monotonic clock, so that setting the wall clock cannot silence it.
 
 Celery's own keeps the wall clock's time of each last run in a file: after the clock was ahead, an entry would wait
-until that time comes round again, and a restart would read it back. Every entry here is an interval, its first turn
+until that time comes round again, and a restart would read it back. Every entry here is an interval, its first run
 comes soon after the start, and nothing is written down.
 """
 
@@ -27,7 +27,7 @@ _SELDOM_AFTER_S = 60.0
 
 
 class SteadyEntry(_ScheduleEntry):  # type: ignore[misc]
-    """An entry with the monotonic time of its next turn."""
+    """An entry with the monotonic time of its next run."""
 
     def __init__(self, *args: Any, due_at: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,7 +50,7 @@ class SteadyEntry(_ScheduleEntry):  # type: ignore[misc]
 
 
 class SteadyScheduler(_Scheduler):  # type: ignore[misc]
-    """Sends what is due. A queue that nobody empties gets no more; a broker that refuses is tried at the next turn."""
+    """Sends what is due. A queue that nobody empties gets no more; a broker that refuses is tried at the next run."""
 
     Entry = SteadyEntry
     producer = None  # of the application's pool: Celery's own would hold beat up until a broker answers, or end it

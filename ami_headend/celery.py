@@ -84,5 +84,5 @@ def show_beat_lives(**_: object) -> None:
 
 @worker_shutdown.connect
 def say_goodbye(**_: object) -> None:
-    """Takes back what was told: this worker ends in good order."""
+    """Remove this worker's heartbeat: it ends in good order."""
     heartbeats.end()

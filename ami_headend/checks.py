@@ -210,7 +210,7 @@ def _sign_in() -> Iterator[CheckMessage]:
 
 
 def _broker() -> Iterator[CheckMessage]:
-    """Whoever can write to Redis can have tasks run, and lift the limits of rates."""
+    """Check the broker: anybody who can write to Redis can run tasks and lift rate limits."""
     parts = urlsplit(settings.REDIS_URL)
     if not settings.TLS or parts.scheme == "unix" or _is_loopback(parts.hostname or "localhost"):
         return

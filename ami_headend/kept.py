@@ -32,14 +32,14 @@ class Question(NamedTuple):
     form: Any
 
 
-class Answer(NamedTuple):
+class KeptResult(NamedTuple):
     """What was found, and when."""
 
     found: Any
     taken_at: datetime
 
 
-def answers(questions: Sequence[Question], now: datetime) -> dict[str, Answer]:
+def answers(questions: Sequence[Question], now: datetime) -> dict[str, KeptResult]:
     """The answers by name; one query, and those of the questions that are due."""
     rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
     return {question.name: _answer(question, rows.get(question.name), now) for question in questions}
@@ -84,11 +84,11 @@ def read(question: Question, row: KeptAnswer) -> Any:
         return None
 
 
-def standing(questions: Sequence[Question]) -> dict[str, Answer]:
+def standing(questions: Sequence[Question]) -> dict[str, KeptResult]:
     """The answers as they stand, however old, by name; for who never asks. One query."""
     rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
     found = ((q, rows[q.name], read(q, rows[q.name])) for q in questions if q.name in rows)
-    return {question.name: Answer(answer, row.taken_at) for question, row, answer in found if answer is not None}
+    return {question.name: KeptResult(answer, row.taken_at) for question, row, answer in found if answer is not None}
 
 
 def _formed(form: Any, plain: Any) -> Any:
@@ -106,12 +106,12 @@ def _formed(form: Any, plain: Any) -> Any:
     return form(plain) if isinstance(form, type) and issubclass(form, Enum) else plain
 
 
-def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> Answer:
+def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> KeptResult:
     standing = None if row is None else read(question, row)
     if row is not None and standing is not None and not row.is_older(RESTS, now):
-        return Answer(standing, row.taken_at)
+        return KeptResult(standing, row.taken_at)
     with transaction.atomic():
         mine = KeptAnswer.objects.select_for_update(skip_locked=True).filter(name=question.name).exists()
         if row is not None and standing is not None and not mine:
-            return Answer(standing, row.taken_at)  # another is at it
-        return Answer(keep(question, now), now)
+            return KeptResult(standing, row.taken_at)  # another is at it
+        return KeptResult(keep(question, now), now)

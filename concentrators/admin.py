@@ -19,7 +19,7 @@ from concentrators import admin_commands, admin_evidence  # noqa: F401 - they re
 from concentrators.admin_forms import AssignForm, IntervalForm, LengthCorrectionForm, RegisterCorrectionForm
 from concentrators.commands import capture_period, operator
 from concentrators.commands.capture_period import IntervalError
-from concentrators.commands.operator import Order
+from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
 from concentrators.fleet import health, registry
 from concentrators.fleet.assignments import AssignmentError, assign, exchange
@@ -141,7 +141,7 @@ class AssignableMeterAdmin(MeterAdmin):
             now, minutes, at = timezone.now(), given["interval_minutes"], given["at"]
             try:
                 if given["how"] == IntervalForm.COMMAND:
-                    order = Order(CommandKind.SET_INTERVAL, start=at, interval_minutes=minutes)
+                    order = OperatorOrder(CommandKind.SET_INTERVAL, start=at, interval_minutes=minutes)
                     (command,) = operator.give(meter, order, web_actor(request), now)
                     at = datetime.fromtimestamp(command.parameters["from_s"], UTC)
                     return f"is told (command {command.pk}) to measure in {minutes} min from {shown(at)} on"
@@ -156,7 +156,9 @@ class AssignableMeterAdmin(MeterAdmin):
     @action(description="Correct length", icon="edit_calendar", permissions=["interval"])
     def correct_length(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            wish = length_corrections.Wish(given["interval_minutes"], given["start"], given["end"], given["reason"])
+            wish = length_corrections.LengthRequest(
+                given["interval_minutes"], given["start"], given["end"], given["reason"]
+            )
             try:
                 found = length_corrections.correct(meter, wish, web_actor(request), timezone.now())
             except (IntervalError, MasterKeyError, AuditError) as error:
@@ -214,7 +216,7 @@ class CorrectableRegisterAdmin(RegisterAdmin):
         form = RegisterCorrectionForm(request.POST if request.method == "POST" else None, initial=initial)
         if request.method == "POST" and form.is_valid():
             given = form.cleaned_data
-            wish = register_corrections.Wish(
+            wish = register_corrections.RegisterRequest(
                 given["reason"], RegisterKind(given["kind"]), given["unit"], given["scaler"]
             )
             try:

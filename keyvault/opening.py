@@ -177,7 +177,7 @@ def _open_by_title(
 def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> None:
     """Give the acceptable keys their ciphers; one whose row does not open stays without.
 
-    Raises ContendedError where one is without since it was taken back after it was read.
+    Raises ContendedError where a key has no cipher because its key was cut off after its row was read.
     """
     without = {kid: key for kid, key in keys.items() if key.cipher is None and key.state in ACCEPTABLE}
     if not without:

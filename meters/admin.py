@@ -46,7 +46,7 @@ Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what 
 
 
 class HouseholdAdmin(LargeTableAdmin):
-    """Rows about households: whoever looks at one, or at a list of them, is recorded."""
+    """Rows about households; every view of a row or a list is recorded."""
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         access_record.note(request)
@@ -77,7 +77,7 @@ class HouseholdAdmin(LargeTableAdmin):
         return super().get_search_results(request, queryset, search_term)
 
     def note_row(self, request: HttpRequest, row: Any) -> None:
-        """Record that one row is looked at."""
+        """Record the view of one row."""
         place, meter = getattr(row, "place_id", None), getattr(row, "meter_id", None)
         access_record.note(request, meters=None if meter is None else [meter], place=place)
 
@@ -380,7 +380,7 @@ class MeterEventAdmin(HouseholdAdmin, ReadOnlyAdmin):
 
 @admin.register(HouseholdAccess)
 class HouseholdAccessAdmin(ReadOnlyAdmin):
-    """Who looked at households' data, by the hour."""
+    """Access to household data, by the hour."""
 
     when_empty = "Nobody has looked at a household's data yet."
     list_display = ["last_at", "account", "meter_shown", "place_shown", "door", "requests", "first_at"]

@@ -231,7 +231,7 @@ class MeterEvent(models.Model):
 
 
 class HouseholdAccess(models.Model):
-    """Who looked at what meters of households said or where they hang: a row for each account, door, meter and hour.
+    """Access to readings or places of household meters: a row for each account, door, meter and hour.
 
     ``account`` is the account's name, ``door`` the name of the page or address. Neither ``meter`` nor ``place``: rows
     of any meter, as in a list or an export of all. A place that is removed leaves its number here.

@@ -31,5 +31,5 @@ def maintain_partitions(self: Any) -> None:
 
 @shared_task
 def purge_accesses() -> None:
-    """Remove old rows of the record of who looked at households' data."""
+    """Remove old rows of the record of access to household data."""
     access_record.purge(timezone.now() - timedelta(days=settings.ACCESS_KEEP_DAYS))

@@ -18,7 +18,7 @@ class Value(NamedTuple):
     is_event: bool
 
 
-class Period(NamedTuple):
+class PayloadTimes(NamedTuple):
     """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed.
 
     An interval has to be over by ``latest_s``.

@@ -32,7 +32,7 @@ def quick(db: None) -> None:
     Rule.objects.update(evaluated_at=timezone.now())
 
 
-def findings() -> dict[str, checks.Finding]:
+def findings() -> dict[str, checks.CheckResult]:
     return {finding.name: finding for finding in checks.examine()}
 
 

@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, Rule
 from ami_headend.signin import journal, roles
-from ami_headend.signin.models import Outcome
+from ami_headend.signin.models import SignInOutcome
 from concentrators.fleet import tokens
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure, RotationWave
 from keyvault import master_key
@@ -228,7 +228,7 @@ def rows(settings: Settings, tmp_path: Path) -> None:
     master_key.init(settings.MASTER_KEY_FILE)
     fill(1)
     RotationWave.objects.create(name="spring", rate_per_hour=1, failure_budget=1, created_by="tester")
-    journal.record(Outcome.SIGNED_IN, "someone", "")
+    journal.record(SignInOutcome.SIGNED_IN, "someone", "")
     now = timezone.now()
     rule = Rule.objects.get(condition=Condition.QUEUE_LAG)
     alert = Alert.objects.create(rule=rule, severity=20, subject_kind="fleet", opened_at=now, seen_at=now)

@@ -15,7 +15,7 @@ from django.conf import settings
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.core import lifesign
-from ami_headend.local.supervision import Supervisor
+from ami_headend.local.supervision import LocalSupervisor
 from ami_headend.processes import beat_command, worker_command
 from tests.flows.stack import Stack, running
 
@@ -72,7 +72,7 @@ def stack(
 
 
 def supervise(story: Story, commands: dict[str, list[str]], env: dict[str, str], silence_s: float = SILENCE_S) -> None:
-    supervisor = Supervisor(commands, [Ticking(story)], env, settings.BASE_DIR, story, silence_s)
+    supervisor = LocalSupervisor(commands, [Ticking(story)], env, settings.BASE_DIR, story, silence_s)
     with pytest.raises(StoryEndedError):
         supervisor.run()
 

@@ -18,7 +18,7 @@ from keyvault.schemes.table import ENVELOPES, SCHEMES
 from meters.contents.lines import Catalogue, Content
 from meters.contents.table import CONTENTS
 from meters.registry.interval_lengths import Lengths
-from meters.values import PayloadError, PayloadRefusal, Period, Value
+from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, START_S, Device
 
 ALG, OTHER_ALG = 10, 11  # the numbers of ccm: that alone must not tell the envelopes apart
@@ -77,7 +77,7 @@ class ToyReader:
         payload: bytes,
         system_title: bytes,
         interval_minutes: int,
-        period: Period,
+        period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
         if len(payload) != _SAID.size or not payload.startswith(b"toy"):

@@ -31,7 +31,7 @@ _ROW_FIELDS = ("selector", "threshold", "period_minutes")
 
 
 class AuditedAdmin(LargeTableAdmin):
-    """Pages whose acts are recorded: where the audit key cannot be used, nothing is done, and that is said."""
+    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say so."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
@@ -59,7 +59,7 @@ class AuditedAdmin(LargeTableAdmin):
 
 @admin.register(Rule)
 class RuleAdmin(AuditedAdmin):
-    """What is looked for, from when on, and how often it is told."""
+    """Rules: condition, thresholds, and how often receivers are reminded."""
 
     when_empty = "No rule looks for anything: no alert is raised."
     form = RuleForm
@@ -128,7 +128,7 @@ class RuleAdmin(AuditedAdmin):
 
 @admin.register(Channel)
 class ChannelAdmin(AuditedAdmin):
-    """Who is told. The signing secret of a webhook is shown once, when it is made."""
+    """Channels, each with its receivers. The signing secret of a webhook is shown once, when it is made."""
 
     when_empty = (
         "Nobody is told of alerts yet: they stand on the page Alerts alone. Add a channel, e-mail or webhook, and send "
@@ -171,7 +171,7 @@ class ChannelAdmin(AuditedAdmin):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """What goes is the channel with its secrets and what its receivers know; its messages stay."""
+        """Lists what is deleted: the channel, its secrets and its conversations. Its messages stay."""
         return [f"{channel}, its signing secrets and what waits; its messages stay" for channel in objs], {}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Channel) -> None:
@@ -262,7 +262,7 @@ class ChannelAdmin(AuditedAdmin):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
-    """What was sent to whom, and what became of it."""
+    """Messages, their receivers, and the outcome of each."""
 
     when_empty = "No message was written yet: no alert that a channel wants, and no test."
     list_display = ["created_at", "receiver", "event", "about", "outcome", "attempts"]

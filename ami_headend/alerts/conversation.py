@@ -1,4 +1,4 @@
-"""What a receiver is to be told of an alert, and when to look again: from what it was told last and what is true now.
+"""Decides which message a receiver gets about an alert, and when to decide again: from the last message and the facts.
 
 Pure: no database, no clock, no settings. docs/adr/0017-alerts.md gives the reasons.
 """
@@ -23,7 +23,7 @@ class Word(enum.StrEnum):
     UNSURE = "unsure"
 
 
-class Event(enum.StrEnum):
+class MessageType(enum.StrEnum):
     """The type of a message."""
 
     OPENED = "alert.opened"
@@ -34,7 +34,7 @@ class Event(enum.StrEnum):
     @property
     def word(self) -> Word:
         """What a receiver knows that took it."""
-        return {Event.RESOLVED: Word.OVER, Event.TEST: Word.NOTHING}.get(self, Word.OPEN)
+        return {MessageType.RESOLVED: Word.OVER, MessageType.TEST: Word.NOTHING}.get(self, Word.OPEN)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Truth:
-    """How an alert stands, and whether this receiver is to hear of it.
+    """The state of an alert, and whether this receiver gets messages about it.
 
     ``is_heard``: its channel is switched on, and has this address. ``is_wanted``: it asked for alerts as severe.
     """
@@ -73,34 +73,34 @@ class Truth:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to say now, and when to look again where nothing changes until then; neither: there is nothing to do."""
+    """The message to send now, and when to decide again if nothing changes; both empty: there is nothing to do."""
 
-    say: Event | None = None
+    say: MessageType | None = None
     look_at: datetime | None = None
 
 
 def decide(told: Told, truth: Truth, quiet: timedelta, now: datetime) -> Decision:
-    """What a receiver is told now.
+    """Decide which message a receiver gets now.
 
-    The end of what it knows as open is told at once. What is open and not known as such is told at once, too, unless
-    the receiver was disturbed shortly before: then after 5 minutes, each further time within the quiet time after four
-    times as long, up to the quiet time. What it knows as open is told again after the quiet time, until somebody
-    acknowledges; sooner, and acknowledged or not, once it has grown to twice as many subjects.
+    It gets the end of an alert that it knows as open at once. It gets an open alert that it does not know at once, too,
+    unless it got a message shortly before: then after 5 minutes, and after four times as long each further time
+    within the quiet time, up to the quiet time. It is reminded of an alert that it knows as open after the quiet time,
+    until somebody acknowledges; and earlier, acknowledged or not, once the alert has twice as many subjects.
     """
     if not truth.is_heard:
         return Decision()
     if not truth.is_open:
-        return Decision(Event.RESOLVED if told.word in (Word.OPEN, Word.UNSURE) else None)
+        return Decision(MessageType.RESOLVED if told.word in (Word.OPEN, Word.UNSURE) else None)
     due = _due(told, truth, quiet, now)
     if due is None:
         return Decision()
     if due > now:
         return Decision(look_at=due)
-    return Decision(Event.REMINDED if told.word == Word.OPEN else Event.OPENED)
+    return Decision(MessageType.REMINDED if told.word == Word.OPEN else MessageType.OPENED)
 
 
 def _due(told: Told, truth: Truth, quiet: timedelta, now: datetime) -> datetime | None:
-    """When an open alert is to be told; None where it is not, as it stands."""
+    """When the message about an open alert is due; None if the present state needs none."""
     if not truth.is_wanted or (told.word == Word.NOTHING and truth.is_acknowledged):
         return None
     disturbed_at = told.disturbed_at
@@ -125,10 +125,10 @@ def hold(flaps: int, quiet: timedelta) -> timedelta:
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingMessage:
     """A message that was written and not taken yet. ``is_under_way``: a worker sends it at this moment."""
 
-    event: Event
+    event: MessageType
     subjects: int = 1
     attempts: int = 0
     is_under_way: bool = False
@@ -136,18 +136,18 @@ class Pending:
 
 @dataclass(frozen=True)
 class Settlement:
-    """What becomes of a conversation: what is known, whether the pending message is withdrawn, what is written now.
+    """The new state of a conversation: what is known, whether the pending message is withdrawn, what is written now.
 
     ``look_at`` is when to settle again where nothing changes until then.
     """
 
     told: Told
     withdraw: bool = False
-    say: Event | None = None
+    say: MessageType | None = None
     look_at: datetime | None = None
 
 
-def settle(told: Told, pending: Pending | None, truth: Truth, quiet: timedelta, now: datetime) -> Settlement:
+def settle(told: Told, pending: PendingMessage | None, truth: Truth, quiet: timedelta, now: datetime) -> Settlement:
     """Bring a conversation into line with the truth, with one pending message at most, which is never untrue.
 
     Nothing is done while a message is under way: its outcome settles again.
@@ -166,13 +166,13 @@ def settle(told: Told, pending: Pending | None, truth: Truth, quiet: timedelta, 
 
 def _say(told: Told, truth: Truth, quiet: timedelta, now: datetime) -> Settlement:
     decision = decide(told, truth, quiet, now)
-    if decision.say is not None and decision.say != Event.RESOLVED:
+    if decision.say is not None and decision.say != MessageType.RESOLVED:
         told = disturbed(told, quiet, now)
     return Settlement(told, say=decision.say, look_at=decision.look_at)
 
 
 def _may_be_told(known: Told, truth: Truth, now: datetime) -> bool:
-    """Whether it is to be told at all, were it not for what was told shortly before."""
+    """Whether a message is due, leaving the quiet time aside."""
     return decide(replace(known, disturbed_at=None), truth, timedelta(0), now).say is not None
 
 
@@ -182,7 +182,7 @@ def disturbed(told: Told, quiet: timedelta, now: datetime) -> Told:
     return replace(told, disturbed_at=now, flaps=told.flaps + 1 if is_soon else 0)
 
 
-def taken(told: Told, event: Event, subjects: int, *, in_turn: bool) -> Told:
+def taken(told: Told, event: MessageType, subjects: int, *, in_turn: bool) -> Told:
     """What is known once a receiver took a message; ``in_turn``: no other was written for it meanwhile."""
     is_known = in_turn or event.word == told.word
     return replace(told, word=event.word if is_known else Word.UNSURE, subjects=subjects)

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
 from ami_headend.alerts import notices
-from ami_headend.alerts.conversation import Event, Pending, Settlement, Told, Truth, Word, settle
+from ami_headend.alerts.conversation import MessageType, PendingMessage, Settlement, Told, Truth, Word, settle
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Conversation, Delivery, Step
 from ami_headend.core import clock
 
@@ -60,13 +60,13 @@ def settle_all(alerts: Sequence[Alert], now: datetime) -> set[int]:
     Conversation.objects.bulk_update(changed, ["word", "subjects", "disturbed_at", "flaps", "look_at"])
     said = [(row, what.say) for row, what in settled if what.say is not None]
     Delivery.objects.bulk_create(_delivery(row, event, now) for row, event in said)
-    reminded = {row.alert.pk: row.alert for row, event in said if event == Event.REMINDED}
+    reminded = {row.alert.pk: row.alert for row, event in said if event == MessageType.REMINDED}
     AlertStep.objects.bulk_create(AlertStep(alert=alert, at=now, step=Step.REMINDED) for alert in reminded.values())
     return {row.channel.pk for row, _ in said}
 
 
 def settle_due(now: datetime) -> set[int]:
-    """Settle the alerts of conversations whose time to be looked at has come; gives the channels with messages."""
+    """Settle the alerts whose conversations are due; gives the channels that have messages to send."""
     channels: set[int] = set()
     while True:
         with transaction.atomic():
@@ -106,7 +106,7 @@ def note(conversation: Conversation, what: Told) -> None:
 
 
 def quiet_time(alert: Alert) -> timedelta:
-    """For how long those who know of an alert are not told again."""
+    """The time for which a receiver that knows of an alert is not reminded."""
     return timedelta(minutes=max(1, alert.rule.quiet_minutes))
 
 
@@ -148,8 +148,8 @@ def _settle(row: _Row, now: datetime) -> Settlement:
     )
     pending = None
     if waiting is not None:
-        pending = Pending(
-            Event(waiting.event), waiting.body["data"]["subjects"], waiting.attempts, is_under_way(waiting, now)
+        pending = PendingMessage(
+            MessageType(waiting.event), waiting.body["data"]["subjects"], waiting.attempts, is_under_way(waiting, now)
         )
     return settle(told(row.conversation), pending, truth, quiet_time(alert), now)
 
@@ -168,7 +168,7 @@ def _withdraw(deliveries: Sequence[Delivery], now: datetime) -> None:
         Delivery.objects.filter(pk__in=ids).update(given_up_at=now, last_error=REPLACED)
 
 
-def _delivery(row: _Row, event: Event, now: datetime) -> Delivery:
+def _delivery(row: _Row, event: MessageType, now: datetime) -> Delivery:
     return Delivery(
         channel=row.channel,
         channel_name=row.channel.name,

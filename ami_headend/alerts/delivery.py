@@ -1,4 +1,4 @@
-"""Sending what is to be delivered: tried again later each time, until it was taken or is no longer so.
+"""Sends messages, with growing pauses between attempts, until a receiver took them or they are out of date.
 
 A message is claimed with a lease and committed, then sent outside of any transaction, then its outcome is stored: a
 receiver holds up no lock, and a worker that dies in between gives the message back when the lease is over. So a
@@ -17,7 +17,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from ami_headend.alerts import conversations, emails, webhooks
-from ami_headend.alerts.conversation import Event, taken
+from ami_headend.alerts.conversation import MessageType, taken
 from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
 from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
@@ -94,7 +94,7 @@ def claim(channel_id: int, now: datetime) -> Delivery | None:
 
 
 def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
-    """Note what became of a claimed message, and settle what its receiver is to know next."""
+    """Store the outcome of a claimed message, and settle the next message of its receiver."""
     if _store(delivery, error, now) and error is not None and _is_down(error):
         _put_off_behind(delivery.pk)
 
@@ -117,7 +117,7 @@ def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
         row.delivered_at, row.last_error, row.leased_at = now, "", None
         if conversation is not None:
             subjects = row.body["data"]["subjects"]
-            known = taken(conversations.told(conversation), Event(row.event), subjects, in_turn=in_turn)
+            known = taken(conversations.told(conversation), MessageType(row.event), subjects, in_turn=in_turn)
             conversations.note(conversation, known)
             conversation.save(update_fields=["word", "subjects"])
     elif is_ours:
@@ -153,7 +153,7 @@ def _due(now: datetime) -> QuerySet[Delivery]:
 
 
 def _send(delivery: Delivery) -> Exception | None:
-    """Send a message, outside of any transaction; gives what kept it from being taken."""
+    """Send a message outside of any transaction; gives the error, or nothing if it was taken."""
     channel = delivery.channel
     assert channel is not None  # noqa: S101 - a claimed message has one
     try:
@@ -169,7 +169,7 @@ def _send(delivery: Delivery) -> Exception | None:
 def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
     """Put a message off, or give a test up; gives whether it is put off."""
     delivery.last_error = f"{error}"[:250]
-    if delivery.event == Event.TEST and now - delivery.created_at >= GIVE_UP_TEST_AFTER:
+    if delivery.event == MessageType.TEST and now - delivery.created_at >= GIVE_UP_TEST_AFTER:
         delivery.given_up_at = now
         logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
         return False

@@ -6,9 +6,9 @@ from typing import Any
 from django.conf import settings
 from django.core.mail import EmailMessage
 
-from ami_headend.alerts.conversation import Event
+from ami_headend.alerts.conversation import MessageType
 
-_WORDS = {Event.OPENED: "", Event.REMINDED: "still: ", Event.RESOLVED: "over: "}
+_WORDS = {MessageType.OPENED: "", MessageType.REMINDED: "still: ", MessageType.RESOLVED: "over: "}
 
 
 class MailError(Exception):
@@ -19,7 +19,7 @@ def send(recipient: str, message_id: str, body: dict[str, Any]) -> None:
     """Send one message. MailError, SMTPException or OSError where it was not taken."""
     if not settings.EMAIL_URL:
         raise MailError("EMAIL_URL is not set: there is no mail server to send by")
-    subject, text = (_test if body["type"] == Event.TEST else _alert)(body)
+    subject, text = (_test if body["type"] == MessageType.TEST else _alert)(body)
     domain = settings.DEFAULT_FROM_EMAIL.rpartition("@")[2].strip("<> ") or "localhost"
     headers = {"Message-ID": f"<{message_id}@{domain}>"}  # the same at every attempt
     EmailMessage(" ".join(subject.split()), text, to=[recipient], headers=headers).send()
@@ -35,9 +35,8 @@ def _test(body: dict[str, Any]) -> tuple[str, str]:
 
 def _alert(body: dict[str, Any]) -> tuple[str, str]:
     data = body["data"]
-    subject = (
-        f"[ami-headend] {data['severity']}: {_WORDS[Event(body['type'])]}{data['rule']}: {data['subject']['name']}"
-    )
+    word = _WORDS[MessageType(body["type"])]
+    subject = f"[ami-headend] {data['severity']}: {word}{data['rule']}: {data['subject']['name']}"
     lines = [
         data["summary"],
         "",

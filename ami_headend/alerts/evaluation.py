@@ -1,4 +1,4 @@
-"""Evaluating the rules: alerts open, go on and end by themselves; who is told what, conversations.py settles.
+"""Evaluates the rules: opens alerts, continues and ends them. conversations.py settles the messages.
 
 Each rule is evaluated in a transaction of its own, with a fixed number of statements; one that fails leaves its alerts
 as they are and says why, and the others go on. Only one evaluation runs at a time.
@@ -92,7 +92,7 @@ def _of(rule: Rule, alerts: Iterable[Alert]) -> list[Alert]:
 
 
 def _reconcile(rule: Rule, found: Findings, standing: dict[_Key, Alert], now: datetime) -> set[int]:
-    """Bring the open alerts of a rule into line with what was found, and what receivers know with the alerts."""
+    """Update the open alerts of a rule to the findings, and the conversations to the alerts."""
     holding = _holding(rule, found, standing)
     going_on = [alert for key, alert in standing.items() if key in holding]
     for alert in going_on:

@@ -12,16 +12,16 @@ NOTE_LENGTH = 1000
 
 
 class HandlingError(ValueError):
-    """What was asked for makes no sense; the message says why. The caller's mistake."""
+    """The request makes no sense; the message says why. The caller's mistake."""
 
 
 def acknowledge(ids: Collection[int], actor: str, note: str, now: datetime) -> int:
-    """Somebody looks after open alerts: nobody is told of them again. Gives how many were not acknowledged before."""
+    """Acknowledge open alerts, so that nobody is reminded of them. Gives the number of those newly acknowledged."""
     return _step(ids, Step.ACKNOWLEDGED, actor, note, now, acknowledged_at=now, acknowledged_by=actor[:150])
 
 
 def snooze(ids: Collection[int], until: datetime, actor: str, note: str, now: datetime) -> int:
-    """Snooze open alerts: they are told again when ``until`` is over, if they still stand, or begin again."""
+    """Snooze open alerts until ``until``; receivers are reminded then if they are still open, or begin again."""
     if until <= now:
         raise HandlingError("Alerts are snoozed until a time that is still to come.")
     note = f"until {until:%Y-%m-%d %H:%M} UTC{': ' if note else ''}{note}"

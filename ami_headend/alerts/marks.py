@@ -1,4 +1,4 @@
-"""Notes of how far ids went at a time: what has a higher one was stored later, whatever its own times say."""
+"""Notes the highest ids at given times: rows with higher ids were stored later, whatever their own times say."""
 
 from datetime import datetime, timedelta
 

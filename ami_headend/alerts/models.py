@@ -1,4 +1,4 @@
-"""Rules, the alerts that they raise, who is told, and what was sent."""
+"""Rules, the alerts that they raise, channels, conversations and messages."""
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -136,7 +136,7 @@ class ChannelKind(models.TextChoices):
 
 
 class Channel(models.Model):
-    """Who is told of alerts, from a severity on. A webhook's signing secret rests in keyvault."""
+    """Receivers of alerts from a severity on. keyvault stores the signing secret of a webhook."""
 
     name = models.CharField(max_length=120, unique=True, validators=[check_one_line])
     kind = models.CharField(max_length=7, choices=ChannelKind)
@@ -179,7 +179,7 @@ class GatheredSubjects(models.Model):
 
 
 class Conversation(models.Model):
-    """What one receiver of a channel knows of an alert, and when it is to be looked at again: see conversation.py.
+    """What one receiver of a channel knows of an alert, and when to decide about it again: see conversation.py.
 
     ``recipient`` is one e-mail address of the channel; a webhook has none. At most one message is under way.
     """

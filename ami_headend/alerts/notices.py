@@ -6,15 +6,15 @@ from typing import Any
 from django.conf import settings
 from django.urls import reverse
 
-from ami_headend.alerts.conversation import Event
+from ami_headend.alerts.conversation import MessageType
 from ami_headend.alerts.models import Alert, Channel, Delivery
 from concentrators.failures.kinds import Severity
 
 
 def test(channel: Channel, actor: str, now: datetime) -> None:
-    """Write a message to each receiver of a channel that only says that it is a test, and who asked for it."""
+    """Write a test message to each receiver of a channel; it says that it is a test, and who sent it."""
     content = {
-        "type": Event.TEST,
+        "type": MessageType.TEST,
         "timestamp": now.isoformat(),
         "data": {"channel": channel.name, "asked_for_by": actor},
     }
@@ -23,7 +23,7 @@ def test(channel: Channel, actor: str, now: datetime) -> None:
             channel=channel,
             channel_name=channel.name,
             recipient=recipient,
-            event=Event.TEST,
+            event=MessageType.TEST,
             body=content,
             created_at=now,
             due_at=now,
@@ -32,7 +32,7 @@ def test(channel: Channel, actor: str, now: datetime) -> None:
     )
 
 
-def body(alert: Alert, event: Event, now: datetime) -> dict[str, Any]:
+def body(alert: Alert, event: MessageType, now: datetime) -> dict[str, Any]:
     """The message about an alert as it stands."""
     return {
         "type": event,

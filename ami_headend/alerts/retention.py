@@ -1,4 +1,4 @@
-"""Alerts that have ended: kept for their time, then forgotten with their history and their messages."""
+"""Deletes ended alerts, with their history and messages, after ALERT_KEEP_DAYS."""
 
 from datetime import datetime, timedelta
 

@@ -30,7 +30,7 @@ def deliver(channel_id: int) -> None:
 
 @shared_task
 def sweep_deliveries() -> None:
-    """Write what has become due to be told, and enqueue again what is due and undelivered."""
+    """Write the messages that have become due, and enqueue again those that are due and undelivered."""
     now = timezone.now()
     conversations.settle_due(now)
     enqueue(delivery.overdue_channels(now))
@@ -46,7 +46,7 @@ def purge_alerts() -> None:
 
 
 def enqueue(channel_ids: Iterable[int]) -> None:
-    """Have a worker send what channels have due; what it is to send is committed. Without a broker the sweep does."""
+    """Have a worker send the due messages of channels, which are committed. Without a broker the sweep sends them."""
     for channel_id in channel_ids:
         try:
             deliver.apply_async((channel_id,), retry=False)

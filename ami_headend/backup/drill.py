@@ -10,7 +10,7 @@ from ami_headend.backup import databases, making, manifest, restoring
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
-from ami_headend.health.checks import Finding
+from ami_headend.health.checks import CheckResult
 from keyvault import master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -22,7 +22,7 @@ from keyvault.master_key.backups import BackupError
 _NAMED = 5
 
 
-def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[Finding]:
+def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[CheckResult]:
     """Every finding of a drill; the scratch database is gone when this returns. BackupError: none could be made.
 
     With the master key of ``masterkey.using``, if one is named.
@@ -30,23 +30,31 @@ def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[Finding]:
     findings = []
     try:
         found = manifest.read(folder, master_key.provider().fresh())
-        findings.append(Finding("manifest", True, f"backup {found.name} of {found.made_at}, proven by the master key"))
+        findings.append(
+            CheckResult("manifest", True, f"backup {found.name} of {found.made_at}, proven by the master key")
+        )
         dump = manifest.check_dump(folder, found, step("reading the dump", found.octets))
-        findings.append(Finding("dump", True, f"{found.octets} octets, SHA-256 {found.sha256}"))
+        findings.append(CheckResult("dump", True, f"{found.octets} octets, SHA-256 {found.sha256}"))
         restoring.check_release(found)
     except (BackupError, MasterKeyError) as error:
-        return [*findings, Finding("manifest" if not findings else "dump", False, str(error), "Drill another backup.")]
+        return [
+            *findings,
+            CheckResult("manifest" if not findings else "dump", False, str(error), "Drill another backup."),
+        ]
     with databases.scratch():
         try:
             restoring.load(dump, step("loading the dump", found.octets), replace=False)
         except ProgramError as error:
-            return [*findings, Finding("load", False, str(error), "Drill another backup, and see the server's log.")]
-        findings.append(Finding("load", True, "into a scratch database, in one transaction"))
+            return [
+                *findings,
+                CheckResult("load", False, str(error), "Drill another backup, and see the server's log."),
+            ]
+        findings.append(CheckResult("load", True, "into a scratch database, in one transaction"))
         findings += _examine(found, folders, step)
     return findings
 
 
-def _examine(found: Manifest, folders: Sequence[Path], step: Step) -> Iterable[Finding]:
+def _examine(found: Manifest, folders: Sequence[Path], step: Step) -> Iterable[CheckResult]:
     yield _counts(found)
     restoring.bring_up_to_date(None)
     yield _keys(step)
@@ -55,7 +63,7 @@ def _examine(found: Manifest, folders: Sequence[Path], step: Step) -> Iterable[F
         yield _journal(found, folders, step)
 
 
-def _counts(found: Manifest) -> Finding:
+def _counts(found: Manifest) -> CheckResult:
     counts = making.counts()
     tables = sorted(set(counts) | set(found.counts))
     others = [table for table in tables if counts.get(table) != found.counts.get(table)]
@@ -63,32 +71,32 @@ def _counts(found: Manifest) -> Finding:
         named = ", ".join(
             f"{table} {counts.get(table)} instead of {found.counts.get(table)}" for table in others[:_NAMED]
         )
-        return Finding("counts", False, f"{len(others)} tables differ: {named}", "Do not rely on this backup.")
-    return Finding("counts", True, f"{sum(counts.values())} rows in {len(counts)} tables, as the manifest says")
+        return CheckResult("counts", False, f"{len(others)} tables differ: {named}", "Do not rely on this backup.")
+    return CheckResult("counts", True, f"{sum(counts.values())} rows in {len(counts)} tables, as the manifest says")
 
 
-def _keys(step: Step) -> Finding:
+def _keys(step: Step) -> CheckResult:
     total = sum(count.secrets for count in census.census())
     to_do = "Name the master key that belongs to the backup (--master-key), or restore those rows from another one."
     try:
         verified = census.verify(step("opening every key", total))
     except MasterKeyError as error:
-        return Finding("keys", False, str(error), to_do)
+        return CheckResult("keys", False, str(error), to_do)
     if verified.faults:
         named = "; ".join(verified.faults[:_NAMED])
-        return Finding("keys", False, f"{len(verified.faults)} of {total} do not open: {named}", to_do)
-    return Finding("keys", True, f"all {verified.opened} open")
+        return CheckResult("keys", False, f"{len(verified.faults)} of {total} do not open: {named}", to_do)
+    return CheckResult("keys", True, f"all {verified.opened} open")
 
 
-def _audit(found: Manifest) -> Finding:
+def _audit(found: Manifest) -> CheckResult:
     try:
         head = chain.verify(found.head)
     except (AuditError, MasterKeyError) as error:
-        return Finding("audit chain", False, str(error), "Somebody changed it before the backup, or in it.")
-    return Finding("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
+        return CheckResult("audit chain", False, str(error), "Somebody changed it before the backup, or in it.")
+    return CheckResult("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
 
 
-def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> Finding:
+def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> CheckResult:
     """The journal replayed into the scratch database, and taken back."""
     to_do = "Name the journals of all hosts (--journal); see manage.py journal verify."
     try:
@@ -100,10 +108,10 @@ def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> Finding:
             verified = census.verify()
             head = chain.verify()
     except (BackupError, ReplayError, AuditError, MasterKeyError) as error:
-        return Finding("key journal", False, str(error), to_do)
+        return CheckResult("key journal", False, str(error), to_do)
     if verified.faults:
-        return Finding("key journal", False, f"keys do not open: {'; '.join(verified.faults[:_NAMED])}", to_do)
-    return Finding(
+        return CheckResult("key journal", False, f"keys do not open: {'; '.join(verified.faults[:_NAMED])}", to_do)
+    return CheckResult(
         "key journal",
         True,
         f"{len(journal)} records since the backup replay: {verified.opened} keys open, {head.number} audit records",

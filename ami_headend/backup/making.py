@@ -20,7 +20,7 @@ from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
 from ami_headend.backup.programs import Program
 from keyvault.audit.chain import Actor, AuditError
 from keyvault.master_key import MasterKeyError, backups
-from keyvault.master_key.backups import BackupError, Snapshot
+from keyvault.master_key.backups import BackupError, DumpState
 from keyvault.models import Backup
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def database_octets() -> int:
 
 
 def _dump(
-    program: Program, path: Path, backup: Backup, snapshot: Snapshot, progress: Callable[[int], object]
+    program: Program, path: Path, backup: Backup, snapshot: DumpState, progress: Callable[[int], object]
 ) -> Manifest:
     """Dump a snapshot, and say what is in it."""
     command = [program.path, "--format=custom", f"--snapshot={snapshot.id}", "--no-password"]

@@ -1,4 +1,4 @@
-"""Deleting backups whose keeping has ended: their own files alone, in the folder of backups, and proven to be ours.
+"""Deletes expired backups: only their own files, in the folder of backups, and only if the master key proves them.
 
 The row of a backup says where it lies, and whoever may write to the database writes rows. So the folder is asked: it
 lies directly under the folder of backups, has the backup's name, and its manifest is proven by the master key.

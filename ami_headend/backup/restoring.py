@@ -27,7 +27,7 @@ from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.journal import reading, replay
 from keyvault.journal.reading import Journal
-from keyvault.journal.replay import KeyReplayer, Outcome, Replayer
+from keyvault.journal.replay import KeyReplayer, Replayer, ReplayReport
 from keyvault.master_key import MasterKeys
 from keyvault.master_key.backups import BackupError
 from meters.readings import partitions
@@ -116,7 +116,7 @@ def _run(program: Program, dump: Path, progress: Callable[[int], object]) -> Non
 
 
 def check_nobody_works(role: str | None) -> None:
-    """BackupError where web, workers or somebody else of our roles is connected: what they do would be lost."""
+    """Raise BackupError while web, workers or other sessions of our roles are connected: their work would be lost."""
     connected = databases.other_sessions([] if role is None else [role])
     if connected:
         raise BackupError(
@@ -148,7 +148,7 @@ def replay_journal(
     step: Step = lambda name, total: lambda done: None,
     *,
     incomplete: bool = False,
-) -> Outcome:
+) -> ReplayReport:
     """Replay the journal into the database of this process, settle the rest and open the vault.
 
     Raises BackupError (a damaged or foreign journal), ReplayError, MasterKeyError, AuditError: nothing is changed.

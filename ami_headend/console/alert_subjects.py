@@ -19,7 +19,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
 from ami_headend.core.sql import chunks
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.models import Concentrator
 from meters.models import Meter
 from meters.readings import export
@@ -56,7 +56,7 @@ class AlertSubjectsPage(MetersActingPage):
             "export_url": reverse("admin:alert-subjects-export", args=[alert.pk]),
         }
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         search = filters["search"].strip()
         if self.gathered.kind == SubjectKind.METER:
             selection = MeterSelection(
@@ -102,7 +102,7 @@ def _gathered(request: HttpRequest, pk: int) -> GatheredSubjects:
     return found
 
 
-def _concentrators_table(rows: Sequence[Concentrator]) -> Table:
+def _concentrators_table(rows: Sequence[Concentrator]) -> HtmlTable:
     now = timezone.now()
     posted = {row.id: row.posted_at for row in silence.of_concentrators(now)}
     return table(

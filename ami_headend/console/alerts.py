@@ -28,7 +28,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
 from ami_headend.health.checks import EVALUATED_LATE
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.failures.kinds import Severity
 
 HANDLE = "alerts.handle_alert"
@@ -137,7 +137,7 @@ class AlertPage(ConsolePage):
         return HttpResponseRedirect(reverse("admin:alert", args=[pk]))
 
 
-def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = False) -> Table:
+def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = False) -> HtmlTable:
     """Alerts as rows: what, of what, since when, and who looks after it."""
     columns = [
         Column("severity"),
@@ -211,7 +211,7 @@ def _figures(now: datetime) -> list[Figure]:
 
 
 def _evaluated(now: datetime) -> Figure:
-    """Whether somebody looks at all: without beat or workers no alert is raised."""
+    """Whether rules are evaluated at all: without beat or workers no alert is raised."""
     rules = Rule.objects.filter(is_enabled=True).values_list("evaluated_at", "last_error")
     times = [at for at, _ in rules if at is not None]
     failing = sum(bool(error) for _, error in rules)
@@ -276,7 +276,7 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
     messages.success(request, f"{many} {said}." if done else f"Nothing was left to be {said}.")
 
 
-def _steps_table(steps: Iterable[AlertStep]) -> Table:
+def _steps_table(steps: Iterable[AlertStep]) -> HtmlTable:
     return table(
         [Column("when"), Column("what"), Column("who", is_minor=True), Column("note")],
         [
@@ -291,8 +291,8 @@ def _steps_table(steps: Iterable[AlertStep]) -> Table:
     )
 
 
-def _receivers_table(alert: Alert) -> Table:
-    """What each receiver knows, and when it is told next where nothing changes until then."""
+def _receivers_table(alert: Alert) -> HtmlTable:
+    """What each receiver knows, and when its next message is due if nothing changes."""
     rows = alert.conversations.select_related("channel").order_by("channel__name", "recipient")[:ROWS]
     return table(
         [Column("channel"), Column("knows it as"), Column("next message", is_minor=True)],
@@ -317,7 +317,7 @@ def _receiver(channel: Channel | None, name: str, recipient: str) -> Any:
     return format_html('{}<br><span class="console-wrap">{}</span>', shown, recipient) if recipient else shown
 
 
-def _deliveries_table(alert: Alert) -> Table:
+def _deliveries_table(alert: Alert) -> HtmlTable:
     rows = alert.deliveries.select_related("channel").order_by("-pk")[:ROWS]
     return table(
         [Column("written"), Column("channel"), Column("event"), Column("outcome")],

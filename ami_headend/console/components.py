@@ -6,7 +6,7 @@ from ami_headend import kept
 from ami_headend.console.formatting import duration
 from ami_headend.core import clock
 from ami_headend.health import checks
-from ami_headend.health.checks import Finding
+from ami_headend.health.checks import CheckResult
 from ami_headend.kept import Question
 from ami_headend.models import KeptAnswer
 
@@ -15,11 +15,11 @@ _STALE_AFTER = timedelta(minutes=3)
 _SCHEDULE = "schedule and workers"
 
 
-def _look(now: datetime) -> list[Finding]:
+def _look(now: datetime) -> list[CheckResult]:
     return checks.examine()
 
 
-COMPONENTS = Question("components", _look, list[Finding])
+COMPONENTS = Question("components", _look, list[CheckResult])
 
 
 def look(now: datetime) -> None:
@@ -27,13 +27,13 @@ def look(now: datetime) -> None:
     kept.keep(COMPONENTS, now)
 
 
-def components(now: datetime) -> list[Finding]:
+def components(now: datetime) -> list[CheckResult]:
     """The findings: what a worker found, and without one what this process sees by itself."""
     row = KeptAnswer.objects.filter(name=COMPONENTS.name).first()
     found = None if row is None else kept.read(COMPONENTS, row)
     if row is None or found is None or not clock.is_within(row.taken_at, _STALE_AFTER, now):
         since = "" if row is None else f" for {duration(clock.age_s(row.taken_at, now))}"
         to_do = "Start celery beat and a worker (make up starts both); nothing is verified without a worker."
-        return [Finding(_SCHEDULE, False, f"not heard of{since}", to_do), checks.broker()]
+        return [CheckResult(_SCHEDULE, False, f"not heard of{since}", to_do), checks.broker()]
     age = duration(clock.age_s(row.taken_at, now))
-    return [Finding(_SCHEDULE, True, f"looked at all this {age} ago"), *found]
+    return [CheckResult(_SCHEDULE, True, f"looked at all this {age} ago"), *found]

@@ -38,7 +38,7 @@ from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.console.registry_queries import TRAFFIC_PERIOD
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.failures import queries
 from concentrators.failures.queries import FailureSelection
 from concentrators.fleet import registry, tokens
@@ -194,7 +194,7 @@ class ConcentratorPage(ConsolePage):
 
 
 def _revoking(token: ConcentratorToken, now: datetime) -> dict[str, Any]:
-    """What somebody should know before a token is revoked."""
+    """Warnings to show before a token is revoked."""
     others = [other for other in token.concentrator.tokens.exclude(pk=token.pk) if tokens.state(other, now) == "valid"]
     return {"id": token.pk, "name": str(token), "used": ago(token.last_used_at, now), "others": len(others)}
 
@@ -257,7 +257,7 @@ def _span(start: datetime, end: datetime) -> str:
 
 
 def _asked(request: HttpRequest) -> tuple[datetime, datetime] | None:
-    """The hours whose meters are asked for; nothing where they are no hours of one day."""
+    """The hours that the query names; None unless they are hours of one day."""
     try:
         start, end = (datetime.fromisoformat(request.GET[name]) for name in ("from", "to"))
     except (KeyError, ValueError):
@@ -280,7 +280,7 @@ def _energy(hours: list[Hour]) -> Chart:
     )
 
 
-def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> Table:
+def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> HtmlTable:
     day = urlencode({"period": "day", "on": day_of(start).isoformat()})
     return table(
         [Column("meter"), Column("missing", is_number=True), Column("expected", is_number=True)],
@@ -295,7 +295,7 @@ def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> Ta
     )
 
 
-def _uplinks(concentrator: Concentrator, now: datetime) -> Table:
+def _uplinks(concentrator: Concentrator, now: datetime) -> HtmlTable:
     rows = Uplink.objects.filter(concentrator=concentrator).defer("body", "waiting_frames").order_by("-received_at")
     return table(
         [

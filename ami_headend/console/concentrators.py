@@ -16,9 +16,9 @@ from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC, Traffic
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.fleet.health import Health
-from concentrators.totals.completeness import Share
+from concentrators.totals.completeness import IntervalShare
 
 LAGGING_AFTER = timedelta(minutes=2)
 _STATES = {"active": True, "inactive": False}
@@ -34,7 +34,7 @@ class ConcentratorFilters(KnownParametersForm):
 
 
 def health_label(row: Health, now: datetime) -> SafeString:
-    """How a concentrator is doing, in a word: lagging is ours, the others are its own."""
+    """The health of a concentrator in a word; only ``lagging`` is the fault of the head-end."""
     if not row.is_active:
         return label("inactive")
     if row.posted_at is None:
@@ -49,7 +49,7 @@ class _Shown(NamedTuple):
 
     row: Health
     traffic: Traffic
-    share: Share | None
+    share: IntervalShare | None
 
 
 def _completeness(shown: _Shown) -> float:
@@ -81,7 +81,7 @@ class ConcentratorsPage(ListPage):
     live_every_s = 10
     form_class = ConcentratorFilters
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         now = timezone.now()
         can = self.request.user.has_perm
         sees_shares = can("concentrators.view_intervaltotal")

@@ -15,7 +15,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import kind_label, link, percent, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.failures import numbers
 from concentrators.failures.kinds import Severity
 from concentrators.failures.numbers import KEPT_MOST, Numbers
@@ -74,7 +74,7 @@ class FailureNumbersPage(ConsolePage):
             name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}" for name, at in (("from", start), ("to", end))
         }
 
-    def _meters(self, rows: list[numbers.MeterCount], way: dict[str, str]) -> Table:
+    def _meters(self, rows: list[numbers.MeterCount], way: dict[str, str]) -> HtmlTable:
         return table(
             [Column("meter"), Column("failures", is_number=True)],
             [
@@ -132,7 +132,7 @@ def _chart(found: Numbers, starts: list[datetime]) -> Chart:
     return charts.bars("refused", f"Refused frames by {step} and severity", labels(starts, pattern), series, "frames")
 
 
-def _kinds(found: Numbers, way: dict[str, str]) -> Table:
+def _kinds(found: Numbers, way: dict[str, str]) -> HtmlTable:
     whole = sum(found.by_kind.values())
     return table(
         [Column("kind"), Column("frames", is_number=True), Column("share", is_number=True)],
@@ -143,7 +143,7 @@ def _kinds(found: Numbers, way: dict[str, str]) -> Table:
     )
 
 
-def _concentrators(found: Numbers, way: dict[str, str]) -> Table:
+def _concentrators(found: Numbers, way: dict[str, str]) -> HtmlTable:
     whole = sum(found.by_kind.values())
     return table(
         [Column("concentrator"), Column("frames", is_number=True), Column("share", is_number=True)],

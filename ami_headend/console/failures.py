@@ -31,7 +31,7 @@ from ami_headend.console.lists import (
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.web.admin import FilterForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators import tasks
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures import queries
@@ -90,7 +90,7 @@ class _ClaimedMeterField(MeterField):
 
 
 class FailureFilters(FilterForm):
-    """Failures by what they are, whom they are of, who brought them, when, and whether somebody has seen them."""
+    """Filters failures by kind, meter, concentrator, time and acknowledgement."""
 
     kind = choice("kind", [(kind.value, kind.label) for kind in FailureKind])
     severity = choice("severity", [(s.name.lower(), s.name.lower()) for s in sorted(Severity, reverse=True)])
@@ -128,7 +128,7 @@ class FailureFilters(FilterForm):
 
 
 class AcknowledgeForm(forms.Form):
-    """What somebody says of failures."""
+    """The comment of an acknowledgement."""
 
     note = forms.CharField(
         max_length=NOTE_LENGTH,
@@ -142,7 +142,7 @@ def failures_url(**filters: Any) -> str:
     return f"{reverse('admin:failures')}?{urlencode(given)}" if given else reverse("admin:failures")
 
 
-def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False) -> Table:
+def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False) -> HtmlTable:
     """Failures as a table, each leading to its page; with boxes to choose some of them where asked."""
     columns = [
         Column("received"),
@@ -171,7 +171,7 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
     return table(columns, lines)
 
 
-def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> Table:
+def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> HtmlTable:
     """Failures by meter and kind as a table, each leading to its failures."""
     columns = [
         Column("kind"),
@@ -201,7 +201,7 @@ def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> Table:
 
 
 def claimed(row: FailureRow) -> SafeString | str:
-    """Whom a frame claims to be from: a meter, a system title that no meter has, or nothing that can be read."""
+    """The claimed sender of a frame: a meter, a system title without meter, or nothing readable."""
     if row.meter_id is not None:
         return clipped(row.meter)
     return (
@@ -272,7 +272,7 @@ class FailuresPage(ListPage):
     live_template_name = "console/failures/live.html"
     form_class = FailureFilters
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         selection = self.filters.selection(_key(after))
         rows, key = queries.failures(selection, ROWS)
         return failures_table(rows, timezone.now(), choose=self.request.user.has_perm(ACKNOWLEDGE)), key
@@ -316,7 +316,7 @@ class FailureGroupsPage(ListPage):
     live_template_name = "console/failures/groups_live.html"
     form_class = FailureFilters
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         form = FailureFilters(self.request.GET)
         form.full_clean()
         rows, key = queries.failure_groups(form.selection(_key(after)), ROWS)

@@ -8,7 +8,7 @@ from django.db import connection
 from ami_headend.alerts.conditions.traffic import SETTLING
 from ami_headend.kept import Question
 from concentrators.totals import completeness, expected
-from concentrators.totals.completeness import Hour, Share
+from concentrators.totals.completeness import Hour, IntervalShare
 from keyvault.device_keys import heard
 from meters.models import MeterStatus
 
@@ -50,7 +50,7 @@ class Profiles(NamedTuple):
 
     end: datetime
     hours: list[Hour]
-    shares: list[Share]
+    shares: list[IntervalShare]
 
     def over(self, period: timedelta) -> tuple[int, int]:
         """How many intervals are there, and how many are expected, in the last of it."""

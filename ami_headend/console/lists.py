@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, U
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import FilterForm, KnownParametersForm
-from ami_headend.web.tables import Table
+from ami_headend.web.tables import HtmlTable
 from meters.models import Meter
 from meters.registry.lookup import RegistryError, look_up, parse_system_title
 
@@ -94,7 +94,7 @@ class ListPage(ConsolePage):
 
     form_class: ClassVar[type[KnownParametersForm]] = FilterForm
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         """The rows of a page, and the key to go on after; ValueError where ``after`` is no key."""
         raise NotImplementedError
 

@@ -14,9 +14,9 @@ from ami_headend.console.formatting import completeness_tone, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from meters.models import Meter, Register
-from meters.readings.expectation import Period
+from meters.readings.expectation import ExpectedPeriod
 from meters.readings.gaps import Gap, GapReport
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
 from meters.readings.queries import Interval
@@ -67,7 +67,7 @@ class LoadProfilePage(ConsolePage):
         self,
         curve: Sequence[Interval],
         recent: Sequence[Interval],
-        expected: Sequence[Period],
+        expected: Sequence[ExpectedPeriod],
         report: GapReport,
         now: datetime,
     ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def exports(meter: Meter, start: datetime, end: datetime, register: Register) ->
     ]
 
 
-def _gaps(found: Sequence[Gap]) -> Table:
+def _gaps(found: Sequence[Gap]) -> HtmlTable:
     return table(
         [Column("from"), Column("to"), Column("intervals", is_number=True)],
         [[moment(gap.start), moment(gap.end), thousands(gap.intervals)] for gap in found],

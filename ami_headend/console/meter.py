@@ -28,7 +28,7 @@ from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exp
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.core.numbers import row_number
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.colours import COMMAND_COLOURS
 from concentrators.commands import operator
 from concentrators.commands.queue import DownlinkError
@@ -161,9 +161,9 @@ class MeterPage(_OfMeter):
         if act not in _ACTS:
             raise DownlinkError("there is no such command")
         kind = _ACTS[act]
-        order = operator.Order(kind)
+        order = operator.OperatorOrder(kind)
         if kind is CommandKind.RESEND:
-            order = operator.Order(kind, start=self.shown.start, end=self.shown.end, register=self.register)
+            order = operator.OperatorOrder(kind, start=self.shown.start, end=self.shown.end, register=self.register)
         given = operator.give(self.meter, order, web_actor(request), timezone.now())
         if not given:
             return "Nothing to ask for: no interval is missing, or each gap was asked for already."
@@ -266,7 +266,7 @@ def _parameters(row: Command) -> Any:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(given.items())) or NOTHING
 
 
-def _keys(meter: Meter, now: datetime) -> Table:
+def _keys(meter: Meter, now: datetime) -> HtmlTable:
     counters = InvocationCounter.objects.filter(key=OuterRef("pk"))
     rows = (
         DeviceKey.objects.filter(system_title=meter.system_title)
@@ -308,7 +308,7 @@ def _counters(row: Any) -> tuple[str, str, str]:
     return thousands(row.highest), thousands(len(runs)), thousands(sum(run.upper - run.lower for run in runs))
 
 
-def _events(meter: Meter) -> Table:
+def _events(meter: Meter) -> HtmlTable:
     rows = MeterEvent.objects.filter(meter=meter).select_related("register").order_by("-captured_at", "-id")[:_ROWS]
     return table(
         [Column("time"), Column("event"), Column("value", is_number=True)],
@@ -316,7 +316,7 @@ def _events(meter: Meter) -> Table:
     )
 
 
-def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> Table:
+def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> HtmlTable:
     return table(
         [Column("register"), Column("value", is_number=True), Column("time"), Column("OBIS code", is_minor=True)],
         [[row.name, _value(row), ago(row.captured_at, now), row.obis_code] for row in rows],

@@ -15,8 +15,8 @@ from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, 
 
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.tables import BadLine, FileError
-from ami_headend.web.tables import Column, Table, table
-from concentrators.fleet.meter_import import REFUSALS, ImportReport, KeyPolicy, import_file
+from ami_headend.web.tables import Column, HtmlTable, table
+from concentrators.fleet.meter_import import REFUSALS, KeyPolicy, MeterImportReport, import_file
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.models import FleetKey
@@ -110,7 +110,7 @@ class MeterImportPage(ConsolePage):
         return ImportForm(*args, may_provision=self.request.user.has_perm(rights.PROVISION))
 
 
-def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> ImportReport:
+def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> MeterImportReport:
     """What the table comes to; FileError where it is no table, or has too many lines for a page."""
     upload: UploadedFile[bytes] = form.cleaned_data["file"]
     with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
@@ -132,6 +132,6 @@ def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> ImportR
             raise FileError(str(error).replace(copy.name, "the file")) from None
 
 
-def _bad(lines: list[BadLine]) -> Table:
+def _bad(lines: list[BadLine]) -> HtmlTable:
     columns = [Column("line", is_number=True), Column("what is wrong")]
     return table(columns, [[line.line, line.reason] for line in lines[:_BAD_SHOWN]])

@@ -23,10 +23,10 @@ from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, text,
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.commands import operator
-from concentrators.commands.operator import Order
+from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
 from concentrators.models import CommandKind
 from keyvault import rights
@@ -89,7 +89,7 @@ class MetersActingPage(ListPage):
         elif act == "compromise":
             return HttpResponseRedirect(compromise_url(*(bytes(meter.system_title) for meter in meters)))
         else:
-            _give(request, meters, Order(_KINDS[act]))
+            _give(request, meters, OperatorOrder(_KINDS[act]))
         return HttpResponseRedirect(request.get_full_path())
 
 
@@ -119,7 +119,7 @@ class MetersPage(MetersActingPage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return {**super().get_context_data(**kwargs), "counted_at": self.counted_at}
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         now = timezone.now()
         concentrator = filters["concentrator"]
         title = None
@@ -138,7 +138,7 @@ class MetersPage(MetersActingPage):
         return meters_table(selection, self.request.user, choose=bool(self.meter_acts()))
 
 
-def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple[Table, Sequence[Any] | None]:
+def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple[HtmlTable, Sequence[Any] | None]:
     """Meters as a table, with boxes to choose some where asked, and the key to go on after."""
     now = timezone.now()
     rows, key = registry_queries.meters(selection, ROWS)
@@ -173,7 +173,7 @@ def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple
     return table(columns, lines), key
 
 
-def _give(request: HttpRequest, meters: Sequence[Meter], order: Order) -> None:
+def _give(request: HttpRequest, meters: Sequence[Meter], order: OperatorOrder) -> None:
     """Give each meter the command; those that cannot get it are named with the reason."""
     given = 0
     for meter in meters:

@@ -33,7 +33,7 @@ from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from ami_headend.core import clock
-from ami_headend.kept import Answer
+from ami_headend.kept import KeptResult
 from ami_headend.web.tables import Column, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity
@@ -237,7 +237,7 @@ def _master_key(standing: MasterKeyRotation) -> RotationBar:
     return RotationBar(title, note, done, max(1, standing.total), reverse("admin:master-key"), tone)
 
 
-def counted_at(answers: Mapping[str, Answer], now: datetime) -> datetime | None:
+def counted_at(answers: Mapping[str, KeptResult], now: datetime) -> datetime | None:
     """When the oldest of the kept answers was taken, where that is so long ago that it should be said."""
     oldest = min((answer.taken_at for answer in answers.values()), default=now)
     return None if clock.is_within(oldest, timedelta(seconds=15), now) else oldest

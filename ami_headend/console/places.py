@@ -9,7 +9,7 @@ from django.urls import reverse
 from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.lists import ROWS, ListPage, text, text_of
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from meters.models import Installation, Place
 from meters.registry import access_record, search
 
@@ -31,7 +31,7 @@ class PlacesPage(ListPage):
     template_name = "console/places/page.html"
     form_class = PlaceFilters
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         access_record.note(self.request)
         now_hanging = Installation.objects.filter(removed_at=None).select_related("meter")
         rows = Place.objects.order_by("name").prefetch_related(

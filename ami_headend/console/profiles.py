@@ -11,7 +11,7 @@ from ami_headend.console.charts import Chart, Series
 from ami_headend.console.formatting import energy, power
 from ami_headend.console.periods import ShownPeriod, day_of, labels, marks, midnight
 from meters.models import Register
-from meters.readings.expectation import Period
+from meters.readings.expectation import ExpectedPeriod
 from meters.readings.queries import Interval
 from meters.registry.interval_lengths import common_boundary
 
@@ -38,7 +38,7 @@ class Profile(NamedTuple):
 
 
 def profile(
-    shown: ShownPeriod, curve: Sequence[Interval], expected: Sequence[Period], register: Register, now: datetime
+    shown: ShownPeriod, curve: Sequence[Interval], expected: Sequence[ExpectedPeriod], register: Register, now: datetime
 ) -> Profile:
     """A period of one meter's interval register in Wh."""
     unit_wh = 10.0**register.scaler
@@ -66,7 +66,7 @@ def profile(
     )
 
 
-def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[Period]) -> list[DayShare]:
+def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[ExpectedPeriod]) -> list[DayShare]:
     """How many intervals of each day are there: each belongs to the day in which it begins."""
     counted: dict[date, int] = defaultdict(int)
     for interval in curve:
@@ -81,7 +81,7 @@ def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[P
     ]
 
 
-def _ahead(shown: ShownPeriod, expected: Sequence[Period], now: datetime) -> list[datetime]:
+def _ahead(shown: ShownPeriod, expected: Sequence[ExpectedPeriod], now: datetime) -> list[datetime]:
     """The times that are still to come, so that an axis reaches the end of its period."""
     minutes = expected[-1].interval_minutes if expected else 60
     step = timedelta(minutes=minutes)

@@ -12,11 +12,11 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from ami_headend.console.formatting import NOTHING, moment, thousands
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.tallies import TallyKey, TallySelection, tallies
-from concentrators.totals.queries import TotalKey, TotalSelection, totals
+from concentrators.totals.queries import TotalPosition, TotalSelection, totals
 from meters.models import Register
 from meters.readings import queries
 from meters.readings.obis import RegisterKind
@@ -81,7 +81,7 @@ class ReadingsPage(RecordsPage):
     form_class = ReadingFilters
     explanation = f"Oldest first; without a period, the last {_DAYS_SHOWN} days. Readings are never changed by hand."
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
             at, meter_id, register_id = after
@@ -90,7 +90,7 @@ class ReadingsPage(RecordsPage):
         access_record.note(self.request, meters=meters)
         start, end = self.period(filters)
         found, key = queries.readings_page(
-            queries.Selection(start, end, meters, _ids(filters["register"]), place), ROWS
+            queries.ReadingSelection(start, end, meters, _ids(filters["register"]), place), ROWS
         )
         columns = [*map(Column, ("time", "meter", "register", "interval")), Column("value", is_number=True)]
         rows = [
@@ -121,11 +121,11 @@ class TotalsPage(RecordsPage):
         "its meter was assigned to when the interval began. Meters: counted of expected."
     )
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
             at, *numbers = after
-            place = TotalKey(time_of(at), *(number_of(number, _IDS) for number in numbers))
+            place = TotalPosition(time_of(at), *(number_of(number, _IDS) for number in numbers))
         start, end = self.period(filters)
         asked = _ids(filters["concentrator"]), _ids(filters["register"])
         found, key = totals(TotalSelection(start, end, *asked, place), ROWS)
@@ -155,7 +155,7 @@ class TalliesPage(RecordsPage):
     form_class = TallyFilters
     explanation = "Latest first. Counts every refused frame; of a storm, the list of failures keeps only the first."
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
             at, concentrator_id, kind = after

@@ -9,7 +9,7 @@ from django.urls import reverse
 from ami_headend.alerts.models import Alert, SubjectKind
 from ami_headend.alerts.queries import count_by_severity, open_alerts
 from ami_headend.console.formatting import SEVERITY_COLOURS
-from ami_headend.health.checks import Finding
+from ami_headend.health.checks import CheckResult
 from concentrators.failures.kinds import Severity
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import approvals
@@ -39,7 +39,7 @@ class ToDo(NamedTuple):
     steps: list[Item]
 
 
-def to_do(user: Any, findings: Sequence[Finding], now: datetime) -> ToDo:
+def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
     """What the user may know of, components first: whatever they break, the rest follows from."""
     items = [
         _item(Severity.CRITICAL, f"{finding.name.capitalize()}: {finding.found}", finding.to_do)

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 _NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
-class Channel(redis.Channel):
+class BrokerChannel(redis.Channel):
     """kombu's channel, whose worker does not end where somebody has put something else into a queue."""
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -24,7 +24,7 @@ class Channel(redis.Channel):
 class Transport(redis.Transport):
     """kombu's transport by this channel."""
 
-    Channel = Channel
+    BrokerChannel = BrokerChannel
 
 
 def use() -> None:

@@ -17,8 +17,8 @@ _WITH_PORT = re.compile(r'"?(?:\[([^\]]+)\]|([0-9.]+))(?::[0-9]{1,5})?"?')
 class ForwardedAddress:
     """Middleware: makes REMOTE_ADDR the address that the outermost of our own proxies saw.
 
-    Each of the PROXY_COUNT proxies appends the address that it was asked from to X-Forwarded-For; what
-    stands further to the left came from the client, and is believed by nobody. Where no address can be read there,
+    Each of the PROXY_COUNT proxies appends the address of its client to X-Forwarded-For; anything further to the
+    left came from the client, and is ignored. Where no address can be read there,
     the proxy's own stays, and ``unread_hop`` tells.
     """
 
@@ -49,7 +49,7 @@ def read_hop(text: str) -> str | None:
 
 
 def unread_hop(request: HttpRequest) -> str | None:
-    """What stood where a proxy of ours writes the client's address, if no address did. None: all is well."""
+    """The text in the place of the client's address, if it is no address. None: all is well."""
     return request.META.get(_UNREAD)
 
 

@@ -1,4 +1,4 @@
-"""What an error of PostgreSQL tells, by its SQLSTATE (appendix A of its manual): one home for all that ask.
+"""Classifies errors of PostgreSQL by SQLSTATE (appendix A of its manual), for all of the project.
 
 Classes of exceptions tell too little: a read-only database raises an InternalError, a column whose type was changed
 a NotSupportedError, and both pass by themselves, while some OperationalErrors never do.

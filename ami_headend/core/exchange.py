@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 
-class DeadlineError(OSError):
+class ExchangeDeadlineError(OSError):
     """The time for the exchange is over; nothing more is read or written."""
 
 
@@ -33,7 +33,7 @@ class Exchange:
         """Seconds that are left; DeadlineError where none is."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise DeadlineError(f"it took longer than {self._seconds:g} seconds")
+            raise ExchangeDeadlineError(f"it took longer than {self._seconds:g} seconds")
         return left
 
     def look_up(self, host: str, port: int) -> list[str]:
@@ -82,7 +82,7 @@ class Exchange:
             self._guarded.append(connected.dup())  # TLS takes the socket over; the connection stays the same
 
     def end(self) -> None:
-        """Shut down what was connected; whoever waits for it goes on with an error at once."""
+        """Shut down the connections; each caller that waits on one gets an error at once."""
         with self._lock:
             for one in self._guarded:
                 with contextlib.suppress(OSError):  # the peer may have gone before
@@ -106,8 +106,8 @@ def exchange(seconds: float) -> Iterator[Exchange]:
     try:
         yield this
     except OSError as error:
-        if this.is_over and not isinstance(error, DeadlineError):
-            raise DeadlineError(f"it took longer than {seconds:g} seconds ({error})") from error
+        if this.is_over and not isinstance(error, ExchangeDeadlineError):
+            raise ExchangeDeadlineError(f"it took longer than {seconds:g} seconds ({error})") from error
         raise
     finally:
         timer.cancel()

@@ -51,7 +51,7 @@ _WAS_AHEAD = (
 )
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One thing that was looked at: whether it is well, what was found, and what to do if not."""
 
     name: str
@@ -60,7 +60,7 @@ class Finding(NamedTuple):
     to_do: str = ""
 
 
-def examine() -> list[Finding]:
+def examine() -> list[CheckResult]:
     """Every finding. What needs the database is left out where it does not answer, or has other tables."""
     findings = [_in_time(name, look) for name, look in _BESIDE_DATABASE.items()]
     database = _in_time("database", _database)
@@ -73,30 +73,30 @@ def examine() -> list[Finding]:
     return findings
 
 
-def _in_time(name: str, look: Callable[[], Finding]) -> Finding:
+def _in_time(name: str, look: Callable[[], CheckResult]) -> CheckResult:
     """What a look finds; or that it did not answer in time, or failed."""
     try:
         with deadline(LOOK_S + 1):  # for a server that hangs; one that answers keeps its own time
             return look() if name in _BESIDE_DATABASE or look is _database else _in_database(look)
     except DeadlineError:
         connection.close()
-        return Finding(name, False, f"did not answer within {LOOK_S + 1} s", _SEE_SERVER)
+        return CheckResult(name, False, f"did not answer within {LOOK_S + 1} s", _SEE_SERVER)
     except DatabaseError as error:
         trouble = trouble_of(error)
         found = "the database " + trouble.value if trouble else str(error).splitlines()[0]
         if trouble is Trouble.RIGHTS:
-            return Finding(
+            return CheckResult(
                 name,
                 False,
                 str(error).splitlines()[0],
                 "Run manage.py grant_rights, or migrate, where OWNER_DATABASE_URL is set.",
             )
         if trouble is Trouble.BUSY:
-            return Finding(name, False, f"did not answer within {LOOK_S} s: {found}", _SEE_LOCKS)
-        return Finding(name, False, found, _SEE_SERVER)
+            return CheckResult(name, False, f"did not answer within {LOOK_S} s: {found}", _SEE_LOCKS)
+        return CheckResult(name, False, found, _SEE_SERVER)
 
 
-def _in_database(look: Callable[[], Finding]) -> Finding:
+def _in_database(look: Callable[[], CheckResult]) -> CheckResult:
     connection.ensure_connection()
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = '{LOOK_S}s'")
@@ -109,32 +109,32 @@ def _where_to_look() -> str:
     return f"Start it with make up; if make up runs in {settings.VAR_DIR}, the server hangs or has failed: see its log."
 
 
-def _database() -> Finding:
+def _database() -> CheckResult:
     try:
         connection.ensure_connection()
         with connection.cursor() as cursor:
             version = cursor.connection.info.server_version // 10_000
         is_read_only = not is_writable()
     except OperationalError as error:
-        return Finding("database", False, str(error).splitlines()[0], _where_to_look())
+        return CheckResult("database", False, str(error).splitlines()[0], _where_to_look())
     if version < POSTGRES_VERSION_MIN:
         to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
-        return Finding("database", False, f"PostgreSQL {version} is too old", to_do)
+        return CheckResult("database", False, f"PostgreSQL {version} is too old", to_do)
     if is_read_only:
         to_do = "Promote the standby, point DATABASE_URL at the server that is written to, or free its disk."
-        return Finding("database", False, "cannot be written: it is a standby, or set to read only", to_do)
-    return Finding("database", True, f"PostgreSQL {version} answers")
+        return CheckResult("database", False, "cannot be written: it is a standby, or set to read only", to_do)
+    return CheckResult("database", True, f"PostgreSQL {version} answers")
 
 
-def _migrations() -> Finding:
+def _migrations() -> CheckResult:
     executor = MigrationExecutor(connection)
     missing = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
     if missing:
-        return Finding("migrations", False, f"{missing} are not applied", "Run manage.py migrate.")
-    return Finding("migrations", True, "all applied")
+        return CheckResult("migrations", False, f"{missing} are not applied", "Run manage.py migrate.")
+    return CheckResult("migrations", True, "all applied")
 
 
-def _role() -> Finding:
+def _role() -> CheckResult:
     """Whether the role of web and workers has the rights that it needs, and no others."""
     excess = database_roles.excess_rights()
     if excess:
@@ -142,59 +142,63 @@ def _role() -> Finding:
             "Give web and workers a role of their own in DATABASE_URL, name the owner's in OWNER_DATABASE_URL, and run "
             "manage.py migrate (docs/operations/install.md)."
         )
-        return Finding("database role", False, "; ".join(excess), to_do)
+        return CheckResult("database role", False, "; ".join(excess), to_do)
     missing = database_roles.tables_out_of_reach()
     days = partitions.retention_set()
     to_do = "Run manage.py grant_rights where OWNER_DATABASE_URL is set."
     if missing:
-        return Finding("database role", False, f"may not read {len(missing)} tables, {missing[0]} among them", to_do)
+        return CheckResult(
+            "database role", False, f"may not read {len(missing)} tables, {missing[0]} among them", to_do
+        )
     if days != settings.RETENTION_DAYS:
         found = f"may drop readings after {days} days, and RETENTION_DAYS is {settings.RETENTION_DAYS}"
-        return Finding("database role", False, found, to_do)
+        return CheckResult("database role", False, found, to_do)
     days = access_record.keep_days_set()
     if days != settings.ACCESS_KEEP_DAYS:
         found = f"may remove records of looks after {days} days, and ACCESS_KEEP_DAYS is {settings.ACCESS_KEEP_DAYS}"
-        return Finding("database role", False, found, to_do)
-    return Finding("database role", True, "owns nothing, and may not change the audit record")
+        return CheckResult("database role", False, found, to_do)
+    return CheckResult("database role", True, "owns nothing, and may not change the audit record")
 
 
-def broker() -> Finding:
+def broker() -> CheckResult:
     """Whether Redis answers, and takes what is written."""
     try:
         timeouts = {"socket_connect_timeout": BROKER_TIMEOUT_S, "socket_timeout": BROKER_TIMEOUT_S}
         with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
             client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
     except _BROKER_TROUBLE as error:
-        return Finding("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look())
-    return Finding("broker", True, "Redis answers, and can be written")
+        return CheckResult("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look())
+    return CheckResult("broker", True, "Redis answers, and can be written")
 
 
-def _workers() -> Finding:
+def _workers() -> CheckResult:
     """Whether each queue has a worker that lives, as workers themselves tell the database."""
     workers = [one for one in heartbeats.living() if one.kind == heartbeats.WORKER]
     lacking = [name for name in QUEUES if not any(name in one.queues for one in workers)]
     if not workers:
-        return Finding("workers", False, "none lives", f"Start them: {_START}")
+        return CheckResult("workers", False, "none lives", f"Start them: {_START}")
     if lacking:
         found = f"none takes from the queue{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
-        return Finding("workers", False, found, f"Start one with --queues {','.join(lacking)}: {_START}")
-    return Finding("workers", True, ", ".join(f"{one.name} ({one.processes} processes)" for one in workers))
+        return CheckResult("workers", False, found, f"Start one with --queues {','.join(lacking)}: {_START}")
+    return CheckResult("workers", True, ", ".join(f"{one.name} ({one.processes} processes)" for one in workers))
 
 
-def _schedule() -> Finding:
+def _schedule() -> CheckResult:
     """Whether one schedule runs, and no second."""
     schedules = [one for one in heartbeats.living() if one.kind == heartbeats.SCHEDULE]
     if not schedules:
-        return Finding("schedule", False, "none runs", "Start celery --app ami_headend beat (make up starts it, too).")
+        return CheckResult(
+            "schedule", False, "none runs", "Start celery --app ami_headend beat (make up starts it, too)."
+        )
     if len(schedules) > 1:
         names = " and ".join(one.name for one in schedules)
-        return Finding(
+        return CheckResult(
             "schedule", False, f"{len(schedules)} run: {names}", "Stop all but one: what is due is sent twice."
         )
-    return Finding("schedule", True, schedules[0].name)
+    return CheckResult("schedule", True, schedules[0].name)
 
 
-def _clock() -> Finding:
+def _clock() -> CheckResult:
     """Whether the clocks of this host, of every worker's and of the database's agree, and what else tells of them."""
     before = timezone.now()
     with connection.cursor() as cursor:
@@ -202,17 +206,17 @@ def _clock() -> Finding:
         theirs: datetime = cursor.fetchone()[0]
     after = timezone.now()
     if after < _PLAUSIBLE_SINCE or after < before:
-        return Finding("clock", False, f"this machine's clock says {after:%Y-%m-%d %H:%M:%S} UTC", _SYNCHRONISE)
+        return CheckResult("clock", False, f"this machine's clock says {after:%Y-%m-%d %H:%M:%S} UTC", _SYNCHRONISE)
     off_s = {"this machine": max((before - theirs).total_seconds(), 0) or min((after - theirs).total_seconds(), 0)}
     off_s |= {one.name: one.clock_off_s for one in heartbeats.living()}
     name, most_s = max(off_s.items(), key=lambda one: abs(one[1]))
     if abs(most_s) > clock.DIFFERENCE_MAX.total_seconds():
         found = f"that of {name} is {abs(most_s):.1f} s {'ahead of' if most_s > 0 else 'behind'} the database's"
-        return Finding("clock", False, found, _SYNCHRONISE)
+        return CheckResult("clock", False, found, _SYNCHRONISE)
     return _clock_of_all(theirs)
 
 
-def _clock_of_all(now: datetime) -> Finding:
+def _clock_of_all(now: datetime) -> CheckResult:
     """The clock that all agree on may be wrong for all: stored times, meters and the kernel tell."""
     newest, frames, skewed = activity.clock_skew(now - SKEW_PERIOD)
     audited, evaluated = chain.last_at(), Rule.objects.aggregate(at=Max("evaluated_at"))["at"]
@@ -225,29 +229,29 @@ def _clock_of_all(now: datetime) -> Finding:
     latest, what, when = max(((at, *said) for at, *said in stored if at is not None), default=(now, "", ""))
     if clock.is_ahead(latest, now):
         found = f"{what} {-clock.age_s(latest, now):.0f} s in the future: a clock was ahead, or is behind now"
-        return Finding("clock", False, found, _WAS_AHEAD.format(when=when))
+        return CheckResult("clock", False, found, _WAS_AHEAD.format(when=when))
     if skewed >= SKEWED_FRAMES_MIN and skewed >= frames * SKEWED_SHARE:
         found = f"{skewed} of {frames} frames of the last hour are from the future: the head-end's clock is behind"
-        return Finding("clock", False, found, _SYNCHRONISE)
+        return CheckResult("clock", False, found, _SYNCHRONISE)
     kept = kernelclock.is_synchronised()
     if kept is False and settings.TLS and not settings.IS_EMBEDDED:
-        return Finding(
+        return CheckResult(
             "clock", False, "all agree, and this host's kernel says that nothing keeps its clock right", _SYNCHRONISE
         )
     said = {True: ", and is kept right", False: "; nothing keeps it right, as this host's kernel says", None: ""}[kept]
-    return Finding("clock", True, f"agrees with the database's{said}")
+    return CheckResult("clock", True, f"agrees with the database's{said}")
 
 
-def _master_key() -> Finding:
+def _master_key() -> CheckResult:
     try:
         keys = master_key.probe()
     except MasterKeyError as error:
         to_do = "Mend it, or restore it from its own backup. Until then uplinks wait, and none is lost."
-        return Finding("master key", False, str(error), to_do)
-    return Finding("master key", True, f"version {keys.active_version} active, in {master_key.provider()}")
+        return CheckResult("master key", False, str(error), to_do)
+    return CheckResult("master key", True, f"version {keys.active_version} active, in {master_key.provider()}")
 
 
-def _master_key_opens() -> Finding:
+def _master_key_opens() -> CheckResult:
     """Opens the oldest and the newest wrapped keys, which a rotation by halves would tell apart."""
     try:
         tried, refusals = trial.try_stored_keys()
@@ -255,76 +259,76 @@ def _master_key_opens() -> Finding:
         tried, refusals = 0, [str(error)]
     if refusals:
         to_do = "Name the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
-        return Finding("master key opens", False, refusals[0], to_do)
-    return Finding("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
+        return CheckResult("master key opens", False, refusals[0], to_do)
+    return CheckResult("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
 
 
-def _key_journal() -> Finding:
+def _key_journal() -> CheckResult:
     try:
         folder = journal.probe()
     except MasterKeyError as error:
         to_do = "Mend it: until then no key is made, given out or cut off. Uplinks under known keys are verified."
-        return Finding("key journal", False, str(error), to_do)
-    return Finding("key journal", True, f"can be written, in {folder}")
+        return CheckResult("key journal", False, str(error), to_do)
+    return CheckResult("key journal", True, f"can be written, in {folder}")
 
 
-def _replayed() -> Finding:
+def _replayed() -> CheckResult:
     if not journal.is_open():
         to_do = "Run manage.py restore --replay. Uplinks are taken meanwhile, and wait."
-        return Finding("restored", False, "the key journal was not replayed into this database yet", to_do)
-    return Finding("restored", True, "nothing is left to replay")
+        return CheckResult("restored", False, "the key journal was not replayed into this database yet", to_do)
+    return CheckResult("restored", True, "nothing is left to replay")
 
 
-def _partitions() -> Finding:
+def _partitions() -> CheckResult:
     now = timezone.now()
     period = partitions.covered(now)
     to_do = "Run manage.py pgpartition --yes, and see that celery beat runs."
     if period is None:
-        return Finding("partitions", False, "none for now: no reading can be stored", to_do)
+        return CheckResult("partitions", False, "none for now: no reading can be stored", to_do)
     start, end = period
     if start > partitions.retention_start(now):
-        return Finding("partitions", False, f"begin on {start:%Y-%m-%d}, after the retention does", to_do)
+        return CheckResult("partitions", False, f"begin on {start:%Y-%m-%d}, after the retention does", to_do)
     if end < now + timedelta(days=31):
-        return Finding("partitions", False, f"end on {end:%Y-%m-%d}", to_do)
-    return Finding("partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}")
+        return CheckResult("partitions", False, f"end on {end:%Y-%m-%d}", to_do)
+    return CheckResult("partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}")
 
 
-def _disk() -> Finding:
+def _disk() -> CheckResult:
     place = next(path for path in (settings.VAR_DIR, *settings.VAR_DIR.absolute().parents) if path.exists())
     usage = shutil.disk_usage(place)
     found = f"{usage.free / 1024**3:.1f} GiB free at {place}"
     if usage.free < DISK_FREE_MIN_OCTETS or usage.free < usage.total * DISK_FREE_MIN_PART:
         to_do = "Make room: lower RETENTION_DAYS or UPLINK_KEEP_DAYS, or give it a larger disk."
-        return Finding("disk", False, found, to_do)
-    return Finding("disk", True, found)
+        return CheckResult("disk", False, found, to_do)
+    return CheckResult("disk", True, found)
 
 
-def _backlog() -> Finding:
+def _backlog() -> CheckResult:
     waiting = backlog.waiting()
     if waiting.oldest_received_at is None:
-        return Finding("backlog", True, "nothing waits")
+        return CheckResult("backlog", True, "nothing waits")
     now = timezone.now()
     age_s = clock.age_s(waiting.oldest_received_at, now)
     if clock.is_ahead(waiting.oldest_received_at, now):
         found = f"{waiting.uplinks} uplinks wait, the oldest received {-age_s:.0f} s in the future"
-        return Finding("backlog", False, found, _WAS_AHEAD.format(when="once workers have verified them"))
+        return CheckResult("backlog", False, found, _WAS_AHEAD.format(when="once workers have verified them"))
     found = f"{waiting.uplinks} uplinks wait, the oldest for {age_s:.0f} s"
     if (
         clock.has_rested(waiting.oldest_received_at, BACKLOG_AGE_MAX, now)
         or waiting.uplinks > settings.UPLINK_QUEUE_MAX
     ):
         to_do = "See that workers and celery beat run, and the uplinks' last_error; or start more workers."
-        return Finding("backlog", False, found, to_do)
-    return Finding("backlog", True, found)
+        return CheckResult("backlog", False, found, to_do)
+    return CheckResult("backlog", True, found)
 
 
-def _alerts() -> Finding:
+def _alerts() -> CheckResult:
     """Whether somebody evaluates the rules of alerts: a worker does, sent by the schedule."""
     rules = list(
         Rule.objects.filter(is_enabled=True).order_by("name").values_list("name", "evaluated_at", "last_error")
     )
     if not rules:
-        return Finding("alerts", True, "every rule is switched off")
+        return CheckResult("alerts", True, "every rule is switched off")
     latest = max((at for _, at, _ in rules if at is not None), default=None)
     if not clock.is_within(latest, EVALUATED_LATE, timezone.now()):
         found = (
@@ -332,18 +336,18 @@ def _alerts() -> Finding:
             if latest is None
             else f"no rule was looked at since {latest:%Y-%m-%d %H:%M} UTC"
         )
-        return Finding(
+        return CheckResult(
             "alerts", False, found, "See that celery beat and a worker run: no alert is raised without them."
         )
     failing = [(name, error) for name, _, error in rules if error]
     if failing:
         name, error = failing[0]
         found = f"{len(failing)} of {len(rules)} rules cannot be evaluated; {name}: {error}"
-        return Finding("alerts", False, found, "See the worker's log; if it stays, report it.")
-    return Finding("alerts", True, f"{len(rules)} rules are looked at")
+        return CheckResult("alerts", False, found, "See the worker's log; if it stays, report it.")
+    return CheckResult("alerts", True, f"{len(rules)} rules are looked at")
 
 
-_BESIDE_DATABASE: dict[str, Callable[[], Finding]] = {
+_BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "broker": broker,
     "master key": _master_key,
     "key journal": _key_journal,
@@ -351,17 +355,17 @@ _BESIDE_DATABASE: dict[str, Callable[[], Finding]] = {
 }
 
 
-def _addresses() -> Finding:
+def _addresses() -> CheckResult:
     """Whether the proxies say where sign-ins come from: else failed ones are counted against nobody."""
     found = unread.found_lately()
     if found is None:
-        return Finding("client addresses", True, "known of every sign-in of a day")
+        return CheckResult("client addresses", True, "known of every sign-in of a day")
     peer, text = found
     to_do = "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the proxies in front."
-    return Finding("client addresses", False, f"{peer} wrote {text} where a client's address belongs", to_do)
+    return CheckResult("client addresses", False, f"{peer} wrote {text} where a client's address belongs", to_do)
 
 
-_IN_DATABASE: dict[str, Callable[[], Finding]] = {
+_IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "workers": _workers,
     "schedule": _schedule,
     "clock": _clock,

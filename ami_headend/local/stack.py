@@ -19,7 +19,7 @@ from django.db import OperationalError, connections
 from ami_headend.local import embedded
 from ami_headend.local.display import Lines
 from ami_headend.local.embedded import OwnService
-from ami_headend.local.supervision import RestartsError, Supervisor
+from ami_headend.local.supervision import LocalSupervisor, RestartsError
 from ami_headend.processes import beat_command, web_command, worker_command
 from keyvault import master_key
 from keyvault.models import DeviceKey, FleetKey
@@ -86,7 +86,7 @@ def supervise(commands: Mapping[str, list[str]], ready: "Prepared", panel: str =
     """
     lines = Lines(list(commands), panel)
     try:
-        Supervisor(commands, ready.services, ready.env, settings.BASE_DIR, lines).run()
+        LocalSupervisor(commands, ready.services, ready.env, settings.BASE_DIR, lines).run()
     except RestartsError as error:
         raise LocalStackError(str(error)) from error
     finally:

@@ -126,7 +126,7 @@ class _Command:
                 self.process.send_signal(number)
 
 
-class Supervisor:
+class LocalSupervisor:
     """Runs commands, and looks after services, until it is interrupted or something ends too often."""
 
     def __init__(

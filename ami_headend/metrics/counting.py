@@ -1,4 +1,4 @@
-"""Counters that only grow, added up from the uplinks' rows as they are verified: nothing is done a frame, or an uplink.
+"""Adds up counters that only grow from the rows of verified uplinks, in a few statements for all of them at once.
 
 Rows are counted by ``verified_at``, which the verifying transaction takes from the database's clock. One that is still
 open may yet commit rows with an earlier time than now: so counting goes as far as the beginning of the oldest
@@ -19,7 +19,7 @@ BOUNDS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400)
 
 
 def count() -> Counted:
-    """Count what was verified since the last time, in three statements; what another is counting now comes later."""
+    """Count what was verified since the last time, in three statements, unless another process is counting."""
     with transaction.atomic():
         row = Counted.objects.select_for_update(skip_locked=True).first()
         if row is not None:

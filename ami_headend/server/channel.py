@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from waitress.channel import HTTPChannel
 
-from ami_headend.server.requests import AnswerTask, RefusalTask, RefusedError, Request
+from ami_headend.server.requests import AnswerTask, CheckedRequest, RefusalTask, RefusedRequestError
 
 SEND_OCTETS = 128 * 1024
 _TURN_OCTETS = 1024 * 1024  # to one client, before the others have their turn
@@ -29,13 +29,13 @@ class Deadlines(NamedTuple):
     answer_rate: float  # octets a second that must be taken after that
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class ClientChannel(HTTPChannel):  # type: ignore[misc]
     """waitress' channel with deadlines, which ``tick`` looks at, and without a thread that waits for a client."""
 
-    parser_class = Request
+    parser_class = CheckedRequest
     task_class = AnswerTask
     error_task_class = RefusalTask
-    request: Request | None
+    request: CheckedRequest | None
     current_outbuf_count: int
     watched = 0  # what the loop watches for
     lingers = False  # the client may still be sending what was refused
@@ -122,9 +122,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if request is None:
             self.will_close |= since_s > (deadlines.head_s if self.is_new else deadlines.idle_s)
         elif since_s > (deadlines.request_s if request.headers_finished else deadlines.head_s):
-            self.refuse(RefusedError(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in whole in time."))
+            self.refuse(RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in whole in time."))
 
-    def refuse(self, refusal: RefusedError) -> None:
+    def refuse(self, refusal: RefusedRequestError) -> None:
         """Answer a request that did not come in whole."""
         with self.requests_lock:
             request, self.request = self.request, None
@@ -196,6 +196,6 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 _serving = threading.local()
 
 
-def serving() -> Channel | None:
+def serving() -> ClientChannel | None:
     """The channel whose request this thread answers."""
     return getattr(_serving, "channel", None)

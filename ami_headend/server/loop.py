@@ -13,7 +13,7 @@ from waitress import wasyncore
 from waitress.server import TcpWSGIServer
 
 from ami_headend.server import lifesigns
-from ami_headend.server.channel import Channel, Deadlines, serving
+from ami_headend.server.channel import ClientChannel, Deadlines, serving
 from ami_headend.server.pools import Pools
 from ami_headend.server.requests import Limits
 
@@ -45,7 +45,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     for longest, of the address that has most of them: whoever sends a whole request gets an answer.
     """
 
-    channel_class = Channel
+    channel_class = ClientChannel
     accepting: bool
 
     def __init__(
@@ -168,7 +168,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         if channel is not None:
             self.touch(channel)
 
-    def touch(self, channel: Channel) -> None:
+    def touch(self, channel: ClientChannel) -> None:
         """Have the loop look at a channel."""
         self._touched.append(channel)
         self._wake()
@@ -182,7 +182,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             if self._stops_at_s is None:
                 raise
 
-    def forget(self, channel: Channel) -> None:
+    def forget(self, channel: ClientChannel) -> None:
         """A channel is about to be closed."""
         if channel.watched:
             self._selector.unregister(channel.socket)
@@ -227,7 +227,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         logger.warning("too many connections: %d closed that had been silent or incomplete", len(candidates[:number]))
 
     def _tick(self, now_s: float, passed_s: float) -> None:
-        held: list[tuple[int, Channel]] = []
+        held: list[tuple[int, ClientChannel]] = []
         for channel in list(self.active_channels.values()):
             channel.tick(now_s, passed_s, self._deadlines)
             if octets := channel.held_octets:
@@ -240,7 +240,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self._let_go(held)
         self._go_on()
 
-    def _let_go(self, held: list[tuple[int, Channel]]) -> None:
+    def _let_go(self, held: list[tuple[int, ClientChannel]]) -> None:
         """Cut whoever makes the server keep most, until what is kept is within its limit."""
         total = sum(octets for octets, _ in held)
         for octets, channel in sorted(held, key=lambda one: -one[0]):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from django.db import connections
 from psycopg import Error as DriverError
 
-from ami_headend.server.channel import Channel
+from ami_headend.server.channel import ClientChannel
 from ami_headend.server.doors import Pool
-from ami_headend.server.requests import RefusedError
+from ami_headend.server.requests import RefusedRequestError
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class _Worker(threading.Thread):
         self._pool = pool
         self._connection: Any = None
         self.queued_s: float | None = None  # when the request in hand came to the pool
-        self.channel: Channel | None = None
+        self.channel: ClientChannel | None = None
         self.is_cut = False
 
     def run(self) -> None:
@@ -73,14 +73,14 @@ class _Threads:
 
     def __init__(self, name: str, size: Size) -> None:
         self.name, self.size = name, size
-        self._queue: deque[tuple[Channel, float]] = deque()
+        self._queue: deque[tuple[ClientChannel, float]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._workers = [_Worker(self, number) for number in range(size.threads)]
         for worker in self._workers:
             worker.start()
 
-    def put(self, channel: Channel) -> bool:
+    def put(self, channel: ClientChannel) -> bool:
         """Queue a channel's next request; False where the queue is full."""
         with self._changed:
             if self._stopping or len(self._queue) >= _QUEUE_MAX:
@@ -89,7 +89,7 @@ class _Threads:
             self._changed.notify()
             return True
 
-    def take(self, worker: _Worker) -> Channel | None:
+    def take(self, worker: _Worker) -> ClientChannel | None:
         """The next channel for a worker; None: stop."""
         with self._changed:
             while not self._queue:
@@ -103,7 +103,7 @@ class _Threads:
         with self._changed:
             worker.queued_s, worker.channel, worker.is_cut = None, None, False
 
-    def overdue(self, now_s: float) -> list[Channel]:
+    def overdue(self, now_s: float) -> list[ClientChannel]:
         """Takes out of the queue what has waited for too long, and ends waits for the database that took too long."""
         oldest_s = now_s - self.size.answer_s
         oldest_queued_s = now_s - self.size.answer_s / 2
@@ -139,7 +139,7 @@ class Pools:
     def __init__(self, sizes: Mapping[Pool, Size]) -> None:
         self._pools = {pool: _Threads(pool.value, size) for pool, size in sizes.items()}
 
-    def add_task(self, channel: Channel) -> None:
+    def add_task(self, channel: ClientChannel) -> None:
         """Have the first request of a channel answered; where its pool's queue is full, by a refusal."""
         request = channel.requests[0]
         if request.error is None and not self._pools[request.door.pool].put(channel):
@@ -171,9 +171,9 @@ class Pools:
             pool.stop()
 
 
-def _busy() -> RefusedError:
+def _busy() -> RefusedRequestError:
     detail = "The head-end is busy with requests of this kind; try again later."
-    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, _RETRY_AFTER_S)
+    return RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, detail, _RETRY_AFTER_S)
 
 
 def _limited(answer_s: float) -> Any:

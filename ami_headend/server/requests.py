@@ -17,7 +17,7 @@ _TRAILER_MAX_OCTETS = 8 * 1024
 _UNKNOWN = Door(Pool.LIVE, ANONYMOUS_MAX_OCTETS)  # what is no request is answered by a refusal
 
 
-class RefusedError(Error):  # type: ignore[misc]
+class RefusedRequestError(Error):  # type: ignore[misc]
     """What the server answers by itself, without asking the application."""
 
     def __init__(self, status: HTTPStatus, detail: str, retry_after_s: int | None = None) -> None:
@@ -31,7 +31,7 @@ class Limits(Adjustments):  # type: ignore[misc]
     uplink_max_octets = 4 * 1024 * 1024
 
 
-class Request(HTTPRequestParser):  # type: ignore[misc]
+class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
     """One request; whatever has two readings is refused, so that no proxy reads it otherwise.
 
     waitress leaves out headers with an underscore in their names: ``X_Forwarded_For`` would else be the same to WSGI as
@@ -71,7 +71,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
         body = self.body_rcv
         if max(self.content_length, len(body) if body is not None else 0) > self.door.body_max:
             detail = f"The body has more than {self.door.body_max} octets, which are taken at this address."
-            return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+            return RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         if (
             self.chunked
             and body is not None

@@ -6,19 +6,19 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from ami_headend.signin.models import Outcome, SignIn
+from ami_headend.signin.models import SignIn, SignInOutcome
 from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin
 
 admin.site.unregister(TOTPDevice)
 admin.site.unregister(StaticDevice)
 
 _COLOURS = {
-    Outcome.SIGNED_IN.label: "success",
-    Outcome.RECOVERY_CODE.label: "warning",
-    Outcome.WRONG_PASSWORD.label: "warning",
-    Outcome.WRONG_CODE.label: "warning",
-    Outcome.LOCKED_OUT.label: "danger",
-    Outcome.REFUSED.label: "info",
+    SignInOutcome.SIGNED_IN.label: "success",
+    SignInOutcome.RECOVERY_CODE.label: "warning",
+    SignInOutcome.WRONG_PASSWORD.label: "warning",
+    SignInOutcome.WRONG_CODE.label: "warning",
+    SignInOutcome.LOCKED_OUT.label: "danger",
+    SignInOutcome.REFUSED.label: "info",
 }
 
 

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 
 from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, secondfactor
-from ami_headend.signin.models import Outcome
+from ami_headend.signin.models import SignInOutcome
 
 _KEY = secrets.token_bytes(32)  # of this process: what it remembers, no other can use or look up
 _VERIFIED_S = 60
@@ -56,12 +56,12 @@ class PasswordAuthentication(BasicAuthentication):
         address = client_address(plain) or ""
         if user is None:
             if not lockout.is_locked_out(plain):
-                journal.record(Outcome.WRONG_PASSWORD, userid, address)
+                journal.record(SignInOutcome.WRONG_PASSWORD, userid, address)
             raise AuthenticationFailed("The name or the password is wrong.")
         assert isinstance(user, User)  # noqa: S101
         cache.set(_mark(user, password), user.pk, _VERIFIED_S)
         if secondfactor.is_set_up(user) or secondfactor.is_required(user):
-            journal.record(Outcome.REFUSED, userid, address)
+            journal.record(SignInOutcome.REFUSED, userid, address)
             raise PermissionDenied(
                 "This account signs in with two factors, and a password alone is not enough: use the console, or an "
                 "account made for programs, with the rights that the program needs and no others."

@@ -6,7 +6,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
 
-from ami_headend.signin.models import Outcome, SignIn
+from ami_headend.signin.models import SignIn, SignInOutcome
 
 _STATEMENT = """
     INSERT INTO signin_signin (hour, account, address, outcome, attempts, first_at, last_at)
@@ -16,7 +16,7 @@ _STATEMENT = """
 """
 
 
-def record(outcome: Outcome, name: str, address: str) -> None:
+def record(outcome: SignInOutcome, name: str, address: str) -> None:
     """Count one attempt under the account's name, or under none where no account has that name."""
     known = "\0" not in name and User.objects.filter(username=name).exists()
     now = timezone.now()

@@ -11,7 +11,7 @@ from django.utils.crypto import salted_hmac
 
 from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal
-from ami_headend.signin.models import Outcome
+from ami_headend.signin.models import SignInOutcome
 from ami_headend.web import problems
 
 _NAME_CHARACTERS = 150
@@ -52,7 +52,7 @@ def _hashed(name: str) -> str:
 def answer(request: HttpRequest, response: HttpResponse, credentials: dict[str, str] | None) -> HttpResponse:
     """What someone who is locked out sees (AXES_LOCKOUT_CALLABLE): the same whether the account exists or not."""
     name = (credentials or {}).get("username") or ""
-    journal.record(Outcome.LOCKED_OUT, name, client_address(request) or "")
+    journal.record(SignInOutcome.LOCKED_OUT, name, client_address(request) or "")
     minutes = settings.SIGN_IN_LOCKOUT_S // 60 or 1
     text = f"Too many failed attempts. Wait {minutes} minutes, or ask an administrator to unlock the account."
     headers = {"Retry-After": str(settings.SIGN_IN_LOCKOUT_S)}

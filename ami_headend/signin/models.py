@@ -127,7 +127,7 @@ class Session(AbstractBaseSession):
         return SessionStore
 
 
-class Outcome(models.TextChoices):
+class SignInOutcome(models.TextChoices):
     """How an attempt to sign in ended."""
 
     SIGNED_IN = "signed_in", "signed in"
@@ -148,7 +148,7 @@ class SignIn(models.Model):
     hour = models.DateTimeField()
     account = models.CharField(max_length=150, blank=True)
     address = models.CharField(max_length=45, blank=True)
-    outcome = models.CharField(max_length=20, choices=Outcome)
+    outcome = models.CharField(max_length=20, choices=SignInOutcome)
     attempts = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField()
     last_at = models.DateTimeField(db_index=True)

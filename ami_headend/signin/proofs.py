@@ -10,7 +10,7 @@ from django_otp.models import Device
 
 from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, secondfactor
-from ami_headend.signin.models import Outcome
+from ami_headend.signin.models import SignInOutcome
 from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
 
 
@@ -23,7 +23,7 @@ def check_code(request: HttpRequest, user: User, code: str) -> Device:
     try:
         return secondfactor.verify(user, code)
     except WrongCodeError:
-        journal.record(Outcome.WRONG_CODE, user.get_username(), client_address(request) or "")
+        journal.record(SignInOutcome.WRONG_CODE, user.get_username(), client_address(request) or "")
         lockout.count_wrong(request, user.get_username())
         raise
 
@@ -33,7 +33,7 @@ def check_password(request: HttpRequest, user: User, password: str) -> None:
     found = authenticate(request, username=user.get_username(), password=password)
     if found is None or found.pk != user.pk:
         if not lockout.is_locked_out(request):
-            journal.record(Outcome.WRONG_PASSWORD, user.get_username(), client_address(request) or "")
+            journal.record(SignInOutcome.WRONG_PASSWORD, user.get_username(), client_address(request) or "")
         raise WrongPasswordError("This is not the password of your account.")
 
 

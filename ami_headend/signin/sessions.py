@@ -31,7 +31,7 @@ _USE_RECORDED_EVERY_S = 60
 _BROWSER_CHARACTERS = 200
 
 
-class Pending(NamedTuple):
+class PendingSignIn(NamedTuple):
     """Someone whose password was right, and whose second factor is not verified yet: nobody is signed in."""
 
     user: User
@@ -44,7 +44,7 @@ def wait_for_second_factor(request: HttpRequest, user: User, next_page: str) -> 
     request.session[_PENDING] = [user.pk, user.get_session_auth_hash(), next_page, time.time()]
 
 
-def pending(request: HttpRequest) -> Pending | None:
+def pending(request: HttpRequest) -> PendingSignIn | None:
     """Who has the second factor before them; None where nobody has, or it took too long."""
     found: list[Any] | None = request.session.get(_PENDING)
     if found is None:
@@ -59,7 +59,7 @@ def pending(request: HttpRequest) -> Pending | None:
     ):
         forget_pending(request)
         return None
-    return Pending(user, next_page)
+    return PendingSignIn(user, next_page)
 
 
 def forget_pending(request: HttpRequest) -> None:
@@ -77,7 +77,7 @@ def begin(request: HttpRequest, user: User, device: Device | None) -> None:
 
 
 def note_beginning(*, request: HttpRequest, **_: Any) -> None:
-    """Receiver of Django's ``user_logged_in``: from whichever door a session comes, its time runs."""
+    """Note when and from where a session began, at every door. Receiver of Django's ``user_logged_in``."""
     request.session[_BEGAN] = request.session[_USED] = time.time()
     request.session[_ADDRESS] = client_address(request) or ""
     request.session[_BROWSER] = request.headers.get("User-Agent", "").replace("\0", "")[:_BROWSER_CHARACTERS]

@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import CommandError
 
 from ami_headend.signin import journal, secondfactor
-from ami_headend.signin.models import Outcome
+from ami_headend.signin.models import SignInOutcome
 from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
 from keyvault.approvals import Person
 from keyvault.audit import chain
@@ -23,7 +23,7 @@ def authenticated(name: str) -> Person:
     """
     account = ModelBackend().authenticate(None, username=name, password=_secret(f"Password of {name}: "))
     if not isinstance(account, User):
-        journal.record(Outcome.WRONG_PASSWORD, name, _PLACE)
+        journal.record(SignInOutcome.WRONG_PASSWORD, name, _PLACE)
         raise CommandError(f"that is not the password of {name}, or there is no such account. Nothing was done.")
     if secondfactor.is_set_up(account):
         _verify_second_factor(account)
@@ -36,7 +36,7 @@ def _verify_second_factor(account: User) -> None:
     try:
         secondfactor.verify(account, _secret("Code of the authenticator, or a recovery code: "))
     except WrongCodeError as error:
-        journal.record(Outcome.WRONG_CODE, account.get_username(), _PLACE)
+        journal.record(SignInOutcome.WRONG_CODE, account.get_username(), _PLACE)
         raise CommandError(f"{error} Nothing was done.") from None
     except SecondFactorError as error:
         raise CommandError(f"{error} Nothing was done.") from None

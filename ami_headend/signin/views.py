@@ -20,7 +20,7 @@ from unfold.forms import AdminOwnPasswordChangeForm, AuthenticationForm
 from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, proofs, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm, SetUpForm
-from ami_headend.signin.models import Outcome
+from ami_headend.signin.models import SignInOutcome
 from ami_headend.signin.secondfactor import SecondFactorError
 from keyvault.audit.chain import Actor, AuditError
 from keyvault.master_key import MasterKeyError
@@ -48,14 +48,14 @@ class SignInView(LoginView):
         if secondfactor.is_set_up(user) or secondfactor.is_required(user):
             sessions.wait_for_second_factor(self.request, user, self.get_success_url())
             return redirect("second-factor")
-        _note(self.request, user, Outcome.SIGNED_IN)
+        _note(self.request, user, SignInOutcome.SIGNED_IN)
         sessions.begin(self.request, user, None)
         return HttpResponseRedirect(self.get_success_url())
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         name = form.cleaned_data.get("username")
         if name and form.cleaned_data.get("password") and not lockout.is_locked_out(self.request):
-            journal.record(Outcome.WRONG_PASSWORD, name, client_address(self.request) or "")
+            journal.record(SignInOutcome.WRONG_PASSWORD, name, client_address(self.request) or "")
         return super().form_invalid(form)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class SecondFactorView(View):
             return self.verify(request, pending, form)
         return _page(request, "signin/second_factor.html", "Second factor", form=form, account=pending.user)
 
-    def verify(self, request: HttpRequest, pending: sessions.Pending, form: CodeForm) -> HttpResponse:
+    def verify(self, request: HttpRequest, pending: sessions.PendingSignIn, form: CodeForm) -> HttpResponse:
         user, name = pending.user, pending.user.get_username()
         if lockout.is_locked(request, name):
             return lockout.answer(request, HttpResponse(), {"username": name})
@@ -90,7 +90,7 @@ class SecondFactorView(View):
             form.add_error("code", str(error))
             return _page(request, "signin/second_factor.html", "Second factor", form=form, account=user)
         by_recovery = device.model_label() != "signin.authenticator"
-        _note(request, user, Outcome.RECOVERY_CODE if by_recovery else Outcome.SIGNED_IN)
+        _note(request, user, SignInOutcome.RECOVERY_CODE if by_recovery else SignInOutcome.SIGNED_IN)
         sessions.begin(request, user, device)
         if by_recovery:
             left = secondfactor.codes_left(user)
@@ -130,7 +130,7 @@ class SetUpView(View):
                 if pending is None:
                     sessions.verified_by(request, device)
                 else:
-                    _note(request, user, Outcome.SIGNED_IN)
+                    _note(request, user, SignInOutcome.SIGNED_IN)
                     sessions.begin(request, user, device)
                 return codes_page(request, codes, pending.next_page if pending else reverse("admin:sign-in"))
         authenticator = secondfactor.candidate(user, salt)
@@ -159,12 +159,12 @@ class OwnPasswordView(PasswordChangeView):
     def form_invalid(self, form: Any) -> HttpResponse:
         if form.cleaned_data.get("old_password") is None and form.data.get("old_password"):
             name = self.request.user.get_username()
-            journal.record(Outcome.WRONG_PASSWORD, name, client_address(self.request) or "")
+            journal.record(SignInOutcome.WRONG_PASSWORD, name, client_address(self.request) or "")
             lockout.count_wrong(self.request, name)
         return super().form_invalid(form)
 
 
-def _note(request: HttpRequest, user: User, outcome: Outcome) -> None:
+def _note(request: HttpRequest, user: User, outcome: SignInOutcome) -> None:
     journal.record(outcome, user.get_username(), client_address(request) or "")
 
 

@@ -6,7 +6,7 @@ from django import template
 
 from ami_headend.console import formatting
 from ami_headend.console.charts import Chart
-from ami_headend.web.tables import Table
+from ami_headend.web.tables import HtmlTable
 
 register = template.Library()
 
@@ -27,7 +27,7 @@ for _filter in (
 
 
 @register.inclusion_tag("console/components/table.html")
-def table(content: Table, empty: str = "Nothing yet.") -> dict[str, Any]:
+def table(content: HtmlTable, empty: str = "Nothing yet.") -> dict[str, Any]:
     """A table inside of a card; ``empty`` says what it means, and what to do, where it has no rows."""
     return {"table": content, "empty": empty}
 

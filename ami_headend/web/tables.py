@@ -24,13 +24,13 @@ class Cell(NamedTuple):
     content: Any
 
 
-class Table(NamedTuple):
+class HtmlTable(NamedTuple):
     """Columns and rows; a cell's content is text (escaped) or what ``formatting`` made."""
 
     columns: list[Column]
     rows: list[list[Cell]]
 
 
-def table(columns: list[Column], rows: Iterable[Sequence[Any]]) -> Table:
+def table(columns: list[Column], rows: Iterable[Sequence[Any]]) -> HtmlTable:
     """A table whose every row has one content for each column."""
-    return Table(columns, [[Cell(*pair) for pair in zip(columns, row, strict=True)] for row in rows])
+    return HtmlTable(columns, [[Cell(*pair) for pair in zip(columns, row, strict=True)] for row in rows])

@@ -20,7 +20,7 @@ from keyvault.cose.structures import parse_frame
 from keyvault.device_keys.provisioning import purpose_of
 from keyvault.models import DeviceKey, InvocationCounter
 from meters.models import Meter, Reading, Register
-from meters.readings.senml import Record, parse_pack
+from meters.readings.senml import SenmlRecord, parse_pack
 
 
 class FrameSerializer(serializers.Serializer[Any]):
@@ -57,7 +57,7 @@ class FrameView(APIView):
         return Response({"accepted": True}, status=status.HTTP_201_CREATED)
 
 
-def _store(meter: Meter, record: Record) -> None:
+def _store(meter: Meter, record: SenmlRecord) -> None:
     register = Register.objects.get(obis_code=record.name)
     captured_at = datetime.fromtimestamp(record.time_s, UTC)
     minutes = meter.interval_minutes if register.kind == "interval" else 0

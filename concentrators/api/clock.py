@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from concentrators.ingest import clock_corrections
-from concentrators.ingest.clock_corrections import ClockError, Wish
+from concentrators.ingest.clock_corrections import ClockError, ClockRequest
 from concentrators.models import ClockCorrection
 from keyvault.audit.chain import web_actor
 
@@ -33,9 +33,11 @@ class ClockCorrectionSerializer(serializers.ModelSerializer[ClockCorrection]):
         fields = {_NAMES.get(name, name): field for name, field in super().get_fields().items()}
         return fields | {name: serializers.DateTimeField(source=source) for source, name in _NAMES.items()}
 
-    def wish(self) -> Wish:
+    def wish(self) -> ClockRequest:
         asked = self.validated_data
-        return Wish(asked["start"], asked["end"], asked["behind_s"], asked["note"], asked.get("first_uplink", 0))
+        return ClockRequest(
+            asked["start"], asked["end"], asked["behind_s"], asked["note"], asked.get("first_uplink", 0)
+        )
 
 
 class CorrectedSerializer(serializers.Serializer[Any]):

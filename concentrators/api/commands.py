@@ -17,7 +17,7 @@ from concentrators.api.authentication import CommandThrottle, ReceiptThrottle, c
 from concentrators.api.concentrator_view import ConcentratorView
 from concentrators.commands import downlink, operator
 from concentrators.commands.capture_period import IntervalError
-from concentrators.commands.operator import Order
+from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
 from concentrators.models import Command, CommandKind
 from keyvault.audit.chain import web_actor
@@ -180,10 +180,10 @@ class NewCommandSerializer(serializers.Serializer[Any]):
             )
         return attrs
 
-    def order(self) -> Order:
+    def order(self) -> OperatorOrder:
         asked = dict(self.validated_data)
         kind, start, end = CommandKind[asked.pop("kind").upper()], asked.pop("from", None), asked.pop("to", None)
-        return Order(kind, start, end, **asked)
+        return OperatorOrder(kind, start, end, **asked)
 
 
 class MeterCommands(generics.GenericAPIView[Any]):

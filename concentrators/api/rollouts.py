@@ -59,8 +59,8 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
     def get_commands(self, wave: RotationWave) -> dict[str, int]:
         return self._progress(wave).states
 
-    def _progress(self, wave: RotationWave) -> rollouts.Progress:
-        known: dict[int, rollouts.Progress] = self.context["progress"]
+    def _progress(self, wave: RotationWave) -> rollouts.RolloutProgress:
+        known: dict[int, rollouts.RolloutProgress] = self.context["progress"]
         return known[wave.pk]
 
 

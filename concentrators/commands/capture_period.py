@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.db.models import Max
 
 from concentrators.commands import queue
-from concentrators.commands.queue import OPEN, Request
+from concentrators.commands.queue import OPEN, CommandRequest
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.totals import totals
 from meters.models import EarlierLength, Meter
@@ -33,7 +33,7 @@ class IntervalError(ValueError):
     """A change of an interval length that cannot be; the caller's mistake, named."""
 
 
-class Change(NamedTuple):
+class LengthChange(NamedTuple):
     """From ``valid_from`` on a meter (by id) measures in another length."""
 
     meter_id: int
@@ -64,15 +64,15 @@ def enqueue(
         if meter.interval_minutes == interval_minutes:
             raise IntervalError(f"meter {meter} measures in {interval_minutes} min already")
         at = start or _next(meter, interval_minutes, now + LEAD)
-        _check(meter, Change(meter.pk, interval_minutes, at), ends.get(meter.pk))
+        _check(meter, LengthChange(meter.pk, interval_minutes, at), ends.get(meter.pk))
         if at <= now:
             raise IntervalError(f"a meter changes its length at a time to come: {at} is not")
         parameters = {"interval_minutes": interval_minutes, "from_s": int(at.timestamp())}
-        requests.append(Request(meter, CommandKind.SET_INTERVAL, parameters))
+        requests.append(CommandRequest(meter, CommandKind.SET_INTERVAL, parameters))
     return queue.enqueue(requests, created_by, now)
 
 
-def change(changes: Sequence[Change], now: datetime) -> None:
+def change(changes: Sequence[LengthChange], now: datetime) -> None:
     """Enter in the registry from when on meters measure in another length; readings and totals since then move along.
 
     Raises IntervalError, and then changes nothing. A fixed number of queries. Takes the lock of totals,
@@ -110,7 +110,7 @@ def change(changes: Sequence[Change], now: datetime) -> None:
 
 def change_from_next_boundary(lengths: Sequence[tuple[Meter, int]], now: datetime) -> None:
     """Enter lengths that somebody set at the meters by hand: from the first instant on at which both begin anew."""
-    change([Change(meter.pk, minutes, _next(meter, minutes, now)) for meter, minutes in lengths], now)
+    change([LengthChange(meter.pk, minutes, _next(meter, minutes, now)) for meter, minutes in lengths], now)
 
 
 def change_by_hand(meter: Meter, interval_minutes: int, start: datetime | None, now: datetime) -> datetime:
@@ -118,12 +118,12 @@ def change_by_hand(meter: Meter, interval_minutes: int, start: datetime | None, 
     if interval_minutes == meter.interval_minutes:
         raise IntervalError(f"meter {meter} measures in {interval_minutes} min already")
     at = start or _next(meter, interval_minutes, now)
-    change([Change(meter.pk, interval_minutes, at)], now)
+    change([LengthChange(meter.pk, interval_minutes, at)], now)
     return at
 
 
 def enter_confirmed(now: datetime) -> int:
-    """Enter in the registry what meters have confirmed, or shown, of the lengths they were told; how many it were."""
+    """Enter in the registry the interval lengths that meters have confirmed, or shown in use; gives their number."""
     entered = 0
     while True:
         with transaction.atomic():
@@ -149,7 +149,7 @@ def _enter(rows: Sequence[Command], now: datetime) -> None:
     changes = []
     for row in rows:
         at = datetime.fromtimestamp(row.parameters["from_s"], UTC)
-        one = Change(row.meter_id, row.parameters["interval_minutes"], at)
+        one = LengthChange(row.meter_id, row.parameters["interval_minutes"], at)
         try:
             _check(row.meter, one, ends.get(row.meter_id))
         except IntervalError as error:  # the registry was changed by hand meanwhile: that stands
@@ -179,7 +179,7 @@ def _confirmed(now: datetime) -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
-def _relabel(changes: Sequence[Change], start: datetime) -> None:
+def _relabel(changes: Sequence[LengthChange], start: datetime) -> None:
     """Intervals that were taken for the old length, and start where one of the new length does, are of the new."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -233,7 +233,7 @@ def check_boundary(meter: Meter, before: int, after: int, at: datetime) -> None:
         )
 
 
-def _check(meter: Meter, one: Change, last_end: datetime | None) -> None:
+def _check(meter: Meter, one: LengthChange, last_end: datetime | None) -> None:
     check_boundary(meter, meter.interval_minutes, checked_length(one.interval_minutes), one.valid_from)
     if last_end is not None and one.valid_from < last_end:
         raise IntervalError(f"the length of meter {meter} changes at {last_end}, after {one.valid_from}")

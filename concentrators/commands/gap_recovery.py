@@ -15,7 +15,7 @@ from django.db.models import F, QuerySet
 
 from ami_headend.core import clock, locks
 from concentrators.commands import queue as commands
-from concentrators.commands.queue import OPEN, SYSTEM, DownlinkError, Request
+from concentrators.commands.queue import OPEN, SYSTEM, CommandRequest, DownlinkError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault.audit import chain
@@ -31,8 +31,8 @@ _ROUNDS = 24  # the schedule looks at every meter once a day, in as many parts
 _Span = tuple[int, int]  # [from, to), Unix seconds
 
 
-class Outcome(NamedTuple):
-    """Of how many meters how many gaps were found; and what came of it: commands queued, and put off to another day.
+class GapRecoverySummary(NamedTuple):
+    """Numbers of meters with gaps, gaps, commands queued, and commands put off to another day.
 
     Gaps that a command asks for already make neither.
     """
@@ -60,12 +60,12 @@ def ask(
     *,
     dry_run: bool = False,
     done: Callable[[int], None] = lambda meters: None,
-) -> Outcome:
+) -> GapRecoverySummary:
     """Ask the meters of a selection for what is missing in [start, end); audited as one act.
 
     Raises DownlinkError or GapsError (the caller's mistake), MasterKeyError or AuditError, and then asks none.
     """
-    total = Outcome()
+    total = GapRecoverySummary()
     if dry_run:  # asks nothing, and so keeps nobody from asking meanwhile
         for meters in _batches(selected(selection, now)):
             outcome, _ = _wanted(meters, register, start, end, now, ASKED)
@@ -95,7 +95,7 @@ def ask_one(
         return _ask([meter], register, start, end, created_by, now, OPEN)[1]
 
 
-def ask_by_schedule(now: datetime) -> Outcome:
+def ask_by_schedule(now: datetime) -> GapRecoverySummary:
     """Ask a part of all meters for what is missing of their load profiles: each meter has its hour of the day.
 
     Gaps are left alone for RESEND_GAPS_AFTER_S: late frames fill most of them; and given up after RESEND_GAPS_DAYS.
@@ -103,7 +103,7 @@ def ask_by_schedule(now: datetime) -> Outcome:
     register = Register.objects.get(obis_code=LOAD_PROFILE)
     start = now - timedelta(days=settings.RESEND_GAPS_DAYS)
     end = now - timedelta(seconds=settings.RESEND_GAPS_AFTER_S)
-    total = Outcome()
+    total = GapRecoverySummary()
     part = selected(Selection(everything=True), now).alias(hour=F("id") % _ROUNDS).filter(hour=now.hour)
     for meters in _batches(part):
         with transaction.atomic():
@@ -120,7 +120,7 @@ def _ask(
     by: str,
     now: datetime,
     passed_over: Collection[CommandState],
-) -> tuple[Outcome, list[Command]]:
+) -> tuple[GapRecoverySummary, list[Command]]:
     """A batch of meters, in a fixed number of queries."""
     locks.take(locks.GAP_RECOVERY)
     outcome, requests = _wanted(meters, register, start, end, now, passed_over)
@@ -134,7 +134,7 @@ def _wanted(
     end: datetime,
     now: datetime,
     passed_over: Collection[CommandState],
-) -> tuple[Outcome, list[Request]]:
+) -> tuple[GapRecoverySummary, list[CommandRequest]]:
     """What a batch of meters is to be asked for."""
     gaps = find_gaps(meters, register, start, end, now)
     asked, today = _given(list(gaps), passed_over, start, now)
@@ -144,9 +144,10 @@ def _wanted(
         room = max(0, settings.RESENDS_PER_DAY - today[meter.pk])
         put_off += max(0, len(wanted) - room)
         requests += [
-            Request(meter, CommandKind.RESEND, {"from_s": from_s, "to_s": to_s}) for from_s, to_s in wanted[:room]
+            CommandRequest(meter, CommandKind.RESEND, {"from_s": from_s, "to_s": to_s})
+            for from_s, to_s in wanted[:room]
         ]
-    return Outcome(len(meters), sum(map(len, gaps.values())), len(requests), put_off), requests
+    return GapRecoverySummary(len(meters), sum(map(len, gaps.values())), len(requests), put_off), requests
 
 
 def _given(
@@ -189,5 +190,5 @@ def _batches(meters: QuerySet[Meter]) -> Iterator[list[Meter]]:
         last = batch[-1].pk
 
 
-def _sum(one: Outcome, other: Outcome) -> Outcome:
-    return Outcome(*(a + b for a, b in zip(one, other, strict=True)))
+def _sum(one: GapRecoverySummary, other: GapRecoverySummary) -> GapRecoverySummary:
+    return GapRecoverySummary(*(a + b for a, b in zip(one, other, strict=True)))

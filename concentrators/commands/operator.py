@@ -6,7 +6,7 @@ from datetime import datetime
 from django.db import transaction
 
 from concentrators.commands import capture_period, gap_recovery, queue
-from concentrators.commands.queue import Request
+from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -15,7 +15,7 @@ from meters.readings.obis import LOAD_PROFILE
 
 
 @dataclass(frozen=True)
-class Order:
+class OperatorOrder:
     """What to tell a meter.
 
     RESEND takes ``start`` and ``end``, and may take an interval ``register`` (else the load profile);
@@ -29,7 +29,7 @@ class Order:
     interval_minutes: int | None = None
 
 
-def give(meter: Meter, order: Order, actor: Actor, now: datetime) -> list[Command]:
+def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> list[Command]:
     """Queue the commands of an order: one, but for a resend, which is one for each gap.
 
     Raises DownlinkError, IntervalError, EpochError or GapsError (the caller's mistake, named), MasterKeyError,
@@ -52,7 +52,7 @@ def cancel(command: Command, actor: Actor, now: datetime) -> bool:
     return True
 
 
-def _queue(meter: Meter, order: Order, by: str, now: datetime) -> list[Command]:
+def _queue(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[Command]:
     match order.kind:
         case CommandKind.SET_KEY:
             return queue.enqueue_keys([meter], by, now)
@@ -61,4 +61,4 @@ def _queue(meter: Meter, order: Order, by: str, now: datetime) -> list[Command]:
             return gap_recovery.ask_one(meter, register, order.start, order.end, by, now)
         case CommandKind.SET_INTERVAL if order.interval_minutes is not None:
             return capture_period.enqueue([meter], order.interval_minutes, order.start, by, now)
-    return queue.enqueue([Request(meter, order.kind, {})], by, now)
+    return queue.enqueue([CommandRequest(meter, order.kind, {})], by, now)

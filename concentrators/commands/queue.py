@@ -31,7 +31,7 @@ class DownlinkError(ValueError):
     """A command that cannot be given; the caller's mistake, named."""
 
 
-class Request(NamedTuple):
+class CommandRequest(NamedTuple):
     """A command that somebody wants to give.
 
     READ_NOW and SET_CLOCK take no parameters, RESEND from_s and to_s, SET_INTERVAL interval_minutes and from_s
@@ -43,7 +43,7 @@ class Request(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-class Said(Enum):
+class AnswerKind(Enum):
     """What a meter can say of a command."""
 
     DONE = "done"
@@ -51,16 +51,16 @@ class Said(Enum):
     LATE = "late"  # a set clock that it cannot tell from one that somebody held back
 
 
-class Answer(NamedTuple):
+class CommandAnswer(NamedTuple):
     """What a meter says of a command, in an authenticated event."""
 
     meter_id: int
     number: int
-    said: Said
+    said: AnswerKind
 
 
 def enqueue(
-    requests: Iterable[Request], created_by: str, now: datetime, expires_at: datetime | None = None
+    requests: Iterable[CommandRequest], created_by: str, now: datetime, expires_at: datetime | None = None
 ) -> list[Command]:
     """Queue commands, but for key commands (``enqueue_keys``). Raises DownlinkError, and then queues none."""
     commands = []
@@ -99,7 +99,7 @@ def enqueue_keys(
             meter = by_title[title]
             command = standing.get((meter.pk, epoch))
             if command is None:
-                request = Request(meter, CommandKind.SET_KEY, {"epoch": epoch})
+                request = CommandRequest(meter, CommandKind.SET_KEY, {"epoch": epoch})
                 command = _command(request, request.parameters, created_by, now, expires_at)
                 new.append(command)
             commands.append(command)
@@ -169,20 +169,20 @@ def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:
     )
 
 
-def answered(answers: Sequence[Answer], now: datetime) -> None:
+def answered(answers: Sequence[CommandAnswer], now: datetime) -> None:
     """Meters have answered: their commands end, an expired one too; one that came too late is given again.
 
     Another meter's number changes nothing, nor does that of a command which never left. That a new key
     arrived is proven by a frame under it (``keys_arrived``), and by nothing that is said under another.
     """
-    late = [answer for answer in answers if answer.said is Said.LATE]
+    late = [answer for answer in answers if answer.said is AnswerKind.LATE]
     if late:
         _come_late(late, now)
     if len(late) < len(answers):
-        _end([answer for answer in answers if answer.said is not Said.LATE], now)
+        _end([answer for answer in answers if answer.said is not AnswerKind.LATE], now)
 
 
-def _end(answers: Sequence[Answer], now: datetime) -> None:
+def _end(answers: Sequence[CommandAnswer], now: datetime) -> None:
     execute(
         """UPDATE concentrators_command c
            SET state = CASE WHEN n.done THEN 'done' ELSE 'refused' END, ended_at = %s
@@ -192,12 +192,12 @@ def _end(answers: Sequence[Answer], now: datetime) -> None:
         now,
         int_array(answer.meter_id for answer in answers),
         int_array(answer.number for answer in answers),
-        "{" + ",".join("t" if answer.said is Said.DONE else "f" for answer in answers) + "}",
+        "{" + ",".join("t" if answer.said is AnswerKind.DONE else "f" for answer in answers) + "}",
         CommandKind.SET_KEY.value,
     )
 
 
-def _come_late(answers: Sequence[Answer], now: datetime) -> None:
+def _come_late(answers: Sequence[CommandAnswer], now: datetime) -> None:
     """Set clock commands that came too late are due at once, for whoever fetches first; if that goes on, ever later."""
     execute(
         """UPDATE concentrators_command c
@@ -220,7 +220,7 @@ def _come_late(answers: Sequence[Answer], now: datetime) -> None:
 
 
 def _command(
-    request: Request, parameters: Mapping[str, Any], created_by: str, now: datetime, expires_at: datetime | None
+    request: CommandRequest, parameters: Mapping[str, Any], created_by: str, now: datetime, expires_at: datetime | None
 ) -> Command:
     return Command(
         meter=request.meter,
@@ -238,7 +238,7 @@ def _check_meter(meter: Meter) -> None:
         raise DownlinkError(f"meter {meter} is {meter.status}: commands go to meters in service")
 
 
-def _checked(request: Request) -> dict[str, int]:
+def _checked(request: CommandRequest) -> dict[str, int]:
     """The parameters that a kind takes, and no others."""
     match request.kind:
         case CommandKind.READ_NOW | CommandKind.SET_CLOCK:

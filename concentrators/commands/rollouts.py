@@ -41,8 +41,8 @@ class WaveError(ValueError):
     """A wave that cannot be begun or moved as asked; the caller's mistake, named."""
 
 
-class Progress(NamedTuple):
-    """How far a wave is: meters whose turn has not come, and its commands by state."""
+class RolloutProgress(NamedTuple):
+    """Progress of a rollout: its meters, those without a command yet, and its commands by state."""
 
     meters: int
     waiting: int
@@ -144,19 +144,19 @@ def replace_fleet_key(
         return begin(name, selection, actor, now, rate_per_hour, failure_budget, fleet_key=new)
 
 
-def progress(wave: RotationWave) -> Progress:
+def progress(wave: RotationWave) -> RolloutProgress:
     """How far a wave is."""
     return progresses([wave])[wave.pk]
 
 
-def progresses(found: Sequence[RotationWave]) -> dict[int, Progress]:
+def progresses(found: Sequence[RotationWave]) -> dict[int, RolloutProgress]:
     """How far waves are, by id, in one query."""
     states: dict[int, Counter[str | None]] = {wave.pk: Counter() for wave in found}
     rows = WaveMeter.objects.filter(wave__in=found).values_list("wave", "command__state").annotate(number=Count("pk"))
     for wave_id, state, number in rows:
         states[wave_id][state] = number
     return {
-        wave_id: Progress(counted.total(), counted[None], {s: n for s, n in counted.items() if s is not None})
+        wave_id: RolloutProgress(counted.total(), counted[None], {s: n for s, n in counted.items() if s is not None})
         for wave_id, counted in states.items()
     }
 

@@ -19,7 +19,7 @@ _NAMED_IN_AUDIT = 100
 
 
 @dataclass
-class ImportReport:
+class ConcentratorImportReport:
     """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
 
     new: list[str] = field(default_factory=list)
@@ -27,12 +27,12 @@ class ImportReport:
     bad: list[BadLine] = field(default_factory=list)
 
 
-def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> ImportReport:
+def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> ConcentratorImportReport:
     """Register the concentrators of a table with a column `name`; those that stand stay as they are.
 
     FileError where the table cannot be read; MasterKeyError or AuditError where it cannot be recorded.
     """
-    report = ImportReport()
+    report = ConcentratorImportReport()
     once = OnceEach("name")
     with opened(path) as stream:
         for row in rows(stream, COLUMNS, ()):

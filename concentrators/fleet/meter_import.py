@@ -38,7 +38,7 @@ class KeyPolicy:
 
 
 @dataclass
-class ImportReport:
+class MeterImportReport:
     """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
 
     new: int = 0
@@ -58,7 +58,7 @@ def import_meters(
     update: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda step, count, total: None,
-) -> ImportReport:
+) -> MeterImportReport:
     """Enrols the meters of a file, gives new ones keys, and assigns them to the concentrators named.
 
     New meters are assigned from their commissioning on, others (with ``update``) from ``now``; another interval
@@ -68,7 +68,7 @@ def import_meters(
     """
     if keys.make and keys.fleet_key is None:
         master_key.current()
-    report = ImportReport()
+    report = MeterImportReport()
     with transaction.atomic():
         plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count, len(lines)))
         concentrators = {row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})}
@@ -108,7 +108,7 @@ def import_file(
     progress: Progress = lambda step, count, total: None,
     lines_max: int | None = None,
     octets_max: int | None = None,
-) -> ImportReport:
+) -> MeterImportReport:
     """Import a table of meters, all its lines or none; one of REFUSALS where it cannot be.
 
     FileError where it is no table, or has more lines, or octets where it is unpacked, than are taken.

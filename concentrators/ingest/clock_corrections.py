@@ -29,7 +29,7 @@ class ClockError(ValueError):
     """A correction that cannot be right; the caller's mistake, named."""
 
 
-class Wish(NamedTuple):
+class ClockRequest(NamedTuple):
     """What somebody says of our clock: it gave times from ``start`` up to ``end``, ``behind_s`` seconds too low.
 
     Where it went back while it ran, it gave times twice: uplinks before ``first_uplink`` are left alone.
@@ -42,14 +42,14 @@ class Wish(NamedTuple):
     first_uplink: int = 0
 
 
-class Found(NamedTuple):
+class ClockEffect(NamedTuple):
     """Uplinks whose time of receipt is corrected, and how many of their frames were ahead of our clock."""
 
     uplinks: int
     frames: int
 
 
-def look(wish: Wish, now: datetime) -> Found:
+def look(wish: ClockRequest, now: datetime) -> ClockEffect:
     """What a correction would concern. ClockError where it cannot be right."""
     _check(wish, now)
     rows = fetch_rows(
@@ -57,10 +57,10 @@ def look(wish: Wish, now: datetime) -> Found:
         FailureKind.CLOCK_SKEW.value,
         *_bounds(wish),
     )
-    return Found(*rows[0])
+    return ClockEffect(*rows[0])
 
 
-def correct(wish: Wish, actor: Actor, now: datetime) -> Found:
+def correct(wish: ClockRequest, actor: Actor, now: datetime) -> ClockEffect:
     """Correct the time of receipt of those uplinks, and have the workers judge their frames again; audited.
 
     Said again with another number, that one holds. Raises ClockError; AuditError or MasterKeyError where it
@@ -97,11 +97,11 @@ def correct(wish: Wish, actor: Actor, now: datetime) -> Found:
     return found
 
 
-def _bounds(wish: Wish) -> tuple[datetime, datetime, int]:
+def _bounds(wish: ClockRequest) -> tuple[datetime, datetime, int]:
     return wish.start, wish.end, wish.first_uplink
 
 
-def _check(wish: Wish, now: datetime) -> None:
+def _check(wish: ClockRequest, now: datetime) -> None:
     if wish.start < clock.EARLIEST or wish.end > clock.LATEST:
         raise ClockError("the span is beyond all times that stand here")
     if not 1 <= wish.behind_s <= BEHIND_MAX_S:

@@ -25,7 +25,7 @@ from concentrators.ingest.facts import (
 )
 from keyvault.replay_window import Take
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
-from meters.values import NewValue, PayloadError, PayloadRefusal, Period, Spot, Standing, Value, iso, spot
+from meters.values import NewValue, PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
 
 _ANSWERS = (COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE)
 _TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
@@ -119,12 +119,12 @@ def examine(batch: Batch, facts: Facts) -> Examined:
     for opened in batch:
         uplink = _Uplink(opened, facts)
         latest_s = int(opened.delivery.came_at.timestamp()) + facts.clock_skew_s
-        _examine(uplink, opened, facts, Period(facts.earliest_s, latest_s))
+        _examine(uplink, opened, facts, PayloadTimes(facts.earliest_s, latest_s))
         uplinks.append(uplink)
     return Examined(uplinks, facts)
 
 
-def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: Period) -> None:
+def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: PayloadTimes) -> None:
     meters, readers = facts.meters, facts.readers
     candidates = uplink.candidates
     for frame in opened.opened:

@@ -22,12 +22,12 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.models import EarlierLength, Meter
 from meters.readings.partitions import retention_start
-from meters.registry.interval_lengths import Span, corrected
+from meters.registry.interval_lengths import LengthSpan, corrected
 
 REASON_LENGTH = 1000
 
 
-class Wish(NamedTuple):
+class LengthRequest(NamedTuple):
     """What somebody says of a meter: it measured in intervals of so many minutes from ``start`` up to ``end``.
 
     Without ``start`` from its beginning on; without ``end`` it still does, and will.
@@ -39,18 +39,18 @@ class Wish(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
+class LengthEffect(NamedTuple):
     """How many readings stand in the span as intervals of another length, and the lengths that the meter has then."""
 
     readings: int
-    spans: list[Span]
+    spans: list[LengthSpan]
 
 
-def look(meter: Meter, wish: Wish, now: datetime) -> Found:
+def look(meter: Meter, wish: LengthRequest, now: datetime) -> LengthEffect:
     """What a correction would change. IntervalError where it cannot be right."""
     _check(wish, now)
     before = _spans(meter)
-    wanted = Span(_inside(meter, wish.start), wish.end, wish.interval_minutes)
+    wanted = LengthSpan(_inside(meter, wish.start), wish.end, wish.interval_minutes)
     spans = corrected(before, wanted)
     if spans == before:
         raise IntervalError(f"meter {meter} has {wish.interval_minutes} min in all of that span already")
@@ -59,10 +59,10 @@ def look(meter: Meter, wish: Wish, now: datetime) -> Found:
             check_boundary(meter, one.minutes, following.minutes, one.end)
     if spans[-1].minutes != before[-1].minutes and _is_told(meter):
         raise IntervalError(f"meter {meter} is being told another length: cancel that command, or wait for it")
-    return Found(_readings(meter, wish, now), spans)
+    return LengthEffect(_readings(meter, wish, now), spans)
 
 
-def correct(meter: Meter, wish: Wish, actor: Actor, now: datetime) -> Found:
+def correct(meter: Meter, wish: LengthRequest, actor: Actor, now: datetime) -> LengthEffect:
     """Correct the length of a meter in a span, with its readings and totals; frames that wait for it are judged again.
 
     Holds verification back meanwhile. Raises IntervalError; AuditError or MasterKeyError where it cannot be recorded:
@@ -100,7 +100,7 @@ def correct(meter: Meter, wish: Wish, actor: Actor, now: datetime) -> Found:
     return found
 
 
-def _store(meter: Meter, spans: list[Span]) -> None:
+def _store(meter: Meter, spans: list[LengthSpan]) -> None:
     """The lengths of a meter as they are to stand: triggers have workers read it anew, and what waits judged again."""
     EarlierLength.objects.filter(meter=meter).delete()
     EarlierLength.objects.bulk_create(
@@ -114,13 +114,13 @@ def _store(meter: Meter, spans: list[Span]) -> None:
     meter.save(update_fields=["interval_minutes"])
 
 
-def _spans(meter: Meter) -> list[Span]:
+def _spans(meter: Meter) -> list[LengthSpan]:
     """The lengths of a meter, oldest first: the first has no beginning, the last no end."""
     earlier = [
-        Span(row.valid_from, row.valid_to, row.interval_minutes)
+        LengthSpan(row.valid_from, row.valid_to, row.interval_minutes)
         for row in EarlierLength.objects.filter(meter=meter).order_by("valid_to")
     ]
-    return [*earlier, Span(earlier[-1].end if earlier else None, None, meter.interval_minutes)]
+    return [*earlier, LengthSpan(earlier[-1].end if earlier else None, None, meter.interval_minutes)]
 
 
 def _inside(meter: Meter, start: datetime | None) -> datetime | None:
@@ -128,7 +128,7 @@ def _inside(meter: Meter, start: datetime | None) -> datetime | None:
     return None if start is None or start <= meter.commissioned_at else start
 
 
-def _readings(meter: Meter, wish: Wish, now: datetime) -> int:
+def _readings(meter: Meter, wish: LengthRequest, now: datetime) -> int:
     """How many readings of intervals would be of another length; IntervalError where one cannot be."""
     rows = fetch_rows(
         """SELECT count(*) FILTER (WHERE interval_minutes <> %s), count(*) FILTER (WHERE off_grid),
@@ -157,7 +157,7 @@ def _is_told(meter: Meter) -> bool:
     return Command.objects.filter(meter=meter, kind=CommandKind.SET_INTERVAL, state__in=OPEN).exists()
 
 
-def _check(wish: Wish, now: datetime) -> None:
+def _check(wish: LengthRequest, now: datetime) -> None:
     checked_length(wish.interval_minutes)
     latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
     for at in (wish.start, wish.end):

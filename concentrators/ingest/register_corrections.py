@@ -25,7 +25,7 @@ class RegisterError(ValueError):
     """A correction that cannot be; the caller's mistake, named."""
 
 
-class Wish(NamedTuple):
+class RegisterRequest(NamedTuple):
     """What the entry of a register is to say: None stays as it is. ``scaler``: one step is 10^scaler units."""
 
     reason: str
@@ -42,7 +42,7 @@ def find(obis_code: str) -> Register:
     return register
 
 
-def correct(register: Register, wish: Wish, actor: Actor) -> Register:
+def correct(register: Register, wish: RegisterRequest, actor: Actor) -> Register:
     """Correct the entry of a register; frames that wait for it are judged again. Its bounds keep their meaning.
 
     Holds verification back while it looks for readings, through the whole table where there are none. Raises
@@ -64,7 +64,7 @@ def correct(register: Register, wish: Wish, actor: Actor) -> Register:
     return register
 
 
-def _enter(register: Register, wish: Wish) -> None:
+def _enter(register: Register, wish: RegisterRequest) -> None:
     if wish.kind is not None and wish.kind != register.kind:
         if register.obis_code in _STANDARD:
             raise RegisterError(f"register {register.obis_code} is of the standard catalogue: its kind stays")

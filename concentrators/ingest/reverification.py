@@ -119,8 +119,8 @@ def verify_again(
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What verifying again came to: uplinks with frames to judge, and the verdicts of those frames."""
+class ReverificationSummary:
+    """Result of a reverification: the number of uplinks with waiting frames, and the verdicts of those frames."""
 
     uplinks: int = 0
     verdicts: Verdicts = field(default_factory=Verdicts)
@@ -140,9 +140,9 @@ def verify_all_again(
     system_titles: Collection[bytes] | None = None,
     done: Callable[[int], None] = lambda count: None,
     worker: Worker = PROCESS,
-) -> Outcome:
+) -> ReverificationSummary:
     """``verify_again`` for each uplink that has frames to judge; what was judged stays, whatever fails later."""
-    outcome = Outcome()
+    outcome = ReverificationSummary()
     for uplink_id, _ in ready(uplink_ids, system_titles, done, worker=worker):
         outcome.verdicts.add(verify_again(uplink_id, system_titles, worker=worker))
         outcome.uplinks += 1

@@ -1,7 +1,7 @@
 """Storing what was decided of a batch, in the caller's transaction, in an order that others rely on."""
 
 from concentrators.commands import queue
-from concentrators.commands.queue import Answer, Said
+from concentrators.commands.queue import AnswerKind, CommandAnswer
 from concentrators.failures import record
 from concentrators.ingest.decisions import Decisions
 from concentrators.totals import totals
@@ -11,7 +11,7 @@ from keyvault.opening import Opening, save_counters
 from meters.readings import store as reading_store
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
-_SAID = {COMMAND_DONE: Said.DONE, COMMAND_REFUSED: Said.REFUSED, COMMAND_LATE: Said.LATE}
+_SAID = {COMMAND_DONE: AnswerKind.DONE, COMMAND_REFUSED: AnswerKind.REFUSED, COMMAND_LATE: AnswerKind.LATE}
 
 
 def store(decisions: Decisions, opening: Opening) -> None:
@@ -31,7 +31,7 @@ def store(decisions: Decisions, opening: Opening) -> None:
     judged_at = decisions.uplinks[0].delivery.judged_at
     save_counters(opening, decisions.heard)
     if decisions.answers:
-        queue.answered([Answer(*answer[:2], _SAID[answer.obis_code]) for answer in decisions.answers], judged_at)
+        queue.answered([CommandAnswer(*answer[:2], _SAID[answer.obis_code]) for answer in decisions.answers], judged_at)
     if decisions.activated:
         keys = [(meter_id, int.from_bytes(kid[8:], "big")) for kid, meter_id in decisions.activated.items()]
         queue.keys_arrived(keys, judged_at)

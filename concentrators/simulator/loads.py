@@ -19,7 +19,7 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunRequest:
     """A run as somebody asks for it. ``meters`` and ``days`` of None are all of a file, or a default."""
 
     concentrators: int = 3
@@ -37,7 +37,7 @@ class Wish:
     derived_every: int = 4
 
 
-def make_plan(wish: Wish, now: datetime) -> tuple[Plan, Load]:
+def make_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
     """The plan of a new run and its load. PlanError or RecordedError where it cannot be."""
     if wish.readings is not None:
         plan, load = _recorded_plan(wish, wish.readings, now)
@@ -66,7 +66,7 @@ def load_of(plan: Plan) -> Load:
     return load
 
 
-def _recorded_plan(wish: Wish, path: Path, now: datetime) -> tuple[Plan, Load]:
+def _recorded_plan(wish: RunRequest, path: Path, now: datetime) -> tuple[Plan, Load]:
     end_before_s = None if wish.as_recorded else int(now.timestamp())
     load = _read(path, wish.meters, wish.days, end_before_s)
     source: dict[str, object] = {
@@ -80,7 +80,7 @@ def _recorded_plan(wish: Wish, path: Path, now: datetime) -> tuple[Plan, Load]:
     return _plan(wish, names, [INTERVAL_MINUTES], load.start_s, load.end_s, source), load
 
 
-def _household_plan(wish: Wish, now: datetime) -> tuple[Plan, Load]:
+def _household_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
     lengths = wish.interval_minutes
     if any(length % min(lengths) or 1440 % length for length in lengths):
         raise PlanError(f"interval lengths {lengths} must divide a day, and each be a multiple of the shortest")
@@ -93,7 +93,7 @@ def _household_plan(wish: Wish, now: datetime) -> tuple[Plan, Load]:
 
 
 def _plan(
-    wish: Wish, names: list[str], lengths: list[int], start_s: int, end_s: int | None, source: dict[str, object]
+    wish: RunRequest, names: list[str], lengths: list[int], start_s: int, end_s: int | None, source: dict[str, object]
 ) -> Plan:
     day_aligned_half = None if end_s is None else start_s + (end_s - start_s) // 2 // _DAY_S * _DAY_S
     return Plan(

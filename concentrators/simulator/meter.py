@@ -6,17 +6,17 @@ from typing import Any, Self
 
 import cbor2
 
-from concentrators.simulator.nonvolatile import NonVolatile, Record
+from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 from concentrators.simulator.obedience import (
     CLOCK_LATE_S,
     FIRST_EPOCH,
     SET_CLOCK,
     TRANSFER_EPOCH,
-    Answer,
+    AnswerEvent,
     Key,
     Keys,
-    Order,
     Receiver,
+    TakenCommand,
 )
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
@@ -81,7 +81,7 @@ class SimulatedMeter:
         self.epoch, self._reserved = self._keys.boot()
         self._counter = self._reserved
         self._marks: list[tuple[float, int]] = []  # by running time, the counter of the next frame; newest last
-        self._lengths = Record(cells, "lengths")
+        self._lengths = CounterRecord(cells, "lengths")
         self._lengths.repair()
         self.receiver = Receiver(system_title, cells, self._keys)
         self._use_key()
@@ -101,7 +101,7 @@ class SimulatedMeter:
         lengths = [*self.lengths, (from_s, minutes)]
         self._lengths.store(len(lengths).to_bytes(2, "big") + cbor2.dumps(lengths))
 
-    def renew(self, order: Order) -> None:
+    def renew(self, order: TakenCommand) -> None:
         """Send under the key that a command brought from now on, unless that or a newer one is there already."""
         _, _, epoch, key, alg = order.fields
         if epoch <= self.epoch:
@@ -116,7 +116,7 @@ class SimulatedMeter:
         if not self._marks or running_s - self._marks[-1][0] >= CLOCK_LATE_S / 2:
             self._marks = [*self._marks[-2:], (running_s, self._counter)]
 
-    def is_late(self, order: Order, running_s: float) -> bool:
+    def is_late(self, order: TakenCommand, running_s: float) -> bool:
         """Whether a set clock may be older than CLOCK_LATE_S: it names no frame that was sealed since then."""
         if order.kind != SET_CLOCK:
             return False
@@ -126,7 +126,7 @@ class SimulatedMeter:
         heard = order.fields[3] if len(order.fields) == 4 else 0
         return since is None or not since < heard <= self._counter
 
-    def answer(self, order: Order, now_s: int, register: str) -> Answer:
+    def answer(self, order: TakenCommand, now_s: int, register: str) -> AnswerEvent:
         """What the meter says of a command that it has followed, each time at another second.
 
         That one came too late it says at the time that is in the command: its own clock may be wrong.
@@ -168,7 +168,7 @@ class SimulatedMeter:
 
 def lengths_in(memory: NonVolatile) -> list[tuple[int, int]]:
     """The interval lengths in a meter's memory: from a Unix second on, in minutes; oldest first."""
-    body = Record(memory, "lengths").load()
+    body = CounterRecord(memory, "lengths").load()
     return [] if body is None else [(from_s, minutes) for from_s, minutes in cbor2.loads(body[2:])]
 
 

@@ -59,7 +59,7 @@ class NonVolatile:
             raise PowerLostError(f"{cell} does not hold what was written to it")
 
 
-class Record:
+class CounterRecord:
     """A record in two copies. A later body is greater, octet by octet: the greater of the valid copies counts.
 
     ``store`` returns once both copies hold the body; so whatever is lost of one, the other is no older than

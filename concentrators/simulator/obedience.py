@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import cbor2
 
-from concentrators.simulator.nonvolatile import NonVolatile, Record
+from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
@@ -52,7 +52,7 @@ class Faults:
         return rng.choices([*self._kinds, None], self._weights)[0]
 
 
-class Answer(NamedTuple):
+class AnswerEvent(NamedTuple):
     """An event by which a meter answers a command."""
 
     register: str
@@ -76,7 +76,7 @@ class Keys:
     """
 
     def __init__(self, memory: NonVolatile, *made_with: Key) -> None:
-        self._memory, self._counter = memory, Record(memory, "counter")
+        self._memory, self._counter = memory, CounterRecord(memory, "counter")
         self._made_with = made_with
 
     def boot(self) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def _counter_record(epoch: int, reserved: int) -> bytes:
     return epoch.to_bytes(2, "big") + reserved.to_bytes(6, "big")
 
 
-class Order(NamedTuple):
+class TakenCommand(NamedTuple):
     """A command that a meter takes, or ``again``: the one before once more."""
 
     fields: list[Any]
@@ -160,7 +160,7 @@ class Receiver:
 
     def __init__(self, system_title: bytes, memory: NonVolatile, keys: Keys) -> None:
         self._title, self._keys = system_title, keys
-        self._records = {True: Record(memory, "key command"), False: Record(memory, "command")}
+        self._records = {True: CounterRecord(memory, "key command"), False: CounterRecord(memory, "command")}
         for record in self._records.values():
             record.repair()
 
@@ -169,7 +169,7 @@ class Receiver:
         """The second of the last answer."""
         return max(self._last(epoch).at_s for epoch in (TRANSFER_EPOCH, FIRST_EPOCH))
 
-    def take(self, octets: bytes, epoch: int) -> Order | None:
+    def take(self, octets: bytes, epoch: int) -> TakenCommand | None:
         """The command in a frame for a meter that sends under an epoch; None where it drops it in silence."""
         try:
             frame = parse_frame(octets)
@@ -187,24 +187,24 @@ class Receiver:
         counter = last.counter if last.epoch == under else -1
         if frame.counter < counter or not _names_itself(fields):
             return None
-        return Order(fields, under, frame.counter, frame.counter == counter)
+        return TakenCommand(fields, under, frame.counter, frame.counter == counter)
 
-    def does(self, order: Order) -> bool:
+    def does(self, order: TakenCommand) -> bool:
         """Whether a command is one that the meter knows, under the right key and in the right shape."""
         of_transfer_key = order.epoch == TRANSFER_EPOCH
         shape = tuple(type(one) for one in order.fields)
         return of_transfer_key == (order.kind == SET_KEY) and shape in _SHAPES.get(order.kind, [])
 
-    def answer(self, order: Order, at_s: int, register: str) -> Answer:
+    def answer(self, order: TakenCommand, at_s: int, register: str) -> AnswerEvent:
         """Record what is said to a command that was followed."""
         taken = Taken(order.epoch, order.counter, order.number, _SAID.index(register), at_s)
         self._records[order.epoch == TRANSFER_EPOCH].store(taken.pack())
-        return Answer(register, order.number, at_s)
+        return AnswerEvent(register, order.number, at_s)
 
-    def answer_again(self, order: Order) -> Answer:
+    def answer_again(self, order: TakenCommand) -> AnswerEvent:
         """What was said to the command that came again."""
         last = self._last(order.epoch)
-        return Answer(_SAID[last.said], last.number, last.at_s)
+        return AnswerEvent(_SAID[last.said], last.number, last.at_s)
 
     def _last(self, epoch: int) -> Taken:
         body = self._records[epoch == TRANSFER_EPOCH].load()

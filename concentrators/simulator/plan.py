@@ -30,7 +30,7 @@ class Load(Protocol):
 Lengths = Sequence[tuple[int, int]]
 
 
-class Interval(NamedTuple):
+class PlannedInterval(NamedTuple):
     """An interval: which one since the start, when it began (Unix seconds), the register then, its energy (Wh)."""
 
     position: int
@@ -44,7 +44,7 @@ class Interval(NamedTuple):
         return self.start_s + self.minutes * 60
 
 
-class Event(NamedTuple):
+class PlannedEvent(NamedTuple):
     """An event that a meter reports."""
 
     captured_at_s: int
@@ -141,14 +141,14 @@ class Plan:
     def first_register_wh(self, number: int) -> int:
         return 1_000_000 + number * 977
 
-    def event_in(self, number: int, interval: Interval) -> Event | None:
+    def event_in(self, number: int, interval: PlannedInterval) -> PlannedEvent | None:
         """The event that the meter reports of an interval, if any: few of them, spread evenly."""
         mixed = (number * 0x9E3779B1 ^ interval.position * 0x85EBCA6B ^ self.seed * 0xC2B2AE35) & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         draw, choice = (mixed >> 8) % _EVENT_EVERY, mixed & 0xFF
         if draw:
             return None
-        return Event(interval.start_s + choice % 60, (STANDARD_LOG, FRAUD_LOG)[choice % 2], 1 + choice // 2)
+        return PlannedEvent(interval.start_s + choice % 60, (STANDARD_LOG, FRAUD_LOG)[choice % 2], 1 + choice // 2)
 
     def intervals(
         self,
@@ -158,7 +158,7 @@ class Plan:
         lengths: Lengths = (),
         first_tick: int = 0,
         register_wh: int | None = None,
-    ) -> Iterator[Interval]:
+    ) -> Iterator[PlannedInterval]:
         """What a meter measured in intervals that end after ``first_tick`` and by ``end_tick``.
 
         From the start on it is the truth to compare with; from elsewhere ``register_wh`` is how the register stood.
@@ -174,7 +174,9 @@ class Plan:
             for passed, energy_wh in enumerate(load.energy_wh(number, first_minute, count, minutes)):
                 if energy_wh is not None:
                     minute = first_minute + passed * minutes
-                    yield Interval(minute // minutes, self.start_s + minute * 60, register_wh, energy_wh, minutes)
+                    yield PlannedInterval(
+                        minute // minutes, self.start_s + minute * 60, register_wh, energy_wh, minutes
+                    )
                     register_wh += energy_wh
 
     def measured_until(self, number: int, tick: int, lengths: Lengths = ()) -> int:

@@ -9,9 +9,9 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, Order
-from concentrators.simulator.plan import Interval, Lengths, Load, Plan
-from concentrators.simulator.spool import Outgoing, Said, Spool
+from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, TakenCommand
+from concentrators.simulator.plan import Lengths, Load, Plan, PlannedInterval
+from concentrators.simulator.spool import ExtraValue, Outgoing, Spool
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 
@@ -57,7 +57,7 @@ class Production:
         """Let the meters do what commands have reached them by now; how many frames that gave."""
         mail = self._spool.mail(now_s)
         frames: list[Outgoing] = []
-        said: list[Said] = []
+        said: list[ExtraValue] = []
         meters: dict[int, SimulatedMeter] = {}
         for one in mail:
             meter = self._by_title.get(one.system_title)
@@ -82,7 +82,9 @@ class Production:
         keys = plan.device_key(secret, number), memory, plan.transfer_key(secret, number)
         return SimulatedMeter(plan.system_title(number), *keys)
 
-    def _follow(self, meter: SimulatedMeter, order: Order, fault: str, now_s: float, said: list[Said]) -> list[bytes]:
+    def _follow(
+        self, meter: SimulatedMeter, order: TakenCommand, fault: str, now_s: float, said: list[ExtraValue]
+    ) -> list[bytes]:
         """Do what a command says; the payloads of what the meter has to say then, its answer last."""
         meter.let_time_pass(now_s)
         number = meter.memory.number
@@ -101,13 +103,13 @@ class Production:
             elif does and order.kind == READ_NOW:
                 at_s = self._measured_until(number)
                 payloads.append(register_payload(at_s, meter.memory.register_wh))
-                said.append(Said(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
+                said.append(ExtraValue(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
             elif does and order.kind == RESEND:
                 payloads += self._again(number, *order.fields[2:])
             answer = meter.answer(order, int(now_s), register)
         if fault != Fault.LOSE_ANSWER:
             payloads.append(event_payload(answer.at_s, answer.register, answer.number))
-            said.append(Said(number, answer.register, answer.at_s, answer.number))
+            said.append(ExtraValue(number, answer.register, answer.at_s, answer.number))
         return payloads
 
     def _measure_in(self, meter: SimulatedMeter, minutes: int, from_s: int) -> bool:
@@ -140,7 +142,7 @@ class Production:
             if from_s <= one.start_s < to_s
         ]
 
-    def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, Interval]]:
+    def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, PlannedInterval]]:
         """The intervals that end in the stretch, by meter and end (Unix seconds)."""
         return {
             number: {
@@ -152,7 +154,7 @@ class Production:
             for number, meter in enumerate(self._meters)
         }
 
-    def _report(self, number: int, interval: Interval, frames: list[Outgoing]) -> None:
+    def _report(self, number: int, interval: PlannedInterval, frames: list[Outgoing]) -> None:
         """Seal what a meter says of an interval, and what goes wrong beside it."""
         meter, home = self._meters[number], self._plan.home_of(number)
         counter = meter.next_counter()

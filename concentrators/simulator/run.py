@@ -18,7 +18,7 @@ _BACKLOG_FRAMES = 60_000
 _LIVE_EAGERNESS = 5.0
 
 
-class Standing(NamedTuple):
+class RunProgress(NamedTuple):
     """How far a run has come."""
 
     ticks: int
@@ -53,12 +53,12 @@ class Run:
         ]
         self._began_at, self._began_clock_s = time.monotonic(), production.clock_s
 
-    def standing(self) -> Standing:
+    def standing(self) -> RunProgress:
         posted = sum(concentrator.posted_frames for concentrator in self._concentrators)
         repeats = sum(concentrator.repeats for concentrator in self._concentrators)
-        return Standing(self._production.tick, self._production.frames, posted, repeats)
+        return RunProgress(self._production.tick, self._production.frames, posted, repeats)
 
-    def play(self, look: Callable[[Standing], None]) -> bool:
+    def play(self, look: Callable[[RunProgress], None]) -> bool:
         """Run to the end; True when everything was posted. ``look`` is called often with how it stands.
 
         Raises what ended a concentrator early.

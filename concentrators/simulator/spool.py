@@ -96,7 +96,7 @@ class Mail(NamedTuple):
     fault: str
 
 
-class Said(NamedTuple):
+class ExtraValue(NamedTuple):
     """What a meter said because a command made it: a value of a register at a time, beyond what its plan says."""
 
     meter: int
@@ -177,9 +177,9 @@ class Spool:
         )
         return [Mail(*row) for row in rows]
 
-    def said(self) -> list[Said]:
+    def said(self) -> list[ExtraValue]:
         rows = self._db().execute("SELECT meter, register, at_s, value FROM said")
-        return [Said(*row) for row in rows]
+        return [ExtraValue(*row) for row in rows]
 
     # --- frames in --------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Spool:
         frames: list[Outgoing],
         memories: list[Memory],
         taken: Sequence[Mail] = (),
-        said: Sequence[Said] = (),
+        said: Sequence[ExtraValue] = (),
         **facts: Any,
     ) -> None:
         """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing.

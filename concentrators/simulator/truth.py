@@ -17,7 +17,7 @@ from concentrators.simulator.meter import ENERGY_REGISTER, lengths_in
 from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
-from concentrators.simulator.spool import Said, Spool
+from concentrators.simulator.spool import ExtraValue, Spool
 from keyvault.cose.structures import split_sequence
 from meters.models import Meter, MeterEvent, Register
 from meters.readings.obis import LOAD_PROFILE
@@ -174,7 +174,7 @@ def _compare_readings(
 ) -> dict[_Total, tuple[int, int]]:
     """Every reading and event of every meter; gives the interval totals that follow from the truth."""
     ticks: int = spool.fact("tick") or 0
-    said: defaultdict[int, list[Said]] = defaultdict(list)
+    said: defaultdict[int, list[ExtraValue]] = defaultdict(list)
     for one_said in spool.said():
         said[one_said.meter].append(one_said)
     lengths = {number: lengths_in(memory.nonvolatile) for number, memory in spool.memories().items()}

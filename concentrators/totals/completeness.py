@@ -13,7 +13,7 @@ from typing import NamedTuple
 from django.db import connection
 
 from concentrators.totals import expected as expectations
-from concentrators.totals.expected import Span
+from concentrators.totals.expected import ExpectedSpan
 from meters.readings.obis import LOAD_PROFILE
 
 _HOUR = timedelta(hours=1)
@@ -38,7 +38,7 @@ class IncompleteMeter(NamedTuple):
     missing: int
 
 
-class Share(NamedTuple):
+class IntervalShare(NamedTuple):
     """A concentrator's intervals: how many are there of how many expected, and when the newest of all began."""
 
     concentrator_id: int
@@ -47,7 +47,9 @@ class Share(NamedTuple):
     newest: datetime | None
 
 
-def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id: int | None = None) -> list[Hour]:
+def hours(
+    spans: Iterable[ExpectedSpan], start: datetime, end: datetime, concentrator_id: int | None = None
+) -> list[Hour]:
     """Completeness and energy of each whole hour from ``start`` on, of all concentrators or of one; one query.
 
     Where the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
@@ -74,7 +76,7 @@ def hours(spans: Iterable[Span], start: datetime, end: datetime, concentrator_id
     return [Hour(at, counted[at], expected[at], energy_wh[at]) for at in starts]
 
 
-def shares(spans: Iterable[Span], start: datetime, end: datetime) -> list[Share]:
+def shares(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> list[IntervalShare]:
     """Completeness of each concentrator over [start, end), the least complete first; one query.
 
     ``newest`` looks beyond ``end``, not before ``start``.
@@ -95,7 +97,7 @@ def shares(spans: Iterable[Span], start: datetime, end: datetime) -> list[Share]
     found = []
     for concentrator_id, intervals in expected.items():
         counted, newest = standing.get(concentrator_id, (0, None))
-        found.append(Share(concentrator_id, counted, intervals, newest))
+        found.append(IntervalShare(concentrator_id, counted, intervals, newest))
     found = [share for share in found if share.expected]
     return sorted(found, key=lambda share: (share.counted / share.expected, -share.expected, share.concentrator_id))
 
@@ -128,7 +130,7 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
         return [IncompleteMeter(*row) for row in cursor.fetchall()]
 
 
-def _expected_by_hour(spans: Iterable[Span], start: datetime, end: datetime) -> dict[datetime, int]:
+def _expected_by_hour(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> dict[datetime, int]:
     """How many intervals are expected to begin in each hour."""
     changes: dict[int, dict[datetime, int]] = defaultdict(lambda: defaultdict(int))
     for span in spans:

@@ -67,7 +67,7 @@ SPANS = """
 """
 
 
-class Span(NamedTuple):
+class ExpectedSpan(NamedTuple):
     """So many meters of a concentrator were expected in [first, last), in intervals of one length."""
 
     concentrator_id: int
@@ -85,7 +85,7 @@ class Span(NamedTuple):
 
 def spans(
     start: datetime, end: datetime, over_by: datetime | None = None, concentrator_ids: Collection[int] | None = None
-) -> list[Span]:
+) -> list[ExpectedSpan]:
     """Who is expected to have sent intervals that begin in [start, end) and are over by an instant (``end``).
 
     From the kept steps: a row for each change within the period, and one for each concentrator and length.
@@ -116,7 +116,7 @@ def spans(
                WHERE first < last AND meters > 0""",
             parameters(start, end, over_by, concentrator_ids),
         )
-        return [Span(*row) for row in cursor.fetchall()]
+        return [ExpectedSpan(*row) for row in cursor.fetchall()]
 
 
 def refresh() -> int:

@@ -12,7 +12,7 @@ from ami_headend.core.sql import cursor
 from concentrators.totals.expected import EXPECTED, refresh
 
 
-class TotalKey(NamedTuple):
+class TotalPosition(NamedTuple):
     """The place of a total in the order: time first."""
 
     interval_start: datetime
@@ -50,7 +50,7 @@ class TotalSelection:
     after: tuple[Any, ...] | None = None
 
 
-def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], TotalKey | None]:
+def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], TotalPosition | None]:
     """The first totals of a selection, oldest first, and the key to go on after; two queries, unless meters changed."""
     refresh()
     condition, params = _condition(selection)
@@ -71,10 +71,10 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
         TotalRow(name, obis, at, minutes, int(value), scaler, unit, counted, expected)
         for at, _, _, minutes, name, obis, value, scaler, unit, counted, expected in rows
     ]
-    return shown, TotalKey(*rows[-1][:4]) if len(rows) == limit else None
+    return shown, TotalPosition(*rows[-1][:4]) if len(rows) == limit else None
 
 
-_ORDER = ", ".join(TotalKey._fields)
+_ORDER = ", ".join(TotalPosition._fields)
 
 
 def _condition(selection: TotalSelection) -> tuple[str, list[Any]]:
@@ -84,6 +84,6 @@ def _condition(selection: TotalSelection) -> tuple[str, list[Any]]:
         ("interval_start < %s", selection.end),
         keyset.one_of("concentrator_id", selection.concentrator_ids),
         keyset.one_of("register_id", selection.register_ids),
-        keyset.after(TotalKey._fields, selection.after),
+        keyset.after(TotalPosition._fields, selection.after),
     )
     return " AND ".join(conditions), params

@@ -14,8 +14,8 @@ NAME_MAX = 100
 _USABLE = (KeyState.PENDING, KeyState.ACTIVE, KeyState.RETIRING)
 
 
-class Standing(NamedTuple):
-    """A fleet key; how many keys derived from it are active, and under how many frames may still come."""
+class FleetKeyUse(NamedTuple):
+    """A fleet key, with the numbers of derived keys that are active, and that may still open frames."""
 
     fleet_key: FleetKey
     active: int
@@ -43,7 +43,7 @@ def find(name: str) -> FleetKey:
     return row
 
 
-def standings() -> list[Standing]:
+def standings() -> list[FleetKeyUse]:
     """Every fleet key, the oldest first, and the keys derived from it; two queries."""
     derived = DeviceKey.objects.filter(fleet_key__isnull=False, epoch__gt=0)
     counts = {
@@ -54,6 +54,6 @@ def standings() -> list[Standing]:
     }
     none = {"active": 0, "usable": 0}
     return [
-        Standing(row, counts.get(row.pk, none)["active"], counts.get(row.pk, none)["usable"])
+        FleetKeyUse(row, counts.get(row.pk, none)["active"], counts.get(row.pk, none)["usable"])
         for row in FleetKey.objects.order_by("pk").defer("wrapped")
     ]

@@ -18,7 +18,7 @@ from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
 from keyvault.device_keys import shipment_file
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
-from keyvault.device_keys.shipment_file import Header, ShipmentError, ShipmentLine
+from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import Algorithm, DeviceKey, KeyState
 from keyvault.schemes.table import USUAL
@@ -55,7 +55,7 @@ def export(
     titles = sorted(set(system_titles))
     approvals.check(approvals.EXPORT, approval_subject(titles, transport_key), timezone.now())
     ids = _key_ids(titles)
-    header = Header(shipment, transport_key.fingerprint, len(titles))
+    header = ShipmentHeader(shipment, transport_key.fingerprint, len(titles))
     written = None
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
@@ -129,7 +129,7 @@ def _lines(
         done(len(chunk))
 
 
-def _write(file: IO[bytes], header: Header, lines: Iterator[ShipmentLine], *, packed: bool) -> tuple[int, int]:
+def _write(file: IO[bytes], header: ShipmentHeader, lines: Iterator[ShipmentLine], *, packed: bool) -> tuple[int, int]:
     """Write a shipment; gives the numbers of its keys and transfer keys."""
     keys = transfer_keys = 0
     target: IO[bytes] | gzip.GzipFile = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file
@@ -145,7 +145,7 @@ def _write(file: IO[bytes], header: Header, lines: Iterator[ShipmentLine], *, pa
 
 def _record(
     actor: Actor,
-    header: Header,
+    header: ShipmentHeader,
     exported: Exported,
     path: Path,
     titles: Sequence[bytes],

@@ -32,7 +32,7 @@ class ShipmentError(ValueError):
     """The shipment as a whole cannot be taken, or made; the message says why."""
 
 
-class Header(NamedTuple):
+class ShipmentHeader(NamedTuple):
     """The first line: the shipment's name, its transport key's fingerprint (8 octets), and how many lines follow."""
 
     shipment: str
@@ -55,7 +55,7 @@ class ShipmentLine(NamedTuple):
 class Shipment(NamedTuple):
     """What a file holds: header, lines that are right in themselves, the others, and the file's SHA-256."""
 
-    header: Header
+    header: ShipmentHeader
     lines: list[ShipmentLine]
     bad: list[BadLine]
     sha256: bytes
@@ -72,7 +72,7 @@ def read(path: Path) -> Shipment:
         raise ShipmentError(str(error)) from None
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: ShipmentHeader) -> bytes:
     """The first line of a shipment."""
     return _encode({"shipment": header.shipment, "transport_key": header.transport_key.hex(), "meters": header.meters})
 
@@ -126,7 +126,7 @@ def _read(stream: BinaryIO, sha256: bytes) -> Shipment:
     return Shipment(header, lines, bad, sha256)
 
 
-def _numbered(stream: BinaryIO, header: Header) -> Iterator[tuple[int, bytes]]:
+def _numbered(stream: BinaryIO, header: ShipmentHeader) -> Iterator[tuple[int, bytes]]:
     for number in range(2, header.meters + 2):
         octets = stream.readline(_LINE_MAX_OCTETS)
         if not octets:
@@ -160,7 +160,7 @@ def _refuse_unknown(fields: dict[str, Any], known: set[str]) -> None:
         raise ValueError(f"field {ascii(unknown[0])[:40]} is not one of {', '.join(sorted(known))}")
 
 
-def _header(octets: bytes) -> Header:
+def _header(octets: bytes) -> ShipmentHeader:
     fields = _object(octets)
     _refuse_unknown(fields, _HEADER_FIELDS)
     if missing := sorted(_HEADER_FIELDS - fields.keys()):
@@ -173,7 +173,7 @@ def _header(octets: bytes) -> Header:
         raise ValueError("transport_key is no fingerprint: 16 hex digits in lower case, never the key itself")
     if type(meters) is not int or meters < 1:
         raise ValueError("meters is not a whole number from 1")
-    return Header(shipment, bytes.fromhex(transport_key), meters)
+    return ShipmentHeader(shipment, bytes.fromhex(transport_key), meters)
 
 
 def _line(number: int, octets: bytes) -> ShipmentLine:

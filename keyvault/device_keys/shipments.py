@@ -30,7 +30,7 @@ _NAMED_IN_AUDIT = 100
 
 
 @dataclass
-class ImportReport:
+class ShipmentReport:
     """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
 
     active: int = 0
@@ -82,14 +82,14 @@ def import_(
     replace_transfer_keys: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda step, count, total: None,
-) -> ImportReport:
+) -> ShipmentReport:
     """Store the keys of a shipment, in one transaction; audited as one act.
 
     A device's first key becomes active, one beside an active key pending: its first frame activates it.
     A key that stands already is unchanged. Raises ShipmentError for a wrong transport key, IntegrityError
     where keys were made meanwhile, MasterKeyError and AuditError where those keys cannot be used.
     """
-    report = ImportReport(bad=list(shipment.bad))
+    report = ShipmentReport(bad=list(shipment.bad))
     arrived = _unwrap(shipment, transport_key, report, progress)
     with transaction.atomic():
         plan = _hold_against_vault(arrived, report, replace=replace_transfer_keys, progress=progress)
@@ -125,7 +125,7 @@ def _named(plan: _Plan) -> list[dict[str, Any]]:
 
 
 def _unwrap(
-    shipment: Shipment, transport_key: TransportKey, report: ImportReport, progress: Progress
+    shipment: Shipment, transport_key: TransportKey, report: ShipmentReport, progress: Progress
 ) -> list[_Arrived]:
     """The keys that open and are fit for use; the others' lines are bad."""
     named = shipment.header.transport_key
@@ -175,7 +175,7 @@ def _unfit(key: _Arrived, transport_key: TransportKey, first: dict[bytes, int]) 
 
 
 def _hold_against_vault(
-    arrived: Sequence[_Arrived], report: ImportReport, *, replace: bool, progress: Progress
+    arrived: Sequence[_Arrived], report: ShipmentReport, *, replace: bool, progress: Progress
 ) -> _Plan:
     plan = _Plan()
     elsewhere = _standing_elsewhere(arrived)
@@ -208,7 +208,7 @@ def _by_device(arrived: Sequence[_Arrived]) -> list[list[_Arrived]]:
     return list(by_title.values())
 
 
-def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: ImportReport) -> str | None:
+def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: ShipmentReport) -> str | None:
     """Puts a key where it belongs; or says what is wrong with it."""
     same = have.get(key.epoch)
     if same is not None:
@@ -232,7 +232,7 @@ def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: Im
 
 
 def _plan_transfer_key(
-    plan: _Plan, key: _Arrived, standing: _Standing | None, report: ImportReport, *, replace: bool
+    plan: _Plan, key: _Arrived, standing: _Standing | None, report: ShipmentReport, *, replace: bool
 ) -> str | None:
     if standing is None:
         algorithm = key.algorithm or Algorithm.AES_CCM_16_64_128

@@ -13,7 +13,7 @@ from django.db import connection
 
 from ami_headend.core.locks import KEY_JOURNAL
 from ami_headend.core.sql import fetch_rows
-from keyvault.journal.segments import Record
+from keyvault.journal.segments import JournalRecord
 from keyvault.journal.writing import JournalError, probe, write
 from keyvault.master_key import MasterKeyError
 
@@ -65,14 +65,14 @@ def append(kind: str, body: Any) -> int:
     )
     if not is_replayed:
         raise NotReplayedError
-    write(Record(number, time.time_ns() // 1000, kind, body))
+    write(JournalRecord(number, time.time_ns() // 1000, kind, body))
     return int(number)
 
 
 def note(number: int, kind: str, body: Any) -> None:
     """Write what became of the act of that number, after its transaction; where that fails, the act stands."""
     try:
-        write(Record(number, time.time_ns() // 1000, kind, body))
+        write(JournalRecord(number, time.time_ns() // 1000, kind, body))
     except MasterKeyError as error:
         logger.warning("the key journal lacks that act %d was committed: %s", number, error)
 

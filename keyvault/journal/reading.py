@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 from keyvault.journal.segments import (
     NO_MAC,
     End,
-    Record,
+    JournalRecord,
     Scan,
     SegmentError,
     TornHeaderError,
@@ -41,12 +41,14 @@ class _Entry(NamedTuple):
     octets: int
 
 
-def read_kinds(folders: Sequence[Path], master: MasterKeys, kinds: frozenset[str]) -> tuple[list[Record], list[str]]:
+def read_kinds(
+    folders: Sequence[Path], master: MasterKeys, kinds: frozenset[str]
+) -> tuple[list[JournalRecord], list[str]]:
     """All records of some kinds, in order, and what is wrong with segments; without taking the others apart.
 
     JournalError where a folder cannot be read. Wants room for those records alone.
     """
-    found: list[Record] = []
+    found: list[JournalRecord] = []
     faults: list[str] = []
     marks = [kind.encode() for kind in kinds]
     for path in segments(folders):
@@ -82,7 +84,7 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[JournalRecord]:
         for entry in self._entries:
             with self.states[entry.segment].path.open("rb", buffering=0) as file:
                 yield decode_record(os.pread(file.fileno(), entry.octets, entry.start))

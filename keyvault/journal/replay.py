@@ -18,13 +18,13 @@ from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.journal.reading import Journal
-from keyvault.journal.segments import Record
+from keyvault.journal.segments import JournalRecord
 from keyvault.models import Approval, AuditKey, Backup, MasterKeyRotation, RotationState
 from keyvault.schemes.table import USUAL
 
 CLOCK_MAY_LAG = timedelta(seconds=60)
 
-Apply = Callable[[Record], object]
+Apply = Callable[[JournalRecord], object]
 
 
 class ReplayError(Exception):
@@ -42,8 +42,8 @@ class Replayer(Protocol):
 
 
 @dataclass
-class Outcome:
-    """What a replay did: records by kind, the latest number, and what people have to know."""
+class ReplayReport:
+    """Result of a replay: records by kind, the latest number, and notes for the operator."""
 
     records: Counter[str] = field(default_factory=Counter)
     last_number: int = 0
@@ -73,7 +73,7 @@ def bring_up(
     now: datetime,
     subject: Mapping[str, Any],
     progress: Callable[[int], object] = lambda records: None,
-) -> Outcome:
+) -> ReplayReport:
     """Replay the journal, settle the rest and open the vault, in one transaction; audited with ``subject``.
 
     Raises ReplayError where the clock is behind the journal (downlink counters would be used twice) or a record
@@ -100,9 +100,9 @@ def apply(
     replayers: Sequence[Replayer],
     now: datetime,
     progress: Callable[[int], object] = lambda records: None,
-) -> Outcome:
+) -> ReplayReport:
     """Apply the records and settle the rest, in the caller's transaction, and open nothing: a drill ends here."""
-    outcome = Outcome(last_number=found.last_number)
+    outcome = ReplayReport(last_number=found.last_number)
     for record in found:
         acts = [replayer.kinds[record.kind] for replayer in replayers if record.kind in replayer.kinds]
         if not acts:
@@ -171,7 +171,7 @@ class KeyReplayer:
             notes.append(f"{expired} open approvals are expired: they may have been used. Ask for them again")
         return notes
 
-    def _audit(self, record: Record) -> None:
+    def _audit(self, record: JournalRecord) -> None:
         content, mac = record.body
         self._audited[content["number"]] = content, mac  # the later one: the one before was not committed
 
@@ -180,7 +180,7 @@ class KeyReplayer:
         ahead = [self._audited[number] for number in sorted(self._audited) if number > known]
         return len(self._audited) - len(ahead) + (chain.carry_on(ahead) if ahead else 0)
 
-    def _gone(self, record: Record) -> None:
+    def _gone(self, record: JournalRecord) -> None:
         """Pending keys that were cancelled, but for those that went to their device all the same, later."""
         keys = [key for key in record.body if self._at_device.get((key[0], key[1]), 0) < record.number]
         ids = int_array(

@@ -30,7 +30,7 @@ class TornHeaderError(SegmentError):
     """A segment that ends within its header: the process died that began it, and nothing was written to it."""
 
 
-class Header(NamedTuple):
+class SegmentHeader(NamedTuple):
     """What a segment says of itself: its id (16 octets), host, and MAC key wrapped under a master key version."""
 
     id: bytes
@@ -40,7 +40,7 @@ class Header(NamedTuple):
     wrapped_key: bytes
 
 
-class Record(NamedTuple):
+class JournalRecord(NamedTuple):
     """One act: its number (one sequence for all hosts), Unix microseconds, kind, and what the kind says."""
 
     number: int
@@ -61,7 +61,7 @@ class End(StrEnum):
     DAMAGED = "damaged"  # octets were changed after they had been written
 
 
-class Found(NamedTuple):
+class FoundRecord(NamedTuple):
     """A record where it stands: where it ends, and the mac that the next one goes on from."""
 
     end: int
@@ -69,15 +69,15 @@ class Found(NamedTuple):
     payload: bytes
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: SegmentHeader) -> bytes:
     """The payload of a segment's first record."""
     return cbor2.dumps(header._asdict(), canonical=True)
 
 
-def decode_header(payload: bytes) -> Header:
+def decode_header(payload: bytes) -> SegmentHeader:
     """The inverse; SegmentError where it is another form."""
     try:
-        header = Header(**cbor2.loads(payload))
+        header = SegmentHeader(**cbor2.loads(payload))
     except (cbor2.CBORDecodeError, TypeError, ValueError):
         raise SegmentError("its header is not in the form that this head-end writes") from None
     if not isinstance(header.id, bytes) or not isinstance(header.wrapped_key, bytes) or type(header.version) is not int:
@@ -85,15 +85,15 @@ def decode_header(payload: bytes) -> Header:
     return header
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(record: JournalRecord) -> bytes:
     """The payload of a record."""
     return cbor2.dumps(list(record), canonical=True)
 
 
-def decode_record(payload: bytes) -> Record:
+def decode_record(payload: bytes) -> JournalRecord:
     """The inverse; SegmentError where it is another form."""
     try:
-        record = Record(*cbor2.loads(payload))
+        record = JournalRecord(*cbor2.loads(payload))
     except (cbor2.CBORDecodeError, TypeError, ValueError):
         raise SegmentError("a record is not in the form that this head-end writes") from None
     if type(record.number) is not int or type(record.at_us) is not int or not isinstance(record.kind, str):
@@ -108,7 +108,7 @@ def framed(key: bytes, before: bytes, payload: bytes) -> tuple[bytes, bytes]:
     return length + payload + mac, mac
 
 
-def read_header(file: IO[bytes]) -> tuple[Header, int]:
+def read_header(file: IO[bytes]) -> tuple[SegmentHeader, int]:
     """The header of a segment, its mac not checked yet, and where it begins; SegmentError where there is none."""
     file.seek(0)
     line = file.read(len(HEAD_LINE))
@@ -131,7 +131,7 @@ class Scan:
         self.good_to, self.mac = start, before
         self.end = End.CLEAN
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[FoundRecord]:
         self._file.seek(self.good_to)
         while prefix := self._file.read(_LENGTH_OCTETS):
             length = int.from_bytes(prefix, "big")
@@ -144,7 +144,7 @@ class Scan:
                 self.end = End.DAMAGED
                 return
             self.good_to, self.mac = self._file.tell(), mac
-            yield Found(self.good_to, mac, payload)
+            yield FoundRecord(self.good_to, mac, payload)
 
     def _end_at(self, prefix: bytes, length: int) -> End:
         """What ends within a record: a write that was cut short, or never reached the disk and reads as zeros."""

@@ -27,10 +27,10 @@ from keyvault.journal.segments import (
     ID_OCTETS,
     NO_MAC,
     End,
-    Header,
-    Record,
+    JournalRecord,
     Scan,
     SegmentError,
+    SegmentHeader,
     decode_record,
     encode_header,
     encode_record,
@@ -70,7 +70,7 @@ class _Place(NamedTuple):
 _last: dict[Path, _Place] = {}  # by folder; touched under the lock alone
 
 
-def write(record: Record) -> None:
+def write(record: JournalRecord) -> None:
     """Append a record; on the disk when this returns. JournalError: it is not there, or not for certain."""
     folder = _folder()
     try:
@@ -111,7 +111,7 @@ def probe() -> Path:
     return folder
 
 
-def segment_key(header: Header, master: MasterKeys) -> bytes:
+def segment_key(header: SegmentHeader, master: MasterKeys) -> bytes:
     """The MAC key of a segment. UnwrapError where its header was changed, or the master key is another's."""
     return master.unwrap(header.wrapped_key, Purpose.JOURNAL_KEY, header.id)
 
@@ -208,7 +208,7 @@ def _begin(folder: Path, number: int) -> _Place:
     master = master_key.provider().fresh()
     identity, key = secrets.token_bytes(ID_OCTETS), secrets.token_bytes(_KEY_OCTETS)
     wrapped = master.wrap(key, Purpose.JOURNAL_KEY, identity)
-    header = Header(identity, socket.gethostname(), time.time_ns() // 1000, master.active_version, wrapped)
+    header = SegmentHeader(identity, socket.gethostname(), time.time_ns() // 1000, master.active_version, wrapped)
     octets, mac = framed(key, NO_MAC, encode_header(header))
     path = folder / f"{_host()}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{SUFFIX}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -30,7 +30,7 @@ class BackupError(Exception):
     """A backup cannot be made, taken for whole, or pruned; the message says why and what to do."""
 
 
-class Snapshot(NamedTuple):
+class DumpState(NamedTuple):
     """A state of the database that a dump can be made of, and what stood in it."""
 
     id: str
@@ -57,7 +57,7 @@ def register(name: str, place: str, keep_until: datetime, actor: Actor, now: dat
 
 
 @contextmanager
-def snapshot(wait_s: float = WAIT_S) -> Iterator[Snapshot]:
+def snapshot(wait_s: float = WAIT_S) -> Iterator[DumpState]:
     """A state in which every act is done that the journal had told of when the backup was registered.
 
     Waits for acts that are under way; others go on. BackupError where one takes longer than ``wait_s``.
@@ -68,7 +68,7 @@ def snapshot(wait_s: float = WAIT_S) -> Iterator[Snapshot]:
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         cursor.execute("SELECT pg_export_snapshot()")
         identity: str = cursor.fetchone()[0]
-        yield Snapshot(identity, chain.head())
+        yield DumpState(identity, chain.head())
 
 
 def finish(backup: Backup, sha256: bytes, octets: int, actor: Actor, now: datetime) -> None:

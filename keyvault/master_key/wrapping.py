@@ -1,7 +1,7 @@
-"""Who may wrap secrets, and when the active master key version may change: never both at once.
+"""Locks that keep wrapping of secrets and changes of the active master key version apart.
 
-A secret that is wrapped under a version and not committed yet is in no census. So whoever wraps holds
-a shared lock until its transaction ends, and whoever changes the versions holds it alone.
+A secret that is wrapped under a version and not committed yet is in no census. So a transaction
+that wraps holds a shared lock until it ends, and one that changes the versions holds it alone.
 """
 
 from collections.abc import Iterator

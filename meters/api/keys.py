@@ -18,7 +18,7 @@ class KeysQuery(NumberedPageQuery):
 
 
 class KeySerializer(serializers.ModelSerializer[DeviceKey]):
-    """What is known of a key: whose it is, its state, and the last frame under it."""
+    """A key: its meter, its state, and the last frame under it."""
 
     number = serializers.IntegerField(source="pk")
     system_title = SystemTitleField()

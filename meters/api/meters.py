@@ -35,7 +35,7 @@ from meters.api.serializers import (
 from meters.models import Installation, Meter, MeterEvent, Reading
 from meters.readings import export, queries
 from meters.readings.gaps import GapsError, gap_report
-from meters.readings.queries import Selection, SelectionError
+from meters.readings.queries import ReadingSelection, SelectionError
 from meters.registry import access_record
 from meters.registry.lookup import RegistryError, find_meter
 from meters.registry.place_rights import may_see_places
@@ -80,7 +80,7 @@ class ParameterView(generics.GenericAPIView[Any]):
 
 
 def _described(meters: QuerySet[Meter], request: Request, *, is_list: bool) -> list[Meter]:
-    """The meters, with the places where they hang for whoever may see those."""
+    """The meters; with their places if the user may see those."""
     if not may_see_places(request.user):
         return list(meters)
     standing = Installation.objects.filter(removed_at=None).select_related("place")
@@ -98,7 +98,7 @@ class MeterList(ParameterView):
     query_class = MetersQuery
 
     def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
-        """The meters that are asked for."""
+        """The meters that the query names."""
         return queries.meters(asked.get("search", ""), asked.get("status"))
 
     def get(self, request: Request) -> Response:
@@ -173,7 +173,9 @@ class SelectionView(ParameterView):
         access_record.note(request, meters=asked.get("meter"))
 
     def selection(self, asked: dict[str, Any]) -> Any:
-        return Selection(asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor"))
+        return ReadingSelection(
+            asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor")
+        )
 
     def page(self, selection: Any, limit: int) -> tuple[list[Any], Any]:
         """The rows of one page, and the key to go on after."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from meters.registry.interval_lengths import Lengths
-from meters.values import Period, Value
+from meters.values import PayloadTimes, Value
 
 
 class RegisterRow(NamedTuple):
@@ -46,7 +46,7 @@ class Reader(Protocol):
         payload: bytes,
         system_title: bytes,
         interval_minutes: int,
-        period: Period,
+        period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
         """The values of an authentic payload of the meter with that system title (8 octets), all or none.

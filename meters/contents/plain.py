@@ -7,9 +7,9 @@ from decimal import Context, Decimal
 import cbor2
 
 from meters.contents.lines import Catalogue, Content, RegisterRow
-from meters.readings.senml import Record, SenMLError, parse_pack
+from meters.readings.senml import SenMLError, SenmlRecord, parse_pack
 from meters.registry.interval_lengths import Lengths
-from meters.values import PayloadError, PayloadRefusal, Period, Value, iso
+from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
 _NAME_PREFIX = "urn:dev:mac:"
 _EXACT = Context(prec=1300)  # more digits than any number of a pack that senml lets through
@@ -34,9 +34,9 @@ def _number(maximum: int) -> bytes:
 class PackShape:
     """The octets of the packs of certain registers, as deterministic encoding gives them.
 
-    {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. What a shape
-    reads, the general way reads alike; it leaves to it whatever differs in one octet, is off the grid, out of time or
-    out of bounds.
+    {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. A
+    shape gives the same values as the general reader, and leaves to it every pack that differs in one octet, is off
+    the grid, out of time or out of bounds.
     """
 
     __slots__ = ("_has_interval", "_match", "_registers")
@@ -57,7 +57,7 @@ class PackShape:
         return self._match(payload) is not None
 
     def values(
-        self, payload: bytes, interval_minutes: int, period: Period, lengths: Lengths | None = None
+        self, payload: bytes, interval_minutes: int, period: PayloadTimes, lengths: Lengths | None = None
     ) -> list[Value] | None:
         """The values of a pack of this shape; None where it is none, or one for the general way to refuse."""
         match = self._match(payload)
@@ -85,7 +85,7 @@ class PackShape:
 class PlainReader:
     """Reads SenML packs by a catalogue: good ones by the shape that one like them left behind, all others in full.
 
-    What a shape reads, the general way reads alike (docs/adr/0014).
+    A shape and the general reader give the same values (docs/adr/0014).
     """
 
     def __init__(self, registers: Catalogue) -> None:
@@ -98,7 +98,7 @@ class PlainReader:
         payload: bytes,
         system_title: bytes,
         interval_minutes: int,
-        period: Period,
+        period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
         """The values of a pack, or PayloadError: see Reader."""
@@ -141,9 +141,9 @@ def read_pack(
     system_title: bytes,
     interval_minutes: int,
     registers: Catalogue,
-    period: Period,
+    period: PayloadTimes,
     lengths: Lengths | None,
-) -> tuple[list[Record], list[Value]]:
+) -> tuple[list[SenmlRecord], list[Value]]:
     """The records and values of a pack in any form that SenML allows, or the reason why it is refused."""
     try:
         records = parse_pack(payload)
@@ -184,7 +184,7 @@ def read_pack(
     return records, values
 
 
-def _value(record: Record, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
+def _value(record: SenmlRecord, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
     """What a record says of a register, in its steps.
 
     _MismatchError where that does not fit what is registered; PayloadError where no entry could make it fit.
@@ -234,7 +234,7 @@ def _once(values: list[Value], registers: Catalogue) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-def _check_over(values: list[Value], period: Period, registers: Catalogue) -> None:
+def _check_over(values: list[Value], period: PayloadTimes, registers: Catalogue) -> None:
     """Nothing lies ahead of ours, and every interval is over."""
     for value in values:
         end_s = value.captured_s + value.interval_minutes * 60

@@ -21,7 +21,7 @@ from meters.registry.interval_lengths import common_boundary
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Period(NamedTuple):
+class ExpectedPeriod(NamedTuple):
     """Expected intervals of one length of a meter: the start of the first, and the end of the last."""
 
     meter_id: int
@@ -39,7 +39,7 @@ class Period(NamedTuple):
         step = timedelta(minutes=self.interval_minutes)
         return [part.start + n * step for n in range(max(0, part.intervals))]
 
-    def part(self, start: datetime, end: datetime) -> "Period":
+    def part(self, start: datetime, end: datetime) -> "ExpectedPeriod":
         """Those of its intervals that begin in [start, end); it may have none, and then less than none."""
         first = common_boundary(max(self.start, start), self.interval_minutes)
         last = min(self.end, common_boundary(end, self.interval_minutes))
@@ -67,7 +67,7 @@ class Terms(NamedTuple):
         return self.lengths[-1][2]
 
 
-def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) -> Iterator[Period]:
+def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) -> Iterator[ExpectedPeriod]:
     """The expected intervals of a meter that begin in [start, end) and are over by an instant."""
     end = min(end, over_by)
     if start >= end:
@@ -77,7 +77,7 @@ def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) ->
             first = max(at for at in (start, terms.commissioned_at, hung_from, begun) if at is not None)
             whole_by = min(at for at in (terms.retired_at, hung_to, ended, over_by) if at is not None)
             step = timedelta(minutes=minutes)
-            period = Period(
+            period = ExpectedPeriod(
                 terms.meter_id,
                 common_boundary(first, minutes),
                 min(_EPOCH + (whole_by - _EPOCH) // step * step, common_boundary(end, minutes)),

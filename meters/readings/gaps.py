@@ -8,7 +8,7 @@ from typing import NamedTuple
 from django.db import connection
 
 from meters.models import EarlierLength, Installation, Meter, Register
-from meters.readings.expectation import Period, Terms, expected
+from meters.readings.expectation import ExpectedPeriod, Terms, expected
 from meters.readings.obis import RegisterKind
 from meters.readings.partitions import retention_start
 
@@ -94,12 +94,12 @@ def terms_of(meters: Sequence[Meter]) -> list[Terms]:
     ]
 
 
-def expected_periods(meters: Sequence[Meter], start: datetime, end: datetime, now: datetime) -> list[Period]:
+def expected_periods(meters: Sequence[Meter], start: datetime, end: datetime, now: datetime) -> list[ExpectedPeriod]:
     """The expected intervals of meters that begin in [start, end), are over, and are kept still; two queries."""
     return _expected(terms_of(meters), start, end, now)
 
 
-def _expected(terms: Sequence[Terms], start: datetime, end: datetime, now: datetime) -> list[Period]:
+def _expected(terms: Sequence[Terms], start: datetime, end: datetime, now: datetime) -> list[ExpectedPeriod]:
     start = max(start, retention_start(now))
     return [period for one in terms for period in expected(one, start, end, now)]
 
@@ -111,7 +111,7 @@ def _checked(register: Register, start: datetime, end: datetime) -> None:
         raise GapsError("the period ends before it begins")
 
 
-def _missing(periods: Sequence[Period], register: Register) -> defaultdict[int, list[Gap]]:
+def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdict[int, list[Gap]]:
     """Where two neighbouring times stand further apart than one step, the ends of each period among them; by meter."""
     gaps: defaultdict[int, list[Gap]] = defaultdict(list)
     if not periods:

@@ -72,7 +72,7 @@ _READING_KEY = ", ".join(ReadingKey._fields)
 
 
 @dataclass(frozen=True)
-class Selection:
+class ReadingSelection:
     """Which readings or events: [start, end), of these meters and registers (by id; None is all), after a key."""
 
     start: datetime
@@ -82,7 +82,7 @@ class Selection:
     after: tuple[Any, ...] | None = None
 
 
-def readings(selection: Selection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
+def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
     """The first readings of a selection in the order of their key, and the key to go on after; one query."""
     condition, params = _condition(selection, ReadingKey._fields)
     rows = _fetch(
@@ -98,7 +98,7 @@ def readings(selection: Selection, limit: int) -> tuple[list[ReadingRow], Readin
     return [_shown(row) for row in rows], _key_of(rows[-1]) if len(rows) == limit else None
 
 
-def readings_page(selection: Selection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
+def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
     """The same, and for registers of any meter after a bounded look: LOOKED_AT readings of all registers at most.
 
     A page then holds fewer rows than it may, or none, and there is a key to go on after all the same: that of the last
@@ -133,7 +133,7 @@ def readings_page(selection: Selection, limit: int) -> tuple[list[ReadingRow], R
     return shown, _key_of(rows[-1]) if len(shown) == limit or len(rows) > len(shown) else None
 
 
-def events(selection: Selection, limit: int) -> tuple[list[EventRow], EventKey | None]:
+def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], EventKey | None]:
     """The first events of a selection, oldest first, and the key to go on after; one query."""
     condition, params = _condition(selection, EventKey._fields)
     rows = _fetch(
@@ -246,7 +246,7 @@ def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
         raise
 
 
-def _condition(selection: Selection, key: Sequence[str]) -> tuple[str, list[Any]]:
+def _condition(selection: ReadingSelection, key: Sequence[str]) -> tuple[str, list[Any]]:
     """The WHERE of a selection."""
     conditions, params = keyset.given(
         ("captured_at >= %s", max(selection.start, selection.after[0]) if selection.after else selection.start),

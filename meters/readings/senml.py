@@ -32,7 +32,7 @@ class SenMLError(ValueError):
     """The payload is not a SenML pack this head-end takes. It was authentic: the meter's mistake."""
 
 
-class Record(NamedTuple):
+class SenmlRecord(NamedTuple):
     """One resolved record: base fields applied, ``time_s`` in whole Unix seconds, ``value`` exact."""
 
     name: str
@@ -61,7 +61,7 @@ _GUARD_ITEM = b"\x50" + _GUARD
 _new_record = tuple.__new__  # half the time of Record(...)
 
 
-def parse_pack(payload: bytes) -> list[Record]:
+def parse_pack(payload: bytes) -> list[SenmlRecord]:
     """The records of a pack, resolved (RFC 8428 section 4.6).
 
     Raises SenMLError for anything else than one CBOR item of that form, for relative, fractional or
@@ -83,7 +83,7 @@ def parse_pack(payload: bytes) -> list[Record]:
     return [_resolve(record, base) for record in pack]
 
 
-def _resolve(record: Any, base: dict[int, Any]) -> Record:
+def _resolve(record: Any, base: dict[int, Any]) -> SenmlRecord:
     """One record with the base fields so far, which it may change (RFC 8428 section 4.6)."""
     _take_base(record, base)
     name, unit = record.get(N, ""), record.get(U) if U in record else base.get(BU)
@@ -100,7 +100,7 @@ def _resolve(record: Any, base: dict[int, Any]) -> Record:
         raise SenMLError(f"time {time_s} is relative, missing or past the year 10000")
     if not _INT64_MIN <= value <= _INT64_MAX:
         raise SenMLError("a value does not fit into 64 bits")
-    return _new_record(Record, (name, unit, value, time_s))
+    return _new_record(SenmlRecord, (name, unit, value, time_s))
 
 
 def _take_base(record: Any, base: dict[int, Any]) -> None:

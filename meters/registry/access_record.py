@@ -1,4 +1,4 @@
-"""The record of who looked at households' data: what their meters said, and where they hang.
+"""The record of access to household data: readings of meters, and the places of meters.
 
 Written before the answer goes out: what cannot be recorded is not shown. Repeated looks within an hour are counted in
 one row, so that a page that is looked at all day costs 24. Functions of the owner count and remove (migration 0012):

@@ -15,7 +15,7 @@ from meters.registry.meter_file import OF_PLACE, MeterLine
 
 
 @dataclass
-class Change:
+class MeterChange:
     """A meter that stands, and the line that says otherwise; ``place`` only where it moves there.
 
     ``of_place`` are the columns in which the place is another than it stands.
@@ -33,7 +33,7 @@ class Enrolment:
     """What a file comes to: lines of new meters, of meters to change, of meters that stand as they are."""
 
     new: list[MeterLine] = field(default_factory=list)
-    changed: list[Change] = field(default_factory=list)
+    changed: list[MeterChange] = field(default_factory=list)
     unchanged: list[tuple[MeterLine, Meter]] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
 
@@ -135,7 +135,7 @@ def _plan_standing(
         return f"meter {meter.serial_number} hangs at {installation.place} only from {installation.installed_at} on"
     if moves and (reason := _taken(line.place, at_place, now)):
         return reason
-    plan.changed.append(Change(line, meter, columns, line.place if moves else None, of_place))
+    plan.changed.append(MeterChange(line, meter, columns, line.place if moves else None, of_place))
     return ""
 
 
@@ -205,7 +205,7 @@ def _install(rows: list[tuple[int, str, datetime]]) -> None:
     )
 
 
-def _change(changes: Sequence[Change], now: datetime) -> None:
+def _change(changes: Sequence[MeterChange], now: datetime) -> None:
     for change in changes:
         for column in set(change.columns) - {"interval_minutes"}:
             setattr(change.meter, column, getattr(change.line, column))

@@ -13,7 +13,7 @@ LONGEST_MINUTES = 1440
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Span(NamedTuple):
+class LengthSpan(NamedTuple):
     """A length in minutes that holds from ``start`` up to ``end``; None is an open end."""
 
     start: datetime | None
@@ -60,17 +60,19 @@ def common_boundary(at: datetime, *lengths_minutes: int) -> datetime:
     return _EPOCH - (_EPOCH - at) // step * step
 
 
-def corrected(spans: Sequence[Span], wanted: Span) -> list[Span]:
+def corrected(spans: Sequence[LengthSpan], wanted: LengthSpan) -> list[LengthSpan]:
     """Spans that follow one another from an open end to an open end, with another length in one part of them.
 
     Neighbours of one length are joined.
     """
     pieces = [
-        Span(one.start, _earlier(one.end, wanted.start), one.minutes) for one in spans if wanted.start is not None
+        LengthSpan(one.start, _earlier(one.end, wanted.start), one.minutes) for one in spans if wanted.start is not None
     ]
     pieces += [wanted]
-    pieces += [Span(_later(one.start, wanted.end), one.end, one.minutes) for one in spans if wanted.end is not None]
-    joined: list[Span] = []
+    pieces += [
+        LengthSpan(_later(one.start, wanted.end), one.end, one.minutes) for one in spans if wanted.end is not None
+    ]
+    joined: list[LengthSpan] = []
     for one in pieces:
         if one.start is not None and one.end is not None and one.start >= one.end:
             continue

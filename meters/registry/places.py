@@ -1,11 +1,11 @@
-"""What was metered at a place, whichever meter hung there: its load curve and gaps across exchanges."""
+"""Load curve and gaps of a place across exchanges of its meters."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from meters.models import Installation, Place, Register
 from meters.readings import queries
-from meters.readings.expectation import Period
+from meters.readings.expectation import ExpectedPeriod
 from meters.readings.gaps import GapReport, expected_periods, gap_report
 from meters.readings.queries import Interval
 
@@ -32,7 +32,7 @@ def load_curve(hung: Sequence[Installation], register: Register, start: datetime
     return [by_start[at] for at in sorted(by_start)]
 
 
-def expected(hung: Sequence[Installation], start: datetime, end: datetime, now: datetime) -> list[Period]:
+def expected(hung: Sequence[Installation], start: datetime, end: datetime, now: datetime) -> list[ExpectedPeriod]:
     """When intervals are expected of the meters of a place while they hang there; two queries a meter."""
     return [
         period

@@ -1,4 +1,4 @@
-"""Meters and places as people look for them: capitals or not, the last digits of a serial number, words of an address.
+"""Searches meters and places: case-insensitive, by the last digits of a serial number, by words of an address.
 
 Every search is served by an index of ``meters/migrations/0008_search.py``, whose expressions stand here as well.
 """

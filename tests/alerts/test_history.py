@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from ami_headend.alerts import channels, conversations, delivery, evaluation, handling, rules
 from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import Finding, Findings
-from ami_headend.alerts.conversation import Event, Word
+from ami_headend.alerts.conversation import MessageType, Word
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule, SubjectKind
 from ami_headend.alerts.webhooks import WebhookError
 from keyvault.audit.chain import Actor
@@ -45,7 +45,7 @@ class Taken(NamedTuple):
     """What a receiver took: a message's id, its event, and of how many subjects."""
 
     message: int
-    event: Event
+    event: MessageType
     subjects: int
 
 
@@ -121,11 +121,11 @@ class History(RuleBasedStateMachine):
             return
         assert claimed.alert is not None
         truth = Word.OVER if claimed.alert.resolved_at else Word.OPEN
-        assert Event(claimed.event).word == truth, "a message was sent that was not true any more"
+        assert MessageType(claimed.event).word == truth, "a message was sent that was not true any more"
         who = _who(claimed)
         self.is_certain[who] &= outcome == "takes"
         if outcome in ("takes", "answer is lost", "dies after", "is late"):
-            self.took[who].append(Taken(claimed.pk, Event(claimed.event), claimed.body["data"]["subjects"]))
+            self.took[who].append(Taken(claimed.pk, MessageType(claimed.event), claimed.body["data"]["subjects"]))
         if outcome == "takes":
             delivery.store(claimed, None, self.now)
         elif outcome in ("refuses", "answer is lost"):
@@ -193,7 +193,9 @@ class History(RuleBasedStateMachine):
         quiet = self.rule.quiet_minutes * MINUTE if hasattr(self, "rule") else MINUTE
         allowed = 2 + math.ceil(math.log(max(1, quiet / timedelta(minutes=5)), 4))
         written: dict[tuple[int, int, str], list[datetime]] = defaultdict(list)
-        for one in Delivery.objects.exclude(event__in=(Event.RESOLVED.value, Event.TEST.value)).order_by("pk"):
+        for one in Delivery.objects.exclude(event__in=(MessageType.RESOLVED.value, MessageType.TEST.value)).order_by(
+            "pk"
+        ):
             written[_who(one)].append(one.created_at)
         for who, times in written.items():
             for at in times:
@@ -207,7 +209,7 @@ class History(RuleBasedStateMachine):
                 continue
             assert len({one.message for one in took}) == len(took)
             for before, after in itertools.pairwise(one.event for one in took):
-                assert (after == Event.OPENED) == (before == Event.RESOLVED), took
+                assert (after == MessageType.OPENED) == (before == MessageType.RESOLVED), took
 
     def teardown(self) -> None:
         try:
@@ -238,7 +240,7 @@ class History(RuleBasedStateMachine):
         claimed = delivery.claim(channel.pk, self.now)
         if claimed is None:
             return False
-        self.took[_who(claimed)].append(Taken(claimed.pk, Event(claimed.event), claimed.body["data"]["subjects"]))
+        self.took[_who(claimed)].append(Taken(claimed.pk, MessageType(claimed.event), claimed.body["data"]["subjects"]))
         delivery.store(claimed, None, self.now)
         return True
 
@@ -259,8 +261,8 @@ class History(RuleBasedStateMachine):
         """Whether the receiver's last word is the truth, or it has none and is to have none."""
         last = self._last(who)
         if alert.resolved_at is not None:
-            return last is None or last.event == Event.RESOLVED
-        if channel.least_severity > alert.severity or (last is not None and last.event != Event.RESOLVED):
+            return last is None or last.event == MessageType.RESOLVED
+        if channel.least_severity > alert.severity or (last is not None and last.event != MessageType.RESOLVED):
             return True
         return last is None and alert.acknowledged_at is not None
 

@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidTag
 from django.utils import timezone
 
 from concentrators.commands import downlink, queue
-from concentrators.commands.queue import Request
+from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind, Concentrator
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -101,7 +101,7 @@ def fetched(concentrator: Concentrator, command: Command, after_s: int = 60) -> 
 
 
 def given(meter: Meter, kind: CommandKind) -> Command:
-    [command] = queue.enqueue([Request(_row(meter), kind, {})], "tester", timezone.now())
+    [command] = queue.enqueue([CommandRequest(_row(meter), kind, {})], "tester", timezone.now())
     return command
 
 

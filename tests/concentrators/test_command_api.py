@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from concentrators.commands import queue
-from concentrators.commands.queue import Request
+from concentrators.commands.queue import CommandRequest
 from concentrators.fleet import tokens
 from concentrators.models import Command, CommandKind, Concentrator, RotationWave
 from keyvault.device_keys import provisioning
@@ -34,7 +34,7 @@ def device(concentrator: Concentrator) -> Device:
 
 @pytest.fixture
 def command(device: Device) -> Command:
-    return queue.enqueue([Request(device.meter, CommandKind.READ_NOW, {})], "tester", timezone.now())[0]
+    return queue.enqueue([CommandRequest(device.meter, CommandKind.READ_NOW, {})], "tester", timezone.now())[0]
 
 
 def bearer(concentrator: Concentrator) -> dict[str, str]:

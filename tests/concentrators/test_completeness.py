@@ -7,8 +7,8 @@ import pytest
 
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from concentrators.totals import completeness
-from concentrators.totals.completeness import Share
-from concentrators.totals.expected import Span, spans
+from concentrators.totals.completeness import IntervalShare
+from concentrators.totals.expected import ExpectedSpan, spans
 from meters.models import EarlierLength, Meter, Register
 from meters.readings.obis import LOAD_PROFILE
 from tests.concentrators.statements import counting
@@ -103,8 +103,8 @@ def test_the_least_complete_concentrator_is_first() -> None:
     found = spans(START, START + HOUR)
     total(good, START + 3 * HOUR, 1)
     assert completeness.shares(found, START, START + HOUR) == [
-        Share(bad.pk, 1, 2, START),
-        Share(good.pk, 2, 2, START + 3 * HOUR),
+        IntervalShare(bad.pk, 1, 2, START),
+        IntervalShare(good.pk, 2, 2, START + 3 * HOUR),
     ]
     assert empty.pk not in {span.concentrator_id for span in found}
 
@@ -113,7 +113,7 @@ def test_the_least_complete_concentrator_is_first() -> None:
 def test_intervals_of_a_span_are_those_that_begin_in_it(minutes: int) -> None:
     for offset in (0, 1, 59, 60, 12_345):
         first = START + timedelta(seconds=offset)
-        span = Span(1, minutes, first, first + 30 * HOUR, 3)
+        span = ExpectedSpan(1, minutes, first, first + 30 * HOUR, 3)
         minutes_since_1970 = range(int(first.timestamp()) // 60 - 1, int(first.timestamp()) // 60 + 1802)
         starts = [datetime.fromtimestamp(m * 60, UTC) for m in minutes_since_1970 if m % minutes == 0]
         begins = [at for at in starts if first <= at < first + 30 * HOUR]
@@ -130,5 +130,5 @@ def test_meters_alike_are_one_row_and_the_cost_is_constant() -> None:
         completeness.hours(found, START, END)
         assert len(statements) == 3
     [span] = found
-    assert span._replace(last=END) == Span(concentrator.pk, 30, START, END, 5)
+    assert span._replace(last=END) == ExpectedSpan(concentrator.pk, 30, START, END, 5)
     assert span.intervals(START, END + HOUR) == 5 * 12  # the last of them is over at the end

@@ -9,7 +9,7 @@ import cbor2
 import pytest
 
 from concentrators.commands import downlink, gap_recovery, queue
-from concentrators.commands.queue import Answer, DownlinkError, Request, Said
+from concentrators.commands.queue import AnswerKind, CommandAnswer, CommandRequest, DownlinkError
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, provisioning, shipment_file, shipments
@@ -41,7 +41,7 @@ def device(concentrator: Concentrator) -> Device:
 
 
 def read_now(*devices: Device) -> list[Command]:
-    return queue.enqueue([Request(device.meter, CommandKind.READ_NOW, {}) for device in devices], "tester", NOW)
+    return queue.enqueue([CommandRequest(device.meter, CommandKind.READ_NOW, {}) for device in devices], "tester", NOW)
 
 
 def new_key(*devices: Device) -> list[Command]:
@@ -77,7 +77,7 @@ class TestOffer:
 
     def test_back_off_grows_and_is_bounded(self, concentrator: Concentrator, device: Device) -> None:
         (command,) = queue.enqueue(
-            [Request(device.meter, CommandKind.READ_NOW, {})], "tester", NOW, NOW + timedelta(days=90)
+            [CommandRequest(device.meter, CommandKind.READ_NOW, {})], "tester", NOW, NOW + timedelta(days=90)
         )
         now, waits = NOW, []
         for _ in range(12):
@@ -268,7 +268,13 @@ class TestAnswers:
         assert costs[0] == costs[1]
 
     def test_numbers_that_are_none(self, concentrator: Concentrator, device: Device) -> None:
-        queue.answered([Answer(device.meter.pk, 2**62, Said.DONE), Answer(device.meter.pk, -5, Said.LATE)], NOW)
+        queue.answered(
+            [
+                CommandAnswer(device.meter.pk, 2**62, AnswerKind.DONE),
+                CommandAnswer(device.meter.pk, -5, AnswerKind.LATE),
+            ],
+            NOW,
+        )
         frames = [answer(device, number, START_S + n) for n, number in enumerate((-5, 2**62))]
         assert judged(concentrator, frames) == {"implausible": 1, "accepted": 1}
 
@@ -405,7 +411,7 @@ class TestEnqueue:
     )
     def test_bad_parameters(self, device: Device, kind: CommandKind, parameters: dict[str, int]) -> None:
         with pytest.raises(DownlinkError):
-            queue.enqueue([Request(device.meter, kind, parameters)], "tester", NOW)
+            queue.enqueue([CommandRequest(device.meter, kind, parameters)], "tester", NOW)
 
     def test_only_to_meters_in_service(self, device: Device) -> None:
         device.meter.status = MeterStatus.SUSPENDED

@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from concentrators.commands import capture_period, downlink, queue
-from concentrators.commands.capture_period import Change, IntervalError
+from concentrators.commands.capture_period import IntervalError, LengthChange
 from concentrators.ingest.worker import PROCESS
 from concentrators.models import Command, CommandState, Concentrator
 from concentrators.totals import totals
@@ -95,7 +95,7 @@ class TestChange:
     def test_the_length_that_held_at_its_start_is_an_intervals(
         self, concentrator: Concentrator, device: Device
     ) -> None:
-        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, SINCE)], NOW)
         quarter = timedelta(minutes=15)
         late = [frame(device, SINCE - HALF_HOUR), frame(device, SINCE), frame(device, SINCE + quarter)]
         assert judged(concentrator, late) == {"accepted": 3}
@@ -104,7 +104,7 @@ class TestChange:
 
     def test_it_reaches_workers_that_keep_meters_in_memory(self, concentrator: Concentrator, device: Device) -> None:
         assert judged(concentrator, [frame(device, START)]) == {"accepted": 1}
-        capture_period.change([Change(device.meter.pk, 10, SINCE)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 10, SINCE)], NOW)
         assert judged(concentrator, [frame(device, SINCE + timedelta(minutes=10))]) == {"accepted": 1}
 
     def test_what_was_taken_for_the_old_length_moves_with_its_totals(
@@ -113,7 +113,7 @@ class TestChange:
         (other,) = commission(1, concentrator)
         starts = [SINCE - HALF_HOUR, SINCE, SINCE + HALF_HOUR]
         judged(concentrator, [frame(one, at) for one in (device, other) for at in starts])
-        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, SINCE)], NOW)
         assert lengths(device) == {starts[0]: 30, starts[1]: 15, starts[2]: 15}
         assert kept_totals() == [
             (starts[0], 30, 200, 1),  # the other one was commissioned just now
@@ -128,7 +128,7 @@ class TestChange:
         register = Register.objects.get(obis_code=INTERVAL)
         capture_period.change(
             [
-                Change(device.meter.pk, 15, SINCE),
+                LengthChange(device.meter.pk, 15, SINCE),
             ],
             NOW,
         )
@@ -149,20 +149,20 @@ class TestChange:
         )
 
     def test_changes_follow_one_another(self, device: Device) -> None:
-        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
-        capture_period.change([Change(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
         rows = EarlierLength.objects.order_by("valid_to").values_list("interval_minutes", "valid_from", "valid_to")
         assert list(rows) == [(30, None, SINCE), (15, SINCE, SINCE + 2 * HALF_HOUR)]
         with pytest.raises(IntervalError, match="changes at"):
-            capture_period.change([Change(device.meter.pk, 30, SINCE)], NOW)
+            capture_period.change([LengthChange(device.meter.pk, 30, SINCE)], NOW)
 
     def test_the_database_holds_one_length_at_a_time(self, device: Device) -> None:
-        capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, SINCE)], NOW)
         with pytest.raises(IntegrityError, match="earlier_length_one_at_a_time"), transaction.atomic():
             EarlierLength.objects.create(meter=device.meter, interval_minutes=60, valid_to=SINCE + HALF_HOUR)
 
     def test_before_its_commissioning_a_meter_has_no_length(self, device: Device) -> None:
-        capture_period.change([Change(device.meter.pk, 15, START)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, START)], NOW)
         assert not EarlierLength.objects.exists()
         device.meter.refresh_from_db()
         assert device.meter.interval_minutes == 15
@@ -172,7 +172,7 @@ class TestChange:
         for number in (1, 20):
             devices = commission(number, concentrator)
             with counting() as statements:
-                capture_period.change([Change(device.meter.pk, 15, SINCE) for device in devices], NOW)
+                capture_period.change([LengthChange(device.meter.pk, 15, SINCE) for device in devices], NOW)
             found.append(len(statements))
         assert found[0] == found[1]
 
@@ -231,7 +231,7 @@ class TestConfirming:
 
     def test_a_change_by_hand_meanwhile_stands(self, concentrator: Concentrator, device: Device) -> None:
         command = told(device)
-        capture_period.change([Change(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 60, SINCE + 2 * HALF_HOUR)], NOW)
         self.confirm(concentrator, device, command)
         assert capture_period.enter_confirmed(NOW) == 1
         device.meter.refresh_from_db()
@@ -242,7 +242,7 @@ def test_no_query_is_added_to_an_uplink_of_meters_that_are_known(concentrator: C
     found = []
     for number in range(3):
         if number == 1:
-            capture_period.change([Change(device.meter.pk, 15, SINCE)], NOW)
+            capture_period.change([LengthChange(device.meter.pk, 15, SINCE)], NOW)
             judged(concentrator, [frame(device, SINCE)])
         with counting() as statements:
             PROCESS.meters.read({device.title})

@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from concentrators.commands import downlink, queue
-from concentrators.commands.queue import Answer, Request, Said
+from concentrators.commands.queue import AnswerKind, CommandAnswer, CommandRequest
 from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
 from keyvault.audit.chain import Actor
 from keyvault.cose.structures import parse_frame
@@ -134,7 +134,7 @@ class TestFailed:
 class TestClock:
     @pytest.fixture
     def command(self, device: Device) -> Command:
-        return queue.enqueue([Request(device.meter, CommandKind.SET_CLOCK, {})], "tester", NOW)[0]
+        return queue.enqueue([CommandRequest(device.meter, CommandKind.SET_CLOCK, {})], "tester", NOW)[0]
 
     def test_each_time_it_is_fetched_the_time_is_another(
         self, concentrator: Concentrator, device: Device, command: Command
@@ -170,7 +170,7 @@ class TestClock:
         now, rests = NOW, []
         for _ in range(6):
             assert offered(concentrator, now)
-            queue.answered([Answer(device.meter.pk, command.pk, Said.LATE)], now)
+            queue.answered([CommandAnswer(device.meter.pk, command.pk, AnswerKind.LATE)], now)
             command.refresh_from_db()
             rests.append(max(0, int((command.next_attempt_at - now).total_seconds()) // 60))
             now = max(now, command.next_attempt_at) + timedelta(seconds=1)

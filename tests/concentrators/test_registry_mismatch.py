@@ -9,10 +9,10 @@ from django.test import Client
 from django.urls import reverse
 
 from concentrators.commands import capture_period
-from concentrators.commands.capture_period import Change, IntervalError
+from concentrators.commands.capture_period import IntervalError, LengthChange
 from concentrators.ingest import length_corrections, reverification_queue
 from concentrators.ingest.decisions import Verdicts
-from concentrators.ingest.length_corrections import Wish
+from concentrators.ingest.length_corrections import LengthRequest
 from concentrators.ingest.reverification import verify_again
 from concentrators.models import Concentrator, ExpectedStep, IntervalTotal, Reverification, Uplink
 from concentrators.totals import expected, totals
@@ -23,7 +23,7 @@ from keyvault.master_key import MasterKeyError
 from keyvault.models import AuditRecord
 from meters.models import EarlierLength, Meter, Reading, Register
 from meters.readings.gaps import gap_report
-from meters.registry.interval_lengths import Span
+from meters.registry.interval_lengths import LengthSpan
 from tests.builders import pack, senml_payload
 from tests.concentrators.fleet import (
     ENERGY,
@@ -150,7 +150,7 @@ class TestLengthChanges:
         copy = verified(other_concentrator, frames[1:2])
         assert outcome(copy) == {"registry_mismatch": 1}
 
-        capture_period.change([Change(device.meter.pk, 15, START)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, START)], NOW)
         assert judged_by_itself(uplink) == {"accepted": 8}
         assert stored(device) == [(15 * n, 15, 100 + n) for n in range(8)]
         total = IntervalTotal.objects.get(concentrator=concentrator, interval_start=START + QUARTER)
@@ -170,7 +170,7 @@ class TestLengthChanges:
         ahead = device.seal(senml_payload({INTERVAL: 1}, START_S + 3600))
         uplink = verified(concentrator, [*quarters(device, 1), ahead], received_at)
         assert outcome(uplink) == {"clock_skew": 2}
-        capture_period.change([Change(device.meter.pk, 15, START)], NOW)
+        capture_period.change([LengthChange(device.meter.pk, 15, START)], NOW)
         assert judged_by_itself(uplink) == {"accepted": 1, "clock_skew": 1}
         assert stored(device) == [(0, 15, 100)]
         assert tallies(concentrator) == {"clock_skew": 1}
@@ -198,8 +198,10 @@ def test_a_register_that_is_corrected_has_them_judged_again(concentrator: Concen
     assert judged_by_itself(uplink) == {"accepted": 1}
 
 
-def wish(minutes: int = 15, start: datetime | None = None, end: datetime | None = None, reason: str = "seen") -> Wish:
-    return Wish(minutes, start, end, reason)
+def wish(
+    minutes: int = 15, start: datetime | None = None, end: datetime | None = None, reason: str = "seen"
+) -> LengthRequest:
+    return LengthRequest(minutes, start, end, reason)
 
 
 class TestLengthCorrection:
@@ -211,7 +213,7 @@ class TestLengthCorrection:
         judged(concentrator, [later])
         end = START + timedelta(hours=2)
         found = length_corrections.correct(device.meter, wish(end=end), ACTOR, NOW)
-        assert (found.readings, found.spans) == (2, [Span(None, end, 15), Span(end, None, 60)])
+        assert (found.readings, found.spans) == (2, [LengthSpan(None, end, 15), LengthSpan(end, None, 60)])
         assert judged_by_itself(uplink) == {"accepted": 8}
         assert stored(device) == [*((15 * n, 15, 100 + n) for n in range(8)), (240, 60, 9)]
         assert totals.compare(*WINDOW) == []
@@ -251,9 +253,9 @@ class TestLengthCorrection:
         length_corrections.correct(device.meter, wish(15, first, last), ACTOR, NOW)
         middle = START + timedelta(hours=3)
         found = length_corrections.correct(device.meter, wish(60, middle, last), ACTOR, NOW)
-        assert found.spans == [Span(None, first, 60), Span(first, middle, 15), Span(middle, None, 60)]
+        assert found.spans == [LengthSpan(None, first, 60), LengthSpan(first, middle, 15), LengthSpan(middle, None, 60)]
         assert length_corrections.correct(device.meter, wish(60, first, middle), ACTOR, NOW).spans == [
-            Span(None, None, 60)
+            LengthSpan(None, None, 60)
         ]
         assert not EarlierLength.objects.exists()
 
@@ -272,7 +274,7 @@ class TestLengthCorrection:
         ],
     )
     def test_what_cannot_be_is_named_and_changes_nothing(
-        self, concentrator: Concentrator, device: Device, given: Wish, reason: str
+        self, concentrator: Concentrator, device: Device, given: LengthRequest, reason: str
     ) -> None:
         judged(concentrator, quarters(device))
         before = stored(device)

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from concentrators import tasks
 from concentrators.commands import gap_recovery
-from concentrators.commands.gap_recovery import Outcome
+from concentrators.commands.gap_recovery import GapRecoverySummary
 from concentrators.commands.queue import DownlinkError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandState, Concentrator
@@ -43,7 +43,7 @@ def device(concentrator: Concentrator) -> Device:
     return device
 
 
-def ask(selection: Selection = EVERYTHING, end: datetime = END, *, dry_run: bool = False) -> Outcome:
+def ask(selection: Selection = EVERYTHING, end: datetime = END, *, dry_run: bool = False) -> GapRecoverySummary:
     register = Register.objects.get(obis_code=INTERVAL)
     return gap_recovery.ask(selection, register, START - timedelta(days=5), end, ACTOR, NOW, dry_run=dry_run)
 
@@ -55,9 +55,9 @@ def asked() -> list[tuple[int, int]]:
 
 
 def test_every_gap_is_asked_for_once(device: Device) -> None:
-    assert ask() == Outcome(1, 2, 2, 0)
+    assert ask() == GapRecoverySummary(1, 2, 2, 0)
     assert asked() == [(3, 5), (9, 10)]
-    assert ask() == Outcome(1, 2, 0, 0)
+    assert ask() == GapRecoverySummary(1, 2, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_a_meter_is_asked_so_often_a_day_and_the_oldest_gaps_first(
     settings.RESENDS_PER_DAY = 3
     (device,) = fleet(1, concentrator)
     judged(concentrator, [device.frame(n) for n in range(0, 24, 2)])
-    assert ask() == Outcome(1, 12, 3, 9)
+    assert ask() == GapRecoverySummary(1, 12, 3, 9)
     assert asked() == [(1, 2), (3, 4), (5, 6)]
     Command.objects.update(created_at=NOW)
-    assert ask() == Outcome(1, 12, 0, 9)
+    assert ask() == GapRecoverySummary(1, 12, 0, 9)
     Command.objects.update(created_at=NOW - timedelta(days=2), state=CommandState.DONE)
-    assert ask() == Outcome(1, 12, 3, 6)
+    assert ask() == GapRecoverySummary(1, 12, 3, 6)
     assert asked()[3:] == [(7, 8), (9, 10), (11, 12)]
 
 
@@ -122,7 +122,7 @@ def test_only_meters_in_service_and_only_those_selected(
 
 
 def test_asking_is_one_audited_act_and_a_dry_run_is_none(device: Device) -> None:
-    assert ask(dry_run=True) == Outcome(1, 2, 2, 0)
+    assert ask(dry_run=True) == GapRecoverySummary(1, 2, 2, 0)
     assert not Command.objects.exists()
     assert not AuditRecord.objects.exists()
     ask()
@@ -161,9 +161,9 @@ class TestSchedule:
         settings.RESEND_GAPS = wanted
         rounds = []
 
-        def ask_by_schedule(now: datetime) -> Outcome:
+        def ask_by_schedule(now: datetime) -> GapRecoverySummary:
             rounds.append(now)
-            return Outcome()
+            return GapRecoverySummary()
 
         monkeypatch.setattr(gap_recovery, "ask_by_schedule", ask_by_schedule)
         tasks.resend_gaps()

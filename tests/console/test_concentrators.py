@@ -18,7 +18,7 @@ from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken, Uplink
-from concentrators.totals.completeness import Hour, Share, incomplete_meters
+from concentrators.totals.completeness import Hour, IntervalShare, incomplete_meters
 from keyvault.models import AuditRecord
 from meters.models import Meter
 from tests.concentrators import fleet
@@ -103,7 +103,7 @@ def test_silent_ones_do_not_push_lagging_ones_off_the_overview(
     concentrator: Concentrator, devices: list[fleet.Device]
 ) -> None:
     end = timezone.now()
-    lacking = Profiles(end, [], [Share(concentrator.pk, 1, 100, None)])
+    lacking = Profiles(end, [], [IntervalShare(concentrator.pk, 1, 100, None)])
     ConcentratorFactory.create_batch(12)
     shown = overview_panels.concentrators(lacking, end)["concentrators"].rows
     assert any("north" in str(row[0].content) for row in shown)

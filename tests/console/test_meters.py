@@ -255,7 +255,7 @@ def test_the_newest_value_is_shown_however_long_the_meter_was_away(device: Devic
 
 
 def test_a_length_to_come_is_not_shown_as_that_of_now(device: Device) -> None:
-    capture_period.change([capture_period.Change(device.meter.pk, 60, NOW + timedelta(days=2))], NOW)
+    capture_period.change([capture_period.LengthChange(device.meter.pk, 60, NOW + timedelta(days=2))], NOW)
     assert "60 min" not in person(roles.OPERATOR).get(page_of(device)).context["figures"][1].value
     [row] = listed(person(roles.OPERATOR))
     assert "| 30 min |" in row

@@ -21,7 +21,7 @@ from ami_headend.models import KeptAnswer
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.fleet import health
 from concentrators.models import Assignment, Concentrator, IntervalTotal, RotationWave, Uplink, WaveMeter, WaveState
-from concentrators.totals.completeness import Hour, Share
+from concentrators.totals.completeness import Hour, IntervalShare
 from keyvault import approvals
 from keyvault.approvals import Person
 from keyvault.models import MasterKeyRotation, RotationState
@@ -123,7 +123,7 @@ def test_silent_concentrators_come_first_and_the_others_where_asked_for() -> Non
     assert [found[row.pk].waiting for row in (never, quiet, posting)] == [0, 1, 1]
     silent = [one.id for one in health.of_concentrators(now - 4 * HOUR, now) if one.is_silent]
     assert silent == [never.pk]
-    panel = overview_panels.concentrators(Profiles(now, [], [Share(posting.pk, 1, 1, now)]), now)
+    panel = overview_panels.concentrators(Profiles(now, [], [IntervalShare(posting.pk, 1, 1, now)]), now)
     assert [str(row[0].content) for row in panel["concentrators"].rows] == [
         link(reverse("admin:concentrator", args=[row.pk]), row.name) for row in (never, quiet, posting)
     ]

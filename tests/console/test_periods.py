@@ -11,7 +11,7 @@ from django.utils import timezone
 from ami_headend.console.periods import day_of, labels, marks, midnight, period_of
 from ami_headend.console.profiles import by_day, profile
 from meters.models import Register
-from meters.readings.expectation import Period
+from meters.readings.expectation import ExpectedPeriod
 from meters.readings.queries import Interval
 
 SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)  # 23 and 25 hours in Berlin
@@ -26,8 +26,8 @@ def berlin() -> Iterator[None]:
         yield
 
 
-def whole(day: date) -> list[Period]:
-    return [Period(1, midnight(day), midnight(day + timedelta(days=1)), 30)]
+def whole(day: date) -> list[ExpectedPeriod]:
+    return [ExpectedPeriod(1, midnight(day), midnight(day + timedelta(days=1)), 30)]
 
 
 @pytest.mark.parametrize(("day", "hours"), [(SPRING, 23), (AUTUMN, 25), (date(2026, 6, 1), 24)])
@@ -72,7 +72,7 @@ def test_weeks_and_months() -> None:
 @pytest.mark.parametrize("kind", ["day", "week", "month"])
 def test_gaps_stay_gaps(kind: str) -> None:
     shown = period_of(kind, date(2026, 6, 3))
-    due = [Period(1, shown.start, shown.end, 30)]
+    due = [ExpectedPeriod(1, shown.start, shown.end, 30)]
     starts = due[0].starts(shown.start, shown.end)
     missing = starts[5:9]
     curve = [Interval(at, 30, 100) for at in starts if at not in missing]
@@ -90,7 +90,7 @@ def test_gaps_stay_gaps(kind: str) -> None:
 def test_what_is_still_to_come_is_no_gap() -> None:
     shown = period_of("day", date(2026, 6, 3))
     now = shown.start + timedelta(hours=6, minutes=10)
-    due = [Period(1, shown.start, shown.start + timedelta(hours=6), 30)]  # those that are over
+    due = [ExpectedPeriod(1, shown.start, shown.start + timedelta(hours=6), 30)]  # those that are over
     drawn = profile(shown, [], due, WH, now)
     assert (drawn.counted, drawn.expected) == (0, 12)
     assert json.loads(drawn.power.data)["labels"][-1] == "23:30"

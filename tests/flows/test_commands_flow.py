@@ -9,10 +9,10 @@ import pytest
 from django.utils import timezone
 
 from concentrators.commands import queue
-from concentrators.commands.queue import Request
+from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.simulator.concentrator import Options
-from concentrators.simulator.loads import Wish, make_plan
+from concentrators.simulator.loads import RunRequest, make_plan
 from concentrators.simulator.misbehaviour import parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.production import Production
@@ -34,7 +34,7 @@ stack = stack_of("web", "worker", environ={"COMMAND_RETRY_S": "1"})
 
 def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Path) -> None:
     now = timezone.now()
-    wish = Wish(
+    wish = RunRequest(
         concentrators=2, meters=METERS, days=1, interval_minutes=[1], endless=True, rates=parse_rates("all=0.01")
     )
     plan, load = make_plan(wish, now)
@@ -47,10 +47,10 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
     meters = list(Meter.objects.filter(system_title__in=[plan.system_title(n) for n in range(METERS)]))
     keys = queue.enqueue_keys(meters, "tester", now)
     start_s = plan.start_s + 3600
-    queue.enqueue([Request(meter, CommandKind.READ_NOW, {}) for meter in meters], "tester", now)
+    queue.enqueue([CommandRequest(meter, CommandKind.READ_NOW, {}) for meter in meters], "tester", now)
     queue.enqueue(
         [
-            Request(meter, CommandKind.RESEND, {"from_s": start_s, "to_s": start_s + 600})
+            CommandRequest(meter, CommandKind.RESEND, {"from_s": start_s, "to_s": start_s + 600})
             for meter in meters
             if meter.pk % 2
         ],
@@ -59,7 +59,7 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
         now + timedelta(hours=1),
     )
     clocks = queue.enqueue(
-        [Request(meter, CommandKind.SET_CLOCK, {}) for meter in meters if meter.pk % 3], "tester", now
+        [CommandRequest(meter, CommandKind.SET_CLOCK, {}) for meter in meters if meter.pk % 3], "tester", now
     )
     thread = threading.Thread(target=run.play, args=[lambda _: None])
     thread.start()

@@ -19,14 +19,14 @@ from pytest_django import DjangoDbBlocker, Settings
 from ami_headend.backup import databases as ours
 from ami_headend.backup import restoring
 from ami_headend.backup.programs import ProgramError
-from concentrators.commands.queue import Request, enqueue, enqueue_keys
+from concentrators.commands.queue import CommandRequest, enqueue, enqueue_keys
 from concentrators.fleet import tokens
 from concentrators.models import CommandKind, Uplink
 from keyvault import master_key
 from keyvault.cose.structures import parse_frame
 from keyvault.device_keys.provisioning import NewKey, provision_stored
 from keyvault.journal import writing
-from keyvault.journal.segments import Record
+from keyvault.journal.segments import JournalRecord
 from keyvault.models import AuditRecord, Backup, DeviceKey, KeyState
 from tests.concentrators.fleet import Device
 from tests.concentrators.obedient import Receiver
@@ -116,7 +116,7 @@ def go_on(site: Site, receivers: list[Receiver], stolen: str) -> Since:
     stack, devices = site.stack, site.devices
     wait_verified([site.posted(frames_of(devices, [1]))])
     enqueue_keys([device.meter for device in devices[:4]], "tester", timezone.now())
-    enqueue([Request(devices[5].meter, CommandKind.READ_NOW, {})], "tester", timezone.now())
+    enqueue([CommandRequest(devices[5].meter, CommandKind.READ_NOW, {})], "tester", timezone.now())
     offered = Offered()
     brought = offered.fetch(site)
     assert set(brought) == {device.title for device in (*devices[:4], devices[5])}
@@ -136,7 +136,7 @@ def write_ahead(folder: Path, settings: Settings) -> Path:
     own = settings.KEY_JOURNAL_DIR
     settings.KEY_JOURNAL_DIR = folder
     later = timezone.now() + timedelta(hours=1)
-    writing.write(Record(1, int(later.timestamp() * 1_000_000), "state", ["retired", []]))
+    writing.write(JournalRecord(1, int(later.timestamp() * 1_000_000), "state", ["retired", []]))
     settings.KEY_JOURNAL_DIR = own
     return folder
 
@@ -212,7 +212,7 @@ def assert_nothing_is_used_again(site: Site, since: Since, receivers: list[Recei
     assert set(since.offered.octets) == before
     assert receivers[2].renewed(given[devices[2].title]).key == since.renewed[2].key
     enqueue_keys([devices[5].meter], "tester", timezone.now())
-    enqueue([Request(devices[0].meter, CommandKind.READ_NOW, {})], "tester", timezone.now())
+    enqueue([CommandRequest(devices[0].meter, CommandKind.READ_NOW, {})], "tester", timezone.now())
     assert set(since.offered.fetch(site)) >= {devices[0].title, devices[5].title}
     assert len(set(since.offered.octets) - before) == 2
 

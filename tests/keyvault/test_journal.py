@@ -32,10 +32,10 @@ from keyvault.journal.segments import (
     HEAD_LINE,
     NO_MAC,
     End,
-    Header,
-    Record,
+    JournalRecord,
     Scan,
     SegmentError,
+    SegmentHeader,
     TornHeaderError,
     decode_record,
     encode_header,
@@ -55,17 +55,17 @@ OFFICER = Actor("officer", "test")
 # --- one segment ---------------------------------------------------------------------------------------
 
 
-def segment(records: list[Record]) -> bytes:
+def segment(records: list[JournalRecord]) -> bytes:
     mac = NO_MAC
     octets = HEAD_LINE
-    header = encode_header(Header(b"i" * 16, "here", 1, 1, b"w" * 77))
+    header = encode_header(SegmentHeader(b"i" * 16, "here", 1, 1, b"w" * 77))
     for payload in (header, *map(encode_record, records)):
         more, mac = framed(KEY, mac, payload)
         octets += more
     return octets
 
 
-def scanned(octets: bytes) -> tuple[list[Record], End]:
+def scanned(octets: bytes) -> tuple[list[JournalRecord], End]:
     file = io.BytesIO(octets)
     _, start = read_header(file)
     scan = Scan(file, KEY, start, NO_MAC)
@@ -73,7 +73,10 @@ def scanned(octets: bytes) -> tuple[list[Record], End]:
     return found, scan.end
 
 
-RECORDS = [Record(7, 1_700_000_000_000_000, "state", ["retired", [b"a", 1]]), Record(9, 2, "given", [b"x" * 40])]
+RECORDS = [
+    JournalRecord(7, 1_700_000_000_000_000, "state", ["retired", [b"a", 1]]),
+    JournalRecord(9, 2, "given", [b"x" * 40]),
+]
 WHOLE = segment(RECORDS)
 FIRST_END = len(segment(RECORDS[:1]))
 HEADER_END = len(segment([]))
@@ -122,14 +125,14 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
-def recorded(folder: Path, after: int = 0) -> list[Record]:
+def recorded(folder: Path, after: int = 0) -> list[JournalRecord]:
     found = reading.read([folder], master_key.current(), after)
     assert found.faults == []
     return list(found)
 
 
 def write(number: int, body: Any = None) -> None:
-    writing.write(Record(number, number, "test", body))
+    writing.write(JournalRecord(number, number, "test", body))
 
 
 def test_records_go_on_in_one_segment_and_come_in_order(folder: Path) -> None:
@@ -145,8 +148,9 @@ def test_another_process_goes_on_where_this_one_was(folder: Path) -> None:
     write(1)
     code = (
         "import django; django.setup()\n"
-        "from keyvault.journal import writing\nfrom keyvault.journal.segments import Record\n"
-        "for number in range(int(__import__('sys').argv[1]), 100, 2): writing.write(Record(number, 1, 'test', None))"
+        "from keyvault.journal import writing\nfrom keyvault.journal.segments import JournalRecord\n"
+        "for number in range(int(__import__('sys').argv[1]), 100, 2):\n"
+        "    writing.write(JournalRecord(number, 1, 'test', None))"
     )
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "ami_headend.settings", "KEY_JOURNAL_DIR": str(folder)}
     others = [subprocess.Popen([sys.executable, "-c", code, start], env=env) for start in ("2", "3")]

@@ -5,7 +5,7 @@ import pytest
 from keyvault.cose.kdf import derived_device_key, downlink_key, kdf_context, uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import enc_structure, encode_protected, make_kid, parse_frame
-from meters.readings.senml import Record, parse_pack
+from meters.readings.senml import SenmlRecord, parse_pack
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, seal_frame, senml_payload
 
 EPOCH_1 = b"\x00\x01"
@@ -52,8 +52,8 @@ def test_protected_header_and_aad() -> None:
 def test_payload() -> None:
     assert senml_payload({"1-0:1.8.0": 1_234_567, "1-0:1.29.0": 112}).hex() == PAYLOAD
     assert parse_pack(bytes.fromhex(PAYLOAD)) == [
-        Record("1-0:1.8.0", "Wh", 1_234_567, KNOWN_TIME_S),
-        Record("1-0:1.29.0", "Wh", 112, KNOWN_TIME_S),
+        SenmlRecord("1-0:1.8.0", "Wh", 1_234_567, KNOWN_TIME_S),
+        SenmlRecord("1-0:1.29.0", "Wh", 112, KNOWN_TIME_S),
     ]
 
 

@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from ami_headend.backup import restoring
 from concentrators.commands.downlink import _Due, _note_offered, _note_sealed, _to_seal
-from concentrators.commands.queue import Request, enqueue, enqueue_keys, expire
+from concentrators.commands.queue import CommandRequest, enqueue, enqueue_keys, expire
 from concentrators.fleet import registry, tokens
 from concentrators.ingest.verification import verify
 from concentrators.models import (
@@ -42,7 +42,7 @@ from keyvault.device_keys.provisioning import (
 )
 from keyvault.journal import reading, replay
 from keyvault.journal.replay import ReplayError
-from keyvault.journal.segments import Record
+from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import backups
 from keyvault.models import (
     Approval,
@@ -117,7 +117,7 @@ def plain(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytes | memoryview) else value
 
 
-def bring_up(folder: Path, after: int = 0, now: datetime | None = None) -> replay.Outcome:
+def bring_up(folder: Path, after: int = 0, now: datetime | None = None) -> replay.ReplayReport:
     found = reading.read([folder], master_key.current(), after)
     assert found.faults == []
     return replay.bring_up(found, restoring.replayers(found), OFFICER, now or timezone.now(), {})
@@ -201,7 +201,7 @@ def leave(concentrator: Concentrator, now: datetime) -> list[Command]:
 def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     concentrator = ConcentratorFactory.create()
     devices = with_transfer_keys(2, concentrator)
-    standing = enqueue([Request(devices[0].meter, CommandKind.READ_NOW, {})], "tester", NOW)
+    standing = enqueue([CommandRequest(devices[0].meter, CommandKind.READ_NOW, {})], "tester", NOW)
     left: list[tuple[Any, ...]] = []
     sealed_as = ("octets", "kid", "key_version", "invocation_counter")
     fields = ("pk", "meter", "kind", "parameters", "created_by", *sealed_as, "offered_to")
@@ -219,7 +219,7 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     assert [tuple(map(plain, row)) for row in kept] == [tuple(map(plain, row)) for row in left]
     assert set(Command.objects.values_list("state", flat=True)) == {CommandState.OFFERED}
     assert {row[0] for row in left} > {standing[0].pk}
-    later = enqueue([Request(devices[1].meter, CommandKind.READ_NOW, {})], "tester", NOW)
+    later = enqueue([CommandRequest(devices[1].meter, CommandKind.READ_NOW, {})], "tester", NOW)
     assert later[0].pk > max(row[0] for row in left)
 
 
@@ -534,4 +534,4 @@ def test_batches_cost_the_same_number_of_statements(folder: Path) -> None:
 
 
 def test_records_show_what_they_are() -> None:
-    assert Record(1, 2_500_000, "test", None).at_s == 2.5
+    assert JournalRecord(1, 2_500_000, "test", None).at_s == 2.5

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyvault.device_keys import shipment_file, shipment_kek
-from keyvault.device_keys.shipment_file import Header, ShipmentError, ShipmentLine, read
+from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, ShipmentLine, read
 from keyvault.device_keys.shipment_kek import TransportKey, TransportKeyError, TransportUnwrapError
 from keyvault.device_keys.weak_keys import weakness
 from keyvault.models import Algorithm
@@ -43,7 +43,7 @@ class TestExample:
 
     def test_it_is_what_we_write(self) -> None:
         assert self.octets == shipment_file.encode_header(
-            Header("EXAMPLE-1", EXAMPLE_TRANSPORT.fingerprint, 1)
+            ShipmentHeader("EXAMPLE-1", EXAMPLE_TRANSPORT.fingerprint, 1)
         ) + shipment_file.encode_line(
             ShipmentLine(
                 2, TITLE, 1, Algorithm.AES_CCM_16_64_128,

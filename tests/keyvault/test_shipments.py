@@ -26,7 +26,7 @@ from keyvault.device_keys.provisioning import (
 )
 from keyvault.device_keys.shipment_file import ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey
-from keyvault.device_keys.shipments import ImportReport
+from keyvault.device_keys.shipments import ShipmentReport
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
 from tests.keyvault.shipping import TRANSPORT, header, line, shipment_file, transfer_line, transport_file, wrapped
 from tests.toy_schemes import toys
@@ -38,7 +38,7 @@ OTHER = bytes.fromhex("0024befffe00a002")
 KEY, TRANSFER_KEY, THIRD = (secrets.token_bytes(32) for _ in range(3))
 
 
-def take(folder: Path, *lines: Any, **options: bool) -> ImportReport:
+def take(folder: Path, *lines: Any, **options: bool) -> ShipmentReport:
     shipment = shipmentfile.read(shipment_file(folder, lines))
     return shipments.import_(shipment, TransportKey(TRANSPORT), OFFICER, **options)  # type: ignore[arg-type]
 
@@ -290,7 +290,7 @@ class TestExport:
         )  # fmt: skip
         return out.getvalue()
 
-    def import_elsewhere(self, path: Path) -> ImportReport:
+    def import_elsewhere(self, path: Path) -> ShipmentReport:
         """Take a shipment into a vault that has forgotten every key."""
         InvocationCounter.objects.all().delete()
         DeviceKey.objects.all().delete()
@@ -373,6 +373,8 @@ class TestExport:
 
 def test_compressed_bombs_end_at_the_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
-    path.write_bytes(gzip.compress(shipmentfile.encode_header(shipmentfile.Header("S", bytes(8), 3)) + b"\n" * 10**8))
+    path.write_bytes(
+        gzip.compress(shipmentfile.encode_header(shipmentfile.ShipmentHeader("S", bytes(8), 3)) + b"\n" * 10**8)
+    )
     with pytest.raises(ShipmentError, match="more lines follow"):
         shipmentfile.read(path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.registry.interval_lengths import Lengths, Span, common_boundary, corrected
+from meters.registry.interval_lengths import Lengths, LengthSpan, common_boundary, corrected
 
 HOUR_S = 3600
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -67,8 +67,8 @@ def test_a_correction_holds_in_its_span_and_nowhere_else(
         start, end = end, start + timedelta(hours=1)
     ends = [NOON + timedelta(hours=hours) for hours, _ in sorted(changes)]
     held = [minutes for _, minutes in sorted(changes)] + [newest]
-    spans = [Span(*one) for one in zip([None, *ends], [*ends, None], held, strict=True)]
-    after = corrected(spans, Span(start, end, minutes))
+    spans = [LengthSpan(*one) for one in zip([None, *ends], [*ends, None], held, strict=True)]
+    after = corrected(spans, LengthSpan(start, end, minutes))
     assert (after[0].start, after[-1].end) == (None, None)
     assert all(one.end == following.start for one, following in pairwise(after))
     assert all(one.minutes != following.minutes for one, following in pairwise(after))
@@ -78,7 +78,7 @@ def test_a_correction_holds_in_its_span_and_nowhere_else(
         assert _at(after, at) == (minutes if is_inside else _at(spans, at))
 
 
-def _at(spans: list[Span], at: datetime) -> int:
+def _at(spans: list[LengthSpan], at: datetime) -> int:
     [minutes] = [
         one.minutes for one in spans if (one.start is None or one.start <= at) and (one.end is None or at < one.end)
     ]

@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from meters.models import Meter, Reading, Register
 from meters.readings import queries
-from meters.readings.queries import ReadingKey, Selection
+from meters.readings.queries import ReadingKey, ReadingSelection
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 from tests.plans import plan_of
@@ -35,9 +35,9 @@ def rare(store: Store) -> Register:
     return rare
 
 
-def selection(*registers: Register, after: ReadingKey | None = None) -> Selection:
+def selection(*registers: Register, after: ReadingKey | None = None) -> ReadingSelection:
     ids = [register.pk for register in registers]
-    return Selection(START - timedelta(days=1), START + timedelta(days=1), None, ids, after)
+    return ReadingSelection(START - timedelta(days=1), START + timedelta(days=1), None, ids, after)
 
 
 def walk(limit: int, *registers: Register) -> list[list[tuple[Any, ...]]]:

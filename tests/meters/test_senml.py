@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meters.readings.senml import Record, SenMLError, parse_pack
+from meters.readings.senml import SenMLError, SenmlRecord, parse_pack
 from tests.builders import KNOWN_TIME_S, pack, senml_payload
 
 BASE = {-1: 26, -3: KNOWN_TIME_S}
@@ -42,7 +42,7 @@ def resolve(records: list[dict[Any, Any]]) -> list[tuple[str, str, Fraction, Fra
     return resolved
 
 
-def parsed(payload: bytes) -> list[Record] | None:
+def parsed(payload: bytes) -> list[SenmlRecord] | None:
     try:
         return parse_pack(payload)
     except SenMLError as error:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.plain import PackShape, PlainReader, read_pack
 from meters.registry.interval_lengths import Lengths
-from meters.values import PayloadError, Period, Value
+from meters.values import PayloadError, PayloadTimes, Value
 from tests.builders import KNOWN_TIME_S, head, pack
 
 TITLE = bytes.fromhex("0024befffe804ff1")
-PERIOD = Period(KNOWN_TIME_S - 86_400, KNOWN_TIME_S + 86_400)
+PERIOD = PayloadTimes(KNOWN_TIME_S - 86_400, KNOWN_TIME_S + 86_400)
 MINUTES = 30
 ENERGY, INTERVAL, TAMPER, COARSE = "1-0:1.8.0", "1-0:1.29.0", "0-0:96.11.1", "1-0:2.8.0"
 
@@ -179,6 +179,6 @@ def test_a_shape_knows_that_interval_lengths_changed(time_s: int, minutes: int |
 
 
 def test_a_time_below_2_to_the_28_is_relative_and_left_to_the_general_way() -> None:
-    early = Period(0, PERIOD.latest_s)
+    early = PayloadTimes(0, PERIOD.latest_s)
     assert SHAPES[0].values(known(time_s=2**28 - 2**28 % 1800), MINUTES, early) is None
     assert SHAPES[0].values(known(time_s=2**28 + 1800 - 2**28 % 1800), MINUTES, early) is not None

@@ -16,7 +16,7 @@ from concentrators.commands import rollouts
 from concentrators.fleet.selection import Selection
 from concentrators.models import RotationWave, WaveState
 from concentrators.simulator.concentrator import Options
-from concentrators.simulator.loads import Wish, make_plan
+from concentrators.simulator.loads import RunRequest, make_plan
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.registration import register
@@ -36,7 +36,7 @@ SOON_MS = 60_000
 @pytest.fixture
 def plan(stack: Stack, tmp_path: Path) -> Iterator[Plan]:
     """Meters that send and obey, until the test is over."""
-    wish = Wish(concentrators=1, meters=METERS, days=1, interval_minutes=[1], endless=True)
+    wish = RunRequest(concentrators=1, meters=METERS, days=1, interval_minutes=[1], endless=True)
     plan, load = make_plan(wish, timezone.now())
     secret = secrets.token_bytes(32)
     spool = Spool(tmp_path)

@@ -12,18 +12,18 @@ from ami_headend.server.doors import (
     Pool,
     door_of,
 )
-from ami_headend.server.requests import Limits, Request
+from ami_headend.server.requests import CheckedRequest, Limits
 
 UPLINK_MAX = 100_000
 LINE = b"POST /api/v1/uplinks HTTP/1.1\r\nHost: localhost\r\n"
 CHUNK = b"5\r\nhello\r\n"
 
 
-def read(octets: bytes, url_prefix: str = "", step: int = 1 << 30) -> tuple[Request, bytes]:
+def read(octets: bytes, url_prefix: str = "", step: int = 1 << 30) -> tuple[CheckedRequest, bytes]:
     """The first request in octets that come in steps, and what is left of them."""
     limits = Limits(max_request_header_size=32 * 1024, max_request_body_size=1 << 60, url_prefix=url_prefix)
     limits.uplink_max_octets = UPLINK_MAX
-    request = Request(limits)
+    request = CheckedRequest(limits)
     while octets and not request.completed:
         consumed = request.received(octets[:step])
         octets = octets[consumed:] if consumed else octets
@@ -32,7 +32,7 @@ def read(octets: bytes, url_prefix: str = "", step: int = 1 << 30) -> tuple[Requ
     return request, octets
 
 
-def refused_with(request: Request) -> int | None:
+def refused_with(request: CheckedRequest) -> int | None:
     return None if request.error is None else int(request.error.code)
 
 

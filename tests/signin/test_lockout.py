@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from ami_headend.signin import lockout, roles, secondfactor, tasks
-from ami_headend.signin.models import Authenticator, Outcome, RecoveryCodes, SignIn
+from ami_headend.signin.models import Authenticator, RecoveryCodes, SignIn, SignInOutcome
 from ami_headend.signin.secondfactor import SecondFactorError
 from tests.signin.people import ACCOUNT, PASSWORD, SECOND, code, enrolled, give_password, member, officer, wrong
 
@@ -48,10 +48,10 @@ def test_five_wrong_passwords_lock_the_account_for_that_address(client: Client, 
     assert give_password(Client(), "second", PASSWORD, HERE).status_code == 302
     assert give_password(Client(), "op", PASSWORD, THERE).status_code == 302
     assert journal() == {
-        ("op", Outcome.WRONG_PASSWORD): 4,
-        ("op", Outcome.LOCKED_OUT): 3,
-        ("second", Outcome.SIGNED_IN): 1,
-        ("op", Outcome.SIGNED_IN): 1,
+        ("op", SignInOutcome.WRONG_PASSWORD): 4,
+        ("op", SignInOutcome.LOCKED_OUT): 3,
+        ("second", SignInOutcome.SIGNED_IN): 1,
+        ("op", SignInOutcome.SIGNED_IN): 1,
     }
 
 
@@ -77,7 +77,7 @@ def test_unknown_names_are_locked_as_known_ones_and_kept_nowhere(client: Client,
     for _ in range(settings.SIGN_IN_FAILURES - 1):
         assert "correct username" in give_password(client, "my p4ssword", "wrong", HERE).content.decode()
     assert give_password(client, "my p4ssword", "wrong", HERE).status_code == 429
-    assert journal() == {("", Outcome.WRONG_PASSWORD): 4, ("", Outcome.LOCKED_OUT): 1}
+    assert journal() == {("", SignInOutcome.WRONG_PASSWORD): 4, ("", SignInOutcome.LOCKED_OUT): 1}
     for odd in ("", "x" * 5000, "a\0b", "caf\u00e9 \u202e"):
         assert give_password(client, odd, "wrong", THERE).status_code == 200
 
@@ -85,7 +85,7 @@ def test_unknown_names_are_locked_as_known_ones_and_kept_nowhere(client: Client,
 def test_a_flood_takes_one_row_an_hour(client: Client) -> None:
     for number in range(20):
         give_password(client, f"nobody{number}", "wrong", HERE)
-    assert journal() == {("", Outcome.WRONG_PASSWORD): 20}
+    assert journal() == {("", SignInOutcome.WRONG_PASSWORD): 20}
 
 
 def test_wrong_codes_count_as_wrong_passwords_do(client: Client, settings: Settings) -> None:
@@ -101,7 +101,7 @@ def test_wrong_codes_count_as_wrong_passwords_do(client: Client, settings: Setti
     assert client.post(SECOND, {"code": code(secret, 1)}, REMOTE_ADDR=HERE).status_code == 429
     kept = AccessAttempt.objects.values_list("post_data", flat=True)
     assert not [text for text in kept if wrong(secret) in text or "wrong" in text]
-    assert journal()["officer", Outcome.WRONG_CODE] == settings.SIGN_IN_FAILURES - 1
+    assert journal()["officer", SignInOutcome.WRONG_CODE] == settings.SIGN_IN_FAILURES - 1
 
 
 def test_guesses_on_the_account_page_lock_too(client: Client, settings: Settings) -> None:
@@ -126,7 +126,7 @@ class TestApi:
         assert api(client, "op", PASSWORD) == 429
         assert give_password(client, "op", PASSWORD, HERE).status_code == 429
         assert api(client, "op", PASSWORD, THERE) == 200
-        assert journal() == {("op", Outcome.WRONG_PASSWORD): 4, ("op", Outcome.LOCKED_OUT): 3}
+        assert journal() == {("op", SignInOutcome.WRONG_PASSWORD): 4, ("op", SignInOutcome.LOCKED_OUT): 3}
 
     def test_a_password_does_not_pass_the_second_factor_by(self, client: Client, settings: Settings) -> None:
         officer()
@@ -136,7 +136,7 @@ class TestApi:
         enrolled(User.objects.get())
         assert api(client, "officer", PASSWORD) == 403
         assert api(client, "officer", "wrong") == 401
-        assert journal() == {("officer", Outcome.REFUSED): 2, ("officer", Outcome.WRONG_PASSWORD): 1}
+        assert journal() == {("officer", SignInOutcome.REFUSED): 2, ("officer", SignInOutcome.WRONG_PASSWORD): 1}
 
 
 def test_old_rows_and_sessions_go(client: Client, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from ami_headend.signin import roles, secondfactor
-from ami_headend.signin.models import Outcome, SignIn
+from ami_headend.signin.models import SignIn, SignInOutcome
 from tests.signin.people import (
     ACCOUNT,
     LOGIN,
@@ -49,7 +49,7 @@ def test_an_operator_signs_in_by_password(client: Client) -> None:
     answer = give_password(client, "op")
     assert (answer.status_code, answer["Location"]) == (302, "/admin/")
     assert is_signed_in(client)
-    assert outcomes() == {Outcome.SIGNED_IN: 1}
+    assert outcomes() == {SignInOutcome.SIGNED_IN: 1}
 
 
 def test_the_page_that_was_asked_for_comes_after(client: Client) -> None:
@@ -91,7 +91,7 @@ def test_a_key_officer_sets_up_the_second_factor_and_signs_in_with_it(client: Cl
     give_password(by_recovery, "officer")
     assert by_recovery.post(SECOND, {"code": codes[2]})["Location"] == "/admin/"
     assert "9 are left" in by_recovery.get(ACCOUNT).content.decode()
-    assert outcomes() == {Outcome.SIGNED_IN: 2, Outcome.RECOVERY_CODE: 1}
+    assert outcomes() == {SignInOutcome.SIGNED_IN: 2, SignInOutcome.RECOVERY_CODE: 1}
     assert SignIn.objects.filter(account=user.username).count() == 2
 
 

@@ -12,7 +12,7 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, Order
+from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, TakenCommand
 from keyvault.cose.structures import parse_frame
 from meters.models import Meter
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
@@ -108,7 +108,7 @@ class HonestMeter:
         sent.append(self._seal(payload, (answer.register, answer.at_s, answer.number)))
         return sent
 
-    def _do(self, order: Order) -> list[Sent]:
+    def _do(self, order: TakenCommand) -> list[Sent]:
         if order.kind == SET_KEY:
             self._device.renew(order)
         elif order.kind == READ_NOW and self._intervals:

@@ -25,7 +25,7 @@ from concentrators.ingest import (
     uplink_state,
     verification,
 )
-from concentrators.ingest.clock_corrections import Wish
+from concentrators.ingest.clock_corrections import ClockRequest
 from concentrators.models import Concentrator, Reverification
 from keyvault import master_key
 from keyvault.audit.chain import Actor
@@ -34,7 +34,7 @@ from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
 from keyvault.device_keys import epochs, key_export, provisioning, shipment_file, shipments
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
-from keyvault.device_keys.shipment_file import Header, Shipment, ShipmentLine
+from keyvault.device_keys.shipment_file import Shipment, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import Algorithm, DeviceKey
 from meters.models import Meter, Register
@@ -205,7 +205,7 @@ class HeadEnd:
     def correct_clock(self, uplink_id: int, behind: timedelta, worker: Worker) -> None:
         """Somebody says by how much the clock was behind when an uplink came, and what was ahead is judged again."""
         at = self.truth.uplinks[uplink_id].received_at
-        wish = Wish(at, at + timedelta(microseconds=1), int(behind.total_seconds()), "NTP was off", uplink_id)
+        wish = ClockRequest(at, at + timedelta(microseconds=1), int(behind.total_seconds()), "NTP was off", uplink_id)
         clock_corrections.correct(wish, ACTOR, clock.now)
         corrected = dict(fetch_rows("SELECT id, corrected_at FROM concentrators_uplink"))
         for pk, uplink in self.truth.uplinks.items():
@@ -245,13 +245,13 @@ class HeadEnd:
     def correct_length(self, meter: HonestMeter) -> None:
         """An operator corrects the length of a meter, if it is wrong, with all that was taken for it."""
         if self.truth.lengths.pop(meter.title, None) is not None:
-            wish = length_corrections.Wish(INTERVAL_S // 60, None, None, "visited")
+            wish = length_corrections.LengthRequest(INTERVAL_S // 60, None, None, "visited")
             length_corrections.correct(meter.row, wish, ACTOR, clock.now)
 
     def correct_register(self) -> None:
         """An administrator corrects the unit of that register, if it is wrong."""
         if EXTRA in self.truth.wrong_registers:
-            wish = register_corrections.Wish("the maker says so", unit="Wh")
+            wish = register_corrections.RegisterRequest("the maker says so", unit="Wh")
             register_corrections.correct(register_corrections.find(EXTRA), wish, ACTOR)
             self.truth.wrong_registers.clear()
 
@@ -397,7 +397,7 @@ class HeadEnd:
 
 
 def _shipment(line: ShipmentLine) -> Shipment:
-    return Shipment(Header("S-1", TRANSPORT_KEY.fingerprint, 1), [line], [], bytes(32))
+    return Shipment(ShipmentHeader("S-1", TRANSPORT_KEY.fingerprint, 1), [line], [], bytes(32))
 
 
 def _exported(title: bytes) -> list[bytes]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from concentrators.commands import downlink, queue, rollouts
-from concentrators.commands.queue import Request
+from concentrators.commands.queue import CommandRequest
 from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
 from concentrators.models import CommandKind, RotationWave
@@ -366,7 +366,7 @@ class Machine(RuleBasedStateMachine):
         period = {"from_s": now_s - 3 * 86_400, "to_s": now_s} if kind == CommandKind.RESEND else {}
         if site.truth.in_service[meter.title]:
             meter.row.refresh_from_db()
-            queue.enqueue([Request(meter.row, kind, period)], "test", clock.now)
+            queue.enqueue([CommandRequest(meter.row, kind, period)], "test", clock.now)
         if stages > 0:
             site.fetch(site.concentrators[place])
         if stages > 1:

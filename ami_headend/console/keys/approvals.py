@@ -11,7 +11,7 @@ from django.utils import timezone
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.formatting import NOTHING, ago, clipped, label
 from ami_headend.core.numbers import row_number
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from keyvault import approvals, rights
 from keyvault.approvals import ApprovalState, Person
 from keyvault.audit import chain
@@ -96,7 +96,7 @@ def _label(row: Approval, now: datetime) -> Any:
     return label(standing.value, _COLOURS[standing])
 
 
-def _over(rows: Sequence[Approval], now: datetime) -> Table:
+def _over(rows: Sequence[Approval], now: datetime) -> HtmlTable:
     columns = [
         Column("state"),
         Column("what"),

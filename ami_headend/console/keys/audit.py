@@ -17,7 +17,7 @@ from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
 from ami_headend.console.lists import ROWS, ListPage, number_of, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.admin import FilterForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from keyvault import rights
 from keyvault.audit import chain, witness
 from keyvault.audit.chain import AuditError, Head
@@ -51,7 +51,7 @@ class AuditPage(ListPage, ActingPage):
     def acts(self) -> Mapping[str, Act]:
         return {"verify": Act(rights.EXPORT_AUDIT, _verify)}
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         rows = AuditRecord.objects.order_by("-number")
         if filters.get("act"):
             rows = rows.filter(act__startswith=filters["act"])
@@ -157,7 +157,7 @@ def _figures(head: Head) -> list[Figure]:
     return [state, Figure("Records", thousands(head.number), "none is ever removed", "receipt_long")]
 
 
-def _records(rows: Sequence[AuditRecord]) -> Table:
+def _records(rows: Sequence[AuditRecord]) -> HtmlTable:
     columns = [
         Column("number", is_number=True, is_minor=True),
         Column("time"),

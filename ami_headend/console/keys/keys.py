@@ -10,7 +10,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import ago, label, link, percent, thousands
 from ami_headend.console.keys import questions
 from ami_headend.console.page import ConsolePage
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.models import RotationWave, WaveState
 from keyvault import approvals, rights
 from keyvault.colours import KEY_COLOURS
@@ -105,7 +105,7 @@ def _approvals_figure(now: datetime) -> Figure:
     )
 
 
-def _epochs(keys: DeviceKeys) -> Table:
+def _epochs(keys: DeviceKeys) -> HtmlTable:
     columns = [Column("epoch"), *(Column(KeyState(state).label, is_number=True) for state in KeyState)]
     newest = sorted(keys.by_epoch.items(), reverse=True)[:_EPOCHS]
     return table(
@@ -113,7 +113,7 @@ def _epochs(keys: DeviceKeys) -> Table:
     )
 
 
-def _notable(found: Notable, now: datetime, since: str) -> Table:
+def _notable(found: Notable, now: datetime, since: str) -> HtmlTable:
     columns = [
         Column("device"),
         Column("epoch", is_number=True),
@@ -136,7 +136,7 @@ def _notable(found: Notable, now: datetime, since: str) -> Table:
     )
 
 
-def _fleet_keys() -> Table:
+def _fleet_keys() -> HtmlTable:
     columns = [Column("fleet key"), Column("active keys", is_number=True), Column("usable keys", is_number=True)]
     return table(
         columns,

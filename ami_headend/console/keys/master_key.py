@@ -14,7 +14,7 @@ from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from keyvault import approvals, master_key, rights
 from keyvault.approvals import ApprovalError, Person
 from keyvault.audit import chain
@@ -98,7 +98,7 @@ class DestroyPage(ActingPage):
             "refusal": _refusal(number, now),
             "approval_missing": _approval_missing(number, now),
             "asked": _asked(number, now),
-            "reason": ReasonForm(),
+            "reason": ApprovalReasonForm(),
             "confirm": ConfirmForm(),
             "place": str(master_key.provider()),
         }
@@ -119,7 +119,7 @@ class DestroyPage(ActingPage):
         return f"Version {number} is destroyed. Destroy its copies elsewhere, too."
 
 
-class ReasonForm(forms.Form):
+class ApprovalReasonForm(forms.Form):
     """Why a second person should approve."""
 
     reason = forms.CharField(max_length=250, widget=UnfoldAdminTextInputWidget())
@@ -186,7 +186,7 @@ def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
     return figures
 
 
-def _versions(found: Sequence[VersionStanding], now: datetime, *, may_destroy: bool) -> Table:
+def _versions(found: Sequence[VersionStanding], now: datetime, *, may_destroy: bool) -> HtmlTable:
     columns = [
         Column("version"),
         Column("state"),

@@ -9,7 +9,7 @@ from django.utils import timezone
 from ami_headend import kept
 from ami_headend.kept import Question
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Progress
+from concentrators.commands.rollouts import RolloutProgress
 from concentrators.models import RotationWave
 from keyvault.device_keys import fleet_keys, inventory
 from keyvault.device_keys.inventory import DeviceKeys, Notable
@@ -51,14 +51,14 @@ def _fleet_keys(now: datetime) -> list[FleetKeyRow]:
     return [FleetKeyRow(row.fleet_key.pk, row.fleet_key.name, row.active, row.usable) for row in fleet_keys.standings()]
 
 
-def _waves(now: datetime) -> dict[int, Progress]:
+def _waves(now: datetime) -> dict[int, RolloutProgress]:
     return dict(rollouts.progresses(list(RotationWave.objects.order_by("-pk")[:WAVES_LISTED])))
 
 
 KEYS = Question("device keys", _keys, KeysStanding)
 FLEET_KEYS = Question("fleet keys", _fleet_keys, list[FleetKeyRow])
 CENSUS = Question("census", lambda now: census.census(), list[Count])
-WAVES = Question("waves", _waves, dict[int, Progress])
+WAVES = Question("waves", _waves, dict[int, RolloutProgress])
 
 RENEWED = (KEYS, FLEET_KEYS, CENSUS, WAVES)
 
@@ -68,15 +68,15 @@ def ask(question: Question) -> Any:
     return kept.answers([question], timezone.now())[question.name].found
 
 
-def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, Progress]:
+def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, RolloutProgress]:
     """How far the newest waves are; those that began after the answer was taken are asked for themselves."""
-    known: dict[int, Progress] = ask(WAVES)
+    known: dict[int, RolloutProgress] = ask(WAVES)
     fresh = [wave for wave in found if wave.pk not in known]
     return {**known, **rollouts.progresses(fresh)} if fresh else known
 
 
-def progress_of(wave: RotationWave) -> Progress:
+def progress_of(wave: RotationWave) -> RolloutProgress:
     """How far one wave is. Each state that it goes through is asked for by itself: what stood before is no answer."""
-    question = Question(f"wave {wave.pk} {wave.state}", lambda now: rollouts.progress(wave), Progress)
-    progress: Progress = ask(question)
+    question = Question(f"wave {wave.pk} {wave.state}", lambda now: rollouts.progress(wave), RolloutProgress)
+    progress: RolloutProgress = ask(question)
     return progress

@@ -17,10 +17,10 @@ from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
 from ami_headend.core.numbers import row_number
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Progress
+from concentrators.commands.rollouts import RolloutProgress
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
@@ -68,7 +68,7 @@ class WavePage(ListPage, ActingPage):
         """The wave of the address; Http404 where there is none."""
         return get_object_or_404(RotationWave.objects.select_related("fleet_key"), pk=self.kwargs["wave_id"])
 
-    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[Table, Sequence[Any] | None]:
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         rows = WaveMeter.objects.filter(wave=self.wave).select_related("meter", "command").defer("command__octets")
         state, meter = filters.get("state"), filters.get("meter")
         if state:
@@ -119,7 +119,7 @@ class WavePage(ListPage, ActingPage):
         return "Cancelled: what no concentrator had fetched is withdrawn; meters that have the key go on with it."
 
 
-def _figures(wave: RotationWave, progress: Progress) -> list[Figure]:
+def _figures(wave: RotationWave, progress: RolloutProgress) -> list[Figure]:
     states = progress.states
     figures = [Figure("Waiting", thousands(progress.waiting), _waiting_note(wave), "hourglass_empty", "?state=waiting")]
     figures += [
@@ -139,7 +139,7 @@ def _waiting_note(wave: RotationWave) -> str:
     return "keep their keys: it was cancelled" if wave.state == WaveState.CANCELLED else "their turn has not come"
 
 
-def _meters(rows: Sequence[WaveMeter]) -> Table:
+def _meters(rows: Sequence[WaveMeter]) -> HtmlTable:
     columns = [
         Column("meter"),
         Column("outcome"),

@@ -21,11 +21,11 @@ from ami_headend.console.formatting import ago, duration, label, link, percent, 
 from ami_headend.console.keys import questions
 from ami_headend.console.lists import TitlesField, sentence
 from ami_headend.console.page import ConsolePage
-from ami_headend.web.tables import Column, Table, table
+from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.colours import WAVE_COLOURS
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import Progress, WaveError
+from concentrators.commands.rollouts import RolloutProgress, WaveError
 from concentrators.fleet.selection import Selection
 from concentrators.models import CommandState, RotationWave, WaveState
 from keyvault import rights
@@ -203,12 +203,12 @@ def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
     }
 
 
-def counted(progress: Progress) -> int:
+def counted(progress: RolloutProgress) -> int:
     """How many meters of a wave are through: their command has ended."""
     return progress.meters - progress.waiting - progress.open
 
 
-def _table(found: Sequence[RotationWave], progress: Mapping[int, Progress], now: datetime) -> Table:
+def _table(found: Sequence[RotationWave], progress: Mapping[int, RolloutProgress], now: datetime) -> HtmlTable:
     columns = [
         Column("wave"),
         Column("state"),

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
-class Server:
+class EmbeddedServer:
     """A started service: its process (a child of ours, or one that a killed run left) and how to stop it."""
 
     name: str
@@ -89,7 +89,7 @@ def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None, end_s
         raise EmbeddedError(f"{command[0]} cannot be started: {error.strerror}.") from error
 
 
-def wait_until(server: Server, ready: Callable[[], bool], log: Path) -> None:
+def wait_until(server: EmbeddedServer, ready: Callable[[], bool], log: Path) -> None:
     """Waits for a server that was just started; one that does not get ready is stopped, and EmbeddedError says why."""
     deadline = time.monotonic() + START_TIMEOUT_S
     try:

@@ -24,7 +24,7 @@ from ami_headend.local.embedded.places import (
 )
 from ami_headend.local.embedded.processes import (
     STOP_TIMEOUT_S,
-    Server,
+    EmbeddedServer,
     is_living,
     launch,
     living_process,
@@ -43,8 +43,8 @@ def running(var_dir: Path) -> bool:
 class OwnService:
     """A server that runs for as long as the block of ``started``, and can be started again where it was killed."""
 
-    server: Server
-    begin: Callable[[], Server]
+    server: EmbeddedServer
+    begin: Callable[[], EmbeddedServer]
 
     @property
     def name(self) -> str:
@@ -102,7 +102,7 @@ def started(
         yield env, own
 
 
-def _begun(stack: ExitStack, begin: Callable[[], Server]) -> OwnService:
+def _begun(stack: ExitStack, begin: Callable[[], EmbeddedServer]) -> OwnService:
     service = OwnService(begin(), begin)
     stack.callback(service.stop)
     return service
@@ -142,7 +142,7 @@ def _alone_in(var_dir: Path) -> Iterator[None]:
         yield
 
 
-def start_postgres(var_dir: Path) -> Server:
+def start_postgres(var_dir: Path) -> EmbeddedServer:
     """Starts PostgreSQL in `var_dir`/postgres, made at first use, or takes over what a killed run left there."""
     place = var_dir.absolute() / "postgres"
     owner = owner_of(place)
@@ -156,7 +156,7 @@ def start_postgres(var_dir: Path) -> Server:
         make_cluster(data, owner)
     left = postmaster(data)
     if left is not None:
-        return Server("PostgreSQL", left, signal.SIGINT)
+        return EmbeddedServer("PostgreSQL", left, signal.SIGINT)
     ending = living_process(data / "postmaster.pid", "postgres")  # of a run that was killed a moment ago
     if ending is not None:
         with suppress(psutil.TimeoutExpired):
@@ -174,12 +174,12 @@ def start_postgres(var_dir: Path) -> Server:
     command = [server_program("postgres", owner), "-D", str(data)]
     command += [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
     process = launch(command, var_dir / "postgres.log", owner, signal.SIGINT)
-    server = Server("PostgreSQL", process, signal.SIGINT)  # SIGINT is its fast shutdown
+    server = EmbeddedServer("PostgreSQL", process, signal.SIGINT)  # SIGINT is its fast shutdown
     wait_until(server, lambda: postmaster(data) is not None, var_dir / "postgres.log")
     return server
 
 
-def start_redis(var_dir: Path) -> Server:
+def start_redis(var_dir: Path) -> EmbeddedServer:
     """Starts Redis on a unix socket, keeping nothing on disk: it may lose every task."""
     socket_path = socket_dir(var_dir, "redis") / "redis.sock"
     if socket_path.parent.parent == var_dir.absolute():
@@ -189,7 +189,7 @@ def start_redis(var_dir: Path) -> Server:
     pid_file = socket_path.with_name("redis.pid")
     left = living_process(pid_file, "redis-server")
     if left is not None:
-        return Server("Redis", left, signal.SIGTERM)
+        return EmbeddedServer("Redis", left, signal.SIGTERM)
     socket_path.unlink(missing_ok=True)
     options = {
         "port": "0",
@@ -203,7 +203,7 @@ def start_redis(var_dir: Path) -> Server:
         "maxmemory-policy": "noeviction",
     }
     command = [redis_program()] + [part for key, value in options.items() for part in (f"--{key}", value)]
-    server = Server("Redis", launch(command, var_dir / "redis.log", None, signal.SIGTERM), signal.SIGTERM)
+    server = EmbeddedServer("Redis", launch(command, var_dir / "redis.log", None, signal.SIGTERM), signal.SIGTERM)
     wait_until(server, socket_path.is_socket, var_dir / "redis.log")
     pid_file.write_text(f"{server.process.pid}\n")
     return server

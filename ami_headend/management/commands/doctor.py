@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 
 from ami_headend.core.commands import DomainCommand
 from ami_headend.health import checks
-from ami_headend.health.checks import Finding
+from ami_headend.health.checks import CheckResult
 
 
 class Command(DomainCommand):
@@ -33,7 +33,7 @@ class Command(DomainCommand):
             sys.exit(1)
 
 
-def tell(command: DomainCommand, findings: Sequence[Finding], *, json: bool) -> None:
+def tell(command: DomainCommand, findings: Sequence[CheckResult], *, json: bool) -> None:
     """Print what was found, of what is not well with what to do."""
     if json:
         command.write_json([finding._asdict() for finding in findings])

@@ -12,7 +12,7 @@ from django.db import DatabaseError, transaction
 from ami_headend.backup.drill import drill
 from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.database_roles import as_owner
-from ami_headend.health.checks import Finding
+from ami_headend.health.checks import CheckResult
 from ami_headend.management.commands.doctor import tell
 from keyvault import master_key as masterkey
 from keyvault.audit import chain
@@ -52,7 +52,7 @@ class Command(DomainCommand):
         if not all(finding.well for finding in findings):
             sys.exit(1)
 
-    def drill(self, backup: Path, master_key: Path | None, folders: list[Path]) -> list[Finding]:
+    def drill(self, backup: Path, master_key: Path | None, folders: list[Path]) -> list[CheckResult]:
         try:
             with as_owner(), ExitStack() as stack:
                 if master_key is not None:
@@ -62,7 +62,7 @@ class Command(DomainCommand):
         except DatabaseError as error:
             raise CommandError(f"the drill ended early: {str(error).splitlines()[0]}") from None
 
-    def record(self, backup: Path, findings: list[Finding]) -> None:
+    def record(self, backup: Path, findings: list[CheckResult]) -> None:
         """The drill in the audit chain of the database that is in use, where there is one here."""
         failed = [finding.name for finding in findings if not finding.well]
         result = f"failed: {', '.join(failed)}" if failed else "well"

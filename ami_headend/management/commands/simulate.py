@@ -25,14 +25,14 @@ from rich.table import Table
 
 from ami_headend.core.commands import DomainCommand
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
-from concentrators.simulator.loads import PlanError, Wish, load_of, make_plan
+from concentrators.simulator.loads import PlanError, RunRequest, load_of, make_plan
 from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_faults, parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.recorded import RecordedError
 from concentrators.simulator.registration import is_registered, register
-from concentrators.simulator.run import Run, Standing
+from concentrators.simulator.run import Run, RunProgress
 from concentrators.simulator.spool import Spool, SpoolError
 from concentrators.simulator.truth import Closing, StalledError, compare, wait_until_verified
 from keyvault.master_key import MasterKeyError
@@ -139,7 +139,7 @@ class Command(DomainCommand):
         return 0
 
 
-def _wish(options: dict[str, Any]) -> Wish:
+def _wish(options: dict[str, Any]) -> RunRequest:
     """The options as a run to be planned; raises CommandError or RatesError before anything is touched."""
     demo, readings = options["demo"], options["readings"]
     if readings is None and options["as_recorded"]:
@@ -149,7 +149,7 @@ def _wish(options: dict[str, Any]) -> Wish:
     if options["batch"] > settings.UPLINK_MAX_FRAMES:
         raise CommandError(f"--batch: an uplink has at most {settings.UPLINK_MAX_FRAMES} frames.")
     rates = options["misbehave"] if options["misbehave"] is not None else _DEMO_RATES if demo else ""
-    return Wish(
+    return RunRequest(
         concentrators=options["concentrators"],
         meters=options["meters"] or (_DEMO_METERS if demo else None),
         days=options["days"] or (_DEMO_DAYS if demo else None),
@@ -252,7 +252,7 @@ def _play(run: Run, plan: Plan, console: Console) -> bool:
         measured = progress.add_task("intervals measured", total=plan.ticks, note="")
         posted = progress.add_task("frames posted", total=None, note="")
 
-        def look(standing: Standing) -> None:
+        def look(standing: RunProgress) -> None:
             note = f"{standing.repeats} requests repeated" if standing.repeats else ""
             progress.update(measured, completed=standing.ticks)
             progress.update(posted, completed=standing.posted, total=standing.handed_over, note=note)

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
 from concentrators.ingest import clock_corrections
-from concentrators.ingest.clock_corrections import ClockError, Wish
+from concentrators.ingest.clock_corrections import ClockError, ClockRequest
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
@@ -40,7 +40,7 @@ Examples:
 
     def handle(self, *args: Any, **options: Any) -> None:
         start, end = time_of(options["start"]), time_of(options["end"])
-        wish = Wish(start, end, options["behind"], options["note"], options["first_uplink"])
+        wish = ClockRequest(start, end, options["behind"], options["note"], options["first_uplink"])
         if options["dry_run"]:
             found = clock_corrections.look(wish, timezone.now())
         else:

@@ -8,7 +8,7 @@ from django.utils import timezone
 from ami_headend.core.commands import DomainCommand, time_of
 from concentrators.commands.capture_period import IntervalError
 from concentrators.ingest import length_corrections
-from concentrators.ingest.length_corrections import Wish
+from concentrators.ingest.length_corrections import LengthRequest
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
@@ -42,7 +42,7 @@ Examples:
 
     def handle(self, *args: Any, **options: Any) -> None:
         start, end = (options[name] and time_of(options[name]) for name in ("start", "end"))
-        wish = Wish(options["minutes"], start, end, options["reason"])
+        wish = LengthRequest(options["minutes"], start, end, options["reason"])
         meter = lookup.look_up(options["meter"])
         if options["dry_run"]:
             found = length_corrections.look(meter, wish, timezone.now())

@@ -5,7 +5,7 @@ from typing import Any
 
 from ami_headend.core.commands import DomainCommand
 from concentrators.ingest import register_corrections
-from concentrators.ingest.register_corrections import RegisterError, Wish
+from concentrators.ingest.register_corrections import RegisterError, RegisterRequest
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
@@ -36,7 +36,7 @@ Examples:
 
     def handle(self, *args: Any, **options: Any) -> None:
         kind = RegisterKind(options["kind"]) if options["kind"] else None
-        wish = Wish(options["reason"], kind, options["unit"], options["scaler"])
+        wish = RegisterRequest(options["reason"], kind, options["unit"], options["scaler"])
         register = register_corrections.find(options["obis_code"])
         register = register_corrections.correct(register, wish, chain.command_actor())
         self.stdout.write(

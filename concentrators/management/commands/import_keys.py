@@ -16,7 +16,7 @@ from keyvault.device_keys import shipment_file, shipment_kek, shipments
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKeyError
-from keyvault.device_keys.shipments import ImportReport
+from keyvault.device_keys.shipments import ShipmentReport
 from keyvault.master_key import MasterKeyError
 
 
@@ -89,7 +89,7 @@ def _check_sha256(shipment: Shipment, wanted: str | None) -> None:
         raise ShipmentError(f"the file's SHA-256 is {shipment.sha256.hex()}, not the one that was told")
 
 
-def _told(report: ImportReport) -> str:
+def _told(report: ShipmentReport) -> str:
     words = f"{report.active} active keys, {report.pending} pending, {report.transfer_keys} transfer keys"
     if report.replaced:
         words += f", {report.replaced} transfer keys replaced"

@@ -12,7 +12,7 @@ from ami_headend.core.commands import DomainCommand
 from keyvault import master_key
 from keyvault.journal import reading
 from keyvault.journal.reading import Journal
-from keyvault.journal.segments import Record
+from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import MasterKeyError
 
 
@@ -57,7 +57,7 @@ class Command(DomainCommand):
         self.stdout.write(f"{records} records in {len(found.states)} segments, the last of number {found.last_number}.")
 
 
-def _shown(record: Record) -> dict[str, Any]:
+def _shown(record: JournalRecord) -> dict[str, Any]:
     """A record for people: without the wrapped keys."""
     body = record.body
     match record.kind:

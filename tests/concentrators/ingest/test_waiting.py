@@ -16,7 +16,7 @@ from django.utils import timezone
 from concentrators import tasks
 from concentrators.ingest import clock_corrections, reverification, reverification_queue, uplink_state
 from concentrators.ingest.attempt import TransientError
-from concentrators.ingest.clock_corrections import ClockError, Found, Wish
+from concentrators.ingest.clock_corrections import ClockEffect, ClockError, ClockRequest
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.reverification import verify_again
 from concentrators.models import (
@@ -371,9 +371,9 @@ class TestClock:
         event = senml_payload({"0-0:96.11.1": 3}, int(NOW.timestamp()) - 60, unit="count")
         return [device.frame(46), device.frame(47), device.seal(event)]
 
-    def wish(self, behind_s: int = 3600, **more: Any) -> Wish:
+    def wish(self, behind_s: int = 3600, **more: Any) -> ClockRequest:
         start, end = NOW - timedelta(hours=2), NOW - timedelta(minutes=59)
-        return Wish(start, end, behind_s, "NTP was off")._replace(**more)
+        return ClockRequest(start, end, behind_s, "NTP was off")._replace(**more)
 
     def test_the_same_frames_are_accepted_once_the_clock_is_right(
         self, concentrator: Concentrator, other_concentrator: Concentrator, frames: list[bytes], device: Device
@@ -394,7 +394,7 @@ class TestClock:
         assert judged_by_itself(slow) == {"clock_skew": 4}
 
         before = {row.frame_index: row.pk for row in evidence(slow)}
-        assert clock_corrections.correct(self.wish(), ACTOR, timezone.now()) == Found(1, 4)
+        assert clock_corrections.correct(self.wish(), ACTOR, timezone.now()) == ClockEffect(1, 4)
         assert judged_by_itself(slow) == {"accepted": 3, "clock_skew": 1}
         assert (slow.received_at, slow.corrected_at) == (NOW - self.BEHIND, NOW)
         assert readings_of(device) == {46: 100, 47: 100}
@@ -407,7 +407,7 @@ class TestClock:
         assert (record.actor, record.subject["behind_s"], record.subject["frames"]) == ("someone", 3600, 4)
         assert ClockCorrection.objects.get().note == "NTP was off"
 
-        assert clock_corrections.correct(self.wish(), ACTOR, timezone.now()) == Found(1, 1)
+        assert clock_corrections.correct(self.wish(), ACTOR, timezone.now()) == ClockEffect(1, 1)
         assert judged_by_itself(slow) == {"accepted": 3, "clock_skew": 1}
 
     def test_too_small_a_number_can_be_said_again(self, concentrator: Concentrator, frames: list[bytes]) -> None:

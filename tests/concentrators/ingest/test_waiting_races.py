@@ -15,7 +15,7 @@ from pytest_django import DjangoDbBlocker
 
 from concentrators.commands.capture_period import IntervalError
 from concentrators.ingest import clock_corrections, length_corrections, reverification_queue, verification
-from concentrators.ingest.clock_corrections import Wish
+from concentrators.ingest.clock_corrections import ClockRequest
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
 from concentrators.ingest.worker import Worker
@@ -148,7 +148,7 @@ def test_a_clock_that_is_corrected_twice_at_once(concentrator: Concentrator) -> 
     uplinks = [post(concentrator, [device.frame(n)], at) for n in (45, 46, 47)]
     verify_all(uplinks)
     assert add_up([Uplink.objects.get(pk=uplink.pk) for uplink in uplinks]) == {"accepted": 1, "clock_skew": 2}
-    wish = Wish(at, at + timedelta(seconds=1), 3600, "NTP was off")
+    wish = ClockRequest(at, at + timedelta(seconds=1), 3600, "NTP was off")
     actor = Actor("someone", "tests")
     correct = partial(clock_corrections.correct, wish, actor, timezone.now())
     at_once(correct, work, correct, work)
@@ -160,7 +160,7 @@ def test_a_clock_that_is_corrected_twice_at_once(concentrator: Concentrator) -> 
 def test_a_length_that_is_corrected_twice_at_once_while_frames_come(
     concentrator: Concentrator, other_concentrator: Concentrator
 ) -> None:
-    wish = length_corrections.Wish(15, None, None, "registered wrongly")
+    wish = length_corrections.LengthRequest(15, None, None, "registered wrongly")
 
     def correct(meter: Meter) -> None:
         with suppress(IntervalError):  # the other one was first

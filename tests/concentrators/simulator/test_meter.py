@@ -6,7 +6,7 @@ from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
-from meters.readings.senml import Record, parse_pack
+from meters.readings.senml import SenmlRecord, parse_pack
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 KEY = bytes(range(32))
@@ -21,14 +21,14 @@ FRAME = bytes.fromhex(
 
 def reserved(memory: Memory) -> int:
     """The counter that stands in a memory as reserved."""
-    body = nonvolatile.Record(memory.nonvolatile, "counter").load()
+    body = nonvolatile.CounterRecord(memory.nonvolatile, "counter").load()
     assert body is not None
     return int.from_bytes(body[2:], "big")
 
 
 def test_known_answer() -> None:
     memory = Memory(number=0, register_wh=1_234_567)
-    nonvolatile.Record(memory.nonvolatile, "counter").store((1).to_bytes(2, "big") + (0x61A7).to_bytes(6, "big"))
+    nonvolatile.CounterRecord(memory.nonvolatile, "counter").store((1).to_bytes(2, "big") + (0x61A7).to_bytes(6, "big"))
     meter = SimulatedMeter(TITLE, KEY, memory)
     assert interval_payload(0x6955B900, 1_234_567, 112) == PAYLOAD
     assert meter.seal(meter.measure(0x6955B900, 112)) == FRAME
@@ -57,4 +57,4 @@ def test_frames_open_and_say_what_was_measured() -> None:
     cipher = DirectionCipher(uplink_key(KEY, TITLE, 1, AES_CCM_16_64_128), AES_CCM_16_64_128)
     frame = parse_frame(meter.seal(event_payload(1_767_225_600, "0-0:96.11.1", 3)))
     assert (frame.kid, frame.alg, frame.counter) == (TITLE + b"\x00\x01", AES_CCM_16_64_128, 0)
-    assert parse_pack(cipher.open_(frame)) == [Record("0-0:96.11.1", "count", 3, 1_767_225_600)]
+    assert parse_pack(cipher.open_(frame)) == [SenmlRecord("0-0:96.11.1", "count", 3, 1_767_225_600)]

@@ -17,7 +17,7 @@ from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, parse_frame, split_sequence
 from keyvault.replay_window import CounterSet, Take
-from meters.readings.senml import Record, SenMLError, parse_pack
+from meters.readings.senml import SenMLError, SenmlRecord, parse_pack
 
 START_S = 1_767_225_600
 SECRET = bytes(32)
@@ -159,7 +159,7 @@ def test_payloads_are_wrong_as_their_verdict_says(plan: Plan, by_verdict: dict[s
     assert all(r.value not in range(10**12) for o in by_verdict["implausible"] for r in records(plan, o))
 
 
-def records(plan: Plan, octets: bytes) -> list[Record]:
+def records(plan: Plan, octets: bytes) -> list[SenmlRecord]:
     return parse_pack(opened(plan, octets)[2])
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.misbehaviour import RatesError, parse_faults
-from concentrators.simulator.obedience import Fault, Faults, Order
-from concentrators.simulator.spool import Mail, Said, Spool
+from concentrators.simulator.obedience import Fault, Faults, TakenCommand
+from concentrators.simulator.spool import ExtraValue, Mail, Spool
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
@@ -29,7 +29,7 @@ def meter(memory: Memory | None = None, **algorithms: int) -> SimulatedMeter:
     return SimulatedMeter(TITLE, KEY, memory or Memory(0), TRANSFER_KEY, **algorithms)
 
 
-def taken(one: SimulatedMeter, octets: bytes) -> Order:
+def taken(one: SimulatedMeter, octets: bytes) -> TakenCommand:
     """The command in a frame that the meter takes."""
     order = one.receiver.take(octets, one.epoch)
     assert order is not None
@@ -234,7 +234,7 @@ def test_mail_waits_for_its_time_and_goes_with_what_was_said(tmp_path: Path) -> 
     assert spool.mail(9) == []
     (mail,) = spool.mail(10)
     assert mail == Mail(2, 1, TITLE, b"now", "")
-    said = Said(3, COMMAND_DONE, NOW_S, 17)
+    said = ExtraValue(3, COMMAND_DONE, NOW_S, 17)
     spool.hand_over([], [], [mail], [said])
     assert [one.octets for one in spool.mail(30)] == [b"late"]
     assert spool.said() == [said]

@@ -9,8 +9,8 @@ import pytest
 
 from concentrators.simulator import meter as meter_module
 from concentrators.simulator.meter import Memory, SimulatedMeter, event_payload
-from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError, Record
-from concentrators.simulator.obedience import RESEND, SET_INTERVAL, SET_KEY, Answer, Keys, Order, Receiver
+from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile, PowerLostError
+from concentrators.simulator.obedience import RESEND, SET_INTERVAL, SET_KEY, AnswerEvent, Keys, Receiver, TakenCommand
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
@@ -92,7 +92,7 @@ class Field:
             self.boot()
             self.read(number)
 
-    def bring(self, octets: bytes) -> Answer | None:
+    def bring(self, octets: bytes) -> AnswerEvent | None:
         """The concentrator brings a command; what the meter says to it."""
         try:
             order = self.meter.receiver.take(octets, self.meter.epoch)
@@ -111,14 +111,14 @@ class Field:
             return None
         return answer
 
-    def bring_until_answered(self, octets: bytes) -> Answer:
+    def bring_until_answered(self, octets: bytes) -> AnswerEvent:
         for _ in range(3):  # power is lost twice at most
             answer = self.bring(octets)
             if answer is not None:
                 return answer
         raise AssertionError("a command was lost")
 
-    def _follow(self, order: Order) -> None:
+    def _follow(self, order: TakenCommand) -> None:
         assert self.meter.receiver.does(order)
         if order.kind == SET_KEY:
             self.meter.renew(order)
@@ -229,7 +229,7 @@ class TestTheModelFindsWhatIsWrong:
     def test_the_epoch_is_not_kept_with_the_counter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The counter is set to 0 first, and the key is changed then."""
 
-        def renew(meter: SimulatedMeter, order: Order) -> None:
+        def renew(meter: SimulatedMeter, order: TakenCommand) -> None:
             epoch = order.fields[2]
             if epoch > meter.epoch:
                 for cell in ("counter 0", "counter 1"):  # the epoch would stand in a place of its own
@@ -241,7 +241,7 @@ class TestTheModelFindsWhatIsWrong:
         self.assert_found("a nonce again")
 
     def test_the_key_is_stored_after_the_epoch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def renew(meter: SimulatedMeter, order: Order) -> None:
+        def renew(meter: SimulatedMeter, order: TakenCommand) -> None:
             _, _, epoch, key, alg = order.fields
             if epoch > meter.epoch:
                 meter._keys.reserve(epoch, 4)
@@ -260,25 +260,25 @@ class TestTheModelFindsWhatIsWrong:
         self.assert_found("no key of epoch")
 
     def test_a_command_is_recorded_before_it_is_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def take(receiver: Receiver, octets: bytes, epoch: int) -> Order | None:
+        def take(receiver: Receiver, octets: bytes, epoch: int) -> TakenCommand | None:
             order = right(receiver, octets, epoch)
             if order is not None and not order.again:
                 receiver.answer(order, NOW_S, COMMAND_DONE)
             return order
 
-        right: Callable[[Receiver, bytes, int], Order | None] = Receiver.take
+        right: Callable[[Receiver, bytes, int], TakenCommand | None] = Receiver.take
         monkeypatch.setattr(Receiver, "take", take)
         self.assert_found("")
 
     def test_one_copy_is_written_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """In turn: then the other is older, and where the newer rots, its counters come again."""
 
-        def store(record: Record, body: bytes) -> None:
+        def store(record: CounterRecord, body: bytes) -> None:
             oldest = min(record._cells, key=lambda cell: record._memory.read(cell) or b"")
             record._memory.write_checked(oldest, body)
 
-        monkeypatch.setattr(Record, "store", store)
-        monkeypatch.setattr(Record, "repair", lambda record: None)
+        monkeypatch.setattr(CounterRecord, "store", store)
+        monkeypatch.setattr(CounterRecord, "repair", lambda record: None)
         field = live()
         newest = max(("counter 0", "counter 1"), key=lambda cell: field.memory.nonvolatile.read(cell) or b"")
         field.memory.nonvolatile.cells[newest] = b"rotten"
