@@ -66,7 +66,7 @@ MODELS = {
     "keyvault.fleetkey": Pages({OFFICER, AUDITOR}),
     "keyvault.invocationcounter": Pages({OPERATOR, OFFICER, AUDITOR}),
     "keyvault.downlinkcounter": Pages({OFFICER, AUDITOR}),
-    "keyvault.device_keys.tag_failures": Pages({OPERATOR, OFFICER, AUDITOR}),
+    "keyvault.tagfailures": Pages({OPERATOR, OFFICER, AUDITOR}),
     "keyvault.masterkeyrotation": Pages({OFFICER, AUDITOR}),
     "keyvault.auditrecord": Pages({AUDITOR}),
 }

@@ -10,6 +10,7 @@ from django.utils.http import urlencode
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, SubjectKind
 from ami_headend.console.alert_subjects import RIGHTS, subjects_url
 from ami_headend.console.failures import SEE, failures_url
+from ami_headend.core import clock
 from meters.models import Register
 
 
@@ -62,7 +63,7 @@ def _rows(alert: Alert) -> list[Link]:
     is_one = subject_link(alert) is not None
     of_subject: dict[str, str | int] = {f"{alert.subject_kind}__id__exact": alert.subject_id} if is_one else {}
     named = {alert.subject_kind: alert.subject} if is_one else {}
-    since = timezone.localtime(alert.opened_at - timedelta(minutes=alert.rule.period_minutes or 0))
+    since = timezone.localtime(max(alert.opened_at, clock.EARLIEST) - timedelta(minutes=alert.rule.period_minutes or 0))
     match Condition(alert.rule.condition):
         case Condition.KIND_SEEN:
             named |= {"kind": alert.rule.selector, "start": f"{since:%Y-%m-%d %H:%M}"}

@@ -1,6 +1,7 @@
 """Times of the console in the viewer's zone: the browser names it in a cookie (static/console/zone.js)."""
 
 from collections.abc import Callable
+from datetime import datetime
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
@@ -12,12 +13,25 @@ COOKIE = "zone"
 _NAME_MAX = 64
 
 
-def zone_of(name: str) -> ZoneInfo | None:
+def zone_of(name: str) -> "ViewerZone | None":
     """The zone of that name in the IANA database, such as ``Europe/Berlin``; None for anything else."""
     try:
-        return ZoneInfo(name) if 0 < len(name) <= _NAME_MAX else None
+        return ViewerZone(name) if 0 < len(name) <= _NAME_MAX else None
     except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError is one
         return None
+
+
+class ViewerZone(ZoneInfo):
+    """A zone to show times in: one that is no date there, of year 1 or 9999, stays at the hour that it has in UTC.
+
+    Doors take no such time any more; those that stand in the database from before are to fail no page.
+    """
+
+    def fromutc(self, dt: datetime) -> datetime:
+        try:
+            return super().fromutc(dt)
+        except OverflowError:
+            return dt
 
 
 class ViewerZoneMiddleware:

@@ -76,6 +76,8 @@ def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) ->
         for begun, ended, minutes in terms.lengths:
             first = max(at for at in (start, terms.commissioned_at, hung_from, begun) if at is not None)
             whole_by = min(at for at in (terms.retired_at, hung_to, ended, over_by) if at is not None)
+            if first >= min(end, whole_by):  # none, and the boundary after it may be after all times
+                continue
             step = timedelta(minutes=minutes)
             period = ExpectedPeriod(
                 terms.meter_id,
