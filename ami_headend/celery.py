@@ -8,12 +8,14 @@ from celery import Celery, Task
 from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init, worker_ready, worker_shutdown
 from django.db import connection, connections
 
+from ami_headend import pool
 from ami_headend.core import broker, tasklimits
 from ami_headend.health import heartbeats
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
 
 broker.use()
+pool.use()
 app = Celery("ami_headend")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
