@@ -149,7 +149,10 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
     FailureKind.PAYLOAD_INVALID: Explanation(
         "The frame is genuine, but what it says cannot be stored: no SenML as agreed, two values in one "
         "place, or an interval that begins on no whole minute.",
-        ("A fault in the meter's firmware.",),
+        (
+            "A fault in the meter's firmware.",
+            "The meter sends a content or a version of SenML that this head-end does not know.",
+        ),
         (
             "Read the reason: it names the record at fault.",
             "Report it, with this frame's octets, to whoever makes the firmware.",
