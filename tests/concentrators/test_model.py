@@ -1,4 +1,4 @@
-"""Random traffic against a model of the contract in memory: verdicts, readings and totals must agree."""
+"""Random traffic against a model in memory: verdicts, readings and totals must agree."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ posts = st.lists(
 
 @dataclass
 class Model:
-    """Sections 4 and 5 of the contract, one frame at a time. Every value and counter stands in a dictionary."""
+    """What becomes of one frame at a time. Every value and counter stands in a dictionary."""
 
     taken: set[tuple[int, int]] = field(default_factory=set)
     values: dict[tuple[int, int], int] = field(default_factory=dict)

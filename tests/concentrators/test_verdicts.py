@@ -1,4 +1,4 @@
-"""Every verdict of the contract, through reception and verification on PostgreSQL: docs/architecture.md, verdicts."""
+"""Every verdict of docs/architecture.md, through reception and verification on PostgreSQL."""
 
 import secrets
 from datetime import timedelta
