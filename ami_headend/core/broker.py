@@ -24,7 +24,7 @@ class BrokerChannel(redis.Channel):
 class Transport(redis.Transport):
     """kombu's transport by this channel."""
 
-    BrokerChannel = BrokerChannel
+    Channel = BrokerChannel
 
 
 def use() -> None:
