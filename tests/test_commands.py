@@ -71,6 +71,11 @@ def embedded_environ(var_dir: Path) -> dict[str, str]:
     return env | {"AMI_LOCAL": "1"}  # up and demo need not be told; the commands beside them do
 
 
+def heeds_interrupts() -> None:
+    """In a child: Ctrl-C ends it, also where the tests run in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def run_stack(command: str, port: int, var_dir: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """`manage.py up` or `demo` on embedded services of its own."""
@@ -82,6 +87,7 @@ def run_stack(command: str, port: int, var_dir: Path, *words: str) -> Iterator[s
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=heeds_interrupts,  # noqa: PLW1509 - the test process starts it from its main thread
         )
     try:
         yield process

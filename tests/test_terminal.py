@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def read_until(terminal: int, seen: bytes, wanted: re.Pattern[bytes] | None, sec
 def test_the_demo_at_a_terminal(tmp_path: Path) -> None:
     process, terminal = pty.fork()
     if process == 0:  # the dependencies are there: -o keeps make from looking
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
         os.chdir(settings.BASE_DIR)
         words = ["make", "-o", ".venv/.ready", "demo", f"PORT={free_port()}", "ARGS=--every 1"]
         environ = {**embedded_environ(tmp_path / "var"), "TERM": "xterm", "COLUMNS": "120"}
