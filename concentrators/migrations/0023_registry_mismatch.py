@@ -51,7 +51,7 @@ KINDS = (
 
 
 class Migration(migrations.Migration):
-    dependencies = [("concentrators", "0022_names_and_places"), ("meters", "0011_household_access")]
+    dependencies = [("concentrators", "0001_squashed_0022_names_and_places"), ("meters", "0001_squashed_0011_household_access")]
     operations = [
         migrations.AlterField(
             model_name="integrityfailure",

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('keyvault', '0013_audit_by_subject'),
+        ('keyvault', "0001_squashed_0013_audit_by_subject"),
     ]
 
     operations = [

@@ -58,7 +58,7 @@ DROP FUNCTION meters_access_days();
 
 
 class Migration(migrations.Migration):
-    dependencies = [("meters", "0011_household_access")]
+    dependencies = [("meters", "0001_squashed_0011_household_access")]
     operations = [
         migrations.AlterField(
             model_name="householdaccess",

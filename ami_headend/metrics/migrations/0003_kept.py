@@ -4,5 +4,5 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    dependencies = [("metrics", "0002_begin")]
+    dependencies = [("metrics", "0001_squashed_0002_begin")]
     operations = [migrations.DeleteModel("Snapshot")]
