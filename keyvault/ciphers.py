@@ -11,7 +11,7 @@ from keyvault import master_key
 from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
-from keyvault.schemes.lines import Cipher
+from keyvault.schemes.lines import Cipher, OpenedKey
 from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ def key_row(key_id: int, version: int, state: str, algorithm: int, scheme: str) 
     """The row of a key with the envelope and content of its scheme; no frame has those of a scheme not known here."""
     known = SCHEMES.get(scheme)
     unknown = f"of unknown scheme {scheme}"
-    return KeyRow(key_id, version, state, algorithm, *(known[1:3] if known else (unknown, unknown)))
+    return KeyRow(
+        key_id, version, state, algorithm, *((known.envelope, known.content) if known else (unknown, unknown))
+    )
 
 
 class KeptCiphers:
@@ -90,7 +92,7 @@ class KeptCiphers:
             kid = missing[key.id]
             row = rows[kid]
             envelope = ENVELOPES[row.envelope]
-            cipher = ciphers[kid] = envelope.cipher(key.octets, key.system_title, key.epoch, key.algorithm)
+            cipher = ciphers[kid] = envelope.cipher(key)
             if key.version == row.version:
                 self._put(kid, row, cipher)
         return ciphers
@@ -114,18 +116,14 @@ class KeptCiphers:
         self._young[kid] = (row, cipher)
 
 
-class DeviceKeyOctets:
-    """A device key that was opened, with what names it. It cannot be printed, compared or pickled."""
+class DeviceKeyOctets(OpenedKey):
+    """A device key that was opened, with the id and version of its row."""
 
-    __slots__ = ("algorithm", "epoch", "id", "octets", "system_title", "version")
+    __slots__ = ("id", "version")
 
     def __init__(self, key_id: int, version: int, system_title: bytes, epoch: int, algorithm: int, octets: bytes):
+        super().__init__(octets, system_title, epoch, algorithm)
         self.id, self.version = key_id, version
-        self.system_title, self.epoch, self.algorithm = system_title, epoch, algorithm
-        self.octets = octets
-
-    def __reduce__(self) -> str:
-        raise TypeError("a device key is never pickled or copied")
 
 
 def open_keys(key_ids: Iterable[int]) -> list[DeviceKeyOctets]:

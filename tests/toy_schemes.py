@@ -13,7 +13,7 @@ from hashlib import sha256
 from keyvault.cose.algorithms import Algorithm
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError
-from keyvault.schemes.lines import Envelope, Scheme
+from keyvault.schemes.lines import Envelope, OpenedKey, Scheme
 from keyvault.schemes.table import ENVELOPES, SCHEMES
 from meters.contents.lines import Catalogue, Content
 from meters.contents.table import CONTENTS
@@ -55,8 +55,8 @@ def _form(start: bytes, name_octets: int) -> Envelope:
         counter = int.from_bytes(octets[alg_at + 1 : alg_at + 6], "big")
         return Frame(octets[len(start) : alg_at], octets[alg_at], counter, octets[: alg_at + 6], octets[alg_at + 6 :])
 
-    def cipher(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> _Mac:
-        return _Mac(device_key)
+    def cipher(key: OpenedKey) -> _Mac:
+        return _Mac(key.octets)
 
     name = "toy" if name_octets == 10 else "toy title"
     sizes = {alg: Algorithm(f"toy {alg}", 32, TAG_OCTETS, 0) for alg in (ALG, OTHER_ALG, OWN_ALG)}
@@ -102,9 +102,9 @@ def toys() -> Iterator[None]:
     with ExitStack() as stack:
         for envelope in (BY_KID, BY_TITLE):
             stack.enter_context(ENVELOPES.including(envelope))
-            stack.enter_context(SCHEMES.including(Scheme(envelope.name, envelope.name, "plain", SOURCES)))
+            stack.enter_context(SCHEMES.including(Scheme(envelope.name, None, envelope.name, "plain", SOURCES)))
         stack.enter_context(CONTENTS.including(Content("toy", ToyReader, reference="none")))
-        stack.enter_context(SCHEMES.including(Scheme("ccm + toy", "ccm", "toy", SOURCES)))
+        stack.enter_context(SCHEMES.including(Scheme("ccm + toy", None, "ccm", "toy", SOURCES)))
         yield
 
 

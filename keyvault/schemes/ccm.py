@@ -4,11 +4,11 @@ from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, CCM
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
-from keyvault.schemes.lines import Envelope
+from keyvault.schemes.lines import Envelope, OpenedKey
 
 
-def _cipher(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> DirectionCipher:
-    return DirectionCipher(uplink_key(device_key, system_title, epoch, alg), alg)
+def _cipher(key: OpenedKey) -> DirectionCipher:
+    return DirectionCipher(uplink_key(key.octets, key.system_title, key.epoch, key.algorithm), key.algorithm)
 
 
 CCM_ENVELOPE = Envelope(

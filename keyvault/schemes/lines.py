@@ -4,8 +4,33 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from keyvault.cose.algorithms import Algorithm
 from keyvault.cose.structures import Frame
+
+
+class OpenedKey:
+    """A device key (32 octets) that was opened, with what names it. It cannot be printed, compared or pickled.
+
+    ``agreement_private`` is the head-end's own key of the version that the key's row names, where it names one.
+    """
+
+    __slots__ = ("agreement_private", "algorithm", "epoch", "octets", "system_title")
+
+    def __init__(
+        self,
+        octets: bytes,
+        system_title: bytes,
+        epoch: int,
+        algorithm: int,
+        agreement_private: X25519PrivateKey | None = None,
+    ) -> None:
+        self.octets, self.system_title, self.epoch, self.algorithm = octets, system_title, epoch, algorithm
+        self.agreement_private = agreement_private
+
+    def __reduce__(self) -> str:
+        raise TypeError("a device key is never pickled or copied")
 
 
 class Cipher(Protocol):
@@ -35,7 +60,7 @@ class Envelope(NamedTuple):
 
     ``algorithms`` are the COSE algorithms that a key may be provisioned for. A frame that begins with one of
     ``first_octets`` is parsed by ``parse``, which raises MalformedError; where the octets of two envelopes begin alike,
-    the longer ones decide. ``cipher`` takes the device key (32 octets), system title (8), epoch and algorithm.
+    the longer ones decide. ``cipher`` makes of a device key what opens its frames.
 
     What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets); or by the title alone (8), then
     every key that the device may use is tried that is of this envelope and algorithm.
@@ -45,14 +70,18 @@ class Envelope(NamedTuple):
     algorithms: Mapping[int, Algorithm]
     first_octets: tuple[bytes, ...]
     parse: Callable[[bytes], Frame]
-    cipher: Callable[[bytes, bytes, int, int], Cipher]
+    cipher: Callable[[OpenedKey], Cipher]
     reference: str
 
 
 class Scheme(NamedTuple):
-    """An allowed triple: the names of an envelope and a content, and of the key sources that they go with."""
+    """An allowed triple: the names of an envelope and a content, and of the key sources that they go with.
+
+    ``number`` names it to meters, in key commands; a scheme without one is no meter's.
+    """
 
     name: str
+    number: int | None
     envelope: str
     content: str
     sources: frozenset[str]

@@ -13,7 +13,7 @@ from keyvault.schemes.stored import STORED
 SOURCES: Table[Source] = Table(STORED, DERIVED)
 ENVELOPES = Envelopes(CCM_ENVELOPE)
 SCHEMES: Table[Scheme] = Table(
-    Scheme("ccm", CCM_ENVELOPE.name, "plain", frozenset({STORED.name, DERIVED.name})),
+    Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
 

@@ -14,7 +14,7 @@ from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, KeyState
-from keyvault.schemes.lines import Cipher
+from keyvault.schemes.lines import Cipher, OpenedKey
 from keyvault.schemes.table import ENVELOPES
 from tests.builders import seal_frame
 
@@ -34,9 +34,9 @@ def made() -> Iterator[list[bytes]]:
     titles: list[bytes] = []
     envelope = ENVELOPES["ccm"]
 
-    def noting(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> Cipher:
-        titles.append(system_title)
-        return envelope.cipher(device_key, system_title, epoch, alg)
+    def noting(key: OpenedKey) -> Cipher:
+        titles.append(key.system_title)
+        return envelope.cipher(key)
 
     with ENVELOPES.including(envelope._replace(cipher=noting)):
         yield titles
