@@ -7,6 +7,7 @@ from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 
 from ami_headend.core.names import Alike, NameField
+from ami_headend.core.text import NOTE_LENGTH
 from concentrators.failures.kinds import FailureKind, Severity
 from keyvault.models import FleetKey
 from meters.models import Meter, Period, Register, SameInteger
@@ -163,7 +164,7 @@ class ClockCorrection(models.Model):
     first_uplink = models.BigIntegerField(null=True, help_text="uplinks before it are left alone")
     by = models.CharField(max_length=150)
     at = models.DateTimeField()
-    note = models.CharField(max_length=1000)
+    note = models.CharField(max_length=NOTE_LENGTH)
 
     def __str__(self) -> str:
         return f"{self.behind_s} s behind from {self.start:%Y-%m-%d %H:%M:%S} to {self.end:%Y-%m-%d %H:%M:%S} UTC"
@@ -191,7 +192,7 @@ class Acknowledgement(models.Model):
 
     by = models.CharField(max_length=150)
     at = models.DateTimeField()
-    note = models.CharField(max_length=1000)
+    note = models.CharField(max_length=NOTE_LENGTH)
     selection = models.JSONField(default=dict, help_text="which failures were meant")
     taken_back_by = models.CharField(max_length=150, blank=True, db_default="")
     taken_back_at = models.DateTimeField(null=True)

@@ -7,8 +7,7 @@ from django.db import transaction
 
 from ami_headend.alerts import conversations
 from ami_headend.alerts.models import Alert, AlertStep, Step
-
-NOTE_LENGTH = 1000
+from ami_headend.core.text import NOTE_LENGTH
 
 
 class HandlingError(ValueError):
@@ -60,4 +59,4 @@ def _step(ids: Collection[int], step: Step, actor: str, note: str, now: datetime
 
 def _check(note: str) -> None:
     if len(note) > NOTE_LENGTH:
-        raise HandlingError(f"A note has at most {NOTE_LENGTH} characters; this has {len(note)}.")
+        raise HandlingError(f"A note has at most {NOTE_LENGTH:,} characters; this has {len(note):,}.")

@@ -5,7 +5,7 @@ from django.db import models
 from django.db.models import Q
 
 from ami_headend.alerts.conversation import Word
-from ami_headend.core.text import check_one_line
+from ami_headend.core.text import NOTE_LENGTH, check_one_line
 from concentrators.failures.kinds import Severity
 
 
@@ -124,7 +124,7 @@ class AlertStep(models.Model):
     at = models.DateTimeField()
     step = models.CharField(max_length=12, choices=Step)
     actor = models.CharField(max_length=150, blank=True)
-    note = models.CharField(max_length=1000, blank=True)
+    note = models.CharField(max_length=NOTE_LENGTH, blank=True)
 
     def __str__(self) -> str:
         return f"{self.step} at {self.at}"

@@ -27,6 +27,7 @@ from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
+from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.health.checks import EVALUATED_LATE
 from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.failures.kinds import Severity
@@ -45,7 +46,7 @@ class HandlingForm(forms.Form):
 
     note = forms.CharField(
         required=False,
-        max_length=handling.NOTE_LENGTH - 50,
+        max_length=NOTE_LENGTH - 50,
         widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
         help_text="What you found or do; it stands in the alert's history.",
     )

@@ -30,13 +30,13 @@ from ami_headend.console.lists import (
 )
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.traffic_queries import OPEN_FAILURES
+from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators import tasks
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures import queries
 from concentrators.failures.acknowledgement import (
-    NOTE_LENGTH,
     Acknowledged,
     AcknowledgementError,
     acknowledge,

@@ -1,6 +1,13 @@
-"""Text of others on one line: a name with a line break forges no line of a log, and turns no terminal around."""
+"""Text of people: how long a note is, and what stands on one line, so that no name forges a line of a log."""
 
 from django.core.exceptions import ValidationError
+
+NOTE_LENGTH = 1_000  # characters: of a note, a comment or a reason, as the columns of models hold it
+
+
+def is_note(text: str) -> bool:
+    """Whether it says something, in at most ``NOTE_LENGTH`` characters."""
+    return bool(text.strip()) and len(text) <= NOTE_LENGTH
 
 
 def check_one_line(name: str) -> None:

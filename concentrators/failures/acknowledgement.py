@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from django.db import transaction
 
 from ami_headend.core.sql import execute
+from ami_headend.core.text import NOTE_LENGTH
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureSelection, newest
 from concentrators.models import Acknowledgement
 from keyvault.audit import chain
 
-NOTE_LENGTH = 1_000
 TAKE_BACK_FOR = timedelta(days=1)
 _BATCH = 2_000
 

@@ -12,6 +12,7 @@ from django.db import transaction
 
 from ami_headend.core import clock
 from ami_headend.core.sql import execute, fetch_rows
+from ami_headend.core.text import NOTE_LENGTH, is_note
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest.reverification_queue import CLOCK
 from concentrators.models import ClockCorrection, Reverification
@@ -19,7 +20,6 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 
 BEHIND_MAX_S = 366 * 86_400
-NOTE_LENGTH = 1000
 # Of uplinks with verdicts, those with frames that wait: nothing else of them is judged by time any more.
 _MEANT = """concentrators_uplink WHERE received_at >= %s AND received_at < %s AND id >= %s
             AND (verified_at IS NULL OR waiting > 0) AND body IS NOT NULL"""
@@ -108,8 +108,8 @@ def _check(wish: ClockRequest, now: datetime) -> None:
         raise ClockError(f"the clock was behind by 1 to {BEHIND_MAX_S} seconds, not {wish.behind_s}")
     if wish.start >= wish.end:
         raise ClockError("the span ends before it begins")
-    if not wish.note.strip() or len(wish.note) > NOTE_LENGTH:
-        raise ClockError(f"a note says how it is known, in 1 to {NOTE_LENGTH} characters")
+    if not is_note(wish.note):
+        raise ClockError(f"a note says how it is known, in 1 to {NOTE_LENGTH:,} characters")
     if not 0 <= wish.first_uplink < 2**63:
         raise ClockError("the first uplink is the number of an uplink")
     latest = wish.end + timedelta(seconds=wish.behind_s)

@@ -2,7 +2,7 @@
 
 Frames off the grid of the wrong length wait (``registry_mismatch``); those that began on it were taken for intervals of
 that length, and are of the right one from then on. A change that the meter itself made is no correction: see
-``intervals``.
+``commands.capture_period``.
 """
 
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from django.db import transaction
 
 from ami_headend.core import clock
 from ami_headend.core.sql import execute, fetch_rows
+from ami_headend.core.text import NOTE_LENGTH, is_note
 from concentrators.commands.capture_period import IntervalError, check_boundary, checked_length
 from concentrators.commands.queue import OPEN
 from concentrators.models import Command, CommandKind
@@ -23,8 +24,6 @@ from keyvault.audit.chain import Actor
 from meters.models import EarlierLength, Meter
 from meters.readings.partitions import retention_start
 from meters.registry.interval_lengths import LengthSpan, corrected
-
-REASON_LENGTH = 1000
 
 
 class LengthRequest(NamedTuple):
@@ -165,5 +164,5 @@ def _check(wish: LengthRequest, now: datetime) -> None:
             raise IntervalError(f"{at} is no time gone by: a correction is of what was measured already")
     if wish.start is not None and wish.end is not None and wish.start >= wish.end:
         raise IntervalError("the span ends before it begins")
-    if not wish.reason.strip() or len(wish.reason) > REASON_LENGTH:
-        raise IntervalError(f"a reason says how it is known, in 1 to {REASON_LENGTH} characters")
+    if not is_note(wish.reason):
+        raise IntervalError(f"a reason says how it is known, in 1 to {NOTE_LENGTH:,} characters")

@@ -11,13 +11,13 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from ami_headend.core.sql import fetch_rows
+from ami_headend.core.text import NOTE_LENGTH, is_note
 from concentrators.totals import totals
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.models import Register
 from meters.readings.obis import STANDARD_REGISTERS, RegisterKind
 
-REASON_LENGTH = 1000
 _STANDARD = frozenset(one.obis_code for one in STANDARD_REGISTERS)
 
 
@@ -48,8 +48,8 @@ def correct(register: Register, wish: RegisterRequest, actor: Actor) -> Register
     Holds verification back while it looks for readings, through the whole table where there are none. Raises
     RegisterError; AuditError or MasterKeyError where it cannot be recorded: then nothing was changed.
     """
-    if not wish.reason.strip() or len(wish.reason) > REASON_LENGTH:
-        raise RegisterError(f"a reason says how it is known, in 1 to {REASON_LENGTH} characters")
+    if not is_note(wish.reason):
+        raise RegisterError(f"a reason says how it is known, in 1 to {NOTE_LENGTH:,} characters")
     with transaction.atomic():
         totals.lock()  # every verification holds it shared before it reads the catalogue
         register = Register.objects.select_for_update().get(pk=register.pk)
