@@ -151,7 +151,7 @@ class AssignableMeterAdmin(MeterAdmin):
             return f"measures in {minutes} min from {shown(at)} on"
 
         text = "Intervals that begin before then stay of the length they had, late frames too."
-        return self._change(request, object_id, IntervalForm, change, "Interval of", text)
+        return self._change(request, object_id, IntervalForm, change, "Interval of", text, button="Change")
 
     @action(description="Correct length", icon="edit_calendar", permissions=["interval"])
     def correct_length(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -169,7 +169,9 @@ class AssignableMeterAdmin(MeterAdmin):
             "For a meter that was registered with a wrong interval length. Readings and totals of the span move along,"
             " and frames that wait for it are judged again. What the meter changed itself is entered under Interval."
         )
-        return self._change(request, object_id, LengthCorrectionForm, change, "Correct length of", text)
+        return self._change(
+            request, object_id, LengthCorrectionForm, change, "Correct length of", text, button="Correct"
+        )
 
     def exchange_meters(self, place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
         """The exchange, and the concentrator with it."""

@@ -15,8 +15,8 @@ from unfold.widgets import (
 
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
+from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import RowSelect, RowsSelect
-from concentrators.ingest.length_corrections import REASON_LENGTH
 from concentrators.models import Assignment, Concentrator
 from meters.models import Meter
 from meters.readings.obis import RegisterKind
@@ -57,7 +57,7 @@ class AssignForm(forms.Form):
         Concentrator.objects.all(), widget=RowSelect(Assignment._meta.get_field("concentrator"), admin.site)
     )
     valid_from = forms.SplitDateTimeField(
-        label="from",
+        label="From",
         initial=timezone.now,
         help_text="intervals that begin then or later count to the concentrator; totals move along",
         widget=UnfoldAdminSplitDateTimeWidget,
@@ -65,17 +65,22 @@ class AssignForm(forms.Form):
     )
 
 
-class IntervalForm(forms.Form):
-    """Another interval length of a meter, from when on, and who sets it there."""
+class LengthForm(forms.Form):
+    """The interval length of a meter."""
 
-    COMMAND, BY_HAND = "command", "hand"
     interval_minutes = forms.IntegerField(
         min_value=1,
         max_value=LONGEST_MINUTES,
-        label="interval length",
+        label="Interval length",
         help_text="minutes, 1 to 1440",
         widget=UnfoldAdminIntegerFieldWidget,
     )
+
+
+class IntervalForm(LengthForm):
+    """Another interval length of a meter, from when on, and who sets it there."""
+
+    COMMAND, BY_HAND = "command", "hand"
     how = forms.ChoiceField(
         choices=[
             (COMMAND, "by a command: it holds once the meter has confirmed it"),
@@ -84,7 +89,7 @@ class IntervalForm(forms.Form):
         widget=UnfoldAdminSelectWidget,
     )
     at = forms.SplitDateTimeField(
-        label="from",
+        label="From",
         required=False,
         help_text="in your time zone, when intervals of both lengths begin; empty: the next such time (for a command, "
         "an hour ahead)",
@@ -97,29 +102,22 @@ class ReasonForm(forms.Form):
     """A correction, and how it is known to be one."""
 
     reason = forms.CharField(
-        max_length=REASON_LENGTH, help_text="how that is known; it is audited", widget=UnfoldAdminTextareaWidget
+        max_length=NOTE_LENGTH, help_text="how that is known; it is audited", widget=UnfoldAdminTextareaWidget
     )
 
 
-class LengthCorrectionForm(ReasonForm):
+class LengthCorrectionForm(LengthForm, ReasonForm):
     """The interval length that a meter had in a span of the past, otherwise than registered."""
 
-    interval_minutes = forms.IntegerField(
-        min_value=1,
-        max_value=LONGEST_MINUTES,
-        label="interval length",
-        help_text="minutes, 1 to 1440",
-        widget=UnfoldAdminIntegerFieldWidget,
-    )
     start = forms.SplitDateTimeField(
-        label="from",
+        label="From",
         required=False,
         help_text="in your time zone, when intervals of both lengths begin; empty: from its beginning on",
         widget=UnfoldAdminSplitDateTimeWidget,
         validators=WITHIN_TIMES,
     )
     end = forms.SplitDateTimeField(
-        label="to",
+        label="To",
         required=False,
         help_text="up to, and not including; empty: it still measures so",
         widget=UnfoldAdminSplitDateTimeWidget,

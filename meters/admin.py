@@ -269,8 +269,12 @@ class MeterAdmin(LargeTableAdmin):
         change: Change,
         submit: str,
         text: str,
+        button: str = "",
     ) -> HttpResponse:
-        """A page that asks what is needed, or for confirmation, and makes the change."""
+        """A page that asks what is needed, or for confirmation, and makes the change.
+
+        ``submit`` begins its title, and is on the button, unless ``button`` says otherwise.
+        """
         meter = self.get_object(request, object_id)
         if meter is None:
             raise Http404("There is no such meter.")
@@ -286,7 +290,7 @@ class MeterAdmin(LargeTableAdmin):
                 self.message_user(request, f"Meter {meter} {done}.", messages.SUCCESS)
                 return HttpResponseRedirect(back)
         title = f"{submit} meter {meter}"
-        return form_page(self, request, form, title=title, submit_text=submit, back=back, text=text)
+        return form_page(self, request, form, title=title, submit_text=button or submit, back=back, text=text)
 
 
 admin.site.register(Meter, MeterAdmin)
