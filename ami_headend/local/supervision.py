@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ami_headend.core import lifesign
+from ami_headend.core.lifesign import Silence
 from ami_headend.local.embedded import EmbeddedError
 from ami_headend.local.embedded.processes import tethered
-from ami_headend.server.lifesigns import Silence
 
 RESTARTS_MAX = 5
 RESTARTS_PERIOD_S = 60.0

@@ -16,7 +16,8 @@ from contextlib import suppress
 from types import FrameType
 
 from ami_headend.core import lifesign
-from ami_headend.server.lifesigns import Lifesigns, Silence
+from ami_headend.core.lifesign import Silence
+from ami_headend.server.lifesigns import Lifesigns
 from ami_headend.server.loop import BACKLOG
 
 logger = logging.getLogger(__name__)
