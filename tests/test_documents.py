@@ -12,6 +12,9 @@ ROOT = Path(settings.BASE_DIR)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
 DECISIONS = sorted((ROOT / "docs/adr").glob("0*.md"))
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+# A path as documents and docstrings write it: from the root of the repository, or what follows of a folder's name.
+_PATH = re.compile(r"(?<![\w/.*<>{}-])(?:[\w-]+/)*[\w-]+\.(?:py|md)\b(?![\w(.-])")
+_NOT_OURS = {"first_frame.py", "keyvault/schemes/NAME.py", "meters/contents/NAME.py"}  # the reader writes them
 _STATUS = re.compile(r"^Date: \d{4}-\d\d-\d\d\. Status: (proposed|accepted|succeeded by \[|withdrawn)[^\n]*\.$")
 _REFERENCE = re.compile(
     r"(amends|amended by|succeeds|succeeded by) ((?:\[\d+\]\([^)]+\)(?: \([^)]*\))?(?:, | and )?)+)"
@@ -52,6 +55,17 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_links_are_found_at_all() -> None:
     assert sum(len(_LINK.findall(prose(path))) for path in DOCUMENTS) > 100
     assert "a-second-persons-approval" in anchors(ROOT / "docs/operations/accounts.md")
+
+
+def test_files_that_documents_and_code_name_are_there() -> None:
+    folders = [name for name in ROOT.iterdir() if name.is_dir() and not name.is_symlink() and name.name[0] != "."]
+    code = [path for folder in folders for path in folder.rglob("*.py")]
+    notes = [path for folder in folders for path in folder.rglob("*.md")]
+    parts = [path.relative_to(ROOT).parts for path in [*code, *notes, *DOCUMENTS, ROOT / "manage.py"]]
+    there = {"/".join(one[n:]) for one in parts for n in range(len(one))}
+    named = {(path.name, found) for path in [*code, *notes, *DOCUMENTS] for found in _PATH.findall(path.read_text())}
+    assert len(named) > 400
+    assert {one for one in named if one[1] not in there | _NOT_OURS} == set()
 
 
 def test_the_index_lists_every_decision_by_its_title() -> None:

@@ -1,4 +1,4 @@
-"""What each kind of failure means, where it comes from and what to do: for people, beside verdicts.py. Pure."""
+"""What each kind of failure means, where it comes from and what to do: for people, beside kinds.py. Pure."""
 
 from typing import NamedTuple
 
