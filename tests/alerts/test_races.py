@@ -87,6 +87,7 @@ def test_while_a_receiver_takes_its_time_nothing_is_locked_and_no_transaction_is
                     """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                                AND state LIKE 'idle in transaction%%'),
                               (SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+                               JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
                                WHERE c.relname LIKE 'alerts_%%' AND l.pid <> pg_backend_pid())"""
                 )
                 seen.append(cursor.fetchone())

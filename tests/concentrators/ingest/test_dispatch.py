@@ -109,7 +109,11 @@ def test_what_another_worker_is_at_is_passed_over(
 def test_the_turn_is_given_back(concentrator: Concentrator, device: Device) -> None:
     for n in range(3):
         assert dispatch.verify_backlog(post(concentrator, [device.frame(n)]).pk) is None
-    held = fetch_rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", dispatch._LOCK)
+    held = fetch_rows(
+        """SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+           WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.classid = %s""",
+        dispatch._LOCK,
+    )
     assert held == [(0,)]
 
 
