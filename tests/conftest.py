@@ -19,6 +19,8 @@ from urllib.parse import parse_qs
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pytest_django import DjangoDbBlocker
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -28,6 +30,9 @@ from tests.scheduling import LongestFirst
 
 MIGRATED = "TESTS_MIGRATED_LOCK"  # where the workers share one migrated database: the lock of whoever makes it
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
+# An example takes long on a busy machine: what a test may cost is measured by tests that say so.
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
