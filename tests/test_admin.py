@@ -455,9 +455,9 @@ def test_pages_of_rows_are_for_those_who_may_see_them(name: str, client: Client)
     assert allowed.get(reverse(name)).status_code == 200
 
 
-def walk(client: Client, address: str) -> list[list[object]]:
+def walk(client: Client, address: str) -> list[list[Any]]:
     """All rows of all pages, by the links to the next one."""
-    rows: list[list[object]] = []
+    rows: list[list[Any]] = []
     page: Any = ""
     for _ in range(50):
         answer = client.get(address + page)
@@ -498,7 +498,7 @@ def test_readings_are_filtered_by_meter_and_register(admin_client: Client) -> No
     register = Register.objects.get(obis_code="1-0:1.29.0")
     for meter in (device.title.hex(), device.meter.serial_number):
         rows = walk(admin_client, f"{reverse('admin:readings')}?meter={meter}&register={register.pk}")
-        assert [row[1:3] for row in rows] == [[device.title.hex(), "1-0:1.29.0"]] * 2
+        assert [(row[1], ">1-0:1.29.0<" in row[2]) for row in rows] == [(device.title.hex(), True)] * 2
     assert other.title.hex() in str(walk(admin_client, reverse("admin:readings")))
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from ami_headend.console.formatting import NOTHING, moment, thousands
@@ -28,6 +29,11 @@ _IDS = 2**31
 
 def _one_of(rows: Any) -> "forms.ModelChoiceField[Any]":
     return forms.ModelChoiceField(rows, required=False, empty_label="all", widget=UnfoldAdminSelectWidget)
+
+
+def _code(obis_code: str) -> str:
+    """An OBIS code, which wraps on a phone."""
+    return format_html('<span class="console-clip">{}</span>', obis_code)
 
 
 def _ids(row: Any) -> list[int] | None:
@@ -92,14 +98,18 @@ class ReadingsPage(RecordsPage):
         found, key = queries.readings_page(
             queries.ReadingSelection(start, end, meters, _ids(filters["register"]), place), ROWS
         )
-        columns = [*map(Column, ("time", "meter", "register", "interval")), Column("value", is_number=True)]
+        columns = [
+            *map(Column, ("time", "meter", "register")),
+            Column("interval", is_minor=True),
+            Column("value", is_number=True),
+        ]
         rows = [
             [
                 moment(row.captured_at),
                 row.system_title,
-                row.obis_code,
+                _code(row.obis_code),
                 f"{row.interval_minutes} min" if row.interval_minutes else NOTHING,
-                f"{row.quantity} {row.unit}",
+                f"{Decimal(row.quantity):,f} {row.unit}",
                 row.uplink,
             ]
             for row in found
@@ -129,13 +139,13 @@ class TotalsPage(RecordsPage):
         start, end = self.period(filters)
         asked = _ids(filters["concentrator"]), _ids(filters["register"])
         found, key = totals(TotalSelection(start, end, *asked, place), ROWS)
-        columns = [*map(Column, ("interval from", "length", "concentrator", "register"))]
+        columns = [Column("interval from"), Column("length", is_minor=True), *map(Column, ("concentrator", "register"))]
         rows = [
             [
                 moment(total.interval_start),
                 f"{total.interval_minutes} min",
                 total.concentrator,
-                total.obis_code,
+                _code(total.obis_code),
                 f"{Decimal(total.value_sum).scaleb(total.scaler):,f} {total.unit}",
                 f"{total.meters_counted:,} of {total.meters_expected:,}",
             ]
