@@ -397,7 +397,10 @@ class RotationWave(models.Model):
     state = models.CharField(max_length=9, choices=WaveState, default=WaveState.RUNNING)
     rate_per_hour = models.PositiveIntegerField(help_text="key commands queued an hour at most")
     failure_budget = models.PositiveIntegerField(help_text="commands that may fail or expire before the wave stops")
-    algorithm = models.PositiveSmallIntegerField(null=True, help_text="of the new keys; empty: as the old one's")
+    algorithm = models.IntegerField(null=True, help_text="of the new keys; empty: as the old one's")
+    scheme = models.CharField(
+        max_length=32, blank=True, default="", db_default="", help_text="of the new keys; empty: as the old one's"
+    )
     fleet_key = models.ForeignKey(
         FleetKey, models.PROTECT, null=True, related_name="+", help_text="new keys are derived from it"
     )

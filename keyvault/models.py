@@ -5,7 +5,8 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
-from keyvault.schemes.table import USUAL
+from keyvault.cose.algorithms import AES_CCM_16_64_128
+from keyvault.schemes.table import USUAL, algorithm_choices, scheme_choices
 
 
 class Int8MultiRangeField(models.Field):  # type: ignore[type-arg]
@@ -13,13 +14,6 @@ class Int8MultiRangeField(models.Field):  # type: ignore[type-arg]
 
     def db_type(self, connection: object) -> str:
         return "int8multirange"
-
-
-class Algorithm(models.IntegerChoices):
-    """COSE algorithms a device key is provisioned for (RFC 9053 section 4.2)."""
-
-    AES_CCM_16_64_128 = 10, "AES-CCM-16-64-128"
-    AES_CCM_16_64_256 = 11, "AES-CCM-16-64-256"
 
 
 class KeyState(models.TextChoices):
@@ -57,9 +51,13 @@ class DeviceKey(models.Model):
 
     system_title = models.BinaryField(max_length=8, help_text="EUI-64, 8 octets")
     epoch = models.PositiveIntegerField(help_text="0 is the transfer key")
-    algorithm = models.PositiveSmallIntegerField(choices=Algorithm, default=Algorithm.AES_CCM_16_64_128)
+    algorithm = models.IntegerField(choices=algorithm_choices, default=AES_CCM_16_64_128, help_text="COSE algorithm")
     scheme = models.CharField(
-        max_length=32, default=USUAL, db_default=USUAL, help_text="the scheme that protects its readings"
+        max_length=32,
+        choices=scheme_choices,
+        default=USUAL,
+        db_default=USUAL,
+        help_text="the scheme that protects its readings",
     )
     state = models.CharField(max_length=11, choices=KeyState, default=KeyState.ACTIVE)
     source = models.CharField(max_length=7, choices=KeySource, default=KeySource.STORED)

@@ -100,11 +100,11 @@ SOURCES = frozenset({"stored", "derived"})
 def toys() -> Iterator[None]:
     """The toys stand in the tables: ``toy`` and ``toy title`` with plain content, ``ccm + toy`` with its own."""
     with ExitStack() as stack:
-        for envelope in (BY_KID, BY_TITLE):
+        for number, envelope in ((101, BY_KID), (102, BY_TITLE)):
             stack.enter_context(ENVELOPES.including(envelope))
-            stack.enter_context(SCHEMES.including(Scheme(envelope.name, None, envelope.name, "plain", SOURCES)))
+            stack.enter_context(SCHEMES.including(Scheme(envelope.name, number, envelope.name, "plain", SOURCES)))
         stack.enter_context(CONTENTS.including(Content("toy", ToyReader, reference="none")))
-        stack.enter_context(SCHEMES.including(Scheme("ccm + toy", None, "ccm", "toy", SOURCES)))
+        stack.enter_context(SCHEMES.including(Scheme("ccm + toy", 103, "ccm", "toy", SOURCES)))
         yield
 
 

@@ -14,8 +14,9 @@ from concentrators.commands import rollouts
 from concentrators.commands.rollouts import AGE_MAX_DAYS, NUMBER_MAX, WaveError
 from concentrators.models import RotationWave
 from keyvault.audit.chain import web_actor
-from keyvault.models import Algorithm, FleetKey
+from keyvault.models import FleetKey
 from keyvault.rights import ROTATE_DEVICE_KEYS
+from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.serializers import NamedField
 
 _LISTED = 100
@@ -41,6 +42,7 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
             "rate_per_hour",
             "failure_budget",
             "algorithm",
+            "scheme",
             "fleet_key",
             "created_by",
             "created_at",
@@ -75,7 +77,12 @@ class NewWaveSerializer(SelectionSerializer):
     )
     rate_per_hour = serializers.IntegerField(min_value=1, max_value=NUMBER_MAX, default=1000)
     failure_budget = serializers.IntegerField(min_value=0, max_value=NUMBER_MAX, default=10)
-    algorithm = serializers.ChoiceField(Algorithm.choices, required=False)
+    algorithm = serializers.ChoiceField(
+        algorithm_choices(), required=False, help_text="of the new keys; else as the old one's"
+    )
+    scheme = serializers.ChoiceField(
+        scheme_choices(), required=False, help_text="move the meters to this scheme; else each stays in its own"
+    )
     fleet_key = NamedField(
         slug_field="name",
         queryset=FleetKey.objects.all(),
@@ -118,6 +125,7 @@ class WaveList(generics.GenericAPIView[Any]):
             asked["failure_budget"],
             asked.get("algorithm"),
             asked.get("fleet_key"),
+            asked.get("scheme"),
         )
         return _answer(wave, status.HTTP_201_CREATED)
 

@@ -25,7 +25,8 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import fleet_keys
 from keyvault.device_keys.epochs import LAST_EPOCH, EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
-from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
+from keyvault.models import DeviceKey, FleetKey, KeyState
+from keyvault.schemes.table import SchemeError, algorithm_choices, algorithm_for
 from meters.models import Meter
 
 logger = logging.getLogger(__name__)
@@ -87,18 +88,20 @@ def begin(
     failure_budget: int,
     algorithm: int | None = None,
     fleet_key: FleetKey | None = None,
+    scheme: str | None = None,
 ) -> RotationWave:
     """Begin a wave over what is selected now; audited. WaveError where nothing is, or a number makes no sense.
 
     New keys are derived from ``fleet_key`` where one is given; else they are as the old ones were, derived or random.
+    They are of ``scheme``, or of that of each old one. Meters that cannot be moved to it when their turn comes are
+    left out, and stay as they are.
     """
     if not name.strip() or len(name) > 120:
         raise WaveError("a wave has a name of up to 120 characters")
     if not 1 <= rate_per_hour <= NUMBER_MAX:
         raise WaveError(f"a wave queues at least 1 command an hour, and at most {NUMBER_MAX:,}")
     _check_budget(failure_budget)
-    if algorithm is not None and algorithm not in Algorithm.values:
-        raise WaveError(f"algorithm {algorithm} is not one of {Algorithm.values}")
+    _check_keys(algorithm, scheme)
     with transaction.atomic():
         meter_ids = list(selected(selection, now).values_list("pk", flat=True))
         if not meter_ids:
@@ -109,6 +112,7 @@ def begin(
             failure_budget=failure_budget,
             algorithm=algorithm,
             fleet_key=fleet_key,
+            scheme=scheme or "",
             created_by=actor.name[:150],
         )
         rows = (WaveMeter(wave=wave, meter_id=meter_id) for meter_id in meter_ids)
@@ -122,6 +126,7 @@ def begin(
                 "meters": len(meter_ids),
                 "rate_per_hour": rate_per_hour,
                 "fleet_key": None if fleet_key is None else fleet_key.name,
+                "scheme": scheme,
             },
             "begun",
         )
@@ -208,6 +213,18 @@ def _check_budget(failure_budget: int) -> None:
         raise WaveError(f"a failure budget is 0 to {NUMBER_MAX:,} commands")
 
 
+def _check_keys(algorithm: int | None, scheme: str | None) -> None:
+    """WaveError where there can be no keys of such an algorithm and scheme."""
+    if scheme is not None:
+        try:
+            algorithm_for(scheme, algorithm)
+        except SchemeError as error:
+            raise WaveError(str(error)) from None
+    elif algorithm is not None and algorithm not in dict(algorithm_choices()):
+        names = ", ".join(f"{name} ({alg})" for alg, name in algorithm_choices())
+        raise WaveError(f"algorithm {algorithm} is not one of {names}")
+
+
 def _step(wave_id: int, now: datetime) -> int:
     with transaction.atomic():
         wave = (
@@ -258,7 +275,7 @@ def _give(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Co
     by = f"wave {wave.pk}"
     try:
         with transaction.atomic():
-            return queue.enqueue_keys(meters, by, now, wave.algorithm, wave.fleet_key)
+            return queue.enqueue_keys(meters, by, now, wave.algorithm, wave.fleet_key, scheme=wave.scheme or None)
     except (DownlinkError, EpochError) as error:
         if len(meters) == 1:
             logger.warning("rotation wave %s leaves out meter %s: %s", wave.pk, meters[0], error)

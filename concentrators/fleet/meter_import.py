@@ -19,14 +19,14 @@ from keyvault.audit.chain import Actor, AuditError
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
-from keyvault.models import Algorithm, DeviceKey, FleetKey, KeyState
-from keyvault.schemes.table import algorithm_name
+from keyvault.models import DeviceKey, FleetKey, KeyState
+from keyvault.schemes.table import USUAL, SchemeError, algorithm_name
 from meters.models import Meter
 from meters.registry.enrolment import Enrolment, enrol, plan_enrolment
 from meters.registry.meter_file import MeterLine, read_meter_file
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many more meters are through, and of how many
-REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, AssignmentError, IntervalError)
+REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
             plan.bad.append(BadLine(line.line, f"there is no concentrator {line.concentrator}; make it first"))
     moving: dict[int, Concentrator] = {}
     for chunk in chunks(standing):
-        _check_algorithms(plan, chunk)
+        _check_keys(plan, chunk)
         pairs = Assignment.objects.filter(meter__in=[meter.pk for _, meter in chunk], valid_to=None)
         current = dict(pairs.values_list("meter_id", "concentrator__name"))
         for line, meter in chunk:
@@ -144,16 +144,22 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
     return moving
 
 
-def _check_algorithms(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> None:
-    keys = DeviceKey.objects.filter(
-        system_title__in=[line.system_title for line, _ in chunk if line.algorithm], epoch__gt=0, state=KeyState.ACTIVE
-    )
-    algorithms = {bytes(title): number for title, number in keys.values_list("system_title", "algorithm")}
+def _check_keys(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> None:
+    """Adds lines that say another scheme or algorithm than the meter's key has: those move by a rotation alone."""
+    titles = [line.system_title for line, _ in chunk if line.algorithm or line.scheme]
+    keys = DeviceKey.objects.filter(system_title__in=titles, epoch__gt=0, state=KeyState.ACTIVE)
+    standing = {bytes(key.system_title): key for key in keys.only("system_title", "algorithm", "scheme")}
     for line, meter in chunk:
-        number = algorithms.get(line.system_title)
-        if line.algorithm is not None and number is not None and number != line.algorithm:
-            reason = f"the key of meter {meter} is for {algorithm_name(number)}: that changes with the key alone"
-            plan.bad.append(BadLine(line.line, reason))
+        key = standing.get(line.system_title)
+        if key is None:
+            continue
+        if line.scheme not in (None, key.scheme):
+            reason = f"the key of meter {meter} is of scheme {key.scheme}: that changes with the key alone"
+        elif line.algorithm not in (None, key.algorithm):
+            reason = f"the key of meter {meter} is for {algorithm_name(key.algorithm)}: that changes with the key alone"
+        else:
+            continue
+        plan.bad.append(BadLine(line.line, reason))
 
 
 def _provision(lines: Sequence[MeterLine], keys: KeyPolicy, actor: Actor, progress: Progress) -> int:
@@ -161,13 +167,12 @@ def _provision(lines: Sequence[MeterLine], keys: KeyPolicy, actor: Actor, progre
     for chunk in chunks(lines):
         titles = [line.system_title for line in chunk]
         kept = set(map(bytes, DeviceKey.objects.filter(system_title__in=titles).values_list("system_title", flat=True)))
-        by_algorithm: dict[Algorithm, list[bytes]] = {}
+        alike: dict[tuple[str, int | None], list[bytes]] = {}
         for line in chunk:
             if line.system_title not in kept:
-                algorithm = line.algorithm or Algorithm.AES_CCM_16_64_128
-                by_algorithm.setdefault(algorithm, []).append(line.system_title)
-        for algorithm, wanting in by_algorithm.items():
-            provisioning.provision_devices(wanting, algorithm, keys.fleet_key)
+                alike.setdefault((line.scheme or USUAL, line.algorithm), []).append(line.system_title)
+        for (scheme, algorithm), wanting in alike.items():
+            provisioning.provision_devices(wanting, algorithm, keys.fleet_key, scheme)
             keyed += wanting
         progress("making keys", len(chunk), len(lines))
     if keyed:

@@ -20,6 +20,7 @@ from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.models import KeyState
+from keyvault.schemes.table import SCHEMES, USUAL
 
 SET_KEY = 1
 COUNTERS_PER_S = 256
@@ -81,7 +82,8 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
     for command, key_id, subject_id in ready:
         counter = counters[key_id]
         counters[key_id] = counter + 1
-        plaintext = _plaintext(command, opened[subject_id], heard.get(key_id, 0))
+        scheme = usable[command.system_title].pending_scheme
+        plaintext = _plaintext(command, opened[subject_id], scheme, heard.get(key_id, 0))
         sealed[command.number] = _seal(opened[key_id], counter, plaintext)
     if sealed:
         brought = {command.number: command.epoch for command, *_ in ready if isinstance(command, KeyCommand)}
@@ -113,31 +115,32 @@ def outdated(sealed: Mapping[int, tuple[bytes, int, int]]) -> set[int]:
 
 
 class _Usable(NamedTuple):
-    """Ids of a device's keys that commands may need; of the pending one the epoch, too."""
+    """Ids of a device's keys that commands may need; of the pending one the epoch and scheme, too."""
 
-    transfer: int | None
-    active: int | None
-    pending: tuple[int, int] | None
+    transfer: int | None = None
+    active: int | None = None
+    pending: tuple[int, int] | None = None
+    pending_scheme: str = USUAL
 
 
-_NO_KEYS = _Usable(None, None, None)
+_NO_KEYS = _Usable()
 
 
 def _usable(titles: Collection[bytes]) -> dict[bytes, _Usable]:
     rows = fetch_rows(
-        """SELECT system_title, id, epoch, state FROM keyvault_devicekey
+        """SELECT system_title, id, epoch, state, scheme FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[]) AND state IN ('active', 'pending')""",
         octets_array(titles),
     )
     usable: dict[bytes, _Usable] = {}
-    for title, key_id, epoch, state in rows:
+    for title, key_id, epoch, state, scheme in rows:
         keys = usable.get(title, _NO_KEYS)
         if epoch == TRANSFER_EPOCH:
             keys = keys._replace(transfer=key_id)
         elif state == KeyState.ACTIVE:
             keys = keys._replace(active=key_id)
         else:
-            keys = keys._replace(pending=(key_id, epoch))
+            keys = keys._replace(pending=(key_id, epoch), pending_scheme=scheme)
         usable[title] = keys
     return usable
 
@@ -167,10 +170,14 @@ def _heard(key_ids: Collection[int]) -> dict[int, int]:
     return dict(fetch_rows(query, int_array(key_ids)))
 
 
-def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, heard: int) -> bytes:
+def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme: str, heard: int) -> bytes:
+    """What a command says; ``key`` is the one that it speaks of, and ``scheme`` that key's."""
     if isinstance(command, PlainCommand):
         return cbor2.dumps([*command.fields, heard] if command.dated else command.fields, canonical=True)
-    return cbor2.dumps([SET_KEY, command.number, key.epoch, key.octets, key.algorithm], canonical=True)
+    fields = [SET_KEY, command.number, key.epoch, key.octets, key.algorithm]
+    if scheme != USUAL:
+        fields.append(SCHEMES[scheme].number)
+    return cbor2.dumps(fields, canonical=True)
 
 
 def _seal(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:

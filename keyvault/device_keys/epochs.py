@@ -18,6 +18,7 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.schemes.table import SCHEMES, SchemeError, algorithm_for, algorithms_of
 
 LAST_EPOCH = 0xFFFF
 LAST_COUNTER = 2**40 - 1
@@ -48,16 +49,22 @@ class EpochError(ValueError):
 
 
 def begin(
-    system_titles: Collection[bytes], algorithm: int | None = None, source: FleetKey | KeySource | None = None
+    system_titles: Collection[bytes],
+    algorithm: int | None = None,
+    source: FleetKey | KeySource | None = None,
+    scheme: str | None = None,
 ) -> dict[bytes, int]:
     """Give each device (system title, 8 octets) a pending key; the epoch of it by title. All or nothing.
 
     A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
     KeySource.STORED for random keys, None for what the device has now (random where that is compromised);
-    ``algorithm`` None likewise; the scheme stays. Raises EpochError where a device has no usable transfer key, no key
-    of its own, or no epoch left; ProvisioningError where a fleet key does not open, or the scheme takes no such key.
-    A fixed number of queries.
+    ``algorithm`` and ``scheme`` None likewise: of another scheme that has no such algorithm it is the usual one.
+    Raises EpochError where a device has no usable transfer key, no key of its own, or no epoch left, or where scheme
+    and source or algorithm do not go together; SchemeError for a scheme that no meter can be given; ProvisioningError
+    where a fleet key does not open. A fixed number of queries.
     """
+    if scheme is not None:
+        algorithm_for(scheme, algorithm)
     titles = sorted(set(system_titles))
     with transaction.atomic():
         _lock_devices(titles)
@@ -70,14 +77,17 @@ def begin(
             if key is None:
                 raise EpochError(f"device {title.hex()} has no key of its own yet: import its first key")
             if key.state == KeyState.PENDING:
+                if scheme not in (None, key.scheme):
+                    raise EpochError(
+                        f"device {title.hex()} is being given a key of scheme {key.scheme}: that comes first"
+                    )
                 epochs[title] = key.epoch
                 continue
             if key.epoch >= LAST_EPOCH:
                 raise EpochError(f"device {title.hex()} has used up its epochs")
             epochs[title] = key.epoch + 1
-            alg = key.algorithm if algorithm is None else algorithm
-            new = NewKey(title, key.epoch + 1, None, alg, key.scheme)
             fleet_key = _fleet_key_for(key, source)
+            new = _successor(key, algorithm, KeySource.STORED if fleet_key is None else KeySource.DERIVED, scheme)
             if fleet_key is None:
                 stored.append(new)
             else:
@@ -271,6 +281,21 @@ def _newest_keys(titles: Sequence[bytes]) -> dict[bytes, DeviceKey]:
         .distinct("system_title")
     )
     return {bytes(row.system_title): row for row in rows}
+
+
+def _successor(key: DeviceKey, algorithm: int | None, source: KeySource, scheme: str | None) -> NewKey:
+    """The key that follows another; EpochError where its scheme has no such algorithm, or takes no such source."""
+    title, scheme = bytes(key.system_title), scheme or key.scheme
+    try:
+        algorithms = algorithms_of(scheme)
+        if algorithm is None and key.algorithm in algorithms:
+            algorithm = key.algorithm
+        new = NewKey(title, key.epoch + 1, None, algorithm_for(scheme, algorithm), scheme)
+    except SchemeError as error:
+        raise EpochError(f"device {title.hex()}: {error}") from None
+    if source not in SCHEMES[scheme].sources:
+        raise EpochError(f"device {title.hex()}: scheme {scheme} takes no {source.value} keys")
+    return new
 
 
 def _fleet_key_for(key: DeviceKey, source: FleetKey | KeySource | None) -> FleetKey | None:

@@ -20,7 +20,7 @@ from keyvault.device_keys import shipment_file
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
-from keyvault.models import Algorithm, DeviceKey, KeyState
+from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.table import USUAL
 
 _NAMED = 10
@@ -88,18 +88,13 @@ def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey
     }
 
 
-def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], int]:
-    """Ids of the active keys by title and whether it is the transfer key.
-
-    ShipmentError where a device has none, or one of a scheme that a shipment cannot say.
-    """
-    found: dict[tuple[bytes, bool], int] = {}
+def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], tuple[int, str]]:
+    """Ids and schemes of the active keys by title and whether it is the transfer key; ShipmentError for none."""
+    found: dict[tuple[bytes, bool], tuple[int, str]] = {}
     for chunk in chunks(titles):
         rows = DeviceKey.objects.filter(system_title__in=chunk, state=KeyState.ACTIVE)
         for title, epoch, key_id, scheme in rows.values_list("system_title", "epoch", "pk", "scheme"):
-            if scheme != USUAL:
-                raise ShipmentError(f"the key of {bytes(title).hex()} is of scheme {scheme}: a shipment cannot say so")
-            found[bytes(title), epoch == TRANSFER_EPOCH] = key_id
+            found[bytes(title), epoch == TRANSFER_EPOCH] = key_id, scheme
     keyless = [title.hex() for title in titles if (title, False) not in found]
     if keyless:
         more = f" and {len(keyless) - _NAMED} more" if len(keyless) > _NAMED else ""
@@ -109,21 +104,24 @@ def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], int]:
 
 def _lines(
     titles: Sequence[bytes],
-    ids: dict[tuple[bytes, bool], int],
+    ids: dict[tuple[bytes, bool], tuple[int, str]],
     transport_key: TransportKey,
     done: Callable[[int], None],
 ) -> Iterator[ShipmentLine]:
     for chunk in chunks(titles):
-        wanted = [key_id for title in chunk for transfer in (False, True) if (key_id := ids.get((title, transfer)))]
+        wanted = [one[0] for title in chunk for transfer in (False, True) if (one := ids.get((title, transfer)))]
         opened = {key.id: key for key in open_keys(wanted)}
         if len(opened) != len(wanted):
             raise ShipmentError("keys do not open: their rows were changed, or went; see the log")
         for title in chunk:
-            key = opened[ids[title, False]]
-            line = ShipmentLine(0, title, key.epoch, Algorithm(key.algorithm), transport_key.wrap(key.octets), None)
-            if (transfer_id := ids.get((title, True))) is not None:
-                transfer = opened[transfer_id]
-                other = None if transfer.algorithm == key.algorithm else Algorithm(transfer.algorithm)
+            key_id, scheme = ids[title, False]
+            key = opened[key_id]
+            line = ShipmentLine(0, title, key.epoch, key.algorithm, transport_key.wrap(key.octets), None)
+            if scheme != USUAL:  # a file without schemes is read by what knows none, too
+                line = line._replace(scheme=scheme)
+            if (title, True) in ids:
+                transfer = opened[ids[title, True][0]]
+                other = None if transfer.algorithm == key.algorithm else transfer.algorithm
                 line = line._replace(transfer_key=transport_key.wrap(transfer.octets), transfer_algorithm=other)
             yield line
         done(len(chunk))

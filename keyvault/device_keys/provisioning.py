@@ -12,13 +12,14 @@ from django.db import connection, transaction
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.wrapping import keys_for_wrapping
-from keyvault.models import Algorithm, DeviceKey, FleetKey, KeySource, KeyState
-from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL
+from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL, algorithm_for, algorithms_of
 
 TRANSFER_EPOCH = 0
 FIRST_EPOCH = 1
@@ -29,13 +30,18 @@ class ProvisioningError(ValueError):
     """A key that cannot be provisioned as asked: the caller's mistake, named."""
 
 
+def transfer_algorithm(algorithm: int) -> int:
+    """The algorithm of the transfer key that comes with a device key for ``algorithm``: AES-CCM in every scheme."""
+    return algorithm if algorithm in algorithms_of(USUAL) else algorithm_for(USUAL)
+
+
 class NewKey(NamedTuple):
     """A key to store: system title (8 octets), epoch (0 is the transfer key), 32 octets or None for random ones."""
 
     system_title: bytes
     epoch: int
     key: bytes | None = None
-    algorithm: int = Algorithm.AES_CCM_16_64_128
+    algorithm: int = AES_CCM_16_64_128
     scheme: str = USUAL
 
     def __repr__(self) -> str:
@@ -44,17 +50,20 @@ class NewKey(NamedTuple):
 
 def provision_devices(
     system_titles: Sequence[bytes],
-    algorithm: int = Algorithm.AES_CCM_16_64_128,
+    algorithm: int | None = None,
     fleet_key: FleetKey | None = None,
+    scheme: str = USUAL,
 ) -> None:
-    """Give devices their first key (epoch 1, active) and their transfer key (epoch 0).
+    """Give devices their first key (epoch 1, active, of a scheme) and their transfer key (epoch 0).
 
-    Random and stored, or derived from ``fleet_key`` where one is given. All or nothing;
+    Random and stored, or derived from ``fleet_key`` where one is given; for ``algorithm``, or the scheme's usual one.
+    All or nothing; SchemeError for a scheme or algorithm that no meter can be given,
     ProvisioningError where a device has such a key already or the fleet key does not open,
     MasterKeyError where the master key cannot be used.
     """
-    pairs = [(title, epoch) for title in system_titles for epoch in (TRANSFER_EPOCH, FIRST_EPOCH)]
-    entries = [NewKey(title, epoch, None, algorithm) for title, epoch in pairs]
+    alg = algorithm_for(scheme, algorithm)
+    entries = [NewKey(title, TRANSFER_EPOCH, None, transfer_algorithm(alg)) for title in system_titles]
+    entries += [NewKey(title, FIRST_EPOCH, None, alg, scheme) for title in system_titles]
     if fleet_key is None:
         provision_stored(entries)
     else:
@@ -252,7 +261,7 @@ def _check(rows: Sequence[_Row]) -> None:
         scheme = SCHEMES.get(scheme_name)
         if scheme is None or source not in scheme.sources:
             raise ProvisioningError(f"system title {title.hex()}: no scheme {scheme_name!r} takes a {source} key")
-        algorithms = sorted(ENVELOPES[scheme.envelope].algorithms)
+        algorithms = sorted(algorithms_of(USUAL) if epoch == TRANSFER_EPOCH else ENVELOPES[scheme.envelope].algorithms)
         if algorithm not in algorithms:
             raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {algorithms}")
         if (title, epoch) in seen:

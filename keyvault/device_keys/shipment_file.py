@@ -18,14 +18,14 @@ from ami_headend.core.tables import BadLine, FileError, OnceEach, opened
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
 from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS
-from keyvault.models import Algorithm
+from keyvault.schemes.table import USUAL, SchemeError, algorithm_name, algorithms_of
 
 _LINE_MAX_OCTETS = 2_048
+_SCHEME_MAX = 32  # characters of its name
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * FINGERPRINT_OCTETS}}}", re.ASCII)
 _SHIPMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}", re.ASCII)
 _HEADER_FIELDS = {"shipment", "transport_key", "meters"}
-_FIELDS = {"system_title", "epoch", "algorithm", "key", "transfer_key", "transfer_algorithm"}
-_ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
+_FIELDS = {"system_title", "epoch", "scheme", "algorithm", "key", "transfer_key", "transfer_algorithm"}
 
 
 class ShipmentError(ValueError):
@@ -41,15 +41,19 @@ class ShipmentHeader(NamedTuple):
 
 
 class ShipmentLine(NamedTuple):
-    """The keys of one meter, wrapped (40 octets each); epoch and key are both there, or neither."""
+    """The keys of one meter, wrapped (40 octets each); epoch and key are both there, or neither.
+
+    ``algorithm`` is the device key's; ``transfer_algorithm`` the transfer key's, which None leaves as usual.
+    """
 
     line: int
     system_title: bytes
     epoch: int | None
-    algorithm: Algorithm | None
+    algorithm: int | None
     key: bytes | None
     transfer_key: bytes | None
-    transfer_algorithm: Algorithm | None = None  # of the transfer key; None: ``algorithm`` is that of both
+    transfer_algorithm: int | None = None
+    scheme: str | None = None
 
 
 class Shipment(NamedTuple):
@@ -82,9 +86,11 @@ def encode_line(line: ShipmentLine) -> bytes:
     fields: dict[str, Any] = {"system_title": line.system_title.hex()}
     if line.epoch is not None:
         fields["epoch"] = line.epoch
+    if line.scheme is not None:
+        fields["scheme"] = line.scheme
     for name in ("algorithm", "transfer_algorithm"):
         if (algorithm := getattr(line, name)) is not None:
-            fields[name] = algorithm.label
+            fields[name] = algorithm_name(algorithm)
     for name in ("key", "transfer_key"):
         if (wrapped := getattr(line, name)) is not None:
             fields[name] = base64.b64encode(wrapped).decode()
@@ -191,14 +197,22 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
         raise ValueError("transfer_algorithm stands without transfer_key")
     if "key" not in fields and "transfer_key" not in fields:
         raise ValueError("there is neither key nor transfer_key")
+    if "scheme" in fields and "key" not in fields:
+        raise ValueError("scheme stands without key")
+    scheme = _scheme(fields)
+    algorithm = _algorithm(fields, "algorithm", scheme or USUAL)
+    transfer_algorithm = _algorithm(fields, "transfer_algorithm", USUAL)
+    if transfer_algorithm is None and algorithm in algorithms_of(USUAL):
+        transfer_algorithm = algorithm  # one for both keys
     return ShipmentLine(
         number,
         _system_title(title),
         epoch,
-        _algorithm(fields, "algorithm"),
+        algorithm,
         _wrapped(fields, "key"),
         _wrapped(fields, "transfer_key"),
-        _algorithm(fields, "transfer_algorithm"),
+        transfer_algorithm,
+        scheme,
     )
 
 
@@ -209,13 +223,27 @@ def _system_title(text: str) -> bytes:
         raise ValueError("system_title is not 16 hex digits") from None  # never what stands there: it may be a key
 
 
-def _algorithm(fields: dict[str, Any], name: str) -> Algorithm | None:
+def _scheme(fields: dict[str, Any]) -> str | None:
+    if "scheme" not in fields:
+        return None
+    scheme = fields["scheme"]
+    if not isinstance(scheme, str):
+        raise ValueError("scheme is not text")
+    try:
+        algorithms_of(scheme[:_SCHEME_MAX])
+    except SchemeError as error:
+        raise ValueError(str(error)) from None
+    return scheme
+
+
+def _algorithm(fields: dict[str, Any], name: str, scheme: str) -> int | None:
     if name not in fields:
         return None
+    by_name = {line.name: alg for alg, line in algorithms_of(scheme).items()}
     label = fields[name]
-    if not (isinstance(label, str) and label in _ALGORITHMS):
-        raise ValueError(f"{name} is not one of {', '.join(_ALGORITHMS)}")
-    return _ALGORITHMS[label]
+    if not (isinstance(label, str) and label in by_name):
+        raise ValueError(f"{name} is not one of {', '.join(by_name)}")
+    return by_name[label]
 
 
 def _wrapped(fields: dict[str, Any], name: str) -> bytes | None:

@@ -21,8 +21,8 @@ from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
 from keyvault.device_keys.weak_keys import weakness
 from keyvault.master_key.wrapping import keys_for_wrapping
-from keyvault.models import Algorithm, KeySource, KeyState
-from keyvault.schemes.table import algorithm_name
+from keyvault.models import KeySource, KeyState
+from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many more are through, and of how many
 
@@ -49,9 +49,10 @@ class _Arrived(NamedTuple):
     line: int
     system_title: bytes
     epoch: int
-    algorithm: Algorithm | None
+    algorithm: int | None
     octets: bytes
     fingerprint: bytes
+    scheme: str | None = None
 
     def __repr__(self) -> str:
         return f"key of {self.system_title.hex()}, epoch {self.epoch}"
@@ -65,6 +66,7 @@ class _Standing(NamedTuple):
     state: str
     version: int
     fingerprint: bytes
+    scheme: str
 
 
 @dataclass
@@ -138,9 +140,9 @@ def _unwrap(
     first: dict[bytes, int] = {}
     failed = 0
     for count, line in enumerate(shipment.lines, 1):
-        for what, epoch, wrapped, algorithm in (
-            ("key", line.epoch, line.key, line.algorithm),
-            ("transfer_key", TRANSFER_EPOCH, line.transfer_key, line.transfer_algorithm or line.algorithm),
+        for what, epoch, wrapped, algorithm, scheme in (
+            ("key", line.epoch, line.key, line.algorithm, line.scheme),
+            ("transfer_key", TRANSFER_EPOCH, line.transfer_key, line.transfer_algorithm, None),
         ):
             if wrapped is None or epoch is None:
                 continue
@@ -150,7 +152,7 @@ def _unwrap(
                 failed += 1
                 report.bad.append(BadLine(line.line, f"{what}: {error}: it was changed, or wrapped under another"))
                 continue
-            key = _Arrived(line.line, line.system_title, epoch, algorithm, octets, fingerprint(octets))
+            key = _Arrived(line.line, line.system_title, epoch, algorithm, octets, fingerprint(octets), scheme)
             if reason := _unfit(key, transport_key, first):
                 report.bad.append(BadLine(line.line, f"{what} {reason}"))
             else:
@@ -218,6 +220,8 @@ def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: Sh
             return f"mismatch: {_two(same, key)} for epoch {key.epoch}"
         if key.algorithm not in (None, same.algorithm):
             return f"mismatch: the key of epoch {key.epoch} is for {algorithm_name(same.algorithm)}"
+        if key.scheme not in (None, same.scheme):
+            return f"mismatch: the key of epoch {key.epoch} is of scheme {same.scheme}"
         report.unchanged += 1
         return None
     newest = max(have, default=TRANSFER_EPOCH)
@@ -226,7 +230,8 @@ def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: Sh
     states = {row.state for epoch, row in have.items() if epoch != TRANSFER_EPOCH}
     if KeyState.PENDING in states:
         return f"epoch {newest} is pending: the device is being given that key"
-    new = NewKey(key.system_title, key.epoch, key.octets, key.algorithm or Algorithm.AES_CCM_16_64_128)
+    scheme = key.scheme or USUAL
+    new = NewKey(key.system_title, key.epoch, key.octets, algorithm_for(scheme, key.algorithm), scheme)
     (plan.pending if KeyState.ACTIVE in states else plan.active).append(new)
     return None
 
@@ -235,7 +240,7 @@ def _plan_transfer_key(
     plan: _Plan, key: _Arrived, standing: _Standing | None, report: ShipmentReport, *, replace: bool
 ) -> str | None:
     if standing is None:
-        algorithm = key.algorithm or Algorithm.AES_CCM_16_64_128
+        algorithm = algorithm_for(USUAL, key.algorithm)
         plan.active.append(NewKey(key.system_title, TRANSFER_EPOCH, key.octets, algorithm))
     elif standing.fingerprint != key.fingerprint:
         if not replace:
@@ -247,7 +252,7 @@ def _plan_transfer_key(
         if not replace:
             return (
                 f"mismatch: the same transfer key stands for {algorithm_name(standing.algorithm)}, the shipment says "
-                f"{Algorithm(key.algorithm).label} (--replace-transfer-key puts that in)"
+                f"{algorithm_name(key.algorithm or 0)} (--replace-transfer-key puts that in)"
             )
         plan.replaced.append((standing, key))
     else:
@@ -262,15 +267,15 @@ def _two(standing: _Standing, key: _Arrived) -> str:
 def _standing(titles: Sequence[bytes]) -> dict[bytes, dict[int, _Standing]]:
     """The keys of devices by title and epoch; of an old row without a fingerprint the key is opened for it."""
     rows = fetch_rows(
-        """SELECT system_title, epoch, id, algorithm, state, version, fingerprint FROM keyvault_devicekey
+        """SELECT system_title, epoch, id, algorithm, state, version, fingerprint, scheme FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[])""",
         octets_array(titles),
     )
     nameless = [row[2] for row in rows if row[6] is None]
     names = {key.id: fingerprint(key.octets) for key in open_keys(nameless)} if nameless else {}
     standing: dict[bytes, dict[int, _Standing]] = {}
-    for title, epoch, key_id, algorithm, state, version, name in rows:
-        row = _Standing(key_id, algorithm, state, version, name or names.get(key_id, b""))
+    for title, epoch, key_id, algorithm, state, version, name, scheme in rows:
+        row = _Standing(key_id, algorithm, state, version, name or names.get(key_id, b""), scheme)
         standing.setdefault(title, {})[epoch] = row
     return standing
 

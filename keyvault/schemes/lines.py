@@ -58,9 +58,9 @@ class Source(NamedTuple):
 class Envelope(NamedTuple):
     """An envelope: the form of a frame, and what protects it.
 
-    ``algorithms`` are the COSE algorithms that a key may be provisioned for. A frame that begins with one of
-    ``first_octets`` is parsed by ``parse``, which raises MalformedError; where the octets of two envelopes begin alike,
-    the longer ones decide. ``cipher`` makes of a device key what opens its frames.
+    ``algorithms`` are the COSE algorithms that a key may be provisioned for: the first of them where none is named. A
+    frame that begins with one of ``first_octets`` is parsed by ``parse``, which raises MalformedError; where the octets
+    of two envelopes begin alike, the longer ones decide. ``cipher`` makes of a device key what opens its frames.
 
     What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets); or by the title alone (8), then
     every key that the device may use is tried that is of this envelope and algorithm.

@@ -4,6 +4,9 @@ A member is added by its module and its lines here. Contents are known here by t
 read above, by ``meters.contents``.
 """
 
+from collections.abc import Mapping
+
+from keyvault.cose.algorithms import Algorithm
 from keyvault.cose.structures import Frame
 from keyvault.schemes.ccm import CCM_ENVELOPE
 from keyvault.schemes.derived import DERIVED
@@ -16,6 +19,42 @@ SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
+
+
+class SchemeError(ValueError):
+    """A scheme, or an algorithm of it, that no key can have; the caller's mistake, named."""
+
+
+def scheme_choices() -> list[tuple[str, str]]:
+    """The schemes that meters can be given, each as value and label of a choice."""
+    return [(one.name, one.name) for one in SCHEMES if one.number is not None]
+
+
+def algorithm_choices() -> list[tuple[int, str]]:
+    """The algorithms that keys of any envelope may be for, each as value and label of a choice."""
+    return list({alg: line.name for one in reversed(list(ENVELOPES)) for alg, line in one.algorithms.items()}.items())
+
+
+def algorithms_of(scheme: str) -> Mapping[int, Algorithm]:
+    """The algorithms that keys of a scheme may be for, the usual one first; SchemeError where there is no such scheme.
+
+    Only schemes that meters can be given count.
+    """
+    line = SCHEMES.get(scheme)
+    if line is None or line.number is None:
+        raise SchemeError(f"scheme {scheme!r} is not one of {', '.join(name for name, _ in scheme_choices())}")
+    return ENVELOPES[line.envelope].algorithms
+
+
+def algorithm_for(scheme: str, algorithm: int | None = None) -> int:
+    """The algorithm of a key of a scheme: the one that is asked for, or the scheme's usual one; SchemeError."""
+    algorithms = algorithms_of(scheme)
+    if algorithm is None:
+        return next(iter(algorithms))
+    if algorithm not in algorithms:
+        names = ", ".join(f"{line.name} ({alg})" for alg, line in algorithms.items())
+        raise SchemeError(f"scheme {scheme} has no keys for {algorithm_name(algorithm)} ({algorithm}), but for {names}")
+    return algorithm
 
 
 def algorithm_name(alg: int) -> str:

@@ -7,7 +7,8 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from keyvault.models import Algorithm, DeviceKey, InvocationCounter, KeyState
+from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView
 from meters.api.serializers import NumberedPageQuery, SystemTitleField, page_of
 
@@ -15,6 +16,7 @@ from meters.api.serializers import NumberedPageQuery, SystemTitleField, page_of
 class KeysQuery(NumberedPageQuery):
     meter = SystemTitleField(required=False, help_text="system title")
     state = serializers.ChoiceField([state.value for state in KeyState], required=False)
+    scheme = serializers.ChoiceField(scheme_choices(), required=False)
 
 
 class KeySerializer(serializers.ModelSerializer[DeviceKey]):
@@ -23,7 +25,7 @@ class KeySerializer(serializers.ModelSerializer[DeviceKey]):
     number = serializers.IntegerField(source="pk")
     system_title = SystemTitleField()
     epoch = serializers.IntegerField(help_text="0 is the key under which others are sent")
-    algorithm = serializers.ChoiceField(Algorithm.choices, help_text="COSE algorithm")
+    algorithm = serializers.ChoiceField(algorithm_choices(), help_text="COSE algorithm")
     state = serializers.ChoiceField([state.value for state in KeyState])
     master_key_version = serializers.IntegerField(allow_null=True, help_text="null for derived keys")
     highest_counter = serializers.IntegerField(allow_null=True, help_text="null while no frame was accepted under it")
@@ -36,6 +38,7 @@ class KeySerializer(serializers.ModelSerializer[DeviceKey]):
             "system_title",
             "epoch",
             "algorithm",
+            "scheme",
             "state",
             "source",
             "master_key_version",
@@ -60,6 +63,8 @@ class KeyList(ParameterView):
             rows = rows.filter(system_title=asked["meter"])
         if "state" in asked:
             rows = rows.filter(state=asked["state"])
+        if "scheme" in asked:
+            rows = rows.filter(scheme=asked["scheme"])
         found: list[Any] = list(rows[: asked["page_size"]])
         counters = InvocationCounter.objects.defer("gaps").in_bulk([key.pk for key in found])
         for key in found:

@@ -10,13 +10,23 @@ from typing import Any, NamedTuple
 from ami_headend.core import clock, names
 from ami_headend.core.names import UnreadableNameError
 from ami_headend.core.tables import BadLine, FileError, OnceEach, opened, rows
-from keyvault.models import Algorithm
+from keyvault.schemes.table import USUAL, SchemeError, algorithms_of
 from meters.models import MeterStatus
 from meters.registry.lookup import parse_system_title
 
 REQUIRED = ("system_title", "serial_number")
 OF_PLACE = ("address", "customer_reference", "latitude", "longitude")
-OPTIONAL = ("name", "place", *OF_PLACE, "interval_minutes", "algorithm", "status", "commissioned_at", "concentrator")
+OPTIONAL = (
+    "name",
+    "place",
+    *OF_PLACE,
+    "interval_minutes",
+    "scheme",
+    "algorithm",
+    "status",
+    "commissioned_at",
+    "concentrator",
+)
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
 _DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
 _DEGREES_STEP = Decimal("0.000001")  # 11 cm
@@ -37,7 +47,8 @@ class MeterLine(NamedTuple):
     latitude: Decimal | None = None
     longitude: Decimal | None = None
     interval_minutes: int | None = None
-    algorithm: Algorithm | None = None
+    scheme: str | None = None
+    algorithm: int | None = None
     status: MeterStatus | None = None
     commissioned_at: datetime | None = None
     concentrator: str | None = None
@@ -74,6 +85,8 @@ def _line(number: int, cells: dict[str, str]) -> MeterLine:
     for column, written in cells.items():
         if text := _text(column, written):
             given[column] = _PARSERS.get(column, str)(text)
+    if "algorithm" in given:
+        given["algorithm"] = _algorithm(given["algorithm"], given.get("scheme", USUAL))
     for column in REQUIRED:
         if column not in given:
             raise ValueError(f"{column} is empty")
@@ -112,8 +125,16 @@ def _interval_minutes(text: str) -> int:
     return int(text)
 
 
-def _algorithm(text: str) -> Algorithm:
-    by_name = {algorithm.label: algorithm for algorithm in Algorithm}
+def _scheme(text: str) -> str:
+    try:
+        algorithms_of(text)
+    except SchemeError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _algorithm(text: str, scheme: str) -> int:
+    by_name = {line.name: alg for alg, line in algorithms_of(scheme).items()}
     if text not in by_name:
         raise ValueError(f"algorithm {text!r} is not one of {', '.join(by_name)}")
     return by_name[text]
@@ -143,7 +164,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "latitude": _degrees("latitude", 90),
     "longitude": _degrees("longitude", 180),
     "interval_minutes": _interval_minutes,
-    "algorithm": _algorithm,
+    "scheme": _scheme,
     "status": _status,
     "commissioned_at": _commissioned_at,
 }

@@ -16,11 +16,13 @@ from concentrators.commands import capture_period
 from concentrators.models import Assignment
 from keyvault.device_keys.provisioning import create_fleet_key, provision_devices
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
+from keyvault.schemes.table import SCHEMES
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.interval_lengths import common_boundary
 from meters.registry.lookup import retire
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
+from tests.toy_schemes import toys
 
 pytestmark = pytest.mark.django_db
 HEADER = "system_title,serial_number,name,place,interval_minutes,algorithm,status,commissioned_at,concentrator"
@@ -231,6 +233,29 @@ def test_an_algorithm_changes_with_the_key_only(path: Path, capsys: pytest.Captu
     run(path, [HEADER, FULL])
     said = refused(path, capsys, [HEADER, FULL.replace("64-256", "64-128")], "--update")
     assert "line 2: the key of meter S1 is for AES-CCM-16-64-256" in said
+
+
+def test_a_scheme_comes_with_the_first_key_and_changes_with_the_key_only(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, lines = (
+        "system_title,serial_number,scheme,algorithm",
+        ["0024befffe000001,S1,toy,toy 4", "0024befffe000002,S2,,"],
+    )
+    with toys():
+        run(path, [header, *lines])
+        keys = DeviceKey.objects.order_by("system_title", "epoch").values_list("epoch", "scheme", "algorithm")
+        assert list(keys) == [(0, "ccm", 10), (1, "toy", 4), (0, "ccm", 10), (1, "ccm", 10)]
+        assert "0 new" in run(path, [header, *lines])
+        said = refused(path, capsys, [header, "0024befffe000002,S2,toy,"], "--update")
+        assert "line 2: the key of meter S2 is of scheme ccm: that changes with the key alone" in said
+        assert "scheme 'mine' is not one of ccm" in refused(path, capsys, [header, "0024befffe000003,S3,mine,"])
+        assert "algorithm 'toy 4' is not one of AES" in refused(path, capsys, [header, "0024befffe000003,S3,,toy 4"])
+        stored = SCHEMES["toy"]._replace(sources=frozenset({"stored"}))
+        create_fleet_key("2026")
+        with SCHEMES.including(stored):
+            said = refused(path, capsys, [header, "0024befffe000003,S3,toy,"], "--fleet-key", "2026")
+        assert "no scheme 'toy' takes a derived key" in said
 
 
 def test_without_a_master_key_nothing_is_imported(

@@ -15,6 +15,7 @@ from keyvault.device_keys import command_sealing, epochs, provisioning
 from keyvault.device_keys.command_sealing import KeyCommand, PlainCommand
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, DownlinkCounter
+from keyvault.schemes.table import SCHEMES
 from meters.readings.obis import COMMAND_DONE
 from tests.builders import KNOWN_KEY, KNOWN_TITLE
 from tests.concentrators.fleet import Device, commission
@@ -203,6 +204,23 @@ def test_known_answers_of_the_document() -> None:
         assert plaintext in text
         assert octets in text
     assert cbor2.dumps([{0: COMMAND_DONE, 1: "count", 2: 17, 6: 1_767_225_601}]).hex() in text
+
+
+# The key of another scheme than ccm: a sixth item says which. Number 1 is session.
+OF_SCHEME_1 = (
+    "d08357a301181e044a0024befffe804ff1000006456955b90004a05838d4da0eb5f8cd441b39a484eadcc5c0bc897d41e44bbc6aba51448205"
+    "d51774a09c48a932463ea479d70a29d291b4b589c41d006011f7dbce"
+)
+
+
+def test_a_key_of_another_scheme_says_so() -> None:
+    with SCHEMES.including(SCHEMES["ccm"]._replace(name="session", number=1)):
+        known_device()
+        DeviceKey.objects.filter(system_title=KNOWN_TITLE, epoch=2).update(scheme="session")
+        DownlinkCounter.objects.create(key=DeviceKey.objects.get(epoch=0), last=BASE + 3)
+        sealed = command_sealing.seal([KeyCommand(22, KNOWN_TITLE, 2)], NOW)
+    assert sealed[22].octets.hex() == OF_SCHEME_1
+    assert OF_SCHEME_1 in "".join((Path(__file__).parents[2] / "docs" / "frame.md").read_text().split())
 
 
 @pytest.mark.parametrize("number", KNOWN_COMMANDS)

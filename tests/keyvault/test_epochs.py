@@ -1,6 +1,7 @@
 """The life of key epochs: beginning, activation by the first frame, grace, compromise, cancelling."""
 
 import secrets
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -13,9 +14,11 @@ from keyvault.ciphers import open_keys
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.epochs import EpochError
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeySource, KeyState
+from keyvault.schemes.table import SCHEMES, SchemeError
 from tests.concentrators.fleet import Device, commission, judged
 from tests.concentrators.statements import Statements, counting
 from tests.factories import ConcentratorFactory
+from tests.toy_schemes import ToyDevice, toys
 
 pytestmark = pytest.mark.django_db
 ACTOR = Actor("tester", "test")
@@ -196,6 +199,57 @@ def test_a_compromise_is_audited_and_final(concentrator: Concentrator) -> None:
         {"device": device.title.hex(), "epoch": 1, "fingerprint": bytes(row.fingerprint or b"").hex()}
     ]
     assert InvocationCounter.objects.get(key=row).key_version == key_row(device.title, 1).version == 2
+
+
+class TestSchemes:
+    """A new epoch may be of another scheme than the one before."""
+
+    @pytest.fixture(autouse=True)
+    def added(self) -> Iterator[None]:
+        with toys(), SCHEMES.including(SCHEMES["toy"]._replace(name="stored toy", sources=frozenset({"stored"}))):
+            yield
+
+    def test_it_moves_where_that_is_asked_and_else_stays(self, concentrator: Concentrator) -> None:
+        device, strong = commission(1, concentrator) + commission(1, concentrator, alg=11)
+        transfer(device, strong)
+        epochs.begin([device.title, strong.title], scheme="toy")
+        assert [(key.scheme, key.algorithm) for key in (key_row(device.title, 2), key_row(strong.title, 2))] == [
+            ("toy", 10),
+            ("toy", 11),  # it goes with the scheme, and stays
+        ]
+        epochs.activate([key_row(device.title, 2).pk], timezone.now())
+        epochs.begin([device.title], algorithm=4)
+        assert (key_row(device.title, 3).scheme, key_row(device.title, 3).algorithm) == ("toy", 4)
+        epochs.activate([key_row(device.title, 3).pk], timezone.now())
+        epochs.begin([device.title], scheme="ccm")
+        assert (key_row(device.title, 4).scheme, key_row(device.title, 4).algorithm) == ("ccm", 10)  # not 4: the usual
+
+    def test_frames_of_the_scheme_before_stay_good_for_the_grace_time(self, concentrator: Concentrator) -> None:
+        (device,) = commission(1, concentrator)
+        transfer(device)
+        epochs.begin([device.title], scheme="toy")
+        renewed = under_new_key(device, 2)
+        toy = ToyDevice(device.meter, renewed.key, 2)
+        assert judged(concentrator, [device.frame(0), toy.frame(1), device.frame(2)]) == {"accepted": 3}
+        assert judged(concentrator, [renewed.frame(3)]) == {"algorithm_mismatch": 1}
+        assert states(device) == {1: "retiring", 2: "active"}
+
+    def test_what_cannot_be_is_named_and_begins_nothing(self, concentrator: Concentrator) -> None:
+        stored, moving = commission(2, concentrator)
+        derived = secrets.token_bytes(8)
+        provisioning.provision_devices([derived], fleet_key=provisioning.create_fleet_key("fleet"))
+        transfer(stored, moving)
+        epochs.begin([moving.title], scheme="toy")
+        for title, algorithm, scheme, error, reason in (
+            (derived, None, "stored toy", EpochError, "scheme stored toy takes no derived keys"),
+            (stored.title, 4, None, EpochError, "scheme ccm has no keys for"),
+            (stored.title, 4, "ccm", SchemeError, "scheme ccm has no keys for"),
+            (stored.title, None, "of old", SchemeError, "scheme 'of old' is not one of ccm"),
+            (moving.title, None, "ccm", EpochError, "is being given a key of scheme toy: that comes first"),
+        ):
+            with pytest.raises(error, match=reason):
+                epochs.begin([stored.title, title], algorithm, scheme=scheme)
+            assert states(stored) == {1: "active"}
 
 
 class TestCancel:

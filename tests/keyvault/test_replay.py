@@ -349,7 +349,7 @@ def test_a_transfer_key_of_a_shipment_comes_back(folder: Path) -> None:
     provision_devices(TITLES[:1])
     standing = DeviceKey.objects.get(system_title=TITLES[0], epoch=0)
     arrived = shipments._Arrived(1, TITLES[0], 0, None, bytes(range(32)), b"newprint")
-    row = shipments._Standing(standing.pk, standing.algorithm, standing.state, standing.version, b"oldprint")
+    row = shipments._Standing(standing.pk, standing.algorithm, standing.state, standing.version, b"oldprint", "ccm")
 
     def act() -> None:
         epochs.compromise([standing.pk], OFFICER)

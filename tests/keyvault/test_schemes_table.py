@@ -4,10 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvault.models import Algorithm, KeySource
+from keyvault.models import KeySource
 from keyvault.schemes.lines import Envelopes, Starts
-from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES, USUAL, algorithm_name
+from keyvault.schemes.table import (
+    ENVELOPES,
+    SCHEMES,
+    SOURCES,
+    USUAL,
+    SchemeError,
+    algorithm_choices,
+    algorithm_for,
+    algorithm_name,
+    scheme_choices,
+)
 from meters.contents.table import CONTENTS
+from tests.toy_schemes import toys
 
 CCM = ENVELOPES["ccm"]
 SHORT = CCM._replace(name="short", first_octets=(b"\xd1", b"\x7e"))
@@ -54,9 +65,28 @@ def test_every_scheme_is_a_triple_of_the_tables() -> None:
     assert SCHEMES.get(USUAL) is not None
 
 
-def test_the_database_knows_the_key_sources_and_the_algorithms_of_ccm() -> None:
+def test_the_database_knows_the_key_sources() -> None:
     assert {source.name for source in SOURCES} == set(KeySource.values)
-    assert {number: one.name for number, one in CCM.algorithms.items()} == dict(Algorithm.choices)
+
+
+def test_schemes_with_a_number_are_offered_with_their_algorithms() -> None:
+    with toys(), SCHEMES.including(SCHEMES[USUAL]._replace(name="no meter's", number=None)):
+        assert [name for name, _ in scheme_choices()][-3:] == ["toy", "toy title", "ccm + toy"]
+        assert dict(algorithm_choices())[10] == "AES-CCM-16-64-128"  # told by the first envelope that has it
+        assert (algorithm_for("ccm"), algorithm_for("ccm", 11), algorithm_for("toy", 4)) == (10, 11, 4)
+        for scheme, algorithm, why in (
+            ("no meter's", None, 'scheme "no meter\'s" is not one of ccm'),
+            ("of old", 10, "scheme 'of old' is not one of ccm"),
+            ("ccm", 4, "scheme ccm has no keys for toy 4 .4., but for AES-CCM-16-64-128 .10., AES-CCM-16-64-256 .11."),
+        ):
+            with pytest.raises(SchemeError, match=why):
+                algorithm_for(scheme, algorithm)
+
+
+def test_numbers_of_schemes_are_their_own() -> None:
+    numbers = [scheme.number for scheme in SCHEMES if scheme.number is not None]
+    assert len(numbers) == len(set(numbers))
+    assert SCHEMES[USUAL].number == 0
 
 
 def test_an_algorithm_that_no_envelope_has_is_told_by_its_number() -> None:

@@ -12,11 +12,11 @@ from django.conf import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.device_keys import shipment_file, shipment_kek
 from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, ShipmentLine, read
 from keyvault.device_keys.shipment_kek import TransportKey, TransportKeyError, TransportUnwrapError
 from keyvault.device_keys.weak_keys import weakness
-from keyvault.models import Algorithm
 from tests.keyvault.shipping import TRANSPORT, header, line, text, transport_file, wrapped
 
 # The same in every process: pytest-xdist compares the names of parametrized tests.
@@ -46,7 +46,7 @@ class TestExample:
             ShipmentHeader("EXAMPLE-1", EXAMPLE_TRANSPORT.fingerprint, 1)
         ) + shipment_file.encode_line(
             ShipmentLine(
-                2, TITLE, 1, Algorithm.AES_CCM_16_64_128,
+                2, TITLE, 1, AES_CCM_16_64_128,
                 EXAMPLE_TRANSPORT.wrap(EXAMPLE_KEY), EXAMPLE_TRANSPORT.wrap(EXAMPLE_TRANSFER_KEY),
             )
         )  # fmt: skip
@@ -56,7 +56,7 @@ class TestExample:
         assert (shipment.header.shipment, shipment.header.transport_key.hex()) == ("EXAMPLE-1", "877db146df29200c")
         assert shipment.bad == []
         (found,) = shipment.lines
-        assert found[:4] == (2, TITLE, 1, Algorithm.AES_CCM_16_64_128)
+        assert found[:4] == (2, TITLE, 1, AES_CCM_16_64_128)
         assert found.key is not None
         assert found.key.hex() in self.document
         assert EXAMPLE_TRANSPORT.unwrap(found.key) == EXAMPLE_KEY
@@ -143,9 +143,11 @@ class TestLine:
             ({"epoch": True}, "epoch is not"),
             ({"algorithm": "A128GCM"}, "algorithm is not one of AES-CCM-16-64-128, AES-CCM-16-64-256"),
             ({"algorithm": None}, "algorithm is not one of"),
+            ({"scheme": 1}, "scheme is not text"),
+            ({"scheme": "of old"}, "scheme 'of old' is not one of ccm"),
             (
                 {"name": "x"},
-                "field 'name' is not one of algorithm, epoch, key, system_title, transfer_algorithm, transfer_key",
+                "field 'name' is not one of algorithm, epoch, key, scheme, system_title, transfer_algorithm, transfer_",
             ),
             ({"key": "%%%"}, "key is not base64 of 40 octets"),
             ({"key": 7}, "key is not base64 of 40 octets"),

@@ -60,6 +60,11 @@ def states(title: bytes = TITLE) -> dict[int, str]:
     return dict(DeviceKey.objects.filter(system_title=title).values_list("epoch", "state"))
 
 
+def schemes() -> dict[tuple[bytes, int], tuple[str, int]]:
+    rows = DeviceKey.objects.values_list("system_title", "epoch", "scheme", "algorithm")
+    return {(bytes(title), epoch): (scheme, algorithm) for title, epoch, scheme, algorithm in rows}
+
+
 def octets_of(title: bytes, epoch: int) -> bytes:
     (key,) = open_keys([DeviceKey.objects.get(system_title=title, epoch=epoch).pk])
     return key.octets
@@ -145,6 +150,23 @@ class TestImport:
         assert DeviceKey.objects.get(system_title=TITLE, epoch=0).algorithm == 11
         both = line(TITLE, 1, KEY, TRANSFER_KEY, algorithm="AES-CCM-16-64-128", transfer_algorithm="AES-CCM-16-64-256")
         assert take(tmp_path, both).unchanged == 2
+
+    def test_a_scheme_is_said_with_its_algorithm(self, tmp_path: Path) -> None:
+        with toys():
+            keyed = line(TITLE, scheme="toy", algorithm="toy 4", transfer_algorithm="AES-CCM-16-64-256")
+            assert take(tmp_path, keyed, line(OTHER, scheme="ccm + toy", algorithm="AES-CCM-16-64-256")).bad == []
+            assert schemes() == {
+                (TITLE, 0): ("ccm", 11), (TITLE, 1): ("toy", 4), (OTHER, 0): ("ccm", 11), (OTHER, 1): ("ccm + toy", 11),
+            }  # fmt: skip
+            assert take(tmp_path, {**keyed, "scheme": "toy title"}).bad == [
+                (2, "mismatch: the key of epoch 1 is of scheme toy")
+            ]
+            assert take(tmp_path, keyed).unchanged == 2
+            assert take(tmp_path, line(bytes(7) + b"1", scheme="ccm", algorithm="toy 4")).bad == [
+                (2, "algorithm is not one of AES-CCM-16-64-128, AES-CCM-16-64-256")
+            ]
+            bare = {"system_title": TITLE.hex(), "transfer_key": keyed["transfer_key"], "scheme": "toy"}
+            assert take(tmp_path, bare).bad == [(2, "scheme stands without key")]
 
     @pytest.mark.parametrize(("epoch", "at_last"), [(65534, 0), (65535, 1)])
     def test_the_last_epoch_is_told_of(self, tmp_path: Path, epoch: int, at_last: int) -> None:
@@ -363,12 +385,17 @@ class TestExport:
             key_export.export([TITLE, OTHER], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_key_of_a_scheme_that_a_shipment_cannot_say_stays(self, tmp_path: Path) -> None:
+    def test_schemes_go_along(self, tmp_path: Path) -> None:
+        output = tmp_path / "out"
         with toys():
-            provision_stored([NewKey(TITLE, 1, scheme="toy")])
-        with pytest.raises(ShipmentError, match="of scheme toy: a shipment cannot say so"):
-            key_export.export([TITLE], TransportKey(TRANSPORT), tmp_path / "out", "S", OFFICER)
-        assert list(tmp_path.iterdir()) == []
+            provision_devices([TITLE], 4, scheme="toy")
+            provision_devices([OTHER])
+            before = schemes()
+            key_export.export([TITLE, OTHER], TransportKey(TRANSPORT), output, "S", OFFICER)
+            assert output.read_text().count("scheme") == 1  # what knows no schemes can read the line of the other
+            assert self.import_elsewhere(output).active == 2
+        assert schemes() == before == {(TITLE, 0): ("ccm", 10), (TITLE, 1): ("toy", 4), (OTHER, 0): ("ccm", 10),
+                                       (OTHER, 1): ("ccm", 10)}  # fmt: skip
 
 
 def test_compressed_bombs_end_at_the_header(tmp_path: Path) -> None:

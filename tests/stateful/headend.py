@@ -29,6 +29,7 @@ from concentrators.ingest.clock_corrections import ClockRequest
 from concentrators.models import Concentrator, Reverification
 from keyvault import master_key
 from keyvault.audit.chain import Actor
+from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
 from keyvault.device_keys import epochs, key_export, provisioning, shipment_file, shipments
@@ -36,7 +37,7 @@ from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.device_keys.shipment_file import Shipment, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
-from keyvault.models import Algorithm, DeviceKey
+from keyvault.models import DeviceKey
 from meters.models import Meter, Register
 from meters.registry import lookup
 from tests.stateful import database
@@ -47,7 +48,7 @@ from tests.stateful.model import EXTRA, INTERVAL_S, WAITING, Assigned, Key, Post
 ACTOR = Actor("stateful", "tests")
 WRONG_MINUTES = 60
 TRANSPORT_KEY = TransportKey(sha256(b"transport").digest())
-USUAL, STRONG = Algorithm.AES_CCM_16_64_128, Algorithm.AES_CCM_16_64_256
+USUAL, STRONG = AES_CCM_16_64_128, AES_CCM_16_64_256
 Effect = Callable[[Truth], None]
 Change = tuple[str | None, str | None]
 

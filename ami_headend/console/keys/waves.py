@@ -30,7 +30,8 @@ from concentrators.fleet.selection import Selection
 from concentrators.models import CommandState, RotationWave, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
-from keyvault.models import Algorithm, FleetKey
+from keyvault.models import FleetKey
+from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.models import Meter
 
 SEE = "concentrators.view_rotationwave"
@@ -108,8 +109,16 @@ class WaveForm(forms.Form):
         help_text="with more commands refused or expired, the wave stops",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
+    scheme = forms.TypedChoiceField(
+        choices=lambda: [("", "as the old key's"), *scheme_choices()],
+        required=False,
+        empty_value=None,
+        label="Scheme of the new keys",
+        help_text="meters that cannot do it, or whose keys do not go with it, stay as they are",
+        widget=UnfoldAdminSelectWidget,
+    )
     algorithm = forms.TypedChoiceField(
-        choices=[("", "as the old key's"), *Algorithm.choices],
+        choices=lambda: [("", "as the old key's"), *algorithm_choices()],
         coerce=int,
         required=False,
         empty_value=None,
@@ -125,7 +134,7 @@ class WaveForm(forms.Form):
     )
 
     which = ("everything", "concentrator", "older_than_days", "derived_from", "compromised", "titles")
-    how = ("rate_per_hour", "failure_budget", "algorithm", "fleet_key")
+    how = ("rate_per_hour", "failure_budget", "scheme", "algorithm", "fleet_key")
 
     def selection(self) -> Selection:
         """What the fields mean; to be called once they are valid."""
@@ -183,6 +192,7 @@ class NewWavePage(ConsolePage):
             given["failure_budget"],
             given["algorithm"],
             given["fleet_key"],
+            given["scheme"],
         )
         return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
 

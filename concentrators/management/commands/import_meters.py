@@ -21,8 +21,9 @@ class Command(DomainCommand):
 UTF-8, or UTF-16 with a byte order mark; commas, semicolons or tabs between the columns. The first line
 names them: system_title (16 hex digits, with or without dashes, colons or dots) and serial_number; where
 wanted also name, place, and of that place address, customer_reference, latitude and longitude (degrees,
-WGS 84); interval_minutes (default 30), algorithm (default AES-CCM-16-64-128), status (commissioned,
-suspended), commissioned_at (a date, or date and time with zone; default now), concentrator (its name).
+WGS 84); interval_minutes (default 30), scheme (how the meter protects its readings, default ccm), algorithm
+(default the scheme's usual one, AES-CCM-16-64-128 in ccm), status (commissioned, suspended), commissioned_at
+(a date, or date and time with zone; default now), concentrator (its name).
 Lines that say what stands already change nothing, so that a file may be imported again.
 
 Each new meter gets a random key (epoch 1) and transfer key (epoch 0), unless told otherwise.

@@ -31,6 +31,7 @@ class Command(DomainCommand):
         "  manage.py rotate_device_keys begin --name DCU-17 --concentrator DCU-17 --failure-budget 5\n"
         "  manage.py rotate_device_keys begin --name leak --compromised --rate 100000\n"
         "  manage.py rotate_device_keys begin --name one --meter 0024befffe804ff1\n"
+        "  manage.py rotate_device_keys begin --name sessions --all --scheme session --rate 500\n"
         "  manage.py rotate_device_keys status\n"
         "  manage.py rotate_device_keys resume --wave 3 --failure-budget 40\n\n"
         "exit status: 0 done; 1 it could not be done, and nothing was."
@@ -51,7 +52,8 @@ class Command(DomainCommand):
         how.add_argument(
             "--failure-budget", type=int, metavar="N", help="commands that may fail before the wave stops (10)"
         )
-        how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys: 10 or 11 (as it is)")
+        how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys (as it is)")
+        how.add_argument("--scheme", metavar="NAME", help="move the meters to this scheme (each stays in its own)")
         how.add_argument("--fleet-key", metavar="NAME", help="derive the new keys from it (as the old ones were made)")
         how.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
 
@@ -82,6 +84,7 @@ class Command(DomainCommand):
             budget,
             options["algorithm"],
             fleet_key,
+            options["scheme"],
         )
         self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {rollouts.progress(wave).meters} meters.")
 
