@@ -1,3 +1,5 @@
+import gc
+
 from django.apps import AppConfig
 
 
@@ -7,3 +9,6 @@ class AmiHeadendConfig(AppConfig):
 
     def ready(self) -> None:
         from ami_headend import celery, checks  # noqa: F401, PLC0415 - the app that shared tasks belong to; checks
+
+        gc.freeze()  # what is loaded now stays, and is not looked through again
+        gc.enable()

@@ -13,6 +13,8 @@ from ami_headend.core import broker, tasklimits
 from ami_headend.health import heartbeats
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
+# Celery would make all system checks, for which every page is loaded, and not look at what they find.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 broker.use()
 pool.use()

@@ -13,6 +13,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 from limits import parse
 
+from ami_headend.core.commands import SETTINGS
 from keyvault import master_key
 
 COUNTER_GAP_RUNS_MIN = 1024  # as many gaps as a meter is promised to be forgiven
@@ -73,7 +74,7 @@ _MONTH_DAYS = 31  # readings go by the month
 _KEY_FRAMES_MAX = 2**23
 
 
-@register
+@register(SETTINGS)
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Every finding about this project's own settings."""
     return [*_limits(), *_contradictions(), *_sign_in(), *_broker(), *_master_key_provider(), *_master_key_place()]

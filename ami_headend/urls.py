@@ -7,6 +7,8 @@ from ami_headend.api.schema import SchemaView
 from ami_headend.health import probes
 from ami_headend.metrics.views import metrics
 
+admin.autodiscover()  # here, for commands, workers and schedule need no page
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("sign-in/", include("ami_headend.signin.urls")),

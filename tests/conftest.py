@@ -91,6 +91,7 @@ def _prepare() -> None:
     else:
         _own_redis_number(worker)
         os.environ["AMI_VAR_DIR"] += f"/{worker}"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started a hundred times is compiled once
     os.environ["MASTER_KEY_FILE"] = str(Path(os.environ["AMI_VAR_DIR"]) / "master.keys")
     os.environ["TLS"] = "0"
     os.environ["TWO_FACTOR_REQUIRED"] = "0"
@@ -101,6 +102,8 @@ def _prepare() -> None:
     import django  # noqa: PLC0415 - the settings are read here, and need what stands above
 
     django.setup()
+    from ami_headend import urls  # noqa: F401, PLC0415 - tests ask what pages the admin has, which load with addresses
+
     # A pytest-xdist worker that inherits it would read the settings before it has its own folder and number.
     del os.environ["DJANGO_SETTINGS_MODULE"]
 

@@ -1,7 +1,7 @@
-from django.contrib.admin.apps import AdminConfig
+from django.contrib.admin.apps import SimpleAdminConfig
 
 
-class ConsoleConfig(AdminConfig):
-    """Django's admin with the console as its site."""
+class ConsoleConfig(SimpleAdminConfig):
+    """Django's admin with the console as its site. Its pages load with the addresses (ami_headend.urls), if at all."""
 
     default_site = "ami_headend.console.site.ConsoleSite"

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ami_headend.core.tables import BadLine
 
+SETTINGS = "settings"  # the tag of checks of what a deployment sets; the others ask of the code
 _BAD_LINES_SHOWN = 50
 
 
@@ -22,8 +23,12 @@ class DomainCommand(BaseCommand):
 
     ``refusals`` are the errors that mean so, with ``nothing_done`` said after each; ``examples`` stand below the
     options, as they are written.
+
+    Of the system checks those of settings are made: the others, which load every page, concern the code and are
+    made where the web server starts.
     """
 
+    requires_system_checks: tuple[str, ...] = (SETTINGS,)
     examples = ""
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
     nothing_done = ""

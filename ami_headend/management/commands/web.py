@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import ALL_CHECKS, CommandError, CommandParser
 from django.urls import get_resolver
 
 from ami_headend.core.commands import DomainCommand
@@ -14,6 +14,7 @@ from ami_headend.wsgi import application
 
 
 class Command(DomainCommand):
+    requires_system_checks = ALL_CHECKS  # type: ignore[assignment]
     help = "Run the web server: pages, API, probes. HTTP/1.1, for a TLS proxy in front of it."
     examples = (
         "examples:\n"
