@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import IntegrityError
 from django.db.models import Prefetch, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
@@ -14,9 +15,15 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioF
 from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
-from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, shown
+from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from concentrators import admin_commands, admin_evidence  # noqa: F401 - they register their pages
-from concentrators.admin_forms import AssignForm, IntervalForm, LengthCorrectionForm, RegisterCorrectionForm
+from concentrators.admin_forms import (
+    AssignForm,
+    ConcentratorForm,
+    IntervalForm,
+    LengthCorrectionForm,
+    RegisterCorrectionForm,
+)
 from concentrators.commands import capture_period, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import OperatorOrder
@@ -40,12 +47,17 @@ class ConcentratorAdmin(LargeTableAdmin):
     """The names of concentrators, and whether they are let in; their tokens are on their pages of the console."""
 
     when_empty = "No concentrator is registered yet. Add one, and issue its token on its page of the console."
-    fields = ["name", "is_active", "created_at", "last_posted_at"]
+    form = ConcentratorForm
+    fields = ["name", "system_title_hex", "is_active", "created_at", "last_posted_at"]
     readonly_fields = ["created_at", "last_posted_at"]
-    list_display = ["name", "is_active", "created_at"]
+    list_display = ["name", "title", "is_active", "created_at"]
     list_filter = [("is_active", BooleanRadioFilter)]
     search_fields = ["name__icontains"]
     ordering = ["name"]
+
+    @display(description="system title", empty_value="none")
+    def title(self, concentrator: Concentrator) -> str | None:
+        return None if concentrator.system_title is None else hex_of(concentrator.system_title)
 
     def has_delete_permission(self, request: HttpRequest, obj: Concentrator | None = None) -> bool:
         return False  # its uplinks stand on it: it is set inactive
@@ -55,6 +67,9 @@ class ConcentratorAdmin(LargeTableAdmin):
             return super().changeform_view(request, *args, **kwargs)  # type: ignore[no-any-return]
         except (MasterKeyError, AuditError) as error:
             self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
+            return HttpResponseRedirect(request.path)
+        except IntegrityError:
+            self.message_user(request, "Nothing was saved: name or title were given meanwhile.", messages.ERROR)
             return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
@@ -104,6 +119,14 @@ class AssignableMeterAdmin(MeterAdmin):
     ]
     actions = ["assign_selected"]
     actions_detail = ["assign_one", "interval", "correct_length", *MeterAdmin.actions_detail]
+
+    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().add_view(request, *args, **kwargs)
+        except IntegrityError:
+            text = "Nothing was saved: the system title is that of a concentrator, or was given meanwhile."
+            self.message_user(request, text, messages.ERROR)
+            return HttpResponseRedirect(request.path)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
         standing = Assignment.objects.filter(valid_to=None).select_related("concentrator")

@@ -16,11 +16,45 @@ from unfold.widgets import (
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
 from ami_headend.core.text import NOTE_LENGTH
-from ami_headend.web.admin import RowSelect, RowsSelect
+from ami_headend.web.admin import OctetsField, RowSelect, RowsSelect
+from concentrators.fleet import titles
 from concentrators.models import Assignment, Concentrator
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from meters.models import Meter
 from meters.readings.obis import RegisterKind
 from meters.registry.interval_lengths import LONGEST_MINUTES
+from meters.registry.lookup import RegistryError
+
+
+class ConcentratorForm(forms.ModelForm[Concentrator]):
+    """A concentrator, its system title in hex where it holds keys."""
+
+    system_title_hex = OctetsField(
+        octets=SYSTEM_TITLE_OCTETS,
+        what="A system title",
+        label="System title",
+        required=False,
+        help_text="EUI-64, 16 hex digits; only of a concentrator that holds keys, and of no meter",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.system_title is not None:
+            self.initial["system_title_hex"] = bytes(self.instance.system_title).hex()
+
+    def clean_system_title_hex(self) -> bytes | None:
+        title: bytes | None = self.cleaned_data["system_title_hex"] or None
+        standing = self.instance.system_title
+        try:
+            if title is not None:
+                titles.check(self.instance, title)
+            elif standing is not None and titles.has_keys(bytes(standing)):
+                raise RegistryError("it has keys under its system title, which stays")
+        except RegistryError as error:
+            text = str(error)
+            raise forms.ValidationError(f"{text[:1].upper()}{text[1:]}.") from None
+        self.instance.system_title = title
+        return title
 
 
 class ConcentratorField(forms.CharField):

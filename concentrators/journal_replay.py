@@ -31,7 +31,8 @@ class AccessReplayer:
             notes.append(f"{paused} rotation waves are paused: manage.py rotate_device_keys resume --wave N, or cancel")
         meterless = fetch_rows(
             """SELECT count(DISTINCT k.system_title) FROM keyvault_devicekey k
-               WHERE NOT EXISTS (SELECT 1 FROM meters_meter m WHERE m.system_title = k.system_title)"""
+               WHERE NOT EXISTS (SELECT 1 FROM meters_meter m WHERE m.system_title = k.system_title)
+                 AND NOT EXISTS (SELECT 1 FROM concentrators_concentrator c WHERE c.system_title = k.system_title)"""
         )[0][0]
         if meterless:
             notes.append(
@@ -41,11 +42,15 @@ class AccessReplayer:
         return notes
 
 
-def _concentrator(number: int, name: str, is_active: bool) -> None:
-    """A concentrator as it was saved; one of its name under another id was never committed."""
-    for ghost in Concentrator.objects.filter(name=name).exclude(pk=number):
+def _concentrator(number: int, name: str, is_active: bool, title: bytes | None = None) -> None:
+    """A concentrator as it was saved; one of its name or title under another id was never committed."""
+    others = Concentrator.objects.exclude(pk=number)
+    for ghost in others.filter(name=name):
         Concentrator.objects.filter(pk=ghost.pk).update(name=f"{name[:100]} ({ghost.pk})", is_active=False)
-    Concentrator.objects.update_or_create(pk=number, defaults={"name": name, "is_active": is_active})
+    if title is not None:
+        others.filter(system_title=title).update(system_title=None)
+    defaults = {"name": name, "is_active": is_active, "system_title": title}
+    Concentrator.objects.update_or_create(pk=number, defaults=defaults)
     move_past("concentrators_concentrator", number)
 
 

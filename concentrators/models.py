@@ -14,9 +14,15 @@ from meters.models import Meter, Period, Register, SameInteger
 
 
 class Concentrator(models.Model):
-    """A data concentrator unit (DCU) that posts the frames of its meters."""
+    """A data concentrator unit (DCU) that posts the frames of its meters.
+
+    One that holds keys has a system title, which no meter has: triggers hold that (docs/schemes.md).
+    """
 
     name = NameField(max_length=120, unique=True)
+    system_title = models.BinaryField(
+        max_length=8, null=True, blank=True, unique=True, help_text="EUI-64, 8 octets; of a concentrator that has keys"
+    )
     is_active = models.BooleanField(default=True, help_text="an inactive concentrator is refused at the door")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -102,6 +102,8 @@ class OctetsField(forms.CharField):
     def clean(self, value: Any) -> Any:
         """The octets; ValidationError says what is wrong with the text."""
         written = super().clean(value)
+        if not written:
+            return b""  # where nothing is required
         if self.octets == eui64.OCTETS and (title := _title(written)) is not None:
             return title
         text = _SEPARATORS.sub("", written)

@@ -26,7 +26,7 @@ from keyvault.device_keys import fleet_keys
 from keyvault.device_keys.epochs import LAST_EPOCH, EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.models import DeviceKey, FleetKey, KeyState
-from keyvault.schemes.table import SchemeError, algorithm_choices, algorithm_for
+from keyvault.schemes.table import SchemeError, algorithm_choices, algorithm_for, check_for_meters
 from meters.models import Meter
 
 logger = logging.getLogger(__name__)
@@ -217,6 +217,7 @@ def _check_keys(algorithm: int | None, scheme: str | None) -> None:
     """WaveError where there can be no keys of such an algorithm and scheme."""
     if scheme is not None:
         try:
+            check_for_meters(scheme)
             algorithm_for(scheme, algorithm)
         except SchemeError as error:
             raise WaveError(str(error)) from None

@@ -1,19 +1,23 @@
 """Importing concentrators from a table: all lines or none, as meters are."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from django.db import transaction
 
 from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError
 from ami_headend.core.tables import BadLine, OnceEach, Row, opened, rows
-from concentrators.fleet import registry
+from concentrators.fleet import registry, titles
 from concentrators.models import Concentrator
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from meters.registry.lookup import parse_system_title
 
 COLUMNS = ("name",)
+OPTIONAL = ("system_title",)
 _NAME_MAX = 120
 _NAMED_IN_AUDIT = 100
 
@@ -23,39 +27,87 @@ class ConcentratorImportReport:
     """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
 
     new: list[str] = field(default_factory=list)
+    titled: int = 0  # of those that stood, how many have a system title now
     unchanged: int = 0
     bad: list[BadLine] = field(default_factory=list)
 
 
-def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> ConcentratorImportReport:
-    """Register the concentrators of a table with a column `name`; those that stand stay as they are.
+class _Line(NamedTuple):
+    """A line of the table: the name, and the system title (8 octets) where it has one."""
 
-    FileError where the table cannot be read; MasterKeyError or AuditError where it cannot be recorded.
+    line: int
+    name: str
+    title: bytes | None
+
+
+def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> ConcentratorImportReport:
+    """Register the concentrators of a table with columns `name` and, for those that hold keys, `system_title`.
+
+    Those that stand stay as they are, but for a title where they had none. FileError where the table cannot be read;
+    MasterKeyError or AuditError where it cannot be recorded.
     """
     report = ConcentratorImportReport()
-    once = OnceEach("name")
+    lines: list[_Line] = []
+    names_once, titles_once = OnceEach("name"), OnceEach("system_title")
     with opened(path) as stream:
-        for row in rows(stream, COLUMNS, ()):
+        for row in rows(stream, COLUMNS, OPTIONAL):
             try:
-                name = _name(row)
-                once.add(name, row.line)
-                report.new.append(name)
+                line = _line(row)
+                names_once.add(line.name, line.line)
+                if line.title is not None:
+                    titles_once.add(line.title, line.line)
+                lines.append(line)
             except ValueError as error:
                 report.bad.append(BadLine(row.line, str(error)))
     with transaction.atomic():
-        standing = set(Concentrator.objects.values_list(names.Alike("name"), flat=True))
-        report.unchanged = sum(1 for name in report.new if names.alike(name) in standing)
-        report.new = [name for name in report.new if names.alike(name) not in standing]
-        if report.bad or dry_run or not report.new:
+        standing = {names.alike(one.name): one for one in Concentrator.objects.all()}
+        wanted = [one for line in lines if (one := _wanted(line, standing.get(names.alike(line.name)), report))]
+        report.bad += _taken(wanted, standing.values())
+        report.bad.sort()
+        if report.bad or dry_run or not wanted:
             return report
-        for name in report.new:
-            registry.save(Concentrator(name=name))
-        subject = {"concentrators": len(report.new), "named": report.new[:_NAMED_IN_AUDIT], "file": path.name}
+        for _, concentrator in wanted:
+            registry.save(concentrator)
+        named = [concentrator.name for _, concentrator in wanted[:_NAMED_IN_AUDIT]]
+        subject = {"concentrators": len(wanted), "named": named, "file": path.name}
         chain.record(actor, "concentrator.import", subject, "let in")
     return report
 
 
-def _name(row: Row | BadLine) -> str:
+def _wanted(
+    line: _Line, standing: Concentrator | None, report: ConcentratorImportReport
+) -> tuple[_Line, Concentrator] | None:
+    """The row as it is to be saved, counted in the report; None where nothing is to be done for a line."""
+    if standing is None:
+        report.new.append(line.name)
+        return line, Concentrator(name=line.name, system_title=line.title)
+    before = None if standing.system_title is None else bytes(standing.system_title)
+    if line.title is None or before == line.title:
+        report.unchanged += 1
+        return None
+    if before is not None:
+        report.bad.append(BadLine(line.line, f"concentrator {standing} has system title {before.hex()}"))
+        return None
+    report.titled += 1
+    standing.system_title = line.title
+    return line, standing
+
+
+def _taken(wanted: Sequence[tuple[_Line, Concentrator]], standing: Iterable[Concentrator]) -> list[BadLine]:
+    """The lines whose title is that of a meter or of another concentrator."""
+    reasons = titles.taken([line.title for line, _ in wanted if line.title is not None])
+    given = {id(concentrator) for _, concentrator in wanted}
+    for one in standing:
+        if one.system_title is not None and id(one) not in given:
+            reasons[bytes(one.system_title)] = f"is that of concentrator {one}"
+    return [
+        BadLine(line.line, f"system title {line.title.hex()} {reasons[line.title]}")
+        for line, _ in wanted
+        if line.title is not None and line.title in reasons
+    ]
+
+
+def _line(row: Row | BadLine) -> _Line:
     if isinstance(row, BadLine):
         raise ValueError(row.reason)
     try:
@@ -64,4 +116,5 @@ def _name(row: Row | BadLine) -> str:
         raise ValueError(f"name {ascii(row.cells['name'])[:80]}: {error}") from None
     if not 1 <= len(name) <= _NAME_MAX:
         raise ValueError(f"name is empty, or longer than {_NAME_MAX} characters")
-    return name
+    title = row.cells.get("system_title", "")
+    return _Line(row.line, name, parse_system_title(title) if title else None)

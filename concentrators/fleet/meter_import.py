@@ -127,6 +127,7 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
     for line in (*plan.new, *(line for line, _ in standing)):
         if line.concentrator and line.concentrator not in concentrators:
             plan.bad.append(BadLine(line.line, f"there is no concentrator {line.concentrator}; make it first"))
+    _check_titles(plan)
     moving: dict[int, Concentrator] = {}
     for chunk in chunks(standing):
         _check_keys(plan, chunk)
@@ -142,6 +143,15 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
                 reason = f"meter {meter} is registered with another concentrator"
                 plan.bad.append(BadLine(line.line, reason))
     return moving
+
+
+def _check_titles(plan: Enrolment) -> None:
+    """Adds lines whose title is that of a concentrator: a title is a meter's or a concentrator's, never both."""
+    held = {bytes(row.system_title or b""): row for row in Concentrator.objects.exclude(system_title=None)}
+    for line in plan.new:
+        if owner := held.get(line.system_title):
+            reason = f"system title {line.system_title.hex()} is that of concentrator {owner}"
+            plan.bad.append(BadLine(line.line, reason))
 
 
 def _check_keys(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> None:

@@ -15,10 +15,12 @@ from keyvault.audit.chain import Actor
 
 
 def save(concentrator: Concentrator) -> None:
-    """Register a concentrator, or change its name or whether it is let in. JournalError: nothing was changed."""
+    """Register a concentrator, or change its name, system title or whether it is let in. JournalError: as before."""
     with transaction.atomic():
         concentrator.save()
-        journal.append("concentrator", [concentrator.pk, concentrator.name, concentrator.is_active])
+        title = concentrator.system_title
+        said = [concentrator.pk, concentrator.name, concentrator.is_active, None if title is None else bytes(title)]
+        journal.append("concentrator", said)
 
 
 def save_as(actor: Actor, concentrator: Concentrator) -> None:
@@ -26,6 +28,8 @@ def save_as(actor: Actor, concentrator: Concentrator) -> None:
     with transaction.atomic():
         save(concentrator)
         subject = {"concentrator": concentrator.name, "id": concentrator.pk}
+        if concentrator.system_title is not None:
+            subject["device"] = bytes(concentrator.system_title).hex()
         chain.record(actor, "concentrator.save", subject, "let in" if concentrator.is_active else "shut out")
 
 

@@ -175,8 +175,9 @@ def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme:
     if isinstance(command, PlainCommand):
         return cbor2.dumps([*command.fields, heard] if command.dated else command.fields, canonical=True)
     fields = [SET_KEY, command.number, key.epoch, key.octets, key.algorithm]
-    if scheme != USUAL:
-        fields.append(SCHEMES[scheme].number)
+    number = SCHEMES[scheme].number
+    if number:  # of the usual scheme, and of a concentrator's, which has none, five items say all
+        fields.append(number)
     return cbor2.dumps(fields, canonical=True)
 
 

@@ -18,7 +18,7 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
-from keyvault.schemes.table import SCHEMES, SchemeError, algorithm_for, algorithms_of
+from keyvault.schemes.table import SCHEMES, SchemeError, algorithm_for, algorithms_of, check_for_meters
 
 LAST_EPOCH = 0xFFFF
 LAST_COUNTER = 2**40 - 1
@@ -64,6 +64,7 @@ def begin(
     where a fleet key does not open. A fixed number of queries.
     """
     if scheme is not None:
+        check_for_meters(scheme)
         algorithm_for(scheme, algorithm)
     titles = sorted(set(system_titles))
     with transaction.atomic():

@@ -19,7 +19,7 @@ from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.wrapping import keys_for_wrapping
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
-from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL, algorithm_for, algorithms_of
+from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL, algorithm_for, algorithms_of, check_for_meters
 
 TRANSFER_EPOCH = 0
 FIRST_EPOCH = 1
@@ -61,6 +61,7 @@ def provision_devices(
     ProvisioningError where a device has such a key already or the fleet key does not open,
     MasterKeyError where the master key cannot be used.
     """
+    check_for_meters(scheme)
     alg = algorithm_for(scheme, algorithm)
     entries = [NewKey(title, TRANSFER_EPOCH, None, transfer_algorithm(alg)) for title in system_titles]
     entries += [NewKey(title, FIRST_EPOCH, None, alg, scheme) for title in system_titles]

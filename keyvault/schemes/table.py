@@ -17,8 +17,13 @@ SOURCES: Table[Source] = Table(STORED, DERIVED)
 ENVELOPES = Envelopes(CCM_ENVELOPE)
 SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", frozenset({STORED.name, DERIVED.name})),
+    # Of a meter of scheme hop its events alone come in frames of its own: its concentrator reports what it measured.
+    Scheme("hop", 3, CCM_ENVELOPE.name, "events", frozenset({STORED.name, DERIVED.name})),
+    Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
+HOP = "hop"  # of meters whose concentrator opens their frames
+CONCENTRATOR = "concentrator"  # of the keys that a concentrator seals its reports under
 
 
 class SchemeError(ValueError):
@@ -35,15 +40,21 @@ def algorithm_choices() -> list[tuple[int, str]]:
     return list({alg: line.name for one in reversed(list(ENVELOPES)) for alg, line in one.algorithms.items()}.items())
 
 
-def algorithms_of(scheme: str) -> Mapping[int, Algorithm]:
-    """The algorithms that keys of a scheme may be for, the usual one first; SchemeError where there is no such scheme.
-
-    Only schemes that meters can be given count.
-    """
+def check_for_meters(scheme: str) -> None:
+    """SchemeError where that is no scheme, or none that meters can be given."""
     line = SCHEMES.get(scheme)
     if line is None or line.number is None:
         raise SchemeError(f"scheme {scheme!r} is not one of {', '.join(name for name, _ in scheme_choices())}")
-    return ENVELOPES[line.envelope].algorithms
+
+
+def algorithms_of(scheme: str) -> Mapping[int, Algorithm]:
+    """The algorithms that keys of a scheme may be for, the usual one first; SchemeError where there is no such scheme.
+
+    That of concentrators counts, too.
+    """
+    if scheme != CONCENTRATOR:
+        check_for_meters(scheme)
+    return ENVELOPES[SCHEMES[scheme].envelope].algorithms
 
 
 def algorithm_for(scheme: str, algorithm: int | None = None) -> int:

@@ -11,7 +11,7 @@ from meters.readings.senml import SenMLError, SenmlRecord, parse_pack
 from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
-_NAME_PREFIX = "urn:dev:mac:"
+NAME_PREFIX = "urn:dev:mac:"
 _EXACT = Context(prec=1300)  # more digits than any number of a pack that senml lets through
 _SHAPES = 8  # of packs, tried one after the other
 _SHAPES_LOOKED_AT = 200
@@ -153,9 +153,7 @@ def read_pack(
     try:
         for record in records:
             name = record[0]
-            register = registers.get(name)
-            if register is None:
-                register = registers.get(_own_name(name, system_title))
+            register = register_of(name, system_title, registers)
             if register is None:
                 unknown = unknown or name
                 continue
@@ -251,11 +249,16 @@ def _invalid(detail: str) -> PayloadError:
     return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
 
 
+def register_of(name: str, system_title: bytes, registers: Catalogue) -> RegisterRow | None:
+    """The register that a record names, with or without its meter; PayloadError where it names another meter."""
+    return registers.get(name) or registers.get(_own_name(name, system_title))
+
+
 def _own_name(name: str, system_title: bytes) -> str:
     """A name without the meter's own base name before it; PayloadError where it is another meter's."""
-    if not name.startswith(_NAME_PREFIX):
+    if not name.startswith(NAME_PREFIX):
         return name
-    own = f"{_NAME_PREFIX}{system_title.hex()}:"
+    own = f"{NAME_PREFIX}{system_title.hex()}:"
     if not name.startswith(own):
         raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, f"the pack names another meter: {name[:80]!r}")
     return name[len(own) :]

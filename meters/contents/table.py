@@ -1,10 +1,12 @@
 """The table of contents. A member is added by its module and its line here. Pure."""
 
 from keyvault.schemes.lines import Table
+from meters.contents.events import EVENTS
 from meters.contents.lines import Catalogue, Content, Reader
 from meters.contents.plain import PLAIN
+from meters.contents.report import REPORT
 
-CONTENTS: Table[Content] = Table(PLAIN)
+CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT)
 
 
 class Readers(dict[str, Reader]):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ami_headend.core import clock, names
 from ami_headend.core.names import UnreadableNameError
 from ami_headend.core.tables import BadLine, FileError, OnceEach, opened, rows
-from keyvault.schemes.table import USUAL, SchemeError, algorithms_of
+from keyvault.schemes.table import USUAL, SchemeError, algorithms_of, check_for_meters
 from meters.models import MeterStatus
 from meters.registry.lookup import parse_system_title
 
@@ -127,7 +127,7 @@ def _interval_minutes(text: str) -> int:
 
 def _scheme(text: str) -> str:
     try:
-        algorithms_of(text)
+        check_for_meters(text)
     except SchemeError as error:
         raise ValueError(str(error)) from None
     return text

@@ -57,7 +57,7 @@ def test_a_fleet_key_takes_all_that_was_derived_from_it() -> None:
         (["--device", "ffffffffffffffff"], "has no key of its own"),
         (["--device", ONE.hex(), "--epoch", "7"], "has no such key"),
         (["--fleet-key", "nobody"], "there is no fleet key nobody"),
-        (["--fleet-key", "spring", "--epoch", "1"], "goes with --device"),
+        (["--fleet-key", "spring", "--epoch", "1"], "does not go with --fleet-key"),
         (["--device", ONE.hex()], "not confirmed"),
     ],
 )

@@ -15,13 +15,12 @@ from unfold.widgets import UnfoldBooleanSwitchWidget
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.lists import TitlesField
 from ami_headend.console.page import ConsolePage
-from concentrators.commands import rollouts
+from concentrators.commands import compromises, rollouts
 from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
 from concentrators.models import RotationWave
 from keyvault import rights
 from keyvault.audit.chain import web_actor
-from keyvault.device_keys import epochs
 from keyvault.models import DeviceKey, KeyState
 from meters.models import Meter
 
@@ -95,12 +94,14 @@ class CompromisePage(ConsolePage):
         if replaces and not request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
             raise PermissionDenied
         with transaction.atomic():
-            moved = epochs.compromise(meant.key_ids, web_actor(request))
+            moved, waves = compromises.cut_off(meant.key_ids, web_actor(request), timezone.now())
             wave = _replace(request, form.cleaned_data["titles"]) if replaces else None
         messages.success(request, f"{moved:,} key{'s' * (moved != 1)} cut off in every worker, for good.")
+        for begun in waves:
+            messages.warning(request, f"All meters of a concentrator among them get new keys: {begun} began.")
         if wave is not None:
             return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
-        if replaces:
+        if replaces and not waves:
             messages.warning(
                 request, "No meter among them can get a new key by command: it takes a shipment or a visit."
             )

@@ -1,4 +1,4 @@
-"""manage.py concentrator: register concentrators, and their tokens."""
+"""manage.py concentrator: register concentrators, their tokens, system titles and keys."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -11,20 +11,25 @@ from django.utils import timezone
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.names import Alike, alike
 from ami_headend.core.tables import FileError
-from concentrators.fleet import overview, registry
+from concentrators.fleet import overview, registry, titles
 from concentrators.fleet.concentrator_import import import_concentrators
 from concentrators.fleet.selection import find_concentrator
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault.audit.chain import AuditError, command_actor
+from keyvault.cose.algorithms import AES_CCM_16_64_128
+from keyvault.device_keys.epochs import EpochError
+from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
-from meters.registry.lookup import RegistryError
+from keyvault.schemes.ccm import CCM_ENVELOPE
+from meters.registry.lookup import RegistryError, parse_system_title
 
 _DAYS_MAX = 36_500
 
 
 class Command(DomainCommand):
     help = (
-        "List the concentrators, register one, give it a bearer token (shown once), list or revoke its tokens. Exits 1"
+        "List the concentrators, register one, give it a bearer token (shown once), list or revoke its tokens; give it"
+        " a system title and keys of its own, which it needs to check hop tags and to report for hop meters. Exits 1"
         " where nothing was done."
     )
     examples = (
@@ -32,20 +37,35 @@ class Command(DomainCommand):
         "  manage.py concentrator list                 with their meters, tokens, and when they posted last\n"
         "  manage.py concentrator list --json\n"
         "  manage.py concentrator add DCU-17\n"
-        "  manage.py concentrator import new.csv --dry-run      a table with a column name: all lines, or none\n"
+        "  manage.py concentrator import new.csv --dry-run\n"
+        "      a table with a column name, and system_title where it holds keys: all lines, or none\n"
         "  manage.py concentrator token DCU-17 --label spring --days 365\n"
         "  manage.py concentrator tokens DCU-17\n"
-        "  manage.py concentrator revoke DCU-17 --token 4"
+        "  manage.py concentrator revoke DCU-17 --token 4\n"
+        "  manage.py concentrator title DCU-17 --title 0024befffe00c001\n"
+        "  manage.py concentrator keys DCU-17      its first key and transfer key; then: manage.py export_keys\n"
+        "  manage.py concentrator rotate DCU-17    its next key, which it fetches itself\n\n"
+        "its keys cut off: manage.py compromise_keys --concentrator DCU-17"
     )
-    refusals = (MasterKeyError, AuditError, FileError, RegistryError)
+    refusals = (MasterKeyError, AuditError, FileError, RegistryError, ProvisioningError, EpochError)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("action", choices=["list", "add", "import", "token", "tokens", "revoke"])
+        parser.add_argument(
+            "action", choices=["list", "add", "import", "token", "tokens", "revoke", "title", "keys", "rotate"]
+        )
         parser.add_argument("name", nargs="?", help="the concentrator's name, or the table to import; not for list")
         parser.add_argument("--dry-run", action="store_true", help="of import: check everything, change nothing")
         parser.add_argument("--json", action="store_true", help="the list for programs")
         parser.add_argument("--label", default="", help="what a token is for")
         parser.add_argument("--days", type=int, help="days until a new token expires; without it, it does not")
+        parser.add_argument("--title", help="the system title: EUI-64, 16 hex digits")
+        parser.add_argument(
+            "--algorithm",
+            type=int,
+            choices=sorted(CCM_ENVELOPE.algorithms),
+            default=AES_CCM_16_64_128,
+            help="of its keys: 10 with 128 bits (usual), 11 with 256",
+        )
         parser.add_argument("--token", type=int, help="number of the token to revoke, as `tokens` lists it")
 
     def handle(self, *args: Any, action: str, name: str | None, **options: Any) -> None:
@@ -66,14 +86,33 @@ class Command(DomainCommand):
             self._issue(concentrator, options["label"], options["days"])
         elif action == "tokens":
             self._list(concentrator)
+        elif action in ("title", "keys", "rotate"):
+            self._hold_keys(concentrator, action, options)
         else:
             self._revoke(concentrator, options["token"])
+
+    def _hold_keys(self, concentrator: Concentrator, action: str, options: dict[str, Any]) -> None:
+        if action == "title":
+            if options["title"] is None:
+                raise CommandError("say which one: --title 0024befffe00c001")
+            titles.give(command_actor(), concentrator, parse_system_title(options["title"]))
+            self.stdout.write(f"Concentrator {concentrator} has system title {titles.of(concentrator).hex()}.")
+        elif action == "keys":
+            titles.make_keys(command_actor(), concentrator, options["algorithm"])
+            self.stdout.write(f"Concentrator {concentrator} has its first key and a transfer key.")
+        else:
+            epoch = titles.rotate(command_actor(), concentrator)
+            self.stdout.write(
+                f"Epoch {epoch} of concentrator {concentrator} is pending until its first frame under it."
+            )
 
     def _import(self, path: Path, *, dry_run: bool) -> None:
         report = import_concentrators(path, command_actor(), dry_run=dry_run)
         self.refuse(report.bad)
         told = "Would register" if dry_run else "Registered"
-        self.stdout.write(f"{told} {len(report.new)} concentrators; {report.unchanged} are registered already.")
+        given = f", gave {report.titled} of those that stood a system title" if report.titled else ""
+        said = f"{told} {len(report.new)} concentrators{given}; {report.unchanged} are registered already."
+        self.stdout.write(said)
 
     def _list_all(self, *, as_json: bool) -> None:
         rows = overview.concentrators(timezone.now())

@@ -4,16 +4,21 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
+from concentrators.commands import compromises
+from concentrators.fleet import titles
+from concentrators.fleet.selection import find_concentrator
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
-from keyvault.device_keys import epochs, fleet_keys
+from keyvault.device_keys import fleet_keys
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, KeyState
+from meters.registry.lookup import RegistryError
 
 
 class Command(DomainCommand):
@@ -28,18 +33,21 @@ class Command(DomainCommand):
         "  manage.py compromise_keys --device 0024befffe804ff1 --epoch 0\n"
         "      its transfer key: the next one takes a shipment or a visit\n"
         "  manage.py compromise_keys --fleet-key spring-2026 --yes\n"
-        "      every key that was derived from it, transfer keys among them\n\n"
+        "      every key that was derived from it, transfer keys among them\n"
+        "  manage.py compromise_keys --concentrator DCU-17\n"
+        "      every epoch of the concentrator from 1 on; a wave gives all its meters new keys\n\n"
         "then: manage.py rotate_device_keys begin --name leak --compromised\n"
         "exit status: 0 done, and audited; 1 nothing was done."
     )
-    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error)
+    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error, RegistryError)
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--device", action="append", metavar="TITLE", help="system title; repeatable")
         which.add_argument("--fleet-key", metavar="NAME", help="all that is derived from that fleet key")
-        parser.add_argument("--epoch", type=int, metavar="N", help="this epoch alone (with --device)")
+        which.add_argument("--concentrator", metavar="NAME", help="a concentrator that holds keys")
+        parser.add_argument("--epoch", type=int, metavar="N", help="this epoch alone (with --device, --concentrator)")
         parser.add_argument("--yes", action="store_true", help="do not ask")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -56,8 +64,10 @@ class Command(DomainCommand):
                 answer = ""
             if answer.strip() != "yes":
                 raise CommandError("not confirmed: nothing was done")
-        moved = epochs.compromise(ids, chain.command_actor())
+        moved, waves = compromises.cut_off(ids, chain.command_actor(), timezone.now())
         self.stdout.write(f"{_counted(moved, 'key')} marked as compromised.")
+        for wave in waves:
+            self.stdout.write(f"Wave {wave.pk} began, {wave}: all meters of that concentrator get new keys.")
 
 
 def _counted(number: int, noun: str) -> str:
@@ -68,13 +78,16 @@ def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
     epoch = options["epoch"]
     if options["fleet_key"] is not None:
         if epoch is not None:
-            raise CommandError("--epoch goes with --device: of a fleet key everything is lost")
+            raise CommandError("--epoch does not go with --fleet-key: of a fleet key everything is lost")
         return DeviceKey.objects.filter(fleet_key=fleet_keys.find(options["fleet_key"]))
-    titles = [eui64.parse(text) for text in options["device"]]
-    keys = DeviceKey.objects.filter(system_title__in=titles)
+    if options["concentrator"] is not None:
+        devices = [titles.of(find_concentrator(options["concentrator"]))]
+    else:
+        devices = [eui64.parse(text) for text in options["device"]]
+    keys = DeviceKey.objects.filter(system_title__in=devices)
     keys = keys.filter(epoch__gt=0) if epoch is None else keys.filter(epoch=epoch)
     known = {bytes(title) for title in keys.values_list("system_title", flat=True)}
-    for title in titles:
+    for title in devices:
         if title not in known:
             raise CommandError(f"device {title.hex()} has no {'such key' if epoch is not None else 'key of its own'}")
     return keys

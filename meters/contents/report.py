@@ -1,0 +1,136 @@
+"""Content ``report``: what a concentrator says of a meter that it opened, or sums over many (docs/schemes.md). Pure.
+
+A report is a SenML pack whose base name names the meter; sums are an array that begins with "sums".
+"""
+
+import re
+from typing import NamedTuple
+
+import cbor2
+
+from meters.contents.events import named_registers
+from meters.contents.lines import Catalogue, Content
+from meters.contents.plain import NAME_PREFIX, read_pack
+from meters.registry.interval_lengths import LONGEST_MINUTES, Lengths
+from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
+
+_NAMED = re.compile(NAME_PREFIX.encode() + rb"([0-9a-f]{16}):")
+_SUMS = "sums"
+_SUMS_HEAD = re.compile(rb"(?:[\x81-\x97]|\x98.|\x99..)\x64sums", re.DOTALL)
+_SUM_MAX = 2**63 - 1
+_METERS_MAX = 2**31 - 1
+_TIME_MAX = 2**38
+
+
+class ReportedSum(NamedTuple):
+    """What a concentrator says that an interval register of its meters adds up to.
+
+    ``value`` is in the register's steps, 0 to 2^63 - 1, over ``meters`` meters.
+    """
+
+    register_id: int
+    minutes: int
+    start_s: int
+    value: int
+    meters: int
+
+
+def named_meter(payload: bytes) -> bytes | None:
+    """The system title (8 octets) that a report names first; None where it names none.
+
+    A look at the octets: what every record names is held against it where the report is read.
+    """
+    found = _NAMED.search(payload)
+    return None if found is None else bytes.fromhex(found[1].decode())
+
+
+def is_sums(payload: bytes) -> bool:
+    """Whether a payload is sums, by how it begins."""
+    return _SUMS_HEAD.match(payload) is not None
+
+
+class ReportReader:
+    """Reads the reports of one meter, whose system title it is given."""
+
+    def __init__(self, registers: Catalogue) -> None:
+        self._registers = registers
+
+    def read(
+        self,
+        payload: bytes,
+        system_title: bytes,
+        interval_minutes: int,
+        period: PayloadTimes,
+        lengths: Lengths | None = None,
+    ) -> list[Value]:
+        """The readings of a report, or PayloadError: see Reader. Each record names the meter.
+
+        An event is algorithm_mismatch: a meter's answers to commands are its own to give.
+        """
+        for record, register in named_registers(payload, system_title, self._registers):
+            if not record.name.startswith(NAME_PREFIX):
+                raise _invalid(f"the base name names no meter: {record.name[:80]!r}")
+            if register is not None and register.is_event:
+                detail = f"{record.name[:80]} is an event, which comes in the meter's own frames alone"
+                raise PayloadError(PayloadRefusal.ALGORITHM_MISMATCH, detail)
+        return read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)[1]
+
+
+REPORT = Content("report", ReportReader, reference="SenML in CBOR, RFC 8428 section 6")
+
+
+def read_sums(payload: bytes, registers: Catalogue, period: PayloadTimes) -> list[ReportedSum]:
+    """The sums of an authentic payload, all or none, in their order.
+
+    Raises PayloadError, of several reasons for the first of: payload_invalid (not the one encoding, a number out of
+    range, two sums of one place), too_old, unknown_register, registry_mismatch (a register of no intervals),
+    clock_skew (an interval that is not over).
+    """
+    rows = _rows(payload)
+    places = {row[:3] for row in rows}
+    if len(places) < len(rows):
+        raise _invalid("two sums of one register and start")
+    earliest_s = min(start_s for _, _, start_s, _, _ in rows)
+    if earliest_s < period.earliest_s:
+        raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
+    found = []
+    for code, *numbers in rows:
+        register = registers.get(code)
+        if register is None:
+            raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {code[:80]!r} is known")
+        if not register.is_interval:
+            raise PayloadError(PayloadRefusal.REGISTRY_MISMATCH, f"{code} is no register of intervals")
+        found.append(ReportedSum(register.id, *numbers))
+    for one in found:
+        if one.start_s + 60 * one.minutes > period.latest_s:
+            detail = f"the interval from {iso(one.start_s)} is not over; it is {iso(period.latest_s)} at most"
+            raise PayloadError(PayloadRefusal.CLOCK_SKEW, detail)
+    return found
+
+
+def _rows(payload: bytes) -> list[tuple[str, int, int, int, int]]:
+    try:
+        array = cbor2.loads(payload, max_depth=3)
+        is_deterministic = cbor2.dumps(array, canonical=True) == payload
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise _invalid(f"not a CBOR item: {error}"[:200]) from None
+    if not is_deterministic or type(array) is not list or len(array) < 2 or array[0] != _SUMS:
+        raise _invalid('sums are ["sums", [obis code, minutes, start, sum, meters], ...] in deterministic encoding')
+    return [_row(item) for item in array[1:]]
+
+
+def _row(item: object) -> tuple[str, int, int, int, int]:
+    if type(item) is not list or list(map(type, item)) != [str, int, int, int, int]:
+        raise _invalid("a sum is [obis code, minutes, start, sum, meters]")
+    code, minutes, start_s, value, meters = item
+    if not 1 <= minutes <= LONGEST_MINUTES:
+        raise _invalid(f"an interval has 1 to {LONGEST_MINUTES} minutes, not {minutes}")
+    if not 0 <= start_s < _TIME_MAX or start_s % (60 * minutes):
+        raise _invalid(f"an interval of {minutes} minutes begins at a multiple of its length, not at {start_s}")
+    if not 0 <= value <= _SUM_MAX or not 0 <= meters <= _METERS_MAX:
+        raise _invalid(f"a sum is 0 to {_SUM_MAX}, over 0 to {_METERS_MAX} meters")
+    return code, minutes, start_s, value, meters
+
+
+def _invalid(detail: str) -> PayloadError:
+    return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
