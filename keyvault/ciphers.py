@@ -12,7 +12,7 @@ from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
 from keyvault.schemes.lines import Cipher, OpenedKey
-from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES
+from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES, USUAL
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _PENDING = KeyState.PENDING.value
 
 
 class KeyRow(NamedTuple):
-    """What a device key's row says as long as its version stands."""
+    """What a device key's row says as long as its version stands; ``scheme`` is its number, None of the usual one."""
 
     id: int
     version: int
@@ -29,15 +29,17 @@ class KeyRow(NamedTuple):
     algorithm: int
     envelope: str
     content: str
+    scheme: int | None = None
 
 
 def key_row(key_id: int, version: int, state: str, algorithm: int, scheme: str) -> KeyRow:
     """The row of a key with the envelope and content of its scheme; no frame has those of a scheme not known here."""
     known = SCHEMES.get(scheme)
-    unknown = f"of unknown scheme {scheme}"
-    return KeyRow(
-        key_id, version, state, algorithm, *((known.envelope, known.content) if known else (unknown, unknown))
-    )
+    if known is None:
+        unknown = f"of unknown scheme {scheme}"
+        return KeyRow(key_id, version, state, algorithm, unknown, unknown)
+    number = None if scheme == USUAL else known.number
+    return KeyRow(key_id, version, state, algorithm, known.envelope, known.content, number)
 
 
 class KeptCiphers:

@@ -52,6 +52,7 @@ class CountedKey(CounterSet):
         "id",
         "is_foreseen",
         "row",
+        "scheme",
         "state",
         "version",
     )
@@ -67,7 +68,7 @@ class CountedKey(CounterSet):
     ) -> None:
         super().__init__(max_gap_runs, highest, floor or 0, parse_gaps(gaps) if gaps else None)
         self.row, self.cipher = row, cipher
-        self.id, self.version, self.state, self.alg, self.envelope, self.content = row
+        self.id, self.version, self.state, self.alg, self.envelope, self.content, self.scheme = row
         self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
         self.is_foreseen = floor is None
         self.heard_at: datetime | None = None

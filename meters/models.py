@@ -185,7 +185,8 @@ class Reading(PostgresPartitionedModel):
     """One value of one register at one time, an exact integer in the register's resolution.
 
     ``interval_minutes`` is the length of the interval for interval registers and 0 for all others;
-    ``uplink_id`` names the uplink that brought it. Partitioned by month of ``captured_at``; the
+    ``uplink_id`` names the uplink that brought it, ``scheme`` the scheme that protected it on its way: its number in
+    docs/frame.md section 10, NULL for ccm (docs/adr/0030). Partitioned by month of ``captured_at``; the
     primary key has the time first, so that random meters still write next to each other.
     No foreign keys: they would cost a look-up a row, and meters and registers are never deleted.
     """
@@ -197,6 +198,9 @@ class Reading(PostgresPartitionedModel):
     meter = models.ForeignKey(Meter, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
     register = models.ForeignKey(Register, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
     interval_minutes = models.SmallIntegerField(default=0)
+    scheme = models.SmallIntegerField(
+        null=True, help_text="number of the scheme that protected it; empty: the usual one"
+    )
 
     class PartitioningMeta:
         method = PostgresPartitioningMethod.RANGE

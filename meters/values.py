@@ -55,8 +55,9 @@ class PayloadError(ValueError):
         self.values = values
 
 
-# A value to be stored: the meter's id, the value, and the uplink that brought it.
-NewValue = tuple[int, Value, int]
+# A value to be stored: the meter's id, the value, the uplink that brought it, and the number of the scheme that
+# protected it (docs/frame.md section 10; None of the usual one).
+NewValue = tuple[int, Value, int, int | None]
 # A value that stands already, and the id of the uplink that brought it.
 Standing = tuple[int, int]
 # Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one.

@@ -206,21 +206,21 @@ class _Storing:
         uplink_id = uplink.delivery.uplink_id
         uplink.verdicts.accepted += len(candidates)
         self._heard.append((uplink, [candidate[0][1] for candidate in candidates]))
-        for _, meter, values, _ in candidates:
-            meter_id = meter.id
+        for (_, _, _, _, key), meter, values, _ in candidates:
+            meter_id, scheme = meter.id, key.scheme
             for value in values:
                 captured_s, register_id, steps, minutes, is_event = value
-                (events if is_event else readings).append((meter_id, value, uplink_id))
+                (events if is_event else readings).append((meter_id, value, uplink_id, scheme))
                 if minutes:
                     concentrator_id = meter.concentrator_of(captured_s, minutes)
                     if concentrator_id is not None:
-                        key = (concentrator_id, register_id, minutes, captured_s)
-                        if key in sums:
-                            total = sums[key]
+                        place = (concentrator_id, register_id, minutes, captured_s)
+                        if place in sums:
+                            total = sums[place]
                             total[0] += steps
                             total[1] += 1
                         else:
-                            sums[key] = [steps, 1]
+                            sums[place] = [steps, 1]
 
     def decisions(self, uplinks: list[_Uplink]) -> Decisions:
         heard = self._heard_at()
@@ -250,7 +250,7 @@ class _Storing:
         codes = {self._facts.registers.id_of(code): code for code in _ANSWERS}
         return [
             MeterAnswer(meter_id, event.value, codes[event.register_id])
-            for meter_id, event, _ in self._events
+            for meter_id, event, _, _ in self._events
             if event.register_id in codes
         ]
 

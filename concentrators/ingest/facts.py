@@ -17,12 +17,13 @@ Frames = Sequence[tuple[int, bytes]]
 
 
 class FrameKey(Protocol):
-    """The key that opened a frame: the content of its scheme, and its counters.
+    """The key that opened a frame: the content of its scheme, the scheme's number, and its counters.
 
     The counters belong to this batch alone, and are moved by the decision: they are read again for every attempt.
     """
 
     content: str
+    scheme: int | None  # of the usual one
 
     def look(self, counter: int) -> Take: ...
 

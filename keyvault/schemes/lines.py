@@ -77,7 +77,8 @@ class Envelope(NamedTuple):
 class Scheme(NamedTuple):
     """An allowed triple: the names of an envelope and a content, and of the key sources that they go with.
 
-    ``number`` names it to meters, in key commands; a scheme without one is no meter's.
+    ``number`` names it to meters, in key commands; a scheme without one is no meter's. ``caveat`` is what its
+    readings lack of protection from end to end, for whoever uses them; empty: nothing.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Scheme(NamedTuple):
     envelope: str
     content: str
     sources: frozenset[str]
+    caveat: str = ""
 
 
 class Named(Protocol):

@@ -68,6 +68,14 @@ def algorithm_for(scheme: str, algorithm: int | None = None) -> int:
     return algorithm
 
 
+def scheme_numbered(number: int | None) -> Scheme:
+    """The scheme of a reading, by its number; None stands for the usual one. One of that number where none is known."""
+    if number is None:
+        return SCHEMES[USUAL]
+    unknown = Scheme(f"scheme {number}", number, "", "", frozenset(), "of a scheme that this release does not know")
+    return next((one for one in SCHEMES if one.number == number), unknown)
+
+
 def algorithm_name(alg: int) -> str:
     """The name of an algorithm that keys of any envelope may be provisioned for; its number where there is none."""
     return next((one.algorithms[alg].name for one in ENVELOPES if alg in one.algorithms), f"algorithm {alg}")

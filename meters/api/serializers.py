@@ -230,6 +230,10 @@ class ReadingSerializer(serializers.Serializer[Any]):
     unit = serializers.CharField()
     quantity = serializers.CharField(help_text="decimal, exact")
     uplink = serializers.IntegerField(help_text="which uplink brought it")
+    scheme = serializers.CharField(help_text="the scheme that protected it on its way")
+    caveat = serializers.CharField(
+        help_text="what it lacks of protection from end to end, as `carried in clear`; empty: nothing"
+    )
 
 
 class EventSerializer(serializers.Serializer[Any]):

@@ -26,6 +26,8 @@ READING_SCHEMA = pa.schema(
         ("unit", pa.string()),
         ("quantity", pa.string()),
         ("uplink", pa.int64()),
+        ("scheme", pa.string()),
+        ("caveat", pa.string()),
     ]
 )
 EVENT_SCHEMA = pa.schema(

@@ -18,6 +18,7 @@ from psycopg.errors import QueryCanceled
 
 from ami_headend.core import keyset
 from ami_headend.core.sql import cursor, int_array
+from keyvault.schemes.table import scheme_numbered
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
 from meters.registry import search
 
@@ -45,7 +46,10 @@ class EventKey(NamedTuple):
 
 
 class ReadingRow(NamedTuple):
-    """A reading as it is shown: ``quantity`` = ``value`` x 10^``scaler`` ``unit``, exactly."""
+    """A reading as it is shown: ``quantity`` = ``value`` x 10^``scaler`` ``unit``, exactly.
+
+    ``scheme`` protected it on its way; ``caveat`` says what it lacks of protection from end to end, or is empty.
+    """
 
     system_title: str
     obis_code: str
@@ -56,6 +60,8 @@ class ReadingRow(NamedTuple):
     unit: str
     quantity: str
     uplink: int
+    scheme: str
+    caveat: str
 
 
 class EventRow(NamedTuple):
@@ -88,7 +94,7 @@ def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow],
     rows = _fetch(
         # The limit first, by the index alone; then the names of what is left.
         f"""SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
-                   r.uplink_id, r.meter_id, r.register_id
+                   r.uplink_id, r.meter_id, r.register_id, r.scheme
             FROM (SELECT * FROM meters_reading WHERE {condition}
                   ORDER BY captured_at, meter_id, register_id LIMIT %s) r
             JOIN meters_meter m ON m.id = r.meter_id JOIN meters_register g ON g.id = r.register_id
@@ -117,7 +123,7 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
                 {look} AND (SELECT count(*) FROM found) < %s ORDER BY {_READING_KEY} OFFSET %s LIMIT 1
             )
             SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
-                   r.uplink_id, r.meter_id, r.register_id, f.is_last
+                   r.uplink_id, r.meter_id, r.register_id, r.scheme, f.is_last
             FROM (SELECT *, false AS is_last FROM found UNION ALL SELECT *, true FROM last) AS f
             JOIN meters_reading r USING ({_READING_KEY})
             JOIN meters_meter m ON m.id = r.meter_id JOIN meters_register g ON g.id = r.register_id
@@ -149,8 +155,10 @@ def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], Eve
 
 
 def _shown(row: tuple[Any, ...]) -> ReadingRow:
-    title, obis, at, minutes, value, scaler, unit, uplink, *_ = row
-    return ReadingRow(title.hex(), obis, at, minutes, value, scaler, unit, _quantity(value, scaler), uplink)
+    title, obis, at, minutes, value, scaler, unit, uplink, _, _, number, *_ = row
+    scheme = scheme_numbered(number)
+    quantity = _quantity(value, scaler)
+    return ReadingRow(title.hex(), obis, at, minutes, value, scaler, unit, quantity, uplink, scheme.name, scheme.caveat)
 
 
 def _key_of(row: tuple[Any, ...]) -> ReadingKey:

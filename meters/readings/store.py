@@ -16,10 +16,13 @@ from meters.values import NewValue, Spot, Standing
 _PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TAIL = b"\xff\xff"
-# Six fields, each with its length: the primary key first, so that rows sort like the index by their octets
-_COPY_ROW = struct.Struct("!hiqiiihiqiqih")
+# Seven fields, each with its length: the primary key first, so that rows sort like the index by their octets. The last
+# is the scheme, which the usual one leaves NULL.
+_COPY_USUAL = struct.Struct("!hiqiiihiqiqihi")
+_COPY_OF_SCHEME = struct.Struct("!hiqiiihiqiqihih")
+_NULL = -1
 _COPY_READINGS = """COPY meters_reading
-    (captured_at, meter_id, register_id, value, uplink_id, interval_minutes) FROM STDIN (FORMAT BINARY)"""
+    (captured_at, meter_id, register_id, value, uplink_id, interval_minutes, scheme) FROM STDIN (FORMAT BINARY)"""
 
 
 class RegistersKept(NamedTuple):
@@ -66,25 +69,16 @@ def copy_readings(rows: Sequence[NewValue]) -> None:
     IntegrityError where one stands already; every time must lie in a partition. In the order of the
     primary key: two transactions that meet in the index wait for each other, and never in a circle.
     """
-    pack = _COPY_ROW.pack
+    usual, of_scheme = _COPY_USUAL.pack, _COPY_OF_SCHEME.pack
+    zero = _PG_EPOCH_S
+    # fmt: off
     body = [
-        pack(
-            6,
-            8,
-            (captured_s - _PG_EPOCH_S) * 1_000_000,
-            4,
-            meter_id,
-            2,
-            register_id,
-            8,
-            steps,
-            8,
-            uplink_id,
-            2,
-            minutes,
-        )
-        for meter_id, (captured_s, register_id, steps, minutes, _), uplink_id in rows
+        usual(7, 8, (at_s - zero) * 1_000_000, 4, meter, 2, register, 8, steps, 8, uplink, 2, minutes, _NULL)
+        if scheme is None else
+        of_scheme(7, 8, (at_s - zero) * 1_000_000, 4, meter, 2, register, 8, steps, 8, uplink, 2, minutes, 2, scheme)
+        for meter, (at_s, register, steps, minutes, _), uplink, scheme in rows
     ]
+    # fmt: on
     body.sort()
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
         copy.write(_COPY_HEAD + b"".join(body) + _COPY_TAIL)
@@ -99,12 +93,12 @@ def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime])
                 AS n(meter_id, register_id, captured_s, value, uplink_id, received_at)
            ORDER BY 1, 2, 3, 4
            RETURNING 1""",
-        int_array(meter_id for meter_id, _, _ in rows),
-        int_array(value.register_id for _, value, _ in rows),
-        int_array(value.captured_s for _, value, _ in rows),
-        int_array(value.value for _, value, _ in rows),
-        int_array(uplink_id for _, _, uplink_id in rows),
-        [received_at[uplink_id] for _, _, uplink_id in rows],
+        int_array(meter_id for meter_id, _, _, _ in rows),
+        int_array(value.register_id for _, value, _, _ in rows),
+        int_array(value.captured_s for _, value, _, _ in rows),
+        int_array(value.value for _, value, _, _ in rows),
+        int_array(uplink_id for _, _, uplink_id, _ in rows),
+        [received_at[uplink_id] for _, _, uplink_id, _ in rows],
     )
 
 

@@ -18,6 +18,8 @@ from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.models import DeviceKey, KeyState
 from keyvault.opening import open_frames
 from keyvault.replay_window_store import Care
+from keyvault.schemes.table import scheme_numbered
+from meters.models import Reading
 from tests.concentrators.fleet import (
     NOW,
     Device,
@@ -81,6 +83,14 @@ def of_ccm(concentrator: Concentrator) -> Device:
 
 MAKES = {"ccm": of_ccm, "toy": by_kid, "toy title": by_title, "ccm + toy": of_toy_content}
 every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+
+
+@every
+def test_each_reading_says_its_scheme(concentrator: Concentrator, make: Make) -> None:
+    device = make(concentrator)
+    judged(concentrator, [device.frame(0)])
+    (number,) = set(Reading.objects.filter(meter=device.meter).values_list("scheme", flat=True))
+    assert scheme_numbered(number).name == DeviceKey.objects.get(system_title=device.title).scheme
 
 
 @every

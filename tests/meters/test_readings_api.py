@@ -6,14 +6,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from meters.models import Meter, MeterEvent, Register
+from keyvault.schemes.table import SCHEMES
+from meters.models import Meter, MeterEvent, Reading, Register
 from meters.readings import export, queries
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
+from tests.toy_schemes import toys
 
 pytestmark = pytest.mark.django_db
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -46,7 +49,34 @@ def test_a_reading_is_exact_and_names_its_uplink(reader: Client, store: Store) -
         "unit": "V",
         "quantity": "-922337203685477580.8",
         "uplink": 17,
+        "scheme": "ccm",
+        "caveat": "",
     }
+
+
+def test_a_reading_tells_the_scheme_that_protected_it(reader: Client, store: Store) -> None:
+    store(MeterFactory.create(), times(3))
+    for at, number in zip(times(3), (None, 101, 30_000), strict=True):
+        Reading.objects.filter(captured_at=at).update(scheme=number)
+    url = f"/api/v1/readings?{PERIOD}"
+    with toys(), SCHEMES.including(SCHEMES["toy"]._replace(caveat="carried in clear")):
+        rows = reader.get(url).json()["results"]
+        assert [(row["scheme"], row["caveat"]) for row in rows] == [
+            ("ccm", ""),
+            ("toy", "carried in clear"),
+            ("scheme 30000", "of a scheme that this release does not know"),
+        ]
+        exported = list(csv.DictReader(io.StringIO(body(reader.get(f"{url}&format=csv")).decode())))
+    assert [(row["scheme"], row["caveat"]) for row in exported] == [(row["scheme"], row["caveat"]) for row in rows]
+
+
+def test_a_reading_of_the_usual_scheme_costs_no_octet_more(store: Store) -> None:
+    """docs/adr/0030: the bitmap of NULLs fits into the header's padding; two octets of a number do not."""
+    store(MeterFactory.create(), times(2))
+    Reading.objects.filter(captured_at=START).update(scheme=2)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_column_size(r) FROM meters_reading r ORDER BY captured_at")
+        assert cursor.fetchall() == [(24 + 32 + 2,), (24 + 32,)]
 
 
 @pytest.mark.parametrize("query", ["", "&meter={0}", "&meter={0}&meter={1}&register=1-0:1.29.0"])

@@ -56,8 +56,8 @@ def test_everything_is_stored_in_that_order(called: list[str]) -> None:
         Decisions(
             uplinks=[DecidedUplink(DELIVERY, Verdicts(), [failure])],
             heard={KID: Heard(RECEIVED, 3)},
-            readings=[(7, Value(0, 1, 2, 30, False), 1)],
-            events=[(7, Value(0, 4, 2, 0, True), 1)],
+            readings=[(7, Value(0, 1, 2, 30, False), 1, None)],
+            events=[(7, Value(0, 4, 2, 0, True), 1, None)],
             sums={(3, 1, 30, 0): [2, 1]},
             answers=[MeterAnswer(7, 2, COMMAND_DONE)],
             activated={KID: 7},

@@ -144,7 +144,7 @@ def test_one_that_cannot_be_processed_holds_up_no_other(
     copy = store.copy_readings
 
     def choke(rows: list[NewValue]) -> None:
-        if any(uplink_id == uplinks[1].pk for _, _, uplink_id in rows):
+        if any(uplink_id == uplinks[1].pk for _, _, uplink_id, _ in rows):
             raise ZeroDivisionError
         copy(rows)
 
