@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from pytest_django import DjangoDbBlocker, Settings
@@ -29,7 +28,7 @@ from keyvault.device_keys.provisioning import provision_devices
 from keyvault.master_key import backups
 from keyvault.master_key.backups import BackupError
 from keyvault.models import AuditRecord, Backup, DeviceKey
-from tests.flows import databases
+from tests.flows import databases, warm
 
 OFFICER = Actor("officer", "test")
 TITLES = [bytes.fromhex("02bf") + number.to_bytes(6, "big") for number in range(4)]
@@ -216,8 +215,7 @@ def test_a_new_machine_is_restored_with_the_embedded_database(folder: Path, tmp_
     env |= {"AMI_LOCAL": "1", "AMI_VAR_DIR": str(tmp_path / "var"), "KEY_JOURNAL_DIR": str(tmp_path / "journal")}
 
     def manage(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "manage.py", *words]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=settings.BASE_DIR)
+        return warm.run([sys.executable, "manage.py", *words], env)
 
     done = manage("restore", str(backup))
     assert (done.returncode, "Verification goes on" in done.stdout) == (0, True), done.stderr

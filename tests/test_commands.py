@@ -21,6 +21,7 @@ from django.core.management import CommandError, call_command, get_commands, loa
 from ami_headend.local.embedded.processes import is_living
 from ami_headend.management.commands import summary
 from concentrators.ingest.activity import Activity
+from tests.flows import warm
 from tests.flows.stack import free_port, wait_for
 
 pytestmark = pytest.mark.timeout(900)
@@ -47,8 +48,7 @@ def test_every_command_has_a_test_that_runs_it(name: str, app: str) -> None:
 def test_a_database_that_does_not_answer_is_one_sentence(tmp_path: Path, words: list[str]) -> None:
     url = "postgres://headend@127.0.0.1:1/headend"
     env = {**os.environ, "DATABASE_URL": url, "OWNER_DATABASE_URL": "", "KEY_JOURNAL_DIR": str(tmp_path)}
-    command = [sys.executable, "manage.py", *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, cwd=settings.BASE_DIR)
+    done = warm.run([sys.executable, "manage.py", *words], env)
     assert "Traceback" not in done.stderr
     if words[0] != "journal":  # that one needs no database
         assert (done.returncode, "Connection refused" in done.stderr) == (1, True), done.stderr
@@ -163,8 +163,7 @@ def test_up_starts_again_what_is_killed(var_dir: Path) -> None:
 
 def is_well(var_dir: Path) -> bool:
     """Whether doctor finds database, broker, workers and schedule well, in the stack's own folder."""
-    command = [sys.executable, "manage.py", "doctor", "--json"]
-    done = subprocess.run(command, env=embedded_environ(var_dir), cwd=settings.BASE_DIR, capture_output=True)
+    done = warm.run([sys.executable, "manage.py", "doctor", "--json"], embedded_environ(var_dir))
     well = {finding["name"] for finding in json.loads(done.stdout) if finding["well"]}
     return {"database", "broker", "workers", "schedule"} <= well
 

@@ -14,6 +14,7 @@ from pytest_django import Settings
 
 from ami_headend.celery import app
 from ami_headend.checks import check_settings
+from tests.flows import warm
 
 
 def ids() -> set[str | None]:
@@ -127,9 +128,7 @@ def test_the_master_key_is_not_served_nor_open_to_others(settings: Settings, tmp
     ],
 )
 def test_a_bad_variable_is_one_sentence(variable: str, value: str, sentence: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "manage.py", "check"], env={**os.environ, variable: value}, capture_output=True, text=True
-    )
+    done = warm.run([sys.executable, "manage.py", "check"], {**os.environ, variable: value})
     assert done.returncode == 1
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
@@ -147,7 +146,7 @@ def test_options_that_the_url_gives_stand() -> None:
     program = "from django.conf import settings; print(settings.DATABASES['default']['OPTIONS'])"
     url = "postgres://h/n?options=-c%20work_mem%3D8MB&keepalives_idle=7&sslmode=require"
     environ = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "ami_headend.settings"}
-    shown = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    shown = warm.run([sys.executable, "-c", program], environ)
     for part in ("'options': '-c work_mem=8MB'", "'keepalives_idle': 7", "'sslmode': 'require'"):
         assert part in shown.stdout
 
@@ -187,11 +186,6 @@ def test_approvals_and_the_owner_follow_from_where_it_runs(
     environ: dict[str, str], expected: str, tmp_path: Path
 ) -> None:
     code = "from ami_headend import settings as s; print(s.REQUIRE_APPROVAL, s.OWNER_DATABASE is not None)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"AMI_VAR_DIR": str(tmp_path), "SECRET_KEY": "x", "REDIS_URL": "redis://r/0", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {"AMI_VAR_DIR": str(tmp_path), "SECRET_KEY": "x", "REDIS_URL": "redis://r/0", **environ}
+    done = warm.run([sys.executable, "-c", code], env)
     assert expected in done.stdout + done.stderr

@@ -25,6 +25,7 @@ from pytest_django import DjangoDbBlocker
 from ami_headend.celery import app
 from ami_headend.core.broker_url import celery_broker_url
 from ami_headend.processes import beat_command, web_command, worker_command
+from tests.flows import warm
 
 START_TIMEOUT_S = 60.0  # of a machine that does much else; it costs only whoever fails
 _PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range
@@ -51,7 +52,8 @@ class Stack:
     env: dict[str, str]
     log_dir: Path
     owner_url: str = ""
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, warm.Started] = field(default_factory=dict)
+    sessions: set[int] = field(default_factory=set)
 
     @property
     def base_url(self) -> str:
@@ -83,14 +85,8 @@ class Stack:
         }
         offset = self.log(name).stat().st_size if self.log(name).exists() else 0
         with self.log(name).open("ab") as output:
-            self.processes[name] = subprocess.Popen(
-                command or commands[name](),
-                env={**self.env, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            self.processes[name] = warm.start(command or commands[name](), {**self.env, **(env or {})}, output)
+        self.sessions.add(self.processes[name].pid)
         return offset
 
     def _wait_started(self, name: str, offset: int) -> None:
@@ -108,7 +104,7 @@ class Stack:
         self._wait_ended(process)
 
     @staticmethod
-    def _tell(process: "subprocess.Popen[bytes]", signal: Signals) -> None:
+    def _tell(process: warm.Started, signal: Signals) -> None:
         if process.poll() is None:
             if signal == SIGKILL:
                 os.killpg(process.pid, SIGKILL)
@@ -116,7 +112,7 @@ class Stack:
                 process.send_signal(signal)
 
     @staticmethod
-    def _wait_ended(process: "subprocess.Popen[bytes]") -> None:
+    def _wait_ended(process: warm.Started) -> None:
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
@@ -141,12 +137,12 @@ class Stack:
             self._wait_ended(process)
 
     def living(self) -> list[int]:
-        """Process ids of everything that was started with this stack's environment, children too."""
+        """Process ids of everything that was started with this stack's environment or in its sessions, children too."""
         mark = self.env[MARK]
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if process.environ().get(MARK) == mark:
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+                if os.getsid(process.pid) in self.sessions or process.environ().get(MARK) == mark:
                     found.append(process.pid)
         return found
 
@@ -164,8 +160,7 @@ class Stack:
 
     def manage(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a management command against this stack's services."""
-        command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        return warm.run([sys.executable, "manage.py", *arguments], self.env, timeout_s)
 
     def _alive(self, name: str) -> bool:
         if self.processes[name].poll() is not None:

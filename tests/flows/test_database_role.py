@@ -27,7 +27,7 @@ from keyvault.models import AuditRecord, DeviceKey
 from meters.models import Reading
 from meters.readings import partitions
 from tests.concentrators.fleet import START_S, WINDOW
-from tests.flows import databases
+from tests.flows import databases, warm
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected
 from tests.flows.stack import Stack, wait_for
@@ -209,8 +209,7 @@ class TestOwnerAndWorkingRole:
     """A new database of two ordinary roles, from its first migration on."""
 
     def manage(self, env: dict[str, str], *words: str, **changed: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "manage.py", *words]
-        return subprocess.run(command, env=env | changed, capture_output=True, text=True, timeout=120)
+        return warm.run([sys.executable, "manage.py", *words], env | changed)
 
     def role_finding(self, env: dict[str, str], days: int = settings.RETENTION_DAYS) -> str:
         with databases.default_at(env["DATABASE_URL"]), override_settings(RETENTION_DAYS=days):
