@@ -289,7 +289,7 @@ class FailureGroup(models.Model):
                 fields=["meter", "kind", "concentrator"], nulls_distinct=False, name="failure_group_once"
             )
         ]
-        # Each group stands in one of the two. By concentrator: the migration failure_group_concentrators.
+        # Each group stands in one of the two. By concentrator: two that the first migration makes.
         indexes = [
             models.Index(fields=["kind", "-last_at", "-id"], condition=Q(open__gt=0), name="failure_group_open"),
             models.Index(fields=["kind", "-last_at", "-id"], condition=Q(open__lte=0), name="failure_group_seen"),

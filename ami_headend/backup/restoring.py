@@ -14,11 +14,11 @@ from typing import Any
 
 from django.core.management import call_command
 from django.db import connection, connections
-from django.db.migrations.loader import MigrationLoader
 
 from ami_headend.backup import databases, identifiers, manifest, programs
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import Program
+from ami_headend.core import upgrades
 from ami_headend.database_roles import grant_rights
 from ami_headend.signin.models import Session
 from concentrators.ingest import carried_over
@@ -190,8 +190,8 @@ def check_journal(found: Journal, backup: str | None, *, incomplete: bool) -> No
 
 
 def check_release(found: Manifest) -> None:
-    """BackupError where a newer release has made the backup."""
-    known = {(app, name) for app, name in MigrationLoader(None).disk_migrations}
+    """BackupError where a newer release has made the backup, or one that this release does not go on from."""
+    known = upgrades.known()
     ours = {app for app, _ in known}
     applied = [(app, name) for app, names in found.migrations.items() for name in names if app in ours]
     strange = [f"{app}.{name}" for app, name in applied if (app, name) not in known]
@@ -200,6 +200,12 @@ def check_release(found: Manifest) -> None:
             f"the backup has migrations that this release does not know ({', '.join(strange[:3])}): it was made by "
             "another release. Restore it with that one"
         )
+    try:
+        upgrades.check(applied)
+    except upgrades.HalfWayError as error:
+        raise BackupError(
+            f"the backup cannot be brought up to date here: {error}. Restore it with {upgrades.OLDEST}, then upgrade"
+        ) from None
 
 
 def _tells_of(kind: str, body: Any, backup: str) -> bool:

@@ -10,11 +10,9 @@ import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Combinable
-from psycopg import sql
 
 _SPACES = re.compile(r"\s+")
 # Shown as nothing, though not of Unicode's category of formatting characters (Cf): fillers and variation selectors.
@@ -110,46 +108,3 @@ class NameField(_TextField):
             setattr(model_instance, self.attname, tidied)
             return tidied
         return value
-
-
-def tidy_rows(
-    connection: BaseDatabaseWrapper, table: str, column: str, *, is_unique: bool = False, ignore_case: bool = False
-) -> None:
-    """For migrations: the names that stand in a table, tidied. CommandError where two of them become one."""
-    names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
-    with connection.cursor() as cursor:
-        cursor.execute(sql.SQL("SELECT id, {column} FROM {table} WHERE {column} ~ '[^ -~]|^ | $|  '").format(**names))
-        untidy = [(pk, text, tidy(text)) for pk, text in cursor.fetchall() if tidy(text) != text]
-        own = sql.SQL("upper({column})" if ignore_case else "{column}").format(**names)
-        for pk, text, tidied in untidy:
-            statement = sql.SQL("SELECT {column} FROM {table} WHERE {own} = {to} AND id <> %s")
-            to = sql.SQL("upper(%s)" if ignore_case else "%s")
-            cursor.execute(statement.format(own=own, to=to, **names), [tidied, pk])
-            if is_unique and (other := cursor.fetchone()):
-                raise _two_alike(table, column, text, other[0])
-            cursor.execute(sql.SQL("UPDATE {table} SET {column} = %s WHERE id = %s").format(**names), [tidied, pk])
-        if ignore_case:
-            alike = sql.SQL(
-                "SELECT min({column}), max({column}) FROM {table} GROUP BY {own} HAVING count(*) > 1 LIMIT 1"
-            )
-            cursor.execute(alike.format(own=own, **names))
-            if two := cursor.fetchone():
-                raise _two_alike(table, column, *two)
-
-
-def refuse_alike_rows(connection: BaseDatabaseWrapper, table: str, column: str) -> None:
-    """For migrations, before names are compared by ``Alike``: CommandError where two rows would be one."""
-    key = sql.SQL(Alike.template.replace("%(expressions)s", "{column}"))
-    statement = sql.SQL("SELECT min({column}), max({column}) FROM {table} GROUP BY {key} HAVING count(*) > 1 LIMIT 1")
-    names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
-    with connection.cursor() as cursor:
-        cursor.execute(statement.format(key=key.format(**names), **names))
-        if two := cursor.fetchone():
-            raise _two_alike(table, column, *two)
-
-
-def _two_alike(table: str, column: str, one: str, other: str) -> CommandError:
-    return CommandError(
-        f"{table} has two rows whose {column} people cannot tell apart, {one!a} and {other!a}: rename one of them, then"
-        f" migrate again (UPDATE {table} SET {column} = '...' WHERE {column} = '...')"
-    )

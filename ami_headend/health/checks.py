@@ -9,12 +9,13 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import Max
 from django.utils import timezone
 
 from ami_headend import database_roles
 from ami_headend.alerts.models import Rule
-from ami_headend.core import clock, kernelclock
+from ami_headend.core import clock, kernelclock, upgrades
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
@@ -127,6 +128,12 @@ def _database() -> CheckResult:
 
 
 def _migrations() -> CheckResult:
+    try:
+        upgrades.check(MigrationRecorder(connection).applied_migrations())
+    except upgrades.HalfWayError as error:
+        return CheckResult(
+            "migrations", False, str(error), f"Run manage.py migrate of {upgrades.OLDEST}, then of this one."
+        )
     executor = MigrationExecutor(connection)
     missing = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
     if missing:

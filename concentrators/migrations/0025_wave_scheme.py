@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("concentrators", "0024_names_alike")]
+    dependencies = [("concentrators", "0001_squashed_0024_names_alike")]
     operations = [
         migrations.AlterField(
             model_name="rotationwave",

@@ -52,7 +52,7 @@ NO_TRIGGERS = """
 
 
 class Migration(migrations.Migration):
-    dependencies = [("concentrators", "0025_wave_scheme"), ("meters", "0014_names_alike")]
+    dependencies = [("concentrators", "0025_wave_scheme"), ("meters", "0001_squashed_0014_names_alike")]
     operations = [
         migrations.AddField(
             model_name="concentrator",

@@ -6,7 +6,7 @@ import keyvault.schemes.table
 
 
 class Migration(migrations.Migration):
-    dependencies = [("keyvault", "0014_scheme")]
+    dependencies = [("keyvault", "0001_squashed_0014_scheme")]
     operations = [
         migrations.AlterField(
             model_name="devicekey",

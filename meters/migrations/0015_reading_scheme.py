@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("meters", "0014_names_alike")]
+    dependencies = [("meters", "0001_squashed_0014_names_alike")]
     operations = [
         migrations.AddField(
             model_name="reading",

@@ -1,6 +1,6 @@
 """Searches meters and places: case-insensitive, by the last digits of a serial number, by words of an address.
 
-Every search is served by an index of ``meters/migrations/0008_search.py``, whose expressions stand here as well.
+Every search is served by an index whose expression stands here as well (``INDEXES`` of the app's first migration).
 """
 
 import re

@@ -58,12 +58,6 @@ def device(concentrator: Concentrator) -> Device:
     return device
 
 
-@pytest.fixture(autouse=True)
-def nothing_requested(db: None) -> None:
-    """The migration asks for a look at everything."""
-    Reverification.objects.all().delete()
-
-
 def quarters(device: Device, count: int = 8, wh: int = 100) -> list[bytes]:
     return [device.seal(senml_payload({INTERVAL: wh + n}, START_S + n * 900)) for n in range(count)]
 

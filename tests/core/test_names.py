@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.test import Client
 from django.utils import timezone
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError, alike, check, tidy
 from concentrators.models import Concentrator
-from meters.models import Installation, Meter, Place
+from meters.models import Installation, Place
 from meters.registry.enrolment import enrol, plan_enrolment
 from meters.registry.lookup import look_up
 from meters.registry.meter_file import MeterLine
@@ -112,40 +112,3 @@ class TestDoors:
     def test_postgresql_compares_as_python_does(self, text: str) -> None:
         ConcentratorFactory.create(name=text)
         assert Concentrator.objects.values_list(names.Alike("name"), flat=True).get() == alike(text)
-
-    def test_rows_of_before_that_look_alike_are_told_of(self) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP INDEX concentrator_name_alike")
-        names.refuse_alike_rows(connection, "concentrators_concentrator", "name")
-        self.put("concentrators_concentrator", "name", ["DCU-1", "dcu\u20111"])
-        with pytest.raises(CommandError, match=r"cannot tell apart, 'DCU-1' and 'dcu\\u20111': rename one"):
-            names.refuse_alike_rows(connection, "concentrators_concentrator", "name")
-        assert set(Concentrator.objects.values_list("name", flat=True)) == {"DCU-1", "dcu\u20111"}
-
-    def test_rows_of_before_are_tidied(self) -> None:
-        ConcentratorFactory.create(name="DCU-1")
-        (pk,) = self.put("concentrators_concentrator", "name", [" DCU-2"])
-        names.tidy_rows(connection, "concentrators_concentrator", "name", is_unique=True)
-        assert Concentrator.objects.get(pk=pk).name == "DCU-2"
-        self.put("concentrators_concentrator", "name", ["DCU-1\u200b"])
-        with pytest.raises(CommandError, match=r"cannot tell apart, 'DCU-1\\u200b' and 'DCU-1': rename one"):
-            names.tidy_rows(connection, "concentrators_concentrator", "name", is_unique=True)
-
-    def test_serial_numbers_of_before_that_differ_by_case_are_told_of(self) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP INDEX meter_serial_number_alike")
-        for serial in ("sn-1", "SN-1"):
-            MeterFactory.create(serial_number=serial)
-        with pytest.raises(CommandError, match="people cannot tell apart"):
-            names.tidy_rows(connection, "meters_meter", "serial_number", is_unique=True, ignore_case=True)
-        assert Meter.objects.count() == 2
-
-    def put(self, table: str, column: str, texts: list[str]) -> list[int]:
-        """Rows with names as they stand, past the model."""
-        ids = []
-        for text in texts:
-            row = ConcentratorFactory.create()
-            with connection.cursor() as cursor:
-                cursor.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s", [text, row.pk])
-            ids.append(row.pk)
-        return ids

@@ -6,8 +6,10 @@ from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.db import ProgrammingError, connection
 from django.db.migrations.exceptions import MigrationSchemaMissing
+from django.db.migrations.recorder import MigrationRecorder
 from psycopg.errors import InsufficientPrivilege
 
+from ami_headend.core import upgrades
 from ami_headend.core.commands import DomainCommand
 from ami_headend.database_roles import RoleError, as_owner, grant_rights, working_role
 
@@ -35,7 +37,13 @@ class Command(DomainCommand, migrate.Command):
         role = working_role()
         with as_owner():
             try:
+                upgrades.check(MigrationRecorder(connection).applied_migrations())
                 output = super().execute(*args, **options)
+            except upgrades.HalfWayError as error:
+                raise CommandError(
+                    f"The database {connection.settings_dict['NAME']} stays as it is: {error}. Run manage.py migrate "
+                    f"of {upgrades.OLDEST} first, then this one."
+                ) from None
             except (ProgrammingError, MigrationSchemaMissing) as error:
                 if not _is_refusal(error):
                     raise

@@ -5,13 +5,11 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 from pytest_django import Settings
 
 from concentrators.failures.kinds import WAITING
@@ -355,31 +353,6 @@ def test_random_uplinks_with_keys_in_pieces(
     assert totals.compare(*WINDOW) == []
     assert IntegrityFailure.objects.count() == len(posted)
     assert sum(FailureTally.objects.values_list("failures", flat=True)) == len(posted)
-
-
-def test_uplinks_from_before_the_column_are_filled_in_where_rows_tell(
-    concentrator: Concentrator, settings: Settings
-) -> None:
-    devices = registered(3, concentrator)
-    (known,) = commission(1, concentrator)
-    unknown_epoch = Device(known.meter, secrets.token_bytes(32), epoch=2)
-    told = verified(concentrator, [devices[0].frame(0), unknown_epoch.frame(0), b"noise", devices[1].frame(0)])
-    none = verified(concentrator, [known.frame(0)])
-    settings.FAILURE_ROWS_PER_HOUR = 3
-    untold = verified(concentrator, [device.frame(1) for device in devices])  # one row of three
-    before = told.waiting_frames
-    assert before == {"unknown_device": [0, 3], "unknown_epoch": [1]}
-    Uplink.objects.update(waiting_frames=None)
-    with connection.cursor() as cursor:
-        cursor.execute(import_module("concentrators.migrations.0004_waiting_frames").FILL)
-    assert dict(Uplink.objects.values_list("pk", "waiting_frames")) == {
-        told.pk: before,
-        none.pk: None,
-        untold.pk: None,
-    }
-    give_keys(devices)
-    assert waiting_uplinks() == [told.pk]
-    assert verify_again(untold.pk) == Verdicts()
 
 
 class TestCommands:

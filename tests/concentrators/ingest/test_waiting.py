@@ -2,13 +2,11 @@
 
 import logging
 from datetime import timedelta
-from importlib import import_module
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -25,7 +23,6 @@ from concentrators.models import (
     FailureGroup,
     IntegrityFailure,
     IntervalTotal,
-    RefusedFrame,
     Reverification,
     Uplink,
 )
@@ -33,7 +30,7 @@ from concentrators.totals import totals
 from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.master_key import MasterKeyError
-from keyvault.models import AuditRecord, InvocationCounter
+from keyvault.models import AuditRecord
 from meters.models import Meter, MeterEvent, Reading, Register
 from meters.registry import lookup
 from tests.builders import pack, senml_payload
@@ -65,12 +62,6 @@ ACTOR = Actor("someone", "tests")
 @pytest.fixture
 def device(concentrator: Concentrator) -> Device:
     return commission(1, concentrator)[0]
-
-
-@pytest.fixture(autouse=True)
-def nothing_requested(db: None) -> None:
-    """The migration asks for a look at everything."""
-    Reverification.objects.all().delete()
 
 
 def with_new_register(device: Device, interval: int, wh: int = 100) -> bytes:
@@ -604,40 +595,6 @@ def test_copies_of_a_refused_frame_are_no_new_failures(
     assert set(groups.all()) == {(kind, 1, 1) for kind in outcome(first)}
     IntegrityFailure.objects.all().delete()
     assert not groups.all()
-
-
-def test_frames_from_before_that_took_no_counter_wait_after_the_migration(
-    concentrator: Concentrator, device: Device
-) -> None:
-    lookup.suspend(device.meter)
-    (other,) = commission(1, concentrator)
-    uplink = verified(concentrator, [device.frame(0), b"noise", device.frame(1)])
-    skewed = verified(concentrator, [other.frame(100)])
-    Uplink.objects.update(waiting=0, waiting_frames=None)
-    with connection.cursor() as cursor:
-        migration = import_module("concentrators.migrations.0021_judged_by_itself")
-        cursor.execute(migration.SUSPENDED_BEFORE)
-        cursor.execute(migration.REFUSED_BEFORE)
-    uplink.refresh_from_db()
-    assert (uplink.waiting, uplink.waiting_frames) == (2, {"device_suspended": [0, 2]})
-    lookup.resume(device.meter)
-    assert judged_by_itself(uplink) == {"accepted": 2, "malformed": 1}
-    assert RefusedFrame.objects.get().kind == "clock_skew"
-    skewed.refresh_from_db()
-    assert skewed.waiting == 0
-
-
-def test_a_skewed_frame_whose_counter_an_earlier_release_took_is_refused_for_the_same_reason(
-    concentrator: Concentrator, other_concentrator: Concentrator, device: Device
-) -> None:
-    skewed = device.frame(100, counter=3)
-    judged(concentrator, [skewed])
-    with connection.cursor() as cursor:
-        cursor.execute(import_module("concentrators.migrations.0021_judged_by_itself").REFUSED_BEFORE)
-    judged(concentrator, [device.frame(0, counter=2), device.frame(1, counter=4)])
-    InvocationCounter.objects.update(highest=4, gaps=[])
-    uplink = verified(other_concentrator, [skewed])
-    assert (outcome(uplink), uplink.waiting) == ({"clock_skew": 1}, 0)
 
 
 @pytest.fixture(autouse=True)
