@@ -23,7 +23,9 @@ _UNUSUAL = {
     "keyvault_backup": "SELECT",
     "keyvault_journal_replayed": "SELECT",
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
+    "keyvault_agreementkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
+    "keyvault_devicepublickey": "SELECT, INSERT",  # a public key stands for its meter for good
     "meters_householdaccess": "SELECT, INSERT",  # counted and removed by functions of the owner
     "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # a length that turns out to have been another
 }

@@ -27,6 +27,7 @@ class KeyState(models.TextChoices):
 class KeySource(models.TextChoices):
     STORED = "stored", "stored (random, wrapped under the master key)"
     DERIVED = "derived", "derived (from a fleet key and the system title)"
+    AGREED = "agreed", "agreed (X25519 with the meter's public key)"
 
 
 class FleetKey(models.Model):
@@ -41,11 +42,62 @@ class FleetKey(models.Model):
         return self.name
 
 
+class AgreementState(models.TextChoices):
+    """Where a version of an agreement key stands."""
+
+    ACTIVE = "active"
+    REPLACED = "replaced"
+    CUT_OFF = "cut_off", "cut off"
+
+
+class AgreementKey(models.Model):
+    """One version of an X25519 key pair of the head-end, by which it agrees on keys with meters.
+
+    ``wrapped`` is the private key (32 octets) as COSE_Encrypt0 (A256GCM) under the master key, bound by its AAD to
+    name and version. Versions are never deleted: the epochs of meters name theirs.
+    """
+
+    name = models.CharField(max_length=100)
+    version = models.PositiveIntegerField()
+    public = models.BinaryField(max_length=32, unique=True, help_text="X25519 public key, 32 octets (RFC 7748)")
+    wrapped = models.BinaryField(help_text="COSE_Encrypt0, A256GCM, kid = master key version")
+    master_key_version = models.PositiveIntegerField(db_index=True)
+    state = models.CharField(max_length=8, choices=AgreementState, default=AgreementState.ACTIVE)
+    created_at = models.DateTimeField(auto_now_add=True)
+    replaced_at = models.DateTimeField(null=True)
+    cut_off_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["name", "version"], name="agreement_key_version"),
+            models.UniqueConstraint(fields=["name"], condition=Q(state="active"), name="agreement_key_one_active"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+class DevicePublicKey(models.Model):
+    """An X25519 public key of a meter (32 octets): it stands for one meter, and for no other ever.
+
+    What a device key is agreed with stands in the row of that key; this one keeps public keys apart.
+    """
+
+    public = models.BinaryField(max_length=32, unique=True)
+    system_title = models.BinaryField(max_length=8, db_index=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"public key of {bytes(self.system_title).hex()}"
+
+
 class DeviceKey(models.Model):
     """One key of one device: epoch 0 is its transfer key, epochs from 1 protect frames.
 
     ``wrapped`` holds a stored key as COSE_Encrypt0 (A256GCM) under the master key, bound by its AAD
-    to system title, epoch and purpose; a derived key stores nothing but its fleet key. ``version``
+    to system title, epoch and purpose; a derived key stores nothing but its fleet key. Of an agreed key it
+    holds the meter's public key: no secret, but whoever could put their own there would be the meter.
+    ``agreement_key`` is the version that it is agreed with, and that an envelope is sealed to. ``version``
     moves with every change of what the key opens, so that caches keyed by it need no invalidation.
     """
 
@@ -62,6 +114,7 @@ class DeviceKey(models.Model):
     state = models.CharField(max_length=11, choices=KeyState, default=KeyState.ACTIVE)
     source = models.CharField(max_length=7, choices=KeySource, default=KeySource.STORED)
     fleet_key = models.ForeignKey(FleetKey, models.PROTECT, null=True, blank=True)
+    agreement_key = models.ForeignKey(AgreementKey, models.PROTECT, null=True, blank=True, db_index=False)
     wrapped = models.BinaryField(null=True)
     master_key_version = models.PositiveIntegerField(null=True, db_index=True)
     version = models.PositiveIntegerField(default=1)
@@ -89,12 +142,24 @@ class DeviceKey(models.Model):
             models.CheckConstraint(condition=Q(epoch__lte=0xFFFF), name="device_key_epoch_2_octets"),
             models.CheckConstraint(
                 condition=Q(source="stored", wrapped__isnull=False, master_key_version__isnull=False, fleet_key=None)
-                | Q(source="derived", wrapped=None, master_key_version=None, fleet_key__isnull=False),
+                | Q(source="derived", wrapped=None, master_key_version=None, fleet_key__isnull=False)
+                | Q(
+                    source="agreed",
+                    wrapped__isnull=False,
+                    master_key_version__isnull=False,
+                    fleet_key=None,
+                    agreement_key__isnull=False,
+                ),
                 name="device_key_source",
             ),
         ]
         indexes = [
             models.Index(fields=["retiring_at"], condition=Q(state="retiring"), name="device_key_retiring"),
+            models.Index(
+                fields=["agreement_key", "state"],
+                condition=Q(agreement_key__isnull=False),
+                name="device_key_agreement",
+            ),
         ]
 
     def __str__(self) -> str:

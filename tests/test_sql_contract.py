@@ -47,7 +47,8 @@ ELSEWHERE = {
     "ami_headend/database_roles.py": (
         "tables with other rights than most",
         {
-            *("keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord", "keyvault_backup"),
+            *("keyvault_agreementkey", "keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord"),
+            *("keyvault_backup", "keyvault_devicepublickey"),
             *("meters_householdaccess", "meters_reading"),
         },
     ),

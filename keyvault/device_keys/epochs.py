@@ -15,10 +15,17 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import agreement_keys, provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
-from keyvault.schemes.table import SCHEMES, SchemeError, algorithm_for, algorithms_of, check_for_meters
+from keyvault.schemes.table import (
+    SCHEMES,
+    SchemeError,
+    algorithm_for,
+    algorithms_of,
+    check_for_meters,
+    needs_agreement_key,
+)
 
 LAST_EPOCH = 0xFFFF
 LAST_COUNTER = 2**40 - 1
@@ -57,11 +64,12 @@ def begin(
     """Give each device (system title, 8 octets) a pending key; the epoch of it by title. All or nothing.
 
     A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
-    KeySource.STORED for random keys, None for what the device has now (random where that is compromised);
-    ``algorithm`` and ``scheme`` None likewise: of another scheme that has no such algorithm it is the usual one.
-    Raises EpochError where a device has no usable transfer key, no key of its own, or no epoch left, or where scheme
-    and source or algorithm do not go together; SchemeError for a scheme that no meter can be given; ProvisioningError
-    where a fleet key does not open. A fixed number of queries.
+    KeySource.STORED for random keys, KeySource.AGREED for what follows from the devices' public keys, None for what
+    the device has now (random where that is compromised); ``algorithm`` and ``scheme`` None likewise: of another scheme
+    that has no such algorithm it is the usual one. What needs an agreement key goes with the active version of it.
+    Raises EpochError where a device has no usable transfer key, no key of its own, no public key, or no epoch left, or
+    where scheme and source or algorithm do not go together; SchemeError for a scheme that no meter can be given;
+    ProvisioningError where a fleet or agreement key is missing or does not open. A fixed number of queries.
     """
     if scheme is not None:
         check_for_meters(scheme)
@@ -71,8 +79,7 @@ def begin(
         _lock_devices(titles)
         newest = _newest_keys(titles)
         epochs: dict[bytes, int] = {}
-        stored: list[NewKey] = []
-        derived: dict[FleetKey, list[NewKey]] = {}
+        new: dict[FleetKey | KeySource, list[NewKey]] = {}
         for title in titles:
             key = newest.get(title)
             if key is None:
@@ -87,15 +94,44 @@ def begin(
             if key.epoch >= LAST_EPOCH:
                 raise EpochError(f"device {title.hex()} has used up its epochs")
             epochs[title] = key.epoch + 1
-            fleet_key = _fleet_key_for(key, source)
-            new = _successor(key, algorithm, KeySource.STORED if fleet_key is None else KeySource.DERIVED, scheme)
-            if fleet_key is None:
-                stored.append(new)
-            else:
-                derived.setdefault(fleet_key, []).append(new)
-        if stored or derived:
-            provisioning.provision_pending(stored, derived)
+            comes_from = _source_for(key, source)
+            kind = KeySource.DERIVED if isinstance(comes_from, FleetKey) else comes_from
+            new.setdefault(comes_from, []).append(_successor(key, algorithm, kind, scheme))
+        _provision_pending(new)
     return epochs
+
+
+def _provision_pending(new: Mapping[FleetKey | KeySource, Sequence[NewKey]]) -> None:
+    """Store the keys by their sources; those to agree on with the public key that the device's last agreed key has."""
+    if not new:
+        return
+    new = _with_agreement_keys(new)
+    agreed = new.get(KeySource.AGREED, ())
+    publics = provisioning.publics_of([entry.system_title for entry in agreed]) if agreed else {}
+    for entry in agreed:
+        if entry.system_title not in publics:
+            raise EpochError(f"device {entry.system_title.hex()} has no public key: import it, or let it enrol")
+    derived = {source: entries for source, entries in new.items() if isinstance(source, FleetKey)}
+    provisioning.provision_pending(new.get(KeySource.STORED, ()), derived, agreed, publics)
+
+
+def _with_agreement_keys(
+    new: Mapping[FleetKey | KeySource, Sequence[NewKey]],
+) -> Mapping[FleetKey | KeySource, Sequence[NewKey]]:
+    """The keys, each that needs one with the active version of the agreement key that its device went with before."""
+    titles = {
+        entry.system_title
+        for source, entries in new.items()
+        for entry in entries
+        if source == KeySource.AGREED or needs_agreement_key(entry.scheme)
+    }
+    if not titles:
+        return new
+    versions = agreement_keys.active_for(titles)
+    return {
+        source: [entry._replace(agreement_key=versions.get(entry.system_title)) for entry in entries]
+        for source, entries in new.items()
+    }
 
 
 def offered(epochs: Mapping[bytes, int], now: datetime) -> set[bytes]:
@@ -299,10 +335,10 @@ def _successor(key: DeviceKey, algorithm: int | None, source: KeySource, scheme:
     return new
 
 
-def _fleet_key_for(key: DeviceKey, source: FleetKey | KeySource | None) -> FleetKey | None:
-    """The fleet key to derive a successor from; None for a random one."""
-    if isinstance(source, FleetKey):
+def _source_for(key: DeviceKey, source: FleetKey | KeySource | None) -> FleetKey | KeySource:
+    """What a successor's key comes from: a fleet key to derive it from, or another source."""
+    if source is not None:
         return source
-    if source is None and key.state != KeyState.COMPROMISED:
-        return key.fleet_key
-    return None
+    if key.state == KeyState.COMPROMISED:
+        return KeySource.STORED
+    return key.fleet_key or KeySource(key.source)

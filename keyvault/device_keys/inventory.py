@@ -73,7 +73,7 @@ def versions(counts: Iterable[Count]) -> list[VersionStanding]:
     known = {version.number: version for version in master_key.provider().versions()}
     found = []
     for number in sorted({*under, *known}):
-        secrets, version = under.get(number, Count(number, 0, 0, 0, 0)), known.get(number)
+        secrets, version = under.get(number, Count(number, 0, 0, 0, 0, 0)), known.get(number)
         if version is None:
             found.append(VersionStanding(number, MISSING, secrets, None, None, None))
         else:

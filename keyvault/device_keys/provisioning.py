@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -15,19 +16,19 @@ from keyvault.audit.chain import Actor
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.device_keys import agreement_keys, public_keys
+from keyvault.device_keys.errors import ProvisioningError as ProvisioningError  # noqa: PLC0414 - for its callers
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.wrapping import keys_for_wrapping
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.schemes.agreed import AGREED
+from keyvault.schemes.lines import KeyInputs
 from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL, algorithm_for, algorithms_of, check_for_meters
 
 TRANSFER_EPOCH = 0
 FIRST_EPOCH = 1
 _NAMED_IN_AUDIT = 100
-
-
-class ProvisioningError(ValueError):
-    """A key that cannot be provisioned as asked: the caller's mistake, named."""
 
 
 def transfer_algorithm(algorithm: int) -> int:
@@ -36,13 +37,17 @@ def transfer_algorithm(algorithm: int) -> int:
 
 
 class NewKey(NamedTuple):
-    """A key to store: system title (8 octets), epoch (0 is the transfer key), 32 octets or None for random ones."""
+    """A key to store: system title (8 octets), epoch (0 is the transfer key), 32 octets or None for random ones.
+
+    ``agreement_key`` is the number of the version of the head-end's agreement key that the epoch goes with, if one.
+    """
 
     system_title: bytes
     epoch: int
     key: bytes | None = None
     algorithm: int = AES_CCM_16_64_128
     scheme: str = USUAL
+    agreement_key: int | None = None
 
     def __repr__(self) -> str:
         return f"NewKey({self.system_title.hex()}, {self.epoch}, ...)"
@@ -101,24 +106,77 @@ def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
     _insert(_derived_rows(fleet_key, entries))
 
 
-def provision_pending(stored: Iterable[NewKey], derived: Mapping[FleetKey, Iterable[NewKey]]) -> None:
-    """Store keys as pending, each with its counter: random ones, and others derived from fleet keys. All or nothing.
+def provision_agreed(
+    entries: Iterable[NewKey], publics: Mapping[bytes, bytes], state: KeyState = KeyState.ACTIVE
+) -> None:
+    """Let the keys of entries (their octets None) be agreed on with their devices, active at once. All or nothing.
 
-    The key of an entry to derive is None. IntegrityError where a device has a pending key already.
+    Each entry names the version of the head-end's agreement key; ``publics`` has the public keys (32 octets) by
+    title. ProvisioningError where one is refused, stands for another meter, or the agreement key does not open.
+    """
+    with transaction.atomic():
+        _insert(_agreed_rows(entries, publics), state)
+
+
+def provision_pending(
+    stored: Iterable[NewKey],
+    derived: Mapping[FleetKey, Iterable[NewKey]],
+    agreed: Iterable[NewKey] = (),
+    publics: Mapping[bytes, bytes] = MappingProxyType({}),
+) -> None:
+    """Store keys as pending, each with its counter. All or nothing.
+
+    Random ones, others derived from fleet keys, and others agreed on by the devices' public keys (32 octets, by title).
+    The key of an entry to derive or agree on is None. IntegrityError where a device has a pending key already.
     """
     with transaction.atomic():
         rows = _stored_rows(stored)
         for fleet_key, entries in derived.items():
             rows += _derived_rows(fleet_key, entries)
+        rows += _agreed_rows(agreed, publics)
         _insert(rows, KeyState.PENDING)
 
 
 def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"]:
     fleet_octets = _open_fleet_key(fleet_key)
     rows = []
-    for title, epoch, _, algorithm, scheme in entries:
+    for title, epoch, _, algorithm, scheme, agreement_key in entries:
         name = fingerprint(derived_device_key(fleet_octets, title, epoch))
-        rows.append(_Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name, scheme))
+        rows.append(
+            _Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name, scheme, agreement_key)
+        )
+    return rows
+
+
+def _agreed_rows(entries: Iterable[NewKey], publics: Mapping[bytes, bytes]) -> list["_Row"]:
+    entries = list(entries)
+    if not entries:
+        return []
+    public_keys.register(publics)
+    master = keys_for_wrapping()
+    numbers = {entry.agreement_key for entry in entries}
+    if None in numbers:
+        raise ProvisioningError("a key that is agreed on needs a version of the head-end's agreement key")
+    versions = agreement_keys.open_versions({number for number in numbers if number is not None}, master)
+    rows = []
+    for title, epoch, _, algorithm, scheme, number in entries:
+        public = publics[title]
+        key = AGREED.device_key(KeyInputs(public, title, epoch, versions[number or 0]))
+        wrapped = master.wrap(public, purpose_of(epoch, KeySource.AGREED), title, epoch)
+        rows.append(
+            _Row(
+                title,
+                epoch,
+                algorithm,
+                KeySource.AGREED,
+                None,
+                wrapped,
+                master.active_version,
+                fingerprint(key),
+                scheme,
+                number,
+            )
+        )
     return rows
 
 
@@ -131,7 +189,8 @@ def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
             raise ProvisioningError(
                 f"key of {entry.system_title.hex()}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}"
             )
-        wrapped = master.wrap(key, purpose_of(entry.epoch), entry.system_title, entry.epoch)
+        purpose = purpose_of(entry.epoch, KeySource.STORED)
+        wrapped = master.wrap(key, purpose, entry.system_title, entry.epoch)
         rows.append(
             _Row(
                 entry.system_title,
@@ -143,9 +202,31 @@ def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
                 master.active_version,
                 fingerprint(key),
                 entry.scheme,
+                entry.agreement_key,
             )
         )
     return rows
+
+
+def publics_of(system_titles: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The public keys (32 octets) that devices' last agreed keys go by, by title; none of a device without one.
+
+    ProvisioningError where a row does not open.
+    """
+    rows = (
+        DeviceKey.objects.filter(system_title__in=system_titles, source=KeySource.AGREED)
+        .order_by("system_title", "-epoch")
+        .distinct("system_title")
+    )
+    master = master_key.current()
+    found = {}
+    for row in rows:
+        title = bytes(row.system_title)
+        try:
+            found[title] = master.unwrap(bytes(row.wrapped or b""), Purpose.PUBLIC_KEY, title, row.epoch)
+        except UnwrapError as error:
+            raise ProvisioningError(f"the public key of device {title.hex()} does not open: {error}") from None
+    return found
 
 
 def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
@@ -202,8 +283,10 @@ def _open_fleet_key(fleet_key: FleetKey) -> bytes:
         raise ProvisioningError(f"fleet key {fleet_key.name} does not open: {error}") from None
 
 
-def purpose_of(epoch: int) -> Purpose:
-    """The purpose that the key of an epoch is wrapped for."""
+def purpose_of(epoch: int, source: str = KeySource.STORED) -> Purpose:
+    """The purpose that what the row of an epoch's key holds is wrapped for."""
+    if source == KeySource.AGREED:
+        return Purpose.PUBLIC_KEY
     return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
 
 
@@ -217,6 +300,7 @@ class _Row(NamedTuple):
     master_key_version: int | None
     fingerprint: bytes
     scheme: str
+    agreement_key_id: int | None
 
 
 def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
@@ -231,7 +315,7 @@ def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
         ids = [row[0] for row in cursor.fetchall()]
         with cursor.copy(
             f"COPY {table} (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped, master_key_version,"
-            " fingerprint, scheme, state, version, created_at) FROM STDIN"
+            " fingerprint, scheme, agreement_key_id, state, version, created_at) FROM STDIN"
         ) as copy:
             for key_id, row in zip(ids, rows, strict=True):
                 copy.write_row((key_id, *row, state.value, 1, created_at))
@@ -254,7 +338,7 @@ def _plain(one: Any) -> Any:
 
 def _check(rows: Sequence[_Row]) -> None:
     seen = set()
-    for title, epoch, algorithm, source, *_, scheme_name in rows:
+    for title, epoch, algorithm, source, *_, scheme_name, _ in rows:
         if len(title) != SYSTEM_TITLE_OCTETS:
             raise ProvisioningError(f"system title {title.hex()}: {len(title)} octets instead of {SYSTEM_TITLE_OCTETS}")
         if not 0 <= epoch <= 0xFFFF:

@@ -328,7 +328,9 @@ def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
         (
             standing.id,
             standing.version,
-            master.wrap(key.octets, provisioning.purpose_of(TRANSFER_EPOCH), key.system_title, TRANSFER_EPOCH),
+            master.wrap(
+                key.octets, provisioning.purpose_of(TRANSFER_EPOCH, KeySource.STORED), key.system_title, TRANSFER_EPOCH
+            ),
             key.fingerprint,
             key.algorithm or standing.algorithm,
         )
@@ -344,7 +346,8 @@ def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
             """WITH moved AS (
                    UPDATE keyvault_devicekey k
                    SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm,
-                       master_key_version = %s, source = %s, fleet_key_id = NULL, state = %s, version = k.version + 1
+                       master_key_version = %s, source = %s, fleet_key_id = NULL,
+                       agreement_key_id = NULL, state = %s, version = k.version + 1
                    FROM unnest(%s::int[], %s::int[], %s::bytea[], %s::bytea[], %s::int[])
                         AS n(id, version, wrapped, fingerprint, algorithm)
                    WHERE k.id = n.id AND k.version = n.version RETURNING k.id, k.version

@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from ami_headend.core import locks
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.journal import key_records
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import JournalRecord
-from keyvault.models import Approval, AuditKey, Backup, MasterKeyRotation, RotationState
-from keyvault.schemes.table import USUAL
+from keyvault.models import Approval, Backup, MasterKeyRotation, RotationState
 
 CLOCK_MAY_LAG = timedelta(seconds=60)
 
@@ -138,19 +138,22 @@ class KeyReplayer:
 
     def __init__(self, found: Journal) -> None:
         self._audited: dict[int, tuple[dict[str, Any], bytes]] = {}
-        self._at_device = _last_mentions(found)
+        self._at_device = key_records.last_mentions(found)
 
     @property
     def kinds(self) -> Mapping[str, Apply]:
         return {
-            "fleet_key": lambda record: _fleet_key(*record.body),
-            "audit_key": lambda record: _audit_key(*record.body),
-            "keys": lambda record: _keys(*record.body),
-            "activated": lambda record: _activated(*record.body),
-            "state": lambda record: _state(*record.body),
-            "given": lambda record: _given(*record.body),
+            "fleet_key": lambda record: key_records.fleet_key(*record.body),
+            "agreement_key": lambda record: key_records.agreement_key(*record.body),
+            "agreement_key_cut_off": lambda record: key_records.agreement_key_cut_off(*record.body),
+            "public_keys": lambda record: key_records.public_keys(record.body),
+            "audit_key": lambda record: key_records.audit_key(*record.body),
+            "keys": lambda record: key_records.keys(*record.body),
+            "activated": lambda record: key_records.activated(*record.body),
+            "state": lambda record: key_records.state(*record.body),
+            "given": lambda record: key_records.given(*record.body),
             "gone": self._gone,
-            "sealed": lambda record: _sealed(*record.body),
+            "sealed": lambda record: key_records.sealed(*record.body),
             "audit": self._audit,
             "backup": lambda record: _backup(record.body),
             journal.COMMITTED: lambda record: None,  # of people who look for a chain that was cut off
@@ -189,181 +192,11 @@ class KeyReplayer:
                 """SELECT k.id FROM unnest(%s::bytea[], %s::int[], %s::bytea[]) AS n(title, epoch, fingerprint)
                    JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch
                    WHERE k.state = 'pending' AND k.offered_at IS NULL AND k.fingerprint = n.fingerprint""",
-                *_titles_and_epochs(keys),
+                *key_records.titles_and_epochs(keys),
                 octets_array(key[2] or b"" for key in keys),
             )
         )
-        for table in ("keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures"):
-            execute(f"DELETE FROM {table} WHERE key_id = ANY(%s::int[])", ids)
-        execute("DELETE FROM keyvault_devicekey WHERE id = ANY(%s::int[])", ids)
-
-
-class _Key(NamedTuple):
-    """A key as it stands in the journal."""
-
-    id: int
-    title: bytes
-    epoch: int
-    algorithm: int
-    source: str
-    fleet_key_id: int | None
-    wrapped: bytes | None
-    master_key_version: int | None
-    fingerprint: bytes
-    scheme: str = USUAL  # of a journal from before there were others
-
-
-def _last_mentions(found: Journal) -> dict[tuple[bytes, int], int]:
-    """The number of the last record that says that a pending key went to its device, by title and epoch."""
-    last: dict[tuple[bytes, int], int] = {}
-    for record in found:
-        match record.kind:
-            case "sealed":
-                brought = [(kid[:8], epoch) for _, kid, _, epoch in record.body[1] if epoch is not None]
-            case "activated" | "given":
-                brought = [(key[0], key[1]) for key in record.body[1]]
-            case _:
-                continue
-        last.update(dict.fromkeys(brought, record.number))
-    return last
-
-
-def _titles_and_epochs(keys: Sequence[Sequence[Any]]) -> tuple[str, str]:
-    return octets_array(key[0] for key in keys), int_array(key[1] for key in keys)
-
-
-def _fleet_key(number: int, name: str, wrapped: bytes, version: int) -> None:
-    execute("DELETE FROM keyvault_fleetkey WHERE name = %s AND id <> %s", name, number)  # of an act not committed
-    execute(
-        """INSERT INTO keyvault_fleetkey (id, name, wrapped, master_key_version, created_at)
-           VALUES (%s, %s, %s, %s, now()) ON CONFLICT (id) DO NOTHING""",
-        number,
-        name,
-        wrapped,
-        version,
-    )
-    move_past("keyvault_fleetkey", number)
-
-
-def _audit_key(wrapped: bytes, version: int) -> None:
-    if not AuditKey.objects.exists():
-        AuditKey.objects.create(wrapped=wrapped, master_key_version=version)
-
-
-# A key that frames came under is the device's own: only one that never was used gives way to another of its epoch.
-# A key of another device may have the id, where the journal of a host was missing at a restore before.
-_UPSERT_KEYS = """
-    INSERT INTO keyvault_devicekey AS k (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped,
-        master_key_version, fingerprint, scheme, state, version, created_at)
-    SELECT CASE WHEN EXISTS (SELECT 1 FROM keyvault_devicekey d
-                             WHERE d.id = n.id AND (d.system_title <> n.title OR d.epoch <> n.epoch))
-                THEN nextval(pg_get_serial_sequence('keyvault_devicekey', 'id')) ELSE n.id END,
-           n.title, n.epoch, n.algorithm, n.source, n.fleet_key_id, n.wrapped, n.version, n.fingerprint, n.scheme,
-           %s, 1, now()
-    FROM unnest(%s::int[], %s::bytea[], %s::int[], %s::int[], %s::text[], %s::int[], %s::bytea[], %s::int[],
-                %s::bytea[], %s::text[])
-         AS n(id, title, epoch, algorithm, source, fleet_key_id, wrapped, version, fingerprint, scheme)
-    ON CONFLICT (system_title, epoch) DO UPDATE
-    SET algorithm = excluded.algorithm, source = excluded.source, fleet_key_id = excluded.fleet_key_id,
-        wrapped = excluded.wrapped, master_key_version = excluded.master_key_version,
-        fingerprint = excluded.fingerprint, scheme = excluded.scheme, state = excluded.state,
-        version = k.version + 1, offered_at = NULL
-    WHERE k.fingerprint IS DISTINCT FROM excluded.fingerprint
-      AND (k.epoch = 0
-           OR NOT EXISTS (SELECT 1 FROM keyvault_invocationcounter c WHERE c.key_id = k.id AND c.highest >= 0))
-    RETURNING k.id, k.version
-"""
-# What stands in the place of a new active or pending key was written by an act that was not committed.
-_GIVE_WAY = """
-    UPDATE keyvault_devicekey k SET state = 'retired', version = k.version + 1
-    FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
-    WHERE k.system_title = n.title AND k.epoch <> n.epoch AND k.epoch > 0 AND n.epoch > 0 AND k.state = %s
-      AND NOT EXISTS (SELECT 1 FROM keyvault_devicekey s WHERE s.system_title = n.title AND s.epoch = n.epoch)
-    RETURNING k.id, k.version
-"""
-
-
-def _keys(state: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Keys that were stored, and transfer keys that took the place of others; what stands already stays as it is."""
-    keys = [_Key(*row) for row in rows]
-    move_past("keyvault_devicekey", max(key.id for key in keys))
-    gone = fetch_rows(_GIVE_WAY, *_titles_and_epochs([key[1:3] for key in keys]), state)
-    columns = [list(column) for column in zip(*keys, strict=True)]
-    with connection.cursor() as cursor:  # unlike prepared statements of ours, it takes what may be NULL
-        cursor.execute(_UPSERT_KEYS, [state, *columns])
-        new = cursor.fetchall()
-    execute(
-        """INSERT INTO keyvault_invocationcounter AS c (key_id, key_version, highest, floor)
-           SELECT id, version, -1, 0 FROM unnest(%s::int[], %s::int[]) AS n(id, version)
-           ON CONFLICT (key_id) DO UPDATE SET key_version = excluded.key_version""",
-        int_array(row[0] for row in (*gone, *new)),
-        int_array(row[1] for row in (*gone, *new)),
-    )
-
-
-def _activated(at_s: int, keys: Sequence[Sequence[Any]]) -> None:
-    where = """FROM unnest(%s::bytea[], %s::int[], %s::bytea[]) AS n(title, epoch, fingerprint)
-               JOIN keyvault_devicekey new ON new.system_title = n.title AND new.epoch = n.epoch
-                 AND new.fingerprint = n.fingerprint AND new.state = 'pending'"""
-    named = (*_titles_and_epochs(keys), octets_array(key[2] or b"" for key in keys))
-    execute(
-        f"""UPDATE keyvault_devicekey old SET state = 'retiring', retiring_at = to_timestamp(%s) {where}
-            WHERE old.system_title = new.system_title AND old.epoch > 0 AND old.state = 'active'""",
-        at_s,
-        *named,
-    )
-    execute(
-        f"""UPDATE keyvault_devicekey k SET state = 'active', activated_at = to_timestamp(%s) {where}
-            WHERE k.id = new.id""",
-        at_s,
-        *named,
-    )
-
-
-def _state(state: str, keys: Sequence[Sequence[Any]]) -> None:
-    """Keys that were moved to a state; a compromised one never leaves that."""
-    execute(
-        """WITH moved AS (
-               UPDATE keyvault_devicekey k SET state = %s, version = k.version + 1,
-                   retiring_at = CASE WHEN %s = 'retiring' THEN now() ELSE k.retiring_at END
-               FROM unnest(%s::bytea[], %s::int[], %s::bytea[]) AS n(title, epoch, fingerprint)
-               WHERE k.system_title = n.title AND k.epoch = n.epoch
-                 AND (n.fingerprint = '' OR k.fingerprint = n.fingerprint)
-                 AND k.state <> %s AND k.state <> 'compromised'
-               RETURNING k.id, k.version
-           )
-           UPDATE keyvault_invocationcounter c SET key_version = moved.version FROM moved WHERE c.key_id = moved.id""",
-        state,
-        state,
-        *_titles_and_epochs(keys),
-        octets_array(key[2] or b"" for key in keys),
-        state,
-    )
-
-
-def _given(at_s: int, keys: Sequence[Sequence[Any]]) -> None:
-    """Pending keys that went to their devices, or may have."""
-    execute(
-        """UPDATE keyvault_devicekey k SET offered_at = coalesce(k.offered_at, to_timestamp(%s))
-           FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
-           WHERE k.system_title = n.title AND k.epoch = n.epoch AND k.state = 'pending'""",
-        at_s,
-        *_titles_and_epochs(keys),
-    )
-
-
-def _sealed(at_s: int, commands: Sequence[Sequence[Any]]) -> None:
-    """Commands that were sealed: their counters are used, and the keys that they bring are with the devices."""
-    execute(
-        """INSERT INTO keyvault_downlinkcounter AS d (key_id, last)
-           SELECT k.id, max(n.counter) FROM unnest(%s::bytea[], %s::int[], %s::bigint[]) AS n(title, epoch, counter)
-           JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch GROUP BY k.id
-           ON CONFLICT (key_id) DO UPDATE SET last = greatest(d.last, excluded.last)""",
-        octets_array(kid[:8] for _, kid, _, _ in commands),
-        int_array(int.from_bytes(kid[8:], "big") for _, kid, _, _ in commands),
-        int_array(counter for _, _, counter, _ in commands),
-    )
-    _given(at_s, [(kid[:8], epoch) for _, kid, _, epoch in commands if epoch is not None])
+        key_records.delete_keys(ids)
 
 
 def _backup(row: dict[str, Any]) -> None:
@@ -371,9 +204,3 @@ def _backup(row: dict[str, Any]) -> None:
     for name in ("made_at", "keep_until", "finished_at", "pruned_at"):
         row[name] = None if row[name] is None else datetime.fromtimestamp(row[name], UTC)
     Backup.objects.update_or_create(name=row.pop("name"), defaults=row)
-
-
-def move_past(table: str, number: int) -> None:
-    """Let ids of a table go on after this one: it was given out, and whoever knows it must not meet another's."""
-    sequence = fetch_rows("SELECT pg_get_serial_sequence(%s, 'id')", table)[0][0]
-    execute(f"SELECT setval(%s, greatest(%s, last_value)) FROM {sequence}", sequence, number)

@@ -35,6 +35,7 @@ def status() -> dict[str, Any]:
                 "fleet_keys": version.secrets.fleet_keys,
                 "audit_keys": version.secrets.audit_keys,
                 "signing_secrets": version.secrets.signing_secrets,
+                "agreement_keys": version.secrets.agreement_keys,
             }
             for version in inventory.versions(census.census())
         ],
@@ -54,7 +55,8 @@ def told(found: dict[str, Any]) -> str:
         lines.append(
             f"  version {row['version']}: {row['state']}, {row['device_keys']} device keys, "
             f"{row['fleet_keys']} fleet keys, {row['audit_keys']} audit key{'s' * (row['audit_keys'] != 1)}, "
-            f"{row['signing_secrets']} signing secrets" + (f" ({dates} UTC)" if dates else "")
+            f"{row['signing_secrets']} signing secrets, {row['agreement_keys']} agreement keys"
+            + (f" ({dates} UTC)" if dates else "")
         )
     rotation = found["rotation"]
     if rotation is not None:

@@ -11,19 +11,23 @@ from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeys, Purpose, UnwrapError, wrapped_version
 
 DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS = "keyvault_devicekey", "keyvault_fleetkey", "keyvault_auditkey"
-SIGNING_SECRETS = "keyvault_signingsecret"
-TABLES = (DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS, SIGNING_SECRETS)
+SIGNING_SECRETS, AGREEMENT_KEYS = "keyvault_signingsecret", "keyvault_agreementkey"
+TABLES = (DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS, SIGNING_SECRETS, AGREEMENT_KEYS)
 
 _BATCH = 2_000
 _PURPOSES = {
     FLEET_KEYS: Purpose.FLEET_KEY,
     AUDIT_KEYS: Purpose.AUDIT_KEY,
     SIGNING_SECRETS: Purpose.SIGNING_SECRET,
+    AGREEMENT_KEYS: Purpose.AGREEMENT_KEY,
 }
 
 
 class Secret(NamedTuple):
-    """One wrapped secret as it stands in its row; ``version`` is what the row says, not its octets."""
+    """One wrapped secret as it stands in its row; ``version`` is what the row says, not its octets.
+
+    ``epoch`` of an agreement key is that key's own version; of what has neither it is 0.
+    """
 
     table: str
     id: int
@@ -37,7 +41,9 @@ class Secret(NamedTuple):
     def __str__(self) -> str:
         if self.table == DEVICE_KEYS:
             return f"{self.purpose} of {self.owner.hex()}, epoch {self.epoch}"
-        return "audit key" if self.table == AUDIT_KEYS else f"{self.purpose} {self.owner.decode()}"
+        if self.table == AUDIT_KEYS:
+            return "audit key"
+        return f"{self.purpose} {self.owner.decode()}" + (f" version {self.epoch}" if self.epoch else "")
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -51,10 +57,11 @@ class Count(NamedTuple):
     fleet_keys: int
     audit_keys: int
     signing_secrets: int
+    agreement_keys: int
 
     @property
     def secrets(self) -> int:
-        return self.device_keys + self.fleet_keys + self.audit_keys + self.signing_secrets
+        return sum(self[1:])
 
 
 class Verification(NamedTuple):
@@ -93,7 +100,7 @@ def count_needing(version: int) -> int:
 def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Secret]:
     """The next stored device keys by id, all or those not under one version."""
     rows = fetch_rows(
-        """SELECT id, system_title, epoch, wrapped, master_key_version, fingerprint FROM keyvault_devicekey
+        """SELECT id, system_title, epoch, source, wrapped, master_key_version, fingerprint FROM keyvault_devicekey
            WHERE id > %s AND wrapped IS NOT NULL AND master_key_version IS DISTINCT FROM %s::int
            ORDER BY id LIMIT %s""",
         after_id,
@@ -101,14 +108,19 @@ def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Se
         limit,
     )
     return [
-        Secret(DEVICE_KEYS, key_id, purpose_of(epoch), title, epoch, wrapped, version, name)
-        for key_id, title, epoch, wrapped, version, name in rows
+        Secret(DEVICE_KEYS, key_id, purpose_of(epoch, source), title, epoch, wrapped, version, name)
+        for key_id, title, epoch, source, wrapped, version, name in rows
     ]
 
 
 def other_secrets(not_at: int | None = None) -> list[Secret]:
-    """Fleet keys, the audit key and signing secrets, all or those not under one version."""
-    owners = {FLEET_KEYS: "name", AUDIT_KEYS: f"'{chain.KEY_OWNER.decode()}'", SIGNING_SECRETS: "owner"}
+    """Fleet and agreement keys, the audit key and signing secrets, all or those not under one version."""
+    owners = {
+        FLEET_KEYS: "name, 0",
+        AUDIT_KEYS: f"'{chain.KEY_OWNER.decode()}', 0",
+        SIGNING_SECRETS: "owner, 0",
+        AGREEMENT_KEYS: "name, version",
+    }
     statement = " UNION ALL ".join(
         f"""SELECT '{table}' AS kind, id, {owner}, wrapped, master_key_version FROM {table}
             WHERE master_key_version IS DISTINCT FROM %s::int"""
@@ -116,8 +128,8 @@ def other_secrets(not_at: int | None = None) -> list[Secret]:
     )
     rows = fetch_rows(f"{statement} ORDER BY kind, id", *[not_at] * len(owners))
     return [
-        Secret(table, row_id, _PURPOSES[table], owner.encode(), 0, wrapped, version, None)
-        for table, row_id, owner, wrapped, version in rows
+        Secret(table, row_id, _PURPOSES[table], owner.encode(), epoch, wrapped, version, None)
+        for table, row_id, owner, epoch, wrapped, version in rows
     ]
 
 
@@ -151,6 +163,7 @@ def _fault(master: MasterKeys, secret: Secret) -> str | None:
         return str(error)
     if wrapped_version(secret.wrapped) != secret.version:
         return f"is under version {wrapped_version(secret.wrapped)}; its row says {secret.version}"
-    if secret.fingerprint is not None and secret.fingerprint != fingerprint(octets):
+    is_key_itself = secret.fingerprint is not None and secret.purpose is not Purpose.PUBLIC_KEY
+    if is_key_itself and secret.fingerprint != fingerprint(octets):
         return "its fingerprint is another key's"
     return None

@@ -48,6 +48,8 @@ class Purpose(StrEnum):
     DEVICE_KEY = "device key"
     TRANSFER_KEY = "transfer key"
     FLEET_KEY = "fleet key"
+    AGREEMENT_KEY = "agreement key"
+    PUBLIC_KEY = "public key of a device"
     AUDIT_KEY = "audit key"
     JOURNAL_KEY = "journal key"
     BACKUP_KEY = "backup key"
@@ -100,7 +102,8 @@ class MasterKeys:
     def wrap(self, secret: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
         """A secret of 32 octets as 77 octets of COSE_Encrypt0 under the active version.
 
-        ``owner`` is the system title of a device, the name of a fleet key, or who signs.
+        ``owner`` is the system title of a device, the name of a fleet or agreement key, or who signs; ``epoch`` of an
+        agreement key is its version.
         """
         return self._seal(secret, _external_aad(purpose, owner, epoch))
 

@@ -1,11 +1,12 @@
 """Whether the master key is the one that the stored keys are wrapped under: some of them are opened."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from keyvault import master_key
 from keyvault.device_keys.provisioning import purpose_of
-from keyvault.master_key import MasterKeyError, UnwrapError
-from keyvault.models import DeviceKey
+from keyvault.master_key import MasterKeyError, Purpose, UnwrapError
+from keyvault.models import AgreementKey, DeviceKey
 
 
 class Trial(NamedTuple):
@@ -20,18 +21,27 @@ def try_stored_keys(each: int = 5) -> Trial:
 
     Raises MasterKeyError where the master key cannot be used at all.
     """
-    wrapped = DeviceKey.objects.exclude(wrapped=None)
-    rows = {row.pk: row for order in ("pk", "-pk") for row in wrapped.order_by(order)[:each]}
+    rows = list(_some(each))
     if not rows:
         return Trial(0, [])
     keys = master_key.current()
     refusals = []
-    for row in rows.values():
+    for wrapped, purpose, owner, epoch in rows:
         try:
-            keys.unwrap(bytes(row.wrapped or b""), purpose_of(row.epoch), bytes(row.system_title), row.epoch)
+            keys.unwrap(wrapped, purpose, owner, epoch)
         except (MasterKeyError, UnwrapError) as error:
             refusals.append(str(error))
     return Trial(len(rows), refusals)
+
+
+def _some(each: int) -> Iterator[tuple[bytes, Purpose, bytes, int]]:
+    """Wrapped keys of devices, and the agreement keys that others are computed from; as ``unwrap`` takes them."""
+    of_devices = DeviceKey.objects.exclude(wrapped=None)
+    for row in {row.pk: row for order in ("pk", "-pk") for row in of_devices.order_by(order)[:each]}.values():
+        yield bytes(row.wrapped or b""), purpose_of(row.epoch, row.source), bytes(row.system_title), row.epoch
+    of_head_end = AgreementKey.objects.all()
+    for key in {row.pk: row for order in ("pk", "-pk") for row in of_head_end.order_by(order)[:each]}.values():
+        yield bytes(key.wrapped), Purpose.AGREEMENT_KEY, key.name.encode(), key.version
 
 
 def check_any_opens() -> None:

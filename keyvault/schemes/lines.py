@@ -41,17 +41,31 @@ class Cipher(Protocol):
         ...
 
 
+class KeyInputs(NamedTuple):
+    """What a device key is computed from: system title (8 octets), epoch, and the 32 octets that are kept for it.
+
+    ``kept`` is what lies wrapped in the key's own row, or in that of its fleet key. ``agreement_private`` is the
+    head-end's own key of the version that the row names, where it names one.
+    """
+
+    kept: bytes
+    system_title: bytes
+    epoch: int
+    agreement_private: X25519PrivateKey | None = None
+
+    def __repr__(self) -> str:
+        return f"KeyInputs(..., {self.system_title.hex()}, {self.epoch})"
+
+
 class Source(NamedTuple):
     """A key source: how the head-end has the device key (32 octets) of an epoch.
 
-    ``device_key`` computes it from a secret of ``secret_octets``, the system title (8 octets) and the epoch. The secret
-    is wrapped in the key's own row, or in that of its fleet key with ``is_of_fleet``.
+    ``device_key`` computes it from what is kept: in the key's own row, or with ``is_of_fleet`` in its fleet key's.
     """
 
     name: str
-    secret_octets: int
     is_of_fleet: bool
-    device_key: Callable[[bytes, bytes, int], bytes]
+    device_key: Callable[[KeyInputs], bytes]
     reference: str
 
 
@@ -60,7 +74,8 @@ class Envelope(NamedTuple):
 
     ``algorithms`` are the COSE algorithms that a key may be provisioned for: the first of them where none is named. A
     frame that begins with one of ``first_octets`` is parsed by ``parse``, which raises MalformedError; where the octets
-    of two envelopes begin alike, the longer ones decide. ``cipher`` makes of a device key what opens its frames.
+    of two envelopes begin alike, the longer ones decide. ``cipher`` makes of a device key what opens its frames;
+    with ``is_to_agreement_key`` they are sealed to the head-end's agreement key, too.
 
     What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets); or by the title alone (8), then
     every key that the device may use is tried that is of this envelope and algorithm.
@@ -72,6 +87,7 @@ class Envelope(NamedTuple):
     parse: Callable[[bytes], Frame]
     cipher: Callable[[OpenedKey], Cipher]
     reference: str
+    is_to_agreement_key: bool = False
 
 
 class Scheme(NamedTuple):

@@ -1,11 +1,10 @@
 """Key source ``stored``: the device key itself lies wrapped in its row. Pure."""
 
-from keyvault.cose.kdf import DEVICE_KEY_OCTETS
-from keyvault.schemes.lines import Source
+from keyvault.schemes.lines import KeyInputs, Source
 
 
-def _device_key(secret: bytes, system_title: bytes, epoch: int) -> bytes:
-    return secret
+def _device_key(inputs: KeyInputs) -> bytes:
+    return inputs.kept
 
 
-STORED = Source("stored", DEVICE_KEY_OCTETS, is_of_fleet=False, device_key=_device_key, reference="random")
+STORED = Source("stored", is_of_fleet=False, device_key=_device_key, reference="random")

@@ -8,17 +8,19 @@ from collections.abc import Mapping
 
 from keyvault.cose.algorithms import Algorithm
 from keyvault.cose.structures import Frame
+from keyvault.schemes.agreed import AGREED
 from keyvault.schemes.ccm import CCM_ENVELOPE
 from keyvault.schemes.derived import DERIVED
 from keyvault.schemes.lines import Envelopes, Scheme, Source, Table
 from keyvault.schemes.stored import STORED
 
-SOURCES: Table[Source] = Table(STORED, DERIVED)
+SOURCES: Table[Source] = Table(STORED, DERIVED, AGREED)
 ENVELOPES = Envelopes(CCM_ENVELOPE)
+_ANY_SOURCE = frozenset(source.name for source in SOURCES)
 SCHEMES: Table[Scheme] = Table(
-    Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", frozenset({STORED.name, DERIVED.name})),
+    Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", _ANY_SOURCE),
     # Of a meter of scheme hop its events alone come in frames of its own: its concentrator reports what it measured.
-    Scheme("hop", 3, CCM_ENVELOPE.name, "events", frozenset({STORED.name, DERIVED.name})),
+    Scheme("hop", 3, CCM_ENVELOPE.name, "events", _ANY_SOURCE),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
@@ -74,6 +76,12 @@ def scheme_numbered(number: int | None) -> Scheme:
         return SCHEMES[USUAL]
     unknown = Scheme(f"scheme {number}", number, "", "", frozenset(), "of a scheme that this release does not know")
     return next((one for one in SCHEMES if one.number == number), unknown)
+
+
+def needs_agreement_key(scheme: str) -> bool:
+    """Whether frames of a scheme are sealed to the head-end's agreement key, whatever their device key comes from."""
+    line = SCHEMES.get(scheme)
+    return line is not None and ENVELOPES[line.envelope].is_to_agreement_key
 
 
 def algorithm_name(alg: int) -> str:

@@ -248,7 +248,7 @@ def test_every_act_on_keys_is_journaled(folder: Path) -> None:
     _, first_keys = records[1].body
     row = DeviceKey.objects.get(system_title=TITLES[0], epoch=0)
     expected = [row.pk, TITLES[0], 0, 10, "stored", None, bytes(row.wrapped or b""), row.master_key_version]
-    assert first_keys[0] == [*expected, bytes(row.fingerprint or b""), "ccm"]
+    assert first_keys[0] == [*expected, bytes(row.fingerprint or b""), "ccm", None]
     assert len(first_keys) == 4
     assert records[4].body[0][:2] == [TITLES[2], 2]
     assert records[7].body == ["compromised", [[TITLES[0], 2, bytes(pending.fingerprint or b"")]]]

@@ -31,7 +31,14 @@ from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
-from keyvault.device_keys import command_sealing, epochs, provisioning, shipments
+from keyvault.device_keys import (
+    agreement_cut_off,
+    agreement_keys,
+    command_sealing,
+    epochs,
+    provisioning,
+    shipments,
+)
 from keyvault.device_keys.command_sealing import KeyCommand
 from keyvault.device_keys.provisioning import (
     NewKey,
@@ -45,10 +52,12 @@ from keyvault.journal.replay import ReplayError
 from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import backups
 from keyvault.models import (
+    AgreementKey,
     Approval,
     AuditRecord,
     Backup,
     DeviceKey,
+    DevicePublicKey,
     FleetKey,
     InvocationCounter,
     KeyState,
@@ -58,6 +67,7 @@ from keyvault.models import (
 from tests.concentrators.fleet import NOW, Device, commission, post
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory
+from tests.keyvault import agreeing
 from tests.toy_schemes import toys
 
 pytestmark = pytest.mark.django_db
@@ -93,6 +103,7 @@ def picture() -> dict[str, Any]:
         "source",
         "state",
         "fleet_key__name",
+        "agreement_key__version",
         "wrapped",
         "fingerprint",
     )
@@ -102,6 +113,14 @@ def picture() -> dict[str, Any]:
         "activated": list(keys.exclude(activated_at=None).values_list("system_title", "epoch")),
         "counters": list(InvocationCounter.objects.order_by("key").values_list("key", "key__version")),
         "fleet keys": list(FleetKey.objects.order_by("pk").values_list("pk", "name")),
+        "agreement keys": [
+            tuple(map(plain, row))
+            for row in AgreementKey.objects.order_by("pk").values_list("pk", "version", "public", "wrapped", "state")
+        ],
+        "public keys": [
+            tuple(map(plain, row))
+            for row in DevicePublicKey.objects.order_by("public").values_list("system_title", "public")
+        ],
         "concentrators": list(Concentrator.objects.order_by("pk").values_list("pk", "name", "is_active")),
         "tokens": [
             (bytes(digest), label, bool(revoked), expires and int(expires.timestamp()))
@@ -149,6 +168,41 @@ def test_new_keys_of_every_kind_come_back(folder: Path) -> None:
         epochs.begin(TITLES[:3])
 
     assert_brought_back(folder, act)
+
+
+def test_agreement_keys_and_what_was_agreed_on_come_back(folder: Path) -> None:
+    def act() -> None:
+        first = agreement_keys.init("hes-1", OFFICER)
+        agreeing.provision(agreeing.pairs(TITLES[:2]), first)
+        agreement_keys.rotate("hes-1", OFFICER, NOW)
+        epochs.begin(TITLES[:1])
+        agreement_cut_off.cut_off("hes-1", 1, OFFICER, NOW)
+
+    assert_brought_back(folder, act)
+    (key,) = DeviceKey.objects.filter(state=KeyState.COMPROMISED, epoch=1, system_title=TITLES[0])
+    assert len(open_keys([key.pk])) == 1
+
+
+def test_an_agreement_key_and_a_public_key_of_acts_that_were_not_committed_give_way(folder: Path) -> None:
+    privates = agreeing.pairs(TITLES[:1])
+    lose(lambda: agreeing.provision(privates, agreement_keys.init("hes-1", OFFICER)))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval(pg_get_serial_sequence('keyvault_agreementkey', 'id'), 1000000)")
+
+    def act() -> None:
+        key = agreement_keys.init("hes-1", OFFICER)
+        agreeing.provision({TITLES[1]: privates[TITLES[0]]}, key)
+        agreement_keys.rotate("hes-1", OFFICER, NOW)
+
+    known = lose(act)
+    bring_up(folder)
+    assert picture()["agreement keys"] == known["agreement keys"]
+    assert picture()["public keys"] == [(TITLES[1], privates[TITLES[0]].public_key().public_bytes_raw())]
+    assert [(key[1], key[2]) for key in picture()["keys"]] == [(TITLES[1], 0), (TITLES[1], 1)]
+    InvocationCounter.objects.update(highest=7)
+    bring_up(folder)  # what was committed stays as it is, its counters with it
+    assert picture()["agreement keys"] == known["agreement keys"]
+    assert set(InvocationCounter.objects.values_list("highest", flat=True)) == {7}
 
 
 def test_the_scheme_of_a_key_comes_back_and_goes_on_with_the_next_epoch(folder: Path) -> None:

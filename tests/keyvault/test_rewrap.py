@@ -426,8 +426,14 @@ class TestCommand:
     def test_rotate_here_and_status(self, secrets: dict[int, bytes]) -> None:
         assert f"Finished: {SECRETS} secrets rewrapped under version 2" in call("rotate", "--here", "--batch-size", "9")
         told = call("status")
-        assert "version 1: decrypt_only, 0 device keys, 0 fleet keys, 0 audit keys, 0 signing secrets" in told
-        assert "version 2: active, 30 device keys, 1 fleet keys, 1 audit key, 0 signing secrets (" in told
+        assert (
+            "version 1: decrypt_only, 0 device keys, 0 fleet keys, 0 audit keys, 0 signing secrets, 0 agreement keys"
+            in told
+        )
+        assert (
+            "version 2: active, 30 device keys, 1 fleet keys, 1 audit key, 0 signing secrets, 0 agreement keys ("
+            in told
+        )
         assert f"Rotation to version 2: finished, {SECRETS} of {SECRETS} rewrapped, 0 unreadable" in told
         found = json.loads(call("status", "--json"))
         assert [(row["version"], row["device_keys"]) for row in found["versions"]] == [(1, 0), (2, 30)]

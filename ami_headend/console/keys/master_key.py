@@ -205,7 +205,7 @@ def _versions(found: Sequence[VersionStanding], now: datetime, *, may_destroy: b
                 _label(row),
                 thousands(row.secrets.device_keys),
                 thousands(row.secrets.fleet_keys),
-                thousands(row.secrets.audit_keys + row.secrets.signing_secrets),
+                thousands(row.secrets.agreement_keys + row.secrets.audit_keys + row.secrets.signing_secrets),
                 moment(row.created_at),
                 moment(row.decrypt_only_at),
                 _end(row, now, may_destroy=may_destroy),

@@ -66,6 +66,8 @@ def _shown(record: JournalRecord) -> dict[str, Any]:
             body = [state, [[key[1], key[2], key[8]] for key in keys]]
         case "fleet_key":
             body = body[:2]
+        case "agreement_key":
+            body = body[:4]
         case "audit_key":
             body = []
     at = datetime.fromtimestamp(record.at_s, UTC).isoformat()

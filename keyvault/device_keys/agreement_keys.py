@@ -1,0 +1,175 @@
+"""The head-end's agreement keys: X25519 pairs in versions, by which it agrees on device keys with meters.
+
+A new version starts nothing by itself: meters move to it as they are rotated. A version that leaked is cut off: with
+it all device keys that were agreed with it are known, and what was sealed to it can be read.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from django.db import IntegrityError, transaction
+
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from keyvault import journal
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys.errors import ProvisioningError
+from keyvault.master_key import MasterKeys, Purpose, UnwrapError
+from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.models import AgreementKey, AgreementState
+
+NAME_MAX = 100
+
+
+class AgreementKeyError(ProvisioningError):
+    """A version of an agreement key cannot be made, found or used as asked; the message says why."""
+
+
+class VersionUse(NamedTuple):
+    """A version, with the meters that send under a key of it, and keys of it that may still open frames."""
+
+    key: AgreementKey
+    meters: int
+    usable: int
+
+
+def init(name: str, actor: Actor) -> AgreementKey:
+    """Make version 1 of a new agreement key; audited. AgreementKeyError for a bad name, or one that is taken.
+
+    The name is what certificates of meters call their ``aud``. MasterKeyError, AuditError: then there is none.
+    """
+    if not name.strip() or len(name) > NAME_MAX or not name.isprintable():
+        raise AgreementKeyError(f"an agreement key has a name of up to {NAME_MAX} printable characters")
+    with transaction.atomic():
+        if AgreementKey.objects.filter(name=name).exists():
+            raise AgreementKeyError(f"there is an agreement key {name} already: agreement_key rotate makes its next")
+        row = _make(name, 1)
+        chain.record(actor, "agreement_key.init", _subject(row))
+    return row
+
+
+def rotate(name: str, actor: Actor, now: datetime) -> AgreementKey:
+    """Make the next version the active one; audited. What uses the one before goes on with it until it is rotated."""
+    with transaction.atomic():
+        newest = AgreementKey.objects.select_for_update().filter(name=name).order_by("-version").first()
+        if newest is None:
+            raise AgreementKeyError(f"there is no agreement key {name}: agreement_key init makes one")
+        AgreementKey.objects.filter(name=name, state=AgreementState.ACTIVE).update(
+            state=AgreementState.REPLACED, replaced_at=now
+        )
+        row = _make(name, newest.version + 1)
+        chain.record(actor, "agreement_key.rotate", _subject(row))
+    return row
+
+
+def active(name: str | None = None) -> AgreementKey:
+    """The active version of a key; of the only one where no name is given. AgreementKeyError where there is none."""
+    rows = AgreementKey.objects.filter(state=AgreementState.ACTIVE).defer("wrapped")
+    found = list(rows.filter(name=name) if name is not None else rows.order_by("name")[:2])
+    if len(found) > 1:
+        raise AgreementKeyError("there are several agreement keys: name one of them")
+    if not found:
+        which = "no agreement key" if name is None else f"no agreement key {name} with an active version"
+        raise AgreementKeyError(f"there is {which}: manage.py agreement_key init or rotate makes one")
+    return found[0]
+
+
+def active_for(system_titles: Collection[bytes]) -> dict[bytes, int]:
+    """By title, the number of the active version of the key that a device went with last, or of the only one there is.
+
+    AgreementKeyError where there is none.
+    """
+    rows = fetch_rows(
+        """SELECT DISTINCT ON (d.system_title) d.system_title, k.name, a.id
+           FROM keyvault_devicekey d JOIN keyvault_agreementkey k ON k.id = d.agreement_key_id
+           LEFT JOIN keyvault_agreementkey a ON a.name = k.name AND a.state = 'active'
+           WHERE d.system_title = ANY(%s::bytea[]) ORDER BY d.system_title, d.epoch DESC""",
+        octets_array(system_titles),
+    )
+    found = {title: number for title, _, number in rows}
+    gone = sorted({name for _, name, number in rows if number is None})
+    if gone:
+        raise AgreementKeyError(f"agreement key {gone[0]} has no active version: manage.py agreement_key rotate")
+    if without := set(system_titles) - found.keys():
+        found |= dict.fromkeys(without, active().pk)
+    return found
+
+
+def find(name: str, version: int) -> AgreementKey:
+    """A version by its name and number; AgreementKeyError where there is none."""
+    row = AgreementKey.objects.filter(name=name, version=version).defer("wrapped").first()
+    if row is None:
+        raise AgreementKeyError(f"there is no version {version} of an agreement key {name}")
+    return row
+
+
+def standings() -> list[VersionUse]:
+    """Every version, by name and the newest first, with what uses it; two queries."""
+    counts: Mapping[int, tuple[int, int]] = {
+        number: (meters, usable)
+        for number, meters, usable in fetch_rows(
+            """SELECT agreement_key_id, count(*) FILTER (WHERE state = 'active' AND epoch > 0), count(*)
+               FROM keyvault_devicekey
+               WHERE agreement_key_id IS NOT NULL AND state IN ('pending', 'active', 'retiring') GROUP BY 1"""
+        )
+    }
+    rows = AgreementKey.objects.order_by("name", "-version").defer("wrapped")
+    return [VersionUse(row, *counts.get(row.pk, (0, 0))) for row in rows]
+
+
+def open_versions(numbers: Collection[int], master: MasterKeys) -> dict[int, X25519PrivateKey]:
+    """The private keys of versions that new keys may go with, by their numbers; for keyvault alone.
+
+    AgreementKeyError where one is not known, is cut off, or does not open.
+    """
+    # Shared with others who store keys: whoever cuts a version off waits for these keys, and finds them.
+    fetch_rows("SELECT 1 FROM keyvault_agreementkey WHERE id = ANY(%s::int[]) FOR SHARE", int_array(sorted(numbers)))
+    rows = AgreementKey.objects.in_bulk(numbers)
+    found = {}
+    for number in numbers:
+        row = rows.get(number)
+        if row is None:
+            raise AgreementKeyError(f"there is no version with number {number} of an agreement key")
+        if row.state == AgreementState.CUT_OFF:
+            raise AgreementKeyError(f"agreement key {row} is cut off: no new key goes with it")
+        try:
+            found[number] = open_pair(master, row.name, row.version, bytes(row.wrapped), bytes(row.public))
+        except UnwrapError as error:
+            raise AgreementKeyError(f"agreement key {row} does not open: {error}") from None
+    return found
+
+
+def open_pair(master: MasterKeys, name: str, version: int, wrapped: bytes, public: bytes) -> X25519PrivateKey:
+    """The private key of a version; UnwrapError where its row was changed.
+
+    The public key, which goes out to meters, must belong to it: nothing else keeps that column.
+    """
+    octets = master.unwrap(wrapped, Purpose.AGREEMENT_KEY, name.encode(), version)
+    private = X25519PrivateKey.from_private_bytes(octets)
+    if private.public_key().public_bytes_raw() != public:
+        raise UnwrapError(f"the public key of {name} version {version} was changed")
+    return private
+
+
+def _make(name: str, version: int) -> AgreementKey:
+    private = X25519PrivateKey.generate()
+    master = keys_for_wrapping()
+    wrapped = master.wrap(private.private_bytes_raw(), Purpose.AGREEMENT_KEY, name.encode(), version)
+    try:
+        row = AgreementKey.objects.create(
+            name=name,
+            version=version,
+            public=private.public_key().public_bytes_raw(),
+            wrapped=wrapped,
+            master_key_version=master.active_version,
+        )
+    except IntegrityError:
+        raise AgreementKeyError(f"somebody else made version {version} of {name} meanwhile: try again") from None
+    journal.append("agreement_key", [row.pk, name, version, row.public, wrapped, master.active_version])
+    return row
+
+
+def _subject(row: AgreementKey) -> dict[str, Any]:
+    return {"agreement_key": row.name, "version": row.version, "public": bytes(row.public).hex()}

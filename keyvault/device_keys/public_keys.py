@@ -1,0 +1,52 @@
+"""The public keys of meters (X25519): each stands for one meter, and for no other ever."""
+
+from collections.abc import Mapping
+
+from ami_headend.core.sql import fetch_rows, octets_array
+from keyvault import journal
+from keyvault.device_keys.errors import ProvisioningError
+from keyvault.schemes.agreed import AgreementError, check_public
+
+
+def register(publics: Mapping[bytes, bytes]) -> None:
+    """Note that public keys (32 octets) stand for meters (system title, 8 octets), in the caller's transaction.
+
+    ProvisioningError for a key that nothing can be agreed with, or that stands for another meter. Three queries.
+    """
+    of: dict[bytes, bytes] = {}
+    for title, public in publics.items():
+        try:
+            check_public(public)
+        except AgreementError as error:
+            raise ProvisioningError(f"device {title.hex()}: {error}") from None
+        other = of.setdefault(public, title)
+        if other != title:
+            raise ProvisioningError(f"device {title.hex()}: its public key is that of {other.hex()}, too")
+    ours = fetch_rows(
+        "SELECT public FROM keyvault_agreementkey WHERE public = ANY(%s::bytea[]) LIMIT 1", octets_array(of)
+    )
+    if ours:
+        raise ProvisioningError(f"device {of[ours[0][0]].hex()}: its public key is the head-end's own")
+    put(of)
+    standing = fetch_rows(
+        "SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])", octets_array(of)
+    )
+    for public, title in standing:
+        if title != of[public]:
+            raise ProvisioningError(
+                f"device {of[public].hex()}: its public key is that of {title.hex()}. Each meter has a pair of its own"
+            )
+
+
+def put(of: Mapping[bytes, bytes]) -> None:
+    """Store which meter (system title) each public key stands for; one that stands already stays as it is."""
+    titles = [of[public] for public in sorted(of)]  # in one order, so that two who register the same do not deadlock
+    new = fetch_rows(
+        """INSERT INTO keyvault_devicepublickey (public, system_title, created_at)
+           SELECT public, title, now() FROM unnest(%s::bytea[], %s::bytea[]) AS n(public, title)
+           ON CONFLICT (public) DO NOTHING RETURNING public, system_title""",
+        octets_array(sorted(of)),
+        octets_array(titles),
+    )
+    if new:
+        journal.append("public_keys", new)

@@ -1,0 +1,64 @@
+"""Key source ``agreed``: X25519, static on both sides; nothing secret is shipped (docs/schemes.md). Pure.
+
+Both sides compute Z = X25519(own private key, the other's public key), and from it the device key of an epoch. There
+is no forward secrecy: who has the head-end's private key has the device keys of all its meters.
+"""
+
+import cbor2
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS
+from keyvault.cose.structures import make_kid
+from keyvault.schemes.lines import KeyInputs, Source
+
+PUBLIC_OCTETS = 32
+PRIVATE_OCTETS = 32
+_FIELD_PRIME = 2**255 - 19
+_ANY_PRIVATE = X25519PrivateKey.from_private_bytes(bytes(PRIVATE_OCTETS))
+
+
+class AgreementError(ValueError):
+    """A public key with which nothing can be agreed on: an attack, or a damaged list of keys."""
+
+
+def check_public(public: bytes) -> None:
+    """AgreementError where the octets are no public key, or not its one encoding, or give a Z that is all zero.
+
+    RFC 7748 section 5 takes several encodings of one point; here a key has one, for it stands for one meter.
+    """
+    if len(public) != PUBLIC_OCTETS:
+        raise AgreementError(f"an X25519 public key has {PUBLIC_OCTETS} octets, not {len(public)}")
+    if int.from_bytes(public, "little") >= _FIELD_PRIME:
+        raise AgreementError("the X25519 public key is not in its one encoding: its number is 2^255 - 19 or more")
+    agree(_ANY_PRIVATE, public)
+
+
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    """Z (32 octets) of one's private key and the other's public key (32 octets; RFC 7748 section 6.1).
+
+    AgreementError where Z is all zero: the public key is a point of small order, and Z known to everybody.
+    """
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise AgreementError("the X25519 public key is a point of small order: Z would be all zero") from None
+
+
+def agreed_device_key(z: bytes, system_title: bytes, epoch: int, meter: bytes, head_end: bytes) -> bytes:
+    """The device key (32 octets) of an epoch, 0 the transfer key, from Z and both public keys: HKDF, RFC 5869."""
+    kid = make_kid(system_title, epoch)
+    info = cbor2.dumps(["ami-headend agreed key", kid[:8], kid[8:], meter, head_end])
+    return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(z)
+
+
+def _device_key(inputs: KeyInputs) -> bytes:
+    private, meter = inputs.agreement_private, inputs.kept
+    if private is None:
+        raise AgreementError("a key that is agreed on needs the head-end's agreement key")
+    head_end = private.public_key().public_bytes_raw()
+    return agreed_device_key(agree(private, meter), inputs.system_title, inputs.epoch, meter, head_end)
+
+
+AGREED = Source("agreed", is_of_fleet=False, device_key=_device_key, reference="X25519, RFC 7748")
