@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -93,17 +94,33 @@ def standing(questions: Sequence[Question]) -> dict[str, KeptResult]:
 
 def _formed(form: Any, plain: Any) -> Any:
     """What was kept as plain lists and dicts, in its form again; ValueError or TypeError where it is of another."""
-    parts = get_args(form)
-    if get_origin(form) is list:
-        return [_formed(parts[0], one) for one in plain]
-    if get_origin(form) is dict:
-        return {key: _formed(parts[1], one) for key, one in plain.items()}
-    if get_origin(form) is UnionType:
-        return None if plain is None else _formed(parts[0], plain)
+    if _is_plain(form):
+        return plain
     if hasattr(form, "_fields"):
-        fields = get_type_hints(form).values()
-        return form(*(_formed(field, one) for field, one in zip(fields, plain, strict=True)))
-    return form(plain) if isinstance(form, type) and issubclass(form, Enum) else plain
+        return form(*(_formed(field, one) for field, one in zip(_fields(form), plain, strict=True)))
+    origin, parts = get_origin(form), get_args(form)
+    if origin is list:
+        return [_formed(parts[0], one) for one in plain]
+    if origin is dict:
+        return {key: _formed(parts[1], one) for key, one in plain.items()}
+    if origin is UnionType:
+        return None if plain is None else _formed(parts[0], plain)
+    return form(plain)
+
+
+@cache
+def _is_plain(form: Any) -> bool:
+    """Whether values have this form as they were kept: an answer has thousands of numbers."""
+    if hasattr(form, "_fields"):
+        return False
+    if get_origin(form) in (list, dict, UnionType):
+        return all(map(_is_plain, get_args(form)))
+    return not (isinstance(form, type) and issubclass(form, Enum))
+
+
+@cache
+def _fields(form: Any) -> tuple[Any, ...]:
+    return tuple(get_type_hints(form).values())
 
 
 def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> KeptResult:

@@ -15,7 +15,7 @@ from meters.models import MeterStatus
 PROFILE_PERIOD = timedelta(days=7)
 DAY = timedelta(hours=24)
 ROWS = 8
-FEW = 5_000
+FEW = 20_000
 
 
 class SilentMeter(NamedTuple):

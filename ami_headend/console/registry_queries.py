@@ -59,8 +59,8 @@ class Traffic(NamedTuple):
 def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple[str] | None]:
     """Meters by serial number, and the key to go on after; one query.
 
-    The meters of a concentrator, or those named, are found first: they are few, and to go through all by their serial
-    numbers until fifty of them are found costs seconds.
+    The meters of a concentrator, or those named, are found first, and sorted: they are few, and to go through all by
+    their serial numbers until fifty of them are found costs seconds. When each was heard is looked up as far as shown.
     """
     conditions, params = _meter_conditions(selection, limit)
     first_heard = heard.LAST.format(title="m.system_title") if selection.heard else ""
@@ -69,10 +69,11 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
     if selection.concentrator_id is not None:
         mine = """WITH mine AS MATERIALIZED (
                       SELECT m.* FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
-                      WHERE a.concentrator_id = %s AND a.valid_to IS NULL)"""
+                      WHERE a.concentrator_id = %s AND a.valid_to IS NULL ORDER BY m.serial_number)"""
         few = [selection.concentrator_id]
     elif selection.ids is not None:
-        mine = "WITH mine AS MATERIALIZED (SELECT m.* FROM meters_meter m WHERE m.id = ANY(%s::int[]))"
+        mine = """WITH mine AS MATERIALIZED (
+                      SELECT m.* FROM meters_meter m WHERE m.id = ANY(%s::int[]) ORDER BY m.serial_number)"""
         few = [int_array(selection.ids)]
     rows = _fetch(
         f"""{mine}
