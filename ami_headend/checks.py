@@ -94,7 +94,7 @@ def _limits() -> Iterator[CheckMessage]:
             f"COUNTER_GAP_RUNS is {settings.COUNTER_GAP_RUNS}: late frames would be refused as counter_too_old.",
             f"Set it to {COUNTER_GAP_RUNS_MIN} or more.",
         )
-    for name in ("UPLINK_RATE", "UPLINK_STATUS_RATE", "COMMAND_RATE", "RECEIPT_RATE"):
+    for name in ("UPLINK_RATE", "UPLINK_STATUS_RATE", "COMMAND_RATE", "RECEIPT_RATE", "HOP_RATE"):
         try:
             parse(getattr(settings, name))
         except ValueError:

@@ -520,3 +520,34 @@ class Command(models.Model):
 
     def __str__(self) -> str:
         return f"command {self.pk}: {self.get_kind_display()}"
+
+
+class HopKeySet(models.Model):
+    """The keys of hop tags as they were sealed for a concentrator, given again octet for octet until one changes.
+
+    What is sealed is derived of the keys in the vault: nothing is lost where the row is.
+    """
+
+    concentrator = models.OneToOneField(Concentrator, models.CASCADE, primary_key=True, related_name="hop_keys")
+    digest = models.BinaryField(max_length=32, null=True, help_text="of what is in it, and of what it is sealed under")
+    octets = models.BinaryField(null=True, help_text="a CBOR sequence of COSE_Encrypt0")
+    sealed_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"hop keys of {self.concentrator_id}"
+
+
+class HopFailure(models.Model):
+    """What a concentrator says that it dropped on its local link, by meter, hour and reason."""
+
+    pk = models.CompositePrimaryKey("concentrator_id", "hour", "meter_id", "reason")
+    concentrator = models.ForeignKey(Concentrator, models.CASCADE, related_name="+", db_index=False)
+    hour = models.DateTimeField(db_index=True)
+    meter = models.ForeignKey(Meter, models.CASCADE, related_name="+")
+    reason = models.CharField(max_length=12)
+    frames = models.BigIntegerField()
+    samples = ArrayField(models.BinaryField(), help_text="frames as they came")
+    reported_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.frames} {self.reason} of meter {self.meter_id}"

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from concentrators.failures.kinds import BEFORE_COUNTER
 from concentrators.failures.record import DIGEST_OCTETS
-from concentrators.models import FailureTally, RefusedFrame, Uplink
+from concentrators.models import FailureTally, HopFailure, RefusedFrame, Uplink
 
 _BATCH = 1_000
 
@@ -22,6 +22,7 @@ def delete_old(now: datetime) -> dict[str, int]:
     return {
         "failures": _failures(failures_before),
         "tallies": _rows(FailureTally._meta.db_table, "hour", failures_before),
+        "hop failures": _rows(HopFailure._meta.db_table, "hour", failures_before),
         "digests": _rows(
             RefusedFrame._meta.db_table, "received_at", now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)
         ),

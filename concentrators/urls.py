@@ -1,6 +1,6 @@
 from django.urls import path
 
-from concentrators.api import clock, commands, failures, gap_recovery, meters, rollouts, totals, uplinks
+from concentrators.api import clock, commands, failures, gap_recovery, hop, meters, rollouts, totals, uplinks
 
 urlpatterns = [
     path("uplinks", uplinks.UplinksView.as_view(), name="uplinks"),
@@ -15,5 +15,9 @@ urlpatterns = [
     path("resends", gap_recovery.Resends.as_view(), name="resends"),
     path("rotations", rollouts.WaveList.as_view(), name="rotations"),
     path("rotations/<int:wave_id>", rollouts.WaveDetail.as_view(), name="rotation"),
+    path("failures/hop", hop.HopFailureList.as_view(), name="reported-hop-failures"),
+    path("hop-keys", hop.HopKeysView.as_view(), name="hop-keys"),
+    path("next-key", hop.NextKeyView.as_view(), name="next-key"),
+    path("hop-failures", hop.HopFailuresView.as_view(), name="hop-failures"),
     path("totals", totals.TotalList.as_view(), name="totals"),
 ]

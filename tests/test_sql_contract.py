@@ -61,6 +61,7 @@ ELSEWHERE = {
     ),
     "concentrators/failures/numbers.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
+    "concentrators/fleet/hop_failures.py": (_NAMES, {"meters_meter"}),
     "concentrators/ingest/assigned.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
     "concentrators/ingest/length_corrections.py": (_STORES, {"meters_reading"}),
     "concentrators/ingest/register_corrections.py": (_STORES, {"meters_meterevent", "meters_reading"}),

@@ -26,6 +26,7 @@ BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # of one concentrator; 
 UNKNOWN_FRAMES_PER_HOUR = env.int("UNKNOWN_FRAMES_PER_HOUR", 50_000)  # of no known key; the same
 COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # looks for commands, per concentrator
 RECEIPT_RATE = env.str("RECEIPT_RATE", "1200/minute")  # receipts of commands, per concentrator
+HOP_RATE = env.str("HOP_RATE", "60/minute")  # looks for hop keys, its own next key, reports of dropped frames
 COMMAND_RETRY_S = env.int("COMMAND_RETRY_S", 60)  # not acknowledged: offered again, later each time
 COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
 RESEND_GAPS = env.bool("RESEND_GAPS", False)  # ask meters by itself for intervals that are missing

@@ -110,6 +110,9 @@ SPECTACULAR_SETTINGS = {
         {"name": "rotations", "description": "Waves of new device keys."},
         {"name": "uplinks", "description": "For concentrators: frames come in."},
         {"name": "commands", "description": "For concentrators: commands go out."},
+        {"name": "hop-keys", "description": "For concentrators that hold keys: how they check hop tags."},
+        {"name": "next-key", "description": "For concentrators that hold keys: their own next one."},
+        {"name": "hop-failures", "description": "For concentrators that hold keys: what they dropped."},
     ],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

@@ -117,6 +117,27 @@ class ReceiptThrottle(RateThrottle):
     setting = "RECEIPT_RATE"
 
 
+class HopKeysThrottle(RateThrottle):
+    """At most HOP_RATE looks for hop keys."""
+
+    scope = "hop keys"
+    setting = "HOP_RATE"
+
+
+class NextKeyThrottle(RateThrottle):
+    """At most HOP_RATE looks for a next key of its own."""
+
+    scope = "next key"
+    setting = "HOP_RATE"
+
+
+class HopFailuresThrottle(RateThrottle):
+    """At most HOP_RATE reports of what was dropped."""
+
+    scope = "hop failures"
+    setting = "HOP_RATE"
+
+
 @lru_cache(maxsize=1)
 def _limiter() -> SlidingWindowCounterRateLimiter:
     url = settings.REDIS_URL

@@ -25,6 +25,20 @@ CCM: dict[int, Algorithm] = {
     AES_CCM_16_128_256: Algorithm("AES-CCM-16-128-256", 32, 16),
 }
 
+# RFC 9053 section 3.1.
+HMAC_256_64 = 4
+HMAC_256_256 = 5
+HMAC: dict[int, Algorithm] = {
+    HMAC_256_64: Algorithm("HMAC 256/64", 32, 8, 0),
+    HMAC_256_256: Algorithm("HMAC 256/256", 32, 32, 0),
+}
+
+# RFC 9180, mode_psk; for private use (RFC 9052 section 16.4), as COSE has no number for it yet.
+HPKE_PSK = -65537
+HPKE: dict[int, Algorithm] = {
+    HPKE_PSK: Algorithm("HPKE PSK, X25519, HKDF-SHA-256, AES-128-GCM", 16, 16, 12),
+}
+
 
 def command_algorithm(alg: int) -> int:
     """The algorithm of commands under a key that was provisioned for ``alg``: AES-CCM with a full tag in every scheme.

@@ -6,7 +6,7 @@ import cbor2
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from keyvault.cose.algorithms import CCM
+from keyvault.cose.algorithms import CCM, HMAC_256_64
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, encode_bstr
 
 DEVICE_KEY_OCTETS = 32
@@ -14,6 +14,7 @@ HEAD_END = b"HES"  # the party identity of the head-end in every context
 
 _DIRECT_HKDF_SHA_256 = b"\xa1\x01\x29"  # {1: -10}
 _BASE_IV_BITS = 104
+_SECRET_OCTETS = 32
 
 
 class TrafficKey:
@@ -62,6 +63,21 @@ def downlink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, s
     return _derive(device_key, alg, (HEAD_END, _epoch(epoch)), (_title(system_title), None), salt)
 
 
+def hop_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, concentrator_title: bytes) -> TrafficKey:
+    """Traffic key and Base IV from meter to the concentrator with that system title (8 octets), which opens itself."""
+    return _derive(device_key, alg, (_title(system_title), _epoch(epoch)), (_title(concentrator_title), None), b"")
+
+
+def uplink_secret(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> bytes:
+    """A secret of 32 octets between meter and head-end for ``alg``: a key of HMAC, or a pre-shared key of HPKE."""
+    return _secret(device_key, alg, (_title(system_title), _epoch(epoch)), (HEAD_END, None))
+
+
+def hop_mac_key(device_key: bytes, system_title: bytes, epoch: int, concentrator_title: bytes) -> bytes:
+    """The key of HMAC 256/64 (32 octets) between meter and the concentrator with that system title (8 octets)."""
+    return _secret(device_key, HMAC_256_64, (_title(system_title), _epoch(epoch)), (_title(concentrator_title), None))
+
+
 def derived_device_key(fleet_key: bytes, system_title: bytes, epoch: int) -> bytes:
     """The 32 octets of a derived device key: HKDF-SHA-256 of the fleet key (32 octets) with an empty salt."""
     _check_key(fleet_key)
@@ -83,6 +99,12 @@ def _derive(
         HKDFExpand(SHA256(), key_octets, key_info).derive(prk),
         HKDFExpand(SHA256(), _BASE_IV_BITS // 8, iv_info).derive(prk),
     )
+
+
+def _secret(device_key: bytes, alg: int, party_u: tuple[bytes, bytes], party_v: tuple[bytes, None]) -> bytes:
+    _check_key(device_key)
+    info = kdf_context(alg, 8 * _SECRET_OCTETS, party_u, party_v)
+    return HKDF(SHA256(), _SECRET_OCTETS, None, info).derive(device_key)
 
 
 def _check_key(key: bytes) -> None:

@@ -77,14 +77,14 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
     opened = {key.id: key for key in open_keys({key_id for _, *key_ids in wanted for key_id in key_ids})}
     heard = _heard({key_id for command, key_id, _ in wanted if isinstance(command, PlainCommand) and command.dated})
     ready = [row for row in wanted if row[1] in opened and row[2] in opened]
-    counters = _take_counters(Counter(key_id for _, key_id, _ in ready), now)
+    counters = take_counters(Counter(key_id for _, key_id, _ in ready), now)
     sealed = {}
     for command, key_id, subject_id in ready:
         counter = counters[key_id]
         counters[key_id] = counter + 1
         scheme = usable[command.system_title].pending_scheme
         plaintext = _plaintext(command, opened[subject_id], scheme, heard.get(key_id, 0))
-        sealed[command.number] = _seal(opened[key_id], counter, plaintext)
+        sealed[command.number] = seal_under(opened[key_id], counter, plaintext)
     if sealed:
         brought = {command.number: command.epoch for command, *_ in ready if isinstance(command, KeyCommand)}
         entries = [[number, one.kid, one.counter, brought.get(number)] for number, one in sealed.items()]
@@ -145,7 +145,7 @@ def _usable(titles: Collection[bytes]) -> dict[bytes, _Usable]:
     return usable
 
 
-def _take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
+def take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
     """The first of as many counters as are wanted under each key: after the last, and from 256 x Unix seconds on."""
     ids = sorted(wanted)
     base = COUNTERS_PER_S * int(now.timestamp())
@@ -181,7 +181,8 @@ def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme:
     return cbor2.dumps(fields, canonical=True)
 
 
-def _seal(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
+def seal_under(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
+    """A command of that plaintext, under an opened key and a counter that was taken for it."""
     alg = command_algorithm(key.algorithm)
     kid = make_kid(key.system_title, key.epoch)
     cipher = DirectionCipher(downlink_key(key.octets, key.system_title, key.epoch, alg), alg)

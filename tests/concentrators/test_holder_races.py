@@ -7,7 +7,13 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from pytest_django import DjangoDbBlocker
 
-from concentrators.models import Concentrator
+from concentrators.fleet import hop_keys
+from concentrators.models import Assignment, Concentrator
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.models import DeviceKey, DownlinkCounter, KeyState
+from tests.concentrators.fleet import NOW
+from tests.concentrators.ingest.test_races import at_once
 from tests.factories import ConcentratorFactory, MeterFactory
 from tests.flows import databases
 
@@ -49,3 +55,31 @@ def test_of_two_that_want_a_title_at_once_the_later_is_refused(first: str) -> No
         assert thread.is_alive()
     thread.join(30)
     assert refused == [second]
+
+
+def test_of_requests_at_once_one_seals_and_all_get_its_octets() -> None:
+    concentrator = ConcentratorFactory.create(system_title=b"\2" * 8)
+    provisioning.provision_stored([NewKey(b"\2" * 8, 1, None, 10, "concentrator")])
+    meter = MeterFactory.create(system_title=b"\3" * 8)
+    Assignment.objects.create(meter=meter, concentrator=concentrator, valid_from=NOW)
+    provisioning.provision_stored([NewKey(b"\3" * 8, 1)])
+    given = at_once(*[lambda: hop_keys.sealed(concentrator.pk, NOW)] * 4)
+    assert len(set(given)) == 1
+    assert DownlinkCounter.objects.get(key__system_title=b"\2" * 8).last == 256 * int(NOW.timestamp())
+
+
+def test_a_key_that_goes_meanwhile_is_in_no_later_answer() -> None:
+    """Whatever of the two comes first: what is given after both is without it."""
+    concentrator = ConcentratorFactory.create(system_title=b"\4" * 8)
+    provisioning.provision_stored([NewKey(b"\4" * 8, 1, None, 10, "concentrator")])
+    meter = MeterFactory.create(system_title=b"\5" * 8)
+    Assignment.objects.create(meter=meter, concentrator=concentrator, valid_from=NOW)
+    provisioning.provision_stored([NewKey(b"\5" * 8, 1)])
+    before = hop_keys.sealed(concentrator.pk, NOW)
+    key = DeviceKey.objects.get(system_title=b"\5" * 8)
+    at_once(
+        lambda: hop_keys.sealed(concentrator.pk, NOW),
+        lambda: provisioning.set_key_state([key.pk], KeyState.COMPROMISED),
+    )
+    after = hop_keys.sealed(concentrator.pk, NOW)
+    assert len(after) < len(before)

@@ -1,0 +1,207 @@
+"""REST: what a concentrator that holds keys fetches and reports, and what operators see of its reports."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import exceptions, serializers, status
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from concentrators.api.authentication import (
+    HopFailuresThrottle,
+    HopKeysThrottle,
+    NextKeyThrottle,
+    concentrator_id,
+)
+from concentrators.api.commands import CBOR_SEQUENCE, CborSequenceRenderer
+from concentrators.api.concentrator_view import ConcentratorView
+from concentrators.fleet import hop_failures, hop_keys, titles
+from concentrators.fleet.hop_failures import (
+    COUNT_MAX,
+    ENTRIES_MAX,
+    SAMPLES_MAX,
+    HopFailureEntry,
+    HopFailureError,
+    HopFault,
+)
+from concentrators.models import Concentrator, FailureTally
+from meters.api.meters import ParameterView
+from meters.api.serializers import NamedField, PeriodQuery, SystemTitleField
+from meters.models import Meter
+
+_BODY_OCTETS_MAX = 2 * 1024 * 1024
+_LISTED_MAX = 10_000
+
+
+class NoKey(exceptions.APIException):
+    """The concentrator has nothing that could be sealed to it."""
+
+    status_code = status.HTTP_409_CONFLICT
+
+
+class HopKeysView(ConcentratorView):
+    """The keys of hop tags go out here."""
+
+    throttle_classes = (HopKeysThrottle,)
+    renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON for problems alone
+
+    @extend_schema(
+        operation_id="hop_keys",
+        responses={
+            (200, CBOR_SEQUENCE): OpenApiTypes.BINARY,
+            409: OpenApiResponse(description="This concentrator has no system title, or no active key of its own."),
+        },
+    )
+    def get(self, request: Request) -> HttpResponse:
+        """All hop keys of the meters assigned here: a CBOR sequence of COSE_Encrypt0 under this concentrator's key.
+
+        Octet for octet the same until one changes. It is the whole set: what is not in it is to be forgotten.
+        """
+        try:
+            octets = hop_keys.sealed(concentrator_id(request), timezone.now())
+        except hop_keys.NoKeyError as error:
+            raise NoKey(str(error)) from None
+        return HttpResponse(octets, content_type=CBOR_SEQUENCE)
+
+
+class NextKeyView(ConcentratorView):
+    """A concentrator fetches its own next key here."""
+
+    throttle_classes = (NextKeyThrottle,)
+    renderer_classes = (CborSequenceRenderer, JSONRenderer)
+
+    @extend_schema(
+        operation_id="next_key",
+        responses={
+            (200, CBOR_SEQUENCE): OpenApiTypes.BINARY,
+            204: OpenApiResponse(description="No key of this concentrator is pending."),
+        },
+    )
+    def get(self, request: Request) -> HttpResponse:
+        """The command that brings this concentrator its pending key, sealed under its transfer key.
+
+        The first report under the new key makes it the active one.
+        """
+        title = Concentrator.objects.values_list("system_title", flat=True).get(pk=concentrator_id(request))
+        octets = None if title is None else titles.next_key(bytes(title), timezone.now())
+        if octets is None:
+            return HttpResponse(status=status.HTTP_204_NO_CONTENT)
+        return HttpResponse(octets, content_type=CBOR_SEQUENCE)
+
+
+class FrameField(serializers.CharField):
+    """The octets of a frame in hex digits."""
+
+    def to_internal_value(self, data: Any) -> bytes:  # type: ignore[override]
+        try:
+            return bytes.fromhex(super().to_internal_value(data))
+        except ValueError:
+            raise serializers.ValidationError("octets in hex digits") from None
+
+
+class HopFailureEntrySerializer(serializers.Serializer[Any]):
+    """Frames of one meter that were dropped in one hour, for one reason."""
+
+    system_title = SystemTitleField(help_text="16 hex digits")
+    hour = serializers.DateTimeField(help_text="its beginning, a full hour of UTC")
+    reason = serializers.ChoiceField([fault.value for fault in HopFault])
+    frames = serializers.IntegerField(min_value=1, max_value=COUNT_MAX, help_text="in the whole hour so far")
+    samples = serializers.ListField(
+        child=FrameField(), required=False, max_length=SAMPLES_MAX, help_text="some of the frames, in hex digits"
+    )
+
+    def validate_samples(self, samples: list[bytes]) -> list[bytes]:
+        longest = settings.FRAME_MAX_OCTETS + 64  # a frame and its hop tag
+        if any(len(sample) > longest for sample in samples):
+            raise serializers.ValidationError(f"a frame has at most {longest} octets with its tag")
+        return samples
+
+
+class HopFailuresSerializer(serializers.Serializer[Any]):
+    """What a concentrator dropped."""
+
+    failures = serializers.ListField(child=HopFailureEntrySerializer(), min_length=1, max_length=ENTRIES_MAX)
+
+
+class HopFailuresView(ConcentratorView):
+    """A concentrator says here what it dropped on its local link."""
+
+    throttle_classes = (HopFailuresThrottle,)
+    refusals = (HopFailureError,)
+
+    def octets_max(self) -> int:
+        return _BODY_OCTETS_MAX
+
+    @extend_schema(
+        operation_id="hop_failures_create",
+        request=HopFailuresSerializer,
+        responses={204: OpenApiResponse(description="Noted; the same again changes nothing.")},
+    )
+    def post(self, request: Request) -> Response:
+        """Say how many frames of which meter were dropped in an hour. A count is of its whole hour so far."""
+        body = HopFailuresSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        entries = [
+            HopFailureEntry(
+                one["system_title"], one["hour"], HopFault(one["reason"]), one["frames"], one.get("samples", ())
+            )
+            for one in body.validated_data["failures"]
+        ]
+        hop_failures.report(concentrator_id(request), entries, timezone.now())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class HopFailuresQuery(PeriodQuery):
+    """Hours in [from, to), of a concentrator, of a meter."""
+
+    concentrator = NamedField(slug_field="name", queryset=Concentrator.objects.all(), required=False)
+    meter = SystemTitleField(required=False, help_text="system title")
+    limit = serializers.IntegerField(min_value=1, max_value=_LISTED_MAX, default=1_000)
+
+
+class HopFailureSerializer(serializers.Serializer[Any]):
+    """What a concentrator says that it dropped; nobody else saw it."""
+
+    concentrator = serializers.CharField()
+    meter = serializers.CharField(help_text="serial number")
+    hour = serializers.DateTimeField()
+    reason = serializers.CharField()
+    frames = serializers.IntegerField()
+    samples = serializers.SerializerMethodField()
+    reported_at = serializers.DateTimeField()
+
+    def get_samples(self, row: Any) -> list[str]:
+        return [sample.hex() for sample in row.samples]
+
+
+class HopFailureList(ParameterView):
+    """What concentrators say that they dropped, the newest hours first."""
+
+    queryset = FailureTally.objects.none()
+    query_class = HopFailuresQuery
+
+    @extend_schema(
+        operation_id="hop_failures", parameters=[HopFailuresQuery], responses=HopFailureSerializer(many=True)
+    )
+    def get(self, request: Request) -> Response:
+        """Counts of dropped frames by meter and hour, in the words of concentrators."""
+        query = HopFailuresQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        asked = query.validated_data
+        concentrator, title = asked.get("concentrator"), asked.get("meter")
+        meter = None if title is None else Meter.objects.filter(system_title=title).first()
+        if title is not None and meter is None:
+            return Response([])
+        rows = hop_failures.reported(
+            asked["from"],
+            asked["to"],
+            asked["limit"],
+            None if concentrator is None else concentrator.pk,
+            None if meter is None else meter.pk,
+        )
+        return Response(HopFailureSerializer(rows, many=True).data)

@@ -1,0 +1,41 @@
+"""The keys by which a concentrator checks hop tags: sealed once, and given again as they are until one changes."""
+
+from datetime import datetime
+
+from django.db import transaction
+
+from concentrators.fleet.assignments import holding
+from concentrators.models import Concentrator, HopKeySet
+from keyvault import journal
+from keyvault.device_keys import hop_key_sealing
+
+
+class NoKeyError(ValueError):
+    """A concentrator to which nothing can be sealed; the message says what it lacks."""
+
+
+def sealed(concentrator_id: int, now: datetime) -> bytes:
+    """All hop keys of the meters that are assigned to a concentrator now, sealed under its own key.
+
+    The same octets as before, unless a key came, went or changed, or a meter did. What is sealed is committed before
+    this returns, under counters that were never used; of two requests at once one seals, and both get the same.
+    Raises NoKeyError, NotReplayedError, MasterKeyError. A fixed number of queries.
+    """
+    with transaction.atomic(durable=True):
+        journal.check_open()
+        HopKeySet.objects.bulk_create([HopKeySet(concentrator_id=concentrator_id)], ignore_conflicts=True)
+        kept = HopKeySet.objects.select_for_update().get(pk=concentrator_id)
+        title = Concentrator.objects.values_list("system_title", flat=True).get(pk=concentrator_id)
+        if title is None:
+            raise NoKeyError("This concentrator has no system title, and no key of its own.")
+        mine = holding(now).filter(concentrator=concentrator_id).values_list("meter__system_title", flat=True)
+        found = hop_key_sealing.link_keys(bytes(title), list(map(bytes, mine)))
+        if found is None:
+            raise NoKeyError("This concentrator has no active key of its own.")
+        if kept.octets is None or kept.digest is None or bytes(kept.digest) != found.digest:
+            octets = hop_key_sealing.seal(found, now)
+            if not octets:
+                raise NoKeyError("The key of this concentrator does not open.")
+            kept.digest, kept.octets, kept.sealed_at = found.digest, octets, now
+            kept.save()
+    return bytes(kept.octets)

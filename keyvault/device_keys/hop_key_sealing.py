@@ -1,0 +1,91 @@
+"""Sealing for a concentrator the keys by which it checks hop tags, and opens what meters of scheme hop measure.
+
+They are derived of the meters' device keys for that concentrator alone, and go out in the form of commands, under its
+own key (docs/schemes.md). Device keys never leave keyvault, and no key stands here in the clear.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import cbor2
+
+from ami_headend.core.sql import fetch_rows, octets_array
+from keyvault import journal
+from keyvault.ciphers import DeviceKeyOctets, open_keys
+from keyvault.cose.kdf import hop_key, hop_mac_key
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, make_kid
+from keyvault.device_keys.command_sealing import seal_under, take_counters
+from keyvault.schemes.table import CONCENTRATOR, HOP
+
+AT_A_TIME = 500  # keys in one sealed frame
+
+
+class LinkKeys(NamedTuple):
+    """What a concentrator is to have: its own active key, by id, and those of its meters, with their schemes.
+
+    ``digest`` (32 octets) is another one where what is to be sealed, or what it is sealed under, is another.
+    """
+
+    holder: int
+    keys: Sequence[tuple[int, str]]
+    digest: bytes
+
+
+def link_keys(concentrator_title: bytes, meter_titles: Collection[bytes]) -> LinkKeys | None:
+    """The pending, active and retiring epochs of meters (titles of 8 octets each); None where it has no active key.
+
+    One query.
+    """
+    rows = fetch_rows(
+        """SELECT id, system_title, epoch, algorithm, scheme, fingerprint, version FROM keyvault_devicekey
+           WHERE system_title = ANY(%s::bytea[]) AND epoch > 0
+             AND state IN ('pending', 'active', 'retiring') AND scheme <> %s
+           UNION ALL
+           SELECT id, system_title, epoch, algorithm, scheme, fingerprint, version FROM keyvault_devicekey
+           WHERE system_title = %s AND epoch > 0 AND state = 'active' AND scheme = %s
+           ORDER BY system_title, epoch""",
+        octets_array(meter_titles),
+        CONCENTRATOR,
+        concentrator_title,
+        CONCENTRATOR,
+    )
+    own = [row[0] for row in rows if row[1] == concentrator_title]
+    if not own:
+        return None
+    said = [[*row[1:5], row[5] or row[6]] for row in rows]  # an old row without a fingerprint goes by its version
+    digest = hashlib.sha256(cbor2.dumps(said)).digest()
+    return LinkKeys(own[0], [(row[0], row[4]) for row in rows if row[0] != own[0]], digest)
+
+
+def seal(found: LinkKeys, now: datetime) -> bytes:
+    """A CBOR sequence of COSE_Encrypt0 under the concentrator's key: all of the keys, up to AT_A_TIME each.
+
+    Of no keys it is one that says so.
+
+    Takes downlink counters in the caller's transaction, which must commit before the octets leave; journaled. A key
+    whose row does not open is left out and logged; empty where the concentrator's own does not. Raises
+    MasterKeyError. A fixed number of queries.
+    """
+    opened = {key.id: key for key in open_keys([found.holder, *(key_id for key_id, _ in found.keys)])}
+    own = opened.get(found.holder)
+    if own is None:
+        return b""
+    entries = [_entry(opened[key_id], scheme, own.system_title) for key_id, scheme in found.keys if key_id in opened]
+    parts = [entries[start : start + AT_A_TIME] for start in range(0, len(entries), AT_A_TIME)] or [[]]
+    first = take_counters(Counter({own.id: len(parts)}), now)[own.id]
+    sealed = [seal_under(own, first + n, cbor2.dumps(part, canonical=True)) for n, part in enumerate(parts)]
+    journal.append("sealed", [int(now.timestamp()), [[0, one.kid, one.counter, None] for one in sealed]])
+    return b"".join(one.octets for one in sealed)
+
+
+def _entry(key: DeviceKeyOctets, scheme: str, concentrator_title: bytes) -> list[bytes | None]:
+    """[kid, hop MAC key, AES key or nil, Base IV or nil]: the last two of scheme hop alone."""
+    title = key.system_title[:SYSTEM_TITLE_OCTETS]
+    mac_key = hop_mac_key(key.octets, title, key.epoch, concentrator_title)
+    if scheme != HOP:
+        return [make_kid(title, key.epoch), mac_key, None, None]
+    traffic = hop_key(key.octets, title, key.epoch, key.algorithm, concentrator_title)
+    return [make_kid(title, key.epoch), mac_key, traffic.key, traffic.base_iv]
