@@ -441,6 +441,7 @@ class CommandKind(models.IntegerChoices):
     RESEND = 3, "resend"
     SET_CLOCK = 4, "set clock"
     SET_INTERVAL = 5, "set interval"
+    SET_CONCENTRATOR = 7, "set concentrator"
 
 
 class CommandState(models.TextChoices):

@@ -233,6 +233,9 @@ def _to_seal(row: _Due, now: datetime) -> KeyCommand | PlainCommand:
         case CommandKind.SET_INTERVAL:
             more = (row.parameters["interval_minutes"], row.parameters["from_s"])
             return PlainCommand(row.number, row.system_title, (row.kind, row.number, *more))
+        case CommandKind.SET_CONCENTRATOR:
+            title = bytes.fromhex(row.parameters["title"])
+            return PlainCommand(row.number, row.system_title, (row.kind, row.number, title))
         case CommandKind.SET_CLOCK:
             # A meter that wants to know how old the command is has said so: it was too late for it.
             fields = (row.kind, row.number, int(now.timestamp()))

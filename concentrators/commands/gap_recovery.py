@@ -20,6 +20,7 @@ from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.device_keys.commandable import without_aes
 from meters.models import Meter, Register
 from meters.readings.gaps import Gap, find_gaps
 from meters.readings.obis import LOAD_PROFILE
@@ -136,6 +137,8 @@ def _wanted(
     passed_over: Collection[CommandState],
 ) -> tuple[GapRecoverySummary, list[CommandRequest]]:
     """What a batch of meters is to be asked for."""
+    deaf = without_aes([bytes(meter.system_title) for meter in meters])
+    meters = [meter for meter in meters if bytes(meter.system_title) not in deaf]
     gaps = find_gaps(meters, register, start, end, now)
     asked, today = _given(list(gaps), passed_over, start, now)
     requests, put_off = [], 0

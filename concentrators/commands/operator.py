@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from concentrators.commands import capture_period, gap_recovery, queue
+from concentrators.commands import capture_period, concentrator_titles, gap_recovery, queue
 from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind
 from keyvault.audit import chain
@@ -58,7 +58,10 @@ def _queue(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[C
             return queue.enqueue_keys([meter], by, now)
         case CommandKind.RESEND if order.start is not None and order.end is not None:
             register = order.register or Register.objects.get(obis_code=LOAD_PROFILE)
+            queue.check_takes_commands([meter])
             return gap_recovery.ask_one(meter, register, order.start, order.end, by, now)
+        case CommandKind.SET_CONCENTRATOR:
+            return concentrator_titles.tell_again(meter, now, by)
         case CommandKind.SET_INTERVAL if order.interval_minutes is not None:
             return capture_period.enqueue([meter], order.interval_minutes, order.start, by, now)
     return queue.enqueue([CommandRequest(meter, order.kind, {})], by, now)

@@ -17,6 +17,7 @@ from ami_headend.core import clock
 from ami_headend.core.sql import execute, int_array
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault.device_keys import epochs
+from keyvault.device_keys.commandable import without_aes
 from keyvault.models import FleetKey, KeySource
 from meters.models import Meter, MeterStatus
 
@@ -35,7 +36,8 @@ class CommandRequest(NamedTuple):
     """A command that somebody wants to give.
 
     READ_NOW and SET_CLOCK take no parameters, RESEND from_s and to_s, SET_INTERVAL interval_minutes and from_s
-    (concentrators.commands.capture_period knows which those may be).
+    (concentrators.commands.capture_period knows which those may be), SET_CONCENTRATOR a title in hex
+    (concentrators.commands.concentrator_titles).
     """
 
     meter: Meter
@@ -67,7 +69,26 @@ def enqueue(
     for request in requests:
         _check_meter(request.meter)
         commands.append(_command(request, _checked(request), created_by, now, expires_at))
+    check_takes_commands([command.meter for command in commands])
     return Command.objects.bulk_create(commands)
+
+
+def enqueue_checked(
+    requests: Iterable[CommandRequest], created_by: str, at: datetime, expires_at: datetime
+) -> list[Command]:
+    """Queue commands to meters that are known to take them; due from a time on, and with parameters as they are."""
+    return Command.objects.bulk_create(
+        _command(request, request.parameters, created_by, at, expires_at) for request in requests
+    )
+
+
+def check_takes_commands(meters: Sequence[Meter]) -> None:
+    """DownlinkError where one of some meters takes no commands: it has no AES. One query, none for no meters."""
+    by_title = {bytes(meter.system_title): meter for meter in meters}
+    for title in without_aes(by_title) if by_title else ():
+        raise DownlinkError(
+            f"meter {by_title[title]} takes no commands: its scheme needs no AES, and it has no transfer key"
+        )
 
 
 def enqueue_keys(

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
+from concentrators.commands import concentrator_titles
 from concentrators.models import Assignment
 from concentrators.totals import totals
 from meters.models import Installation, Meter, Place
@@ -33,6 +35,7 @@ def holding(at: datetime) -> QuerySet[Assignment]:
 def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetime) -> int:
     """Assign meters to concentrators from an instant on, ending what stood then; totals from there on move along.
 
+    Meters of concentrators that have a system title are told it then (concentrators.commands.concentrator_titles).
     Gives how many assignments changed. Raises AssignmentError where a meter has an assignment that
     begins later than ``valid_from``. All or nothing, with a fixed number of queries.
     """
@@ -68,6 +71,7 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
             [Assignment(meter_id=m, concentrator_id=c, valid_from=valid_from) for m, c in changed.items()]
         )
         totals.shift(list(changed), start, +1)
+        concentrator_titles.tell(changed, valid_from, timezone.now())
     return len(changed)
 
 

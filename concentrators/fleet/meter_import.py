@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from ami_headend.core.sql import chunks
 from ami_headend.core.tables import BadLine, FileError
-from concentrators.commands import capture_period
+from concentrators.commands import capture_period, concentrator_titles
 from concentrators.commands.capture_period import IntervalError
 from concentrators.fleet.assignments import AssignmentError, assign
 from concentrators.models import Assignment, Concentrator
@@ -206,3 +206,4 @@ def _assign_new(
                 " SELECT * FROM unnest(%s::int[], %s::int[], %s::timestamptz[])",
                 [list(column) for column in zip(*chunk, strict=True)],
             )
+        concentrator_titles.tell({meter_id: home for meter_id, home, _ in chunk}, now, now)

@@ -6,7 +6,9 @@ Journaled, so that a restore shuts out again who was.
 from datetime import datetime
 
 from django.db import transaction
+from django.utils import timezone
 
+from concentrators.commands import concentrator_titles
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import journal
@@ -15,12 +17,24 @@ from keyvault.audit.chain import Actor
 
 
 def save(concentrator: Concentrator) -> None:
-    """Register a concentrator, or change its name, system title or whether it is let in. JournalError: as before."""
+    """Register a concentrator, or change its name, system title or whether it is let in. JournalError: as before.
+
+    Its meters are told a title that is new.
+    """
+    title = concentrator.system_title
     with transaction.atomic():
+        is_new = title is not None and _stands_without(concentrator, bytes(title))
         concentrator.save()
-        title = concentrator.system_title
+        if is_new:
+            concentrator_titles.tell_all_of(concentrator, timezone.now())
         said = [concentrator.pk, concentrator.name, concentrator.is_active, None if title is None else bytes(title)]
         journal.append("concentrator", said)
+
+
+def _stands_without(concentrator: Concentrator, title: bytes) -> bool:
+    """Whether a concentrator stands that has another title, or none."""
+    standing = Concentrator.objects.filter(pk=concentrator.pk).first() if concentrator.pk is not None else None
+    return standing is not None and (standing.system_title is None or bytes(standing.system_title) != title)
 
 
 def save_as(actor: Actor, concentrator: Concentrator) -> None:

@@ -35,7 +35,7 @@ class KeyCommand(NamedTuple):
 
 
 class PlainCommand(NamedTuple):
-    """Any other command: integers, the kind and the number first (docs/frame.md).
+    """Any other command: integers and octets, the kind and the number first (docs/frame.md).
 
     With ``dated`` a last one follows: how far the device's own counter was heard (the highest taken, and one).
     By it the device knows that the command was sealed after the frame with that counter left it.
@@ -43,7 +43,7 @@ class PlainCommand(NamedTuple):
 
     number: int
     system_title: bytes
-    fields: tuple[int, ...]
+    fields: tuple[int | bytes, ...]
     dated: bool = False
 
 

@@ -1,0 +1,66 @@
+"""Telling meters the system title of their concentrator (command 7): their keys for the way to it hang on that.
+
+A meter whose concentrator opens its frames, or checks the hop tags around them, waits until it is told. What it then
+wraps for another concentrator nobody can read or check.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from django.conf import settings
+
+from concentrators.commands import queue
+from concentrators.commands.queue import CommandRequest, DownlinkError
+from concentrators.models import Assignment, Command, CommandKind, CommandState, Concentrator
+from keyvault.device_keys.commandable import without_aes
+from meters.models import Meter, MeterStatus
+
+_LISTED = 10_000
+
+
+def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str = queue.SYSTEM) -> list[Command]:
+    """Queue the command for meters (by id) that belong to concentrators (by id) from a time on; none leaves sooner.
+
+    Nothing for a concentrator without a system title, and for meters that are not in service or take no commands.
+    What such commands say already and nobody fetched is cancelled. A fixed number of queries; one where no
+    concentrator has a title.
+    """
+    concentrators = Concentrator.objects.filter(pk__in=set(homes.values()), system_title__isnull=False)
+    titles = {pk: bytes(title or b"") for pk, title in concentrators.values_list("pk", "system_title")}
+    wanted = {meter_id: titles[home] for meter_id, home in homes.items() if home in titles}
+    if not wanted:
+        return []
+    meters = Meter.objects.filter(pk__in=wanted, status=MeterStatus.COMMISSIONED).order_by("pk")
+    by_title = {bytes(meter.system_title): meter for meter in meters}
+    deaf = without_aes(by_title)
+    told = [meter for title, meter in by_title.items() if title not in deaf]
+    before = Command.objects.filter(meter__in=told, kind=CommandKind.SET_CONCENTRATOR, state=CommandState.QUEUED)
+    before.update(state=CommandState.CANCELLED, ended_at=now)
+    start = max(at, now)
+    requests = [
+        CommandRequest(meter, CommandKind.SET_CONCENTRATOR, {"title": wanted[meter.pk].hex()}) for meter in told
+    ]
+    return queue.enqueue_checked(requests, created_by, start, start + timedelta(seconds=settings.COMMAND_EXPIRES_S))
+
+
+def tell_again(meter: Meter, now: datetime, created_by: str) -> list[Command]:
+    """Tell a meter the title of the concentrator that it is assigned to now; DownlinkError where there is none."""
+    holding = Assignment.objects.filter(meter=meter, valid_from__lte=now).exclude(valid_to__lte=now)
+    home = holding.values_list("concentrator", flat=True).first()
+    given = [] if home is None else tell({meter.pk: home}, now, now, created_by)
+    if not given:
+        raise DownlinkError(
+            f"meter {meter} is not assigned to a concentrator with a system title, or takes no commands"
+        )
+    return given
+
+
+def tell_all_of(concentrator: Concentrator, now: datetime, created_by: str = queue.SYSTEM) -> int:
+    """Tell the meters of a concentrator its title, which is new; how many those are."""
+    holding = Assignment.objects.filter(concentrator=concentrator, valid_from__lte=now).exclude(valid_to__lte=now)
+    meter_ids = list(holding.order_by("meter").values_list("meter", flat=True))
+    told = 0
+    for first in range(0, len(meter_ids), _LISTED):
+        some = dict.fromkeys(meter_ids[first : first + _LISTED], concentrator.pk)
+        told += len(tell(some, now, now, created_by))
+    return told

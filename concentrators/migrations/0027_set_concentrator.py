@@ -1,0 +1,23 @@
+"""A command that tells a meter its concentrator."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("concentrators", "0026_system_titles")]
+    operations = [
+        migrations.AlterField(
+            model_name="command",
+            name="kind",
+            field=models.PositiveSmallIntegerField(
+                choices=[
+                    (1, "set key"),
+                    (2, "read now"),
+                    (3, "resend"),
+                    (4, "set clock"),
+                    (5, "set interval"),
+                    (7, "set concentrator"),
+                ]
+            ),
+        ),
+    ]

@@ -1,0 +1,28 @@
+"""Which devices take commands at all: commands are AES-CCM in every scheme, and not every device has that."""
+
+from collections.abc import Collection
+
+from ami_headend.core.sql import fetch_rows, octets_array
+from keyvault.schemes.table import ENVELOPES, SCHEMES
+
+
+def without_aes(system_titles: Collection[bytes]) -> set[bytes]:
+    """Those of some devices (system title, 8 octets) that take no command and no new key: they have a hash alone.
+
+    They have no transfer key, and their scheme does not encrypt. One query.
+    """
+    schemes = [one.name for one in SCHEMES if not _encrypts(one.envelope)]
+    rows = fetch_rows(
+        """SELECT k.system_title FROM keyvault_devicekey k
+           WHERE k.system_title = ANY(%s::bytea[]) AND k.epoch > 0 AND k.state = 'active'
+             AND k.scheme = ANY(%s::text[]) AND NOT EXISTS (
+                 SELECT 1 FROM keyvault_devicekey t WHERE t.system_title = k.system_title AND t.epoch = 0)""",
+        octets_array(system_titles),
+        schemes,
+    )
+    return {row[0] for row in rows}
+
+
+def _encrypts(envelope: str) -> bool:
+    """Whether any algorithm of an envelope takes a nonce, as all that encrypt do."""
+    return any(line.nonce_octets for line in ENVELOPES[envelope].algorithms.values())
