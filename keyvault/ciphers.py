@@ -13,7 +13,7 @@ from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
-from keyvault.schemes.lines import Cipher, KeyInputs, OpenedKey
+from keyvault.schemes.lines import Cipher, KeyInputs, KeyLacksError, OpenedKey
 from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES, USUAL
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,11 @@ class KeptCiphers:
             kid = missing[key.id]
             row = rows[kid]
             envelope = ENVELOPES[row.envelope]
-            cipher = ciphers[kid] = envelope.cipher(key)
+            try:
+                cipher = ciphers[kid] = envelope.cipher(key)
+            except KeyLacksError as error:
+                logger.error("key of %s: %s", kid.hex(), error)
+                continue
             if key.version == row.version:
                 self._put(kid, row, cipher)
         return ciphers

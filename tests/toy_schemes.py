@@ -22,10 +22,10 @@ from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, START_S, Device
 
 ALG, OTHER_ALG = 10, 11  # the numbers of ccm: that alone must not tell the envelopes apart
-OWN_ALG = 4
+OWN_ALG = 9
 TAG_OCTETS = 8
 # Both begin like no other frame: the first as COSE_Encrypt0 does, but for its protected header; the second otherwise.
-NAMED_BY_KID, NAMED_BY_TITLE = b"\xd0\x83\x58", b"\xdb"
+NAMED_BY_KID, NAMED_BY_TITLE = b"\xd0\x83\x59", b"\xdb"
 _SAID = struct.Struct(">3sII")
 
 

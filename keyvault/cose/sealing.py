@@ -39,7 +39,10 @@ class DirectionCipher:
 
     def seal(self, kid: bytes, counter: int, plaintext: bytes) -> bytes:
         """A frame under this key. The caller never repeats a ``counter`` (0..2^40-1) under one key."""
-        protected = encode_protected(self.alg, kid, counter)
+        return self.seal_under(encode_protected(self.alg, kid, counter), counter, plaintext)
+
+    def seal_under(self, protected: bytes, counter: int, plaintext: bytes) -> bytes:
+        """As ``seal``, under a protected header that says more."""
         return encode_frame(protected, self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected)))
 
     def _nonce(self, counter: int) -> bytes:

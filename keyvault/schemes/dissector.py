@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from keyvault.cose.algorithms import CCM, Algorithm
-from keyvault.cose.structures import KID_OCTETS, SYSTEM_TITLE_OCTETS, MalformedError
+from keyvault.cose.forms import KID_OCTETS
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
 from keyvault.schemes.table import ENVELOPES
 
 _DEPTH_MAX = 8

@@ -14,9 +14,10 @@ class OpenedKey:
     """A device key (32 octets) that was opened, with what names it. It cannot be printed, compared or pickled.
 
     ``agreement_private`` is the head-end's own key of the version that the key's row names, where it names one.
+    ``kid_context`` is what the frames at hand say after title and epoch: nothing, where one cipher opens all of a key.
     """
 
-    __slots__ = ("agreement_private", "algorithm", "epoch", "octets", "system_title")
+    __slots__ = ("agreement_private", "algorithm", "epoch", "kid_context", "octets", "system_title")
 
     def __init__(
         self,
@@ -28,9 +29,14 @@ class OpenedKey:
     ) -> None:
         self.octets, self.system_title, self.epoch, self.algorithm = octets, system_title, epoch, algorithm
         self.agreement_private = agreement_private
+        self.kid_context = b""
 
     def __reduce__(self) -> str:
         raise TypeError("a device key is never pickled or copied")
+
+
+class KeyLacksError(Exception):
+    """A device key lacks what its envelope needs beside it."""
 
 
 class Cipher(Protocol):
@@ -77,8 +83,9 @@ class Envelope(NamedTuple):
     of two envelopes begin alike, the longer ones decide. ``cipher`` makes of a device key what opens its frames;
     with ``is_to_agreement_key`` they are sealed to the head-end's agreement key, too.
 
-    What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets); or by the title alone (8), then
-    every key that the device may use is tried that is of this envelope and algorithm.
+    What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets), and a kid context after them
+    where each session of a key has a cipher and counters of its own; or by the title alone (8), then every key that
+    the device may use is tried that is of this envelope and algorithm.
     """
 
     name: str

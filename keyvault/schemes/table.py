@@ -12,13 +12,17 @@ from keyvault.schemes.agreed import AGREED
 from keyvault.schemes.ccm import CCM_ENVELOPE
 from keyvault.schemes.derived import DERIVED
 from keyvault.schemes.lines import Envelopes, Scheme, Source, Table
+from keyvault.schemes.mac import MAC_ENVELOPE
+from keyvault.schemes.sealed import SEALED_ENVELOPE
+from keyvault.schemes.session import SESSION_ENVELOPE
 from keyvault.schemes.stored import STORED
 
 SOURCES: Table[Source] = Table(STORED, DERIVED, AGREED)
-ENVELOPES = Envelopes(CCM_ENVELOPE)
+ENVELOPES = Envelopes(CCM_ENVELOPE, SESSION_ENVELOPE, MAC_ENVELOPE, SEALED_ENVELOPE)
 _ANY_SOURCE = frozenset(source.name for source in SOURCES)
 SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", _ANY_SOURCE),
+    Scheme("mac", 2, MAC_ENVELOPE.name, "plain", _ANY_SOURCE),
     # Of a meter of scheme hop its events alone come in frames of its own: its concentrator reports what it measured.
     Scheme("hop", 3, CCM_ENVELOPE.name, "events", _ANY_SOURCE),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),

@@ -240,17 +240,17 @@ def test_a_scheme_comes_with_the_first_key_and_changes_with_the_key_only(
 ) -> None:
     header, lines = (
         "system_title,serial_number,scheme,algorithm",
-        ["0024befffe000001,S1,toy,toy 4", "0024befffe000002,S2,,"],
+        ["0024befffe000001,S1,toy,toy 9", "0024befffe000002,S2,,"],
     )
     with toys():
         run(path, [header, *lines])
         keys = DeviceKey.objects.order_by("system_title", "epoch").values_list("epoch", "scheme", "algorithm")
-        assert list(keys) == [(0, "ccm", 10), (1, "toy", 4), (0, "ccm", 10), (1, "ccm", 10)]
+        assert list(keys) == [(0, "ccm", 10), (1, "toy", 9), (0, "ccm", 10), (1, "ccm", 10)]
         assert "0 new" in run(path, [header, *lines])
         said = refused(path, capsys, [header, "0024befffe000002,S2,toy,"], "--update")
         assert "line 2: the key of meter S2 is of scheme ccm: that changes with the key alone" in said
         assert "scheme 'mine' is not one of ccm" in refused(path, capsys, [header, "0024befffe000003,S3,mine,"])
-        assert "algorithm 'toy 4' is not one of AES" in refused(path, capsys, [header, "0024befffe000003,S3,,toy 4"])
+        assert "algorithm 'toy 9' is not one of AES" in refused(path, capsys, [header, "0024befffe000003,S3,,toy 9"])
         stored = SCHEMES["toy"]._replace(sources=frozenset({"stored"}))
         create_fleet_key("2026")
         with SCHEMES.including(stored):

@@ -73,11 +73,11 @@ def test_schemes_with_a_number_are_offered_with_their_algorithms() -> None:
     with toys(), SCHEMES.including(SCHEMES[USUAL]._replace(name="no meter's", number=None)):
         assert [name for name, _ in scheme_choices()][-3:] == ["toy", "toy title", "ccm + toy"]
         assert dict(algorithm_choices())[10] == "AES-CCM-16-64-128"  # told by the first envelope that has it
-        assert (algorithm_for("ccm"), algorithm_for("ccm", 11), algorithm_for("toy", 4)) == (10, 11, 4)
+        assert (algorithm_for("ccm"), algorithm_for("ccm", 11), algorithm_for("toy", 9)) == (10, 11, 9)
         for scheme, algorithm, why in (
             ("no meter's", None, 'scheme "no meter\'s" is not one of ccm'),
             ("of old", 10, "scheme 'of old' is not one of ccm"),
-            ("ccm", 4, "scheme ccm has no keys for toy 4 .4., but for AES-CCM-16-64-128 .10., AES-CCM-16-64-256 .11."),
+            ("ccm", 9, "scheme ccm has no keys for toy 9 .9., but for AES-CCM-16-64-128 .10., AES-CCM-16-64-256 .11."),
         ):
             with pytest.raises(SchemeError, match=why):
                 algorithm_for(scheme, algorithm)

@@ -153,16 +153,16 @@ class TestImport:
 
     def test_a_scheme_is_said_with_its_algorithm(self, tmp_path: Path) -> None:
         with toys():
-            keyed = line(TITLE, scheme="toy", algorithm="toy 4", transfer_algorithm="AES-CCM-16-64-256")
+            keyed = line(TITLE, scheme="toy", algorithm="toy 9", transfer_algorithm="AES-CCM-16-64-256")
             assert take(tmp_path, keyed, line(OTHER, scheme="ccm + toy", algorithm="AES-CCM-16-64-256")).bad == []
             assert schemes() == {
-                (TITLE, 0): ("ccm", 11), (TITLE, 1): ("toy", 4), (OTHER, 0): ("ccm", 11), (OTHER, 1): ("ccm + toy", 11),
+                (TITLE, 0): ("ccm", 11), (TITLE, 1): ("toy", 9), (OTHER, 0): ("ccm", 11), (OTHER, 1): ("ccm + toy", 11),
             }  # fmt: skip
             assert take(tmp_path, {**keyed, "scheme": "toy title"}).bad == [
                 (2, "mismatch: the key of epoch 1 is of scheme toy")
             ]
             assert take(tmp_path, keyed).unchanged == 2
-            assert take(tmp_path, line(bytes(7) + b"1", scheme="ccm", algorithm="toy 4")).bad == [
+            assert take(tmp_path, line(bytes(7) + b"1", scheme="ccm", algorithm="toy 9")).bad == [
                 (2, "algorithm is not one of AES-CCM-16-64-128, AES-CCM-16-64-256")
             ]
             bare = {"system_title": TITLE.hex(), "transfer_key": keyed["transfer_key"], "scheme": "toy"}
@@ -388,13 +388,13 @@ class TestExport:
     def test_schemes_go_along(self, tmp_path: Path) -> None:
         output = tmp_path / "out"
         with toys():
-            provision_devices([TITLE], 4, scheme="toy")
+            provision_devices([TITLE], 9, scheme="toy")
             provision_devices([OTHER])
             before = schemes()
             key_export.export([TITLE, OTHER], TransportKey(TRANSPORT), output, "S", OFFICER)
             assert output.read_text().count("scheme") == 1  # what knows no schemes can read the line of the other
             assert self.import_elsewhere(output).active == 2
-        assert schemes() == before == {(TITLE, 0): ("ccm", 10), (TITLE, 1): ("toy", 4), (OTHER, 0): ("ccm", 10),
+        assert schemes() == before == {(TITLE, 0): ("ccm", 10), (TITLE, 1): ("toy", 9), (OTHER, 0): ("ccm", 10),
                                        (OTHER, 1): ("ccm", 10)}  # fmt: skip
 
 

@@ -1,0 +1,219 @@
+"""Forms of frames: COSE messages in deterministic encoding, compared octet by octet with what a form says. Pure.
+
+A form has one valid encoding (RFC 8949 section 4.2.1). Its heads are all that its frames may begin with up to the
+kid, so that taking one apart is a look into a table and a few comparisons; what is wrong with octets that are none
+is looked for step by step afterwards.
+"""
+
+import re
+from typing import NamedTuple
+
+KID_OCTETS = 10
+
+
+class Head(NamedTuple):
+    """Where a frame's parts stand, by the octets before its kid.
+
+    ``end`` is the end of the protected header, ``counter_head`` what stands between kid and counter.
+    """
+
+    alg: int
+    protected_at: int
+    kid_at: int
+    kid_end: int
+    counter_at: int
+    counter_end: int
+    end: int
+    counter_head: bytes
+
+
+# What stands between protected header and ciphertext: {}, and the head of the ciphertext; by the number of octets from
+# there to the end of the frame, up to a ciphertext of 255 octets.
+TAILS = {2 + octets: bytes((0xA0, 0x40 + octets)) for octets in range(24)} | {
+    3 + octets: bytes((0xA0, 0x58, octets)) for octets in range(24, 256)
+}
+
+
+def long_tail(rest: int) -> bytes:
+    """As TAILS, of a ciphertext of 256 to 65,535 octets; nothing where ``rest`` is of no such frame."""
+    return b"\xa0\x59" + (rest - 4).to_bytes(2, "big") if 256 <= rest - 4 <= 0xFFFF else b""
+
+
+def bstr_head(length: int) -> bytes:
+    """The head of a CBOR byte string in shortest form (RFC 8949 section 3.1, major type 2), up to 65,535 octets."""
+    if length < 24:
+        return bytes((0x40 + length,))
+    if length < 256:
+        return bytes((0x58, length))
+    if length < 65_536:
+        return b"\x59" + length.to_bytes(2, "big")
+    raise ValueError(f"a frame has at most 65,535 octets, not {length}")
+
+
+# Algorithms of one octet or two: 0..255 and -1..-256.
+SHORT_ALGS: dict[bytes, int] = {
+    **{bytes((major + n,)): -1 - n if major else n for major in (0x00, 0x20) for n in range(24)},
+    **{bytes((major + 24, n)): -1 - n if major else n for major in (0x00, 0x20) for n in range(24, 256)},
+}
+
+
+def heads(start: bytes, algs: dict[bytes, int], more: int = 0) -> dict[bytes, Head]:
+    """The heads of frames with protected header {1: alg, 4: kid, 6: counter} and ``more`` octets of a fourth label.
+
+    ``start`` is what stands before the protected header. The counter has 1 to 5 octets.
+    """
+    found = {}
+    for alg, number in algs.items():
+        for octets in range(1, 6):
+            length = 16 + len(alg) + octets + more
+            before = start + bstr_head(length)
+            kid_at = len(before) + 4 + len(alg)
+            counter_at = kid_at + KID_OCTETS + 2
+            octets_before = before + (b"\xa4" if more else b"\xa3") + b"\x01" + alg + b"\x04\x4a"
+            found[octets_before] = Head(
+                number,
+                len(before),
+                kid_at,
+                kid_at + KID_OCTETS,
+                counter_at,
+                counter_at + octets,
+                len(before) + length,
+                bytes((0x06, 0x40 + octets)),
+            )
+    return found
+
+
+class Label(NamedTuple):
+    """A label of the protected header: its octet, name, what its value looks like, and that in words."""
+
+    octet: bytes
+    name: str
+    value: re.Pattern[bytes]
+    words: str
+
+
+def label(octet: int, name: str, value: bytes, words: str) -> Label:
+    return Label(bytes((octet,)), name, re.compile(value, re.DOTALL), words)
+
+
+ALG = label(
+    1, "alg", rb"[\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff]", "an integer of one or two octets in shortest form"
+)
+KID = label(4, "kid", rb"\x4a.{10}", "a byte string of 10 octets (0x4a)")
+_COUNTER = rb"\x41.|\x42[^\x00].|\x43[^\x00].{2}|\x44[^\x00].{3}|\x45[^\x00].{4}"
+COUNTER_WORDS = "a byte string of 1 to 5 octets without a leading zero octet"
+PARTIAL_IV = label(6, "Partial IV", _COUNTER, COUNTER_WORDS)
+COUNTER = label(6, "counter", _COUNTER, COUNTER_WORDS)
+
+
+class Form(NamedTuple):
+    """What the frames of an envelope look like, to say what is wrong with one that does not.
+
+    ``strings`` are the names of the byte strings after the unprotected header; ``unprotected`` is what that looks
+    like, ``unprotected_words`` the same in words.
+    """
+
+    message: str
+    tag: int
+    lengths: tuple[int, int]
+    labels: tuple[Label, ...]
+    strings: tuple[str, ...]
+    unprotected: re.Pattern[bytes] = re.compile(rb"\xa0")
+    unprotected_words: str = "the empty map (0xa0): every header stands in the protected one"
+
+    @property
+    def items(self) -> int:
+        """How many items the array has."""
+        return 2 + len(self.strings)
+
+
+_COUNTS = {2: "two", 3: "three", 4: "four"}
+_BSTR_HEAD = re.compile(rb"[\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].", re.DOTALL)  # shortest form
+
+
+def why_malformed(octets: bytes, form: Form) -> tuple[str, int]:
+    """One sentence for the operator: the first thing that is wrong with a frame of a form, and at which octet.
+
+    ValueError (the caller's mistake) where nothing is.
+    """
+    wrong = fault(octets, form)
+    if wrong is None:
+        raise ValueError(f"nothing is wrong with a {form.message} of {len(octets)} octets")
+    return wrong
+
+
+def fault(octets: bytes, form: Form) -> tuple[str, int] | None:
+    """As why_malformed; None where nothing is wrong."""
+    if not octets:
+        return "the frame is empty", 0
+    if octets[0] != 0xC0 + form.tag:
+        return f"it begins with 0x{octets[0]:02x}, not with CBOR tag {form.tag} (0x{0xC0 + form.tag:02x})", 0
+    if octets[1:2] != bytes((0x80 + form.items,)):
+        array = f"array of {_COUNTS[form.items]}, of definite length and shortest form (0x{0x80 + form.items:02x})"
+        return f"tag {form.tag} is not followed by an {array}", 1
+    least, most = form.lengths
+    head = _BSTR_HEAD.match(octets, 2)
+    if head is None:
+        why = f"a byte string of definite length and shortest form, {least} to {most} octets"
+        return f"the protected header is not {why}", 2
+    at = head.end()
+    unprotected = at + _announced(head.group())
+    if len(octets) < unprotected:
+        return "the frame ends inside the protected header", len(octets)
+    wrong = _why_protected(octets[at:unprotected], form.labels)
+    if wrong is not None:
+        return wrong[0], at + wrong[1]
+    fits = form.unprotected.match(octets, unprotected)
+    if fits is None:
+        return f"the unprotected header is not {form.unprotected_words}", unprotected
+    return _why_strings(octets, fits.end(), form.strings)
+
+
+def _why_protected(protected: bytes, labels: tuple[Label, ...]) -> tuple[str, int] | None:
+    """What is wrong with a protected header, and at which of its octets; or nothing."""
+    count = _COUNTS[len(labels)]
+    if protected[:1] != bytes((0xA0 + len(labels),)):
+        named = ", ".join(f"{one.octet[0]}: {one.name}" for one in labels)
+        return f"the protected header is not a map of exactly {count}, {named} (0x{0xA0 + len(labels):02x})", 0
+    order = ", ".join(str(one.octet[0]) for one in labels)
+    position = 1
+    for one in labels:
+        if protected[position : position + 1] != one.octet:
+            where = f"at octet {position} of the protected header: {order}, in order"
+            return f"label {one.octet[0]} ({one.name}) is missing {where}", position
+        match = one.value.match(protected, position + 1)
+        if match is None:
+            return f"the {one.name} is not {one.words}", position + 1
+        position = match.end()
+    if position != len(protected):
+        return f"octets follow the {count} labels in the protected header", position
+    return None
+
+
+def read_bstr(octets: bytes, at: int) -> tuple[int, int] | None:
+    """Where the octets of a byte string begin and end whose head in shortest form is at ``at``; None where none is.
+
+    The end may lie behind that of ``octets``.
+    """
+    head = _BSTR_HEAD.match(octets, at)
+    return None if head is None else (head.end(), head.end() + _announced(head.group()))
+
+
+def _why_strings(octets: bytes, position: int, names: tuple[str, ...]) -> tuple[str, int] | None:
+    """What is wrong with the byte strings that end a frame."""
+    for name in names:
+        string = read_bstr(octets, position)
+        if string is None:
+            why = f"the {name} is not a byte string of definite length and shortest form, up to 65,535 octets"
+            return why, position
+        start, position = string
+        if len(octets) < position:
+            return f"the {name} announces {position - start} octets, but {len(octets) - start} follow", len(octets)
+    if len(octets) > position:
+        return f"octets follow the {names[-1]}: {len(octets) - position} of them", position
+    return None
+
+
+def _announced(head: bytes) -> int:
+    """How many octets the head of a byte string announces."""
+    return int.from_bytes(head[1:], "big") if len(head) > 1 else head[0] - 0x40

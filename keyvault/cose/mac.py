@@ -1,0 +1,46 @@
+"""COSE_Mac0 (RFC 9052 section 6.2) with HMAC-SHA-256 (RFC 9053 section 3.1): tags over what all may read. Pure."""
+
+from cryptography.hazmat.primitives import hmac
+from cryptography.hazmat.primitives.constant_time import bytes_eq
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from keyvault.cose.algorithms import HMAC
+from keyvault.cose.sealing import TagInvalidError
+from keyvault.cose.structures import encode_bstr
+
+_MAC_STRUCTURE_HEAD = b"\x84\x64MAC0"
+
+
+def mac_structure(protected: bytes, payload: bytes) -> bytes:
+    """What a tag is over: ["MAC0", protected, external_aad, payload] (RFC 9052 section 6.3), nothing external."""
+    return _MAC_STRUCTURE_HEAD + encode_bstr(protected) + b"\x40" + encode_bstr(payload)
+
+
+def encode_mac0(protected: bytes, payload: bytes, tag: bytes) -> bytes:
+    """The octets of a COSE_Mac0 with its tag 17."""
+    return b"\xd1\x84" + encode_bstr(protected) + b"\xa0" + encode_bstr(payload) + encode_bstr(tag)
+
+
+class MacKey:
+    """A key (32 octets) of HMAC 256/64 (``alg`` 4) or HMAC 256/256 (5). Holds no printable key."""
+
+    __slots__ = ("_hmac", "_tag_octets", "alg")
+
+    def __init__(self, key: bytes, alg: int) -> None:
+        self._hmac = hmac.HMAC(key, SHA256())
+        self._tag_octets = HMAC[alg].tag_octets
+        self.alg = alg
+
+    def __reduce__(self) -> str:
+        raise TypeError("a key is never pickled")
+
+    def tag(self, protected: bytes, payload: bytes) -> bytes:
+        """The tag over a protected header and a payload."""
+        one = self._hmac.copy()
+        one.update(mac_structure(protected, payload))
+        return one.finalize()[: self._tag_octets]
+
+    def check(self, protected: bytes, payload: bytes, tag: bytes) -> None:
+        """TagInvalidError where the tag is not the one: never an oracle of why."""
+        if not bytes_eq(self.tag(protected, payload), tag):
+            raise TagInvalidError
