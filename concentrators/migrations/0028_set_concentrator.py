@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("concentrators", "0026_system_titles")]
+    dependencies = [("concentrators", "0027_hop_keys")]
     operations = [
         migrations.AlterField(
             model_name="command",
