@@ -9,6 +9,7 @@ urlpatterns = [
     path("readings", meters.ReadingList.as_view(), name="readings"),
     path("places", places.PlaceList.as_view(), name="places"),
     path("keys", keys.KeyList.as_view(), name="keys"),
+    path("agreement-keys", keys.AgreementKeyList.as_view(), name="agreement-keys"),
     path("events", meters.EventList.as_view(), name="events"),
     path("places/<int:pk>", places.PlaceDetail.as_view(), name="place"),
 ]

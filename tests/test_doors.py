@@ -183,6 +183,7 @@ REST = [
     Door("readings", {OPERATOR}),
     Door("events", {OPERATOR}),
     Door("keys", {OPERATOR, OFFICER, AUDITOR}),
+    Door("agreement-keys", {OPERATOR, OFFICER, AUDITOR}),
     Door("failures", ALL),
     Door("alerts", ALL),
     Door("totals", {OPERATOR, AUDITOR}),

@@ -81,6 +81,14 @@ _ADVICE = {
             "A meter without a usable transfer key cannot take a new one over the air: it takes a shipment or a visit.",
         ),
     ),
+    Condition.AGREEMENT_KEY_IN_USE: Advice(
+        "A version of an agreement key was replaced a while ago, and meters still send under keys that go with it.",
+        (
+            "manage.py agreement_key list says how many, and of which version.",
+            "Move them in a wave: manage.py rotate_device_keys begin --name NAME --agreed-with KEY:VERSION.",
+            "If the version may be known to others, do not wait: manage.py agreement_key cut_off KEY VERSION.",
+        ),
+    ),
     Condition.AUDIT_BROKEN: Advice(
         "The record of acts on keys was changed or cut off in the database, by somebody without the audit key.",
         (

@@ -1,5 +1,6 @@
 """The rules that every head-end begins with. Whoever runs it may change any of them, and switch it off."""
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from django.utils import timezone
@@ -28,13 +29,25 @@ RULES = [
     ("Rotation stands still", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),
     ("Backup is overdue", _C.BACKUP_OVERDUE, "", None, 3 * _DAY, Severity.WARNING, _DAY),
     ("Device keys are due for replacement", _C.KEYS_WORN, "", 1_095, None, Severity.WARNING, _WEEK),
+    ("Replaced agreement key in use", _C.AGREEMENT_KEY_IN_USE, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
 ]
 
 
 def make_rules(apps: Any, schema_editor: Any) -> None:
     """Make those rules, where no rule of the name stands; for ``RunPython``."""
+    _make(apps, schema_editor, [rule[0] for rule in RULES])
+
+
+def making(*names: str) -> Callable[[Any, Any], None]:
+    """What makes rules that are new in a release; for ``RunPython``. Others that somebody deleted stay so."""
+    return lambda apps, schema_editor: _make(apps, schema_editor, names)
+
+
+def _make(apps: Any, schema_editor: Any, names: Collection[str]) -> None:
     rules = apps.get_model("alerts", "Rule").objects.using(schema_editor.connection.alias)
     for name, condition, selector, threshold, period_minutes, severity, quiet_minutes in RULES:
+        if name not in names:
+            continue
         rules.get_or_create(
             name=name,
             defaults={

@@ -20,6 +20,7 @@ class Condition(models.TextChoices):
     COMPLETENESS = "completeness", "completeness of intervals"
     ROTATION_STALLED = "rotation_stalled", "rotation that stands still"
     KEYS_WORN = "keys_worn", "device keys that are due for replacement"
+    AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key that is still in use"
     AUDIT_BROKEN = "audit_broken", "broken audit chain"
     MASTER_KEY_DOWN = "master_key_down", "master key that cannot be used"
     QUEUE_LAG = "queue_lag", "uplinks that wait too long"
@@ -32,6 +33,7 @@ class SubjectKind(models.TextChoices):
     METER = "meter", "meter"
     CONCENTRATOR = "concentrator", "concentrator"
     WAVE = "wave", "rotation wave"
+    AGREEMENT_KEY = "agreement", "agreement key"
     MASTER_KEY = "master_key", "master key"
     FLEET = "fleet", "the whole head-end"
 

@@ -30,6 +30,7 @@ PARAMETERS = {
     Condition.COMPLETENESS: Parameters("intervals that are there, percent", 100, "looked at, minutes"),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days"),
+    Condition.AGREEMENT_KEY_IN_USE: Parameters(period="replaced for, minutes"),
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),

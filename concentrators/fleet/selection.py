@@ -9,7 +9,7 @@ from django.db.models.functions import Coalesce
 
 from concentrators.fleet.assignments import holding
 from concentrators.models import Concentrator
-from keyvault.models import DeviceKey, FleetKey, KeyState
+from keyvault.models import AgreementKey, DeviceKey, FleetKey, KeyState
 from meters.models import Meter, MeterStatus
 from meters.registry.lookup import RegistryError
 
@@ -19,7 +19,8 @@ class Selection:
     """Meters in service: all that fit every criterion that is given; without any, ``everything`` must say so.
 
     ``older_than_days`` is the age of the active key; ``compromised`` takes meters whose newest key is
-    compromised, ``derived_from`` those whose active key is derived from a fleet key.
+    compromised, ``derived_from`` those whose active key is derived from a fleet key, ``agreed_with`` those whose active
+    key goes with a version of the head-end's agreement key.
     """
 
     system_titles: Collection[bytes] | None = None
@@ -27,6 +28,7 @@ class Selection:
     older_than_days: int | None = None
     compromised: bool = False
     derived_from: FleetKey | None = None
+    agreed_with: AgreementKey | None = None
     everything: bool = False
 
     @property
@@ -48,6 +50,8 @@ class Selection:
             meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=self.older_than_days))))
         if self.derived_from is not None:
             meters = meters.filter(Exists(active.filter(fleet_key=self.derived_from)))
+        if self.agreed_with is not None:
+            meters = meters.filter(Exists(active.filter(agreement_key=self.agreed_with)))
         if self.compromised:
             usable = own.filter(state__in=[KeyState.ACTIVE, KeyState.PENDING])
             meters = meters.filter(Exists(own.filter(state=KeyState.COMPROMISED)), ~Exists(usable))

@@ -105,6 +105,14 @@ def find(name: str, version: int) -> AgreementKey:
     return row
 
 
+def find_text(text: str) -> AgreementKey:
+    """A version as people write it, NAME:VERSION; AgreementKeyError where there is none."""
+    name, _, version = text.rpartition(":")
+    if not name or not version.isdecimal() or len(version) > 9:
+        raise AgreementKeyError(f"{text[:120]!r} is not NAME:VERSION of an agreement key")
+    return find(name, int(version))
+
+
 def standings() -> list[VersionUse]:
     """Every version, by name and the newest first, with what uses it; two queries."""
     counts: Mapping[int, tuple[int, int]] = {

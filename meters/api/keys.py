@@ -3,11 +3,13 @@
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
+from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.device_keys import agreement_keys
+from keyvault.device_keys.agreement_keys import VersionUse
+from keyvault.models import AgreementState, DeviceKey, InvocationCounter, KeyState
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView
 from meters.api.serializers import NumberedPageQuery, SystemTitleField, page_of
@@ -47,6 +49,34 @@ class KeySerializer(serializers.ModelSerializer[DeviceKey]):
             "highest_counter",
             "heard_at",
         )
+
+
+class AgreementKeySerializer(serializers.Serializer[Any]):
+    """A version of an agreement key of the head-end: its public key, for who makes meters and their certificates."""
+
+    name = serializers.CharField(source="key.name", help_text="what certificates of meters call their aud")
+    version = serializers.IntegerField(source="key.version")
+    state = serializers.ChoiceField([state.value for state in AgreementState], source="key.state")
+    public_key = serializers.SerializerMethodField(help_text="X25519 (RFC 7748), 32 octets as 64 hex digits")
+    created_at = serializers.DateTimeField(source="key.created_at")
+    replaced_at = serializers.DateTimeField(source="key.replaced_at", allow_null=True)
+    cut_off_at = serializers.DateTimeField(source="key.cut_off_at", allow_null=True)
+    meters = serializers.IntegerField(help_text="meters that send under a key of it")
+    usable_keys = serializers.IntegerField(source="usable", help_text="keys of it that are still accepted")
+
+    def get_public_key(self, use: VersionUse) -> str:
+        return bytes(use.key.public).hex()
+
+
+class AgreementKeyList(generics.GenericAPIView[Any]):
+    """The versions of the head-end's agreement keys, by name and the newest first. Private keys are in no answer."""
+
+    queryset = DeviceKey.objects.none()
+    serializer_class = AgreementKeySerializer
+
+    @extend_schema(operation_id="agreement_keys", tags=["keys"], responses=AgreementKeySerializer(many=True))
+    def get(self, request: Request) -> Response:
+        return Response(AgreementKeySerializer(agreement_keys.standings(), many=True).data)
 
 
 class KeyList(ParameterView):

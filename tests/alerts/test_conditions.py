@@ -27,7 +27,7 @@ from concentrators.ingest import reverification
 from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import agreement_keys, epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.master_key import backups, rewrap
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
@@ -39,6 +39,7 @@ from tests.builders import senml_payload
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory
+from tests.keyvault import agreeing
 
 pytestmark = pytest.mark.django_db
 
@@ -346,6 +347,20 @@ class TestKeys:
         DeviceKey.objects.filter(pk=old.row().pk).update(created_at=timezone.now() - 1_096 * DAY)
         InvocationCounter.objects.filter(key=worn.row()).update(highest=settings.KEY_ROTATE_AT_COUNTER)
         assert {alert.subject_id for alert in evaluated(rule)} == {old.meter.pk, worn.meter.pk}
+
+    def test_an_agreement_key_that_is_in_use_after_it_was_replaced(self) -> None:
+        rule = only(Condition.AGREEMENT_KEY_IN_USE, period_minutes=60)
+        now = timezone.now()
+        titles = [bytes.fromhex("02bf") + number.to_bytes(6, "big") for number in range(3)]
+        agreeing.provision(agreeing.pairs(titles), agreement_keys.init("hes-1", OFFICER))
+        agreement_keys.rotate("hes-1", OFFICER, now)
+        assert evaluated(rule, now + timedelta(minutes=59)) == []
+        (alert,) = evaluated(rule, now + timedelta(minutes=61))
+        assert (alert.subject, alert.subjects) == ("hes-1 version 1", 3)
+        epochs.begin(titles)
+        pending = DeviceKey.objects.filter(state="pending").values_list("pk", flat=True)
+        epochs.activate(list(pending), now)
+        assert evaluated(rule, now + timedelta(minutes=62)) == []
 
     def test_an_audit_chain_that_was_changed_or_cut_off(self) -> None:
         rule = only(Condition.AUDIT_BROKEN)

@@ -12,6 +12,7 @@ from concentrators.models import WaveState
 from keyvault import master_key
 from keyvault.audit import witness
 from keyvault.audit.chain import AuditError, Head
+from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.epochs import TO_BE_REPLACED
 from keyvault.master_key import MasterKeyError, rewrap
 from keyvault.models import RotationState
@@ -67,6 +68,24 @@ def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         for meter_id, serial, highest, since, _ in rows
     ]
     return Findings(rows[0][-1] if rows else 0, listed)
+
+
+def agreement_key_in_use(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Versions of agreement keys that were replaced for the period, and that meters still send under keys of."""
+    since = now - timedelta(minutes=rule.period_minutes or 0)
+    return few(
+        [
+            Finding(
+                SubjectKind.AGREEMENT_KEY,
+                use.key.pk,
+                str(use.key)[:120],
+                f"replaced since {use.key.replaced_at:%Y-%m-%d}, and {use.meters:,} meters still send under keys of it",
+                subjects=use.meters,
+            )
+            for use in agreement_keys.standings()
+            if use.meters and use.key.replaced_at is not None and use.key.replaced_at <= since
+        ]
+    )
 
 
 def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:

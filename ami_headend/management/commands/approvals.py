@@ -13,7 +13,8 @@ from ami_headend.signin.terminal import authenticated
 from keyvault import approvals
 from keyvault.approvals import ApprovalError
 from keyvault.audit.chain import AuditError
-from keyvault.device_keys import key_export, shipment_kek
+from keyvault.device_keys import agreement_cut_off, key_export, shipment_kek
+from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.shipment_kek import TransportKeyError
 from keyvault.management import exporting
 from keyvault.master_key import MasterKeyError, versions
@@ -24,7 +25,7 @@ _LISTED = 50
 
 
 class Command(DomainCommand):
-    help = """Have a second person approve an export of keys, or the destruction of a master key version.
+    help = """Have a second person approve what cannot be taken back: an export of keys, a version of a key cut off.
 
 One account asks, another approves: here, or on the console's page of approvals. Each is asked for its
 password; who runs the command does not matter. An approval is good once, for exactly what was asked,
@@ -35,11 +36,12 @@ Examples:
   manage.py approvals request export --account ann --reason "meter to the laboratory" \\
       --transport-key lab.key --meters 0024befffe804ff1
   manage.py approvals request destroy 1 --account ann --reason "rotated in May"
+  manage.py approvals request cut-off hes-1 1 --account ann --reason "the head-end was broken into"
   manage.py approvals approve 7 --account ben
   manage.py approvals refuse 7 --account ben
   manage.py export_keys --transport-key lab.key --meters 0024befffe804ff1 --output meter.jsonl
 """
-    refusals = (ApprovalError, DestroyError, TransportKeyError, MasterKeyError, AuditError)
+    refusals = (ApprovalError, DestroyError, AgreementKeyError, TransportKeyError, MasterKeyError, AuditError)
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -53,7 +55,10 @@ Examples:
         exporting.add_arguments(export)
         destroy = acts.add_parser("destroy", help="a version of the master key")
         destroy.add_argument("version", type=int)
-        for asking in (export, destroy):
+        cut_off = acts.add_parser("cut-off", help="a version of an agreement key, with all keys of it")
+        cut_off.add_argument("name")
+        cut_off.add_argument("version", type=int)
+        for asking in (export, destroy, cut_off):
             asking.add_argument("--account", required=True, metavar="NAME", help="who asks")
             asking.add_argument("--reason", required=True, help="why; the second person reads it")
         for name, text in (("approve", "approve what another asked for"), ("refuse", "refuse it, or take it back")):
@@ -90,6 +95,10 @@ Examples:
                 approvals.EXPORT,
                 key_export.approval_subject(exporting.titles(options), shipment_kek.load(key)),
             )
+        elif act == "cut-off":
+            agreement_cut_off.would_be(options["name"], options["version"])
+            act = approvals.CUT_OFF_AGREEMENT_KEY
+            subject = agreement_cut_off.approval_subject(options["name"], options["version"])
         else:
             versions.check_destroyable(options["version"], now)
             act, subject = approvals.DESTROY, versions.approval_subject(options["version"])

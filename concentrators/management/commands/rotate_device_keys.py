@@ -12,7 +12,7 @@ from concentrators.management import choosing
 from concentrators.models import RotationWave
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
-from keyvault.device_keys import fleet_keys
+from keyvault.device_keys import agreement_keys, fleet_keys
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from meters.registry.lookup import RegistryError
@@ -46,6 +46,9 @@ class Command(DomainCommand):
         chosen.add_argument("--older-than", type=int, metavar="DAYS", help="keys that have been active for so long")
         chosen.add_argument("--compromised", action="store_true", help="meters whose newest key is compromised")
         chosen.add_argument("--derived-from", metavar="NAME", help="keys derived from that fleet key")
+        chosen.add_argument(
+            "--agreed-with", metavar="NAME:VERSION", help="keys that go with that version of an agreement key"
+        )
         how = parser.add_argument_group("how (begin)")
         how.add_argument("--name", default="", help="what the wave is called")
         how.add_argument("--rate", type=int, default=1000, metavar="N", help="key commands queued an hour (1000)")
@@ -69,7 +72,8 @@ class Command(DomainCommand):
         now = timezone.now()
         derived_from = None if options["derived_from"] is None else fleet_keys.find(options["derived_from"])
         more = {"older_than_days": options["older_than"], "compromised": options["compromised"]}
-        selection = choosing.selection(options, derived_from=derived_from, **more)
+        agreed_with = None if options["agreed_with"] is None else agreement_keys.find_text(options["agreed_with"])
+        selection = choosing.selection(options, derived_from=derived_from, agreed_with=agreed_with, **more)
         if options["dry_run"]:
             self.stdout.write(f"{rollouts.selected(selection, now).count()} meters would get a new key.")
             return
