@@ -19,15 +19,15 @@ from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
-from keyvault.models import KeyState
-from keyvault.schemes.table import SCHEMES, USUAL
+from keyvault.models import KeySource, KeyState
+from keyvault.schemes.table import SCHEMES, USUAL, needs_agreement_key
 
-SET_KEY = 1
+SET_KEY, SET_AGREED_KEY = 1, 6
 COUNTERS_PER_S = 256
 
 
 class KeyCommand(NamedTuple):
-    """The command that brings a device the key of a pending epoch."""
+    """The command that brings a device the key of a pending epoch, or what it computes that from (source agreed)."""
 
     number: int
     system_title: bytes
@@ -174,10 +174,15 @@ def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme:
     """What a command says; ``key`` is the one that it speaks of, and ``scheme`` that key's."""
     if isinstance(command, PlainCommand):
         return cbor2.dumps([*command.fields, heard] if command.dated else command.fields, canonical=True)
-    fields = [SET_KEY, command.number, key.epoch, key.octets, key.algorithm]
-    number = SCHEMES[scheme].number
-    if number:  # of the usual scheme, and of a concentrator's, which has none, five items say all
-        fields.append(number)
+    number = SCHEMES[scheme].number or 0
+    if key.source == KeySource.AGREED:  # the device computes the key itself
+        fields = [SET_AGREED_KEY, command.number, key.epoch, key.algorithm, number, key.agreement_public]
+    else:
+        fields = [SET_KEY, command.number, key.epoch, key.octets, key.algorithm]
+        if number:  # of the usual scheme, and of a concentrator's, which has none, five items say all
+            fields.append(number)
+        if needs_agreement_key(scheme):
+            fields.append(key.agreement_public)
     return cbor2.dumps(fields, canonical=True)
 
 

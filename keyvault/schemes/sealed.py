@@ -124,4 +124,5 @@ SEALED_ENVELOPE = Envelope(
     parse=parse_sealed,
     cipher=_cipher,
     reference="RFC 9180 section 5.1.2",
+    is_to_agreement_key=True,
 )

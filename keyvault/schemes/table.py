@@ -22,9 +22,9 @@ ENVELOPES = Envelopes(CCM_ENVELOPE, SESSION_ENVELOPE, MAC_ENVELOPE, SEALED_ENVEL
 _ANY_SOURCE = frozenset(source.name for source in SOURCES)
 SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", _ANY_SOURCE),
-    Scheme("mac", 2, MAC_ENVELOPE.name, "plain", _ANY_SOURCE),
+    Scheme("mac", 2, MAC_ENVELOPE.name, "plain", _ANY_SOURCE, "carried in clear"),
     # Of a meter of scheme hop its events alone come in frames of its own: its concentrator reports what it measured.
-    Scheme("hop", 3, CCM_ENVELOPE.name, "events", _ANY_SOURCE),
+    Scheme("hop", 3, CCM_ENVELOPE.name, "events", _ANY_SOURCE, "trusted at the concentrator"),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 
 from concentrators.models import Concentrator
@@ -22,6 +23,7 @@ from tests.concentrators.fleet import Device, commission
 from tests.concentrators.obedient import Receiver
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
+from tests.keyvault.agreeing import agreement_key
 
 pytestmark = pytest.mark.django_db
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -206,21 +208,51 @@ def test_known_answers_of_the_document() -> None:
     assert cbor2.dumps([{0: COMMAND_DONE, 1: "count", 2: 17, 6: 1_767_225_601}]).hex() in text
 
 
-# The key of another scheme than ccm: a sixth item says which. Number 1 is session.
+# Of docs/frame.md, section 10, too, under the transfer key: the key of scheme 1; one to agree on, with the head-end's
+# public key; and the key of scheme 4, whose frames are sealed to that key of the head-end.
 OF_SCHEME_1 = (
     "d08357a301181e044a0024befffe804ff1000006456955b90004a05838d4da0eb5f8cd441b39a484eadcc5c0bc897d41e44bbc6aba51448205"
     "d51774a09c48a932463ea479d70a29d291b4b589c41d006011f7dbce"
 )
+AGREED = (
+    "d08357a301181e044a0024befffe804ff1000006456955b90005a05838d073565ae9d6beabf6c952390f83b8f22acb561fb527fdc18cfc72ed"
+    "d60ddc1f08a9224e5e53881c308b20e5313084204d0549904978db7d"
+)
+OF_SCHEME_4 = (
+    "d08357a301181e044a0024befffe804ff1000006456955b90007a0585fdfe27ca89dd62da789bab0666a39819f74ef75649e14b17a30593d61"
+    "1b0136e4562698451a7847fb62e7a39d451b214ab7c4a40de4d287eaa0d1ca4684cfdd12d9c2abddf8cb3a860d4c45d5f96581b43bb9363a82"
+    "03238eef93123f2d29f4"
+)
+KNOWN_AGREED_TRANSFER_KEY = bytes.fromhex("b9a73eed2e5653042f8b885c6c216d733a3ba8d112f56c7cac06340b9bf04e48")
+KNOWN_NEW_KEY = bytes(range(64, 96))
+KNOWN_HEAD_END = X25519PrivateKey.from_private_bytes(bytes(range(0x80, 0xA0)))
+KNOWN_METER = X25519PrivateKey.from_private_bytes(bytes(range(0x60, 0x80)))
 
 
-def test_a_key_of_another_scheme_says_so() -> None:
-    with SCHEMES.including(SCHEMES["ccm"]._replace(name="session", number=1)):
-        known_device()
-        DeviceKey.objects.filter(system_title=KNOWN_TITLE, epoch=2).update(scheme="session")
-        DownlinkCounter.objects.create(key=DeviceKey.objects.get(epoch=0), last=BASE + 3)
-        sealed = command_sealing.seal([KeyCommand(22, KNOWN_TITLE, 2)], NOW)
-    assert sealed[22].octets.hex() == OF_SCHEME_1
-    assert OF_SCHEME_1 in "".join((Path(__file__).parents[2] / "docs" / "frame.md").read_text().split())
+@pytest.mark.parametrize(
+    ("pending", "number", "known"),
+    [("scheme 1", 22, OF_SCHEME_1), ("agreed", 23, AGREED), ("scheme 4", 25, OF_SCHEME_4)],
+)
+def test_known_answers_for_keys_of_other_schemes_and_sources(pending: str, number: int, known: str) -> None:
+    transfer_key = KNOWN_AGREED_TRANSFER_KEY if pending == "agreed" else KNOWN_TRANSFER_KEY
+    provisioning.provision_stored([NewKey(KNOWN_TITLE, 0, transfer_key), NewKey(KNOWN_TITLE, 1, KNOWN_KEY)])
+    DownlinkCounter.objects.create(key=DeviceKey.objects.get(epoch=0), last=int(known[42:52], 16) - 1)
+    agreement = agreement_key(KNOWN_HEAD_END).pk
+    session = SCHEMES["ccm"]._replace(name="session", number=1)
+    to_agreement_key = session._replace(name="sealed", number=4, envelope="sealed")
+    with SCHEMES.including(session), SCHEMES.including(to_agreement_key):
+        match pending:
+            case "scheme 1":
+                provisioning.provision_pending([NewKey(KNOWN_TITLE, 2, KNOWN_NEW_KEY, 10, "session")], {})
+            case "agreed":
+                publics = {KNOWN_TITLE: KNOWN_METER.public_key().public_bytes_raw()}
+                provisioning.provision_pending([], {}, [NewKey(KNOWN_TITLE, 2, agreement_key=agreement)], publics)
+            case _:
+                new = NewKey(KNOWN_TITLE, 2, KNOWN_NEW_KEY, -65537, "sealed", agreement)
+                provisioning.provision_pending([new], {})
+        sealed = command_sealing.seal([KeyCommand(number, KNOWN_TITLE, 2)], NOW)
+    assert sealed[number].octets.hex() == known
+    assert known in "".join((Path(__file__).parents[2] / "docs" / "frame.md").read_text().split())
 
 
 @pytest.mark.parametrize("number", KNOWN_COMMANDS)

@@ -218,11 +218,11 @@ class TestSchemes:
             ("toy", 11),  # it goes with the scheme, and stays
         ]
         epochs.activate([key_row(device.title, 2).pk], timezone.now())
-        epochs.begin([device.title], algorithm=4)
-        assert (key_row(device.title, 3).scheme, key_row(device.title, 3).algorithm) == ("toy", 4)
+        epochs.begin([device.title], algorithm=9)
+        assert (key_row(device.title, 3).scheme, key_row(device.title, 3).algorithm) == ("toy", 9)
         epochs.activate([key_row(device.title, 3).pk], timezone.now())
         epochs.begin([device.title], scheme="ccm")
-        assert (key_row(device.title, 4).scheme, key_row(device.title, 4).algorithm) == ("ccm", 10)  # not 4: the usual
+        assert (key_row(device.title, 4).scheme, key_row(device.title, 4).algorithm) == ("ccm", 10)  # not 9: the usual
 
     def test_frames_of_the_scheme_before_stay_good_for_the_grace_time(self, concentrator: Concentrator) -> None:
         (device,) = commission(1, concentrator)
