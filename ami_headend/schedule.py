@@ -21,6 +21,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "expire-commands": _every(60, "concentrators.tasks.expire_commands"),
     "enter-interval-lengths": _every(60, "concentrators.tasks.enter_interval_lengths"),
     "step-rotation-waves": _every(60, "concentrators.tasks.step_rotation_waves"),
+    "compare-reported-sums": _every(60, "concentrators.tasks.compare_reported_sums"),
     # Last of those that come soon: it looks at whether the others ran.
     "look-at-components": _every(60, "ami_headend.tasks.look_at_components"),
     "maintain-partitions": _every(3600, "meters.tasks.maintain_partitions"),

@@ -552,3 +552,51 @@ class HopFailure(models.Model):
 
     def __str__(self) -> str:
         return f"{self.frames} {self.reason} of meter {self.meter_id}"
+
+
+class ReportedSum(models.Model):
+    """What a concentrator says that an interval of its hop and mac meters adds up to, and what we add up ourselves.
+
+    The sum under the highest epoch and counter stands. ``own_sum`` is over the values of the same meters that are
+    here; ``differs_since`` says since when the two differ, and is empty where they do not.
+    """
+
+    pk = models.CompositePrimaryKey("concentrator_id", "register_id", "interval_minutes", "interval_start")
+    concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="+", db_index=False)
+    register = models.ForeignKey(Register, models.PROTECT, related_name="+", db_index=False)
+    interval_minutes = models.SmallIntegerField()
+    interval_start = models.DateTimeField(db_index=True)
+    value_sum = models.BigIntegerField(help_text="in the register's steps")
+    meters_counted = models.IntegerField()
+    epoch = models.IntegerField()
+    invocation_counter = models.BigIntegerField()
+    uplink_id = models.BigIntegerField()
+    own_sum = models.DecimalField(max_digits=30, decimal_places=0, null=True)
+    own_meters = models.IntegerField(null=True)
+    compared_at = models.DateTimeField(null=True)
+    differs_since = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["concentrator", "differs_since"],
+                condition=Q(differs_since__isnull=False),
+                name="reported_sum_differs",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.concentrator_id} {self.register_id} {self.interval_start}"
+
+
+class UncomparedSum(models.Model):
+    """A place of a reported sum that is to be compared anew: only ever inserted, so that nobody waits for another."""
+
+    id = models.BigAutoField(primary_key=True)
+    concentrator_id = models.IntegerField()
+    register_id = models.SmallIntegerField()
+    interval_minutes = models.SmallIntegerField()
+    interval_start = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.concentrator_id} {self.register_id} {self.interval_start}"

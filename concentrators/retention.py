@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from concentrators.failures.kinds import BEFORE_COUNTER
 from concentrators.failures.record import DIGEST_OCTETS
-from concentrators.models import FailureTally, HopFailure, RefusedFrame, Uplink
+from concentrators.models import FailureTally, HopFailure, RefusedFrame, ReportedSum, Uplink
 
 _BATCH = 1_000
 
@@ -23,6 +23,7 @@ def delete_old(now: datetime) -> dict[str, int]:
         "failures": _failures(failures_before),
         "tallies": _rows(FailureTally._meta.db_table, "hour", failures_before),
         "hop failures": _rows(HopFailure._meta.db_table, "hour", failures_before),
+        "reported sums": _rows(ReportedSum._meta.db_table, "interval_start", failures_before),
         "digests": _rows(
             RefusedFrame._meta.db_table, "received_at", now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)
         ),

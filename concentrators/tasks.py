@@ -14,6 +14,7 @@ from concentrators.commands import capture_period, downlink, gap_recovery, queue
 from concentrators.failures import acknowledgement
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
 from concentrators.ingest.attempt import TransientError
+from concentrators.totals import reported_sums
 from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,12 @@ def enter_interval_lengths() -> None:
 def step_rotation_waves() -> None:
     """Queue the next key commands of every running wave."""
     rollouts.step(timezone.now())
+
+
+@shared_task(**LONG)
+def compare_reported_sums() -> None:
+    """Hold what concentrators add up against what is here."""
+    reported_sums.compare(timezone.now())
 
 
 @shared_task(**LONG)

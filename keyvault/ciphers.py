@@ -14,7 +14,7 @@ from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.models import KeyState
 from keyvault.schemes.lines import Cipher, KeyInputs, KeyLacksError, OpenedKey
-from keyvault.schemes.table import ENVELOPES, SCHEMES, SOURCES, USUAL
+from keyvault.schemes.table import CONCENTRATOR, ENVELOPES, HOP, SCHEMES, SOURCES, USUAL
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def key_row(key_id: int, version: int, state: str, algorithm: int, scheme: str) 
     if known is None:
         unknown = f"of unknown scheme {scheme}"
         return KeyRow(key_id, version, state, algorithm, unknown, unknown)
-    number = None if scheme == USUAL else known.number
+    # What a concentrator reports came to it from a meter of scheme hop.
+    number = None if scheme == USUAL else SCHEMES[HOP].number if scheme == CONCENTRATOR else known.number
     return KeyRow(key_id, version, state, algorithm, known.envelope, known.content, number)
 
 

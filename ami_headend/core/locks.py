@@ -17,6 +17,7 @@ EXPECTED_STEPS: Final = 0x616D6907  # one at a time makes steps anew
 TURNS: Final = 0x616D6908  # with a concentrator's id, of the session: its uplinks are verified by one worker
 REVERIFICATION: Final = 0x616D6909  # of the session: one worker at a time
 SYSTEM_TITLES: Final = 0x616D690A  # new meters hold it shared, a concentrator that is given a title alone
+REPORTED_SUMS: Final = 0x616D690B  # one at a time compares what concentrators add up
 PARTITIONS: Final = 0x616D6970  # one at a time makes and drops partitions
 
 

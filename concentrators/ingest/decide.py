@@ -9,9 +9,11 @@ Two steps, with one look at what stands between them:
 Counters are taken by the first step, in the keys that came with the frames: these belong to the batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 
 from concentrators.failures.kinds import BEFORE_COUNTER, WAITING, FailureKind
+from concentrators.ingest import reports
 from concentrators.ingest.decisions import DecidedUplink, Decisions, Failure, Heard, MeterAnswer, Verdicts
 from concentrators.ingest.facts import (
     NOTHING_EARLIER,
@@ -22,8 +24,12 @@ from concentrators.ingest.facts import (
     OpenedFrame,
     OpenedUplink,
     SeenFrame,
+    SumPlace,
+    SumSaid,
 )
+from concentrators.ingest.reports import SumsFrame
 from keyvault.replay_window import Take
+from meters.contents.report import REPORT, is_sums, named_meter
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.values import NewValue, PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
 
@@ -45,6 +51,8 @@ class _Uplink:
         self.candidates: list[_Candidate] = []
         self.unread: list[OpenedFrame] = []  # their counters were seen, and what they say is not to be compared
         self.past: list[OpenedFrame] = []  # their counters were seen, and what they said is no longer kept
+        self.sums: list[SumsFrame] = []
+        self.about: dict[int, bytes] = {}  # the meters that reports are about, by the frame's index
         self._octets = dict(uplink.frames)
         self._meters = facts.meters
         for index, reason, detail, kid, counter in uplink.refused:
@@ -74,7 +82,8 @@ class _Uplink:
             self.verdicts.waiting_frames.setdefault(kind, []).append(index)
             if self.delivery.waited.get(index) == kind:
                 return
-        meter = self._meters.get(kid[:8]) if kid is not None else None
+        title = self.about.get(index, b"" if kid is None else kid[:8])
+        meter = self._meters.get(title)
         meter_id = None if meter is None else meter.id
         self.failures.append(Failure(index, self._octets[index], kind, detail, kid, counter, meter_id, is_copy))
 
@@ -88,7 +97,10 @@ class Examined:
         # Whether anything is to be looked up. Where every counter is new, nothing is: the primary keys of readings
         # and events tell.
         self.asks = facts.looks_everywhere or any(
-            uplink.unread or uplink.past or not all(candidate[3] for candidate in uplink.candidates)
+            uplink.unread
+            or uplink.past
+            or not all(candidate[3] for candidate in uplink.candidates)
+            or not all(one.is_new for one in uplink.sums)
             for uplink in uplinks
         )
 
@@ -101,6 +113,16 @@ class Examined:
                     for value in values:
                         yield spot(meter.id, value)
 
+    def sum_places(self) -> set[SumPlace]:
+        """Where sums may stand already: those of counters seen before."""
+        return {
+            place
+            for uplink in self.uplinks
+            for one in uplink.sums
+            if not one.is_new
+            for place in one.said(uplink.delivery.uplink_id)
+        }
+
     def seen(self, standing: Mapping[Spot, Standing]) -> set[SeenFrame]:
         """The frames whose counters were seen before, and whose values do not all stand: were they refused then?"""
         frames = set()
@@ -110,6 +132,7 @@ class Examined:
                     frames.add(uplink.name(frame))
             frames.update(map(uplink.name, uplink.unread))
             frames.update(map(uplink.name, uplink.past))
+            frames.update(uplink.name(one.frame) for one in uplink.sums if not one.is_new)
         return frames
 
 
@@ -131,13 +154,15 @@ def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: Payloa
         _, kid, counter, plaintext, key = frame
         title = kid[:8]
         meter = meters.get(title)
+        if meter is None and title in facts.concentrators and key.content == REPORT.name:
+            _examine_report(uplink, frame, facts, period)
+            continue
         if meter is None:
             detail = f"a key, but no meter with system title {title.hex()}"
             uplink.refuse(frame, FailureKind.UNKNOWN_DEVICE, detail)
             continue
         if not meter.in_service and key.look(counter) is Take.TAKEN:
-            detail = "the meter is not in service"
-            uplink.refuse(frame, FailureKind.DEVICE_SUSPENDED, detail, waits=not meter.is_retired)
+            _refuse_suspended(uplink, frame, meter)
             continue
         try:
             reader = readers[key.content]
@@ -152,7 +177,40 @@ def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: Payloa
             candidates.append((frame, meter, values, take is Take.TAKEN))
 
 
-def _refuse_payload(uplink: _Uplink, frame: OpenedFrame, meter: AssignedMeter, error: PayloadError) -> None:
+def _examine_report(uplink: _Uplink, frame: OpenedFrame, facts: Facts, period: PayloadTimes) -> None:
+    """A frame of a concentrator: what it says of one meter, as that meter's own frame would; or sums."""
+    index, kid, counter, plaintext, key = frame
+    meter, values, sums = None, [], []
+    try:
+        if is_sums(plaintext):
+            sums = reports.sums_of(frame, facts, period)
+        else:
+            title = named_meter(plaintext)
+            if title is not None:
+                uplink.about[index] = title
+            meter = reports.meter_of(title, facts)
+            if not meter.in_service and key.look(counter) is Take.TAKEN:
+                _refuse_suspended(uplink, frame, meter)
+                return
+            values = reports.read(frame, uplink.about[index], meter, facts, period, uplink.delivery)
+    except PayloadError as error:
+        _refuse_payload(uplink, frame, meter, error)
+        return
+    take = key.take(counter)
+    if take is Take.TOO_OLD:
+        _refuse_old(uplink, frame)
+    elif meter is not None:
+        uplink.candidates.append((frame, meter, values, take is Take.TAKEN))
+    else:
+        uplink.sums.append(SumsFrame(frame, facts.concentrators[kid[:8]], sums, take is Take.TAKEN))
+
+
+def _refuse_suspended(uplink: _Uplink, frame: OpenedFrame, meter: AssignedMeter) -> None:
+    detail = "the meter is not in service"
+    uplink.refuse(frame, FailureKind.DEVICE_SUSPENDED, detail, waits=not meter.is_retired)
+
+
+def _refuse_payload(uplink: _Uplink, frame: OpenedFrame, meter: AssignedMeter | None, error: PayloadError) -> None:
     """A payload that is refused: for good, with its counter; or, where it may be ours, until that has passed.
 
     Where the counter was taken already, what the payload says is compared with what stands, as far as it can be
@@ -165,7 +223,7 @@ def _refuse_payload(uplink: _Uplink, frame: OpenedFrame, meter: AssignedMeter, e
         _refuse_old(uplink, frame)
     elif take is Take.TAKEN:
         uplink.refuse(frame, kind, str(error))
-    elif error.values is not None:
+    elif error.values is not None and meter is not None:
         uplink.candidates.append((frame, meter, error.values, False))
     elif kind in WAITING:
         uplink.unread.append(frame)
@@ -183,10 +241,11 @@ def decide(examined: Examined, earlier: Earlier = NOTHING_EARLIER) -> Decisions:
     """Second step: decide in the order of the frames, against what stands already and what this batch lets stand."""
     storing = _Storing(examined.facts)
     if examined.asks:
-        _Comparing(examined, earlier).decide(storing.accept)
+        _Comparing(examined, earlier).decide(storing)
     else:
         for uplink in examined.uplinks:
             storing.accept(uplink, uplink.candidates)
+            storing.accept_sums(uplink, uplink.sums)
     return storing.decisions(examined.uplinks)
 
 
@@ -199,6 +258,8 @@ class _Storing:
         self._events: list[NewValue] = []
         self._sums: dict[tuple[int, int, int, int], list[int]] = {}
         self._heard: list[tuple[_Uplink, list[bytes]]] = []
+        self._said_sums: dict[SumPlace, SumSaid] = {}
+        self._reported: dict[int, Heard] = {}
 
     def accept(self, uplink: _Uplink, candidates: list[_Candidate]) -> None:
         """Accept frames of an uplink with those of their values that do not stand yet."""
@@ -222,6 +283,25 @@ class _Storing:
                         else:
                             sums[place] = [steps, 1]
 
+        if uplink.about:
+            self._note_reported(uplink, candidates)
+
+    def _note_reported(self, uplink: _Uplink, candidates: list[_Candidate]) -> None:
+        """Meters are heard that their concentrator reports for; the latest counts."""
+        heard = Heard(uplink.delivery.came_at, uplink.delivery.concentrator_id)
+        for frame, *_ in candidates:
+            title = uplink.about.get(frame[0])
+            if title is not None:
+                key_id = self._facts.hop_keys[title]
+                self._reported[key_id] = max(self._reported.get(key_id, heard), heard)
+
+    def accept_sums(self, uplink: _Uplink, frames: list[SumsFrame]) -> None:
+        """Accept frames of sums; of several for one place that under the highest counter stands."""
+        uplink.verdicts.accepted += len(frames)
+        self._heard.append((uplink, [one.frame[1] for one in frames]))
+        for one in frames:
+            reports.take_over(one.said(uplink.delivery.uplink_id), self._said_sums)
+
     def decisions(self, uplinks: list[_Uplink]) -> Decisions:
         heard = self._heard_at()
         meters = self._facts.meters
@@ -232,7 +312,13 @@ class _Storing:
             self._events,
             self._sums,
             self._answers(),
-            {kid: meters[kid[:8]].id for kid in self._facts.pending_kids if kid in heard},
+            {
+                kid: meters[kid[:8]].id if kid[:8] in meters else None
+                for kid in self._facts.pending_kids
+                if kid in heard
+            },
+            self._reported,
+            self._said_sums,
         )
 
     def _heard_at(self) -> dict[bytes, Heard]:
@@ -264,10 +350,11 @@ class _Comparing:
         self._refused = dict(earlier.refused)
         self._standing = dict(earlier.standing)
         self._received_at = dict(earlier.received_at)
+        self._sums = dict(earlier.sums)
         for uplink in examined.uplinks:
             self._received_at[uplink.delivery.uplink_id] = uplink.delivery.came_at
 
-    def decide(self, accept: Callable[[_Uplink, list[_Candidate]], None]) -> None:
+    def decide(self, storing: _Storing) -> None:
         uplinks = self._examined.uplinks
         for uplink in uplinks:
             accepted: list[_Candidate] = []
@@ -276,7 +363,8 @@ class _Comparing:
                     self._decide_new(uplink, candidate, accepted)
                 else:
                     self._decide_seen(uplink, candidate)
-            accept(uplink, accepted)
+            storing.accept(uplink, accepted)
+            storing.accept_sums(uplink, [one for one in uplink.sums if self._is_accepted(uplink, one)])
         for uplink in uplinks:
             self._decide_other_content(uplink)
 
@@ -305,11 +393,27 @@ class _Comparing:
             uplink.unread.append(frame)
             return
         first = max(self._received_at[self._standing[spot(meter.id, value)][1]] for value in values)
+        self._decide_again(uplink, frame, first)
+
+    def _decide_again(self, uplink: _Uplink, frame: OpenedFrame, first: datetime) -> None:
+        """All that a frame says stands since then."""
         age = uplink.delivery.came_at - first
         if age <= self._facts.retransmission_window:
             uplink.verdicts.duplicate += 1
         else:
             uplink.refuse(frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
+
+    def _is_accepted(self, uplink: _Uplink, one: SumsFrame) -> bool:
+        """Whether a frame of sums is to be stored; where its counter was seen before, it ends as readings do."""
+        said = one.said(uplink.delivery.uplink_id)
+        if one.is_new:
+            reports.take_over(said, self._sums)
+        elif not all(reports.stands(sum_, self._sums.get(place)) for place, sum_ in said.items()):
+            uplink.unread.append(one.frame)
+        else:
+            came = max(self._received_at[self._sums[place].uplink_id] for place in said)
+            self._decide_again(uplink, one.frame, came)
+        return one.is_new
 
     def _decide_other_content(self, uplink: _Uplink) -> None:
         """A counter seen before, but not all values stand: a refused frame again, or the counter used twice.

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from concentrators.failures.kinds import FailureKind
-from concentrators.ingest.facts import Delivery
+from concentrators.ingest.facts import Delivery, SumPlace, SumSaid
 from meters.values import NewValue
 
 
@@ -82,7 +82,9 @@ class Decisions:
 
     ``heard`` names the devices of accepted frames, by kid. ``sums`` are added to totals: (sum in the register's
     steps, meters) by concentrator, register, minutes and start in Unix seconds. ``activated`` are pending keys that
-    an accepted frame has proven to be with their device: the meter's id by kid.
+    an accepted frame has proven to be with their device: the meter's id by kid, None of a concentrator.
+    ``reported`` names the keys of meters that their concentrator reported for, by id; ``said_sums`` are the sums that
+    concentrators say.
     """
 
     uplinks: Sequence[DecidedUplink]
@@ -91,4 +93,6 @@ class Decisions:
     events: Sequence[NewValue]
     sums: Mapping[tuple[int, int, int, int], Sequence[int]]
     answers: Sequence[MeterAnswer]
-    activated: Mapping[bytes, int]
+    activated: Mapping[bytes, int | None]
+    reported: Mapping[int, Heard] = field(default_factory=dict)
+    said_sums: Mapping[SumPlace, SumSaid] = field(default_factory=dict)

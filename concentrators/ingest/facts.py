@@ -60,6 +60,19 @@ class Delivery:
         return self.corrected_at or self.received_at
 
 
+# What a sum is of: a concentrator and a register by their ids, minutes, and the start in Unix seconds.
+SumPlace = tuple[int, int, int, int]
+
+
+class SumSaid(NamedTuple):
+    """A sum as a concentrator says it, under the key epoch and counter of its frame, and the uplink that brought it."""
+
+    counter: tuple[int, int]
+    value: int
+    meters: int
+    uplink_id: int
+
+
 class OpenedUplink(NamedTuple):
     """One uplink of a batch: the octets of its frames, those that opened, and those that did not."""
 
@@ -99,6 +112,13 @@ class AssignedMeter:
     def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:
         self._assignments.append((concentrator_id, from_s, to_s))
 
+    def is_assigned(self, concentrator_id: int, at_s: int) -> bool:
+        """Whether it belongs to a concentrator at a Unix second."""
+        return any(
+            one == concentrator_id and from_s <= at_s and (to_s is None or at_s < to_s)
+            for one, from_s, to_s in self._assignments
+        )
+
     def concentrator_of(self, start_s: int, minutes: int) -> int | None:
         """The concentrator that an interval counts to, or None; ``start_s`` is its start in Unix seconds."""
         return assignment_of(self._assignments, start_s, start_s + 60 * minutes)
@@ -109,6 +129,8 @@ class Facts:
     """What was gathered for a batch, but for what stands where its values go (``Earlier``).
 
     ``meters`` holds the known meters by system title, ``readers`` what reads payloads by the names of contents.
+    Of a batch with frames of concentrators that report: ``concentrators`` holds their ids by system title, ``hop_keys``
+    the id of the newest usable key of each meter of scheme hop that they name, by its title.
     ``pending_kids`` are those of keys that no frame has proven yet to be with their device. ``earliest_s`` is the
     first Unix second of retention. ``looks_everywhere``: the counters are locked, and what stands is looked up for
     every value; otherwise only where a counter was seen before, and the primary keys tell of the others.
@@ -122,6 +144,8 @@ class Facts:
     clock_skew_s: int
     retransmission_window: timedelta
     looks_everywhere: bool = False
+    concentrators: Mapping[bytes, int] = field(default_factory=dict)
+    hop_keys: Mapping[bytes, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +153,13 @@ class Earlier:
     """What came of earlier uplinks: looked up only where a frame's counter was seen before, or under locks.
 
     ``standing`` says what stands where values want to go, and which uplink brought it; ``received_at`` when those
-    uplinks came; ``refused`` why frames, whose counters they took, were refused.
+    uplinks came; ``refused`` why frames, whose counters they took, were refused; ``sums`` the sums that stand.
     """
 
     standing: Mapping[Spot, Standing] = field(default_factory=dict)
     received_at: Mapping[int, datetime] = field(default_factory=dict)
     refused: Mapping[SeenFrame, FailureKind] = field(default_factory=dict)
+    sums: Mapping[SumPlace, SumSaid] = field(default_factory=dict)
 
 
 NOTHING_EARLIER = Earlier()

@@ -1,6 +1,6 @@
 """What has to be known before frames are decided: read with a fixed number of queries, whatever their number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -11,10 +11,15 @@ from concentrators.failures import record
 from concentrators.ingest.assigned import KeptMeters
 from concentrators.ingest.decide import Examined
 from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
+from concentrators.models import Concentrator
+from concentrators.totals import reported_sums
 from keyvault.ciphers import KeptCiphers
+from keyvault.device_keys import link_epochs
 from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
+from keyvault.schemes.table import HOP
+from meters.contents.report import REPORT, named_meter
 from meters.readings import store as reading_store
 from meters.readings.partitions import retention_start
 from meters.readings.store import NO_REGISTERS, Registers
@@ -45,7 +50,9 @@ def gather(
     titles = {kid[:8] for kid in opening.keys}
     for one in opening.uplinks:
         titles.update(refused.kid[:8] for refused in one.refused if refused.kid is not None)
-    known, generation = meters.look(titles)
+    concentrators = _concentrators_that_report(opening)
+    named = _named(opening, concentrators)
+    known, generation = meters.look(titles | named)
     _, catalogue, readers = registers.begin_batch(generation) if titles else NO_REGISTERS
     facts = Facts(
         meters=known,
@@ -56,6 +63,8 @@ def gather(
         clock_skew_s=settings.CLOCK_SKEW_S,
         retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
         looks_everywhere=care is Care.LOCK,
+        concentrators=concentrators,
+        hop_keys=link_epochs.newest(named, HOP) if named else {},
     )
     batch = [
         OpenedUplink(delivery, frames, opened, refused)
@@ -69,9 +78,28 @@ def look_up(examined: Examined) -> Earlier:
     if not examined.asks:
         return NOTHING_EARLIER
     standing = reading_store.standing_values(examined.places())
-    received_at = _received_at({uplink_id for _, uplink_id in standing.values()})
+    places = examined.sum_places()
+    sums = reported_sums.standing(places) if places else {}
+    received_at = _received_at({uplink_id for _, uplink_id in standing.values()} | {s.uplink_id for s in sums.values()})
     seen = examined.seen(standing)
-    return Earlier(standing, received_at, record.refused_before(seen) if seen else {})
+    return Earlier(standing, received_at, record.refused_before(seen) if seen else {}, sums)
+
+
+def _concentrators_that_report(opening: Opening) -> dict[bytes, int]:
+    """The ids of the concentrators under whose keys reports came, by title; no query where none did."""
+    titles = {kid[:8] for kid, key in opening.keys.items() if key.content == REPORT.name}
+    if not titles:
+        return {}
+    rows = Concentrator.objects.filter(system_title__in=titles).values_list("system_title", "pk")
+    return {bytes(title or b""): pk for title, pk in rows}
+
+
+def _named(opening: Opening, concentrators: Mapping[bytes, int]) -> set[bytes]:
+    """The titles of the meters that reports name."""
+    if not concentrators:
+        return set()
+    frames = (frame for one in opening.uplinks for frame in one.opened if frame.key.content == REPORT.name)
+    return {title for frame in frames if (title := named_meter(frame.plaintext)) is not None}
 
 
 def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:

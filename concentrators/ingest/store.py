@@ -4,9 +4,9 @@ from concentrators.commands import queue
 from concentrators.commands.queue import AnswerKind, CommandAnswer
 from concentrators.failures import record
 from concentrators.ingest.decisions import Decisions
-from concentrators.totals import totals
+from concentrators.totals import reported_sums, totals
 from concentrators.totals.totals import TotalKey
-from keyvault.device_keys import epochs, tag_failures
+from keyvault.device_keys import epochs, link_epochs, tag_failures
 from keyvault.opening import Opening, save_counters
 from meters.readings import store as reading_store
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
@@ -18,10 +18,11 @@ def store(decisions: Decisions, opening: Opening) -> None:
     """Store decisions, with a fixed number of queries; nothing is asked of what has nothing to store.
 
     1. Counters, by compare-and-set: whether what was decided still holds. Nobody else at these keys gets past them.
+       And when meters were heard for which their concentrator reports.
     2. Commands: the answers of meters, and those that brought a key which has arrived.
     3. Bad tags, by key.
     4. Readings, then events: their primary keys tell where another has stored a value since.
-    5. Totals, in the order of their keys.
+    5. Totals, in the order of their keys; then the sums that concentrators say.
     6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
     7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last.
 
@@ -30,10 +31,12 @@ def store(decisions: Decisions, opening: Opening) -> None:
     """
     judged_at = decisions.uplinks[0].delivery.judged_at
     save_counters(opening, decisions.heard)
+    if decisions.reported:
+        link_epochs.note_heard(decisions.reported)
     if decisions.answers:
         queue.answered([CommandAnswer(*answer[:2], _SAID[answer.obis_code]) for answer in decisions.answers], judged_at)
     if decisions.activated:
-        keys = [(meter_id, int.from_bytes(kid[8:], "big")) for kid, meter_id in decisions.activated.items()]
+        keys = [(meter_id, int.from_bytes(kid[8:], "big")) for kid, meter_id in decisions.activated.items() if meter_id]
         queue.keys_arrived(keys, judged_at)
     tag_failures.count(opening)
     if decisions.readings:
@@ -43,6 +46,8 @@ def store(decisions: Decisions, opening: Opening) -> None:
         reading_store.insert_events(decisions.events, received_at)
     if decisions.sums:
         totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in decisions.sums.items()})
+    if decisions.said_sums:
+        reported_sums.store(decisions.said_sums)
     for delivery, _, failures in decisions.uplinks:
         if failures:
             record.record(failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)

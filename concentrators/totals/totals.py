@@ -34,15 +34,30 @@ class Difference(NamedTuple):
     recomputed: tuple[int, int] | None
 
 
+# Places at which concentrators say sums of their own are to be compared anew: only inserted, nobody waits for it.
+_UNCOMPARED = """
+    INSERT INTO concentrators_uncomparedsum (concentrator_id, register_id, interval_minutes, interval_start)
+    SELECT concentrator_id, register_id, interval_minutes, interval_start FROM concentrators_reportedsum"""
+
+
 def add(sums: Mapping[TotalKey, tuple[int, int]]) -> None:
-    """Add (sum in the register's resolution, meters) to totals, in one statement and in key order."""
+    """Add (sum in the register's resolution, meters) to totals, in one statement and in key order.
+
+    Where a concentrator says a sum of its own for a place, that is to be compared anew.
+    """
     keys = sorted(sums)
     execute(
-        """INSERT INTO concentrators_intervaltotal AS t
+        f"""WITH n AS (
+               SELECT concentrator_id, register_id, interval_minutes, to_timestamp(start_s) AS interval_start,
+                      value_sum, meters
+               FROM unnest(%s::int[], %s::smallint[], %s::smallint[], %s::bigint[], %s::numeric[], %s::int[])
+                    AS n(concentrator_id, register_id, interval_minutes, start_s, value_sum, meters)
+           ), uncompared AS (
+               {_UNCOMPARED} JOIN n USING (concentrator_id, register_id, interval_minutes, interval_start)
+           )
+           INSERT INTO concentrators_intervaltotal AS t
                (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted)
-           SELECT concentrator_id, register_id, interval_minutes, to_timestamp(start_s), value_sum, meters
-           FROM unnest(%s::int[], %s::smallint[], %s::smallint[], %s::bigint[], %s::numeric[], %s::int[])
-                AS n(concentrator_id, register_id, interval_minutes, start_s, value_sum, meters)
+           SELECT * FROM n
            ON CONFLICT (concentrator_id, register_id, interval_minutes, interval_start) DO UPDATE
            SET value_sum = t.value_sum + excluded.value_sum,
                meters_counted = t.meters_counted + excluded.meters_counted""",
@@ -78,6 +93,13 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
                 SET value_sum = t.value_sum + excluded.value_sum,
                     meters_counted = t.meters_counted + excluded.meters_counted""",
             {"sign": sign, "meters": list(meter_ids), "start": start, "end": end},
+        )
+        cursor.execute(
+            f"""{_UNCOMPARED}
+                WHERE interval_start >= %(start)s AND (%(end)s::timestamptz IS NULL OR interval_start < %(end)s)
+                  AND concentrator_id IN (
+                      SELECT concentrator_id FROM concentrators_assignment WHERE meter_id = ANY(%(meters)s))""",
+            {"meters": list(meter_ids), "start": start, "end": end},
         )
         # From ``start`` on, by the index: all totals of years are not to be looked through while verification waits.
         cursor.execute(

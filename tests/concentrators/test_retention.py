@@ -27,11 +27,20 @@ def test_old_rows_go_and_young_ones_stay(concentrator: Concentrator) -> None:
     garbage_at(concentrator, OLD)
     young = garbage_at(concentrator, NEW)
     uplink_state.purge(NOW)
-    assert retention.delete_old(NOW) == {"failures": 2, "tallies": 1, "hop failures": 0, "digests": 0, "uplinks": 1}
+    assert retention.delete_old(NOW) == {
+        "failures": 2,
+        "tallies": 1,
+        "hop failures": 0,
+        "reported sums": 0,
+        "digests": 0,
+        "uplinks": 1,
+    }
     assert Uplink.objects.get() == young
     assert set(IntegrityFailure.objects.values_list("uplink", flat=True)) == {young.pk}
     assert FailureTally.objects.get().failures == 2
-    assert retention.delete_old(NOW) == dict.fromkeys(("failures", "tallies", "hop failures", "digests", "uplinks"), 0)
+    assert retention.delete_old(NOW) == dict.fromkeys(
+        ("failures", "tallies", "hop failures", "reported sums", "digests", "uplinks"), 0
+    )
 
 
 def test_an_uplink_stays_while_its_failures_do(concentrator: Concentrator, settings: Settings) -> None:
@@ -51,7 +60,14 @@ def test_more_than_a_batch(concentrator: Concentrator, monkeypatch: pytest.Monke
     monkeypatch.setattr(retention, "_BATCH", 2)
     for _ in range(5):
         Uplink.objects.filter(pk=garbage_at(concentrator, OLD).pk).update(body=None)
-    assert retention.delete_old(NOW) == {"failures": 10, "tallies": 1, "hop failures": 0, "digests": 0, "uplinks": 5}
+    assert retention.delete_old(NOW) == {
+        "failures": 10,
+        "tallies": 1,
+        "hop failures": 0,
+        "reported sums": 0,
+        "digests": 0,
+        "uplinks": 5,
+    }
 
 
 def test_a_refused_frame_is_known_for_the_same_after_its_evidence_went(concentrator: Concentrator) -> None:

@@ -1,0 +1,211 @@
+"""Meters of scheme hop, through the database: reports, sums, and what the head-end adds up itself."""
+
+import itertools
+import secrets
+from datetime import timedelta
+
+import cbor2
+import pytest
+
+from concentrators.fleet.assignments import assign
+from concentrators.models import Assignment, Concentrator, ReportedSum, UncomparedSum
+from concentrators.totals import reported_sums, totals
+from keyvault.cose.kdf import uplink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import make_kid
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.models import DeviceKey, KeyState
+from meters.models import MeterEvent, Reading
+from tests.builders import pack, senml_payload
+from tests.concentrators.fleet import (
+    HALF_HOUR_S,
+    INTERVAL,
+    NOW,
+    START,
+    START_S,
+    WINDOW,
+    Device,
+    evidence,
+    judged,
+    outcome,
+    readings_of,
+    usual,
+    verified,
+)
+from tests.concentrators.statements import Statements
+from tests.factories import ConcentratorFactory, MeterFactory
+
+pytestmark = pytest.mark.django_db
+TITLE = bytes.fromhex("0024befffe00c001")
+
+
+class Holder:
+    """A concentrator with a key of its own, as it knows it."""
+
+    def __init__(self, title: bytes = TITLE) -> None:
+        self.row: Concentrator = ConcentratorFactory.create(system_title=title)
+        self.title, self.key, self.epoch = title, secrets.token_bytes(32), 1
+        self._counters = itertools.count()
+        provisioning.provision_stored([NewKey(title, 1, self.key, 10, "concentrator")])
+
+    def seal(self, payload: bytes, counter: int | None = None) -> bytes:
+        cipher = DirectionCipher(uplink_key(self.key, self.title, self.epoch, 10), 10)
+        number = next(self._counters) if counter is None else counter
+        return cipher.seal(make_kid(self.title, self.epoch), number, payload)
+
+    def report(self, device: Device, interval: int = 0, wh: int = 100) -> bytes:
+        time_s = START_S + interval * HALF_HOUR_S
+        base = f"urn:dev:mac:{device.title.hex()}:"
+        return self.seal(pack({-2: base, -1: 26, -3: time_s, 0: INTERVAL, 1: "Wh", 2: wh}))
+
+    def sums(self, value: int, meters: int, interval: int = 0) -> bytes:
+        row = [INTERVAL, 30, START_S + interval * HALF_HOUR_S, value, meters]
+        return self.seal(cbor2.dumps(["sums", row], canonical=True))
+
+
+@pytest.fixture
+def holder() -> Holder:
+    return Holder()
+
+
+def meters(holder: Holder, count: int, scheme: str = "hop") -> list[Device]:
+    """Meters of a scheme, assigned to the concentrator for ever."""
+    devices = [Device(meter, secrets.token_bytes(32)) for meter in MeterFactory.create_batch(count)]
+    alg = 4 if scheme == "mac" else 10
+    provisioning.provision_stored([NewKey(device.title, 1, device.key, alg, scheme) for device in devices])
+    Assignment.objects.bulk_create(
+        Assignment(meter=one.meter, concentrator=holder.row, valid_from=NOW - timedelta(days=4000)) for one in devices
+    )
+    return devices
+
+
+def test_a_report_becomes_the_meters_reading_once_and_counts(holder: Holder) -> None:
+    (device,) = meters(holder, 1)
+    frame = holder.report(device, wh=250)
+    assert judged(holder.row, [frame]) == {"accepted": 1}
+    assert judged(holder.row, [frame, holder.report(device, 1)]) == {"duplicate": 1, "accepted": 1}
+    assert readings_of(device) == {0: 250, 1: 100}
+    assert set(Reading.objects.filter(meter=device.meter).values_list("scheme", flat=True)) == {3}
+    assert totals.compare(*WINDOW) == []
+    assert (device.counter().heard_at, device.counter().heard_via) == (NOW, holder.row.pk)
+    judged(holder.row, [holder.report(device, 2)], NOW - timedelta(hours=1))
+    assert device.counter().heard_at == NOW  # never back
+
+
+def test_the_meters_own_frames_bring_events_and_no_reading(holder: Holder) -> None:
+    (device,) = meters(holder, 1)
+    event = device.seal(senml_payload({"0-0:96.11.1": 40}, START_S, "count"))
+    assert judged(holder.row, [event, device.seal(usual(0))]) == {"accepted": 1, "algorithm_mismatch": 1}
+    assert MeterEvent.objects.get().meter == device.meter
+    assert device.counter().highest == 1
+
+
+def test_whom_a_concentrator_may_speak_for(holder: Holder) -> None:
+    mine, retired = meters(holder, 2)
+    (plain,) = meters(holder, 1, "ccm")
+    (others,) = meters(Holder(b"\1" * 8), 1)
+    provisioning.set_key_state([retired.row().pk], KeyState.RETIRED)
+    uplink = verified(holder.row, [holder.report(one) for one in (mine, retired, plain, others)])
+    assert outcome(uplink) == {"accepted": 1, "identity_mismatch": 3}
+    assert [row.meter_id for row in evidence(uplink)] == [retired.meter.pk, plain.meter.pk, others.meter.pk]
+    again = verified(holder.row, [bytes(refused.frame) for refused in evidence(uplink)])
+    assert outcome(again) == {"identity_mismatch": 3}
+
+
+def test_a_moved_meter_counts_where_it_was_and_where_it_is(holder: Holder) -> None:
+    (device,) = meters(holder, 1)
+    other = Holder(b"\1" * 8)
+    assign([(device.meter.pk, other.row.pk)], START + timedelta(minutes=30))
+    late, new = holder.report(device, 0), other.report(device, 1)
+    assert judged(holder.row, [late, new]) == {"accepted": 2}
+    assert judged(holder.row, [holder.report(device, 2)]) == {"identity_mismatch": 1}
+
+
+def test_a_new_key_of_the_concentrator_begins_with_its_first_frame(holder: Holder) -> None:
+    (device,) = meters(holder, 1)
+    key = secrets.token_bytes(32)
+    provisioning.provision_pending([NewKey(TITLE, 2, key, 10, "concentrator")], {})
+    old = holder.report(device, 0)
+    holder.key, holder.epoch = key, 2
+    assert judged(holder.row, [holder.report(device, 1), old]) == {"accepted": 2}
+    states = DeviceKey.objects.filter(system_title=TITLE).order_by("epoch").values_list("state", flat=True)
+    assert list(states) == ["retiring", "active"]
+
+
+def test_the_number_of_queries_does_not_grow(holder: Holder, statements: Statements) -> None:
+    seen = []
+    for count in (1, 1, 6):  # the first finds nothing kept
+        devices = meters(holder, count)
+        frames = [holder.report(one, 1) for one in devices] + [holder.sums(1, n, 1) for n in range(count)]
+        before = len(statements)
+        assert judged(holder.row, frames) == {"accepted": 2 * count}
+        seen.append(len(statements) - before)
+    assert seen[1] == seen[2]
+
+
+class TestSums:
+    def stands(self) -> tuple[int, int, int | None, int | None, bool]:
+        row = ReportedSum.objects.get()
+        own = None if row.own_sum is None else int(row.own_sum)
+        return row.value_sum, row.meters_counted, own, row.own_meters, row.differs_since is not None
+
+    def test_the_highest_counter_stands_and_another_epochs_goes_before(self, holder: Holder) -> None:
+        first, second = holder.sums(10, 1), holder.sums(20, 2)
+        assert judged(holder.row, [second]) == {"accepted": 1}
+        assert judged(holder.row, [first, second]) == {"accepted": 1, "duplicate": 1}
+        assert self.stands()[:2] == (20, 2)
+        assert judged(holder.row, [first]) == {"duplicate": 1}  # it gave way
+        key = secrets.token_bytes(32)
+        provisioning.set_key_state(list(DeviceKey.objects.values_list("pk", flat=True)), KeyState.RETIRING)
+        provisioning.provision_stored([NewKey(TITLE, 2, key, 10, "concentrator")])
+        holder.key, holder.epoch = key, 2
+        other = cbor2.dumps(["sums", [INTERVAL, 30, START_S, 30, 3]], canonical=True)
+        assert judged(holder.row, [holder.seal(other, 0)]) == {"accepted": 1}
+        assert self.stands()[:2] == (30, 3)
+
+    def test_of_the_meters_that_it_holds_both_figures_agree(self, holder: Holder) -> None:
+        hop = meters(holder, 2)
+        (plain,) = meters(holder, 1, "ccm")  # its readings are not the concentrator's to see
+        frames = [*(holder.report(one) for one in hop), plain.frame(0, 999), holder.sums(200, 2)]
+        assert judged(holder.row, frames) == {"accepted": 4}
+        assert reported_sums.compare(NOW) == 1
+        assert self.stands() == (200, 2, 200, 2, False)
+        assert reported_sums.differing(holder.row.pk, 10) == []
+
+    def test_a_difference_stands_until_the_late_reading_comes(self, holder: Holder) -> None:
+        first, late = meters(holder, 2)
+        judged(holder.row, [holder.report(first), holder.sums(250, 2)])
+        reported_sums.compare(NOW)
+        assert self.stands() == (250, 2, 100, 1, True)
+        (found,) = reported_sums.differing(holder.row.pk, 10)
+        assert (found.obis_code, found.interval_start, found.said, found.own) == (INTERVAL, START, (250, 2), (100, 1))
+        reported_sums.compare(NOW + timedelta(hours=1))
+        assert ReportedSum.objects.get().differs_since == NOW
+
+        judged(holder.row, [holder.report(late, wh=150)])
+        reported_sums.compare(NOW)
+        assert self.stands() == (250, 2, 250, 2, False)
+
+    def test_a_sum_that_agreed_is_compared_again_when_a_reading_comes(self, holder: Holder) -> None:
+        first, late = meters(holder, 2)
+        judged(holder.row, [holder.report(first), holder.sums(100, 1)])
+        reported_sums.compare(NOW)
+        assert reported_sums.compare(NOW) == 0
+        judged(holder.row, [holder.report(late)])
+        assert UncomparedSum.objects.count() == 1
+        reported_sums.compare(NOW)
+        assert self.stands() == (100, 1, 200, 2, True)
+
+    def test_a_meter_counts_where_it_was_assigned_when_the_interval_began(self, holder: Holder) -> None:
+        stays, moves = meters(holder, 2)
+        judged(holder.row, [holder.report(stays), holder.report(moves), holder.sums(200, 2)])
+        reported_sums.compare(NOW)
+        assert self.stands()[4] is False
+        assign([(moves.meter.pk, ConcentratorFactory.create().pk)], START - timedelta(days=1))
+        reported_sums.compare(NOW)
+        assert self.stands() == (200, 2, 100, 1, True)
+
+    def test_other_totals_leave_nothing_to_compare(self, holder: Holder) -> None:
+        judged(holder.row, [holder.report(meters(holder, 1)[0])])
+        assert not UncomparedSum.objects.exists()

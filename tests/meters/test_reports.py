@@ -1,0 +1,126 @@
+"""Contents ``report`` and ``events``: what a concentrator says of its meters, and what a meter says beside it."""
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meters.contents.events import EVENTS
+from meters.contents.lines import Catalogue, Content, RegisterRow
+from meters.contents.report import REPORT, ReportedSum, is_sums, named_meter, read_sums
+from meters.values import PayloadError, PayloadTimes, Value
+from tests.builders import KNOWN_TIME_S, KNOWN_TITLE, pack
+
+ENERGY, INTERVAL, TAMPER = "1-0:1.8.0", "1-0:1.29.0", "0-0:96.11.1"
+CATALOGUE = Catalogue(
+    {
+        ENERGY: RegisterRow(1, "Wh", 0, False, False, 0, 10**12),
+        INTERVAL: RegisterRow(2, "Wh", 0, True, False, 0, 999_999),
+        TAMPER: RegisterRow(3, "count", 0, False, True, 0, 2**24 - 1),
+    }
+)
+PERIOD = PayloadTimes(KNOWN_TIME_S - 86_400, KNOWN_TIME_S + 86_400)
+BASE = f"urn:dev:mac:{KNOWN_TITLE.hex()}:"
+
+
+def report() -> bytes:
+    return pack({-2: BASE, -1: 26, -3: KNOWN_TIME_S, 0: INTERVAL, 1: "Wh", 2: 112})
+
+
+def two(second_base: str) -> bytes:
+    """A report whose second record has another base name."""
+    first = {-2: BASE, -1: 26, -3: KNOWN_TIME_S, 0: INTERVAL, 1: "Wh", 2: 1}
+    return pack(first, {-2: second_base, 0: ENERGY, 1: "Wh", 2: 1})
+
+
+def read(payload: bytes, content: Content = REPORT) -> list[Value]:
+    return content.reader(CATALOGUE).read(payload, KNOWN_TITLE, 30, PERIOD)
+
+
+def refused(payload: bytes, content: Content = REPORT) -> str:
+    with pytest.raises(PayloadError) as caught:
+        read(payload, content)
+    return caught.value.reason.value
+
+
+class TestReport:
+    def test_it_says_the_meters_readings(self) -> None:
+        assert read(report()) == [Value(KNOWN_TIME_S, 2, 112, 30, False)]
+        assert named_meter(report()) == KNOWN_TITLE
+
+    def test_the_base_name_is_mandatory(self) -> None:
+        bare = pack({-1: 26, -3: KNOWN_TIME_S, 0: INTERVAL, 1: "Wh", 2: 112})
+        assert (named_meter(bare), refused(bare)) == (None, "payload_invalid")
+        assert refused(two("")) == "payload_invalid"
+
+    def test_another_meter_in_any_record_is_refused(self) -> None:
+        assert refused(two(BASE.replace("f1:", "f2:"))) == "identity_mismatch"
+
+    def test_an_event_is_the_meters_own_to_say(self) -> None:
+        assert refused(pack({-2: BASE, -3: KNOWN_TIME_S, 0: TAMPER, 1: "count", 2: 1})) == "algorithm_mismatch"
+
+    def test_what_is_no_pack_is_invalid(self) -> None:
+        assert refused(BASE.encode()) == "payload_invalid"
+
+
+class TestEvents:
+    def test_events_alone_are_taken(self) -> None:
+        event = pack({-3: KNOWN_TIME_S, 0: TAMPER, 1: "count", 2: 40})
+        assert read(event, EVENTS) == [Value(KNOWN_TIME_S, 3, 40, 0, True)]
+        reading = pack({-1: 26, -3: KNOWN_TIME_S + 7, 0: INTERVAL, 1: "Wh", 2: 112})  # off its grid, too
+        assert refused(reading, EVENTS) == "algorithm_mismatch"
+        assert refused(pack({-3: KNOWN_TIME_S, 0: "1-0:9.9.9", 1: "count", 2: 1}), EVENTS) == "unknown_register"
+        assert refused(b"\x80", EVENTS) == "payload_invalid"
+
+
+def sums(*rows: object) -> bytes:
+    return cbor2.dumps(["sums", *rows], canonical=True)
+
+
+def sums_refused(payload: bytes) -> str:
+    with pytest.raises(PayloadError) as caught:
+        read_sums(payload, CATALOGUE, PERIOD)
+    return caught.value.reason.value
+
+
+class TestSums:
+    def test_the_known_answer(self) -> None:
+        payload = sums([INTERVAL, 30, 1767225600, 11200, 100])
+        assert payload.hex() == "826473756d73856a312d303a312e32392e30181e1a6955b900192bc01864"
+        assert is_sums(payload)
+        assert read_sums(payload, CATALOGUE, PERIOD) == [ReportedSum(2, 30, 1767225600, 11200, 100)]
+        assert not is_sums(report())
+
+    def test_the_highest_sum(self) -> None:
+        (row,) = read_sums(sums([INTERVAL, 30, KNOWN_TIME_S, 2**63 - 1, 0]), CATALOGUE, PERIOD)
+        assert row.value == 2**63 - 1
+
+    @pytest.mark.parametrize(
+        ("payload", "verdict"),
+        [
+            (sums(), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, 1]), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, 1.0, 1]), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, True, 1]), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, -1, 1]), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, 2**63, 1]), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, 1, -1]), "payload_invalid"),
+            (sums([INTERVAL, 0, KNOWN_TIME_S, 1, 1]), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S + 60, 1, 1]), "payload_invalid"),
+            (sums(*[[INTERVAL, 30, KNOWN_TIME_S, 1, 1]] * 2), "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S, 1, 1]) + b"\0", "payload_invalid"),
+            (b"\x9f" + sums([INTERVAL, 30, KNOWN_TIME_S, 1, 1])[1:] + b"\xff", "payload_invalid"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S - 2 * 86_400, 1, 1]), "too_old"),
+            (sums(["1-0:9.9.9", 30, KNOWN_TIME_S, 1, 1]), "unknown_register"),
+            (sums([ENERGY, 30, KNOWN_TIME_S, 1, 1]), "registry_mismatch"),
+            (sums([INTERVAL, 30, KNOWN_TIME_S + 86_400, 1, 1]), "clock_skew"),
+        ],
+    )
+    def test_what_is_refused(self, payload: bytes, verdict: str) -> None:
+        assert sums_refused(payload) == verdict
+
+    @given(st.binary(max_size=60))
+    def test_noise_is_invalid_and_nothing_else(self, noise: bytes) -> None:
+        for payload in (noise, b"\x82\x64sums" + noise):
+            with pytest.raises(PayloadError):
+                read_sums(payload, CATALOGUE, PERIOD)
