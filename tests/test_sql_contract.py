@@ -25,7 +25,7 @@ ELSEWHERE = {
         _ALL_AT_ONCE,
         {
             *("concentrators_assignment", "concentrators_concentrator", "concentrators_failuregroup"),
-            *("concentrators_integrityfailure", "concentrators_uplink"),
+            *("concentrators_integrityfailure", "concentrators_reportedsum", "concentrators_uplink"),
             *("meters_meter", "meters_meterevent", "meters_register"),
         },
     ),

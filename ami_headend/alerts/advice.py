@@ -66,6 +66,16 @@ _ADVICE = {
             "Lost for good at the concentrator, but still in the meter: send the meter the command to resend.",
         ),
     ),
+    Condition.AGGREGATE_MISMATCH: Advice(
+        "What the concentrator adds up of its hop and mac meters is not what we have of them. It is a fault, not a proof"
+        " of fraud: the concentrator says both, the readings and their sum.",
+        (
+            "Its page shows both figures, each with how many meters it is over.",
+            "We have fewer meters: reports are missing. See what was refused, and whether it has a backlog.",
+            "It has fewer: it added up too early, or does not know of a meter. Has it fetched its hop keys since?",
+            "As many, and another sum: its firmware adds up wrongly, or changed a reading. Have it looked at.",
+        ),
+    ),
     Condition.ROTATION_STALLED: Advice(
         "A replacement of keys was begun and does not go on. Nothing is lost, but old keys stay in use.",
         (

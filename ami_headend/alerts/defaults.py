@@ -26,6 +26,7 @@ RULES = [
     ("Many frames refused", _C.FAILURE_RATE, "", 10, _HOUR, Severity.WARNING, 4 * _HOUR),
     ("Intervals are missing", _C.COMPLETENESS, "", 98, _DAY, Severity.WARNING, _DAY),
     ("Meter is silent", _C.SILENT_METER, "", None, _DAY, Severity.WARNING, _DAY),
+    ("Sums do not agree", _C.AGGREGATE_MISMATCH, "", None, 6 * _HOUR, Severity.WARNING, _DAY),
     ("Rotation stands still", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),
     ("Backup is overdue", _C.BACKUP_OVERDUE, "", None, 3 * _DAY, Severity.WARNING, _DAY),
     ("Device keys are due for replacement", _C.KEYS_WORN, "", 1_095, None, Severity.WARNING, _WEEK),

@@ -18,6 +18,7 @@ class Condition(models.TextChoices):
     SILENT_METER = "silent_meter", "silent meter"
     SILENT_CONCENTRATOR = "silent_concentrator", "silent concentrator"
     COMPLETENESS = "completeness", "completeness of intervals"
+    AGGREGATE_MISMATCH = "aggregate_mismatch", "sums of a concentrator that are not ours"
     ROTATION_STALLED = "rotation_stalled", "rotation that stands still"
     KEYS_WORN = "keys_worn", "device keys that are due for replacement"
     AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key that is still in use"

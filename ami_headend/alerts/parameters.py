@@ -28,6 +28,7 @@ PARAMETERS = {
     Condition.SILENT_METER: Parameters(period="not heard for, minutes"),
     Condition.SILENT_CONCENTRATOR: Parameters(period="not heard for, minutes"),
     Condition.COMPLETENESS: Parameters("intervals that are there, percent", 100, "looked at, minutes"),
+    Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes"),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days"),
     Condition.AGREEMENT_KEY_IN_USE: Parameters(period="replaced for, minutes"),

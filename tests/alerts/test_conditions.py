@@ -24,7 +24,16 @@ from concentrators.failures.kinds import FailureKind
 from concentrators.fleet.assignments import exchange
 from concentrators.fleet.selection import Selection
 from concentrators.ingest import reverification
-from concentrators.models import Assignment, Concentrator, IntegrityFailure, RotationWave, Uplink, WaveState
+from concentrators.models import (
+    Assignment,
+    Concentrator,
+    IntegrityFailure,
+    ReportedSum,
+    RotationWave,
+    Uplink,
+    WaveState,
+)
+from concentrators.totals import reported_sums
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, epochs, provisioning
@@ -38,6 +47,8 @@ from tests.alerts.conftest import evaluated, only
 from tests.builders import senml_payload
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting
+from tests.concentrators.test_hop_reports import Holder
+from tests.concentrators.test_hop_reports import meters as hop_meters
 from tests.factories import ConcentratorFactory
 from tests.keyvault import agreeing
 
@@ -439,3 +450,36 @@ def test_a_backup_that_is_overdue() -> None:
     assert evaluated(rule, now + timedelta(hours=2)) == []
     (alert,) = evaluated(rule, now + timedelta(hours=4))
     assert alert.summary.startswith("the newest backup is of ")
+
+
+class TestSums:
+    def test_a_concentrators_sum_that_is_not_ours_until_it_is(self) -> None:
+        rule = only(Condition.AGGREGATE_MISMATCH)
+        now = timezone.now()
+        holder = Holder()
+        (device, late) = hop_meters(holder, 2)
+        fleet.verified(holder.row, [holder.report(device), *(holder.sums(250, 2, n) for n in (0, 1))], now)
+        reported_sums.compare(now)
+        assert evaluated(rule) == []  # what is missing may be on its way
+        ReportedSum.objects.update(differs_since=now - timedelta(hours=7))
+        (alert,) = evaluated(rule)
+        assert alert.subject_id == holder.row.pk
+        assert "adds up 250 over 2 meters, we 0 over 0" in alert.summary
+        assert "2 sums differ" in alert.summary
+
+        frames = [holder.report(late, 0, 150), holder.report(device, 1, 100), holder.report(late, 1, 150)]
+        fleet.verified(holder.row, frames, now)
+        reported_sums.compare(now)
+        assert evaluated(rule) == []
+
+    def test_of_many_each_is_named_with_one_statement(self) -> None:
+        rule = only(Condition.AGGREGATE_MISMATCH)
+        now = timezone.now()
+        for n in range(3):
+            holder = Holder(bytes((n,)) * 8)
+            fleet.verified(holder.row, [holder.sums(1, 1)], now)
+        reported_sums.compare(now)
+        ReportedSum.objects.update(differs_since=now - timedelta(hours=7))
+        with counting() as statements:
+            found = SEARCHES[Condition.AGGREGATE_MISMATCH].find(rule, [], now)
+        assert (found.total, len(statements)) == (3, 1)

@@ -25,6 +25,7 @@ SEARCHES = {
     Condition.SILENT_METER: Search(traffic.silent_meter, _MINUTE_S),
     Condition.SILENT_CONCENTRATOR: Search(traffic.silent_concentrator),
     Condition.COMPLETENESS: Search(traffic.completeness, 5 * _MINUTE_S),
+    Condition.AGGREGATE_MISMATCH: Search(traffic.aggregate_mismatch),
     Condition.ROTATION_STALLED: Search(keys.rotation_stalled),
     Condition.KEYS_WORN: Search(keys.keys_worn, _HOUR_S),
     Condition.AGREEMENT_KEY_IN_USE: Search(keys.agreement_key_in_use, _HOUR_S),

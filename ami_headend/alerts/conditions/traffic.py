@@ -115,6 +115,36 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     )
 
 
+def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Concentrators whose sums have differed for the period from what is here; both figures of the newest are said."""
+    since = _since(rule, now)
+    rows = fetch_rows(
+        """SELECT c.id, c.name, n.value_sum, n.meters_counted, n.own_sum, n.own_meters, n.interval_start, s.sums,
+                  count(*) OVER ()
+           FROM (SELECT concentrator_id, count(*) AS sums FROM concentrators_reportedsum
+                 WHERE differs_since <= %s GROUP BY concentrator_id) s
+           JOIN concentrators_concentrator c ON c.id = s.concentrator_id,
+           LATERAL (SELECT * FROM concentrators_reportedsum r WHERE r.concentrator_id = c.id AND r.differs_since <= %s
+                    ORDER BY r.interval_start DESC LIMIT 1) n
+           ORDER BY c.id = ANY(%s::int[]) DESC, s.sums DESC, c.id LIMIT %s""",
+        since,
+        since,
+        int_array(open_ids),
+        SUBJECTS_KEPT,
+    )
+    listed = [
+        Finding(
+            SubjectKind.CONCENTRATOR,
+            row_id,
+            name,
+            f"it adds up {said:,} over {of:,} meters, we {own:,} over {here:,}, from {start:%Y-%m-%d %H:%M} UTC on;"
+            f" {sums:,} sum{'s differ' if sums > 1 else ' differs'}",
+        )
+        for row_id, name, said, of, own, here, start, sums, _ in rows
+    ]
+    return Findings(rows[0][-1] if rows else 0, listed)
+
+
 def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Active concentrators that have not posted for the period; one that never did only where it has meters."""
     silent = [one for one in health.of_concentrators(_since(rule, now), now) if one.is_silent]

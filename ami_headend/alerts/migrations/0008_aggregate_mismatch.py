@@ -1,0 +1,21 @@
+"""A rule for sums of concentrators that are not ours."""
+
+from django.db import migrations, models
+
+from ami_headend.alerts import defaults
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('alerts', '0007_agreement_key_in_use'),
+    ]
+
+    operations = [
+        migrations.AlterField(
+            model_name='rule',
+            name='condition',
+            field=models.CharField(choices=[('failure_rate', 'share of refused frames'), ('kind_seen', 'integrity failures of a kind'), ('meter_event', 'meter events (tamper, cover opened)'), ('silent_meter', 'silent meter'), ('silent_concentrator', 'silent concentrator'), ('completeness', 'completeness of intervals'), ('aggregate_mismatch', 'sums of a concentrator that are not ours'), ('rotation_stalled', 'rotation that stands still'), ('keys_worn', 'device keys that are due for replacement'), ('agreement_key_in_use', 'replaced agreement key that is still in use'), ('audit_broken', 'broken audit chain'), ('master_key_down', 'master key that cannot be used'), ('queue_lag', 'uplinks that wait too long'), ('backup_overdue', 'backup that is overdue')], max_length=20),
+        ),
+        migrations.RunPython(defaults.making("Sums do not agree"), migrations.RunPython.noop),
+    ]
