@@ -17,7 +17,6 @@ from ami_headend.database_roles import grant_rights
 from ami_headend.local import embedded
 from bench.site import create_database, use_database
 from keyvault.device_keys import provisioning
-from meters.readings import partitions
 
 HIGHEST = 19_200  # the counter that every meter has got to
 DAY_INTERVALS = 10  # that every meter has sent
@@ -40,7 +39,6 @@ def ready(meters: int, say: Callable[[str], None]) -> str:
         create_database(name, "template0")
     use_database(name)
     call_command("migrate", verbosity=0)
-    partitions.maintain()
     grant_rights(embedded.WORKING_ROLE)
     if found is None:
         _fill(meters, say)

@@ -23,7 +23,6 @@ from concentrators.totals import totals
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
-from meters.readings import partitions
 
 TEMPLATE = "bench_template"
 _ASSIGNED_FOR = timedelta(days=90)
@@ -146,7 +145,6 @@ def make_template() -> None:
     create_database(TEMPLATE, "template0")
     use_database(TEMPLATE)
     call_command("migrate", verbosity=0)
-    partitions.maintain()
     grant_rights(embedded.WORKING_ROLE)
     connections.close_all()
 

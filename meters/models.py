@@ -4,8 +4,6 @@ from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
 from django.db import models
 from django.db.models import Func, Q
-from psqlextra.models import PostgresPartitionedModel
-from psqlextra.types import PostgresPartitioningMethod
 
 from ami_headend.core.names import Alike, NameField
 from meters.readings.obis import RegisterKind
@@ -181,7 +179,7 @@ class Register(models.Model):
         return f"{self.obis_code} {self.name}"
 
 
-class Reading(PostgresPartitionedModel):
+class Reading(models.Model):
     """One value of one register at one time, an exact integer in the register's resolution.
 
     ``interval_minutes`` is the length of the interval for interval registers and 0 for all others;
@@ -201,10 +199,6 @@ class Reading(PostgresPartitionedModel):
     scheme = models.SmallIntegerField(
         null=True, help_text="number of the scheme that protected it; empty: the usual one"
     )
-
-    class PartitioningMeta:
-        method = PostgresPartitioningMethod.RANGE
-        key = ["captured_at"]
 
     def __str__(self) -> str:
         return f"meter {self.meter_id} register {self.register_id} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC"

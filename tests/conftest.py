@@ -12,9 +12,9 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 from urllib.parse import parse_qs
 
 import psycopg
@@ -184,14 +184,9 @@ def django_db_setup(
     from django.db import connections  # noqa: PLC0415 - after django.setup
     from django.test.utils import setup_databases, teardown_databases  # noqa: PLC0415 - after django.setup
 
-    from meters.readings import partitions  # noqa: PLC0415 - after django.setup
     from tests.flows import databases  # noqa: PLC0415 - after django.setup
 
-    def migrated() -> Any:
-        created = setup_databases(verbosity=0, interactive=False)
-        partitions.maintain()
-        return created
-
+    migrated = partial(setup_databases, verbosity=0, interactive=False)
     with django_db_blocker.unblock():
         lock = os.environ.get(MIGRATED)
         created = databases.made_once(Path(lock), migrated) if lock else migrated()

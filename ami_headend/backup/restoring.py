@@ -30,7 +30,6 @@ from keyvault.journal.reading import Journal
 from keyvault.journal.replay import KeyReplayer, Replayer, ReplayReport
 from keyvault.master_key import MasterKeys
 from keyvault.master_key.backups import BackupError
-from meters.readings import partitions
 
 Step = Callable[[str, int | None], Callable[[int], object]]  # a step and its total; gives what hears of its progress
 
@@ -126,7 +125,7 @@ def check_nobody_works(role: str | None) -> None:
 
 
 def bring_up_to_date(role: str | None) -> None:
-    """What the loaded database lacks: migrations, rights of the role of web and workers, partitions, statistics.
+    """What the loaded database lacks: migrations, partitions, rights of the role of web and workers, statistics.
 
     In the role that owns the tables. Ids go on first: from the rights on, others may store rows. Raises RoleError where
     ``role`` cannot be given its rights.
@@ -136,7 +135,6 @@ def bring_up_to_date(role: str | None) -> None:
     identifiers.move_on(datetime.now(UTC) + replay.CLOCK_MAY_LAG, None if backup is None else backup.made_at)
     if role is not None:
         grant_rights(role)
-    partitions.maintain()
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
 

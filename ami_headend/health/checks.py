@@ -289,7 +289,7 @@ def _replayed() -> CheckResult:
 def _partitions() -> CheckResult:
     now = timezone.now()
     period = partitions.covered(now)
-    to_do = "Run manage.py pgpartition --yes, and see that celery beat runs."
+    to_do = "Run manage.py migrate, and see that celery beat runs."
     if period is None:
         return CheckResult("partitions", False, "none for now: no reading can be stored", to_do)
     start, end = period

@@ -23,7 +23,6 @@ from ami_headend.local.supervision import LocalSupervisor, RestartsError
 from ami_headend.processes import beat_command, web_command, worker_command
 from keyvault import master_key
 from keyvault.models import DeviceKey, FleetKey
-from meters.readings import partitions
 
 ADMIN = "admin"
 
@@ -55,7 +54,6 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
             env.setdefault("TLS", "0")
         try:
             call_command("migrate", interactive=False, verbosity=0)
-            partitions.maintain()
             _prepare_master_key(own_database)
             account = _prepare_account(Path(settings.VAR_DIR) / "admin.password", own_database)
         except OperationalError as error:

@@ -22,7 +22,7 @@ def _database(variable: str) -> dict[str, Any]:
     database: dict[str, Any] = dict(env.dj_db_url(variable))
     if database["ENGINE"] != "django.db.backends.postgresql":
         raise EnvError(f"{variable} must begin with postgres://: the head-end runs on PostgreSQL alone.")
-    database |= {"ENGINE": "psqlextra.backend", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+    database |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
     # Django's default never prepares: every batch statement would be planned anew, for long arrays as whole-table
     # scans. (In OPTIONS beside what the URL gave, such as the host of a socket.)
     options = database.setdefault("OPTIONS", {})
@@ -55,6 +55,3 @@ OWNER_DATABASE = (
     if OWNER_DATABASE_URL
     else None
 )
-# hstore is a contrib extension: this project needs none.
-POSTGRES_EXTRA_AUTO_EXTENSION_SET_UP = False
-PSQLEXTRA_PARTITIONING_MANAGER = "meters.readings.partitions.manager"

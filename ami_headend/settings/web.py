@@ -12,7 +12,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.postgres",
     "django.contrib.staticfiles",
-    "psqlextra",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",

@@ -4,14 +4,22 @@ import ami_headend.core.names
 import django.contrib.postgres.constraints
 import django.db.models.deletion
 import meters.models
-import psqlextra.manager.manager
 from django.db import migrations, models
-from psqlextra.backend.migrations.operations import PostgresCreatePartitionedModel
-from psqlextra.models import PostgresPartitionedModel
-from psqlextra.types import PostgresPartitioningMethod
 
 from meters.readings.obis import STANDARD_REGISTERS
 
+# Partitioned by month: Django makes no such table.
+READINGS = """
+CREATE TABLE meters_reading (
+    captured_at timestamptz NOT NULL,
+    value bigint NOT NULL,
+    uplink_id bigint NOT NULL,
+    meter_id integer NOT NULL,
+    register_id smallint NOT NULL,
+    interval_minutes smallint NOT NULL,
+    PRIMARY KEY (captured_at, meter_id, register_id)
+) PARTITION BY RANGE (captured_at)
+"""
 # Partitions of the readings are made and dropped by functions of their owner: who writes readings owns no table. Others
 # than the owner may drop only what is past the retention, as the owner last set it (``meters_retention_days``;
 # ``manage.py migrate`` and ``grant_rights`` set it to RETENTION_DAYS).
@@ -201,28 +209,21 @@ class Migration(migrations.Migration):
                 'constraints': [models.CheckConstraint(condition=models.Q(('interval_minutes__gte', 1), ('interval_minutes__lte', 1440)), name='meter_interval_minutes'), models.UniqueConstraint(ami_headend.core.names.Alike('serial_number'), name='meter_serial_number_alike', violation_error_message='There is a meter with this serial number, or one that looks like it, already.')],
             },
         ),
-        PostgresCreatePartitionedModel(
-            name='Reading',
-            fields=[
-                ('pk', models.CompositePrimaryKey('captured_at', 'meter_id', 'register_id', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('captured_at', models.DateTimeField()),
-                ('value', models.BigIntegerField()),
-                ('uplink_id', models.BigIntegerField()),
-                ('meter', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='meters.meter')),
-                ('register', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='meters.register')),
-                ('interval_minutes', models.SmallIntegerField(default=0)),
-            ],
-            options={
-                'abstract': False,
-                'base_manager_name': 'objects',
-            },
-            partitioning_options={
-                'method': PostgresPartitioningMethod.RANGE,
-                'key': ['captured_at'],
-            },
-            bases=(PostgresPartitionedModel,),
-            managers=[
-                ('objects', psqlextra.manager.manager.PostgresManager()),
+        migrations.SeparateDatabaseAndState(
+            [migrations.RunSQL(READINGS)],
+            [
+                migrations.CreateModel(
+                    name='Reading',
+                    fields=[
+                        ('pk', models.CompositePrimaryKey('captured_at', 'meter_id', 'register_id', blank=True, editable=False, primary_key=True, serialize=False)),
+                        ('captured_at', models.DateTimeField()),
+                        ('value', models.BigIntegerField()),
+                        ('uplink_id', models.BigIntegerField()),
+                        ('meter', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='meters.meter')),
+                        ('register', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='meters.register')),
+                        ('interval_minutes', models.SmallIntegerField(default=0)),
+                    ],
+                ),
             ],
         ),
         migrations.CreateModel(

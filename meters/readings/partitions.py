@@ -4,24 +4,15 @@ There is no default partition: a reading outside of the window is refused before
 (``too_old``, ``clock_skew``), so one without a partition is a fault here, and must be loud.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dateutil.relativedelta import relativedelta
 from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
-from psqlextra.partitioning import (
-    PostgresPartitioningConfig,
-    PostgresPartitioningManager,
-    PostgresPartitioningPlan,
-    PostgresRangePartition,
-    PostgresRangePartitioningStrategy,
-)
 
 from ami_headend.core import locks
-from meters.models import Reading
 
 MONTHS_AHEAD = 4
 # A month is dropped this long after all of it expired: a worker that just now judged a reading
@@ -30,7 +21,6 @@ DROP_AFTER = timedelta(days=1)
 # New and dropped partitions need the table alone for a moment. Waiting for it behind a long export
 # would stop the writers that queue up behind us, so we give up and come back.
 LOCK_TIMEOUT = "3s"
-_MONTH = relativedelta(months=1)
 _EVENT_BATCH = 10_000
 
 
@@ -39,57 +29,6 @@ class Maintenance(NamedTuple):
 
     created: list[str]
     dropped: list[str]
-
-
-class MonthPartition(PostgresRangePartition):
-    """One calendar month, UTC. (The library's time partition has no zone, and names that follow the locale.)"""
-
-    def __init__(self, start: datetime) -> None:
-        super().__init__(from_values=start.isoformat(), to_values=(start + _MONTH).isoformat())
-        self.start = start
-
-    def name(self) -> str:
-        return f"{self.start:%Y_%m}"
-
-    # By functions of the table's owner: the role that workers act in may not.
-
-    def create(self, model: type[Any], schema_editor: Any, comment: str | None = None) -> None:
-        schema_editor.execute("SELECT meters_create_month(%s)", [self.start])
-
-    def delete(self, model: type[Any], schema_editor: Any) -> None:
-        schema_editor.execute("SELECT meters_drop_month(%s)", [self.start])
-
-
-class RetentionStrategy(PostgresRangePartitioningStrategy):
-    """Every month from the start of retention to ``MONTHS_AHEAD``; months that expired whole go."""
-
-    def __init__(self, now: datetime | None = None) -> None:
-        self._now = now
-
-    @property
-    def now(self) -> datetime:
-        return self._now or timezone.now()
-
-    def to_create(self) -> Generator[MonthPartition, None, None]:
-        start = month_start(retention_start(self.now))
-        last = month_start(self.now) + MONTHS_AHEAD * _MONTH
-        while start <= last:
-            yield MonthPartition(start)
-            start += _MONTH
-
-    def to_delete(self) -> Generator[MonthPartition, None, None]:
-        """Expired months, newest first; the manager stops asking at the first that does not exist."""
-        start = month_start(retention_start(self.now) - DROP_AFTER) - _MONTH
-        while start.year > 1970:
-            yield MonthPartition(start)
-            start -= _MONTH
-
-
-def _manager(now: datetime | None = None) -> PostgresPartitioningManager:
-    return PostgresPartitioningManager([PostgresPartitioningConfig(model=Reading, strategy=RetentionStrategy(now))])
-
-
-manager = _manager()  # PSQLEXTRA_PARTITIONING_MANAGER, for `manage.py pgpartition`
 
 
 def month_start(time: datetime) -> datetime:
@@ -102,16 +41,39 @@ def retention_start(now: datetime) -> datetime:
     return now - timedelta(days=settings.RETENTION_DAYS)
 
 
+def month_after(start: datetime, months: int = 1) -> datetime:
+    """The first of a month so many months, at most 20, after another first."""
+    return month_start(start + months * timedelta(days=31))
+
+
+def name_of(start: datetime) -> str:
+    """What the partition of a month is called, after the name of the table."""
+    return f"{start.astimezone(UTC):%Y_%m}"
+
+
 def maintain(now: datetime | None = None) -> Maintenance:
     """Creates the partitions that the window needs, then drops whole expired months; runs may overlap.
 
     OperationalError where the table was busy for longer than ``LOCK_TIMEOUT``: try again later. ProgrammingError
     where RETENTION_DAYS is less than what the owner set (``set_retention``): nothing younger is dropped.
     """
-    wanted = _manager(now or timezone.now())
-    created = _apply(wanted, skip_delete=True)
-    dropped = _apply(wanted, skip_create=True)
-    return Maintenance(created, dropped)
+    now = now or timezone.now()
+    created = create_months(now)
+    first = month_start(retention_start(now) - DROP_AFTER)
+    return Maintenance(created, _apply("meters_drop_month", lambda there: {start for start in there if start < first}))
+
+
+def create_months(now: datetime) -> list[str]:
+    """Creates every month that is missing from the start of retention to ``MONTHS_AHEAD``; gives their names.
+
+    OperationalError as ``maintain``.
+    """
+    wanted = set()
+    start, last = month_start(retention_start(now)), month_after(month_start(now), MONTHS_AHEAD)
+    while start <= last:
+        wanted.add(start)
+        start = month_after(start)
+    return _apply("meters_create_month", lambda there: wanted - there)
 
 
 def set_retention() -> None:
@@ -133,33 +95,37 @@ def retention_set() -> int:
     return days
 
 
-def _apply(wanted: PostgresPartitioningManager, *, skip_create: bool = False, skip_delete: bool = False) -> list[str]:
+def _apply(function: str, chosen: Callable[[set[datetime]], set[datetime]]) -> list[str]:
+    """Call a function of the table's owner for months; what is chosen depends on those that are there."""
     with transaction.atomic(), connection.cursor() as cursor:
         locks.take(locks.PARTITIONS)
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        plan: PostgresPartitioningPlan = wanted.plan(skip_create=skip_create, skip_delete=skip_delete)
-        plan.apply()
-    return [partition.name() for partition in (*plan.creations, *plan.deletions)]
+        cursor.execute(f"SELECT start FROM ({_PARTITIONS}) AS p")
+        months = sorted(chosen({start for (start,) in cursor.fetchall()}))
+        for start in months:
+            cursor.execute(f"SELECT {function}(%s)", [start])
+    return [name_of(start) for start in months]
 
 
 def covered(now: datetime | None = None) -> tuple[datetime, datetime] | None:
     """The unbroken period [from, to) around ``now`` that has partitions; None where now has none."""
     with connection.cursor() as cursor:
-        cursor.execute(_BOUNDS, [Reading._meta.db_table])
+        cursor.execute(_COVERED)
         runs: list[tuple[datetime, datetime]] = cursor.fetchall()
     now = now or timezone.now()
     return next(((start, end) for start, end in runs if start <= now < end), None)
 
 
-_BOUNDS = r"""
+_PARTITIONS = r"""
+SELECT bound[1]::timestamptz AS start, bound[2]::timestamptz AS following
+FROM pg_inherits
+JOIN pg_class ON pg_class.oid = inhrelid,
+regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''(.+)''\) TO \(''(.+)''\)') AS bound
+WHERE inhparent = to_regclass('meters_reading')
+"""
+_COVERED = f"""
 SELECT lower(run), upper(run)
-FROM (
-    SELECT unnest(range_agg(tstzrange(bound[1]::timestamptz, bound[2]::timestamptz))) AS run
-    FROM pg_inherits
-    JOIN pg_class ON pg_class.oid = inhrelid,
-    regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''(.+)''\) TO \(''(.+)''\)') AS bound
-    WHERE inhparent = to_regclass(%s)
-) AS runs
+FROM (SELECT unnest(range_agg(tstzrange(start, following))) AS run FROM ({_PARTITIONS}) AS p) AS runs
 ORDER BY 1
 """
 

@@ -54,7 +54,7 @@ def test_partitions_begin_at_midnight_utc_whatever_the_time_zone_of_the_session(
 
 def test_a_gap_in_the_partitions_ends_what_is_covered() -> None:
     now = timezone.now()
-    month = partitions.MonthPartition(partitions.month_start(now) - timedelta(days=1)).name()
+    month = partitions.name_of(partitions.month_start(now) - timedelta(days=1))
     with connection.cursor() as cursor:
         cursor.execute(f"DROP TABLE meters_reading_{month}")
 

@@ -1,17 +1,20 @@
-"""manage.py migrate: Django's, in the role that owns the tables; then web and workers' role gets its rights."""
+"""manage.py migrate: Django's, in the owner's role; then months for readings, and web and workers' role's rights."""
 
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.core.management.commands import migrate
-from django.db import ProgrammingError, connection
+from django.db import OperationalError, ProgrammingError, connection
 from django.db.migrations.exceptions import MigrationSchemaMissing
 from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
 from psycopg.errors import InsufficientPrivilege
 
 from ami_headend.core import upgrades
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.sql import fetch_rows
 from ami_headend.database_roles import RoleError, as_owner, grant_rights, working_role
+from meters.readings import partitions
 
 
 def _is_refusal(error: BaseException | None) -> bool:
@@ -21,10 +24,22 @@ def _is_refusal(error: BaseException | None) -> bool:
     return error is not None
 
 
+def _complete(role: str | None) -> None:
+    """What a migrated database lacks yet: the months that readings may fall in, and the role's rights."""
+    try:
+        if fetch_rows("SELECT to_regprocedure('meters_create_month(timestamptz)')") != [(None,)]:  # migrated so far
+            partitions.create_months(timezone.now())
+        if role is not None:
+            grant_rights(role)
+    except (OperationalError, RoleError) as error:
+        raise CommandError(f"Migrated, but {str(error).strip()}. Run it again.") from error
+
+
 class Command(DomainCommand, migrate.Command):
     help = (
-        "Bring the database up to date, in the role of OWNER_DATABASE_URL where it is set, and give the role of"
-        " DATABASE_URL the rights that web and workers need (manage.py grant_rights)."
+        "Bring the database up to date, in the role of OWNER_DATABASE_URL where it is set, make the partitions that"
+        " readings need, and give the role of DATABASE_URL the rights that web and workers need (manage.py"
+        " grant_rights)."
     )
     examples = (
         "examples:\n"
@@ -51,9 +66,6 @@ class Command(DomainCommand, migrate.Command):
                     f"{str(error).splitlines()[0]}: the role {connection.settings_dict['USER']} does not own the "
                     "tables. Set OWNER_DATABASE_URL to the role that does."
                 ) from error
-            if role is not None and not (options["plan"] or options["check_unapplied"]):
-                try:
-                    grant_rights(role)
-                except RoleError as error:
-                    raise CommandError(f"Migrated, but {error}.") from error
+            if not (options["plan"] or options["check_unapplied"]):
+                _complete(role)
         return output
