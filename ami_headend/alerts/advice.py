@@ -67,8 +67,8 @@ _ADVICE = {
         ),
     ),
     Condition.AGGREGATE_MISMATCH: Advice(
-        "What the concentrator adds up of its hop and mac meters is not what we have of them. It is a fault, not a proof"
-        " of fraud: the concentrator says both, the readings and their sum.",
+        "What the concentrator adds up of its hop and mac meters is not what we have of them. It is a fault, and no"
+        " proof of fraud: the concentrator says both, the readings and their sum.",
         (
             "Its page shows both figures, each with how many meters it is over.",
             "We have fewer meters: reports are missing. See what was refused, and whether it has a backlog.",

@@ -16,7 +16,7 @@ from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.alerts import silence
-from ami_headend.console import charts
+from ami_headend.console import charts, concentrator_keys
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import health_label
 from ami_headend.console.failures import failures_table, failures_url
@@ -121,6 +121,7 @@ class ConcentratorPage(ConsolePage):
             context["failures_url"] = failures_url(concentrator=concentrator.name)
         if self.is_live_request:
             return context
+        context |= concentrator_keys.blocks(self.request, concentrator, now)
         if can("concentrators.view_intervaltotal"):
             context |= self._completeness(now)
         if can("concentrators.view_concentratortoken"):
