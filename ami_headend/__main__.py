@@ -1,4 +1,4 @@
-"""The door to every management command: `ami-headend`, `manage.py`, `python -m ami_headend`."""
+"""Entry point of every management command: `ami-headend`, `manage.py`, `python -m ami_headend`."""
 
 import gc
 import os
@@ -9,14 +9,16 @@ from django.core.management import execute_from_command_line
 from django.db import OperationalError
 from environs import EnvError
 
-# These start PostgreSQL and Redis of their own where none is configured. Other commands join them with AMI_LOCAL=1.
+# These start their own PostgreSQL and Redis if none is configured. Other commands use those with AMI_LOCAL=1.
 LOCAL_COMMANDS = ("up", "demo")
 _REQUIRED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
 
 
 def main() -> None:
-    """Run the command in ``sys.argv``. What the operator can mend is one sentence on stderr, and exit code 1."""
-    gc.disable()  # until the apps are loaded (ami_headend.apps): nothing of it is garbage, and looking costs a fifth
+    """Run the command in ``sys.argv``. An error that the operator can mend is one sentence on stderr, and exit
+    code 1.
+    """
+    gc.disable()  # until the apps are loaded (ami_headend.apps): there is no garbage yet, and looking costs a fifth
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
     try:
         if _is_local(sys.argv[1:]):
@@ -25,11 +27,10 @@ def main() -> None:
             execute_from_command_line(sys.argv)
         sys.stdout.flush()
     except (EnvError, ImproperlyConfigured) as error:
-        # A setting that cannot be read is the operator's to mend: a sentence, not a traceback.
         sys.exit(f"Settings: {error}")
     except OperationalError as error:
-        sys.exit(f"The database does not answer, or not as it should: {str(error).splitlines()[0]}")
-    except BrokenPipeError:  # whoever read the output has gone, as head does
+        sys.exit(f"The database does not answer properly: {str(error).splitlines()[0]}")
+    except BrokenPipeError:  # the reader of the output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -37,11 +38,11 @@ def main() -> None:
 
 
 def _is_local(words: list[str]) -> bool:
-    """Whether a command uses the local stack: AMI_LOCAL says so, or the command starts it."""
+    """Whether a command uses the local stack: AMI_LOCAL is set, or the command starts that stack."""
     if os.environ.get("AMI_LOCAL", "").lower() in ("1", "true", "yes", "on"):
         return True
     name = words[0] if words else ""
-    # A simulation starts a head-end of its own, where it is told of none.
+    # A simulation starts its own head-end unless the environment names one.
     return name in LOCAL_COMMANDS or (name == "simulate" and not any(os.environ.get(one) for one in _REQUIRED))
 
 

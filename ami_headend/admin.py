@@ -1,4 +1,4 @@
-"""Users and groups in the admin, with unfold's forms; what gives or takes rights is recorded in the audit chain."""
+"""Users and groups in the admin, with unfold's forms. Every change of rights is recorded in the audit chain."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ admin.site.unregister(Group)
 
 
 class _AuditedAdmin(LargeTableAdmin):
-    """A model whose changes are acts in the audit chain, and do not happen where that cannot be written."""
+    """A model whose changes are recorded in the audit chain; if that fails, nothing is changed."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         return self._recorded(request, super().changeform_view, *args, **kwargs)
@@ -57,13 +57,13 @@ class _AuditedAdmin(LargeTableAdmin):
             with transaction.atomic():
                 answer: HttpResponse = view(request, *args, **kwargs)
         except (AuditError, MasterKeyError) as error:
-            self.message_user(request, f"Nothing was changed, for it could not be audited: {error}", messages.ERROR)
+            self.message_user(request, f"Nothing was changed, because it could not be audited: {error}", messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
         return answer
 
 
 class RoleFilter(DropdownFilter):  # type: ignore[misc]
-    """Accounts of a role, or of none."""
+    """Accounts with a given role, or with none."""
 
     title = "role"
     parameter_name = "role"
@@ -85,13 +85,14 @@ class RoleFilter(DropdownFilter):  # type: ignore[misc]
 class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
     """Accounts of operators.
 
-    Who is no superuser gives rights by groups alone, to others than themselves, and leaves superusers alone.
+    An operator who is not a superuser cannot change superusers, cannot grant single permissions, and cannot change
+    their own groups.
     """
 
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    filter_horizontal = ()  # Django's widget for it can neither be read by a screen reader nor shown on a phone
+    filter_horizontal = ()  # screen readers cannot read Django's widget for it, and phones cannot show it
     list_display = ["username", "roles", "last_login", "second_factor", "is_staff", "is_active", "is_superuser"]
     list_filter = [RoleFilter, "is_active", "is_superuser"]
     search_fields = ["username__icontains", "first_name__icontains", "last_name__icontains", "email__icontains"]
@@ -143,8 +144,8 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
         if self.get_object(request, unquote(id)) == request.user:
-            # Whoever has this session need not be its owner: the page for it asks for the password that stands.
-            self.message_user(request, "Your own password is changed here.", messages.INFO)
+            # Whoever uses this session need not be its owner: that page asks for the current password.
+            self.message_user(request, "Change your own password here.", messages.INFO)
             return HttpResponseRedirect(reverse("admin:password_change"))
         return self._recorded(request, self._change_password, id, form_url)
 
@@ -157,16 +158,16 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
     @action(description="Reset second factor", icon="phonelink_erase", permissions=["change"])
     def reset_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
         if self._account(request, object_id) == request.user:
-            self.message_user(request, "Your own second factor is changed here, by one of its codes.", messages.INFO)
+            self.message_user(request, "Change your own second factor here, with one of its codes.", messages.INFO)
             return HttpResponseRedirect(reverse("admin:sign-in"))
 
         def reset(user: User) -> str:
             removed = secondfactor.remove(user, chain.web_actor(request))
-            return "The second factor was taken away." if removed else "There was no second factor."
+            return "The second factor was removed." if removed else "There was no second factor."
 
         text = (
-            "For someone whose phone and recovery codes are gone: be sure who asks. Sessions opened with it end. Until "
-            "another is set up, which happens at the next sign-in where the account needs one, the password alone does."
+            "For someone who has lost both phone and recovery codes: be sure who asks. Their sessions end. Until they "
+            "set up another one, at the next sign-in if the account needs it, the password alone is enough."
         )
         return self._act(request, object_id, reset, "Reset second factor", text, ActionVariant.DANGER.value)
 
@@ -176,9 +177,7 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
             self._record(request, "unlock", {"name": user.get_username()})
             return "Unlocked." if lockout.unlock(user.get_username()) else "The account was not locked."
 
-        text = (
-            "After failed attempts an account is locked for the address that they came from; this ends it everywhere."
-        )
+        text = "After failed attempts an account is locked for the address they came from. This unlocks it everywhere."
         return self._act(request, object_id, unlock, "Unlock sign-in", text, "primary")
 
     @action(description="Sessions", icon="devices", permissions=["change"])
@@ -194,9 +193,7 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
             f"since {shown(row.began_at)}, used {shown(row.used_at)}"
             for row in sessions.of_account(user)
         ]
-        text = (
-            "Each of these is signed in now, and is ended. Signing in again takes the password and the second factor."
-        )
+        text = "All sessions below are ended. Signing in again needs the password and the second factor."
         text = format_html("<p>{}</p><ul>{}</ul>", text, format_html_join("", "<li>{}</li>", ((row,) for row in rows)))
         return self._act(
             request,
@@ -217,7 +214,9 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
                 with transaction.atomic():
                     self.message_user(request, act(user))
             except (AuditError, MasterKeyError) as error:
-                self.message_user(request, f"Nothing was changed, for it could not be audited: {error}", messages.ERROR)
+                self.message_user(
+                    request, f"Nothing was changed, because it could not be audited: {error}", messages.ERROR
+                )
             return HttpResponseRedirect(back)
         return form_page(
             self,
@@ -231,7 +230,7 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
         )
 
     def _account(self, request: HttpRequest, object_id: str) -> User:
-        """The account of an address, however its number is written there; 404 where it names none."""
+        """Return the account that the address names; 404 if there is none."""
         user: User | None = self.get_object(request, unquote(object_id))
         if user is None:
             raise Http404("There is no such account.")
@@ -240,7 +239,7 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
     def _is_within_reach(self, request: HttpRequest, obj: User | str | None) -> bool:
         if obj is None or request.user.is_superuser:
             return True
-        # Unfold asks for its actions with the id in place of the object.
+        # Unfold passes the id instead of the object when it checks the rights of actions.
         user = obj if isinstance(obj, User) else self.get_object(request, unquote(str(obj)))
         return user is not None and not user.is_superuser
 

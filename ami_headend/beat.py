@@ -1,8 +1,8 @@
 """Beat's scheduler. It uses the monotonic clock, so that setting the wall clock cannot silence it.
 
-Celery's own keeps the wall clock's time of each last run in a file: after the clock was ahead, an entry would wait
-until that time comes round again, and a restart would read it back. Every entry here is an interval, its first run
-comes soon after the start, and nothing is written down.
+Celery's own scheduler stores the wall clock's time of each last run in a file. Once the clock has been ahead, an entry
+would wait until that time comes round again, even after a restart. Here every entry is an interval, its first run comes
+soon after the start, and nothing is stored.
 """
 
 import logging
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 _ScheduleEntry: Any = beat.ScheduleEntry  # the stubs lack most of them
 _Scheduler: Any = beat.Scheduler
 
-QUEUE_MAX = 50  # messages that wait: beyond, nobody takes them, and more would say nothing new
-_STEP_S = 0.2  # between the first turns, in the order of the schedule
-_SELDOM_S = 300.0  # what comes less often than this has its first turn only when beat has run for a minute
+QUEUE_MAX = 50  # messages in the queue; if nobody takes these, more would not help
+_STEP_S = 0.2  # between the first runs, in the order of the schedule
+_SELDOM_S = 300.0  # entries that are less frequent run first when beat has been up for a minute
 _SELDOM_AFTER_S = 60.0
 
 
@@ -50,10 +50,10 @@ class SteadyEntry(_ScheduleEntry):  # type: ignore[misc]
 
 
 class SteadyScheduler(_Scheduler):  # type: ignore[misc]
-    """Sends what is due. A queue that nobody empties gets no more; a broker that refuses is tried at the next run."""
+    """Sends tasks that are due, except to a full queue. If the broker refuses one, the next run tries again."""
 
     Entry = SteadyEntry
-    producer = None  # of the application's pool: Celery's own would hold beat up until a broker answers, or end it
+    producer = None  # taken from the application's pool: Celery's own would block or end beat while no broker answers
 
     def setup_schedule(self) -> None:
         super().setup_schedule()
@@ -63,7 +63,7 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
             entry.due_at = now + index * _STEP_S + (_SELDOM_AFTER_S if entry.every_s > _SELDOM_S else 0)
 
     def install_default_entries(self, data: Any) -> None:
-        """None: no results are kept that would have to be cleaned up."""
+        """Install none: no results are stored, so none need cleaning up."""
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         lifesign.show()
@@ -74,12 +74,12 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
             if self._waiting(entry) < QUEUE_MAX:
                 self.apply_async(entry, advance=False, retry=False)
             else:
-                logger.warning("%s is left out: its queue is full of what nobody has taken yet", entry.name)
+                logger.warning("%s is left out: its queue is full of tasks that nobody has taken yet", entry.name)
         except Exception as error:
             if not isinstance(error, BROKER_ERRORS) and not isinstance(error.__context__, BROKER_ERRORS):
                 logger.exception("%s is not sent", entry.name)
                 return
-            logger.warning("%s is not sent, its next turn comes: %s", entry.name, summary(error))
+            logger.warning("%s is not sent; its next run will be tried: %s", entry.name, summary(error))
 
     def _waiting(self, entry: SteadyEntry) -> int:
         queue = self.app.amqp.router.route({}, str(entry.task))["queue"]

@@ -25,9 +25,9 @@ app.autodiscover_tasks()
 
 @worker_process_init.connect
 def collect_garbage_seldom(**_: object) -> None:
-    """Keeps the cyclic collector from walking a batch's objects and the cached ciphers over and over.
+    """Keep the cyclic collector from walking a batch's objects and the cached ciphers again and again.
 
-    Verification makes no cycles, what it drops is freed at once, and a whole batch stays under the threshold.
+    Verification makes no cycles: its objects are freed at once, and a whole batch stays below the threshold.
     """
     gc.freeze()
     gc.set_threshold(1_000_000, 50, 100)
@@ -35,7 +35,7 @@ def collect_garbage_seldom(**_: object) -> None:
 
 @worker_process_init.connect
 def bound_statements(**_: object) -> None:
-    """Bounds every statement, and every wait for a lock, of this worker process; also once the process is gone."""
+    """Bound every statement and every wait for a lock in this worker process, even once the process has died."""
     bounds = (
         f"-c statement_timeout={tasklimits.STATEMENT_TIMEOUT_S}s -c lock_timeout={tasklimits.LOCK_TIMEOUT_S}s"
         f" -c client_connection_check_interval={tasklimits.CLIENT_CHECK_S}s"
@@ -46,7 +46,7 @@ def bound_statements(**_: object) -> None:
 
 @task_prerun.connect
 def leave_broken_connection(**_: object) -> None:
-    """Opens a connection anew that failed an earlier task: Django looks after requests only, Celery closes seldom."""
+    """Close a connection that failed in an earlier task: Django does so after requests only, and Celery seldom."""
     for used in connections.all(initialized_only=True):
         if used.errors_occurred:
             used.close_if_unusable_or_obsolete()
@@ -54,7 +54,7 @@ def leave_broken_connection(**_: object) -> None:
 
 @task_prerun.connect
 def give_statements_time(task: "Task[Any, Any]", **_: object) -> None:
-    """Lets the statements of a task that may take long take nearly as long."""
+    """Give the statements of a long task nearly as much time as the task has."""
     if (
         task.soft_time_limit
         and task.soft_time_limit > tasklimits.SOFT_TIME_LIMIT_S
@@ -66,7 +66,7 @@ def give_statements_time(task: "Task[Any, Any]", **_: object) -> None:
 
 @task_postrun.connect
 def bound_statements_again(task: "Task[Any, Any]", **_: object) -> None:
-    """The bound of usual tasks holds again."""
+    """Restore the bound of ordinary tasks."""
     long = task.soft_time_limit and task.soft_time_limit > tasklimits.SOFT_TIME_LIMIT_S
     if long and not task.request.called_directly and connection.connection is not None:
         with connection.cursor() as cursor:
@@ -75,18 +75,18 @@ def bound_statements_again(task: "Task[Any, Any]", **_: object) -> None:
 
 @worker_ready.connect
 def show_worker_lives(sender: Any, **_: object) -> None:
-    """Tells the database that this worker lives, for as long as it does."""
+    """Record in the database that this worker lives, for as long as it does."""
     queues = sorted(sender.app.amqp.queues.consume_from)
     heartbeats.keep(sender.hostname, heartbeats.WORKER, queues, sender.pool.num_processes)
 
 
 @beat_init.connect
 def show_beat_lives(**_: object) -> None:
-    """Tells the database that this schedule lives, for as long as it does."""
+    """Record in the database that this schedule lives, for as long as it does."""
     heartbeats.keep(f"beat@{os.uname().nodename}", heartbeats.SCHEDULE, [], 1)
 
 
 @worker_shutdown.connect
 def say_goodbye(**_: object) -> None:
-    """Remove this worker's heartbeat: it ends in good order."""
+    """Remove this worker's heartbeat, because it ends properly."""
     heartbeats.end()

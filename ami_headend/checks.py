@@ -1,4 +1,4 @@
-"""Settings that contradict each other or cannot work stop the start, each with an id."""
+"""System checks: settings that contradict each other or cannot work stop the start. Each has an id."""
 
 import stat
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from limits import parse
 from ami_headend.core.commands import SETTINGS
 from keyvault import master_key
 
-COUNTER_GAP_RUNS_MIN = 1024  # as many gaps as a meter is promised to be forgiven
+COUNTER_GAP_RUNS_MIN = 1024  # the number of gaps that a meter is promised
 _POSITIVE = (
     "RETENTION_DAYS",
     "RETRANSMISSION_WINDOW_S",
@@ -67,16 +67,16 @@ _POSITIVE = (
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
-_EXCHANGE_MOST_S = 60  # a message's lease and the time limit of its task are longer
+_EXCHANGE_MOST_S = 60  # shorter than a message's lease and the time limit of its task
 _STEP_UP_LEAST_S = 60
 _SILENCE_LEAST_S = 5
-_MONTH_DAYS = 31  # readings go by the month
+_MONTH_DAYS = 31  # readings are dropped by the month
 _KEY_FRAMES_MAX = 2**23
 
 
 @register(SETTINGS)
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Every finding about this project's own settings."""
+    """Return every finding about this project's own settings."""
     return [*_limits(), *_contradictions(), *_sign_in(), *_broker(), *_master_key_provider(), *_master_key_place()]
 
 
@@ -98,7 +98,7 @@ def _limits() -> Iterator[CheckMessage]:
         try:
             parse(getattr(settings, name))
         except ValueError:
-            yield _error(3, f"{name} is {getattr(settings, name)!r}, which is no rate.", "Write it as 600/minute.")
+            yield _error(3, f"{name} is {getattr(settings, name)!r}, which is not a rate.", "Write it as 600/minute.")
 
 
 def _contradictions() -> Iterator[CheckMessage]:
@@ -111,7 +111,7 @@ def _contradictions() -> Iterator[CheckMessage]:
     if settings.DEBUG and settings.TLS:
         yield _error(4, "DEBUG shows secrets to visitors, and TLS says this is a deployment.", "Set DEBUG=0 or TLS=0.")
     if settings.FRAME_MAX_OCTETS < _SMALLEST_FRAME_OCTETS:
-        yield _error(5, "FRAME_MAX_OCTETS lets no frame through.", f"Set it to {_SMALLEST_FRAME_OCTETS} or more.")
+        yield _error(5, "FRAME_MAX_OCTETS refuses every frame.", f"Set it to {_SMALLEST_FRAME_OCTETS} or more.")
     if settings.UPLINK_MAX_OCTETS < settings.FRAME_MAX_OCTETS:
         yield _error(
             6, "UPLINK_MAX_OCTETS is less than FRAME_MAX_OCTETS.", "An uplink must hold a frame: raise the first."
@@ -132,7 +132,7 @@ def _contradictions() -> Iterator[CheckMessage]:
         yield _error(
             8,
             "RETENTION_DAYS is shorter than RETRANSMISSION_WINDOW_S.",
-            "A retransmission is recognised by the reading that stands: keep readings for longer than the window.",
+            "A retransmission is recognised by the stored reading: keep readings for longer than the window.",
         )
     if settings.UPLINK_KEEP_DAYS * _DAY_S <= settings.UPLINK_SWEEP_AFTER_S:
         yield _error(9, "UPLINK_SWEEP_AFTER_S is longer than octets are kept.", "Lower it: 60 seconds is usual.")
@@ -140,7 +140,7 @@ def _contradictions() -> Iterator[CheckMessage]:
         yield _error(
             31,
             f"ALERT_EXCHANGE_S is {settings.ALERT_EXCHANGE_S:g}.",
-            f"A worker sends one message for as long: set it above 0 and to {_EXCHANGE_MOST_S} at most.",
+            f"A worker needs up to this long for one message: set it above 0, and to {_EXCHANGE_MOST_S} at most.",
         )
     yield from _key_lifetimes()
     yield from _resends()
@@ -166,8 +166,8 @@ def _rows_kept() -> Iterator[CheckMessage]:
     if max(settings.RETENTION_DAYS + _MONTH_DAYS, settings.FAILURE_KEEP_DAYS) > settings.UPLINK_ROWS_KEEP_DAYS:
         yield _error(
             26,
-            "UPLINK_ROWS_KEEP_DAYS is shorter than what names uplinks is kept: readings (RETENTION_DAYS and a month), "
-            "failures (FAILURE_KEEP_DAYS).",
+            "UPLINK_ROWS_KEEP_DAYS is shorter than rows that name uplinks are kept: readings (RETENTION_DAYS and a "
+            "month), failures (FAILURE_KEEP_DAYS).",
             "Raise it.",
         )
     if settings.FAILURE_KEEP_DAYS < settings.UPLINK_KEEP_WAITING_DAYS:
@@ -182,30 +182,30 @@ def _resends() -> Iterator[CheckMessage]:
     if settings.RESEND_GAPS_DAYS * _DAY_S <= settings.RESEND_GAPS_AFTER_S:
         yield _error(
             24,
-            "RESEND_GAPS_AFTER_S is longer than RESEND_GAPS_DAYS: no gap would ever be asked for.",
+            "RESEND_GAPS_AFTER_S is longer than RESEND_GAPS_DAYS: no gap would ever be recovered.",
             "Lower the first: a day is usual.",
         )
 
 
 def _sign_in() -> Iterator[CheckMessage]:
     if settings.STEP_UP_S < _STEP_UP_LEAST_S:
-        hint = f"Set it to {_STEP_UP_LEAST_S} or more: a form has to be filled in meanwhile."
+        hint = f"Set it to {_STEP_UP_LEAST_S} or more: people need time to fill in a form."
         yield _error(31, f"STEP_UP_S is {settings.STEP_UP_S}.", hint)
     if settings.BREACHED_PASSWORDS_FILE and not Path(settings.BREACHED_PASSWORDS_FILE).is_file():
-        yield _error(32, f"BREACHED_PASSWORDS_FILE {settings.BREACHED_PASSWORDS_FILE} is no file.", "Put it there.")
+        yield _error(32, f"BREACHED_PASSWORDS_FILE {settings.BREACHED_PASSWORDS_FILE} is not a file.", "Put it there.")
     if settings.PROXY_COUNT < 0:
         yield _error(18, f"PROXY_COUNT is {settings.PROXY_COUNT}.", "Set it to the number of proxies in front, or 0.")
     if settings.TLS and not settings.TWO_FACTOR_REQUIRED:
         yield checks.Warning(
             "TWO_FACTOR_REQUIRED is off: a password alone lets people act on keys and accounts.",
-            hint="Leave it on where others than this machine reach the head-end.",
+            hint="Leave it on if anybody can reach the head-end from another machine.",
             id="ami_headend.W019",
         )
-    # Not of the embedded database, where it is off by default: every command of a trial would say so.
+    # Not for the embedded database, where it is off by default: every command of a trial would warn.
     if settings.TLS and not settings.IS_EMBEDDED and not settings.REQUIRE_APPROVAL:
         yield checks.Warning(
             "REQUIRE_APPROVAL is off: one person alone may export keys and destroy master key versions.",
-            hint="Leave it on where others than this machine reach the head-end.",
+            hint="Leave it on if anybody can reach the head-end from another machine.",
             id="ami_headend.W025",
         )
 
@@ -254,14 +254,14 @@ def _master_key_provider() -> Iterator[CheckMessage]:
 
 
 def _master_key_place() -> Iterator[CheckMessage]:
-    """A master key where others may put another, or that the web server would hand out."""
+    """Check that others can neither replace the master key nor get it from the web server."""
     path = Path(settings.MASTER_KEY_FILE).absolute()
     if Path(settings.STATIC_ROOT).absolute() in path.parents:
         yield _error(10, "MASTER_KEY_FILE lies in STATIC_ROOT, which is served.", "Put it elsewhere.")
     try:
         mode, folder_mode = path.stat().st_mode, path.parent.stat().st_mode
     except OSError:
-        return  # not made yet; whoever needs it says so
+        return  # not made yet; the code that needs it reports that
     if stat.S_IMODE(mode) & 0o077:
         yield _error(11, f"The master key file {path} may be read by others.", f"chmod 600 {path}")
     if folder_mode & stat.S_IWOTH and not folder_mode & stat.S_ISVTX:

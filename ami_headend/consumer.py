@@ -1,4 +1,4 @@
-"""The main loop of a worker, which shows that it lives: while it runs, and while it waits for a broker that is away."""
+"""The main loop of a worker. It sends signs of life while it runs and while it waits for a broker."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,14 +12,14 @@ _Consumer: Any = consumer.Consumer  # the stubs lack most of it
 
 
 class Consumer(_Consumer):  # type: ignore[misc]
-    """Celery's, with a sign of life from its own loop: one that hangs gives none, whatever the threads beside it do."""
+    """Celery's consumer, with a sign of life sent by its own loop, so that a loop that hangs sends none."""
 
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
         hub.call_repeatedly(lifesign.EVERY_S, lifesign.show)
 
     def ensure_connected(self, conn: Any) -> Any:
-        """As Celery's; no timer runs meanwhile, so that each second of waiting gives its sign here."""
+        """Connect as Celery does, with a sign of life in each second of waiting: no timer runs meanwhile."""
         lifesign.show()
         conn.ensure_connection = partial(_wait_alive, conn.ensure_connection)
         return super().ensure_connected(conn)

@@ -1,7 +1,7 @@
-"""Two roles in PostgreSQL: the owner of the tables, and the one that web and workers act in, which owns nothing.
+"""Two roles in PostgreSQL: the owner of the tables, and the working role of web and workers, which owns nothing.
 
-What web and workers may do is granted table by table and told in full here, again with every ``manage.py migrate``.
-Partitions need no rights of their own: readings go through their parent.
+The rights of the working role are granted table by table. This module lists them all, and every ``manage.py migrate``
+grants them again. Partitions need no rights of their own: readings are reached through their parent.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ _UNUSUAL = {
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
     "keyvault_agreementkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
-    "keyvault_devicepublickey": "SELECT, INSERT",  # a public key stands for its meter for good
-    "meters_householdaccess": "SELECT, INSERT",  # counted and removed by functions of the owner
-    "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # a length that turns out to have been another
+    "keyvault_devicepublickey": "SELECT, INSERT",  # the public key of a meter never changes
+    "meters_householdaccess": "SELECT, INSERT",  # functions of the owner count and remove rows
+    "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # for a reading whose interval length is corrected
 }
 
 _OWNED_TABLES = """
@@ -59,7 +59,7 @@ class RoleError(Exception):
 
 @contextmanager
 def as_owner() -> Iterator[None]:
-    """The default connection in the role that owns the tables; as it is where OWNER_DATABASE_URL is not set."""
+    """Use the owner's role on the default connection; no change if OWNER_DATABASE_URL is not set."""
     owner, place = settings.OWNER_DATABASE, connection.settings_dict
     if owner is None or all(place[key] == value for key, value in owner.items()):
         yield
@@ -75,13 +75,13 @@ def as_owner() -> Iterator[None]:
 
 
 def working_role() -> str | None:
-    """The role that web and workers act in, where it is another than the owner's."""
+    """Return the working role of web and workers; None if it is the owner's."""
     owner, role = settings.OWNER_DATABASE, connection.settings_dict["USER"]
     return None if owner is None or owner["USER"] == role else role
 
 
 def grant_rights(role: str) -> None:
-    """Give the role exactly the rights that web and workers need; in the owner's role. RoleError where it cannot be."""
+    """Give the role exactly the rights that web and workers need. Needs the owner's role; RoleError if it fails."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             for statement in statements(role):
@@ -91,12 +91,14 @@ def grant_rights(role: str) -> None:
     except DatabaseError as error:
         text = str(error).splitlines()[0]
         raise RoleError(
-            f"role {role} cannot be given its rights: {text} (it must exist, and OWNER_DATABASE_URL name the owner)"
+            f"role {role} cannot be given its rights: {text} (it must exist; OWNER_DATABASE_URL must name the owner)"
         ) from error
 
 
 def statements(role: str) -> list[sql.Composed]:
-    """What takes away every right of the role and gives those it needs. It never owns or makes anything."""
+    """Return statements that revoke every right of the role and grant those it needs. It never owns or makes
+    anything.
+    """
     name = sql.Identifier(role)
 
     def composed(text: str, *identifiers: str, rights: str = "") -> sql.Composed:
@@ -155,11 +157,11 @@ ORDER BY relname
 
 
 def excess_rights() -> list[str]:
-    """What the role of this connection may do, and web and workers should not: a few words for each."""
+    """Describe each right that this connection's role has and that web and workers should not have."""
     role, is_superuser, makes_roles, owned, may_create, may_change_audit, may_change_looks = _rows(_EXCESS)[0]
     told = {
         f"{role} is a superuser": is_superuser,
-        f"{role} may make roles or databases, or pass row security by": makes_roles and not is_superuser,
+        f"{role} may make roles or databases, or bypass row security": makes_roles and not is_superuser,
         f"{role} owns {owned} tables and sequences": owned,
         f"{role} may make tables": may_create,
         f"{role} may change the audit record": may_change_audit,
@@ -169,5 +171,5 @@ def excess_rights() -> list[str]:
 
 
 def tables_out_of_reach() -> list[str]:
-    """The tables that the role of this connection may not read: they came after its rights were granted."""
+    """Return the tables that this connection's role may not read: they are newer than its rights."""
     return [table for (table,) in _rows(_MISSING)]

@@ -1,8 +1,8 @@
-"""Costly questions, asked seldom: whoever looks at a page, or at metrics, gets an answer that is kept in the database.
+"""Cached answers to costly questions: pages and metrics read the answer that the database holds.
 
-An answer rests in proportion to its cost. What is cheap is asked anew by whoever looks; the schedule asks all in
-time (``renew``), so that nobody waits for what is not. Without the schedule the first who finds an
-answer too old asks, and everyone else meanwhile sees the old one: all of it is right without it, only slower.
+An answer is valid for a time in proportion to its cost. A reader asks a cheap question again; the schedule renews all
+answers early (``renew``), so that nobody waits for a costly one. Without the schedule, the first reader who finds an
+answer too old asks again while everyone else sees the old one: slower, and still right.
 """
 
 import logging
@@ -21,12 +21,14 @@ from ami_headend.models import KeptAnswer
 
 logger = logging.getLogger(__name__)
 
-RESTS = 100  # times as long as it took, before whoever looks asks again
-RENEWED = 40  # the same, before the schedule does
+RESTS = 100  # an answer is valid for this many times the time it took
+RENEWED = 40  # the schedule renews it after this many times
 
 
 class Question(NamedTuple):
-    """A question. ``ask`` gives what ``form`` says: named tuples, numbers, times and texts, in lists and dicts."""
+    """A question. ``ask`` returns a value of type ``form``: named tuples, numbers, times and texts, in lists and
+    dicts.
+    """
 
     name: str
     ask: Callable[[datetime], Any]
@@ -34,22 +36,22 @@ class Question(NamedTuple):
 
 
 class KeptResult(NamedTuple):
-    """What was found, and when."""
+    """An answer, and when it was found."""
 
     found: Any
     taken_at: datetime
 
 
 def answers(questions: Sequence[Question], now: datetime) -> dict[str, KeptResult]:
-    """The answers by name; one query, and those of the questions that are due."""
+    """Return the answers by name. One query, plus those of the questions that are due."""
     rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
     return {question.name: _answer(question, rows.get(question.name), now) for question in questions}
 
 
 def renew(questions: Sequence[Question], now: datetime) -> list[str]:
-    """Ask those that nobody has asked yet, and those again that will soon be too old; gives their names.
+    """Ask the questions that have no answer yet or whose answer will soon be too old; return their names.
 
-    What is cheap, too: as a fleet grows it becomes costly, and not for the one who looks first.
+    Cheap questions are included, because they become costly as a fleet grows.
     """
     rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
     due = [question for question in questions if (row := rows.get(question.name)) is None or row.is_older(RENEWED, now)]
@@ -59,7 +61,7 @@ def renew(questions: Sequence[Question], now: datetime) -> list[str]:
 
 
 def keep(question: Question, now: datetime) -> Any:
-    """Ask, and keep the answer."""
+    """Ask the question and store its answer."""
     started = time.monotonic()
     found = question.ask(now)
     KeptAnswer.objects.bulk_create(
@@ -72,28 +74,28 @@ def keep(question: Question, now: datetime) -> Any:
 
 
 def forget(question: Question) -> None:
-    """Let the next who looks ask anew: somebody has just changed the answer."""
+    """Delete the answer, so that the next reader asks again: somebody has just changed it."""
     KeptAnswer.objects.filter(name=question.name).delete()
 
 
 def read(question: Question, row: KeptAnswer) -> Any:
-    """The kept answer; None where it was kept in another form than this release reads."""
+    """Return the stored answer; None if another release stored it in another form."""
     try:
         return _formed(question.form, cbor2.loads(bytes(row.content)))
     except (cbor2.CBORDecodeError, TypeError, ValueError, LookupError) as error:
-        logger.info("the kept answer to %s cannot be read and is asked anew: %s", question.name, error)
+        logger.info("the stored answer to %s cannot be read, so the question is asked again: %s", question.name, error)
         return None
 
 
 def standing(questions: Sequence[Question]) -> dict[str, KeptResult]:
-    """The answers as they stand, however old, by name; for who never asks. One query."""
+    """Return the stored answers by name, however old, without ever asking. One query."""
     rows = {row.name: row for row in KeptAnswer.objects.filter(name__in=[question.name for question in questions])}
     found = ((q, rows[q.name], read(q, rows[q.name])) for q in questions if q.name in rows)
     return {question.name: KeptResult(answer, row.taken_at) for question, row, answer in found if answer is not None}
 
 
 def _formed(form: Any, plain: Any) -> Any:
-    """What was kept as plain lists and dicts, in its form again; ValueError or TypeError where it is of another."""
+    """Turn plain lists and dicts into their form again; ValueError or TypeError if they do not fit it."""
     if _is_plain(form):
         return plain
     if hasattr(form, "_fields"):
@@ -130,5 +132,5 @@ def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> KeptRe
     with transaction.atomic():
         mine = KeptAnswer.objects.select_for_update(skip_locked=True).filter(name=question.name).exists()
         if row is not None and standing is not None and not mine:
-            return KeptResult(standing, row.taken_at)  # another is at it
+            return KeptResult(standing, row.taken_at)  # another process is asking
         return KeptResult(keep(question, now), now)

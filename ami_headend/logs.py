@@ -1,4 +1,4 @@
-"""How a line of the log looks, and what is left out of it, so that what stands there is worth reading and true."""
+"""The format of log lines, and filters for lines that are not worth reading."""
 
 import logging
 from typing import Any
@@ -9,13 +9,13 @@ from django.utils.functional import LazyObject, empty
 from ami_headend.core.client_ip import client_address
 from ami_headend.core.text import one_line
 
-_BEHIND = "    | "  # begins every line that belongs to the one above: no text of others can begin a line of its own
+_BEHIND = "    | "  # begins every continuation line, so that foreign text cannot look like a new record
 
 
 class LineFormatter(logging.Formatter):
-    """One record, one line: whatever a name, an address or an error holds, it begins no line of its own.
+    """Writes one record on one line, whatever a name, an address or an error contains.
 
-    Line breaks and all that does not print are written out. A traceback follows on lines that begin with a bar.
+    Line breaks and unprintable characters are escaped. A traceback follows on lines that begin with a bar.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -23,7 +23,7 @@ class LineFormatter(logging.Formatter):
         if self.usesTime():
             record.asctime = self.formatTime(record, self.datefmt)
         parts = [one_line(self.formatMessage(record))]
-        if record.exc_info:  # never ``exc_text``: another handler may have written it, as it came
+        if record.exc_info:  # never ``exc_text``: another handler may have formatted it
             parts += _behind(self.formatException(record.exc_info))
         if record.stack_info:
             parts += _behind(self.formatStack(record.stack_info))
@@ -31,25 +31,25 @@ class LineFormatter(logging.Formatter):
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
-    """One line for a request that was refused or not understood; where the head-end itself failed, all of it."""
+    """Drop the traceback of a refused request; keep it if the head-end itself failed."""
     if record.levelno < logging.ERROR:
         record.exc_info = record.exc_text = None
     return True
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
-    """One line for what strangers can bring about as often as they like."""
+    """Drop the traceback of an event that strangers can cause as often as they like."""
     record.exc_info = record.exc_text = None
     return True
 
 
 def with_sender(record: logging.LogRecord) -> bool:
-    """A request that was refused, with the number of its account (or concentrator) and its address.
+    """Add to a refused request the number of its account (or concentrator) and its address.
 
-    Never a name: what is typed as one may be a password.
+    The name is never logged: what somebody typed as one may be a password.
     """
     request = getattr(record, "request", None)
-    is_first_time = not hasattr(record, "sender")  # logging that is set up twice filters twice
+    is_first_time = not hasattr(record, "sender")  # if logging is set up twice, the filter runs twice
     if request is not None and is_first_time and record.levelno < logging.ERROR:
         vars(record)["sender"] = _sender(request)
         record.msg, record.args = "%s (%s)", (record.getMessage(), vars(record)["sender"])
@@ -59,7 +59,7 @@ def with_sender(record: logging.LogRecord) -> bool:
 def _sender(request: Any) -> str:
     address = client_address(request) or "an unknown address"
     user = getattr(request, "user", None)
-    if isinstance(user, LazyObject) and vars(user)["_wrapped"] is empty:  # whoever it is, nobody has asked yet
+    if isinstance(user, LazyObject) and vars(user)["_wrapped"] is empty:  # nobody has looked up the user yet
         return f"not signed in, from {address}"
     if not isinstance(user, Model) or user.pk is None:
         return f"not signed in, from {address}"
@@ -68,7 +68,7 @@ def _sender(request: Any) -> str:
 
 
 def is_no_routine(record: logging.LogRecord) -> bool:
-    """All but beat's line for each task that it sends, every few seconds."""
+    """Drop beat's line for each task that it sends every few seconds."""
     return "Sending due task" not in str(record.msg)
 
 

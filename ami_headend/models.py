@@ -1,4 +1,4 @@
-"""What the console keeps ready, and which processes live."""
+"""Cached answers of the console, and heartbeats of processes."""
 
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from ami_headend.core import clock
 
 
 class KeptAnswer(models.Model):
-    """The answer to a costly question (kept.py), as CBOR, and what it cost; one row for each question."""
+    """The cached answer to a costly question (kept.py), as CBOR, and its cost; one row for each question."""
 
     name = models.CharField(max_length=40, primary_key=True)
     content = models.BinaryField()
@@ -23,12 +23,12 @@ class KeptAnswer(models.Model):
         return f"{self.name} of {self.taken_at}"
 
     def is_older(self, times_as_long: float, now: datetime) -> bool:
-        """Whether it is older than so many times as long as it took, or from the future."""
+        """Whether the answer is older than ``times_as_long`` times the time it took, or lies in the future."""
         return clock.has_rested(self.taken_at, timedelta(seconds=self.took_s * times_as_long), now)
 
 
 class Heartbeat(models.Model):
-    """A worker or schedule that lives, or lived lately (heartbeats.py); times are the database's own."""
+    """A worker or schedule that lives, or lived lately (health/heartbeats.py); times are the database's own."""
 
     name = models.CharField(max_length=120, primary_key=True)
     kind = models.CharField(max_length=10)

@@ -1,4 +1,4 @@
-"""The processes of a worker, as Celery's prefork pool keeps them, without the end of the worker that one may bring."""
+"""Celery's prefork pool, except that a dead process cannot end the whole worker."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ _AsynPool: Any = asynpool.AsynPool  # the stubs lack most of it
 
 
 class Pool(_AsynPool):  # type: ignore[misc]
-    """Celery's, which outlives a broker that goes away while one of its processes has just died.
+    """A pool that survives when the broker goes away just after one of its processes died.
 
-    When the broker is back, Celery watches every process anew, also one that is dead and has not been replaced yet: of
-    that one there is nothing to watch any more, and kombu 5.7 says so by an error that ended the worker ("Unrecoverable
-    error: ValueError('file descriptor is None')"). Its replacement is the next thing that the pool does anyway.
+    When the broker is back, Celery watches every process again, including a dead one that has no replacement yet. kombu
+    5.7 has nothing to watch there, and its error ended the worker ("Unrecoverable error: ValueError('file descriptor is
+    None')"). The pool replaces the dead process next anyway.
     """
 
     def _track_child_process(self, proc: Any, hub: Any) -> None:
@@ -22,5 +22,5 @@ class Pool(_AsynPool):  # type: ignore[misc]
 
 
 def use() -> None:
-    """Have workers with prefork processes keep them in this pool."""
+    """Make workers with prefork processes use this pool."""
     prefork.TaskPool.Pool = Pool

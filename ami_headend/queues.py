@@ -1,8 +1,8 @@
-"""The queues, each with worker processes of its own. Imports nothing: settings do."""
+"""The queues, each with worker processes of its own. Imports nothing, because settings import it."""
 
-UPLINKS = "uplinks"  # verification, and the sweep for what was lost
-ALERTS = "alerts"  # what must come in time: rules, messages, the health of components, counts
-BACKGROUND = "background"  # everything else: it may take its time, and waits behind nothing that matters more
+UPLINKS = "uplinks"  # verification, and the sweep for lost tasks
+ALERTS = "alerts"  # work that must be on time: rules, messages, the health of components, counts
+BACKGROUND = "background"  # everything else, which may take its time
 QUEUES = (UPLINKS, ALERTS, BACKGROUND)
 
 ROUTES = {

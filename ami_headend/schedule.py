@@ -1,6 +1,6 @@
-"""What beat enqueues, and how often (seconds); first turns come in this order (ami_headend.beat).
+"""What beat enqueues, and how often (seconds). The first runs come in this order (ami_headend.beat).
 
-None of it expires by the clock, which two hosts may disagree about: a queue that is full gets no more.
+No task expires by the clock, since the clocks of two hosts may differ; instead, a full queue gets no more.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "enter-interval-lengths": _every(60, "concentrators.tasks.enter_interval_lengths"),
     "step-rotation-waves": _every(60, "concentrators.tasks.step_rotation_waves"),
     "compare-reported-sums": _every(60, "concentrators.tasks.compare_reported_sums"),
-    # Last of those that come soon: it looks at whether the others ran.
+    # Last of the frequent ones, because it checks whether the others ran.
     "look-at-components": _every(60, "ami_headend.tasks.look_at_components"),
     "maintain-partitions": _every(3600, "meters.tasks.maintain_partitions"),
     "purge-uplinks": _every(3600, "concentrators.tasks.purge_uplinks"),

@@ -1,4 +1,4 @@
-"""Celery's doors to what is kept ready for pages and metrics."""
+"""Celery tasks that keep answers for pages and metrics fresh."""
 
 from celery import shared_task
 from django.utils import timezone
@@ -14,11 +14,11 @@ from ami_headend.metrics import snapshots
 
 @shared_task
 def look_at_components() -> None:
-    """Look at the health of every component; that it was looked at shows that schedule and workers run."""
+    """Check the health of every component. The time of the check also shows that schedule and workers run."""
     components.look(timezone.now())
 
 
 @shared_task(**LONG)
 def renew_kept_answers() -> None:
-    """Ask again what is costly, before somebody waits for it."""
+    """Renew costly answers before anybody waits for them."""
     kept.renew([*QUESTIONS, OPEN_FAILURES, *questions.RENEWED, *snapshots.QUESTIONS.values()], timezone.now())

@@ -1,4 +1,4 @@
-"""`python -m bench`: starts services of its own, measures, prints a table, and leaves nothing behind."""
+"""`python -m bench`: starts its own services, measures, prints tables, and leaves nothing behind."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from bench import arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; 0 when all was measured, 1 where that was impossible, 130 after Ctrl-C."""
+    """Run the benchmark; return 0 if everything was measured, 1 if that was impossible, 130 after Ctrl-C."""
     args = arguments.parse(argv)
     console = Console()
     bare = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")}

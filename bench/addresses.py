@@ -1,4 +1,4 @@
-"""The addresses whose answers are timed: every list, detail, search and API page, with ids that are there."""
+"""The addresses to time: every list, detail, search and API page, with ids that exist."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -22,14 +22,14 @@ from meters.models import Meter, Place
 
 
 class Address(NamedTuple):
-    """What is asked for, and under which kind it is reported."""
+    """An address, and the kind under which it is reported."""
 
     kind: str
     path: str
 
 
 def every() -> list[Address]:
-    """All of them."""
+    """Return all addresses."""
     found = [*_console(), *_admin(), *_searches(), *_api()]
     return list(dict.fromkeys(found))
 
@@ -39,7 +39,7 @@ def _with(path: str, **query: object) -> str:
 
 
 def _meters() -> list[Meter]:
-    """One that has sent for a month, one of the last day, a silent one, one that never sent, a retired one."""
+    """Return meters that sent for a month, for the last day, fell silent, never sent, and are retired."""
     last = Meter.objects.latest("pk").pk
     step = last // 2
     near = step - step % 1000
@@ -116,7 +116,7 @@ def _console() -> Iterator[Address]:
 
 
 def _admin() -> Iterator[Address]:
-    """Django's own pages: each list, sorted by each column that offers it, searched; and its newest row."""
+    """Yield Django's own pages: each list, sorted by each sortable column, searched; and its newest row."""
     for model in sorted(filter(admin.site.is_registered, apps.get_models()), key=lambda one: one._meta.label):
         pages = admin.site.get_model_admin(model)
         name = model._meta.label_lower.replace(".", "_")
@@ -135,14 +135,14 @@ def _admin() -> Iterator[Address]:
 
 
 def _first_column(pages: admin.ModelAdmin) -> int:  # type: ignore[type-arg]
-    """The number of a list's first column: the boxes that choose rows for an action stand before it as number 0."""
+    """Return the number of a list's first column; boxes to choose rows for an action come before it as number 0."""
     request = HttpRequest()
     request.user = User(is_superuser=True)
     return 1 if pages.get_actions(request) else 0
 
 
 def _sorts(model: type[Model], pages: admin.ModelAdmin, column: str) -> bool:  # type: ignore[type-arg]
-    """Whether the list can be sorted by a column, as Django's list decides it."""
+    """Whether the list can be sorted by a column, as Django's list decides."""
     if column not in pages.get_sortable_by(HttpRequest()):
         return False
     if any(field.name == column for field in model._meta.get_fields()):

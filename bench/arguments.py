@@ -19,33 +19,33 @@ _EPILOG = """examples:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, checked; exits with 2 and one sentence where one makes no sense."""
+    """Parse and check the arguments; exit with 2 and one sentence if one makes no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measures the head-end on a PostgreSQL and Redis of its own, in a temporary folder. "
+        description="Measures the head-end on its own PostgreSQL and Redis, in a temporary folder. "
         "Nothing else should run on the machine meanwhile. Ctrl-C stops everything that it started.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--parts", type=_parts, default=PARTS, help=f"of {','.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=_positive, default=5, help="paired rounds (default: 5)")
-    parser.add_argument("--frames", type=_positive, default=100_000, help="frames a measurement (default: 100000)")
-    parser.add_argument("--sizes", type=_numbers, default=[200, 1000, 5000], help="frames an uplink (200,1000,5000)")
+    parser.add_argument("--frames", type=_positive, default=100_000, help="frames in a measurement (default: 100000)")
+    parser.add_argument("--sizes", type=_numbers, default=[200, 1000, 5000], help="frames in an uplink (200,1000,5000)")
     parser.add_argument("--concentrators", type=_positive, default=10, help="concentrators of the base (default: 10)")
     parser.add_argument("--concentrator-meters", type=_positive, default=1000, help="meters of each (default: 1000)")
-    parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames row by row (default: 600)")
+    parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames sent row by row (default: 600)")
     parser.add_argument("--growth-rounds", type=_positive, default=3, help="paired rounds of growth (default: 3)")
     parser.add_argument(
         "--meters", type=_numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
     )
-    parser.add_argument("--readings", type=_numbers, default=[20_000_000], help="growth: standing readings (20000000)")
+    parser.add_argument("--readings", type=_numbers, default=[20_000_000], help="growth: stored readings (20000000)")
     parser.add_argument("--page-meters", type=_positive, default=1_000_000, help="pages: meters (default: 1000000)")
-    parser.add_argument("--requests", type=_positive, default=20, help="pages: requests an address (default: 20)")
+    parser.add_argument("--requests", type=_positive, default=20, help="pages: requests to an address (default: 20)")
     parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="services and the database of pages stay there for the next run"
+        "--keep", type=Path, metavar="FOLDER", help="keep services and the database of pages there for the next run"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round there, too")
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure of every round there")
+    parser.add_argument("--folder", type=Path, help="where to make the temporary folder (default: the system's)")
     return parser.parse_args(argv)
 
 
@@ -69,15 +69,15 @@ def _numbers(text: str) -> list[int]:
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The processes' settings: as `manage.py up` has them, without the limits that would stop a benchmark.
+    """Return the settings of the processes: those of `manage.py up`, without limits that would stop a benchmark.
 
-    The benchmark itself is the database's owner: it makes databases and empties tables.
+    The benchmark itself owns the database: it makes databases and empties tables.
     """
     return {
         **env,
         "DATABASE_URL": embedded.database_url(Path(env["AMI_VAR_DIR"]), embedded.OWNER),
         "TLS": "0",
-        "TWO_FACTOR_REQUIRED": "0",  # the bench signs in by its password
+        "TWO_FACTOR_REQUIRED": "0",  # the benchmark signs in with its password
         "UPLINK_RATE": "1000000/second",
         "UPLINK_QUEUE_MAX": "1000000",
         "UPLINK_QUEUE_SHARE": "1000000",

@@ -1,4 +1,4 @@
-"""The meters of a benchmark, and their frames: sealed ahead, in processes, and not counted. Pure."""
+"""The meters of a benchmark, and their frames, which processes seal ahead of the measurement. Pure."""
 
 import multiprocessing
 import secrets
@@ -24,7 +24,7 @@ REGISTERS = ("1-0:1.8.0", LOAD_PROFILE)
 
 @dataclass(frozen=True)
 class MeterKey:
-    """What a meter needs to seal: its kid, traffic key and Base IV."""
+    """The data that a meter needs to seal: its kid, traffic key and Base IV."""
 
     kid: bytes
     key: bytes = field(repr=False)
@@ -33,7 +33,7 @@ class MeterKey:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Meters by concentrator, each with a device key of its own; interval n has counter n and begins n later."""
+    """Meters by concentrator, each with its own device key; interval n has counter n and begins n intervals later."""
 
     start_s: int
     titles: list[list[bytes]]
@@ -47,8 +47,8 @@ class Fleet:
 
 @contextmanager
 def pool() -> Iterator[ProcessPoolExecutor]:
-    """Two processes that seal; fresh ones, since ours has threads and connections."""
-    # Ctrl-C is for the benchmark, which then ends these.
+    """Give two fresh processes that seal, because ours has threads and connections."""
+    # Ctrl-C goes to the benchmark, which then ends these.
     ignore = (signal.SIGINT, signal.SIG_IGN)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context, initializer=signal.signal, initargs=ignore) as executor:
@@ -59,7 +59,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 def make(executor: ProcessPoolExecutor, concentrators: int, meters_each: int, start_s: int) -> Fleet:
-    """A fleet of random keys; ``start_s`` is the first interval's start, a multiple of INTERVAL_S."""
+    """Make a fleet with random keys; ``start_s`` is the start of the first interval, a multiple of INTERVAL_S."""
     run = b"\x02" + secrets.token_bytes(3)
     titles = [
         [run + (c * meters_each + m).to_bytes(4, "big") for m in range(meters_each)] for c in range(concentrators)
@@ -69,13 +69,13 @@ def make(executor: ProcessPoolExecutor, concentrators: int, meters_each: int, st
 
 
 def seal(executor: ProcessPoolExecutor, fleet: Fleet, first_interval: int, intervals: int) -> list[list[bytes]]:
-    """The frames of each concentrator, two readings a frame, in order of time."""
+    """Return the frames of each concentrator, with two readings a frame, in order of time."""
     jobs = [executor.submit(_seal, block, fleet.start_s, first_interval, intervals) for block in fleet.meters]
     return [job.result() for job in jobs]
 
 
 def derive(titles: list[bytes], device_keys: list[bytes]) -> list[MeterKey]:
-    """What meters with these titles and device keys need to seal."""
+    """Derive the data that meters with these titles and device keys need to seal."""
     meters = []
     for title, device_key in zip(titles, device_keys, strict=True):
         traffic = uplink_key(device_key, title, EPOCH, ALG)

@@ -1,8 +1,8 @@
-"""The floor: the same frames by bare loops in two processes.
+"""The floor: bare loops process the same frames in two processes.
 
-Generic CBOR decode, one new cipher a frame, psycopg's binary COPY row by row into the same tables with
-the same constraints, one batched counter UPDATE and one commit per 1,000 frames. No HTTP, Redis, Celery,
-Django, totals or verdicts. Traffic keys are derived and connections open before the clock starts.
+Generic CBOR decoding, one new cipher for each frame, psycopg's binary COPY row by row into the same tables with the
+same constraints, one batched counter UPDATE and one commit per 1,000 frames. No HTTP, Redis, Celery, Django, totals or
+verdicts. Traffic keys are derived and connections open before the clock starts.
 """
 
 import multiprocessing
@@ -23,14 +23,14 @@ _UPLINK_ID = 0
 _COPY = """COPY meters_reading (captured_at, value, uplink_id, meter_id, register_id, interval_minutes)
            FROM STDIN (FORMAT BINARY)"""
 _TYPES = ["timestamptz", "int8", "int8", "int4", "int2", "int2"]
-# The text of an array takes psycopg a third of the time of a list: the floor is to be a hard one.
+# For psycopg, the text of an array takes a third of the time of a list: the floor should be hard to beat.
 _UPDATE = """UPDATE keyvault_invocationcounter c SET highest = n.highest
              FROM unnest(%s::int[], %s::bigint[]) AS n(key_id, highest)
              WHERE c.key_id = n.key_id AND c.highest < n.highest"""
 
 
 class MeterRow(NamedTuple):
-    """What the floor holds in memory of a meter: traffic key, Base IV and the ids of its rows."""
+    """The data of a meter that the floor holds in memory: traffic key, Base IV and the ids of its rows."""
 
     key: bytes
     base_iv: int
@@ -39,7 +39,7 @@ class MeterRow(NamedTuple):
 
 
 class Floor:
-    """Two waiting processes; frames are given to them first, so that the clock sees the work alone."""
+    """Two waiting processes, which get their frames before the clock starts."""
 
     def __init__(self, url: str, meters: dict[bytes, MeterRow], registers: dict[str, tuple[int, int]]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -54,7 +54,7 @@ class Floor:
             self._processes.append(process)
 
     def run(self, frames: list[list[bytes]]) -> float:
-        """Seconds for the frames of all concentrators, of which each process takes every second one."""
+        """Process the frames of all concentrators, every second one in each process; return the seconds."""
         for half, pipe in enumerate(self._pipes):
             pipe.send([frame for block in frames[half::2] for frame in block])
         for pipe in self._pipes:
@@ -77,7 +77,7 @@ class Floor:
 
 @contextmanager
 def started(url: str, meters: dict[bytes, MeterRow], registers: dict[str, tuple[int, int]]) -> Iterator[Floor]:
-    """The floor's processes on a database, until the block ends."""
+    """Run the floor's processes on a database until the block ends."""
     floor = Floor(url, meters, registers)
     try:
         yield floor

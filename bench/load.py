@@ -1,4 +1,4 @@
-"""The load: concentrators that post ready bodies over kept connections, each after its last was answered."""
+"""The load: concentrators post ready bodies over open connections, each after the answer to the last."""
 
 import http.client
 import json
@@ -12,7 +12,7 @@ CLIENTS = 4
 
 
 class LoadError(Exception):
-    """The server did not take a body."""
+    """The server did not accept a body."""
 
 
 class Body(NamedTuple):
@@ -23,7 +23,7 @@ class Body(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """A body that was taken: its uplink (None row by row), when it was sent (Unix), and how long the answer took."""
+    """An accepted body: its uplink (None row by row), when it was sent (Unix), and how long the answer took."""
 
     uplink: int | None
     sent_at: float
@@ -33,7 +33,7 @@ class Posted(NamedTuple):
 def post(
     port: int, path: str, content_type: str, bodies: Sequence[Body], per_second: float | None = None
 ) -> list[Posted]:
-    """Post all bodies in turn by CLIENTS clients, as fast as they are taken or at a steady pace."""
+    """Post all bodies in turn with CLIENTS clients, as fast as they are accepted or at a steady pace."""
     began = time.time()
     turn = iter(range(len(bodies)))
     lock = threading.Lock()

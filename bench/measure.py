@@ -1,4 +1,4 @@
-"""What is measured once: the floor, the whole system, row by row."""
+"""Single measurements: the floor, the whole system, row by row."""
 
 import time
 from collections.abc import Callable
@@ -38,9 +38,9 @@ class SystemRun:
 def system(
     site: Site, stack: Stack, frames: list[list[bytes]], size: int, per_second: float | None = None
 ) -> SystemRun:
-    """Post all frames in uplinks of ``size`` and wait until every one is verified; the result is checked.
+    """Post all frames in uplinks of ``size``, wait until all are verified, and check the result.
 
-    ``per_second`` posts that many uplinks a second instead of as many as are taken.
+    ``per_second`` posts that many uplinks a second instead of as many as are accepted.
     """
     site.use()
     bodies = site.bodies(frames, size)
@@ -59,7 +59,7 @@ def system(
 
 
 def rowwise(site: Site, stack: Stack, frames: list[bytes], body_of: Callable[[bytes], bytes]) -> float:
-    """Frames a second, one a request, each verified when its request is answered."""
+    """Post one frame in each request and return frames a second; each is verified when its request is answered."""
     site.use()
     bodies = [site.bodies([[frame]] * len(site.tokens), 1)[0]._replace(octets=body_of(frame)) for frame in frames]
     began = time.perf_counter()
@@ -92,7 +92,7 @@ def _wait_verified(stack: Stack) -> None:
 
 
 def _latencies(posted: list[Posted]) -> list[float]:
-    """Seconds from the first octet sent to the verdict, of each uplink."""
+    """Return seconds from the first octet sent to the verdict, for each uplink."""
     sent = {row.uplink: row.sent_at for row in posted}
     verified = Uplink.objects.filter(pk__in=[uplink for uplink in sent if uplink]).values_list("pk", "verified_at")
     return [at.timestamp() - sent[uplink] for uplink, at in verified if at is not None]

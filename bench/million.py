@@ -1,7 +1,7 @@
-"""A database as a head-end of a million meters has it after some years: made once in a kept folder, and used again.
+"""A database like that of a million meters after some years, made once in a kept folder and used again.
 
-The rows are made inside PostgreSQL (million.sql). The device keys are derived from one fleet key, so that
-every meter's frames open, and none of the keys has to be wrapped. In proportion for other numbers of meters.
+PostgreSQL makes the rows itself (million.sql). Device keys are derived from one fleet key, so every meter's frames open
+and no key has to be wrapped. Other numbers of meters scale in proportion.
 """
 
 import secrets
@@ -18,20 +18,20 @@ from ami_headend.local import embedded
 from bench.site import create_database, use_database
 from keyvault.device_keys import provisioning
 
-HIGHEST = 19_200  # the counter that every meter has got to
-DAY_INTERVALS = 10  # that every meter has sent
-START_AGO = timedelta(hours=8)  # from then on the meters have sent nothing: the bench does
+HIGHEST = 19_200  # the present counter of every meter
+DAY_INTERVALS = 10  # intervals that every meter has sent
+START_AGO = timedelta(hours=8)  # meters have sent nothing since then: the benchmark does
 RARE = "1-0:32.7.0"
 _SQL = Path(__file__).with_suffix(".sql")
 
 
 def ready(meters: int, say: Callable[[str], None]) -> str:
-    """The name of the database of so many meters, made where it is not there; the release's migrations are applied."""
+    """Return the name of the database with this many meters; make it if needed, and apply migrations."""
     name = f"million_{meters}"
     with connection.cursor() as cursor:
         cursor.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [name])
         found = cursor.fetchone()
-        if found is not None and found[0] is None:  # a run that was stopped half way
+        if found is not None and found[0] is None:  # left by an interrupted run
             cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
             found = None
     if found is None:

@@ -1,4 +1,4 @@
-"""Pages at a million meters: a signed in session against the real web server, alone, and beside users and ingest."""
+"""Pages at a million meters: a signed-in session against the real web server, alone and beside users and ingest."""
 
 import http.client
 import http.cookies
@@ -36,19 +36,19 @@ from meters.models import Meter
 LIMIT_S = 0.2
 USERS = 20
 _THINK_S = 2.0
-_FRAMES = 200  # an uplink, of which five a second
+_FRAMES = 200  # in an uplink; five uplinks a second
 _SAMPLE_S = 0.2
 
 
 class Timed(NamedTuple):
-    """An address, and what its answers took, in seconds."""
+    """An address, and the times of its answers in seconds."""
 
     address: Address
     seconds: list[float]
 
 
 class Export(NamedTuple):
-    """A download: rows, seconds, and how much the web server's memory grew meanwhile, in octets."""
+    """A download: rows, seconds, and the growth of the web server's memory in octets."""
 
     name: str
     rows: int
@@ -58,28 +58,28 @@ class Export(NamedTuple):
 
 @dataclass
 class PageResults:
-    """What was found."""
+    """The results of pages."""
 
     timed: list[Timed] = field(default_factory=list)
     exports: list[Export] = field(default_factory=list)
     with_users: list[float] = field(default_factory=list)  # pages of twenty users beside ingest
-    posts: list[float] = field(default_factory=list)  # uplinks beside them
+    posts: list[float] = field(default_factory=list)  # uplinks posted beside them
 
 
 class Session:
-    """A signed in browser, as far as times go: one kept connection and its cookies."""
+    """A signed-in browser, for timing: one open connection and its cookies."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         self._cookies: dict[str, str] = {}
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """The status and the body of a page."""
+        """Return status and body of a page."""
         response = self._ask("GET", path)
         return response.status, response.read()
 
     def download(self, path: str) -> tuple[int, int]:
-        """The octets and the lines of a download, which is not kept."""
+        """Download without storing; return octets and lines."""
         response = self._ask("GET", path)
         if response.status != 200:
             raise LoadError(f"{path} answered {response.status}: {response.read(300)!r}")
@@ -90,7 +90,7 @@ class Session:
         return octets, lines
 
     def sign_in(self, name: str, password: str) -> None:
-        """By the page for it. LoadError where that does not lead to the overview."""
+        """Sign in on the page. LoadError if that does not lead to the overview."""
         self.get("/admin/login/")
         form = urlencode(
             {"csrfmiddlewaretoken": self._cookies["csrftoken"], "username": name, "password": password}
@@ -113,14 +113,14 @@ class Session:
 
 
 def measure(stack: Stack, requests: int, executor: object, say: Callable[[str], None]) -> PageResults:
-    """All of it, over the database that Django is connected to."""
+    """Measure all of it, over the database that Django is connected to."""
     results = PageResults()
     password = secrets.token_urlsafe(16)
     User.objects.filter(username="bench").delete()
     User.objects.create_superuser("bench", password=password)
     session = Session(stack.port)
     session.sign_in("bench", password)
-    say("asking what the schedule asks before somebody waits for it")
+    say("renewing cached answers, as the schedule does")
     kept.renew(QUESTIONS, timezone.now())
     wanted = addresses.every()
     say(f"{len(wanted)} addresses, {requests} requests each")
@@ -211,7 +211,7 @@ def _beside_ingest(
 
 
 def _posting_site(concentrators: int = 40) -> Site:
-    """Some concentrators of the database, with the keys of their meters as the meters have them."""
+    """Return a site of some concentrators of the database, with the keys of their meters."""
     fleet_row = FleetKey.objects.get()
     secret = master_key.current().unwrap(bytes(fleet_row.wrapped), Purpose.FLEET_KEY, fleet_row.name.encode())
     posting = list(Concentrator.objects.filter(is_active=True).order_by("pk")[:concentrators])

@@ -1,4 +1,4 @@
-"""The parts of a benchmark run, each in paired rounds: the one, the other, the one, the other."""
+"""The parts of a benchmark run, each in paired rounds: one, the other, one, the other."""
 
 import json
 from collections import defaultdict
@@ -44,7 +44,7 @@ class Results:
 
 @dataclass
 class Bench:
-    """What all parts need: sizes, services, sealing processes, and where to tell of progress."""
+    """What all parts share: sizes, services, sealing processes, and the output of progress."""
 
     folder: Path
     env: dict[str, str]
@@ -55,7 +55,7 @@ class Bench:
 
     @contextmanager
     def site(self, concentrators: int, meters_each: int) -> Iterator[Site]:
-        """A provisioned site in a database of its own."""
+        """Give a provisioned site in a database of its own."""
         self._sites += 1
         self.say(f"provisioning {concentrators * meters_each:,} meters of {concentrators} concentrators")
         with made(self.executor, f"bench_{self._sites}", concentrators, meters_each) as site:
@@ -63,7 +63,7 @@ class Bench:
 
     @contextmanager
     def stack(self, site: Site, *, rowwise: bool = False) -> Iterator[Stack]:
-        """Web, worker and schedule on a site, or the web alone with the row-by-row view."""
+        """Run web, worker and schedule on a site, or only the web with the row-by-row view."""
         number = int(site.name.rpartition("_")[2])
         env = {
             **self.env,
@@ -81,12 +81,12 @@ class Bench:
         return url._replace(path=f"/{quote(name)}").geturl()
 
     def seal(self, site: Site, frames: int) -> list[list[bytes]]:
-        """The site's next frames, whole intervals of all its meters, at least one."""
+        """Seal the site's next frames: whole intervals of all its meters, at least one."""
         intervals = max(1, round(frames / site.fleet.size))
         return fleets.seal(self.executor, site.fleet, site.next_interval, intervals)
 
     def warm(self, site: Site, running: Stack) -> None:
-        """Caches, prepared statements and connections as they are after a while: every meter seen by each worker."""
+        """Warm up caches, prepared statements and connections: every worker meets every meter."""
         frames = self.seal(site, 1)
         for _ in range(3):
             site.use()
@@ -97,7 +97,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """The amounts to measure."""
 
     rounds: int
     frames: int
@@ -106,7 +106,7 @@ class Sizes:
 
 
 def against_floor(bench: Bench, site: Site, running: Stack, sizes: Sizes, *, with_system: bool) -> None:
-    """Floor and system in turn, on the same frames and a fresh database each time."""
+    """Measure floor and system in turn, on the same frames and a fresh database each time."""
     frames = bench.seal(site, sizes.frames)
     site.use()
     with floor.started(bench.database_url(site.name), *site.floor_rows()) as bare:
@@ -129,7 +129,7 @@ def against_floor(bench: Bench, site: Site, running: Stack, sizes: Sizes, *, wit
 
 
 def at_half_load(bench: Bench, site: Site, running: Stack, sizes: Sizes) -> None:
-    """From post to verdict at half of the highest rate, where queues do not hide it."""
+    """Measure from post to verdict at half the highest rate, so that queues do not dominate."""
     frames = bench.seal(site, sizes.frames)
     for size, runs in bench.results.system.items():
         few = [block[: size * max(1, MAX_LATENCY_UPLINKS // len(frames))] for block in frames]
@@ -141,7 +141,7 @@ def at_half_load(bench: Bench, site: Site, running: Stack, sizes: Sizes) -> None
 
 
 def against_rowwise(bench: Bench, site: Site, running: Stack, sizes: Sizes, size: int = 1000) -> None:
-    """The system and the same job row by row, in turn."""
+    """Measure the system and the same job row by row, in turn."""
     frames = bench.seal(site, sizes.frames)
     few = [frame for turn in zip(*frames, strict=True) for frame in turn][: sizes.rowwise_frames]
     with bench.stack(site, rowwise=True) as slow:
@@ -159,7 +159,7 @@ def against_rowwise(bench: Bench, site: Site, running: Stack, sizes: Sizes, size
 
 
 def growth(bench: Bench, base: Site, base_stack: Stack, sizes: Sizes, meters: list[int], readings: list[int]) -> None:
-    """The base and a grown site in turn, uplinks of 1,000 frames: more meters, then more standing readings."""
+    """Measure the base and a grown site in turn, in uplinks of 1,000 frames: more meters, then more stored readings."""
     base_frames = bench.seal(base, sizes.frames)
     for number in meters:
         concentrators = max(10, number // 1000)
@@ -183,7 +183,7 @@ def growth(bench: Bench, base: Site, base_stack: Stack, sizes: Sizes, meters: li
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The base and a grown site, in turn. The grown one goes on from interval to interval; nothing of it is emptied."""
+    """The base and a grown site in turn. The grown one continues from interval to interval and is never emptied."""
 
     bench: Bench
     base: Site
@@ -194,20 +194,22 @@ class _Pairs:
     sizes: Sizes
 
     def of_all(self, what: str) -> None:
-        """All concentrators post. Rounds to warm up come first: after each, a worker has yet to meet half as many."""
+        """Let all concentrators post. Warm-up rounds come first: each halves the meters that a worker has yet
+        to meet.
+        """
         for _ in range(WARM_ROUNDS):
             self._measured(self.site)
         for _ in range(self.sizes.rounds):
             self._told(what, *self._measured(self.site))
 
     def of_the_base_load(self, what: str) -> None:
-        """Others of the concentrators post in each round, as many as the base has; all were met before."""
+        """Let other concentrators post in each round, as many as the base has; all were met before."""
         number, first_interval = len(self.base.tokens), self.site.next_interval
         for first in range(0, min(self.sizes.rounds * number, len(self.site.tokens) - number + 1), number):
             self._told(what, *self._measured(self.site.part(first, first + number, first_interval)))
 
     def _measured(self, part: Site) -> tuple[SystemRun, SystemRun]:
-        """The base, and the grown site or a part of it that posts the next intervals of its meters."""
+        """Measure the base, then the grown site or a part of it with the next intervals of its meters."""
         frames = self.bench.seal(part, self.sizes.frames)
         after = part.next_interval + len(frames[0]) // len(part.fleet.titles[0])
         self.site.next_interval = max(self.site.next_interval, after)
@@ -227,7 +229,7 @@ class _Pairs:
 
 
 def pages(bench: Bench, meters: int, requests: int) -> None:
-    """Every page of a head-end of so many meters, its downloads, and users beside ingest."""
+    """Measure every page of a head-end with this many meters, its downloads, and users beside ingest."""
     name = million.ready(meters, bench.say)
     env = {
         **bench.env,

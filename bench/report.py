@@ -69,7 +69,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def machine() -> str:
-    """What it ran on, in a line."""
+    """Describe the machine in one line."""
     memory_gib = psutil.virtual_memory().total / 2**30
     return f"{os.cpu_count()} CPUs, {memory_gib:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
 
@@ -163,7 +163,7 @@ def _rewrap(results: Results) -> Table:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """The percentile of values; the only value of one."""
+    """Return a percentile of values, or the only value."""
     return quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]
 
 

@@ -1,6 +1,6 @@
 """Rotation of the master key against a bare loop: open, seal, one batched UPDATE and one commit per 1,000 keys.
 
-Both in one process, both over every stored key of a site, both from one version to the next.
+Both run in one process over every stored key of a site, from one version to the next.
 """
 
 import base64
@@ -31,7 +31,7 @@ _UPDATE = """UPDATE keyvault_devicekey k SET wrapped = n.wrapped, master_key_ver
 
 
 def against_bare_loop(bench: Bench, site: Site, rounds: int) -> None:
-    """The bare loop and the rotation in turn, each over all keys of the site."""
+    """Measure the bare loop and the rotation in turn, each over all keys of the site."""
     site.use()
     logging.getLogger("keyvault.audit.chain").setLevel(logging.WARNING)  # two lines a round
     with psycopg.connect(bench.database_url(site.name)) as bare:
@@ -50,9 +50,9 @@ def against_bare_loop(bench: Bench, site: Site, rounds: int) -> None:
 
 
 def _rotation() -> float:
-    """Keys a second that a rotation rewraps in this process."""
+    """Return the keys a second that a rotation rewraps in this process."""
     MasterKeyRotation.objects.all().delete()
-    master_key.provider().add_version()  # begin() takes it up: what is timed is the rewrapping
+    master_key.provider().add_version()  # begin() uses it, so that only the rewrapping is timed
     rotation = rewrap.begin(BATCH, Actor("bench", "bench"))
     began = time.perf_counter()
     while rewrap.rewrap_batch(rotation.pk):
@@ -68,7 +68,7 @@ def _rotation() -> float:
 
 
 def _bare(database: "psycopg.Connection[tuple[int, bytes, int, bytes]]", to_version: int) -> float:
-    """Keys a second of the bare loop."""
+    """Return the keys a second of the bare loop."""
     rows = json.loads(Path(os.environ["MASTER_KEY_FILE"]).read_text())["versions"]
     keys = {row["version"]: AESGCM(base64.b64decode(row["key"])) for row in rows}
     protected = cbor2.dumps({1: 3, 4: to_version.to_bytes(4, "big")})

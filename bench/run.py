@@ -1,4 +1,4 @@
-"""One run of the benchmark: the parts that were asked for, in turn."""
+"""One run of the benchmark: the selected parts in turn."""
 
 import argparse
 import os
@@ -14,13 +14,13 @@ from keyvault import master_key
 
 
 def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
-    """Measure, print the tables, write the JSON. Django is set up, the services run."""
+    """Measure, print the tables, write the JSON. Django is set up and the services run."""
     began = time.monotonic()
 
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - began:6.1f} s] {text}", markup=False, highlight=False)
 
-    if not Path(os.environ["MASTER_KEY_FILE"]).exists():  # else kept with the database that needs it
+    if not Path(os.environ["MASTER_KEY_FILE"]).exists():  # otherwise it was kept with the database that needs it
         master_key.init(Path(os.environ["MASTER_KEY_FILE"]))
     with fleet.pool() as executor:
         bench = Bench(folder, dict(os.environ), executor, say)

@@ -1,4 +1,4 @@
-"""A site to measure: a database with its fleet provisioned, and how it is set back between measurements."""
+"""A site to measure: a database with its provisioned fleet, which can be reset between measurements."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +26,7 @@ from keyvault.device_keys.provisioning import NewKey
 
 TEMPLATE = "bench_template"
 _ASSIGNED_FOR = timedelta(days=90)
-_START_AGO = timedelta(days=30)  # small fleets go through many intervals
+_START_AGO = timedelta(days=30)  # small fleets use up many intervals
 _SLICE = 20_000
 _EMPTIED = (
     "meters_reading, concentrators_integrityfailure, concentrators_failuretally, concentrators_intervaltotal,"
@@ -35,12 +35,12 @@ _EMPTIED = (
 
 
 class WrongResultError(Exception):
-    """The head-end did not end up with what was posted: the figures would mean nothing."""
+    """The head-end did not store what was posted, so the figures would mean nothing."""
 
 
 @dataclass
 class Site:
-    """A database, its fleet, and how far its meters' intervals have got."""
+    """A database, its fleet, and the next interval of its meters."""
 
     name: str
     fleet: Fleet
@@ -52,13 +52,13 @@ class Site:
         use_database(self.name)
 
     def part(self, first: int, end: int, next_interval: int) -> "Site":
-        """The concentrators from ``first`` to before ``end`` alone, whose meters have got to ``next_interval``."""
+        """Return a site of the concentrators in [first, end), with ``next_interval`` for their meters."""
         fleet = self.fleet
         part = Fleet(fleet.start_s, fleet.titles[first:end], fleet.device_keys[first:end], fleet.meters[first:end])
         return Site(self.name, part, self.tokens[first:end], next_interval)
 
     def bodies(self, frames: list[list[bytes]], size: int) -> list[Body]:
-        """Uplinks of ``size`` frames; the concentrators take turns."""
+        """Return uplinks of ``size`` frames; the concentrators alternate."""
         blocks = [
             [Body(token, encode_sequence(block[at : at + size])) for at in range(0, len(block), size)]
             for token, block in zip(self.tokens, frames, strict=True)
@@ -66,7 +66,7 @@ class Site:
         return [body for turn in zip(*blocks, strict=True) for body in turn]
 
     def reset(self) -> None:
-        """Empty readings, uplinks and totals; counters as before ``next_interval``, in a table without bloat."""
+        """Empty readings, uplinks and totals; set counters to before ``next_interval``, in a table without bloat."""
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE {_EMPTIED}")
             cursor.execute("TRUNCATE keyvault_invocationcounter")
@@ -78,7 +78,7 @@ class Site:
         settle("keyvault_invocationcounter")
 
     def preload(self, readings: int) -> None:
-        """At least so many readings of the fleet in the intervals before its first."""
+        """Store at least this many readings of the fleet, in intervals before its first."""
         intervals = -(-readings // (self.fleet.size * len(fleets.REGISTERS)))
         with connection.cursor() as cursor:
             cursor.execute(
@@ -93,7 +93,7 @@ class Site:
         settle("meters_reading")
 
     def floor_rows(self) -> tuple[dict[bytes, MeterRow], dict[str, tuple[int, int]]]:
-        """What the floor holds in memory: meters by kid, and (id, interval minutes) of registers by OBIS code."""
+        """Return the floor's data: meters by kid, and (id, interval minutes) of registers by OBIS code."""
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT k.system_title, m.id, k.id FROM keyvault_devicekey k"
@@ -111,7 +111,7 @@ class Site:
         return meters, registers
 
     def check(self, frames: int, first_uplink: int = 0, *, with_totals: bool = True) -> None:
-        """Raises WrongResultError unless every frame since that uplink was accepted and its readings stand."""
+        """WrongResultError unless every frame since that uplink was accepted and its readings are stored."""
         accepted = Uplink.objects.filter(pk__gt=first_uplink).aggregate(n=Sum("accepted"))["n"]
         if accepted != frames:
             raise WrongResultError(f"{accepted} of {frames} frames were accepted")
@@ -122,7 +122,7 @@ class Site:
             )
             stored = cursor.fetchone()[0]
         if stored != frames * len(fleets.REGISTERS):
-            raise WrongResultError(f"{stored} readings stand, not {frames * len(fleets.REGISTERS)}")
+            raise WrongResultError(f"{stored} readings are stored, not {frames * len(fleets.REGISTERS)}")
         if with_totals and totals.compare(datetime.fromtimestamp(self.fleet.start_s, UTC), datetime.now(UTC)):
             raise WrongResultError("the totals do not agree with the readings")
 
@@ -133,7 +133,9 @@ def use_database(name: str) -> None:
 
 
 def settle(*tables: str) -> None:
-    """Statistics and visibility as a database at rest has them, and no earlier writes left to the clock."""
+    """Bring statistics and visibility to those of a database at rest, and flush earlier writes before the clock
+    starts.
+    """
     with connection.cursor() as cursor:
         for table in tables:
             cursor.execute(f"VACUUM (ANALYZE) {table}")
@@ -141,7 +143,7 @@ def settle(*tables: str) -> None:
 
 
 def make_template() -> None:
-    """The migrated, empty database that every site is a copy of."""
+    """Make the migrated, empty database that is copied for every site."""
     create_database(TEMPLATE, "template0")
     use_database(TEMPLATE)
     call_command("migrate", verbosity=0)
@@ -151,7 +153,7 @@ def make_template() -> None:
 
 @contextmanager
 def made(executor: ProcessPoolExecutor, name: str, concentrators: int, meters_each: int) -> Iterator[Site]:
-    """A database of that name with a provisioned fleet; dropped when the block ends."""
+    """Make a database of that name with a provisioned fleet; drop it when the block ends."""
     start = (datetime.now(UTC) - _START_AGO).replace(minute=0, second=0, microsecond=0)
     fleet = fleets.make(executor, concentrators, meters_each, int(start.timestamp()))
     create_database(name, TEMPLATE)
@@ -171,7 +173,7 @@ def create_database(name: str, template: str) -> None:
 
 
 def _provision(fleet: Fleet, since: datetime) -> list[str]:
-    """Keys through the vault; meters and assignments by COPY. Gives the concentrators' tokens."""
+    """Provision keys through the vault, meters and assignments by COPY. Return the concentrators' tokens."""
     titles = [title for block in fleet.titles for title in block]
     keys = [key for block in fleet.device_keys for key in block]
     entries = [

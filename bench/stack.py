@@ -50,7 +50,7 @@ class Stack:
             time.sleep(0.1)
 
     def check(self) -> None:
-        """Raises StackError where a process has ended."""
+        """StackError if a process has ended."""
         for name, process in self.processes.items():
             if process.poll() is not None:
                 raise StackError(f"{name} ended:\n{self.log(name).read_text(errors='replace')[-2000:]}")
@@ -80,7 +80,7 @@ class Stack:
 
 @contextmanager
 def running(folder: Path, env: Mapping[str, str], *, web_only: bool = False) -> Iterator[Stack]:
-    """The processes until the block ends; ``folder`` takes their logs."""
+    """Run the processes until the block ends; ``folder`` takes their logs."""
     folder.mkdir(parents=True, exist_ok=True)
     stack = Stack(_free_port(), dict(env), folder)
     try:
@@ -95,7 +95,7 @@ def running(folder: Path, env: Mapping[str, str], *, web_only: bool = False) -> 
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its descendants, those that ended included."""
+    """Return the CPU time of a process and its descendants, including ended ones."""
     total = 0.0
     root = psutil.Process(pid)
     for process in [root, *root.children(recursive=True)]:
@@ -106,7 +106,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_octets(pid: int) -> int:
-    """Memory of a process and its descendants; pages that they share count once (PSS)."""
+    """Return the memory of a process and its descendants; shared pages count once (PSS)."""
     total = 0
     root = psutil.Process(pid)
     for process in [root, *root.children(recursive=True)]:
@@ -117,7 +117,7 @@ def memory_octets(pid: int) -> int:
 
 
 def service_pids() -> dict[str, int]:
-    """The embedded PostgreSQL and Redis: children of this process."""
+    """Return the pids of the embedded PostgreSQL and Redis, which are children of this process."""
     names = {"postgres": "PostgreSQL", "redis-server": "Redis"}
     found = {}
     for child in psutil.Process(os.getpid()).children():

@@ -208,7 +208,7 @@ def test_an_empty_list_says_what_would_stand_there(admin_client: Client) -> None
     assert PlaceAdmin.when_empty in unescape(nothing)
     assert "Add place" in nothing
     found_nothing = admin_client.get(list_of(Place), {"q": "nowhere"}).content.decode()
-    assert "No row fits the search and the filters." in found_nothing
+    assert "No row matches the search and the filters." in found_nothing
     assert PlaceAdmin.when_empty not in unescape(found_nothing)
 
 

@@ -67,7 +67,7 @@ def test_an_export_from_request_to_file(typed: io.StringIO, tmp_path: Path) -> N
         call_command("export_keys", *export)
     say(typed, "ben's")
     said = run("approve", str(number), "--account", "ben")
-    assert "ann asks to export the keys of 1 meter" in said
+    assert "ann requests to export the keys of 1 meter" in said
     assert "to the laboratory" in said
     assert f"Approved {number}" in said
     listed = run("list")

@@ -71,7 +71,7 @@ def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.Capture
     assert listed.count("MiB, kept until") == 2
     call_command("backup", "prune", "--dry-run")
     assert "Nothing to prune" in capsys.readouterr().out  # the newest is kept, the other's time has not come
-    with pytest.raises(CommandError, match="is the newest whole backup"):
+    with pytest.raises(CommandError, match="is the newest complete backup"):
         call_command("backup", "prune", second.name)
     with pytest.raises(CommandError, match="no kept backup nothing"):
         call_command("backup", "prune", "nothing")
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_told(folder: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CommandError, match=r"cannot write to .*file"):
         call_command("backup", "create", "--to", str(tmp_path / "file"))
-    with pytest.raises(CommandError, match="--keep-days takes a number"):
+    with pytest.raises(CommandError, match="--keep-days must be a number"):
         call_command("backup", "create", "--keep-days", "-1")
 
 
@@ -128,7 +128,7 @@ def test_programs_of_a_wrong_version_or_none_are_told(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert programs.find("pg_dump").major >= 16  # the embedded database's
     monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
-    with pytest.raises(ProgramError, match=rf"{old} is of version 9: install .*postgresql-client-\d+"):
+    with pytest.raises(ProgramError, match=rf"{old} is version 9: install .*postgresql-client-\d+"):
         programs.find("pg_dump")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(ProgramError, match="none was found"):
@@ -146,7 +146,7 @@ def test_what_is_no_whole_backup_is_not_restored(folder: Path, tmp_path: Path) -
     step = lambda name, total: lambda done: None  # noqa: E731
     journals = [tmp_path / "journal"]
     master = master_key.current()
-    with pytest.raises(BackupError, match="no whole backup"):
+    with pytest.raises(BackupError, match="not a complete backup"):
         restoring.examine(tmp_path, journals, step)
     text = (backup / "manifest.json").read_text()
     for changed, words in (
@@ -159,12 +159,12 @@ def test_what_is_no_whole_backup_is_not_restored(folder: Path, tmp_path: Path) -
             manifest.read(backup, master)
     (backup / "manifest.json").write_text(text)
     dump = (backup / "database.dump").read_bytes()
-    for octets, words in ((dump[:-1], "half a backup"), (dump[:-1] + b"!", "another SHA-256")):
+    for octets, words in ((dump[:-1], "the backup is incomplete"), (dump[:-1] + b"!", "another SHA-256")):
         (backup / "database.dump").write_bytes(octets)
         with pytest.raises(BackupError, match=words):
             restoring.examine(backup, journals, step)
     (backup / "database.dump").write_bytes(dump)
-    with pytest.raises(BackupError, match="does not hold the record of backup"):
+    with pytest.raises(BackupError, match="lacks the record of backup"):
         restoring.examine(backup, [tmp_path / "backups"], step)
     restoring.examine(backup, [tmp_path / "backups"], step, incomplete=True)
     restoring.examine(backup, journals, step)
@@ -181,7 +181,7 @@ def test_a_restore_that_was_killed_is_begun_again(folder: Path, tmp_path: Path) 
         cursor.execute(f"ALTER SCHEMA public RENAME TO {ours.ASIDE}")
         ours._make_public()
     ignore = lambda octets: None  # noqa: E731
-    with pytest.raises(BackupError, match="run that again, with --replace"):
+    with pytest.raises(BackupError, match="run that restore again, with --replace"):
         restoring.load(backup / "database.dump", ignore, replace=False)
     broken = tmp_path / "broken.dump"
     broken.write_bytes((backup / "database.dump").read_bytes()[:-9000])
@@ -218,7 +218,7 @@ def test_a_new_machine_is_restored_with_the_embedded_database(folder: Path, tmp_
         return warm.run([sys.executable, "manage.py", *words], env)
 
     done = manage("restore", str(backup))
-    assert (done.returncode, "Verification goes on" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "Verification continues" in done.stdout) == (0, True), done.stderr
     assert not embedded.running(tmp_path / "var")
     done = manage("restore_drill", manage("backup").stdout.strip(), "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -227,7 +227,7 @@ def test_a_new_machine_is_restored_with_the_embedded_database(folder: Path, tmp_
 
 @pytest.mark.parametrize("words", [[], ["somewhere", "--replay"]])
 def test_restore_asks_for_one_of_two(words: list[str]) -> None:
-    with pytest.raises(CommandError, match="Name the backup to restore; or --replay"):
+    with pytest.raises(CommandError, match="Name the backup to restore, or --replay"):
         call_command("restore", *words)
 
 

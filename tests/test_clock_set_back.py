@@ -84,7 +84,7 @@ def test_an_uplink_of_the_future_is_a_finding(now: datetime) -> None:
     clock = checks._clock_of_all(now)
     assert clock.found == "an uplink was received 3418 s in the future: a clock was ahead, or is behind now"
     for to_do in (backlog.to_do, clock.to_do):
-        assert "Where they are right, one was ahead when this was stored" in to_do
+        assert "If they are right, one was ahead when this was stored" in to_do
         assert "Nothing waits for that time" in to_do
     assert "once 1,000 uplinks have come since" in clock.to_do
     found = site.queue_lag(Rule(period_minutes=10), [], now)

@@ -152,7 +152,7 @@ def test_up_starts_again_what_is_killed(var_dir: Path) -> None:
             the(leader.children(), *words).kill()
         for name in ("redis", "postgres"):
             next(one for one in leader.children() if one.name().startswith(name)).kill()
-        wait_for("each is started again", lambda: output.read_text().count(": it is started again, ") >= 5, START_S)
+        wait_for("each is started again", lambda: output.read_text().count(": it is restarted, ") >= 5, START_S)
         wait_for("all of it answers", lambda: answers(port) and is_well(var_dir), START_S)
         processes = {*before, *family(leader)}
         process.terminate()
@@ -185,7 +185,7 @@ def test_up_ends_whole_when_a_process_ends_again_and_again(var_dir: Path) -> Non
     assert len(killed) == 6
     assert not [one for one in processes if is_living(one)]
     said = (var_dir.parent / "output").read_text()
-    assert "The process beat ended 6 times within a minute, the last time exit code -9: everything stopped." in said
+    assert "The process beat ended 6 times within a minute, the last time exit code -9: everything was stopped." in said
 
 
 @pytest.mark.parametrize("command", ["up", "demo"])
@@ -209,7 +209,7 @@ def test_summary_prints_figures(capsys: pytest.CaptureFixture[str]) -> None:
     "words", [["--minutes", "0"], ["--minutes", "inf"], ["--minutes", "1e12"], ["--every", "nan"], ["--every", "-1"]]
 )
 def test_summary_refuses_numbers_that_are_none(words: list[str]) -> None:
-    with pytest.raises(CommandError, match="takes a number above 0"):
+    with pytest.raises(CommandError, match="must be a number above 0"):
         call_command("summary", *words)
 
 

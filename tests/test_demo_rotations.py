@@ -97,7 +97,7 @@ def test_the_command_tells_what_it_begins(fleet: None) -> None:
     out = StringIO()
     call_command("demo_rotations", "--once", stdout=out)
     assert out.getvalue().startswith("begins wave")
-    with pytest.raises(CommandError, match="--every takes"):
+    with pytest.raises(CommandError, match="--every must be"):
         call_command("demo_rotations", "--every", "0")
 
 

@@ -43,7 +43,7 @@ def failed() -> set[str]:
 
 def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
     live_stack.start("beat")
-    wait_for("the rules are looked at", lambda: Rule.objects.exclude(evaluated_at=None).exists())
+    wait_for("the rules are evaluated", lambda: Rule.objects.exclude(evaluated_at=None).exists())
     done = live_stack.manage("doctor", "--json")
     assert {finding["name"]: finding["well"] for finding in json.loads(done.stdout)} == dict.fromkeys(
         [
@@ -70,11 +70,11 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
     live_stack.stop("worker")
     live_stack.start("alerts", worker_command(1, ["alerts", "background"]))
     done = live_stack.manage("doctor")
-    assert "FAIL  workers: none takes from the queue uplinks" in done.stdout
+    assert "FAIL  workers: no worker serves the queue uplinks" in done.stdout
     live_stack.stop("alerts")
     done = live_stack.manage("doctor")
     assert done.returncode == 1
-    assert "FAIL  workers: none lives\n      Start them: " in done.stdout
+    assert "FAIL  workers: none is running\n      Start them: " in done.stdout
 
 
 def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:
@@ -139,7 +139,7 @@ def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
 
 def test_a_server_elsewhere_is_looked_for_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("django.conf.settings.REDIS_URL", embedded.redis_url(tmp_path))
-    assert checks.broker().to_do == "Check the address, the network and that the server runs."
+    assert checks.broker().to_do == "Check the address, the network, and whether the server runs."
 
 
 @pytest.mark.django_db
@@ -189,9 +189,9 @@ def test_rules_that_nobody_looks_at_or_can_look_at_are_found() -> None:
     assert failed() == {"workers", "schedule", "database role", "alerts"}
     assert f"{rule.name}: OperationalError: no room" in findings()["alerts"].found
     Rule.objects.update(last_error="", evaluated_at=timezone.now() - checks.EVALUATED_LATE - timedelta(seconds=1))
-    assert findings()["alerts"].found.startswith("no rule was looked at since")
+    assert findings()["alerts"].found.startswith("no rule has been evaluated since")
     Rule.objects.update(evaluated_at=None)
-    assert findings()["alerts"].found == "no rule was looked at yet"
+    assert findings()["alerts"].found == "no rule has been evaluated yet"
     Rule.objects.update(is_enabled=False)
     assert failed() == {"workers", "schedule", "database role"}
 

@@ -22,7 +22,7 @@ _HOMES = {
         r"\}\) (\{'<'|[<>] \()|\(\w+, id\) [<>] \(%s",
         "ami_headend/core/keyset.py",
     ),
-    "what stands in one line of a file": (r"stands in line \{", "ami_headend/core/tables.py"),
+    "which value of a column occurs twice": (r"is already in line \{", "ami_headend/core/tables.py"),
     "which assignments hold": (r"Q\(valid_to__gt=\w+\), valid_from__lte", "concentrators/fleet/assignments.py"),
 }
 APPS = ("ami_headend", "concentrators", "meters", "keyvault")

@@ -77,11 +77,11 @@ def test_a_manifest_that_is_not_proven_or_of_another_backup_is_left_alone(folder
         with pytest.raises(CommandError, match=words):
             call_command("backup", "prune")
     (old / "manifest.json").unlink()
-    with pytest.raises(CommandError, match="no whole backup"):
+    with pytest.raises(CommandError, match="not a complete backup"):
         call_command("backup", "prune")
     (old / "manifest.json").write_bytes(own)
     (old / "notes.txt").write_text("mine")
-    with pytest.raises(CommandError, match=r"holds 'notes\.txt', which is no file of a backup"):
+    with pytest.raises(CommandError, match=r"holds 'notes\.txt', which is not a file of a backup"):
         call_command("backup", "prune")
     assert (old / "database.dump").is_file()
 
@@ -90,7 +90,7 @@ def test_no_link_is_followed(folder: Path, tmp_path: Path) -> None:
     old, victim = made(folder), precious(tmp_path)
     moved = old.rename(tmp_path / "moved")
     old.symlink_to(moved)
-    with pytest.raises(CommandError, match=r"is no folder that manage\.py backup has made"):
+    with pytest.raises(CommandError, match=r"is not a folder that manage\.py backup made"):
         call_command("backup", "prune")
     old.unlink()
     moved.rename(old)
@@ -126,7 +126,7 @@ def test_a_pruning_that_was_killed_is_ended_by_the_next(folder: Path, step: str)
 
 def test_what_is_gone_already_is_forgotten(folder: Path) -> None:
     shutil.rmtree(made(folder))
-    assert prune(folder) == ["forgotten; its files are not here"]
+    assert prune(folder) == ["removed from the list; its files are not here"]
 
 
 def test_what_a_killed_backup_left_is_swept_by_the_next(folder: Path) -> None:

@@ -110,7 +110,7 @@ def test_who_is_frozen_is_replaced(stack: Stack, kind: str, trouble: signal.Sign
     story = Story(done)
     supervise(story, {kind: hanging(command) if trouble == signal.SIGUSR2 else command}, stack.env)
     assert story.count(f"The process {kind} gave no sign of life for 8 s: killed") == 1
-    assert story.count(f"The process {kind} ended (exit code -9): it is started again") == 1
+    assert story.count(f"The process {kind} ended (exit code -9): it is restarted") == 1
     with pytest.raises(ProcessLookupError):
         os.kill(frozen[0], 0)
 

@@ -1,1 +1,1 @@
-"""Alerts: rules that look at the head-end's state, what they found, and telling people and other systems of it."""
+"""Alerts: rules that check the state of the head-end, alerts they raise, and messages to people and other systems."""

@@ -31,7 +31,7 @@ _ROW_FIELDS = ("selector", "threshold", "period_minutes")
 
 
 class AuditedAdmin(LargeTableAdmin):
-    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say so."""
+    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say why."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
@@ -49,11 +49,11 @@ class AuditedAdmin(LargeTableAdmin):
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)
-        actions.pop("delete_selected", None)  # one at a time, so that each is recorded
+        actions.pop("delete_selected", None)  # one at a time, so that each deletion is recorded
         return actions
 
     def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        messages.error(request, f"Nothing was changed, as it could not be recorded: {error}")
+        messages.error(request, f"Nothing was changed, because it could not be recorded: {error}")
         return HttpResponseRedirect(request.get_full_path())
 
 
@@ -61,7 +61,7 @@ class AuditedAdmin(LargeTableAdmin):
 class RuleAdmin(AuditedAdmin):
     """Rules: condition, thresholds, and how often receivers are reminded."""
 
-    when_empty = "No rule looks for anything: no alert is raised."
+    when_empty = "There is no rule, so no alert is raised."
     form = RuleForm
     list_display = ["name", "what", "state", "severity_name", "open_alerts", "last_evaluated"]
     list_filter = ["condition", "is_enabled"]
@@ -86,8 +86,8 @@ class RuleAdmin(AuditedAdmin):
         return [*parts, "severity", "quiet_minutes", "is_enabled", "state", "last_evaluated", "last_error"]
 
     def save_model(self, request: HttpRequest, obj: Rule, form: Any, change: bool) -> None:
-        told = rules.save(obj, web_actor(request), timezone.now())
-        transaction.on_commit(lambda: tasks.enqueue(told))
+        channel_ids = rules.save(obj, web_actor(request), timezone.now())
+        transaction.on_commit(lambda: tasks.enqueue(channel_ids))
 
     def delete_model(self, request: HttpRequest, obj: Rule) -> None:
         rules.delete(obj, web_actor(request))
@@ -128,11 +128,11 @@ class RuleAdmin(AuditedAdmin):
 
 @admin.register(Channel)
 class ChannelAdmin(AuditedAdmin):
-    """Channels, each with its receivers. The signing secret of a webhook is shown once, when it is made."""
+    """Channels with their receivers. The signing secret of a webhook is shown once, when it is made."""
 
     when_empty = (
-        "Nobody is told of alerts yet: they stand on the page Alerts alone. Add a channel, e-mail or webhook, and send "
-        "a test."
+        "Nobody is notified of alerts yet: they appear only on the page Alerts. Add a channel, e-mail or webhook, "
+        "and send a test."
     )
     form = ChannelForm
     list_display = ["name", "kind", "least_severity", "health", "last_delivered"]
@@ -171,14 +171,19 @@ class ChannelAdmin(AuditedAdmin):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """Lists what is deleted: the channel, its secrets and its conversations. Its messages stay."""
-        return [f"{channel}, its signing secrets and what waits; its messages stay" for channel in objs], {}, set(), []
+        """Return what is deleted: the channel, its secrets and its conversations. Its messages stay."""
+        return (
+            [f"{channel}, its signing secrets and its unsent messages; sent messages stay" for channel in objs],
+            {},
+            set(),
+            [],
+        )
 
     def delete_model(self, request: HttpRequest, obj: Channel) -> None:
         channels.delete(obj, web_actor(request), timezone.now())
 
     def response_add(self, request: HttpRequest, obj: Channel, post_url_continue: str | None = None) -> HttpResponse:
-        # The answer itself shows the secret: a message or a redirect would store it on its way.
+        # The answer itself shows the secret: a message or a redirect would store it on the way.
         if obj.shown_once:  # type: ignore[attr-defined]
             return self._show_secret(request, obj, obj.shown_once)  # type: ignore[attr-defined]
         response: HttpResponse = super().response_add(request, obj, post_url_continue)
@@ -192,7 +197,7 @@ class ChannelAdmin(AuditedAdmin):
             return "failing"
         return "delivering" if channel.delivered else "nothing sent yet"  # type: ignore[attr-defined]
 
-    @display(description="delivered last")
+    @display(description="last delivery")
     def last_delivered(self, channel: Channel) -> str:
         return shown(channel.delivered)  # type: ignore[attr-defined]
 
@@ -208,7 +213,7 @@ class ChannelAdmin(AuditedAdmin):
         if request.method == "POST":
             notices.test(channel, request.user.get_username(), timezone.now())
             tasks.enqueue([channel.pk])
-            self.message_user(request, "A test message is on its way; what becomes of it stands below within seconds.")
+            self.message_user(request, "A test message is on its way; its outcome appears below within seconds.")
             return HttpResponseRedirect(back)
         context = {"title": f"Send a test to {channel}", "submit_text": "Send", "back": back}
         return form_page(
@@ -230,10 +235,10 @@ class ChannelAdmin(AuditedAdmin):
                 return HttpResponseRedirect(back)
             return self._show_secret(request, channel, secret)
         text = (
-            "A new signing secret is made. For 24 hours messages are signed with the old one, too: give the new one to "
-            "the receiver within that time."
+            "This makes a new signing secret. For 24 hours messages are signed with the old one too: give the new one "
+            "to the receiver within that time."
         )
-        context = {"title": f"A new secret for {channel}", "submit_text": "Make it", "back": back}
+        context = {"title": f"A new secret for {channel}", "submit_text": "Make a new secret", "back": back}
         return form_page(self, request, forms.Form(), text=text, **context)
 
     @action(description="Messages", icon="outbox", permissions=["deliveries"])
@@ -255,7 +260,7 @@ class ChannelAdmin(AuditedAdmin):
             title=f"The secret of {channel}",
             secret=secret,
             shown_once="Signing secret",
-            explanation="Copy it to the receiver now: it is shown this once (Standard Webhooks, whsec_...).",
+            explanation="Copy it to the receiver now: it is shown only once (Standard Webhooks, whsec_...).",
             back=reverse("admin:alerts_channel_change", args=[channel.pk]),
         )
 
@@ -264,7 +269,7 @@ class ChannelAdmin(AuditedAdmin):
 class DeliveryAdmin(ReadOnlyAdmin):
     """Messages, their receivers, and the outcome of each."""
 
-    when_empty = "No message was written yet: no alert that a channel wants, and no test."
+    when_empty = "No message has been written yet: there was neither an alert that a channel wants nor a test."
     list_display = ["created_at", "receiver", "event", "about", "outcome", "attempts"]
     list_filter = [("channel", AutocompleteSelectFilter)]
     list_select_related = ["channel", "alert__rule"]

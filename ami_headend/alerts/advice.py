@@ -1,4 +1,4 @@
-"""What an alert means and what to do about it, for people."""
+"""What each alert means, and what to do about it."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from concentrators.failures.kinds import FailureKind
 
 
 class Advice(NamedTuple):
-    """A sentence or two, and steps in their order."""
+    """A sentence or two, and steps in order."""
 
     meaning: str
     steps: tuple[str, ...]
 
 
 def advice(rule: Rule) -> Advice:
-    """The advice for alerts of a rule."""
+    """Return the advice for alerts of a rule."""
     condition = Condition(rule.condition)
     if condition == Condition.KIND_SEEN:
         explanation = explain(FailureKind(rule.selector))
@@ -25,10 +25,10 @@ def advice(rule: Rule) -> Advice:
 
 _ADVICE = {
     Condition.FAILURE_RATE: Advice(
-        "An unusual share of the frames that came through this concentrator was refused.",
+        "An unusual share of the frames from this concentrator was rejected.",
         (
-            "See which kinds of failure they are: one kind has one cause.",
-            "One meter behind most of them: its key or firmware. Many meters: the concentrator or its link.",
+            "See which kinds of failure they are: failures of one kind usually share a cause.",
+            "If one meter sent most of them, suspect its key or firmware; if many did, the concentrator or its link.",
             "If they are forged, revoke the concentrator's token and give it a new one.",
         ),
     ),
@@ -36,59 +36,59 @@ _ADVICE = {
         "The meter itself reported it, in a frame whose tag verified: an opened cover, a magnet, or the like.",
         (
             "See what else the meter reported around that time, and whether its consumption changed.",
-            "Ask whether an installer was at work there; then acknowledge with a note.",
-            "Otherwise have the meter looked at. If it was opened, its keys may be known: compromise and replace them.",
+            "Find out whether an installer was at work there; then acknowledge with a note.",
+            "Otherwise have the meter inspected. If it was opened, its keys may be known: compromise and replace them.",
         ),
     ),
     Condition.SILENT_METER: Advice(
         "No frame of this meter was accepted for a while, though its concentrator posts.",
         (
-            "Look at the meter's failures: frames may come and be refused, for a key or a clock.",
-            "See when and through whom it was heard last, and whether neighbours went silent with it.",
-            "A new meter that was never heard: are its key and its system title those of the device?",
-            "Out of service on purpose: suspend or retire it, and the alert ends.",
+            "Look at the meter's failures: its frames may arrive but be rejected because of a key or a clock.",
+            "See when and through which concentrator its last frame came, and whether neighbours went silent with it.",
+            "For a new meter that has never sent a frame: are its key and its system title those of the device?",
+            "If it is out of service on purpose, suspend or retire it, and the alert ends.",
         ),
     ),
     Condition.SILENT_CONCENTRATOR: Advice(
-        "The concentrator has not posted for a while. Its meters are not heard either; it keeps their frames for now.",
+        "The concentrator has not posted for a while, nor have its meters through it; it buffers their frames for now.",
         (
             "Is its link up? Ask its operator, or the provider of the line.",
             "Did its token expire, or was it revoked? Look at the tokens on its page.",
-            "Is it refused? 429 or 503 in its log says that it posts too much, or that we are behind.",
-            "Taken down on purpose: set it inactive, and the alert ends.",
+            "Do we refuse it? 429 or 503 in its log says that it posts too much, or that we are behind.",
+            "If it was taken down on purpose, set it inactive, and the alert ends.",
         ),
     ),
     Condition.COMPLETENESS: Advice(
-        "Intervals of this concentrator's meters are missing, two hours and more after they should be there.",
+        "Intervals of this concentrator's meters are missing more than two hours after they were due.",
         (
-            "See which meters lack them: the gaps of each stand on its page.",
+            "See which meters lack them: each meter's page lists its gaps.",
             "Buffered frames count as soon as they come. If the concentrator has a backlog, wait for it.",
-            "Lost for good at the concentrator, but still in the meter: send the meter the command to resend.",
+            "If they are lost at the concentrator but still in the meter, send the meter the command to resend.",
         ),
     ),
     Condition.AGGREGATE_MISMATCH: Advice(
-        "What the concentrator adds up of its hop and mac meters is not what we have of them. It is a fault, and no"
-        " proof of fraud: the concentrator says both, the readings and their sum.",
+        "The concentrator reports a sum for its hop and mac meters that differs from ours. It is a fault, no proof"
+        " of fraud: both the readings and their sum come from the concentrator.",
         (
-            "Its page shows both figures, each with how many meters it is over.",
-            "We have fewer meters: reports are missing. See what was refused, and whether it has a backlog.",
-            "It has fewer: it added up too early, or does not know of a meter. Has it fetched its hop keys since?",
-            "As many, and another sum: its firmware adds up wrongly, or changed a reading. Have it looked at.",
+            "Its page shows both figures, each with its number of meters.",
+            "If we have fewer meters, reports are missing: see which were rejected, and whether it has a backlog.",
+            "If it has fewer, it added up too early or lacks a meter: check whether it has fetched its hop keys since.",
+            "If both have as many, its firmware adds up wrongly or changed a reading: have it examined.",
         ),
     ),
     Condition.ROTATION_STALLED: Advice(
-        "A replacement of keys was begun and does not go on. Nothing is lost, but old keys stay in use.",
+        "A replacement of keys was begun but does not go on. Nothing is lost, but old keys stay in use.",
         (
-            "A wave whose failure budget is spent: see why its commands failed before you resume it with a higher one.",
-            "A wave that nobody steps: see that celery beat and a worker run.",
-            "The master key: manage.py master_key status tells, master_key rotate --resume takes it up again.",
+            "A wave that used up its failure budget: see why its commands failed before you resume it with more.",
+            "A wave that makes no progress: check that celery beat and a worker run.",
+            "The master key: manage.py master_key status shows its state, and master_key rotate --resume continues.",
         ),
     ),
     Condition.KEYS_WORN: Advice(
-        "The meter's key is older than it should be, or nears the number of frames that is safe under one key.",
+        "The meter's key is older than it should be, or close to the number of frames that are safe under one key.",
         (
             "Begin a rotation wave for such meters: manage.py rotate_device_keys begin --older-than DAYS.",
-            "A meter without a usable transfer key cannot take a new one over the air: it takes a shipment or a visit.",
+            "A meter without a usable transfer key cannot take a new key over the air: it needs a shipment or a visit.",
         ),
     ),
     Condition.AGREEMENT_KEY_IN_USE: Advice(
@@ -100,34 +100,34 @@ _ADVICE = {
         ),
     ),
     Condition.AUDIT_BROKEN: Advice(
-        "The record of acts on keys was changed or cut off in the database, by somebody without the audit key.",
+        "Somebody without the audit key changed or cut off the record of acts on keys in the database.",
         (
-            "Treat it as a break-in until it is explained: who has had access to the database?",
-            "manage.py audit verify --head NUMBER:MAC, with a head that was kept elsewhere, tells how far it is sound.",
-            "After a restore without its whole key journal the chain is shorter for good: compare it with an export.",
+            "Treat it as a break-in until it is explained: who had access to the database?",
+            "manage.py audit verify --head NUMBER:MAC, with a head from elsewhere, shows how much of it is sound.",
+            "After a restore without the whole key journal the chain is shorter for good: compare it with an export.",
         ),
     ),
     Condition.MASTER_KEY_DOWN: Advice(
-        "A worker cannot use the master key. Uplinks are taken and wait; none is verified, and none is lost.",
+        "A worker cannot use the master key. Uplinks are accepted but wait; none is verified, and none is lost.",
         (
             "manage.py doctor on the worker's host says what is wrong: the file, its rights, or the token.",
-            "Restore the file from where it is kept. Never make a new one while there are keys.",
+            "Restore the file from its safe copy. Never make a new one while there are keys.",
         ),
     ),
     Condition.QUEUE_LAG: Advice(
-        "Uplinks are taken, but their verification is behind. Nothing is lost; readings come late.",
+        "Uplinks are accepted, but their verification is behind. Nothing is lost; readings come late.",
         (
-            "See that workers run and what their log says: manage.py doctor.",
-            "An uplink that keeps failing shows attempts and its last error on its page.",
-            "If all is well and the load is just high, start more workers.",
+            "Check that workers run, and read their logs: manage.py doctor.",
+            "The page of an uplink that keeps failing shows its attempts and its last error.",
+            "If all is well and only the load is high, start more workers.",
         ),
     ),
     Condition.BACKUP_OVERDUE: Advice(
-        "No whole backup was made for a while. What is lost with the database is lost since the last one.",
+        "No complete backup was made for a while. If the database is lost, so is everything since the last one.",
         (
-            "See why the nightly manage.py backup did not run, or what it said.",
-            "manage.py backup list shows what is kept, and what never became whole.",
-            "With another way of backing up alone, switch this rule off: but then destroy does not know what it needs.",
+            "See why the nightly manage.py backup did not run, or what error it reported.",
+            "manage.py backup list shows which backups there are, and which never became complete.",
+            "If you back up in another way only, switch this rule off; destroy then does not know which keys you need.",
         ),
     ),
 }

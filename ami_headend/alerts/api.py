@@ -1,4 +1,4 @@
-"""REST: alerts, as the pages show them; they are handled there."""
+"""REST: alerts, as the pages show them. Alerts are handled on the pages."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class AlertsQuery(NumberedPageQuery):
 
 
 class AlertSerializer(serializers.Serializer[Any]):
-    """What was found wrong, and what became of it."""
+    """A problem that was found, and its history."""
 
     number = serializers.IntegerField(source="pk")
     rule = serializers.CharField(source="rule.name")

@@ -1,4 +1,4 @@
-"""Channels: made, changed, tested, their secrets made anew. Audited; a secret is given once, to be shown once."""
+"""Channels: create, change, delete, new secrets. Each act is audited; a secret is returned once, to be shown once."""
 
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from keyvault.audit.chain import Actor
 
 @transaction.atomic
 def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
-    """Store a new or changed channel, and write what it is to hear of. Gives the signing secret of a new webhook."""
+    """Store a new or changed channel and write its messages. Return the signing secret of a new webhook."""
     is_new = channel.pk is None
     channel.save()
     chain.record(actor, f"alert_channel.{'create' if is_new else 'change'}", _subject(channel))
@@ -27,9 +27,9 @@ def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
 
 @transaction.atomic
 def rotate_secret(channel: Channel, actor: Actor, now: datetime) -> str:
-    """Make another signing secret; the one before signs beside it for a day. ValueError: no webhook."""
+    """Make a new signing secret; messages are signed with the old one too for a day. ValueError: not a webhook."""
     if channel.kind != ChannelKind.WEBHOOK:
-        raise ValueError(f"{channel} is no webhook: it has no secret")
+        raise ValueError(f"{channel} is not a webhook: it has no secret")
     secret = signing.issue(channel.secret_owner, now)
     chain.record(actor, "alert_channel.rotate_secret", _subject(channel))
     return secret
@@ -37,7 +37,7 @@ def rotate_secret(channel: Channel, actor: Actor, now: datetime) -> str:
 
 @transaction.atomic
 def delete(channel: Channel, actor: Actor, now: datetime) -> None:
-    """Remove a channel with its secrets. What was sent stays, under its name; what was not is given up."""
+    """Remove a channel with its secrets. Sent messages stay under its name; unsent ones are given up."""
     waiting = Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None)
     waiting.update(given_up_at=now, last_error="the channel was removed")
     Delivery.objects.filter(channel=channel).update(channel_name=channel.name)
@@ -47,7 +47,7 @@ def delete(channel: Channel, actor: Actor, now: datetime) -> None:
 
 
 def _subject(channel: Channel) -> dict[str, object]:
-    """What the audit chain tells of a channel; of a webhook the host alone, as paths of some services are secrets."""
+    """Return what the audit chain records of a channel; only the host of a webhook, as some paths contain secrets."""
     return {
         "channel": channel.pk,
         "name": channel.name,

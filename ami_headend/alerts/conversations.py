@@ -1,6 +1,6 @@
 """Conversations in the database: ``conversation.settle`` decides, this module loads and stores.
 
-Locks are taken in one order: channel, alerts by id, conversations by id, deliveries. The caller holds the alerts.
+Locks are taken in one order: channel, alerts by id, conversations by id, deliveries. The caller has locked the alerts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,37 +11,37 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
 from ami_headend.alerts import notices
-from ami_headend.alerts.conversation import MessageType, PendingMessage, Settlement, Told, Truth, Word, settle
+from ami_headend.alerts.conversation import Facts, MessageType, PendingMessage, ReceiverState, Settlement, Word, settle
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Conversation, Delivery, Step
 from ami_headend.core import clock
 
-REPLACED = "no longer so: what came of it is another message, or none"
-LEASE = timedelta(minutes=2)  # longer than any exchange; a worker that died gives its message back after it
+REPLACED = "no longer true: another message replaces it, or none"
+LEASE = timedelta(minutes=2)  # longer than any exchange; the message of a worker that died is free again after it
 
 _UNDELIVERED = Q(delivered_at=None, given_up_at=None)
 _BATCH = 200
 
 
 class _Row(NamedTuple):
-    """A conversation, stored or new, with its alert, its channel where it still hears of it, and its message."""
+    """A stored or new conversation with its alert, channel and pending message."""
 
     conversation: Conversation
     alert: Alert
     channel: Channel
-    is_heard: bool
+    is_reachable: bool
     pending: Delivery | None
 
 
 def locked(alerts: Iterable[int]) -> list[Alert]:
-    """Alerts by their ids, with their rules, locked in their order."""
+    """Return alerts with their rules, locked in the order of their ids."""
     rows = Alert.objects.select_for_update(of=("self",), no_key=True).select_related("rule")
     return list(rows.filter(pk__in=list(alerts)).order_by("pk"))
 
 
 def settle_all(alerts: Sequence[Alert], now: datetime) -> set[int]:
-    """Write, withdraw or put off what receivers are to know of alerts, which the caller has locked.
+    """Write, withdraw or put off messages about alerts that the caller has locked.
 
-    Gives the channels that have something to send. A fixed number of statements, whatever the number of alerts.
+    Return the channels that have something to send. A fixed number of statements, whatever the number of alerts.
     """
     if not alerts:
         return set()
@@ -66,7 +66,7 @@ def settle_all(alerts: Sequence[Alert], now: datetime) -> set[int]:
 
 
 def settle_due(now: datetime) -> set[int]:
-    """Settle the alerts whose conversations are due; gives the channels that have messages to send."""
+    """Settle the alerts whose conversations are due; return the channels that have messages to send."""
     channels: set[int] = set()
     while True:
         with transaction.atomic():
@@ -78,52 +78,52 @@ def settle_due(now: datetime) -> set[int]:
 
 
 def settle_channel(channel: Channel, now: datetime) -> set[int]:
-    """Settle all that a channel is to hear of: it is new, or was changed. In the caller's transaction."""
+    """Settle all conversations of a new or changed channel, in the caller's transaction."""
     unsettled = channel.conversations.filter(word__in=(Word.OPEN.value, Word.UNSURE.value)).values("alert")
     ids = Alert.objects.filter(Q(resolved_at=None) | Q(pk__in=unsettled)).values_list("pk", flat=True)
     return settle_all(locked(ids), now)
 
 
 def awaited() -> Exists:
-    """Of an alert: whether some receiver is still to take a message about it."""
+    """Match alerts about which some receiver has yet to take a message."""
     return Exists(Delivery.objects.filter(_UNDELIVERED, alert=OuterRef("pk")))
 
 
 def is_under_way(delivery: Delivery, now: datetime) -> bool:
-    """Whether a worker sends it: it began less than LEASE ago, by a clock that has not gone back since."""
+    """Whether a worker is sending it: it began less than LEASE ago, by a clock that was not set back since."""
     return clock.is_within(delivery.leased_at, LEASE, now)
 
 
-def told(conversation: Conversation) -> Told:
-    """What its receiver knows."""
-    return Told(Word(conversation.word), conversation.subjects, conversation.disturbed_at, conversation.flaps)
+def receiver_state(conversation: Conversation) -> ReceiverState:
+    """Return what the receiver knows."""
+    return ReceiverState(Word(conversation.word), conversation.subjects, conversation.disturbed_at, conversation.flaps)
 
 
-def note(conversation: Conversation, what: Told) -> None:
-    """Set what its receiver knows; not stored."""
+def note(conversation: Conversation, what: ReceiverState) -> None:
+    """Set what the receiver knows; not stored."""
     conversation.word, conversation.subjects = what.word.value, what.subjects
     conversation.disturbed_at, conversation.flaps = what.disturbed_at, what.flaps
 
 
 def quiet_time(alert: Alert) -> timedelta:
-    """The time for which a receiver that knows of an alert is not reminded."""
+    """Return how long a receiver that knows of an alert is not reminded."""
     return timedelta(minutes=max(1, alert.rule.quiet_minutes))
 
 
 def _rows(alerts: Sequence[Alert]) -> list[_Row]:
-    """Each conversation about the alerts, and each that could begin."""
+    """Return each conversation about the alerts, and each that could begin."""
     of_ids = [alert.pk for alert in alerts]
     stored = Conversation.objects.select_for_update(no_key=True).filter(alert__in=of_ids).order_by("pk")
     standing = {(one.alert_id, one.channel_id, one.recipient): one for one in stored}
     waiting = Delivery.objects.select_for_update(no_key=True).filter(_UNDELIVERED, conversation__isnull=False)
     pending = {one.conversation_id: one for one in waiting.filter(alert__in=of_ids).order_by("pk")}
-    channels = {channel.pk: channel for channel in Channel.objects.all()}  # after what refers to them
+    channels = {channel.pk: channel for channel in Channel.objects.all()}  # read after the rows that refer to them
     by_id = {alert.pk: alert for alert in alerts}
     rows = []
     for (alert_id, channel_id, recipient), one in standing.items():
         channel = channels[channel_id]
-        is_heard = channel.is_enabled and recipient in channel.recipients
-        rows.append(_Row(one, by_id[alert_id], channel, is_heard, pending.get(one.pk)))
+        is_reachable = channel.is_enabled and recipient in channel.recipients
+        rows.append(_Row(one, by_id[alert_id], channel, is_reachable, pending.get(one.pk)))
     for channel in channels.values():
         if channel.is_enabled:
             rows += [
@@ -138,12 +138,12 @@ def _rows(alerts: Sequence[Alert]) -> list[_Row]:
 
 def _settle(row: _Row, now: datetime) -> Settlement:
     alert, waiting = row.alert, row.pending
-    truth = Truth(
+    facts = Facts(
         is_open=alert.resolved_at is None,
         subjects=alert.subjects,
         is_acknowledged=alert.acknowledged_at is not None,
         snoozed_until=alert.snoozed_until,
-        is_heard=row.is_heard,
+        is_reachable=row.is_reachable,
         is_wanted=row.channel.least_severity <= alert.severity,
     )
     pending = None
@@ -151,13 +151,13 @@ def _settle(row: _Row, now: datetime) -> Settlement:
         pending = PendingMessage(
             MessageType(waiting.event), waiting.body["data"]["subjects"], waiting.attempts, is_under_way(waiting, now)
         )
-    return settle(told(row.conversation), pending, truth, quiet_time(alert), now)
+    return settle(receiver_state(row.conversation), pending, facts, quiet_time(alert), now)
 
 
 def _note(conversation: Conversation, what: Settlement) -> bool:
-    """Take over what was settled; gives whether anything changed."""
-    is_changed = (told(conversation), conversation.look_at) != (what.told, what.look_at)
-    note(conversation, what.told)
+    """Set the settled state; return whether anything changed."""
+    is_changed = (receiver_state(conversation), conversation.look_at) != (what.receiver, what.look_at)
+    note(conversation, what.receiver)
     conversation.look_at = what.look_at
     return is_changed
 

@@ -1,4 +1,4 @@
-"""The rules that every head-end begins with. Whoever runs it may change any of them, and switch it off."""
+"""The rules that every new head-end has. Operators may change any of them or switch it off."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -23,11 +23,11 @@ RULES = [
     ("Master key cannot be used", _C.MASTER_KEY_DOWN, "", None, None, Severity.CRITICAL, _HOUR),
     ("Uplinks wait too long", _C.QUEUE_LAG, "", None, 10, Severity.CRITICAL, _HOUR),
     ("Concentrator is silent", _C.SILENT_CONCENTRATOR, "", None, 2 * _HOUR, Severity.WARNING, 12 * _HOUR),
-    ("Many frames refused", _C.FAILURE_RATE, "", 10, _HOUR, Severity.WARNING, 4 * _HOUR),
+    ("Many frames rejected", _C.FAILURE_RATE, "", 10, _HOUR, Severity.WARNING, 4 * _HOUR),
     ("Intervals are missing", _C.COMPLETENESS, "", 98, _DAY, Severity.WARNING, _DAY),
     ("Meter is silent", _C.SILENT_METER, "", None, _DAY, Severity.WARNING, _DAY),
     ("Sums do not agree", _C.AGGREGATE_MISMATCH, "", None, 6 * _HOUR, Severity.WARNING, _DAY),
-    ("Rotation stands still", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),
+    ("Rotation has stalled", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),
     ("Backup is overdue", _C.BACKUP_OVERDUE, "", None, 3 * _DAY, Severity.WARNING, _DAY),
     ("Device keys are due for replacement", _C.KEYS_WORN, "", 1_095, None, Severity.WARNING, _WEEK),
     ("Replaced agreement key in use", _C.AGREEMENT_KEY_IN_USE, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
@@ -35,12 +35,12 @@ RULES = [
 
 
 def make_rules(apps: Any, schema_editor: Any) -> None:
-    """Make those rules, where no rule of the name stands; for ``RunPython``."""
+    """Create these rules unless a rule of the name exists; for ``RunPython``."""
     _make(apps, schema_editor, [rule[0] for rule in RULES])
 
 
 def making(*names: str) -> Callable[[Any, Any], None]:
-    """What makes rules that are new in a release; for ``RunPython``. Others that somebody deleted stay so."""
+    """Return a function that creates the new rules of a release; for ``RunPython``. Deleted rules do not come back."""
     return lambda apps, schema_editor: _make(apps, schema_editor, names)
 
 
@@ -63,7 +63,7 @@ def _make(apps: Any, schema_editor: Any, names: Collection[str]) -> None:
 
 
 def make_first_mark(apps: Any, schema_editor: Any) -> None:
-    """Note how far ids go now: what failed before there were alerts raises none; for ``RunPython``."""
+    """Record the present ids, so that earlier failures raise no alert; for ``RunPython``."""
     database = schema_editor.connection.alias
     ends = {
         field: apps.get_model(app, model).objects.using(database).order_by("-pk").values_list("pk", flat=True).first()

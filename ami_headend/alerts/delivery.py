@@ -1,8 +1,8 @@
-"""Sends messages, with growing pauses between attempts, until a receiver took them or they are out of date.
+"""Sends messages, with growing pauses between attempts, until a receiver takes them or they are out of date.
 
-A message is claimed with a lease and committed, then sent outside of any transaction, then its outcome is stored: a
-receiver holds up no lock, and a worker that dies in between gives the message back when the lease is over. So a
-message goes out at least once; receivers know one again by its id. One message of a channel is under way at a time.
+A worker claims a message with a lease and commits, sends it outside any transaction, and then stores the outcome. So a
+receiver holds up no lock, and the message of a worker that dies is free again when its lease ends. A message goes out
+at least once; receivers recognise it by its id. Each channel sends one message at a time.
 """
 
 import logging
@@ -44,12 +44,12 @@ _FAILURES = (
 
 
 def overdue_channels(now: datetime) -> list[int]:
-    """Channels with messages that are due: their task was lost, or an attempt failed."""
+    """Return channels with messages that are due: their task was lost, or an attempt failed."""
     return sorted(_due(now).filter(channel__isnull=False).values_list("channel", flat=True).distinct())
 
 
 def deliver_for(channel_id: int, seconds: float) -> bool:
-    """Send what a channel has due, for some seconds. Gives whether more is left for this caller."""
+    """Send the due messages of a channel for some seconds. Return whether this caller has more to send."""
     end = time.monotonic() + seconds
     while (delivery := claim(channel_id, timezone.now())) is not None:
         error = _send(delivery)
@@ -60,17 +60,17 @@ def deliver_for(channel_id: int, seconds: float) -> bool:
 
 
 def purge(now: datetime) -> int:
-    """Forget messages that were delivered or given up long ago; gives how many."""
+    """Delete messages that were delivered or given up long ago; return their number."""
     old = Delivery.objects.filter(due_at__lt=now - KEPT).exclude(delivered_at=None, given_up_at=None)
     return old.delete()[0]
 
 
 @transaction.atomic
 def claim(channel_id: int, now: datetime) -> Delivery | None:
-    """Take the oldest message that is due and still so; None where none is, or another worker is at this channel.
+    """Claim the oldest due message that is still true; None if there is none or another worker serves this channel.
 
-    The claim is committed before anything is sent. What another worker claimed and did not send within the lease is
-    claimed again.
+    The claim is committed before anything is sent. A message that another worker claimed and did not send within the
+    lease is claimed again.
     """
     rows = Channel.objects.select_for_update(skip_locked=True, no_key=True)
     channel = rows.filter(pk=channel_id).first()
@@ -80,7 +80,7 @@ def claim(channel_id: int, now: datetime) -> Delivery | None:
     ):
         return None
     while (delivery := _due(now).filter(channel=channel).order_by("pk").first()) is not None:
-        if delivery.alert_id is not None:  # its truth may have changed, or the channel been switched off
+        if delivery.alert_id is not None:  # the alert may have changed, or the channel may have been switched off
             conversations.settle_all(conversations.locked([delivery.alert_id]), now)
             delivery = _due(now).filter(pk=delivery.pk).first()
             if delivery is None:
@@ -101,7 +101,7 @@ def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
 
 @transaction.atomic
 def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
-    """As ``store`` says; gives whether the message is put off. Locks rows of its own alert alone."""
+    """Do what ``store`` says; return whether the message is put off. Locks only rows of its own alert."""
     alerts = conversations.locked([delivery.alert_id]) if delivery.alert_id is not None else []
     conversation = None
     if delivery.conversation_id is not None:
@@ -109,15 +109,17 @@ def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
         conversation = of_id.first()
     row = Delivery.objects.select_for_update(no_key=True).filter(pk=delivery.pk).first()
     if row is None:
-        return False  # forgotten with its alert
+        return False  # deleted with its alert
     is_put_off = False
-    is_ours = row.attempts == delivery.attempts  # otherwise the lease was over, and another has it
+    is_ours = row.attempts == delivery.attempts  # otherwise the lease ended and another worker has it
     if error is None:
-        in_turn = row.given_up_at is None and is_ours
+        in_order = row.given_up_at is None and is_ours
         row.delivered_at, row.last_error, row.leased_at = now, "", None
         if conversation is not None:
             subjects = row.body["data"]["subjects"]
-            known = taken(conversations.told(conversation), MessageType(row.event), subjects, in_turn=in_turn)
+            known = taken(
+                conversations.receiver_state(conversation), MessageType(row.event), subjects, in_order=in_order
+            )
             conversations.note(conversation, known)
             conversation.save(update_fields=["word", "subjects"])
     elif is_ours:
@@ -131,14 +133,14 @@ def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
 
 @transaction.atomic
 def _put_off_behind(pk: int) -> None:
-    """Put off all that waits for a receiver that is down as long as the message that it did not take.
+    """Put off everything else that waits for an unreachable receiver as long as the failed message.
 
-    Apart from the message itself, and past rows that are locked: those belong to other alerts, whose workers may wait
-    for this one's.
+    This runs apart from the message itself and skips locked rows: those belong to other alerts, whose workers may wait
+    for this one.
     """
     first = Delivery.objects.filter(pk=pk).first()
     if first is None:
-        return  # forgotten meanwhile
+        return  # deleted meanwhile
     behind = Delivery.objects.filter(
         channel=first.channel_id, delivered_at=None, given_up_at=None, due_at__lt=first.due_at
     )
@@ -153,7 +155,7 @@ def _due(now: datetime) -> QuerySet[Delivery]:
 
 
 def _send(delivery: Delivery) -> Exception | None:
-    """Send a message outside of any transaction; gives the error, or nothing if it was taken."""
+    """Send a message outside any transaction; return the error, or None if it was taken."""
     channel = delivery.channel
     assert channel is not None  # noqa: S101 - a claimed message has one
     try:
@@ -167,7 +169,7 @@ def _send(delivery: Delivery) -> Exception | None:
 
 
 def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
-    """Put a message off, or give a test up; gives whether it is put off."""
+    """Put a message off, or give a test up; return whether it is put off."""
     delivery.last_error = f"{error}"[:250]
     if delivery.event == MessageType.TEST and now - delivery.created_at >= GIVE_UP_TEST_AFTER:
         delivery.given_up_at = now
@@ -181,7 +183,7 @@ def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
 
 
 def _is_down(error: Exception) -> bool:
-    """Whether the next message fares no better: the receiver is away, rather than refusing this one."""
+    """Whether the next message would fail too: the receiver is unreachable, rather than refusing this one."""
     if isinstance(error, WebhookError):
         return error.is_down
     return not isinstance(error, smtplib.SMTPRecipientsRefused)

@@ -1,4 +1,4 @@
-"""Alerts as e-mail: one plain text message to one address, so that each is known to have it or not."""
+"""Alerts as e-mail: one plain text message to one address, so that delivery is known for each."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +12,13 @@ _WORDS = {MessageType.OPENED: "", MessageType.REMINDED: "still: ", MessageType.R
 
 
 class MailError(Exception):
-    """No mail server is set."""
+    """No mail server is configured."""
 
 
 def send(recipient: str, message_id: str, body: dict[str, Any]) -> None:
-    """Send one message. MailError, SMTPException or OSError where it was not taken."""
+    """Send one message. MailError, SMTPException or OSError if it was not taken."""
     if not settings.EMAIL_URL:
-        raise MailError("EMAIL_URL is not set: there is no mail server to send by")
+        raise MailError("EMAIL_URL is not set: there is no mail server")
     subject, text = (_test if body["type"] == MessageType.TEST else _alert)(body)
     domain = settings.DEFAULT_FROM_EMAIL.rpartition("@")[2].strip("<> ") or "localhost"
     headers = {"Message-ID": f"<{message_id}@{domain}>"}  # the same at every attempt
@@ -29,7 +29,7 @@ def _test(body: dict[str, Any]) -> tuple[str, str]:
     data = body["data"]
     return (
         "[ami-headend] test",
-        f"This is a test of the channel {data['channel']}, asked for by {data['asked_for_by']}.\n",
+        f"This is a test of the channel {data['channel']}, requested by {data['asked_for_by']}.\n",
     )
 
 

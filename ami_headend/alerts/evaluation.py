@@ -1,7 +1,7 @@
-"""Evaluates the rules: opens alerts, continues and ends them. conversations.py settles the messages.
+"""Evaluates the rules: opens, continues and ends alerts. conversations.py settles the messages.
 
-Each rule is evaluated in a transaction of its own, with a fixed number of statements; one that fails leaves its alerts
-as they are and says why, and the others go on. Only one evaluation runs at a time.
+Each rule is evaluated in its own transaction with a fixed number of statements. If one fails, its alerts stay as they
+are, the error is stored, and the other rules go on. Only one evaluation runs at a time.
 """
 
 import logging
@@ -20,19 +20,19 @@ from ami_headend.core.sql import fetch_rows
 
 logger = logging.getLogger(__name__)
 
-_RESTS = 20  # a costly rule rests this many times as long as it took
+_RESTS = 20  # the pause after a costly rule, as a multiple of the time it took
 
 _FOUND = ("severity", "subject", "summary", "subjects")
 _LISTED_KINDS = (SubjectKind.METER, SubjectKind.CONCENTRATOR)
 
 _Key = tuple[str, int]
-_GATHERED: _Key = (SubjectKind.FLEET.value, 0)  # the alert for very many subjects of a rule
+_GATHERED: _Key = (SubjectKind.FLEET.value, 0)  # the alert that many subjects of a rule share
 
 
 def evaluate(now: datetime) -> set[int]:
-    """Evaluate every enabled rule that is due; gives the channels that have something to be sent.
+    """Evaluate every enabled rule that is due; return the channels that have something to send.
 
-    Nothing where another evaluation is under way.
+    Do nothing while another evaluation runs.
     """
     channels: set[int] = set()
     for rule_id in Rule.objects.filter(is_enabled=True).order_by("pk").values_list("pk", flat=True):
@@ -47,7 +47,7 @@ def evaluate(now: datetime) -> set[int]:
 
 
 def is_due(rule: Rule, now: datetime) -> bool:
-    """Whether a rule has rested long enough: as its condition says, and in proportion to its cost."""
+    """Whether the pause of a rule is over: the one of its condition, and one in proportion to its cost."""
     rest = max(
         timedelta(seconds=SEARCHES[Condition(rule.condition)].rests_s), timedelta(milliseconds=_RESTS * rule.took_ms)
     )
@@ -55,7 +55,7 @@ def is_due(rule: Rule, now: datetime) -> bool:
 
 
 def end_alerts(rule: Rule, now: datetime, actor: str) -> set[int]:
-    """End the open alerts of a rule that is switched off; gives the channels that are told."""
+    """End the open alerts of a rule that is switched off; return the channels to notify."""
     standing = _open(rule)
     _resolve(standing, now, actor, f"{rule} was switched off")
     return conversations.settle_all(standing, now)
@@ -84,7 +84,7 @@ def _open(rule: Rule) -> list[Alert]:
 
 
 def _of(rule: Rule, alerts: Iterable[Alert]) -> list[Alert]:
-    """Alerts that know their rule without asking for it."""
+    """Set the rule of each alert, so that none has to be queried."""
     found = list(alerts)
     for alert in found:
         alert.rule = rule
@@ -111,10 +111,10 @@ def _find_again(alert: Alert, finding: Finding, now: datetime) -> None:
 
 
 def _holding(rule: Rule, found: Findings, standing: dict[_Key, Alert]) -> dict[_Key, Finding]:
-    """What has, or gets, an alert: each subject; of very many those that have one already, and one for them all.
+    """Return the findings that have or get an alert: each subject, or one shared alert if there are very many.
 
-    What was very many stays one alert until it is fewer than half as many: around the limit it does not go back and
-    forth.
+    With a shared alert, subjects that already have one of their own keep it. It stays shared until there are fewer than
+    half as many subjects, so that it does not go back and forth around the limit.
     """
     each = {(finding.kind.value, finding.id): finding for finding in found.listed[:SUBJECTS_MAX]}
     is_gathered = _GATHERED in standing and found.listed and found.listed[0].kind in _LISTED_KINDS
@@ -133,7 +133,7 @@ def _holding(rule: Rule, found: Findings, standing: dict[_Key, Alert]) -> dict[_
 
 
 def _keep_subjects(found: Findings, alerts: Sequence[Alert]) -> None:
-    """Note of which subjects the alert for very many was found."""
+    """Store the subjects of the shared alert."""
     for alert in alerts:
         if (alert.subject_kind, alert.subject_id) == _GATHERED and found.listed[0].kind in _LISTED_KINDS:
             ids = [finding.id for finding in found.listed]
@@ -141,7 +141,7 @@ def _keep_subjects(found: Findings, alerts: Sequence[Alert]) -> None:
 
 
 def _begin(rule: Rule, findings: Sequence[Finding], now: datetime) -> list[Alert]:
-    """Open alerts; what ended within the quiet time, or is not over yet for a receiver, goes on as the same alert."""
+    """Open alerts. One that ended within the quiet time, or whose end a receiver has yet to take, continues."""
     if not findings:
         return []
     earlier = _earlier(rule, findings)
@@ -164,14 +164,14 @@ def _begin(rule: Rule, findings: Sequence[Finding], now: datetime) -> list[Alert
 
 
 def _goes_on(alert: Alert, now: datetime) -> bool:
-    """Whether one that ended, and begins again, is the same alert: a receiver hears of both in their order."""
+    """Whether an ended alert that begins again is the same alert, so that receivers get both messages in order."""
     if alert.resolved_at is None:
         return False
     return alert.resolved_at > now - conversations.quiet_time(alert) or bool(alert.is_awaited)  # type: ignore[attr-defined]
 
 
 def _earlier(rule: Rule, findings: Sequence[Finding]) -> dict[_Key, Alert]:
-    """The latest alert of each subject, where there was one, locked."""
+    """Return the latest alert of each subject, locked."""
     ids = [finding.id for finding in findings]
     latest = (
         Alert.objects.filter(rule=rule, subject_id__in=ids)

@@ -1,4 +1,4 @@
-"""Forms of rules and channels: what a condition needs, and where messages may go."""
+"""Forms of rules and channels, which check the numbers of a condition and where messages may go."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _RECIPIENTS_MAX = 20
 
 
 class RuleForm(forms.ModelForm[Rule]):
-    """A rule; of its numbers only those that its condition has."""
+    """A rule, with only those numbers that its condition has."""
 
     class Meta:
         model = Rule
@@ -69,11 +69,11 @@ class RuleForm(forms.ModelForm[Rule]):
         elif value is None and name not in self.errors:
             self.add_error(name, f"This condition needs a number here: {what}.")
         elif value is not None and not 0 < value <= most:
-            self.add_error(name, f"The number ({what}) is above 0 and at most {most:,.0f}.")
+            self.add_error(name, f"The number ({what}) must be above 0 and at most {most:,.0f}.")
 
 
 class ChannelForm(forms.ModelForm[Channel]):
-    """A channel; its kind stands once it is made."""
+    """A channel; its kind cannot be changed once it is made."""
 
     class Meta:
         model = Channel
@@ -102,5 +102,5 @@ def _recipients(text: str) -> str:
         try:
             validate_email(address)
         except ValidationError:
-            raise ValidationError(f"{address!r} is no e-mail address.") from None
+            raise ValidationError(f"{address!r} is not an e-mail address.") from None
     return ", ".join(addresses)

@@ -15,14 +15,14 @@ class HandlingError(ValueError):
 
 
 def acknowledge(ids: Collection[int], actor: str, note: str, now: datetime) -> int:
-    """Acknowledge open alerts, so that nobody is reminded of them. Gives the number of those newly acknowledged."""
+    """Acknowledge open alerts, so that nobody is reminded of them. Return the number of newly acknowledged ones."""
     return _step(ids, Step.ACKNOWLEDGED, actor, note, now, acknowledged_at=now, acknowledged_by=actor[:150])
 
 
 def snooze(ids: Collection[int], until: datetime, actor: str, note: str, now: datetime) -> int:
-    """Snooze open alerts until ``until``; receivers are reminded then if they are still open, or begin again."""
+    """Snooze open alerts until ``until``. If they are still open then, or begin again, receivers are reminded."""
     if until <= now:
-        raise HandlingError("Alerts are snoozed until a time that is still to come.")
+        raise HandlingError("Alerts can only be snoozed until a time in the future.")
     note = f"until {until:%Y-%m-%d %H:%M} UTC{': ' if note else ''}{note}"
     return _step(ids, Step.SNOOZED, actor, note, now, snoozed_until=until)
 
@@ -35,7 +35,7 @@ def wake(ids: Collection[int], actor: str, now: datetime) -> int:
 def add_note(alert_id: int, actor: str, text: str, now: datetime) -> None:
     """Add a note to an alert, open or not."""
     if not text.strip():
-        raise HandlingError("A note has a text.")
+        raise HandlingError("A note needs a text.")
     _check(text)
     AlertStep.objects.create(alert_id=alert_id, at=now, step=Step.NOTED, actor=actor[:150], note=text)
 
@@ -53,7 +53,7 @@ def _step(ids: Collection[int], step: Step, actor: str, note: str, now: datetime
     AlertStep.objects.bulk_create(
         AlertStep(alert_id=alert_id, at=now, step=step, actor=actor[:150], note=note) for alert_id in found
     )
-    conversations.settle_all(conversations.locked(found), now)  # whom it tells, the sweep sends to
+    conversations.settle_all(conversations.locked(found), now)  # the sweep sends the messages
     return len(found)
 
 

@@ -1,4 +1,4 @@
-"""Notes the highest ids at given times: rows with higher ids were stored later, whatever their own times say."""
+"""Records the highest ids from time to time: rows with higher ids were stored later, whatever their own times say."""
 
 from datetime import datetime, timedelta
 
@@ -8,13 +8,14 @@ from ami_headend.core.sql import execute
 
 _EVERY = timedelta(minutes=1)
 _KEPT = timedelta(days=32)
-PERIOD_MAX_MINUTES = 30 * 1440  # marks reach back so far
+PERIOD_MAX_MINUTES = 30 * 1440  # marks reach back this far
 
 
 def mark(now: datetime) -> None:
-    """Note how far ids went, once a minute at most, and forget old notes.
+    """Record the highest ids, at most once a minute, and delete old records.
 
-    A row with a lower id may still be uncommitted: it is seen all the same, as periods are longer than transactions.
+    A row with a lower id may still be uncommitted. It is found all the same, because periods are longer than
+    transactions.
     """
     execute(
         """INSERT INTO alerts_storedmark (at, failure_id, event_id)
@@ -27,10 +28,10 @@ def mark(now: datetime) -> None:
     )
     StoredMark.objects.filter(
         at__lt=marked_before(now - _KEPT).at
-    ).delete()  # the one that stands for all before it stays
+    ).delete()  # keeps the mark that covers all earlier times
 
 
 def marked_before(at: datetime) -> StoredMark:
-    """The last note from before a time, or the first of all where none is so old."""
+    """Return the last mark before a time, or the very first if none is so old."""
     found = StoredMark.objects.filter(at__lte=at).order_by("-at").first() or StoredMark.objects.order_by("at").first()
     return found or StoredMark(at=at, failure_id=0, event_id=0)

@@ -10,7 +10,7 @@ from concentrators.failures.kinds import Severity
 
 
 class Condition(models.TextChoices):
-    """What a rule looks for. ``ami_headend/alerts/conditions`` finds it; ``advice.py`` says what to do."""
+    """The conditions of rules. ``ami_headend/alerts/conditions`` finds them; ``advice.py`` says what to do."""
 
     FAILURE_RATE = "failure_rate", "share of refused frames"
     KIND_SEEN = "kind_seen", "integrity failures of a kind"
@@ -18,18 +18,18 @@ class Condition(models.TextChoices):
     SILENT_METER = "silent_meter", "silent meter"
     SILENT_CONCENTRATOR = "silent_concentrator", "silent concentrator"
     COMPLETENESS = "completeness", "completeness of intervals"
-    AGGREGATE_MISMATCH = "aggregate_mismatch", "sums of a concentrator that are not ours"
-    ROTATION_STALLED = "rotation_stalled", "rotation that stands still"
-    KEYS_WORN = "keys_worn", "device keys that are due for replacement"
-    AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key that is still in use"
+    AGGREGATE_MISMATCH = "aggregate_mismatch", "sums of a concentrator that differ from ours"
+    ROTATION_STALLED = "rotation_stalled", "stalled rotation"
+    KEYS_WORN = "keys_worn", "device keys due for replacement"
+    AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key still in use"
     AUDIT_BROKEN = "audit_broken", "broken audit chain"
-    MASTER_KEY_DOWN = "master_key_down", "master key that cannot be used"
+    MASTER_KEY_DOWN = "master_key_down", "unusable master key"
     QUEUE_LAG = "queue_lag", "uplinks that wait too long"
-    BACKUP_OVERDUE = "backup_overdue", "backup that is overdue"
+    BACKUP_OVERDUE = "backup_overdue", "overdue backup"
 
 
 class SubjectKind(models.TextChoices):
-    """What an alert is about; all but the last two name a row by its id."""
+    """The kind of subject of an alert; all but the last two name a row by its id."""
 
     METER = "meter", "meter"
     CONCENTRATOR = "concentrator", "concentrator"
@@ -43,7 +43,7 @@ SEVERITIES = [(severity.value, severity.name.lower()) for severity in Severity]
 
 
 class Rule(models.Model):
-    """A condition with its thresholds. What each number means for a condition stands in ``parameters.py``.
+    """A condition with its thresholds. ``parameters.py`` says what each number means for a condition.
 
     ``marks`` is what the rule remembers from one evaluation to the next.
     """
@@ -54,7 +54,7 @@ class Rule(models.Model):
     threshold = models.FloatField(null=True, blank=True)
     period_minutes = models.PositiveIntegerField(null=True, blank=True)
     severity = models.SmallIntegerField(choices=SEVERITIES, default=Severity.WARNING.value)
-    quiet_minutes = models.PositiveIntegerField(default=240, help_text="then those who are told are told again")
+    quiet_minutes = models.PositiveIntegerField(default=240, help_text="receivers are reminded after this time")
     is_enabled = models.BooleanField("enabled", default=True)
     evaluated_at = models.DateTimeField(null=True, editable=False)
     took_ms = models.PositiveIntegerField(default=0, editable=False)
@@ -69,21 +69,22 @@ class Rule(models.Model):
 
 
 class Alert(models.Model):
-    """What a rule found wrong with one subject, from when it began until it ended.
+    """A problem that a rule found with one subject, from its beginning to its end.
 
-    At most one is open per rule and subject. One that begins again within the rule's quiet time is the same alert.
+    At most one alert is open per rule and subject. One that begins again within the rule's quiet time is the same
+    alert.
     """
 
     id = models.BigAutoField(primary_key=True)
     rule = models.ForeignKey(Rule, models.PROTECT, related_name="alerts")
     severity = models.SmallIntegerField(choices=SEVERITIES)
     subject_kind = models.CharField(max_length=12, choices=SubjectKind)
-    subject_id = models.BigIntegerField(default=0, help_text="of its row; 0 where it is no row")
-    subject = models.CharField(max_length=120, help_text="its name, as found last")
-    subjects = models.PositiveIntegerField(default=1, help_text="of how many it was found last")
+    subject_id = models.BigIntegerField(default=0, help_text="the id of its row; 0 if it has no row")
+    subject = models.CharField(max_length=120, help_text="its name at the last evaluation")
+    subjects = models.PositiveIntegerField(default=1, help_text="the number of subjects at the last evaluation")
     summary = models.CharField(max_length=250)
     opened_at = models.DateTimeField()
-    seen_at = models.DateTimeField(help_text="found last")
+    seen_at = models.DateTimeField(help_text="last evaluation that found it")
     resolved_at = models.DateTimeField(null=True)
     acknowledged_at = models.DateTimeField(null=True)
     acknowledged_by = models.CharField(max_length=150, blank=True)
@@ -107,11 +108,11 @@ class Alert(models.Model):
 
 
 class Step(models.TextChoices):
-    """What happened to an alert."""
+    """An event in the history of an alert."""
 
     OPENED = "opened", "opened"
     REOPENED = "reopened", "began again"
-    REMINDED = "reminded", "told again"
+    REMINDED = "reminded", "reminded"
     ACKNOWLEDGED = "acknowledged", "acknowledged"
     SNOOZED = "snoozed", "snoozed"
     WOKEN = "woken", "snooze ended"
@@ -120,7 +121,7 @@ class Step(models.TextChoices):
 
 
 class AlertStep(models.Model):
-    """One line of an alert's history; ``actor`` is empty where the head-end itself acted."""
+    """One line of an alert's history; ``actor`` is empty if the head-end itself acted."""
 
     id = models.BigAutoField(primary_key=True)
     alert = models.ForeignKey(Alert, models.CASCADE, related_name="steps")
@@ -139,13 +140,18 @@ class ChannelKind(models.TextChoices):
 
 
 class Channel(models.Model):
-    """Receivers of alerts from a severity on. keyvault stores the signing secret of a webhook."""
+    """Receivers of alerts of a least severity. keyvault stores the signing secret of a webhook."""
 
     name = models.CharField(max_length=120, unique=True, validators=[check_one_line])
     kind = models.CharField(max_length=7, choices=ChannelKind)
-    address = models.CharField(max_length=1000, help_text="an https:// address, or e-mail addresses by commas")
+    address = models.CharField(
+        max_length=1000, help_text="an https:// address, or e-mail addresses separated by commas"
+    )
     least_severity = models.SmallIntegerField(
-        "from severity", choices=SEVERITIES, default=Severity.WARNING.value, help_text="alerts from this severity on"
+        "least severity",
+        choices=SEVERITIES,
+        default=Severity.WARNING.value,
+        help_text="only alerts of at least this severity are sent",
     )
     is_enabled = models.BooleanField("enabled", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -159,19 +165,19 @@ class Channel(models.Model):
 
     @property
     def recipients(self) -> list[str]:
-        """Each e-mail address; of a webhook the one receiver, which has no name."""
+        """Return each e-mail address; for a webhook, its one receiver, which has no name."""
         if self.kind == ChannelKind.WEBHOOK:
             return [""]
         return list(dict.fromkeys(address.strip() for address in self.address.split(",")))
 
     @property
     def secret_owner(self) -> str:
-        """The name of this channel's signing secrets in keyvault."""
+        """Return the name of this channel's signing secrets in keyvault."""
         return f"alert channel {self.pk}"
 
 
 class GatheredSubjects(models.Model):
-    """Of which subjects an alert for very many was found last: their ids, SUBJECTS_KEPT of them at most."""
+    """The subjects of a shared alert at the last evaluation: at most SUBJECTS_KEPT ids."""
 
     alert = models.OneToOneField(Alert, models.CASCADE, primary_key=True, related_name="gathered")
     kind = models.CharField(max_length=12, choices=SubjectKind)
@@ -182,9 +188,9 @@ class GatheredSubjects(models.Model):
 
 
 class Conversation(models.Model):
-    """What one receiver of a channel knows of an alert, and when to decide about it again: see conversation.py.
+    """What one receiver of a channel knows of an alert, and when to decide again: see conversation.py.
 
-    ``recipient`` is one e-mail address of the channel; a webhook has none. At most one message is under way.
+    ``recipient`` is one e-mail address of the channel; empty for a webhook. At most one message is under way.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -194,10 +200,10 @@ class Conversation(models.Model):
     word = models.CharField(
         max_length=7, choices=[(word.value, word.value) for word in Word], default=Word.NOTHING.value
     )
-    subjects = models.PositiveIntegerField(default=0, help_text="of how many it was told last")
-    disturbed_at = models.DateTimeField(null=True, help_text="when it was told last that something is wrong")
+    subjects = models.PositiveIntegerField(default=0, help_text="the number of subjects in its last message")
+    disturbed_at = models.DateTimeField(null=True, help_text="its last message about a problem")
     flaps = models.PositiveSmallIntegerField(default=0)
-    look_at = models.DateTimeField(null=True, help_text="when it is to be told, if nothing changes until then")
+    look_at = models.DateTimeField(null=True, help_text="when to send it a message, if nothing changes until then")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["alert", "channel", "recipient"], name="conversation_once")]
@@ -208,10 +214,10 @@ class Conversation(models.Model):
 
 
 class Delivery(models.Model):
-    """One message to one receiver: sent until it was taken, replaced or given up. Losing its task costs time only.
+    """One message to one receiver. It is sent until it is taken, replaced or given up; a lost task costs only time.
 
-    ``body`` is fixed when it is written, so that every attempt says the same. ``leased_at`` is set while a worker
-    sends it. The message stays when its channel is removed, under the name that the channel had.
+    ``body`` is fixed when it is written, so that every attempt says the same. ``leased_at`` is set while a worker sends
+    it. When its channel is removed, the message stays under the channel's name.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -223,7 +229,7 @@ class Delivery(models.Model):
     event = models.CharField(max_length=20)
     body = models.JSONField()
     created_at = models.DateTimeField()
-    due_at = models.DateTimeField(help_text="when the sweep takes it up, if nobody did")
+    due_at = models.DateTimeField(help_text="when the sweep sends it, if nobody did before")
     leased_at = models.DateTimeField(null=True, help_text="when a worker began to send it")
     attempts = models.PositiveSmallIntegerField(default=0)
     delivered_at = models.DateTimeField(null=True)
@@ -252,14 +258,14 @@ class Delivery(models.Model):
 
     @property
     def message_id(self) -> str:
-        """The same at every attempt, so that receivers know the message again."""
+        """The same at every attempt, so that receivers recognise the message."""
         return f"msg_{self.pk}"
 
 
 class StoredMark(models.Model):
-    """How far the ids of failures and meter events went at a time: what is beyond them was stored later.
+    """The highest ids of failures and meter events at a time: rows with higher ids were stored later.
 
-    Neither ``received_at`` nor ``captured_at`` tells when a row came to be: an uplink may wait, and be judged again.
+    Neither ``received_at`` nor ``captured_at`` says when a row was stored: an uplink may wait and be judged again.
     """
 
     at = models.DateTimeField(primary_key=True)

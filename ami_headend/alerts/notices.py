@@ -1,4 +1,4 @@
-"""What a message says: the content of a delivery, as a webhook gets it (docs/operations/alerts.md describes it)."""
+"""The content of messages, as webhooks get it (docs/operations/alerts.md describes it)."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from concentrators.failures.kinds import Severity
 
 
 def test(channel: Channel, actor: str, now: datetime) -> None:
-    """Write a test message to each receiver of a channel; it says that it is a test, and who sent it."""
+    """Write a test message to each receiver of a channel. It says that it is a test, and who sent it."""
     content = {
         "type": MessageType.TEST,
         "timestamp": now.isoformat(),
@@ -33,7 +33,7 @@ def test(channel: Channel, actor: str, now: datetime) -> None:
 
 
 def body(alert: Alert, event: MessageType, now: datetime) -> dict[str, Any]:
-    """The message about an alert as it stands."""
+    """Return the message about the present state of an alert."""
     return {
         "type": event,
         "timestamp": now.isoformat(),

@@ -1,4 +1,4 @@
-"""What the numbers of a rule mean for its condition, and what they may be."""
+"""The meaning and limits of a rule's numbers for each condition."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 @dataclass(frozen=True)
 class Parameters:
-    """The labels of a condition's numbers; None where it has no such number. ``selectors`` are what may be chosen."""
+    """The labels of a condition's numbers; None if it has no such number. ``selectors`` are the choices."""
 
     threshold: str | None = None
     threshold_max: float = 1e9
@@ -22,12 +22,12 @@ _KINDS = tuple((kind.value, kind.label) for kind in FailureKind)
 _LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
 
 PARAMETERS = {
-    Condition.FAILURE_RATE: Parameters("refused frames of a concentrator, percent", 100, "counted over, minutes"),
+    Condition.FAILURE_RATE: Parameters("rejected frames of a concentrator, percent", 100, "counted over, minutes"),
     Condition.KIND_SEEN: Parameters("failures", period="counted over, minutes", selector="kind", selectors=_KINDS),
     Condition.METER_EVENT: Parameters("events", period="counted over, minutes", selector="log", selectors=_LOGS),
-    Condition.SILENT_METER: Parameters(period="not heard for, minutes"),
-    Condition.SILENT_CONCENTRATOR: Parameters(period="not heard for, minutes"),
-    Condition.COMPLETENESS: Parameters("intervals that are there, percent", 100, "looked at, minutes"),
+    Condition.SILENT_METER: Parameters(period="no frame for, minutes"),
+    Condition.SILENT_CONCENTRATOR: Parameters(period="no post for, minutes"),
+    Condition.COMPLETENESS: Parameters("intervals received, percent", 100, "over the last, minutes"),
     Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes"),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days"),
@@ -35,5 +35,5 @@ PARAMETERS = {
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),
-    Condition.BACKUP_OVERDUE: Parameters(period="no whole backup for, minutes"),
+    Condition.BACKUP_OVERDUE: Parameters(period="no complete backup for, minutes"),
 }

@@ -1,4 +1,4 @@
-"""Alerts as pages and metrics ask for them."""
+"""Queries of alerts for pages and metrics."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from ami_headend.alerts.models import Alert
 
 
 def open_alerts(now: datetime) -> QuerySet[Alert]:
-    """Open alerts that are not snoozed, most urgent first: by severity, unacknowledged first, then the oldest.
+    """Return open alerts that are not snoozed, most urgent first: by severity, unacknowledged first, then the oldest.
 
     With their rules, in one query; slice it.
     """
@@ -20,18 +20,18 @@ def open_alerts(now: datetime) -> QuerySet[Alert]:
 
 
 def snoozed_alerts(now: datetime) -> QuerySet[Alert]:
-    """Open alerts that somebody snoozed, the next to wake first."""
+    """Return open alerts that somebody snoozed, the next to wake first."""
     return (
         Alert.objects.filter(resolved_at=None, snoozed_until__gt=now).select_related("rule").order_by("snoozed_until")
     )
 
 
 def past_alerts() -> QuerySet[Alert]:
-    """Alerts that have ended, the latest first."""
+    """Return alerts that have ended, the latest first."""
     return Alert.objects.filter(resolved_at__isnull=False).select_related("rule").order_by("-resolved_at", "-pk")
 
 
 def count_by_severity(now: datetime) -> dict[int, int]:
-    """How many alerts are open and not snoozed, by severity; one query."""
+    """Return the number of open alerts that are not snoozed, by severity; one query."""
     rows = open_alerts(now).order_by().values_list("severity").annotate(number=Count("pk"))
     return dict(rows)

@@ -12,9 +12,9 @@ _BATCH = 1_000
 
 
 def purge(now: datetime) -> int:
-    """Forget alerts that ended ``ALERT_KEEP_DAYS`` ago; gives how many. Safe to stop at any instruction.
+    """Delete alerts that ended ``ALERT_KEEP_DAYS`` ago; return their number. Safe to stop at any instruction.
 
-    One that is snoozed until later stays: it would begin again silently. So does one with a message on its way.
+    An alert that is snoozed until later stays, since it would begin again silently. So does one with an unsent message.
     """
     unsent = Q(deliveries__delivered_at=None, deliveries__given_up_at=None, deliveries__isnull=False)
     waiting = Alert.objects.filter(unsent).values("pk")

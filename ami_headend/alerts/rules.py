@@ -1,4 +1,4 @@
-"""Rules as acts of people: changed, switched, removed. Audited, for whoever silences a rule may have a reason to."""
+"""Acts of people on rules: change, switch, remove. Each is audited, because silencing a rule may hide something."""
 
 from datetime import datetime
 
@@ -12,7 +12,9 @@ from keyvault.audit.chain import Actor
 
 @transaction.atomic
 def save(rule: Rule, actor: Actor, now: datetime) -> set[int]:
-    """Store a new or changed rule, to be evaluated at once; one that is off ends its alerts. Gives who is told."""
+    """Store a new or changed rule for evaluation at once; one that is off ends its alerts. Return the channels to
+    notify.
+    """
     act = "create" if rule.pk is None else "change"
     rule.evaluated_at, rule.took_ms, rule.last_error = None, 0, ""
     rule.save()
@@ -22,7 +24,7 @@ def save(rule: Rule, actor: Actor, now: datetime) -> set[int]:
 
 @transaction.atomic
 def delete(rule: Rule, actor: Actor) -> None:
-    """Remove a rule that never raised an alert; ProtectedError where it did: switch it off instead."""
+    """Remove a rule that never raised an alert; ProtectedError if it did: switch it off instead."""
     chain.record(actor, "alert_rule.delete", _subject(rule))
     rule.delete()
 

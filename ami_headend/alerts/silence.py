@@ -10,12 +10,12 @@ _WITHOUT_A_RULE = timedelta(hours=2)
 
 
 def silent_after() -> timedelta:
-    """As the rule of the alert says; of several that are on, the strictest."""
+    """Return the period of the alert's rule; the shortest if several are on."""
     rules = Rule.objects.filter(condition=Condition.SILENT_CONCENTRATOR, is_enabled=True)
     minutes = rules.order_by("period_minutes").values_list("period_minutes", flat=True).first()
     return _WITHOUT_A_RULE if minutes is None else timedelta(minutes=minutes)
 
 
 def of_concentrators(now: datetime, concentrator_id: int | None = None) -> list[Health]:
-    """All concentrators by name, or one, and whether each is silent by that number; two queries."""
+    """Return all concentrators by name, or one, and whether each is silent by that number; two queries."""
     return health.of_concentrators(now - silent_after(), now, concentrator_id)

@@ -1,4 +1,4 @@
-"""Celery's doors to alerts. Their queue is not that of the uplinks: an alert does not wait behind a backlog."""
+"""Celery tasks of alerts. Their queue is separate from that of uplinks, so that no alert waits behind a backlog."""
 
 import logging
 from collections.abc import Iterable
@@ -12,25 +12,25 @@ from ami_headend.core.tasklimits import LONG
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 10.0  # a task gives way to others that wait behind it
+_SECONDS = 10.0  # then a task gives way to others that wait behind it
 
 
 @shared_task(**LONG)
 def evaluate_alerts() -> None:
-    """Evaluate the rules that are due, and send what they say."""
+    """Evaluate the rules that are due, and send their messages."""
     enqueue(evaluation.evaluate(timezone.now()))
 
 
 @shared_task
 def deliver(channel_id: int) -> None:
-    """Send what a channel has due. Losing this task costs only time: see the sweep."""
+    """Send the due messages of a channel. If this task is lost, the sweep sends them later."""
     if delivery.deliver_for(channel_id, _SECONDS):
         deliver.delay(channel_id)
 
 
 @shared_task
 def sweep_deliveries() -> None:
-    """Write the messages that have become due, and enqueue again those that are due and undelivered."""
+    """Write messages that have become due, and enqueue again those that are due and undelivered."""
     now = timezone.now()
     conversations.settle_due(now)
     enqueue(delivery.overdue_channels(now))
@@ -38,7 +38,7 @@ def sweep_deliveries() -> None:
 
 @shared_task(**LONG)
 def purge_alerts() -> None:
-    """Forget messages that were delivered, and alerts that ended, long ago."""
+    """Delete messages that were delivered long ago, and alerts that ended long ago."""
     now = timezone.now()
     deliveries, alerts = delivery.purge(now), retention.purge(now)
     if deliveries or alerts:
@@ -46,10 +46,12 @@ def purge_alerts() -> None:
 
 
 def enqueue(channel_ids: Iterable[int]) -> None:
-    """Have a worker send the due messages of channels, which are committed. Without a broker the sweep sends them."""
+    """Let a worker send the committed due messages of channels. Without a broker, the sweep sends them later."""
     for channel_id in channel_ids:
         try:
             deliver.apply_async((channel_id,), retry=False)
         except BROKER_ERRORS as error:
-            logger.warning("channel %s is not enqueued (%s); the sweep will", channel_id, type(error).__name__)
+            logger.warning(
+                "channel %s is not enqueued (%s); the sweep will send its messages", channel_id, type(error).__name__
+            )
             return

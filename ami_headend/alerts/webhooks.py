@@ -1,8 +1,8 @@
-"""Posting a signed message to an address that an administrator gave: where to, and what is refused.
+"""Posts a signed message to an address that an administrator gave, unless the address is refused.
 
-The name is looked up once and every address that it stands for is checked, with those inside of it (NAT64, 6to4,
-Teredo); the connection goes to one that was checked. No redirect is followed, no proxy of the environment is used.
-What people are told does not say whether something listens there: that stands in the log, for whoever runs the machine.
+The name is looked up once, and every address is checked, including embedded ones (NAT64, 6to4, Teredo); the connection
+goes to a checked one. Redirects are not followed, and proxies of the environment are not used. People do not learn from
+the error whether something listens there; only the log says so.
 """
 
 import http.client
@@ -24,15 +24,15 @@ from keyvault import signing
 logger = logging.getLogger(__name__)
 
 
-NO_ANSWER = "the receiver could not be reached, or gave no answer in time"
+NO_ANSWER = "the receiver could not be reached, or did not answer in time"
 
 
 class RefusedAddressError(ValueError):
-    """An address that webhooks do not go to; the message says why and what to do. The administrator's to mend."""
+    """An address that webhooks may not use; the message says why and what to do. The administrator's mistake."""
 
 
 class WebhookError(Exception):
-    """The receiver did not take the message. ``is_down`` tells one that cannot be reached from one that says no."""
+    """The receiver did not take the message. ``is_down``: it cannot be reached, as opposed to refusing the message."""
 
     def __init__(self, message: str, *, is_down: bool) -> None:
         super().__init__(message)
@@ -40,18 +40,18 @@ class WebhookError(Exception):
 
 
 def check_url(text: str) -> httpx.URL:
-    """The URL, if it is one that webhooks may go to by its looks; RefusedAddressError otherwise. Resolves nothing."""
+    """Return the URL if webhooks may use it, judged without look-up; RefusedAddressError otherwise."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
-        raise RefusedAddressError(f"{text[:200]!r} is no address: {error}") from None
+        raise RefusedAddressError(f"{text[:200]!r} is not an address: {error}") from None
     if url.scheme != "https" and not (url.scheme == "http" and settings.WEBHOOK_ALLOW_HTTP):
         hint = " (http:// only with WEBHOOK_ALLOW_HTTP)" if url.scheme == "http" else ""
-        raise RefusedAddressError(f"A webhook's address begins with https://{hint}.")
+        raise RefusedAddressError(f"A webhook's address must begin with https://{hint}.")
     if not url.host or (url.port is not None and not 0 < url.port < 65_536):
-        raise RefusedAddressError(f"{text[:200]!r} names no host, or no port that there is.")
+        raise RefusedAddressError(f"{text[:200]!r} has no host, or its port is not possible.")
     if url.userinfo:
-        raise RefusedAddressError("An address holds no user name or password: messages are signed instead.")
+        raise RefusedAddressError("An address must not contain a user name or password: messages are signed instead.")
     try:
         _check_address(ipaddress.ip_address(url.host))
     except RefusedAddressError:
@@ -62,9 +62,9 @@ def check_url(text: str) -> httpx.URL:
 
 
 def post(channel: Channel, message_id: str, body: dict[str, Any], now: datetime) -> None:
-    """Send one message, signed; over after ``ALERT_EXCHANGE_S`` seconds, whatever the receiver does.
+    """Sign and send one message, within ``ALERT_EXCHANGE_S`` seconds whatever the receiver does.
 
-    WebhookError or RefusedAddressError where it was not taken; SigningError, MasterKeyError where it cannot be signed.
+    WebhookError or RefusedAddressError if it was not taken; SigningError, MasterKeyError if it cannot be signed.
     """
     url = check_url(channel.address)
     content = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
@@ -88,7 +88,7 @@ def post(channel: Channel, message_id: str, body: dict[str, Any], now: datetime)
 
 
 def _exchange(url: httpx.URL, content: bytes, headers: dict[str, str]) -> int:
-    """The status of the answer; its body is not read."""
+    """Return the status of the answer; its body is not read."""
     is_tls = url.scheme == "https"
     port = url.port or (443 if is_tls else 80)
     with exchange(settings.ALERT_EXCHANGE_S) as this:
@@ -104,7 +104,7 @@ def _exchange(url: httpx.URL, content: bytes, headers: dict[str, str]) -> int:
             try:
                 connection.request("POST", url.raw_path.decode(), content, headers)
                 status = connection.getresponse().status
-                this.left_s()  # headers that were cut off by the deadline pass for whole ones
+                this.left_s()  # headers cut off by the deadline look complete
                 return status
             finally:
                 connection.close()
@@ -114,8 +114,8 @@ def _check_address(address: Address) -> None:
     for one in standing_for(address):
         if one.is_multicast or one.is_unspecified or any(one in network for network in _refused()):
             raise RefusedAddressError(
-                "The address is one that webhooks do not go to (WEBHOOK_REFUSED_NETWORKS): this machine, its "
-                "neighbours on the link, or the provider's metadata."
+                "Webhooks may not use this address (WEBHOOK_REFUSED_NETWORKS): it is this machine, a "
+                "neighbour on its link, or the provider's metadata."
             )
 
 

@@ -1,4 +1,4 @@
-"""GET /api/schema/: the description of the API, which is the same for everybody and as long as the process lives."""
+"""GET /api/schema/: the description of the API, the same for everybody while the process lives."""
 
 import threading
 from functools import lru_cache
@@ -10,11 +10,11 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-_making = threading.Lock()  # one thread makes it, the others wait for theirs
+_making = threading.Lock()  # one thread generates it while the others wait
 
 
 class SchemaView(SpectacularAPIView):
-    """Made once: it costs a second, and anybody may ask for it, without an account."""
+    """Serves a schema that is generated once: that takes a second, and anybody may request it without an account."""
 
     authentication_classes = ()
 

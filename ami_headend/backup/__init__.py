@@ -1,1 +1,1 @@
-"""Backup and restore of the database with its own programs, and what belongs to it: manifest, journal, drill."""
+"""Backup and restore of the database with PostgreSQL's own programs: manifest, journal, drill."""

@@ -1,4 +1,4 @@
-"""Databases of the same server: another one as this process's own for a while, made, dropped, emptied and put back."""
+"""Databases of the same server: connect to another one, make, drop or empty it, and set its content aside."""
 
 import secrets
 from collections.abc import Callable, Collection, Iterator
@@ -12,7 +12,7 @@ from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNot
 from keyvault import journal
 from keyvault.master_key.backups import BackupError
 
-ASIDE = "before_restore"  # the schema that what stood in a database waits in until a restore has succeeded
+ASIDE = "before_restore"  # the schema that holds the earlier content of a database until a restore has succeeded
 UPLINKS, REPLAYED = "concentrators_uplink", "keyvault_journal_replayed"
 _LOCK_WAIT_S = 30
 _LOCK_TRIES = 5
@@ -20,7 +20,7 @@ _LOCK_TRIES = 5
 
 @contextmanager
 def connected_to(name: str) -> Iterator[None]:
-    """Another database of the server as this process's default, until the block ends."""
+    """Use another database of the server as this process's default until the block ends."""
     places = [place for place in (connection.settings_dict, settings.OWNER_DATABASE) if place is not None]
     before = [place["NAME"] for place in places]
     connections.close_all()
@@ -36,7 +36,9 @@ def connected_to(name: str) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[str]:
-    """A new database as this process's default, dropped in the end whatever happens. BackupError: none can be made."""
+    """Make a new database this process's default; it is dropped at the end in any case. BackupError if none can be
+    made.
+    """
     name = f"{connection.settings_dict['NAME'][:40]}_drill_{secrets.token_hex(4)}"
     create(name)
     try:
@@ -47,12 +49,12 @@ def scratch() -> Iterator[str]:
 
 
 def create(name: str) -> None:
-    """A new, empty database. BackupError where this role may make none."""
+    """Make a new, empty database. BackupError if this role may not."""
     try:
         _outside("CREATE DATABASE {} TEMPLATE template0", name)
     except (ProgrammingError, OperationalError) as error:
         raise BackupError(
-            f"the database {name} cannot be made: {str(error).splitlines()[0]}. Let the role make databases "
+            f"the database {name} cannot be made: {str(error).splitlines()[0]}. Let the role create databases "
             "(ALTER ROLE ... CREATEDB), or name an empty one"
         ) from None
 
@@ -65,7 +67,7 @@ def exists(name: str) -> bool:
 
 
 def is_empty() -> bool:
-    """Whether nothing stands in the database, nor was put aside in it."""
+    """Whether the database holds nothing, not even content that was set aside."""
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT NOT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -76,9 +78,9 @@ def is_empty() -> bool:
 
 
 def other_sessions(roles: Collection[str]) -> int:
-    """How many other sessions of this connection's role, or of those, are connected to the database.
+    """Return the number of other sessions in the database of this connection's role, or of the given roles.
 
-    Of another role's session PostgreSQL shows database, role and process to everybody, and no more to an ordinary role.
+    PostgreSQL shows everybody the database, role and process of other roles' sessions, but no more to an ordinary role.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -90,11 +92,11 @@ def other_sessions(roles: Collection[str]) -> int:
 
 
 def put_aside(keep: Callable[[str, str], object]) -> None:
-    """Put what stands in the database aside, and leave an empty schema in its place. All at once, or BackupError.
+    """Set the content of the database aside and leave an empty schema in its place; all at once, or BackupError.
 
-    Waits for whoever writes: what is committed by then is put aside with the rest, and nothing is written there any
-    more. Where an earlier restore was killed, what it put aside is what counts: ``keep(source, target)`` saves what
-    must not be lost of what it left in the other schema, and the rest of that is dropped.
+    Waits for writers: whatever is committed by then is set aside too, and nothing more is written there. If an earlier
+    restore was killed, the content that it set aside is the one to preserve: ``keep(source, target)`` saves what must
+    not be lost of the other schema, and the rest of that is dropped.
     """
     for left in reversed(range(_LOCK_TRIES)):
         try:
@@ -104,11 +106,11 @@ def put_aside(keep: Callable[[str, str], object]) -> None:
         except DatabaseError as error:
             told = str(error).splitlines()[0]
             if isinstance(error.__cause__, DeadlockDetected) and left:
-                continue  # with somebody who had one of the tables and wanted another: it is through by now
+                continue  # with somebody who held one table and wanted another, and who is done by now
             raise BackupError(
-                f"somebody works in the database: stop web, workers, beat and commands first ({told})"
+                f"the database is in use: stop web, workers, beat and commands first ({told})"
                 if isinstance(error.__cause__, LockNotAvailable | DeadlockDetected)
-                else f"what stands in the database cannot be put aside: {told}. It takes the role that owns it"
+                else f"the content of the database cannot be set aside: {told}. This needs the role that owns it"
             ) from None
 
 
@@ -116,12 +118,12 @@ def _put_aside(keep: Callable[[str, str], object]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
         _lock_tables()
-        if is_aside() and is_open():  # that restore came to its end, and only its leavings stand
+        if is_aside() and is_open():  # that restore was completed, and these are its remains
             cursor.execute(f"DROP SCHEMA {ASIDE} CASCADE")
         if not is_aside():
             cursor.execute(f"ALTER SCHEMA public RENAME TO {ASIDE}")
         elif not _drop_empty():
-            _lock_tables()  # a load that was ending has ended
+            _lock_tables()  # so that a load about to end has ended
             if has_table("public", UPLINKS):
                 keep("public", ASIDE)
             cursor.execute("DROP SCHEMA public CASCADE")
@@ -129,7 +131,9 @@ def _put_aside(keep: Callable[[str, str], object]) -> None:
 
 
 def put_back() -> bool:
-    """Put back what was put aside, where nothing was loaded in its place; whether that is so."""
+    """Put back the content that was set aside, unless something was loaded in its place; return whether that
+    was done.
+    """
     connections.close_all()
     with transaction.atomic(), connection.cursor() as cursor:
         if not _drop_empty():
@@ -139,32 +143,32 @@ def put_back() -> bool:
 
 
 def drop_aside() -> None:
-    """Drop what a restore has put aside, if anything is left of it."""
+    """Drop the content that a restore set aside, if there is any left."""
     with connection.cursor() as cursor:
         cursor.execute(f"DROP SCHEMA IF EXISTS {ASIDE} CASCADE")
 
 
 def is_aside() -> bool:
-    """Whether something was put aside, and neither put back nor dropped."""
+    """Whether content is set aside, neither put back nor dropped."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = %s)", [ASIDE])
         return bool(cursor.fetchone()[0])
 
 
 def is_open() -> bool:
-    """Whether a head-end stands in the database that does not wait for the key journal."""
+    """Whether the database holds a head-end that is not waiting for the key journal."""
     return has_table("public", REPLAYED) and journal.is_open()
 
 
 def has_table(schema: str, table: str) -> bool:
-    """Whether there is a table of that name in a schema."""
+    """Whether a schema has a table of that name."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{schema}.{table}"])
         return bool(cursor.fetchone()[0])
 
 
 def _drop_empty() -> bool:
-    """Drop the schema of the database where nothing is in it, once a load that is ending has ended; whether it was."""
+    """Drop the database's schema if it is empty, after a load about to end has ended; return whether it was empty."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("DROP SCHEMA IF EXISTS public RESTRICT")
@@ -176,7 +180,7 @@ def _drop_empty() -> bool:
 
 
 def _lock_tables() -> None:
-    """Nobody reads or writes our tables until the transaction ends."""
+    """Keep everybody from reading or writing our tables until the transaction ends."""
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('public') AND relkind IN ('r', 'p')
@@ -188,7 +192,7 @@ def _lock_tables() -> None:
 
 
 def _make_public() -> None:
-    """The schema as a new database has it."""
+    """Make the schema as a new database has it."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
         cursor.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")

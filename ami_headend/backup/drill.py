@@ -1,4 +1,4 @@
-"""A restore that is only tried: into a scratch database, every key opened, everything held against the manifest."""
+"""A trial restore: into a scratch database, with every key opened and everything compared with the manifest."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -23,9 +23,9 @@ _NAMED = 5
 
 
 def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[CheckResult]:
-    """Every finding of a drill; the scratch database is gone when this returns. BackupError: none could be made.
+    """Return every finding of a drill; the scratch database is dropped by then. BackupError if none could be made.
 
-    With the master key of ``masterkey.using``, if one is named.
+    ``masterkey.using`` may set another master key.
     """
     findings = []
     try:
@@ -77,7 +77,7 @@ def _counts(found: Manifest) -> CheckResult:
 
 def _keys(step: Step) -> CheckResult:
     total = sum(count.secrets for count in census.census())
-    to_do = "Name the master key that belongs to the backup (--master-key), or restore those rows from another one."
+    to_do = "Name the master key that belongs to the backup (--master-key), or restore those rows from another backup."
     try:
         verified = census.verify(step("opening every key", total))
     except MasterKeyError as error:
@@ -92,12 +92,14 @@ def _audit(found: Manifest) -> CheckResult:
     try:
         head = chain.verify(found.head)
     except (AuditError, MasterKeyError) as error:
-        return CheckResult("audit chain", False, str(error), "Somebody changed it before the backup, or in it.")
+        return CheckResult(
+            "audit chain", False, str(error), "Somebody changed it before the backup, or inside the backup."
+        )
     return CheckResult("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
 
 
 def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> CheckResult:
-    """The journal replayed into the scratch database, and taken back."""
+    """Replay the journal into the scratch database, then undo it."""
     to_do = "Name the journals of all hosts (--journal); see manage.py journal verify."
     try:
         journal = restoring.read_journal(folders, master_key.provider().fresh(), found.journal_number, step)

@@ -1,4 +1,4 @@
-"""Ids that were given out are never given out again: after a restore every sequence goes on far above its dump.
+"""Ids that were assigned never come again: after a restore every sequence continues far above its dump.
 
 A receipt, a webhook or a link from after the dump names a row that is gone; it must not name another one.
 """
@@ -9,15 +9,15 @@ from django.db import connection
 
 from ami_headend.backup.databases import ASIDE
 
-# An id of 8 octets goes on at the Unix second times 2^20: above all earlier ones, unless more than a million a second
-# were given out since the restore before; and exact in programs that know numbers to 2^53 only, until 2242.
+# An 8-octet id continues at the Unix second times 2^20. That is above all earlier ids, unless more than a million a
+# second were assigned since the last restore, and exact until 2242 in programs that know numbers to 2^53 only.
 _BITS_BELOW_SECOND = 20
-# Ids of 4 octets go on so much above what dump, journal and the database before knew: more than come in between.
+# Ids of 4 octets continue this far above those of dump, journal and the earlier database: more than come in between.
 _STEP = 1 << 22
 _KEPT_FREE = 1 << 20
 _BIGINT = "bigint"
 _INTEGER = "integer"
-_JOURNAL = "keyvault_journal_number"  # the journal itself says how far its numbers went
+_JOURNAL = "keyvault_journal_number"  # the journal itself records how far its numbers went
 
 _SEQUENCES = """
 SELECT s.sequencename, s.data_type::text, s.max_value, coalesce(s.last_value, 0), coalesce(a.last_value, 0)
@@ -27,9 +27,9 @@ WHERE s.schemaname = 'public' AND s.sequencename <> %s
 
 
 def move_on(at: datetime, dumped_at: datetime | None) -> None:
-    """Let every sequence go on above all ids that were given out before ``at``. Not undone with a transaction.
+    """Move every sequence above all ids that were assigned before ``at``. A rollback does not undo this.
 
-    Once for a dump of ``dumped_at``, however often it is called, where ids of 4 octets would run out.
+    For one dump of ``dumped_at`` this happens once, however often it is called, as 4-octet ids would run out.
     """
     with connection.cursor() as cursor:
         cursor.execute(_SEQUENCES, [ASIDE, _JOURNAL])

@@ -1,4 +1,4 @@
-"""Making a backup: a dump of one state of the database, and its manifest, in a folder that appears as a whole."""
+"""Making a backup: a dump of one state of the database with its manifest, in a folder that appears complete."""
 
 import hashlib
 import logging
@@ -25,7 +25,7 @@ from keyvault.models import Backup
 
 logger = logging.getLogger(__name__)
 
-# A database that is restored lacks the mark that the journal was replayed into it; and nobody is signed in.
+# A restored database must lack the mark that the journal was replayed into it, and nobody is signed in.
 LEFT_OUT = ("keyvault_journal_replayed", "django_session", "signin_session")
 _CHUNK_OCTETS = 1 << 20
 _GRACE_S = 10
@@ -38,16 +38,16 @@ def make(
     keep_days: int,
     progress: Callable[[int], object] = lambda octets: None,
 ) -> tuple[Path, Manifest]:
-    """Make a backup in a new folder under ``folder``; gives it and its manifest. ``progress`` hears of octets written.
+    """Make a backup in a new folder under ``folder``; return it and its manifest. ``progress`` gets octets written.
 
-    Raises BackupError, ProgramError, MasterKeyError, AuditError: then there is no backup, and nothing half made.
+    BackupError, ProgramError, MasterKeyError or AuditError: there is no backup, and nothing half made.
     """
     program = programs.find("pg_dump")
     name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in pruning.sweep(folder):
-            logger.warning("%s was left by a backup whose process was killed: it is deleted", left)
+            logger.warning("%s was left by a killed backup and was deleted", left)
         draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))  # mode 0700
     except OSError as error:
         raise BackupError(
@@ -67,7 +67,7 @@ def _fill(
     keep_until: datetime,
     progress: Callable[[int], object],
 ) -> Manifest:
-    """A backup into its draft, which then gets its name; or nothing is left of it."""
+    """Write a backup into its draft, then rename that; if anything fails, nothing is left."""
     place = f"{socket.gethostname()}:{target.absolute()}"
     backup = None
     try:
@@ -90,7 +90,7 @@ def _fill(
 
 
 def counts() -> dict[str, int]:
-    """The rows of every table that a dump holds, as this transaction sees them."""
+    """Count the rows of every table in a dump, as this transaction sees them."""
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
@@ -106,7 +106,7 @@ def counts() -> dict[str, int]:
 
 
 def applied_migrations() -> dict[str, list[str]]:
-    """The names of the applied migrations by app."""
+    """Return the names of the applied migrations by app."""
     found: dict[str, list[str]] = {}
     with connection.cursor() as cursor:
         cursor.execute("SELECT app, name FROM django_migrations ORDER BY app, name")
@@ -116,7 +116,7 @@ def applied_migrations() -> dict[str, list[str]]:
 
 
 def database_octets() -> int:
-    """The size of the database; its dump is smaller."""
+    """Return the size of the database; its dump is smaller."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_database_size(current_database())")
         return int(cursor.fetchone()[0])
@@ -125,7 +125,7 @@ def database_octets() -> int:
 def _dump(
     program: Program, path: Path, backup: Backup, snapshot: DumpState, progress: Callable[[int], object]
 ) -> Manifest:
-    """Dump a snapshot, and say what is in it."""
+    """Dump a snapshot and return its manifest."""
     command = [program.path, "--format=custom", f"--snapshot={snapshot.id}", "--no-password"]
     command += [f"--exclude-schema={databases.ASIDE}", *(f"--exclude-table-data={table}" for table in LEFT_OUT)]
     found, migrations = counts(), applied_migrations()
@@ -159,7 +159,7 @@ def _take_back(backup: Backup, actor: Actor, now: datetime) -> None:
     try:
         backups.forget(backup, actor, now, "failed: nothing was left of it")
     except (DatabaseError, MasterKeyError, AuditError) as error:
-        logger.warning("backup %s failed, and stands as unfinished: prune it (%s)", backup, error)
+        logger.warning("backup %s failed and is recorded as unfinished: prune it (%s)", backup, error)
 
 
 def _pump(process: "subprocess.Popen[bytes]", file: IO[bytes], progress: Callable[[int], object]) -> tuple[str, int]:
@@ -175,7 +175,7 @@ def _pump(process: "subprocess.Popen[bytes]", file: IO[bytes], progress: Callabl
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a program that still runs, as what it writes cannot be kept."""
+    """End a program that still runs, because its output cannot be stored."""
     if process.stdout is not None:
         process.stdout.close()
     if process.poll() is None:

@@ -1,4 +1,4 @@
-"""What a backup says of itself: a file beside the dump, written last, with the proof of a holder of the master key."""
+"""The manifest of a backup: a file beside the dump, written last, with a proof by the master key."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _CHUNK_OCTETS = 1 << 20
 
 @dataclass(frozen=True)
 class Manifest:
-    """When and of what a backup was made, and all that it is held against: counts are rows by table."""
+    """The origin of a backup, and everything that it is checked against; ``counts`` are rows by table."""
 
     name: str
     made_at: str
@@ -42,14 +42,14 @@ class Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The file: JSON for people and programs. MasterKeyError where it cannot be proven."""
+    """Encode the file as JSON for people and programs. MasterKeyError if it cannot be proven."""
     fields = asdict(manifest)
     made = proof.prove(_proven(fields), manifest.name.encode())
     return json.dumps({**fields, "key": made.key.hex(), "mac": made.mac.hex()}, indent=2).encode() + b"\n"
 
 
 def read(folder: Path, master: MasterKeys) -> Manifest:
-    """The manifest of a backup's folder, proven. BackupError says what is wrong with it, and what to do."""
+    """Read and prove the manifest in a backup's folder. BackupError says what is wrong and what to do."""
     path = folder / MANIFEST
     try:
         fields: dict[str, Any] = json.loads(path.read_bytes())
@@ -59,12 +59,12 @@ def read(folder: Path, master: MasterKeys) -> Manifest:
         manifest = Manifest(**fields)
     except FileNotFoundError:
         raise BackupError(
-            f"{folder} is no whole backup: there is no {MANIFEST}. Name the folder that manage.py backup made"
+            f"{folder} is not a complete backup: it has no {MANIFEST}. Name a folder that manage.py backup made"
         ) from None
     except OSError as error:
         raise BackupError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BackupError(f"{path} is not a manifest as manage.py backup writes it") from None
+        raise BackupError(f"{path} is not a manifest of manage.py backup") from None
     try:
         proof.check(made, _proven(fields), manifest.name.encode(), master)
     except ProofError as error:
@@ -73,7 +73,9 @@ def read(folder: Path, master: MasterKeys) -> Manifest:
 
 
 def check_dump(folder: Path, manifest: Manifest, progress: Callable[[int], object] = lambda octets: None) -> Path:
-    """The dump of a backup, held against its manifest; BackupError where it is half or was changed."""
+    """Check the dump of a backup against its manifest and return its path; BackupError if it is incomplete or was
+    changed.
+    """
     path = folder / DUMP
     digest = hashlib.sha256()
     octets = 0
@@ -86,7 +88,9 @@ def check_dump(folder: Path, manifest: Manifest, progress: Callable[[int], objec
     except OSError as error:
         raise BackupError(f"cannot read {path}: {error.strerror}") from None
     if octets != manifest.octets:
-        raise BackupError(f"{path} has {octets} octets, and its manifest says {manifest.octets}: it is half a backup")
+        raise BackupError(
+            f"{path} has {octets} octets, but its manifest says {manifest.octets}: the backup is incomplete"
+        )
     if digest.hexdigest() != manifest.sha256:
         raise BackupError(f"{path} has another SHA-256 than its manifest says: it was changed")
     return path

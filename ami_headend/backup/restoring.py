@@ -1,8 +1,8 @@
-"""Restoring a backup: its dump loaded in one transaction, then the key journal replayed, then the vault opened.
+"""Restoring a backup: load its dump in one transaction, replay the key journal, then open the vault.
 
-Between the two the database takes uplinks and verifies nothing. Every step can be done again: a load that was
-cut short has left nothing, and a replay neither; one that was whole is not loaded a second time. What stood in the
-database waits aside until the end, and the uplinks in it that the dump lacks are carried over.
+Between the last two, the database takes uplinks and verifies none. Every step can be repeated: an interrupted load or
+replay leaves nothing, and a completed load is not repeated. The earlier content of the database is set aside until the
+end, and its uplinks that the dump lacks are carried over.
 """
 
 import subprocess
@@ -31,14 +31,16 @@ from keyvault.journal.replay import KeyReplayer, Replayer, ReplayReport
 from keyvault.master_key import MasterKeys
 from keyvault.master_key.backups import BackupError
 
-Step = Callable[[str, int | None], Callable[[int], object]]  # a step and its total; gives what hears of its progress
+Step = Callable[
+    [str, int | None], Callable[[int], object]
+]  # a step and its total; returns a function that takes its progress
 
 
 def examine(folder: Path, folders: Sequence[Path], step: Step, *, incomplete: bool = False) -> tuple[Manifest, Path]:
-    """Hold a backup and the journal against all that a restore needs of them, before anything is changed.
+    """Check a backup and the journal for everything that a restore needs, before anything is changed.
 
-    Gives the manifest and the dump. Raises BackupError or MasterKeyError; ``incomplete`` lets a journal pass
-    that is damaged, or does not know the backup.
+    Return the manifest and the dump. BackupError or MasterKeyError if something is missing; ``incomplete`` accepts a
+    journal that is damaged or does not know the backup.
     """
     master = master_key.provider().fresh()
     found = manifest.read(folder, master)
@@ -46,8 +48,8 @@ def examine(folder: Path, folders: Sequence[Path], step: Step, *, incomplete: bo
     missing = sorted(set(found.master_key_versions) - set(master.versions))
     if missing:
         raise BackupError(
-            f"the backup needs master key version {', '.join(map(str, missing))}, and {master_key.provider()} does not "
-            "have it: name the master key that belongs to the backup"
+            f"the backup needs master key version {', '.join(map(str, missing))}, which {master_key.provider()} lacks: "
+            "name the master key that belongs to the backup"
         )
     dump = manifest.check_dump(folder, found, step("reading the dump", found.octets))
     check_journal(read_journal(folders, master, found.journal_number, step), found.name, incomplete=incomplete)
@@ -55,7 +57,7 @@ def examine(folder: Path, folders: Sequence[Path], step: Step, *, incomplete: bo
 
 
 def is_loaded(found: Manifest) -> bool:
-    """Whether this backup's dump stands in the database already, and waits for the key journal."""
+    """Whether this backup's dump is loaded already and waits for the key journal."""
     if not databases.has_table("public", databases.REPLAYED) or databases.is_open():
         return False
     backup = replay.restored_from()
@@ -63,23 +65,23 @@ def is_loaded(found: Manifest) -> bool:
 
 
 def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> None:
-    """Load a dump into the database of this process, whole or not at all.
+    """Load a dump into the database of this process, completely or not at all.
 
-    What stands there is put aside, where ``replace`` says so; else BackupError. ProgramError where the dump cannot be
-    loaded: then the database is as it was.
+    With ``replace``, earlier content is set aside; without it, any content is a BackupError. ProgramError if the dump
+    cannot be loaded: the database is unchanged then.
     """
     program = programs.find("pg_restore")
     if replace:
         databases.put_aside(carried_over.carry)
     elif databases.is_aside():
         raise BackupError(
-            f"an earlier restore --replace was interrupted, and what stood in the database waits in its schema "
-            f"{databases.ASIDE}: run that again, with --replace"
+            f"an earlier restore --replace was interrupted, and the earlier content of the database is in its schema "
+            f"{databases.ASIDE}: run that restore again, with --replace"
         )
     elif not databases.is_empty():
         raise BackupError(
-            f"the database {connection.settings_dict['NAME']} is not empty: name an empty one (--database), or say "
-            "that what stands in it is to go (--replace)"
+            f"the database {connection.settings_dict['NAME']} is not empty: name an empty one (--database), or confirm "
+            "that its content may go (--replace)"
         )
     try:
         _run(program, dump, progress)
@@ -90,7 +92,7 @@ def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> Non
 
 
 def _run(program: Program, dump: Path, progress: Callable[[int], object]) -> None:
-    """pg_restore, in one transaction. ProgramError where it fails."""
+    """Run pg_restore in one transaction. ProgramError if it fails."""
     options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", "--no-password")
     name = str(connection.settings_dict["NAME"])
     connections.close_all()
@@ -125,10 +127,10 @@ def check_nobody_works(role: str | None) -> None:
 
 
 def bring_up_to_date(role: str | None) -> None:
-    """What the loaded database lacks: migrations, partitions, rights of the role of web and workers, statistics.
+    """Bring the loaded database up to date: migrations, partitions, rights of the working role, statistics.
 
-    In the role that owns the tables. Ids go on first: from the rights on, others may store rows. Raises RoleError where
-    ``role`` cannot be given its rights.
+    Needs the role that owns the tables. Ids move on first, because others may store rows once the rights are granted.
+    RoleError if ``role`` cannot be given its rights.
     """
     call_command("migrate", interactive=False, verbosity=0)
     backup = replay.restored_from()
@@ -149,7 +151,7 @@ def replay_journal(
 ) -> ReplayReport:
     """Replay the journal into the database of this process, settle the rest and open the vault.
 
-    Raises BackupError (a damaged or foreign journal), ReplayError, MasterKeyError, AuditError: nothing is changed.
+    BackupError (a damaged or foreign journal), ReplayError, MasterKeyError or AuditError: nothing is changed.
     """
     backup = replay.restored_from()
     found = read_journal(folders, master_key.provider().fresh(), 0 if backup is None else backup.journal_number, step)
@@ -157,46 +159,46 @@ def replay_journal(
     subject = {"backup": None if backup is None else backup.name, "faults": len(found.faults)}
     progress = step("replaying the key journal", len(found))
     outcome = replay.bring_up(found, replayers(found), actor, now, subject, progress)
-    databases.drop_aside()  # killed before this: the next restore, or replay, does it
+    databases.drop_aside()  # if this process is killed before, the next restore or replay does it
     return outcome
 
 
 def replayers(found: Journal) -> list[Replayer]:
-    """What each layer does of a replay, in order."""
+    """Return the replayers of all layers, in order."""
     return [KeyReplayer(found), AccessReplayer(), _SessionsReplayer(), _UplinksReplayer()]
 
 
 def read_journal(folders: Sequence[Path], master: MasterKeys, after: int, step: Step) -> Journal:
-    """The journal's records after a number, with progress by octets."""
+    """Read the journal's records after a number, with progress by octets."""
     total = sum(path.stat().st_size for path in reading.segments(folders))
     return reading.read(folders, master, after, step("reading the key journal", total))
 
 
 def check_journal(found: Journal, backup: str | None, *, incomplete: bool) -> None:
-    """BackupError where the journal is damaged, or does not hold the record of the backup that is restored."""
+    """BackupError if the journal is damaged, or lacks the record of the backup that is restored."""
     if incomplete:
         return
     faults = list(found.faults)
     if backup is not None and not any(_tells_of(record.kind, record.body, backup) for record in found):
-        faults.append(f"it does not hold the record of backup {backup}: it is another head-end's, or a part is missing")
+        faults.append(f"it lacks the record of backup {backup}: it belongs to another head-end, or a part is missing")
     if faults:
         to_do = (
-            "Name the folders of all hosts (--journal). --incomplete-journal goes on without what is missing: meters "
-            "whose keys it held are locked out then, and keys that it cut off are good again"
+            "Name the folders of all hosts (--journal). --incomplete-journal continues without the missing part: "
+            "meters whose keys it held are then locked out, and keys that it cut off are valid again"
         )
-        raise BackupError("\n  ".join(["the key journal is not whole:", *faults, to_do]))
+        raise BackupError("\n  ".join(["the key journal is not complete:", *faults, to_do]))
 
 
 def check_release(found: Manifest) -> None:
-    """BackupError where a newer release has made the backup, or one that this release does not go on from."""
+    """BackupError if a newer release made the backup, or one too old for this release."""
     known = upgrades.known()
     ours = {app for app, _ in known}
     applied = [(app, name) for app, names in found.migrations.items() for name in names if app in ours]
     strange = [f"{app}.{name}" for app, name in applied if (app, name) not in known]
     if strange:
         raise BackupError(
-            f"the backup has migrations that this release does not know ({', '.join(strange[:3])}): it was made by "
-            "another release. Restore it with that one"
+            f"the backup has migrations that this release does not know ({', '.join(strange[:3])}): another release "
+            "made it. Restore it with that one"
         )
     try:
         upgrades.check(applied)
@@ -211,7 +213,7 @@ def _tells_of(kind: str, body: Any, backup: str) -> bool:
 
 
 def _feed(process: "subprocess.Popen[bytes]", read: Callable[[int], bytes], progress: Callable[[int], object]) -> None:
-    """The dump into the program, which may end before it has read all."""
+    """Feed the dump to the program, which may end before it has read everything."""
     assert process.stdin is not None  # noqa: S101 - PIPE was asked for
     try:
         with process.stdin as pipe:
@@ -219,21 +221,21 @@ def _feed(process: "subprocess.Popen[bytes]", read: Callable[[int], bytes], prog
                 pipe.write(chunk)
                 progress(len(chunk))
     except BrokenPipeError:
-        pass  # it says on stderr why
+        pass  # the program reports the reason on stderr
 
 
 class _SessionsReplayer:
-    """Everybody signs in again: whoever was signed out since the dump stays out."""
+    """Ends all sessions, so that everybody signed out since the dump stays out."""
 
     kinds: Mapping[str, Any] = {}
 
     def conclude(self, now: datetime) -> list[str]:
         Session.objects.all().delete()
-        return ["Accounts are as they were when the backup was made: see that nobody is active who left since"]
+        return ["Accounts are as they were when the backup was made: check that nobody is active who left since"]
 
 
 class _UplinksReplayer:
-    """What concentrators posted into the database that was replaced: octets that were acknowledged are not lost."""
+    """Carries over uplinks of the replaced database, so that no acknowledged octets are lost."""
 
     kinds: Mapping[str, Any] = {}
 
@@ -241,9 +243,7 @@ class _UplinksReplayer:
         if not databases.has_table(databases.ASIDE, databases.UPLINKS):
             return []
         carried = carried_over.carry(databases.ASIDE, "public")
-        notes = [f"{carried.uplinks} uplinks of the database that was replaced are carried over, and verified anew"]
+        notes = [f"{carried.uplinks} uplinks of the replaced database are carried over and will be verified again"]
         if carried.without_octets:
-            notes.append(
-                f"{carried.without_octets} uplinks are not: their octets were kept no longer (UPLINK_KEEP_DAYS)"
-            )
+            notes.append(f"{carried.without_octets} uplinks are not: their octets had been deleted (UPLINK_KEEP_DAYS)")
         return notes

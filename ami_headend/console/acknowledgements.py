@@ -1,4 +1,4 @@
-"""Acknowledging all failures that filters find, after their number was shown, and taking an acknowledgement back."""
+"""Acknowledge all failures that match filters, after showing how many they are; and revoke an acknowledgement."""
 
 import dataclasses
 from typing import Any
@@ -30,7 +30,7 @@ _SHOWN = 20
 
 
 class AcknowledgeAllPage(ConsolePage):
-    """The open failures that the filters of the address find: how many they are, a sample, and the note on them."""
+    """The open failures that match the filters of the address: their number, a sample, and a form for the note."""
 
     route = "failures/acknowledge/"
     name = "failures-acknowledge"
@@ -41,7 +41,7 @@ class AcknowledgeAllPage(ConsolePage):
 
     @cached_property
     def filters(self) -> FailureFilters:
-        """The filters of the address."""
+        """Return the filters of the address."""
         return FailureFilters(self.request.GET)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -63,7 +63,7 @@ class AcknowledgeAllPage(ConsolePage):
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Acknowledge them with the note."""
+        """Acknowledge the failures with the note."""
         if not self._is_usable():
             return self._back()
         form = AcknowledgeForm(request.POST)
@@ -75,7 +75,7 @@ class AcknowledgeAllPage(ConsolePage):
         )
 
     def _is_usable(self) -> bool:
-        """Whether the filters are valid and may find open failures."""
+        """Whether the filters are valid and may match open failures."""
         return self.filters.is_valid() and self.filters.selection().is_open is not False
 
     def _back(self) -> HttpResponse:
@@ -88,7 +88,7 @@ class AcknowledgeAllPage(ConsolePage):
 
 
 class AcknowledgementPage(ConsolePage):
-    """One acknowledgement: who, when, the note, some of its failures; for a day, the button that takes it back."""
+    """One acknowledgement: who, when, the note, some of its failures; for a day, a button that takes it back."""
 
     route = "failures/acknowledgements/<int:pk>/"
     name = "acknowledgement"
@@ -101,7 +101,7 @@ class AcknowledgementPage(ConsolePage):
 
     @cached_property
     def acknowledgement(self) -> Acknowledgement:
-        """The acknowledgement of the address, or 404."""
+        """Return the acknowledgement of the address, or 404."""
         return get_object_or_404(Acknowledgement, pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -120,7 +120,9 @@ class AcknowledgementPage(ConsolePage):
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Take it back; or open those of its failures that are not open yet although it was taken back."""
+        """Take the acknowledgement back; if that was done before, reopen those of its failures that are still
+        closed.
+        """
         if not request.user.has_perm(ACKNOWLEDGE):
             raise PermissionDenied
         if self.acknowledgement.taken_back_at is None:

@@ -1,4 +1,4 @@
-"""Pages with buttons that do something: who may press which, what it calls, and what it says afterwards."""
+"""Pages with buttons that act: the right that each needs, the function it calls, and the message afterwards."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,30 +19,30 @@ REFUSALS = (ApprovalError, AuditError, DestroyError, MasterKeyError, RotationErr
 
 
 class Act(NamedTuple):
-    """Something that a button does: the right that it takes, and the function that does it and says what it did."""
+    """The act of a button: the right it needs, and the function that does it and returns a message."""
 
     right: str
     do: Callable[[HttpRequest], str]
 
 
 class Wrong(Exception):  # noqa: N818 - said to the person who pressed the button, not an error of the program
-    """What was filled in cannot be used; the message says why."""
+    """The input cannot be used; the message says why."""
 
 
 class ActingPage(ConsolePage):
-    """A page whose POST names one of its acts (``act``); the page comes again, and a message says what was done."""
+    """A page whose POST names one of its acts (``act``). The page is shown again with a message about the result."""
 
     def acts(self) -> Mapping[str, Act]:
-        """The acts by name."""
+        """Return the acts by name."""
         raise NotImplementedError
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """``may``: the names of the acts that the user has the right to."""
+        """Add ``may``: the names of the acts that the user has the right to."""
         may = {name for name, act in self.acts().items() if self.request.user.has_perm(act.right)}
         return super().get_context_data(may=may, **kwargs)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Do what the button says, as far as the user may and the domain lets it."""
+        """Perform the act of the button if the user has the right and the domain allows it."""
         act = self.acts().get(request.POST.get("act", ""))
         if act is None or not request.user.has_perm(act.right):
             raise PermissionDenied
@@ -55,5 +55,5 @@ class ActingPage(ConsolePage):
         return HttpResponseRedirect(self.next_page())
 
     def next_page(self) -> str:
-        """Where the browser goes after an act: the same page."""
+        """Return the address after an act: the same page."""
         return self.request.get_full_path()

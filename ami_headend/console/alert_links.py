@@ -1,4 +1,4 @@
-"""Where an alert leads: to its subject, and to the rows that its rule counted."""
+"""Links from an alert to its subject and to the rows that its rule counted."""
 
 from datetime import timedelta
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from meters.models import Register
 
 
 class Link(NamedTuple):
-    """A page of the console, and the right that it takes."""
+    """A link to a page of the console, and the right that the page needs."""
 
     text: str
     url: str
@@ -24,7 +24,7 @@ class Link(NamedTuple):
 
 _EVENTS = "admin:meters_meterevent_changelist", "meters.view_meterevent"
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
-_WHOLE = {  # lists that no subject narrows down
+_WHOLE = {  # lists without a filter for the subject
     Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
     Condition.AGREEMENT_KEY_IN_USE: [("Rotation waves", ("admin:waves", "concentrators.view_rotationwave"))],
     Condition.ROTATION_STALLED: [
@@ -43,13 +43,13 @@ _SUBJECTS = {
 
 
 def subject_link(alert: Alert) -> Link | None:
-    """The page of an alert's subject, where it has one."""
+    """Return the link to the page of an alert's subject, if it has one."""
     page = _SUBJECTS.get(SubjectKind(alert.subject_kind))
     return Link(alert.subject, reverse(page[0], args=[alert.subject_id]), page[1]) if page else None
 
 
 def links(alert: Alert) -> list[Link]:
-    """The subject, or the list of very many, and the lists of rows behind an alert."""
+    """Return the links of an alert: its subject or list of subjects, and the lists of rows behind it."""
     subject = subject_link(alert) or _subjects_link(alert)
     return [*([subject] if subject else []), *_rows(alert)]
 

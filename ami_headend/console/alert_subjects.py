@@ -1,4 +1,4 @@
-"""The subjects of an alert for very many: a list like that of meters or concentrators, and the same as a file."""
+"""The subjects of a shared alert: a list like that of meters or concentrators, and the same as a file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,13 +30,13 @@ _CONCENTRATORS = pa.schema([("concentrator_id", pa.int64()), ("concentrator", pa
 
 
 class SubjectFilters(KnownParametersForm):
-    """Subjects by what they are called."""
+    """Filters subjects by name."""
 
-    search = text("search", "how the serial number or name begins")
+    search = text("search", "first characters of the serial number or name")
 
 
 class AlertSubjectsPage(MetersActingPage):
-    """Of which meters or concentrators an alert was found last."""
+    """The meters or concentrators of an alert at its last evaluation."""
 
     route = "alerts/<int:pk>/subjects/"
     name = "alert-subjects"
@@ -68,7 +68,7 @@ class AlertSubjectsPage(MetersActingPage):
         return _concentrators_table(shown), [shown[-1].pk] if len(shown) == ROWS else None
 
     def meter_acts(self) -> dict[str, str]:
-        """None for an alert of concentrators."""
+        """Return no acts for an alert of concentrators."""
         return super().meter_acts() if self.gathered.kind == SubjectKind.METER else {}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -77,7 +77,7 @@ class AlertSubjectsPage(MetersActingPage):
 
 
 class AlertSubjectsExport(ConsolePage):
-    """The same as CSV, streamed."""
+    """The same list as streamed CSV."""
 
     route = "alerts/<int:pk>/subjects/export/"
     name = "alert-subjects-export"
@@ -95,7 +95,7 @@ class AlertSubjectsExport(ConsolePage):
 
 
 def _gathered(request: HttpRequest, pk: int) -> GatheredSubjects:
-    """An alert's subjects, where the user may see them; 404 where the alert has none of its own."""
+    """Return the subjects of a shared alert. 404 if it is not shared; PermissionDenied if the user may not see them."""
     found = get_object_or_404(GatheredSubjects.objects.select_related("alert__rule"), alert=pk)
     if not request.user.has_perm(RIGHTS[SubjectKind(found.kind)]):
         raise PermissionDenied
@@ -106,7 +106,7 @@ def _concentrators_table(rows: Sequence[Concentrator]) -> HtmlTable:
     now = timezone.now()
     posted = {row.id: row.posted_at for row in silence.of_concentrators(now)}
     return table(
-        [Column("concentrator"), Column("state"), Column("last heard")],
+        [Column("concentrator"), Column("state"), Column("last post")],
         [
             [
                 link(reverse("admin:concentrator", args=[row.pk]), row.name),
@@ -128,5 +128,5 @@ def _concentrators(ids: Sequence[int]) -> list[Any]:
 
 
 def subjects_url(alert: Alert) -> str:
-    """The address of the list."""
+    """Return the address of the list."""
     return reverse("admin:alert-subjects", args=[alert.pk])

@@ -1,4 +1,4 @@
-"""The pages of alerts: what is open, snoozed and over; one alert with its history, and what people do about it."""
+"""The pages of alerts: open, snoozed and ended ones; one alert with its history, and the form to handle it."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -42,13 +42,13 @@ _PERIODS = [(60, "an hour"), (240, "4 hours"), (1_440, "a day"), (10_080, "a wee
 
 
 class HandlingForm(forms.Form):
-    """What is done about alerts, with a note."""
+    """An act on alerts, with a note."""
 
     note = forms.CharField(
         required=False,
         max_length=NOTE_LENGTH - 50,
         widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
-        help_text="What you found or do; it stands in the alert's history.",
+        help_text="What you found or will do; it is added to the alert's history.",
     )
     minutes = forms.TypedChoiceField(
         label="Snooze for",
@@ -61,7 +61,7 @@ class HandlingForm(forms.Form):
 
 
 class AlertsPage(ConsolePage):
-    """Alerts that are open, snoozed or over; many can be acknowledged or snoozed at once."""
+    """Open, snoozed or ended alerts; many can be acknowledged or snoozed at once."""
 
     route = "alerts/"
     name = "alerts"
@@ -92,7 +92,7 @@ class AlertsPage(ConsolePage):
         }
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Acknowledge or snooze what is ticked, or end its snooze."""
+        """Acknowledge or snooze the chosen alerts, or end their snooze."""
         ids = row_numbers(request.POST.getlist("alert"))
         _handle(request, ids)
         state = request.POST.get("state", "open")
@@ -100,7 +100,7 @@ class AlertsPage(ConsolePage):
 
 
 class AlertPage(ConsolePage):
-    """One alert: what it means, what to do, what is behind it, and what became of it."""
+    """One alert: its meaning, steps, links, history and messages."""
 
     route = "alerts/<int:pk>/"
     name = "alert"
@@ -133,13 +133,13 @@ class AlertPage(ConsolePage):
         }
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Acknowledge, snooze, end a snooze, or note."""
+        """Acknowledge, snooze, end a snooze, or add a note."""
         _handle(request, [get_object_or_404(Alert, pk=pk).pk])
         return HttpResponseRedirect(reverse("admin:alert", args=[pk]))
 
 
 def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = False) -> HtmlTable:
-    """Alerts as rows: what, of what, since when, and who looks after it."""
+    """Return alerts as a table."""
     columns = [
         Column("severity"),
         Column("alert"),
@@ -178,13 +178,13 @@ def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = F
 
 
 def severity_label(severity: int) -> Any:
-    """A severity in its colour."""
+    """Return a severity in its colour."""
     known = Severity(severity)
     return label(known.name.lower(), SEVERITY_COLOURS[known])
 
 
 def state_label(alert: Alert, now: datetime) -> Any:
-    """Whether an alert is open, acknowledged, snoozed or over, in words."""
+    """Return the state of an alert in words: open, acknowledged, snoozed or over."""
     if alert.resolved_at is not None:
         return format_html("{} {}", label("over", "success"), ago(alert.resolved_at, now))
     if alert.snoozed_until is not None and alert.snoozed_until > now:
@@ -212,19 +212,19 @@ def _figures(now: datetime) -> list[Figure]:
 
 
 def _evaluated(now: datetime) -> Figure:
-    """Whether rules are evaluated at all: without beat or workers no alert is raised."""
+    """Show when rules were last evaluated: without beat or workers no alert is raised."""
     rules = Rule.objects.filter(is_enabled=True).values_list("evaluated_at", "last_error")
     times = [at for at, _ in rules if at is not None]
     failing = sum(bool(error) for _, error in rules)
     if not clock.is_within(max(times, default=None), EVALUATED_LATE, now):
         said = "never" if not times else ago(max(times), now)
-        return Figure("Rules looked at", str(said), "beat or the workers do not run", "heart_broken", tone="bad")
+        return Figure("Rules evaluated", str(said), "beat or the workers are not running", "heart_broken", tone="bad")
     note = f"{failing} rules cannot be evaluated" if failing else f"{len(rules)} rules"
-    return Figure("Rules looked at", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
+    return Figure("Rules evaluated", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
 
 
 def _page(state: str, after: str | None, now: datetime) -> tuple[list[Alert], str | None]:
-    """The alerts of a state; those that are over go on after a key."""
+    """Return the alerts of a state, and the key of the next page of ended ones."""
     if state != "ended":
         rows = queries.open_alerts(now) if state == "open" else queries.snoozed_alerts(now)
         return list(rows[: 10 * ROWS]), None
@@ -244,7 +244,7 @@ def _page(state: str, after: str | None, now: datetime) -> tuple[list[Alert], st
 
 
 def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
-    """Do what the form asks for, and say what became of it."""
+    """Perform the act of the form and show a message about the result."""
     if not request.user.has_perm(HANDLE):
         raise PermissionDenied
     form, who, now = HandlingForm(request.POST), request.user.get_username(), timezone.now()
@@ -252,7 +252,7 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
         messages.error(request, " ".join(str(error) for errors in form.errors.values() for error in errors))
         return
     if not ids:
-        messages.warning(request, "No alert was ticked.")
+        messages.warning(request, "No alert was chosen.")
         return
     note, minutes = form.cleaned_data["note"], form.cleaned_data["minutes"] or _PERIODS[0][0]
     try:
@@ -266,15 +266,15 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
                 done, said = handling.wake(ids, who, now), "taken out of the snooze"
             case "note":
                 handling.add_note(ids[0], who, note, now)
-                messages.success(request, "The note stands in the history.")
+                messages.success(request, "The note was added to the history.")
                 return
             case _:
-                raise HandlingError("Say what is to be done.")
+                raise HandlingError("Choose what to do.")
     except HandlingError as error:
         messages.error(request, str(error))
         return
     many = "1 alert" if done == 1 else f"{done} alerts"
-    messages.success(request, f"{many} {said}." if done else f"Nothing was left to be {said}.")
+    messages.success(request, f"{many} {said}." if done else f"No alert was left to be {said}.")
 
 
 def _steps_table(steps: Iterable[AlertStep]) -> HtmlTable:
@@ -293,7 +293,7 @@ def _steps_table(steps: Iterable[AlertStep]) -> HtmlTable:
 
 
 def _receivers_table(alert: Alert) -> HtmlTable:
-    """What each receiver knows, and when its next message is due if nothing changes."""
+    """Show what each receiver knows, and when its next message is due if nothing changes."""
     rows = alert.conversations.select_related("channel").order_by("channel__name", "recipient")[:ROWS]
     return table(
         [Column("channel"), Column("knows it as"), Column("next message", is_minor=True)],
@@ -309,7 +309,7 @@ def _receivers_table(alert: Alert) -> HtmlTable:
 
 
 def _receiver(channel: Channel | None, name: str, recipient: str) -> Any:
-    """A channel, or what it was called, and its one address."""
+    """Return a channel, or its former name, with the receiver's address."""
     shown = (
         format_html("{} (removed)", name)
         if channel is None
@@ -335,7 +335,7 @@ def _deliveries_table(alert: Alert) -> HtmlTable:
 
 
 def delivery_label(row: Any) -> Any:
-    """What became of a delivery."""
+    """Return the outcome of a delivery in words."""
     if row.delivered_at is not None:
         return label("delivered", "success")
     if row.given_up_at is not None and row.last_error == REPLACED:

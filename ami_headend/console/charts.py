@@ -9,7 +9,7 @@ from ami_headend.console.formatting import PREFIXES
 _MUTED = "#8b93a1"
 _AXIS = {"grid": {"display": False, "color": ""}, "border": {"display": False}}
 
-# Colours that read on white and on the dark background alike.
+# Colours that are readable on both white and the dark background.
 GOOD, UNSURE, BAD, PLAIN, SECOND, FAINT = "#16a34a", "#f59e0b", "#dc2626", "#3b82f6", "#8b5cf6", "#94a3b8"
 
 
@@ -22,7 +22,7 @@ class Series(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A chart for ``{% chart %}``: ``name`` is unique on its page, ``summary`` says in words what it shows."""
+    """A chart for ``{% chart %}``. ``name`` is unique on its page; ``summary`` describes the chart in words."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Chart(NamedTuple):
 
 
 def bars(name: str, summary: str, labels: Sequence[str], series: Sequence[Series], unit: str = "") -> Chart:
-    """Stacked bars over labels, which stand on the lower axis."""
+    """Return stacked bars, with the labels on the lower axis."""
     datasets = [{"label": s.name, "data": list(s.values), "backgroundColor": s.colour} for s in series]
     return _chart(name, "bar", summary, labels, datasets, unit, stacked=True)
 
@@ -46,9 +46,10 @@ def lines(
     scale: tuple[float, float] | None = None,
     marks: Sequence[int] = (),
 ) -> Chart:
-    """One line for each series; a gap stays a gap. ``scale`` is where its ends stand, else the values say.
+    """Return one line for each series, with gaps kept. ``scale`` fixes both ends of the axis; without it, the values
+    do.
 
-    ``marks`` are the numbers of the labels that stand on the axis; without them, as many as there is room for.
+    ``marks`` are the indexes of the labels on the axis; without them, as many as fit.
     """
     datasets = [
         {
@@ -119,7 +120,7 @@ def _chart(
 
 
 def unit_for(values: Sequence[float | None], unit: str) -> tuple[str, int]:
-    """The unit that suits the largest of the values, with its prefix, and how many of the plain unit it is."""
+    """Return the unit with the prefix that suits the largest value, and its size in plain units."""
     largest = max((abs(value) for value in values if value is not None), default=0)
     divisor, prefix = next((d, p) for limit, d, p in PREFIXES if largest < limit)
     return f"{prefix}{unit}", divisor

@@ -1,4 +1,4 @@
-"""Health of the head-end's components, as a worker found it lately; that it did shows that schedule and workers run."""
+"""Health of the head-end's components, as a worker found it; a recent answer shows that schedule and workers run."""
 
 from datetime import datetime, timedelta
 
@@ -23,17 +23,17 @@ COMPONENTS = Question("components", _look, list[CheckResult])
 
 
 def look(now: datetime) -> None:
-    """What the schedule has a worker do: look at everything, and keep what was found."""
+    """Check everything and store the findings; the schedule lets a worker do this."""
     kept.keep(COMPONENTS, now)
 
 
 def components(now: datetime) -> list[CheckResult]:
-    """The findings: what a worker found, and without one what this process sees by itself."""
+    """Return what a worker found; if that is too old, what this process finds by itself."""
     row = KeptAnswer.objects.filter(name=COMPONENTS.name).first()
     found = None if row is None else kept.read(COMPONENTS, row)
     if row is None or found is None or not clock.is_within(row.taken_at, _STALE_AFTER, now):
         since = "" if row is None else f" for {duration(clock.age_s(row.taken_at, now))}"
         to_do = "Start celery beat and a worker (make up starts both); nothing is verified without a worker."
-        return [CheckResult(_SCHEDULE, False, f"not heard of{since}", to_do), checks.broker()]
+        return [CheckResult(_SCHEDULE, False, f"no sign{since}", to_do), checks.broker()]
     age = duration(clock.age_s(row.taken_at, now))
-    return [CheckResult(_SCHEDULE, True, f"looked at all this {age} ago"), *found]
+    return [CheckResult(_SCHEDULE, True, f"all this was checked {age} ago"), *found]

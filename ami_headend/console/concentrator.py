@@ -1,4 +1,4 @@
-"""The page of one concentrator: when it was heard, how complete its meters are, what it posted, and its tokens."""
+"""The page of one concentrator: its last post, the completeness of its meters, its uplinks and its tokens."""
 
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -53,13 +53,13 @@ _DAYS = 7
 _ROWS = 10
 _TOKENS = 20
 _INCOMPLETE = 50
-_LONGEST_LOOK = timedelta(days=1, hours=1)  # a day of 25 hours
+_LONGEST_LOOK = timedelta(days=1, hours=1)  # the longest day, with 25 hours
 _HOUR = timedelta(hours=1)
 _TOKEN_COLOURS = {"valid": "success", "expired": "warning", "revoked": "danger"}
 
 
 class TokenForm(forms.Form):
-    """What a new token is for, and until when it is valid."""
+    """The purpose of a new token, and its end of validity."""
 
     label = forms.CharField(
         max_length=120,
@@ -70,7 +70,7 @@ class TokenForm(forms.Form):
     expires_at = forms.DateTimeField(
         label="Valid until",
         required=False,
-        help_text="in your time zone; without it, until it is revoked",
+        help_text="in your time zone; leave empty for a token that is valid until it is revoked",
         widget=UnfoldAdminTextInputWidget(attrs={"type": "datetime-local"}),
         validators=WITHIN_TIMES,
     )
@@ -78,12 +78,12 @@ class TokenForm(forms.Form):
     def clean_expires_at(self) -> datetime | None:
         at: datetime | None = self.cleaned_data["expires_at"]
         if at is not None and at <= timezone.now():
-            raise forms.ValidationError("This time is past: the token would never be valid.")
+            raise forms.ValidationError("This time has passed: the token would never be valid.")
         return at
 
 
 class HeatCell(NamedTuple):
-    """An hour of the heat map: its tone from 0 (nothing) to 5 (complete), what it says, and the way to its meters."""
+    """An hour of the heat map: its tone from 0 (nothing) to 5 (complete), its text, and the link to its meters."""
 
     tone: str
     said: str
@@ -91,7 +91,7 @@ class HeatCell(NamedTuple):
 
 
 class ConcentratorPage(ConsolePage):
-    """One concentrator. Figures, uplinks and failures renew themselves."""
+    """One concentrator. Figures, uplinks and failures refresh by themselves."""
 
     route = "concentrators/<int:pk>/"
     name = "concentrator"
@@ -105,7 +105,7 @@ class ConcentratorPage(ConsolePage):
 
     @cached_property
     def concentrator(self) -> Concentrator:
-        """The concentrator of the address, or 404."""
+        """Return the concentrator of the address, or 404."""
         return get_object_or_404(Concentrator, pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -130,7 +130,9 @@ class ConcentratorPage(ConsolePage):
         return context
 
     def _completeness(self, now: datetime) -> dict[str, Any]:
-        """Seven days by the hour: who is complete, and the energy; and which meters lack intervals, where asked."""
+        """Return completeness and energy of seven days by hour, and the meters that lack intervals in the requested
+        hours.
+        """
         today = day_of(now)
         start = midnight(today - timedelta(days=_DAYS - 1))
         end = start + (now - start) // _HOUR * _HOUR
@@ -155,7 +157,7 @@ class ConcentratorPage(ConsolePage):
         return found
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Make, rotate or revoke a token. A new one is shown in this very answer, and nowhere else."""
+        """Make, rotate or revoke a token. Only this very answer shows a new one."""
         act = request.POST.get("act", "")
         if not request.user.has_perm(MAKE if act == "make" else END) or (
             act == "rotate" and not request.user.has_perm(MAKE)
@@ -182,7 +184,7 @@ class ConcentratorPage(ConsolePage):
         rows = ConcentratorToken.objects.select_related("concentrator").filter(concentrator=self.concentrator)
         token = rows.filter(pk=row_number(number) or 0).first()
         if token is None or tokens.state(token, timezone.now()) == "revoked":
-            messages.error(request, "Nothing was done: there is no such token, or it is revoked already.")
+            messages.error(request, "Nothing was done: there is no such token, or it has already been revoked.")
         elif act == "rotate":
             secret = registry.rotate_token(web_actor(request), token)
             return self.render_to_response(self.get_context_data(secret=secret, replaced=token))
@@ -190,12 +192,12 @@ class ConcentratorPage(ConsolePage):
             return self.render_to_response(self.get_context_data(revoking=_revoking(token, timezone.now())))
         elif act == "revoke":
             registry.revoke_token(web_actor(request), token)
-            messages.success(request, f"Token {token} is refused from now on. The other tokens stay as they are.")
+            messages.success(request, f"Token {token} is refused from now on. Other tokens stay valid.")
         return HttpResponseRedirect(request.path)
 
 
 def _revoking(token: ConcentratorToken, now: datetime) -> dict[str, Any]:
-    """Warnings to show before a token is revoked."""
+    """Return the warnings to show before a token is revoked."""
     others = [other for other in token.concentrator.tokens.exclude(pk=token.pk) if tokens.state(other, now) == "valid"]
     return {"id": token.pk, "name": str(token), "used": ago(token.last_used_at, now), "others": len(others)}
 
@@ -208,7 +210,7 @@ def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
     frames, rejected = sums["frames"], sums["rejected"]
     oldest = "nothing waits" if health.oldest_waiting_at is None else f"oldest {ago(health.oldest_waiting_at, now)}"
     return [
-        Figure("Last heard", ago(health.posted_at, now), health_label(health, now), "sensors"),
+        Figure("Last post", ago(health.posted_at, now), health_label(health, now), "sensors"),
         Figure("Uplinks waiting", thousands(health.waiting), oldest, "hourglass_empty"),
         Figure("Frames", thousands(frames), "posted in the last 24 hours", "upload"),
         Figure(
@@ -223,7 +225,7 @@ def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
 
 
 def _heat_map(hours: list[Hour], path: str) -> list[dict[str, Any]]:
-    """Days of the viewer's zone by their hours; a day that clocks were set back has an hour of both."""
+    """Arrange hours by days in the viewer's zone; where clocks were set back, one cell holds both hours."""
     days: dict[Any, dict[int, list[Hour]]] = {}
     for hour in hours:
         local = timezone.localtime(hour.start)
@@ -258,7 +260,7 @@ def _span(start: datetime, end: datetime) -> str:
 
 
 def _asked(request: HttpRequest) -> tuple[datetime, datetime] | None:
-    """The hours that the query names; None unless they are hours of one day."""
+    """Return the hours that the query names; None unless they lie within one day."""
     try:
         start, end = (datetime.fromisoformat(request.GET[name]) for name in ("from", "to"))
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""The list of concentrators: who posts, who lags and who is silent."""
+"""The list of concentrators: which post, lag behind or are silent."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ _STATES = {"active": True, "inactive": False}
 
 
 class ConcentratorFilters(KnownParametersForm):
-    """Concentrators by name, and whether they are let in."""
+    """Filters concentrators by name and by state."""
 
     others = KnownParametersForm.others | {"sort"}
 
@@ -34,18 +34,18 @@ class ConcentratorFilters(KnownParametersForm):
 
 
 def health_label(row: Health, now: datetime) -> SafeString:
-    """The health of a concentrator in a word; only ``lagging`` is the fault of the head-end."""
+    """Return the health of a concentrator in a word; only ``lagging`` is the fault of the head-end."""
     if not row.is_active:
         return label("inactive")
     if row.posted_at is None:
-        return label("never heard", "danger" if row.is_silent else "")
+        return label("never posted", "danger" if row.is_silent else "")
     if row.oldest_waiting_at is not None and now - row.oldest_waiting_at > LAGGING_AFTER:
         return label("lagging", "warning")
     return label("silent", "danger") if row.is_silent else label("posting", "success")
 
 
 class _Shown(NamedTuple):
-    """All that the list knows of a concentrator."""
+    """All data of a concentrator in the list."""
 
     row: Health
     traffic: Traffic
@@ -56,7 +56,7 @@ def _completeness(shown: _Shown) -> float:
     return shown.share.counted / shown.share.expected if shown.share is not None else 2
 
 
-# What the list can be sorted by; of two that are equal, the first name comes first.
+# The columns to sort by; equal rows are in order of their names.
 _SORTS: dict[str, Callable[[_Shown], Any]] = {
     "name": lambda shown: shown.row.name,
     "heard": lambda shown: (shown.row.posted_at is not None, shown.row.posted_at),
@@ -69,7 +69,7 @@ _SORTS: dict[str, Callable[[_Shown], Any]] = {
 
 
 class ConcentratorsPage(ListPage):
-    """Concentrators, by name or by the column that the address names (``sort``, with - for the largest first)."""
+    """Concentrators, by name or by the column in ``sort`` (with - for the largest first)."""
 
     route = "concentrators/"
     name = "concentrators"
@@ -94,7 +94,7 @@ class ConcentratorsPage(ListPage):
         columns = [
             self._sorted_by("concentrator", "name"),
             Column("health"),
-            self._sorted_by("last heard", "heard"),
+            self._sorted_by("last post", "heard"),
             self._sorted_by("completeness, 24 h", "completeness", is_number=True),
             self._sorted_by("meters", "meters", is_number=True, is_minor=True),
             self._sorted_by("frames, 24 h", "frames", is_number=True, is_minor=True),
@@ -106,7 +106,7 @@ class ConcentratorsPage(ListPage):
         return table(columns, lines), None if rest is None else [rest]
 
     def _sorted_by(self, title: str, key: str, **more: Any) -> Column:
-        """A column whose title sorts by it; once more, the other way round."""
+        """Return a column whose title sorts by it; a second click reverses the order."""
         query = self.request.GET.copy()
         query.pop("after", None)
         here = query.get("sort", "name")
@@ -116,7 +116,7 @@ class ConcentratorsPage(ListPage):
 
 
 def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list[_Shown]:
-    """The concentrators that the filters find, by name."""
+    """Return the concentrators that match the filters, by name."""
     part, is_active = filters["search"].casefold(), _STATES.get(filters["state"])
     answers = kept.answers([TRAFFIC, *([PROFILES] if with_shares else [])], now)
     traffic = answers[TRAFFIC.name].found

@@ -1,4 +1,4 @@
-"""The page of one integrity failure: its evidence octet by octet, what it means, and what to do about it."""
+"""The page of one integrity failure: its evidence octet by octet, its meaning, and what to do about it."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ class FailurePage(ConsolePage):
 
     @cached_property
     def failure(self) -> IntegrityFailure:
-        """The failure of the address, or 404: it may have been judged again, or its keeping have ended."""
+        """Return the failure of the address, or 404: it may have been judged again or deleted for age."""
         rows = IntegrityFailure.objects.select_related("meter", "concentrator", "uplink", "acknowledgement")
         return get_object_or_404(rows.defer("uplink__body"), pk=self.kwargs["pk"])
 
@@ -87,7 +87,7 @@ class FailurePage(ConsolePage):
         }
 
     def _detail(self) -> str:
-        """The reason; to whoever may see readings with the values in it, which is recorded."""
+        """Return the reason. Users who may see readings get the values in it, and that access is recorded."""
         known = without_values(self.failure.detail)
         if known == self.failure.detail or not self.request.user.has_perm(READ_READINGS):
             return known
@@ -95,7 +95,7 @@ class FailurePage(ConsolePage):
         return self.failure.detail
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Acknowledge this failure, or verify again what waits in its uplink."""
+        """Acknowledge this failure, or verify the waiting frames of its uplink again."""
         if request.POST.get("act") == "verify-again":
             return self._verify_again(request)
         if not request.user.has_perm(ACKNOWLEDGE):
@@ -111,12 +111,12 @@ class FailurePage(ConsolePage):
         try:
             outcome = reverification.verify_all_again(reverification.waiting_uplinks([failure.uplink_id]), titles)
         except TransientError:
-            messages.error(request, "Nothing moved: database or master key do not answer. Try again later.")
+            messages.error(request, "Nothing was done: database or master key do not answer. Try again later.")
             return HttpResponseRedirect(request.path)
         if not outcome.uplinks:
             why = (
-                "its clock is ahead of ours, the meter or its key is not known or not in service, the octets are gone, "
-                "or none waits (any more)"
+                "the frame is ahead of our clock, the meter or key is unknown or out of service, the octets are gone, "
+                "or no frame waits any more"
             )
             messages.warning(request, f"Nothing to judge yet: {why}.")
             return HttpResponseRedirect(request.path)

@@ -1,4 +1,4 @@
-"""Integrity failures in numbers: a sum, a chart and the worst concentrators and meters, over any filter."""
+"""Integrity failures in numbers: a sum, a chart and the worst concentrators and meters, under any filters."""
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from concentrators.failures.kinds import Severity
 from concentrators.failures.numbers import KEPT_MOST, Numbers
 
 _DAYS = 7
-_BY_HOUR = timedelta(days=3)  # up to so long a period is shown by the hour
+_BY_HOUR = timedelta(days=3)  # shorter periods are shown by the hour
 _LONGEST = timedelta(days=400)
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _WORST = 10
@@ -30,7 +30,7 @@ _HOUR = timedelta(hours=1)
 
 
 class FailureNumbersPage(ConsolePage):
-    """What was refused in a period, the last seven days unless the filters say otherwise."""
+    """The frames rejected in a period; the last seven days unless the filters name another."""
 
     route = "failures/numbers/"
     name = "failure-numbers"
@@ -68,7 +68,7 @@ class FailureNumbersPage(ConsolePage):
         }
 
     def _way(self, start: datetime, end: datetime) -> dict[str, str]:
-        """The filters of the address with the period that is shown, for links into the list."""
+        """Return the filters of the address with the shown period, for links to the list."""
         given = {name: str(value) for name, value in self.request.GET.items() if value}
         return given | {
             name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}" for name, at in (("from", start), ("to", end))
@@ -90,7 +90,7 @@ class FailureNumbersPage(ConsolePage):
 
 
 def _steps(start: datetime, end: datetime) -> list[datetime]:
-    """When the hours or days of a period begin, the one in which it begins first."""
+    """Return the starts of the hours or days of a period, from the one in which it begins."""
     if end - start <= _BY_HOUR:
         first = start.replace(minute=0, second=0, microsecond=0)
         return [first + n * _HOUR for n in range(max(1, -((first - end) // _HOUR)))]
@@ -103,7 +103,7 @@ def _figures(found: Numbers, way: dict[str, str]) -> list[Figure]:
     for kind, failures in found.by_kind.items():
         sums[kind.severity] += failures
     whole = sum(sums.values())
-    figures = [Figure("Refused frames", thousands(whole), "in the period shown", "functions", _list(way))]
+    figures = [Figure("Rejected frames", thousands(whole), "in the period shown", "functions", _list(way))]
     return figures + [
         Figure(
             severity.name.capitalize(),
@@ -129,7 +129,7 @@ def _chart(found: Numbers, starts: list[datetime]) -> Chart:
     ]
     step = "hour" if is_by_hour else "day"
     pattern = "%a %H:%M" if is_by_hour else "%d %b"
-    return charts.bars("refused", f"Refused frames by {step} and severity", labels(starts, pattern), series, "frames")
+    return charts.bars("refused", f"Rejected frames by {step} and severity", labels(starts, pattern), series, "frames")
 
 
 def _kinds(found: Numbers, way: dict[str, str]) -> HtmlTable:

@@ -1,4 +1,4 @@
-"""The lists of integrity failures: one by one and live, by meter and kind, and as CSV."""
+"""The lists of integrity failures: a live list, groups by meter and kind, and CSV."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -80,7 +80,7 @@ _EXPORT_SCHEMA = pa.schema(
 
 
 class _ClaimedMeterField(MeterField):
-    """A meter, or the system title that frames claim although no meter has it."""
+    """A meter, or a system title that frames claim although no meter has it."""
 
     def unknown(self, written: str, error: RegistryError) -> Meter | bytes:
         try:
@@ -106,7 +106,7 @@ class FailureFilters(FilterForm):
     field_order = ["kind", "severity", "state", "meter", "concentrator", "uplink", "from", "to"]
 
     def selection(self, after: FailureKey | None = None) -> FailureSelection:
-        """What the filters mean; to be called once they are valid."""
+        """Return the selection of valid filters."""
         given = self.cleaned_data
         meter, concentrator = given.get("meter"), given.get("concentrator")
         return FailureSelection(
@@ -123,12 +123,12 @@ class FailureFilters(FilterForm):
         )
 
     def in_words(self) -> list[tuple[str, str]]:
-        """Each filter that is set, by its label, as it was written."""
+        """Return label and text of each filter that is set."""
         return [(str(bound.label), str(bound.value())) for bound in self if bound.value() not in (None, "")]
 
 
 class AcknowledgeForm(forms.Form):
-    """The comment of an acknowledgement."""
+    """The note of an acknowledgement."""
 
     note = forms.CharField(
         max_length=NOTE_LENGTH,
@@ -137,13 +137,13 @@ class AcknowledgeForm(forms.Form):
 
 
 def failures_url(**filters: Any) -> str:
-    """The address of the list under filters, as the form writes them."""
+    """Return the address of the list under filters, as the form writes them."""
     given = {name: value for name, value in filters.items() if value not in (None, "")}
     return f"{reverse('admin:failures')}?{urlencode(given)}" if given else reverse("admin:failures")
 
 
 def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False) -> HtmlTable:
-    """Failures as a table, each leading to its page; with boxes to choose some of them where asked."""
+    """Return failures as a table with links to their pages; ``choose`` adds boxes to choose some."""
     columns = [
         Column("received"),
         Column("kind"),
@@ -172,7 +172,7 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
 
 
 def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> HtmlTable:
-    """Failures by meter and kind as a table, each leading to its failures."""
+    """Return failures by meter and kind as a table with links to their failures."""
     columns = [
         Column("kind"),
         Column("meter"),
@@ -201,7 +201,7 @@ def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> HtmlTable:
 
 
 def claimed(row: FailureRow) -> SafeString | str:
-    """The claimed sender of a frame: a meter, a system title without meter, or nothing readable."""
+    """Return the claimed sender of a frame: a meter, a system title without meter, or nothing readable."""
     if row.meter_id is not None:
         return clipped(row.meter)
     return (
@@ -210,7 +210,7 @@ def claimed(row: FailureRow) -> SafeString | str:
 
 
 def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str) -> Acknowledged | None:
-    """Acknowledge as the request's user and say in a message what was done; None where nothing was."""
+    """Acknowledge as the request's user and show a message about the result; None if nothing was acknowledged."""
     try:
         done = acknowledge(selection, web_actor(request), note, timezone.now())
     except AcknowledgementError as error:
@@ -231,7 +231,7 @@ def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str
 
 
 def take_back_for(request: HttpRequest, number: int) -> None:
-    """Take an acknowledgement back as the request's user and say in a message what was done."""
+    """Take an acknowledgement back as the request's user and show a message about the result."""
     try:
         take_back(number, web_actor(request), timezone.now())
     except AcknowledgementError as error:
@@ -244,7 +244,7 @@ def take_back_for(request: HttpRequest, number: int) -> None:
 
 
 def open_again_for(request: HttpRequest, number: int) -> None:
-    """Have the failures of an acknowledgement that was taken back opened in the background."""
+    """Reopen the failures of a revoked acknowledgement in the background."""
     if _enqueue(tasks.reopen_failures, number):
         messages.success(request, "Taken back: its failures are being opened again.")
     else:
@@ -252,7 +252,7 @@ def open_again_for(request: HttpRequest, number: int) -> None:
 
 
 def _enqueue(task: Any, number: int) -> bool:
-    """Whether the queue took the task."""
+    """Enqueue a task; return whether the queue took it."""
     try:
         task.apply_async((number,), retry=False)
     except task.OperationalError:
@@ -261,7 +261,7 @@ def _enqueue(task: Any, number: int) -> bool:
 
 
 class FailuresPage(ListPage):
-    """Failures, newest first; new ones appear by themselves. The chosen ones are acknowledged here."""
+    """Failures, newest first; new ones appear by themselves. The chosen ones can be acknowledged here."""
 
     route = "failures/"
     name = "failures"
@@ -279,7 +279,7 @@ class FailuresPage(ListPage):
 
     @property
     def filters(self) -> FailureFilters:
-        """The filters of the request, valid."""
+        """Return the filters of the request, validated."""
         form = FailureFilters(self.request.GET)
         form.full_clean()
         return form
@@ -293,7 +293,7 @@ class FailuresPage(ListPage):
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Acknowledge the failures that were chosen."""
+        """Acknowledge the chosen failures."""
         if not request.user.has_perm(ACKNOWLEDGE):
             raise PermissionDenied
         ids = chosen(request, "failure")
@@ -305,7 +305,7 @@ class FailuresPage(ListPage):
 
 
 class FailureGroupsPage(ListPage):
-    """One row for each meter and kind, the one that was added to last first."""
+    """One row for each meter and kind, the most recent first."""
 
     route = "failures/groups/"
     name = "failure-groups"
@@ -327,7 +327,7 @@ class FailureGroupsPage(ListPage):
 
 
 class FailuresExport(ConsolePage):
-    """What the filters find as CSV, streamed; the frames' octets are on the failures' pages."""
+    """The failures that match the filters as streamed CSV; octets of frames are on the failures' own pages."""
 
     route = "failures/export/"
     name = "failures-export"
@@ -358,7 +358,7 @@ def _figures() -> list[Figure]:
         Figure(
             f"Open, {severity.name.lower()}",
             thousands(count),
-            "kept failures that nobody has acknowledged",
+            "stored failures that nobody has acknowledged",
             _ICONS[severity],
             failures_url(severity=severity.name.lower(), state="open"),
             _TONES[severity] if count else "good",

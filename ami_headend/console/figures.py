@@ -1,10 +1,10 @@
-"""Single figures of the console, each a card (console/components/figures.html)."""
+"""Single figures of the console, each on a card (console/components/figures.html)."""
 
 from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """A figure with what it means; ``url`` leads to the rows behind it, ``tone`` is good, unsure, bad or nothing."""
+    """A figure with its meaning. ``url`` leads to the rows behind it; ``tone`` is good, unsure, bad or empty."""
 
     title: str
     value: str

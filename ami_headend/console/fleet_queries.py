@@ -1,4 +1,4 @@
-"""What the console asks about all meters and concentrators."""
+"""Queries of the console about all meters and concentrators."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -19,7 +19,7 @@ FEW = 20_000
 
 
 class SilentMeter(NamedTuple):
-    """A commissioned meter and its last accepted frame; ``via`` is the concentrator that brought it."""
+    """A commissioned meter and its last accepted frame; ``via`` is the concentrator that posted it."""
 
     id: int
     serial_number: str
@@ -28,10 +28,10 @@ class SilentMeter(NamedTuple):
 
 
 class MetersHeard(NamedTuple):
-    """Commissioned meters: expected, heard in the last 24 hours, never heard, and those silent the longest.
+    """Commissioned meters: expected, active in the last 24 hours, never active, and those silent the longest.
 
-    ``silent_ids`` and ``never_ids`` are all of them that were heard before, and that never were; None where they are
-    more than FEW: so many are quickly met on the way through all meters.
+    ``silent_ids`` and ``never_ids`` list all meters that fell silent or never sent a frame; None if they are more than
+    FEW.
     """
 
     expected: int
@@ -43,9 +43,9 @@ class MetersHeard(NamedTuple):
 
 
 class Profiles(NamedTuple):
-    """Completeness of all load profiles: by hour over seven days, and of each concentrator over one, the least first.
+    """Completeness of all load profiles: by hour over seven days, and by concentrator over one, the least first.
 
-    Both end at ``end``: what is younger may still be on its way.
+    Both end at ``end``: younger intervals may still be on their way.
     """
 
     end: datetime
@@ -53,7 +53,7 @@ class Profiles(NamedTuple):
     shares: list[IntervalShare]
 
     def over(self, period: timedelta) -> tuple[int, int]:
-        """How many intervals are there, and how many are expected, in the last of it."""
+        """Return how many intervals were received, and how many were expected, in the last ``period``."""
         last = [hour for hour in self.hours if self.end - period <= hour.start < self.end]
         return sum(hour.counted for hour in last), sum(hour.expected for hour in last)
 

@@ -1,4 +1,4 @@
-"""How figures are written on the console, each in one place; templatetags/console.py gives them to templates."""
+"""How figures are written on the console, each in one place; templatetags/console.py offers them to templates."""
 
 import math
 import re
@@ -20,27 +20,27 @@ COMPLETE, LACKING = 0.98, 0.95  # of the expected intervals
 _UTC_TIMES = re.compile(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(?::[0-9]{2})?) UTC\b")
 
 _AGES = ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"))
-# (below this, so many of the plain unit make one, its prefix)
+# (values below this limit, units in one prefixed unit, prefix)
 PREFIXES = ((10**4, 1, ""), (10**7, 10**3, "k"), (10**10, 10**6, "M"), (math.inf, 10**9, "G"))
 
 
 def thousands(number: float | None) -> str:
-    """1234567 as 1,234,567; a dash where there is none."""
+    """Write 1234567 as 1,234,567; a dash for None."""
     return NOTHING if number is None else f"{number:,}"
 
 
 def energy(watt_hours: float | None) -> str:
-    """An energy in Wh, in the unit that suits its size: 950 Wh, 12.3 kWh, 1,234.5 MWh."""
+    """Write an energy in Wh in the unit that suits its size: 950 Wh, 12.3 kWh, 1,234.5 MWh."""
     return _scaled(watt_hours, "Wh")
 
 
 def power(watts: float | None) -> str:
-    """A power in W, in the unit that suits its size."""
+    """Write a power in W in the unit that suits its size."""
     return _scaled(watts, "W")
 
 
 def percent(part: float | None, whole: float | None) -> str:
-    """A part of a whole as 99.8 %; never rounded up to 100 % while something is missing, nor down to 0 %."""
+    """Write a part of a whole as 99.8 %; an incomplete part is never rounded to 100 %, nor a positive one to 0 %."""
     if part is None or not whole:
         return NOTHING
     share = 100 * part / whole
@@ -50,14 +50,16 @@ def percent(part: float | None, whole: float | None) -> str:
 
 
 def completeness_tone(counted: float, expected: float) -> str:
-    """The tone of a completeness: good from 98 % on, unsure from 95 % on, else bad; none where nothing is expected."""
+    """Return the tone of a completeness: good from 98 % on, unsure from 95 % on, else bad; empty if nothing is
+    expected.
+    """
     if not expected:
         return ""
     return "good" if counted >= COMPLETE * expected else "unsure" if counted >= LACKING * expected else "bad"
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its one fitting unit: 45 s, 3 min, 5 h, 12 days; with a minus where it is below zero."""
+    """Write a duration in one fitting unit: 45 s, 3 min, 5 h, 12 days; with a minus if it is negative."""
     sign, whole = "-" if seconds <= -1 else "", int(abs(seconds))
     for limit, unit, name in _AGES:
         if whole < limit:
@@ -66,9 +68,9 @@ def duration(seconds: float) -> str:
 
 
 def ago(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """How long ago a time is, with the time itself as a tooltip; ``never`` where there is none.
+    """Write how long ago a time is, with the time itself as a tooltip; ``never`` for None.
 
-    A time in the future was stored when the clock was ahead, and the page says so.
+    A time in the future was stored when the clock ran ahead, and the page says so.
     """
     if at is None:
         return "never"
@@ -79,47 +81,47 @@ def ago(at: datetime | None, now: datetime | None = None) -> SafeString | str:
 
 
 def moment(at: datetime | None) -> SafeString | str:
-    """A time in the viewer's zone, whose name is the tooltip; a dash where there is none."""
+    """Write a time in the viewer's zone, with the exact time as a tooltip; a dash for None."""
     return NOTHING if at is None else _time(at, str(localize(timezone.localtime(at))))
 
 
 def in_zone(text: str) -> SafeString:
-    """A text of ours, such as what an alert found, with the times that it gives in UTC put into the viewer's zone."""
+    """Convert the UTC times in a text of ours, such as the summary of an alert, to the viewer's zone."""
     parts = _UTC_TIMES.split(text)
     return format_html_join("", "{}{}", zip(parts[::2], [*map(_from_utc, parts[1::2]), ""], strict=True))
 
 
 def zone_name(now: datetime) -> str:
-    """The zone in which times are shown, as Europe/Berlin (UTC+01:00)."""
+    """Return the viewer's time zone, such as Europe/Berlin (UTC+01:00)."""
     local = timezone.localtime(now)
     name, offset = timezone.get_current_timezone_name(), f"{local:%z}"
     return "UTC" if name == "UTC" else f"{timezone.get_current_timezone()} (UTC{offset[:3]}:{offset[3:]})"
 
 
 def link(url: str, text: Any) -> SafeString:
-    """A link inside of a table or text."""
+    """Return a link for a table or text."""
     return format_html('<a class="console-link" href="{}">{}</a>', url, text)
 
 
 def label(text: Any, colour: str = "", tooltip: str = "") -> SafeString:
-    """A state as unfold's label: ``colour`` is info, success, warning, danger or nothing."""
+    """Return a state as unfold's label: ``colour`` is info, success, warning, danger or empty."""
     shown = {"text": text, "variant": colour, "size": "md", "label_title": tooltip}
     return render_to_string("unfold/helpers/label.html", shown)
 
 
 def kind_label(kind: FailureKind | str) -> SafeString:
-    """A kind of failure in words, in the colour of its severity; the tooltip names its verdict."""
+    """Return a kind of failure in words, in the colour of its severity; the tooltip names its verdict."""
     known = FailureKind(kind)
     return label(known.label, SEVERITY_COLOURS[known.severity], known.value)
 
 
 def clipped(text: Any) -> SafeString:
-    """A text that a narrow column may cut off; the tooltip has all of it."""
+    """Return a text that a narrow column may cut off; the tooltip holds all of it."""
     return format_html('<span class="console-clip" title="{}">{}</span>', text, text)
 
 
 def wrapped(text: Any) -> SafeString:
-    """A text that may take several lines of its column."""
+    """Return a text that may take several lines of its column."""
     return format_html('<span class="console-wrap">{}</span>', text)
 
 

@@ -1,4 +1,4 @@
-"""Pages with a list: a form of filters, one page of rows, and the way to the next. Pages go on after a key."""
+"""Pages with a list: a form of filters, one page of rows, and a link to the next. Pages continue after a key."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,20 +21,20 @@ ROWS = 50
 
 
 def choice(label: str, choices: Sequence[tuple[Any, str]], every: str = "all") -> forms.ChoiceField:
-    """A filter by one of a few values, or none of them."""
+    """A filter by one of a few values; empty for all."""
     return forms.ChoiceField(
         label=label.capitalize(), choices=[("", every), *choices], required=False, widget=UnfoldAdminSelectWidget
     )
 
 
 def text(label: str, placeholder: str = "") -> forms.CharField:
-    """A filter by something written."""
+    """A filter by text."""
     widget = UnfoldAdminTextInputWidget(attrs={"placeholder": placeholder, "spellcheck": "false"})
     return forms.CharField(label=label.capitalize(), max_length=120, required=False, widget=widget)
 
 
 def box(form: str, name: str, value: int, what: str) -> SafeString:
-    """A box to choose a row for the form with that id."""
+    """Return a box to choose a row for the form with this id."""
     return format_html(
         '<input type="checkbox" form="{}" name="{}" value="{}" class="console-box" aria-label="{}">',
         form,
@@ -45,19 +45,19 @@ def box(form: str, name: str, value: int, what: str) -> SafeString:
 
 
 def chosen(request: HttpRequest, name: str) -> list[int]:
-    """The ids of the rows that were chosen, at most as many as a page has; what is no id is passed over."""
+    """Return the ids of the chosen rows, at most one page of them; other values are ignored."""
     return row_numbers(request.POST.getlist(name))[:ROWS]
 
 
 class MeterField(forms.CharField):
-    """A meter by its serial number or system title."""
+    """A field for a meter, by serial number or system title."""
 
     def __init__(self) -> None:
         widget = UnfoldAdminTextInputWidget(attrs={"placeholder": "serial number or system title"})
         super().__init__(max_length=64, required=False, widget=widget)
 
     def clean(self, value: Any) -> Any:
-        """The meter; ValidationError where there is none."""
+        """Return the meter; ValidationError if there is none."""
         written = super().clean(value)
         try:
             return look_up(written) if written else None
@@ -65,12 +65,12 @@ class MeterField(forms.CharField):
             return self.unknown(written, error)
 
     def unknown(self, written: str, error: RegistryError) -> Meter | bytes:
-        """What stands for a meter that is not registered."""
+        """Return a substitute for a meter that is not registered, or raise ValidationError."""
         raise forms.ValidationError(sentence(error)) from None
 
 
 class TitlesField(forms.CharField):
-    """System titles, by spaces, commas or lines; the devices by title."""
+    """System titles separated by spaces, commas or lines, in order of the titles."""
 
     def __init__(self, most: int, rows: int, **options: Any) -> None:
         widget = UnfoldAdminTextareaWidget(attrs={"rows": rows, "spellcheck": "false"})
@@ -85,17 +85,17 @@ class TitlesField(forms.CharField):
 
 
 def sentence(error: Exception) -> str:
-    """What an error of the domain says, as a sentence on a page."""
+    """Write an error of the domain as a sentence for a page."""
     return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
 class ListPage(ConsolePage):
-    """A page of rows: ``find`` gives them for the filters, as a table and the key to go on after."""
+    """A page of rows: ``find`` returns a table of the filtered rows and the key of the next page."""
 
     form_class: ClassVar[type[KnownParametersForm]] = FilterForm
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
-        """The rows of a page, and the key to go on after; ValueError where ``after`` is no key."""
+        """Return the rows of a page and the key of the next; ValueError if ``after`` is not a key."""
         raise NotImplementedError
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -122,24 +122,24 @@ class ListPage(ConsolePage):
 
 
 def time_of(written: str) -> datetime:
-    """A time in a key; ValueError for any other text."""
+    """Parse a time in a key; ValueError for any other text."""
     at = datetime.fromisoformat(written)
     if at.tzinfo is None:
-        raise ValueError("a time without its zone")
+        raise ValueError("a time without a zone")
     return at
 
 
 def text_of(written: Sequence[str]) -> str:
-    """A name in a key, whatever stands in it; ValueError for what no name can have."""
+    """Join a name in a key, whatever it contains; ValueError if no name can be so."""
     name = "~".join(written)
     if "\0" in name:
-        raise ValueError("no name")
+        raise ValueError("not a name")
     return name
 
 
 def number_of(written: str, below: int = 2**63) -> int:
-    """A number in a key; ValueError for any other text."""
+    """Parse a number in a key; ValueError for any other text."""
     number = int(written)
     if not 0 <= number < below:
-        raise ValueError("not a number of a row")
+        raise ValueError("not the number of a row")
     return number

@@ -1,4 +1,4 @@
-"""What the pages of a meter and of a place share: a load profile by day, week or month, its days and its gaps."""
+"""The load profile that the pages of a meter and of a place share: by day, week or month, with days and gaps."""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -31,7 +31,7 @@ class LoadProfilePage(ConsolePage):
 
     @cached_property
     def shown(self) -> ShownPeriod:
-        """The period that the address names; today where it names none."""
+        """Return the period that the address names; today by default."""
         try:
             day = date.fromisoformat(self.request.GET.get("on", ""))
         except ValueError:
@@ -41,18 +41,18 @@ class LoadProfilePage(ConsolePage):
 
     @cached_property
     def registers(self) -> list[Register]:
-        """What there is a load profile of: interval registers of energy."""
+        """Return the registers with a load profile: interval registers of energy."""
         return list(Register.objects.filter(kind=RegisterKind.INTERVAL, unit="Wh").order_by("obis_code"))
 
     @property
     def register(self) -> Register:
-        """The register that the address names; the load profile where it names none."""
+        """Return the register that the address names; the load profile by default."""
         by_code = {register.obis_code: register for register in self.registers}
         return by_code.get(self.request.GET.get("register", ""), by_code[LOAD_PROFILE])
 
     @property
     def address(self) -> dict[str, str]:
-        """The parameters of the address as they are understood."""
+        """Return the parameters of the address, as they were understood."""
         return {
             "period": self.shown.kind,
             "on": self.shown.first_day.isoformat(),
@@ -60,7 +60,7 @@ class LoadProfilePage(ConsolePage):
         }
 
     def first_day(self, now: datetime) -> date:
-        """The first of the days that the page looks at."""
+        """Return the first day that the page covers."""
         return min(self.shown.first_day, day_of(now) - timedelta(days=DAYS - 1))
 
     def load_profile(
@@ -71,7 +71,7 @@ class LoadProfilePage(ConsolePage):
         report: GapReport,
         now: datetime,
     ) -> dict[str, Any]:
-        """The context of the load profile: ``curve`` of the period shown, ``recent`` of the last DAYS days."""
+        """Return the context of the load profile: ``curve`` of the shown period, ``recent`` of the last DAYS days."""
         shown, register, today = self.shown, self.register, day_of(now)
         days = [today - timedelta(days=n) for n in reversed(range(DAYS))]
         return {
@@ -91,17 +91,17 @@ class LoadProfilePage(ConsolePage):
         }
 
     def link(self, **changes: str) -> str:
-        """The address with other parameters."""
+        """Return the address with changed parameters."""
         return f"?{urlencode({**self.address, **changes})}"
 
 
 def recent_since(now: datetime) -> datetime:
-    """When the first of the last DAYS days began."""
+    """Return the start of the first of the last DAYS days."""
     return midnight(day_of(now) - timedelta(days=DAYS - 1))
 
 
 def exports(meter: Meter, start: datetime, end: datetime, register: Register) -> list[tuple[str, str]]:
-    """Names and addresses of downloads of a meter's readings in [start, end), from the API."""
+    """Return names and API addresses of downloads of a meter's readings in [start, end)."""
     asked = {
         "meter": bytes(meter.system_title).hex(),
         "register": register.obis_code,
@@ -121,7 +121,7 @@ def _gaps(found: Sequence[Gap]) -> HtmlTable:
 
 
 def _day(share: DayShare, today: date) -> dict[str, Any]:
-    """A day of the strip: how complete it is, in a word and a colour, and the way to it."""
+    """Return a day of the strip: its completeness in a word and a colour, and the link to it."""
     if not share.expected:
         tone, said = "none", "nothing expected"
     elif share.counted >= share.expected:

@@ -1,4 +1,4 @@
-"""The page of one meter: what it says, what is missing, its keys, commands, failures and events."""
+"""The page of one meter: its readings, missing intervals, keys, commands, failures and events."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -65,17 +65,17 @@ _ACTS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK, "
 
 
 class _OfMeter(LoadProfilePage):
-    """What an address of a meter names: the meter, a period, and a register."""
+    """The meter, period and register that an address names."""
 
     @cached_property
     def meter(self) -> Meter:
-        """The meter of the address, or 404."""
+        """Return the meter of the address, or 404."""
         known = Meter.objects.annotate(heard_at=heard.last_at("system_title"))
         return get_object_or_404(queries.with_length(known, timezone.now()), pk=self.kwargs["pk"])
 
 
 class MeterPage(_OfMeter):
-    """One meter. Its figures and commands renew themselves; the chart shows the period of the address."""
+    """One meter. Figures and commands refresh by themselves; the chart shows the period of the address."""
 
     route = "meters/<int:pk>/"
     name = "meter"
@@ -127,7 +127,7 @@ class MeterPage(_OfMeter):
         return context
 
     def _readings(self, meter: Meter, heard_at: datetime | None, now: datetime) -> dict[str, Any]:
-        """What the meter said: the chart of the period, its gaps, the days before it, and the last values."""
+        """Return the context of readings: the chart of the period, its gaps, recent days, and the last values."""
         shown, register = self.shown, self.register
         expected = expected_periods([meter], midnight(self.first_day(now)), now, now)
         recent = queries.load_curve(meter.pk, register.pk, recent_since(now), now)
@@ -143,14 +143,14 @@ class MeterPage(_OfMeter):
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Give the meter a command, or take one back that nobody has fetched."""
+        """Give the meter a command, or cancel one that nobody has fetched."""
         act = request.POST.get("act", "")
         if not request.user.has_perm(CANCEL if act == "cancel" else GIVE):
             raise PermissionDenied
         try:
             said = self._cancel(request) if act == "cancel" else self._give(request, act)
         except (MasterKeyError, AuditError):
-            messages.error(request, "Nothing was done: while the master key cannot be used, nothing can be audited.")
+            messages.error(request, "Nothing was done: it cannot be audited while the master key cannot be used.")
         except (DownlinkError, GapsError) as error:
             messages.error(request, f"Nothing was done: {error}.")
         else:
@@ -166,7 +166,7 @@ class MeterPage(_OfMeter):
             order = operator.OperatorOrder(kind, start=self.shown.start, end=self.shown.end, register=self.register)
         given = operator.give(self.meter, order, web_actor(request), timezone.now())
         if not given:
-            return "Nothing to ask for: no interval is missing, or each gap was asked for already."
+            return "Nothing to order: no interval is missing, or each gap has been ordered already."
         return f"{len(given)} command{'s' * (len(given) != 1)} queued: {kind.label}. A concentrator fetches them next."
 
     def _cancel(self, request: HttpRequest) -> str:
@@ -175,14 +175,14 @@ class MeterPage(_OfMeter):
         if (known := row_number(number)) is not None:
             command = Command.objects.filter(pk=known, meter=self.meter).defer("octets").first()
         if command is None or command.kind == CommandKind.SET_KEY:
-            raise DownlinkError("the meter has no such command that can be taken back here")
+            raise DownlinkError("the meter has no such command that can be cancelled here")
         if not operator.cancel(command, web_actor(request), timezone.now()):
             raise DownlinkError("a concentrator has fetched it, or it has ended")
         return f"Command {command.pk} is cancelled."
 
 
 class MeterGapsExport(_OfMeter):
-    """The missing intervals of the period of the address as CSV: a row for each gap."""
+    """The missing intervals of the period as CSV: a row for each gap."""
 
     route = "meters/<int:pk>/gaps/"
     name = "meter-gaps-export"
@@ -208,12 +208,12 @@ def _figures(meter: Meter, heard_at: datetime | None, now: datetime) -> list[Fig
     fresh = heard_at is not None and now - heard_at < heard.PERIOD
     minutes = meter.length_minutes  # type: ignore[attr-defined]
     return [
-        Figure("Last heard", ago(heard_at, now), "accepted frames only", "sensors", tone="good" if fresh else "bad"),
+        Figure("Last frame", ago(heard_at, now), "accepted frames only", "sensors", tone="good" if fresh else "bad"),
         Figure("Interval", f"{minutes} min", "of its load profile", "timelapse"),
         Figure(
             "Open failures",
             thousands(counted),
-            "kept, and not acknowledged",
+            "stored and not acknowledged",
             "gpp_maybe",
             failures_url(meter=meter.serial_number, state="open"),
             "bad" if counted else "good",
@@ -244,7 +244,7 @@ def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
 
 
 def _given_by(row: Command) -> Any:
-    """Who gave a command; of a rotation wave, the way to it."""
+    """Return who gave a command, or a link to its rotation wave."""
     if not hasattr(row, "wave_meter"):
         return row.created_by
     wave = row.wave_meter.wave
@@ -252,7 +252,7 @@ def _given_by(row: Command) -> Any:
 
 
 def _through(row: Command) -> str:
-    """By which concentrators a command goes, and how often one of them could not pass it on."""
+    """Return the concentrators of a command, and how often one could not pass it on."""
     names = [one.name for one in (row.offered_to, row.offered_elsewhere_to) if one is not None]
     failed = f" (not passed on {row.failures} times)" if row.failures > 1 else " (not passed on once)"
     return (", ".join(dict.fromkeys(names)) or NOTHING) + (failed if row.failures else "")
@@ -324,7 +324,7 @@ def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> HtmlTable:
 
 
 def _value(row: queries.LastValue) -> Any:
-    """A value in its unit; of energies and powers the exact one is the tooltip."""
+    """Write a value in its unit; the tooltip shows the exact value of energies and powers."""
     scaled = {"Wh": energy, "W": power}.get(row.unit)
     exact = f"{row.quantity} {row.unit}"
     return format_html('<span title="{}">{}</span>', exact, scaled(float(row.quantity)) if scaled else exact)

@@ -1,4 +1,4 @@
-"""Importing a table of meters on a page: checked as a whole, then imported whole or not at all."""
+"""Import of a table of meters on a page: it is checked as a whole, and imported whole or not at all."""
 
 import tempfile
 from pathlib import Path
@@ -29,7 +29,7 @@ _BAD_SHOWN = 50
 
 
 class ImportForm(forms.Form):
-    """The table, where the keys of new meters come from, and whether registered meters may change."""
+    """The table, the source of keys for new meters, and whether registered meters may change."""
 
     file = forms.FileField(
         label="Table",
@@ -39,16 +39,16 @@ class ImportForm(forms.Form):
     keys = forms.ChoiceField(label="Keys of new meters", widget=UnfoldAdminSelectWidget)
     update = forms.BooleanField(
         required=False,
-        label="Change meters that are registered otherwise",
-        help_text="without it, such a line is refused",
+        label="Change registered meters that differ",
+        help_text="otherwise such a line is refused",
         widget=UnfoldBooleanSwitchWidget(),
     )
 
     def __init__(self, *args: Any, may_provision: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        choices = [(LATER_KEYS, "none now: a shipment brings them")]
+        choices = [(LATER_KEYS, "none now: a shipment will bring them")]
         if may_provision:
-            choices.insert(0, (RANDOM_KEYS, "made here, random"))
+            choices.insert(0, (RANDOM_KEYS, "random, made here"))
             fleet_keys = FleetKey.objects.defer("wrapped").order_by("name")
             choices += [(str(row.pk), f"derived from fleet key {row.name}") for row in fleet_keys]
         field = self.fields["keys"]
@@ -56,7 +56,7 @@ class ImportForm(forms.Form):
         field.choices = choices
 
     def policy(self) -> KeyPolicy:
-        """What the choice of keys means; to be called once the form is valid."""
+        """Return the key policy of a valid form."""
         chosen = self.cleaned_data["keys"]
         if chosen in (LATER_KEYS, RANDOM_KEYS):
             return KeyPolicy(make=chosen == RANDOM_KEYS)
@@ -64,7 +64,7 @@ class ImportForm(forms.Form):
 
 
 class MeterImportPage(ConsolePage):
-    """A table of meters: what it would change, what is wrong with it, and importing it."""
+    """A table of meters: its changes, its errors, and the import."""
 
     route = "meters/import/"
     name = "meter-import"
@@ -84,7 +84,7 @@ class MeterImportPage(ConsolePage):
         return super().get_context_data(form=form, required=REQUIRED, optional=OPTIONAL, most=_LINES_MAX, **kwargs)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Check the table, or import it; where a line is wrong, all wrong ones are shown, and nothing is imported."""
+        """Check or import the table. If any line is wrong, all wrong lines are shown and nothing is imported."""
         form = self._form(request.POST, request.FILES)
         if not form.is_valid():
             return self.render_to_response(self.get_context_data(form=form))
@@ -111,7 +111,7 @@ class MeterImportPage(ConsolePage):
 
 
 def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> MeterImportReport:
-    """What the table comes to; FileError where it is no table, or has too many lines for a page."""
+    """Check or import the uploaded table; FileError if it is not a table or is too long for a page."""
     upload: UploadedFile[bytes] = form.cleaned_data["file"]
     with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
         for part in upload.chunks():

@@ -1,4 +1,4 @@
-"""The list of meters: who is heard, who is silent, and where failures wait to be looked at."""
+"""The list of meters: which are active, which are silent, and which have open failures."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,47 +39,47 @@ from meters.registry.lookup import RegistryError, parse_system_title
 
 GIVE = "concentrators.add_command"
 _KINDS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK}
-_SAID_AFTER = timedelta(seconds=15)  # what was counted longer ago says so
+_SAID_AFTER = timedelta(seconds=15)  # older counts show their time
 STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
 
 
 class MeterFilters(KnownParametersForm):
-    """Meters by what they are called, their status, how they are heard, and the concentrator that they belong to."""
+    """Filters meters by name, status, health and concentrator."""
 
     search = text("search", "serial number or its last digits, name, system title")
-    health = choice("health", [("heard", "heard"), ("silent", "silent for 24 h"), ("never", "never heard")])
+    health = choice("health", [("heard", "active"), ("silent", "silent for 24 h"), ("never", "no frame yet")])
     status = choice("status", MeterStatus.choices)
     concentrator = ConcentratorField()
 
 
 def health_label(row: MeterRow, now: Any) -> SafeString:
-    """How a meter is doing, in a word."""
+    """Return the health of a meter in a word."""
     if row.status != MeterStatus.COMMISSIONED:
         return label(MeterStatus(row.status).label, STATUS_COLOURS[MeterStatus(row.status)])
     if row.heard_at is None:
-        return label("never heard", "danger")
-    return label("heard", "success") if now - row.heard_at < heard.PERIOD else label("silent", "warning")
+        return label("no frame yet", "danger")
+    return label("active", "success") if now - row.heard_at < heard.PERIOD else label("silent", "warning")
 
 
 def meters_url(**filters: Any) -> str:
-    """The address of the list under filters, as the form writes them."""
+    """Return the address of the list under filters, as the form writes them."""
     return f"{reverse('admin:meters')}?{urlencode(filters)}"
 
 
 class MetersActingPage(ListPage):
-    """A list of meters of which some are chosen (``meters_table``): for each of them the same is done."""
+    """A list of meters (``meters_table``) with acts for all chosen ones."""
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(meter_acts=self.meter_acts(), **kwargs)
 
     def meter_acts(self) -> dict[str, str]:
-        """What may be done with the meters that are chosen, by name."""
+        """Return the acts on chosen meters by name."""
         can = self.request.user.has_perm
         acts = {"read-now": "Read now", "set-clock": "Set clock"} if can(GIVE) else {}
         return acts | ({"compromise": "Compromised keys …"} if can(rights.COMPROMISE) else {})
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Give the chosen meters a command each, or go on to the page of compromised keys with them."""
+        """Give each chosen meter the command, or open the page of compromised keys with them."""
         act = request.POST.get("act", "")
         if act not in self.meter_acts():
             raise PermissionDenied
@@ -107,7 +107,7 @@ class MetersPage(MetersActingPage):
     counted_at: datetime | None = None
 
     def known_ids(self, health: str, now: datetime) -> list[int] | None:
-        """The meters that were silent when somebody last looked at all of them, where they were few."""
+        """Return the meters that were silent at the last count; None if they were too many to list."""
         if health not in ("silent", "never"):
             return None
         answer = kept.answers([METERS_HEARD], now)[METERS_HEARD.name]
@@ -139,14 +139,14 @@ class MetersPage(MetersActingPage):
 
 
 def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple[HtmlTable, Sequence[Any] | None]:
-    """Meters as a table, with boxes to choose some where asked, and the key to go on after."""
+    """Return meters as a table and the key of the next page; ``choose`` adds boxes to choose some."""
     now = timezone.now()
     rows, key = registry_queries.meters(selection, ROWS)
     see_failures = user.has_perm("concentrators.view_integrityfailure")
     columns = [
         Column("meter"),
         Column("health"),
-        Column("last heard"),
+        Column("last frame"),
         Column("name", is_minor=True),
         Column("concentrator", is_minor=True),
         Column("interval", is_number=True, is_minor=True),
@@ -174,7 +174,7 @@ def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple
 
 
 def _give(request: HttpRequest, meters: Sequence[Meter], order: OperatorOrder) -> None:
-    """Give each meter the command; those that cannot get it are named with the reason."""
+    """Give each meter the command; a message names each meter that cannot get it, with the reason."""
     given = 0
     for meter in meters:
         try:
@@ -182,7 +182,7 @@ def _give(request: HttpRequest, meters: Sequence[Meter], order: OperatorOrder) -
         except (DownlinkError, EpochError) as error:
             messages.warning(request, f"Meter {meter}: {error}.")
         except (AuditError, MasterKeyError):
-            messages.error(request, "The rest was not done: while the master key cannot be used, nothing is audited.")
+            messages.error(request, "The rest was not done: it cannot be audited while the master key cannot be used.")
             break
     if given:
         messages.success(request, f"{order.kind.label.capitalize()}: {given} command{'s' * (given != 1)} queued.")

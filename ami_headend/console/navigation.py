@@ -1,4 +1,4 @@
-"""The sidebar: the pages that a user may see."""
+"""The sidebar, with the pages that a user may see."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class _Page(NamedTuple):
     icon: str
     url_name: str
     permissions: Sequence[str] = ()
-    lists: Sequence[str] = ()  # admin lists that it leads to, which no page of the sidebar leads to otherwise
+    lists: Sequence[str] = ()  # admin lists below this page that have no link of their own in the sidebar
 
 
 def _console_page(page: type[ConsolePage], *lists: str) -> _Page:
@@ -121,7 +121,7 @@ GROUPS = [
 
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
-    """Unfold's navigation for the request's user; groups without a page are left out."""
+    """Return unfold's navigation for the request's user; groups without a page are left out."""
     allowed = [
         (title, [(page, reverse(page.url_name)) for page in pages if _may_see(page, request)])
         for title, pages in GROUPS
@@ -137,7 +137,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def _is_within(path: str, link: str) -> bool:
-    """Whether a page lies under the link; all lie under the index, which is itself alone."""
+    """Whether a page lies below the link; only the index itself lies below the index."""
     return path == link or (link != reverse("admin:index") and path.startswith(link))
 
 

@@ -1,4 +1,4 @@
-"""The overview: are readings complete, is someone tampering, who is silent, how rotations stand, what to do first."""
+"""The overview: completeness, tampering, silence, rotations, and the most urgent things to do."""
 
 from datetime import datetime
 from typing import Any
@@ -36,7 +36,7 @@ class OverviewPage(ConsolePage):
 
 
 def _sections(user: Any, now: datetime) -> dict[str, Any]:
-    """What the user may see, in the order of the figures; a fixed number of statements."""
+    """Return the sections that the user may see, in the order of the figures. A fixed number of statements."""
     questions = [question for question, right in _RIGHTS.items() if user.has_perm(right)]
     answers = kept.answers(questions, now)
     profiles = answers[PROFILES.name].found if PROFILES in questions else None

@@ -1,4 +1,4 @@
-"""The panels of the overview: figures, charts and tables, of what the user may see."""
+"""The panels of the overview: figures, charts and tables that the user may see."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -51,7 +51,7 @@ Panel = dict[str, Any]
 
 
 def profiles(found: Profiles) -> Panel:
-    """Completeness in figures and by hour, and the load curve."""
+    """Return completeness in figures and by hour, and the load curve."""
     url = _totals_url(found.end - DAY)
     return {
         "figures": [
@@ -65,7 +65,7 @@ def profiles(found: Profiles) -> Panel:
 
 
 def meters(found: MetersHeard, now: datetime) -> Panel:
-    """Meters heard, and those that are silent the longest."""
+    """Return the number of active meters, and those that have been silent the longest."""
     url = meters_url(health="silent")
     note = f"last 24 hours; {found.never:,} never" if found.never else "last 24 hours"
     tone = completeness_tone(found.heard, found.expected)
@@ -79,17 +79,17 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
         if not clock.is_within(meter.heard_at, heard.PERIOD, now)
     ]
     return {
-        "figures": [Figure("Meters heard", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],
-        "silent": table([Column("meter"), Column("last heard"), Column("through", is_minor=True)], rows),
-        "silent_empty": "Every meter was heard in the last 24 hours."
+        "figures": [Figure("Active meters", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],
+        "silent": table([Column("meter"), Column("last frame"), Column("through", is_minor=True)], rows),
+        "silent_empty": "Every meter sent a frame in the last 24 hours."
         if found.expected
-        else "No meter is registered yet: manage.py import_meters takes a list of them.",
+        else "No meter is registered yet: manage.py import_meters imports a list.",
         "meters_url": url,
     }
 
 
 def concentrators(found: Profiles | None, now: datetime) -> Panel:
-    """Concentrators: the silent ones first, then those whose meters' readings lag behind."""
+    """Return concentrators: silent ones first, then those whose readings lag behind."""
     shares = {} if found is None else {share.concentrator_id: share for share in found.shares[:ROWS]}
     active = [one for one in silence.of_concentrators(now) if one.is_active]
     silent = sorted((one for one in active if one.is_silent), key=lambda one: (one.known_since, one.id))
@@ -98,7 +98,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
     lagging = [others[one] for one in shares if one in others]
     rows = []
     short = sum(shares[row.id].counted < COMPLETE * shares[row.id].expected for row in lagging)
-    silent = silent[: max(ROWS // 2, ROWS - short)]  # many silent ones leave room for lagging ones
+    silent = silent[: max(ROWS // 2, ROWS - short)]  # leaves room for lagging ones if many are silent
     for row in [*silent, *lagging][:ROWS]:
         share = shares.get(row.id)
         part = None if share is None else share.counted / share.expected
@@ -124,7 +124,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
     columns = [
         Column("concentrator"),
         Column("state"),
-        Column("last heard", is_minor=True),
+        Column("last post", is_minor=True),
         Column("24 h", is_number=True),
         Column("newest reading", is_minor=True),
         Column("waiting", is_number=True, is_minor=True),
@@ -138,20 +138,20 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
 
 
 def traffic(found: list[VerdictHour], now: datetime) -> Panel:
-    """Frames by verdict, and the queue."""
+    """Return frames by verdict, and the queue."""
     verified, rejected = sum(hour.verified for hour in found), sum(hour.rejected for hour in found)
     url = reverse("admin:concentrators_uplink_changelist")
     queue, lag = backlog.waiting(), traffic_queries.lag()
     if queue.oldest_received_at is not None:
         note = f"the oldest for {duration((now - queue.oldest_received_at).total_seconds())}"
     elif lag.median_s is None:
-        note = "nothing was posted yet"
+        note = "nothing has been posted yet"
     else:
         note = f"verified {lag.median_s:,.1f} s after reception"
     refused = f"{percent(rejected, verified)} of {verified:,} in 24 hours" if verified else "no frame in 24 hours"
     return {
         "figures": [
-            Figure("Frames refused", thousands(rejected), refused, "gpp_bad", failures_url()),
+            Figure("Frames rejected", thousands(rejected), refused, "gpp_bad", failures_url()),
             Figure("Uplinks waiting", thousands(queue.uplinks), note, "hourglass_empty", url),
         ],
         "verdicts": _verdicts_chart(found),
@@ -160,7 +160,7 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
 
 
 def failures(counts: list[KindCount], now: datetime) -> Panel:
-    """Failures by kind, and what of them points to somebody at work."""
+    """Return failures by kind, and signs of tampering."""
     start = _in_filter(traffic_queries.a_day_before(now))
     severity = {count.kind: FailureKind(count.kind).severity for count in counts}
     signs = sum(count.failures for count in counts if severity[count.kind] == Severity.CRITICAL)
@@ -185,13 +185,13 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
 
 
 def latest_failures(now: datetime) -> Panel:
-    """The latest failures by meter and kind: a flood of one kind is one row."""
+    """Return the latest failures by meter and kind, so that a flood of one kind is one row."""
     rows, _ = queries.failure_groups(FailureSelection(), ROWS)
     return {"failures": groups_table(rows, now), "failures_url": reverse("admin:failure-groups")}
 
 
 class RotationBar(NamedTuple):
-    """A rotation under way: how far it is, and the page that leads it."""
+    """A rotation in progress, and the link to its page."""
 
     title: str
     note: str
@@ -206,13 +206,13 @@ class RotationBar(NamedTuple):
 
 
 def rotation(found: list[WaveRow], master: MasterKeyRotation | None) -> Panel:
-    """Rotations under way: of device keys and, where one is given, of the master key."""
+    """Return rotations in progress: of device keys and, if given, of the master key."""
     bars = [_wave(wave) for wave in found]
     if master is not None:
         bars.insert(0, _master_key(master))
     stuck = [bar for bar in bars if bar.tone]
     value = percent(sum(bar.done for bar in bars), sum(bar.whole for bar in bars)) if bars else "-"
-    note = f"{len(stuck):,} stopped or paused" if stuck else f"{len(bars):,} under way" if bars else "none under way"
+    note = f"{len(stuck):,} stopped or paused" if stuck else f"{len(bars):,} under way" if bars else "none in progress"
     url = reverse("admin:waves")
     return {
         "figures": [Figure("Key rotation", value, note, "autorenew", url, "unsure" if stuck else "")],
@@ -238,7 +238,7 @@ def _master_key(standing: MasterKeyRotation) -> RotationBar:
 
 
 def counted_at(answers: Mapping[str, KeptResult], now: datetime) -> datetime | None:
-    """When the oldest of the kept answers was taken, where that is so long ago that it should be said."""
+    """Return the time of the oldest cached answer; None if it is so recent that nobody needs to know."""
     oldest = min((answer.taken_at for answer in answers.values()), default=now)
     return None if clock.is_within(oldest, timedelta(seconds=15), now) else oldest
 
@@ -258,7 +258,7 @@ def _completeness_chart(found: Profiles) -> Chart:
     least = min((share for share in shares if share is not None), default=0)
     return charts.lines(
         "completeness",
-        "Share of the expected intervals that are there, by hour, over seven days",
+        "Share of expected intervals that were received, by hour, over seven days",
         [_hour_label(hour.start, "%a %H:%M") for hour in hours],
         [Series("complete", [None if share is None else round(share, 2) for share in shares], charts.GOOD)],
         "%",
@@ -267,7 +267,7 @@ def _completeness_chart(found: Profiles) -> Chart:
 
 
 def _load_chart(found: Profiles) -> Chart:
-    """Average power by hour: the last 24 hours, and the 24 before them at the same hours."""
+    """Return the average power by hour: the last 24 hours, and the 24 before them at the same hours."""
     last = [hour for hour in found.hours if hour.start < found.end][-48:]
     watts = [hour.energy_wh if hour.expected and hour.counted >= hour.expected / 2 else None for hour in last]
     unit, divisor = charts.unit_for(watts, "W")
@@ -306,5 +306,5 @@ def _totals_url(start: datetime) -> str:
 
 
 def _in_filter(at: datetime) -> str:
-    """A time as the filters of lists write it, in the viewer's zone."""
+    """Write a time as the filters of lists do, in the viewer's zone."""
     return f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}"

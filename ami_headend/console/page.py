@@ -1,4 +1,4 @@
-"""What every page of the console is made from; docs/console.md says how one is made."""
+"""The base of every page of the console; docs/console.md says how to make one."""
 
 from typing import Any, ClassVar
 
@@ -11,12 +11,12 @@ from django.views.generic import TemplateView
 
 
 class ConsolePage(PermissionRequiredMixin, TemplateView):
-    """A page of the admin site; where it has a live part, htmx asks the same address for that part again and again.
+    """A page of the admin site. If it has a live part, htmx fetches that part from the same address again and again.
 
-    ``route`` and ``name`` are its address (``admin:<name>``), ``permission_required`` who may see it (all of them; an
-    empty tuple: everybody who may sign in). ``template_name`` extends console/base.html; ``live_template_name`` is
-    the part that renews itself every ``live_every_s`` seconds. ``back`` is the list that the page belongs to, as the
-    name of its address and its title.
+    ``route`` and ``name`` are its address (``admin:<name>``). ``permission_required`` lists all permissions that it
+    needs; an empty tuple admits everybody who may sign in. ``template_name`` extends console/base.html;
+    ``live_template_name`` is the part that refreshes every ``live_every_s`` seconds. ``back`` is the list that the page
+    belongs to: the name of its address, and its title.
     """
 
     route: ClassVar[str]
@@ -31,7 +31,7 @@ class ConsolePage(PermissionRequiredMixin, TemplateView):
 
     @property
     def is_live_request(self) -> bool:
-        """Whether htmx asks for the live part alone."""
+        """Whether htmx requests only the live part."""
         return self.live_template_name is not None and "HX-Request" in self.request.headers
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -45,7 +45,7 @@ class ConsolePage(PermissionRequiredMixin, TemplateView):
         return ["console/live.html"] if self.is_live_request else super().get_template_names()
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """``now``, the page itself as ``page``, and for a whole page what unfold's layout needs."""
+        """Add ``now``, the page itself as ``page``, and for a whole page the context of unfold's layout."""
         self.request.current_app = admin.site.name
         context = {"now": timezone.now(), "page": self, **kwargs}
         if not self.is_live_request:

@@ -21,7 +21,7 @@ class ShownPeriod(NamedTuple):
 
     @property
     def days(self) -> list[date]:
-        """Its days."""
+        """Return its days."""
         return [self.first_day + timedelta(days=n) for n in range((self.following - self.first_day).days)]
 
     @property
@@ -36,7 +36,7 @@ class ShownPeriod(NamedTuple):
 
 
 def period_of(kind: str, day: date) -> ShownPeriod:
-    """The day, week or month in which a day lies, in the active zone."""
+    """Return the day, week or month that contains a day, in the active zone."""
     if kind == "month":
         first = day.replace(day=1)
         following = (first + timedelta(days=32)).replace(day=1)
@@ -49,17 +49,17 @@ def period_of(kind: str, day: date) -> ShownPeriod:
 
 
 def midnight(day: date) -> datetime:
-    """When a day of the active zone begins, in UTC: hours are added to it as they pass, not as clocks show them."""
+    """Return the start of a day of the active zone in UTC, so that adding hours adds elapsed time, not clock time."""
     return datetime.combine(day, time.min, tzinfo=timezone.get_current_timezone()).astimezone(UTC)
 
 
 def day_of(at: datetime) -> date:
-    """The day of the active zone in which a time lies."""
+    """Return the day of the active zone that contains a time."""
     return timezone.localtime(at).date()
 
 
 def marks(kind: str, times: Sequence[datetime]) -> list[int]:
-    """Which of the times of a day, week or month an axis marks: each third hour, each day, each fifth day."""
+    """Return the indexes of times to mark on an axis: each third hour, each day, or each fifth day."""
     found = []
     for number, at in enumerate(map(timezone.localtime, times)):
         if at.minute or at.second:
@@ -72,7 +72,7 @@ def marks(kind: str, times: Sequence[datetime]) -> list[int]:
 
 
 def labels(times: Sequence[datetime], pattern: str) -> list[str]:
-    """Times of the active zone as labels; where clocks were set back, the name of the zone tells the hours apart."""
+    """Write times of the active zone as labels; where clocks were set back, the zone's name tells equal hours apart."""
     local = [timezone.localtime(at) for at in times]
     written = [at.strftime(pattern) for at in local]
     twice = {text for text, at in zip(written, local, strict=True) if at.fold}

@@ -1,4 +1,4 @@
-"""The page of one place: the meters that hang or hung there, and what was metered there across exchanges."""
+"""The page of one place: its present and past meters, and the readings across exchanges."""
 
 from datetime import datetime
 from typing import Any
@@ -29,7 +29,7 @@ class PlacePage(LoadProfilePage):
 
     @cached_property
     def place(self) -> Place:
-        """The place of the address, or 404."""
+        """Return the place of the address, or 404."""
         return get_object_or_404(Place, pk=self.kwargs["pk"])
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class PlacePage(LoadProfilePage):
         return context | (self._readings(hung, now) if can(READ_READINGS) and hung else {})
 
     def _readings(self, hung: list[Installation], now: datetime) -> dict[str, Any]:
-        """What was metered here: the chart of the period, its gaps, and the days before it."""
+        """Return the context of readings: the chart of the period, its gaps, and recent days."""
         shown, register = self.shown, self.register
         return self.load_profile(
             places.load_curve(hung, register, shown.start, shown.end),

@@ -1,4 +1,4 @@
-"""The list of places: found by name, address or customer, each with the meter that hangs there now."""
+"""The list of places: search by name, address or customer, each with its present meter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from meters.registry import access_record, search
 
 
 class PlaceFilters(KnownParametersForm):
-    """Places by what people know of them."""
+    """Filters places by name, address or customer."""
 
     search = text("search", "name, address or customer reference")
 

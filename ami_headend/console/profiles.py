@@ -1,4 +1,4 @@
-"""A meter's load profile over a period, ready to be drawn: power by interval, energy by hour or day, gaps as gaps."""
+"""A meter's load profile over a period, ready to draw: power by interval, energy by hour or day, gaps left open."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -19,7 +19,7 @@ _PATTERNS = {"day": "%H:%M", "week": "%a %H:%M", "month": "%d %b %H:%M"}
 
 
 class DayShare(NamedTuple):
-    """Intervals of a day of the viewer's zone: how many are there, and how many are expected."""
+    """Intervals of a day in the viewer's zone: received and expected."""
 
     day: date
     counted: int
@@ -27,7 +27,7 @@ class DayShare(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """What is drawn of a period, and its figures; ``expected`` counts intervals that are over."""
+    """The charts and figures of a period; ``expected`` counts only intervals that have ended."""
 
     power: Chart
     energy: Chart
@@ -40,7 +40,7 @@ class Profile(NamedTuple):
 def profile(
     shown: ShownPeriod, curve: Sequence[Interval], expected: Sequence[ExpectedPeriod], register: Register, now: datetime
 ) -> Profile:
-    """A period of one meter's interval register in Wh."""
+    """Return the profile of one meter's interval register in Wh."""
     unit_wh = 10.0**register.scaler
     energy_wh = {interval.start: interval.value * unit_wh for interval in curve}
     minutes = {interval.start: interval.interval_minutes for interval in curve}
@@ -67,7 +67,7 @@ def profile(
 
 
 def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[ExpectedPeriod]) -> list[DayShare]:
-    """How many intervals of each day are there: each belongs to the day in which it begins."""
+    """Return received and expected intervals of each day; an interval belongs to the day in which it begins."""
     counted: dict[date, int] = defaultdict(int)
     for interval in curve:
         counted[day_of(interval.start)] += 1
@@ -82,7 +82,7 @@ def by_day(days: Sequence[date], curve: Sequence[Interval], expected: Sequence[E
 
 
 def _ahead(shown: ShownPeriod, expected: Sequence[ExpectedPeriod], now: datetime) -> list[datetime]:
-    """The times that are still to come, so that an axis reaches the end of its period."""
+    """Return times still to come, so that the axis reaches the end of its period."""
     minutes = expected[-1].interval_minutes if expected else 60
     step = timedelta(minutes=minutes)
     first = common_boundary(max(shown.start, now), minutes)
@@ -90,7 +90,7 @@ def _ahead(shown: ShownPeriod, expected: Sequence[ExpectedPeriod], now: datetime
 
 
 def _energy_chart(shown: ShownPeriod, energy_wh: dict[datetime, float], due: Sequence[datetime], total: float) -> Chart:
-    """Energy by the hour of a day, or by the day; where an interval is missing, in another colour."""
+    """Return energy by hour of a day, or by day; bars with missing intervals have another colour."""
     if shown.kind == "day":
         hours = [shown.start + timedelta(hours=n) for n in range((shown.end - shown.start) // timedelta(hours=1))]
         starts, names = hours, labels(hours, "%H:%M")

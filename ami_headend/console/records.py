@@ -1,4 +1,4 @@
-"""The lists of readings, totals and failures per hour: read-only, over the query functions that the API uses."""
+"""The lists of readings, totals and failures per hour: read-only, with the same queries as the API."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -41,7 +41,7 @@ def _ids(row: Any) -> list[int] | None:
 
 
 class ReadingFilters(FilterForm):
-    """Readings by meter (system title or serial number), register and period."""
+    """Filters readings by meter (system title or serial number), register and period."""
 
     meter = MeterField()
     register = _one_of(Register.objects.order_by("obis_code"))
@@ -49,7 +49,7 @@ class ReadingFilters(FilterForm):
 
 
 class TotalFilters(FilterForm):
-    """Totals by concentrator, interval register and period."""
+    """Filters totals by concentrator, interval register and period."""
 
     concentrator = ConcentratorField(takes_ids=True)
     register = _one_of(Register.objects.filter(kind=RegisterKind.INTERVAL).order_by("obis_code"))
@@ -57,7 +57,7 @@ class TotalFilters(FilterForm):
 
 
 class TallyFilters(FilterForm):
-    """Failures by concentrator, kind and period."""
+    """Filters failures by concentrator, kind and period."""
 
     concentrator = ConcentratorField(takes_ids=True)
     kind = choice("kind", [(kind.value, kind.label) for kind in FailureKind])
@@ -65,19 +65,19 @@ class TallyFilters(FilterForm):
 
 
 class RecordsPage(ListPage):
-    """Rows that are never changed by hand; ``explanation`` says what they are."""
+    """Rows that nobody changes by hand; ``explanation`` says what they are."""
 
     template_name = "console/records.html"
     explanation: ClassVar[str]
 
     def period(self, filters: dict[str, Any]) -> tuple[datetime, datetime]:
-        """The period that is asked for; the last week where none is."""
+        """Return the requested period; the last week by default."""
         end = filters.get("to") or timezone.now() + timedelta(days=1)
         return filters.get("from") or end - timedelta(days=_DAYS_SHOWN + 1), end
 
 
 class ReadingsPage(RecordsPage):
-    """Readings, oldest first, a week of them unless a period is given."""
+    """Readings, oldest first; one week unless a period is given."""
 
     route = "meters/meter/readings/"
     name = "readings"
@@ -118,7 +118,7 @@ class ReadingsPage(RecordsPage):
 
 
 class TotalsPage(RecordsPage):
-    """Sums of interval registers per concentrator, a week of them unless a period is given."""
+    """Sums of interval registers per concentrator; one week unless a period is given."""
 
     route = "concentrators/concentrator/totals/"
     name = "interval_totals"
@@ -155,7 +155,7 @@ class TotalsPage(RecordsPage):
 
 
 class TalliesPage(RecordsPage):
-    """Failures per concentrator, kind and hour, beyond the rows that are kept of them."""
+    """Failures per concentrator, kind and hour; they also count failures without a stored row."""
 
     route = "concentrators/concentrator/tallies/"
     name = "failure_tallies"
@@ -163,7 +163,9 @@ class TalliesPage(RecordsPage):
     icon = "bar_chart"
     permission_required = ("concentrators.view_failuretally",)
     form_class = TallyFilters
-    explanation = "Latest first. Counts every refused frame; of a storm, the list of failures keeps only the first."
+    explanation = (
+        "Latest first. Counts every rejected frame; the list of failures keeps only the first ones of a flood."
+    )
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None

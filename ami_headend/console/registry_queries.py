@@ -1,4 +1,4 @@
-"""Meters and concentrators as their lists show them: with when they were heard, what is open, and what waits."""
+"""Meters and concentrators for their lists: last frames, open failures, and traffic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TRAFFIC_PERIOD = timedelta(hours=24)
 
 
 class MeterRow(NamedTuple):
-    """A meter in the list; ``open_failures`` are kept ones that nobody acknowledged."""
+    """A meter in the list; ``open_failures`` are stored ones that nobody acknowledged."""
 
     id: int
     serial_number: str
@@ -33,9 +33,10 @@ class MeterRow(NamedTuple):
 
 @dataclass(frozen=True)
 class MeterSelection:
-    """Which meters; ``heard`` is ``heard``, ``silent`` or ``never``, as of ``heard_since``. Empty is all.
+    """A selection of meters. ``heard`` is ``heard``, ``silent`` or ``never``, as of ``heard_since``. Empty selects
+    all.
 
-    ``ids`` are the few among which they are known to be.
+    ``ids`` restricts the search to a few meters that are known to contain all matches.
     """
 
     search: str = ""
@@ -49,7 +50,7 @@ class MeterSelection:
 
 
 class Traffic(NamedTuple):
-    """Of a concentrator: its meters, and the frames that it posted in TRAFFIC_PERIOD."""
+    """The meters of a concentrator, and the frames that it posted in TRAFFIC_PERIOD."""
 
     meters: int = 0
     frames: int = 0
@@ -57,10 +58,10 @@ class Traffic(NamedTuple):
 
 
 def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple[str] | None]:
-    """Meters by serial number, and the key to go on after; one query.
+    """Return meters by serial number, and the key of the next page; one query.
 
-    The meters of a concentrator, or those named, are found first, and sorted: they are few, and to go through all by
-    their serial numbers until fifty of them are found costs seconds. When each was heard is looked up as far as shown.
+    Meters of a concentrator and named meters are few, so they are found first and sorted: walking through all serial
+    numbers until fifty of them turn up would take seconds. The last frame is looked up only for the rows shown.
     """
     conditions, params = _meter_conditions(selection, limit)
     first_heard = heard.LAST.format(title="m.system_title") if selection.heard else ""
@@ -114,14 +115,14 @@ TRAFFIC = Question("traffic", _traffic, dict[int, Traffic])
 
 
 def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[Any]]:
-    """The WHERE of a selection of meters; values never become part of the text."""
+    """Return the WHERE clause of a selection of meters; values never become part of the text."""
     conditions: list[str] = []
     params: list[Any] = []
     if selection.system_title is not None:
         conditions.append("m.system_title = %s")
         params.append(selection.system_title)
     elif selection.search:
-        # With other filters all that a term means, else no more than are shown.
+        # With other filters, all meters that the term matches; otherwise only as many as are shown.
         others = selection.status or selection.heard or (selection.concentrator_id, selection.ids) != (None, None)
         condition, values = meter_condition(
             selection.search, "m", limit=None if others else limit, after=selection.after

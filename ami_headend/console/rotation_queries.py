@@ -1,4 +1,4 @@
-"""What the overview asks about rotations under way."""
+"""Queries of the overview about rotations in progress."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _WAVES = 5
 
 
 class WaveRow(NamedTuple):
-    """A wave that has not ended: of its meters, those whose key arrived, whose command is open, and that failed."""
+    """A wave that has not ended: its meters, and how many have the new key, an open command, or failed."""
 
     id: int
     name: str

@@ -1,4 +1,4 @@
-"""The search over everything, in unfold's command palette: a few hits of each kind."""
+"""Search over everything for unfold's command palette: a few hits of each kind."""
 
 from typing import Any
 
@@ -26,16 +26,16 @@ _MODELS: list[tuple[type[Model], str]] = [
     (DeviceKey, "vpn_key"),
 ]
 _HITS = 5
-_LENGTH_MIN = 2  # what fits half of all is no search
+_LENGTH_MIN = 2  # a shorter term would match half of all rows
 _PAGES: dict[type[Model], str] = {
     Meter: "admin:meter",
     Concentrator: "admin:concentrator",
     Place: "admin:place",
-}  # others: the admin's
+}  # other models have the admin's pages
 
 
 def search(request: HttpRequest, term: str) -> list[SearchResult]:
-    """Up to five hits of each model that the user may see, by that model's own search."""
+    """Return up to five hits of each model that the user may see, found by that model's own search."""
     if len(term.strip()) < _LENGTH_MIN:
         return []
     found = _failures(request, term)
@@ -65,7 +65,7 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
 
 
 def _failures(request: HttpRequest, term: str) -> list[SearchResult]:
-    """The failures of a system title, whether it is a meter's or not."""
+    """Return the failures of a system title, whether or not a meter has it."""
     if not request.user.has_perm(SEE):
         return []
     try:

@@ -1,4 +1,4 @@
-"""The admin site as the console: its index is the overview, and every page of PAGES has an address in it."""
+"""The admin site as the console: its index is the overview, and it serves every page of PAGES."""
 
 from typing import Any
 
@@ -75,12 +75,12 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]
     """Unfold's admin site with the console's pages."""
 
     def extra_urls(self) -> list[URLPattern]:
-        """Unfold's hook: addresses that come before those of the models."""
+        """Add addresses before those of the models (unfold's hook)."""
         pages = [path(page.route, self.admin_view(page.as_view()), name=page.name) for page in PAGES]
         return [path("colours.css", self.colours, name="colours"), *pages]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        """Unfold's context, with the colours of the theme in a stylesheet instead of a style in the page."""
+        """Return unfold's context, with the colours of the theme in a stylesheet instead of inside the page."""
         context: dict[str, Any] = super().each_context(request)
         context["styles"] = [reverse("admin:colours"), *context["styles"]]
         del context["colors"]
@@ -88,7 +88,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]
 
     @method_decorator(cache_control(public=True, max_age=3600))
     def colours(self, request: HttpRequest) -> HttpResponse:
-        """The colours of the theme (UNFOLD["COLORS"]) as variables."""
+        """Serve the colours of the theme (UNFOLD["COLORS"]) as variables."""
         lines = [
             f"--color-{name}-{weight}: {value};"
             for name, weights in self._get_colors("COLORS", request).items()

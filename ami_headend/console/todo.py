@@ -1,4 +1,4 @@
-"""What to do first: what is wrong now, most urgent first, each with where to go."""
+"""The list of things to do: present problems, most urgent first, each with a link."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,7 +20,7 @@ SHOWN = 6
 
 
 class Item(NamedTuple):
-    """One thing to do: how urgent, what is wrong, more about it, since when, and where to go."""
+    """One thing to do: its severity, the problem, details, since when, and a link."""
 
     severity: str
     colour: str
@@ -32,7 +32,7 @@ class Item(NamedTuple):
 
 
 class ToDo(NamedTuple):
-    """What to do first, and how much more there is; or the first steps of a head-end that has no meters yet."""
+    """The first things to do and the number of others; or the first steps of a head-end without meters."""
 
     items: list[Item]
     more: int
@@ -40,7 +40,7 @@ class ToDo(NamedTuple):
 
 
 def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
-    """What the user may know of, components first: whatever they break, the rest follows from."""
+    """Return what the user may know of, components first, because other problems follow from theirs."""
     items = [
         _item(Severity.CRITICAL, f"{finding.name.capitalize()}: {finding.found}", finding.to_do)
         for finding in findings
@@ -73,11 +73,11 @@ def _alert(alert: Alert) -> Item:
 
 
 def _approvals(user: Any, now: datetime) -> list[Item]:
-    """What waits for this person's decision."""
+    """Return the requests that wait for this person's decision."""
     return [
         _item(
             Severity.WARNING,
-            f"{row.requested_by} asks for your approval",
+            f"{row.requested_by} requests your approval",
             f"To {approvals.describe(row)}: {row.reason}",
             since=row.requested_at,
             url=reverse("admin:approvals"),
@@ -87,17 +87,23 @@ def _approvals(user: Any, now: datetime) -> list[Item]:
 
 
 def _first_steps(user: Any) -> list[Item]:
-    """What is missing before the first frame can be accepted; nothing once there is a meter."""
+    """Return the steps that are missing before a first frame can be accepted; none once there is a meter."""
     if not user.has_perm("meters.view_meter") or Meter.objects.exists():
         return []
     page = reverse("admin:concentrators")
     steps = [
         (Concentrator.objects, Item("", "", "Register a concentrator", "It posts for its meters.", url=page)),
-        (ConcentratorToken.objects, Item("", "", "Issue its token", "It signs in with that.", url=page)),
+        (
+            ConcentratorToken.objects,
+            Item("", "", "Issue its token", "The concentrator authenticates with it.", url=page),
+        ),
         (
             DeviceKey.objects,
             Item("", "", "Import keys", "From the manufacturer's shipment: manage.py import_keys --help."),
         ),
-        (Meter.objects, Item("", "", "Import meters", "And where they belong.", url=reverse("admin:meter-import"))),
+        (
+            Meter.objects,
+            Item("", "", "Import meters", "With their places and concentrators.", url=reverse("admin:meter-import")),
+        ),
     ]
     return [step for rows, step in steps if not rows.exists()]

@@ -1,4 +1,4 @@
-"""What the console asks about frames: verdicts by hour, the queue, failures."""
+"""Queries of the console about frames: verdicts by hour, the queue, failures."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _LATEST = 200
 
 
 class VerdictHour(NamedTuple):
-    """Frames whose verdicts fell in one hour."""
+    """Frames by verdict, for one hour of verification."""
 
     start: datetime
     accepted: int
@@ -27,28 +27,28 @@ class VerdictHour(NamedTuple):
 
 
 class SeverityCount(NamedTuple):
-    """How many kept failures of a severity (a value of Severity) nobody has acknowledged."""
+    """The number of stored failures of a severity (a value of Severity) that nobody has acknowledged."""
 
     severity: int
     open: int
 
 
 class KindCount(NamedTuple):
-    """How many frames failed in a kind (a value of FailureKind)."""
+    """The number of failed frames of a kind (a value of FailureKind)."""
 
     kind: str
     failures: int
 
 
 class Lag(NamedTuple):
-    """Seconds from reception to verdict, of the uplinks verified lately: the middle one and the slowest."""
+    """Seconds from reception to verdict of recently verified uplinks: the median and the slowest."""
 
     median_s: float | None
     slowest_s: float | None
 
 
 def lag() -> Lag:
-    """How long the latest uplinks waited for their verdicts."""
+    """Return how long the latest uplinks waited for their verdicts."""
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY waited), max(waited)
@@ -61,10 +61,12 @@ def lag() -> Lag:
 
 
 def _failures_by_kind(now: datetime) -> list[KindCount]:
-    """Failures by kind since the hour of this time yesterday, most first; from the tallies: capped rows count too."""
+    """Return failures by kind since this hour yesterday, most first. Tallies also count failures without a
+    stored row.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            # One short range of the primary key per concentrator and kind, however long tallies are kept.
+            # One short range of the primary key per concentrator and kind, even if there are many old tallies.
             """SELECT k.kind, sum(t.failures)::bigint
                FROM concentrators_concentrator c CROSS JOIN unnest(%s::text[]) AS k(kind)
                JOIN concentrators_failuretally t ON t.concentrator_id = c.id AND t.kind = k.kind AND t.hour >= %s
@@ -75,12 +77,12 @@ def _failures_by_kind(now: datetime) -> list[KindCount]:
 
 
 def a_day_before(now: datetime) -> datetime:
-    """The hour of this time yesterday."""
+    """Return the start of this hour yesterday."""
     return (now - timedelta(hours=HOURS)).replace(minute=0, second=0, microsecond=0)
 
 
 def _verdicts_by_hour(now: datetime) -> list[VerdictHour]:
-    """The last hours, the present one last. Counts uplinks received in them and the hour before."""
+    """Return the last hours, the present one last. Counts uplinks received in them and in the hour before."""
     last = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     first = last - timedelta(hours=HOURS - 1)
     with connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""Times of the console in the viewer's zone: the browser names it in a cookie (static/console/zone.js)."""
+"""The viewer's time zone on the console; the browser names it in a cookie (static/console/zone.js)."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -14,17 +14,17 @@ _NAME_MAX = 64
 
 
 def zone_of(name: str) -> "ViewerZone | None":
-    """The zone of that name in the IANA database, such as ``Europe/Berlin``; None for anything else."""
+    """Return a zone of the IANA database, such as ``Europe/Berlin``; None for any other name."""
     try:
         return ViewerZone(name) if 0 < len(name) <= _NAME_MAX else None
-    except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError is one
+    except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         return None
 
 
 class ViewerZone(ZoneInfo):
-    """A zone to show times in: one that is no date there, of year 1 or 9999, stays at the hour that it has in UTC.
+    """A zone to show times in. A time of year 1 or 9999 that the zone cannot represent keeps its hour in UTC.
 
-    Doors take no such time any more; those that stand in the database from before are to fail no page.
+    No door accepts such times any more, but old ones in the database must not break a page.
     """
 
     def fromutc(self, dt: datetime) -> datetime:
@@ -35,7 +35,7 @@ class ViewerZone(ZoneInfo):
 
 
 class ViewerZoneMiddleware:
-    """Activates the viewer's zone under the admin site's addresses; UTC everywhere else, and where it is not known."""
+    """Activates the viewer's zone for addresses of the admin site; UTC elsewhere, and if the zone is unknown."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -1,4 +1,4 @@
-"""Redis as Celery's broker, without belief in what stands there: what is no message is thrown away, and said."""
+"""Redis as Celery's broker. Anything in a queue that is not a message is thrown away and logged."""
 
 import logging
 from typing import Any
@@ -11,22 +11,22 @@ _NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class BrokerChannel(redis.Channel):
-    """kombu's channel, whose worker does not end where somebody has put something else into a queue."""
+    """kombu's channel, but its worker survives entries of a queue that are not messages."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # kombu's types leave it out
         except _NO_MESSAGE:
-            logger.exception("what stood in a queue is no message of ours: it was thrown away")
+            logger.exception("an entry of a queue was not a message of ours and was thrown away")
             return None
 
 
 class Transport(redis.Transport):
-    """kombu's transport by this channel."""
+    """kombu's transport, with this channel."""
 
     Channel = BrokerChannel
 
 
 def use() -> None:
-    """Have addresses redis:// and rediss:// mean this transport in this process."""
+    """Make the addresses redis:// and rediss:// mean this transport in this process."""
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))

@@ -1,4 +1,4 @@
-"""What an error of the broker tells, and for how long it is left alone after one: for web, workers and schedule."""
+"""Errors of the broker, and a pause after each, for web, workers and schedule."""
 
 import threading
 import time
@@ -11,26 +11,27 @@ from redis.exceptions import RedisError
 
 T = TypeVar("T")
 
-# Whatever keeps Redis from taking a task: away, hung (a timeout), loading, read-only, out of memory, unable to save
-# (MISCONF), another password. All of them pass once it is mended, none is a fault of the task. Kombu and limits wrap
-# some of them, let others through as they are, and OSError is a socket's own.
+# Whatever keeps Redis from taking a task: unreachable, hung (a timeout), loading, read-only, out of memory, unable to
+# save (MISCONF), or with another password. None is a fault of the task, and all pass once Redis is mended. Kombu and
+# limits wrap some of them and let others through; OSError is a socket's own.
 BROKER_ERRORS: tuple[type[Exception], ...] = (OperationalError, StorageError, RedisError, OSError)
 REST_S = 5.0
 
 
 def summary(error: BaseException) -> str:
-    """The error in one line for logs: its first line, or its name where it says nothing."""
+    """Return the first line of the error for logs, or its class name if it has no text."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 
 class RestingError(OSError):
-    """Redis is not asked now: it did not answer a moment ago."""
+    """Redis is not called now, because it did not answer a moment ago."""
 
 
 class Rest:
-    """Lets a process ask Redis once in ``rest_s`` while it does not answer, so that few wait for its timeouts.
+    """Lets a process call Redis only once in ``rest_s`` while it does not answer, so that few callers wait for
+    timeouts.
 
-    What is done without Redis must be right without it.
+    Callers must be right without Redis too.
     """
 
     def __init__(self, rest_s: float = REST_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,12 +40,12 @@ class Rest:
         self._until_s: float | None = None
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The answer of ``question``; one of BROKER_ERRORS where there is none, at once while Redis rests."""
+        """Return the answer of ``question``. Raise one of BROKER_ERRORS if it fails, and at once while Redis rests."""
         with self._lock:
             if self._until_s is not None:
                 if self._clock() < self._until_s:
                     raise RestingError("Redis did not answer a moment ago")
-                self._until_s = self._clock() + self._rest_s  # this one asks, the others do not wait for it
+                self._until_s = self._clock() + self._rest_s  # this caller tries; the others do not wait for it
         try:
             answer = question()
         except BROKER_ERRORS:
@@ -56,4 +57,4 @@ class Rest:
         return answer
 
 
-redis = Rest()  # of this process: rates and tasks are kept in the same server
+redis = Rest()  # one for the process: rates and tasks are on the same server

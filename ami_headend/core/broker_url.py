@@ -1,12 +1,12 @@
-"""The address of Redis as Celery spells it."""
+"""The address of Redis in Celery's spelling."""
 
 from urllib.parse import parse_qs, urlsplit
 
 
 def celery_broker_url(url: str) -> str:
-    """The same Redis in Celery's spelling, which differs for unix sockets and for TLS.
+    """Return the same address in Celery's spelling, which differs for unix sockets and for TLS.
 
-    Celery does not look at the server's certificate unless it is told to; every other client does.
+    Celery checks the server's certificate only if it is told to; every other client does so by default.
     """
     parts = urlsplit(url)
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):

@@ -1,4 +1,4 @@
-"""The address that a request came from, also behind proxies."""
+"""The address that a request came from, even behind proxies."""
 
 import re
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-_IPV6_CUSTOMER_BITS = 64  # one customer has as many addresses as it likes in such a network
+_IPV6_CUSTOMER_BITS = 64  # a customer can use any address of such a network
 _UNREAD = "ami_headend.unread_hop"
 # An address, perhaps with a port, as proxies write it: 192.0.2.1:4711, [2001:db8::1], [2001:db8::1]:4711.
 _WITH_PORT = re.compile(r'"?(?:\[([^\]]+)\]|([0-9.]+))(?::[0-9]{1,5})?"?')
 
 
 class ForwardedAddress:
-    """Middleware: makes REMOTE_ADDR the address that the outermost of our own proxies saw.
+    """Middleware: sets REMOTE_ADDR to the address that the outermost of our own proxies saw.
 
-    Each of the PROXY_COUNT proxies appends the address of its client to X-Forwarded-For; anything further to the
-    left came from the client, and is ignored. Where no address can be read there,
-    the proxy's own stays, and ``unread_hop`` tells.
+    Each of the PROXY_COUNT proxies appends the address of its client to X-Forwarded-For. Entries further to the left
+    came from the client and are ignored. If the entry is not an address, REMOTE_ADDR stays the proxy's own, and
+    ``unread_hop`` returns the entry.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -38,7 +38,7 @@ class ForwardedAddress:
 
 
 def read_hop(text: str) -> str | None:
-    """The address that a proxy wrote, without its port; None where it is none."""
+    """Return the address that a proxy wrote, without its port; None if it is not an address."""
     text = text.strip()
     if match := _WITH_PORT.fullmatch(text):
         text = match[1] or match[2]
@@ -49,12 +49,12 @@ def read_hop(text: str) -> str | None:
 
 
 def unread_hop(request: HttpRequest) -> str | None:
-    """The text in the place of the client's address, if it is no address. None: all is well."""
+    """Return the entry that should be the client's address but is not an address; None if all is well."""
     return request.META.get(_UNREAD)
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """The address to count attempts by: of IPv6 the network of one customer, /64. None where it is not known."""
+    """Return the address under which attempts are counted: for IPv6, the /64 network. None if unknown."""
     try:
         address = ip_address(request.META.get("REMOTE_ADDR", ""))
     except ValueError:

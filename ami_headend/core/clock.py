@@ -1,11 +1,11 @@
-"""Stored times beside the clock of now, which may have been wrong when they were stored.
+"""Comparisons of stored times with the present clock, though the clock may have been wrong when they were stored.
 
-A clock that was ahead leaves times that lie in the future once it is right again. Whoever adds a rest to such a time
-and waits for the sum waits for as long as the clock was ahead, and an age that is taken for 0 hides it. So:
+A clock that ran ahead leaves times that lie in the future once it is right again. If a pause were added to such a time,
+it would last as long as the clock was ahead; if its age were taken for 0, nobody would notice. So:
 
-- what lies in the future counts as never: its rest is over, it is due at once;
-- an age below zero stays below zero, and is a finding;
-- lengths of time within one process are taken from ``time.monotonic``, which nobody sets.
+- a time in the future counts as never: its pause is over, and it is due at once;
+- an age below zero stays below zero, and is reported;
+- durations within one process are measured by ``time.monotonic``, which nobody sets.
 """
 
 import math
@@ -13,49 +13,49 @@ from datetime import UTC, datetime, timedelta
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 
-# Times that somebody may give: in every zone of the earth, and some years on, they are dates of Python's and of
-# PostgreSQL's. One of year 1 or 9999 fails later, wherever it is shown or counted from.
+# Limits of times that callers may give. In every time zone, and some years on, they are dates that Python and
+# PostgreSQL can represent. A time of year 1 or 9999 would fail later, wherever it is shown or counted from.
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 WITHIN_TIMES = (
-    MinValueValidator(EARLIEST, message="That is before all times that stand here."),
-    MaxValueValidator(LATEST, message="That is after all times that can stand here."),
+    MinValueValidator(EARLIEST, message="That is before the earliest time that can be stored."),
+    MaxValueValidator(LATEST, message="That is after the latest time that can be stored."),
 )
-DIFFERENCE_MAX = timedelta(seconds=2)  # between the clocks of two hosts that are both well
+DIFFERENCE_MAX = timedelta(seconds=2)  # between the clocks of two hosts that both keep good time
 
 
 def is_ahead(at: datetime, now: datetime) -> bool:
-    """Whether a stored time lies in the future by more than two hosts' clocks differ: the clock was ahead then."""
+    """Whether a stored time lies further in the future than the clocks of two hosts may differ."""
     return at - now > DIFFERENCE_MAX
 
 
 def age_s(at: datetime, now: datetime) -> float:
-    """How long ago a stored time is, in seconds: below zero where it lies in the future."""
+    """Return the age of a stored time in seconds: negative if it lies in the future."""
     return (now - at).total_seconds()
 
 
 def seconds_since(at_s: float, now_s: float) -> float:
-    """How long ago a stored Unix time is; for ever where it lies in the future. For what holds only for a while."""
+    """Return the seconds since a stored Unix time; infinity if it lies in the future, so that it counts as expired."""
     since_s = now_s - at_s
     return math.inf if since_s < -DIFFERENCE_MAX.total_seconds() else max(0.0, since_s)
 
 
 def has_rested(last: datetime | None, rest: timedelta, now: datetime) -> bool:
-    """Whether something that was done last at a time is due again. Never, and in the future, are due at once."""
+    """Whether an action last done at ``last`` is due again. It is due at once if that is None or in the future."""
     return last is None or is_ahead(last, now) or last + rest <= now
 
 
 def is_within(last: datetime | None, period: timedelta, now: datetime) -> bool:
-    """Whether something happened within the period that ends now. In the future it did not happen."""
+    """Whether something happened within the period that ends now. A time in the future does not count."""
     return not has_rested(last, period, now)
 
 
 def is_due(due_at: datetime, longest: timedelta, now: datetime) -> bool:
-    """Whether what was put off until a time is due: also where nobody could have put it off for so long."""
+    """Whether something put off until ``due_at`` is due. It is also due if nobody could have put it off for so long."""
     return due_at <= now or is_ahead(due_at, now + longest)
 
 
 def latest_due(longest: timedelta, now: datetime) -> datetime:
-    """The last time until which something can have been put off by now: a later one was set by a clock ahead.
+    """Return the latest time until which something can be put off now; a later one was set by a clock that ran ahead.
 
     ``is_due`` for SQL and querysets: ``due_at <= now OR due_at > latest_due(longest, now)``.
     """

@@ -1,4 +1,4 @@
-"""What commands have in common: help as it is written, refusals in one sentence, bars on stderr, and bad lines."""
+"""What commands share: examples in the help, refusals in one sentence, progress bars on stderr, lists of bad lines."""
 
 import json
 from argparse import RawDescriptionHelpFormatter
@@ -19,13 +19,13 @@ _BAD_LINES_SHOWN = 50
 
 
 class DomainCommand(BaseCommand):
-    """A command that ends with exit status 1 and a sentence where the domain refuses.
+    """A command that ends with exit status 1 and one sentence if the domain refuses.
 
-    ``refusals`` are the errors that mean so, with ``nothing_done`` said after each; ``examples`` stand below the
-    options, as they are written.
+    ``refusals`` are the errors that count as a refusal; ``nothing_done`` is appended to each. ``examples`` are printed
+    below the options, unchanged.
 
-    Of the system checks those of settings are made: the others, which load every page, concern the code and are
-    made where the web server starts.
+    Only the system checks of settings are run. The others load every page and concern the code: the web server runs
+    them when it starts.
     """
 
     requires_system_checks: tuple[str, ...] = (SETTINGS,)
@@ -44,7 +44,7 @@ class DomainCommand(BaseCommand):
             raise CommandError(f"{error}{self.nothing_done}") from None
 
     def refuse(self, bad: Sequence[BadLine]) -> None:
-        """Tell the lines of a file that are wrong; CommandError where one is."""
+        """Write each bad line of a file to stderr. CommandError if there is any."""
         for line, reason in bad[:_BAD_LINES_SHOWN]:
             self.stderr.write(f"line {line}: {reason}")
         if len(bad) > _BAD_LINES_SHOWN:
@@ -53,39 +53,39 @@ class DomainCommand(BaseCommand):
             raise CommandError(f"{len(bad)} bad lines: nothing was imported.")
 
     def write_json(self, found: Any) -> None:
-        """What was found, for programs; times in ISO 8601."""
+        """Write an object as JSON for programs, with times in ISO 8601."""
         self.stdout.write(json.dumps(found, indent=2, default=datetime.isoformat))
 
 
 class Bars:
-    """A bar for each step of a long command, on stderr; nothing is left of them."""
+    """A progress bar on stderr for each step of a long command; the bars are erased at the end."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._steps: dict[str, Callable[[int], None]] = {}
 
     def step(self, name: str, total: int | None = None) -> Callable[[int], None]:
-        """What hears how many more are done of a step; of an unknown ``total`` the bar only moves."""
+        """Return a function that advances the bar of a step. If ``total`` is unknown, the bar only moves."""
         if name not in self._steps:
             task = self._progress.add_task(name, total=total)
             self._steps[name] = lambda done: self._progress.advance(task, done)
         return self._steps[name]
 
     def __call__(self, name: str, done: int, total: int | None = None) -> None:
-        """So many more are done of a step, which begins with the first of them."""
+        """Advance the bar of a step, and create it first if it is new."""
         self.step(name, total)(done)
 
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Bars for as long as the block runs."""
+    """Show bars while the block runs."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield Bars(progress)
 
 
 def time_of(text: str) -> datetime:
-    """A time as it is typed, in UTC where it names no zone; CommandError where it is none."""
+    """Parse a time, in UTC if it names no zone. CommandError if it is not a time."""
     try:
         at = parse_datetime(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Classifies errors of PostgreSQL by SQLSTATE (appendix A of its manual), for all of the project.
+"""Classifies errors of PostgreSQL by SQLSTATE (appendix A of its manual), for the whole project.
 
-Classes of exceptions tell too little: a read-only database raises an InternalError, a column whose type was changed
-a NotSupportedError, and both pass by themselves, while some OperationalErrors never do.
+Exception classes say too little: a read-only database raises an InternalError, and a column of changed type a
+NotSupportedError. Both pass by themselves, while some OperationalErrors never do.
 """
 
 import enum
@@ -12,21 +12,21 @@ from psycopg import InterfaceError as DriverInterfaceError
 from psycopg import OperationalError as DriverOperationalError
 
 _STATEMENT_TIMEOUT = "57014"
-_STATEMENT_AT_FAULT = "42"  # syntax, names, types, rights: the same whatever its values are
+_STATEMENT_AT_FAULT = "42"  # syntax, names, types, rights: the values do not matter
 
 
 class Trouble(enum.Enum):
-    """What is wrong with the database, through no fault of the statement; the value says it in a few words."""
+    """A fault of the database that is no fault of the statement; the value describes it in a few words."""
 
     AWAY = "does not answer"
     READ_ONLY = "cannot be written"
     BUSY = "took too long over a lock or a statement"
     FULL = "has no room, memory or connections left"
-    CHANGED = "has another schema than this process knows"
-    RIGHTS = "refuses what this process needs"
+    CHANGED = "has another schema than this process expects"
+    RIGHTS = "refuses a right that this process needs"
 
 
-# The longest beginning that fits decides. What is not listed is a fault of the statement or of its values.
+# The longest matching prefix decides. Any other state is a fault of the statement or of its values.
 _BY_SQLSTATE = {
     "08": Trouble.AWAY,
     "28": Trouble.RIGHTS,  # the password or the role is refused
@@ -37,7 +37,7 @@ _BY_SQLSTATE = {
     _STATEMENT_TIMEOUT: Trouble.BUSY,
     "55": Trouble.BUSY,
     "40": Trouble.BUSY,  # deadlock, serialization: another transaction won
-    "25P03": Trouble.BUSY,  # idle in a transaction, a transaction: for too long
+    "25P03": Trouble.BUSY,  # a transaction, or a pause inside one, took too long
     "25P04": Trouble.BUSY,
     "53": Trouble.FULL,
     "0A000": Trouble.CHANGED,  # "cached plan must not change result type"
@@ -49,22 +49,22 @@ _BY_SQLSTATE = {
     "42501": Trouble.RIGHTS,
 }
 _LONGEST = max(map(len, _BY_SQLSTATE))
-# The session itself is of no use any more: another may reach another server, or plan anew.
+# The session itself is useless now; a new one may reach another server, or make new plans.
 _OF_THE_SESSION = frozenset({Trouble.AWAY, Trouble.READ_ONLY, Trouble.CHANGED, Trouble.RIGHTS})
 
 
 def sqlstate(error: BaseException | None) -> str:
-    """The five characters of SQLSTATE, of Django's error or the driver's; empty where the server sent none."""
+    """Return the five characters of SQLSTATE of an error of Django or the driver; empty if the server sent none."""
     driver = error if isinstance(error, DriverError) else getattr(error, "__cause__", None)
     return getattr(driver, "sqlstate", None) or ""
 
 
 def trouble_of(error: BaseException | None) -> Trouble | None:
-    """What is wrong with the database. None: it is no error of a database, or a fault of the statement."""
+    """Return what is wrong with the database; None if the error is the statement's fault or no error of a database."""
     if not isinstance(error, Error | DriverError):
         return None
     state = sqlstate(error)
-    if not state:  # the connection broke, or there was none: no server was left to send one
+    if not state:  # the connection broke or was never made, so no server sent a state
         lost = (OperationalError, InterfaceError, DriverOperationalError, DriverInterfaceError)
         return Trouble.AWAY if isinstance(error, lost) else None
     for length in range(_LONGEST, 1, -1):
@@ -74,9 +74,9 @@ def trouble_of(error: BaseException | None) -> Trouble | None:
 
 
 def would_come_with_any_values(error: BaseException | None) -> bool:
-    """Whether the error tells of the database or of the statement's text alone, and nothing of the values in it.
+    """Whether the error is due to the database or to the text of the statement alone, not to the values in it.
 
-    Not so of a statement that took too long, or of a connection that broke: the values may be why.
+    False for a statement that took too long and for a broken connection: the values may be the reason.
     """
     state = sqlstate(error)
     if state.startswith(_STATEMENT_AT_FAULT):
@@ -85,16 +85,16 @@ def would_come_with_any_values(error: BaseException | None) -> bool:
 
 
 def is_writable() -> bool:
-    """Whether the database takes what is written: not a standby, and not read-only by a setting. One query."""
+    """Whether the database accepts writes: it is no standby, and no setting makes it read-only. One query."""
     with connections["default"].cursor() as cursor:
         cursor.execute("SELECT NOT (pg_is_in_recovery() OR current_setting('transaction_read_only')::bool)")
         return bool(cursor.fetchone()[0])
 
 
 def close_spoilt_connections(trouble: Trouble) -> None:
-    """Close this thread's connections where the trouble lies with their sessions; the next statement opens new ones.
+    """Close this thread's connections if their sessions are the trouble; the next statement opens new ones.
 
-    Not those inside of a transaction: whoever began it must end it first.
+    Connections inside a transaction stay open: whoever began the transaction must end it first.
     """
     if trouble in _OF_THE_SESSION:
         for connection in connections.all(initialized_only=True):

@@ -1,4 +1,4 @@
-"""A deadline for whatever a block does, such as a read from a server that hangs and so keeps no timeout itself."""
+"""A deadline for a block, such as a read from a server that hangs and so never triggers its own timeout."""
 
 import signal
 import threading
@@ -8,14 +8,14 @@ from types import FrameType
 
 
 class DeadlineError(Exception):
-    """The time was over."""
+    """The time is up."""
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises DeadlineError inside the block once its time is over. Not to be nested.
+    """Raise DeadlineError inside the block once its time is up. Blocks must not be nested.
 
-    By SIGALRM, which Python gives to the main thread alone: in another thread the block runs without one.
+    It uses SIGALRM, which Python delivers to the main thread only: in another thread the block runs without a deadline.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -10,13 +10,12 @@ _NUMBER = re.compile(r"\d+([.,]\d+)?[eE]\+?\d+", re.ASCII)
 
 
 class Eui64Error(ValueError):
-    """A text that is no EUI-64; the message says what is wrong with it."""
+    """A text that is not an EUI-64; the message says what is wrong with it."""
 
 
 def parse(text: str) -> bytes:
-    """The 8 octets of 16 hex digits in any case: together, or in groups of 2 or 4 by `-`, `:`, `.` or a space.
-
-    Eui64Error where it is another form.
+    """Return the 8 octets of 16 hex digits in either case: together, or in groups of 2 or 4 separated by `-`, `:`, `.`
+    or a space. Eui64Error for any other form.
     """
     trimmed = text.strip().strip("\u200b\ufeff")
     if plain := _PLAIN.fullmatch(trimmed):
@@ -25,6 +24,6 @@ def parse(text: str) -> bytes:
         return bytes.fromhex(re.sub(r"[-:. ]", "", trimmed))
     if _NUMBER.fullmatch(trimmed):
         raise Eui64Error(
-            f"{text[:80]!r} is not 16 hex digits: a spreadsheet has made a number of it; format it as text"
+            f"{text[:80]!r} is not 16 hex digits: a spreadsheet turned it into a number; format the column as text"
         )
     raise Eui64Error(f"{text[:80]!r} is not 16 hex digits")

@@ -1,7 +1,7 @@
-"""One deadline for a whole exchange over a socket: look-up, connection, TLS, every octet of both directions.
+"""One deadline for a whole exchange over a socket: look-up, connection, TLS, every octet in both directions.
 
-A timeout of a socket begins anew with every octet, so that a peer that sends one now and then holds its caller without
-end. Here a timer shuts the connection down when the time is over, whatever is being waited for.
+A socket's own timeout starts again with every octet, so a peer that sends one now and then can hold its caller forever.
+Here a timer shuts the connection down when the time is up, whatever the caller waits for.
 """
 
 import contextlib
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 
 class ExchangeDeadlineError(OSError):
-    """The time for the exchange is over; nothing more is read or written."""
+    """The time for the exchange is up; nothing more is read or written."""
 
 
 class Exchange:
-    """What is left of the time, and the sockets that end with it. ``exchange`` makes one."""
+    """The remaining time, and the sockets that are shut down with it. ``exchange`` makes one."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -26,20 +26,20 @@ class Exchange:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is over: what failed since then failed for that."""
+        """Whether the time is up; then it is the reason of any failure."""
         return time.monotonic() >= self._end
 
     def left_s(self) -> float:
-        """Seconds that are left; DeadlineError where none is."""
+        """Return the seconds that are left; ExchangeDeadlineError if there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise ExchangeDeadlineError(f"it took longer than {self._seconds:g} seconds")
         return left
 
     def look_up(self, host: str, port: int) -> list[str]:
-        """The addresses of a name, in the order in which the system prefers them; OSError where it has none.
+        """Return the addresses of a host name, in the system's order of preference; OSError if it has none.
 
-        The system's resolver knows no deadline: it is asked in a thread, which is left to itself when the time is over.
+        The system's resolver knows no deadline, so it runs in a thread that is abandoned when the time is up.
         """
         found: list[list[str] | OSError] = []
 
@@ -61,17 +61,19 @@ class Exchange:
         return found[0]
 
     def connect(self, addresses: Sequence[str], port: int) -> socket.socket:
-        """A connection to the first address that takes one. The error of the last where none does."""
+        """Return a connection to the first address that accepts one; the last error if none does."""
         failed = OSError("there is no address to connect to")
         for number, address in enumerate(addresses):
-            left = self.left_s() / (len(addresses) - number)  # one that does not answer leaves time for the next
+            left = self.left_s() / (
+                len(addresses) - number
+            )  # leaves time for the next address if this one does not answer
             try:
                 connected = socket.create_connection((address, port), timeout=left)
             except OSError as error:
                 failed = error
                 continue
             self._guard(connected)
-            if self.is_over:  # the timer may have come before there was anything to shut down
+            if self.is_over:  # the timer may have fired before there was a socket to shut down
                 connected.close()
             connected.settimeout(self.left_s())
             return connected
@@ -82,14 +84,14 @@ class Exchange:
             self._guarded.append(connected.dup())  # TLS takes the socket over; the connection stays the same
 
     def end(self) -> None:
-        """Shut down the connections; each caller that waits on one gets an error at once."""
+        """Shut down the connections, so that every caller waiting on one gets an error at once."""
         with self._lock:
             for one in self._guarded:
                 with contextlib.suppress(OSError):  # the peer may have gone before
                     one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give back what was guarded."""
+        """Close the duplicate sockets."""
         with self._lock:
             for one in self._guarded:
                 one.close()
@@ -98,7 +100,7 @@ class Exchange:
 
 @contextlib.contextmanager
 def exchange(seconds: float) -> Iterator[Exchange]:
-    """An exchange that ends after ``seconds``, whatever the peer does. What fails by then is a DeadlineError."""
+    """Give an exchange that ends after ``seconds``. Failures after that are raised as ExchangeDeadlineError."""
     this = Exchange(seconds)
     timer = threading.Timer(seconds, this.end)
     timer.daemon = True

@@ -1,4 +1,4 @@
-"""Where the head-end's code is, and where it keeps its files. Read before the settings, and by them."""
+"""Where the code of the head-end is, and where its files go. The settings import this; it needs none of them."""
 
 from collections.abc import Mapping
 from pathlib import Path

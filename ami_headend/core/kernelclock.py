@@ -1,4 +1,4 @@
-"""What the kernel knows of its clock: whether anything (NTP, PTP) keeps it right."""
+"""Whether anything (NTP, PTP) keeps the kernel's clock right."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ _TIME_ERROR = 5
 
 
 class _Timex(ctypes.Structure):
-    """The head of struct timex (adjtimex(2)), and room for the rest of it."""
+    """The head of struct timex (adjtimex(2)), padded to its size."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -22,7 +22,7 @@ class _Timex(ctypes.Structure):
 
 
 def is_synchronised() -> bool | None:
-    """Whether the kernel's clock is kept right; None where it cannot be asked. Sets nothing, and needs no rights."""
+    """Whether the kernel's clock is synchronised; None if unknown. Changes nothing, needs no rights."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,10 +1,10 @@
-"""Signs of life of a process' main loop to whoever started it, as systemd's watchdog takes them (sd_notify).
+"""Signs of life that the main loop of a process sends to its supervisor, in the protocol of systemd (sd_notify).
 
-A datagram goes to the socket that the environment names in ``NOTIFY_SOCKET``. The main loop itself sends it, and no
-thread beside it: a loop that hangs gives none. ``Listener`` is the other end, for who is not systemd.
+A datagram goes to the socket named by ``NOTIFY_SOCKET``. The main loop itself sends it, not a thread beside it, so a
+loop that hangs sends none. ``Listener`` is the receiving end, for supervisors other than systemd.
 
-``Silence`` is counted while whoever listens is awake. Where it was stopped, or the machine slept, each look counts for
-``_LOOK_MAX_S`` at most: nobody is taken for frozen for that.
+``Silence`` only counts while the supervisor is awake. If it was stopped or the machine slept, each check adds
+``_LOOK_MAX_S`` at most, so that no process is taken for frozen wrongly.
 """
 
 import logging
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 EVERY_S = 2.0
 VARIABLE = "NOTIFY_SOCKET"
 _LOOK_MAX_S = 2.0
-_FIRST_LEAST_S = 60.0  # until the first sign: a process that starts has more to do than one that serves
-_SIGN = b"READY=1\nWATCHDOG=1"  # ready: the first one; systemd takes no notice of the others
+_FIRST_LEAST_S = 60.0  # until the first sign: starting takes longer than serving
+_SIGN = b"READY=1\nWATCHDOG=1"  # READY matters in the first one only; systemd ignores it later
 
 
 def show() -> None:
-    """Tell that the main loop of this process goes round; nothing where nobody listens.
+    """Send a sign that the main loop of this process is running; do nothing if nobody listens.
 
-    A sign that is not taken is left out: the next one comes soon, and a full socket holds signs enough.
+    If the socket is full, the sign is dropped: the socket holds others, and the next one follows soon.
     """
     address = os.environ.get(VARIABLE)
     if not address:
         return
-    if address.startswith("@"):  # Linux' abstract names
+    if address.startswith("@"):  # abstract names of Linux
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
@@ -38,11 +38,11 @@ def show() -> None:
     except BlockingIOError:
         return  # full
     except OSError as error:  # whatever it is, the main loop goes on
-        logger.warning("nobody takes this process' signs of life at %s: %s", VARIABLE, error.strerror or error)
+        logger.warning("nobody receives this process' signs of life at %s: %s", VARIABLE, error.strerror or error)
 
 
 class Listener:
-    """The socket of one process, for as long as whoever starts it lives; at a path of at most 107 octets."""
+    """The socket of one supervised process; its path has at most 107 octets."""
 
     def __init__(self, path: Path) -> None:
         self.address = str(path)
@@ -50,7 +50,7 @@ class Listener:
         self._socket.bind(self.address)
 
     def heard(self) -> bool:
-        """Whether a sign has come since the last time."""
+        """Whether a sign has come since the last call."""
         heard = False
         with suppress(BlockingIOError):
             while True:
@@ -62,7 +62,7 @@ class Listener:
 
 
 class Silence:
-    """For how long each process has given no sign, in seconds during which somebody listened."""
+    """How long each process has been silent, in seconds during which the supervisor listened."""
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
@@ -71,17 +71,17 @@ class Silence:
         self._looked_s: float | None = None
 
     def begin(self, pid: int) -> None:
-        """A process was started."""
+        """Start measuring a new process."""
         self._silent_s[pid] = 0.0
         self._unheard.add(pid)
 
     def forget(self, pid: int) -> None:
-        """It ended."""
+        """Stop measuring a process that ended."""
         self._silent_s.pop(pid, None)
         self._unheard.discard(pid)
 
     def frozen(self, now_s: float, heard: set[int]) -> list[int]:
-        """Who has been silent for too long, by the monotonic clock and the signs since the last look."""
+        """Return processes that have been silent too long, by the monotonic clock and the signs since the last call."""
         passed_s = 0.0 if self._looked_s is None else min(now_s - self._looked_s, _LOOK_MAX_S)
         self._looked_s = now_s
         for pid in self._silent_s:

@@ -1,31 +1,31 @@
-"""Every advisory lock of the head-end in one list, so that no two have one number (PostgreSQL 13.3.5).
+"""Every advisory lock of the head-end in one list, so that no two share a number (PostgreSQL 13.3.5).
 
-The journal's is taken before the audit chain's: a replay, which holds the journal's alone, appends to the chain.
+Take KEY_JOURNAL before AUDIT_CHAIN: a replay holds the journal exclusively while it appends to the chain.
 """
 
 from typing import Final
 
 from ami_headend.core.sql import execute
 
-TOTALS: Final = 0x616D6901  # verification holds it shared, whoever changes assignments or interval lengths alone
+TOTALS: Final = 0x616D6901  # shared by verification; exclusive to changes of assignments and interval lengths
 AUDIT_CHAIN: Final = 0x616D6902  # one record is appended at a time
-MASTER_KEY: Final = 0x616D6903  # whoever wraps secrets holds it shared, whoever changes the versions alone
-KEY_JOURNAL: Final = 0x616D6904  # whoever writes to the journal holds it shared, a replay alone
-GAP_RECOVERY: Final = 0x616D6905  # one at a time looks which gaps are asked for, and asks
-ALERTS: Final = 0x616D6906  # one at a time evaluates rules
-EXPECTED_STEPS: Final = 0x616D6907  # one at a time makes steps anew
-TURNS: Final = 0x616D6908  # with a concentrator's id, of the session: its uplinks are verified by one worker
+MASTER_KEY: Final = 0x616D6903  # shared by whoever wraps secrets; exclusive to changes of versions
+KEY_JOURNAL: Final = 0x616D6904  # shared by whoever writes to the journal; exclusive to a replay
+GAP_RECOVERY: Final = 0x616D6905  # one process at a time looks which gaps to recover and orders them
+ALERTS: Final = 0x616D6906  # one process at a time evaluates rules
+EXPECTED_STEPS: Final = 0x616D6907  # one process at a time recomputes steps
+TURNS: Final = 0x616D6908  # of the session, with a concentrator's id: one worker verifies its uplinks
 REVERIFICATION: Final = 0x616D6909  # of the session: one worker at a time
-SYSTEM_TITLES: Final = 0x616D690A  # new meters hold it shared, a concentrator that is given a title alone
-REPORTED_SUMS: Final = 0x616D690B  # one at a time compares what concentrators add up
-PARTITIONS: Final = 0x616D6970  # one at a time makes and drops partitions
+SYSTEM_TITLES: Final = 0x616D690A  # shared by new meters; exclusive to a concentrator that is given a title
+REPORTED_SUMS: Final = 0x616D690B  # one process at a time compares the sums of concentrators
+PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 
 def take(lock: int) -> None:
-    """Wait for a lock and hold it alone until the transaction ends."""
+    """Wait for a lock and hold it exclusively until the transaction ends."""
     execute("SELECT pg_advisory_xact_lock(%s)", lock)
 
 
 def share(lock: int) -> None:
-    """Wait until nobody holds a lock alone, and hold it beside others until the transaction ends."""
+    """Wait for a lock and share it with others until the transaction ends."""
     execute("SELECT pg_advisory_xact_lock_shared(%s)", lock)

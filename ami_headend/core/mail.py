@@ -1,4 +1,4 @@
-"""Mail by SMTP with one deadline for the whole exchange, from the look-up of the server to its last word."""
+"""Mail by SMTP with one deadline for the whole exchange, from the look-up of the server to its last reply."""
 
 import smtplib
 import ssl
@@ -12,9 +12,9 @@ from ami_headend.core.exchange import Exchange, exchange
 
 
 class DeadlineEmailBackend(EmailBackend):
-    """Django's, but that it is over after ``EMAIL_TIMEOUT`` seconds, however slowly the server speaks.
+    """Django's backend, but the exchange ends after ``EMAIL_TIMEOUT`` seconds, however slowly the server answers.
 
-    DeadlineError then, as any other error of the exchange an OSError.
+    It raises ExchangeDeadlineError then, which is an OSError like the other errors of an exchange.
     """
 
     _this: Exchange
@@ -31,7 +31,7 @@ class DeadlineEmailBackend(EmailBackend):
         return connect
 
     def _close_connection(self, connection: smtplib.SMTP) -> None:
-        """Say goodbye, whatever the server makes of it: what it took before, it took."""
+        """Send QUIT and ignore errors: the server has already taken the messages."""
         try:
             connection.quit()
         except (ssl.SSLError, smtplib.SMTPException):
@@ -39,7 +39,7 @@ class DeadlineEmailBackend(EmailBackend):
 
 
 class _Connection(smtplib.SMTP):
-    """A connection inside of an exchange; over TLS from the beginning where there is a ``context``."""
+    """A connection inside an exchange; over TLS from the start if there is a ``context``."""
 
     def __init__(self, this: Exchange, context: ssl.SSLContext | None, host: str, port: int, **more: Any) -> None:
         self._this, self._context = this, context

@@ -1,4 +1,4 @@
-"""The mail server as one address, as ``smtp+tls://user:password@mail.example:587``."""
+"""The mail server as one address, such as ``smtp+tls://user:password@mail.example:587``."""
 
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -7,17 +7,17 @@ _PORTS = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465}
 
 
 def mail_settings(url: str) -> dict[str, Any]:
-    """Django's settings for it. ValueError, without the password, where it is no such address.
+    """Return Django's settings for the address. ValueError, without the password, if it is not such an address.
 
-    ``smtp`` has no TLS, ``smtp+tls`` begins it by STARTTLS and sends nothing where the server has none, ``smtp+ssl``
-    begins with it. What is special in an address is written as %40 in user and password.
+    ``smtp`` uses no TLS. ``smtp+tls`` starts with STARTTLS and sends nothing if the server lacks it. ``smtp+ssl`` uses
+    TLS from the start. Special characters of user and password are percent-encoded, such as %40 for @.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValueError(
-            "it is no address, or its port no number (%40 for an @ in the password, %2F for a /)"
+            "it is not an address, or its port is not a number (%40 for an @ in the password, %2F for a /)"
         ) from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError(

@@ -1,17 +1,17 @@
-"""Acts that take a fresh proof of who acts: a session alone, which may be stolen, does not do.
+"""Acts that need a fresh proof of identity, because a session alone may be stolen.
 
-Which addresses take one is decided where sign-in is (``ami_headend.signin.step_up``: all but those named there). A door
-whose act is sensitive only for some of what is sent asks here, once it knows.
+``ami_headend.signin.step_up`` decides which addresses need one: all but those it names. A door whose act is sensitive
+only for some input calls ``require`` once it knows.
 """
 
 from typing import Any
 
 
 class StepUpNeededError(Exception):
-    """The act takes a fresh proof (password or second factor) that this session does not have. Nothing was done."""
+    """The act needs a fresh proof (password or second factor), which this session lacks. Nothing was done."""
 
 
 def require(request: Any) -> None:
-    """StepUpNeededError where the request comes by a session whose owner has shown no proof lately."""
+    """StepUpNeededError if the request belongs to a session without a recent proof."""
     if not getattr(request, "is_step_up_fresh", False):
         raise StepUpNeededError

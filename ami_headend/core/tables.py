@@ -1,7 +1,7 @@
-"""Files that come from outside: tables as spreadsheets write them, plain or gzip, every line judged by itself.
+"""Tables from outside, as spreadsheets write them, plain or gzip. Each line is checked by itself.
 
-CSV by commas, semicolons or tabs, in UTF-8 or UTF-16 with a byte order mark; with Excel's `sep=` line, capitals in
-the header, and empty columns at the end.
+CSV with commas, semicolons or tabs, in UTF-8, or in UTF-16 with a byte order mark. Excel's `sep=` line, capitals in the
+header and empty columns at the end are accepted.
 """
 
 import csv
@@ -23,7 +23,7 @@ _HEADER_MAX = 10_000
 
 
 class FileError(ValueError):
-    """The file as a whole cannot be read: not there, damaged, of another kind. Whoever made it can mend it."""
+    """The file as a whole cannot be read: missing, damaged, or of another kind. Its author can mend it."""
 
 
 class BadLine(NamedTuple):
@@ -34,28 +34,28 @@ class BadLine(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a table: its number, and its cells by column, without spaces around them."""
+    """One line of a table: its number, and its cells by column, stripped of spaces."""
 
     line: int
     cells: dict[str, str]
 
 
 class OnceEach:
-    """Values of a column, which stand in one line each; names are compared as people tell them apart."""
+    """The values of a column in which each may occur once; names are compared by ``names.alike``."""
 
     def __init__(self, column: str) -> None:
         self._column = column
         self._first: dict[str | bytes, int] = {}
 
     def add(self, value: str | bytes, line: int) -> None:
-        """ValueError where an earlier line has this value."""
+        """Remember a value; ValueError if an earlier line has it."""
         key, shown = (names.alike(value), value) if isinstance(value, str) else (value, value.hex())
         if (earlier := self._first.setdefault(key, line)) != line:
-            raise ValueError(f"{self._column} {shown} stands in line {earlier} already")
+            raise ValueError(f"{self._column} {shown} is already in line {earlier}")
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends with FileError once more octets have come than are taken."""
+    """A stream that raises FileError once it yields more than ``octets_max`` octets."""
 
     def __init__(self, stream: BinaryIO, octets_max: int) -> None:
         self._stream, self._left, self._max = stream, octets_max, octets_max
@@ -67,16 +67,16 @@ class _Bounded(io.RawIOBase):
         octets = self._stream.read(len(buffer))
         self._left -= len(octets)
         if self._left < 0:
-            raise FileError(f"it unpacks to more than {self._max:,} octets, which are taken here")
+            raise FileError(f"it unpacks to more than {self._max:,} octets, the most that is accepted")
         buffer[: len(octets)] = octets
         return len(octets)
 
 
 @contextmanager
 def opened(path: Path, octets_max: int | None = None) -> Iterator[BinaryIO]:
-    """The octets of a file, unpacked where it is gzip. FileError where it cannot be read, or is damaged.
+    """Open a file, and unpack it if it is gzip. FileError if it cannot be read or is damaged.
 
-    ``octets_max``: how many octets may come out of a gzip file; of one that a stranger made, few become very many.
+    ``octets_max``: the most octets that a gzip file may unpack to, for files that a stranger made.
     """
     try:
         with path.open("rb") as file:
@@ -96,9 +96,9 @@ def opened(path: Path, octets_max: int | None = None) -> Iterator[BinaryIO]:
 
 
 def rows(stream: BinaryIO, required: Sequence[str], optional: Sequence[str]) -> Iterator[Row | BadLine]:
-    """The lines of a table after its header, which must name the required columns and none but those known.
+    """Yield the lines of a table after its header, which must name the required columns and no unknown one.
 
-    FileError says in one sentence what is wrong with the file; octets that are not UTF-8 come as lone surrogates.
+    FileError says in one sentence what is wrong with the file. Octets that are not UTF-8 come as lone surrogates.
     """
     text = io.TextIOWrapper(stream, encoding=_encoding(stream), errors="surrogateescape", newline="")
     reader = None
@@ -117,25 +117,25 @@ def rows(stream: BinaryIO, required: Sequence[str], optional: Sequence[str]) -> 
         line = before + (reader.line_num if reader else 0)
         raise FileError(f"line {line}: not CSV: {error}") from None
     except UnicodeError:
-        raise FileError("its octets are not the UTF-16 that it begins as: save it as CSV UTF-8") from None
+        raise FileError("it begins like UTF-16 but is not: save it as CSV UTF-8") from None
     finally:
         text.detach()
 
 
 def _encoding(stream: BinaryIO) -> str:
-    """By the byte order mark; FileError for a workbook, and for UTF-16 without one."""
+    """Find the encoding by the byte order mark; FileError for a workbook, and for UTF-16 without a mark."""
     head = cast(io.BufferedReader, stream).peek(64)[:64]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise FileError("it is a spreadsheet's workbook, not a table in text: save it as CSV UTF-8")
+        raise FileError("it is a spreadsheet workbook, not a text table: save it as CSV UTF-8")
     if b"\0" in head:
-        raise FileError("it is no UTF-8 text: it looks like UTF-16 without a byte order mark. Save it as CSV UTF-8")
+        raise FileError("it is not UTF-8 text: it looks like UTF-16 without a byte order mark. Save it as CSV UTF-8")
     return "utf-8-sig"
 
 
 def _delimiter(header: str, required: Sequence[str]) -> str:
-    """That which divides the header into the required columns; a comma where none does."""
+    """Return the delimiter that splits the header into the required columns; a comma if none does."""
     for delimiter in _DELIMITERS:
         if set(required) <= {_named(cell) for cell in _split(header, delimiter)}:
             return delimiter
@@ -148,9 +148,9 @@ def _columns(header: str, line: int, delimiter: str, required: Sequence[str], op
         columns.pop()
     what_is_wrong = [
         *(f"column {name} is missing" for name in required if name not in columns),
-        *(f"{name!a} is no column that is known" for name in columns if name and name not in (*required, *optional)),
+        *(f"{name!a} is not a known column" for name in columns if name and name not in (*required, *optional)),
         *(f"column {columns.index('') + 1} has no name" for _ in [0] if "" in columns),
-        *(f"column {name} stands twice" for name in dict.fromkeys(columns) if name and columns.count(name) > 1),
+        *(f"column {name} appears twice" for name in dict.fromkeys(columns) if name and columns.count(name) > 1),
     ]
     if what_is_wrong:
         raise FileError(
@@ -174,5 +174,5 @@ def _split(header: str, delimiter: str) -> list[str]:
 
 
 def _named(cell: str) -> str:
-    """A column's name as it is known: `Serial Number` and `serial-number` are serial_number."""
+    """Return the normal form of a column's name: `Serial Number` and `serial-number` become serial_number."""
     return re.sub(r"[\s-]+", "_", cell.strip().strip("\u200b\ufeff").casefold())

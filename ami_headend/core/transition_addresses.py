@@ -1,4 +1,4 @@
-"""Network addresses inside of others: what an IPv6 address of a transition mechanism leads to."""
+"""IPv4 addresses inside IPv6 addresses of transition mechanisms."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: the interface identifier's first
 
 
 def standing_for(address: Address) -> Iterator[Address]:
-    """The address itself, and each IPv4 address that packets to it may end at.
+    """Yield the address itself, and each IPv4 address at which packets to it may end.
 
     RFC 4291 (mapped, compatible), 6052 and 8215 (NAT64), 3056 (6to4), 4380 (Teredo: server and client), 5214 (ISATAP).
     """
@@ -34,7 +34,7 @@ def standing_for(address: Address) -> Iterator[Address]:
         yield address.sixtofour
     if address.teredo is not None:
         yield from address.teredo
-    if address in _LOCAL_NAT64:  # whoever runs it chose the length of the prefix: RFC 6052 section 2.2
+    if address in _LOCAL_NAT64:  # the operator chose the length of the prefix: RFC 6052 section 2.2
         octets = address.packed
         yield ipaddress.IPv4Address(octets[12:16])
         yield ipaddress.IPv4Address(octets[6:8] + octets[9:11])

@@ -1,1 +1,1 @@
-"""Whether the head-end is well: probes, heartbeats, examinations."""
+"""Whether the head-end is well: probes, heartbeats, health checks."""

@@ -1,4 +1,4 @@
-"""What `manage.py doctor` looks at: each examination gives one finding, and what to do about it."""
+"""The health checks of `manage.py doctor`: each returns one result, with what to do about it."""
 
 import shutil
 from collections.abc import Callable
@@ -33,27 +33,27 @@ POSTGRES_VERSION_MIN = 16
 DISK_FREE_MIN_OCTETS = 2 * 1024**3
 DISK_FREE_MIN_PART = 0.05
 BACKLOG_AGE_MAX = timedelta(minutes=10)
-EVALUATED_LATE = timedelta(minutes=3)  # the schedule has the rules of alerts looked at twice a minute
+EVALUATED_LATE = timedelta(minutes=3)  # the schedule evaluates the rules of alerts twice a minute
 BROKER_TIMEOUT_S = 2.0
-LOOK_S = 5  # for one look
+LOOK_S = 5  # for one check
 SKEW_PERIOD = timedelta(hours=1)
 SKEWED_FRAMES_MIN = 3
 SKEWED_SHARE = 0.1
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
-_BROKER_TROUBLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ValueError)  # the last: the URL itself
-_START = "see docs/deploy/systemd (make up starts them, too), and their logs."
+_BROKER_TROUBLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ValueError)  # ValueError for an invalid URL
+_START = "see docs/deploy/systemd (make up starts them too), and their logs."
 _SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
-_SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a table for long, or the server is overloaded."
-_SYNCHRONISE = "Synchronise the clocks of every host and of the database's (NTP)."
+_SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a lock too long, or the server is overloaded."
+_SYNCHRONISE = "Synchronise the clocks of every host and of the database (NTP)."
 _WAS_AHEAD = (
-    "Look what time it is. Where the clocks are behind, synchronise them (NTP). Where they are right, one was ahead "
-    "when this was stored: keep it right from now on. Nothing waits for that time; what is stored keeps it, and this "
-    "passes {when}."
+    "Check what time it is. If the clocks are behind, synchronise them (NTP). If they are right, one was ahead "
+    "when this was stored: keep it right from now on. Nothing waits for that time, though it stays stored. This "
+    "finding ends {when}."
 )
 
 
 class CheckResult(NamedTuple):
-    """One thing that was looked at: whether it is well, what was found, and what to do if not."""
+    """The result of one check: whether all is well, what was found, and what to do if not."""
 
     name: str
     well: bool
@@ -62,7 +62,7 @@ class CheckResult(NamedTuple):
 
 
 def examine() -> list[CheckResult]:
-    """Every finding. What needs the database is left out where it does not answer, or has other tables."""
+    """Run every check. Checks that need the database are left out if it does not answer or has another schema."""
     findings = [_in_time(name, look) for name, look in _BESIDE_DATABASE.items()]
     database = _in_time("database", _database)
     if not database.well:
@@ -75,9 +75,9 @@ def examine() -> list[CheckResult]:
 
 
 def _in_time(name: str, look: Callable[[], CheckResult]) -> CheckResult:
-    """What a look finds; or that it did not answer in time, or failed."""
+    """Run one check; if it fails or takes too long, that is its result."""
     try:
-        with deadline(LOOK_S + 1):  # for a server that hangs; one that answers keeps its own time
+        with deadline(LOOK_S + 1):  # for a server that hangs; one that answers keeps its own timeout
             return look() if name in _BESIDE_DATABASE or look is _database else _in_database(look)
     except DeadlineError:
         connection.close()
@@ -90,7 +90,7 @@ def _in_time(name: str, look: Callable[[], CheckResult]) -> CheckResult:
                 name,
                 False,
                 str(error).splitlines()[0],
-                "Run manage.py grant_rights, or migrate, where OWNER_DATABASE_URL is set.",
+                "Run manage.py grant_rights, or migrate if OWNER_DATABASE_URL is set.",
             )
         if trouble is Trouble.BUSY:
             return CheckResult(name, False, f"did not answer within {LOOK_S} s: {found}", _SEE_LOCKS)
@@ -106,7 +106,7 @@ def _in_database(look: Callable[[], CheckResult]) -> CheckResult:
 
 def _where_to_look() -> str:
     if not settings.IS_EMBEDDED:
-        return "Check the address, the network and that the server runs."
+        return "Check the address, the network, and whether the server runs."
     return f"Start it with make up; if make up runs in {settings.VAR_DIR}, the server hangs or has failed: see its log."
 
 
@@ -122,7 +122,7 @@ def _database() -> CheckResult:
         to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
         return CheckResult("database", False, f"PostgreSQL {version} is too old", to_do)
     if is_read_only:
-        to_do = "Promote the standby, point DATABASE_URL at the server that is written to, or free its disk."
+        to_do = "Promote the standby, point DATABASE_URL at the primary server, or free its disk."
         return CheckResult("database", False, "cannot be written: it is a standby, or set to read only", to_do)
     return CheckResult("database", True, f"PostgreSQL {version} answers")
 
@@ -142,71 +142,71 @@ def _migrations() -> CheckResult:
 
 
 def _role() -> CheckResult:
-    """Whether the role of web and workers has the rights that it needs, and no others."""
+    """Check that the role of web and workers has the rights it needs, and no others."""
     excess = database_roles.excess_rights()
     if excess:
         to_do = (
-            "Give web and workers a role of their own in DATABASE_URL, name the owner's in OWNER_DATABASE_URL, and run "
+            "Give web and workers a role of their own in DATABASE_URL, set the owner's in OWNER_DATABASE_URL, and run "
             "manage.py migrate (docs/operations/install.md)."
         )
         return CheckResult("database role", False, "; ".join(excess), to_do)
     missing = database_roles.tables_out_of_reach()
     days = partitions.retention_set()
-    to_do = "Run manage.py grant_rights where OWNER_DATABASE_URL is set."
+    to_do = "Run manage.py grant_rights if OWNER_DATABASE_URL is set."
     if missing:
         return CheckResult(
-            "database role", False, f"may not read {len(missing)} tables, {missing[0]} among them", to_do
+            "database role", False, f"may not read {len(missing)} tables, for example {missing[0]}", to_do
         )
     if days != settings.RETENTION_DAYS:
-        found = f"may drop readings after {days} days, and RETENTION_DAYS is {settings.RETENTION_DAYS}"
+        found = f"may drop readings after {days} days, but RETENTION_DAYS is {settings.RETENTION_DAYS}"
         return CheckResult("database role", False, found, to_do)
     days = access_record.keep_days_set()
     if days != settings.ACCESS_KEEP_DAYS:
-        found = f"may remove records of looks after {days} days, and ACCESS_KEEP_DAYS is {settings.ACCESS_KEEP_DAYS}"
+        found = f"may remove access records after {days} days, but ACCESS_KEEP_DAYS is {settings.ACCESS_KEEP_DAYS}"
         return CheckResult("database role", False, found, to_do)
-    return CheckResult("database role", True, "owns nothing, and may not change the audit record")
+    return CheckResult("database role", True, "owns nothing and may not change the audit record")
 
 
 def broker() -> CheckResult:
-    """Whether Redis answers, and takes what is written."""
+    """Check that Redis answers and accepts writes."""
     try:
         timeouts = {"socket_connect_timeout": BROKER_TIMEOUT_S, "socket_timeout": BROKER_TIMEOUT_S}
         with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
-            client.set("ami-headend:doctor", "1", ex=60)  # a replica, or a full Redis, answers and takes nothing
+            client.set("ami-headend:doctor", "1", ex=60)  # a replica or a full Redis answers, but refuses writes
     except _BROKER_TROUBLE as error:
-        return CheckResult("broker", False, f"Redis takes nothing: {summary(error)}", _where_to_look())
-    return CheckResult("broker", True, "Redis answers, and can be written")
+        return CheckResult("broker", False, f"Redis accepts nothing: {summary(error)}", _where_to_look())
+    return CheckResult("broker", True, "Redis answers and accepts writes")
 
 
 def _workers() -> CheckResult:
-    """Whether each queue has a worker that lives, as workers themselves tell the database."""
+    """Check that each queue has a live worker, by the heartbeats in the database."""
     workers = [one for one in heartbeats.living() if one.kind == heartbeats.WORKER]
     lacking = [name for name in QUEUES if not any(name in one.queues for one in workers)]
     if not workers:
-        return CheckResult("workers", False, "none lives", f"Start them: {_START}")
+        return CheckResult("workers", False, "none is running", f"Start them: {_START}")
     if lacking:
-        found = f"none takes from the queue{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+        found = f"no worker serves the queue{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
         return CheckResult("workers", False, found, f"Start one with --queues {','.join(lacking)}: {_START}")
     return CheckResult("workers", True, ", ".join(f"{one.name} ({one.processes} processes)" for one in workers))
 
 
 def _schedule() -> CheckResult:
-    """Whether one schedule runs, and no second."""
+    """Check that exactly one schedule runs."""
     schedules = [one for one in heartbeats.living() if one.kind == heartbeats.SCHEDULE]
     if not schedules:
         return CheckResult(
-            "schedule", False, "none runs", "Start celery --app ami_headend beat (make up starts it, too)."
+            "schedule", False, "none is running", "Start celery --app ami_headend beat (make up starts it too)."
         )
     if len(schedules) > 1:
         names = " and ".join(one.name for one in schedules)
         return CheckResult(
-            "schedule", False, f"{len(schedules)} run: {names}", "Stop all but one: what is due is sent twice."
+            "schedule", False, f"{len(schedules)} run: {names}", "Stop all but one: every task is sent twice."
         )
     return CheckResult("schedule", True, schedules[0].name)
 
 
 def _clock() -> CheckResult:
-    """Whether the clocks of this host, of every worker's and of the database's agree, and what else tells of them."""
+    """Check that the clocks of this host, of every worker and of the database agree."""
     before = timezone.now()
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
@@ -224,10 +224,12 @@ def _clock() -> CheckResult:
 
 
 def _clock_of_all(now: datetime) -> CheckResult:
-    """The clock that all agree on may be wrong for all: stored times, meters and the kernel tell."""
+    """Check the clock that all hosts agree on, by stored times, by meters and by the kernel: all may be wrong
+    together.
+    """
     newest, frames, skewed = activity.clock_skew(now - SKEW_PERIOD)
     audited, evaluated = chain.last_at(), Rule.objects.aggregate(at=Max("evaluated_at"))["at"]
-    # An uplink is looked for among the newest ones: others that come end the finding.
+    # The uplink is sought among the newest ones, so that later uplinks end the finding.
     stored = [
         (newest, "an uplink was received", "once 1,000 uplinks have come since, or at that time"),
         (audited, "the newest audit record is", "with the next audited act, or at that time"),
@@ -243,9 +245,11 @@ def _clock_of_all(now: datetime) -> CheckResult:
     kept = kernelclock.is_synchronised()
     if kept is False and settings.TLS and not settings.IS_EMBEDDED:
         return CheckResult(
-            "clock", False, "all agree, and this host's kernel says that nothing keeps its clock right", _SYNCHRONISE
+            "clock", False, "all agree, but this host's kernel reports that nothing keeps its clock right", _SYNCHRONISE
         )
-    said = {True: ", and is kept right", False: "; nothing keeps it right, as this host's kernel says", None: ""}[kept]
+    said = {True: ", and is kept right", False: "; nothing keeps it right, as this host's kernel reports", None: ""}[
+        kept
+    ]
     return CheckResult("clock", True, f"agrees with the database's{said}")
 
 
@@ -253,48 +257,52 @@ def _master_key() -> CheckResult:
     try:
         keys = master_key.probe()
     except MasterKeyError as error:
-        to_do = "Mend it, or restore it from its own backup. Until then uplinks wait, and none is lost."
+        to_do = "Repair it, or restore it from its own backup. Until then uplinks wait, and none is lost."
         return CheckResult("master key", False, str(error), to_do)
     return CheckResult("master key", True, f"version {keys.active_version} active, in {master_key.provider()}")
 
 
 def _master_key_opens() -> CheckResult:
-    """Opens the oldest and the newest wrapped keys, which a rotation by halves would tell apart."""
+    """Open the oldest and the newest wrapped keys; after half a rotation only one of them would open."""
     try:
         tried, refusals = trial.try_stored_keys()
     except MasterKeyError as error:
         tried, refusals = 0, [str(error)]
     if refusals:
-        to_do = "Name the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
+        to_do = "Set the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
         return CheckResult("master key opens", False, refusals[0], to_do)
-    return CheckResult("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
+    return CheckResult(
+        "master key opens",
+        True,
+        f"{tried} stored keys tried" if tried else "no stored key to open yet",
+    )
 
 
 def _key_journal() -> CheckResult:
     try:
         folder = journal.probe()
     except MasterKeyError as error:
-        to_do = "Mend it: until then no key is made, given out or cut off. Uplinks under known keys are verified."
+        to_do = "Repair it: until then no key is made, exported or cut off. Uplinks under known keys are verified."
         return CheckResult("key journal", False, str(error), to_do)
     return CheckResult("key journal", True, f"can be written, in {folder}")
 
 
 def _replayed() -> CheckResult:
     if not journal.is_open():
-        to_do = "Run manage.py restore --replay. Uplinks are taken meanwhile, and wait."
-        return CheckResult("restored", False, "the key journal was not replayed into this database yet", to_do)
+        to_do = "Run manage.py restore --replay. Uplinks are accepted meanwhile, and wait."
+        return CheckResult("restored", False, "the key journal has not been replayed into this database yet", to_do)
     return CheckResult("restored", True, "nothing is left to replay")
 
 
 def _partitions() -> CheckResult:
     now = timezone.now()
     period = partitions.covered(now)
-    to_do = "Run manage.py migrate, and see that celery beat runs."
+    to_do = "Run manage.py migrate, and check that celery beat runs."
     if period is None:
         return CheckResult("partitions", False, "none for now: no reading can be stored", to_do)
     start, end = period
     if start > partitions.retention_start(now):
-        return CheckResult("partitions", False, f"begin on {start:%Y-%m-%d}, after the retention does", to_do)
+        return CheckResult("partitions", False, f"begin on {start:%Y-%m-%d}, later than the retention period", to_do)
     if end < now + timedelta(days=31):
         return CheckResult("partitions", False, f"end on {end:%Y-%m-%d}", to_do)
     return CheckResult("partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}")
@@ -305,7 +313,7 @@ def _disk() -> CheckResult:
     usage = shutil.disk_usage(place)
     found = f"{usage.free / 1024**3:.1f} GiB free at {place}"
     if usage.free < DISK_FREE_MIN_OCTETS or usage.free < usage.total * DISK_FREE_MIN_PART:
-        to_do = "Make room: lower RETENTION_DAYS or UPLINK_KEEP_DAYS, or give it a larger disk."
+        to_do = "Make room: lower RETENTION_DAYS or UPLINK_KEEP_DAYS, or use a larger disk."
         return CheckResult("disk", False, found, to_do)
     return CheckResult("disk", True, found)
 
@@ -324,13 +332,13 @@ def _backlog() -> CheckResult:
         clock.has_rested(waiting.oldest_received_at, BACKLOG_AGE_MAX, now)
         or waiting.uplinks > settings.UPLINK_QUEUE_MAX
     ):
-        to_do = "See that workers and celery beat run, and the uplinks' last_error; or start more workers."
+        to_do = "Check that workers and celery beat run, and the uplinks' last_error; or start more workers."
         return CheckResult("backlog", False, found, to_do)
     return CheckResult("backlog", True, found)
 
 
 def _alerts() -> CheckResult:
-    """Whether somebody evaluates the rules of alerts: a worker does, sent by the schedule."""
+    """Check that a worker evaluates the rules of alerts, on time of the schedule."""
     rules = list(
         Rule.objects.filter(is_enabled=True).order_by("name").values_list("name", "evaluated_at", "last_error")
     )
@@ -339,19 +347,19 @@ def _alerts() -> CheckResult:
     latest = max((at for _, at, _ in rules if at is not None), default=None)
     if not clock.is_within(latest, EVALUATED_LATE, timezone.now()):
         found = (
-            "no rule was looked at yet"
+            "no rule has been evaluated yet"
             if latest is None
-            else f"no rule was looked at since {latest:%Y-%m-%d %H:%M} UTC"
+            else f"no rule has been evaluated since {latest:%Y-%m-%d %H:%M} UTC"
         )
         return CheckResult(
-            "alerts", False, found, "See that celery beat and a worker run: no alert is raised without them."
+            "alerts", False, found, "Check that celery beat and a worker run: no alert is raised without them."
         )
     failing = [(name, error) for name, _, error in rules if error]
     if failing:
         name, error = failing[0]
         found = f"{len(failing)} of {len(rules)} rules cannot be evaluated; {name}: {error}"
-        return CheckResult("alerts", False, found, "See the worker's log; if it stays, report it.")
-    return CheckResult("alerts", True, f"{len(rules)} rules are looked at")
+        return CheckResult("alerts", False, found, "See the worker's log; if the error stays, report it.")
+    return CheckResult("alerts", True, f"{len(rules)} rules are evaluated")
 
 
 _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
@@ -363,12 +371,14 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
 
 
 def _addresses() -> CheckResult:
-    """Whether the proxies say where sign-ins come from: else failed ones are counted against nobody."""
+    """Check that the proxies report where sign-ins come from; otherwise failures count against nobody."""
     found = unread.found_lately()
     if found is None:
-        return CheckResult("client addresses", True, "known of every sign-in of a day")
+        return CheckResult("client addresses", True, "known for every sign-in of the last day")
     peer, text = found
-    to_do = "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the proxies in front."
+    to_do = (
+        "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the number of proxies in front."
+    )
     return CheckResult("client addresses", False, f"{peer} wrote {text} where a client's address belongs", to_do)
 
 

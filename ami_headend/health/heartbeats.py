@@ -1,8 +1,8 @@
-"""Which workers and schedules live, as they tell the database every few seconds.
+"""Heartbeats: workers and schedules report to the database every few seconds that they live.
 
-Told and read by the database's own clock, so that no host's clock can make the dead look alive. A thread of the
-process that leads the worker tells it, on a connection of its own that is none of Django's: worker processes are forked
-beside it. With each beat goes how far the host's clock is from the database's.
+Heartbeats are written and read with the database's own clock, so that no host's clock makes a dead process look alive.
+A thread of the worker's main process writes them, on a connection outside Django, because worker processes are forked
+beside it. Each heartbeat holds the difference between the host's clock and the database's.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 WORKER, SCHEDULE = "worker", "schedule"
 EVERY_S = 5.0
-LIVES_S = 30  # without a beat for so long, it does not live
+LIVES_S = 30  # a process without a heartbeat for this long counts as dead
 _FORGOTTEN_DAYS = 1
 _CONNECT_TIMEOUT_S = 5
 _BOUNDS = "-c statement_timeout=5s -c lock_timeout=5s"
@@ -34,7 +34,7 @@ _TELL = """INSERT INTO ami_headend_heartbeat (name, kind, queues, processes, sta
 
 
 class Living(NamedTuple):
-    """A worker or schedule that told lately that it lives; its host's clock is so far ahead of the database's."""
+    """A worker or schedule with a recent heartbeat, and how far its host's clock is ahead of the database's."""
 
     name: str
     kind: str
@@ -44,7 +44,7 @@ class Living(NamedTuple):
 
 
 def living() -> list[Living]:
-    """Who lives, by name."""
+    """Return the live processes, by name."""
     rows = fetch_rows(
         """SELECT name, kind, queues, processes, clock_off_s FROM ami_headend_heartbeat
            WHERE beat_at > clock_timestamp() - make_interval(secs => %s)
@@ -55,7 +55,7 @@ def living() -> list[Living]:
 
 
 class _Keeper(threading.Thread):
-    """Tells that a process lives, until it ends."""
+    """Writes heartbeats of a process until it ends."""
 
     def __init__(self, name: str, kind: str, queues: Sequence[str], processes: int) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -76,7 +76,7 @@ class _Keeper(threading.Thread):
             except (psycopg.Error, OSError) as error:
                 if summary(error) != self._trouble:
                     self._trouble = summary(error)
-                    logger.warning("the database cannot be told that this process lives: %s", self._trouble)
+                    logger.warning("the heartbeat of this process cannot be written to the database: %s", self._trouble)
                 self._ended.wait(EVERY_S)
 
     def _tell_until_it_fails(self) -> None:
@@ -92,7 +92,7 @@ class _Keeper(threading.Thread):
 
 
 def _clock_off_s(session: "psycopg.Connection[Any]") -> float:
-    """How far this host's clock is ahead of the database's, in seconds; 0 within the time that asking takes."""
+    """Return how far this host's clock is ahead of the database's, in seconds; 0 within the time of the query."""
     before = time.time()
     (theirs,) = session.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone() or (before,)
     after = time.time()
@@ -103,20 +103,20 @@ _keepers: list[_Keeper] = []
 
 
 def keep(name: str, kind: str, queues: Sequence[str], processes: int) -> None:
-    """Tell that this process lives, from now on until ``end``, or until it is gone."""
+    """Write heartbeats of this process until ``end``, or until it dies."""
     keeper = _Keeper(name, kind, queues, processes)
     _keepers.append(keeper)
     keeper.start()
 
 
 def end() -> None:
-    """Tell that it ends."""
+    """Delete the heartbeats of this process, because it ends."""
     while _keepers:
         _keepers.pop().end()
 
 
 def forget() -> int:
-    """Forget who has not told for long; gives how many."""
+    """Delete heartbeats of processes that died long ago; return their number."""
     return len(
         fetch_rows(
             """DELETE FROM ami_headend_heartbeat WHERE beat_at < clock_timestamp() - make_interval(days => %s)

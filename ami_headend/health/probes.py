@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, for load balancers and supervisors: well or not, and no more."""
+"""GET /health/live and /health/ready, for load balancers and supervisors: they say whether all is well, and no more."""
 
 import logging
 from collections.abc import Callable
@@ -18,12 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 class NotWritableError(DatabaseError):
-    """The database answers, and takes nothing: a standby that was not promoted, or one that was set read-only."""
+    """The database answers but refuses writes: a standby that was not promoted, or a read-only server."""
 
 
 class Probes:
-    """Middleware: what machines ask by the address of a host, not by its name, and perhaps past the proxy, is answered
-    before anything looks at the name, the scheme or a session. The same addresses are views for everybody else.
+    """Middleware: answers probes before the host name, the scheme or a session is checked.
+
+    Machines call them by a host's address, not its name, and perhaps without the proxy. Everybody else reaches the same
+    addresses as views.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -34,29 +36,29 @@ class Probes:
         if view is None or (view is metrics and not has_token(request)):
             return self.get_response(request)
         answer = view(request)
-        answer["Content-Length"] = str(len(answer.content))  # else the connection could not be kept
+        answer["Content-Length"] = str(len(answer.content))  # otherwise the connection could not stay open
         return answer
 
 
 @never_cache
 @require_safe
 def live(request: HttpRequest) -> HttpResponse:
-    """200: this process answers. Asks nothing and nobody."""
+    """Return 200: this process answers. Checks nothing else."""
     return JsonResponse({"live": True})
 
 
 @never_cache
 @require_safe
 def ready(request: HttpRequest) -> HttpResponse:
-    """200 where database and keys can be used, else 503; which check fails is told, why stands in the log.
+    """Return 200 if database and keys can be used, else 503. The answer names failed checks; the log has the reasons.
 
-    "journal" fails in a database that was restored, until the key journal is replayed into it; "database" where it
-    cannot be written; "master_key" where it opens nothing of what is stored.
+    "journal" fails in a restored database until the key journal is replayed into it; "database" if it cannot be
+    written; "master_key" if it opens none of the stored keys.
     """
     database = _well(_ask_database)
     checks = {
         "database": database,
-        # Not asked where the database does not answer: each would wait as long again.
+        # Left out if the database does not answer: each check would wait as long again.
         "journal": database and _well(journal.check_open),
         "master_key": _well(master_key.probe) and (not database or _well(trial.check_any_opens)),
     }
@@ -67,7 +69,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 def _ask_database() -> None:
     if not is_writable():
-        close_spoilt_connections(Trouble.READ_ONLY)  # another session may reach the server that was promoted
+        close_spoilt_connections(Trouble.READ_ONLY)  # a new session may reach the promoted server
         raise NotWritableError("the database cannot be written: it is a standby, or read-only")
 
 

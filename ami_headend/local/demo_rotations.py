@@ -1,6 +1,6 @@
-"""Rotations for the demo: whenever none goes on, the kind begins that was longest ago. Keys wear out fast there.
+"""Rotations for the demo: when none is in progress, the kind that is longest ago begins. Keys wear out fast there.
 
-All of it follows from the database, so that a demo that was stopped goes on where it was.
+Everything follows from the database, so a demo that was stopped continues.
 """
 
 import random
@@ -22,17 +22,17 @@ from keyvault.models import DeviceKey, KeyState
 from keyvault.tasks import rewrap_master_key
 
 ACTOR = Actor("demo", "manage.py demo")
-LASTS = timedelta(minutes=4)  # a wave, about
-_PATIENCE = timedelta(minutes=15)  # a wave that does not end keeps the others waiting no longer
-_LOST = 2  # keys that are found compromised at once
-_BATCH = 5  # secrets: so few that somebody may see it go on
+LASTS = timedelta(minutes=4)  # the length of a wave, about
+_PATIENCE = timedelta(minutes=15)  # after this time, an unfinished wave no longer delays others
+_LOST = 2  # keys found compromised at once
+_BATCH = 5  # so few secrets that people can watch it progress
 _KEYS_OF = "keys of "
 _COMPROMISE = "replacing compromised keys"
 _RESTS = {Kind.MASTER_KEY.value: timedelta(minutes=15), _COMPROMISE: timedelta(minutes=10)}
 
 
 def begin_next(now: datetime) -> str | None:
-    """Begin the next rotation, unless one goes on; what it is, or None."""
+    """Begin the next rotation unless one is in progress; return its name, or None."""
     latest = rotations.rotations(20)
     if not DeviceKey.objects.exists():  # the meters are not registered yet
         return None
@@ -53,13 +53,13 @@ def begin_next(now: datetime) -> str | None:
         if clock.has_rested(begun.get(kind), _RESTS.get(kind, timedelta()), now):
             try:
                 return acts[kind](now)
-            except (WaveError, RotationError):  # nothing to rotate there now: the next kind
+            except (WaveError, RotationError):  # nothing to rotate there now: try the next kind
                 continue
     return None
 
 
 def _device_keys(now: datetime) -> str:
-    """New keys for the meters of one concentrator, the next one each time."""
+    """Give new keys to the meters of one concentrator, the next one each time."""
     concentrators = list(Concentrator.objects.filter(is_active=True).order_by("pk"))
     if not concentrators:
         raise WaveError("there is no concentrator yet")
@@ -70,7 +70,7 @@ def _device_keys(now: datetime) -> str:
 
 
 def _fleet_key(now: datetime) -> str:
-    """A new fleet key for all that is derived from the present one."""
+    """Replace the present fleet key and all keys derived from it."""
     old = next((row.fleet_key for row in reversed(standings()) if row.active), None)
     if old is None:
         raise WaveError("no key is derived")
@@ -80,7 +80,7 @@ def _fleet_key(now: datetime) -> str:
 
 
 def _compromised(now: datetime) -> str:
-    """Some keys are found compromised: cut off at once, and replaced under the transfer keys."""
+    """Compromise some keys, and replace them under the transfer keys."""
     titles = list(rollouts.selected(Selection(everything=True), now).values_list("system_title", flat=True))
     lost = random.sample(titles, min(_LOST, len(titles)))
     keys = DeviceKey.objects.filter(system_title__in=lost, epoch__gt=0, state=KeyState.ACTIVE)
@@ -89,7 +89,7 @@ def _compromised(now: datetime) -> str:
 
 
 def _master_key(now: datetime) -> str:
-    """A new version of the master key, and every secret rewrapped under it."""
+    """Make a new version of the master key and rewrap every secret under it."""
     rotation = rewrap.begin(_BATCH, ACTOR)
     rewrap_master_key.delay(rotation.pk)
     return f"master key to version {rotation.to_version}: {rotation.total} secrets"
@@ -102,5 +102,5 @@ def _wave(name: str, selection: Selection, now: datetime) -> str:
 
 
 def _rate(meters: int) -> int:
-    """So many an hour that all of them have their turn in time."""
+    """Return a rate per hour at which all meters are queued in time."""
     return max(60, int(meters * (timedelta(hours=1) / LASTS)))

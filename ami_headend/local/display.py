@@ -1,4 +1,4 @@
-"""Lines of several processes on one terminal or in one file; on a terminal, a panel below them that renews itself."""
+"""Lines of several processes on one terminal or in one file; on a terminal, with a panel below that refreshes."""
 
 import re
 import sys
@@ -16,10 +16,10 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class Lines:
-    """Each line with the time and the name of its process.
+    """Prints each line with the time and the name of its process.
 
-    What the process ``panel`` writes ends with an empty line: on a terminal it stands below all else, in place of what
-    it wrote before; elsewhere it is lines like any others, and comes again only when it has changed.
+    The output of the process ``panel`` comes in blocks that end with an empty line. On a terminal, each block replaces
+    the one before, below all other lines; elsewhere its lines are printed like others, but only if they changed.
     """
 
     def __init__(self, names: Sequence[str], panel: str = "", out: TextIO | None = None) -> None:
@@ -40,7 +40,7 @@ class Lines:
             self._block = []
 
     def close(self) -> None:
-        """Leaves the panel as it is, and the cursor below it."""
+        """Leave the panel as it is, with the cursor below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None

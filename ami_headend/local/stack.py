@@ -1,4 +1,4 @@
-"""The head-end on one machine: its services prepared, its processes supervised, all of it stopped together."""
+"""The head-end on one machine: prepares its services, supervises its processes, and stops everything together."""
 
 import os
 import secrets
@@ -33,7 +33,7 @@ class LocalStackError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """The environment for every process, the services of our own, the address, and the account to sign in with."""
+    """The environment of every process, our own services, the address, and the account to sign in with."""
 
     env: dict[str, str]
     services: list[OwnService]
@@ -43,9 +43,9 @@ class Prepared:
 
 @contextmanager
 def prepared(host: str, port: int) -> Iterator[Prepared]:
-    """Services running, database migrated, keys and account made; on leaving, what was started is stopped.
+    """Run the services, migrate the database, make keys and account; stop on leaving what was started.
 
-    Raises LocalStackError, EmbeddedError or MasterKeyError, each with one sentence.
+    LocalStackError, EmbeddedError or MasterKeyError, each with one sentence.
     """
     require_free(host, port)
     own_database = settings.IS_EMBEDDED
@@ -64,7 +64,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raises LocalStackError where the web server could not listen."""
+    """LocalStackError if the web server could not listen there."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family) as probe:
@@ -73,14 +73,14 @@ def require_free(host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         raise LocalStackError(
             f"Cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error}): stop what listens "
-            "there, or, where that is no head-end of this folder, choose another with --port, or PORT= for make."
+            "there, or, if it is no head-end of this folder, choose another port with --port, or PORT= for make."
         ) from error
 
 
 def supervise(commands: Mapping[str, list[str]], ready: "Prepared", panel: str = "") -> None:
-    """Runs the commands side by side until somebody interrupts; what ends is started again, services too.
+    """Run the commands side by side until an interrupt; those that end are restarted, and services too.
 
-    What the command ``panel`` writes renews itself in place. Raises LocalStackError where something ended too often.
+    The output of the command ``panel`` refreshes in place. LocalStackError if something ended too often.
     """
     lines = Lines(list(commands), panel)
     try:
@@ -93,16 +93,16 @@ def supervise(commands: Mapping[str, list[str]], ready: "Prepared", panel: str =
 
 @contextmanager
 def head_end(answers: Callable[[str], bool], start_s: float) -> Iterator[str]:
-    """A head-end on a free port until the block ends; gives its address. Its output goes to simulate.log in `var/`.
+    """Run a head-end on a free port until the block ends; give its address. Its output goes to simulate.log in `var/`.
 
-    Raises LocalStackError where it does not answer within `start_s` seconds, and as ``prepared`` does.
+    LocalStackError if it does not answer within `start_s` seconds, and errors of ``prepared``.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     commands = [web_command("127.0.0.1", port, 1), worker_command(2), beat_command()]
     with prepared("127.0.0.1", port) as ready, (settings.VAR_DIR / "simulate.log").open("ab") as log:
-        # Sessions of their own: Ctrl-C is for the caller, and ends them last.
+        # In sessions of their own: the caller handles Ctrl-C and ends them last.
         started = [
             subprocess.Popen(
                 command, env=ready.env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
@@ -141,7 +141,7 @@ def _is_loopback(host: str) -> bool:
 def _prepare_master_key(own_database: bool) -> None:
     path = Path(settings.MASTER_KEY_FILE)
     if settings.MASTER_KEY_PROVIDER != master_key.FILE or path.exists():
-        master_key.probe()  # says what is wrong with it now rather than at the first frame
+        master_key.probe()  # reports its faults now rather than at the first frame
         return
     if DeviceKey.objects.exclude(wrapped=None).exists() or FleetKey.objects.exists():
         raise LocalStackError(
@@ -156,7 +156,7 @@ def _prepare_master_key(own_database: bool) -> None:
 
 
 def _prepare_account(password_file: Path, own_database: bool) -> str:
-    """An administrator for a database that has none; the password is kept for our own database only."""
+    """Make an administrator for a database without one; the password is stored only for our own database."""
     users = get_user_model().objects
     if not users.filter(is_superuser=True).exists():
         password = secrets.token_urlsafe(12)
@@ -164,10 +164,10 @@ def _prepare_account(password_file: Path, own_database: bool) -> str:
         if own_database:
             with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(password + "\n")
-            return f"{ADMIN}, password {password} (kept in {password_file})"
-        return f"{ADMIN}, password {password} (shown this once)"
+            return f"{ADMIN}, password {password} (stored in {password_file})"
+        return f"{ADMIN}, password {password} (shown only once)"
     stored = password_file.read_text().strip() if own_database and password_file.exists() else ""
     user = users.filter(username=ADMIN).first()
     if stored and user is not None and user.check_password(stored):
-        return f"{ADMIN}, password {stored} (kept in {password_file})"
-    return "as it was made before (manage.py changepassword sets another password)"
+        return f"{ADMIN}, password {stored} (stored in {password_file})"
+    return "unchanged (manage.py changepassword sets another password)"

@@ -1,11 +1,11 @@
-"""Processes side by side: what ends is started again, a bounded number of times, and all of them end together.
+"""Processes side by side: those that end are restarted, a limited number of times, and all end together.
 
-A process that has given signs of life (``core.lifesign``) and gives none any more, as one that is stopped or hangs, is
-killed, and so started again. Silence is counted while this process is awake itself.
+A process that stops sending signs of life (``core.lifesign``), because it is stopped or hangs, is killed and so
+restarted. Silence only counts while this process is awake.
 
-A supervisor that is killed itself leaves nothing: the kernel ends its processes (on Linux; see
-``embedded.processes.tethered``), and each of those ends what it started. Everything happens in one thread, which begins
-every process: Python's ``preexec_fn`` wants that.
+A supervisor that is killed leaves nothing behind: the kernel ends its processes (on Linux; see
+``embedded.processes.tethered``), and each of those ends what it started. Everything happens in one thread, which starts
+every process, as Python's ``preexec_fn`` requires.
 """
 
 import os
@@ -27,10 +27,10 @@ from ami_headend.local.embedded.processes import tethered
 
 RESTARTS_MAX = 5
 RESTARTS_PERIOD_S = 60.0
-STOP_S = 40.0  # for all of them together to finish what they have in hand
-SILENCE_S = 60.0  # without a sign of life
+STOP_S = 40.0  # for all processes together to finish their work
+SILENCE_S = 60.0  # the longest silence
 _LOOK_S = 0.2
-_FIRST_WAIT_S = 0.2  # before one is started again, doubled each time
+_FIRST_WAIT_S = 0.2  # before a restart, doubled each time
 
 
 class RestartsError(Exception):
@@ -38,7 +38,7 @@ class RestartsError(Exception):
 
 
 class Service(Protocol):
-    """A server beside the commands, such as Redis: it is looked at, and can be started again."""
+    """A server beside the commands, such as Redis, that can be checked and restarted."""
 
     @property
     def name(self) -> str: ...
@@ -46,17 +46,17 @@ class Service(Protocol):
     def has_ended(self) -> bool: ...
 
     def restart(self) -> None:
-        """Raises EmbeddedError where it does not start."""
+        """Restart it; EmbeddedError if it does not start."""
 
 
 class Display(Protocol):
-    """Where lines go: of a process, and of the supervisor (``system``)."""
+    """The output for lines of a process, or of the supervisor (``system``)."""
 
     def line(self, name: str, text: str) -> None: ...
 
 
 class _Restarts:
-    """When something was started again, and whether it may be once more."""
+    """The restarts of one process, and whether another one is allowed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -64,23 +64,23 @@ class _Restarts:
         self._at: deque[float] = deque(maxlen=RESTARTS_MAX + 1)
 
     def note(self, said: str) -> str:
-        """It ended: gives what to tell. RestartsError where that was too often."""
+        """Record that it ended and return a message. RestartsError if that was too often."""
         now = time.monotonic()
         self._at.append(now)
         lately = sum(now - at < RESTARTS_PERIOD_S for at in self._at)
         if lately > RESTARTS_MAX:
             raise RestartsError(
-                f"{self.name} ended {lately} times within a minute, the last time {said}: everything stopped."
+                f"{self.name} ended {lately} times within a minute, the last time {said}: everything was stopped."
             )
         self.due_s = now + _FIRST_WAIT_S * 2 ** (lately - 1)
-        return f"{self.name} ended ({said}): it is started again, {lately} of {RESTARTS_MAX} times within a minute"
+        return f"{self.name} ended ({said}): it is restarted, {lately} of {RESTARTS_MAX} times within a minute"
 
     def is_due(self) -> bool:
         return self.due_s is not None and time.monotonic() >= self.due_s
 
 
 class _Command:
-    """A command, its process, what it writes, and its signs of life, which come to a socket in ``folder``."""
+    """A command, its process, its output, and its signs of life, which come to a socket in ``folder``."""
 
     def __init__(self, name: str, words: Sequence[str], env: Mapping[str, str], cwd: Path, folder: Path) -> None:
         self.name, self._words, self._cwd = name, list(words), cwd
@@ -91,9 +91,9 @@ class _Command:
         self._rest = b""
 
     def start(self) -> int:
-        """Gives the end of the pipe that it writes to."""
+        """Start the process and return the end of the pipe that it writes to."""
         self.restarts.due_s = None
-        self.life.heard()  # of the process before
+        self.life.heard()  # signs of the previous process
         ours, theirs = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -103,7 +103,7 @@ class _Command:
                 stdin=subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
-                start_new_session=True,  # so that Ctrl-C reaches it through us alone
+                start_new_session=True,  # so that Ctrl-C reaches it only through us
                 preexec_fn=tethered(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
             )
         finally:
@@ -111,12 +111,12 @@ class _Command:
         return ours
 
     def lines(self, octets: bytes) -> list[str]:
-        """The whole lines that it has written, with these octets."""
+        """Return the complete lines that it has written, including these octets."""
         *whole, self._rest = (self._rest + octets).split(b"\n")
         return [line.decode(errors="replace") for line in whole]
 
     def signal(self, number: signal.Signals) -> None:
-        """To the process that leads alone: it ends its own. SIGKILL to all of them."""
+        """Signal only the leading process, which ends its own; SIGKILL goes to all of them."""
         if self.process is None:
             return
         with suppress(ProcessLookupError):
@@ -127,7 +127,7 @@ class _Command:
 
 
 class LocalSupervisor:
-    """Runs commands, and looks after services, until it is interrupted or something ends too often."""
+    """Runs commands and supervises services until an interrupt, or until something ends too often."""
 
     def __init__(
         self,
@@ -148,9 +148,9 @@ class LocalSupervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Until an exception, such as KeyboardInterrupt; then all have ended.
+        """Run until an exception such as KeyboardInterrupt; all processes have ended then.
 
-        RestartsError where one ended too often.
+        RestartsError if one ended too often.
         """
         try:
             for command in self._commands:
@@ -172,17 +172,17 @@ class LocalSupervisor:
         for key, _ in self._selector.select(seconds):
             command: _Command = key.data
             octets = os.read(key.fd, 1 << 16)
-            if not octets:  # all who wrote to it have ended
+            if not octets:  # all writers have ended
                 self._selector.unregister(key.fd)
                 os.close(key.fd)
             for line in command.lines(octets):
                 self._display.line(command.name, line)
 
     def _kill_frozen(self) -> None:
-        """Who does not listen is asked nothing; what it had in hand is lost, as if it had died."""
+        """Kill processes that are silent too long; their work in progress is lost, as if they had died."""
         running = {c.process.pid: c for c in self._commands if c.process is not None and c.process.poll() is None}
         heard = {pid for pid, command in running.items() if command.life.heard()}
-        for pid in heard - self._watched:  # not before its first sign: not every command gives any
+        for pid in heard - self._watched:  # not before its first sign: not every command sends any
             self._silence.begin(pid)
         for pid in self._watched - running.keys():
             self._silence.forget(pid)
@@ -198,7 +198,7 @@ class LocalSupervisor:
         code = command.process.poll() if command.process is not None else None
         if code is not None:
             self._read(0)
-            command.signal(signal.SIGKILL)  # its children, where it was killed and they were not
+            command.signal(signal.SIGKILL)  # its children, if only it was killed
             command.process = None
             self._display.line("system", command.restarts.note(f"exit code {code}"))
         if command.restarts.is_due():
@@ -223,7 +223,7 @@ class LocalSupervisor:
                 if time.monotonic() > end:
                     break
                 self._read(_LOOK_S)
-        finally:  # also where somebody does not want to wait, and interrupts again
+        finally:  # also if somebody interrupts again instead of waiting
             for command in self._commands:
                 command.signal(signal.SIGKILL)
                 if command.process is not None:

@@ -1,1 +1,1 @@
-"""Metrics for Prometheus, read from the database: every host gives the same answer, whichever is asked."""
+"""Metrics for Prometheus, read from the database, so that every host gives the same answer."""

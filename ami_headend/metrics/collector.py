@@ -1,4 +1,4 @@
-"""The metrics as Prometheus gets them: a fixed number of statements, none of which grows with the fleet."""
+"""The metrics of Prometheus: a fixed number of statements, none of which grows with the fleet."""
 
 import logging
 from collections.abc import Iterator
@@ -25,20 +25,22 @@ from keyvault.master_key import MasterKeyError, rewrap
 logger = logging.getLogger(__name__)
 
 PREFIX = "ami_headend_"
-_COUNT_HERE_BEFORE = timedelta(minutes=10)  # further behind, a worker counts: a question must not take long
+_COUNT_HERE_BEFORE = timedelta(
+    minutes=10
+)  # if counting is further behind, it is left to a worker, so that the answer does not take long
 _VERDICTS = ("accepted", "duplicate", *(kind.value for kind in FailureKind))
 _OF_SNAPSHOTS = {
     "meters": ("Meters by state; silent: no frame accepted for 24 hours", ["state"]),
     "concentrators": ("Concentrators by state; silent: for as long as the rule of its alert says", ["state"]),
-    "device_keys": ("Device keys by state, by what they protect, and by source", ["state", "purpose", "source"]),
-    "secrets": ("Secrets by the master key version that they are wrapped under", ["master_key_version"]),
-    "waves": ("Meters of rotation waves under way, by the state of their key command", ["wave", "name", "state"]),
+    "device_keys": ("Device keys by state, purpose and source", ["state", "purpose", "source"]),
+    "secrets": ("Secrets by the master key version that wraps them", ["master_key_version"]),
+    "waves": ("Meters of open rotation waves, by the state of their key command", ["wave", "name", "state"]),
 }
 _NAMES = {"waves": "wave_meters"}
 
 
 class DatabaseCollector(Collector):
-    """Asks the database each time it is collected."""
+    """Queries the database at each collection."""
 
     def collect(self) -> Iterator[Metric]:
         yield from _components()
@@ -55,18 +57,18 @@ class DatabaseCollector(Collector):
                 close_spoilt_connections(trouble)
                 answers = False
                 if trouble is Trouble.AWAY:
-                    break  # each further question would wait as long
+                    break  # each further query would wait as long
             else:
                 yield from found
         yield GaugeMetricFamily(f"{PREFIX}database_up", "1: the database answered every question", value=answers)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering asks no database."""
+        """Describe nothing, so that registration needs no database."""
         return iter(())
 
 
 def registry() -> CollectorRegistry:
-    """A registry with this collector alone."""
+    """Return a registry with only this collector."""
     found = CollectorRegistry()
     found.register(DatabaseCollector())
     return found
@@ -86,7 +88,10 @@ def _counters(now: datetime) -> Iterator[Metric]:
     bounds = [*map(str, counting.BOUNDS_S), "+Inf"]
     cumulative = [(bound, float(sum(latencies[: index + 1]))) for index, bound in enumerate(bounds)]
     yield HistogramMetricFamily(
-        f"{PREFIX}verification_latency_seconds", "From post to verified, of uplinks", cumulative, counted.latency_s
+        f"{PREFIX}verification_latency_seconds",
+        "Time from post to verification of uplinks",
+        cumulative,
+        counted.latency_s,
     )
 
 
@@ -95,11 +100,11 @@ def _queue(now: datetime) -> Iterator[Metric]:
     oldest = queue.oldest_received_at
     lag_s = clock.age_s(oldest, now) if oldest else 0.0
     yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=queue.uplinks)
-    yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Since when the oldest of them waits", value=lag_s)
+    yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Age of the oldest of them", value=lag_s)
 
 
 def _components() -> Iterator[Metric]:
-    """What can be told without the database."""
+    """Yield metrics that need no database."""
     try:
         master_key.probe()
         opens = True
@@ -112,7 +117,7 @@ def _rotation(now: datetime) -> Iterator[Metric]:
     rotation = rewrap.current()
     progress = GaugeMetricFamily(
         f"{PREFIX}master_key_rotation_secrets",
-        "Secrets of the master key rotation under way; none is, where all are 0",
+        "Secrets of the open master key rotation; all 0 if there is none",
         labels=["state"],
     )
     for state in ("total", "rewrapped", "unreadable"):
@@ -136,13 +141,13 @@ def _alerts(now: datetime) -> Iterator[Metric]:
         age_s = clock.age_s(latest, now)
         yield GaugeMetricFamily(
             f"{PREFIX}alert_evaluation_age_seconds",
-            "Since rules were evaluated last: grows without workers; below zero where a clock was ahead",
+            "Time since the last evaluation of rules: grows without workers; negative if a clock was ahead",
             value=age_s,
         )
 
 
 def _snapshots(now: datetime) -> Iterator[Metric]:
-    age = GaugeMetricFamily(f"{PREFIX}snapshot_age_seconds", "How old the costly figures are", labels=["snapshot"])
+    age = GaugeMetricFamily(f"{PREFIX}snapshot_age_seconds", "Age of the costly figures", labels=["snapshot"])
     standing = kept.standing(list(snapshots.QUESTIONS.values()))
     for name, question in snapshots.QUESTIONS.items():
         if (answer := standing.get(question.name)) is None:

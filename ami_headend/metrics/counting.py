@@ -1,9 +1,9 @@
-"""Adds up counters that only grow from the rows of verified uplinks, in a few statements for all of them at once.
+"""Adds verified uplinks to counters that only grow, in a few statements for all of them.
 
-Rows are counted by ``verified_at``, which the verifying transaction takes from the database's clock. One that is still
-open may yet commit rows with an earlier time than now: so counting goes as far as the beginning of the oldest
-transaction that writes, and no uplink is left out or counted twice. (That takes one role for all processes:
-PostgreSQL shows a role the transactions of its own sessions.)
+Rows are counted by ``verified_at``, which the verifying transaction takes from the database's clock. An open
+transaction may still commit rows with an earlier time. So counting stops at the beginning of the oldest transaction
+that writes, and no uplink is missed or counted twice. (All processes must use one role: PostgreSQL shows a role only
+the transactions of its own sessions.)
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ BOUNDS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400)
 
 
 def count() -> Counted:
-    """Count what was verified since the last time, in three statements, unless another process is counting."""
+    """Count uplinks verified since the last time, in three statements, unless another process is counting."""
     with transaction.atomic():
         row = Counted.objects.select_for_update(skip_locked=True).first()
         if row is not None:
@@ -33,7 +33,9 @@ def count() -> Counted:
 
 
 def _settled() -> datetime | None:
-    """Before this, no verdict can come any more. None while a session writes whose beginning this role may not see."""
+    """Return the time before which no more verdicts can come; None if this role cannot see when some session began to
+    write.
+    """
     until: datetime | None = fetch_rows(
         """SELECT CASE WHEN count(*) FILTER (WHERE xact_start IS NULL) = 0
                        THEN least(statement_timestamp(), min(xact_start)) END

@@ -1,13 +1,13 @@
-"""What metrics remember between two questions: counts that only grow."""
+"""Stored state of metrics: counts that only grow."""
 
 from django.db import models
 
 
 class Counted(models.Model):
-    """What was counted of all uplinks verified before ``until``. One row.
+    """The counts of all uplinks verified before ``until``. One row.
 
-    ``frames`` is by verdict as first given; ``latencies`` counts uplinks by the bounds in ``counting.BOUNDS_S``, those
-    beyond the last bound at the end.
+    ``frames`` is by verdict as first given. ``latencies`` counts uplinks by the bounds in ``counting.BOUNDS_S``, with
+    those beyond the last bound at the end.
     """
 
     until = models.DateTimeField()

@@ -1,4 +1,4 @@
-"""Costly figures, each of which looks at every row of a large table: kept, and asked anew by the schedule alone."""
+"""Costly figures, each over every row of a large table: they are cached, and only the schedule renews them."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from keyvault.device_keys import heard, inventory
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
-Figure = list[list[Any]]  # rows of the values of the labels, and the number
+Figure = list[list[Any]]  # rows of label values and the number
 
 
 def _meters(now: datetime) -> Figure:
-    """Meters by state; those in service apart by whether they were heard."""
+    """Count meters by state; those in service are split by whether a frame came lately."""
     counts = dict(Meter.objects.values_list("status").annotate(number=Count("pk")).order_by("status"))
     in_service = counts.pop(MeterStatus.COMMISSIONED, 0)
     (heard_lately,) = fetch_rows(
@@ -32,7 +32,7 @@ def _meters(now: datetime) -> Figure:
 
 
 def _concentrators(now: datetime) -> Figure:
-    """Concentrators by whether they are active, and posted: silent ones as the rule of their alert says."""
+    """Count concentrators by state: inactive, silent by the rule of the alert, new, or heard."""
     found = Counter(
         "inactive" if not one.is_active else "silent" if one.is_silent else "new" if one.is_new else "heard"
         for one in silence.of_concentrators(now)
@@ -41,17 +41,17 @@ def _concentrators(now: datetime) -> Figure:
 
 
 def _device_keys(now: datetime) -> Figure:
-    """Device keys by state, purpose and source."""
+    """Count device keys by state, purpose and source."""
     return [list(row) for row in inventory.by_use()]
 
 
 def _secrets(now: datetime) -> Figure:
-    """Secrets by the master key version that protects them."""
+    """Count secrets by the master key version that wraps them."""
     return [[count.version, count.secrets] for count in census.census()]
 
 
 def _waves(now: datetime) -> Figure:
-    """Meters of the waves under way, by the state of their key command; waiting where there is none yet."""
+    """Count meters of open waves by the state of their key command; waiting if there is none yet."""
     rows = WaveMeter.objects.filter(wave__state__in=[WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED])
     counted = rows.values_list("wave", "wave__name", "command__state").annotate(number=Count("pk")).order_by()
     return [[wave, name, state or "waiting", number] for wave, name, state, number in counted]

@@ -1,4 +1,4 @@
-"""Celery's doors to metrics."""
+"""Celery tasks of metrics."""
 
 from celery import shared_task
 
@@ -8,5 +8,5 @@ from ami_headend.metrics import counting
 
 @shared_task(**LONG)
 def count_uplinks() -> None:
-    """Count what was verified. Losing this task costs nothing: the next one counts on."""
+    """Count verified uplinks. If this task is lost, the next one continues."""
     counting.count()

@@ -15,16 +15,16 @@ from ami_headend.web.problems import problem
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The metrics, in Prometheus' text format or OpenMetrics, as asked for."""
+    """Return the metrics in Prometheus' text format or OpenMetrics, as requested."""
     if not _may_see(request):
-        detail = "Metrics take METRICS_TOKEN as a bearer token, or an account that is signed in and may see uplinks."
+        detail = "Metrics need METRICS_TOKEN as a bearer token, or a signed-in account that may see uplinks."
         return problem(request, 401, detail, headers={"WWW-Authenticate": 'Bearer realm="metrics"'})
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return HttpResponse(encode(registry()), content_type=content_type)
 
 
 def has_token(request: HttpRequest) -> bool:
-    """Whether the request shows METRICS_TOKEN."""
+    """Whether the request carries METRICS_TOKEN."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     expected = settings.METRICS_TOKEN.encode()
     return bool(expected) and scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected)

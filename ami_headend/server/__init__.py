@@ -1,5 +1,5 @@
-"""The web server: waitress with deadlines, pools of threads by what is asked for, and processes that are restarted.
+"""The web server: waitress with deadlines, a pool of threads for each kind of request, and supervised processes.
 
-No client can hold a thread: requests are read whole, and answers given, by the loop of each process, between any
-number of connections. Threads only compute. docs/adr/0022-web-server.md says why.
+No client can hold up a thread: the loop of each process reads requests whole and sends answers, for any number of
+connections. Threads only compute. docs/adr/0022-web-server.md says why.
 """

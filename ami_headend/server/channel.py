@@ -1,4 +1,4 @@
-"""One connection. Its octets are moved by the loop, never by a thread that computes."""
+"""One connection. The loop moves its octets, never a thread that computes."""
 
 import socket
 import threading
@@ -11,37 +11,37 @@ from waitress.channel import HTTPChannel
 from ami_headend.server.requests import AnswerTask, CheckedRequest, RefusalTask, RefusedRequestError
 
 SEND_OCTETS = 128 * 1024
-_TURN_OCTETS = 1024 * 1024  # to one client, before the others have their turn
-_ROTATE_OCTETS = 64 * 1024 * 1024  # spooled: what was sent leaves the disk in parts of so many
+_TURN_OCTETS = 1024 * 1024  # sent to one client before others get their turn
+_ROTATE_OCTETS = 64 * 1024 * 1024  # spooled: sent octets leave the disk in parts of this size
 _PIPELINED_MAX = 32
 _LINGER_S = 2.0
 _LINGER_OCTETS = 64 * 1024 * 1024
 
 
 class Deadlines(NamedTuple):
-    """How long a client may take, each in seconds and for the whole of it: dripping octets wins no time."""
+    """The time limits of a client, in seconds, each for the whole step: sending octets slowly gains no time."""
 
     head_s: float  # from the first octet of a request to the end of its headers
     request_s: float  # to the end of its body
     idle_s: float  # between requests
-    answer_s: float  # to take an answer
-    answer_grace_s: float  # for which an answer may not be taken at all
-    answer_rate: float  # octets a second that must be taken after that
+    answer_s: float  # to read an answer
+    answer_grace_s: float  # an answer need not be read at all for this long
+    answer_rate: float  # octets a second that must be read after that
 
 
 class ClientChannel(HTTPChannel):  # type: ignore[misc]
-    """waitress' channel with deadlines, which ``tick`` looks at, and without a thread that waits for a client."""
+    """waitress' channel with deadlines, which ``tick`` checks, and without a thread that waits for a client."""
 
     parser_class = CheckedRequest
     task_class = AnswerTask
     error_task_class = RefusalTask
     request: CheckedRequest | None
     current_outbuf_count: int
-    watched = 0  # what the loop watches for
-    lingers = False  # the client may still be sending what was refused
+    watched = 0  # the events that the loop watches for
+    lingers = False  # the client may still be sending a refused request
 
     def __init__(self, server: Any, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-        self.began_s = time.monotonic()  # the request that is coming in, or the silence
+        self.began_s = time.monotonic()  # start of the incoming request, or of the silence
         self.is_new = True
         self.sent_octets = 0
         self._answer_began_s: float | None = None
@@ -52,7 +52,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
         super().__init__(server, sock, *arguments, **options)
         self.sendbuf_len = SEND_OCTETS
 
-    # --- what the loop calls ------------------------------------------------------------------
+    # --- called by the loop ----------------------------------------------------------------------
 
     def received(self, data: bytes) -> bool:
         before = self.request
@@ -74,7 +74,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
         if self._drains_until_s is None:
             super().handle_read()
             return
-        self._drained_octets += len(self.recv(self.adj.recv_bytes))  # its end closes the channel
+        self._drained_octets += len(self.recv(self.adj.recv_bytes))  # an end of file closes the channel
         if self._drained_octets > _LINGER_OCTETS:
             self.handle_close()
 
@@ -89,7 +89,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
             self._drain()
 
     def _drain(self) -> None:
-        """Say that all is said, and read on for a while: a reset would take the answer from the client."""
+        """Shut down sending and read on for a while: a reset would destroy the answer at the client."""
         self.close_when_flushed = False
         self._drains_until_s = time.monotonic() + _LINGER_S
         try:
@@ -98,7 +98,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
             self.handle_close()
 
     def tick(self, now_s: float, passed_s: float, deadlines: Deadlines) -> None:
-        """Look at the deadlines; ``passed_s`` since the last time."""
+        """Check the deadlines; ``passed_s`` is the time since the last check."""
         if self._drains_until_s is not None:
             self.will_close |= now_s > self._drains_until_s
         elif self.total_outbufs_len:
@@ -114,7 +114,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
         self._waited_s += passed_s
         allowed_s = deadlines.answer_grace_s + self.sent_octets / deadlines.answer_rate
         if self._waited_s > allowed_s or now_s - self._answer_began_s > deadlines.answer_s:
-            self.logger.warning("an answer to %s was not taken in time: cut", self.addr[0])
+            self.logger.warning("the client did not read its answer in time and was cut off: %s", self.addr[0])
             self.cut()
 
     def _look_at_request(self, since_s: float, deadlines: Deadlines) -> None:
@@ -122,10 +122,12 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
         if request is None:
             self.will_close |= since_s > (deadlines.head_s if self.is_new else deadlines.idle_s)
         elif since_s > (deadlines.request_s if request.headers_finished else deadlines.head_s):
-            self.refuse(RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in whole in time."))
+            self.refuse(
+                RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive completely in time.")
+            )
 
     def refuse(self, refusal: RefusedRequestError) -> None:
-        """Answer a request that did not come in whole."""
+        """Refuse a request that did not arrive completely."""
         with self.requests_lock:
             request, self.request = self.request, None
             if request is None or self.requests:
@@ -135,7 +137,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
             self.server.add_task(self)
 
     def cut(self) -> None:
-        """Close without another word."""
+        """Close without sending anything more."""
         self.will_close = True
         with self.outbuf_lock:
             self.total_outbufs_len = 0  # nothing more to flush before the loop closes it
@@ -143,19 +145,19 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def age_key(self) -> tuple[int, float] | None:
-        """Which channel goes first where there are too many, the smallest; None: it has work in hand."""
+        """Sort key for closing channels when there are too many, the smallest first; None while it has work."""
         if self.requests or self.will_close:
             return None
         return (1 if self.total_outbufs_len else 0, self.began_s)
 
     @property
     def held_octets(self) -> int:
-        """What is kept for this client in memory or on disk."""
+        """Octets that are held for this client in memory or on disk."""
         request = self.request
         body = request.body_rcv if request is not None else None
         return int(self.total_outbufs_len) + (len(body) if body is not None else 0)
 
-    # --- what threads call as well ------------------------------------------------------------
+    # --- also called by threads ------------------------------------------------------------------
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         if self._budget <= 0:
@@ -175,7 +177,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
         return int(super().write_soon(data))
 
     def service(self) -> None:
-        """Answer one request, in a thread of its pool."""
+        """Answer one request in a thread of its pool."""
         _serving.channel = self
         try:
             super().service()
@@ -185,7 +187,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]
 
     def handle_close(self) -> None:
         if self.request is not None:
-            self.request.close()  # and the file that it is spooled to
+            self.request.close()  # closes its spool file too
         super().handle_close()
 
     def del_channel(self, map: Any = None) -> None:  # noqa: A002 - as waitress calls it
@@ -197,5 +199,5 @@ _serving = threading.local()
 
 
 def serving() -> ClientChannel | None:
-    """The channel whose request this thread answers."""
+    """Return the channel whose request this thread answers."""
     return getattr(_serving, "channel", None)

@@ -1,14 +1,14 @@
-"""What kind of door a request goes to, by its head alone: which threads answer it, and how large its body may be."""
+"""Classifies a request by its head: which threads answer it, and how large its body may be."""
 
 import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-ANONYMOUS_MAX_OCTETS = 64 * 1024  # of whom nobody knows: a form, and no file
+ANONYMOUS_MAX_OCTETS = 64 * 1024  # for anonymous clients: a form, but no file
 SIGN_IN_MAX_OCTETS = 16 * 1024
-PEOPLE_MAX_OCTETS = 2_621_440  # as much as Django takes of what is no file; a cookie may be made up
-FILE_MAX_OCTETS = 10 * 1024 * 1024  # at the one page that takes files
+PEOPLE_MAX_OCTETS = 2_621_440  # Django's limit for bodies that are not files; a cookie may be invented
+FILE_MAX_OCTETS = 10 * 1024 * 1024  # for the one page that accepts files
 _FILES = ("csv", "parquet")
 _CONCENTRATORS = ("/api/v1/uplinks", "/api/v1/commands")
 _TAKES_FILES = "/admin/meters/import/"
@@ -16,32 +16,32 @@ _SIGN_IN = ("/admin/login/", "/sign-in/")
 
 
 class Pool(enum.Enum):
-    """Threads that answer one kind of request, and wait for no other."""
+    """Threads for one kind of request, independent of other pools."""
 
-    LIVE = "live"  # needs nothing: no database, no broker
-    WATCH = "watch"  # probes that look, and metrics
+    LIVE = "live"  # needs neither database nor broker
+    WATCH = "watch"  # readiness probes and metrics
     INGEST = "ingest"  # concentrators
-    SIGN_IN = "sign-in"  # costs a password hash each
-    PROGRAM = "program"  # so does each of a program that sends its password
-    EXPORT = "export"  # long ones
+    SIGN_IN = "sign-in"  # each costs a password hash
+    PROGRAM = "program"  # programs that send a password, which costs a hash too
+    EXPORT = "export"  # long answers
     PEOPLE = "people"  # pages and the rest of the API
 
 
 class Door(NamedTuple):
-    """The threads that answer, and how many octets a body may have."""
+    """The pool that answers, and the most octets of a body."""
 
     pool: Pool
     body_max: int
 
 
 def door_of(method: str, path: str, query: str, headers: Mapping[str, str], uplink_max: int) -> Door:
-    """The door of a request; ``headers`` as waitress names them (``CONTENT_TYPE``), ``path`` without a prefix."""
+    """Classify a request. ``headers`` are named as in waitress (``CONTENT_TYPE``); ``path`` is without a prefix."""
     if path == "/health/live":
         return Door(Pool.LIVE, 0)
     if path in ("/health/ready", "/metrics"):
         return Door(Pool.WATCH, 0)
     if path.startswith(_CONCENTRATORS):
-        # One more than is taken: the view itself says what to do.
+        # One octet more than is accepted, so that the view itself can say what to do.
         return Door(Pool.INGEST, uplink_max + 1 if path == _CONCENTRATORS[0] else ANONYMOUS_MAX_OCTETS)
     if path.startswith(_SIGN_IN) and method == "POST":
         return Door(Pool.SIGN_IN, SIGN_IN_MAX_OCTETS)
@@ -54,7 +54,7 @@ def door_of(method: str, path: str, query: str, headers: Mapping[str, str], upli
 
 
 def _is_export(path: str, query: str, headers: Mapping[str, str]) -> bool:
-    """Whether a file of any number of rows is asked for."""
+    """Whether the request is for a file of any length."""
     formats = parse_qs(query).get("format", [])
     accepted = headers.get("ACCEPT", "")
     return path.endswith(("/export", "/export/")) or any(

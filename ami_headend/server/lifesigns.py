@@ -1,13 +1,13 @@
-"""Signs of life: the loop of each process writes one at every turn; the supervisor counts for how long one has not.
+"""Signs of life: the loop of each process writes one at every turn, and the supervisor measures silence.
 
-Signs that came while the supervisor was stopped are read before silence is counted (``core.lifesign.Silence``).
+Signs that came while the supervisor was stopped are read before silence is measured (``core.lifesign.Silence``).
 """
 
 import os
 import struct
 from contextlib import suppress
 
-_SIGN = struct.Struct("=i")  # the process id; a write of so few octets is never torn
+_SIGN = struct.Struct("=i")  # the process id; so short a write is never split
 _READ_OCTETS = 1024 * _SIGN.size
 
 
@@ -20,12 +20,12 @@ class Lifesigns:
             os.set_blocking(end, False)
 
     def of_child(self) -> int:
-        """In the child: the end that it writes to; the other one is closed."""
+        """Return the writing end in the child, and close the other one."""
         os.close(self.read_end)
         return self.write_end
 
     def read(self) -> set[int]:
-        """The process ids of all signs that have come since the last time."""
+        """Return the process ids of all signs since the last call."""
         found: set[int] = set()
         with suppress(BlockingIOError):
             while octets := os.read(self.read_end, _READ_OCTETS):
@@ -34,6 +34,6 @@ class Lifesigns:
 
 
 def show(write_end: int) -> None:
-    """Tell that this process lives; where the pipe is full, its reader sleeps, and has signs enough."""
+    """Send a sign of life. If the pipe is full, its reader is asleep and has enough signs."""
     with suppress(BlockingIOError, BrokenPipeError):
         os.write(write_end, _SIGN.pack(os.getpid()))

@@ -1,4 +1,4 @@
-"""The loop of one process: moves octets between all connections, and never waits for one of them."""
+"""The loop of one process: moves octets for all connections, and never waits for a single one."""
 
 import logging
 import resource
@@ -22,27 +22,27 @@ logger = logging.getLogger(__name__)
 BACKLOG = 1024
 _TICK_S = 0.5
 _ACCEPT_AT_ONCE = 64
-_DESCRIPTORS_EACH = 3  # a connection, and the files that its request and its answer are spooled to
+_DESCRIPTORS_EACH = 3  # a connection, and the spool files of its request and its answer
 _DESCRIPTORS_KEPT = 128
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class ServerLimits(NamedTuple):
-    """What one process of the server bears."""
+    """The limits of one process."""
 
     deadlines: Deadlines
     connections: int
-    spool_octets: int  # of requests and answers that are under way, in memory and on disk
+    spool_octets: int  # of requests and answers in transit, in memory and on disk
     uplink_max_octets: int
-    url_prefix: str  # "/ami", or nothing
-    stop_s: float  # for what is in hand when it is to stop
+    url_prefix: str  # such as "/ami", or empty
+    stop_s: float  # for work in progress when it stops
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
-    """waitress' server with a loop whose work does not grow with the connections that are silent.
+    """waitress' server with a loop whose cost does not depend on idle connections.
 
-    Where there are too many connections, or too much is kept for them, those go that have been silent or incomplete
-    for longest, of the address that has most of them: whoever sends a whole request gets an answer.
+    If there are too many connections or they hold too much, it closes those that have been idle or incomplete the
+    longest, from the address with the most connections: whoever sends a whole request gets an answer.
     """
 
     channel_class = ClientChannel
@@ -72,7 +72,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             inbuf_overflow=256 * 1024,
             outbuf_high_watermark=1 << 60,
             max_request_header_size=32 * 1024,
-            max_request_body_size=1 << 60,  # each door has its own
+            max_request_body_size=1 << 60,  # each door has its own limit
             log_socket_errors=False,
             clear_untrusted_proxy_headers=False,  # ami_headend.core.client_ip knows the proxies
             url_prefix=limits.url_prefix,
@@ -87,7 +87,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     # --- the loop -------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until ``stop``, and then until what is in hand is answered, or its time is over."""
+        """Serve until ``stop``, then until work in progress is done or its time is up."""
         while not self._is_over():
             for key, events in self._selector.select(_TICK_S):
                 if key.data is None:
@@ -108,17 +108,17 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             channel.handle_close()
 
     def stop(self) -> None:
-        """Accept nothing more, and end once what is in hand is answered. To be called by a signal, too."""
+        """Accept no more connections, and end once work in progress is done. Safe in a signal handler."""
         if self._stops_at_s is None:
             self._stops_at_s = time.monotonic() + self._stop_s
             self._wake()
 
     def stop_when_closed(self, other_end: int) -> None:
-        """Stop when the other end of a pipe is closed: its process has died."""
+        """Stop when the other end of a pipe is closed, which means that its process has died."""
         self._selector.register(other_end, _READ)
 
     def show_life_to(self, pipe: int) -> None:
-        """Give a sign of life through a pipe at every turn, as long as threads answer too."""
+        """Send a sign of life through a pipe at every turn, as long as threads answer too."""
         self._lifesigns = pipe
         lifesigns.show(pipe)
 
@@ -143,11 +143,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         return not self.active_channels or time.monotonic() > self._stops_at_s
 
     def _renew(self, channel: Any) -> None:
-        """Watch for what the channel waits for now; close it where that is all that is left."""
+        """Watch for the events that the channel waits for now; close it if that is all that is left."""
         if channel is self or not _is_open(channel):
             return
         if channel.will_close:
-            channel.handle_close()  # not when it can be written to: its client may never read
+            channel.handle_close()  # without waiting until it is writable: its client may never read
             return
         wanted = (_READ if channel.readable() else 0) | (_WRITE if channel.writable() else 0)
         if wanted == channel.watched:
@@ -160,16 +160,16 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._selector.unregister(channel.socket)
         channel.watched = wanted
 
-    # --- what threads call ------------------------------------------------------------------------
+    # --- called by threads --------------------------------------------------------------------------
 
     def pull_trigger(self) -> None:
-        """waitress': the channel that this thread serves has something to send, or waits for something else."""
+        """Called by waitress: the channel of this thread has something to send, or waits for something else."""
         channel = serving()
         if channel is not None:
             self.touch(channel)
 
     def touch(self, channel: ClientChannel) -> None:
-        """Have the loop look at a channel."""
+        """Let the loop look at a channel."""
         self._touched.append(channel)
         self._wake()
 
@@ -177,13 +177,13 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         try:
             self._wake_write.send(b"x")
         except BlockingIOError:
-            pass  # it is awake
+            pass  # the loop is awake already
         except OSError:
             if self._stops_at_s is None:
                 raise
 
     def forget(self, channel: ClientChannel) -> None:
-        """A channel is about to be closed."""
+        """Stop watching a channel that is about to be closed."""
         if channel.watched:
             self._selector.unregister(channel.socket)
             channel.watched = 0
@@ -199,7 +199,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 connection, address = accepted
                 self.set_socket_options(connection)
             except OSError as error:
-                logger.warning("a connection could not be taken: %s", error.strerror)
+                logger.warning("a connection could not be accepted: %s", error.strerror)
                 self._pause()
                 return
             if len(self.active_channels) >= self._connections_max:
@@ -207,7 +207,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._renew(self.channel_class(self, connection, address, self.adj, map=self._map))
 
     def _pause(self) -> None:
-        """Take no connection until the next tick: where files have run out, the loop would do nothing else."""
+        """Accept no connection until the next tick: without file descriptors, the loop would do nothing else."""
         if not self._is_paused:
             self._is_paused = True
             self._selector.unregister(self.socket)
@@ -218,13 +218,13 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._selector.register(self.socket, _READ, self)
 
     def _evict(self, number: int) -> None:
-        """Close connections that have no work in hand: fairly by address, the longest silent or incomplete first."""
+        """Close connections without work: from the address with the most first, then the longest idle or incomplete."""
         by_address = Counter(channel.addr[0] for channel in self.active_channels.values())
         candidates = [(key, channel) for channel in self.active_channels.values() if (key := channel.age_key)]
         candidates.sort(key=lambda one: (-by_address[one[1].addr[0]], one[0]))
         for _, channel in candidates[:number]:
             channel.handle_close()
-        logger.warning("too many connections: %d closed that had been silent or incomplete", len(candidates[:number]))
+        logger.warning("too many connections: %d idle or incomplete ones were closed", len(candidates[:number]))
 
     def _tick(self, now_s: float, passed_s: float) -> None:
         held: list[tuple[int, ClientChannel]] = []
@@ -241,12 +241,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self._go_on()
 
     def _let_go(self, held: list[tuple[int, ClientChannel]]) -> None:
-        """Cut whoever makes the server keep most, until what is kept is within its limit."""
+        """Cut off the clients that hold the most octets, until the total is within its limit."""
         total = sum(octets for octets, _ in held)
         for octets, channel in sorted(held, key=lambda one: -one[0]):
             if total <= self._spool_max:
                 return
-            logger.error("%d octets wait for clients: the largest answer, to %s, is cut", total, channel.addr[0])
+            logger.error("%d octets wait for clients: the largest answer, to %s, is cut off", total, channel.addr[0])
             channel.handle_close()
             total -= octets
 
@@ -259,7 +259,7 @@ def _is_open(channel: Any) -> bool:
 
 
 def _affordable(connections: int) -> int:
-    """So many connections, or as many as the process may open files for."""
+    """Return the number of connections, limited by the files that the process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections * _DESCRIPTORS_EACH + _DESCRIPTORS_KEPT
     if soft < wanted:

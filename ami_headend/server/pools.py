@@ -1,4 +1,4 @@
-"""Threads that answer, in pools that wait for no other; each request has a deadline, and each queue an end."""
+"""Threads that answer, in independent pools. Each request has a deadline, and each queue a limit."""
 
 import copy
 import logging
@@ -23,25 +23,27 @@ logger = logging.getLogger(__name__)
 
 _QUEUE_MAX = 256
 _RETRY_AFTER_S = 5
-_STUCK_AFTER_S = 30.0  # beyond twice the time that an answer may take: nothing that was cut takes so long
-_CUT_AFTER_S = 1.0  # PostgreSQL's own limits come first: they leave the connection whole
+_STUCK_AFTER_S = 30.0  # beyond twice the deadline: nothing that was cut off takes so long
+_CUT_AFTER_S = 1.0  # PostgreSQL's own limits come first, because they leave the connection intact
 
 
 class Size(NamedTuple):
-    """How many threads a pool has, and within how many seconds a request is answered: half of them it may wait."""
+    """The number of threads of a pool, and the deadline of an answer in seconds; half of it may be spent in
+    the queue.
+    """
 
     threads: int
     answer_s: float
 
 
 class _Worker(threading.Thread):
-    """One thread of a pool, with a database connection of its own whose statements end in time."""
+    """One thread of a pool, with its own database connection, whose statements have time limits."""
 
     def __init__(self, pool: "_Threads", number: int) -> None:
         super().__init__(name=f"{pool.name}-{number}", daemon=True)
         self._pool = pool
         self._connection: Any = None
-        self.queued_s: float | None = None  # when the request in hand came to the pool
+        self.queued_s: float | None = None  # when its present request came to the pool
         self.channel: ClientChannel | None = None
         self.is_cut = False
 
@@ -57,10 +59,10 @@ class _Worker(threading.Thread):
         connections.close_all()
 
     def cut(self) -> None:
-        """End the wait for a database that does not answer: the statement fails as if the connection had broken."""
+        """Stop waiting for a database that does not answer: the statement fails as if the connection had broken."""
         self.is_cut = True
-        logger.error("%s: no answer within %g s, the database is waited for no longer", self.name, self._pool.size[1])
-        # It may have just been closed, or there is none. (A second descriptor, which nobody else closes.)
+        logger.error("%s: no answer within %g s, so the wait for the database was ended", self.name, self._pool.size[1])
+        # The connection may have been closed just now, or not exist. (dup: nobody else closes this descriptor.)
         with (
             suppress(OSError, DriverError, AttributeError),
             socket.socket(fileno=os.dup(self._connection.connection.fileno())) as own,
@@ -69,7 +71,7 @@ class _Worker(threading.Thread):
 
 
 class _Threads:
-    """One pool: its queue and its threads."""
+    """The queue and the threads of one pool."""
 
     def __init__(self, name: str, size: Size) -> None:
         self.name, self.size = name, size
@@ -81,7 +83,7 @@ class _Threads:
             worker.start()
 
     def put(self, channel: ClientChannel) -> bool:
-        """Queue a channel's next request; False where the queue is full."""
+        """Queue a channel's next request; False if the queue is full."""
         with self._changed:
             if self._stopping or len(self._queue) >= _QUEUE_MAX:
                 return False
@@ -90,7 +92,7 @@ class _Threads:
             return True
 
     def take(self, worker: _Worker) -> ClientChannel | None:
-        """The next channel for a worker; None: stop."""
+        """Return the next channel for a worker; None to stop."""
         with self._changed:
             while not self._queue:
                 if self._stopping:
@@ -104,7 +106,9 @@ class _Threads:
             worker.queued_s, worker.channel, worker.is_cut = None, None, False
 
     def overdue(self, now_s: float) -> list[ClientChannel]:
-        """Takes out of the queue what has waited for too long, and ends waits for the database that took too long."""
+        """Remove requests that waited too long from the queue and return them; end database waits that took
+        too long.
+        """
         oldest_s = now_s - self.size.answer_s
         oldest_queued_s = now_s - self.size.answer_s / 2
         with self._changed:
@@ -117,7 +121,7 @@ class _Threads:
             return found
 
     def is_stuck(self, now_s: float) -> bool:
-        """Whether no thread of the pool will ever end: each has been at one request far beyond its deadline."""
+        """Whether every thread of the pool has been at one request far beyond its deadline, so that none will end."""
         oldest_s = now_s - 2 * self.size.answer_s - _STUCK_AFTER_S
         with self._changed:
             return all(worker.queued_s is not None and worker.queued_s < oldest_s for worker in self._workers)
@@ -134,13 +138,13 @@ class _Threads:
 
 
 class Pools:
-    """waitress' task dispatcher: each request to the pool of its door."""
+    """waitress' task dispatcher: sends each request to the pool of its door."""
 
     def __init__(self, sizes: Mapping[Pool, Size]) -> None:
         self._pools = {pool: _Threads(pool.value, size) for pool, size in sizes.items()}
 
     def add_task(self, channel: ClientChannel) -> None:
-        """Have the first request of a channel answered; where its pool's queue is full, by a refusal."""
+        """Queue the first request of a channel; if its pool's queue is full, refuse it."""
         request = channel.requests[0]
         if request.error is None and not self._pools[request.door.pool].put(channel):
             request.error = _busy()
@@ -148,25 +152,25 @@ class Pools:
             channel.will_close = True
 
     def tick(self, now_s: float) -> None:
-        """Refuse what has waited for too long, and end what takes too long."""
+        """Refuse requests that waited too long, and end those that take too long."""
         for pool in self._pools.values():
             for channel in pool.overdue(now_s):
                 channel.requests[0].error = _busy()
                 self.add_task(channel)
 
     def is_stuck(self, now_s: float) -> bool:
-        """Whether one kind of request gets no answer any more, such as in a deadlock: only another process mends it."""
+        """Whether one kind of request gets no more answers, as in a deadlock: only a new process helps."""
         stuck = [name.value for name, pool in self._pools.items() if pool.is_stuck(now_s)]
         if stuck:
-            logger.error("no thread for %s has come to an end for long", " and ".join(stuck))
+            logger.error("no thread for %s has finished a request for a long time", " and ".join(stuck))
         return bool(stuck)
 
     def is_busy(self) -> bool:
-        """Whether anything is in hand."""
+        """Whether any work is in progress."""
         return any(pool.is_busy() for pool in self._pools.values())
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 0) -> None:
-        """Let all threads end; ``is_busy`` tells when they have."""
+        """Let all threads end; ``is_busy`` is False once they have."""
         for pool in self._pools.values():
             pool.stop()
 
@@ -177,7 +181,7 @@ def _busy() -> RefusedRequestError:
 
 
 def _limited(answer_s: float) -> Any:
-    """The database connection of this thread: a statement may take so long, and wait half of it for a lock."""
+    """Return this thread's database connection, with a limit for statements and half of it for locks."""
     connection = connections["default"]
     own = copy.deepcopy(connection.settings_dict)
     limits = f"-c statement_timeout={answer_s * 1000:.0f} -c lock_timeout={answer_s * 500:.0f}"

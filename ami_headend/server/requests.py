@@ -1,4 +1,4 @@
-"""Requests as they come in, and refusals that the server gives by itself, as problem details (RFC 9457)."""
+"""Incoming requests, and refusals by the server itself as problem details (RFC 9457)."""
 
 import json
 from contextlib import suppress
@@ -14,11 +14,11 @@ from ami_headend.server.doors import ANONYMOUS_MAX_OCTETS, Door, Pool, door_of
 
 _CHUNK_LINE_MAX_OCTETS = 1024  # size and extensions of one chunk
 _TRAILER_MAX_OCTETS = 8 * 1024
-_UNKNOWN = Door(Pool.LIVE, ANONYMOUS_MAX_OCTETS)  # what is no request is answered by a refusal
+_UNKNOWN = Door(Pool.LIVE, ANONYMOUS_MAX_OCTETS)  # for input that is not a request: it is refused
 
 
 class RefusedRequestError(Error):  # type: ignore[misc]
-    """What the server answers by itself, without asking the application."""
+    """An answer of the server itself, without the application."""
 
     def __init__(self, status: HTTPStatus, detail: str, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
@@ -32,10 +32,10 @@ class Limits(Adjustments):  # type: ignore[misc]
 
 
 class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
-    """One request; whatever has two readings is refused, so that no proxy reads it otherwise.
+    """One request. An ambiguous one is refused, so that no proxy can read it differently.
 
-    waitress leaves out headers with an underscore in their names: ``X_Forwarded_For`` would else be the same to WSGI as
-    the one that the proxy sets.
+    waitress drops headers with an underscore in their names: for WSGI, ``X_Forwarded_For`` would be the same as the
+    header that the proxy sets.
     """
 
     door = _UNKNOWN
@@ -47,9 +47,7 @@ class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
         except ValueError as error:
             raise ParsingError(f"The address cannot be read: {error}") from None
         if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
-            raise ParsingError(
-                "A body comes with Content-Length or, in HTTP/1.1, with Transfer-Encoding, not with both."
-            )
+            raise ParsingError("A body needs Content-Length or, in HTTP/1.1, Transfer-Encoding, but not both.")
         path = "/" + self.path.lstrip("/")
         prefix = self.adj.url_prefix
         if prefix and path.startswith(f"{prefix}/"):
@@ -57,20 +55,20 @@ class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
         self.door = door_of(self.command, path, self.query, self.headers, self.adj.uplink_max_octets)
 
     def received(self, data: bytes) -> int:
-        """Octets of the request; gives how many were its own. Too large a body is refused before it is taken in."""
+        """Take octets and return how many belong to this request. Too large a body is refused before it is read."""
         consumed: int = super().received(data)
         if self.headers_finished and self.error is None and not self.empty:
             self.error = self._fault()
         if self.error is not None:
             self.completed = True
         if self.error is not None or self.body_rcv is None:
-            self.expect_continue = False  # nothing is waited for
+            self.expect_continue = False  # no body will be read
         return consumed
 
     def _fault(self) -> Error | None:
         body = self.body_rcv
         if max(self.content_length, len(body) if body is not None else 0) > self.door.body_max:
-            detail = f"The body has more than {self.door.body_max} octets, which are taken at this address."
+            detail = f"The body has more than {self.door.body_max} octets, the most that this address accepts."
             return RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         if (
             self.chunked
@@ -82,11 +80,11 @@ class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
 
 
 class _HeadIsToldError(Exception):
-    """HEAD has its answer: the rest is not even computed."""
+    """HEAD has its answer, so the rest is not computed."""
 
 
 class AnswerTask(WSGITask):  # type: ignore[misc]
-    """Answers by the application; to HEAD without the body, which waitress would send."""
+    """Answers with the application; HEAD gets no body, which waitress would send."""
 
     def execute(self) -> None:
         with suppress(_HeadIsToldError):
@@ -104,12 +102,12 @@ class AnswerTask(WSGITask):  # type: ignore[misc]
         if self.request.command == "HEAD":
             if not self.wrote_header:
                 self.write(b"")
-            self.chunked_response = False  # no chunk follows, the last one neither
+            self.chunked_response = False  # no chunk follows, not even the last one
         super().finish()
 
 
 class RefusalTask(ErrorTask):  # type: ignore[misc]
-    """Answers a refusal, and lets the client read it although it may still be sending."""
+    """Sends a refusal in such a way that the client can read it while it is still sending."""
 
     def execute(self) -> None:
         error = self.request.error

@@ -1,4 +1,4 @@
-"""One process of the web server: settings in, a server that runs until it is told to stop."""
+"""One process of the web server, set up from the settings; it runs until it is stopped."""
 
 import gc
 import signal
@@ -19,11 +19,11 @@ STOP_S = 10.0
 _ANSWER_GRACE_S = 30.0
 _ANSWER_OCTETS_PER_S = 4096.0
 _REDIS_S = 1.0
-_SWITCH_S = 0.002  # a thread that computes lets others go on after so long: a post waits for few of them
+_SWITCH_S = 0.002  # the longest that a computing thread runs before others get a turn, so that posts do not wait long
 
 
 def sizes() -> dict[Pool, Size]:
-    """How many threads each kind of request has in a process, and its deadline."""
+    """Return the number of threads of each pool in a process, and its deadline."""
     return {
         Pool.LIVE: Size(1, 5.0),
         Pool.WATCH: Size(2, settings.WEB_PROBE_S),
@@ -36,7 +36,7 @@ def sizes() -> dict[Pool, Size]:
 
 
 def limits() -> ServerLimits:
-    """What a process bears, by the settings."""
+    """Return the limits of a process by the settings."""
     deadlines = Deadlines(
         min(settings.WEB_HEAD_S, settings.WEB_REQUEST_S),
         settings.WEB_REQUEST_S,
@@ -61,7 +61,7 @@ def serve(application: WSGIHandler, listening: socket.socket, alive: int, lifesi
     Signs of life go to the pipe ``lifesigns``.
     """
     connections.close_all()
-    # A post that is stored does not wait long for Redis: the sweep enqueues what it does not take.
+    # A stored post does not wait long for Redis: the sweep enqueues what Redis did not take.
     app.conf.broker_transport_options |= {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
     gc.enable()
     sys.setswitchinterval(_SWITCH_S)

@@ -1,7 +1,7 @@
-"""The processes of the web server: one listening socket, and whoever dies or freezes is replaced.
+"""The processes of the web server share one listening socket; those that die or freeze are replaced.
 
-The application is loaded once, before the processes are forked, so that a new one answers within milliseconds; until
-then connections wait in the socket's queue, which no process owns.
+The application is loaded once, before the processes are forked, so a new one answers within milliseconds. Until then
+connections wait in the queue of the socket, which no single process owns.
 """
 
 import gc
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 _SHORT_LIFE_S = 1.0
 _LOOK_S = 1.0
-_REST_S = 1.0  # before a process is started again that lived for a short time only
-_KILL_AFTER_S = 5.0  # beyond the time that a process takes to stop by itself
+_REST_S = 1.0  # before restarting a process that lived only briefly
+_KILL_AFTER_S = 5.0  # beyond the time that a process may take to stop by itself
 
-Serve = Callable[[socket.socket, int, int], None]  # the socket, the pipe that ends it, the pipe of its signs of life
+Serve = Callable[[socket.socket, int, int], None]  # the socket, the pipe that ends it, the pipe for signs of life
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The socket that all processes accept from; OSError where the address cannot be listened on."""
+    """Return the socket from which all processes accept; OSError if the address cannot be used."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -42,9 +42,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """Runs ``serve`` in so many processes until a signal comes, and replaces those that die.
+    """Runs ``serve`` in several processes until a signal comes, and replaces those that die.
 
-    Those that live and give no sign of it for ``silence_s`` (stopped, hanging, in a deadlock) are killed for that.
+    Processes that live but send no sign of life for ``silence_s`` (stopped, hanging, in a deadlock) are killed.
     """
 
     def __init__(self, listening: socket.socket, processes: int, serve: Serve, stop_s: float, silence_s: float) -> None:
@@ -52,24 +52,24 @@ class Supervisor:
         self._started_s: dict[int, float] = {}
         self._stopping = False
         self._lifesigns, self._silence, self._silence_s = Lifesigns(), Silence(silence_s), silence_s
-        self._alive_read, self._alive_write = os.pipe()  # closed with this process: then the others stop, too
+        self._alive_read, self._alive_write = os.pipe()  # closed when this process dies, which stops the others
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT; then every process has its time to finish what is in hand."""
+        """Run until SIGTERM or SIGINT; then let every process finish its work in progress."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the loop
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        gc.freeze()  # pages of memory stay shared
+        gc.freeze()  # so that pages of memory stay shared
         for _ in range(self._processes):
             self._start()
         while not self._stopping:
             select.select([self._wake_read], [], [], _LOOK_S)
             self._drain()
-            lifesign.show()  # of this process; its children tell it of theirs
+            lifesign.show()  # for this process; its children report to it
             self._kill_frozen()
             self._replace_dead()
         self._end()
@@ -89,12 +89,12 @@ class Supervisor:
         self._silence.begin(pid)
 
     def _be_a_process(self) -> None:
-        """In the child: serve, and never come back."""
+        """Serve in the child, and never return."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor tells when to stop
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the supervisor decides when to stop
             for end in (self._alive_write, self._wake_read, self._wake_write):
                 os.close(end)
             self._serve(self._listening, self._alive_read, self._lifesigns.of_child())
@@ -106,9 +106,11 @@ class Supervisor:
             os._exit(code)
 
     def _kill_frozen(self) -> None:
-        """A process that does not listen is asked nothing; what it had in hand is lost, as if it had died."""
+        """Kill processes that are silent too long; their work in progress is lost, as if they had died."""
         for pid in self._silence.frozen(time.monotonic(), self._lifesigns.read()):
-            logger.error("process %d of the web server gave no sign of life for %g s: killed", pid, self._silence_s)
+            logger.error(
+                "process %d of the web server gave no sign of life for %g s and was killed", pid, self._silence_s
+            )
             self._silence.forget(pid)
             os.kill(pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Settings, by reason. Every deployment choice is an environment variable; docs/operations/settings.md lists them."""
+"""Settings by subject. Every deployment choice is an environment variable; docs/operations/settings.md lists them."""
 
 from ami_headend.settings.alerts import *
 from ami_headend.settings.celery import *

@@ -18,8 +18,8 @@ DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", "ami-headend@localhost")
 ALERT_KEEP_DAYS = env.int("ALERT_KEEP_DAYS", 400)  # alerts that have ended, with their history
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")  # for Prometheus, as its bearer token
 WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", False)
-# This machine, the link, and what cloud providers answer about the machine. An IPv4 address inside of an IPv6 one
-# (NAT64, 6to4, Teredo, mapped, ...) counts as itself.
+# This machine, the local link, and the metadata services of cloud providers. An IPv4 address inside an IPv6 address
+# (NAT64, 6to4, Teredo, mapped, ...) is checked too.
 WEBHOOK_REFUSED_NETWORKS = env.list(
     "WEBHOOK_REFUSED_NETWORKS",
     [

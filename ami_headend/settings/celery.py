@@ -13,33 +13,34 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 4
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-# Redis away, or answering with an error (read-only, full, loading, unable to save): tried again until it is well.
+# If Redis is away or answers with an error (read-only, full, loading, unable to save), try again until it is well.
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CHANNEL_ERROR_RETRY = True
-# max_retries: publishing gives up at once (kombu would go on for 6 s); the octets are stored, and the sweep enqueues.
+# max_retries: publishing gives up at once (kombu would try for 6 s); the octets are stored, and the sweep enqueues
+# them.
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 5,
     "socket_connect_timeout": 2,
     "max_retries": 0,
-    # Redis keeps no account of what workers hold: the sweep does. With it, a worker that holds tasks ends for good
-    # when Redis goes away (kombu 5.7: "Unrecoverable error" while it gives them back).
+    # Redis does not track which tasks workers hold; the sweep does that job. With tracking, a worker that holds tasks
+    # ends for good when Redis goes away (kombu 5.7: "Unrecoverable error" while it returns them).
     "ack_emulation": False,
 }
-# Celery's Django fixup would close the connection, and with it every prepared plan, after so many tasks, and where
-# this is 0 after each, whatever CONN_MAX_AGE says. A connection that broke is opened anew all the same.
+# Celery's Django fixup closes the connection, and every prepared plan with it, after this many tasks, or after each
+# task if this is 0, whatever CONN_MAX_AGE says. A broken connection is opened again all the same.
 CELERY_DB_REUSE_MAX = 1_000_000
 CELERY_TASK_QUEUES = [Queue(name) for name in queues.QUEUES]
 CELERY_TASK_DEFAULT_QUEUE = queues.BACKGROUND
 CELERY_TASK_ROUTES = queues.ROUTES
 CELERY_TASK_SOFT_TIME_LIMIT = tasklimits.SOFT_TIME_LIMIT_S
 CELERY_TASK_TIME_LIMIT = tasklimits.TIME_LIMIT_S
-# Redis carries ids of rows and nothing else. Whoever can write to it could otherwise have workers stop, or tell their
-# settings; and workers that are asked through Redis say nothing of whether they reach the database.
+# Redis carries nothing but ids of rows. With remote control, anybody who can write to it could stop workers or read
+# their settings, and an answer through Redis would not show whether a worker reaches the database.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BEAT_ENABLE_REMOTE_CONTROL = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
-# The main loops show that they live, every few seconds (ami_headend.core.lifesign).
+# The main loops send signs of life every few seconds (ami_headend.core.lifesign).
 CELERY_WORKER_CONSUMER = "ami_headend.consumer:Consumer"
 CELERY_BEAT_MAX_LOOP_INTERVAL = lifesign.EVERY_S
 CELERY_BEAT_SCHEDULER = "ami_headend.beat:SteadyScheduler"

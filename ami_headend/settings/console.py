@@ -8,7 +8,7 @@ from django.urls import reverse_lazy
 
 
 def _static(name: str) -> Callable[[HttpRequest], str]:
-    """The address of a static file, below URL_PREFIX."""
+    """Return the address of a static file, below URL_PREFIX."""
     return lambda request: static(name)
 
 

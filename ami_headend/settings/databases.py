@@ -1,4 +1,4 @@
-"""PostgreSQL, in the role that web and workers act in and in the role that owns the tables; Redis."""
+"""PostgreSQL, in the working role of web and workers and in the role that owns the tables; Redis."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from ami_headend.settings.environment import env, require
 
 require()
 DATABASE_URL = env.str("DATABASE_URL")
-# The local stack names its own database a second time; nobody else has it.
+# Only the local stack names its own database a second time.
 IS_EMBEDDED = env.str("EMBEDDED_DATABASE_URL", "") == DATABASE_URL
-# The role that owns the tables: for migrate, grant_rights and whatever else changes them. Web and workers need none.
+# The role that owns the tables: for migrate, grant_rights and other changes of tables. Web and workers do not need it.
 OWNER_DATABASE_URL = env.str("OWNER_DATABASE_URL", "")
 REDIS_URL = env.str("REDIS_URL")
 if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
@@ -18,17 +18,18 @@ if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
 
 
 def _database(variable: str) -> dict[str, Any]:
-    """Django's parameters of a connection to a PostgreSQL."""
+    """Return Django's parameters of a connection to PostgreSQL."""
     database: dict[str, Any] = dict(env.dj_db_url(variable))
     if database["ENGINE"] != "django.db.backends.postgresql":
-        raise EnvError(f"{variable} must begin with postgres://: the head-end runs on PostgreSQL alone.")
+        raise EnvError(f"{variable} must begin with postgres://: the head-end needs PostgreSQL.")
     database |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
-    # Django's default never prepares: every batch statement would be planned anew, for long arrays as whole-table
-    # scans. (In OPTIONS beside what the URL gave, such as the host of a socket.)
+    # Django's default never prepares statements: every batch statement would be planned again, for long arrays as scans
+    # of whole tables. (OPTIONS also holds options of the URL, such as the host of a socket.)
     options = database.setdefault("OPTIONS", {})
     options["prepare_threshold"] = 5
-    # A host that loses its power says no goodbye. By the usual settings its session would hold its locks for hours, and
-    # with them a concentrator's turn, counters and totals; and a client would wait as long for a server that is gone.
+    # A host that loses power does not close its connection. With default settings its session would hold locks for
+    # hours, and with them a concentrator's turn, counters and totals; a client would wait as long for a server that is
+    # gone.
     for name, value in {
         "connect_timeout": 5,
         "keepalives_idle": 60,
@@ -45,7 +46,7 @@ def _database(variable: str) -> dict[str, Any]:
 
 
 DATABASES = {"default": _database("DATABASE_URL")}
-# No second entry of DATABASES: nothing but database_roles.as_owner takes this role.
+# Not a second entry of DATABASES: only database_roles.as_owner uses this role.
 OWNER_DATABASE = (
     {
         name: value

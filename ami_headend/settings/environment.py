@@ -1,4 +1,4 @@
-"""The environment as settings read it, and the folder of the head-end's files."""
+"""The environment of the settings, and the folder of the head-end's files."""
 
 import os
 
@@ -22,7 +22,7 @@ _REQUIRED = {
 
 
 def require() -> None:
-    """Raise EnvError with one sentence where a variable is missing that nobody can guess for a deployment."""
+    """Raise EnvError with one sentence if a variable without a sensible default is missing."""
     missing = [name for name in _REQUIRED if not env.str(name, "")]
     if missing:
         raise EnvError(

@@ -1,4 +1,4 @@
-"""What the head-end takes from concentrators and meters, how long it keeps it, and what it asks for by itself."""
+"""Limits of what concentrators and meters send, how long it is kept, and what the head-end orders by itself."""
 
 from ami_headend.settings.environment import env
 
@@ -19,19 +19,19 @@ UPLINK_SWEEP_AFTER_S = env.int("UPLINK_SWEEP_AFTER_S", 60)
 UPLINK_SPLIT_AFTER = env.int("UPLINK_SPLIT_AFTER", 3)  # failed attempts before it is split
 UPLINK_KEEP_DAYS = env.int("UPLINK_KEEP_DAYS", 30)  # octets of verified uplinks
 UPLINK_KEEP_WAITING_DAYS = env.int("UPLINK_KEEP_WAITING_DAYS", 180)  # while frames wait for a key
-KEY_GRACE_DAYS = env.int("KEY_GRACE_DAYS", 45)  # late frames under a replaced key are accepted for as long
+KEY_GRACE_DAYS = env.int("KEY_GRACE_DAYS", 45)  # late frames under a replaced key are accepted this long
 # RFC 9053 section 4.2 leaves room for 2^23 frames under one key; this leaves time to replace it.
 KEY_ROTATE_AT_COUNTER = env.int("KEY_ROTATE_AT_COUNTER", 3 * 2**21)
-BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # of one concentrator; beyond, its uplinks come last
-UNKNOWN_FRAMES_PER_HOUR = env.int("UNKNOWN_FRAMES_PER_HOUR", 50_000)  # of no known key; the same
-COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # looks for commands, per concentrator
+BAD_TAGS_PER_HOUR = env.int("BAD_TAGS_PER_HOUR", 2**13)  # from one concentrator; above this, its uplinks come last
+UNKNOWN_FRAMES_PER_HOUR = env.int("UNKNOWN_FRAMES_PER_HOUR", 50_000)  # under unknown keys; the same
+COMMAND_RATE = env.str("COMMAND_RATE", "120/minute")  # polls for commands, per concentrator
 RECEIPT_RATE = env.str("RECEIPT_RATE", "1200/minute")  # receipts of commands, per concentrator
-HOP_RATE = env.str("HOP_RATE", "60/minute")  # looks for hop keys, its own next key, reports of dropped frames
-COMMAND_RETRY_S = env.int("COMMAND_RETRY_S", 60)  # not acknowledged: offered again, later each time
+HOP_RATE = env.str("HOP_RATE", "60/minute")  # requests for hop keys, its own next key, reports of dropped frames
+COMMAND_RETRY_S = env.int("COMMAND_RETRY_S", 60)  # an unacknowledged command is offered again, later each time
 COMMAND_EXPIRES_S = env.int("COMMAND_EXPIRES_S", 7 * 86_400)
-RESEND_GAPS = env.bool("RESEND_GAPS", False)  # ask meters by itself for intervals that are missing
-RESEND_GAPS_AFTER_S = env.int("RESEND_GAPS_AFTER_S", 86_400)  # by then late frames are in, mostly
-RESEND_GAPS_DAYS = env.int("RESEND_GAPS_DAYS", 7)  # older gaps are left to people
+RESEND_GAPS = env.bool("RESEND_GAPS", False)  # order missing intervals from meters without being told
+RESEND_GAPS_AFTER_S = env.int("RESEND_GAPS_AFTER_S", 86_400)  # most late frames have come by then
+RESEND_GAPS_DAYS = env.int("RESEND_GAPS_DAYS", 7)  # older gaps are left to operators
 RESENDS_PER_DAY = env.int("RESENDS_PER_DAY", 10)  # per meter, the oldest gaps first
 FAILURE_KEEP_DAYS = env.int("FAILURE_KEEP_DAYS", 400)  # evidence of refused frames, and their counts
 UPLINK_ROWS_KEEP_DAYS = env.int("UPLINK_ROWS_KEEP_DAYS", RETENTION_DAYS + 62)  # verdicts; readings name their uplink

@@ -1,4 +1,4 @@
-"""What is logged, and how a line of it looks."""
+"""What is logged, and in which format."""
 
 import logging
 
@@ -16,7 +16,7 @@ LOGGING = {
         "no_routine": {"()": "django.utils.log.CallbackFilter", "callback": logs.is_no_routine},
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    # Two lines for every uplink would drown the rest; failures of tasks are above INFO.
+    # Two lines for each uplink would drown the rest; failures of tasks are logged above INFO.
     "loggers": {
         **{name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
         "celery.beat": {"filters": ["no_routine"]},

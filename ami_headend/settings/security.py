@@ -1,4 +1,4 @@
-"""What protects keys, sessions and accounts: the master key, TLS and cookies, sign-in."""
+"""The protection of keys, sessions and accounts: the master key, TLS and cookies, sign-in."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ PKCS11_MODULE = env.str("PKCS11_MODULE", "")  # the library of the HSM's maker
 PKCS11_TOKEN = env.str("PKCS11_TOKEN", "")  # the token's label
 PKCS11_PIN_FILE = env.str("PKCS11_PIN_FILE", "")  # mode 0600
 MASTER_KEY_DESTROY_AFTER_DAYS = env.int("MASTER_KEY_DESTROY_AFTER_DAYS", 30)  # since it became decrypt_only
-# Exports of keys, and the destruction of a master key version, need a second person. On wherever it is for real.
+# Key exports and the destruction of a master key version need a second person. On in every deployment.
 REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", not DEBUG and not IS_EMBEDDED)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
@@ -26,13 +26,13 @@ BACKUP_KEEP_DAYS = env.int("BACKUP_KEEP_DAYS", 35)
 SECRET_KEY = env.str("SECRET_KEY")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
-# Behind a TLS proxy. Off only for a stack that listens on this machine alone (demo, up, tests).
+# Behind a TLS proxy. Off only for a stack that only this machine can reach (demo, up, tests).
 TLS = env.bool("TLS", True)
 SECURE_SSL_REDIRECT = TLS
-SECURE_REDIRECT_EXEMPT = [r"^health/"]  # probes come past the proxy
+SECURE_REDIRECT_EXEMPT = [r"^health/"]  # probes do not pass through the proxy
 SESSION_COOKIE_SECURE = TLS
 CSRF_COOKIE_SECURE = TLS
-# With the prefix browsers take the cookies from this very host alone, over TLS: no neighbour of it can set one.
+# With this prefix, browsers accept the cookies only from this very host over TLS: no sibling host can set one.
 SESSION_COOKIE_NAME = "__Host-sessionid" if TLS else "sessionid"
 CSRF_COOKIE_NAME = "__Host-csrftoken" if TLS else "csrftoken"
 SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", 31_536_000) if TLS else 0
@@ -42,7 +42,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TLS else None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {"DIRECTIVES": CONSOLE}
-# Proxies of ours in front of the web server, each of which appends to X-Forwarded-For.
+# The number of our own proxies in front of the web server; each appends to X-Forwarded-For.
 PROXY_COUNT = env.int("PROXY_COUNT", 1 if TLS else 0)
 
 # --- accounts ------------------------------------------------------------------------------------
@@ -56,15 +56,15 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ] + [{"NAME": "ami_headend.signin.breached.BreachedPasswordValidator"}]
-# Lines of SHA-1:count in order, as haveibeenpwned-downloader writes them; without it Django's 20,000 common passwords.
+# Sorted lines of SHA-1:count, as haveibeenpwned-downloader writes them. Without it, Django's 20,000 common passwords.
 BREACHED_PASSWORDS_FILE = env.str("BREACHED_PASSWORDS_FILE", "")
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-# Of superusers, and of those who may act on keys or accounts. Off only for a stack that listens on this machine alone;
-# an account that has a second factor is asked for it anyway.
+# For superusers, and for everyone who may act on keys or accounts. Off only for a stack that only this machine can
+# reach; an account that has a second factor must still use it.
 TWO_FACTOR_REQUIRED = env.bool("TWO_FACTOR_REQUIRED", TLS or not IS_EMBEDDED)
 OTP_TOTP_ISSUER = "ami-headend"
-SIGN_IN_FAILURES = env.int("SIGN_IN_FAILURES", 5)  # of one account from one address, before it is locked out
+SIGN_IN_FAILURES = env.int("SIGN_IN_FAILURES", 5)  # of one account from one address, before it is locked
 SIGN_IN_LOCKOUT_S = env.int("SIGN_IN_LOCKOUT_S", 900)
 SIGN_IN_KEEP_DAYS = env.int("SIGN_IN_KEEP_DAYS", 400)  # the journal of sign-ins
 ACCESS_KEEP_DAYS = env.int("ACCESS_KEEP_DAYS", 400)  # the record of who looked at households' data
@@ -72,9 +72,9 @@ SESSION_IDLE_S = env.int("SESSION_IDLE_S", 1800)
 SESSION_ABSOLUTE_S = env.int("SESSION_ABSOLUTE_S", 12 * 3600)
 SESSION_COOKIE_AGE = SESSION_ABSOLUTE_S
 SESSION_ENGINE = "ami_headend.signin.session_store"
-# After a sign-in or another proof, acts on accounts, keys, tokens and the like are done for so long without a new one.
+# How long after a sign-in or another proof people may act on accounts, keys, tokens and the like without a new proof.
 STEP_UP_S = env.int("STEP_UP_S", 300)
-# By account and address together: nobody can keep an account out from elsewhere, and each lock ends by itself.
+# By account and address together: nobody elsewhere can lock an account out, and each lock ends by itself.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_HANDLER = "ami_headend.signin.attempts.Attempts"
 AXES_FAILURE_LIMIT = SIGN_IN_FAILURES
@@ -88,4 +88,4 @@ AXES_LOCKOUT_CALLABLE = "ami_headend.signin.lockout.answer"
 AXES_DISABLE_ACCESS_LOG = True  # the journal counts attempts in a bounded number of rows
 AXES_ENABLE_ADMIN = False
 AXES_VERBOSE = False
-AXES_SENSITIVE_PARAMETERS = ["username", "code", "csrfmiddlewaretoken"]  # kept nowhere, as passwords are not
+AXES_SENSITIVE_PARAMETERS = ["username", "code", "csrfmiddlewaretoken"]  # stored nowhere, like passwords

@@ -1,4 +1,4 @@
-"""The web server: its apps, middleware and API; its threads, times and sizes."""
+"""The web server: its apps, middleware and API; its threads, timeouts and sizes."""
 
 from ami_headend.settings.environment import BASE_DIR, VAR_DIR, env
 
@@ -55,7 +55,7 @@ WSGI_APPLICATION = "ami_headend.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "ami_headend" / "templates"],  # before unfold's own: what an empty list says
+        "DIRS": [BASE_DIR / "ami_headend" / "templates"],  # before unfold's own, for the text of an empty list
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -91,22 +91,22 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "ami-headend",
-    "DESCRIPTION": "Head-end system for smart metering: uplinks in, verified readings out.",
+    "DESCRIPTION": "Head-end system for smart metering: uplinks come in, verified readings go out.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it groups the operations
     "TAGS": [
-        {"name": "meters", "description": "Meters, what is missing of each, and commands to them."},
-        {"name": "readings", "description": "What meters measured."},
-        {"name": "events", "description": "What meters reported of themselves."},
-        {"name": "totals", "description": "Sums of the meters of a concentrator, interval by interval."},
-        {"name": "places", "description": "Where meters hang."},
-        {"name": "keys", "description": "The states of device keys; never their octets."},
-        {"name": "failures", "description": "Frames that were refused."},
-        {"name": "alerts", "description": "What was found wrong, and what became of it."},
-        {"name": "resends", "description": "Missing intervals asked for again, of many meters."},
+        {"name": "meters", "description": "Meters, missing data of each, and commands to them."},
+        {"name": "readings", "description": "Values that meters measured."},
+        {"name": "events", "description": "Events that meters reported about themselves."},
+        {"name": "totals", "description": "Sums over the meters of a concentrator, interval by interval."},
+        {"name": "places", "description": "Places where meters hang."},
+        {"name": "keys", "description": "The status of device keys; never their octets."},
+        {"name": "failures", "description": "Frames that were rejected."},
+        {"name": "alerts", "description": "Problems that were found, and their history."},
+        {"name": "resends", "description": "Gap recovery: missing intervals ordered again from many meters."},
         {"name": "clock-corrections", "description": "Spans in which the head-end's own clock was off."},
-        {"name": "rotations", "description": "Waves of new device keys."},
+        {"name": "rotations", "description": "Rollouts of new device keys."},
         {"name": "uplinks", "description": "For concentrators: frames come in."},
         {"name": "commands", "description": "For concentrators: commands go out."},
         {"name": "hop-keys", "description": "For concentrators that hold keys: how they check hop tags."},
@@ -123,24 +123,24 @@ SPECTACULAR_SETTINGS = {
 }
 
 # --- threads, times and sizes --------------------------------------------------------------------
-URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")  # "/ami", where the proxy serves it below a path
+URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")  # such as "/ami", if the proxy serves it below a path
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 WEB_INGEST_THREADS = env.int("WEB_INGEST_THREADS", 4)  # of each process, for concentrators
 WEB_PAGE_THREADS = env.int("WEB_PAGE_THREADS", 4)  # for pages and the rest of the API
-WEB_EXPORT_THREADS = env.int("WEB_EXPORT_THREADS", 2)  # for files of any number of rows
-WEB_POST_S = env.float("WEB_POST_S", 6.0)  # a concentrator waits no longer for its answer: then 503
-WEB_PROBE_S = env.float("WEB_PROBE_S", 4.0)  # nor does a probe
+WEB_EXPORT_THREADS = env.int("WEB_EXPORT_THREADS", 2)  # for files of any length
+WEB_POST_S = env.float("WEB_POST_S", 6.0)  # a concentrator gets its answer within this time: 503 at the latest
+WEB_PROBE_S = env.float("WEB_PROBE_S", 4.0)  # and so does a probe
 WEB_PAGE_S = env.float("WEB_PAGE_S", 60.0)
 WEB_EXPORT_S = env.float("WEB_EXPORT_S", 1800.0)
-WEB_SILENCE_S = env.float("WEB_SILENCE_S", 30.0)  # a process that gives no sign of life for so long is replaced
-WEB_HEAD_S = env.float("WEB_HEAD_S", 10.0)  # within which the headers of a request have come in
+WEB_SILENCE_S = env.float("WEB_SILENCE_S", 30.0)  # a process that gives no sign of life for this long is replaced
+WEB_HEAD_S = env.float("WEB_HEAD_S", 10.0)  # the headers of a request must arrive within this time
 WEB_REQUEST_S = env.float("WEB_REQUEST_S", 60.0)  # and its body
 WEB_IDLE_S = env.float("WEB_IDLE_S", 75.0)  # of a connection between requests; longer than the proxy's
-WEB_ANSWER_S = env.float("WEB_ANSWER_S", 3600.0)  # within which a client has taken its answer
+WEB_ANSWER_S = env.float("WEB_ANSWER_S", 3600.0)  # a client must read its answer within this time
 WEB_CONNECTIONS = env.int("WEB_CONNECTIONS", 1000)  # of each process
-WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # kept of requests and answers under way, in each process
+WEB_SPOOL_OCTETS = env.int("WEB_SPOOL_OCTETS", 2 * 1024**3)  # of requests and answers in transit, in each process
 
-# Verified passwords of the API, for a minute (signin.authentication): in the memory of this process, never elsewhere.
+# Passwords that the API verified within the last minute (signin.authentication), only in this process's memory.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 1_000}}}
 DEFAULT_EXCEPTION_REPORTER = "ami_headend.web.debug_pages.Reporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "ami_headend.web.debug_pages.Filter"

@@ -1,1 +1,1 @@
-"""Who signs in to the console, and how: passwords, the second factor, lock-out, sessions and their journal."""
+"""Sign-in to the console: passwords, the second factor, lock-out, sessions and their journal."""

@@ -1,4 +1,4 @@
-"""The page on which an account sees how it signs in, and changes its second factor."""
+"""The page on which an account sees how it signs in and changes its second factor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _ATTEMPTS_SHOWN = 10
 
 
 class AccountPage(ConsolePage):
-    """How the account that is signed in signs in, and what it may change about that."""
+    """How the signed-in account signs in, and what it may change about that."""
 
     route = "account/sign-in/"
     name = "sign-in"
@@ -58,7 +58,7 @@ def _user(request: HttpRequest) -> User:
 
 
 def _end_sessions(request: HttpRequest, user: User) -> HttpResponse:
-    """End those of the account's sessions that were chosen, or all but the one that the request comes by."""
+    """End the chosen sessions of the account, or all but the present one."""
     own = sessions.of_account(user)
     chosen = set(request.POST.getlist("session"))
     ended = sessions.end(
@@ -74,7 +74,7 @@ def _end_sessions(request: HttpRequest, user: User) -> HttpResponse:
 
 
 def _changed(request: HttpRequest, user: User, form: CodeForm) -> HttpResponse | None:
-    """One change, confirmed by a code of the second factor; None where the form says what was wrong."""
+    """Make one change, confirmed by a code of the second factor; None if the form has an error."""
     changes: dict[str, Callable[[HttpRequest, User], HttpResponse]] = {
         "replace": _confirm_replacing,
         "codes": _renew_codes,
@@ -112,5 +112,5 @@ def _remove(request: HttpRequest, user: User) -> HttpResponse:
         raise SecondFactorError("Your account needs a second factor: replace it instead.")
     secondfactor.remove(user, web_actor(request))
     sessions.forget_second_factor(request)
-    messages.success(request, "The second factor was taken away: your password alone signs you in.")
+    messages.success(request, "The second factor was removed: your password alone signs you in.")
     return redirect("admin:sign-in")

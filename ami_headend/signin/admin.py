@@ -1,4 +1,6 @@
-"""The journal of sign-ins in the admin. Second factors have no page: they are reset on their account's."""
+"""The journal of sign-ins in the admin. Second factors have no page of their own: the page of an account
+resets them.
+"""
 
 from django.contrib import admin
 from django_otp.plugins.otp_static.models import StaticDevice

@@ -1,4 +1,4 @@
-"""What django-axes keeps of failed attempts: those that lie in the future, from a clock ahead, count as never."""
+"""Failed attempts of django-axes, except those that lie in the future because a clock was ahead."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from django.utils import timezone
 
 from ami_headend.core import clock
 
-_Handler: Any = AxesDatabaseHandler  # it has no types
+_Handler: Any = AxesDatabaseHandler  # axes has no types
 
 
 class Attempts(_Handler):  # type: ignore[misc]
-    """As axes keeps them in the database; a lock-out lasts no longer because the clock was ahead when it began."""
+    """Axes' database handler; a lock-out does not last longer because the clock was ahead when it began."""
 
     def get_user_attempts(
         self, request: HttpRequest, credentials: dict[str, str] | None = None

@@ -1,4 +1,4 @@
-"""Passwords on the REST API: for accounts that one factor is enough for."""
+"""Passwords on the REST API, for accounts that need only one factor."""
 
 import hmac
 import secrets
@@ -16,19 +16,19 @@ from ami_headend.core.client_ip import client_address
 from ami_headend.signin import journal, lockout, secondfactor
 from ami_headend.signin.models import SignInOutcome
 
-_KEY = secrets.token_bytes(32)  # of this process: what it remembers, no other can use or look up
+_KEY = secrets.token_bytes(32)  # of this process, so that no other process can use or look up what it remembers
 _VERIFIED_S = 60
 
 
 def _mark(user: User, password: str) -> str:
-    """What stands for a password that was right: bound to what is stored of it, so that any change of that voids it."""
+    """Return a mark of a correct password; it is bound to the stored hash, so any change of that voids it."""
     return hmac.digest(_KEY, f"{user.pk}\0{user.password}\0{password}".encode(), "sha256").hex()
 
 
 def _verified_lately(request: HttpRequest, name: str, password: str) -> User | None:
-    """The account, where this very password was found right within the last minute; hashing it takes 200 ms.
+    """Return the account if this password was verified within the last minute; hashing it would take 200 ms.
 
-    Accounts that were blocked or are locked out are not given, and a wrong password is never remembered.
+    None for inactive or locked accounts. A wrong password is never remembered.
     """
     user = User.objects.filter(username=name, is_active=True).first()
     if user is None or cache.get(_mark(user, password)) != user.pk or lockout.is_locked(request, name):
@@ -37,9 +37,9 @@ def _verified_lately(request: HttpRequest, name: str, password: str) -> User | N
 
 
 class PasswordAuthentication(BasicAuthentication):
-    """HTTP basic authentication (RFC 7617), locked out after failures as the sign-in page is.
+    """HTTP basic authentication (RFC 7617), with the same lock-out after failures as the sign-in page.
 
-    An account with a second factor, or that needs one, is refused: a password alone would pass it by.
+    An account that has or needs a second factor is refused: a password alone would bypass it.
     """
 
     www_authenticate_realm = "ami-headend"
@@ -70,7 +70,7 @@ class PasswordAuthentication(BasicAuthentication):
 
 
 class PasswordScheme(BasicScheme):  # type: ignore[no-untyped-call]
-    """How the API's schema tells of it."""
+    """Describes this authentication in the API's schema."""
 
     target_class = PasswordAuthentication  # type: ignore[assignment]
     priority = 0

@@ -1,4 +1,4 @@
-"""Passwords that stand in lists of stolen ones, looked up offline."""
+"""Passwords in lists of stolen ones, looked up offline."""
 
 import hashlib
 from pathlib import Path
@@ -6,27 +6,27 @@ from pathlib import Path
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
-_DIGITS = 40  # of a SHA-1 in hex
+_DIGITS = 40  # hex digits of a SHA-1
 
 
 class BreachedPasswordValidator:
-    """Refuses what stands in BREACHED_PASSWORDS_FILE: lines ``SHA-1:count`` in order, as Have I Been Pwned gives them.
+    """Refuses passwords in BREACHED_PASSWORDS_FILE: sorted lines ``SHA-1:count``, as Have I Been Pwned publishes them.
 
-    That file has a thousand million lines: it is searched by halving, some 40 reads, and never loaded. SHA-1 is only
-    how the list writes passwords. Without the setting Django's list of 20,000 common ones is what there is.
+    That file has a thousand million lines, so it is never loaded: a binary search takes some 40 reads. SHA-1 is only
+    the list's notation of passwords. Without the setting, Django's list of 20,000 common passwords remains.
     """
 
     def validate(self, password: str, user: object = None) -> None:
         path = settings.BREACHED_PASSWORDS_FILE
         if path and stands_in(Path(path), password):
-            raise ValidationError("This password stands in a list of stolen ones: choose another.", code="breached")
+            raise ValidationError("This password is in a list of stolen ones: choose another.", code="breached")
 
     def get_help_text(self) -> str:
-        return "Your password cannot be one that stands in a list of stolen ones."
+        return "Your password cannot be in a list of stolen ones."
 
 
 def stands_in(path: Path, password: str) -> bool:
-    """Whether a password stands in the list; OSError where it cannot be read."""
+    """Whether a password is in the list; OSError if the file cannot be read."""
     wanted = hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper().encode()
     with path.open("rb") as lines:
         low, high = 0, path.stat().st_size

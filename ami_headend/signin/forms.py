@@ -31,7 +31,7 @@ class SetUpForm(CodeForm):
 
 
 class ProofForm(forms.Form):
-    """What an account can show that it is its owner who acts: a code of the second factor, or else the password."""
+    """A proof that the account's owner acts: a code of the second factor, or the password if there is none."""
 
     step_up_proof = forms.CharField(max_length=4096, strip=False)
 

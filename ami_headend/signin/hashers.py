@@ -1,4 +1,4 @@
-"""Password hashes one at a time: guesses cost one core of a process at most, and concentrators keep the others."""
+"""Password hashes one at a time, so that guesses use at most one core of a process."""
 
 import threading
 from typing import Any
@@ -9,7 +9,7 @@ _turn = threading.Lock()
 
 
 class OneAtATime(PBKDF2PasswordHasher):
-    """Django's own hasher, its format included; whoever comes meanwhile waits."""
+    """Django's own hasher and format, with a lock around it."""
 
     def encode(self, *arguments: Any, **options: Any) -> str:
         with _turn:

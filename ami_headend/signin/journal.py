@@ -1,4 +1,4 @@
-"""The journal of sign-ins: every attempt counted, in rows that a flood cannot multiply."""
+"""The journal of sign-ins: every attempt is counted, in rows that a flood cannot multiply."""
 
 from datetime import datetime
 
@@ -17,7 +17,7 @@ _STATEMENT = """
 
 
 def record(outcome: SignInOutcome, name: str, address: str) -> None:
-    """Count one attempt under the account's name, or under none where no account has that name."""
+    """Count one attempt under the account's name, or under an empty name if no account has it."""
     known = "\0" not in name and User.objects.filter(username=name).exists()
     now = timezone.now()
     hour = now.replace(minute=0, second=0, microsecond=0)
@@ -26,10 +26,10 @@ def record(outcome: SignInOutcome, name: str, address: str) -> None:
 
 
 def purge(before: datetime) -> int:
-    """Remove what was last counted before then; gives how many rows."""
+    """Remove rows last counted before a time; return their number."""
     return SignIn.objects.filter(last_at__lt=before).delete()[0]
 
 
 def of_account(name: str, limit: int) -> list[SignIn]:
-    """The latest rows of an account."""
+    """Return the latest rows of an account."""
     return list(SignIn.objects.filter(account=name).order_by("-last_at")[:limit])

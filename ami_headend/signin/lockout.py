@@ -18,9 +18,9 @@ _NAME_CHARACTERS = 150
 
 
 def name_given(request: HttpRequest, credentials: dict[str, str] | None) -> str:
-    """What stands for the name where failures are counted (AXES_USERNAME_CALLABLE): a keyed hash.
+    """Return a keyed hash under which failures of a name are counted (AXES_USERNAME_CALLABLE).
 
-    People type passwords where the name belongs: what no account is called is kept nowhere in clear.
+    People type passwords into the field of the name, so names without an account are stored nowhere in clear.
     """
     return _hashed(((credentials or {}).get("username") or "")[:_NAME_CHARACTERS])
 
@@ -31,17 +31,17 @@ def is_locked(request: HttpRequest, name: str) -> bool:
 
 
 def is_locked_out(request: HttpRequest) -> bool:
-    """Whether this very request was refused, or came to the limit: ``answer`` will be its response."""
+    """Whether this request was refused or reached the limit: ``answer`` will be its response."""
     return bool(getattr(request, "axes_locked_out", False))
 
 
 def count_wrong(request: HttpRequest, name: str) -> None:
-    """A wrong code or old password is a failed attempt as a wrong password at the sign-in is: together to the limit."""
+    """Count a wrong code or old password as a failed sign-in, towards the same limit."""
     user_login_failed.send(sender=__name__, credentials={"username": name}, request=request)
 
 
 def unlock(name: str) -> int:
-    """Let the account in again from everywhere; gives how many records of failures were dropped."""
+    """Let the account in again from everywhere; return how many records of failures were deleted."""
     return int(reset(username=_hashed(name)))
 
 
@@ -50,7 +50,7 @@ def _hashed(name: str) -> str:
 
 
 def answer(request: HttpRequest, response: HttpResponse, credentials: dict[str, str] | None) -> HttpResponse:
-    """What someone who is locked out sees (AXES_LOCKOUT_CALLABLE): the same whether the account exists or not."""
+    """Return the answer of a lock-out (AXES_LOCKOUT_CALLABLE): the same whether or not the account exists."""
     name = (credentials or {}).get("username") or ""
     journal.record(SignInOutcome.LOCKED_OUT, name, client_address(request) or "")
     minutes = settings.SIGN_IN_LOCKOUT_S // 60 or 1

@@ -1,7 +1,7 @@
 """Second factors of accounts, their sessions, and the journal of sign-ins.
 
-No secret of a second factor is stored: what a phone shows is computed from SECRET_KEY and a random salt,
-and of a recovery code a keyed digest is kept. A dump of the database holds neither.
+No secret of a second factor is stored: codes of a phone are computed from SECRET_KEY and a random salt, and a recovery
+code is stored as a keyed digest. A dump of the database holds neither.
 """
 
 from base64 import b32encode
@@ -21,14 +21,14 @@ from ami_headend.core import clock
 from ami_headend.signin.session_store import SessionStore
 
 SECRET_OCTETS = 20  # RFC 4226 section 4, R6
-_TOKEN_CHARACTERS = 16  # 64 bits of digest: as wide as django-otp's column
+_TOKEN_CHARACTERS = 16  # 64 bits of digest: the width of django-otp's column
 _FAILURES_MAX = 9
 
 
 def _count_failure(device: ThrottlingMixin, commit: bool) -> None:
-    """After n wrong codes the next is taken in 2^(n-1) seconds, at most in 256.
+    """After n wrong codes, accept the next one after 2^(n-1) seconds, at most 256.
 
-    Without the bound, someone who knows a password could keep its owner out for years.
+    Without the bound, somebody who knows a password could keep its owner out for years.
     """
     ThrottlingMixin.throttle_increment(device, commit=False)
     device.throttling_failure_count = min(device.throttling_failure_count, _FAILURES_MAX)
@@ -37,17 +37,17 @@ def _count_failure(device: ThrottlingMixin, commit: bool) -> None:
 
 
 def _forget_failures_ahead(device: ThrottlingMixin) -> None:
-    """A failure that lies in the future, from when the clock was ahead, keeps nobody waiting until then."""
+    """Forget a failure that lies in the future because the clock was ahead, so that nobody waits until then."""
     failed_at = device.throttling_failure_timestamp
     if failed_at is not None and clock.is_ahead(failed_at, timezone.now()):
         device.throttle_reset(commit=False)
 
 
 class Authenticator(TOTPDevice):  # type: ignore[misc]
-    """An authenticator app: codes of six digits, each of 30 seconds (RFC 6238), each taken once.
+    """An authenticator app: codes of six digits, each valid for 30 seconds (RFC 6238) and accepted once.
 
-    ``key`` is the salt that the app's secret is derived from, together with SECRET_KEY: a change of
-    SECRET_KEY makes every authenticator and recovery code void.
+    ``key`` is the salt from which, together with SECRET_KEY, the app's secret is derived: a change of SECRET_KEY voids
+    every authenticator and recovery code.
     """
 
     class Meta:
@@ -59,7 +59,7 @@ class Authenticator(TOTPDevice):  # type: ignore[misc]
 
     @property
     def secret(self) -> str:
-        """The secret as an app takes it when it is typed, in base 32."""
+        """The secret for typing into an app, in base 32."""
         return b32encode(self.bin_key).decode()
 
     def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
@@ -72,7 +72,7 @@ class Authenticator(TOTPDevice):  # type: ignore[misc]
 
 
 class RecoveryCodes(StaticDevice):  # type: ignore[misc]
-    """The recovery codes of an account, each good for one sign-in; kept as keyed digests."""
+    """The recovery codes of an account, each valid for one sign-in; stored as keyed digests."""
 
     class Meta:
         proxy = True
@@ -90,16 +90,17 @@ class RecoveryCodes(StaticDevice):  # type: ignore[misc]
 
 
 def digest_of(code: str) -> str:
-    """What is kept of a recovery code; spaces, hyphens and case do not matter."""
+    """Return the stored digest of a recovery code; spaces, hyphens and case do not matter."""
     plain = "".join(character for character in code.lower() if character.isalnum())
     return salted_hmac("ami_headend.signin.recovery", plain, algorithm="sha256").hexdigest()[:_TOKEN_CHARACTERS]
 
 
 class Session(AbstractBaseSession):
-    """A session, by the SHA-256 of its key, with what its owner needs to know it by; empty while nobody is signed in.
+    """A session, stored by the SHA-256 of its key, with details for its owner; they are empty while nobody is signed
+    in.
 
-    ``address`` is where it was used last, ``browser`` what it called itself when it began (User-Agent), and
-    ``began_s`` and ``used_s`` are Unix times: when it began, and its last use, to the minute.
+    ``address`` is where it was last used, ``browser`` the User-Agent when it began. ``began_s`` and ``used_s`` are Unix
+    times of its beginning and of its last use, to the minute.
     """
 
     session_key = models.CharField(max_length=64, primary_key=True)
@@ -114,12 +115,12 @@ class Session(AbstractBaseSession):
 
     @property
     def began_at(self) -> datetime:
-        """When it began."""
+        """The time when it began."""
         return datetime.fromtimestamp(self.began_s, UTC)
 
     @property
     def used_at(self) -> datetime:
-        """When it was used last, to the minute."""
+        """The time of its last use, to the minute."""
         return datetime.fromtimestamp(self.used_s, UTC)
 
     @classmethod
@@ -128,10 +129,10 @@ class Session(AbstractBaseSession):
 
 
 class SignInOutcome(models.TextChoices):
-    """How an attempt to sign in ended."""
+    """The outcome of an attempt to sign in."""
 
     SIGNED_IN = "signed_in", "signed in"
-    RECOVERY_CODE = "recovery_code", "signed in by a recovery code"
+    RECOVERY_CODE = "recovery_code", "signed in with a recovery code"
     WRONG_PASSWORD = "wrong_password", "wrong name or password"
     WRONG_CODE = "wrong_code", "wrong second factor"
     LOCKED_OUT = "locked_out", "locked out"
@@ -141,8 +142,8 @@ class SignInOutcome(models.TextChoices):
 class SignIn(models.Model):
     """Attempts to sign in, by the hour: one row per account, address and outcome, however many there were.
 
-    So a flood of guesses costs rows by addresses and hours, not by guesses. Names that no account has
-    are not kept (someone may have typed a password there): their attempts stand under an empty name.
+    So a flood of guesses costs rows by addresses and hours, not by guesses. Names without an account are not stored,
+    since somebody may have typed a password there: such attempts have an empty name.
     """
 
     hour = models.DateTimeField()

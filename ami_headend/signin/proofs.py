@@ -1,6 +1,6 @@
-"""What shows that the one who acts is the owner of the account: a code of the second factor, or the password.
+"""Proofs that the account's owner acts: a code of the second factor, or the password.
 
-Every wrong one is a failed attempt as it is at the sign-in: journaled, and counted towards the same lock-out.
+Every wrong one is a failed attempt, as at the sign-in: journaled, and counted towards the same lock-out.
 """
 
 from django.contrib.auth import authenticate
@@ -19,7 +19,9 @@ class WrongPasswordError(SecondFactorError):
 
 
 def check_code(request: HttpRequest, user: User, code: str) -> Device:
-    """The factor that accepted the code. WrongCodeError where none did, SecondFactorError where it must be waited."""
+    """Return the factor that accepted the code. WrongCodeError if none did, SecondFactorError if it is too early to
+    try.
+    """
     try:
         return secondfactor.verify(user, code)
     except WrongCodeError:
@@ -29,7 +31,7 @@ def check_code(request: HttpRequest, user: User, code: str) -> Device:
 
 
 def check_password(request: HttpRequest, user: User, password: str) -> None:
-    """WrongPasswordError where it is not the account's."""
+    """WrongPasswordError if it is not the account's password."""
     found = authenticate(request, username=user.get_username(), password=password)
     if found is None or found.pk != user.pk:
         if not lockout.is_locked_out(request):
@@ -38,7 +40,7 @@ def check_password(request: HttpRequest, user: User, password: str) -> None:
 
 
 def check(request: HttpRequest, user: User, proof: str) -> None:
-    """The proof that the account can give: a code where it has a second factor, its password where it has none.
+    """Check the account's proof: a code if it has a second factor, otherwise its password.
 
     SecondFactorError says what was wrong.
     """

@@ -1,7 +1,7 @@
-"""The four roles, as groups of Django: what each may see and do, and no more than its work takes.
+"""The four roles, as groups of Django, with only the rights that their work needs.
 
-A role is given by putting an account into its group; an account may have several. The migration of this app makes the
-groups. Where a role gets a further right, a new migration calls ``establish`` again.
+An account gets a role by joining its group, and may have several. The migration of this app makes the groups. When a
+role gets another right, a new migration calls ``establish`` again.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ _COMPONENTS = _views("ami_headend", "components")
 _HANDLE_ALERTS = "alerts.handle_alert"
 
 RIGHTS: dict[str, frozenset[str]] = {
-    # Runs the meters: sees what they say, enrols and places them, and sends them commands that carry no key.
+    # Runs the meters: sees their data, enrols and places them, and sends them commands that carry no key.
     OPERATOR: _TRAFFIC
     | _COMPONENTS
     | _ALERTS
@@ -69,7 +69,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
     | _views("signin", "signin")
     | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
-    # Sees who did what, to which keys, and what the frames came to. Changes nothing, and sees no reading of one meter.
+    # Sees who did what to which keys, and the verdicts of frames. Changes nothing, and sees no readings of single
+    # meters.
     AUDITOR: _TRAFFIC
     | _COMPONENTS
     | _ALERTS
@@ -87,13 +88,13 @@ RIGHTS: dict[str, frozenset[str]] = {
 
 
 def establish(apps: Any, schema_editor: Any) -> None:
-    """Make the groups that are missing, and give each what it lacks of its rights; for ``RunPython``.
+    """Create missing groups and give each its missing rights; for ``RunPython``.
 
-    What an administrator of the database gave a group beside stays. May run again at any time.
+    Other rights that an administrator gave a group stay. May run again at any time.
     """
     database = schema_editor.connection.alias
     for label in _APPS:
-        # Django makes permissions when all migrations are done: too late for this one.
+        # Django creates permissions after all migrations: too late for this one.
         create_permissions(current_apps.get_app_config(label), verbosity=0, using=database)
     groups = apps.get_model("auth", "Group").objects.using(database)
     permissions = apps.get_model("auth", "Permission").objects.using(database)

@@ -1,6 +1,6 @@
-"""The second factor of accounts: who needs one, setting it up, verifying it, taking it away.
+"""The second factor of accounts: who needs one, set-up, verification, removal.
 
-Every change is an act in the audit chain and fails where that cannot be written.
+Every change is recorded in the audit chain; if that fails, nothing is changed.
 """
 
 import math
@@ -33,12 +33,12 @@ _RIGHTS = frozenset(
         "auth.delete_user",
     }
 )
-_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without what looks alike
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without characters that look alike
 _GROUP = 5
 
 
 class SecondFactorError(Exception):
-    """The second factor cannot be changed as asked; the message says why."""
+    """The second factor cannot be changed as requested; the message says why."""
 
 
 class WrongCodeError(SecondFactorError):
@@ -46,42 +46,44 @@ class WrongCodeError(SecondFactorError):
 
 
 def is_required(user: User) -> bool:
-    """Whether the account may not do without: superusers, and who may act on keys or on other accounts."""
+    """Whether the account must have one: superusers, and everyone who may act on keys or on other accounts."""
     if not settings.TWO_FACTOR_REQUIRED:
         return False
     return user.is_superuser or not _RIGHTS.isdisjoint(user.get_all_permissions())
 
 
 def is_set_up(user: User) -> bool:
-    """Whether the account has an authenticator: its codes are asked for from then on."""
+    """Whether the account has an authenticator, whose codes it must then use."""
     return bool(Authenticator.objects.filter(user=user, confirmed=True).exists())
 
 
 def new_salt() -> str:
-    """A fresh salt for an authenticator, in hex; its secret is derived from it."""
+    """Return a new salt for an authenticator, in hex; its secret is derived from it."""
     return secrets.token_hex(SECRET_OCTETS)
 
 
 def candidate(user: User, salt: str) -> Authenticator:
-    """The authenticator that a salt makes for a user; not kept anywhere until it is set up."""
+    """Return the authenticator of a salt and a user; it is stored only when it is set up."""
     return Authenticator(user=user, key=salt, name="authenticator app")
 
 
 def set_up(user: User, salt: str, code: str, actor: Actor) -> tuple[Authenticator, list[str]]:
-    """Keep the account's first authenticator, which showed a right code. Gives it and the recovery codes.
+    """Store the account's first authenticator, which showed a right code. Return it with the recovery codes.
 
-    SecondFactorError where the code is wrong or an authenticator stands; AuditError or MasterKeyError where
-    it cannot be recorded.
+    SecondFactorError if the code is wrong or the account has an authenticator; AuditError or MasterKeyError if it
+    cannot be recorded.
     """
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)
         if is_set_up(user):
-            raise SecondFactorError("Another authenticator was set up for this account meanwhile. Sign in with it.")
+            raise SecondFactorError(
+                "Another authenticator has been set up for this account meanwhile. Sign in with it."
+            )
         return _keep(user, salt, code, "second_factor.set_up", actor)
 
 
 def replace(user: User, salt: str, code: str, actor: Actor) -> tuple[Authenticator, list[str]]:
-    """As ``set_up``, in place of the authenticator that stands; its recovery codes go with it."""
+    """Do the same as ``set_up``, but replace the present authenticator and its recovery codes."""
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)
         Authenticator.objects.filter(user=user).delete()
@@ -89,10 +91,10 @@ def replace(user: User, salt: str, code: str, actor: Actor) -> tuple[Authenticat
 
 
 def verify(user: User, code: str) -> Device:
-    """The factor that accepted the code, which is spent by it.
+    """Return the factor that accepted the code; the code cannot be used again.
 
-    A number is tried as the authenticator's, anything else as a recovery code. WrongCodeError where it is
-    not accepted, SecondFactorError where too many were wrong and it must be waited.
+    A number is tried as the authenticator's, any other text as a recovery code. WrongCodeError if it is not accepted;
+    SecondFactorError if too many were wrong and the next attempt must wait.
     """
     plain = "".join(code.split())
     model = Authenticator if plain.isdecimal() else RecoveryCodes
@@ -105,11 +107,11 @@ def verify(user: User, code: str) -> Device:
                 raise SecondFactorError(f"Too many wrong codes: wait {max(1, wait_s)} s, then use the code shown then.")
             if device.verify_token(plain):
                 return device
-    raise WrongCodeError("This code is not right, or was used already. Wait for the next one.")
+    raise WrongCodeError("This code is wrong or was used before. Wait for the next one.")
 
 
 def renew_recovery_codes(user: User, actor: Actor) -> list[str]:
-    """New recovery codes in place of all that stand."""
+    """Return new recovery codes, which replace all present ones."""
     with transaction.atomic():
         codes = _new_codes(user)
         chain.record(actor, "second_factor.recovery_codes", {"account": user.get_username()})
@@ -117,13 +119,13 @@ def renew_recovery_codes(user: User, actor: Actor) -> list[str]:
 
 
 def codes_left(user: User) -> int:
-    """How many recovery codes the account has left."""
+    """Return the number of unused recovery codes of the account."""
     left: int = StaticToken.objects.filter(device__user=user).count()
     return left
 
 
 def remove(user: User, actor: Actor) -> bool:
-    """Take authenticator and recovery codes away; sessions that they opened end. False where there were none."""
+    """Remove authenticator and recovery codes; sessions opened with them end. False if there were none."""
     with transaction.atomic():
         removed = Authenticator.objects.filter(user=user).delete()[0]
         removed += RecoveryCodes.objects.filter(user=user).delete()[0]
@@ -135,7 +137,7 @@ def remove(user: User, actor: Actor) -> bool:
 def _keep(user: User, salt: str, code: str, act: str, actor: Actor) -> tuple[Authenticator, list[str]]:
     authenticator = candidate(user, salt)
     if not authenticator.verify_token(code):
-        raise SecondFactorError("This code is not right. Wait for the next one, and check the phone's clock.")
+        raise SecondFactorError("This code is wrong. Wait for the next one, and check the phone's clock.")
     codes = _new_codes(user)
     chain.record(actor, act, {"account": user.get_username()})
     return authenticator, codes

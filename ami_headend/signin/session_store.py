@@ -1,7 +1,7 @@
-"""Sessions in the database (SESSION_ENGINE), with what their owners need to tell them apart.
+"""Sessions in the database (SESSION_ENGINE), with details by which their owners recognise them.
 
-Of a session's key, which the cookie carries, only the SHA-256 is kept: who reads the database opens no session. The key
-has 165 random bits, so that no salt is needed.
+Only the SHA-256 of a session's key, which the cookie carries, is stored: reading the database opens no session. The key
+has 165 random bits, so no salt is needed.
 """
 
 from hashlib import sha256
@@ -18,12 +18,12 @@ ADDRESS, BROWSER, BEGAN, USED = "sign_in_address", "sign_in_browser", "sign_in_b
 
 
 def digest_of(session_key: str) -> str:
-    """What is kept of a session's key."""
+    """Return the stored digest of a session's key."""
     return sha256(session_key.encode()).hexdigest()
 
 
 class SessionStore(db.SessionStore):
-    """Django's own store, by the digests of keys."""
+    """Django's own store, addressed by digests of keys."""
 
     @classmethod
     def get_model_class(cls) -> "type[Session]":

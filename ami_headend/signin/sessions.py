@@ -1,4 +1,4 @@
-"""Sessions: how one begins once every factor is verified, and when it ends."""
+"""Sessions: they begin once every factor is verified, and end by several limits."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -32,26 +32,26 @@ _BROWSER_CHARACTERS = 200
 
 
 class PendingSignIn(NamedTuple):
-    """Someone whose password was right, and whose second factor is not verified yet: nobody is signed in."""
+    """Somebody whose password was right, but whose second factor is not verified yet: nobody is signed in."""
 
     user: User
     next_page: str
 
 
 def wait_for_second_factor(request: HttpRequest, user: User, next_page: str) -> None:
-    """Remember whose password was right, until the second factor is verified, for PENDING_S at most."""
+    """Remember whose password was right until the second factor is verified, for PENDING_S at most."""
     request.session.cycle_key()
     request.session[_PENDING] = [user.pk, user.get_session_auth_hash(), next_page, time.time()]
 
 
 def pending(request: HttpRequest) -> PendingSignIn | None:
-    """Who has the second factor before them; None where nobody has, or it took too long."""
+    """Return who has yet to give the second factor; None if nobody, or if it took too long."""
     found: list[Any] | None = request.session.get(_PENDING)
     if found is None:
         return None
     pk, password_hash, next_page, at = found
     user = User.objects.filter(pk=pk, is_active=True).first()
-    # A password that was changed meanwhile was not the right one after all.
+    # If the password was changed meanwhile, it was not the right one.
     if (
         user is None
         or _since_s(at) > PENDING_S
@@ -63,12 +63,12 @@ def pending(request: HttpRequest) -> PendingSignIn | None:
 
 
 def forget_pending(request: HttpRequest) -> None:
-    """Begin again with the password."""
+    """Start again with the password."""
     request.session.pop(_PENDING, None)
 
 
 def begin(request: HttpRequest, user: User, device: Device | None) -> None:
-    """Sign the user in, with the second factor that was verified, if one was."""
+    """Sign the user in, with the verified second factor if there is one."""
     forget_pending(request)
     if device is not None:
         user.otp_device = device  # type: ignore[attr-defined]  # django-otp's login takes it from there
@@ -77,21 +77,21 @@ def begin(request: HttpRequest, user: User, device: Device | None) -> None:
 
 
 def note_beginning(*, request: HttpRequest, **_: Any) -> None:
-    """Note when and from where a session began, at every door. Receiver of Django's ``user_logged_in``."""
+    """Record when and from where a session began, at every door. Receiver of Django's ``user_logged_in``."""
     request.session[_BEGAN] = request.session[_USED] = time.time()
     request.session[_ADDRESS] = client_address(request) or ""
     request.session[_BROWSER] = request.headers.get("User-Agent", "").replace("\0", "")[:_BROWSER_CHARACTERS]
 
 
 def verified_by(request: HttpRequest, device: Device) -> None:
-    """The session that set up a second factor is verified by it."""
+    """Mark the session as verified by the second factor that it set up."""
     django_otp.login(request, device)
     request.session[_FACTOR] = True
     request.session.pop(_CONFIRMED, None)
 
 
 def confirm(request: HttpRequest) -> None:
-    """The one who is signed in gave a proof just now. The session gets a new key: a stolen one does not gain by it."""
+    """Record that the user gave a proof just now. The session gets a new key, so that a stolen one gains nothing."""
     request.session.cycle_key()
     request.session[_CONFIRMED] = time.time()
 
@@ -108,42 +108,42 @@ def is_fresh(request: HttpRequest) -> bool:
 
 
 def is_signed_in(request: HttpRequest) -> bool:
-    """Whether the request comes by somebody's session; where it carries none, none is looked for."""
+    """Whether the request belongs to somebody's session; without its cookie, no session is looked up."""
     return settings.SESSION_COOKIE_NAME in request.COOKIES and auth.SESSION_KEY in request.session
 
 
 def of_account(user: User) -> list[Session]:
-    """The sessions of an account that would be let in now, the one that was used last first."""
+    """Return the sessions of an account that would be accepted now, the most recently used first."""
     rows = Session.objects.filter(account=user, expire_date__gt=timezone.now()).order_by("-used_s")
     return [row for row in rows if _would_be_let_in(row, user)]
 
 
 def is_of_request(row: Session, request: HttpRequest) -> bool:
-    """Whether a session is the one that the request comes by."""
+    """Whether a session is that of the request."""
     return row.session_key == digest_of(request.session.session_key or "")
 
 
 def end(user: User, keys: Collection[str]) -> int:
-    """End sessions of an account, by what is kept of their keys; gives how many there were."""
+    """End sessions of an account by the digests of their keys; return how many there were."""
     return Session.objects.filter(account=user, session_key__in=keys).delete()[0]
 
 
 def forget_second_factor(request: HttpRequest) -> None:
-    """The second factor was taken away by the one who is signed in: this session goes on without."""
+    """Let this session go on without the second factor that its user removed."""
     request.session[_FACTOR] = False
 
 
 class SessionLimits:
-    """Middleware: ends sessions that were not used, lasted long enough, or lack the second factor they need.
+    """Middleware: ends sessions that are unused, too old, or lack the second factor that they need.
 
-    A page that renews itself is no sign of a person: requests of scripts (Sec-Fetch-Mode) do not count as use.
+    A page that refreshes itself is no sign of a person, so requests of scripts (Sec-Fetch-Mode) do not count as use.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        # Not by request.user: for a concentrator that posts, no session is looked for.
+        # Not by request.user, so that no session is looked up for posts of concentrators.
         if is_signed_in(request) and request.user.is_authenticated:
             why = _over(request)
             if why is None:
@@ -155,7 +155,7 @@ class SessionLimits:
 
 
 def _over(request: HttpRequest) -> str | None:
-    """Why the session is over, where it is."""
+    """Return why the session is over; None if it is not."""
     session = request.session
     if _is_too_old(session):
         return "You were signed out: a session lasts only so long. Sign in again."
@@ -166,9 +166,9 @@ def _over(request: HttpRequest) -> str | None:
     if user.is_verified():  # type: ignore[attr-defined]  # by OTPMiddleware
         return None
     if session.get(_FACTOR):
-        return "You were signed out, because your second factor was taken away or replaced. Sign in again."
+        return "You were signed out, because your second factor was removed or replaced. Sign in again."
     if secondfactor.is_required(user):
-        return "Your account needs a second factor from now on. Sign in again to set it up."
+        return "Your account now needs a second factor. Sign in again to set it up."
     return None
 
 
@@ -185,7 +185,7 @@ def _is_unused(session: Mapping[str, Any]) -> bool:
 
 
 def _would_be_let_in(row: Session, user: User) -> bool:
-    """As ``SessionLimits`` and Django decide it for a request: its times, the password, the second factor."""
+    """Decide as ``SessionLimits`` and Django do for a request: by its times, the password and the second factor."""
     data = row.get_decoded()
     if _is_too_old(data) or _is_unused(data):
         return False

@@ -1,8 +1,8 @@
-"""Step-up: acts on accounts, approvals, tokens, keys and channels take a fresh proof, not a session alone (ASVS 7.5).
+"""Step-up: acts on accounts, approvals, tokens, keys and channels need a fresh proof, not only a session (ASVS 7.5).
 
-Whoever has a session's cookie, and nothing else, may look and do what is done every day. All other addresses, new ones
-by themselves, ask for a code of the second factor (the password, where the account has none) unless one was given in
-the last STEP_UP_S seconds; signing in gives one. Requests by password (HTTP basic) bring theirs along each time.
+Somebody with a stolen session cookie can only look, and do everyday acts. All other addresses, including new ones, need
+a code of the second factor (the password, if the account has none), unless one was given in the last STEP_UP_S seconds;
+signing in counts. Requests by password (HTTP basic) carry their proof each time.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,16 @@ from ami_headend.signin.forms import ProofForm
 from ami_headend.signin.secondfactor import SecondFactorError
 from ami_headend.web import problems
 
-# Addresses that change something and ask for no proof: what operators do every day, and what asks by itself. An act of
-# theirs that concerns keys asks where it is known (ami_headend.core.step_up).
+# Addresses that change something and need no proof: everyday acts of operators, and pages that demand a proof
+# themselves. Acts among them that concern keys demand it once they know (ami_headend.core.step_up).
 EVERYDAY = frozenset(
     {
-        # Signing in and out; each change of the account's own second factor takes a code or a confirmed session.
+        # Signing in and out; each change of the account's own second factor needs a code or a confirmed session.
         *("admin:logout", "admin:login", "admin:sign-in", "second-factor", "second-factor-set-up"),
-        # Failures and alerts are acknowledged; the audit chain is walked.
+        # Acknowledging failures and alerts; verifying the audit chain.
         *("admin:failures", "admin:failure", "admin:failures-acknowledge", "admin:acknowledgement"),
         *("admin:alerts", "admin:alert", "admin:audit"),
-        # Meters are enrolled, placed and asked; places are written down.
+        # Enrolling and placing meters, and commands to them; registering places.
         *("admin:meter", "meter-commands", "meter-command", "resends"),
         *(f"admin:meters_meter_{page}" for page in ("changelist", "add", "change", "assign", "interval")),
         *(f"admin:meters_meter_{act}" for act in ("suspend", "resume", "install", "exchange", "retire")),
@@ -42,8 +42,8 @@ EVERYDAY = frozenset(
         *("places", "place"),
     }
 )
-# Pages that take the proof before they are shown: forms in which passwords are written or a file is chosen, which would
-# have to be given twice, and what is sensitive to read in itself.
+# Pages that need the proof before they are shown: forms with passwords or files, which users would have to enter twice,
+# and pages that are sensitive to read.
 ASKED_FIRST = frozenset(
     {
         *("admin:auth_user_add", "admin:auth_user_password_change", "admin:password_change"),
@@ -55,7 +55,9 @@ _FIELD = "step_up_proof"
 
 
 class StepUp:
-    """Middleware: asks for the proof before the act; the form for it sends along what was sent, and the act goes on."""
+    """Middleware: demands the proof before the act. Its form carries the original input along, so that the act goes
+    on.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -71,7 +73,7 @@ class StepUp:
         if request.method in SAFE_METHODS:
             return _first(request) if name in ASKED_FIRST else None
         if name == StepUpView.name:
-            return None  # it asks by itself
+            return None  # it demands the proof itself
         if not problems.asked_by_a_program(request) and _FIELD in request.POST:
             return _answered(request)
         return None if name in EVERYDAY else _ask(request)
@@ -82,7 +84,7 @@ class StepUp:
 
 @method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
 class StepUpView(View):
-    """The proof by itself, for whoever uses the API with a session, or comes to a form that takes one."""
+    """A page for the proof alone, for users of the API with a session, and before forms that need one."""
 
     name = "step-up"
 
@@ -110,7 +112,7 @@ def _first(request: HttpRequest) -> HttpResponse:
 
 
 def _answered(request: HttpRequest) -> HttpResponse | None:
-    """None where the proof was right: the act goes on."""
+    """Check the proof sent with an act; None if it was right and the act goes on."""
     form = _form(request)
     refused = _prove(request, form) if form.is_valid() else None
     if refused is not None or form.is_valid():
@@ -119,7 +121,9 @@ def _answered(request: HttpRequest) -> HttpResponse | None:
 
 
 def _prove(request: HttpRequest, form: ProofForm) -> HttpResponse | None:
-    """Check the proof: the session is fresh, or the form says why not. An answer where the account is locked out."""
+    """Check the proof and mark the session as fresh, or add an error to the form. Return an answer if the account is
+    locked.
+    """
     user = _user(request)
     name = user.get_username()
     if lockout.is_locked(request, name):
@@ -140,7 +144,7 @@ def _form(request: HttpRequest, *, is_bound: bool = True) -> ProofForm:
 
 
 def _sent(request: HttpRequest) -> list[tuple[str, str]]:
-    """What was sent, to be sent along with the proof; passwords are written anew."""
+    """Return the input to send again with the proof; passwords must be typed again."""
     return [
         (name, str(value))
         for name, values in request.POST.lists()

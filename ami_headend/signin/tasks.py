@@ -1,4 +1,4 @@
-"""Doors of the queue: what goes when it is old."""
+"""Celery tasks that delete old rows."""
 
 from datetime import timedelta
 from importlib import import_module
@@ -13,6 +13,6 @@ from ami_headend.signin import journal
 
 @shared_task(**LONG)
 def purge_sign_ins() -> None:
-    """Remove old rows of the journal, and sessions that are over."""
+    """Remove old rows of the journal, and sessions that have ended."""
     journal.purge(timezone.now() - timedelta(days=settings.SIGN_IN_KEEP_DAYS))
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()

@@ -1,4 +1,4 @@
-"""Who sits at a terminal: an account, shown as at sign-in. The system's user says nothing about that."""
+"""Authentication at a terminal: an account with its password and factor, since the system's user proves nothing."""
 
 import getpass
 import sys
@@ -13,13 +13,13 @@ from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
 from keyvault.approvals import Person
 from keyvault.audit import chain
 
-_PLACE = "terminal"  # in place of an address, in the journal of sign-ins
+_PLACE = "terminal"  # instead of an address in the journal of sign-ins
 
 
 def authenticated(name: str) -> Person:
-    """The account whose password is typed (or stands on standard input), and its second factor where it has one.
+    """Return the account after its password (typed or on standard input) and its second factor, if any, were verified.
 
-    CommandError where one of them is not right, or the account needs a second factor and has none yet.
+    CommandError if one of them is wrong, or if the account needs a second factor and has none yet.
     """
     account = ModelBackend().authenticate(None, username=name, password=_secret(f"Password of {name}: "))
     if not isinstance(account, User):

@@ -1,7 +1,7 @@
-"""Attempts whose client cannot be told from others, since the proxy does not say where they came from.
+"""Attempts whose client is unknown, because the proxy does not report where they came from.
 
-They are not locked out: one stranger's guesses would keep everybody out of that account. They stay as slow as one
-thread of each web process can hash passwords; the log and ``manage.py doctor`` tell of it until the proxy is mended.
+They are not locked out: one stranger's guesses would lock everybody out of that account. Password hashing in one thread
+of each web process keeps them slow. The log and ``manage.py doctor`` report them until the proxy is mended.
 """
 
 import logging
@@ -25,7 +25,7 @@ _SHOWN_CHARACTERS = 60
 
 
 def is_untold(request: HttpRequest, credentials: dict[str, Any] | None) -> bool:
-    """Whether nobody knows from where an attempt came (AXES_WHITELIST_CALLABLE); it is noted."""
+    """Whether the origin of an attempt is unknown (AXES_WHITELIST_CALLABLE); if so, it is recorded."""
     hop = unread_hop(request)
     if hop is None:
         return False
@@ -42,7 +42,7 @@ def is_untold(request: HttpRequest, credentials: dict[str, Any] | None) -> bool:
 
 
 def found_lately() -> tuple[str, str] | None:
-    """The proxy that last did not say where an attempt came from, and what it wrote; None: not within a day."""
+    """Return the last proxy that did not report a client, and what it wrote; None if there was none within a day."""
     row = KeptAnswer.objects.filter(name=_MARK).first()
     if row is None or not clock.is_within(row.taken_at, _STANDS_FOR, timezone.now()):
         return None

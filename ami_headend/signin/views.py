@@ -1,4 +1,4 @@
-"""The pages of the sign-in: password, second factor, setting one up."""
+"""The pages of the sign-in: password, second factor, and its set-up."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ from keyvault.audit.chain import Actor, AuditError
 from keyvault.master_key import MasterKeyError
 
 _SALT = "sign_in_salt"
-NOT_RECORDED = "This is recorded in the audit chain, which cannot be written now ({}). Nothing was changed."
+NOT_RECORDED = "This must be recorded in the audit chain, which cannot be written now ({}). Nothing was changed."
 
 
 @method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
 class SignInView(LoginView):
-    """Name and password; then the second factor, for those who have one or need one."""
+    """Asks for name and password; then for the second factor of accounts that have or need one."""
 
     template_name = "admin/login.html"
     authentication_form = AuthenticationForm
@@ -71,7 +71,7 @@ class SecondFactorView(View):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         pending = sessions.pending(request)
         if pending is None:
-            messages.info(request, "Begin with name and password.")
+            messages.info(request, "Start with name and password.")
             return redirect("admin:login")
         if not secondfactor.is_set_up(pending.user):
             return redirect("second-factor-set-up")
@@ -100,7 +100,7 @@ class SecondFactorView(View):
 
 @method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
 class SetUpView(View):
-    """Setting up an authenticator: at a sign-in that needs one, or by choice, or in place of another."""
+    """Set-up of an authenticator: at a sign-in that needs one, by choice, or to replace another."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         pending = sessions.pending(request)
@@ -113,7 +113,7 @@ class SetUpView(View):
         if is_set_up and not is_confirmed:
             return redirect("second-factor" if pending else "admin:sign-in")
         if pending is None and not is_confirmed:
-            # A session alone sets up no factor: whoever stole it would own the account by it.
+            # A session alone sets up no factor: somebody who stole it would own the account.
             return redirect(f"{reverse('step-up')}?{urlencode({'next': request.path})}")
         salt = request.session.setdefault(_SALT, secondfactor.new_salt())
         form = SetUpForm(request.POST or None)
@@ -146,7 +146,7 @@ class SetUpView(View):
 
 
 class OwnPasswordView(PasswordChangeView):
-    """A new password for one's own account. Wrong old ones count as failed attempts to sign in."""
+    """A new password for one's own account. Wrong old passwords count as failed attempts to sign in."""
 
     form_class = AdminOwnPasswordChangeForm
 
@@ -169,7 +169,7 @@ def _note(request: HttpRequest, user: User, outcome: SignInOutcome) -> None:
 
 
 def _actor(request: HttpRequest, user: User) -> Actor:
-    """The account whose password was right; it need not be signed in yet."""
+    """Return the account whose password was right; it need not be signed in yet."""
     return Actor(user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 
@@ -182,7 +182,7 @@ def codes_page(request: HttpRequest, codes: list[str], next_page: str) -> HttpRe
 
 
 def _qr(text: str) -> SafeString:
-    """The text as a QR code, drawn here as SVG: it goes to no other host."""
+    """Draw the text as a QR code in SVG, here, so that it goes to no other host."""
     drawn = segno.make(text, error="m").svg_inline(scale=4, border=4, light="#fff", title="QR code of the secret")
     return mark_safe(drawn)  # noqa: S308 - segno's own drawing of modules
 

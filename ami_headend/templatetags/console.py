@@ -1,4 +1,4 @@
-"""{% load console %}: the console's way of writing figures, and its components."""
+"""{% load console %}: formats of figures, and components of the console."""
 
 from typing import Any
 
@@ -28,11 +28,11 @@ for _filter in (
 
 @register.inclusion_tag("console/components/table.html")
 def table(content: HtmlTable, empty: str = "Nothing yet.") -> dict[str, Any]:
-    """A table inside of a card; ``empty`` says what it means, and what to do, where it has no rows."""
+    """Render a table inside a card; ``empty`` says what it means, and what to do, if there are no rows."""
     return {"table": content, "empty": empty}
 
 
 @register.inclusion_tag("console/components/chart.html")
 def chart(content: Chart) -> dict[str, Any]:
-    """A chart, which goes on living while the live part around it is renewed."""
+    """Render a chart, which survives when the live part around it is refreshed."""
     return {"chart": content}

@@ -1,1 +1,1 @@
-"""What pages and REST doors share. Imported by doors only."""
+"""Code that pages and REST views share. Only doors import it."""

@@ -1,4 +1,4 @@
-"""What the admin pages of all apps share: read-only models, octets in hex, large tables, pages with a form."""
+"""Code that the admin pages of all apps share: read-only models, octets in hex, large tables, pages with a form."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ _SEPARATORS = re.compile(r"[\s:-]+")
 
 
 class CappedPaginator(Paginator[Any]):
-    """Counts no further than COUNTED_ROWS: a list over millions of rows stays cheap; filters narrow it down."""
+    """Counts up to COUNTED_ROWS only, so that a list over millions of rows stays cheap; filters narrow it down."""
 
     template_name = "keyvault/pagination.html"
 
@@ -51,28 +51,28 @@ class CappedPaginator(Paginator[Any]):
 
 
 class CappedChangeList(ChangeList):  # type: ignore[misc]
-    """Without the offer to show all rows, which Django makes where it did not count them, and sorted as is offered."""
+    """A list without the link to show all rows, and sorted by offered columns only."""
 
     def get_ordering_field(self, field_name: Any) -> Any:
-        """Of an address that asks for a column by which the list is not to be sorted: nothing."""
+        """Return the field of a column; None if the list may not be sorted by it."""
         return super().get_ordering_field(field_name) if field_name in self.sortable_by else None
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """The one column that was chosen, and then the key, in the same direction.
+        """Sort by the one chosen column and then by the key, in the same direction.
 
-        So one index on both serves either way, however many rows have the same value or none.
+        One index on both then serves both directions, however many rows share a value or have none.
         """
         if not self.params.get(ORDER_VAR):
             return super().get_ordering(request, queryset)  # type: ignore[no-any-return]
         column, *_ = super().get_ordering(request, queryset.order_by())
-        if column == "-pk":  # none of the columns that were asked for can be sorted by
+        if column == "-pk":  # the list cannot be sorted by any requested column
             return super().get_ordering(request, queryset)  # type: ignore[no-any-return]
         ordering: list[Any] = self._get_deterministic_ordering([column])
         is_backward = str(column).startswith("-")
         return [column, *("-pk" if is_backward else "pk" for _ in ordering[1:])]
 
     def get_ordering_field_columns(self) -> dict[int, str]:
-        """Of an address that asks for several columns: the first, by which the list is sorted."""
+        """Return the first column only, if an address names several: the list is sorted by that one."""
         columns: dict[int, str] = super().get_ordering_field_columns()
         return dict(list(columns.items())[:1]) if self.params.get(ORDER_VAR) else columns
 
@@ -81,7 +81,7 @@ class CappedChangeList(ChangeList):  # type: ignore[misc]
         self.full_result_count = self.result_count
 
     def get_filters(self, request: HttpRequest) -> Any:
-        """The filters that the page offers, and no others: Django would look up whatever an address names."""
+        """Return the filters that the page offers; BadRequest for others, which Django would look up unchecked."""
         found = super().get_filters(request)
         if unknown := sorted(found[2]):
             raise BadRequest(
@@ -91,7 +91,7 @@ class CappedChangeList(ChangeList):  # type: ignore[misc]
 
 
 class OctetsField(forms.CharField):
-    """A form field for a number of octets, written as hex digits; spaces, colons and hyphens between are let pass."""
+    """A form field for a fixed number of octets in hex digits; spaces, colons and hyphens between them are ignored."""
 
     def __init__(self, *, octets: int, what: str, **options: Any) -> None:
         self.octets = octets
@@ -100,7 +100,7 @@ class OctetsField(forms.CharField):
         super().__init__(widget=widget, max_length=octets * 3 + 20, **options)
 
     def clean(self, value: Any) -> Any:
-        """The octets; ValidationError says what is wrong with the text."""
+        """Return the octets; ValidationError says what is wrong with the text."""
         written = super().clean(value)
         if not written:
             return b""  # where nothing is required
@@ -115,12 +115,12 @@ class OctetsField(forms.CharField):
         return bytes.fromhex(text)
 
     def prepare_value(self, value: Any) -> Any:
-        """Octets as hex digits; what a user typed stays as it is."""
+        """Show octets as hex digits; text that a user typed stays unchanged."""
         return value.hex() if isinstance(value, bytes) else value
 
 
 def _title(text: str) -> bytes | None:
-    """A system title in one of the forms that are taken everywhere; None for another one."""
+    """Read a system title in any accepted form; None for another text."""
     try:
         return eui64.parse(text)
     except Eui64Error:
@@ -128,7 +128,9 @@ def _title(text: str) -> bytes | None:
 
 
 class _OfNumbers:
-    """Django's own widgets fail on a chosen value that is no number, when they show the form again with its errors."""
+    """Ignores chosen values that are not numbers: Django's widgets fail on them when a form is shown again with
+    errors.
+    """
 
     def optgroups(self, name: str, value: list[str], attr: Any = None) -> Any:
         numbers = [one for one in value if _NUMBER.fullmatch(str(one))]
@@ -136,15 +138,15 @@ class _OfNumbers:
 
 
 class RowSelect(_OfNumbers, AutocompleteSelect):  # type: ignore[misc]
-    """The choice of a row by a search."""
+    """Choose a row by a search."""
 
 
 class RowsSelect(_OfNumbers, AutocompleteSelectMultiple):  # type: ignore[misc]
-    """The choice of rows by a search."""
+    """Choose rows by a search."""
 
 
 class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
-    """A period whose two ends are times in the viewer's zone."""
+    """A period between two times in the viewer's zone."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         for end, lookup in (("from", "gte"), ("to", "lte")):
@@ -156,19 +158,19 @@ class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
                     tzinfo=timezone.get_current_timezone()
                 )
             except ValueError as error:
-                raise IncorrectLookupParameters(f"{date} {clock} is no time") from error
+                raise IncorrectLookupParameters(f"{date} {clock} is not a time") from error
             if not EARLIEST <= at <= LATEST:
-                raise IncorrectLookupParameters(f"{date} is beyond all times that stand here")
+                raise IncorrectLookupParameters(f"{date} is beyond all times that can be stored")
             queryset = queryset.filter(**{f"{self.parameter_name}__{lookup}": at})
         return queryset
 
 
 class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
-    """Lists without counting all rows, and search that an index can serve. ``when_empty`` says what would stand here.
+    """Lists without a count of all rows, and with a search that indexes serve.
 
-    The whole term is sought, by any of ``search_fields``: columns in ``search_octets`` by the first hex
-    digits (a range of their index), ``..._id__exact`` and the like by a number, those in ``search_by`` by a search
-    of their own, others by the lookup they name.
+    ``when_empty`` is the text of an empty list. The whole search term is looked for in any of ``search_fields``:
+    columns in ``search_octets`` by their first hex digits (a range of their index), ``..._id__exact`` and the like by a
+    number, columns in ``search_by`` by a search of their own, others by the lookup they name.
     """
 
     paginator = CappedPaginator
@@ -183,7 +185,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     when_empty = ""
 
     def get_sortable_by(self, request: HttpRequest) -> Sequence[Any]:
-        """The columns that an index gives in their order: to sort a million rows takes seconds."""
+        """Return the columns that have an index: sorting a million rows without one takes seconds."""
         columns: Sequence[Any] = super().get_sortable_by(request)
         return [column for column in columns if self._is_indexed(str(column))]
 
@@ -202,15 +204,15 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
         return rows
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """Whatever a filter of the page asks for (``CappedChangeList`` refuses the rest).
+        """Allow every filter of the page (``CappedChangeList`` refuses others), except on columns of octets.
 
-        But octets cannot be looked up by the text of an address: PostgreSQL's driver would have none of it.
+        PostgreSQL's driver cannot look up octets by the text of an address.
         """
         name = lookup.partition("__")[0]
         return not any(field.name == name and isinstance(field, BinaryField) for field in self.opts.fields)
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        """Where a filter cannot be read, that is said: Django would show the whole list instead."""
+        """Refuse a filter that cannot be read; Django would show the whole list instead."""
         try:
             return super().get_changelist_instance(request)
         except IncorrectLookupParameters as error:
@@ -242,7 +244,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
 
 
 class ReadOnlyAdmin(LargeTableAdmin):
-    """A model that the head-end writes and a human only reads."""
+    """A model that the head-end writes and people only read."""
 
     list_display_links: Sequence[str] | None
 
@@ -253,7 +255,7 @@ class ReadOnlyAdmin(LargeTableAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Without the way to a history of changes by hand: there are none."""
+        """Leave out the link to the history of manual changes: there are none."""
         context = {**(extra_context or {}), "show_history": False}
         response: HttpResponse = super().changeform_view(request, object_id, form_url, context)
         return response
@@ -269,19 +271,19 @@ class ReadOnlyAdmin(LargeTableAdmin):
 
 
 def octets_begin(column: str, prefix: bytes) -> Q:
-    """Rows whose octets begin with ``prefix``, as a range that an index serves."""
+    """Match rows whose octets begin with ``prefix``, as a range that an index serves."""
     beyond = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix) + 1, "big")[1:]
     condition = Q(**{f"{column}__gte": prefix})
     return condition & Q(**{f"{column}__lt": beyond}) if any(beyond) else condition
 
 
 def hex_of(octets: bytes | memoryview | None) -> str:
-    """Octets of a binary column in hex; a dash for none."""
+    """Return octets of a binary column in hex; a dash for none."""
     return "-" if octets is None else bytes(octets).hex()
 
 
 def shown(at: datetime | None, never: str = "never") -> str:
-    """A time of ours on a page, in the viewer's zone; Django itself would write out microseconds."""
+    """Return a time for pages, in the viewer's zone; Django itself would print microseconds."""
     return never if at is None else str(localize(timezone.localtime(at)))
 
 
@@ -291,9 +293,10 @@ def form_page(
     form: forms.Form,
     **context: Any,
 ) -> HttpResponse:
-    """A page of the admin site with one form: ``title``, ``submit_text`` (the button), ``back`` (a URL), ``text``.
+    """Return a page of the admin site with one form: ``title``, ``submit_text`` (the button), ``back`` (a URL),
+    ``text``.
 
-    ``secret`` (headed ``shown_once``) is shown in place of the form, and the page is kept in no cache.
+    If ``secret`` (headed ``shown_once``) is given, it is shown instead of the form. No cache stores the page.
     """
     response = TemplateResponse(
         request,
@@ -314,9 +317,9 @@ def _end_of_period(label: str) -> forms.DateTimeField:
 
 
 class KnownParametersForm(forms.Form):
-    """Filters that tell of a parameter which is none of theirs, instead of showing a list that looks filtered."""
+    """Filters that refuse unknown parameters, instead of showing a list that only looks filtered."""
 
-    others: ClassVar = frozenset({"after", "csrfmiddlewaretoken"})  # after: the page to go on with
+    others: ClassVar = frozenset({"after", "csrfmiddlewaretoken"})  # after: the next page
     _FORMER_NAMES = {"start": "from", "end": "to"}
 
     def __init__(self, data: Any = None, **options: Any) -> None:
@@ -336,11 +339,11 @@ class KnownParametersForm(forms.Form):
 
 
 class FilterForm(KnownParametersForm):
-    """The filters of a page of rows; the period is two times in the viewer's zone, ``from`` inclusive,
-    ``to`` exclusive.
+    """The filters of a page of rows. The period is two times in the viewer's zone, ``from`` inclusive, ``to``
+    exclusive.
     """
 
-    vars()["from"] = _end_of_period("From")  # a word of Python's: it cannot be assigned to
+    vars()["from"] = _end_of_period("From")  # a keyword of Python, which cannot be assigned to
     to = _end_of_period("To")
 
     def clean(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What browsers and proxies may keep of our answers: nothing, but for what a door says is public."""
+"""What browsers and proxies may store of our answers: nothing, unless a door declares it public."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from django.http.response import HttpResponseBase
 class NoStore:
     """Middleware: ``Cache-Control: no-store`` on every answer that is not marked public (RFC 9111 section 5.2.2.5).
 
-    Readings, keys' states and names of accounts stay in no disk cache, not even in the browser's own.
+    So readings, the status of keys and names of accounts stay in no disk cache, not even the browser's.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:

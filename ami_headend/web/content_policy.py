@@ -1,4 +1,4 @@
-"""What a browser may load and run on our pages (Content-Security-Policy), by the kind of page."""
+"""What a browser may load and run on our pages (Content-Security-Policy), for each kind of page."""
 
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from csp.middleware import CSPMiddleware, PolicyParts
@@ -8,8 +8,9 @@ from django.http.response import HttpResponseBase
 API_DOCS = "/api/docs/"
 _DATA = ("/api/", "/health/")
 
-# The console. Alpine.js, which unfold is built on, evaluates the expressions in its attributes: 'unsafe-eval'. Nothing
-# else that stands in a page is run or applied but style attributes, by which unfold's components size themselves.
+# The console. Alpine.js, on which unfold is built, evaluates the expressions in its attributes: 'unsafe-eval'.
+# Otherwise nothing inside a page is run or applied except style attributes, with which unfold's components size
+# themselves.
 CONSOLE = {
     "default-src": [NONE],
     "script-src": [SELF, UNSAFE_EVAL],
@@ -28,7 +29,7 @@ _NOTHING = {"default-src": [NONE], "frame-ancestors": [NONE], "form-action": [NO
 
 
 class ContentPolicy(CSPMiddleware):
-    """Middleware: CONTENT_SECURITY_POLICY for the console; nothing at all for what is data, not a page."""
+    """Middleware: CONTENT_SECURITY_POLICY for the console; nothing is allowed for data, which is no page."""
 
     def get_policy_parts(
         self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False

@@ -1,4 +1,4 @@
-"""Django's pages of errors, which DEBUG turns on: without what opens something, wherever on the page it stands."""
+"""Django's error pages of DEBUG, with secrets removed wherever they appear."""
 
 import re
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from django.utils.safestring import SafeString, mark_safe
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 _HIDDEN = SafeExceptionReporterFilter.cleansed_substitute
-_LEAST = 4  # shorter ones would blot out half of the page
+_LEAST = 4  # shorter values would blot out half of the page
 _ADDRESSES = ("DATABASE_URL", "OWNER_DATABASE_URL", "REDIS_URL", "EMAIL_URL", "CELERY_BROKER_URL")
 
 
 class Filter(SafeExceptionReporterFilter):
-    """Settings and headers by their names: those that hold passwords within an address, too."""
+    """Hides settings and headers by name, including addresses that contain passwords."""
 
     hidden_settings = re.compile(
         SafeExceptionReporterFilter.hidden_settings.pattern + r"|_URL|_DSN|PIN|COOKIE", re.IGNORECASE
@@ -24,7 +24,9 @@ class Filter(SafeExceptionReporterFilter):
 
 
 class Reporter(ExceptionReporter):
-    """As Django's, with every secret of the settings taken out of the finished text: of local variables, too."""
+    """Django's reporter, which also removes every secret of the settings from the finished text, local variables
+    included.
+    """
 
     def get_traceback_html(self) -> SafeString:
         return _without_secrets(super().get_traceback_html())
@@ -41,7 +43,7 @@ def _without_secrets(text: str) -> SafeString:
 
 
 def _secrets() -> Iterator[str]:
-    """The secrets among the settings, as they stand there and within addresses."""
+    """Yield the secrets among the settings, including passwords within addresses."""
     found: list[Any] = [settings.SECRET_KEY, settings.METRICS_TOKEN, getattr(settings, "EMAIL_HOST_PASSWORD", "")]
     found += [one.get("PASSWORD") for one in (*settings.DATABASES.values(), settings.OWNER_DATABASE or {})]
     for name in _ADDRESSES:

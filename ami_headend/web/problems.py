@@ -1,7 +1,7 @@
-"""Errors of the API as problem details (RFC 9457), and who may read what.
+"""Errors of the API as problem details (RFC 9457), and the rights that reading needs.
 
-``type`` is ``about:blank`` throughout: the status says what kind of problem it is, ``detail`` what was
-wrong this time, and ``errors`` names each parameter or field at fault. ``instance`` is the path asked for.
+``type`` is always ``about:blank``: the status says what kind of problem it is, ``detail`` what was wrong this time, and
+``errors`` names each parameter or field at fault. ``instance`` is the requested path.
 """
 
 import logging
@@ -45,10 +45,10 @@ DATABASE_RETRY_AFTER_S = 5
 
 
 class ViewPermission(DjangoModelPermissions):
-    """Reading, too, needs a permission: ``view_`` of the view's model. Nobody anonymous (401).
+    """Reading needs a permission too: ``view_`` of the view's model. Anonymous callers get 401.
 
-    A view's ``rights`` name, by method, other permissions than those of its model; none where the view itself
-    asks, because they depend on what is sent.
+    A view's ``rights`` may name other permissions by method; an empty entry if the view itself checks them, because
+    they depend on the body.
     """
 
     perms_map = {
@@ -65,19 +65,19 @@ class ViewPermission(DjangoModelPermissions):
 
 
 class Methods(BaseMetadata):
-    """What OPTIONS tells: the methods of an address, always in JSON. What they take is described at /api/schema/."""
+    """The answer to OPTIONS: the methods of an address, always in JSON. /api/schema/ describes their parameters."""
 
     def determine_metadata(self, request: Request, view: Any) -> dict[str, list[str]]:
-        # Not by the view's renderers: one may write frames or CSV alone.
+        # Not with the view's renderers: some write only frames or CSV.
         request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
         return {"methods": view.allowed_methods}
 
 
 class Negotiation(DefaultContentNegotiation):
-    """The format of an answer. ``?format=`` by an unknown name is the caller's mistake, not a page that is missing.
+    """Chooses the format of an answer. An unknown name in ``?format=`` is the caller's mistake (400, not 404).
 
-    Where nothing that is accepted can be given (a browser that asks for HTML), the usual format is: better than 406
-    (RFC 9110 section 12.4.1 leaves the choice).
+    If no accepted format is available (a browser that asks for HTML), the default format is sent: better than 406, and
+    RFC 9110 section 12.4.1 leaves the choice.
     """
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
@@ -95,7 +95,7 @@ class Negotiation(DefaultContentNegotiation):
 
 
 class ShallowJSONParser(JSONParser):
-    """JSON; what nests deeper than Python's recursion goes is the caller's mistake (400), not a fault of ours."""
+    """Parses JSON; nesting beyond Python's recursion limit is the caller's mistake (400), not a fault of ours."""
 
     def parse(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -105,7 +105,9 @@ class ShallowJSONParser(JSONParser):
 
 
 class KeysUnavailable(exceptions.APIException):
-    """Master or fleet key cannot be used, or the act not be audited: nothing was done. An administrator must act."""
+    """The master or fleet key cannot be used, or the act cannot be audited. Nothing was done; an administrator must
+    act.
+    """
 
     status_code = 503
     default_detail = "Keys cannot be used now; nothing was done. Try again later."
@@ -119,7 +121,7 @@ def problem(
     errors: list[dict[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JsonResponse:
-    """The answer that tells of one problem."""
+    """Return the answer for one problem."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -129,23 +131,23 @@ def problem(
     }
     if errors:
         body["errors"] = errors
-    # Not DRF's Response: that would go through the view's renderer, which may be CSV.
+    # Not DRF's Response, which would use the view's renderer, perhaps CSV.
     return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
 
 
 def step_up_needed(request: HttpRequest) -> HttpResponse:
-    """The problem that an act takes a fresh proof, which says where to give it."""
+    """Return the problem that an act needs a fresh proof, and say where to give it."""
     where = request.build_absolute_uri(reverse("step-up"))
     text = (
-        "This takes a fresh proof that it is you. Nothing was done: confirm at {} with this session, and send it again."
+        "This needs a fresh proof that it is you. Nothing was done: confirm at {} with this session, and send it again."
     )
     return problem(request, 403, text.format(where))
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse | None:
-    """DRF's hook: the problem that an exception is, or None where it is a fault of ours (handler500).
+    """DRF's hook: return the problem for an exception, or None for a fault of ours (handler500).
 
-    What a view names as its ``refusals`` are errors of the domain that tell of the caller's mistake: 400.
+    The errors in a view's ``refusals`` are mistakes of the caller: 400.
     """
     request = context["request"]
     if trouble := trouble_of(exc):
@@ -155,7 +157,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
     if isinstance(exc, getattr(context["view"], "refusals", ())):
         exc = exceptions.ValidationError(str(exc))
     elif isinstance(exc, MasterKeyError | AuditError | ProvisioningError):
-        logger.warning("keys cannot be used, for %s %s: %s", request.method, request.path, exc)
+        logger.warning("keys cannot be used for %s %s: %s", request.method, request.path, exc)
         exc = KeysUnavailable()
     elif isinstance(exc, Http404):
         exc = exceptions.NotFound(*exc.args)
@@ -166,7 +168,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
 
     status, headers = exc.status_code, {}
     if isinstance(exc, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
-        # DRF asks its first authenticator only, and falls to 403 where that one has no challenge (sessions).
+        # DRF asks only its first authenticator, and answers 403 if that one has no challenge (sessions).
         challenges = [authenticator.authenticate_header(request) for authenticator in request.authenticators]
         if any(challenges):
             headers["WWW-Authenticate"] = ", ".join(filter(None, challenges))
@@ -181,7 +183,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
 
 
 def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseException) -> HttpResponse:
-    """503: the caller did nothing wrong and may come again. The log says why, and sessions of no use are closed."""
+    """Return 503: the caller did nothing wrong and may retry. Log the reason, and close useless sessions."""
     logger.error("the database %s, for %s %s", trouble.value, request.method, request.path, exc_info=error)
     close_spoilt_connections(trouble)
     detail = f"The database {trouble.value}; try again later."
@@ -193,10 +195,10 @@ def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseEx
 
 
 def _flat(detail: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """DRF's nested error detail as (name of the field, message), ``meters.3.serial_number`` for nested ones."""
+    """Yield DRF's nested error detail as (field, message), with names such as ``meters.3.serial_number``."""
     if isinstance(detail, dict):
         for key, value in detail.items():
-            # A list of plain values tells bad ones by number: its name is enough, the message holds the value.
+            # A list of plain values numbers its bad ones: the list's name is enough, since the message holds the value.
             of_a_list = isinstance(key, int) and not isinstance(value, dict)
             part = "" if key == "non_field_errors" or of_a_list else str(key)
             yield from _flat(value, ".".join(filter(None, (name, part))))
@@ -212,11 +214,11 @@ _SCHEMA = {
     "description": "Problem details (RFC 9457)",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
-        "type": {"type": "string", "description": "about:blank: the status says it all"},
+        "type": {"type": "string", "description": "about:blank: the status says what kind of problem it is"},
         "title": {"type": "string", "description": "the phrase of the status"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "instance": {"type": "string", "description": "the path that was asked for"},
+        "instance": {"type": "string", "description": "the requested path"},
         "errors": {
             "type": "array",
             "description": "each parameter or field at fault",
@@ -240,16 +242,18 @@ def document_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     return result
 
 
-# --- outside of DRF's views: paths that do not exist, hosts not allowed, faults --------------------
+# --- outside of DRF's views: unknown paths, hosts that are not allowed, faults ----------------------
 
 
 def asked_by_a_program(request: HttpRequest | Request) -> bool:
-    """Whether a program asks, by the address: it gets problem details, a person a page."""
+    """Whether the address is one for programs, which get problem details; people get a page."""
     return request.path_info.startswith(MACHINES_PREFIXES)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """400. Django's own says nothing of why; what was raised elsewhere may hold what was sent, and is not shown."""
+    """Answer 400 with a reason, which Django's own page lacks. Texts of other exceptions may hold input and are not
+    shown.
+    """
     why = str(exception) if isinstance(exception, BadRequest) else _too_much(exception)
     if asked_by_a_program(request):
         return problem(request, 400, why or "The request could not be understood.")
@@ -257,7 +261,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def _too_much(exception: Exception) -> str:
-    """What is said where Django refused to read all that was sent; nothing of other exceptions."""
+    """Return the reason if Django refused to read so much; an empty text for other exceptions."""
     if isinstance(exception, TooManyFieldsSent):
         most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
         return f"More than {most:,} fields were sent; nothing was done. Choose fewer, and do the rest afterwards."
@@ -277,12 +281,12 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if asked_by_a_program(request):
-        return problem(request, 404, f"There is nothing at {request.path}; /api/docs/ lists what there is.")
+        return problem(request, 404, f"There is nothing at {request.path}; /api/docs/ lists all addresses.")
     return defaults.page_not_found(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """What no view and no middleware caught: 503 where the database is the cause, else 500."""
+    """Answer an exception that nobody caught: 503 if the database is the cause, else 500."""
     error = sys.exception()
     if error is not None and (trouble := trouble_of(error)):
         return _unavailable(request, trouble, error)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """A column: numbers stand to the right; a minor one is left out on a phone.
+    """A column. Numbers are aligned right; a phone leaves out minor columns.
 
     ``url`` sorts by it; ``order`` says how the rows are sorted by it: ascending, descending, or not at all.
     """
@@ -18,19 +18,19 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What stands in a row under a column."""
+    """The content of one row in one column."""
 
     column: Column
     content: Any
 
 
 class HtmlTable(NamedTuple):
-    """Columns and rows; a cell's content is text (escaped) or what ``formatting`` made."""
+    """Columns and rows. A cell's content is text (which is escaped) or HTML made by ``formatting``."""
 
     columns: list[Column]
     rows: list[list[Cell]]
 
 
 def table(columns: list[Column], rows: Iterable[Sequence[Any]]) -> HtmlTable:
-    """A table whose every row has one content for each column."""
+    """Make a table; every row has one content for each column."""
     return HtmlTable(columns, [[Cell(*pair) for pair in zip(columns, row, strict=True)] for row in rows])

@@ -1,6 +1,6 @@
-"""What no door could mean is refused at the gate, in words: NULs, numbers that no row has, parameters nobody reads.
+"""Refuses requests that no door could answer, with a reason: NULs, impossible row numbers, unknown parameters.
 
-A parameter that is not known must not be let pass in silence: its sender believes in a list that is filtered.
+An unknown parameter must not be ignored: its sender would believe that the list is filtered.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,12 +14,12 @@ from ami_headend.web import problems
 
 _API = "/api/v1/"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-_DIGITS = 18  # what fits into a bigint, whatever the digits are
+_DIGITS = 18  # a number of this many digits always fits a bigint
 _EVERYWHERE = frozenset({"format"})  # of the API: which renderer
 
 
 class WellFormed:
-    """Middleware: 404 for what cannot be the name of a row, 400 for what cannot be a text or is no parameter."""
+    """Middleware: 404 for a value that no row can have; 400 for a text with NUL or an unknown parameter."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -31,12 +31,12 @@ class WellFormed:
         self, request: HttpRequest, view: Any, args: Iterable[Any], kwargs: Mapping[str, Any]
     ) -> HttpResponse | None:
         if any(_names_no_row(value) for value in (*args, *kwargs.values())):
-            raise Http404("No row has such a number.")
+            raise Http404("No row can have such a number.")
         faulty = [name for name, values in request.GET.lists() if "\0" in name or any("\0" in one for one in values)]
         if not faulty and _is_form(request):
             faulty = [name for name, values in request.POST.lists() if any("\0" in str(one) for one in values)]
         if faulty:
-            return _refused(request, faulty, "holds a NUL character, which no text may")
+            return _refused(request, faulty, "holds a NUL character, which no text may contain")
         if request.path_info.startswith(_API) and not hasattr(getattr(view, "cls", None), "query_class"):
             unknown = sorted(set(request.GET) - _EVERYWHERE)
             if unknown:
@@ -52,7 +52,7 @@ def _names_no_row(value: Any) -> bool:
 
 
 def _is_form(request: HttpRequest) -> bool:
-    """Whether a form of a page was sent; the bodies of programs are read by their doors."""
+    """Whether the request is a form of a page; doors for programs read their bodies themselves."""
     return (
         request.method == "POST"
         and request.content_type in _FORMS

@@ -6,4 +6,4 @@ from bench.rowwise.views import FrameView
 urlpatterns = [
     path("frames", FrameView.as_view()),
     path("admin/", admin.site.urls),
-]  # middleware asks where the console is
+]  # middleware looks up the address of the console

@@ -1,4 +1,4 @@
-"""One frame a request: serializer, one query a lookup, one save a row, in one transaction."""
+"""One frame in each request: serializer, one query for each look-up, one save for each row, in one transaction."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a concentrator shows who it is, and how often it may come."""
+"""Authentication of concentrators by token, and limits on how often each may call."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class BearerTokenAuthentication(authentication.BaseAuthentication):
-    """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; one answer for every token that is not valid."""
+    """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; the same answer for every invalid token."""
 
     def authenticate(self, request: Request) -> tuple[Concentrator, ConcentratorToken] | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -41,7 +41,7 @@ class BearerTokenAuthentication(authentication.BaseAuthentication):
 
 
 class BearerTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """How the API's schema tells of the bearer token."""
+    """Describes the bearer token in the API's schema."""
 
     target_class = BearerTokenAuthentication
     name = "concentratorToken"
@@ -51,19 +51,19 @@ class BearerTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
 
 
 class IsConcentrator(permissions.BasePermission):
-    """Only a concentrator, by its token; a person's session does not do."""
+    """Only a concentrator, by its token; a person's session is not accepted."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return isinstance(request.user, Concentrator)
 
 
 def concentrator_id(request: Request) -> int:
-    """The id of the concentrator behind a request that IsConcentrator let in."""
+    """Return the id of the concentrator of a request that IsConcentrator admitted."""
     return int(request.user.pk or 0)
 
 
 class RateThrottle(throttling.BaseThrottle):
-    """At most so many requests of one concentrator; without Redis none is refused."""
+    """Limits the requests of one concentrator; without Redis, nothing is limited."""
 
     scope: str
     setting: str
@@ -90,21 +90,21 @@ class RateThrottle(throttling.BaseThrottle):
 
 
 class UplinkThrottle(RateThrottle):
-    """At most UPLINK_RATE uplinks; the backlog is another limit."""
+    """At most UPLINK_RATE uplinks; the backlog is a separate limit."""
 
     scope = "uplink"
     setting = "UPLINK_RATE"
 
 
 class CommandThrottle(RateThrottle):
-    """At most COMMAND_RATE looks for commands."""
+    """At most COMMAND_RATE polls for commands."""
 
     scope = "command"
     setting = "COMMAND_RATE"
 
 
 class UplinkStatusThrottle(RateThrottle):
-    """At most UPLINK_STATUS_RATE questions for what became of uplinks."""
+    """At most UPLINK_STATUS_RATE queries of the status of uplinks."""
 
     scope = "uplink status"
     setting = "UPLINK_STATUS_RATE"
@@ -143,7 +143,7 @@ def _limiter() -> SlidingWindowCounterRateLimiter:
     url = settings.REDIS_URL
     if url.startswith("unix://"):
         url = "redis+" + url
-    never: Any = Retry(NoBackoff(), 0)  # else it would try again by itself, for several seconds
+    never: Any = Retry(NoBackoff(), 0)  # otherwise it would retry by itself for several seconds
     return SlidingWindowCounterRateLimiter(
         storage_from_string(url, socket_timeout=1, socket_connect_timeout=1, retry=never)
     )

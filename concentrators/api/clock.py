@@ -1,4 +1,4 @@
-"""REST for administrators: what is said of the head-end's own clock."""
+"""REST for administrators: corrections of the head-end's own clock."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ _NAMES = {"start": "from", "end": "to"}
 
 
 class ClockCorrectionSerializer(serializers.ModelSerializer[ClockCorrection]):
-    """Which times the head-end's clock gave, told by itself, and by how many seconds they were too low."""
+    """A span of times given by the head-end's clock itself, and by how many seconds they were too low."""
 
     first_uplink = serializers.IntegerField(
-        min_value=1, max_value=2**63 - 1, required=False, help_text="uplinks before it are left alone"
+        min_value=1, max_value=2**63 - 1, required=False, help_text="earlier uplinks are not corrected"
     )
 
     class Meta:
@@ -41,10 +41,10 @@ class ClockCorrectionSerializer(serializers.ModelSerializer[ClockCorrection]):
 
 
 class CorrectedSerializer(serializers.Serializer[Any]):
-    """What is judged again by the workers."""
+    """What the workers will judge again."""
 
-    uplinks = serializers.IntegerField(help_text="whose time of receipt is corrected")
-    frames = serializers.IntegerField(help_text="that were ahead of the head-end's clock")
+    uplinks = serializers.IntegerField(help_text="uplinks with a corrected time of receipt")
+    frames = serializers.IntegerField(help_text="frames that were ahead of the head-end's clock")
 
 
 class ClockCorrections(generics.GenericAPIView[Any]):
@@ -56,7 +56,7 @@ class ClockCorrections(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="clock_corrections", responses=ClockCorrectionSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """What was said of the head-end's clock, the newest first."""
+        """Corrections of the head-end's clock, the newest first."""
         rows = ClockCorrection.objects.order_by("-pk")[:_LISTED]
         return Response(ClockCorrectionSerializer(rows, many=True).data)
 
@@ -66,7 +66,7 @@ class ClockCorrections(generics.GenericAPIView[Any]):
         responses={201: CorrectedSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Say that the head-end's clock was behind: frames that were ahead of it are judged again; audited."""
+        """State that the head-end's clock was behind: frames that were ahead of it are judged again; audited."""
         body = ClockCorrectionSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         found = clock_corrections.correct(body.wish(), web_actor(request), timezone.now())

@@ -1,4 +1,4 @@
-"""The REST doors of commands: concentrators fetch and acknowledge them, operators give and watch them."""
+"""REST for commands: concentrators fetch and acknowledge them, operators give and watch them."""
 
 from typing import Any, ClassVar
 
@@ -33,19 +33,19 @@ from meters.registry.interval_lengths import LONGEST_MINUTES
 CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _LISTED = 200
-_RECEIPT_OCTETS_MAX = 512  # it needs some 30
+_RECEIPT_OCTETS_MAX = 512  # a receipt needs some 30
 _TAKES = {"resend": (("from", "to"), ("register",)), "set_interval": (("interval_minutes",), ("from",))}
 
 
 class Fetched(exceptions.APIException):
-    """What a concentrator has fetched may be with the meter already."""
+    """A command that a concentrator has fetched may be at the meter already."""
 
     status_code = status.HTTP_409_CONFLICT
-    default_detail = "A concentrator has fetched the command, or it has ended: it cannot be cancelled any more."
+    default_detail = "A concentrator has fetched the command, or it has ended, so it cannot be cancelled any more."
 
 
 class CborSequenceRenderer(BaseRenderer):
-    """Stands for the content type in negotiation; the view writes the octets itself."""
+    """Supplies the content type for negotiation; the view writes the octets itself."""
 
     media_type = CBOR_SEQUENCE
     format = "cbor-seq"
@@ -61,7 +61,7 @@ class CommandsView(ConcentratorView):
     """Commands go out here."""
 
     throttle_classes = (CommandThrottle,)
-    renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON for problems alone
+    renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON only for problems
     query_class = LimitQuery
 
     @extend_schema(
@@ -70,7 +70,7 @@ class CommandsView(ConcentratorView):
     def get(self, request: Request) -> HttpResponse:
         """Commands to pass on, oldest first: a CBOR sequence (RFC 8742) of [number, system title, octets].
 
-        A command that is not acknowledged comes again, octet for octet (a clock with another time).
+        A command that is not acknowledged comes again with the same octets (except a clock, with another time).
         """
         query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)
@@ -79,13 +79,13 @@ class CommandsView(ConcentratorView):
 
 
 class CommandReceiptSerializer(serializers.Serializer[Any]):
-    """What became of a command at the concentrator; done is the meter's to say."""
+    """The outcome of a command at the concentrator; only the meter can prove that it is done."""
 
     result = serializers.ChoiceField(["delivered", "failed"])
 
 
 class CommandReceiptView(ConcentratorView):
-    """A concentrator's word on a command that it fetched."""
+    """A concentrator's receipt for a command that it fetched."""
 
     throttle_classes = (ReceiptThrottle,)
 
@@ -96,33 +96,40 @@ class CommandReceiptView(ConcentratorView):
         operation_id="command_receipt",
         request=CommandReceiptSerializer,
         responses={
-            204: OpenApiResponse(description="Noted; the same again changes nothing."),
-            404: OpenApiResponse(description="This concentrator has not fetched that command, or another has since."),
+            204: OpenApiResponse(description="Recorded; a repeated receipt changes nothing."),
+            404: OpenApiResponse(
+                description="This concentrator has not fetched that command, or another one has fetched it since."
+            ),
         },
     )
     def post(self, request: Request, number: int) -> Response:
-        """Say that a command was passed on to its meter, or could not be: then it comes again soon."""
+        """Report that a command was passed on to its meter, or that it failed: then it comes again soon."""
         body = CommandReceiptSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         delivered = body.validated_data["result"] == "delivered"
         if not downlink.receipt(concentrator_id(request), number, delivered=delivered, now=timezone.now()):
-            raise NotFound(f"No command {number} was fetched by this concentrator, or another has fetched it since.")
+            raise NotFound(
+                f"No command {number} was fetched by this concentrator, or another one has fetched it since."
+            )
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class CommandSerializer(serializers.ModelSerializer[Command]):
-    """A command and its state. Its octets are between concentrator and meter."""
+    """A command and its state, without its octets, which only concentrator and meter need."""
 
     number = serializers.IntegerField(source="id")
     kind = serializers.SerializerMethodField()
     concentrator = serializers.CharField(
-        source="offered_to.name", default=None, allow_null=True, help_text="that fetched it last; null before"
+        source="offered_to.name",
+        default=None,
+        allow_null=True,
+        help_text="the one that fetched it last; null before that",
     )
     other_concentrator = serializers.CharField(
         source="offered_elsewhere_to.name",
         default=None,
         allow_null=True,
-        help_text="another that fetched it, too; null where none did",
+        help_text="another one that fetched it too; null if none did",
     )
 
     class Meta:
@@ -154,8 +161,8 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
 class NewCommandSerializer(serializers.Serializer[Any]):
     """A command to give.
 
-    ``resend`` takes from and to, and asks for each gap of the load profile between them. ``set_interval`` takes
-    interval_minutes, and from: when intervals of both lengths begin; the first such time an hour ahead without it.
+    ``resend`` takes from and to, and orders each gap of the load profile between them. ``set_interval`` takes
+    interval_minutes, and from: a time at which intervals of both lengths begin; by default the first one an hour ahead.
     """
 
     kind = serializers.ChoiceField([kind.name.lower() for kind in CommandKind])
@@ -175,8 +182,8 @@ class NewCommandSerializer(serializers.Serializer[Any]):
         given = set(attrs) - {"kind"}
         if not set(needed) <= given <= {*needed, *optional}:
             raise ValidationError(
-                "resend takes from and to (and register, if wanted), set_interval takes interval_minutes (and from,"
-                " if wanted); the others take nothing."
+                "resend takes from and to (and optionally register), set_interval takes interval_minutes (and "
+                "optionally from); the others take nothing."
             )
         return attrs
 
@@ -191,7 +198,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
 
     queryset = Command.objects.none()
     refusals = (DownlinkError, IntervalError, EpochError, GapsError)
-    rights: ClassVar[dict[str, list[str]]] = {"POST": []}  # by the kind of command
+    rights: ClassVar[dict[str, list[str]]] = {"POST": []}  # depends on the kind of command
 
     @extend_schema(
         operation_id="meter_commands",
@@ -199,7 +206,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
         responses=CommandSerializer(many=True),
     )
     def get(self, request: Request, system_title: str) -> Response:
-        """The newest commands of a meter, and how they stand."""
+        """The newest commands of a meter, with their states."""
         rows = (
             Command.objects.filter(meter=meter_of(system_title))
             .select_related("offered_to", "offered_elsewhere_to")
@@ -214,7 +221,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
         responses={201: CommandSerializer(many=True)},
     )
     def post(self, request: Request, system_title: str) -> Response:
-        """Give a meter a command: audited. ``set_key`` begins a new key epoch, and takes the right to rotate keys."""
+        """Give a meter a command; audited. ``set_key`` begins a new key epoch and needs the right to rotate keys."""
         _require_any(request, _GIVE)
         meter = meter_of(system_title)
         body = NewCommandSerializer(data=request.data)
@@ -234,12 +241,12 @@ class MeterCommand(generics.GenericAPIView[Any]):
         operation_id="meter_commands_cancel",
         parameters=[OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")],
         responses={
-            204: OpenApiResponse(description="Cancelled; a key command's pending key with it."),
-            409: OpenApiResponse(description="A concentrator has fetched it, or it has ended: it stays as it is."),
+            204: OpenApiResponse(description="Cancelled; the pending key of a key command is withdrawn too."),
+            409: OpenApiResponse(description="A concentrator has fetched it, or it has ended: nothing was changed."),
         },
     )
     def delete(self, request: Request, system_title: str, number: int) -> Response:
-        """Cancel a command that no concentrator has fetched; audited. A key command takes the right to rotate keys."""
+        """Cancel a command that no concentrator has fetched; audited. A key command needs the right to rotate keys."""
         _require_any(request, _CANCEL)
         command = Command.objects.filter(pk=number, meter=meter_of(system_title)).defer("octets").first()
         if command is None:
@@ -251,13 +258,13 @@ class MeterCommand(generics.GenericAPIView[Any]):
 
 
 def _require_any(request: Request, right: str) -> None:
-    """Who has neither the right to this nor to rotate keys learns nothing of meters and commands."""
+    """Deny callers who have neither this right nor that to rotate keys, before they learn of meters and commands."""
     if not (request.user.has_perm(right) or request.user.has_perm(ROTATE_DEVICE_KEYS)):
         raise PermissionDenied
 
 
 def _require(request: Request, carries_key: bool, right: str) -> None:
     if not request.user.has_perm(ROTATE_DEVICE_KEYS if carries_key else right):
-        raise PermissionDenied("You may not change keys." if carries_key else "You may change keys alone.")
+        raise PermissionDenied("You may not change keys." if carries_key else "You may change only keys.")
     if carries_key:
         step_up.require(request)

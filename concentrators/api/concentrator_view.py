@@ -1,4 +1,4 @@
-"""What every door of concentrators has: who may come, how often, and how many octets a request may bring."""
+"""The base of all views of concentrators: authentication, rate, and the most octets of a request."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ from concentrators.api.authentication import BearerTokenAuthentication, IsConcen
 
 
 class TooLarge(exceptions.APIException):
-    """More octets than a request may have; nothing was stored."""
+    """The request has too many octets; nothing was stored."""
 
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
 
 class ConcentratorView(APIView):
-    """A door of concentrators. It names its rate, and is refused a longer body before any of it is looked at."""
+    """A view for concentrators. It sets its rate, and refuses too long a body before reading it."""
 
     authentication_classes = (BearerTokenAuthentication,)
     permission_classes = (IsConcentrator,)
 
     def octets_max(self) -> int:
-        """How many octets the body of a request may have."""
+        """Return the most octets that the body of a request may have."""
         return 0
 
     def too_long(self) -> str:
-        """What is said to who sends more."""
-        return f"The body of a request to this address has {self.octets_max()} octets at most."
+        """Return the message for a longer body."""
+        return f"The body of a request to this address may have at most {self.octets_max()} octets."
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""REST: frames that were refused, newest first. The octets of each are on its page of the console."""
+"""REST: frames that were rejected, newest first. Their octets are on the pages of the console."""
 
 from typing import Any
 
@@ -19,16 +19,16 @@ _SEVERITIES = [severity.name.lower() for severity in Severity]
 
 
 class FailuresQuery(PageSizeQuery):
-    """Failures received in [from, to), by what they are, whom they claim to be of, and who brought them."""
+    """Filters of failures received in [from, to): kind, severity, state, claimed meter, concentrator, uplink."""
 
-    to = serializers.DateTimeField(required=False, help_text="end, not included (ISO 8601)")
+    to = serializers.DateTimeField(required=False, help_text="end, exclusive (ISO 8601)")
     kind = serializers.ChoiceField([kind.value for kind in FailureKind], required=False)
     severity = serializers.ChoiceField(_SEVERITIES, required=False)
     state = serializers.ChoiceField(["open", "acknowledged"], required=False)
-    meter = SystemTitleField(required=False, help_text="system title, of a meter or that frames claim")
+    meter = SystemTitleField(required=False, help_text="system title of a meter, or one that frames claim")
     concentrator = NamedField(slug_field="name", queryset=Concentrator.objects.all(), required=False)
     uplink = serializers.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
-    cursor = CursorField(required=False, help_text="from `next` of the page before")
+    cursor = CursorField(required=False, help_text="from `next` of the previous page")
 
     def get_fields(self) -> dict[str, Any]:
         start = serializers.DateTimeField(required=False, help_text="start (ISO 8601)")
@@ -36,11 +36,11 @@ class FailuresQuery(PageSizeQuery):
 
     def validate_cursor(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(value) != len(FailureKey._fields):
-            raise serializers.ValidationError("a cursor of another list: follow `next` as it is given")
+            raise serializers.ValidationError("a cursor of another list: follow `next` unchanged")
         return value
 
     def selection(self) -> FailureSelection:
-        """What is asked for; to be called once it is valid."""
+        """Return the selection of a valid query."""
         asked = self.validated_data
         title, concentrator = asked.get("meter"), asked.get("concentrator")
         meter = None if title is None else Meter.objects.filter(system_title=title).first()
@@ -59,17 +59,17 @@ class FailuresQuery(PageSizeQuery):
 
 
 class FailureSerializer(serializers.Serializer[Any]):
-    """A frame that was refused."""
+    """A frame that was rejected."""
 
     id = serializers.IntegerField()
     received_at = serializers.DateTimeField()
     kind = serializers.ChoiceField([kind.value for kind in FailureKind])
     severity = serializers.SerializerMethodField()
-    meter = serializers.CharField(allow_null=True, help_text="serial number; null where no known meter is claimed")
+    meter = serializers.CharField(allow_null=True, help_text="serial number; null if no known meter is claimed")
     concentrator = serializers.CharField()
     uplink = serializers.IntegerField(source="uplink_id")
     frame_index = serializers.IntegerField()
-    kid = serializers.CharField(allow_null=True, help_text="what the frame claims, in hex")
+    kid = serializers.CharField(allow_null=True, help_text="as the frame claims, in hex")
     invocation_counter = serializers.IntegerField(allow_null=True)
     detail = serializers.CharField()
     acknowledged_by = serializers.CharField(allow_null=True)

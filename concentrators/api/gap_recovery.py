@@ -1,4 +1,4 @@
-"""REST for operators: what is missing of many meters is asked for again."""
+"""REST for operators: order missing intervals again from many meters."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ from meters.readings.obis import LOAD_PROFILE, RegisterKind
 
 
 class NewResendsSerializer(SelectionSerializer):
-    """Which meters to ask (they fit every criterion that is given), and for which time."""
+    """The meters (those that meet all given criteria) and the period."""
 
     register = NamedField(
         slug_field="obis_code",
         queryset=Register.objects.filter(kind=RegisterKind.INTERVAL),
         required=False,
-        help_text=f"{LOAD_PROFILE} without it",
+        help_text=f"default: {LOAD_PROFILE}",
     )
     start = serializers.DateTimeField()
     end = serializers.DateTimeField()
@@ -37,12 +37,12 @@ class NewResendsSerializer(SelectionSerializer):
 
 
 class ResendsSerializer(serializers.Serializer[Any]):
-    """What was found, and what came of it."""
+    """What was found and ordered."""
 
-    meters = serializers.IntegerField(help_text="that were looked at")
+    meters = serializers.IntegerField(help_text="meters that were checked")
     gaps = serializers.IntegerField()
-    commands = serializers.IntegerField(help_text="queued; gaps that are asked for already make none")
-    put_off = serializers.IntegerField(help_text="beyond what a meter is asked for in a day")
+    commands = serializers.IntegerField(help_text="queued; gaps that were ordered already make none")
+    put_off = serializers.IntegerField(help_text="gaps beyond the daily limit of their meters")
 
 
 class Resends(generics.GenericAPIView[Any]):
@@ -53,7 +53,7 @@ class Resends(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="resends", request=NewResendsSerializer, responses={201: ResendsSerializer})
     def post(self, request: Request) -> Response:
-        """Ask meters for what is missing between two times: a command for each gap, never twice for one; audited."""
+        """Order missing intervals between two times: one command for each gap, never two for the same; audited."""
         body = NewResendsSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         asked = body.validated_data

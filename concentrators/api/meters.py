@@ -1,4 +1,4 @@
-"""REST: the list of meters, by the concentrator that they belong to now, too."""
+"""REST: the list of meters, which can be filtered by their present concentrator."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from meters.models import Meter
 
 class AssignedMetersQuery(MetersQuery):
     concentrator = NamedField(
-        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="assigned to it now"
+        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="meters assigned to it now"
     )
 
 

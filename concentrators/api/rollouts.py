@@ -1,4 +1,4 @@
-"""REST for operators: rotation waves, begun, watched and moved. Reading keys and rotating them are separate rights."""
+"""REST for operators: begin, watch and control rotation waves. Reading keys and rotating them are separate rights."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ _LISTED = 100
 
 
 class WaveSerializer(serializers.ModelSerializer[RotationWave]):
-    """A wave, and how far it is."""
+    """A wave and its progress."""
 
     wave = serializers.IntegerField(source="id")
     meters = serializers.SerializerMethodField()
-    waiting = serializers.SerializerMethodField(help_text="meters whose turn has not come")
+    waiting = serializers.SerializerMethodField(help_text="meters without a command yet")
     commands = serializers.SerializerMethodField(help_text="key commands by state")
     fleet_key = serializers.CharField(
-        source="fleet_key.name", default=None, allow_null=True, help_text="new keys are derived from it, where not null"
+        source="fleet_key.name", default=None, allow_null=True, help_text="new keys are derived from it, unless null"
     )
 
     class Meta:
@@ -67,13 +67,13 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
 
 
 class NewWaveSerializer(SelectionSerializer):
-    """Which meters get new keys (they fit every criterion that is given), and how fast."""
+    """The meters that get new keys (those that meet all given criteria), and the rate."""
 
     name = serializers.CharField(max_length=120)
     older_than_days = serializers.IntegerField(min_value=0, max_value=AGE_MAX_DAYS, required=False)
     compromised = serializers.BooleanField(default=False)
     derived_from = NamedField(
-        slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="keys derived from it"
+        slug_field="name", queryset=FleetKey.objects.all(), required=False, help_text="meters with keys derived from it"
     )
     rate_per_hour = serializers.IntegerField(min_value=1, max_value=NUMBER_MAX, default=1000)
     failure_budget = serializers.IntegerField(min_value=0, max_value=NUMBER_MAX, default=10)
@@ -87,14 +87,14 @@ class NewWaveSerializer(SelectionSerializer):
         slug_field="name",
         queryset=FleetKey.objects.all(),
         required=False,
-        help_text="derive the new keys from it; else they are as the old ones were",
+        help_text="derive new keys from it; by default they are like the old ones",
     )
 
 
 class MoveSerializer(serializers.Serializer[Any]):
     action = serializers.ChoiceField(["pause", "resume", "cancel"])
     failure_budget = serializers.IntegerField(
-        min_value=0, max_value=NUMBER_MAX, required=False, help_text="with resume: the new one"
+        min_value=0, max_value=NUMBER_MAX, required=False, help_text="only with resume: the new budget"
     )
 
 
@@ -107,7 +107,7 @@ class WaveList(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="rotations", responses=WaveSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """The newest waves first."""
+        """Rotation waves, the newest first."""
         return _answer(list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[:_LISTED]))
 
     @extend_schema(operation_id="rotations_create", request=NewWaveSerializer, responses={201: WaveSerializer})
@@ -139,12 +139,12 @@ class WaveDetail(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="rotation", responses=WaveSerializer)
     def get(self, request: Request, wave_id: int) -> Response:
-        """How a wave stands."""
+        """The state of a wave."""
         return _answer(_wave(wave_id))
 
     @extend_schema(operation_id="rotation_move", request=MoveSerializer, responses=WaveSerializer)
     def patch(self, request: Request, wave_id: int) -> Response:
-        """Pause, resume or cancel a wave; audited. What a concentrator has fetched goes on."""
+        """Pause, resume or cancel a wave; audited. Commands that a concentrator has fetched continue."""
         _wave(wave_id)
         body = MoveSerializer(data=request.data)
         body.is_valid(raise_exception=True)

@@ -1,4 +1,4 @@
-"""Which meters a request is for: the fields that rotations and resends have in common."""
+"""The selection of meters that rotations and resends share."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ _METERS_MAX = 10_000
 
 
 class SelectionSerializer(serializers.Serializer[Any]):
-    """Which meters; they fit every criterion that is given."""
+    """A selection of meters: those that meet all given criteria."""
 
     meters = serializers.ListField(
         child=SystemTitleField(), required=False, max_length=_METERS_MAX, help_text="system titles, 16 hex digits"
     )
     concentrator = NamedField(
-        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its meters of now"
+        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="its present meters"
     )
     everything = serializers.BooleanField(default=False)
 
     def selection(self) -> Selection:
-        """What is asked for; to be called once it is valid."""
+        """Return the selection of a valid request."""
         asked = self.validated_data
         criteria = ("concentrator", "older_than_days", "compromised", "derived_from", "everything")
         return Selection(asked.get("meters"), **{name: asked[name] for name in criteria if name in asked})

@@ -1,4 +1,4 @@
-"""REST: interval totals. A door to the query function."""
+"""REST: interval totals."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ class TotalSerializer(serializers.Serializer[Any]):
 
 
 class TotalList(SelectionView):
-    """Totals per concentrator, register, interval length and interval, in the order of time."""
+    """Totals per concentrator, register, interval length and interval, in order of time."""
 
     queryset = IntervalTotal.objects.none()
     query_class = TotalsQuery
@@ -69,7 +69,7 @@ class TotalList(SelectionView):
     )
 
     def note(self, request: Request, asked: dict[str, Any]) -> None:
-        """Sums over many households tell of none."""
+        """Record nothing: sums over many households reveal nothing about one."""
 
     def selection(self, asked: dict[str, Any]) -> TotalSelection:
         return TotalSelection(

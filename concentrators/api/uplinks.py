@@ -1,4 +1,4 @@
-"""The REST doors of concentrators (uplinks) and of operators (totals)."""
+"""REST for concentrators: posting uplinks, and their status."""
 
 import time
 from typing import Any
@@ -42,9 +42,9 @@ class ReceiptSerializer(serializers.Serializer[reception.Receipt]):
 
 
 class UplinkSerializer(serializers.ModelSerializer[Uplink]):
-    """What a concentrator may know of its uplink: how many frames were refused, never why.
+    """What a concentrator may know of its uplink: how many frames were rejected, but not why.
 
-    Those that wait are among the rejected, and may be accepted later: once a key, a meter or a register has come.
+    Waiting frames are among the rejected ones. They may be accepted later, once a key, a meter or a register has come.
     """
 
     uplink = serializers.IntegerField(source="id")
@@ -70,7 +70,7 @@ class UplinkSerializer(serializers.ModelSerializer[Uplink]):
 
 
 class ShareSpent(exceptions.APIException):
-    """One concentrator alone has to wait; all others may post."""
+    """The concentrator has used up its share and must wait; all others may post."""
 
     status_code = status.HTTP_429_TOO_MANY_REQUESTS
 
@@ -86,7 +86,7 @@ class Busy(exceptions.APIException):
 
 
 class CborSequenceParser(BaseParser):
-    """Lets the content type through; the view reads the octets itself, within its limit."""
+    """Accepts the content type; the view reads the octets itself, within its limit."""
 
     media_type = CBOR_SEQUENCE
 
@@ -101,7 +101,7 @@ class CborSequenceParser(BaseParser):
 
 
 class UplinksView(ConcentratorView):
-    """Frames come in here."""
+    """Concentrators post frames here."""
 
     throttle_classes = (UplinkThrottle,)
     parser_classes = (CborSequenceParser,)
@@ -123,13 +123,15 @@ class UplinksView(ConcentratorView):
             400: OpenApiResponse(description="Not a CBOR sequence of byte strings; nothing was stored."),
             413: OpenApiResponse(description="Too many octets or frames; nothing was stored."),
             429: OpenApiResponse(
-                description="Too many uplinks of this concentrator, in a minute or waiting, or octets; see Retry-After."
+                description="Too many uplinks (per minute, or waiting) or octets of a concentrator; see Retry-After."
             ),
-            503: OpenApiResponse(description="Too many uplinks of all wait for verification; see Retry-After."),
+            503: OpenApiResponse(description="Too many uplinks wait for verification in all; see Retry-After."),
         },
     )
     def post(self, request: Request) -> Response:
-        """Post frames: a CBOR sequence (RFC 8742) of byte strings, one frame each. 202 says they are committed."""
+        """Post frames: a CBOR sequence (RFC 8742) of byte strings, one frame each. 202 means that they are
+        committed.
+        """
         _refuse_when_busy()
         share = shares.look(concentrator_id(request), timezone.now())
         _refuse_beyond(share)
@@ -150,15 +152,15 @@ class UplinksView(ConcentratorView):
 
 
 class UplinkView(ConcentratorView):
-    """What became of one uplink."""
+    """The status of one uplink."""
 
     throttle_classes = (UplinkStatusThrottle,)
 
     @extend_schema(operation_id="uplinks_retrieve", responses=UplinkSerializer)
     def get(self, request: Request, uplink_id: int) -> Response:
-        """The state of an uplink of this concentrator. Once ``verified`` is true each frame has its verdict.
+        """The state of an uplink of this concentrator. Once ``verified`` is true, each frame has its verdict.
 
-        That of a frame among ``waiting`` is provisional: it is judged again once what it waits for has come.
+        The verdict of a frame among ``waiting`` is provisional: it is judged again once its reason may have passed.
         """
         uplink = get_object_or_404(Uplink.objects.defer("body"), pk=uplink_id, concentrator=request.user)
         return Response(UplinkSerializer(uplink).data)
@@ -169,7 +171,7 @@ class _UnknownEncoding(exceptions.APIException):
 
 
 class _BacklogLook:
-    """Whether the backlog is over its limit, looked at once a second in each process."""
+    """Whether the backlog is over its limit; each process checks at most once a second."""
 
     def __init__(self) -> None:
         self._looked_at = -_BACKLOG_LOOK_S
@@ -192,7 +194,7 @@ def _refuse_when_busy() -> None:
 
 
 def _refuse_beyond(share: Share) -> None:
-    """429 where this concentrator has more waiting, or has posted more, than its share."""
+    """Raise 429 if more uplinks of this concentrator wait, or it has posted more octets, than its share."""
     if share.is_queue_spent:
         raise ShareSpent(
             f"{settings.UPLINK_QUEUE_SHARE} uplinks of this concentrator wait for verification, which is its share "

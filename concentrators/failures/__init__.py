@@ -1,1 +1,1 @@
-"""Frames that were refused: kinds, evidence, counts, acknowledgement."""
+"""Frames that were rejected: kinds, evidence, counts, acknowledgement."""

@@ -1,4 +1,4 @@
-"""Acknowledging failures: a person looked at them and notes what they were. Audited; their evidence stays as it is."""
+"""Acknowledgement of failures: a person notes what they were. Audited; the evidence does not change."""
 
 import dataclasses
 from datetime import datetime, timedelta
@@ -18,11 +18,11 @@ _BATCH = 2_000
 
 
 class AcknowledgementError(ValueError):
-    """The caller's mistake: a note that is missing or too long, nothing to acknowledge, or what stands for good."""
+    """The caller's mistake: a missing or too long note, nothing to acknowledge, or too late to take it back."""
 
 
 class Acknowledged(NamedTuple):
-    """What was recorded, how many failures it holds for so far, and whether more are open that it is meant for."""
+    """A new acknowledgement, how many failures it covers so far, and whether it is complete."""
 
     id: int
     failures: int
@@ -30,11 +30,10 @@ class Acknowledged(NamedTuple):
 
 
 def acknowledge(selection: FailureSelection, actor: chain.Actor, note: str, now: datetime) -> Acknowledged:
-    """Acknowledge the open failures of a selection that were received before ``now``, a batch of them at once.
+    """Acknowledge the open failures of a selection received before ``now``, up to one batch.
 
-    Where more are open than one batch, ``go_on`` acknowledges the others. Raises AcknowledgementError without a
-    note, or where none of them is open; AuditError or MasterKeyError where it cannot be audited: then nothing is
-    acknowledged.
+    If more are open, ``go_on`` acknowledges the others. AcknowledgementError without a note, or if none is open;
+    AuditError or MasterKeyError if it cannot be audited. Then nothing is acknowledged.
     """
     note = note.strip()
     if not note:
@@ -54,7 +53,7 @@ def acknowledge(selection: FailureSelection, actor: chain.Actor, note: str, now:
 
 
 def go_on(acknowledgement_id: int) -> int:
-    """Acknowledge what is still open of what an acknowledgement is meant for; gives how many failures that were."""
+    """Acknowledge the remaining open failures of an acknowledgement; return how many."""
     acknowledged = 0
     while True:
         with transaction.atomic():
@@ -66,17 +65,17 @@ def go_on(acknowledgement_id: int) -> int:
 
 
 def take_back(acknowledgement_id: int, actor: chain.Actor, now: datetime) -> None:
-    """Record that an acknowledgement no longer holds; ``reopen`` then opens its failures again.
+    """Take an acknowledgement back; ``reopen`` then opens its failures again.
 
-    Raises AcknowledgementError where it was taken back already, or stands for longer than TAKE_BACK_FOR; AuditError or
-    MasterKeyError where it cannot be audited: then nothing is changed.
+    AcknowledgementError if that was done before or TAKE_BACK_FOR is over; AuditError or MasterKeyError if it cannot be
+    audited. Then nothing is changed.
     """
     with transaction.atomic():
         row = Acknowledgement.objects.select_for_update().get(pk=acknowledgement_id)
         if row.taken_back_at is not None:
-            raise AcknowledgementError(f"{row.taken_back_by} took it back already")
+            raise AcknowledgementError(f"{row.taken_back_by} has taken it back already")
         if not can_be_taken_back(row, now):
-            raise AcknowledgementError(f"it has stood for more than {TAKE_BACK_FOR.days * 24} hours")
+            raise AcknowledgementError(f"it is older than {TAKE_BACK_FOR.days * 24} hours")
         row.taken_back_by, row.taken_back_at = actor.name[:150], now
         row.save(update_fields=["taken_back_by", "taken_back_at"])
         chain.record(
@@ -85,12 +84,12 @@ def take_back(acknowledgement_id: int, actor: chain.Actor, now: datetime) -> Non
 
 
 def can_be_taken_back(row: Acknowledgement, now: datetime) -> bool:
-    """Whether an acknowledgement holds, and is young enough to be taken back."""
+    """Whether an acknowledgement is in force and young enough to be taken back."""
     return row.taken_back_at is None and now - row.at <= TAKE_BACK_FOR
 
 
 def reopen(acknowledgement_id: int) -> int:
-    """Open the failures of an acknowledgement that was taken back; gives how many. Run again, it opens the others."""
+    """Open the failures of an acknowledgement that was taken back; return how many. May run again for the rest."""
     row = Acknowledgement.objects.get(pk=acknowledgement_id)
     if row.taken_back_at is None:
         return 0
@@ -109,7 +108,7 @@ def reopen(acknowledgement_id: int) -> int:
 
 
 def _batch(row: Acknowledgement) -> int:
-    """Acknowledge the newest that are open; their rows are locked in the order of their ids."""
+    """Acknowledge the newest open failures; their rows are locked in the order of their ids."""
     found, params = newest(_read(row.selection), _BATCH)
     return execute(
         f"""UPDATE concentrators_integrityfailure SET acknowledgement_id = %s
@@ -121,7 +120,7 @@ def _batch(row: Acknowledgement) -> int:
 
 
 def _written(selection: FailureSelection) -> dict[str, Any]:
-    """A selection as JSON, what is None left out."""
+    """Write a selection as JSON, without fields that are None."""
     written: dict[str, Any] = {}
     for field in dataclasses.fields(selection):
         value = getattr(selection, field.name)

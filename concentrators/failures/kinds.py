@@ -1,4 +1,4 @@
-"""The verdicts that a frame may end with, and how grave each failure is. Pure: no Django."""
+"""The possible verdicts of a frame, and the severity of each failure. Pure: no Django."""
 
 from enum import IntEnum, StrEnum
 
@@ -10,7 +10,7 @@ class Severity(IntEnum):
 
 
 class FailureKind(StrEnum):
-    """Why a frame was refused (docs/architecture.md lists what each means)."""
+    """The reason why a frame was rejected (docs/architecture.md says what each means)."""
 
     MALFORMED = "malformed"
     UNKNOWN_DEVICE = "unknown_device"
@@ -30,7 +30,7 @@ class FailureKind(StrEnum):
     CLOCK_SKEW = "clock_skew"
     TOO_OLD = "too_old"
     READING_CONFLICT = "reading_conflict"
-    PARKED = "parked"  # ours: the frame could not be processed; docs/adr says why it is a kind
+    PARKED = "parked"  # a fault of ours: the frame could not be processed (docs/adr/0003-parked.md)
 
     @property
     def severity(self) -> Severity:
@@ -42,9 +42,9 @@ class FailureKind(StrEnum):
         return _LABELS.get(self, self.value.replace("_", " "))
 
 
-# What these hang on may pass: a key, a meter or a register may come, a meter be taken back into service, a wrong entry
-# of the registry or its bounds be corrected, a fault of ours mended. Such a frame keeps its counter, and is judged
-# again from the kept octets of its uplink.
+# Their reason may pass: a key, a meter or a register may come, a meter may return to service, a wrong entry of the
+# registry or its bounds may be corrected, a fault of ours may be mended. Such a frame's counter stays free, and it is
+# judged again from the stored octets of its uplink.
 WAITING = frozenset(
     {
         FailureKind.UNKNOWN_DEVICE,
@@ -57,10 +57,10 @@ WAITING = frozenset(
         FailureKind.PARKED,
     }
 )
-# The meter's clock may be fast, or ours have been slow: only somebody who says that ours was has these judged again; or
-# whoever changes an interval length, by which an interval is over earlier.
+# The meter's clock may be fast, or ours slow: these are judged again only when somebody states that ours was slow, or
+# changes an interval length so that intervals end earlier.
 NOT_BY_ITSELF = frozenset({FailureKind.CLOCK_SKEW})
-# Refusals that leave the invocation counter as it is.
+# Rejections that do not take the invocation counter.
 BEFORE_COUNTER = WAITING | {
     FailureKind.MALFORMED,
     FailureKind.KEY_RETIRED,

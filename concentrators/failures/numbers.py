@@ -1,7 +1,7 @@
-"""Refused frames in numbers: how many of each kind, when, and through which concentrators and meters.
+"""Rejected frames in numbers: how many of each kind, when, and through which concentrators and meters.
 
-Tallies count every refused frame by concentrator, kind and hour. Questions that tallies cannot answer (of a meter, an
-uplink, open or acknowledged failures) are answered from the newest kept failures.
+Tallies count every rejected frame by concentrator, kind and hour. Questions that they cannot answer (about a meter, an
+uplink, open or acknowledged failures) are answered from the newest stored failures.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _KEPT = """SELECT f.concentrator_id, f.kind, f.received_at AS at, 1 AS failures
 
 
 class ConcentratorCount(NamedTuple):
-    """Refused frames through one concentrator."""
+    """Rejected frames through one concentrator."""
 
     id: int
     name: str
@@ -30,7 +30,7 @@ class ConcentratorCount(NamedTuple):
 
 
 class MeterCount(NamedTuple):
-    """Refused frames that claim to be from one meter; without ``id``, from no meter that is known."""
+    """Rejected frames that claim to be from one meter; without ``id``, from no known meter."""
 
     id: int | None
     serial_number: str | None
@@ -38,9 +38,9 @@ class MeterCount(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Refused frames by step of time and kind, and by concentrator, most first.
+    """Rejected frames by step of time and kind, and by concentrator, most first.
 
-    ``by_step`` has one count by kind for each start that was asked for.
+    ``by_step`` has one count by kind for each requested start.
     """
 
     by_step: list[dict[FailureKind, int]]
@@ -57,15 +57,16 @@ class Numbers(NamedTuple):
 
 
 def is_counted_by_tallies(selection: FailureSelection) -> bool:
-    """Whether tallies answer for a selection: nothing but kind, severity, concentrator and period is chosen."""
+    """Whether tallies can answer for a selection: only kind, severity, concentrator and period are chosen."""
     chosen = (selection.meter_id, selection.uplink_id, selection.system_title, selection.ids, selection.is_open)
     return all(value is None for value in chosen)
 
 
 def numbers(selection: FailureSelection, starts: Sequence[datetime], end: datetime, most: int) -> Numbers:
-    """Refused frames from the first of ``starts`` (sorted) to ``end``; the ``most`` concentrators; one query.
+    """Count rejected frames from the first of ``starts`` (sorted) to ``end``; at most ``most`` concentrators; one
+    query.
 
-    Tallies are of whole hours: those that begin in the period count.
+    Tallies cover whole hours: those that begin in the period count.
     """
     if is_counted_by_tallies(selection):
         found, params = _TALLIES, _of_tallies(selection, starts[0], end)
@@ -92,7 +93,7 @@ def numbers(selection: FailureSelection, starts: Sequence[datetime], end: dateti
 
 
 def by_meter(selection: FailureSelection, most: int) -> list[MeterCount]:
-    """The meters that the newest kept failures of a selection claim to be from, most failures first; one query."""
+    """Return the meters that the newest stored failures of a selection claim, most failures first; one query."""
     ids, params = newest(selection, KEPT_MOST)
     rows = _fetch(
         f"""SELECT f.meter_id, m.serial_number, f.n

@@ -1,7 +1,7 @@
-"""Reading integrity failures: lists in pages by key, newest first, and the counts by meter and kind.
+"""Queries of integrity failures: lists in pages by key, newest first, and counts by meter and kind.
 
-A list of a kind, severity, meter, concentrator or state reads the first rows of one short index range for
-each kind and state, and merges them: a page costs the same beside a flood of other failures.
+A list by kind, severity, meter, concentrator or state reads the first rows of one short index range for each kind and
+state, and merges them: a page costs the same even during a flood of other failures.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,16 +18,16 @@ from concentrators.failures.reasons import without_values
 
 
 class FailureKey(NamedTuple):
-    """The place of a failure, or of a group of them, in the order: newest first."""
+    """The position of a failure, or of a group of them, in the order: newest first."""
 
     at: datetime
     id: int
 
 
 class FailureRow(NamedTuple):
-    """A failure as it is listed, without its octets. ``kid`` is what the frame claims, in hex.
+    """A failure in a list, without its octets. ``kid`` is the frame's claim, in hex.
 
-    ``detail`` is without values of readings: those are on the failure's page, for whoever may see them.
+    ``detail`` has no values of readings: the failure's page shows those to users who may see them.
     """
 
     id: int
@@ -49,9 +49,9 @@ class FailureRow(NamedTuple):
 
 
 class FailureGroupRow(NamedTuple):
-    """The kept failures of a meter and kind; ``meter`` is None for frames of no known meter.
+    """The stored failures of a meter and kind; ``meter`` is None for frames of no known meter.
 
-    ``concentrator`` is the one that brought them, None where there were several: ``concentrators`` counts them.
+    ``concentrator`` is the one that posted them, or None if there were several: ``concentrators`` counts them.
     """
 
     id: int
@@ -70,10 +70,10 @@ class FailureGroupRow(NamedTuple):
 
 @dataclass(frozen=True)
 class FailureSelection:
-    """Which failures, None being all: received in [start, end), by what they are, whom and where from.
+    """A selection of failures received in [start, end), by kind, severity, meter, concentrator and state; None is all.
 
-    ``system_title`` (8 octets) finds frames that claim to be of a device which is no meter here; ``ids`` are failures
-    one by one. For groups, the period is that of their last failure.
+    ``system_title`` (8 octets) finds frames that claim a device which is not a meter here; ``ids`` are single failures.
+    For groups, the period is that of their last failure.
     """
 
     kinds: Sequence[FailureKind] | None = None
@@ -89,12 +89,12 @@ class FailureSelection:
     after: FailureKey | None = None
 
     def chosen_kinds(self) -> list[FailureKind]:
-        """The kinds that are meant: every severity has kinds of its own."""
+        """Return the selected kinds; every kind has one severity."""
         return [kind for kind in self.kinds or FailureKind if self.severity is None or kind.severity is self.severity]
 
 
 def failures(selection: FailureSelection, limit: int) -> tuple[list[FailureRow], FailureKey | None]:
-    """The newest failures of a selection, and the key to go on after; one query."""
+    """Return the newest failures of a selection, and the key of the next page; one query."""
     found, params = newest(selection, limit)
     rows = _fetch(
         f"""SELECT f.id, f.received_at, f.kind, f.severity, f.meter_id, m.serial_number, f.concentrator_id, c.name,
@@ -113,10 +113,10 @@ def failures(selection: FailureSelection, limit: int) -> tuple[list[FailureRow],
 
 
 def failure_groups(selection: FailureSelection, limit: int) -> tuple[list[FailureGroupRow], FailureKey | None]:
-    """The groups of failures that were added to last, and the key to go on after; one query.
+    """Return the groups with the newest failures, and the key of the next page; one query.
 
-    Reads the first rows of a short index range for each kind and state, and merges them; of a concentrator those of
-    the groups that it alone brought, and all of the few that others brought, too.
+    It merges the first rows of a short index range for each kind and state. For a concentrator, it reads the groups
+    that only it posted, and all of the few that others posted too.
     """
     found, params = _newest_groups(selection, limit)
     rows = _fetch(
@@ -134,7 +134,9 @@ def failure_groups(selection: FailureSelection, limit: int) -> tuple[list[Failur
 
 
 def _newest_groups(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
-    """SQL of the newest groups of a selection in any order, more than ``limit`` perhaps, and its parameters."""
+    """Return SQL of the newest groups of a selection, in any order and perhaps more than ``limit``, with its
+    parameters.
+    """
     conditions, params = keyset.given(
         ("meter_id = %s", selection.meter_id),
         ("last_at >= %s", selection.start),
@@ -164,11 +166,11 @@ def _newest_groups(selection: FailureSelection, limit: int) -> tuple[str, list[A
     return " UNION ALL ".join(parts), [*[kinds, *params, limit] * len(states)]
 
 
-_GROUP_STATES = {"open > 0": True, "open <= 0": False}  # as the conditions of the two indexes say it
+_GROUP_STATES = {"open > 0": True, "open <= 0": False}  # exactly the conditions of the two indexes
 
 
 def open_by_severity() -> dict[Severity, int]:
-    """How many kept failures nobody has acknowledged, by severity; from the groups, so that no failure is counted."""
+    """Count stored failures that nobody has acknowledged, by severity; from the groups, so that no failure is read."""
     counted = dict.fromkeys(sorted(Severity, reverse=True), 0)
     for severity, open_ in _fetch(
         "SELECT severity, sum(open)::bigint FROM concentrators_failuregroup GROUP BY severity", []
@@ -178,24 +180,24 @@ def open_by_severity() -> dict[Severity, int]:
 
 
 def open_of_meter(meter_id: int) -> int:
-    """How many kept failures of a meter nobody has acknowledged; one query."""
+    """Count stored failures of a meter that nobody has acknowledged; one query."""
     rows = _fetch("SELECT sum(open)::bigint FROM concentrators_failuregroup WHERE meter_id = %s", [meter_id])
     return rows[0][0] or 0
 
 
 def count(selection: FailureSelection, most: int) -> int:
-    """How many failures a selection finds; counting ends at ``most``."""
+    """Count the failures of a selection, up to ``most``."""
     found, params = newest(selection, most)
     ((counted,),) = _fetch(f"SELECT count(*) FROM ({found}) AS found", params)
     return int(counted)
 
 
 def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
-    """SQL of the ids of the newest failures of a selection, and its parameters."""
+    """Return SQL of the ids of the newest failures of a selection, and its parameters."""
     conditions, params = _conditions(selection)
     kinds = selection.chosen_kinds()
     states = [True, False] if selection.is_open is None else [selection.is_open]
-    # Few rows by an index of their own; or all of them by time: then kinds and states are conditions like others.
+    # Either few rows by an index of their own, or all by time: then kinds and states are ordinary conditions.
     is_narrow = selection.uplink_id is not None or selection.system_title is not None or selection.ids is not None
     is_all = len(kinds) == len(FailureKind) and len(states) == 2
     if is_narrow or (is_all and selection.meter_id is None and selection.concentrator_id is None):
@@ -219,7 +221,7 @@ def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
 
 
 def _conditions(selection: FailureSelection) -> tuple[list[str], list[Any]]:
-    """All of the WHERE but kind and state."""
+    """Return the WHERE clause except kind and state."""
     title = selection.system_title
     return keyset.given(
         ("meter_id = %s", selection.meter_id),
@@ -240,6 +242,6 @@ def _where(conditions: Iterable[str]) -> str:
 
 
 def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
-    """All rows, planned anew each time: the plan follows from what is asked for."""
+    """Return all rows, planned anew each time, since the best plan depends on the selection."""
     with connection.wrap_database_errors, cursor() as batch:
         return batch.execute(statement, params, prepare=False).fetchall()

@@ -1,4 +1,4 @@
-"""Why frames were refused, as far as everybody may read it who sees failures: without what a household consumed."""
+"""Reasons of rejections without a household's consumption, for everybody who may see failures."""
 
 import re
 
@@ -8,5 +8,5 @@ _VALUES = re.compile(r"(?<=\bsays )-?\d+|(?<=, the frame )-?\d+|(?<=: )\S+(?= is
 
 
 def without_values(detail: str) -> str:
-    """A reason with dots in place of values: they are readings, which have a right of their own."""
+    """Replace values in a reason by dots: they are readings, which need a right of their own."""
     return _VALUES.sub("...", detail)

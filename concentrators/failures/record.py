@@ -1,4 +1,4 @@
-"""Integrity failures: keeping each with its evidence, and counting beyond what is kept."""
+"""Records integrity failures: stores each with its evidence, and counts those beyond the limit."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -23,13 +23,12 @@ _FAILURE_TYPES = [
 
 
 def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, received_at: datetime) -> None:
-    """Count failures and keep their evidence, in the current transaction, with three queries.
+    """Count failures and store their evidence, in the current transaction, with three queries.
 
-    Octets that were refused for the same reason before, and of which evidence is kept, are a copy: no new failure.
-    Per concentrator, kind and hour only FAILURE_ROWS_PER_HOUR rows are kept; the tally counts on, and of frames
-    whose counter was taken a digest is kept (with a fourth query). Triggers count
-    the kept ones, without the copies, by meter and kind (FailureGroup): those rows are locked last of all, in the
-    order of their key.
+    Octets that were rejected for the same reason before, and whose evidence is stored, are a copy and no new failure.
+    Per concentrator, kind and hour at most FAILURE_ROWS_PER_HOUR rows are stored; the tally counts on, and a digest is
+    stored of frames whose counter was taken (with a fourth query). Triggers count the stored ones, without copies, by
+    meter and kind (FailureGroup): those rows are locked last, in the order of their key.
     """
     copies = _copies(failures)
     room = _count(Counter(failure.kind for failure in failures), concentrator_id, received_at)
@@ -46,7 +45,7 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                         concentrator_id,
                         uplink_id,
                         failure.frame_index,
-                        failure.octets[: settings.FRAME_MAX_OCTETS],  # of a longer one, the uplink keeps the rest
+                        failure.octets[: settings.FRAME_MAX_OCTETS],  # the uplink holds the rest of a longer frame
                         failure.kid,
                         failure.counter,
                         failure.meter_id,
@@ -62,7 +61,7 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
 
 
 def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> dict[int, int]:
-    """Ids of the kept failures of an uplink's frames that wait, with the frames' indexes.
+    """Return the ids of stored failures of an uplink's waiting frames, with the frames' indexes.
 
     The caller holds the uplink's row.
     """
@@ -77,12 +76,14 @@ def waiting_evidence(uplink_id: int, frame_indexes: Iterable[int]) -> dict[int, 
 
 
 def withdraw(failure_ids: Collection[int]) -> None:
-    """Take back the evidence of frames that waited and were judged again. After ``record``: groups are locked last."""
+    """Delete the evidence of waiting frames that were judged again. Call it after ``record``: groups are
+    locked last.
+    """
     execute("DELETE FROM concentrators_integrityfailure WHERE id = ANY(%s::bigint[])", int_array(failure_ids))
 
 
 def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> None:
-    """Take withdrawn failures out of the tallies of their hour. After ``record``: tallies are locked last."""
+    """Subtract withdrawn failures from the tallies of their hour. Call it after ``record``: tallies are locked last."""
     _count(Counter({kind: -failures for kind, failures in kinds.items()}), concentrator_id, received_at)
     execute(
         """DELETE FROM concentrators_failuretally WHERE failures = 0 AND kind = ANY(%s::text[])
@@ -94,10 +95,11 @@ def uncount(kinds: Counter[FailureKind], concentrator_id: int, received_at: date
 
 
 def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[bytes, int, bytes], FailureKind]:
-    """Why frames, (kid, counter, octets) each, were refused earlier, their counters taken; of those that were.
+    """Return why frames, each (kid, counter, octets), were rejected earlier with their counters taken; only those that
+    were.
 
-    The oldest refusal of each; one query, and one row for each frame, however often it was sent again. A refusal
-    that took no counter says nothing of what became of the frame when it came again.
+    The oldest rejection of each; one query, and one row for each frame, however often it was sent. A rejection that
+    took no counter does not say what happened when the frame came again.
     """
     asked = {(kid, counter, _digest(octets)): (kid, counter, octets) for kid, counter, octets in frames}
     rows = fetch_rows(
@@ -120,14 +122,14 @@ def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[b
 
 
 def _digest(octets: bytes) -> bytes:
-    """What names the octets of a frame, of which evidence keeps no more than FRAME_MAX_OCTETS."""
+    """Return the digest of a frame's octets, of which evidence stores at most FRAME_MAX_OCTETS."""
     return sha256(octets[: settings.FRAME_MAX_OCTETS]).digest()[:DIGEST_OCTETS]
 
 
 def _copies(failures: Sequence[Failure]) -> set[int]:
-    """Places of the failures that are copies: of one before them in the list, or of one of which evidence is kept.
+    """Return the positions of failures that are copies of one earlier in the list, or of stored evidence.
 
-    One query. No more of a kind are looked at than could be kept: a flood is not made dearer.
+    One query. At most as many of a kind are checked as could be stored, so that a flood does not cost more.
     """
     copies: set[int] = set()
     first: dict[tuple[FailureKind, bytes], int] = {}
@@ -166,7 +168,7 @@ def _keep_digests(failures: Sequence[Failure], received_at: datetime) -> None:
 
 
 def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datetime) -> dict[FailureKind, int]:
-    """Add to the tallies of the hour; gives how many rows may still be kept of each kind."""
+    """Add to the tallies of the hour; return how many more rows of each kind may be stored."""
     names = sorted(kinds)
     rows = fetch_rows(
         """INSERT INTO concentrators_failuretally AS t (concentrator_id, kind, hour, failures)
@@ -186,5 +188,5 @@ def _count(kinds: Counter[FailureKind], concentrator_id: int, received_at: datet
 
 
 def _names(kinds: Iterable[FailureKind]) -> str:
-    """PostgreSQL's text of an array of kinds."""
+    """Return PostgreSQL's text of an array of kinds."""
     return "{" + ",".join(kinds) + "}"

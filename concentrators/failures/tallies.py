@@ -1,4 +1,4 @@
-"""Failure tallies in pages by key, latest hour first: how many frames of a concentrator failed in a kind."""
+"""Failure tallies in pages by key, latest hour first: frames of a concentrator that failed in a kind."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from concentrators.models import FailureTally
 
 
 class TallyKey(NamedTuple):
-    """The place of a tally in the order: latest hour first, then concentrator and kind."""
+    """The position of a tally in the order: latest hour first, then concentrator and kind."""
 
     hour: datetime
     concentrator_id: int
@@ -18,7 +18,7 @@ class TallyKey(NamedTuple):
 
 
 class TallySelection(NamedTuple):
-    """Which tallies: hours in [start, end), of a concentrator and a kind; None is all."""
+    """A selection of tallies: hours in [start, end), of a concentrator and a kind; None is all."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -28,7 +28,7 @@ class TallySelection(NamedTuple):
 
 
 def tallies(selection: TallySelection, limit: int) -> tuple[list[FailureTally], TallyKey | None]:
-    """The first tallies of a selection, and the key to go on after; one query."""
+    """Return the first tallies of a selection, and the key of the next page; one query."""
     rows = FailureTally.objects.select_related("concentrator").filter(_condition(selection))
     page = list(rows.order_by("-hour", "concentrator_id", "kind")[:limit])
     last = page[-1] if len(page) == limit else None

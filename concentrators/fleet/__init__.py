@@ -1,1 +1,1 @@
-"""Concentrators, their tokens, and which meters belong to them."""
+"""Concentrators, their tokens, and their meters."""

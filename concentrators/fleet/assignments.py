@@ -1,4 +1,4 @@
-"""Which meter belongs to which concentrator, when; and moving totals along when that changes."""
+"""Assignments of meters to concentrators over time, with totals moved along when they change."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -21,23 +21,23 @@ class AssignmentError(ValueError):
 
 
 class NewAssignment(NamedTuple):
-    """A meter and the concentrator it is to belong to, by their ids."""
+    """A meter and its future concentrator, by their ids."""
 
     meter_id: int
     concentrator_id: int
 
 
 def holding(at: datetime) -> QuerySet[Assignment]:
-    """The assignments that hold at an instant."""
+    """Return the assignments in force at an instant."""
     return Assignment.objects.filter(Q(valid_to=None) | Q(valid_to__gt=at), valid_from__lte=at)
 
 
 def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetime) -> int:
-    """Assign meters to concentrators from an instant on, ending what stood then; totals from there on move along.
+    """Assign meters to concentrators from an instant on, ending present assignments; later totals move along.
 
-    Meters of concentrators that have a system title are told it then (concentrators.commands.concentrator_titles).
-    Gives how many assignments changed. Raises AssignmentError where a meter has an assignment that
-    begins later than ``valid_from``. All or nothing, with a fixed number of queries.
+    Meters of concentrators with a system title are then told the title (concentrators.commands.concentrator_titles).
+    Return how many assignments changed. AssignmentError if a meter has an assignment that begins after ``valid_from``.
+    All or nothing, with a fixed number of queries.
     """
     wanted = dict(pairs)
     if not wanted:
@@ -48,7 +48,7 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
             row.meter_id: row
             for row in Assignment.objects.filter(meter__in=wanted)
             .filter(Q(valid_to=None) | Q(valid_to__gt=valid_from))
-            .order_by("valid_from")  # the last one of each meter stays
+            .order_by("valid_from")  # the last one of each meter wins
         }
         later = [row for row in standing.values() if row.valid_from > valid_from]
         if later:
@@ -60,7 +60,7 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
             or standing[meter_id].concentrator_id != concentrator_id
             or standing[meter_id].valid_to is not None
         }
-        # An interval that began before may count to what begins within it.
+        # An interval that began earlier may count for the concentrator at its end.
         start = valid_from - timedelta(minutes=LONGEST_MINUTES)
         totals.shift(list(changed), start, -1)
         ending = [standing[meter_id] for meter_id in changed if meter_id in standing]
@@ -76,9 +76,9 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
 
 
 def end(meter_ids: Sequence[int], at: datetime) -> None:
-    """End the assignments of meters at an instant; totals of what began from there on move along.
+    """End the assignments of meters at an instant; totals of later intervals move along.
 
-    Raises AssignmentError where one of them begins later.
+    AssignmentError if one of them begins later.
     """
     with transaction.atomic():
         totals.lock()
@@ -92,13 +92,11 @@ def end(meter_ids: Sequence[int], at: datetime) -> None:
 
 
 def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
-    """Take one meter down from a place and hang another there at the same instant; one act, all or nothing.
+    """Take one meter down from a place and hang another one there at the same instant; all or nothing.
 
-    From then on nothing is expected of the old meter, which stays in service, so that its frames under way are
-    taken. The new one belongs to the old one's concentrator from then on, unless it belongs to one already: what
-    it measured of the interval that the exchange cut counts there.
-
-    Raises RegistryError or AssignmentError where that cannot be.
+    From then on no interval is expected of the old meter. It stays in service, so that its late frames are accepted.
+    The new one is assigned to the old one's concentrator, unless it has one already: its part of the interval that the
+    exchange cut counts there. RegistryError or AssignmentError if that is impossible.
     """
     with transaction.atomic():
         totals.lock()  # before any row, as always

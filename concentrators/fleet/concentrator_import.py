@@ -1,4 +1,4 @@
-"""Importing concentrators from a table: all lines or none, as meters are."""
+"""Import of concentrators from a table: all lines or none, as for meters."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ _NAMED_IN_AUDIT = 100
 
 @dataclass
 class ConcentratorImportReport:
-    """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
+    """What an import did or would do; if ``bad`` holds a line, nothing was changed."""
 
     new: list[str] = field(default_factory=list)
     titled: int = 0  # of those that stood, how many have a system title now
@@ -33,7 +33,7 @@ class ConcentratorImportReport:
 
 
 class _Line(NamedTuple):
-    """A line of the table: the name, and the system title (8 octets) where it has one."""
+    """A line of the table: the name, and the system title (8 octets), if any."""
 
     line: int
     name: str
@@ -43,8 +43,8 @@ class _Line(NamedTuple):
 def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> ConcentratorImportReport:
     """Register the concentrators of a table with columns `name` and, for those that hold keys, `system_title`.
 
-    Those that stand stay as they are, but for a title where they had none. FileError where the table cannot be read;
-    MasterKeyError or AuditError where it cannot be recorded.
+    Existing ones stay unchanged, except that one without a title may get one. FileError if the table cannot be read;
+    MasterKeyError or AuditError if the import cannot be recorded.
     """
     report = ConcentratorImportReport()
     lines: list[_Line] = []
@@ -70,7 +70,7 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
             registry.save(concentrator)
         named = [concentrator.name for _, concentrator in wanted[:_NAMED_IN_AUDIT]]
         subject = {"concentrators": len(wanted), "named": named, "file": path.name}
-        chain.record(actor, "concentrator.import", subject, "let in")
+        chain.record(actor, "concentrator.import", subject, "registered")
     return report
 
 

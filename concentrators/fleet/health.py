@@ -1,4 +1,4 @@
-"""How concentrators are doing: when each posted last, whether it is silent, what of it waits. The one definition."""
+"""The health of concentrators: last post, silence, and waiting uplinks. This is the one definition."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,10 +7,9 @@ from ami_headend.core.sql import fetch_rows
 
 
 class Health(NamedTuple):
-    """A concentrator as it stands; ``waiting`` are uplinks that are not verified.
+    """The state of a concentrator; ``waiting`` are unverified uplinks.
 
-    It is silent where it is active and has not posted for the time that is asked about; one that never posted, only
-    where it has meters.
+    It is silent if it is active and has not posted since a given time; one that never posted, only if it has meters.
     """
 
     id: int
@@ -24,17 +23,17 @@ class Health(NamedTuple):
 
     @property
     def known_since(self) -> datetime:
-        """When it posted last, or was registered."""
+        """The time of its last post, or of its registration."""
         return self.posted_at or self.created_at
 
     @property
     def is_new(self) -> bool:
-        """Whether it has not posted yet, and nobody misses it so far."""
+        """Whether it has not posted yet and is not missed so far."""
         return self.is_active and not self.is_silent and self.posted_at is None
 
 
 def of_concentrators(silent_since: datetime, now: datetime, concentrator_id: int | None = None) -> list[Health]:
-    """All concentrators by name, or one of them; one query."""
+    """Return all concentrators by name, or one of them; one query."""
     rows = fetch_rows(
         """SELECT c.id, c.name, c.is_active, c.created_at, u.received_at,
                   c.is_active AND coalesce(u.received_at, c.created_at) < %s

@@ -1,4 +1,4 @@
-"""Importing meters: registry, keys and assignments in one transaction, all or nothing."""
+"""Import of meters: registry, keys and assignments in one transaction, all or nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ from meters.models import Meter
 from meters.registry.enrolment import Enrolment, enrol, plan_enrolment
 from meters.registry.meter_file import MeterLine, read_meter_file
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many more meters are through, and of how many
+Progress = Callable[[str, int, int], None]  # the step, how many more meters are done, and of how many
 REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError)
 
 
 @dataclass(frozen=True)
 class KeyPolicy:
-    """Where the first keys of new meters come from: random ones, a fleet key, or (``make`` false) a later shipment."""
+    """The source of first keys for new meters: random, a fleet key, or (``make`` false) a later shipment."""
 
     make: bool = True
     fleet_key: FleetKey | None = None
@@ -39,7 +39,7 @@ class KeyPolicy:
 
 @dataclass
 class MeterImportReport:
-    """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
+    """What an import did or would do; if ``bad`` holds a line, nothing was changed."""
 
     new: int = 0
     changed: int = 0
@@ -59,12 +59,11 @@ def import_meters(
     dry_run: bool = False,
     progress: Progress = lambda step, count, total: None,
 ) -> MeterImportReport:
-    """Enrols the meters of a file, gives new ones keys, and assigns them to the concentrators named.
+    """Enrol the meters of a file, give new ones keys, and assign them to the named concentrators.
 
-    New meters are assigned from their commissioning on, others (with ``update``) from ``now``; another interval
-    length of theirs holds from where intervals of both begin next. Meters
-    that have keys already keep those. MasterKeyError where random keys are wanted and cannot be wrapped, AuditError
-    where keys that were made cannot be recorded.
+    New meters are assigned from their commissioning on, others (with ``update``) from ``now``. A changed interval
+    length holds from the next common boundary of both lengths. Meters with keys keep them. MasterKeyError if random
+    keys cannot be wrapped; AuditError if new keys cannot be recorded.
     """
     if keys.make and keys.fleet_key is None:
         master_key.current()
@@ -86,7 +85,7 @@ def import_meters(
             if change.line.interval_minutes is not None and "interval_minutes" in change.columns
         ]
         if moving or lengths:
-            totals.lock()  # as ``assign`` does: before changes of meters move the registry's generation
+            totals.lock()  # as in ``assign``: before changes of meters advance the registry's generation
         added = enrol(plan, now, done=lambda count: progress("enrolling", count, len(plan.new) + len(plan.changed)))
         if keys.make:
             report.keyed = _provision(plan.new, keys, actor, progress)
@@ -109,9 +108,9 @@ def import_file(
     lines_max: int | None = None,
     octets_max: int | None = None,
 ) -> MeterImportReport:
-    """Import a table of meters, all its lines or none; one of REFUSALS where it cannot be.
+    """Import a table of meters, all its lines or none; one of REFUSALS if that fails.
 
-    FileError where it is no table, or has more lines, or octets where it is unpacked, than are taken.
+    FileError if it is not a table, or has more lines or unpacked octets than allowed.
     """
     file = read_meter_file(path, lines_max, octets_max)
     report = import_meters(
@@ -122,11 +121,13 @@ def import_file(
 
 
 def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: bool) -> dict[int, Concentrator]:
-    """Adds lines whose concentrator or algorithm cannot be; gives registered meters that move, and where to."""
+    """Report lines with an impossible concentrator or algorithm; return registered meters that move, with their new
+    ones.
+    """
     standing = [(change.line, change.meter) for change in plan.changed] + plan.unchanged
     for line in (*plan.new, *(line for line, _ in standing)):
         if line.concentrator and line.concentrator not in concentrators:
-            plan.bad.append(BadLine(line.line, f"there is no concentrator {line.concentrator}; make it first"))
+            plan.bad.append(BadLine(line.line, f"there is no concentrator {line.concentrator}; register it first"))
     _check_titles(plan)
     moving: dict[int, Concentrator] = {}
     for chunk in chunks(standing):
@@ -146,7 +147,7 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
 
 
 def _check_titles(plan: Enrolment) -> None:
-    """Adds lines whose title is that of a concentrator: a title is a meter's or a concentrator's, never both."""
+    """Add lines whose title is that of a concentrator: a title belongs to a meter or a concentrator, never both."""
     held = {bytes(row.system_title or b""): row for row in Concentrator.objects.exclude(system_title=None)}
     for line in plan.new:
         if owner := held.get(line.system_title):
@@ -155,7 +156,7 @@ def _check_titles(plan: Enrolment) -> None:
 
 
 def _check_keys(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> None:
-    """Adds lines that say another scheme or algorithm than the meter's key has: those move by a rotation alone."""
+    """Add lines whose scheme or algorithm differs from that of the meter's key: only a rotation changes these."""
     titles = [line.system_title for line, _ in chunk if line.algorithm or line.scheme]
     keys = DeviceKey.objects.filter(system_title__in=titles, epoch__gt=0, state=KeyState.ACTIVE)
     standing = {bytes(key.system_title): key for key in keys.only("system_title", "algorithm", "scheme")}
@@ -164,9 +165,9 @@ def _check_keys(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> No
         if key is None:
             continue
         if line.scheme not in (None, key.scheme):
-            reason = f"the key of meter {meter} is of scheme {key.scheme}: that changes with the key alone"
+            reason = f"the key of meter {meter} is of scheme {key.scheme}: only a new key changes that"
         elif line.algorithm not in (None, key.algorithm):
-            reason = f"the key of meter {meter} is for {algorithm_name(key.algorithm)}: that changes with the key alone"
+            reason = f"the key of meter {meter} is for {algorithm_name(key.algorithm)}: only a new key changes that"
         else:
             continue
         plan.bad.append(BadLine(line.line, reason))
@@ -193,7 +194,7 @@ def _provision(lines: Sequence[MeterLine], keys: KeyPolicy, actor: Actor, progre
 def _assign_new(
     lines: Iterable[MeterLine], added: dict[bytes, int], concentrators: dict[str, Concentrator], now: datetime
 ) -> None:
-    """Plain rows: a meter that was not registered has no readings, so that no totals move."""
+    """Insert plain rows: a new meter has no readings, so no totals move."""
     rows = [
         (added[line.system_title], concentrators[line.concentrator].pk, line.commissioned_at or now)
         for line in lines

@@ -1,4 +1,4 @@
-"""What a command shows of concentrators and of one meter: who belongs where, who was heard when, how keys stand."""
+"""Summaries of concentrators and of one meter for commands: assignments, last frames, key status."""
 
 from collections import Counter
 from datetime import datetime
@@ -14,7 +14,7 @@ from meters.models import Installation, Meter
 
 
 class ConcentratorRow(NamedTuple):
-    """A concentrator, the meters that are assigned to it now, its tokens that are valid, and its last uplink."""
+    """A concentrator with its present meters, its valid tokens, and its last uplink."""
 
     name: str
     is_active: bool
@@ -24,7 +24,7 @@ class ConcentratorRow(NamedTuple):
 
 
 def concentrators(now: datetime) -> list[ConcentratorRow]:
-    """All concentrators by name, in three queries."""
+    """Return all concentrators by name, in three queries."""
     usable = ConcentratorToken.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
     meters, tokens = (
         Counter(dict(rows.order_by().values_list("concentrator").annotate(n=Count("pk"))))
@@ -37,7 +37,7 @@ def concentrators(now: datetime) -> list[ConcentratorRow]:
 
 
 def meter(found: Meter, now: datetime) -> dict[str, Any]:
-    """A meter as text and times: what it is, where it hangs and belongs, its keys. No octets of keys."""
+    """Describe a meter in text and times: its data, place, concentrator and keys. No key octets."""
     installation = Installation.objects.filter(meter=found, removed_at=None).select_related("place").first()
     place = installation.place if installation else None
     assigned = holding(now).filter(meter=found).select_related("concentrator").first()

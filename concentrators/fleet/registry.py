@@ -1,6 +1,6 @@
-"""Who may post: concentrators let in or shut out, and their tokens; each act of a person is audited.
+"""The registry of concentrators and their tokens. Each act of a person is audited.
 
-Journaled, so that a restore shuts out again who was.
+Acts are journaled too, so that a restore keeps out everyone who was shut out.
 """
 
 from datetime import datetime
@@ -17,9 +17,9 @@ from keyvault.audit.chain import Actor
 
 
 def save(concentrator: Concentrator) -> None:
-    """Register a concentrator, or change its name, system title or whether it is let in. JournalError: as before.
+    """Register a concentrator, or change its name, its title or whether it may post. JournalError: nothing changed.
 
-    Its meters are told a title that is new.
+    If the title is new, its meters are told it.
     """
     title = concentrator.system_title
     with transaction.atomic():
@@ -38,17 +38,17 @@ def _stands_without(concentrator: Concentrator, title: bytes) -> bool:
 
 
 def save_as(actor: Actor, concentrator: Concentrator) -> None:
-    """As ``save``, by a person. AuditError or MasterKeyError where it cannot be recorded: nothing was changed."""
+    """Do the same as ``save``, as a person. AuditError or MasterKeyError: nothing was changed."""
     with transaction.atomic():
         save(concentrator)
         subject = {"concentrator": concentrator.name, "id": concentrator.pk}
         if concentrator.system_title is not None:
             subject["device"] = bytes(concentrator.system_title).hex()
-        chain.record(actor, "concentrator.save", subject, "let in" if concentrator.is_active else "shut out")
+        chain.record(actor, "concentrator.save", subject, "registered" if concentrator.is_active else "shut out")
 
 
 def issue_token(actor: Actor, concentrator: Concentrator, label: str, expires_at: datetime | None) -> str:
-    """Make a token and give it in the clear, this once. AuditError or MasterKeyError: none was made."""
+    """Issue a token and return it in the clear, only once. AuditError or MasterKeyError: none was issued."""
     with transaction.atomic():
         token = tokens.issue(concentrator, label, expires_at)
         until = None if expires_at is None else expires_at.isoformat()
@@ -57,7 +57,7 @@ def issue_token(actor: Actor, concentrator: Concentrator, label: str, expires_at
 
 
 def revoke_token(actor: Actor, token: ConcentratorToken) -> None:
-    """Refuse a token from now on, for good. AuditError or MasterKeyError: it stays as it was."""
+    """Revoke a token for good. AuditError or MasterKeyError: it is unchanged."""
     with transaction.atomic():
         tokens.revoke(token)
         subject = {"concentrator": token.concentrator.name, "label": token.label, "id": token.pk}
@@ -65,9 +65,9 @@ def revoke_token(actor: Actor, token: ConcentratorToken) -> None:
 
 
 def rotate_token(actor: Actor, token: ConcentratorToken) -> str:
-    """A token in place of another, in the clear this once; the old one stays valid for tokens.ROTATION_GRACE.
+    """Issue a new token for an old one, in the clear only once; the old one stays valid for tokens.ROTATION_GRACE.
 
-    AuditError or MasterKeyError: none was made, and the old one stays as it was.
+    AuditError or MasterKeyError: none was issued, and the old one is unchanged.
     """
     with transaction.atomic():
         new = tokens.rotate(token)

@@ -1,4 +1,4 @@
-"""Which meters somebody means, to give them new keys or to ask them for what is missing."""
+"""Selections of meters for new keys or for gap recovery."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -16,11 +16,11 @@ from meters.registry.lookup import RegistryError
 
 @dataclass(frozen=True)
 class Selection:
-    """Meters in service: all that fit every criterion that is given; without any, ``everything`` must say so.
+    """Meters in service that meet all given criteria; without any criterion, ``everything`` must be set.
 
-    ``older_than_days`` is the age of the active key; ``compromised`` takes meters whose newest key is
-    compromised, ``derived_from`` those whose active key is derived from a fleet key, ``agreed_with`` those whose active
-    key goes with a version of the head-end's agreement key.
+    ``older_than_days`` is the age of the active key; ``compromised`` selects meters with a compromised newest key,
+    ``derived_from`` those with an active key derived from a fleet key, ``agreed_with`` those with an active key that
+    goes with a version of the head-end's agreement key.
     """
 
     system_titles: Collection[bytes] | None = None
@@ -33,11 +33,11 @@ class Selection:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether no criterion is given, and not everything is meant either."""
+        """Whether no criterion is given, nor everything selected."""
         return all(getattr(self, field.name) is field.default for field in fields(self))
 
     def meters(self, now: datetime) -> QuerySet[Meter]:
-        """The meters by id."""
+        """Return the meters by id."""
         own = DeviceKey.objects.filter(system_title=OuterRef("system_title"), epoch__gt=0)
         active = own.filter(state=KeyState.ACTIVE)
         meters = Meter.objects.filter(status=MeterStatus.COMMISSIONED)
@@ -59,7 +59,7 @@ class Selection:
 
 
 def find_concentrator(name: str) -> Concentrator:
-    """The concentrator of that name; RegistryError where there is none."""
+    """Return the concentrator of this name; RegistryError if there is none."""
     found = Concentrator.objects.filter(name=name).first()
     if found is None:
         raise RegistryError(f"there is no concentrator {name}")

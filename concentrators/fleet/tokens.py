@@ -1,4 +1,4 @@
-"""Bearer tokens of concentrators: 256 random bits, shown once, kept as SHA-256."""
+"""Bearer tokens of concentrators: 256 random bits, shown once, stored as SHA-256."""
 
 import hashlib
 import secrets
@@ -12,13 +12,13 @@ from ami_headend.core.sql import fetch_rows
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import journal
 
-_PREFIX = "dcu_"  # makes a leaked token easy to find; no part of its 256 bits
+_PREFIX = "dcu_"  # makes a leaked token easy to find; not part of its 256 bits
 _LAST_USE_EVERY = timedelta(minutes=1)
-ROTATION_GRACE = timedelta(days=1)  # a replaced token is valid for as long, so that the concentrator can change over
+ROTATION_GRACE = timedelta(days=1)  # a replaced token stays valid this long, so that the concentrator can change over
 
 
 def issue(concentrator: Concentrator, label: str = "", expires_at: datetime | None = None) -> str:
-    """Make a token and give it in the clear, this once; only its digest is stored. Journaled."""
+    """Make a token and return it in the clear, only once; only its digest is stored. Journaled."""
     token = _PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
         row = ConcentratorToken.objects.create(
@@ -31,7 +31,7 @@ def issue(concentrator: Concentrator, label: str = "", expires_at: datetime | No
 
 
 def revoke(token: ConcentratorToken) -> None:
-    """Refuse a token from now on; a token stays revoked from the first time. Journaled."""
+    """Revoke a token for good; the first time of revocation stays. Journaled."""
     now = timezone.now()
     with transaction.atomic():
         if ConcentratorToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now):
@@ -39,10 +39,10 @@ def revoke(token: ConcentratorToken) -> None:
 
 
 def rotate(token: ConcentratorToken) -> str:
-    """Make a token that takes the place of another: the old one is refused after ROTATION_GRACE. Journaled.
+    """Make a token that replaces another: the old one is refused after ROTATION_GRACE. Journaled.
 
-    Gives the new one in the clear, this once. It has the label of the old one, and no end of its own. A restore of
-    an older dump refuses the old one at once.
+    Return the new one in the clear, only once. It has the old one's label and does not expire. After a restore of an
+    older dump, the old one is refused at once.
     """
     until = timezone.now() + ROTATION_GRACE
     with transaction.atomic():
@@ -61,9 +61,9 @@ def state(token: ConcentratorToken, now: datetime) -> str:
 
 
 def find(token: str, now: datetime) -> ConcentratorToken | None:
-    """The valid token row (with its concentrator) for a token in the clear, or None. Notes its use, to the minute.
+    """Return the valid row (with its concentrator) of a token in the clear, or None. Record its use, to the minute.
 
-    Every request of a concentrator begins here: one prepared statement, as the ORM takes four times as long.
+    Every request of a concentrator begins here: one prepared statement, since the ORM takes four times as long.
     """
     octets = digest(token)
     rows = fetch_rows(
@@ -92,5 +92,5 @@ def find(token: str, now: datetime) -> ConcentratorToken | None:
 
 
 def digest(token: str) -> bytes:
-    """SHA-256 of a token, 32 octets. A token has 256 random bits: no salt or stretching is needed."""
+    """Return the SHA-256 of a token, 32 octets. A token has 256 random bits, so it needs no salt or stretching."""
     return hashlib.sha256(token.encode()).digest()

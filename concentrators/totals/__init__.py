@@ -1,1 +1,1 @@
-"""Totals of intervals, and how complete they are."""
+"""Totals of intervals, and their completeness."""

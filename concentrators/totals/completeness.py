@@ -1,8 +1,7 @@
-"""How complete the load profiles are: meters counted in the interval totals, of the meters expected.
+"""Completeness of load profiles: meters counted in interval totals, as a share of expected meters.
 
-Counted and expected both come without a look at a reading: what was counted stands in the totals, what is
-expected is found by ``expected.py``. Of an interval that an exchange cuts more may be counted than is expected. The
-register is that of the load profile.
+Neither number needs a look at readings: totals hold what was counted, and ``expected.py`` finds what is expected. For
+an interval that an exchange cuts, more may be counted than expected. The register is that of the load profile.
 """
 
 from collections import defaultdict
@@ -21,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Hour(NamedTuple):
-    """Intervals that began in one hour: how many are there, how many are expected, and their energy."""
+    """Intervals that began in one hour: received, expected, and their energy."""
 
     start: datetime
     counted: int
@@ -30,7 +29,7 @@ class Hour(NamedTuple):
 
 
 class IncompleteMeter(NamedTuple):
-    """A meter, how many of its intervals are expected in a period, and how many of those are missing."""
+    """A meter with its expected and missing intervals in a period."""
 
     id: int
     serial_number: str
@@ -39,7 +38,7 @@ class IncompleteMeter(NamedTuple):
 
 
 class IntervalShare(NamedTuple):
-    """A concentrator's intervals: how many are there of how many expected, and when the newest of all began."""
+    """A concentrator's received and expected intervals, and the start of its newest interval."""
 
     concentrator_id: int
     counted: int
@@ -50,9 +49,9 @@ class IntervalShare(NamedTuple):
 def hours(
     spans: Iterable[ExpectedSpan], start: datetime, end: datetime, concentrator_id: int | None = None
 ) -> list[Hour]:
-    """Completeness and energy of each whole hour from ``start`` on, of all concentrators or of one; one query.
+    """Return completeness and energy of each whole hour from ``start`` on, of all concentrators or of one; one query.
 
-    Where the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
+    If the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -68,7 +67,7 @@ def hours(
         energy_wh: dict[datetime, float] = defaultdict(float)
         for hour, minutes, meters, energy in cursor.fetchall():
             counted[hour] += meters
-            lasting = max(1, minutes // 60)  # an interval of more than an hour spreads over as many
+            lasting = max(1, minutes // 60)  # an interval of more than an hour is spread over its hours
             for n in range(lasting):
                 energy_wh[hour + n * _HOUR] += float(energy) / lasting
     expected = _expected_by_hour(spans, start, end)
@@ -77,9 +76,9 @@ def hours(
 
 
 def shares(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> list[IntervalShare]:
-    """Completeness of each concentrator over [start, end), the least complete first; one query.
+    """Return the completeness of each concentrator over [start, end), the least complete first; one query.
 
-    ``newest`` looks beyond ``end``, not before ``start``.
+    ``newest`` may be after ``end``, but not before ``start``.
     """
     expected: dict[int, int] = defaultdict(int)
     for span in spans:
@@ -103,9 +102,9 @@ def shares(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> lis
 
 
 def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limit: int) -> list[IncompleteMeter]:
-    """The meters of a concentrator that lack intervals which began in [start, end), those that lack most first.
+    """Return the meters of a concentrator that lack intervals in [start, end), those that lack most first.
 
-    Looks for every expected interval by the readings' key: of a thousand meters a day costs some 50,000 look-ups.
+    Every expected interval is looked up by the readings' key: one day of a thousand meters costs some 50,000 look-ups.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -131,7 +130,7 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
 
 
 def _expected_by_hour(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> dict[datetime, int]:
-    """How many intervals are expected to begin in each hour."""
+    """Count the intervals expected to begin in each hour."""
     changes: dict[int, dict[datetime, int]] = defaultdict(lambda: defaultdict(int))
     for span in spans:
         changes[span.interval_minutes][span.first] += span.meters

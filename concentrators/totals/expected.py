@@ -1,7 +1,7 @@
-"""Which intervals are expected of the meters of concentrators: the rule of ``meters/readings/expectation.py`` in SQL.
+"""Expected intervals of the meters of concentrators: the rule of ``meters/readings/expectation.py`` in SQL.
 
-For many meters at a time, counted by concentrator. A test holds both together over zones, lengths and exchanges.
-The counts are kept in steps, which triggers mark as stale (docs/adr/0019-expected-steps.md).
+For many meters at a time, counted by concentrator. A test compares both over zones, lengths and exchanges. The counts
+are stored as steps, which triggers mark as stale (docs/adr/0019-expected-steps.md).
 """
 
 from collections.abc import Collection
@@ -16,23 +16,23 @@ from concentrators.models import StaleSteps
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGINNING, _END = _EPOCH, datetime(9000, 1, 1, tzinfo=UTC)
 _AT_A_TIME = 50  # concentrators
-# Of an interval of {total}, a row with concentrator, length and start: how many meters are expected in it.
+# The number of meters expected in the interval of {total}, a row with concentrator, length and start.
 EXPECTED = """coalesce((
     SELECT s.meters FROM concentrators_expectedstep s WHERE s.concentrator_id = {total}.concentrator_id
         AND s.interval_minutes = {total}.interval_minutes AND s.at <= {total}.interval_start
     ORDER BY s.at DESC LIMIT 1), 0)"""
-# Whether the interval [{start}, {start} + {minutes}) of a meter counts to its assignment ``a``.
+# Whether the interval [{start}, {start} + {minutes}) of a meter counts for its assignment ``a``.
 COUNTS_TO = """(
     a.valid_from < {start} + make_interval(mins => {minutes}) AND (a.valid_to IS NULL OR a.valid_to > {start})
     AND (a.valid_from <= {start} OR NOT EXISTS (
         SELECT 1 FROM concentrators_assignment p
         WHERE p.meter_id = a.meter_id AND p.valid_to > {start} AND p.valid_to <= a.valid_from)))"""
-# Whether the meter ``m`` was taken down, and hangs nowhere now: nothing is expected of it, and it is not silent.
+# Whether the meter ``m`` was taken down and hangs nowhere now: nothing is expected of it, and it is not silent.
 TAKEN_DOWN = """EXISTS (
     SELECT 1 FROM meters_installation i WHERE i.meter_id = m.id AND i.removed_at <= now() AND NOT EXISTS (
         SELECT 1 FROM meters_installation j
         WHERE j.meter_id = m.id AND (j.removed_at IS NULL OR j.removed_at > now())))"""
-# Who is expected, meter by meter: the intervals of one length that begin in [first, last), both cut to such beginnings.
+# Expected intervals meter by meter: those of one length that begin in [first, last), both rounded up to such starts.
 SPANS = """
     WITH mine AS MATERIALIZED (
         SELECT * FROM concentrators_assignment
@@ -68,7 +68,7 @@ SPANS = """
 
 
 class ExpectedSpan(NamedTuple):
-    """So many meters of a concentrator were expected in [first, last), in intervals of one length."""
+    """A number of meters of a concentrator, expected in [first, last) with intervals of one length."""
 
     concentrator_id: int
     interval_minutes: int
@@ -77,7 +77,7 @@ class ExpectedSpan(NamedTuple):
     meters: int
 
     def intervals(self, start: datetime, end: datetime) -> int:
-        """How many intervals of these meters begin in [start, end)."""
+        """Return how many intervals of these meters begin in [start, end)."""
         step = timedelta(minutes=self.interval_minutes)
         first, last = max(self.first, start), min(self.last, end)
         return self.meters * max(0, _steps_before(last, step) - _steps_before(first, step))
@@ -86,9 +86,10 @@ class ExpectedSpan(NamedTuple):
 def spans(
     start: datetime, end: datetime, over_by: datetime | None = None, concentrator_ids: Collection[int] | None = None
 ) -> list[ExpectedSpan]:
-    """Who is expected to have sent intervals that begin in [start, end) and are over by an instant (``end``).
+    """Return the spans of intervals that begin in [start, end) and have ended at ``over_by`` (default: ``end``).
 
-    From the kept steps: a row for each change within the period, and one for each concentrator and length.
+    They come from the stored steps: one row for each change within the period, and one for each concentrator and
+    length.
     """
     refresh()
     with connection.cursor() as cursor:
@@ -120,10 +121,10 @@ def spans(
 
 
 def refresh() -> int:
-    """Make the steps of the concentrators anew whose meters changed; how many. One query where none did.
+    """Recompute the steps of concentrators with changed meters; return their number. One query if nothing changed.
 
-    Some concentrators at a time, each time in a transaction of its own: whoever is stopped has done a part. A change
-    that is committed meanwhile makes its concentrators stale once more.
+    Each transaction recomputes some concentrators, so an interrupted run has done a part. A change that is committed
+    meanwhile makes its concentrators stale again.
     """
     made = 0
     while StaleSteps.objects.exists():
@@ -160,11 +161,11 @@ def _refresh_some() -> int:
 def parameters(
     start: datetime, end: datetime, over_by: datetime | None, concentrator_ids: Collection[int] | None
 ) -> dict[str, Any]:
-    """The parameters of ``SPANS``."""
+    """Return the parameters of ``SPANS``."""
     ids = None if concentrator_ids is None else list(concentrator_ids)
     return {"start": start, "end": end, "over_by": over_by or end, "concentrators": ids}
 
 
 def _steps_before(at: datetime, step: timedelta) -> int:
-    """How many multiples of ``step`` since 1970 lie before an instant."""
+    """Count the multiples of ``step`` since 1970 that lie before an instant."""
     return -((_EPOCH - at) // step)

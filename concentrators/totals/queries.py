@@ -1,4 +1,4 @@
-"""Reading totals: by concentrator, register and time, in pages by key, with the meters expected."""
+"""Queries of totals: by concentrator, register and time, in pages by key, with the expected meters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from concentrators.totals.expected import EXPECTED, refresh
 
 
 class TotalPosition(NamedTuple):
-    """The place of a total in the order: time first."""
+    """The position of a total in the order: time first."""
 
     interval_start: datetime
     concentrator_id: int
@@ -22,9 +22,9 @@ class TotalPosition(NamedTuple):
 
 
 class TotalRow(NamedTuple):
-    """A total as it is shown: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
+    """A total for display: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
 
-    ``meters_expected`` counts the meters that were to send this interval (meters/readings/expectation.py); of an
+    ``meters_expected`` counts the meters that should send this interval (meters/readings/expectation.py). For an
     interval that an exchange cut, more may be counted.
     """
 
@@ -41,7 +41,9 @@ class TotalRow(NamedTuple):
 
 @dataclass(frozen=True)
 class TotalSelection:
-    """Which totals: intervals that start in [start, end), of these concentrators and registers (ids; None is all)."""
+    """A selection of totals: intervals that start in [start, end), of concentrators and registers (ids; None
+    is all).
+    """
 
     start: datetime
     end: datetime
@@ -51,7 +53,9 @@ class TotalSelection:
 
 
 def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], TotalPosition | None]:
-    """The first totals of a selection, oldest first, and the key to go on after; two queries, unless meters changed."""
+    """Return the first totals of a selection, oldest first, and the key of the next page; two queries, unless meters
+    changed.
+    """
     refresh()
     condition, params = _condition(selection)
     with connection.wrap_database_errors, cursor() as batch:
@@ -66,7 +70,7 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
             [*params, limit],
             prepare=False,
         ).fetchall()
-    # A value may be any int64, so that a sum may be more: it is numeric there, and int here.
+    # A value may be any int64, so a sum may exceed int64: it is numeric in SQL and int here.
     shown = [
         TotalRow(name, obis, at, minutes, int(value), scaler, unit, counted, expected)
         for at, _, _, minutes, name, obis, value, scaler, unit, counted, expected in rows
@@ -78,7 +82,7 @@ _ORDER = ", ".join(TotalPosition._fields)
 
 
 def _condition(selection: TotalSelection) -> tuple[str, list[Any]]:
-    """The WHERE of a selection."""
+    """Return the WHERE clause of a selection."""
     conditions, params = keyset.given(
         ("interval_start >= %s", selection.start),
         ("interval_start < %s", selection.end),

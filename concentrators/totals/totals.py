@@ -1,4 +1,4 @@
-"""Totals per concentrator, register, interval length and interval: added up, moved, recomputed, compared."""
+"""Totals per concentrator, register, interval length and interval: add, move, recompute, compare."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -11,11 +11,11 @@ from ami_headend.core.sql import execute, int_array
 from concentrators.models import IntervalTotal
 from concentrators.totals.expected import COUNTS_TO
 
-LOCK = locks.TOTALS  # so that no total is added up by the assignments of a moment ago
+LOCK = locks.TOTALS  # so that nothing is added under outdated assignments
 
 
 class TotalKey(NamedTuple):
-    """What a total is of; ``start_s`` is the interval's start in Unix seconds."""
+    """The key of a total; ``start_s`` is the interval's start in Unix seconds."""
 
     concentrator_id: int
     register_id: int
@@ -24,7 +24,7 @@ class TotalKey(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A total that does not agree with the readings: (sum, meters) as kept and as recomputed; None where missing."""
+    """A total that differs from the readings: (sum, meters) as stored and as recomputed; None if missing."""
 
     concentrator_id: int
     register_id: int
@@ -71,15 +71,14 @@ def add(sums: Mapping[TotalKey, tuple[int, int]]) -> None:
 
 
 def lock() -> None:
-    """Hold back verification while assignments change, until the transaction ends."""
+    """Block verification until the transaction ends, while assignments change."""
     locks.take(LOCK)
 
 
 def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime | None = None) -> None:
-    """Add (+1) or take away (-1) what meters say from ``start`` on, up to ``end`` if given, by the assignments as they
-    stand now.
+    """Add (+1) or subtract (-1) readings from ``start`` to ``end`` (None: no end), by the present assignments.
 
-    Called under ``lock``: once before the assignments or lengths of the meters change, and once after.
+    Called under ``lock``, once before the assignments or lengths of the meters change, and once after.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -101,7 +100,7 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
                       SELECT concentrator_id FROM concentrators_assignment WHERE meter_id = ANY(%(meters)s))""",
             {"meters": list(meter_ids), "start": start, "end": end},
         )
-        # From ``start`` on, by the index: all totals of years are not to be looked through while verification waits.
+        # From ``start`` on, by the index, so that totals of years are not scanned while verification waits.
         cursor.execute(
             """DELETE FROM concentrators_intervaltotal
                WHERE interval_start >= %s AND (%s::timestamptz IS NULL OR interval_start < %s)
@@ -111,7 +110,7 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
 
 
 def compare(start: datetime, end: datetime) -> list[Difference]:
-    """Totals in [start, end) that differ from what the readings add up to. One statement, so one snapshot."""
+    """Return totals in [start, end) that differ from the sums of readings. One statement, so one snapshot."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""SELECT concentrator_id, register_id, interval_minutes, captured_at,
@@ -130,7 +129,7 @@ def compare(start: datetime, end: datetime) -> list[Difference]:
 
 
 def recompute(start: datetime, end: datetime) -> list[Difference]:
-    """Set totals in [start, end) to what the readings add up to; gives what differed. Holds verification back."""
+    """Set totals in [start, end) to the sums of readings; return the differences. Blocks verification."""
     with transaction.atomic():
         lock()
         differences = compare(start, end)
@@ -155,7 +154,7 @@ def recompute(start: datetime, end: datetime) -> list[Difference]:
     return differences
 
 
-# A reading counts to one assignment of its meter: meters/readings/expectation.py says which.
+# A reading counts for one assignment of its meter: meters/readings/expectation.py says which.
 _FROM_READINGS = f"""
     SELECT a.concentrator_id, r.register_id, r.interval_minutes, r.captured_at,
            sum(r.value) AS value_sum, count(*)::int AS meters

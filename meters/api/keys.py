@@ -1,4 +1,4 @@
-"""REST: the states of device keys. Their octets are in no answer."""
+"""REST: the status of device keys. No answer contains their octets."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ class KeysQuery(NumberedPageQuery):
 
 
 class KeySerializer(serializers.ModelSerializer[DeviceKey]):
-    """A key: its meter, its state, and the last frame under it."""
+    """A key with its meter, its state, and its last frame."""
 
     number = serializers.IntegerField(source="pk")
     system_title = SystemTitleField()
-    epoch = serializers.IntegerField(help_text="0 is the key under which others are sent")
+    epoch = serializers.IntegerField(help_text="0 is the transfer key, under which others are sent")
     algorithm = serializers.ChoiceField(algorithm_choices(), help_text="COSE algorithm")
     state = serializers.ChoiceField([state.value for state in KeyState])
     master_key_version = serializers.IntegerField(allow_null=True, help_text="null for derived keys")
-    highest_counter = serializers.IntegerField(allow_null=True, help_text="null while no frame was accepted under it")
+    highest_counter = serializers.IntegerField(allow_null=True, help_text="null until a frame is accepted under it")
     heard_at = serializers.DateTimeField(allow_null=True)
 
     class Meta:

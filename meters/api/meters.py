@@ -1,4 +1,4 @@
-"""REST: meters, their readings, events and gaps. Doors to the query functions."""
+"""REST: meters, their readings, events and gaps."""
 
 import itertools
 from collections.abc import Callable
@@ -45,7 +45,7 @@ _TITLE = OpenApiParameter("system_title", str, OpenApiParameter.PATH, descriptio
 
 
 class CSVRenderer(BaseRenderer):
-    """Stands for the format in negotiation; the view streams by itself."""
+    """Supplies the format for negotiation; the view itself streams."""
 
     media_type = "text/csv"
     format = "csv"
@@ -59,7 +59,7 @@ class ParquetRenderer(BaseRenderer):
 
 
 class ParameterView(generics.GenericAPIView[Any]):
-    """A view over checked query parameters."""
+    """A view with validated query parameters."""
 
     query_class: type[QuerySerializer]
 
@@ -74,13 +74,13 @@ class ParameterView(generics.GenericAPIView[Any]):
     def numbered_page(
         self, request: Request, rows: list[Any], serializer: type[BaseSerializer[Any]], asked: dict[str, Any]
     ) -> Response:
-        """Rows in the order of their numbers, and the address of the next page where this one is full."""
+        """Return rows in order of their numbers, and the address of the next page if this one is full."""
         following = self.next_page(request, str(rows[-1].pk)) if len(rows) == asked["page_size"] else None
         return Response({"next": following, "results": serializer(rows, many=True).data})
 
 
 def _described(meters: QuerySet[Meter], request: Request, *, is_list: bool) -> list[Meter]:
-    """The meters; with their places if the user may see those."""
+    """Return the meters, with their places if the user may see those."""
     if not may_see_places(request.user):
         return list(meters)
     standing = Installation.objects.filter(removed_at=None).select_related("place")
@@ -98,7 +98,7 @@ class MeterList(ParameterView):
     query_class = MetersQuery
 
     def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
-        """The meters that the query names."""
+        """Return the meters that match the query."""
         return queries.meters(asked.get("search", ""), asked.get("status"))
 
     def get(self, request: Request) -> Response:
@@ -126,7 +126,7 @@ class MeterDetail(generics.GenericAPIView[Any]):
 
 
 class MeterGaps(ParameterView):
-    """Which expected intervals of a meter are missing."""
+    """The missing intervals of a meter."""
 
     queryset = Reading.objects.none()
     query_class = GapsQuery
@@ -144,7 +144,7 @@ class MeterGaps(ParameterView):
 
 
 def meter_of(system_title: str) -> Meter:
-    """The meter that an address names; 404 where there is none."""
+    """Return the meter that an address names; 404 if there is none."""
     try:
         return find_meter(system_title)
     except RegistryError as error:
@@ -152,7 +152,7 @@ def meter_of(system_title: str) -> Meter:
 
 
 def _narrow(look: Callable[[], T]) -> T:
-    """What was looked for; a 400 where it costs too much."""
+    """Run a query; 400 if it costs too much."""
     try:
         return look()
     except SelectionError as error:
@@ -160,7 +160,7 @@ def _narrow(look: Callable[[], T]) -> T:
 
 
 class SelectionView(ParameterView):
-    """Rows by meter, register and period: JSON in pages, CSV and Parquet whole and streamed."""
+    """Rows by meter, register and period: JSON in pages; CSV and Parquet complete and streamed."""
 
     renderer_classes = (JSONRenderer, CSVRenderer, ParquetRenderer)
     query_class: type[PeriodQuery] = SelectionQuery
@@ -169,7 +169,7 @@ class SelectionView(ParameterView):
     filename: str
 
     def note(self, request: Request, asked: dict[str, Any]) -> None:
-        """Record whose data is shown: of the meters that are asked for, or of any."""
+        """Record whose data is shown: that of the requested meters, or of any."""
         access_record.note(request, meters=asked.get("meter"))
 
     def selection(self, asked: dict[str, Any]) -> Any:
@@ -178,7 +178,7 @@ class SelectionView(ParameterView):
         )
 
     def page(self, selection: Any, limit: int) -> tuple[list[Any], Any]:
-        """The rows of one page, and the key to go on after."""
+        """Return the rows of one page, and the key of the next."""
         return type(self).query(selection, limit)
 
     def get(self, request: Request) -> HttpResponseBase:
@@ -192,7 +192,9 @@ class SelectionView(ParameterView):
             following = key and self.next_page(request, CursorField().to_representation(key))
             return Response({"next": following, "results": [row._asdict() for row in rows]})
         batches = queries.batches(query, selection, export.BATCH)
-        first = _narrow(lambda: list(itertools.islice(batches, 1)))  # what fails at once fails before 200 is answered
+        first = _narrow(
+            lambda: list(itertools.islice(batches, 1))
+        )  # an immediate error comes before status 200 is sent
         stream = {"csv": export.stream_csv, "parquet": export.stream_parquet}[chosen.format]
         return StreamingHttpResponse(
             stream(self.schema_of_rows, itertools.chain(first, batches)),
@@ -210,7 +212,7 @@ def page_responses(name: str, row: type[Any]) -> dict[Any, Any]:
 
 
 class ReadingList(SelectionView):
-    """Readings in the order of their time.
+    """Readings in order of time.
 
     A page of `register` without `meter` may hold fewer rows than `page_size`, or none, before the end: follow `next`.
     """
@@ -221,7 +223,7 @@ class ReadingList(SelectionView):
     filename = "readings"
 
     def page(self, selection: Any, limit: int) -> tuple[list[Any], Any]:
-        """After a look at so many readings of any register."""
+        """Return a page that may be short, because only a limited number of readings is scanned."""
         return queries.readings_page(selection, limit)
 
     @extend_schema(
@@ -232,7 +234,7 @@ class ReadingList(SelectionView):
 
 
 class EventList(SelectionView):
-    """Meter events in the order of their time."""
+    """Meter events in order of time."""
 
     queryset = MeterEvent.objects.none()
     query_class = EventsQuery

@@ -1,4 +1,4 @@
-"""REST: places, where energy is metered: address, customer reference, coordinates, and the meters there."""
+"""REST: places where energy is metered, with address, customer reference, coordinates and meters."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class InstallationSerializer(serializers.ModelSerializer[Installation]):
 
 
 class PlaceSerializer(serializers.ModelSerializer[Place]):
-    """A place; its coordinates are degrees (WGS 84) and go together."""
+    """A place. Its coordinates are degrees (WGS 84); either both are given or none."""
 
     latitude = serializers.DecimalField(8, 6, min_value=-90, max_value=90, allow_null=True, required=False)
     longitude = serializers.DecimalField(9, 6, min_value=-180, max_value=180, allow_null=True, required=False)
@@ -39,12 +39,12 @@ class PlaceSerializer(serializers.ModelSerializer[Place]):
             attrs.get(name, getattr(self.instance, name, None)) for name in ("latitude", "longitude")
         )
         if (latitude is None) != (longitude is None):
-            raise serializers.ValidationError({"latitude": ["latitude and longitude go together"]})
+            raise serializers.ValidationError({"latitude": ["give both latitude and longitude, or none"]})
         return attrs
 
 
 class PlaceDetailSerializer(PlaceSerializer):
-    """A place with the meters that hang or hung there, the latest first."""
+    """A place with its present and past meters, the latest first."""
 
     meters = serializers.SerializerMethodField()
 
@@ -57,10 +57,10 @@ class PlaceDetailSerializer(PlaceSerializer):
 
 
 class PlacesQuery(QuerySerializer):
-    name = serializers.CharField(required=False, max_length=120, help_text="how the name begins")
+    name = serializers.CharField(required=False, max_length=120, help_text="first characters of the name")
     customer_reference = serializers.CharField(required=False, max_length=64, help_text="exactly")
     page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
-    cursor = serializers.CharField(required=False, max_length=120, help_text="from `next` of the page before")
+    cursor = serializers.CharField(required=False, max_length=120, help_text="from `next` of the previous page")
 
 
 class PlaceList(ParameterView):

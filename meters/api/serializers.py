@@ -1,4 +1,4 @@
-"""What the API takes and shows."""
+"""Serializers of the API: input and output."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ SELECTION_MAX = 100  # meters or registers named in one request
 
 
 class SystemTitleField(serializers.CharField):
-    """A system title in 16 hex digits; 8 octets inside."""
+    """A system title in 16 hex digits; 8 octets internally."""
 
     def to_internal_value(self, data: Any) -> bytes:  # type: ignore[override]
         try:
@@ -34,7 +34,7 @@ class SystemTitleField(serializers.CharField):
 
 
 class NamedField(serializers.SlugRelatedField[Any]):
-    """A row by what it is called; a name that no column can hold (it has a NUL) names none."""
+    """A row by its name; a name that no column can hold (with a NUL) matches none."""
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, str):
@@ -44,7 +44,7 @@ class NamedField(serializers.SlugRelatedField[Any]):
 
 @extend_schema_field(str)
 class CursorField(serializers.Field[Any, str, str, Any]):
-    """Where the last page ended: times and numbers as they come in a key, opaque to the client."""
+    """The end of the previous page: the times and numbers of its key, opaque to the client."""
 
     def to_internal_value(self, data: str) -> tuple[Any, ...]:
         try:
@@ -53,7 +53,7 @@ class CursorField(serializers.Field[Any, str, str, Any]):
                 raise ValueError
             return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us), *ids)
         except (ValueError, TypeError, OverflowError, RecursionError):
-            raise serializers.ValidationError("not a cursor of this head-end: follow `next` as it is given") from None
+            raise serializers.ValidationError("not a cursor of this head-end: follow `next` unchanged") from None
 
     def to_representation(self, value: tuple[Any, ...]) -> str:
         at, *ids = value
@@ -62,14 +62,14 @@ class CursorField(serializers.Field[Any, str, str, Any]):
 
 
 class QuerySerializer(serializers.Serializer[Any]):
-    """Query parameters; one that is not known, or empty, is refused: a slip of the pen must not select everything."""
+    """Query parameters. Unknown or empty ones are refused, so that a typing error does not select everything."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         wrong = {}
         for name, text in sorted(self.initial_data.items()):
             if name not in self.fields and name != "format":
-                wrong[name] = [f"no such parameter; there are {', '.join(self.fields)}"]
-            elif not text:  # DRF takes it for one that was not given
+                wrong[name] = [f"no such parameter; known are {', '.join(self.fields)}"]
+            elif not text:  # DRF treats it as not given
                 wrong[name] = ["empty: leave it out, or give it a value"]
         if wrong:
             raise serializers.ValidationError(wrong)
@@ -81,21 +81,21 @@ class PageSizeQuery(QuerySerializer):
 
 
 class NumberedPageQuery(PageSizeQuery):
-    """A page of rows in the order of their numbers."""
+    """A page of rows in order of their numbers."""
 
     cursor = serializers.IntegerField(
-        default=0, min_value=0, max_value=2**63 - 1, help_text="from `next` of the page before"
+        default=0, min_value=0, max_value=2**63 - 1, help_text="from `next` of the previous page"
     )
 
 
 class PeriodQuery(QuerySerializer):
-    """A period [from, to); `to` is now unless given, `from` seven days earlier."""
+    """A period [from, to); by default `to` is now, and `from` seven days earlier."""
 
-    to = serializers.DateTimeField(required=False, help_text="end, not included (ISO 8601); default: now")
+    to = serializers.DateTimeField(required=False, help_text="end, exclusive (ISO 8601); default: now")
 
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
-        # "from" is a word of Python's and cannot be declared.
+        # "from" is a keyword of Python and cannot be declared.
         start = serializers.DateTimeField(required=False, help_text="start (ISO 8601); default: 7 days before `to`")
         return {"from": start, **fields}
 
@@ -105,7 +105,7 @@ class PeriodQuery(QuerySerializer):
         try:
             attrs.setdefault("from", attrs["to"] - DEFAULT_PERIOD)
         except OverflowError:
-            raise serializers.ValidationError({"to": ["earlier than time itself"]}) from None
+            raise serializers.ValidationError({"to": ["too early"]}) from None
         if attrs["from"] >= attrs["to"]:
             raise serializers.ValidationError({"from": ["must be before `to`"]})
         return attrs
@@ -121,15 +121,15 @@ class PageQuery(PeriodQuery):
         help_text="OBIS code; may be repeated",
     )
     page_size = serializers.IntegerField(
-        default=PAGE_DEFAULT, min_value=1, max_value=PAGE_MAX, help_text="of JSON; CSV and Parquet hold everything"
+        default=PAGE_DEFAULT, min_value=1, max_value=PAGE_MAX, help_text="for JSON; CSV and Parquet are complete"
     )
-    cursor = CursorField(required=False, help_text="from `next` of the page before")
+    cursor = CursorField(required=False, help_text="from `next` of the previous page")
 
     cursor_ids = 2  # how many numbers follow the time in a cursor
 
     def validate_cursor(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(value) != 1 + self.cursor_ids:
-            raise serializers.ValidationError("a cursor of another list: follow `next` as it is given")
+            raise serializers.ValidationError("a cursor of another list: follow `next` unchanged")
         return value
 
     def validate_register(self, codes: list[str]) -> list[int]:
@@ -141,7 +141,7 @@ class PageQuery(PeriodQuery):
 
 
 class SelectionQuery(PageQuery):
-    """Meters by system title, beside registers, a period, and a page."""
+    """Meters by system title, with registers, a period, and a page."""
 
     meter = serializers.ListField(
         child=SystemTitleField(), required=False, max_length=SELECTION_MAX, help_text="system title; may be repeated"
@@ -170,7 +170,7 @@ class GapsQuery(PeriodQuery):
         if register is None:
             raise serializers.ValidationError(f"there is no register {code!r}")
         if register.kind != RegisterKind.INTERVAL:
-            raise serializers.ValidationError(f"{code} is no interval register: gaps are of intervals")
+            raise serializers.ValidationError(f"{code} is not an interval register, so it has no gaps")
         return register
 
 
@@ -182,11 +182,11 @@ class MetersQuery(QuerySerializer):
     )
     status = serializers.ChoiceField(choices=MeterStatus.choices, required=False)
     page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
-    cursor = serializers.CharField(required=False, max_length=64, help_text="from `next` of the page before")
+    cursor = serializers.CharField(required=False, max_length=64, help_text="from `next` of the previous page")
 
 
 class PlaceField(serializers.CharField):
-    """The place of a meter; left out where the door (``meters.api.meters``) set none: not everybody may see places."""
+    """The place of a meter; left out unless ``meters.api.meters`` set it, because not everybody may see places."""
 
     def get_attribute(self, instance: Any) -> Any:
         if not hasattr(instance, "place_name"):
@@ -196,12 +196,12 @@ class PlaceField(serializers.CharField):
 
 class MeterSerializer(serializers.ModelSerializer[Meter]):
     system_title = SystemTitleField()
-    interval_minutes = serializers.IntegerField(source="length_minutes", help_text="in which it measures now")
+    interval_minutes = serializers.IntegerField(source="length_minutes", help_text="present interval length")
     place = PlaceField(
         source="place_name",
         required=False,
         allow_null=True,
-        help_text="where it hangs now; left out for whoever may not see places",
+        help_text="its present place; left out for users who may not see places",
     )
 
     class Meta:
@@ -224,20 +224,20 @@ class ReadingSerializer(serializers.Serializer[Any]):
     system_title = serializers.CharField()
     obis_code = serializers.CharField()
     captured_at = serializers.DateTimeField(help_text="for interval registers the interval's start")
-    interval_minutes = serializers.IntegerField(help_text="0 for all but interval registers")
+    interval_minutes = serializers.IntegerField(help_text="0 except for interval registers")
     value = serializers.IntegerField(help_text="64 bits, in the register's resolution")
     scaler = serializers.IntegerField()
     unit = serializers.CharField()
     quantity = serializers.CharField(help_text="decimal, exact")
-    uplink = serializers.IntegerField(help_text="which uplink brought it")
-    scheme = serializers.CharField(help_text="the scheme that protected it on its way")
+    uplink = serializers.IntegerField(help_text="number of its uplink")
+    scheme = serializers.CharField(help_text="the scheme that protected it")
     caveat = serializers.CharField(
-        help_text="what it lacks of protection from end to end, as `carried in clear`; empty: nothing"
+        help_text="what end-to-end protection it lacks, as `carried in clear`; empty if nothing"
     )
 
 
 class EventSerializer(serializers.Serializer[Any]):
-    """What a meter reported of itself."""
+    """An event that a meter reported about itself."""
 
     id = serializers.IntegerField()
     system_title = serializers.CharField()
@@ -253,22 +253,22 @@ class GapSerializer(serializers.Serializer[Any]):
 
     to = serializers.DateTimeField(source="end")
     intervals = serializers.IntegerField()
-    interval_minutes = serializers.IntegerField(help_text="the length that the meter had then")
+    interval_minutes = serializers.IntegerField(help_text="the meter's length at that time")
 
     def get_fields(self) -> dict[str, Any]:
         return {"from": serializers.DateTimeField(source="start"), **super().get_fields()}
 
 
 class GapReportSerializer(serializers.Serializer[Any]):
-    interval_minutes = serializers.IntegerField(help_text="the length that the meter has now")
+    interval_minutes = serializers.IntegerField(help_text="the meter's present length")
     expected = serializers.IntegerField(help_text="intervals")
     missing = serializers.IntegerField(help_text="intervals")
-    completeness = serializers.FloatField(allow_null=True, help_text="0 to 1; null where none is expected")
+    completeness = serializers.FloatField(allow_null=True, help_text="0 to 1; null if none is expected")
     gaps = GapSerializer(many=True)
 
 
 def page_of(name: str, child: type[serializers.Serializer[Any]]) -> Any:
-    """A page of a list, for the schema."""
+    """Return the schema of a page of a list."""
     fields: Mapping[str, Any] = {
         "next": serializers.URLField(allow_null=True, help_text="the next page; null at the end"),
         "results": child(many=True),

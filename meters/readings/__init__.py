@@ -1,1 +1,1 @@
-"""What meters say: codes, packs, values, and reading them back."""
+"""Readings of meters: codes, packs, values, and queries."""

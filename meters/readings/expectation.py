@@ -1,15 +1,15 @@
-"""Which intervals are expected of a meter, and to which assignment an interval counts. Pure.
+"""Which intervals are expected of a meter, and for which assignment an interval counts. Pure.
 
-The one rule; gaps, completeness, totals, profiles and alerts follow it, and ``concentrators/totals/expected.py``
-says it once more in SQL, for many meters at a time (a test holds the two together):
+This is the one rule. Gaps, completeness, totals, profiles and alerts follow it, and
+``concentrators/totals/expected.py`` repeats it in SQL for many meters at a time (a test compares the two):
 
-- Intervals begin at multiples of their length since 1970, UTC, whatever the zone of those who look. An interval
-  belongs to the period, and so to the one day, in which it *begins*.
-- An interval is expected if the meter measured in that length, was in service, and hung at a place (if it ever
-  did) for the whole of it, and if it is over. An exchange is an instant: the interval that it cuts is expected of
-  neither meter.
-- An interval counts to the earliest assignment that overlaps it: to the one at its start, or, where none stood
-  there, to the first that began within it. So what a new meter measured of the interval in which it was hung counts.
+- Intervals begin at multiples of their length since 1970, UTC, whatever the viewer's zone. An interval belongs to the
+  period, and so to the one day, in which it *begins*.
+- An interval is expected if for the whole of it the meter measured in that length, was in service, and hung at a place
+  (if it ever did), and if it has ended. An exchange is an instant: the interval that it cuts is expected of neither
+  meter.
+- An interval counts for the earliest assignment that overlaps it: the one at its start or, if there was none, the
+  first that began within it. So the first partial interval of a new meter counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,22 +34,22 @@ class ExpectedPeriod(NamedTuple):
         return (self.end - self.start) // timedelta(minutes=self.interval_minutes)
 
     def starts(self, start: datetime, end: datetime) -> list[datetime]:
-        """When those of its intervals begin that begin in [start, end)."""
+        """Return the starts of its intervals that begin in [start, end)."""
         part = self.part(start, end)
         step = timedelta(minutes=self.interval_minutes)
         return [part.start + n * step for n in range(max(0, part.intervals))]
 
     def part(self, start: datetime, end: datetime) -> "ExpectedPeriod":
-        """Those of its intervals that begin in [start, end); it may have none, and then less than none."""
+        """Return its intervals that begin in [start, end), perhaps none."""
         first = common_boundary(max(self.start, start), self.interval_minutes)
         last = min(self.end, common_boundary(end, self.interval_minutes))
         return self._replace(start=first, end=max(first, last))
 
 
 class Terms(NamedTuple):
-    """What is known of a meter: when it was in service, when it hung at places, and in which lengths it measured.
+    """The terms of a meter: when it was in service, when it hung at places, and its interval lengths.
 
-    ``hung`` holds (from, to), and is empty for a meter that never hung anywhere: then it is expected all the
+    ``hung`` holds (from, to); it is empty for a meter that never hung anywhere, whose intervals are expected all the
     same. ``lengths`` holds (from, to, minutes). None is an open end.
     """
 
@@ -60,7 +60,7 @@ class Terms(NamedTuple):
     lengths: Sequence[tuple[datetime | None, datetime | None, int]]
 
     def length_at(self, at: datetime) -> int:
-        """The length in minutes in which the meter measures at an instant."""
+        """Return the meter's interval length at an instant, in minutes."""
         for begun, ended, minutes in self.lengths:
             if (begun is None or begun <= at) and (ended is None or at < ended):
                 return minutes
@@ -68,7 +68,7 @@ class Terms(NamedTuple):
 
 
 def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) -> Iterator[ExpectedPeriod]:
-    """The expected intervals of a meter that begin in [start, end) and are over by an instant."""
+    """Yield the expected intervals of a meter that begin in [start, end) and have ended at an instant."""
     end = min(end, over_by)
     if start >= end:
         return
@@ -76,7 +76,7 @@ def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) ->
         for begun, ended, minutes in terms.lengths:
             first = max(at for at in (start, terms.commissioned_at, hung_from, begun) if at is not None)
             whole_by = min(at for at in (terms.retired_at, hung_to, ended, over_by) if at is not None)
-            if first >= min(end, whole_by):  # none, and the boundary after it may be after all times
+            if first >= min(end, whole_by):  # none, and the next boundary may exceed the range of times
                 continue
             step = timedelta(minutes=minutes)
             period = ExpectedPeriod(
@@ -90,7 +90,9 @@ def expected(terms: Terms, start: datetime, end: datetime, over_by: datetime) ->
 
 
 def assignment_of(assignments: Sequence[tuple[int, int, int | None]], start_s: int, end_s: int) -> int | None:
-    """What an interval [start_s, end_s) counts to, of (whom, from, to) in Unix seconds, the earliest first."""
+    """Return who counts the interval [start_s, end_s): ``assignments`` are (whom, from, to) in Unix seconds,
+    in order.
+    """
     for whom, from_s, to_s in assignments:
         if to_s is None or start_s < to_s:
             return whom if from_s < end_s else None

@@ -1,4 +1,4 @@
-"""Rows as CSV and Parquet streams: memory holds one batch, whatever the export's length."""
+"""Rows as CSV and Parquet streams: memory holds one batch, however long the export is."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +10,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from django.http import StreamingHttpResponse
 
-BATCH = 20_000  # rows a query, and a row group of Parquet
+BATCH = 20_000  # rows in one query, and in one row group of Parquet
 _TIME = pa.timestamp("us", tz="UTC")
-# What spreadsheets take for a formula: after spaces, too, and in the wide signs of East Asian scripts.
+# Beginnings that spreadsheets take for a formula: also after spaces, and in the full-width signs of East Asian scripts.
 _FORMULA = r"^(\s*[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])"
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]+)?$"
 READING_SCHEMA = pa.schema(
@@ -44,7 +44,7 @@ EVENT_SCHEMA = pa.schema(
 
 
 class _Outbox:
-    """The file that a writer writes to; what stands in it is taken out after each batch."""
+    """The file that a writer writes to; its content is taken out after each batch."""
 
     closed = False
 
@@ -62,7 +62,7 @@ class _Outbox:
         return self._octets
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: nothing is buffered."""
 
     def close(self) -> None:
         self.closed = True
@@ -74,16 +74,16 @@ class _Outbox:
 
 
 def stream_csv(schema: pa.Schema, batches: Iterable[list[Any]]) -> Iterator[bytes]:
-    """Batches of rows as CSV with a header; times in ISO 8601, UTC. Every CSV of the head-end is written here.
+    """Stream batches of rows as CSV with a header; times in ISO 8601, UTC. Every CSV of the head-end is written here.
 
-    A text that a spreadsheet would take for a formula has a quote before it (OWASP: CSV injection); numbers stay.
+    A text that a spreadsheet would take for a formula gets a leading quote (OWASP: CSV injection); numbers do not.
     """
     texts = pa.schema([(field.name, pa.string() if field.type == _TIME else field.type) for field in schema])
     yield from _stream(schema, batches, lambda outbox: pa_csv.CSVWriter(outbox, texts), _for_a_spreadsheet)
 
 
 def csv_answer(name: str, schema: pa.Schema, batches: Iterable[list[Any]]) -> StreamingHttpResponse:
-    """Batches of rows as a CSV file to be saved, streamed; what fails at once fails before 200 is answered."""
+    """Stream batches of rows as a CSV file to save; an immediate error comes before status 200 is sent."""
     found = iter(batches)
     first = list(itertools.islice(found, 1))
     return StreamingHttpResponse(
@@ -94,7 +94,7 @@ def csv_answer(name: str, schema: pa.Schema, batches: Iterable[list[Any]]) -> St
 
 
 def stream_parquet(schema: pa.Schema, batches: Iterable[list[Any]]) -> Iterator[bytes]:
-    """Batches of rows as Parquet, one row group each."""
+    """Stream batches of rows as Parquet, one row group each."""
     yield from _stream(schema, batches, lambda outbox: pq.ParquetWriter(outbox, schema), lambda batch: batch)
 
 

@@ -1,4 +1,4 @@
-"""Which intervals of a meter's load profile are missing."""
+"""Missing intervals of a meter's load profile."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from meters.readings.expectation import ExpectedPeriod, Terms, expected
 from meters.readings.obis import RegisterKind
 from meters.readings.partitions import retention_start
 
-EXPECTED_MAX = 200_000  # intervals that one report looks at
+EXPECTED_MAX = 200_000  # the most intervals of one report
 
 
 class GapsError(ValueError):
-    """A report that cannot be made: another kind of register, a period too long or of no time. The caller's mistake."""
+    """The caller's mistake: a register of another kind, or a period that is too long or empty."""
 
 
 class Gap(NamedTuple):
@@ -32,9 +32,9 @@ class Gap(NamedTuple):
 
 
 class GapReport(NamedTuple):
-    """The gaps of one register, oldest first; ``expected`` counts intervals, missing ones included.
+    """The gaps of one register, oldest first; ``expected`` counts intervals, including missing ones.
 
-    ``interval_minutes`` is the length that the meter has now; a gap before a change is in the length of then.
+    ``interval_minutes`` is the meter's present length; a gap before a change has the length of that time.
     """
 
     interval_minutes: int
@@ -44,14 +44,14 @@ class GapReport(NamedTuple):
 
     @property
     def completeness(self) -> float | None:
-        """Share of the expected intervals that are there, 0 to 1; None where none is expected."""
+        """The share of expected intervals that were received, 0 to 1; None if none is expected."""
         return (self.expected - self.missing) / self.expected if self.expected else None
 
 
 def gap_report(meter: Meter, register: Register, start: datetime, end: datetime, now: datetime) -> GapReport:
-    """The gaps of an interval register among the intervals that begin in [start, end) and are over, in three queries.
+    """Return the gaps of an interval register among ended intervals that begin in [start, end), in three queries.
 
-    Which intervals are expected is said in ``expectation.py``.
+    ``expectation.py`` says which intervals are expected.
     """
     _checked(register, start, end)
     terms = terms_of([meter])
@@ -66,13 +66,15 @@ def gap_report(meter: Meter, register: Register, start: datetime, end: datetime,
 def find_gaps(
     meters: Sequence[Meter], register: Register, start: datetime, end: datetime, now: datetime
 ) -> dict[int, list[Gap]]:
-    """The gaps of many meters, as ``gap_report`` finds them, by the ids of those that have any; three queries."""
+    """Return the gaps of many meters, as ``gap_report`` finds them, by meter id; only meters with gaps. Three
+    queries.
+    """
     _checked(register, start, end)
     return dict(_missing(expected_periods(meters, start, end, now), register))
 
 
 def terms_of(meters: Sequence[Meter]) -> list[Terms]:
-    """What is known of meters, in two queries."""
+    """Return the terms of meters, in two queries."""
     hung: defaultdict[int, list[tuple[datetime, datetime | None]]] = defaultdict(list)
     for row in Installation.objects.filter(meter__in=meters).order_by("installed_at"):
         hung[row.meter_id].append((row.installed_at, row.removed_at))
@@ -95,7 +97,9 @@ def terms_of(meters: Sequence[Meter]) -> list[Terms]:
 
 
 def expected_periods(meters: Sequence[Meter], start: datetime, end: datetime, now: datetime) -> list[ExpectedPeriod]:
-    """The expected intervals of meters that begin in [start, end), are over, and are kept still; two queries."""
+    """Return expected intervals of meters that begin in [start, end), have ended, and are still retained; two
+    queries.
+    """
     return _expected(terms_of(meters), start, end, now)
 
 
@@ -106,13 +110,13 @@ def _expected(terms: Sequence[Terms], start: datetime, end: datetime, now: datet
 
 def _checked(register: Register, start: datetime, end: datetime) -> None:
     if register.kind != RegisterKind.INTERVAL:
-        raise GapsError(f"{register.obis_code} is no interval register: gaps are of intervals")
+        raise GapsError(f"{register.obis_code} is not an interval register, so it has no gaps")
     if start >= end:
         raise GapsError("the period ends before it begins")
 
 
 def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdict[int, list[Gap]]:
-    """Where two neighbouring times stand further apart than one step, the ends of each period among them; by meter."""
+    """Find gaps, by meter: neighbouring times, including the ends of each period, that are more than one step apart."""
     gaps: defaultdict[int, list[Gap]] = defaultdict(list)
     if not periods:
         return gaps

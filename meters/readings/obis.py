@@ -1,4 +1,4 @@
-"""OBIS codes (IEC 62056-6-1) and the registers this head-end knows from the start. Pure."""
+"""OBIS codes (IEC 62056-6-1), and the registers that every head-end has. Pure."""
 
 import re
 from enum import StrEnum
@@ -12,7 +12,7 @@ class ObisError(ValueError):
 
 
 class RegisterKind(StrEnum):
-    """How the values of a register are to be read."""
+    """How to read the values of a register."""
 
     CUMULATIVE = "cumulative"  # a register that only counts up; the time is that of the reading
     INTERVAL = "interval"  # the energy of one interval; the time is the interval's start
@@ -21,7 +21,7 @@ class RegisterKind(StrEnum):
 
 
 class ObisCode(NamedTuple):
-    """The value groups A to E, 0..255 each. Group F (billing) is left out: SenML names forbid ``*``."""
+    """The value groups A to E, 0..255 each. Group F (billing) is left out, because SenML names forbid ``*``."""
 
     a: int
     b: int
@@ -44,7 +44,7 @@ class StandardRegister(NamedTuple):
 
 
 def parse_obis(text: str) -> ObisCode:
-    """The value groups of ``1-0:1.8.0``; ObisError where the text is another form, or a group is over 255."""
+    """Return the value groups of ``1-0:1.8.0``; ObisError if the text has another form or a group is over 255."""
     match = _OBIS.fullmatch(text)
     if match is None:
         raise ObisError(f"{text!r} is not an OBIS code of the form A-B:C.D.E")
@@ -55,7 +55,7 @@ def parse_obis(text: str) -> ObisCode:
 
 
 COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE = "0-0:96.13.0", "0-0:96.13.1", "0-0:96.13.2"
-LOAD_PROFILE = "1-0:1.29.0"  # which every meter reports: completeness and gaps are of it
+LOAD_PROFILE = "1-0:1.29.0"  # every meter reports it; completeness and gaps refer to it
 STANDARD_LOG, FRAUD_LOG = "0-0:96.11.0", "0-0:96.11.1"
 _C, _I, _N, _E = RegisterKind.CUMULATIVE, RegisterKind.INTERVAL, RegisterKind.INSTANTANEOUS, RegisterKind.EVENT
 STANDARD_REGISTERS = [

@@ -1,7 +1,7 @@
-"""Monthly partitions of the readings, over the whole retention window and some months ahead.
+"""Monthly partitions of readings, for the whole retention period and some months ahead.
 
-There is no default partition: a reading outside of the window is refused before it is stored
-(``too_old``, ``clock_skew``), so one without a partition is a fault here, and must be loud.
+There is no default partition: a reading outside the period is rejected before it is stored (``too_old``,
+``clock_skew``), so one without a partition is a fault of ours that must be noticed.
 """
 
 from collections.abc import Callable
@@ -15,47 +15,47 @@ from django.utils import timezone
 from ami_headend.core import locks
 
 MONTHS_AHEAD = 4
-# A month is dropped this long after all of it expired: a worker that just now judged a reading
-# to be inside the retention still finds its partition.
+# A month is dropped this long after it expired completely, so that a worker that just judged a reading to be within the
+# retention period still finds its partition.
 DROP_AFTER = timedelta(days=1)
-# New and dropped partitions need the table alone for a moment. Waiting for it behind a long export
-# would stop the writers that queue up behind us, so we give up and come back.
+# Creating and dropping partitions needs the table exclusively for a moment. Waiting behind a long export would stop all
+# writers behind us, so we give up and come back.
 LOCK_TIMEOUT = "3s"
 _EVENT_BATCH = 10_000
 
 
 class Maintenance(NamedTuple):
-    """Names of the partitions that were created and dropped."""
+    """The names of created and dropped partitions."""
 
     created: list[str]
     dropped: list[str]
 
 
 def month_start(time: datetime) -> datetime:
-    """Midnight of the first of that month, UTC."""
+    """Return midnight of the first day of the month, UTC."""
     return time.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def retention_start(now: datetime) -> datetime:
-    """The earliest ``captured_at`` that is stored; ``now`` is the time of storing, not of receiving."""
+    """Return the earliest ``captured_at`` that is stored; ``now`` is the time of storing, not of receiving."""
     return now - timedelta(days=settings.RETENTION_DAYS)
 
 
 def month_after(start: datetime, months: int = 1) -> datetime:
-    """The first of a month so many months, at most 20, after another first."""
+    """Return the first of the month that is ``months`` (at most 20) after another first."""
     return month_start(start + months * timedelta(days=31))
 
 
 def name_of(start: datetime) -> str:
-    """What the partition of a month is called, after the name of the table."""
+    """Return the name of a month's partition, without the name of the table."""
     return f"{start.astimezone(UTC):%Y_%m}"
 
 
 def maintain(now: datetime | None = None) -> Maintenance:
-    """Creates the partitions that the window needs, then drops whole expired months; runs may overlap.
+    """Create missing partitions of the period, then drop completely expired months; runs may overlap.
 
-    OperationalError where the table was busy for longer than ``LOCK_TIMEOUT``: try again later. ProgrammingError
-    where RETENTION_DAYS is less than what the owner set (``set_retention``): nothing younger is dropped.
+    OperationalError if the table was busy for longer than ``LOCK_TIMEOUT``: try again later. ProgrammingError if
+    RETENTION_DAYS is less than the owner set (``set_retention``): nothing younger is dropped.
     """
     now = now or timezone.now()
     created = create_months(now)
@@ -64,9 +64,9 @@ def maintain(now: datetime | None = None) -> Maintenance:
 
 
 def create_months(now: datetime) -> list[str]:
-    """Creates every month that is missing from the start of retention to ``MONTHS_AHEAD``; gives their names.
+    """Create every missing month from the start of retention to ``MONTHS_AHEAD``; return their names.
 
-    OperationalError as ``maintain``.
+    OperationalError as in ``maintain``.
     """
     wanted = set()
     start, last = month_start(retention_start(now)), month_after(month_start(now), MONTHS_AHEAD)
@@ -77,10 +77,10 @@ def create_months(now: datetime) -> list[str]:
 
 
 def set_retention() -> None:
-    """The owner's word on what may be dropped by the role that workers act in: what is past RETENTION_DAYS now."""
+    """Store RETENTION_DAYS as the owner's limit: the workers' role may only drop older readings."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regprocedure('meters_retention_days()')")
-        if cursor.fetchone() != (None,):  # migrated so far
+        if cursor.fetchone() != (None,):  # once the migration has run
             cursor.execute(
                 "CREATE OR REPLACE FUNCTION meters_retention_days() RETURNS integer LANGUAGE sql IMMUTABLE"
                 f" AS 'SELECT {int(settings.RETENTION_DAYS)}'"
@@ -88,7 +88,7 @@ def set_retention() -> None:
 
 
 def retention_set() -> int:
-    """The days of retention that the owner last set."""
+    """Return the days of retention that the owner last set."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT meters_retention_days()")
         days: int = cursor.fetchone()[0]
@@ -108,7 +108,7 @@ def _apply(function: str, chosen: Callable[[set[datetime]], set[datetime]]) -> l
 
 
 def covered(now: datetime | None = None) -> tuple[datetime, datetime] | None:
-    """The unbroken period [from, to) around ``now`` that has partitions; None where now has none."""
+    """Return the unbroken period [from, to) around ``now`` that has partitions; None if now has none."""
     with connection.cursor() as cursor:
         cursor.execute(_COVERED)
         runs: list[tuple[datetime, datetime]] = cursor.fetchall()
@@ -131,7 +131,7 @@ ORDER BY 1
 
 
 def delete_expired_events(now: datetime | None = None) -> int:
-    """Deletes the meter events from before the retention, in batches of their own transaction; how many."""
+    """Delete meter events from before the retention period, in batches of one transaction each; return their number."""
     before = retention_start(now or timezone.now())
     deleted = 0
     while True:

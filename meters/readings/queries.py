@@ -1,8 +1,8 @@
-"""Reading what meters said: readings and events by meter, register and time, in pages by key.
+"""Queries of readings and events by meter, register and time, in pages by key.
 
-The order is that of the key (time first), each page begins where the last one ended, and no page
-costs more for being late. Exports are pages, too: no statement and no snapshot stays open while a
-client reads slowly, so that an export holds up neither vacuum nor the dropping of partitions.
+Rows are in order of their key (time first), each page begins where the last one ended, and late pages cost no more than
+early ones. Exports consist of pages too: no statement or snapshot stays open while a client reads slowly, so an export
+delays neither vacuum nor the dropping of partitions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,18 @@ from keyvault.schemes.table import scheme_numbered
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
 from meters.registry import search
 
-# A page looks at little more than it shows, but where almost nothing matches in years of readings.
+# A page scans little more than it shows, unless almost nothing matches in years of readings.
 STATEMENT_TIMEOUT_MS = 20_000
 _FIRST_LOOK = timedelta(days=3)  # for the latest values
-LOOKED_AT = 200_000  # rows of the index for one page, where few of them may be of the registers that are asked for
+LOOKED_AT = 200_000  # rows of the index for one page, in case few of them belong to the requested registers
 
 
 class SelectionError(ValueError):
-    """A selection that costs too much to look through; the caller's to narrow."""
+    """The selection would be too costly; the caller must narrow it."""
 
 
 class ReadingKey(NamedTuple):
-    """The primary key of a reading: the place in the order."""
+    """The primary key of a reading: its position in the order."""
 
     captured_at: datetime
     meter_id: int
@@ -46,9 +46,9 @@ class EventKey(NamedTuple):
 
 
 class ReadingRow(NamedTuple):
-    """A reading as it is shown: ``quantity`` = ``value`` x 10^``scaler`` ``unit``, exactly.
+    """A reading for display: ``quantity`` = ``value`` x 10^``scaler`` ``unit``, exactly.
 
-    ``scheme`` protected it on its way; ``caveat`` says what it lacks of protection from end to end, or is empty.
+    ``scheme`` protected it; ``caveat`` says what end-to-end protection it lacks, or is empty.
     """
 
     system_title: str
@@ -79,7 +79,7 @@ _READING_KEY = ", ".join(ReadingKey._fields)
 
 @dataclass(frozen=True)
 class ReadingSelection:
-    """Which readings or events: [start, end), of these meters and registers (by id; None is all), after a key."""
+    """A selection of readings or events: [start, end), of meters and registers (by id; None is all), after a key."""
 
     start: datetime
     end: datetime
@@ -89,10 +89,10 @@ class ReadingSelection:
 
 
 def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
-    """The first readings of a selection in the order of their key, and the key to go on after; one query."""
+    """Return the first readings of a selection in order of their key, and the key of the next page; one query."""
     condition, params = _condition(selection, ReadingKey._fields)
     rows = _fetch(
-        # The limit first, by the index alone; then the names of what is left.
+        # The limit first, by the index alone; then the names of the remaining rows.
         f"""SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
                    r.uplink_id, r.meter_id, r.register_id, r.scheme
             FROM (SELECT * FROM meters_reading WHERE {condition}
@@ -105,17 +105,17 @@ def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow],
 
 
 def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
-    """The same, and for registers of any meter after a bounded look: LOOKED_AT readings of all registers at most.
+    """Do the same, but for registers of any meter scan at most LOOKED_AT readings of all registers.
 
-    A page then holds fewer rows than it may, or none, and there is a key to go on after all the same: that of the last
-    reading that was looked at. Of one snapshot, so that no row is passed over or comes twice. One query.
+    Such a page may hold fewer rows than it could, or none, but still has a key to continue with: that of the last
+    scanned reading. It reads one snapshot, so no row is missed or repeated. One query.
     """
     if selection.register_ids is None or selection.meter_ids is not None:  # the index leads to each row
         return readings(selection, limit)
     period, params = _condition(replace(selection, register_ids=None), ReadingKey._fields)
     look = f"SELECT {_READING_KEY} FROM meters_reading WHERE {period}"
     rows = _fetch(
-        # By the index alone, row by row until the page is full; where it is not, the last row of the look comes, too.
+        # By the index alone, row by row until the page is full; if it is not, the last scanned row is returned too.
         f"""WITH found AS MATERIALIZED (
                 SELECT * FROM ({look} ORDER BY {_READING_KEY} LIMIT %s) AS l WHERE register_id = ANY(%s::int[])
                 ORDER BY {_READING_KEY} LIMIT %s
@@ -140,7 +140,7 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
 
 
 def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], EventKey | None]:
-    """The first events of a selection, oldest first, and the key to go on after; one query."""
+    """Return the first events of a selection, oldest first, and the key of the next page; one query."""
     condition, params = _condition(selection, EventKey._fields)
     rows = _fetch(
         f"""SELECT e.id, m.system_title, g.obis_code, e.captured_at, e.received_at, e.value, e.uplink_id
@@ -185,14 +185,16 @@ class LastValue(NamedTuple):
 
 
 def with_length(meters: QuerySet[Meter], now: datetime) -> QuerySet[Meter]:
-    """Meters with ``length_minutes``: the interval length in which each measures at an instant, not one to come."""
+    """Annotate meters with ``length_minutes``: the interval length in force at an instant, not a future one."""
     begun = Q(valid_from=None) | Q(valid_from__lte=now)
     earlier = EarlierLength.objects.filter(begun, meter=OuterRef("pk"), valid_to__gt=now)
     return meters.annotate(length_minutes=Coalesce(Subquery(earlier.values("interval_minutes")), "interval_minutes"))
 
 
 def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) -> list[Interval]:
-    """What a meter's interval register says of [start, end), oldest first; missing intervals are missing. One query."""
+    """Return a meter's values of an interval register in [start, end), oldest first, without missing ones. One
+    query.
+    """
     rows = _fetch(
         """SELECT captured_at, interval_minutes, value FROM meters_reading
            WHERE meter_id = %s AND register_id = %s AND captured_at >= %s AND captured_at < %s ORDER BY captured_at""",
@@ -202,10 +204,10 @@ def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) 
 
 
 def last_values(meter_id: int, until: datetime, earliest: datetime) -> list[LastValue]:
-    """The latest value before ``until`` of each register that a meter sent lately, however long ago that was.
+    """Return the latest value before ``until`` of each register that a meter sent recently, however long ago that was.
 
-    Looks back in steps, each four times as long as the one before, down to ``earliest``; ends at the first in
-    which there is any. At most seven queries for three years, and one for a meter that sends.
+    It looks back in steps, each four times as long as the one before, down to ``earliest``, until one holds a value. At
+    most seven queries for three years, and one for a meter that sends.
     """
     end, step = until, _FIRST_LOOK
     while end > earliest:
@@ -232,7 +234,7 @@ def _last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValu
 
 
 def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
-    """All rows that ``readings`` or another query in pages finds for its selection, in lists of at most ``size``."""
+    """Yield all rows of a paged query such as ``readings`` for its selection, in lists of at most ``size``."""
     while True:
         rows, key = query(selection, size)
         if rows:
@@ -243,19 +245,19 @@ def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
 
 
 def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
-    """All rows, planned anew each time: a plan for any period and limit would be a bad one for most."""
+    """Return all rows, planned anew each time: one plan for any period and limit would be bad for most."""
     try:
         with transaction.atomic(), connection.wrap_database_errors, cursor() as batch:
             batch.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
             return batch.execute(statement, params, prepare=False).fetchall()
     except OperationalError as error:
         if isinstance(error.__cause__, QueryCanceled):
-            raise SelectionError("too long a period for so few rows: ask for a shorter one") from None
+            raise SelectionError("too long a period for so few rows: choose a shorter one") from None
         raise
 
 
 def _condition(selection: ReadingSelection, key: Sequence[str]) -> tuple[str, list[Any]]:
-    """The WHERE of a selection."""
+    """Return the WHERE clause of a selection."""
     conditions, params = keyset.given(
         ("captured_at >= %s", max(selection.start, selection.after[0]) if selection.after else selection.start),
         ("captured_at < %s", selection.end),
@@ -267,12 +269,12 @@ def _condition(selection: ReadingSelection, key: Sequence[str]) -> tuple[str, li
 
 
 def _quantity(value: int, scaler: int) -> str:
-    """An exact decimal, written out: 2345 and scaler -1 give 234.5."""
+    """Write an exact decimal: 2345 with scaler -1 gives 234.5."""
     return str(value) if scaler == 0 else format(Decimal(value).scaleb(scaler), "f")
 
 
 def meters(term: str = "", status: MeterStatus | None = None) -> QuerySet[Meter]:
-    """Meters that a term means (``search.py``), of a status."""
+    """Return meters of a status that match a search term (``search.py``)."""
     found = Meter.objects.all()
     if term:
         found = found.filter(search.as_q(search.meter_condition(term)))

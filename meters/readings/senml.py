@@ -13,23 +13,23 @@ N, U, V, VS, VB, S, T, UT, VD = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
 SECONDARY_UNITS_VERSION = 26  # 10 + 2^4 (RFC 9100 section 3): the pack uses units of RFC 8798
 _VERSIONS = (10, SECONDARY_UNITS_VERSION)
-# Of the primary units (RFC 8428 section 12.1, RFC 8798 section 2) those that a meter has a use for.
+# Those primary units (RFC 8428 section 12.1, RFC 8798 section 2) that a meter can use.
 _PRIMARY_UNITS = frozenset({"W", "V", "A", "Hz", "J", "VA", "VAs", "var", "vars", "/", "%", "s", "Cel", "count"})
-_ABSOLUTE_FROM = 1 << 28  # below it a time is relative to now (RFC 8428 section 4.5.3)
+_ABSOLUTE_FROM = 1 << 28  # smaller times are relative to now (RFC 8428 section 4.5.3)
 _ABSOLUTE_UNTIL = 1 << 38
-# RFC 8798 section 3, of what an electricity meter could mean.
+# Those units of RFC 8798 section 3 that an electricity meter could mean.
 _SECONDARY_UNITS = frozenset(
     ("ms", "min", "h", "MHz", "kW", "kVA", "kvar", "Ah", "Wh", "kWh", "varh", "kvarh", "VAh", "kVAh", "mV", "mA", "dBm")
 )
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _MAX_RECORDS = 256
 _NOT_NUMBERS = frozenset({VS, VB, VD, S, BS})
-# Digits enough to add any two numbers that _exact lets through without rounding.
+# Enough digits to add any two numbers that _exact accepts without rounding.
 _SUM = Context(prec=1200)
 
 
 class SenMLError(ValueError):
-    """The payload is not a SenML pack this head-end takes. It was authentic: the meter's mistake."""
+    """The payload is not a SenML pack that this head-end accepts. It was authentic, so it is the meter's mistake."""
 
 
 class SenmlRecord(NamedTuple):
@@ -42,10 +42,10 @@ class SenmlRecord(NamedTuple):
 
 
 def _refuse_tag(*_: object) -> NoReturn:
-    raise SenMLError("a CBOR tag other than 4 (decimal fraction) stands in the pack")
+    raise SenMLError("the pack contains a CBOR tag other than 4 (decimal fraction)")
 
 
-# A pack has no use for tags but 4; some that cbor2 knows are costly or build objects (regex, shared references).
+# A pack needs no tag but 4; some that cbor2 knows are costly or build objects (regex, shared references).
 _TAGS = (0, 1, 2, 3, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
 _loads = partial(
     cbor2.loads,
@@ -54,19 +54,18 @@ _loads = partial(
     semantic_decoders=dict.fromkeys(_TAGS, _refuse_tag),
     tag_hook=_refuse_tag,
 )
-# cbor2.loads ignores what follows the first item. Between an array's head and octets nobody can guess,
-# the payload must end exactly where the guess begins, or it was not one item.
+# cbor2.loads ignores everything after the first item. So the payload is put between the head of an array and octets
+# that nobody can guess: it must end exactly before those, or it was not one item.
 _GUARD = os.urandom(16)
 _GUARD_ITEM = b"\x50" + _GUARD
 _new_record = tuple.__new__  # half the time of Record(...)
 
 
 def parse_pack(payload: bytes) -> list[SenmlRecord]:
-    """The records of a pack, resolved (RFC 8428 section 4.6).
+    """Return the records of a pack, resolved (RFC 8428 section 4.6).
 
-    Raises SenMLError for anything else than one CBOR item of that form, for relative, fractional or
-    missing times, values that are not numbers, not finite or outside int64, and labels that must be
-    understood but are not.
+    SenMLError for anything but one CBOR item of that form; for relative, fractional or missing times; for values that
+    are not numbers, not finite or outside int64; and for unknown labels that must be understood.
     """
     try:
         pack, guard = _loads(b"\x82" + payload + _GUARD_ITEM)
@@ -84,7 +83,7 @@ def parse_pack(payload: bytes) -> list[SenmlRecord]:
 
 
 def _resolve(record: Any, base: dict[int, Any]) -> SenmlRecord:
-    """One record with the base fields so far, which it may change (RFC 8428 section 4.6)."""
+    """Resolve one record with the base fields so far, which it may change (RFC 8428 section 4.6)."""
     _take_base(record, base)
     name, unit = record.get(N, ""), record.get(U) if U in record else base.get(BU)
     if BN in base or type(name) is not str:
@@ -104,7 +103,7 @@ def _resolve(record: Any, base: dict[int, Any]) -> SenmlRecord:
 
 
 def _take_base(record: Any, base: dict[int, Any]) -> None:
-    """Check the labels of a record and move its base fields into ``base``; the version is that of the first record."""
+    """Check the labels of a record and move its base fields into ``base``; the first record sets the version."""
     if type(record) is not dict:
         raise SenMLError("a record is not a map")
     is_first = not base
@@ -114,7 +113,7 @@ def _take_base(record: Any, base: dict[int, Any]) -> None:
         if type(label) is not int:
             _check_label(label)
         elif label in _NOT_NUMBERS:
-            raise SenMLError(f"label {label} (text, boolean, data or sum) stands where meters send numbers")
+            raise SenMLError(f"label {label} (text, boolean, data or sum) is used where meters send numbers")
         elif label < 0:
             base[label] = field
     if is_first:
@@ -124,11 +123,11 @@ def _take_base(record: Any, base: dict[int, Any]) -> None:
 
 
 def _check_label(label: Any) -> None:
-    """Of the labels that are no integers unknown texts are passed over, but for those that must be understood."""
+    """Check a label that is not an integer: unknown text is ignored, unless it must be understood."""
     if type(label) is not str:
         raise SenMLError("a label is neither an integer nor text")
     if label.endswith("_"):
-        raise SenMLError(f"label {_shown(label)} must be understood (RFC 8428 section 4.4), and is not")
+        raise SenMLError(f"label {_shown(label)} must be understood (RFC 8428 section 4.4) but is unknown")
 
 
 def _check_unit(unit: Any, version: int) -> None:
@@ -140,7 +139,7 @@ def _check_unit(unit: Any, version: int) -> None:
         raise SenMLError(
             f"unit {_shown(unit)} is a secondary unit: the pack needs base version {SECONDARY_UNITS_VERSION}"
         )
-    raise SenMLError(f"unit {_shown(unit)} is none of any register here")
+    raise SenMLError(f"unit {_shown(unit)} belongs to no register here")
 
 
 def _text(value: Any, what: str) -> str:
@@ -150,7 +149,9 @@ def _text(value: Any, what: str) -> str:
 
 
 def _exact(value: Any, what: str) -> int | Decimal:
-    """A CBOR number as an exact one: float and decimal fraction are exact decimals; NaN and infinity are refused."""
+    """Turn a CBOR number into an exact one: floats and decimal fractions become decimals; NaN and infinity are
+    refused.
+    """
     if type(value) is int:
         return value
     if type(value) is float:
@@ -158,13 +159,13 @@ def _exact(value: Any, what: str) -> int | Decimal:
     if type(value) is Decimal and value.is_finite():
         if not value:
             return 0
-        if -400 < value.adjusted() < 40:  # what any meter may mean, and cheap to add
+        if -400 < value.adjusted() < 40:  # covers all values of meters, and is cheap to add
             return int(value) if value == value.to_integral_value() else value
     raise SenMLError(f"the {what} is missing or not a finite number of a sensible size")
 
 
 def _sum(base: Any, value: Any, what: str) -> int | Decimal:
-    """The exact sum of two CBOR numbers; an integer where it is whole."""
+    """Return the exact sum of two CBOR numbers, as an integer if it is whole."""
     if type(base) is int and type(value) is int:
         return base + value
     exact_base, exact = _exact(base, f"base {what}"), _exact(value, what)
@@ -174,5 +175,5 @@ def _sum(base: Any, value: Any, what: str) -> int | Decimal:
 
 
 def _shown(value: Any) -> str:
-    """A short, printable form of what a meter sent."""
+    """Return a short, printable form of what a meter sent."""
     return ascii(value)[:40]

@@ -1,4 +1,4 @@
-"""Readings and events in the database: the catalogue that payloads are read by, and values into tables by COPY."""
+"""Readings and events in the database: the catalogue for reading payloads, and values stored by COPY."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _COPY_READINGS = """COPY meters_reading
 
 
 class RegistersKept(NamedTuple):
-    """The register table as it was read under a generation, and the readers that go by it."""
+    """The register table as read under a generation, and the readers that use it."""
 
     generation: int | None
     catalogue: Catalogue
@@ -37,17 +37,17 @@ NO_REGISTERS = RegistersKept(None, Catalogue({}), Readers(Catalogue({})))
 
 
 class Registers:
-    """The register table, kept by a worker for as long as its generation stands.
+    """The register table, cached by a worker until its generation changes.
 
-    It is read when a batch begins, and never while the batch is decided. Threads may share it: each goes on with what
-    it was given.
+    It is read when a batch begins, never while the batch is decided. Threads may share it: each continues with the
+    table that it got.
     """
 
     def __init__(self) -> None:
         self._kept = NO_REGISTERS
 
     def begin_batch(self, generation: int | None) -> RegistersKept:
-        """The table, read unless it was read under this generation: bounds may have changed since."""
+        """Return the table; read it again if its generation changed, because bounds may have changed too."""
         kept = self._kept
         if generation is None or generation != kept.generation:
             catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in self._rows_of()})
@@ -66,8 +66,8 @@ class Registers:
 def copy_readings(rows: Sequence[NewValue]) -> None:
     """Store readings by one binary COPY in the current transaction.
 
-    IntegrityError where one stands already; every time must lie in a partition. In the order of the
-    primary key: two transactions that meet in the index wait for each other, and never in a circle.
+    IntegrityError if one is stored already; every time must lie in a partition. Rows go in the order of the primary
+    key, so that two transactions that meet in the index wait for each other, but never in a circle.
     """
     usual, of_scheme = _COPY_USUAL.pack, _COPY_OF_SCHEME.pack
     zero = _PG_EPOCH_S
@@ -85,7 +85,7 @@ def copy_readings(rows: Sequence[NewValue]) -> None:
 
 
 def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime]) -> None:
-    """Store meter events, ``received_at`` by uplink; IntegrityError where one stands already."""
+    """Store meter events, with ``received_at`` by uplink; IntegrityError if one is stored already."""
     fetch_rows(
         """INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at)
            SELECT meter_id, register_id, to_timestamp(captured_s), value, uplink_id, received_at
@@ -103,7 +103,7 @@ def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime])
 
 
 def standing_values(spots: Iterable[Spot]) -> dict[Spot, Standing]:
-    """What stands where values want to go; one query for each table."""
+    """Return the values stored at the given places; one query for each table."""
     readings: list[Spot] = []
     events: list[Spot] = []
     for one in spots:

@@ -159,7 +159,7 @@ class TestFailures:
             fleet.judged(concentrator, frames)
         (alert,) = evaluated(rule)
         assert alert.subject_id == bad.pk
-        assert alert.summary == "4 of 30 frames refused (13.3 %)"
+        assert alert.summary == "4 of 30 frames rejected (13.3 %)"
         assert evaluated(rule, timezone.now() + timedelta(minutes=61)) == []
 
 
@@ -332,7 +332,7 @@ class TestKeys:
         later = timezone.now() + timedelta(minutes=61)
         (alert,) = evaluated(rule, later)
         assert alert.subject == f"to version {rotation.to_version}"
-        assert "stands still at 0 of" in alert.summary
+        assert "has stalled at 0 of" in alert.summary
         while rewrap.rewrap_batch(rotation.pk):
             pass
         assert MasterKeyRotation.objects.get().state == "finished"
@@ -346,9 +346,9 @@ class TestKeys:
         wave = rollouts.begin("spring", Selection(everything=True), OFFICER, now, rate_per_hour=100, failure_budget=1)
         assert evaluated(rule, now) == []
         later = now + timedelta(minutes=61)
-        assert "no key command was queued" in evaluated(rule, later)[0].summary
+        assert "no more key commands were queued" in evaluated(rule, later)[0].summary
         RotationWave.objects.filter(pk=wave.pk).update(state=WaveState.STOPPED)
-        assert "failure budget is spent" in evaluated(rule, later)[0].summary
+        assert "failure budget is used up" in evaluated(rule, later)[0].summary
         rollouts.cancel(wave.pk, OFFICER, now)
         assert evaluated(rule, later) == []
 

@@ -302,12 +302,12 @@ class TestWhereTo:
     @pytest.mark.parametrize(
         ("address", "says"),
         [
-            ("http://a.example/", "begins with https"),
-            ("ftp://a.example/", "begins with https"),
-            ("file:///etc/passwd", "begins with https"),
-            ("a.example", "begins with https"),
-            ("https:///path", "names no host"),
-            ("https://ann:secret@a.example/", "no user name"),
+            ("http://a.example/", "must begin with https"),
+            ("ftp://a.example/", "must begin with https"),
+            ("file:///etc/passwd", "must begin with https"),
+            ("a.example", "must begin with https"),
+            ("https:///path", "has no host"),
+            ("https://ann:secret@a.example/", "must not contain a user name"),
             ("https://a.example:99999999/", "no port"),
             ("https://a.example:nothing/", "no address"),
         ],

@@ -97,7 +97,7 @@ def test_an_acknowledgement_is_taken_back_within_a_day(
     assert Acknowledgement.objects.get(pk=wrong.id).taken_back_by == "bob"
     record = AuditRecord.objects.latest("number")
     assert (record.act, record.actor, record.subject["acknowledgement"]) == ("failures.take_back", "bob", wrong.id)
-    with pytest.raises(AcknowledgementError, match="bob took it back already"):
+    with pytest.raises(AcknowledgementError, match="bob has taken it back already"):
         take_back(wrong.id, WHO, LATER)
     assert reopen(first.id) == 0
 

@@ -153,8 +153,8 @@ BAD_LINES = [
     ("0024befffe000003,S,,,,,,,DCU 3", "there is no concentrator DCU 3"),
     (f"0024befffe000003,{'S' * 65},,,,,,,", "serial_number is longer than 64 characters"),
     ("0024befffe000003,S\0,,,,,,,", "serial_number 'S\\x00': it holds a character that cannot be shown (U+0000)"),
-    ("0024befffe000002,S9,,,,,,,", "system_title 0024befffe000002 stands in line 2 already"),
-    ("0024befffe000003,S2,,,,,,,", "serial_number S2 stands in line 2 already"),
+    ("0024befffe000002,S9,,,,,,,", "system_title 0024befffe000002 is already in line 2"),
+    ("0024befffe000003,S2,,,,,,,", "serial_number S2 is already in line 2"),
     ("0024befffe0000aa,S9,,,,,,,", "is registered with serial number standing"),
     ("0024befffe000003,standing,,,,,,,", "serial number standing is registered with system title 0024befffe0000aa"),
     ("0024befffe0000bb,gone,,,,,,,", "meter gone is retired"),
@@ -248,7 +248,7 @@ def test_a_scheme_comes_with_the_first_key_and_changes_with_the_key_only(
         assert list(keys) == [(0, "ccm", 10), (1, "toy", 9), (0, "ccm", 10), (1, "ccm", 10)]
         assert "0 new" in run(path, [header, *lines])
         said = refused(path, capsys, [header, "0024befffe000002,S2,toy,"], "--update")
-        assert "line 2: the key of meter S2 is of scheme ccm: that changes with the key alone" in said
+        assert "line 2: the key of meter S2 is of scheme ccm: only a new key changes that" in said
         assert "scheme 'mine' is not one of ccm" in refused(path, capsys, [header, "0024befffe000003,S3,mine,"])
         assert "algorithm 'toy 9' is not one of AES" in refused(path, capsys, [header, "0024befffe000003,S3,,toy 9"])
         stored = SCHEMES["toy"]._replace(sources=frozenset({"stored"}))
@@ -327,7 +327,7 @@ def test_what_is_wrong_with_a_place_is_named(
 def test_serial_numbers_that_look_alike_are_one(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = "system_title,serial_number"
     said = refused(path, capsys, [header, "0024befffe000001,SN1", "0024befffe000002,sn\u200b1"])
-    assert "line 3: serial_number sn1 stands in line 2 already" in said
+    assert "line 3: serial_number sn1 is already in line 2" in said
     run(path, [header, "0024befffe000001,SN1"], "--no-keys")
     said = refused(path, capsys, [header, "0024befffe000002,sn1"])
     assert "serial number sn1 is registered with system title 0024befffe000001" in said

@@ -84,7 +84,7 @@ def test_concentrators_are_imported_all_or_none(tmp_path: Path, capsys: pytest.C
     table.write_text("name\nDCU-4\ndcu-4\n\u200b\n")
     with pytest.raises(CommandError, match="2 bad lines: nothing was imported"):
         call_command("concentrator", "import", str(table))
-    assert "line 3: name dcu-4 stands in line 2 already" in capsys.readouterr().err
+    assert "line 3: name dcu-4 is already in line 2" in capsys.readouterr().err
     assert Concentrator.objects.count() == 3
     table.write_text("serial\n")
     with pytest.raises(CommandError, match="column name is missing"):

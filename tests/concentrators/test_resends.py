@@ -200,7 +200,7 @@ class TestCommand:
             (["--meter", "x"], "is not 16 hex digits"),
             (["--all", "--days", "0"], "--days takes a number from 1"),
             (["--all", "--register", "1-0:9.9.9"], "there is no register"),
-            (["--all", "--register", "1-0:1.8.0"], "is no interval register"),
+            (["--all", "--register", "1-0:1.8.0"], "is not an interval register"),
         ],
     )
     def test_bad_input_is_said(self, device: Device, words: list[str], reason: str) -> None:

@@ -119,11 +119,11 @@ class TestList:
         [
             ({"do": "acknowledge", "note": "x" * 2000}, "at most 950"),
             ({"do": "snooze", "minutes": "7"}, "not one of the available choices"),
-            ({"do": "explode"}, "Say what is to be done."),
-            ({}, "Say what is to be done."),
-            ({"do": "acknowledge", "alert": []}, "No alert was ticked."),
-            ({"do": "acknowledge", "alert": ["x", "-1", "9" * 30]}, "No alert was ticked."),
-            ({"do": "acknowledge", "alert": ["999999"]}, "Nothing was left to be acknowledged."),
+            ({"do": "explode"}, "Choose what to do."),
+            ({}, "Choose what to do."),
+            ({"do": "acknowledge", "alert": []}, "No alert was chosen."),
+            ({"do": "acknowledge", "alert": ["x", "-1", "9" * 30]}, "No alert was chosen."),
+            ({"do": "acknowledge", "alert": ["999999"]}, "No alert was left to be acknowledged."),
         ],
     )
     def test_bad_input_is_said(self, form: dict[str, Any], said: str) -> None:
@@ -139,9 +139,9 @@ class TestList:
 
     def test_it_says_when_nobody_looks(self) -> None:
         client = person(roles.OPERATOR)
-        assert "beat or the workers do not run" in shown(client)
+        assert "beat or the workers are not running" in shown(client)
         Rule.objects.update(evaluated_at=timezone.now())
-        assert "beat or the workers do not run" not in shown(client)
+        assert "beat or the workers are not running" not in shown(client)
         Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(last_error="no")
         assert "1 rules cannot be evaluated" in shown(client)
 
@@ -359,7 +359,7 @@ class TestRules:
         client = person(roles.ADMINISTRATOR)
         settings.MASTER_KEY_FILE = tmp_path / "gone"
         text = client.post(page, {**values, "threshold": "25"}, follow=True).content.decode()
-        assert "Nothing was changed, as it could not be recorded" in text
+        assert "Nothing was changed, because it could not be recorded" in text
         assert Rule.objects.get(condition=Condition.FAILURE_RATE).threshold == 10
 
 
@@ -407,10 +407,10 @@ class TestChannels:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"address": "http://hooks.example/"}, "begins with https"),
+            ({"address": "http://hooks.example/"}, "must begin with https"),
             ({"address": "https://169.254.169.254/"}, "WEBHOOK_REFUSED_NETWORKS"),
-            ({"address": "https://u:p@hooks.example/"}, "no user name or password"),
-            ({"kind": "email", "address": "somebody"}, "is no e-mail address"),
+            ({"address": "https://u:p@hooks.example/"}, "must not contain a user name or password"),
+            ({"kind": "email", "address": "somebody"}, "is not an e-mail address"),
             ({"kind": "email", "address": ",".join(["a@b.example"] * 21)}, "At most 20 addresses"),
             ({"address": ""}, "required"),
         ],
@@ -447,7 +447,7 @@ class TestChannels:
     @pytest.mark.parametrize("name", ["duty\n2026-11-29 INFO audit head 7:00", "duty\x1b[2J", "duty\u202egnp.exe"])
     def test_its_name_is_one_line_that_prints(self, name: str) -> None:
         answer = person(roles.ADMINISTRATOR).post(reverse("admin:alerts_channel_add"), {**self.form, "name": name})
-        assert "A name is one line of characters that print" in answer.content.decode()
+        assert "A name is one line of printable characters" in answer.content.decode()
         assert not Channel.objects.exists()
 
     def test_operators_do_not_see_channels(self) -> None:

@@ -214,7 +214,7 @@ def test_a_token_is_revoked(concentrator: Concentrator) -> None:
 
 def test_a_token_that_would_never_be_valid_is_not_made(concentrator: Concentrator) -> None:
     given = {"act": "make", "expires_at": "2020-01-01T00:00"}
-    assert "This time is past" in person(roles.ADMINISTRATOR).post(page_of(concentrator), given).content.decode()
+    assert "This time has passed" in person(roles.ADMINISTRATOR).post(page_of(concentrator), given).content.decode()
     assert not ConcentratorToken.objects.exists()
 
 

@@ -25,7 +25,7 @@ def test_a_page_that_one_may_not_see_is_one_line_in_the_log(client: Client, capl
     client.force_login(User.objects.create_user("reader", is_staff=True))
     answer = client.get(reverse("admin:failures"))
     assert answer.status_code == 403
-    assert "An administrator can give you the role" in answer.content.decode()
+    assert "An administrator can give you a role" in answer.content.decode()
     (line,) = [record for record in caplog.records if record.name == "django.request"]
     number = User.objects.get(username="reader").pk
     forbidden = f"Forbidden (Permission denied): {reverse('admin:failures')}"

@@ -290,7 +290,7 @@ def test_without_a_queue_the_acknowledgement_says_what_is_left(
     monkeypatch.setattr(tasks.reopen_failures, "apply_async", refuse)
     text = client.post(page, follow=True).content.decode()
     assert "the queue does not answer" in text
-    assert "4 are still to be opened again" in text
+    assert "4 have yet to be reopened" in text
     monkeypatch.setattr(tasks.reopen_failures, "apply_async", at_once(tasks.reopen_failures))
     client.post(page)
     assert IntegrityFailure.objects.filter(is_open=True).count() == 4

@@ -198,7 +198,7 @@ class TestMasterKey:
         assert 'value="stop"' in page
         assert "0 of 7 secrets" in page
         assert "resume it" in act(officer, MASTER_KEY, "rotate")
-        assert "stops after the batch" in act(officer, MASTER_KEY, "stop")
+        assert "stops after the present batch" in act(officer, MASTER_KEY, "stop")
         assert 'value="resume"' in text(officer.get(str(MASTER_KEY), headers=LIVE))
         assert "goes on" in act(officer, MASTER_KEY, "resume")
         destroy = reverse("admin:master-key-destroy", args=[1])
@@ -314,11 +314,11 @@ class TestWaves:
         wave = begun()
         rollouts.step(timezone.now())
         url = wave_url(wave)
-        assert "Paused: nothing more" in act(officer, url, "pause")
+        assert "Paused: no more commands" in act(officer, url, "pause")
         assert "cannot become paused" in act(officer, url, "pause")
         assert "goes on" in act(officer, url, "resume")
         page = act(officer, url, "cancel")
-        assert "Cancelled: what no concentrator" in page
+        assert "Cancelled: commands not fetched yet" in page
         assert "Cancel the wave" not in page
         wave.refresh_from_db()
         assert wave.state == WaveState.CANCELLED
@@ -331,7 +331,7 @@ class TestWaves:
         rollouts.step(timezone.now())
         url = wave_url(wave)
         page = text(officer.get(url))
-        assert "Its failures stopped it" in page
+        assert "Failures stopped it" in page
         assert 'name="failure_budget" min="1" value="11"' in page
         assert "must be 1 or more" in act(officer, url, "resume", failure_budget="0")
         for odd in ("-1", "much", "9" * 12, "\u0663"):
@@ -405,11 +405,11 @@ class TestAudit:
 
     def test_what_was_looked_at_before_the_first_record_is_not_called_verified(self, auditor: Client) -> None:
         Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(marks={"head": {"number": 0, "mac": "00"}})
-        assert "nothing was recorded yet" in text(auditor.get(str(AUDIT)))
+        assert "nothing has been recorded yet" in text(auditor.get(str(AUDIT)))
         chain.record(ACTOR, "test", {})
         page = text(auditor.get(str(AUDIT)))
         assert "verified up to" not in page
-        assert "1 records since it was looked at" in page
+        assert "1 records since the last check" in page
 
     def test_records_are_found_by_meter_and_key(self, auditor: Client) -> None:
         meter = MeterFactory.create(serial_number="SN-1", system_title=bytes.fromhex("02e1234567890123"))
@@ -508,7 +508,7 @@ def test_compromised_keys_are_shown_then_cut_off_and_replaced() -> None:
 
 @pytest.mark.parametrize(
     ("titles", "said"),
-    [("", "required"), ("rubbish", "not 16 hex digits"), ("ff" * 8, "No key that is not compromised")],
+    [("", "required"), ("rubbish", "not 16 hex digits"), ("ff" * 8, "None of these devices has a key")],
 )
 def test_what_cannot_be_compromised_is_said(titles: str, said: str) -> None:
     answer = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), {"titles": titles, "act": "compromise"})
@@ -519,5 +519,5 @@ def test_without_a_transfer_key_the_key_is_cut_off_and_what_is_left_to_do_is_sai
     device = commission(1, ConcentratorFactory.create())[0]
     given = {"titles": device.title.hex(), "replace": "on", "act": "compromise"}
     text = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), given, follow=True).content.decode()
-    assert "it takes a shipment or a visit" in text
+    assert "it needs a shipment or a visit" in text
     assert DeviceKey.objects.get().state == "compromised"

@@ -65,8 +65,8 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
         ({"search": device.meter.serial_number}, device.meter.serial_number, "heard"),
         ({"search": device.title.hex()}, device.meter.serial_number, "heard"),
         ({"health": "silent"}, silent.meter.serial_number, "silent"),
-        ({"health": "never"}, never.meter.serial_number, "never heard"),
-        ({"search": "mill lane"}, never.meter.serial_number, "never heard"),
+        ({"health": "never"}, never.meter.serial_number, "no frame yet"),
+        ({"search": "mill lane"}, never.meter.serial_number, "no frame yet"),
         ({"status": "retired"}, "retired", "Retired"),
         ({"concentrator": "north"}, device.meter.serial_number, "north"),
     ):
@@ -182,7 +182,7 @@ def test_gaps_of_the_period_are_asked_for_once(device: Device) -> None:
     over = [10, 30, *([48] if timezone.now() >= START + timedelta(minutes=30 * 49) else [])]  # the last one just now
     assert asked.count() == len({number for number in over if _day(number) == _day(10)})
     again = client.post(page, {"act": "resend"}, follow=True).content.decode()
-    assert "each gap was asked for already" in again
+    assert "each gap has been ordered already" in again
 
 
 @pytest.mark.parametrize("given", [{"act": "x"}, {}, {"act": "cancel", "number": "x"}, {"act": "cancel"}])

@@ -200,7 +200,7 @@ def test_an_empty_head_end_says_what_to_do(headers: dict[str, str], admin_client
     components.look(timezone.now())
     KeptAnswer.objects.filter(name="components").update(content=b"\x80")  # all is well: nothing found
     text = text_of(admin_client, **headers)
-    for told in ("No frame was refused.", "Register a concentrator", "Import meters", "no intervals are expected yet"):
+    for told in ("No frame was rejected.", "Register a concentrator", "Import meters", "no intervals are expected yet"):
         assert told in text
     assert ("<html" in text) == (not headers)
 
@@ -208,10 +208,10 @@ def test_an_empty_head_end_says_what_to_do(headers: dict[str, str], admin_client
 def test_the_figures_are_what_happened(admin_client: Client) -> None:
     concentrator = traffic()
     text = text_of(admin_client)
-    assert figure(text, "Meters heard") == "3 of 3; last 24 hours"
+    assert figure(text, "Active meters") == "3 of 3; last 24 hours"
     assert figure(text, "Concentrators posting") == "1 of 1; none silent"
     assert figure(text, "Signs of tampering") == "1; forged or copied frames, 24 h"
-    assert figure(text, "Frames refused") == "2; 33.3 % of 6 in 24 hours"
+    assert figure(text, "Frames rejected") == "2; 33.3 % of 6 in 24 hours"
     assert re.fullmatch(r"1; the oldest for \d+ s", figure(text, "Uplinks waiting"))
     assert concentrator.name in text
     link = re.search(r'href="([^"]*kind=tag_invalid[^"]*)"', text)
@@ -271,12 +271,12 @@ def test_a_figure_warns_in_its_tone(counted: int, tone: str) -> None:
 @pytest.mark.parametrize(
     ("permission", "seen", "hidden"),
     [
-        ("view_uplink", "Frames refused", "Meters heard"),
-        ("view_meter", "Meters heard", "Frames refused"),
-        ("view_concentrator", "Concentrators posting", "Frames refused"),
+        ("view_uplink", "Frames rejected", "Active meters"),
+        ("view_meter", "Active meters", "Frames rejected"),
+        ("view_concentrator", "Concentrators posting", "Frames rejected"),
         ("view_failuretally", "Failures by kind", "Latest failures"),
         ("view_integrityfailure", "Latest failures", "Failures by kind"),
-        ("view_intervaltotal", "Load of the fleet", "Meters heard"),
+        ("view_intervaltotal", "Load of the fleet", "Active meters"),
         ("view_rotationwave", "Key rotation", "Load of the fleet"),
     ],
 )
@@ -362,10 +362,10 @@ def test_open_alerts_are_what_to_do_first_by_severity(admin_client: Client) -> N
     components.look(timezone.now())
     KeptAnswer.objects.filter(name="components").update(content=b"\x80")
     concentrator = traffic()
-    assert "Nothing needs you now." in text_of(admin_client)
+    assert "Nothing needs attention now." in text_of(admin_client)
     silent = alert("Concentrator is silent", concentrator.pk, SubjectKind.CONCENTRATOR)
     alert("Counter used twice")
-    alert("Many frames refused", snoozed_until=timezone.now() + HOUR)
+    alert("Many frames rejected", snoozed_until=timezone.now() + HOUR)
     text = text_of(admin_client)
     first, second = items(text)
     assert first.startswith("critical Counter used twice why Counter used twice")
@@ -389,7 +389,7 @@ def test_a_request_waits_for_whoever_may_decide_and_did_not_ask() -> None:
     approvals.request(approvals.DESTROY, subject, "rotated in May", Person(officer, "test"), timezone.now())
     asker = Client()
     asker.force_login(officer)
-    said = "ann asks for your approval"
+    said = "ann requests your approval"
     assert said not in text_of(asker)
     text = text_of(person("administrator"))
     assert said in text
@@ -404,11 +404,11 @@ def test_alerts_are_for_those_who_may_see_them() -> None:
 
 
 def test_without_a_worker_the_overview_says_so(admin_client: Client) -> None:
-    assert items(text_of(admin_client))[0].startswith("critical Schedule and workers: not heard of")
+    assert items(text_of(admin_client))[0].startswith("critical Schedule and workers: no sign")
     components.look(timezone.now())
-    assert "looked at all this" in text_of(admin_client)
+    assert "all this was checked" in text_of(admin_client)
     KeptAnswer.objects.filter(name="components").update(taken_at=timezone.now() - HOUR)
-    assert "not heard of for 60 min" in text_of(admin_client)
+    assert "no sign for 60 min" in text_of(admin_client)
 
 
 def test_a_component_that_is_not_well_comes_first(admin_client: Client, settings: Any) -> None:

@@ -70,7 +70,7 @@ def test_the_page_shows_meters_readings_and_gaps(exchanged: tuple[Place, Device,
 def test_a_place_without_a_meter_says_so() -> None:
     place = Place.objects.create(name="empty")
     text = person(roles.OPERATOR).get(reverse("admin:place", args=[place.pk])).content.decode()
-    assert "No meter hangs or hung here" in text
+    assert "No meter has ever hung here" in text
     assert person(roles.OPERATOR).get(reverse("admin:place", args=[10**18])).status_code == 404
 
 

@@ -49,5 +49,5 @@ def test_others_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["2.4E+13", "2,4E+13", "24E13"])
 def test_what_a_spreadsheet_has_made_of_it_is_told(text: str) -> None:
-    with pytest.raises(Eui64Error, match="a spreadsheet has made a number of it"):
+    with pytest.raises(Eui64Error, match="a spreadsheet turned it into a number"):
         eui64.parse(text)

@@ -202,7 +202,7 @@ def env(live_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 run("DROP ROLE {}", one)
 
 
-WELL = "owns nothing, and may not change the audit record"
+WELL = "owns nothing and may not change the audit record"
 
 
 class TestOwnerAndWorkingRole:

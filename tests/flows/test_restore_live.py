@@ -204,7 +204,7 @@ def test_somebody_who_does_not_end_is_told_of_and_nothing_is_touched(
     monkeypatch.setattr(ours, "_LOCK_WAIT_S", 1)
     with psycopg.connect(roles.working_url) as web:
         web.execute("SELECT 1 FROM concentrators_concentrator")
-        with pytest.raises(BackupError, match="somebody works in the database: stop web"):
+        with pytest.raises(BackupError, match="the database is in use: stop web"):
             restoring.load(backup / "database.dump", ignore, replace=True)
     assert not ours.is_aside()
     assert Uplink.objects.count() == 0

@@ -168,9 +168,7 @@ class TestLine:
     def test_a_field_or_a_meter_that_stands_twice(self, tmp_path: Path) -> None:
         twice = text([line(TITLE)]).replace(b'"epoch": 1', b'"epoch": 1, "epoch": 2')
         assert read_octets(tmp_path, twice).bad == [(2, "a field stands twice")]
-        assert reasons(tmp_path, line(TITLE), line(TITLE, 2)) == [
-            f"system title {TITLE.hex()} stands in line 2 already"
-        ]
+        assert reasons(tmp_path, line(TITLE), line(TITLE, 2)) == [f"system title {TITLE.hex()} is already in line 2"]
 
     def test_a_plain_key_is_named_and_never_repeated(self, tmp_path: Path) -> None:
         key = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY="  # 32 octets

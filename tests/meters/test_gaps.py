@@ -78,7 +78,7 @@ def test_what_expired_is_not_missing(load_profile: Register, settings: object) -
 def test_a_register_without_intervals_and_too_long_a_period_are_refused(
     load_profile: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(GapsError, match="no interval register"):
+    with pytest.raises(GapsError, match="is not an interval register"):
         gap_report(meter_since_start(), Register.objects.get(obis_code="1-0:1.8.0"), at(0), at(1), NOW)
     monkeypatch.setattr(gaps, "EXPECTED_MAX", 9)
     with pytest.raises(GapsError, match="10 intervals are too many"):

@@ -208,7 +208,7 @@ def test_a_selection_that_costs_too_much_is_refused(
     )
     response = reader.get(f"/api/v1/events?{PERIOD}&format={as_format}")
     assert response.status_code == 400
-    assert response.json()["detail"] == "from: too long a period for so few rows: ask for a shorter one"
+    assert response.json()["detail"] == "from: too long a period for so few rows: choose a shorter one"
 
 
 def test_events_are_listed_like_readings(reader: Client) -> None:

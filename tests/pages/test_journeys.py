@@ -35,7 +35,7 @@ def test_a_tampered_frame_appears_is_opened_understood_and_acknowledged(stack: S
     site.posted([frame[:-1] + bytes((frame[-1] ^ 1,))])
     expect(row).to_have_count(1, timeout=LIVE_MS)  # by itself: nothing was reloaded
     row.get_by_role("link", name="invalid tag").click()
-    for told in ("The authentication tag does not fit", "Likely causes", "Key epoch 1", "Authentication tag: 8 octets"):
+    for told in ("The authentication tag is wrong", "Likely causes", "Key epoch 1", "Authentication tag: 8 octets"):
         expect(page.get_by_text(told).first).to_be_visible()
     page.get_by_label("Note").fill("a test of ours on site")
     page.get_by_role("button", name="Acknowledge").click()
@@ -108,7 +108,7 @@ def test_a_missing_day_is_found_and_exported(stack: Stack, visit: Visit, tmp_pat
     assert times
     assert not [at for at in times if first <= datetime.fromisoformat(at) < end]
     page.go_back()
-    page.get_by_role("button", name="Ask the meter for them").click()
+    page.get_by_role("button", name="Order them from the meter").click()
     expect(page.get_by_text("1 command queued: resend")).to_be_visible()
 
 

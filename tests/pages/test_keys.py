@@ -51,8 +51,8 @@ def plan(stack: Stack, tmp_path: Path) -> Iterator[Plan]:
 
 
 def through(page: Page, number: int) -> None:
-    """The live part tells by itself that so many meters are through."""
-    expect(page.locator("#wave-state")).to_contain_text(f"{number} of {METERS} meters are through", timeout=SOON_MS)
+    """The live part shows by itself that so many meters are done."""
+    expect(page.locator("#wave-state")).to_contain_text(f"{number} of {METERS} meters are done", timeout=SOON_MS)
 
 
 def press(page: Page, name: str) -> None:
@@ -66,7 +66,7 @@ def test_a_key_officer_starts_pauses_and_resumes_a_wave_and_sees_it_end(visit: V
     page.get_by_role("link", name="New wave").click()
     page.get_by_label("Name of the wave").fill("spring")
     page.get_by_label("These system titles").fill("\n".join(title.hex() for title in titles))
-    page.get_by_label("Key commands an hour").fill("120")
+    page.get_by_label("Most key commands per hour").fill("120")
     press(page, "Count the meters")
     expect(page.locator("#preview")).to_contain_text(f"{METERS} of")
     press(page, "Start the wave")
@@ -135,7 +135,7 @@ def test_a_rotation_of_the_master_key_is_watched_to_its_end(visit: Visit, stack:
     expect(destroy).to_be_visible(timeout=SOON_MS)
     destroy.click()
     officer.get_by_label("Reason").fill("rotated in spring")
-    press(officer, "Ask for approval")
+    press(officer, "Request approval")
     expect(officer.get_by_text("waits for another person")).to_be_visible()
 
     administrator = visit(roles.ADMINISTRATOR)
@@ -145,7 +145,7 @@ def test_a_rotation_of_the_master_key_is_watched_to_its_end(visit: Visit, stack:
     expect(administrator.get_by_text("Approved: destroy version 1")).to_be_visible()
 
     officer.reload()
-    officer.get_by_label("Its number, to confirm").fill("1")
+    officer.get_by_label("Enter its number to confirm").fill("1")
     press(officer, "Destroy version 1")
     expect(officer.get_by_text("Version 1 is destroyed")).to_be_visible()
     officer.get_by_role("link", name="Back to the master key").click()

@@ -45,14 +45,14 @@ def test_a_key_officer_sets_up_the_second_factor_and_signs_in_with_it(browser: B
         found += look_at(page, page.url.removeprefix(stack.base_url))
         page.get_by_label("Password of your account").fill(roles.KEY_OFFICER)
         page.get_by_role("button", name="Confirm").click()
-        page.get_by_text("It cannot be read?").click()
+        page.get_by_text("It cannot be scanned?").click()
         secret = page.locator("#secret").inner_text()
         expect(page.locator("#qr svg")).to_be_visible()
         page.get_by_label("Code that the app shows now").fill(code(secret))
         page.get_by_role("button", name="Set up").click()
         codes = page.locator("#recovery-codes li").all_inner_texts()
         assert len(codes) == 10
-        page.get_by_role("link", name="I have kept them").click()
+        page.get_by_role("link", name="I have saved them").click()
         expect(page.get_by_text("10 recovery codes are left")).to_be_visible()
         assert faults.take() == []
 
@@ -72,7 +72,7 @@ def test_a_key_officer_sets_up_the_second_factor_and_signs_in_with_it(browser: B
         found += look_at(page, "/admin/account/sign-in/")
         page.get_by_label("Code").fill(codes[1])
         page.get_by_role("button", name="Turn off").click()
-        expect(page.get_by_text("The second factor was taken away")).to_be_visible()
+        expect(page.get_by_text("The second factor was removed")).to_be_visible()
         found += look_at(page, SET_UP)
         assert found + faults.take() == []
 

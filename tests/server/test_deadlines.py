@@ -48,14 +48,14 @@ def test_an_answer_that_is_not_taken_is_cut(hasty: Stack) -> None:
         signed_in(hasty) as browser,
         sent(hasty.port, head("GET", address, Cookie=cookies_of(browser)), 4096) as client,
     ):
-        wait_for("it is cut", lambda: "was not taken in time" in hasty.log("web").read_text())
+        wait_for("it is cut", lambda: "did not read its answer in time" in hasty.log("web").read_text())
         taken = answer_of(client)
     assert taken.startswith(b"HTTP/1.1 200")
     assert taken.count(b"\n") < ROWS
 
 
 def not_taken(stack: Stack) -> int:
-    return stack.log("web").read_text().count("could not be taken")
+    return stack.log("web").read_text().count("could not be accepted")
 
 
 def test_without_descriptors_it_waits_and_goes_on(hasty: Stack) -> None:

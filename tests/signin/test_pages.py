@@ -73,7 +73,7 @@ def test_a_key_officer_sets_up_the_second_factor_and_signs_in_with_it(client: Cl
     page = client.get(SET_UP).content.decode()
     assert "<svg" in page
     secret = secret_on(page)
-    assert "not right" in client.post(SET_UP, {"code": wrong(secret)}).content.decode()
+    assert "is wrong" in client.post(SET_UP, {"code": wrong(secret)}).content.decode()
     assert not is_signed_in(client)
     codes = codes_on(client.post(SET_UP, {"code": code(secret)}).content.decode())
     assert len(codes) == secondfactor.RECOVERY_CODES
@@ -194,7 +194,7 @@ class TestAccountPage:
         assert secondfactor.is_set_up(User.objects.get())
 
     def test_nothing_without_a_right_code(self, client: Client, secret: str) -> None:
-        assert "not right" in client.post(ACCOUNT, {"code": wrong(secret), "change": "codes"}).content.decode()
+        assert "is wrong" in client.post(ACCOUNT, {"code": wrong(secret), "change": "codes"}).content.decode()
         assert "Choose what" in client.post(ACCOUNT, {"code": "1", "change": "x"}).content.decode()
 
 

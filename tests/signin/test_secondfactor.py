@@ -100,7 +100,7 @@ def test_a_dump_holds_neither_secret_nor_recovery_code(settings: Settings) -> No
 def test_set_up_needs_a_right_code_and_no_standing_authenticator() -> None:
     user, salt = officer(), secondfactor.new_salt()
     secret = secondfactor.candidate(user, salt).secret
-    with pytest.raises(SecondFactorError, match="not right"):
+    with pytest.raises(SecondFactorError, match="is wrong"):
         secondfactor.set_up(user, salt, wrong(secret), ACTOR)
     assert not secondfactor.is_set_up(user)
     secondfactor.set_up(user, salt, code(secret), ACTOR)

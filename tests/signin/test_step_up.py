@@ -126,7 +126,7 @@ def test_a_code_is_good_for_one_of_two_that_come_with_it(administrator: Owner) -
     again = Owner.thief(administrator)
     assert thief.post(CONFIRM, given).status_code == 302  # to the sign-in
     assert thief.get(ACCOUNT).status_code == 302
-    assert "used already" in again.post(CONFIRM, given).content.decode()
+    assert "was used before" in again.post(CONFIRM, given).content.decode()
 
 
 def test_wrong_proofs_come_to_the_lock_out(client: Client, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What each condition finds: one module for what meters and concentrators do, one for keys, one for the head-end."""
+"""The search of each condition: one module for meters and concentrators, one for keys, one for the head-end."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,7 +12,10 @@ _MINUTE_S, _HOUR_S = 60, 3_600
 
 
 class Search(NamedTuple):
-    """How a condition is looked for: rule, ids of the subjects of its open alerts, and now; and how often at most."""
+    """The search of a condition, and the least time between two searches.
+
+    ``find`` takes the rule, the ids of the subjects of its open alerts, and the time.
+    """
 
     find: Callable[[Rule, Sequence[int], datetime], Findings]
     rests_s: int = 0

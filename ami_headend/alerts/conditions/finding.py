@@ -1,16 +1,16 @@
-"""What a condition found wrong."""
+"""What conditions find."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ami_headend.alerts.models import SubjectKind
 
-SUBJECTS_MAX = 20  # of one rule with an alert each; more at once are one alert
-SUBJECTS_KEPT = 50_000  # of an alert for very many: so many are listed
+SUBJECTS_MAX = 20  # subjects of one rule with an alert each; more at once share one alert
+SUBJECTS_KEPT = 50_000  # subjects listed for an alert that many share
 
 
 class Finding(NamedTuple):
-    """One subject of which a condition holds."""
+    """One subject for which a condition holds."""
 
     kind: SubjectKind
     id: int
@@ -20,14 +20,16 @@ class Finding(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """How many subjects the condition holds of, and SUBJECTS_KEPT of them at most: those with an open alert first."""
+    """The number of subjects for which a condition holds, and SUBJECTS_KEPT of them at most, those with open alerts
+    first.
+    """
 
     total: int
     listed: list[Finding]
 
 
 def few(listed: Sequence[Finding]) -> Findings:
-    """Findings that are all of them."""
+    """Return findings that list all their subjects."""
     return Findings(len(listed), list(listed))
 
 

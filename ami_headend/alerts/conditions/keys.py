@@ -1,4 +1,4 @@
-"""How the keys stand: rotations, worn keys, the audit chain, the master key."""
+"""Conditions about keys: rotations, worn keys, the audit chain, the master key."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -20,12 +20,12 @@ from meters.models import MeterStatus
 
 
 def rotation_stalled(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """A rotation of the master key without a batch for the period; waves that failures stopped, or nobody steps."""
+    """Find a stalled rotation of the master key, and waves that stopped after failures or make no progress."""
     since = now - timedelta(minutes=rule.period_minutes or 0)
     found = []
     rotation = rewrap.current()
     if rotation is not None and rotation.beat_at < since:
-        state = "was stopped" if rotation.state == RotationState.STOPPED else "stands still"
+        state = "was stopped" if rotation.state == RotationState.STOPPED else "has stalled"
         summary = (
             f"the rotation to master key version {rotation.to_version} {state} at {rotation.rewrapped:,} of "
             f"{rotation.total:,} secrets, since {rotation.beat_at:%Y-%m-%d %H:%M} UTC"
@@ -46,13 +46,13 @@ def rotation_stalled(rule: Rule, open_ids: Sequence[int], now: datetime) -> Find
         SUBJECTS_MAX,
     )
     for wave_id, name, state in rows:
-        why = "its failure budget is spent" if state == WaveState.STOPPED else "no key command was queued any more"
-        found.append(Finding(SubjectKind.WAVE, wave_id, name, f"the rotation wave {name} stands still: {why}"))
+        why = "its failure budget is used up" if state == WaveState.STOPPED else "no more key commands were queued"
+        found.append(Finding(SubjectKind.WAVE, wave_id, name, f"the rotation wave {name} has stalled: {why}"))
     return few(found)
 
 
 def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Meters in service whose active key is too old, or nears its safe number of frames, with no next key under way."""
+    """Find meters in service whose active key is too old or has too many frames, and that have no next key yet."""
     rows = fetch_rows(
         f"""SELECT m.id, m.serial_number, k.highest, k.since, count(*) OVER ()
            FROM ({TO_BE_REPLACED}) k JOIN meters_meter m ON m.system_title = k.system_title AND m.status = %s
@@ -89,10 +89,10 @@ def agreement_key_in_use(rule: Rule, open_ids: Sequence[int], now: datetime) -> 
 
 
 def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Whether a record of the audit chain was changed or removed; walks all of it.
+    """Find whether a record of the audit chain was changed or removed; reads the whole chain.
 
-    It is held against the key journal of this worker's host, and the head that the rule saw last: a chain that was cut
-    off at its end is found, too.
+    The chain is compared with the key journal of this worker's host and with the head that the rule saw last, so a
+    chain whose end was cut off is found too.
     """
     kept = rule.marks.get("head")
     try:
@@ -104,7 +104,7 @@ def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
 
 
 def master_key_down(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Whether the worker that evaluates this rule cannot use the master key."""
+    """Find whether the worker that evaluates this rule cannot use the master key."""
     try:
         master_key.probe()
     except MasterKeyError as error:

@@ -1,4 +1,4 @@
-"""What the head-end itself does, and what is done for it."""
+"""Conditions about the head-end itself: the queue and backups."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from keyvault.master_key import backups
 
 
 def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Whether the oldest uplink that waits for verification waits for longer than the period."""
+    """Find whether the oldest unverified uplink has waited for longer than the period."""
     queue = backlog.waiting()
     if queue.oldest_received_at is None:
         return NOTHING
@@ -27,7 +27,7 @@ def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 
 def backup_overdue(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Whether there are keys older than the period, and no whole backup that is younger and kept."""
+    """Find whether there are keys older than the period, but no retained complete backup that is younger."""
     since = now - timedelta(minutes=rule.period_minutes or 0)
     newest = backups.retained().exclude(finished_at=None).order_by("-made_at").first()
     if newest is not None and newest.made_at >= since:

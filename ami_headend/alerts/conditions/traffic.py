@@ -1,6 +1,6 @@
-"""What meters and concentrators do: failures, events, silence, gaps. A fixed number of statements each.
+"""Conditions about meters and concentrators: failures, events, silence, gaps. A fixed number of statements each.
 
-Most give (id, name, figures ..., how many in all), subjects with an open alert first.
+Most statements return (id, name, figures ..., total number), subjects with open alerts first.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ from concentrators.totals.completeness import shares
 from keyvault.device_keys import heard
 from meters.models import MeterStatus
 
-FRAMES_MIN = 20  # fewer tell nothing of a rate
-SETTLING = timedelta(hours=2)  # concentrators post late: an interval is looked for after this
-# Of these the tag verified: the meter that the frame names did send it. All others only claim a meter.
+FRAMES_MIN = 20  # fewer frames give no meaningful rate
+SETTLING = timedelta(hours=2)  # concentrators may post this late before an interval counts as missing
+# The tag of these frames verified, so the named meter did send them. All other frames only claim to be from a meter.
 AUTHENTIC = frozenset(
     {
         FailureKind.COUNTER_REUSED,
@@ -43,7 +43,7 @@ _CONCENTRATORS = "concentrators_concentrator", "name"
 
 
 def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Concentrators of whose frames, verified within the period, too large a share was refused."""
+    """Find concentrators with too large a share of rejected frames among those verified within the period."""
     rows = fetch_rows(
         """SELECT c.id, c.name, s.rejected, s.frames, count(*) OVER ()
            FROM (SELECT concentrator_id, sum(rejected)::bigint AS rejected, sum(frames)::bigint AS frames
@@ -60,12 +60,12 @@ def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     return _found(
         SubjectKind.CONCENTRATOR,
         rows,
-        lambda rejected, frames: f"{rejected:,} of {frames:,} frames refused ({100 * rejected / frames:.1f} %)",
+        lambda rejected, frames: f"{rejected:,} of {frames:,} frames rejected ({100 * rejected / frames:.1f} %)",
     )
 
 
 def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Meters with failures of a kind stored within the period; concentrators, where frames of it prove no meter."""
+    """Find meters with failures of a kind within the period; concentrators, if such frames do not prove their meter."""
     kind = FailureKind(rule.selector)
     is_meter = kind in AUTHENTIC
     table, name = _METERS if is_meter else _CONCENTRATORS
@@ -92,7 +92,7 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 
 def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Meters with events of a log stored within the period."""
+    """Find meters with events in a log within the period."""
     rows = fetch_rows(
         """SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
            FROM (SELECT e.meter_id, count(*) AS events, max(e.captured_at) AS latest
@@ -146,7 +146,7 @@ def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Fi
 
 
 def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Active concentrators that have not posted for the period; one that never did only where it has meters."""
+    """Find active concentrators that have not posted within the period; one that never posted only if it has meters."""
     silent = [one for one in health.of_concentrators(_since(rule, now), now) if one.is_silent]
     silent.sort(key=lambda one: (one.id in open_ids, one.known_since.timestamp(), -one.id), reverse=True)
     listed = [
@@ -157,10 +157,9 @@ def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> F
 
 
 def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Meters in service of which no frame was accepted for the period; what came of them and was refused is said.
+    """Find meters in service with no accepted frame within the period, and mention frames that were rejected.
 
-    Those of a concentrator that is silent itself are left out: that one is the cause, and has an alert of its own.
-    Looks at every meter.
+    Meters of a silent concentrator are left out: it is the cause, and has an alert of its own. Reads every meter.
     """
     since = _since(rule, now)
     standing = health.of_concentrators(since, now)
@@ -213,9 +212,9 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
 
 
 def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Concentrators of whose expected intervals too small a share is there; those that brought none have other alerts.
+    """Find concentrators with too small a share of their expected intervals, over the period that ended SETTLING ago.
 
-    Over the period that ended SETTLING ago.
+    Concentrators without any interval are left out: they have other alerts.
     """
     end = (now - SETTLING).replace(minute=0, second=0, microsecond=0)
     start = end - timedelta(minutes=rule.period_minutes or 0)
@@ -261,7 +260,7 @@ def _times(number: int) -> str:
 
 
 def _but_refused(failures: int | None, last_at: datetime | None, kind: str | None, *, is_all: bool) -> str:
-    """What came of a meter all the same, and was refused; the number where it ``is_all`` of that meter."""
+    """Describe rejected frames of the meter; give their number if the meter never had an accepted one (``is_all``)."""
     if not failures or last_at is None or kind is None:
         return ""
     many = f"{failures:,} came and" if is_all else "some came since and"

@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='rule',
             name='condition',
-            field=models.CharField(choices=[('failure_rate', 'share of refused frames'), ('kind_seen', 'integrity failures of a kind'), ('meter_event', 'meter events (tamper, cover opened)'), ('silent_meter', 'silent meter'), ('silent_concentrator', 'silent concentrator'), ('completeness', 'completeness of intervals'), ('rotation_stalled', 'rotation that stands still'), ('keys_worn', 'device keys that are due for replacement'), ('agreement_key_in_use', 'replaced agreement key that is still in use'), ('audit_broken', 'broken audit chain'), ('master_key_down', 'master key that cannot be used'), ('queue_lag', 'uplinks that wait too long'), ('backup_overdue', 'backup that is overdue')], max_length=20),
+            field=models.CharField(choices=[('failure_rate', 'share of refused frames'), ('kind_seen', 'integrity failures of a kind'), ('meter_event', 'meter events (tamper, cover opened)'), ('silent_meter', 'silent meter'), ('silent_concentrator', 'silent concentrator'), ('completeness', 'completeness of intervals'), ('rotation_stalled', 'stalled rotation'), ('keys_worn', 'device keys due for replacement'), ('agreement_key_in_use', 'replaced agreement key still in use'), ('audit_broken', 'broken audit chain'), ('master_key_down', 'unusable master key'), ('queue_lag', 'uplinks that wait too long'), ('backup_overdue', 'overdue backup')], max_length=20),
         ),
         migrations.RunPython(defaults.making('Replaced agreement key in use'), migrations.RunPython.noop),
     ]

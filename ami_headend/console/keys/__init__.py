@@ -1,1 +1,1 @@
-"""The pages of the keys: how they stand, the master key, waves, the audit chain, approvals. No key octets."""
+"""The pages of keys: key status, the master key, waves, the audit chain, approvals. No key octets."""

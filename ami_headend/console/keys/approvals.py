@@ -1,4 +1,4 @@
-"""Approvals: what waits for a second person, decided here; and what became of the others."""
+"""Approvals: requests that wait for a second person, decided here, and the outcome of earlier ones."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -28,7 +28,7 @@ _LISTED = 50
 
 
 class ApprovalsPage(ActingPage):
-    """What waits, with the buttons for whoever may decide; what was asked before."""
+    """Waiting requests, with buttons for those who may decide them, and earlier requests."""
 
     route = "keys/approvals/"
     name = "approvals"
@@ -41,7 +41,7 @@ class ApprovalsPage(ActingPage):
     def acts(self) -> Mapping[str, Act]:
         return {
             "approve": Act(rights.DECIDE_APPROVALS, _approve),
-            # Whoever asked may take it back: keyvault.approvals says who may refuse.
+            # The requester may take a request back: keyvault.approvals says who may refuse it.
             "refuse": Act(rights.SEE_APPROVALS, _refuse),
         }
 
@@ -83,7 +83,7 @@ def _number(request: HttpRequest) -> int:
 
 def _approve(request: HttpRequest) -> str:
     approval = approvals.approve(_number(request), _person(request), timezone.now())
-    return f"Approved: {approvals.describe(approval)}. It is good once, for {approval.requested_by}."
+    return f"Approved: {approvals.describe(approval)}. It is valid once, for {approval.requested_by}."
 
 
 def _refuse(request: HttpRequest) -> str:
@@ -100,7 +100,7 @@ def _over(rows: Sequence[Approval], now: datetime) -> HtmlTable:
     columns = [
         Column("state"),
         Column("what"),
-        Column("asked for by", is_minor=True),
+        Column("requested by", is_minor=True),
         Column("why", is_minor=True),
         Column("decided by", is_minor=True),
         Column("asked", is_minor=True),

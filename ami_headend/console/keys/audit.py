@@ -1,4 +1,4 @@
-"""The audit chain: who did what to keys and accounts, whether the chain is whole, and its export."""
+"""The audit chain: records of acts on keys and accounts, whether the chain is intact, and its export."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _WALKED_AT_ONCE = 100_000
 
 
 class AuditFilters(FilterForm):
-    """Records by the act, who did it, to which meter or key, and when."""
+    """Filters records by act, actor, meter or key, and time."""
 
     of = text("meter or key", "serial number, system title or fingerprint")
     act = text("act begins with", "device_key.")
@@ -38,7 +38,7 @@ class AuditFilters(FilterForm):
 
 
 class AuditPage(ListPage, ActingPage):
-    """The records, newest first, and whether the chain is whole."""
+    """The records, newest first, and whether the chain is intact."""
 
     route = "keys/audit/"
     name = "audit"
@@ -81,7 +81,7 @@ class AuditPage(ListPage, ActingPage):
 
 
 class AuditExport(ConsolePage):
-    """The whole chain as JSON Lines, a record a line, oldest first; that it was taken is recorded itself."""
+    """The whole chain as JSON Lines, one record a line, oldest first. The export is recorded too."""
 
     route = "keys/audit/export/"
     name = "audit-export"
@@ -95,7 +95,7 @@ class AuditExport(ConsolePage):
         try:
             chain.record(chain.web_actor(request), "audit.export", {"head": str(head)})
         except (AuditError, MasterKeyError) as error:
-            messages.error(request, f"Nothing was exported, for it could not be recorded: {error}")
+            messages.error(request, f"Nothing was exported, because it could not be recorded: {error}")
             return HttpResponseRedirect(reverse("admin:audit"))
         return StreamingHttpResponse(
             _lines(),
@@ -110,11 +110,11 @@ def _lines() -> Iterator[str]:
 
 
 def _name(written: str) -> str:
-    """How records name a meter or key: by its system title, its fingerprint, or as it is written."""
+    """Return the name that records use for a meter or key: its system title, its fingerprint, or the text itself."""
     try:
         return bytes(look_up(written).system_title).hex()
     except RegistryError:
-        pass  # it may be a device that was never registered, or a key's fingerprint
+        pass  # it may be a device that was never registered, or the fingerprint of a key
     try:
         return parse_system_title(written).hex()
     except RegistryError:
@@ -123,9 +123,9 @@ def _name(written: str) -> str:
 
 def _verify(request: HttpRequest) -> str:
     if chain.head().number > _WALKED_AT_ONCE:
-        raise Wrong("The chain is too long to be walked while you wait: use manage.py audit verify.")
-    verified = witness.verify(_seen_last())  # or a chain that was cut would be what the rule goes on from
-    with transaction.atomic():  # what the page shows as verified, and the rule goes on from
+        raise Wrong("The chain is too long to verify while you wait: use manage.py audit verify.")
+    verified = witness.verify(_seen_last())  # without it, the rule would continue from a chain that was cut off
+    with transaction.atomic():  # the page and the rule both use this head
         for rule in Rule.objects.select_for_update().filter(condition=Condition.AUDIT_BROKEN, is_enabled=True):
             rule.marks["head"] = {"number": verified.head.number, "mac": verified.head.mac.hex()}
             rule.save(update_fields=["marks"])
@@ -133,7 +133,7 @@ def _verify(request: HttpRequest) -> str:
 
 
 def _seen_last() -> Head | None:
-    """The last head that a rule has seen, which the chain must still hold."""
+    """Return the last head that a rule saw; the chain must still hold it."""
     watching = Rule.objects.filter(condition=Condition.AUDIT_BROKEN, is_enabled=True)
     heads = [marks["head"] for marks in watching.values_list("marks", flat=True) if marks.get("head")]
     newest = max(heads, key=lambda head: int(head["number"]), default=None)
@@ -147,14 +147,14 @@ def _figures(head: Head) -> list[Figure]:
     if broken is not None:
         state = Figure("Chain", "broken", broken.summary, "gpp_bad", tone="bad")
     elif kept is not None and (kept["number"] or not head.number):
-        far = f"verified up to record {kept['number']:,}" if kept["number"] else "nothing was recorded yet"
+        far = f"verified up to record {kept['number']:,}" if kept["number"] else "nothing has been recorded yet"
         since = head.number - kept["number"]
         state = Figure("Chain", "whole", f"{far}, {since:,} since" if since > 0 else far, "verified", tone="good")
     elif kept is not None:
-        state = Figure("Chain", "unverified", f"{head.number:,} records since it was looked at", "help", tone="unsure")
+        state = Figure("Chain", "unverified", f"{head.number:,} records since the last check", "help", tone="unsure")
     else:
         state = Figure("Chain", "unverified", "the alert rule for it has not run yet", "help", tone="unsure")
-    return [state, Figure("Records", thousands(head.number), "none is ever removed", "receipt_long")]
+    return [state, Figure("Records", thousands(head.number), "records are never removed", "receipt_long")]
 
 
 def _records(rows: Sequence[AuditRecord]) -> HtmlTable:
@@ -164,7 +164,7 @@ def _records(rows: Sequence[AuditRecord]) -> HtmlTable:
         Column("act"),
         Column("by"),
         Column("from", is_minor=True),
-        Column("to what", is_minor=True),
+        Column("subject", is_minor=True),
         Column("result", is_minor=True),
     ]
     return table(

@@ -1,4 +1,4 @@
-"""Device keys that may be known to others: cut off at once, and replaced by a rotation wave."""
+"""Device keys that others may know: cut off at once, and replaced by a rotation wave."""
 
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ _SAMPLE = 10
 
 
 class _Meant(NamedTuple):
-    """What would be cut off: keys of so many devices, some of them by name, and titles that have no key."""
+    """The keys to cut off: of how many devices, a sample of them by name, and titles without a key."""
 
     key_ids: list[int]
     devices: int
@@ -39,13 +39,13 @@ class _Meant(NamedTuple):
 
 
 class CompromiseForm(forms.Form):
-    """Which devices, and whether their keys are replaced right away."""
+    """The devices, and whether their keys are replaced right away."""
 
     titles = TitlesField(
         _DEVICES_MAX,
         rows=4,
         label="System titles",
-        help_text=f"16 hex digits each, by spaces or lines; up to {_DEVICES_MAX:,}",
+        help_text=f"16 hex digits each, separated by spaces or lines; up to {_DEVICES_MAX:,}",
     )
     replace = forms.BooleanField(
         required=False, initial=True, label="Give the meters new keys at once", widget=UnfoldBooleanSwitchWidget()
@@ -53,7 +53,7 @@ class CompromiseForm(forms.Form):
 
 
 class CompromisePage(ConsolePage):
-    """Asks for devices (``titles`` in the address fills them in), shows what is cut off, and does it."""
+    """Asks for devices (``titles`` in the address fills them in), shows the affected keys, and cuts them off."""
 
     route = "keys/compromise/"
     name = "compromise"
@@ -72,13 +72,13 @@ class CompromisePage(ConsolePage):
         return super().get_context_data(form=form, **kwargs)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show what the titles mean; or cut it off, once that was confirmed."""
+        """Show the affected keys; cut them off once that is confirmed."""
         form = CompromiseForm(request.POST)
         if not form.is_valid():
             return self.render_to_response(self.get_context_data(form=form))
         meant = _meant(form.cleaned_data["titles"])
         if not meant.key_ids:
-            form.add_error("titles", "No key that is not compromised already is among them.")
+            form.add_error("titles", "None of these devices has a key that is not compromised already.")
             return self.render_to_response(self.get_context_data(form=form))
         if request.POST.get("act") != "compromise":
             return self.render_to_response(self.get_context_data(form=form, meant=meant))
@@ -89,7 +89,7 @@ class CompromisePage(ConsolePage):
             return self.render_to_response(self.get_context_data(form=form, meant=meant))
 
     def _compromise(self, request: HttpRequest, form: CompromiseForm, meant: _Meant) -> HttpResponse:
-        """Both acts are one transaction: no meter is left without a key because the wave was refused."""
+        """Do both in one transaction, so that a refused wave leaves no meter without a key."""
         replaces = form.cleaned_data["replace"]
         if replaces and not request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
             raise PermissionDenied
@@ -103,18 +103,18 @@ class CompromisePage(ConsolePage):
             return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
         if replaces and not waves:
             messages.warning(
-                request, "No meter among them can get a new key by command: it takes a shipment or a visit."
+                request, "No meter among them can get a new key by command: it needs a shipment or a visit."
             )
         return HttpResponseRedirect(reverse("admin:keys"))
 
 
 def compromise_url(*titles: bytes) -> str:
-    """The address of the page with these devices filled in."""
+    """Return the address of the page with these devices filled in."""
     return f"{reverse('admin:compromise')}?{urlencode({'titles': ' '.join(title.hex() for title in titles)})}"
 
 
 def _meant(titles: list[bytes]) -> _Meant:
-    """The keys that protect frames of these devices; transfer keys stay, for the new keys are sent under them."""
+    """Find the keys that protect frames of these devices. Transfer keys stay, because new keys are sent under them."""
     keys = DeviceKey.objects.filter(system_title__in=titles, epoch__gt=0).exclude(state=KeyState.COMPROMISED)
     rows = list(keys.order_by("pk").values_list("pk", "system_title"))
     devices = {bytes(title) for _, title in rows}
@@ -128,7 +128,7 @@ def _meant(titles: list[bytes]) -> _Meant:
 
 
 def _replace(request: HttpRequest, titles: list[bytes]) -> RotationWave | None:
-    """The wave that gives the devices new keys; None where none of them can get one by command."""
+    """Begin a wave that gives the devices new keys; None if none of them can get one by command."""
     now = timezone.now()
     name = f"compromised {now:%Y-%m-%d %H:%M:%S}"
     try:

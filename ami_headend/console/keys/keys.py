@@ -1,4 +1,4 @@
-"""How the keys of devices stand: by state and epoch, and those that somebody should look after."""
+"""The status of device keys: by status and epoch, and keys that need attention."""
 
 from datetime import datetime
 from typing import Any
@@ -27,15 +27,15 @@ _ICONS = {
 _MEANINGS = {
     KeyState.PENDING: "on their way to the meters",
     KeyState.ACTIVE: "protect frames now",
-    KeyState.RETIRING: "late frames are still accepted",
-    KeyState.RETIRED: "nothing under them is accepted",
+    KeyState.RETIRING: "accepted for late frames only",
+    KeyState.RETIRED: "no frame under them is accepted",
     KeyState.COMPROMISED: "cut off",
 }
 _EPOCHS = 12
 
 
 class KeysPage(ConsolePage):
-    """Device keys by state and epoch; overdue ones, compromised ones without a successor, those near their budget."""
+    """Device keys by status and epoch; overdue ones, compromised ones without a successor, and worn ones."""
 
     route = "keys/"
     name = "keys"
@@ -49,9 +49,12 @@ class KeysPage(ConsolePage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         keys, overdue, cut_off, worn = questions.ask(questions.KEYS)
-        figures = [*_by_state(keys), _worry("Overdue", overdue, "pending for longer than a command lives", "schedule")]
-        figures.append(_worry("Without successor", cut_off, "compromised, and no other key", "key_off"))
-        figures.append(_worry("Near their budget", worn, "replaced by themselves, hour by hour", "data_usage"))
+        figures = [
+            *_by_state(keys),
+            _worry("Overdue", overdue, "pending for longer than a command is valid", "schedule"),
+        ]
+        figures.append(_worry("Without successor", cut_off, "compromised, without another key", "key_off"))
+        figures.append(_worry("Near their budget", worn, "replaced automatically, every hour", "data_usage"))
         if self.request.user.has_perm("concentrators.view_rotationwave"):
             figures.append(_waves_figure())
         if self.request.user.has_perm(rights.SEE_APPROVALS):
@@ -93,7 +96,7 @@ def _waves_figure() -> Figure:
     stopped = sum(row["state"] == WaveState.STOPPED for row in states)
     note = f"{stopped} stopped by failures" if stopped else "running or paused"
     return Figure(
-        "Waves under way", thousands(len(states)), note, "waves", reverse("admin:waves"), "bad" * bool(stopped)
+        "Waves in progress", thousands(len(states)), note, "waves", reverse("admin:waves"), "bad" * bool(stopped)
     )
 
 

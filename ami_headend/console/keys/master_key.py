@@ -1,4 +1,4 @@
-"""The master key: its versions and what is under each, a rotation watched live, an old version destroyed."""
+"""The master key: its versions and the secrets under each, a rotation watched live, the end of an old version."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ _ROTATION_COLOURS = {RotationState.RUNNING: "info", RotationState.STOPPED: "warn
 
 
 class MasterKeyPage(ActingPage):
-    """Versions with what is under each, and the rotation that is open or was last."""
+    """Versions with the secrets under each, and the current or last rotation."""
 
     route = "keys/master-key/"
     name = "master-key"
@@ -68,7 +68,7 @@ class MasterKeyPage(ActingPage):
 
 
 class DestroyPage(ActingPage):
-    """An old version of the master key: whether it may be destroyed, a second person asked, the act itself."""
+    """An old version of the master key: whether it may be destroyed, the request for approval, and the act itself."""
 
     route = "keys/master-key/<int:number>/destroy/"
     name = "master-key-destroy"
@@ -109,28 +109,28 @@ class DestroyPage(ActingPage):
         person = Person(request.user, chain.web_actor(request).source)  # type: ignore[arg-type]  # signed in
         subject = versions.approval_subject(number)
         asked = approvals.request(approvals.DESTROY, subject, request.POST.get("reason", ""), person, now)
-        return f"Asked for: another person approves it on the page of approvals (number {asked.pk})."
+        return f"Requested: another person can approve it on the page of approvals (number {asked.pk})."
 
     def _destroy(self, request: HttpRequest) -> str:
         number = self.kwargs["number"]
         if request.POST.get("number", "").strip() != str(number):
-            raise Wrong(f"Nothing was destroyed: write {number} to confirm.")
+            raise Wrong(f"Nothing was destroyed: enter {number} to confirm.")
         versions.destroy(number, chain.web_actor(request), timezone.now())
-        return f"Version {number} is destroyed. Destroy its copies elsewhere, too."
+        return f"Version {number} is destroyed. Destroy its copies elsewhere too."
 
 
 class ApprovalReasonForm(forms.Form):
-    """Why a second person should approve."""
+    """The reason for a second person to approve."""
 
     reason = forms.CharField(max_length=250, widget=UnfoldAdminTextInputWidget())
 
 
 class ConfirmForm(forms.Form):
-    """The number of the version again."""
+    """The number of the version, to confirm."""
 
     number = forms.CharField(
         max_length=10,
-        label="Its number, to confirm",
+        label="Enter its number to confirm",
         widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric", "autocomplete": "off"}),
     )
 
@@ -142,20 +142,20 @@ def _rotate(request: HttpRequest) -> str:
 
 def _stop(request: HttpRequest) -> str:
     rotation = rewrap.stop(chain.web_actor(request))
-    return f"The rotation stops after the batch at hand, at {rotation.rewrapped:,} of {rotation.total:,}."
+    return f"The rotation stops after the present batch, at {rotation.rewrapped:,} of {rotation.total:,}."
 
 
 def _resume(request: HttpRequest) -> str:
     rotation = rewrap.resume(chain.web_actor(request))
-    return f"The rotation to version {rotation.to_version} goes on. {_enqueue(rotation)}"
+    return f"The rotation to version {rotation.to_version} continues. {_enqueue(rotation)}"
 
 
 def _enqueue(rotation: MasterKeyRotation) -> str:
     try:
         rewrap_master_key.apply_async((rotation.pk,), retry=False)
     except rewrap_master_key.OperationalError:
-        return "The queue does not answer: a worker takes it up once it does."
-    return "A worker is at it."
+        return "The queue does not answer: a worker starts once it does."
+    return "A worker has been started."
 
 
 def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
@@ -172,7 +172,7 @@ def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
             tone="bad" if active is None else "",
         ),
         Figure(
-            "Under it",
+            "Under the active version",
             percent(under, total) if total else NOTHING,
             f"{under:,} of {total:,} secrets",
             "shield_lock",
@@ -225,7 +225,7 @@ def _end(row: VersionStanding, now: datetime, *, may_destroy: bool) -> Any:
     if row.destroyable_at is None:
         return NOTHING
     if row.secrets.secrets:
-        return "when nothing needs it"
+        return "when nothing needs it any more"
     if now < row.destroyable_at:
         return f"from {timezone.localtime(row.destroyable_at):%Y-%m-%d} on"
     return (
@@ -234,7 +234,7 @@ def _end(row: VersionStanding, now: datetime, *, may_destroy: bool) -> Any:
 
 
 def _left_behind(found: Sequence[VersionStanding], rotation: MasterKeyRotation | None) -> int:
-    """Secrets under older versions while no rotation is open: resuming takes them up."""
+    """Return the number of secrets under older versions while no rotation is open; resuming rewraps them."""
     if rotation is not None and rotation.state != RotationState.FINISHED:
         return 0
     return sum(row.secrets.secrets for row in found if row.state == MasterKeyState.DECRYPT_ONLY)
@@ -274,5 +274,5 @@ def _approval_missing(number: int, now: datetime) -> bool:
 
 
 def _asked(number: int, now: datetime) -> Approval | None:
-    """The request for approval that waits, if one does."""
+    """Return the waiting request for approval, if there is one."""
     return approvals.waiting(now).filter(act=approvals.DESTROY, subject=versions.approval_subject(number)).first()

@@ -1,4 +1,6 @@
-"""What the pages of the keys ask that looks at every key, or at every meter of a wave: kept for a while (kept.py)."""
+"""Costly questions of the pages of keys, over every key or every meter of a wave. Their answers are cached
+(kept.py).
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,7 +23,7 @@ WAVES_LISTED = 50
 
 
 class KeysStanding(NamedTuple):
-    """Device keys counted, and those to look after."""
+    """Counts of device keys, and keys that need attention."""
 
     keys: DeviceKeys
     overdue: Notable
@@ -64,19 +66,23 @@ RENEWED = (KEYS, FLEET_KEYS, CENSUS, WAVES)
 
 
 def ask(question: Question) -> Any:
-    """The answer to one question."""
+    """Return the answer to one question."""
     return kept.answers([question], timezone.now())[question.name].found
 
 
 def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, RolloutProgress]:
-    """How far the newest waves are; those that began after the answer was taken are asked for themselves."""
+    """Return the progress of the newest waves. Waves that began after the answer was cached are queried by
+    themselves.
+    """
     known: dict[int, RolloutProgress] = ask(WAVES)
     fresh = [wave for wave in found if wave.pk not in known]
     return {**known, **rollouts.progresses(fresh)} if fresh else known
 
 
 def progress_of(wave: RotationWave) -> RolloutProgress:
-    """How far one wave is. Each state that it goes through is asked for by itself: what stood before is no answer."""
+    """Return the progress of one wave. Each state has a question of its own, so that no old answer outlives a
+    change.
+    """
     question = Question(f"wave {wave.pk} {wave.state}", lambda now: rollouts.progress(wave), RolloutProgress)
     progress: RolloutProgress = ask(question)
     return progress

@@ -1,4 +1,4 @@
-"""One rotation wave, watched live: how far it is, what became of each meter, and the buttons that move it."""
+"""One rotation wave, watched live: its progress, the outcome of each meter, and buttons to control it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,15 +29,19 @@ _WAITING = "waiting"
 _MEANINGS = {
     CommandState.QUEUED: ("Queued", "no concentrator has fetched it", "schedule_send"),
     CommandState.OFFERED: ("Fetched", "by the concentrator", "router"),
-    CommandState.DELIVERED: ("Delivered", "says the concentrator; the meter is to prove it", "electric_meter"),
+    CommandState.DELIVERED: (
+        "Delivered",
+        "reported by the concentrator; the meter has yet to prove it",
+        "electric_meter",
+    ),
     CommandState.DONE: ("New key in use", "the meter's own frame proves it", "task_alt"),
 }
 
 
 class WaveMeterFilters(KnownParametersForm):
-    """Meters of a wave by what became of them."""
+    """Filters meters of a wave by outcome."""
 
-    state = choice("outcome", [(_WAITING, "its turn has not come"), *CommandState.choices])
+    state = choice("outcome", [(_WAITING, "not queued yet"), *CommandState.choices])
     meter = MeterField()
     field_order = ["state", "meter"]
 
@@ -65,7 +69,7 @@ class WavePage(ListPage, ActingPage):
 
     @cached_property
     def wave(self) -> RotationWave:
-        """The wave of the address; Http404 where there is none."""
+        """Return the wave of the address; Http404 if there is none."""
         return get_object_or_404(RotationWave.objects.select_related("fleet_key"), pk=self.kwargs["wave_id"])
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
@@ -104,7 +108,7 @@ class WavePage(ListPage, ActingPage):
 
     def _pause(self, request: HttpRequest) -> str:
         rollouts.pause(self.wave.pk, web_actor(request))
-        return "Paused: nothing more is queued; what is queued goes on."
+        return "Paused: no more commands are queued; queued ones continue."
 
     def _resume(self, request: HttpRequest) -> str:
         written = request.POST.get("failure_budget", "").strip()
@@ -112,11 +116,11 @@ class WavePage(ListPage, ActingPage):
         if written and (number is None or number > rollouts.NUMBER_MAX):
             raise Wrong(f"Nothing was done: a failure budget is a number up to {rollouts.NUMBER_MAX:,}.")
         wave = rollouts.resume(self.wave.pk, web_actor(request), int(written) if written else None)
-        return f"The wave goes on, with a failure budget of {wave.failure_budget:,}."
+        return f"The wave continues, with a failure budget of {wave.failure_budget:,}."
 
     def _cancel(self, request: HttpRequest) -> str:
         rollouts.cancel(self.wave.pk, web_actor(request), timezone.now())
-        return "Cancelled: what no concentrator had fetched is withdrawn; meters that have the key go on with it."
+        return "Cancelled: commands not fetched yet are withdrawn; meters that have the new key continue with it."
 
 
 def _figures(wave: RotationWave, progress: RolloutProgress) -> list[Figure]:
@@ -136,7 +140,7 @@ def _figures(wave: RotationWave, progress: RolloutProgress) -> list[Figure]:
 
 
 def _waiting_note(wave: RotationWave) -> str:
-    return "keep their keys: it was cancelled" if wave.state == WaveState.CANCELLED else "their turn has not come"
+    return "keep their keys: it was cancelled" if wave.state == WaveState.CANCELLED else "not queued yet"
 
 
 def _meters(rows: Sequence[WaveMeter]) -> HtmlTable:

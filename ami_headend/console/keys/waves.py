@@ -61,7 +61,7 @@ class WavesPage(ConsolePage):
 
 
 class WaveForm(forms.Form):
-    """Which meters get new keys (those that fit everything that is filled in), which keys, and how fast."""
+    """The meters that get new keys (those that meet all given conditions), the kind of keys, and the rate."""
 
     name = forms.CharField(
         max_length=120, label="Name of the wave", widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"})
@@ -92,13 +92,13 @@ class WaveForm(forms.Form):
         rows=3,
         required=False,
         label="These system titles",
-        help_text="16 hex digits each, by spaces or lines",
+        help_text="16 hex digits each, separated by spaces or lines",
     )
     rate_per_hour = forms.IntegerField(
         min_value=1,
         max_value=rollouts.NUMBER_MAX,
         initial=1000,
-        label="Key commands an hour, at most",
+        label="Most key commands per hour",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
     failure_budget = forms.IntegerField(
@@ -106,7 +106,7 @@ class WaveForm(forms.Form):
         max_value=rollouts.NUMBER_MAX,
         initial=10,
         label="Failure budget",
-        help_text="with more commands refused or expired, the wave stops",
+        help_text="the wave stops if more commands are refused or expire",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
     scheme = forms.TypedChoiceField(
@@ -129,7 +129,7 @@ class WaveForm(forms.Form):
         FleetKey.objects.defer("wrapped").order_by("name"),
         required=False,
         label="New keys derived from",
-        empty_label="nothing: as the old ones, derived or random",
+        empty_label="nothing: like the old ones, derived or random",
         widget=UnfoldAdminSelectWidget,
     )
 
@@ -137,7 +137,7 @@ class WaveForm(forms.Form):
     how = ("rate_per_hour", "failure_budget", "scheme", "algorithm", "fleet_key")
 
     def selection(self) -> Selection:
-        """What the fields mean; to be called once they are valid."""
+        """Return the selection of a valid form."""
         given = self.cleaned_data
         return Selection(
             system_titles=given["titles"] or None,
@@ -150,7 +150,7 @@ class WaveForm(forms.Form):
 
 
 class NewWavePage(ConsolePage):
-    """A new wave: filled in, its meters counted, begun."""
+    """A new wave: fill in, count its meters, begin."""
 
     route = "keys/waves/new/"
     name = "wave-new"
@@ -167,7 +167,7 @@ class NewWavePage(ConsolePage):
         )
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Count what the form selects, or begin the wave over it."""
+        """Count the selected meters, or begin a wave over them."""
         form, now = WaveForm(request.POST), timezone.now()
         context: dict[str, Any] = {}
         if form.is_valid():
@@ -201,7 +201,7 @@ def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
     found = rollouts.selected(form.selection(), now)
     count = found.count()
     if not count:
-        raise WaveError("no meter that can get a new key now is among them")
+        raise WaveError("none of these meters can get a new key now")
     in_service = Meter.objects.filter(status="commissioned").count()
     takes = timedelta(hours=count / form.cleaned_data["rate_per_hour"])
     return {
@@ -214,7 +214,7 @@ def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
 
 
 def counted(progress: RolloutProgress) -> int:
-    """How many meters of a wave are through: their command has ended."""
+    """Return the number of meters whose command has ended."""
     return progress.meters - progress.waiting - progress.open
 
 

@@ -1,9 +1,8 @@
-"""PostgreSQL and Redis of our own, for one machine: `make demo`, `up`, the tests and the benchmark.
+"""Our own PostgreSQL and Redis for one machine: `make demo`, `up`, the tests and the benchmark.
 
-Both come from wheels of the extra `local`, keep their data in `var/`, and listen on unix sockets alone. Where the
-sockets lie follows from the folder's name, so that a second process (a command, a worker) finds them without asking.
-`services` starts what DATABASE_URL and REDIS_URL do not name and stops exactly what it started; `configured` tells a
-command of them.
+Both come from wheels of the extra `local`, store their data in `var/`, and listen on unix sockets only. The location of
+the sockets follows from the folder's name, so other processes (a command, a worker) find them. `services` starts what
+DATABASE_URL and REDIS_URL do not name and stops exactly what it started; `configured` sets them for a command.
 """
 
 from ami_headend.local.embedded.configuration import configured

@@ -1,4 +1,4 @@
-"""PostgreSQL's data folder and its owner, and what is made in a new cluster."""
+"""PostgreSQL's data folder, its owner, and the set-up of a new cluster."""
 
 import os
 import pwd
@@ -26,11 +26,11 @@ from ami_headend.local.embedded.places import (
 from ami_headend.local.embedded.processes import launch, living_process, make_folder
 
 POSTGRES_USER = "pgserver"  # PostgreSQL refuses to run as root; root runs it as this user
-OUTSIDE = "/var/lib/ami-headend-embedded"  # for what that user cannot reach in its own place
+OUTSIDE = "/var/lib/ami-headend-embedded"  # for files that this user could not reach in their own place
 
 
 def owner_of(data: Path) -> pwd.struct_passwd | None:
-    """The user that must run the server: None for ourselves. Refuses a folder that is not our cluster."""
+    """Return the user that must run the server; None for the present one. Refuses a folder that is not our cluster."""
     if data.exists():
         version = data / "PG_VERSION"
         try:
@@ -50,7 +50,7 @@ def owner_of(data: Path) -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
     if (data / "PG_VERSION").exists() and data.stat().st_uid != 0:
-        return pwd.getpwuid(data.stat().st_uid)  # made by an ordinary user before: stays theirs
+        return pwd.getpwuid(data.stat().st_uid)  # an ordinary user made it before, and keeps it
     return _postgres_user()
 
 
@@ -78,12 +78,12 @@ def _postgres_user() -> pwd.struct_passwd:
 
 
 def may_pass(place: Path) -> bool:
-    """Whether every user may pass through a folder and all above it; those are nobody's to open but their owner's."""
+    """Whether every user may pass through a folder and all folders above it, so that their modes need no change."""
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (place, *place.parents))
 
 
 def placed(data: Path, owner: pwd.struct_passwd | None) -> Path:
-    """Where a cluster really lies: in its place, or where its user can reach it, and its place is a link to that.
+    """Return where a cluster really lies: in its place, or where its user can reach it, with a link in its place.
 
     PostgreSQL runs as another user than root, who may not enter root's own folders.
     """
@@ -92,8 +92,8 @@ def placed(data: Path, owner: pwd.struct_passwd | None) -> Path:
         is_theirs = owner is not None and real.parent.stat().st_uid == owner.pw_uid
         if owner is not None and owner.pw_name == POSTGRES_USER and not (is_theirs or may_pass(real.parent)):
             raise EmbeddedError(
-                f"PostgreSQL runs as the user {POSTGRES_USER}, who may not enter {real.parent}, or a folder above it: "
-                "let others pass there (chmod o+x), or move this folder to where they may."
+                f"PostgreSQL runs as the user {POSTGRES_USER}, who may not enter {real.parent} or a folder above it: "
+                "let others pass there (chmod o+x), or move this folder to a place they can reach."
             )
         return real
     if owner is None or may_pass(data.parent):
@@ -105,7 +105,7 @@ def placed(data: Path, owner: pwd.struct_passwd | None) -> Path:
 
 
 def server_program(name: str, owner: pwd.struct_passwd | None) -> str:
-    """One of the wheel's programs, where the cluster's user can run it: a copy, if the wheel lies in root's folders."""
+    """Return a program of the wheel that the cluster's user can run: a copy, if the wheel lies in root's folders."""
     program = Path(postgres_program(name))
     package = program.parents[2]
     parts = [program.parents[1], package.with_name(f"{package.name}.libs")]  # the libraries lie beside the package
@@ -126,7 +126,7 @@ def server_program(name: str, owner: pwd.struct_passwd | None) -> str:
                 path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
         try:
             draft.rename(copy)
-        except OSError:  # another was quicker
+        except OSError:  # another process was faster
             shutil.rmtree(draft)
     return str(copy / program.relative_to(package.parent))
 
@@ -137,7 +137,7 @@ def _is_open(path: Path) -> bool:
 
 
 def _outside() -> Path:
-    """A folder of root's, outside of its own ones."""
+    """Return a folder owned by root, outside root's own folders."""
     folder = Path(os.environ.get("EMBEDDED_DATA_DIR") or OUTSIDE)
     try:
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -147,12 +147,12 @@ def _outside() -> Path:
             f"({error.strerror}): run this as an ordinary user, or from a folder that others may enter."
         ) from error
     if folder.is_symlink() or folder.stat().st_uid != 0 or not may_pass(folder):
-        raise EmbeddedError(f"{folder} must be a folder of root's that others may pass through (mode 0711).")
+        raise EmbeddedError(f"{folder} must be a folder of root that others may pass through (mode 0711).")
     return folder
 
 
 def make_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
-    """Makes the cluster beside its place and renames it, so that a killed run leaves none by halves."""
+    """Make the cluster beside its place and then rename it, so that a killed run leaves none half made."""
     draft = data.with_name("postgres.new")
     shutil.rmtree(draft, ignore_errors=True)
     make_folder(draft)
@@ -176,7 +176,7 @@ def make_cluster(data: Path, owner: pwd.struct_passwd | None) -> None:
 
 
 def postmaster(data: Path) -> psutil.Process | None:
-    """The postmaster of a data folder once it takes connections (its pid file says `ready`)."""
+    """Return the postmaster of a data folder once it accepts connections (its pid file says `ready`)."""
     try:
         ready = (data / "postmaster.pid").read_text().splitlines()[7].strip() == "ready"
     except (OSError, IndexError):
@@ -185,7 +185,7 @@ def postmaster(data: Path) -> psutil.Process | None:
 
 
 def make_database(var_dir: Path) -> None:
-    """Makes our database in the cluster, and the role of web and workers, unless they are there."""
+    """Make our database in the cluster, and the role of web and workers, unless they exist."""
     host = str(socket_dir(var_dir, "postgres"))
     with psycopg.connect(host=host, user=OWNER, dbname="postgres", autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [WORKING_ROLE]).fetchone() is None:

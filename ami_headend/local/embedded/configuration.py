@@ -1,4 +1,4 @@
-"""What the processes of the local stack are told, where nobody has configured it: addresses, roles, secret key."""
+"""Default settings of the local stack: addresses, roles, secret key."""
 
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -8,15 +8,15 @@ from ami_headend.core.folders import var_dir
 from ami_headend.local.embedded.places import OWNER, EmbeddedError, complete, database_url, redis_url
 from ami_headend.local.embedded.servers import running, services
 
-# They have no running head-end to lean on: on a new machine, a restore is the first thing that is done.
+# These need no running head-end: on a new machine, a restore comes first.
 _SERVED = ("backup", "restore", "restore_drill")
 
 
 @contextmanager
 def configured(environ: MutableMapping[str, str], words: Sequence[str]) -> Iterator[None]:
-    """Configure the local stack in `environ`, and run its servers for the block where the command needs them.
+    """Configure the local stack in `environ`, and run its servers for the block if the command needs them.
 
-    Raises EmbeddedError with one sentence where that is impossible.
+    EmbeddedError with one sentence if that is impossible.
     """
     folder = configure(environ)
     needs_servers = bool(words) and words[0] in _SERVED and not {"-h", "--help"} & set(words)
@@ -26,9 +26,9 @@ def configured(environ: MutableMapping[str, str], words: Sequence[str]) -> Itera
 
 
 def configure(environ: MutableMapping[str, str]) -> Path:
-    """Set what is missing in `environ` to the local stack's own; gives its folder.
+    """Set missing variables in `environ` to the local stack's own; return its folder.
 
-    EMBEDDED_DATABASE_URL tells the settings that the database is nobody else's.
+    EMBEDDED_DATABASE_URL tells the settings that the database belongs to the local stack.
     """
     folder = var_dir(environ).absolute()
     environ["AMI_VAR_DIR"] = str(folder)

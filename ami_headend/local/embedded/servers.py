@@ -1,4 +1,4 @@
-"""The embedded servers started, started again and stopped."""
+"""Starts, restarts and stops the embedded servers."""
 
 import fcntl
 import os
@@ -41,7 +41,7 @@ def running(var_dir: Path) -> bool:
 
 @dataclass
 class OwnService:
-    """A server that runs for as long as the block of ``started``, and can be started again where it was killed."""
+    """A server that runs during the block of ``started``, and can be restarted if it was killed."""
 
     server: EmbeddedServer
     begin: Callable[[], EmbeddedServer]
@@ -54,8 +54,8 @@ class OwnService:
         return not is_living(self.server.process)
 
     def restart(self) -> None:
-        """Raises EmbeddedError where it does not start, as of a PostgreSQL whose last processes have not ended yet."""
-        self.server.process.wait(1)  # a child that nobody has waited for still counts: PostgreSQL would not start
+        """Restart it. EmbeddedError if it does not start, as while PostgreSQL's last processes are ending."""
+        self.server.process.wait(1)  # reap the child first: otherwise PostgreSQL would not start
         self.server = self.begin()
 
     def stop(self) -> None:
@@ -64,7 +64,7 @@ class OwnService:
 
 @contextmanager
 def services(var_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
-    """``started``, for who needs the environment alone."""
+    """Do the same as ``started``, but give only the environment."""
     with started(var_dir, environ) as (env, _):
         yield env
 
@@ -73,10 +73,10 @@ def services(var_dir: Path, environ: Mapping[str, str] | None = None) -> Iterato
 def started(
     var_dir: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[tuple[dict[str, str], list[OwnService]]]:
-    """Runs what `environ` does not configure, or names as this folder's own.
+    """Run the services that `environ` does not configure, or names as this folder's own.
 
-    Gives the environment for every process that is to use it, and what runs. Raises EmbeddedError with one sentence
-    where that is impossible. SIGTERM inside the block ends it like an exception, so nothing that was started stays.
+    Give the environment for every process that uses them, and the services. EmbeddedError with one sentence if that is
+    impossible. SIGTERM inside the block ends it like an exception, so nothing stays running.
     """
     env = dict(os.environ if environ is None else environ)
     var_dir = var_dir.absolute()
@@ -126,7 +126,7 @@ def _termination_as_exit() -> Iterator[None]:
 
 @contextmanager
 def _alone_in(var_dir: Path) -> Iterator[None]:
-    """Holds the folder's lock. A record lock: forked children do not inherit it, the kernel frees it."""
+    """Hold the folder's lock. It is a record lock: forked children do not inherit it, and the kernel frees it."""
     with (var_dir / "services.lock").open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,7 +143,7 @@ def _alone_in(var_dir: Path) -> Iterator[None]:
 
 
 def start_postgres(var_dir: Path) -> EmbeddedServer:
-    """Starts PostgreSQL in `var_dir`/postgres, made at first use, or takes over what a killed run left there."""
+    """Start PostgreSQL in `var_dir`/postgres, made at first use, or take over the server of a killed run."""
     place = var_dir.absolute() / "postgres"
     owner = owner_of(place)
     data = placed(place, owner)
@@ -157,7 +157,7 @@ def start_postgres(var_dir: Path) -> EmbeddedServer:
     left = postmaster(data)
     if left is not None:
         return EmbeddedServer("PostgreSQL", left, signal.SIGINT)
-    ending = living_process(data / "postmaster.pid", "postgres")  # of a run that was killed a moment ago
+    ending = living_process(data / "postmaster.pid", "postgres")  # of a run that was killed just now
     if ending is not None:
         with suppress(psutil.TimeoutExpired):
             ending.wait(STOP_TIMEOUT_S)
@@ -180,7 +180,7 @@ def start_postgres(var_dir: Path) -> EmbeddedServer:
 
 
 def start_redis(var_dir: Path) -> EmbeddedServer:
-    """Starts Redis on a unix socket, keeping nothing on disk: it may lose every task."""
+    """Start Redis on a unix socket without anything on disk: it may lose every task."""
     socket_path = socket_dir(var_dir, "redis") / "redis.sock"
     if socket_path.parent.parent == var_dir.absolute():
         make_folder(socket_path.parent)

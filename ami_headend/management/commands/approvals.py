@@ -1,4 +1,4 @@
-"""Door to keyvault.approvals."""
+"""manage.py approvals: request, approve and refuse (keyvault.approvals)."""
 
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ _LISTED = 50
 
 
 class Command(DomainCommand):
-    help = """Have a second person approve what cannot be taken back: an export of keys, a version of a key cut off.
+    help = """Have a second person approve an act that cannot be undone: an export of keys, or the end of a key version.
 
-One account asks, another approves: here, or on the console's page of approvals. Each is asked for its
-password; who runs the command does not matter. An approval is good once, for exactly what was asked,
-until it expires (APPROVAL_EXPIRES_HOURS). Afterwards the act's own command is run as ever.
+One account requests, another one approves: here, or on the console's page of approvals. Each must enter its
+password; it does not matter who runs the command. An approval is valid once, for exactly what was requested,
+until it expires (APPROVAL_EXPIRES_HOURS). Then run the act's own command as usual.
 
 Examples:
   manage.py approvals list
@@ -46,9 +46,9 @@ Examples:
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
-        listing = actions.add_parser("list", help="what waits, and what may be used")
-        listing.add_argument("--all", action="store_true", help=f"and what is over; the newest {_LISTED}")
-        acts = actions.add_parser("request", help="ask for an act").add_subparsers(
+        listing = actions.add_parser("list", help="requests that wait, and approvals that may be used")
+        listing.add_argument("--all", action="store_true", help=f"also earlier ones; the newest {_LISTED}")
+        acts = actions.add_parser("request", help="request an act").add_subparsers(
             dest="act", required=True, parser_class=CommandParser
         )
         export = acts.add_parser("export", help="the keys of these meters, under this transport key")
@@ -59,12 +59,15 @@ Examples:
         cut_off.add_argument("name")
         cut_off.add_argument("version", type=int)
         for asking in (export, destroy, cut_off):
-            asking.add_argument("--account", required=True, metavar="NAME", help="who asks")
+            asking.add_argument("--account", required=True, metavar="NAME", help="the account that requests")
             asking.add_argument("--reason", required=True, help="why; the second person reads it")
-        for name, text in (("approve", "approve what another asked for"), ("refuse", "refuse it, or take it back")):
+        for name, text in (
+            ("approve", "approve another person's request"),
+            ("refuse", "refuse it, or take your own back"),
+        ):
             deciding = actions.add_parser(name, help=text)
             deciding.add_argument("number", type=int)
-            deciding.add_argument("--account", required=True, metavar="NAME", help="who decides")
+            deciding.add_argument("--account", required=True, metavar="NAME", help="the account that decides")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         if action == "list":
@@ -77,7 +80,7 @@ Examples:
     def list(self, *, show_all: bool) -> None:
         now = timezone.now()
         rows = Approval.objects.order_by("-pk")[:_LISTED] if show_all else approvals.usable_or_waiting(now)
-        table = Table("number", "state", "what", "asked for by", "why", "approved by", "until (UTC)")
+        table = Table("number", "state", "what", "requested by", "why", "approved by", "until (UTC)")
         for row in rows:
             until = f"{row.expires_at:%Y-%m-%d %H:%M}"
             people = (row.requested_by, row.reason, row.approved_by or row.refused_by or "-")
@@ -104,7 +107,7 @@ Examples:
             act, subject = approvals.DESTROY, versions.approval_subject(options["version"])
         asked = approvals.request(act, subject, reason, authenticated(account), now)
         self.stdout.write(
-            f"Approval {asked.pk}: {approvals.describe(asked)}. Another person approves it on the console, or with "
+            f"Approval {asked.pk}: {approvals.describe(asked)}. Another person can approve it on the console, or with "
             f"manage.py approvals approve {asked.pk} --account NAME, before {asked.expires_at:%Y-%m-%d %H:%M} UTC."
         )
 
@@ -112,11 +115,11 @@ Examples:
         approval = Approval.objects.filter(pk=number).first()
         if approval is None:
             raise CommandError(f"there is no approval {number}")
-        self.stdout.write(f"{approval.requested_by} asks to {approvals.describe(approval)}: {approval.reason}")
+        self.stdout.write(f"{approval.requested_by} requests to {approvals.describe(approval)}: {approval.reason}")
         person = authenticated(name)
         if action == "approve":
             approvals.approve(number, person, timezone.now())
-            self.stdout.write(f"Approved {number}. It is good once, until {approval.expires_at:%Y-%m-%d %H:%M} UTC.")
+            self.stdout.write(f"Approved {number}. It is valid once, until {approval.expires_at:%Y-%m-%d %H:%M} UTC.")
         else:
             approvals.refuse(number, person, timezone.now())
             self.stdout.write(f"Refused {number}.")

@@ -1,4 +1,4 @@
-"""manage.py backup: make a backup, list those that are kept, prune."""
+"""manage.py backup: make a backup, list backups, prune."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,21 +24,20 @@ _DAYS_MAX = 36_500
 
 class Command(DomainCommand):
     help = (
-        "Make a backup of the database, list those that are kept, or delete those whose keeping has ended. The master"
-        " key is not in it: keep that, and the key journal, apart from it. It acts in the role of OWNER_DATABASE_URL."
-        " Exits 1 where nothing was made."
+        "Make a backup of the database, list backups, or delete expired ones. The master key is not in it: keep that"
+        " and the key journal in another place. It uses the role of OWNER_DATABASE_URL. Exits 1 if nothing was made."
     )
     examples = (
         "examples:\n"
-        "  manage.py backup                        into BACKUP_DIR; the new folder's name on stdout\n"
+        "  manage.py backup                        into BACKUP_DIR; prints the name of the new folder\n"
         "  manage.py backup create --to /mnt/b --keep-days 400\n"
-        "  manage.py backup list                   what is kept, and which master key versions it needs\n"
-        "  manage.py backup prune --dry-run        what would be deleted: past its days, but for the newest\n"
+        "  manage.py backup list                   all backups, and the master key versions that they need\n"
+        "  manage.py backup prune --dry-run        what would be deleted: expired backups except the newest\n"
         "  manage.py backup prune 20260101T020000Z-1f2e\n"
-        "                                          this one before its time, or as it is gone already\n\n"
-        "While a backup is kept, no master key version that it needs is destroyed. One that was copied away\n"
-        "is kept until it is pruned here. Prune deletes the files of a backup alone, and of one whose manifest\n"
-        "the master key proves, in BACKUP_DIR or the folder that you name.\n\n"
+        "                                          this one before its time, or if it is gone already\n\n"
+        "While a backup is listed, no master key version that it needs can be destroyed. A backup that was copied\n"
+        "away stays listed until it is pruned here. Prune deletes only the files of a backup whose manifest the\n"
+        "master key proves, in BACKUP_DIR or the folder that you name.\n\n"
         "Then: manage.py restore, and regularly manage.py restore_drill."
     )
     refusals = (BackupError, ProgramError, MasterKeyError, AuditError)
@@ -46,14 +45,14 @@ class Command(DomainCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         actions: Any = parser.add_subparsers(dest="action", parser_class=CommandParser)
         create = actions.add_parser("create", help="make a backup (the default)")
-        create.add_argument("--to", type=Path, metavar="FOLDER", help="where its folder goes (default: BACKUP_DIR)")
+        create.add_argument("--to", type=Path, metavar="FOLDER", help="where to put its folder (default: BACKUP_DIR)")
         create.add_argument("--keep-days", type=int, metavar="DAYS", help="default: BACKUP_KEEP_DAYS")
-        list_ = actions.add_parser("list", help="the backups that are kept")
+        list_ = actions.add_parser("list", help="list all backups")
         list_.add_argument("--json", action="store_true", help="for programs")
-        prune = actions.add_parser("prune", help="delete backups whose keeping has ended")
-        prune.add_argument("names", nargs="*", metavar="NAME", help="these, before their time")
+        prune = actions.add_parser("prune", help="delete expired backups")
+        prune.add_argument("names", nargs="*", metavar="NAME", help="these, even before their time")
         prune.add_argument("--to", type=Path, metavar="FOLDER", help="where they were made (default: BACKUP_DIR)")
-        prune.add_argument("--dry-run", action="store_true", help="say which; delete none")
+        prune.add_argument("--dry-run", action="store_true", help="only say which")
 
     def handle(self, *args: Any, action: str | None, **options: Any) -> None:
         acts: dict[str, Callable[..., None]] = {"create": self.create, "list": self.show, "prune": self.prune}
@@ -66,7 +65,7 @@ class Command(DomainCommand):
     def create(self, *, to: Path | None = None, keep_days: int | None = None, **options: Any) -> None:
         days = settings.BACKUP_KEEP_DAYS if keep_days is None else keep_days
         if not 0 <= days <= _DAYS_MAX:
-            raise CommandError(f"--keep-days takes a number from 0 to {_DAYS_MAX}")
+            raise CommandError(f"--keep-days must be a number from 0 to {_DAYS_MAX}")
         with bars() as progress:
             done = progress.step("dumping (its size is at most that of the database)", making.database_octets())
             folder, made = making.make(
@@ -91,7 +90,7 @@ class Command(DomainCommand):
                 f"{one.name}  {state}, kept until {one.keep_until:%Y-%m-%d}, master key {versions}, {one.place}"
             )
         if not kept:
-            self.stdout.write("No backup is kept.")
+            self.stdout.write("There is no backup.")
 
     def prune(self, *, names: list[str], dry_run: bool, to: Path | None = None, **options: Any) -> None:
         folder = to or Path(settings.BACKUP_DIR)
@@ -101,7 +100,7 @@ class Command(DomainCommand):
         if not pruned:
             self.stdout.write("Nothing to prune.")
         elif not dry_run:
-            self.stdout.write("Delete their copies elsewhere, too.")
+            self.stdout.write("Delete their copies elsewhere too.")
 
 
 def _told(one: Backup) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ami_headend.processes import manage_command
 
 class Command(up.Command):
     help = (
-        "Run the head-end with simulated meters posting over HTTP, attackers among them, keys that are rotated, and a "
+        "Run the head-end with simulated meters that post over HTTP, attackers among them, key rotations, and a "
         "live summary."
     )
     panel = "summary"

@@ -1,4 +1,4 @@
-"""manage.py demo_rotations: rotations of each kind, one after the other, while the demo runs."""
+"""manage.py demo_rotations: rotations of each kind in turn while the demo runs."""
 
 import time
 from typing import Any
@@ -17,18 +17,18 @@ _EVERY_MAX_S = 3_600
 
 class Command(DomainCommand):
     help = (
-        "Begin rotations without end, one after the other: device keys, the master key, a fleet key, compromised keys. "
-        "Part of manage.py demo; nothing for a real head-end."
+        "Begin endless rotations, one after the other: device keys, the master key, a fleet key, compromised keys. "
+        "Part of manage.py demo; not for a real head-end."
     )
     examples = "examples:\n  manage.py demo_rotations\n  manage.py demo_rotations --once"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--every", type=float, default=15.0, help="seconds between looks (15)")
-        parser.add_argument("--once", action="store_true", help="begin the next one, if none goes on, and end")
+        parser.add_argument("--every", type=float, default=15.0, help="seconds between attempts (15)")
+        parser.add_argument("--once", action="store_true", help="begin the next one unless one is in progress, and end")
 
     def handle(self, *args: Any, every: float, once: bool, **options: Any) -> None:
         if not 0 < every <= _EVERY_MAX_S:
-            raise CommandError(f"--every takes a number above 0 up to {_EVERY_MAX_S}")
+            raise CommandError(f"--every must be a number above 0 and at most {_EVERY_MAX_S}")
         while True:
             try:
                 begun = demo_rotations.begin_next(timezone.now())

@@ -1,4 +1,4 @@
-"""manage.py doctor: is this deployment well, and if not, what to do."""
+"""manage.py doctor: whether this deployment is well, and if not, what to do."""
 
 import sys
 from collections.abc import Sequence
@@ -14,14 +14,9 @@ from ami_headend.health.checks import CheckResult
 class Command(DomainCommand):
     help = (
         "Check database and its role, broker, workers, schedule, clocks, master key, migrations, partitions, disk, "
-        "backlog, and that alerts are looked for. Each check has a few seconds, whatever hangs."
+        "backlog, and the evaluation of alerts. Each check takes a few seconds at most, whatever hangs."
     )
-    examples = (
-        "examples:\n"
-        "  manage.py doctor\n"
-        "  manage.py doctor --json\n\n"
-        "exit code: 0 where all is well, 1 where something is not"
-    )
+    examples = "examples:\n  manage.py doctor\n  manage.py doctor --json\n\nexit code: 0 if all is well, 1 if not"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -34,7 +29,7 @@ class Command(DomainCommand):
 
 
 def tell(command: DomainCommand, findings: Sequence[CheckResult], *, json: bool) -> None:
-    """Print what was found, of what is not well with what to do."""
+    """Print the results, and what to do about those that are not well."""
     if json:
         command.write_json([finding._asdict() for finding in findings])
         return

@@ -1,4 +1,4 @@
-"""manage.py grant_rights: what web and workers may do in the database."""
+"""manage.py grant_rights: rights of web and workers in the database."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from ami_headend.database_roles import RoleError
 
 class Command(DomainCommand):
     help = (
-        "Give the role that web and workers act in (DATABASE_URL's) exactly the rights that it needs, and take away any"
-        " other. manage.py migrate does it, too; this is for after a restore, for another role, and for RETENTION_DAYS"
-        " that was lowered. It acts in the role of OWNER_DATABASE_URL."
+        "Give the role of web and workers (DATABASE_URL's) exactly the rights that it needs, and revoke all others."
+        " manage.py migrate does so too; use this after a restore, for another role, and after lowering RETENTION_DAYS."
+        " It uses the role of OWNER_DATABASE_URL."
     )
     examples = (
         "examples:\n"
@@ -24,7 +24,7 @@ class Command(DomainCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--role", help="another role than DATABASE_URL's")
+        parser.add_argument("--role", help="a role other than DATABASE_URL's")
         parser.add_argument("--dry-run", action="store_true", help="print the statements and change nothing")
 
     def handle(self, *args: Any, dry_run: bool, role: str | None, **options: Any) -> None:
@@ -32,7 +32,7 @@ class Command(DomainCommand):
         if role is None:
             raise CommandError(
                 "DATABASE_URL and OWNER_DATABASE_URL must name two roles, or --role another one: a role that owns the "
-                "tables needs no rights, and should not be that of web and workers."
+                "tables needs no rights, and web and workers should not use it."
             )
         with database_roles.as_owner():
             statements = database_roles.statements(role)

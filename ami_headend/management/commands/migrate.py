@@ -1,4 +1,4 @@
-"""manage.py migrate: Django's, in the owner's role; then months for readings, and web and workers' role's rights."""
+"""manage.py migrate: Django's command in the owner's role; then partitions, and the rights of the working role."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ from meters.readings import partitions
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether PostgreSQL refused a right, at the bottom of what Django made of it."""
+    """Whether PostgreSQL refused a right, below the errors that Django raised from it."""
     while error is not None and not isinstance(error, InsufficientPrivilege):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def _complete(role: str | None) -> None:
-    """What a migrated database lacks yet: the months that readings may fall in, and the role's rights."""
+    """Complete a migrated database: create the partitions of readings and grant the role its rights."""
     try:
         if fetch_rows("SELECT to_regprocedure('meters_create_month(timestamptz)')") != [(None,)]:  # migrated so far
             partitions.create_months(timezone.now())
@@ -37,7 +37,7 @@ def _complete(role: str | None) -> None:
 
 class Command(DomainCommand, migrate.Command):
     help = (
-        "Bring the database up to date, in the role of OWNER_DATABASE_URL where it is set, make the partitions that"
+        "Bring the database up to date, in the role of OWNER_DATABASE_URL if it is set, create the partitions that"
         " readings need, and give the role of DATABASE_URL the rights that web and workers need (manage.py"
         " grant_rights)."
     )

@@ -1,4 +1,4 @@
-"""manage.py reset_second_factor: for someone whose phone and recovery codes are gone."""
+"""manage.py reset_second_factor: for somebody who has lost phone and recovery codes."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from keyvault.master_key import MasterKeyError
 
 class Command(DomainCommand):
     help = (
-        "Take the second factor of accounts away, and unlock them. Sessions that it opened end; who needs one sets up"
-        " another at the next sign-in. Be sure who asks: until then the password alone signs in."
+        "Remove the second factor of accounts, and unlock them. Sessions opened with it end; accounts that need one set"
+        " up another at the next sign-in. Be sure who asks: until then the password alone is enough."
     )
     examples = (
         "examples:\n"
         "  manage.py reset_second_factor alice\n"
-        "  manage.py reset_second_factor --all      after SECRET_KEY was changed, which makes all of them void\n\n"
+        "  manage.py reset_second_factor --all      after a change of SECRET_KEY, which voids all of them\n\n"
         "exit status: 0 done, and audited; 1 nothing was done."
     )
     refusals = (AuditError, MasterKeyError)
@@ -43,4 +43,4 @@ class Command(DomainCommand):
         for user in users:
             lockout.unlock(user.get_username())
         names = ", ".join(done) or "none of them had one"
-        self.stdout.write(f"Second factors taken away: {len(done)} ({names}).")
+        self.stdout.write(f"Second factors removed: {len(done)} ({names}).")

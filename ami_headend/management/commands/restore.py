@@ -1,4 +1,4 @@
-"""manage.py restore: bring a backup back, and what came after it from the key journal."""
+"""manage.py restore: restore a backup, and replay the key journal since."""
 
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -23,15 +23,15 @@ from keyvault.journal.replay import ReplayError
 from keyvault.master_key import MasterKeyError
 from keyvault.master_key.backups import BackupError
 
-NOT_REPLAYED = 2  # exit code: the dump is loaded, and nothing is verified before the journal is replayed
+NOT_REPLAYED = 2  # exit code: the dump is loaded, but nothing is verified until the journal is replayed
 _REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError, RoleError)
 
 
 class Command(DomainCommand):
     help = (
-        "Restore a backup: load its dump, replay what the key journal holds since, and let verification go on. Exits 0"
-        " when all is done, 1 where nothing was changed, 2 where the dump is loaded but the journal is not replayed:"
-        " uplinks are taken then, and wait."
+        "Restore a backup: load its dump, replay the key journal since, and let verification continue. Exits 0"
+        " if all is done, 1 if nothing was changed, 2 if the dump is loaded but the journal is not replayed:"
+        " uplinks are then accepted, but wait."
     )
     examples = (
         "examples:\n"
@@ -40,34 +40,36 @@ class Command(DomainCommand):
         "  manage.py restore BACKUP --journal /mnt/host-a/journal --journal /mnt/host-b/journal\n"
         "      with the key journals of every host\n"
         "  manage.py restore BACKUP --database headend2\n"
-        "      into another database of the same server, made if it is not there\n"
+        "      into another database of the same server, made if it does not exist\n"
         "  manage.py restore BACKUP --replace\n"
-        "      in the place of what stands there; asks for the database's name\n"
+        "      replaces the content of the database; asks for its name\n"
         "  manage.py restore --replay\n"
-        "      the journal alone: after exit code 2, or when the database was restored in another way\n"
+        "      only the journal: after exit code 2, or after another kind of restore\n"
         "      (point in time recovery)\n\n"
-        "Stop workers and web first; start the web when the dump is loaded, the workers when this has ended.\n"
-        "Uplinks that stand in the database that is replaced, and not in the dump, are carried over and verified\n"
-        "anew. A restore that was interrupted, at whatever moment, is run again with the same words: it goes on\n"
-        "where it was. Ids go on far above those of the dump, so that none that was given out since comes again."
+        "Stop workers and web first. Start the web once the dump is loaded, the workers once this has ended.\n"
+        "Uplinks of the replaced database that the dump lacks are carried over and verified again. If a restore\n"
+        "is interrupted, run the same command again: it continues. Ids continue far above those of the dump, so\n"
+        "that no id assigned since comes again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("backup", nargs="?", type=Path, help="the folder that manage.py backup has made")
+        parser.add_argument("backup", nargs="?", type=Path, help="a folder that manage.py backup made")
         parser.add_argument(
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
         )
-        parser.add_argument("--database", metavar="NAME", help="instead of that of DATABASE_URL")
-        parser.add_argument("--replace", action="store_true", help="what stands in the database is to go")
+        parser.add_argument("--database", metavar="NAME", help="instead of the one in DATABASE_URL")
+        parser.add_argument("--replace", action="store_true", help="replace the content of the database")
         parser.add_argument("--yes-replace", metavar="NAME", help="the database's name, instead of typing it")
-        parser.add_argument("--replay", action="store_true", help="replay the journal into the database as it stands")
+        parser.add_argument("--replay", action="store_true", help="only replay the journal into the present database")
         parser.add_argument(
-            "--incomplete-journal", action="store_true", help="go on though a part of the journal is missing or damaged"
+            "--incomplete-journal",
+            action="store_true",
+            help="continue although a part of the journal is missing or damaged",
         )
 
     def handle(self, *args: Any, backup: Path | None, database: str | None, **options: Any) -> None:
         if (backup is None) != options["replay"]:
-            raise CommandError("Name the backup to restore; or --replay, for the journal alone.")
+            raise CommandError("Name the backup to restore, or --replay for only the journal.")
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
         role = working_role()
         with as_owner(), ExitStack() as stack:
@@ -94,7 +96,7 @@ class Command(DomainCommand):
     ) -> Manifest:
         found, dump = restoring.examine(backup, folders, step, incomplete=options["incomplete_journal"])
         if restoring.is_loaded(found):
-            self.stderr.write(f"The dump of {found.name} is loaded already: going on with the key journal.")
+            self.stderr.write(f"The dump of {found.name} is loaded already: continuing with the key journal.")
             return found
         if options["replace"]:
             restoring.check_nobody_works(role)
@@ -108,31 +110,33 @@ class Command(DomainCommand):
         try:
             restoring.bring_up_to_date(role)
             if loaded is not None:
-                self.stderr.write(f"Loaded backup {loaded.name} of {loaded.made_at}. Uplinks can be taken from now on.")
+                self.stderr.write(
+                    f"Loaded backup {loaded.name} of {loaded.made_at}. Uplinks can be accepted from now on."
+                )
             outcome = restoring.replay_journal(
                 folders, chain.command_actor(), datetime.now(UTC), step, incomplete=incomplete
             )
         except (*_REFUSALS, DatabaseError) as error:
             raise CommandError(
-                f"{error}\nNothing is verified until the key journal is replayed: mend this, then manage.py restore "
-                "--replay.",
+                f"{error}\nNothing is verified until the key journal is replayed: correct this, then run manage.py "
+                "restore --replay.",
                 returncode=NOT_REPLAYED,
             ) from None
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.records.items()))
         self.stdout.write(
             f"Replayed {outcome.records.total()} records of the key journal, up to number {outcome.last_number}"
-            f"{f' ({kinds})' * bool(kinds)}. Verification goes on."
+            f"{f' ({kinds})' * bool(kinds)}. Verification continues."
         )
         for note in outcome.notes:
             self.stdout.write(f"- {note}")
-        self.stdout.write("- Start the workers anew, then: manage.py doctor, manage.py audit verify")
+        self.stdout.write("- Restart the workers, then: manage.py doctor, manage.py audit verify")
 
 
 def _confirm(typed: str | None) -> None:
     name = str(connection.settings_dict["NAME"])
     if typed is None:
         try:
-            typed = input(f"All that stands in database {name} will be gone. Type its name to go on: ").strip()
+            typed = input(f"All content of database {name} will be gone. Type its name to continue: ").strip()
         except EOFError:
             typed = ""
     if typed != name:

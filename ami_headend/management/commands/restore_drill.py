@@ -1,4 +1,4 @@
-"""manage.py restore_drill: try a backup out, in a scratch database."""
+"""manage.py restore_drill: try a backup in a scratch database."""
 
 import sys
 from contextlib import ExitStack
@@ -24,24 +24,24 @@ from keyvault.master_key.backups import BackupError
 class Command(DomainCommand):
     help = (
         "Restore a backup into a scratch database, open every key with the master key, compare every count with the"
-        " manifest, walk the audit chain, replay the key journal, and drop it. Exits 1 on any finding."
+        " manifest, verify the audit chain, replay the key journal, and drop it. Exits 1 on any finding."
     )
     examples = (
         "examples:\n"
         "  manage.py restore_drill /mnt/b/20260101T020000Z-1f2e\n"
         "  manage.py restore_drill BACKUP --master-key /mnt/safe/master.keys --json\n"
-        "      with the copy of the master key that a real restore would have to do with\n\n"
-        "It takes a role that may make databases, and the space of one more. What runs meanwhile is not touched."
+        "      with the copy of the master key that a real restore would depend on\n\n"
+        "It needs a role that may create databases, and space for one more. It does not affect what runs meanwhile."
     )
     refusals = (BackupError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("backup", type=Path, help="the folder that manage.py backup has made")
+        parser.add_argument("backup", type=Path, help="a folder that manage.py backup made")
         parser.add_argument("--master-key", type=Path, metavar="FILE", help="instead of this deployment's")
         parser.add_argument(
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
         )
-        parser.add_argument("--without-journal", action="store_true", help="the backup alone")
+        parser.add_argument("--without-journal", action="store_true", help="only the backup")
         parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     def handle(self, *args: Any, backup: Path, master_key: Path | None, json: bool, **options: Any) -> None:
@@ -63,11 +63,11 @@ class Command(DomainCommand):
             raise CommandError(f"the drill ended early: {str(error).splitlines()[0]}") from None
 
     def record(self, backup: Path, findings: list[CheckResult]) -> None:
-        """The drill in the audit chain of the database that is in use, where there is one here."""
+        """Record the drill in the audit chain of the present database, if there is one."""
         failed = [finding.name for finding in findings if not finding.well]
         result = f"failed: {', '.join(failed)}" if failed else "well"
         try:
             with transaction.atomic():
                 chain.record(chain.command_actor(), "backup.drill", {"backup": backup.name}, result)
         except (DatabaseError, AuditError, MasterKeyError) as error:
-            self.stderr.write(f"The drill is not in the audit chain: {str(error).splitlines()[0]}")
+            self.stderr.write(f"The drill was not recorded in the audit chain: {str(error).splitlines()[0]}")

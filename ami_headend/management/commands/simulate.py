@@ -1,4 +1,4 @@
-"""manage.py simulate: meters and concentrators over real HTTP, and the comparison with what they sent."""
+"""manage.py simulate: meters and concentrators over real HTTP, and a comparison with what they sent."""
 
 import logging
 import secrets
@@ -49,8 +49,8 @@ _HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError)
 
 class Command(DomainCommand):
     help = (
-        "Simulate meters and concentrators over real HTTP, then compare what the head-end has with what was sent. "
-        "Starts services of its own when nothing is configured and nothing runs."
+        "Simulate meters and concentrators over real HTTP, then compare the head-end's data with what was sent. "
+        "Starts its own services if nothing is configured and nothing runs."
     )
     examples = (
         "examples:\n"
@@ -83,11 +83,11 @@ class Command(DomainCommand):
         run.add_argument("--speed", type=_speed, metavar="X", help="factor of real time, or max (max)")
         run.add_argument("--batch", type=_positive, default=1000, metavar="N", help="frames in an uplink (1000)")
         run.add_argument("--compress", choices=COMPRESSIONS, default="none", help="encoding of the uplinks (none)")
-        run.add_argument("--state", type=Path, metavar="DIR", help="folder of the run; a run that is there goes on")
+        run.add_argument("--state", type=Path, metavar="DIR", help="folder of the run; an existing run continues")
         run.add_argument("--demo", action="store_true", help="endless: one day at once, then real time, few attackers")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for every request
         try:
             with ExitStack() as stack:
                 code = self._handle(options, stack)
@@ -102,7 +102,7 @@ class Command(DomainCommand):
             sys.exit(code)
 
     def _handle(self, options: dict[str, Any], stack: ExitStack) -> int:
-        """A plan, a head-end, registration, the run, the comparison; gives the exit status."""
+        """Plan, find a head-end, register, run, compare; return the exit status."""
         console = Console(soft_wrap=True, highlight=False)
         wish = _wish(options)
         folder = options["state"] or (settings.VAR_DIR / "simulator" / "demo" if options["demo"] else None)
@@ -110,7 +110,9 @@ class Command(DomainCommand):
         url = _head_end(options, console, stack)
         if folder is not None and (folder / Spool.FILE).exists() and not is_registered(plan):
             if not options["demo"]:
-                raise CommandError(f"The run in {folder} is of another database: name another folder with --state.")
+                raise CommandError(
+                    f"The run in {folder} belongs to another database: name another folder with --state."
+                )
             Spool.discard(folder)
             plan, load = make_plan(wish, timezone.now())
         folder = folder or settings.VAR_DIR / "simulator" / plan.run
@@ -126,7 +128,7 @@ class Command(DomainCommand):
         run = Run(plan, production, spool, spool.fact("tokens"), post_by, options["speed"])
         with _signals(run) as quit_now:
             if not _play(run, plan, console) or (not endless and not _verified(spool, console, quit_now)):
-                console.print(f"Stopped. To go on: manage.py simulate --state {folder}")
+                console.print(f"Stopped. To continue: manage.py simulate --state {folder}")
                 return STOPPED
         if endless:
             return 0
@@ -140,12 +142,12 @@ class Command(DomainCommand):
 
 
 def _wish(options: dict[str, Any]) -> RunRequest:
-    """The options as a run to be planned; raises CommandError or RatesError before anything is touched."""
+    """Turn the options into a run request; CommandError or RatesError before anything is touched."""
     demo, readings = options["demo"], options["readings"]
     if readings is None and options["as_recorded"]:
-        raise CommandError("--as-recorded goes with --readings.")
+        raise CommandError("--as-recorded needs --readings.")
     if readings is not None and (demo or options["interval_minutes"]):
-        raise CommandError("--readings goes neither with --demo nor with --interval-minutes: a file has 30 minutes.")
+        raise CommandError("--readings cannot be combined with --demo or --interval-minutes: a file has 30 minutes.")
     if options["batch"] > settings.UPLINK_MAX_FRAMES:
         raise CommandError(f"--batch: an uplink has at most {settings.UPLINK_MAX_FRAMES} frames.")
     rates = options["misbehave"] if options["misbehave"] is not None else _DEMO_RATES if demo else ""
@@ -166,7 +168,7 @@ def _wish(options: dict[str, Any]) -> RunRequest:
 
 
 def _earlier(folder: Path | None) -> tuple[Plan, Load] | None:
-    """The run that stands in a folder, if one does."""
+    """Return the run in a folder, if there is one."""
     if folder is None or not (folder / Spool.FILE).exists():
         return None
     spool = Spool(folder)
@@ -181,14 +183,14 @@ def _earlier(folder: Path | None) -> tuple[Plan, Load] | None:
 
 
 def _enter(plan: Plan, spool: Spool) -> None:
-    """Register a new run with the head-end, and keep what going on needs."""
+    """Register a new run with the head-end, and store what is needed to continue it."""
     if spool.fact("plan") is None:
         secret = secrets.token_bytes(32)
         spool.set_facts(tokens=register(plan, secret), secret=secret.hex(), plan=plan.as_fact())
 
 
 def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:
-    """The address of the head-end, which answers there; one of our own where nothing is configured or runs."""
+    """Return the address of a head-end that answers; start our own if nothing is configured or runs."""
     if not options["url"] and settings.IS_EMBEDDED:
         from ami_headend.local import embedded  # noqa: PLC0415 - of the extra `local`
         from ami_headend.local import stack as local  # noqa: PLC0415
@@ -204,7 +206,9 @@ def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> st
     while not (answers := _answers(url)) and time.monotonic() < deadline:
         time.sleep(0.3)
     if not answers:
-        raise CommandError(f"No head-end answers at {url}: start one with manage.py up, or say where with --url.")
+        raise CommandError(
+            f"No head-end answers at {url}: start one with manage.py up, or name another address with --url."
+        )
     return url
 
 
@@ -220,7 +224,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def _signals(run: Run) -> Iterator[threading.Event]:
-    """The first Ctrl-C stops the meters, the second (or SIGTERM) everything: then the event is set."""
+    """Stop the meters at the first Ctrl-C, everything at the second (or at SIGTERM): then the event is set."""
     quit_now = threading.Event()
 
     def interrupt(signum: int, _: FrameType | None) -> None:
@@ -238,7 +242,7 @@ def _signals(run: Run) -> Iterator[threading.Event]:
 
 
 def _play(run: Run, plan: Plan, console: Console) -> bool:
-    """Run to the end, with bars where there is an end; True when everything was posted."""
+    """Run to the end, with progress bars if there is an end; True if everything was posted."""
     if plan.ticks is None:
         return run.play(lambda _: None)
     columns = (
@@ -261,7 +265,7 @@ def _play(run: Run, plan: Plan, console: Console) -> bool:
 
 
 def _verified(spool: Spool, console: Console, quit_now: threading.Event) -> bool:
-    """Wait for the verdicts; False when the user would not."""
+    """Wait for the verdicts; False if the user interrupted."""
     with console.status("Waiting for the verdicts") as status:
         wait_until_verified(
             spool, _PATIENCE_S, lambda left: status.update(f"Waiting for {left} uplinks"), quit_now.is_set
@@ -270,7 +274,7 @@ def _verified(spool: Spool, console: Console, quit_now: threading.Event) -> bool
 
 
 def _print(closing: Closing, console: Console) -> None:
-    table = Table(title="What was sent, and what the head-end has", title_justify="left")
+    table = Table(title="Sent, and stored in the head-end", title_justify="left")
     table.add_column("")
     for heading in ("truth", "head-end", ""):
         table.add_column(heading, justify="right")

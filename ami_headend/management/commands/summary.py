@@ -21,19 +21,19 @@ _ROTATIONS = 5
 
 
 class Command(DomainCommand):
-    _lines: Lines | None = None  # on a terminal, where the last one is replaced
+    _lines: Lines | None = None  # on a terminal, where a summary replaces the one before
     help = "Print frames posted, verified, accepted, duplicate and refused by kind, the rate, and the queue."
     examples = "examples:\n  manage.py summary\n  manage.py summary --minutes 1440\n  manage.py summary --every 5"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--minutes", type=float, default=60.0, help="how far to look back (60)")
-        parser.add_argument("--every", type=float, help="print again every so many seconds, until Ctrl-C")
+        parser.add_argument("--every", type=float, help="print again after this many seconds, until Ctrl-C")
         parser.add_argument("--title", default="", help="a line to print above")
 
     def handle(self, *args: Any, minutes: float, every: float | None, title: str, **options: Any) -> None:
         if not 0 < minutes <= _MINUTES_MAX or not (every is None or 0 < every <= _EVERY_MAX_S):
             raise CommandError(
-                f"--minutes takes a number above 0 up to {_MINUTES_MAX}, --every one above 0 up to {_EVERY_MAX_S}"
+                f"--minutes must be above 0 and at most {_MINUTES_MAX}, --every above 0 and at most {_EVERY_MAX_S}"
             )
         since = timezone.now() - timedelta(minutes=minutes)
         try:
@@ -65,7 +65,7 @@ class Command(DomainCommand):
             for line in rotated(rotations(_ROTATIONS)):
                 console.print(line, soft_wrap=True, markup=False)
         if self._lines is None:
-            # With --every, an empty line ends each, for who shows it in place of the one before.
+            # With --every, an empty line ends each summary, for readers that replace it.
             self.stdout.write(text.get() + "\n" * (frames_per_second is not None), ending="")
             self.stdout.flush()
             return
@@ -74,12 +74,12 @@ class Command(DomainCommand):
 
 
 def refusals(seen: Activity) -> str:
-    """The refused frames by kind, in one line."""
+    """Return the rejected frames by kind in one line."""
     return "refused: " + (", ".join(f"{kind} {number:,}" for kind, number in seen.failures.items()) or "none")
 
 
 def rotated(found: list[Rotation]) -> list[str]:
-    """What is being rotated, a line each; what was last where nothing is."""
+    """Return the rotations in progress, one a line; if there are none, the last one."""
     going_on = [one for one in found if one.is_going_on] or found[:1]
     return [
         f"rotation: {one.kind}, {one.name}: {one.state}, {one.done:,} of {one.total:,}"
@@ -89,7 +89,7 @@ def rotated(found: list[Rotation]) -> list[str]:
 
 
 def table(seen: Activity, frames_per_second: float | None) -> Table:
-    """One row of figures."""
+    """Return one row of figures."""
     figures = Table()
     for heading in ("posted", "verified", "accepted", "duplicate", "refused", "frames/s", "uplinks waiting"):
         figures.add_column(heading, justify="right")

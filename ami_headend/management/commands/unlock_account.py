@@ -10,9 +10,9 @@ from ami_headend.signin import lockout
 
 
 class Command(DomainCommand):
-    """Failures are counted by account and address under a keyed hash of the name; this drops those of one name."""
+    """Failures are counted by account and address under a keyed hash of the name; this deletes those of one name."""
 
-    help = "End the lock-out of an account, from wherever it was tried. Nothing is changed about the account itself."
+    help = "End the lock-out of an account, from all addresses. Nothing else about the account is changed."
     examples = "example:\n  manage.py unlock_account alice"
 
     def add_arguments(self, parser: CommandParser) -> None:

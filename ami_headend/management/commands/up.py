@@ -17,15 +17,15 @@ _TERMINATED = 128 + signal.SIGTERM
 
 class Command(DomainCommand):
     help = "Run the head-end on this machine: web server, workers, schedule, and PostgreSQL and Redis if none is set."
-    panel = ""  # the name of a command whose output renews itself in place
+    panel = ""  # the name of a command whose output refreshes in place
     examples = (
         "examples:\n"
         "  manage.py up\n"
         "  manage.py up --port 9000 --workers 4\n"
         "  DATABASE_URL=postgres://headend@db/headend REDIS_URL=redis://redis/0 manage.py up\n\n"
-        "What ends by itself, or is killed, is started again, up to five times within a minute.\n"
-        "Ctrl-C stops everything that was started. On an address other than this machine's own (--host) it expects\n"
-        "a TLS proxy in front, and the names it answers to in ALLOWED_HOSTS."
+        "A process that ends or is killed is restarted, up to five times within a minute. Ctrl-C stops everything\n"
+        "that was started. With an address other than this machine's own (--host), put a TLS proxy in front and set\n"
+        "ALLOWED_HOSTS to the names that it serves."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -36,7 +36,7 @@ class Command(DomainCommand):
 
     def handle(self, *args: Any, host: str, port: int, workers: int, web_workers: int, **options: Any) -> None:
         if workers < 1 or web_workers < 1:
-            raise CommandError("--workers and --web-workers take a number from 1")
+            raise CommandError("--workers and --web-workers must be at least 1")
         self.stdout.write("Preparing database, keys and account ...")
         try:
             with prepared(host, port) as ready:
@@ -51,7 +51,7 @@ class Command(DomainCommand):
         except (EmbeddedError, LocalStackError, MasterKeyError) as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
-            pass  # Ctrl-C is how it ends: no error
+            pass  # Ctrl-C is the usual end, not an error
         except SystemExit as ended:
             if ended.code != _TERMINATED:
                 raise
@@ -66,5 +66,5 @@ class Command(DomainCommand):
         )
 
     def more_commands(self, ready: Prepared, options: dict[str, Any]) -> dict[str, list[str]]:
-        """Further processes to run beside the head-end's own."""
+        """Return further processes to run beside the head-end's own."""
         return {}

@@ -20,8 +20,8 @@ class Command(DomainCommand):
         "examples:\n"
         "  manage.py web\n"
         "  manage.py web --host 10.0.0.5 --port 8000 --processes 4\n\n"
-        "A process that dies is replaced at once, one that hangs after WEB_SILENCE_S\n"
-        "seconds. SIGTERM ends all of them, when they have answered what is in hand."
+        "A process that dies is replaced at once, and one that hangs after WEB_SILENCE_S seconds. SIGTERM ends all\n"
+        "of them once they have answered their present requests."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -31,11 +31,11 @@ class Command(DomainCommand):
 
     def handle(self, *args: Any, host: str, port: int, processes: int, **options: Any) -> None:
         if processes < 1:
-            raise CommandError("--processes takes a number from 1")
+            raise CommandError("--processes must be at least 1")
         try:
             listening = listen(host, port)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"Cannot listen on {host} port {port} ({reason}): choose another.") from error
-        _ = get_resolver().url_patterns  # every view is loaded before the processes are made
+        _ = get_resolver().url_patterns  # load every view before the processes are forked
         Supervisor(listening, processes, partial(serve, application), STOP_S, settings.WEB_SILENCE_S).run()

@@ -53,7 +53,7 @@ class Migration(migrations.Migration):
                 ('hour', models.DateTimeField()),
                 ('account', models.CharField(blank=True, max_length=150)),
                 ('address', models.CharField(blank=True, max_length=45)),
-                ('outcome', models.CharField(choices=[('signed_in', 'signed in'), ('recovery_code', 'signed in by a recovery code'), ('wrong_password', 'wrong name or password'), ('wrong_code', 'wrong second factor'), ('locked_out', 'locked out'), ('refused', 'API refused: needs two factors')], max_length=20)),
+                ('outcome', models.CharField(choices=[('signed_in', 'signed in'), ('recovery_code', 'signed in with a recovery code'), ('wrong_password', 'wrong name or password'), ('wrong_code', 'wrong second factor'), ('locked_out', 'locked out'), ('refused', 'API refused: needs two factors')], max_length=20)),
                 ('attempts', models.PositiveIntegerField(default=1)),
                 ('first_at', models.DateTimeField()),
                 ('last_at', models.DateTimeField(db_index=True)),

@@ -1,4 +1,4 @@
-// Lets the keyboard reach what unfold made clickable without making it a button.
+// Makes elements reachable by keyboard that unfold made clickable without making them buttons.
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
   const native = "a[href], button, input, select, textarea, summary";

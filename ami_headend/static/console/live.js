@@ -1,9 +1,9 @@
-// The live part of a page (console/base.html): htmx renews it; this keeps charts, keyboard focus and the pause.
+// The live part of a page (console/base.html): htmx refreshes it; this script keeps charts, keyboard focus and the pause.
 "use strict";
 (() => {
   htmx.config.includeIndicatorStyles = false;  // they would be an inline style, which the security policy forbids
-  // The marks of an axis are chosen where its labels are made (console/charts.py): Chart.js would count them off.
-  // Where they have no room, as on a phone, every second or third is shown.
+  // console/charts.py chooses the marks of an axis together with its labels; Chart.js would space them evenly.
+  // If there is no room, as on a phone, every second or third is shown.
   const MARK_PX = 45;
   Chart.defaults.set("scales.category", {
     afterBuildTicks(scale) {
@@ -29,7 +29,7 @@
     if (event.target.id !== "live-pause") return;
     paused = !paused;
     event.target.setAttribute("aria-pressed", String(paused));
-    event.target.textContent = paused ? "Go on" : "Pause";
+    event.target.textContent = paused ? "Resume" : "Pause";
     if (!paused) htmx.trigger(live(), "renew");
   });
 
@@ -38,7 +38,7 @@
   });
 
   document.addEventListener("htmx:beforeRequest", (event) => {
-    // What is being chosen in it is not taken away.
+    // Do not replace boxes while the user is choosing.
     const isChosen = () => event.target.querySelector("input:checked") !== null;
     if (isLive(event) && (paused || document.hidden || isChosen())) event.preventDefault();
   });
