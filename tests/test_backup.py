@@ -73,7 +73,7 @@ def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.Capture
     assert "Nothing to prune" in capsys.readouterr().out  # the newest is kept, the other's time has not come
     with pytest.raises(CommandError, match="is the newest complete backup"):
         call_command("backup", "prune", second.name)
-    with pytest.raises(CommandError, match="no kept backup nothing"):
+    with pytest.raises(CommandError, match="there is no backup nothing"):
         call_command("backup", "prune", "nothing")
     call_command("backup", "prune", backup.name)
     assert visible(folder) == [second.name]

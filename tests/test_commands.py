@@ -209,7 +209,7 @@ def test_summary_prints_figures(capsys: pytest.CaptureFixture[str]) -> None:
     "words", [["--minutes", "0"], ["--minutes", "inf"], ["--minutes", "1e12"], ["--every", "nan"], ["--every", "-1"]]
 )
 def test_summary_refuses_numbers_that_are_none(words: list[str]) -> None:
-    with pytest.raises(CommandError, match="must be a number above 0"):
+    with pytest.raises(CommandError, match="must be above 0"):
         call_command("summary", *words)
 
 

@@ -348,7 +348,7 @@ class TestWaves:
         Command.objects.filter(pk=command.pk).update(state=CommandState.DONE, ended_at=timezone.now())
         url = wave_url(wave)
         page = text(officer.get(url, headers=LIVE))
-        assert "1 of 3 meters are through" in page
+        assert "1 of 3 meters are done" in page
         done = text(officer.get(f"{url}?state=done", headers=LIVE))
         assert str(command.meter) in done
         assert done.count("/admin/meters/") == 1

@@ -175,7 +175,7 @@ REFUSED = {
     "unit as number": (pack(BASE | {0: "n", 1: 7, 2: 5}), "the unit is not text"),
     "base unit as number": (pack(BASE | {-4: 7, 0: "n", 2: 5}), "the unit is not text"),
     "secondary unit in version 10": (pack({-3: KNOWN_TIME_S} | PLAIN), "secondary unit"),
-    "no unit of ours": (pack({-3: KNOWN_TIME_S, 0: "n", 1: "%RH", 2: 5}), "unit '%RH' is none of any register"),
+    "no unit of ours": (pack({-3: KNOWN_TIME_S, 0: "n", 1: "%RH", 2: 5}), "unit '%RH' belongs to no register"),
     "varh is secondary": (pack({-3: KNOWN_TIME_S, 0: "n", 1: "varh", 2: 5}), "secondary unit"),
     "version 11": (pack({-1: 11, -3: KNOWN_TIME_S} | PLAIN), "version 11"),
     "version 26.0": (pack({-1: 26.0, -3: KNOWN_TIME_S} | PLAIN), "version 26.0"),
