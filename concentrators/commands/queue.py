@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, Q
 
 from ami_headend.core import clock
 from ami_headend.core.sql import execute, int_array
-from concentrators.models import Command, CommandKind, CommandState
+from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.device_keys import epochs
 from keyvault.device_keys.commandable import without_aes
 from keyvault.models import FleetKey, KeySource
@@ -162,9 +162,10 @@ def expire(now: datetime) -> int:
 
 
 def replace_worn_keys(limit: int, now: datetime) -> int:
-    """Queue new keys for at most ``limit`` meters whose key nears its safe number of frames; how many got one.
+    """Begin new keys where one nears its safe number of frames; how many meters, ``limit`` at most, got one.
 
-    A meter that did not get its key in time, or refused it, is asked again: after a day.
+    A meter that did not get its key in time, or refused it, is asked again: after a day. A concentrator fetches its
+    next key itself.
     """
     asked = Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY).filter(
         Q(state__in=OPEN) | Q(created_at__range=(now - timedelta(days=1), now + clock.DIFFERENCE_MAX))
@@ -172,6 +173,8 @@ def replace_worn_keys(limit: int, now: datetime) -> int:
     meters: list[Meter] = []
     for titles in epochs.near_budget(limit):
         meters += Meter.objects.filter(~Exists(asked), system_title__in=titles, status=MeterStatus.COMMISSIONED)
+        holders = Concentrator.objects.filter(system_title__in=titles).values_list("system_title", flat=True)
+        epochs.begin([bytes(title or b"") for title in holders])
         if len(meters) >= limit:
             break
     return len(enqueue_keys(meters[:limit], SYSTEM, now)) if meters else 0

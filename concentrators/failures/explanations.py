@@ -76,6 +76,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         (
             "The meter was configured for the other key length than the shipment file says.",
             "Somebody changed the header on the way to force a weaker algorithm.",
+            "A meter of scheme hop sent a reading itself, or its concentrator reported an event in its name.",
         ),
         (
             "Compare scheme and algorithm below with the meter's device key.",
@@ -204,6 +205,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         (
             "Keys or identities of two meters were swapped in production or in a shipment file.",
             "A device with this meter's key pretends to be another meter.",
+            "A concentrator reports for a meter that is not of scheme hop, or not assigned to it.",
         ),
         (
             "Compare the two meters in the shipment file and on their name plates.",

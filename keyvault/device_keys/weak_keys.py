@@ -26,6 +26,8 @@ def weakness(key: bytes, system_title: bytes | None = None) -> str | None:
     """
     if fingerprint(key) in _PUBLISHED:
         return "is a published example"
+    if _is_vendor_default(key):
+        return "is a vendor's default: an EUI-48 twice, and ff"
     steps = {(after - before) % 256 for before, after in pairwise(key)}
     if len(steps) == 1:
         return "is one octet repeated" if steps == {0} else "is octets that count up or down"
@@ -39,3 +41,8 @@ def weakness(key: bytes, system_title: bytes | None = None) -> str | None:
     if _TEXT.issuperset(key):
         return "is text, not random octets"
     return None
+
+
+def _is_vendor_default(key: bytes) -> bool:
+    """Whether a key, or one of 16 octets that it repeats or begins with, is an EUI-48 (6 octets) twice, the rest ff."""
+    return any(part[:6] == part[6:12] and not part[12:].strip(b"\xff") for part in (key, key[:16]))

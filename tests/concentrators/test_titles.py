@@ -6,14 +6,18 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError
 from django.utils import timezone
+from pytest_django import Settings
 
-from concentrators.commands import compromises
+from concentrators.commands import compromises, queue
 from concentrators.fleet import registry, titles
+from concentrators.journal_replay import AccessReplayer
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
-from keyvault.models import AuditRecord, DeviceKey, KeyState
+from keyvault.journal.segments import JournalRecord
+from keyvault.master_key import census
+from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
 from meters.models import Meter
 from meters.registry.lookup import RegistryError
 from tests.concentrators.fleet import commission
@@ -194,3 +198,32 @@ def test_a_title_is_journaled_with_its_concentrator(
     concentrator.system_title = TITLE
     registry.save(concentrator)
     assert said == [("concentrator", [concentrator.pk, concentrator.name, True, TITLE])]
+
+
+def test_a_worn_key_of_a_concentrator_is_followed_by_another(concentrator: Concentrator, settings: Settings) -> None:
+    titles.give(ACTOR, concentrator, TITLE)
+    titles.make_keys(ACTOR, concentrator, 10)
+    InvocationCounter.objects.filter(key__epoch=1).update(highest=settings.KEY_ROTATE_AT_COUNTER)
+    for _ in range(2):
+        assert queue.replace_worn_keys(10, timezone.now()) == 0  # meters
+        assert DeviceKey.objects.get(system_title=TITLE, state=KeyState.PENDING).epoch == 2
+
+
+def test_a_replay_gives_a_title_to_whom_it_was_given_last(concentrator: Concentrator) -> None:
+    ghost = ConcentratorFactory.create(system_title=TITLE)  # by an act that was not committed
+    (replay,) = [act for kind, act in AccessReplayer().kinds.items() if kind == "concentrator"]
+    for title in (None, TITLE, TITLE):
+        replay(JournalRecord(1, 0, "concentrator", [concentrator.pk, concentrator.name, True, title]))
+    replay(
+        JournalRecord(1, 0, "concentrator", [ghost.pk, ghost.name, True])
+    )  # of a journal from before there were titles
+    rows = dict(Concentrator.objects.values_list("pk", "system_title"))
+    assert (bytes(rows[concentrator.pk] or b""), rows[ghost.pk]) == (TITLE, None)
+
+
+def test_a_rewrap_takes_its_keys_along(concentrator: Concentrator) -> None:
+    """They are rows as those of meters: the census that the rewrap goes by counts them."""
+    before = sum(count.device_keys for count in census.census())
+    titles.give(ACTOR, concentrator, TITLE)
+    titles.make_keys(ACTOR, concentrator, 10)
+    assert sum(count.device_keys for count in census.census()) == before + 2

@@ -251,5 +251,11 @@ class TestWeakness:
     def test_no_secrets(self, key: bytes) -> None:
         assert weakness(key, TITLE) is not None
 
+    @pytest.mark.parametrize("rest", [b"\xff" * 20, b"\xff" * 4 + RANDOM.randbytes(16)], ids=["32", "16"])
+    def test_an_eui_48_twice_and_ff_is_a_vendors_default(self, rest: bytes) -> None:
+        assert weakness(TITLE[:3] + TITLE[5:] + TITLE[:3] + TITLE[5:] + rest) == (
+            "is a vendor's default: an EUI-48 twice, and ff"
+        )
+
     def test_random_keys_pass(self) -> None:
         assert [weakness(RANDOM.randbytes(32), TITLE) for _ in range(2_000)] == [None] * 2_000

@@ -5,6 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyvault.cose.kdf import uplink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import make_kid, parse_frame
 from meters.contents.events import EVENTS
 from meters.contents.lines import Catalogue, Content, RegisterRow
 from meters.contents.report import REPORT, ReportedSum, is_sums, named_meter, read_sums
@@ -124,3 +127,22 @@ class TestSums:
         for payload in (noise, b"\x82\x64sums" + noise):
             with pytest.raises(PayloadError):
                 read_sums(payload, CATALOGUE, PERIOD)
+
+
+def test_the_known_answers_of_a_concentrators_frames() -> None:
+    title = bytes.fromhex("0024befffe00c001")
+    cipher = DirectionCipher(uplink_key(bytes(range(0x90, 0xB0)), title, 1, 10), 10)
+    said = sums([INTERVAL, 30, 1767225600, 11200, 100])
+    assert cipher.seal(make_kid(title, 1), 0, said).hex() == (
+        "d08352a3010a044a0024befffe00c0010001064100a0582681bbb173f82ad9c246daf723e7b1b16fda74cab1241cfc7c26eb426a9bee6d"
+        "e09c647f4bc48a"
+    )
+    frame = parse_frame(
+        bytes.fromhex(
+            "d08352a3010a044a0024befffe00c0010001064101a0585ceef68817197494e4cbaf5683c9212d43b92b128cae369652b2e45213da"
+            "be52c1f567a0a5e70cea5a325058ec62dae9a1e2859e3ee19deb60c54ad4629cb53d4311208a6827401a42fbd558cc6d36a8804561"
+            "76093cdaf44023bf6e7f"
+        )
+    )
+    values = read(cipher.open_(frame))
+    assert {(value.captured_s, value.register_id) for value in values} == {(KNOWN_TIME_S, 1), (KNOWN_TIME_S, 2)}
