@@ -41,11 +41,21 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
     """Device keys by system title and epoch, with the counter of each."""
 
     when_empty = "There are no device keys yet. They come with meters, or in a shipment: manage.py import_keys."
-    list_display = ["device", "epoch", "state_label", "origin", "algorithm", "master_key_version", "created_at"]
+    list_display = [
+        "device",
+        "epoch",
+        "state_label",
+        "origin",
+        "scheme",
+        "algorithm",
+        "master_key_version",
+        "created_at",
+    ]
     sortable_by = ["device"]  # millions of keys have one version of the master key: to sort them takes seconds
     list_filter = [
         ("state", ChoicesDropdownFilter),
         ("source", ChoicesDropdownFilter),
+        ("scheme", ChoicesDropdownFilter),
         ("algorithm", ChoicesDropdownFilter),
         ("fleet_key", AutocompleteSelectFilter),
     ]

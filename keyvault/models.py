@@ -155,6 +155,11 @@ class DeviceKey(models.Model):
         ]
         indexes = [
             models.Index(fields=["retiring_at"], condition=Q(state="retiring"), name="device_key_retiring"),
+            models.Index(  # the few of a scheme among millions; of the usual one are so many that no index helps
+                fields=["scheme", "system_title"],
+                condition=Q(state="active", epoch__gt=0) & ~Q(scheme=USUAL),
+                name="device_key_scheme",
+            ),
             models.Index(
                 fields=["agreement_key", "state"],
                 condition=Q(agreement_key__isnull=False),

@@ -19,11 +19,12 @@ from unfold.enums import ActionVariant
 from ami_headend.core import step_up
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from keyvault.audit.chain import AuditError, web_actor
-from keyvault.device_keys import heard, provisioning
+from keyvault.device_keys import heard, provisioning, schemes_in_use
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.models import FleetKey
 from keyvault.rights import PROVISION
+from keyvault.schemes.table import SchemeError
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -97,16 +98,16 @@ class MeterAdmin(LargeTableAdmin):
     """Meters; status and place change through the registry's functions, each with a page of its own."""
 
     when_empty = "No meter is registered yet. Add one, or import a list: manage.py import_meters."
-    list_display = ["serial_number", "title", "name", "status_label", "length", "heard_at"]
+    list_display = ["serial_number", "title", "name", "status_label", "length", "scheme_shown", "heard_at"]
     list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", PeriodFilter)]
     search_fields = ["system_title", "serial_number"]
     search_octets = ["system_title"]
     search_by = {"serial_number": lambda term: search.as_q(search.meter_condition(term))}
     search_help_text = "the beginning or end of a serial number, the beginning of a system title, words of a name"
     ordering = ["serial_number"]
-    readonly_fields = ["title", "length", "status", "retired_at", "created_at", "heard_at", "place"]
+    readonly_fields = ["title", "length", "scheme_shown", "status", "retired_at", "created_at", "heard_at", "place"]
     fieldsets = [
-        (None, {"fields": ["title", "serial_number", "name", "length", "commissioned_at"]}),
+        (None, {"fields": ["title", "serial_number", "name", "length", "scheme_shown", "commissioned_at"]}),
         ("State", {"fields": ["status", "place", "heard_at", "retired_at", "created_at"]}),
     ]
     actions_detail = ["suspend", "resume", "install", "exchange", "retire"]
@@ -128,11 +129,13 @@ class MeterAdmin(LargeTableAdmin):
                 return sets
             return [(title, {"fields": [name for name in one["fields"] if name != "place"]}) for title, one in sets]
         fields = ["system_title_hex", "serial_number", "name", "interval_minutes", "commissioned_at"]
-        return [(None, {"fields": [*fields, *(["first_keys"] if request.user.has_perm(PROVISION) else [])]})]
+        return [(None, {"fields": [*fields, *(["first_keys", "scheme"] if request.user.has_perm(PROVISION) else [])]})]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
         meters: QuerySet[Meter] = queries.with_length(super().get_queryset(request), timezone.now())
-        return meters.annotate(last_heard_at=heard.last_at("system_title"))
+        return meters.annotate(
+            last_heard_at=heard.last_at("system_title"), scheme_in_use=schemes_in_use.of("system_title")
+        )
 
     def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         if not may_see_places(request.user):  # it tells where the meter was installed
@@ -164,7 +167,7 @@ class MeterAdmin(LargeTableAdmin):
         try:
             with transaction.atomic():
                 return super().add_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, AuditError, ProvisioningError) as error:
+        except (MasterKeyError, AuditError, ProvisioningError, SchemeError) as error:
             self.message_user(request, f"Nothing was saved: no keys could be made: {error}", messages.ERROR)
             return HttpResponseRedirect(request.path)
 
@@ -175,7 +178,7 @@ class MeterAdmin(LargeTableAdmin):
             step_up.require(request)
             titles = [bytes(obj.system_title)]
             fleet_key = None if first_keys == RANDOM_KEYS else FleetKey.objects.get(pk=first_keys)
-            provisioning.provision_devices(titles, fleet_key=fleet_key)
+            provisioning.provision_devices(titles, fleet_key=fleet_key, scheme=form.cleaned_data["scheme"])
             provisioning.record_provisioned(web_actor(request), titles, fleet_key)
 
     @display(description="system title", ordering="system_title")
@@ -190,6 +193,10 @@ class MeterAdmin(LargeTableAdmin):
     def length(self, meter: Meter) -> int:
         minutes: int = meter.length_minutes  # type: ignore[attr-defined]
         return minutes
+
+    @display(description="scheme")
+    def scheme_shown(self, meter: Meter) -> str:
+        return meter.scheme_in_use or "no key"  # type: ignore[attr-defined]
 
     @display(description="last heard")
     def heard_at(self, meter: Meter) -> str:

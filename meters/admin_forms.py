@@ -15,6 +15,7 @@ from unfold.widgets import (
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.web.admin import OctetsField, RowSelect
 from keyvault.models import FleetKey
+from keyvault.schemes.table import USUAL, scheme_choices
 from meters.models import Installation, Meter, Place, Register
 from meters.readings.obis import ObisError, parse_obis
 
@@ -62,8 +63,14 @@ class KeylessMeterForm(MeterForm):
 
 
 class NewMeterForm(KeylessMeterForm):
-    """A new meter, by someone who may give keys: and where its first ones come from."""
+    """A new meter, by someone who may give keys: where its first ones come from, and of which scheme they are."""
 
+    scheme = forms.ChoiceField(
+        choices=scheme_choices,
+        initial=USUAL,
+        help_text="how the meter protects its readings under its first key; not where that comes with a shipment",
+        widget=UnfoldAdminSelectWidget,
+    )
     first_keys = forms.ChoiceField(
         help_text="epoch 1 and the transfer key; frames are refused until the meter has keys",
         widget=UnfoldAdminSelectWidget,

@@ -290,6 +290,7 @@ def new_meter(**given: str) -> dict[str, str]:
         "commissioned_at_0": "2026-01-01",
         "commissioned_at_1": "00:00:00",
         "first_keys": "random",
+        "scheme": "ccm",
     } | given
 
 
@@ -302,9 +303,19 @@ def test_a_new_meter_is_written_in_hex_and_gets_its_keys(written: str, admin_cli
     assert set(DeviceKey.objects.filter(system_title=meter.system_title).values_list("epoch", flat=True)) == {0, 1}
 
 
+def test_a_new_meter_gets_the_scheme_that_is_chosen(admin_client: Client) -> None:
+    answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter(scheme="mac"))
+    assert answer.status_code == 302
+    keys = DeviceKey.objects.order_by("epoch").values_list("scheme", "algorithm")
+    assert list(keys) == [("ccm", 10), ("mac", 5)]
+    page = admin_client.get(reverse("admin:meters_meter_changelist")).content.decode()
+    assert ">mac<" in "".join(page.split())
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
+        ({"scheme": "concentrator"}, "Select a valid choice."),
         ({"system_title_hex": "0024befffe804f"}, "A system title is 16 hex digits; these are 14."),
         (
             {"system_title_hex": "0024befffe804fzz"},

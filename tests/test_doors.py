@@ -376,6 +376,7 @@ def test_the_registry_gives_no_keys_to_whom_may_not_make_them(role: str) -> None
     assert "first_keys" not in answer.content.decode()
     body = {
         "system_title_hex": "00" * 7 + "01", "serial_number": "new", "interval_minutes": "30", "first_keys": "random",
+        "scheme": "ccm",
         "commissioned_at_0": "2026-01-01", "commissioned_at_1": "00:00:00",
     }  # fmt: skip
     keys = DeviceKey.objects.count()

@@ -34,6 +34,7 @@ from keyvault.audit.chain import AuditError, web_actor
 from keyvault.device_keys import heard
 from keyvault.device_keys.epochs import EpochError
 from keyvault.master_key import MasterKeyError
+from keyvault.schemes.table import scheme_choices
 from meters.models import Meter, MeterStatus
 from meters.registry.lookup import RegistryError, parse_system_title
 
@@ -44,11 +45,12 @@ STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "w
 
 
 class MeterFilters(KnownParametersForm):
-    """Filters meters by name, status, health and concentrator."""
+    """Filters meters by name, status, scheme, health and concentrator."""
 
     search = text("search", "serial number or its last digits, name, system title")
     health = choice("health", [("heard", "active"), ("silent", "silent for 24 h"), ("never", "no frame yet")])
     status = choice("status", MeterStatus.choices)
+    scheme = choice("scheme", scheme_choices())
     concentrator = ConcentratorField()
 
 
@@ -129,6 +131,7 @@ class MetersPage(MetersActingPage):
             search=filters["search"].strip(),
             system_title=title,
             status=filters["status"],
+            scheme=filters["scheme"],
             concentrator_id=None if concentrator is None else concentrator.pk,
             heard=filters["health"],
             heard_since=now - heard.PERIOD,
@@ -149,6 +152,7 @@ def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple
         Column("last frame"),
         Column("name", is_minor=True),
         Column("concentrator", is_minor=True),
+        Column("scheme", is_minor=True),
         Column("interval", is_number=True, is_minor=True),
         Column("open failures", is_number=True, is_minor=True),
     ]
@@ -159,6 +163,7 @@ def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple
             ago(row.heard_at, now),
             clipped(row.name or NOTHING),
             clipped(row.concentrator or "none"),
+            row.scheme or "no key",
             f"{row.interval_minutes} min",
             link(failures_url(meter=row.serial_number, state="open"), thousands(row.open_failures))
             if row.open_failures and see_failures

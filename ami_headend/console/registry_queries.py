@@ -9,7 +9,7 @@ from django.db import connection
 
 from ami_headend.core.sql import int_array
 from ami_headend.kept import Question
-from keyvault.device_keys import heard
+from keyvault.device_keys import heard, schemes_in_use
 from meters.models import MeterStatus
 from meters.registry.search import meter_condition
 
@@ -17,7 +17,7 @@ TRAFFIC_PERIOD = timedelta(hours=24)
 
 
 class MeterRow(NamedTuple):
-    """A meter in the list; ``open_failures`` are stored ones that nobody acknowledged."""
+    """A meter in the list; ``open_failures`` are stored ones that nobody acknowledged, ``scheme`` its active key's."""
 
     id: int
     serial_number: str
@@ -29,6 +29,7 @@ class MeterRow(NamedTuple):
     concentrator_id: int | None
     concentrator: str | None
     open_failures: int
+    scheme: str | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class MeterSelection:
     system_title: bytes | None = None
     status: str = ""
     concentrator_id: int | None = None
+    scheme: str = ""
     heard: str = ""
     heard_since: datetime | None = None
     ids: Sequence[int] | None = None
@@ -80,10 +82,11 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
         f"""{mine}
             SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status,
                    coalesce(l.interval_minutes, m.interval_minutes),
-                   h.heard_at, c.id, c.name, coalesce(f.open, 0)
+                   h.heard_at, c.id, c.name, coalesce(f.open, 0), u.scheme
             FROM (SELECT m.* FROM {"mine" if mine else "meters_meter"} m {first_heard} {conditions}
                   ORDER BY m.serial_number LIMIT %s) AS m
             {heard.LAST.format(title="m.system_title")}
+            {schemes_in_use.OF.format(title="m.system_title")}
             LEFT JOIN meters_earlierlength l ON l.meter_id = m.id AND l.valid_to > now()
                 AND (l.valid_from IS NULL OR l.valid_from <= now())
             LEFT JOIN concentrators_assignment a ON a.meter_id = m.id AND a.valid_to IS NULL
@@ -123,7 +126,12 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
         params.append(selection.system_title)
     elif selection.search:
         # With other filters, all meters that the term matches; otherwise only as many as are shown.
-        others = selection.status or selection.heard or (selection.concentrator_id, selection.ids) != (None, None)
+        others = (
+            selection.status
+            or selection.scheme
+            or selection.heard
+            or (selection.concentrator_id, selection.ids) != (None, None)
+        )
         condition, values = meter_condition(
             selection.search, "m", limit=None if others else limit, after=selection.after
         )
@@ -132,6 +140,9 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
     if selection.status:
         conditions.append("m.status = %s")
         params.append(selection.status)
+    if selection.scheme:
+        conditions.append(schemes_in_use.IS.format(title="m.system_title"))
+        params.append(selection.scheme)
     if selection.ids is not None:
         conditions.append("m.id = ANY(%s::int[])")
         params.append(int_array(selection.ids))

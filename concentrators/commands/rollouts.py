@@ -22,11 +22,17 @@ from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import fleet_keys
+from keyvault.device_keys import agreement_keys, fleet_keys
 from keyvault.device_keys.epochs import LAST_EPOCH, EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.models import DeviceKey, FleetKey, KeyState
-from keyvault.schemes.table import SchemeError, algorithm_choices, algorithm_for, check_for_meters
+from keyvault.schemes.table import (
+    SchemeError,
+    algorithm_choices,
+    algorithm_for,
+    check_for_meters,
+    needs_agreement_key,
+)
 from meters.models import Meter
 
 logger = logging.getLogger(__name__)
@@ -219,7 +225,9 @@ def _check_keys(algorithm: int | None, scheme: str | None) -> None:
         try:
             check_for_meters(scheme)
             algorithm_for(scheme, algorithm)
-        except SchemeError as error:
+            if needs_agreement_key(scheme):
+                agreement_keys.active()
+        except (SchemeError, ProvisioningError) as error:
             raise WaveError(str(error)) from None
     elif algorithm is not None and algorithm not in dict(algorithm_choices()):
         names = ", ".join(f"{name} ({alg})" for alg, name in algorithm_choices())

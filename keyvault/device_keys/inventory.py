@@ -122,7 +122,7 @@ def are_there_from_before(at: datetime) -> bool:
 def of_device(system_title: bytes) -> list[dict[str, Any]]:
     """The keys of a device as text and times, the newest first, with the last frame under each. No octets."""
     rows = fetch_rows(
-        """SELECT k.epoch, k.state, k.algorithm, k.source, k.fingerprint, c.highest, c.heard_at, c.heard_via
+        """SELECT k.epoch, k.state, k.scheme, k.algorithm, k.source, k.fingerprint, c.highest, c.heard_at, c.heard_via
            FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
            WHERE k.system_title = %s ORDER BY k.epoch DESC""",
         system_title,
@@ -132,6 +132,7 @@ def of_device(system_title: bytes) -> list[dict[str, Any]]:
             "epoch": epoch,
             "use": "transfer key" if epoch == 0 else "device key",
             "state": state,
+            "scheme": scheme,
             "algorithm": algorithm_name(algorithm),
             "source": source,
             "fingerprint": None if name is None else name.hex(),
@@ -139,7 +140,7 @@ def of_device(system_title: bytes) -> list[dict[str, Any]]:
             "heard_at": heard_at,
             "heard_via": heard_via,
         }
-        for epoch, state, algorithm, source, name, highest, heard_at, heard_via in rows
+        for epoch, state, scheme, algorithm, source, name, highest, heard_at, heard_via in rows
     ]
 
 

@@ -24,7 +24,15 @@ from keyvault.master_key.wrapping import keys_for_wrapping
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.agreed import AGREED
 from keyvault.schemes.lines import KeyInputs
-from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL, algorithm_for, algorithms_of, check_for_meters
+from keyvault.schemes.table import (
+    ENVELOPES,
+    SCHEMES,
+    USUAL,
+    algorithm_for,
+    algorithms_of,
+    check_for_meters,
+    needs_agreement_key,
+)
 
 TRANSFER_EPOCH = 0
 FIRST_EPOCH = 1
@@ -70,10 +78,24 @@ def provision_devices(
     alg = algorithm_for(scheme, algorithm)
     entries = [NewKey(title, TRANSFER_EPOCH, None, transfer_algorithm(alg)) for title in system_titles]
     entries += [NewKey(title, FIRST_EPOCH, None, alg, scheme) for title in system_titles]
+    entries = with_agreement_keys(entries)
     if fleet_key is None:
         provision_stored(entries)
     else:
         provision_derived(fleet_key, entries)
+
+
+def with_agreement_keys(entries: Sequence[NewKey]) -> list[NewKey]:
+    """The keys, those of a scheme whose frames are sealed to the head-end's agreement key with its active version.
+
+    ProvisioningError where there is none. Two queries at most, none where no key is of such a scheme.
+    """
+    titles = {entry.system_title for entry in entries if needs_agreement_key(entry.scheme)}
+    versions = agreement_keys.active_for(titles) if titles else {}
+    return [
+        entry._replace(agreement_key=versions[entry.system_title]) if needs_agreement_key(entry.scheme) else entry
+        for entry in entries
+    ]
 
 
 def record_provisioned(actor: Actor, system_titles: Sequence[bytes], fleet_key: FleetKey | None) -> None:

@@ -16,7 +16,7 @@ from keyvault.ciphers import open_keys
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.epochs import LAST_EPOCH
 from keyvault.device_keys.fingerprints import fingerprint
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError
 from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
 from keyvault.device_keys.weak_keys import weakness
@@ -95,6 +95,10 @@ def import_(
     arrived = _unwrap(shipment, transport_key, report, progress)
     with transaction.atomic():
         plan = _hold_against_vault(arrived, report, replace=replace_transfer_keys, progress=progress)
+        try:
+            plan.active, plan.pending = map(provisioning.with_agreement_keys, (plan.active, plan.pending))
+        except ProvisioningError as error:
+            raise ShipmentError(str(error)) from None
         report.active = sum(1 for key in plan.active if key.epoch != TRANSFER_EPOCH)
         report.transfer_keys = len(plan.active) - report.active
         report.pending, report.replaced = len(plan.pending), len(plan.replaced)

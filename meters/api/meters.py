@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.urls import replace_query_param
 
+from keyvault.device_keys import schemes_in_use
 from meters.api.serializers import (
     CursorField,
     EventSerializer,
@@ -81,6 +82,7 @@ class ParameterView(generics.GenericAPIView[Any]):
 
 def _described(meters: QuerySet[Meter], request: Request, *, is_list: bool) -> list[Meter]:
     """Return the meters, with their places if the user may see those."""
+    meters = meters.annotate(scheme_in_use=schemes_in_use.of("system_title"))
     if not may_see_places(request.user):
         return list(meters)
     standing = Installation.objects.filter(removed_at=None).select_related("place")
@@ -99,7 +101,7 @@ class MeterList(ParameterView):
 
     def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
         """Return the meters that match the query."""
-        return queries.meters(asked.get("search", ""), asked.get("status"))
+        return queries.meters(asked.get("search", ""), asked.get("status"), asked.get("scheme"))
 
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)

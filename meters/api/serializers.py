@@ -11,6 +11,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from keyvault.schemes.table import scheme_choices
 from meters.models import Meter, MeterStatus, Register
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
 from meters.registry.lookup import RegistryError, parse_system_title
@@ -181,6 +182,7 @@ class MetersQuery(QuerySerializer):
         help_text="the beginning or the end of a serial number, words of a name, or the system title",
     )
     status = serializers.ChoiceField(choices=MeterStatus.choices, required=False)
+    scheme = serializers.ChoiceField(scheme_choices(), required=False, help_text="by which they are protected now")
     page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
     cursor = serializers.CharField(required=False, max_length=64, help_text="from `next` of the previous page")
 
@@ -197,6 +199,9 @@ class PlaceField(serializers.CharField):
 class MeterSerializer(serializers.ModelSerializer[Meter]):
     system_title = SystemTitleField()
     interval_minutes = serializers.IntegerField(source="length_minutes", help_text="present interval length")
+    scheme = serializers.CharField(
+        source="scheme_in_use", allow_null=True, help_text="by which its readings are protected now; null without a key"
+    )
     place = PlaceField(
         source="place_name",
         required=False,
@@ -213,6 +218,7 @@ class MeterSerializer(serializers.ModelSerializer[Meter]):
             "place",
             "status",
             "interval_minutes",
+            "scheme",
             "commissioned_at",
             "retired_at",
         )

@@ -18,6 +18,7 @@ from psycopg.errors import QueryCanceled
 
 from ami_headend.core import keyset
 from ami_headend.core.sql import cursor, int_array
+from keyvault.device_keys import schemes_in_use
 from keyvault.schemes.table import scheme_numbered
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
 from meters.registry import search
@@ -273,9 +274,11 @@ def _quantity(value: int, scaler: int) -> str:
     return str(value) if scaler == 0 else format(Decimal(value).scaleb(scaler), "f")
 
 
-def meters(term: str = "", status: MeterStatus | None = None) -> QuerySet[Meter]:
-    """Return meters of a status that match a search term (``search.py``)."""
+def meters(term: str = "", status: MeterStatus | None = None, scheme: str | None = None) -> QuerySet[Meter]:
+    """Return meters of a status and a scheme that match a search term (``search.py``)."""
     found = Meter.objects.all()
     if term:
         found = found.filter(search.as_q(search.meter_condition(term)))
+    if scheme is not None:
+        found = found.filter(schemes_in_use.are("system_title", scheme))
     return found if status is None else found.filter(status=status)

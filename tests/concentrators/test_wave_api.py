@@ -13,7 +13,7 @@ from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
-from keyvault.models import AuditRecord
+from keyvault.models import AuditRecord, DeviceKey
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
 
@@ -38,6 +38,18 @@ def operator(*rights: str) -> Client:
 
 def send(client: Client, method: str, url: str, body: Any) -> Any:
     return getattr(client, method)(url, body, content_type="application/json")
+
+
+def test_a_wave_moves_meters_to_another_scheme(devices: list[Device]) -> None:
+    client = operator("view_rotationwave", "rotate_devicekey")
+    body = {"name": "spring", "everything": True, "scheme": "mac"}
+    for wrong in ({"scheme": "concentrator"}, {"algorithm": 10}):
+        assert send(client, "post", URL, body | wrong).status_code == 400
+    told = send(client, "post", URL, body).json()
+    assert (told["scheme"], told["algorithm"]) == ("mac", None)
+    rollouts.step(timezone.now())
+    pending = DeviceKey.objects.filter(state="pending").values_list("scheme", "algorithm")
+    assert list(pending) == [("mac", 5)] * 3
 
 
 def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: Concentrator) -> None:

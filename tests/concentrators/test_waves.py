@@ -17,6 +17,7 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey, FleetKey
+from keyvault.schemes.table import SCHEMES
 from meters.models import MeterStatus
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
 from tests.concentrators.obedient import Receiver, answer
@@ -225,6 +226,18 @@ class TestMoves:
         records = AuditRecord.objects.order_by("number")
         assert [record.result for record in records] == ["begun", "paused", "running", "cancelled"]
         assert {(record.act, record.subject["wave"]) for record in records} == {("device_key.rotate", wave.pk)}
+
+    def test_schemes_that_make_no_sense(self, concentrator: Concentrator) -> None:
+        fitted(1, concentrator)
+        for scheme, algorithm, why in (
+            ("concentrator", None, "is not one of ccm"),
+            ("mac", 10, "scheme mac has no keys for AES-CCM-16-64-128"),
+            ("sealed", None, "there is no agreement key"),
+        ):
+            sealed = SCHEMES["ccm"]._replace(name="sealed", number=4, envelope="sealed")
+            with SCHEMES.including(sealed), pytest.raises(WaveError, match=why):
+                rollouts.begin("x", EVERYTHING, ACTOR, timezone.now(), 1, 0, algorithm, scheme=scheme)
+        assert not RotationWave.objects.exists()
 
     def test_numbers_that_make_no_sense(self, concentrator: Concentrator) -> None:
         fitted(1, concentrator)

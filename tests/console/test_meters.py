@@ -12,7 +12,7 @@ from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
 from concentrators.commands import capture_period
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
-from keyvault.models import AuditRecord
+from keyvault.models import AuditRecord, DeviceKey
 from meters.models import Meter, MeterStatus, Place, Reading
 from meters.registry import lookup
 from tests.concentrators import fleet
@@ -76,7 +76,21 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
     assert listed(client, search="no such meter") == []
 
 
-@pytest.mark.parametrize("asked", [{"concentrator": "nowhere"}, {"status": "x"}])
+def test_meters_are_told_apart_by_scheme(device: Device) -> None:
+    usual, moved = fleet.commission(2, None)
+    DeviceKey.objects.filter(system_title=moved.title).update(scheme="mac", algorithm=5)
+    client = person(roles.OPERATOR)
+    [found] = listed(client, scheme="mac")
+    assert moved.meter.serial_number in found
+    assert " | mac | " in found
+    assert len(listed(client, scheme="ccm")) == 2
+    assert listed(client, scheme="hop") == []
+    DeviceKey.objects.filter(system_title=usual.title).update(state="compromised")
+    [found] = listed(client, search=usual.meter.serial_number)
+    assert " | no key | " in found
+
+
+@pytest.mark.parametrize("asked", [{"concentrator": "nowhere"}, {"status": "x"}, {"scheme": "x"}])
 def test_nonsense_is_answered_with_what_is_wrong(asked: dict[str, str]) -> None:
     text = person(roles.OPERATOR).get(reverse(LIST), asked).content.decode()
     assert "Correct the filters" in text or "There is no such page" in text

@@ -5,6 +5,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
+from keyvault.device_keys.provisioning import NewKey, provision_pending, provision_stored
 from meters.models import EarlierLength, MeterStatus, Place
 from meters.registry.lookup import install
 from tests.factories import MeterFactory
@@ -42,6 +43,23 @@ def test_meters_are_found_by_name_title_and_status(reader: Client) -> None:
     assert found("search=a2") == ["A2"]
 
 
+def test_meters_are_found_by_the_scheme_that_protects_them_now(reader: Client) -> None:
+    usual, of_mac = (MeterFactory.create(serial_number=serial) for serial in ("A1", "A2"))
+    keys = [NewKey(bytes(usual.system_title), 1), NewKey(bytes(of_mac.system_title), 1, None, 5, "mac")]
+    provision_stored([*keys, NewKey(bytes(of_mac.system_title), 0)])
+    provision_pending([NewKey(bytes(of_mac.system_title), 2)], {})  # not before its first frame
+
+    def found(query: str) -> list[tuple[str, str]]:
+        return [
+            (row["serial_number"], row["scheme"]) for row in reader.get(f"/api/v1/meters?{query}").json()["results"]
+        ]
+
+    assert found("scheme=mac") == [("A2", "mac")]
+    assert found("search=a") == [("A1", "ccm"), ("A2", "mac")]
+    assert found("scheme=hop") == []
+    assert reader.get("/api/v1/meters?scheme=concentrator").status_code == 400
+
+
 def test_one_meter_by_its_title(reader: Client) -> None:
     meter = MeterFactory.create(commissioned_at=START)
     response = reader.get(f"/api/v1/meters/{bytes(meter.system_title).hex().upper()}")
@@ -52,6 +70,7 @@ def test_one_meter_by_its_title(reader: Client) -> None:
         "place": None,
         "status": "commissioned",
         "interval_minutes": 30,
+        "scheme": None,
         "commissioned_at": "2026-03-01T00:00:00Z",
         "retired_at": None,
     }

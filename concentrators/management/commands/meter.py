@@ -44,8 +44,8 @@ def _lines(told: dict[str, Any]) -> list[str]:
     for key in keys:
         counter = "no frame yet" if key["counter"] is None else f"counter {key['counter']:,}"
         lines.append(
-            f"{key['use']:20}epoch {key['epoch']}: {key['state']}, {key['algorithm']}, {key['source']}, {counter}, "
-            f"fingerprint {_shown(key['fingerprint'])}"
+            f"{key['use']:20}epoch {key['epoch']}: {key['state']}, {key['scheme']}, {key['algorithm']}, "
+            f"{key['source']}, {counter}, fingerprint {_shown(key['fingerprint'])}"
         )
     return lines if keys else [*lines, "keys                none: frames of it wait until it is given one"]
 
