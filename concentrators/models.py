@@ -221,7 +221,11 @@ class IntegrityFailure(models.Model):
     uplink = models.ForeignKey(Uplink, models.PROTECT, related_name="+")
     frame_index = models.PositiveIntegerField(help_text="position of the frame in the uplink, from 0")
     frame = models.BinaryField(help_text="the raw octets, as posted")
-    kid = models.BinaryField(max_length=10, null=True, help_text="system title and epoch that the frame claims")
+    kid = models.BinaryField(
+        max_length=22,
+        null=True,
+        help_text="system title and epoch that the frame claims, and its session if it names one",
+    )
     invocation_counter = models.BigIntegerField(null=True)
     meter = models.ForeignKey(Meter, models.PROTECT, null=True, related_name="failures")
     received_at = models.DateTimeField()
@@ -306,7 +310,7 @@ class RefusedFrame(models.Model):
     """
 
     pk = models.CompositePrimaryKey("kid", "invocation_counter", "digest")
-    kid = models.BinaryField(max_length=10)
+    kid = models.BinaryField(max_length=22)
     invocation_counter = models.BigIntegerField()
     digest = models.BinaryField(max_length=16, help_text="the first 16 octets of the frame's SHA-256")
     kind = models.CharField(max_length=18)

@@ -9,6 +9,7 @@ from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array
 from keyvault import master_key
+from keyvault.cose.forms import KID_OCTETS
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
@@ -78,11 +79,12 @@ class KeptCiphers:
     def of(self, rows: Mapping[bytes, KeyRow]) -> dict[bytes, Cipher]:
         """The uplink ciphers of kids, given the key row of each; at most two queries for those not kept.
 
+        Those of sessions are not kept before ``keep``: anybody may name one, and it costs nothing to make up others.
         A key whose row does not open is left out and logged: its row was changed. So is one of a scheme that this
         release does not know. Raises MasterKeyError where the master key cannot be used, or opens no row at all.
         """
         ciphers: dict[bytes, Cipher] = {}
-        missing: dict[int, bytes] = {}
+        missing: dict[int, list[bytes]] = {}
         kept = self._get(rows)
         for kid, row in rows.items():
             entry = kept.get(kid)
@@ -90,20 +92,20 @@ class KeptCiphers:
                 if ENVELOPES.get(row.envelope) is None:
                     logger.error("key of %s: this release does not know its envelope: %s", kid.hex(), row.envelope)
                 else:
-                    missing[row.id] = kid
+                    missing.setdefault(row.id, []).append(kid)
             else:
                 ciphers[kid] = entry[1]
         for key in open_keys(missing) if missing else ():
-            kid = missing[key.id]
-            row = rows[kid]
-            envelope = ENVELOPES[row.envelope]
-            try:
-                cipher = ciphers[kid] = envelope.cipher(key)
-            except KeyLacksError as error:
-                logger.error("key of %s: %s", kid.hex(), error)
-                continue
-            if key.version == row.version:
-                self._put(kid, row, cipher)
+            for kid in missing[key.id]:
+                row = rows[kid]
+                key.kid_context = kid[KID_OCTETS:]
+                try:
+                    cipher = ciphers[kid] = ENVELOPES[row.envelope].cipher(key)
+                except KeyLacksError as error:
+                    logger.error("key of %s: %s", kid.hex(), error)
+                    continue
+                if key.version == row.version and not key.kid_context:
+                    self.keep(kid, row, cipher)
         return ciphers
 
     def _get(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
@@ -119,7 +121,8 @@ class KeptCiphers:
             found[kid] = entry
         return found
 
-    def _put(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
+    def keep(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
+        """Keep the cipher of a kid, made of a row as it was read."""
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)

@@ -188,6 +188,9 @@ class InvocationCounter(models.Model):
     gaps = Int8MultiRangeField(db_default=models.Value("{}"))
     heard_at = models.DateTimeField(null=True)
     heard_via = models.IntegerField(null=True)
+    session_floor = models.BinaryField(
+        default=b"", db_default=b"", max_length=12, help_text="the highest session that was given up"
+    )
 
     class Meta:
         constraints = [models.CheckConstraint(condition=Q(floor__lte=F("highest") + 1), name="counter_floor")]
@@ -198,6 +201,33 @@ class InvocationCounter(models.Model):
 
     def __str__(self) -> str:
         return f"counter of key {self.key_id}"
+
+
+class Session(models.Model):
+    """Which counters of one session of a device key were taken, as of a key's own counter.
+
+    ``context`` is the kid context (12 octets), which names it; sessions of a key rank by it. All that writes here
+    holds the row of the key's own counter, so that its ``key_version`` and ``session_floor`` stand for sessions, too.
+    """
+
+    key = models.ForeignKey(DeviceKey, models.CASCADE, db_index=False, related_name="sessions")
+    context = models.BinaryField(max_length=12)
+    highest = models.BigIntegerField()
+    floor = models.BigIntegerField(default=0)
+    gaps = Int8MultiRangeField(db_default=models.Value("{}"))
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["key", "context"], name="session_of_key"),
+            models.CheckConstraint(condition=Q(floor__lte=F("highest") + 1), name="session_counter_floor"),
+        ]
+
+    def __str__(self) -> str:
+        return f"session {bytes(self.context).hex()} of key {self.key_id}"
+
+
+# Tables whose rows go before that of their device key does.
+TABLES_OF_A_KEY = ("keyvault_session", "keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures")
 
 
 class AuditKey(models.Model):

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.ciphers import KeptCiphers
+from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
 from keyvault.models import KeyState
@@ -93,7 +94,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
         foreseen.look_at(parsed[-1])
     names = foreseen.names
     keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
-    _add_ciphers(keys, ciphers)
+    made = _add_ciphers(keys, ciphers)
     unfound = _Unfound(keys, names)
     for frames_parsed, (opened, refused) in zip(parsed, results, strict=True):
         for index, envelope, frame in frames_parsed:
@@ -114,6 +115,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
                 kid, key = likeliest[0] if likeliest else (kid, None)
             reason, detail = _why_not(envelope, frame, key, unfound)
             refused.append(Refused(index, reason, detail, kid, counter))
+    _keep_sessions(made, keys, results, ciphers)
     return Opening(results, keys, care)
 
 
@@ -174,14 +176,15 @@ def _open_by_title(
     return None
 
 
-def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> None:
-    """Give the acceptable keys their ciphers; one whose row does not open stays without.
+def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> Collection[bytes]:
+    """Give the acceptable keys their ciphers; one whose row does not open stays without. Gives the kids looked at.
 
     Raises ContendedError where a key has no cipher because its key was cut off after its row was read.
     """
     without = {kid: key for kid, key in keys.items() if key.cipher is None and key.state in ACCEPTABLE}
     if not without:
-        return
+        return ()
+    looked_at = list(without)
     for kid, cipher in ciphers.of({kid: key.row for kid, key in without.items()}).items():
         without.pop(kid).cipher = cipher
     if without:
@@ -189,6 +192,19 @@ def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> None
         rows = fetch_rows("SELECT count(*) FROM keyvault_devicekey WHERE id = ANY(%s::int[])", key_ids)
         if rows[0][0] < len(without):
             raise ContendedError("a key was taken back meanwhile")
+    return looked_at
+
+
+def _keep_sessions(
+    made: Collection[bytes], keys: Mapping[bytes, CountedKey], results: Sequence[OpenedFrames], ciphers: KeptCiphers
+) -> None:
+    """Keep the new ciphers of sessions in which a tag verified; anybody may name others."""
+    named = {kid for kid in made if len(kid) > KID_OCTETS}
+    if named:
+        for kid in named.intersection(one.kid for opened, _ in results for one in opened):
+            key = keys[kid]
+            if key.cipher is not None:
+                ciphers.keep(kid, key.row, key.cipher)
 
 
 class _Foreseen:
@@ -216,8 +232,16 @@ class _Foreseen:
         return self._first.keys()
 
     def highest(self) -> dict[bytes, int]:
-        """By kid, the counter before its first one; nothing of kids whose counters skip, repeat or go back."""
-        return {kid: counter - 1 for kid, counter in self._first.items() if kid not in self._irregular}
+        """By kid, the counter before its first one; nothing of kids whose counters skip, repeat or go back.
+
+        Nor of sessions at their first counter: they have no row yet.
+        """
+        irregular = self._irregular
+        return {
+            kid: counter - 1
+            for kid, counter in self._first.items()
+            if kid not in irregular and (counter or len(kid) == KID_OCTETS)
+        }
 
 
 _new_opened = tuple.__new__  # half the time of Opened(...)
@@ -265,7 +289,7 @@ def _parse(frames: Frames, refused: list[Refused]) -> list[_Parsed]:
 
 def _why_not(envelope: str, frame: Frame, key: CountedKey | None, unfound: _Unfound) -> tuple[Refusal, str]:
     """Why a frame was not opened: the first check that it fails."""
-    title, epoch = frame.kid[:8], frame.kid[8:]
+    title, epoch = frame.kid[:8], frame.kid[8:KID_OCTETS]
     if key is None:
         reason = Refusal.UNKNOWN_EPOCH if title in unfound.known_titles else Refusal.UNKNOWN_DEVICE
         named = f", epoch {int.from_bytes(epoch, 'big')}" if epoch else ""

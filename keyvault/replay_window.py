@@ -15,6 +15,7 @@ class Take(Enum):
     TAKEN = "taken"
     SEEN = "seen"
     TOO_OLD = "too old"
+    CLOSED = "closed"  # its session is kept no longer
 
 
 class CounterSet:

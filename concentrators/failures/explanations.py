@@ -135,6 +135,19 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "If they are missing, order them from the meter: a resend comes under new counters.",
         ),
     ),
+    FailureKind.SESSION_CLOSED: Explanation(
+        "A genuine frame of a session that is kept no longer, as its meter began many others since: "
+        "whether it came before is not known any more, so that it is refused.",
+        (
+            "Frames that were buffered very long, while the meter booted again and again.",
+            "Old recorded frames are played again.",
+        ),
+        (
+            "See whether the readings of that time stand already.",
+            "If they are missing, ask the meter for them: a resend comes in its present session.",
+            "If the meter boots often, have its supply looked at.",
+        ),
+    ),
     FailureKind.DEVICE_SUSPENDED: Explanation(
         "A genuine frame of a meter that is not in service. Its counter stays free, and it waits until the meter is.",
         (

@@ -21,6 +21,7 @@ class FailureKind(StrEnum):
     REPLAYED = "replayed"
     COUNTER_REUSED = "counter_reused"
     COUNTER_TOO_OLD = "counter_too_old"
+    SESSION_CLOSED = "session_closed"
     DEVICE_SUSPENDED = "device_suspended"
     PAYLOAD_INVALID = "payload_invalid"
     UNKNOWN_REGISTER = "unknown_register"
@@ -67,6 +68,7 @@ BEFORE_COUNTER = WAITING | {
     FailureKind.ALGORITHM_MISMATCH,
     FailureKind.TAG_INVALID,
     FailureKind.COUNTER_TOO_OLD,
+    FailureKind.SESSION_CLOSED,
 }
 
 _SEVERITY = {

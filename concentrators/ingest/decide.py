@@ -78,7 +78,7 @@ class _Uplink:
         is_copy: bool = False,
     ) -> None:
         self.verdicts.failures[kind] += 1
-        if waits and kind in WAITING and kid is not None and kid[8:] != _TRANSFER_EPOCH:
+        if waits and kind in WAITING and kid is not None and kid[8:10] != _TRANSFER_EPOCH:
             self.verdicts.waiting_frames.setdefault(kind, []).append(index)
             if self.delivery.waited.get(index) == kind:
                 return
@@ -161,6 +161,9 @@ def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: Payloa
             detail = f"a key, but no meter with system title {title.hex()}"
             uplink.refuse(frame, FailureKind.UNKNOWN_DEVICE, detail)
             continue
+        if key.opened_s > period.latest_s:
+            uplink.refuse(frame, FailureKind.CLOCK_SKEW, f"its session began at {iso(key.opened_s)}, which is to come")
+            continue
         if not meter.in_service and key.look(counter) is Take.TAKEN:
             _refuse_suspended(uplink, frame, meter)
             continue
@@ -171,8 +174,8 @@ def _examine(uplink: _Uplink, opened: OpenedUplink, facts: Facts, period: Payloa
             _refuse_payload(uplink, frame, meter, error)
             continue
         take = key.take(counter)
-        if take is Take.TOO_OLD:
-            _refuse_old(uplink, frame)
+        if take is Take.TOO_OLD or take is Take.CLOSED:
+            _refuse_gone(uplink, frame, take)
         else:
             candidates.append((frame, meter, values, take is Take.TAKEN))
 
@@ -198,7 +201,7 @@ def _examine_report(uplink: _Uplink, frame: OpenedFrame, facts: Facts, period: P
         return
     take = key.take(counter)
     if take is Take.TOO_OLD:
-        _refuse_old(uplink, frame)
+        _refuse_gone(uplink, frame, take)
     elif meter is not None:
         uplink.candidates.append((frame, meter, values, take is Take.TAKEN))
     else:
@@ -219,8 +222,8 @@ def _refuse_payload(uplink: _Uplink, frame: OpenedFrame, meter: AssignedMeter | 
     kind = FailureKind(error.reason)
     _, _, counter, _, key = frame
     take = key.look(counter) if kind in WAITING else key.take(counter)
-    if take is Take.TOO_OLD:
-        _refuse_old(uplink, frame)
+    if take is Take.TOO_OLD or take is Take.CLOSED:
+        _refuse_gone(uplink, frame, take)
     elif take is Take.TAKEN:
         uplink.refuse(frame, kind, str(error))
     elif error.values is not None and meter is not None:
@@ -233,8 +236,13 @@ def _refuse_payload(uplink: _Uplink, frame: OpenedFrame, meter: AssignedMeter | 
         uplink.refuse(frame, kind, str(error))
 
 
-def _refuse_old(uplink: _Uplink, frame: OpenedFrame) -> None:
-    uplink.refuse(frame, FailureKind.COUNTER_TOO_OLD, "the counter is older than the gaps that are kept")
+def _refuse_gone(uplink: _Uplink, frame: OpenedFrame, take: Take) -> None:
+    """Of its counter nobody knows any more whether it was taken."""
+    if take is Take.CLOSED:
+        detail = "its session is kept no longer: the meter began others since"
+        uplink.refuse(frame, FailureKind.SESSION_CLOSED, detail)
+    else:
+        uplink.refuse(frame, FailureKind.COUNTER_TOO_OLD, "the counter is older than the gaps that are kept")
 
 
 def decide(examined: Examined, earlier: Earlier = NOTHING_EARLIER) -> Decisions:

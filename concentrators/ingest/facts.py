@@ -19,11 +19,16 @@ Frames = Sequence[tuple[int, bytes]]
 class FrameKey(Protocol):
     """The key that opened a frame: the content of its scheme, the scheme's number, and its counters.
 
+    ``opened_s`` is when the session began that the counters are of (Unix seconds); 0 where they are of no session.
+
     The counters belong to this batch alone, and are moved by the decision: they are read again for every attempt.
     """
 
     content: str
     scheme: int | None  # of the usual one
+
+    @property
+    def opened_s(self) -> int: ...
 
     def look(self, counter: int) -> Take: ...
 

@@ -36,7 +36,8 @@ def store(decisions: Decisions, opening: Opening) -> None:
     if decisions.answers:
         queue.answered([CommandAnswer(*answer[:2], _SAID[answer.obis_code]) for answer in decisions.answers], judged_at)
     if decisions.activated:
-        keys = [(meter_id, int.from_bytes(kid[8:], "big")) for kid, meter_id in decisions.activated.items() if meter_id]
+        activated = decisions.activated.items()
+        keys = list({(meter_id, int.from_bytes(kid[8:10], "big")) for kid, meter_id in activated if meter_id})
         queue.keys_arrived(keys, judged_at)
     tag_failures.count(opening)
     if decisions.readings:
@@ -52,4 +53,4 @@ def store(decisions: Decisions, opening: Opening) -> None:
         if failures:
             record.record(failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
     if decisions.activated:
-        epochs.activate([opening.keys[kid].id for kid in decisions.activated], judged_at)
+        epochs.activate(sorted({opening.keys[kid].id for kid in decisions.activated}), judged_at)

@@ -163,10 +163,16 @@ def take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
 
 
 def _heard(key_ids: Collection[int]) -> dict[int, int]:
-    """By key, how far the counter of its device was heard: one more than the highest that was taken; 0: never."""
+    """By key, how far the counter of its device was heard: one more than the highest that was taken; 0: never.
+
+    Where counters are a session's, it is that of the newest session.
+    """
     if not key_ids:
         return {}
-    query = "SELECT key_id, highest + 1 FROM keyvault_invocationcounter WHERE key_id = ANY(%s::int[])"
+    query = """SELECT c.key_id, 1 + coalesce(
+                   (SELECT s.highest FROM keyvault_session s WHERE s.key_id = c.key_id ORDER BY s.context DESC LIMIT 1),
+                   c.highest)
+               FROM keyvault_invocationcounter c WHERE c.key_id = ANY(%s::int[])"""
     return dict(fetch_rows(query, int_array(key_ids)))
 
 

@@ -17,7 +17,7 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
-from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.models import TABLES_OF_A_KEY, DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.table import (
     SCHEMES,
     SchemeError,
@@ -256,7 +256,7 @@ def cancel(system_titles: Collection[bytes]) -> set[bytes]:
     with transaction.atomic(), connection.cursor() as cursor:
         rows = fetch_rows(_UNFETCHED, octets_array(system_titles))
         ids = [row[0] for row in rows]
-        for table in ("keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures"):
+        for table in TABLES_OF_A_KEY:
             cursor.execute(f"DELETE FROM {table} WHERE key_id = ANY(%s)", [ids])
         cursor.execute("DELETE FROM keyvault_devicekey WHERE id = ANY(%s)", [ids])
         if rows:

@@ -7,6 +7,7 @@ from functools import partial
 from django.db import transaction
 
 from ami_headend.core.sql import fetch_rows, int_array
+from keyvault.cose.forms import KID_OCTETS
 from keyvault.opening import Opening, Refusal
 
 logger = logging.getLogger(__name__)
@@ -43,5 +44,5 @@ def count(opening: Opening) -> None:
 
 
 def _alarm(kid: bytes, failures: int) -> None:
-    title, epoch = kid[:8].hex(), int.from_bytes(kid[8:], "big")
+    title, epoch = kid[:8].hex(), int.from_bytes(kid[8:KID_OCTETS], "big")
     logger.warning("ALARM: %d frames with a bad tag name device %s, epoch %d: forged", failures, title, epoch)

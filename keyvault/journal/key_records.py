@@ -11,7 +11,7 @@ from django.db import connection
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault.journal.reading import Journal
-from keyvault.models import AuditKey
+from keyvault.models import TABLES_OF_A_KEY, AuditKey
 from keyvault.schemes.table import USUAL
 
 
@@ -53,7 +53,7 @@ def titles_and_epochs(keys: Sequence[Sequence[Any]]) -> tuple[str, str]:
 
 def delete_keys(ids: str) -> None:
     """Delete device keys (an array of ids) with all that hangs on them."""
-    for table in ("keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures"):
+    for table in TABLES_OF_A_KEY:
         execute(f"DELETE FROM {table} WHERE key_id = ANY(%s::int[])", ids)
     execute("DELETE FROM keyvault_devicekey WHERE id = ANY(%s::int[])", ids)
 
@@ -166,7 +166,8 @@ _UPSERT_KEYS = """
         version = k.version + 1, offered_at = NULL
     WHERE k.fingerprint IS DISTINCT FROM excluded.fingerprint
       AND (k.epoch = 0
-           OR NOT EXISTS (SELECT 1 FROM keyvault_invocationcounter c WHERE c.key_id = k.id AND c.highest >= 0))
+           OR NOT EXISTS (SELECT 1 FROM keyvault_invocationcounter c WHERE c.key_id = k.id AND c.highest >= 0)
+              AND NOT EXISTS (SELECT 1 FROM keyvault_session s WHERE s.key_id = k.id))
     RETURNING k.id, k.version
 """
 # What stands in the place of a new active or pending key was written by an act that was not committed.

@@ -22,6 +22,7 @@ ENVELOPES = Envelopes(CCM_ENVELOPE, SESSION_ENVELOPE, MAC_ENVELOPE, SEALED_ENVEL
 _ANY_SOURCE = frozenset(source.name for source in SOURCES)
 SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", _ANY_SOURCE),
+    Scheme("session", 1, SESSION_ENVELOPE.name, "plain", _ANY_SOURCE),
     Scheme("mac", 2, MAC_ENVELOPE.name, "plain", _ANY_SOURCE, "carried in clear"),
     # Of a meter of scheme hop its events alone come in frames of its own: its concentrator reports what it measured.
     Scheme("hop", 3, CCM_ENVELOPE.name, "events", _ANY_SOURCE, "trusted at the concentrator"),

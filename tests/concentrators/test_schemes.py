@@ -18,7 +18,6 @@ from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.models import DeviceKey, KeyState
 from keyvault.opening import open_frames
 from keyvault.replay_window_store import Care
-from keyvault.schemes.mac import MacCipher
 from keyvault.schemes.table import scheme_numbered
 from meters.models import Reading
 from tests.concentrators.fleet import (
@@ -33,6 +32,7 @@ from tests.concentrators.fleet import (
     usual,
     verified,
 )
+from tests.concentrators.scheme_devices import of_mac, of_session
 from tests.concentrators.statements import Statements
 from tests.factories import MeterFactory
 from tests.toy_schemes import ALG, BY_KID, BY_TITLE, OTHER_ALG, OWN_ALG, ToyDevice, toy_payload, toys
@@ -82,21 +82,14 @@ def of_ccm(concentrator: Concentrator) -> Device:
     return commission(1, concentrator)[0]
 
 
-class MacDevice(Device):
-    """A meter that can hash, and no more."""
-
-    def seal(self, payload: bytes, counter: int | None = None) -> bytes:
-        cipher = MacCipher(self.key, self.title, self.epoch, self.alg)
-        return cipher.seal(self.kid, next(self.counters) if counter is None else counter, payload)
-
-
-def of_mac(concentrator: Concentrator) -> MacDevice:
-    toy = meter_at(concentrator)
-    provisioning.provision_stored([NewKey(toy.title, 1, toy.key, 4, "mac")])
-    return MacDevice(toy.meter, toy.key, alg=4)
-
-
-MAKES = {"ccm": of_ccm, "toy": by_kid, "toy title": by_title, "ccm + toy": of_toy_content, "mac": of_mac}
+MAKES = {
+    "ccm": of_ccm,
+    "session": of_session,
+    "mac": of_mac,
+    "toy": by_kid,
+    "toy title": by_title,
+    "ccm + toy": of_toy_content,
+}
 every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 
 

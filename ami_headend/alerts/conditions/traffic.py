@@ -26,6 +26,7 @@ AUTHENTIC = frozenset(
     {
         FailureKind.COUNTER_REUSED,
         FailureKind.COUNTER_TOO_OLD,
+        FailureKind.SESSION_CLOSED,
         FailureKind.REPLAYED,
         FailureKind.DEVICE_SUSPENDED,
         FailureKind.PAYLOAD_INVALID,
