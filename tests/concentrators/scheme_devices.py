@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from concentrators.models import Assignment, Concentrator
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import agreement_keys, provisioning
 from keyvault.device_keys.provisioning import NewKey
-from keyvault.models import InvocationCounter, Session
+from keyvault.models import AgreementKey, InvocationCounter, Session
 from keyvault.schemes.mac import MacCipher
+from keyvault.schemes.sealed import SealedSealer
 from keyvault.schemes.session import SessionSealer, kid_context
 from meters.models import Meter
 from tests.concentrators.fleet import NOW, START_S, Device
 from tests.factories import MeterFactory
+from tests.stateful.headend import ACTOR
 
 
 def meter_at(concentrator: Concentrator) -> Meter:
@@ -75,4 +77,23 @@ class SessionDevice(Device):
 def of_session(concentrator: Concentrator) -> SessionDevice:
     device = SessionDevice(meter_at(concentrator), secrets.token_bytes(32))
     provisioning.provision_stored([NewKey(device.title, 1, device.key, 10, "session")])
+    return device
+
+
+@dataclass
+class SealedDevice(Device):
+    """A meter that seals to the head-end's agreement key."""
+
+    alg: int = -65537
+    head_end: bytes = b""
+
+    def seal(self, payload: bytes, counter: int | None = None) -> bytes:
+        sealer = SealedSealer(self.key, self.title, self.epoch, self.head_end)
+        return sealer.seal(next(self.counters) if counter is None else counter, payload)
+
+
+def of_sealed(concentrator: Concentrator) -> SealedDevice:
+    version = AgreementKey.objects.first() or agreement_keys.init("hes-1", ACTOR)
+    device = SealedDevice(meter_at(concentrator), secrets.token_bytes(32), head_end=bytes(version.public))
+    provisioning.provision_stored([NewKey(device.title, 1, device.key, -65537, "sealed", version.pk)])
     return device

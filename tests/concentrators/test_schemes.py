@@ -32,7 +32,7 @@ from tests.concentrators.fleet import (
     usual,
     verified,
 )
-from tests.concentrators.scheme_devices import of_mac, of_session
+from tests.concentrators.scheme_devices import of_mac, of_sealed, of_session
 from tests.concentrators.statements import Statements
 from tests.factories import MeterFactory
 from tests.toy_schemes import ALG, BY_KID, BY_TITLE, OTHER_ALG, OWN_ALG, ToyDevice, toy_payload, toys
@@ -86,6 +86,7 @@ MAKES = {
     "ccm": of_ccm,
     "session": of_session,
     "mac": of_mac,
+    "sealed": of_sealed,
     "toy": by_kid,
     "toy title": by_title,
     "ccm + toy": of_toy_content,

@@ -12,14 +12,18 @@ from concentrators.ingest.decisions import Decisions
 from concentrators.ingest.facts import NOTHING_EARLIER, AssignedMeter, Delivery, Earlier, Facts, OpenedUplink
 from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row
-from keyvault.cose.kdf import uplink_key
-from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
-from keyvault.replay_window_store import Care, CountedKey
+from keyvault.replay_window_store import Care, CountedKey, CountedSession
+from keyvault.schemes.lines import OpenedKey
+from keyvault.schemes.mac import MacCipher
+from keyvault.schemes.sealed import SealedSealer
+from keyvault.schemes.session import SessionSealer, kid_context
+from keyvault.schemes.table import ENVELOPES
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.table import Readers
 from meters.readings.obis import COMMAND_DONE
 from tests.builders import KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, pack, seal_frame
+from tests.keyvault.schemes.forms import EPHEMERAL, HEAD_END, HEAD_END_PUBLIC
 
 KID = make_kid(KNOWN_TITLE, 1)
 ENERGY, INTERVAL, TAMPER = "1-0:1.8.0", "1-0:1.29.0", "0-0:96.11.0"
@@ -30,7 +34,6 @@ RECEIVED = datetime.fromtimestamp(KNOWN_TIME_S + 3600, UTC)
 WINDOW = timedelta(hours=24)
 SKEW_S = 300
 DAY_S = 86_400
-
 
 CATALOGUE = Catalogue(
     {
@@ -53,6 +56,9 @@ def meter(*, in_service: bool = True, is_retired: bool = False) -> AssignedMeter
     return assigned
 
 
+_ALGS = {"ccm": 10, "session": 10, "mac": 4, "sealed": -65537}
+
+
 @dataclass(frozen=True)
 class Scene:
     """All that a verdict hangs on: a frame, the key and the meter that it names, and what stands already."""
@@ -73,25 +79,58 @@ class Scene:
     earlier: Earlier = NOTHING_EARLIER
     locks: bool = True
     received_at: datetime = RECEIVED
+    scheme: str = "ccm"
+    opened_s: int = KNOWN_TIME_S  # when the session began, and which one the frame is of
+    session_is_kept: bool = True
+    session_floor: bytes = b""
+
+    @property
+    def context(self) -> bytes:
+        return kid_context(self.opened_s, bytes(8)) if self.scheme == "session" else b""
+
+    @property
+    def kid(self) -> bytes:
+        return KID + self.context
 
     def octets(self) -> bytes:
-        frame = seal_frame(KNOWN_TITLE, 1, KNOWN_KEY, self.counter, self.payload, self.sealing_alg)
+        frame = self.seal(self.counter, self.payload)
         if self.is_too_long:
             return frame + bytes(5000)
         return frame if self.damage is None else frame[:-1] + self.damage
 
+    def seal(self, counter: int, payload: bytes) -> bytes:
+        """As the meter seals under its scheme; ``sealing_alg`` 11 stands for its scheme's other algorithm."""
+        is_other = self.sealing_alg != _ALGS["ccm"]
+        match self.scheme:
+            case "session":
+                return SessionSealer(KNOWN_KEY, KNOWN_TITLE, 1, self.sealing_alg, self.context).seal_as(
+                    counter, payload
+                )
+            case "mac":
+                return MacCipher(KNOWN_KEY, KNOWN_TITLE, 1, 5 if is_other else 4).seal(KID, counter, payload)
+            case "sealed":
+                return SealedSealer(KNOWN_KEY, KNOWN_TITLE, 1, HEAD_END_PUBLIC).seal(counter, payload, EPHEMERAL)
+        return seal_frame(KNOWN_TITLE, 1, KNOWN_KEY, counter, payload, self.sealing_alg)
+
     def key(self) -> CountedKey:
         cipher = None
+        key = OpenedKey(KNOWN_KEY, KNOWN_TITLE, 1, _ALGS[self.scheme], HEAD_END)
+        key.kid_context = self.context
         if self.key_opens and self.key_state in opening.ACCEPTABLE:
-            cipher = DirectionCipher(uplink_key(KNOWN_KEY, KNOWN_TITLE, 1, 10), 10)
-        return CountedKey(16, key_row(1, 1, self.key_state, 10, "ccm"), cipher, self.highest, self.floor, self.gaps)
+            cipher = ENVELOPES[self.scheme].cipher(key)
+        row = key_row(1, 1, self.key_state, key.algorithm, self.scheme)
+        if not self.context:
+            return CountedKey(16, row, cipher, self.highest, self.floor, self.gaps)
+        if not self.session_is_kept:
+            return CountedSession(16, row, cipher, self.context, None, session_floor=self.session_floor)
+        return CountedSession(16, row, cipher, self.context, self.highest, self.floor, self.gaps)
 
     def facts(self) -> Facts:
         return Facts(
             meters={} if self.meter is None else {KNOWN_TITLE: self.meter},
             registers=CATALOGUE,
             readers=Readers(CATALOGUE),
-            pending_kids=[KID] if self.key_state == "pending" else [],
+            pending_kids=[self.kid] if self.key_state == "pending" else [],
             earliest_s=KNOWN_TIME_S - 100 * DAY_S,
             clock_skew_s=SKEW_S,
             retransmission_window=WINDOW,
@@ -105,11 +144,11 @@ class Scene:
 def opened(scene: Scene, frames: Sequence[bytes]) -> tuple[OpenedUplink, CountedKey]:
     """The frames of an uplink, opened under the key of the scene."""
     key = scene.key()
-    keys = {KID: key} if scene.key_stands else {}
+    keys = {scene.kid: key} if scene.key_stands else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "read_keys", lambda *_: keys)
         patch.setattr(opening, "_known_titles", lambda _: {KNOWN_TITLE} if scene.title_is_known else set())
-        patch.setattr(opening, "_add_ciphers", lambda *_: None)
+        patch.setattr(opening, "_add_ciphers", lambda *_: ())
         (result,) = opening.open_frames([list(enumerate(frames))], Care.LOOK, KeptCiphers()).uplinks
     delivery = Delivery(UPLINK_ID, CONCENTRATOR_ID, scene.received_at, scene.received_at)
     return OpenedUplink(delivery, list(enumerate(frames)), result.opened, result.refused), key

@@ -38,6 +38,8 @@ from tests.concentrators.ingest.deciding import (
 
 ARCHITECTURE = Path(__file__).parents[3] / "docs" / "architecture.md"
 GOOD = Scene()
+SESSION = GOOD.but(scheme="session")
+CLOSED = SESSION.but(session_is_kept=False, session_floor=SESSION.context)
 SEEN = GOOD.but(counter=4)  # its counter is the highest that was taken
 
 
@@ -92,6 +94,9 @@ CASES = [
     Case("counter_reused", "its counter seen, nothing stands", SEEN),
     Case("counter_reused", "its counter seen, an unknown register", SEEN.but(payload=reading("1-0:9.9.9"))),
     Case("counter_too_old", "below the gaps that are kept", GOOD.but(counter=1, floor=2, highest=9)),
+    Case("session_closed", "its session was given up", CLOSED),
+    Case("clock_skew", "its session is to begin", SESSION.but(opened_s=AHEAD_S + 1), "kept", True),
+    Case("accepted", "its session begins", SESSION.but(session_is_kept=False), "taken"),
     Case("device_suspended", "not in service", GOOD.but(meter=SUSPENDED), "kept", True),
     Case("device_suspended", "retired", GOOD.but(meter=RETIRED), "kept"),
     Case("identity_mismatch", "names another meter", GOOD.but(payload=reading(ANOTHER + ENERGY)), "taken"),
@@ -120,9 +125,27 @@ def test_the_verdict_of_a_frame_its_counter_and_whether_it_waits(case: Case) -> 
     assert uplink.verdicts.waiting == case.waits
     assert [failure.kind for failure in uplink.failures] == list(uplink.verdicts.failures)
     accepted = case.verdict == "accepted"
-    assert (set(decisions.heard) == {KID}) is accepted
+    assert (set(decisions.heard) == {case.scene.kid}) is accepted
     if not accepted:
         assert not any((decisions.readings, decisions.events, decisions.sums, decisions.answers))
+
+
+@pytest.mark.parametrize("scheme", ["session", "mac", "sealed"])
+def test_every_scheme_has_the_same_verdicts(scheme: str) -> None:
+    of_one_algorithm = {"sealed"}
+    for case in CASES:
+        if case.scene.earlier.refused or (scheme in of_one_algorithm and case.verdict == "algorithm_mismatch"):
+            continue
+        scene = case.scene if case.scene.scheme == "session" else case.scene.but(scheme=scheme)
+        assert verdicts(scene) == {case.verdict: 1}, case.because
+
+
+@pytest.mark.parametrize("scheme", ["ccm", "session", "mac", "sealed"])
+def test_another_scheme_than_the_key_is_for_is_refused_before_its_tag(scheme: str) -> None:
+    key = GOOD.but(scheme=scheme)
+    for other in {"ccm", "session", "mac", "sealed"} - {scheme}:
+        if not {other, scheme} & {"session"}:  # a session's frames name another key
+            assert verdicts(key, [GOOD.but(scheme=other).octets()]) == {"algorithm_mismatch": 1}
 
 
 def documented() -> dict[str, tuple[str, str]]:
@@ -155,6 +178,8 @@ class Fault(NamedTuple):
 
 
 # Each of these goes before all that follow it.
+# It cannot be gone and kept with counters that are gone.
+_GONE = {"scheme": "session", "highest": 4, "session_is_kept": False, "session_floor": CLOSED.session_floor}
 ORDER = [
     Fault("malformed", {"is_too_long": True}),
     Fault("unknown_epoch", {"key_stands": False}),
@@ -164,6 +189,7 @@ ORDER = [
     Fault("tag_invalid", {"damage": b"?"}),
     Fault("unknown_device", {"meter": None}),
     Fault("counter_too_old", {"counter": 1, "floor": 2, "highest": 9}),
+    Fault("session_closed", _GONE),
     Fault("device_suspended", {"meter": SUSPENDED}),
     Fault("payload_invalid", {"payload": b"?"}),
     Fault("reading_conflict", {"earlier": standing(99)}),
