@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('keyvault', '0016_agreement_keys'),
+        ('keyvault', '0017_scheme_index'),
     ]
 
     operations = [
