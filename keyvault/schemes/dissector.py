@@ -13,14 +13,29 @@ from typing import NamedTuple
 from keyvault.cose.algorithms import CCM, Algorithm
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
+from keyvault.schemes.session import CONTEXT_OCTETS, OPENED_AT_OCTETS, opened_at
 from keyvault.schemes.table import ENVELOPES
 
 _DEPTH_MAX = 8
 _PARTS_MAX = 200
 _SHOWN_OCTETS_MAX = 2_048
-_TAG, _ALG, _KID, _PARTIAL_IV = 16, 1, 4, 6
-# Header parameters that COSE names (RFC 9052 section 3.1).
-_LABELS = {1: "alg", 2: "crit", 3: "content type", 4: "kid", 5: "IV", 6: "Partial IV"}
+_ENCRYPT0, _MAC0 = 16, 17
+_MESSAGES = {
+    _ENCRYPT0: ("COSE_Encrypt0 (RFC 9052 section 5.2)", "[protected, unprotected, ciphertext]"),
+    _MAC0: ("COSE_Mac0 (RFC 9052 section 6.2)", "[protected, unprotected, payload, tag]"),
+}
+_ALG, _KID, _PARTIAL_IV, _KID_CONTEXT, _ENC = 1, 4, 6, 10, -4
+# Header parameters that COSE and OSCORE name (RFC 9052 section 3.1, RFC 8613 section 9.1), and that of HPKE.
+_LABELS = {
+    1: "alg",
+    2: "crit",
+    3: "content type",
+    4: "kid",
+    5: "IV",
+    6: "Partial IV",
+    10: "kid context",
+    -4: "ephemeral key",
+}
 _SIMPLE = {20: "false", 21: "true", 22: "null", 23: "undefined"}
 _FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 
@@ -119,6 +134,7 @@ class _Walk:
         self._algorithms = algorithms
         self.parts: list[Part] = []
         self.alg: int | None = None
+        self._message = _ENCRYPT0
 
     def frame(self) -> str | None:
         """The whole; gives its notation, or None where it is no single CBOR item."""
@@ -210,7 +226,9 @@ class _Walk:
         notation = _text(octets) + head.width if head.major == 3 else _hex(octets) + head.width
         if path == (0,) and head.major == 2:
             return after, self._protected(head, at, after, depth)
-        if path == (2,) and head.major == 2:
+        if head.major == 2 and self._message == _MAC0 and path in ((2,), (3,)):
+            self._of_mac(head, at, after, depth, path)
+        elif path == (2,) and head.major == 2:
             self._add(at, head.after, depth, what, f"ciphertext and tag: a byte string of {head.argument:,} octets")
             self._ciphertext(head.after, after, depth + 1)
         elif path == (0, _KID) and head.argument == KID_OCTETS:
@@ -219,12 +237,32 @@ class _Walk:
             self._add(head.after, split, depth + 1, _hex(self.octets[head.after : split]), "system title (EUI-64)")
             epoch = int.from_bytes(self.octets[split:after], "big")
             self._add(split, after, depth + 1, _hex(self.octets[split:after]), f"key epoch {epoch}")
+        elif path == (0, _KID_CONTEXT) and head.argument == CONTEXT_OCTETS:
+            self._add(at, head.after, depth, what, "kid context: a byte string of 12 octets, which names the session")
+            split = head.after + OPENED_AT_OCTETS
+            began = f"the session began at {opened_at(octets)} (Unix seconds)"
+            self._add(head.after, split, depth + 1, _hex(self.octets[head.after : split]), began)
+            unique = self.octets[split:after]
+            self._add(split, after, depth + 1, _hex(unique), "octets that never come again under the device key")
+        elif path == (1, _ENC):
+            meaning = f"ephemeral public key of HPKE (X25519): {head.argument:,} octets"
+            self._add(at, after, depth, notation, meaning)
         elif path == (0, _PARTIAL_IV) and 0 < head.argument <= 5:
             counter = f"invocation counter {int.from_bytes(octets, 'big'):,}"
             self._add(at, after, depth, notation, f"Partial IV: {counter}")
         else:
             self._add(at, after, depth, notation, _meaning(path, f"a {what} of {head.argument:,} octets"))
         return after, notation
+
+    def _of_mac(self, head: _Head, at: int, after: int, depth: int, path: tuple[int | str, ...]) -> None:
+        """The payload of a COSE_Mac0, or its tag."""
+        octets = self.octets[head.after : after]
+        name = "payload, which anybody can read" if path == (2,) else "authentication tag"
+        self._add(at, head.after, depth, "byte string", f"{name}: a byte string of {len(octets):,} octets")
+        if octets:
+            self._add(
+                head.after, after, depth + 1, _hex(octets), f"{name.split(',', maxsplit=1)[0]}: {len(octets):,} octets"
+            )
 
     def _protected(self, head: _Head, at: int, after: int, depth: int) -> str:
         """The protected header: a byte string with CBOR inside (RFC 9052 section 3)."""
@@ -271,7 +309,7 @@ class _Walk:
 
     def _array(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} items"
-        meaning = "[protected, unprotected, ciphertext]: " if path == () else ""
+        meaning = f"{_MESSAGES[self._message][1]}: " if path == () else ""
         self._add(at, head.after, depth, "[ ]" if head.argument is not None else "[_ ]", f"{meaning}array of {count}")
         position, items = head.after, list[str]()
         while not self._ended(head, position, len(items)):
@@ -310,8 +348,10 @@ class _Walk:
         return position + 1
 
     def _tag(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
-        is_frame = head.argument == _TAG and path == ()
-        meaning = "COSE_Encrypt0 (RFC 9052 section 5.2)" if is_frame else "a tag that a frame does not have here"
+        meaning = "a tag that a frame does not have here"
+        if head.argument in _MESSAGES and path == ():
+            self._message = head.argument
+            meaning = _MESSAGES[head.argument][0]
         self._add(at, head.after, depth, f"{head.argument}{head.width}( )", f"tag {head.argument}: {meaning}")
         position, notation = self._item(head.after, end, depth + 1, path)
         return position, f"{head.argument}{head.width}({notation})"

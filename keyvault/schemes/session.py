@@ -19,7 +19,7 @@ from keyvault.cose.structures import Frame, MalformedError, encode_protected, ma
 from keyvault.schemes.lines import Envelope, OpenedKey
 
 CONTEXT_OCTETS = 12
-_OPENED_AT_OCTETS = 4
+OPENED_AT_OCTETS = 4
 _CONTEXT_HEAD = b"\x0a\x4c"  # label 10, a byte string of 12
 _HEADS = heads(b"\xd0\x83", SHORT_ALGS, more=len(_CONTEXT_HEAD) + CONTEXT_OCTETS)
 _CONTEXT = label(10, "kid context", rb"\x4c.{12}", "a byte string of 12 octets (0x4c)")
@@ -59,14 +59,14 @@ def kid_context(opened_at_s: int, unique: bytes) -> bytes:
     ``unique`` are 8 octets that never come again under one device key: from a hardware random source, or a boot count
     in non-volatile memory (4 octets, big endian) and 4 random ones.
     """
-    if len(unique) != CONTEXT_OCTETS - _OPENED_AT_OCTETS:
+    if len(unique) != CONTEXT_OCTETS - OPENED_AT_OCTETS:
         raise ValueError(f"a session is named by 8 octets beside its time, not {len(unique)}")
-    return opened_at_s.to_bytes(_OPENED_AT_OCTETS, "big") + unique
+    return opened_at_s.to_bytes(OPENED_AT_OCTETS, "big") + unique
 
 
 def opened_at(context: bytes) -> int:
     """The Unix second at which a session began, by its kid context."""
-    return int.from_bytes(context[:_OPENED_AT_OCTETS], "big")
+    return int.from_bytes(context[:OPENED_AT_OCTETS], "big")
 
 
 def session_cipher(device_key: bytes, system_title: bytes, epoch: int, alg: int, context: bytes) -> DirectionCipher:

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyvault.schemes.dissector import Part, dissect
+from keyvault.schemes.hop_tag import HopTagKey
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
 from tests.factories import MeterFactory
+from tests.keyvault.schemes.forms import PAYLOAD, SAMPLES
 from tests.keyvault.test_structures import MALFORMED
 from tests.toy_schemes import BY_TITLE, ToyDevice, toys
 
@@ -110,3 +112,50 @@ def test_a_frame_of_another_envelope_is_told_by_its_own_parser() -> None:
         cut = dissect(frame[:20])
         assert (cut.wrong, cut.wrong_at) == ("too short for a toy", 20)
     assert "not with CBOR tag 16" in str(dissect(frame).wrong)
+
+
+SHOWN = {
+    "session 10": [
+        ("label: kid context", "0a"),
+        ("kid context: a byte string of 12 octets", "4c"),
+        ("the session began at 1767225600", "6955b900"),
+        ("octets that never come again", "a0a1a2a3a4a5a6a7"),
+        ("ciphertext: 52 octets", ""),
+        ("authentication tag: 8 octets", ""),
+    ],
+    "mac 5": [
+        ("tag 17: COSE_Mac0", "d1"),
+        ("[protected, unprotected, payload, tag]: array of 4", "84"),
+        ("algorithm HMAC 256/256", "05"),
+        ("payload, which anybody can read: a byte string of 52 octets", "5834"),
+        ("payload: 52 octets", PAYLOAD.hex()),
+        ("authentication tag: 32 octets", ""),
+    ],
+    "sealed": [
+        ("algorithm HPKE PSK", "3a00010000"),
+        ("label: ephemeral key", "23"),
+        ("ephemeral public key of HPKE (X25519): 32 octets", ""),
+        ("ciphertext: 52 octets", ""),
+        ("authentication tag: 16 octets", ""),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_every_octet_of_every_form_is_named(name: str) -> None:
+    octets = SAMPLES[name].seal(0x61A7, PAYLOAD)
+    explained = dissect(octets)
+    assert explained.wrong is None
+    assert b"".join(one.octets for one in sorted(explained.parts, key=lambda one: one.offset)) == octets
+    for beginning, shown in SHOWN[name]:
+        assert part(explained.parts, beginning).octets.hex().startswith(shown)
+    assert not [one.meaning for one in explained.parts if "not one that" in one.meaning or "does not" in one.meaning]
+
+
+def test_a_hop_tag_is_shown_around_its_frame() -> None:
+    inside = SAMPLES["ccm 10"].seal(1, PAYLOAD)
+    octets = HopTagKey.of_device(KNOWN_KEY, KNOWN_TITLE, 1, bytes(8)).seal_tag(inside)
+    explained = dissect(octets)
+    assert "still wears a hop tag" in (explained.wrong or "")
+    assert explained.wrong_at == 3
+    assert part(explained.parts, "payload: ").octets == inside
