@@ -1,4 +1,4 @@
-"""The blocks on the page of a concentrator that holds keys: those keys, what it dropped, and sums that differ."""
+"""Parts of the page of a concentrator that holds keys: its keys, the frames that it dropped, and differing sums."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,7 +27,7 @@ _FAULTS = {
 
 
 def blocks(request: HttpRequest, concentrator: Concentrator, now: datetime) -> dict[str, Any]:
-    """The context of the blocks that the account may see; nothing for a concentrator without a system title.
+    """Return the context of the parts that the account may see; nothing for a concentrator without a system title.
 
     A fixed number of queries.
     """

@@ -1,7 +1,7 @@
-"""From which databases this release goes on: where migrations were squashed and their files are gone, all or none.
+"""Which databases this release can upgrade: of the migrations that were squashed, all must be applied, or none.
 
-A squashed migration replaces those before it. Django applies it to an empty database, and takes it as applied where all
-that it replaces is. Half of them it could finish with the files alone that are gone
+A squashed migration replaces earlier ones. Django applies it to an empty database, and counts it as applied if all that
+it replaces are. If only some of them are, it would need their files, which are deleted
 (docs/adr/0031-squashed-migrations.md).
 """
 
@@ -10,24 +10,24 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
 
-OLDEST = "7224772"  # the last commit that has the files of all that was squashed
+OLDEST = "7224772"  # the last commit with the files of all squashed migrations
 _NAMED = 3
 
 Key = tuple[str, str]  # app and name of a migration, as django_migrations has them
 
 
 class HalfWayError(Exception):
-    """A database, or a backup, of a release before the oldest one; the message says so, and what it lacks."""
+    """A database or backup from before the oldest supported release; the message says so, and what it lacks."""
 
 
 def known() -> set[Key]:
-    """The migrations that this release has, and those that they replace."""
+    """Return the migrations of this release, and those that they replace."""
     migrations = _on_disk()
     return {*migrations, *(key for migration in migrations.values() for key in migration.replaces)}
 
 
 def check(applied: Iterable[Key]) -> None:
-    """HalfWayError where some of what a squashed migration replaces is applied, and some of it not."""
+    """HalfWayError if only some of the migrations that a squashed one replaces are applied."""
     missing = sorted(half_way(set(applied), _gone()))
     if missing:
         names = ", ".join(f"{app}.{name}" for app, name in missing[:_NAMED])
@@ -38,7 +38,7 @@ def check(applied: Iterable[Key]) -> None:
 
 
 def half_way(applied: Collection[Key], replaced: Iterable[Collection[Key]]) -> set[Key]:
-    """What is missing of those groups of replaced migrations that are applied in part. Pure."""
+    """Return the missing migrations of each group that is only partly applied. Pure."""
     missing = set()
     for group in replaced:
         lacks = set(group).difference(applied)
@@ -48,7 +48,7 @@ def half_way(applied: Collection[Key], replaced: Iterable[Collection[Key]]) -> s
 
 
 def _gone() -> list[Sequence[Key]]:
-    """What each squashed migration replaces, where the files of it are gone."""
+    """Return the migrations that each squashed one replaces, if their files are deleted."""
     migrations = _on_disk()
     return [one.replaces for one in migrations.values() if any(key not in migrations for key in one.replaces)]
 

@@ -118,21 +118,21 @@ class ReceiptThrottle(RateThrottle):
 
 
 class HopKeysThrottle(RateThrottle):
-    """At most HOP_RATE looks for hop keys."""
+    """At most HOP_RATE requests for hop keys."""
 
     scope = "hop keys"
     setting = "HOP_RATE"
 
 
 class NextKeyThrottle(RateThrottle):
-    """At most HOP_RATE looks for a next key of its own."""
+    """At most HOP_RATE requests for the concentrator's next key."""
 
     scope = "next key"
     setting = "HOP_RATE"
 
 
 class HopFailuresThrottle(RateThrottle):
-    """At most HOP_RATE reports of what was dropped."""
+    """At most HOP_RATE reports of dropped frames."""
 
     scope = "hop failures"
     setting = "HOP_RATE"
@@ -143,7 +143,7 @@ def _limiter() -> SlidingWindowCounterRateLimiter:
     url = settings.REDIS_URL
     if url.startswith("unix://"):
         url = "redis+" + url
-    never: Any = Retry(NoBackoff(), 0)  # otherwise it would retry by itself for several seconds
+    never: Any = Retry(NoBackoff(), 0)  # otherwise it would retry for several seconds
     return SlidingWindowCounterRateLimiter(
         storage_from_string(url, socket_timeout=1, socket_connect_timeout=1, retry=never)
     )

@@ -1,4 +1,4 @@
-"""REST: what a concentrator that holds keys fetches and reports, and what operators see of its reports."""
+"""REST for concentrators that hold keys: hop keys, their next key, reports of dropped frames; and lists of reports."""
 
 from typing import Any
 
@@ -39,16 +39,16 @@ _LISTED_MAX = 10_000
 
 
 class NoKey(exceptions.APIException):
-    """The concentrator has nothing that could be sealed to it."""
+    """Nothing can be sealed for the concentrator."""
 
     status_code = status.HTTP_409_CONFLICT
 
 
 class HopKeysView(ConcentratorView):
-    """The keys of hop tags go out here."""
+    """Sends the keys of hop tags."""
 
     throttle_classes = (HopKeysThrottle,)
-    renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON for problems alone
+    renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON only for problem details
 
     @extend_schema(
         operation_id="hop_keys",
@@ -58,9 +58,9 @@ class HopKeysView(ConcentratorView):
         },
     )
     def get(self, request: Request) -> HttpResponse:
-        """All hop keys of the meters assigned here: a CBOR sequence of COSE_Encrypt0 under this concentrator's key.
+        """Get all hop keys of the meters assigned here: a CBOR sequence of COSE_Encrypt0 under this concentrator's key.
 
-        Octet for octet the same until one changes. It is the whole set: what is not in it is to be forgotten.
+        The octets stay the same until a key changes. The set is complete: forget keys that are not in it.
         """
         try:
             octets = hop_keys.sealed(concentrator_id(request), timezone.now())
@@ -70,7 +70,7 @@ class HopKeysView(ConcentratorView):
 
 
 class NextKeyView(ConcentratorView):
-    """A concentrator fetches its own next key here."""
+    """Sends a concentrator its own next key."""
 
     throttle_classes = (NextKeyThrottle,)
     renderer_classes = (CborSequenceRenderer, JSONRenderer)
@@ -83,9 +83,9 @@ class NextKeyView(ConcentratorView):
         },
     )
     def get(self, request: Request) -> HttpResponse:
-        """The command that brings this concentrator its pending key, sealed under its transfer key.
+        """Get the command with this concentrator's pending key, sealed under its transfer key.
 
-        The first report under the new key makes it the active one.
+        The first report under the new key activates it.
         """
         title = Concentrator.objects.values_list("system_title", flat=True).get(pk=concentrator_id(request))
         octets = None if title is None else titles.next_key(bytes(title), timezone.now())
@@ -123,13 +123,13 @@ class HopFailureEntrySerializer(serializers.Serializer[Any]):
 
 
 class HopFailuresSerializer(serializers.Serializer[Any]):
-    """What a concentrator dropped."""
+    """A concentrator's report of dropped frames."""
 
     failures = serializers.ListField(child=HopFailureEntrySerializer(), min_length=1, max_length=ENTRIES_MAX)
 
 
 class HopFailuresView(ConcentratorView):
-    """A concentrator says here what it dropped on its local link."""
+    """Takes a concentrator's report of frames that it dropped on its local link."""
 
     throttle_classes = (HopFailuresThrottle,)
     refusals = (HopFailureError,)
@@ -140,10 +140,10 @@ class HopFailuresView(ConcentratorView):
     @extend_schema(
         operation_id="hop_failures_create",
         request=HopFailuresSerializer,
-        responses={204: OpenApiResponse(description="Noted; the same again changes nothing.")},
+        responses={204: OpenApiResponse(description="Stored; repeating the report changes nothing.")},
     )
     def post(self, request: Request) -> Response:
-        """Say how many frames of which meter were dropped in an hour. A count is of its whole hour so far."""
+        """Report how many frames of a meter were dropped in an hour. A count covers the hour so far."""
         body = HopFailuresSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         entries = [
@@ -157,7 +157,7 @@ class HopFailuresView(ConcentratorView):
 
 
 class HopFailuresQuery(PeriodQuery):
-    """Hours in [from, to), of a concentrator, of a meter."""
+    """Filters reports by hours in [from, to), concentrator and meter."""
 
     concentrator = NamedField(slug_field="name", queryset=Concentrator.objects.all(), required=False)
     meter = SystemTitleField(required=False, help_text="system title")
@@ -165,7 +165,7 @@ class HopFailuresQuery(PeriodQuery):
 
 
 class HopFailureSerializer(serializers.Serializer[Any]):
-    """What a concentrator says that it dropped; nobody else saw it."""
+    """One count of dropped frames, which only the concentrator saw."""
 
     concentrator = serializers.CharField()
     meter = serializers.CharField(help_text="serial number")
@@ -180,7 +180,7 @@ class HopFailureSerializer(serializers.Serializer[Any]):
 
 
 class HopFailureList(ParameterView):
-    """What concentrators say that they dropped, the newest hours first."""
+    """Reports of dropped frames, newest hours first."""
 
     queryset = FailureTally.objects.none()
     query_class = HopFailuresQuery
@@ -189,7 +189,7 @@ class HopFailureList(ParameterView):
         operation_id="hop_failures", parameters=[HopFailuresQuery], responses=HopFailureSerializer(many=True)
     )
     def get(self, request: Request) -> Response:
-        """Counts of dropped frames by meter and hour, in the words of concentrators."""
+        """Counts of dropped frames by meter and hour, as concentrators reported them."""
         query = HopFailuresQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         asked = query.validated_data

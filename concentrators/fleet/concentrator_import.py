@@ -27,7 +27,7 @@ class ConcentratorImportReport:
     """What an import did or would do; if ``bad`` holds a line, nothing was changed."""
 
     new: list[str] = field(default_factory=list)
-    titled: int = 0  # of those that stood, how many have a system title now
+    titled: int = 0  # existing ones that get a system title
     unchanged: int = 0
     bad: list[BadLine] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
 def _wanted(
     line: _Line, standing: Concentrator | None, report: ConcentratorImportReport
 ) -> tuple[_Line, Concentrator] | None:
-    """The row as it is to be saved, counted in the report; None where nothing is to be done for a line."""
+    """Return the row to save for a line, and count the line in the report; None if nothing changes."""
     if standing is None:
         report.new.append(line.name)
         return line, Concentrator(name=line.name, system_title=line.title)
@@ -94,7 +94,7 @@ def _wanted(
 
 
 def _taken(wanted: Sequence[tuple[_Line, Concentrator]], standing: Iterable[Concentrator]) -> list[BadLine]:
-    """The lines whose title is that of a meter or of another concentrator."""
+    """Return the lines whose title belongs to a meter or to another concentrator."""
     reasons = titles.taken([line.title for line, _ in wanted if line.title is not None])
     given = {id(concentrator) for _, concentrator in wanted}
     for one in standing:

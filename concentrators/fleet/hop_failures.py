@@ -1,6 +1,6 @@
-"""What concentrators say that they dropped on the local link: counts by meter and hour, with sample frames.
+"""Reports of concentrators about frames that they dropped on the local link: counts by meter and hour, with samples.
 
-It is a concentrator's word and proves nothing: no alert and no verdict follows from it.
+Such a report proves nothing: no alert and no verdict follows from it.
 """
 
 import json
@@ -25,9 +25,9 @@ _OLDEST = timedelta(days=31)
 class HopFault(StrEnum):
     """Why a concentrator dropped a frame."""
 
-    TAG_INVALID = "tag_invalid"  # a hop tag, or the tag of a hop frame, that does not fit
-    UNTAGGED = "untagged"  # without a hop tag, of a meter whose frames have one
-    REPLAYED = "replayed"  # a hop frame that it opened before
+    TAG_INVALID = "tag_invalid"  # a wrong hop tag, or a hop frame with a wrong tag
+    UNTAGGED = "untagged"  # no hop tag, though the meter's frames need one
+    REPLAYED = "replayed"  # a hop frame that was opened before
 
 
 class HopFailureError(ValueError):
@@ -35,7 +35,7 @@ class HopFailureError(ValueError):
 
 
 class HopFailureEntry(NamedTuple):
-    """So many frames of a meter (system title, 8 octets) were dropped for one reason in the hour from ``hour`` on."""
+    """The number of frames of a meter (system title, 8 octets) dropped for one reason in the hour from ``hour`` on."""
 
     system_title: bytes
     hour: datetime
@@ -45,7 +45,7 @@ class HopFailureEntry(NamedTuple):
 
 
 class HopFailureRow(NamedTuple):
-    """What one concentrator says of one meter and hour."""
+    """The report of one concentrator about one meter, hour and reason."""
 
     concentrator: str
     meter: str
@@ -61,18 +61,22 @@ _Row = tuple[datetime, int, str, int, list[bytes]]
 
 
 def report(concentrator_id: int, entries: Sequence[HopFailureEntry], now: datetime) -> None:
-    """Note what a concentrator dropped. A count is of its whole hour so far, and never goes down: again is no more.
+    """Store a concentrator's report. A count covers its hour so far and never decreases, so a report may be repeated.
 
-    Of each meter, hour and reason the first SAMPLES_MAX frames stay; of one hour FAILURE_ROWS_PER_HOUR rows.
-    HopFailureError where an entry is of no meter that is or was assigned to it, or of no such hour: nothing is noted.
+    For each meter, hour and reason at most SAMPLES_MAX frames are stored, for one hour FAILURE_ROWS_PER_HOUR rows.
+    HopFailureError if a meter was never assigned to the concentrator, or an hour is invalid: nothing is stored.
     """
     for number, entry in enumerate(entries):
         if entry.hour.timestamp() % 3600:
-            raise HopFailureError(f"entry {number}: {entry.hour.isoformat()} is no full hour of UTC")
+            raise HopFailureError(f"entry {number}: {entry.hour.isoformat()} is not a full hour of UTC")
         if not now - _OLDEST <= entry.hour <= now + timedelta(seconds=settings.CLOCK_SKEW_S):
-            raise HopFailureError(f"entry {number}: {entry.hour.isoformat()} lies ahead, or more than 31 days back")
+            raise HopFailureError(
+                f"entry {number}: {entry.hour.isoformat()} is in the future, or more than 31 days ago"
+            )
     with transaction.atomic():
-        Concentrator.objects.select_for_update(of=("self",), no_key=True).get(pk=concentrator_id)  # one at a time
+        Concentrator.objects.select_for_update(of=("self",), no_key=True).get(
+            pk=concentrator_id
+        )  # one report at a time
         meters = _meters(concentrator_id, {entry.system_title for entry in entries})
         for number, entry in enumerate(entries):
             if entry.system_title not in meters:
@@ -92,7 +96,7 @@ def _meters(concentrator_id: int, titles: set[bytes]) -> dict[bytes, int]:
 
 
 def _note(concentrator_id: int, entries: Sequence[tuple[int, HopFailureEntry]], now: datetime) -> None:
-    """One entry for each place: of several the highest count, and the samples of the first."""
+    """Merge the entries of each meter, hour and reason (the highest count, the first samples) and store them."""
     places: dict[tuple[datetime, int, str], HopFailureEntry] = {}
     for meter_id, entry in entries:
         place = entry.hour.astimezone(UTC), meter_id, entry.reason.value
@@ -107,7 +111,7 @@ def _note(concentrator_id: int, entries: Sequence[tuple[int, HopFailureEntry]], 
 
 
 def _with_room(concentrator_id: int, rows: Sequence[_Row]) -> list[_Row]:
-    """Those that stand already, and as many new ones as an hour has room for."""
+    """Return the rows that are already stored, and as many new ones as their hour has room for."""
     standing = fetch_rows(
         """SELECT hour, meter_id, reason FROM concentrators_hopfailure
            WHERE concentrator_id = %s AND hour = ANY(%s::timestamptz[])""",
@@ -155,7 +159,7 @@ def _insert(concentrator_id: int, rows: Sequence[_Row], now: datetime) -> None:
 def reported(
     start: datetime, end: datetime, limit: int, concentrator_id: int | None = None, meter_id: int | None = None
 ) -> list[HopFailureRow]:
-    """What was reported of the hours in [start, end), the newest first; one query."""
+    """Return the reports about hours in [start, end), newest first; one query."""
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT c.name, m.serial_number, f.hour, f.reason, f.frames, f.samples, f.reported_at

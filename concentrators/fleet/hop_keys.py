@@ -1,4 +1,4 @@
-"""The keys by which a concentrator checks hop tags: sealed once, and given again as they are until one changes."""
+"""The keys with which a concentrator checks hop tags: sealed once, and sent unchanged until one of them changes."""
 
 from datetime import datetime
 
@@ -11,15 +11,15 @@ from keyvault.device_keys import hop_key_sealing
 
 
 class NoKeyError(ValueError):
-    """A concentrator to which nothing can be sealed; the message says what it lacks."""
+    """Nothing can be sealed for the concentrator; the message says what it lacks."""
 
 
 def sealed(concentrator_id: int, now: datetime) -> bytes:
-    """All hop keys of the meters that are assigned to a concentrator now, sealed under its own key.
+    """Return all hop keys of the meters that are assigned to a concentrator now, sealed under its own key.
 
-    The same octets as before, unless a key came, went or changed, or a meter did. What is sealed is committed before
-    this returns, under counters that were never used; of two requests at once one seals, and both get the same.
-    Raises NoKeyError, NotReplayedError, MasterKeyError. A fixed number of queries.
+    The octets stay the same unless a key or an assignment changes. New ones are sealed under counters that were never
+    used, and committed before this returns; concurrent requests get the same octets. NoKeyError, NotReplayedError or
+    MasterKeyError if they cannot be sealed. A fixed number of queries.
     """
     with transaction.atomic(durable=True):
         journal.check_open()

@@ -32,7 +32,7 @@ def save(concentrator: Concentrator) -> None:
 
 
 def _stands_without(concentrator: Concentrator, title: bytes) -> bool:
-    """Whether a concentrator stands that has another title, or none."""
+    """Whether the stored concentrator has another title, or none."""
     standing = Concentrator.objects.filter(pk=concentrator.pk).first() if concentrator.pk is not None else None
     return standing is not None and (standing.system_title is None or bytes(standing.system_title) != title)
 

@@ -1,6 +1,6 @@
-"""System titles of concentrators that hold keys, and those keys: made, renewed and cut off.
+"""System titles of concentrators that hold keys, and these keys: provisioning, rotation, revocation.
 
-A title is a meter's or a concentrator's, never both: triggers hold that against races; here it is said in a sentence.
+A title belongs to a meter or a concentrator, never both. This module reports a conflict; triggers prevent races.
 """
 
 from collections.abc import Collection
@@ -23,16 +23,16 @@ from meters.registry.lookup import RegistryError
 
 
 def of(concentrator: Concentrator) -> bytes:
-    """The system title (8 octets) of a concentrator that has one; RegistryError where it has none."""
+    """Return the system title (8 octets) of a concentrator; RegistryError if it has none."""
     if concentrator.system_title is None:
         raise RegistryError(f"concentrator {concentrator} has no system title: give it one first")
     return bytes(concentrator.system_title)
 
 
 def taken(titles: Collection[bytes]) -> dict[bytes, str]:
-    """Those of some titles that a concentrator cannot be given, each with the reason; two queries.
+    """Return the titles that a concentrator cannot get, each with the reason; two queries.
 
-    Its keys may have come before it, with a shipment; those of a meter are of another scheme.
+    Keys of a concentrator may have been imported before its title; keys of a meter are for another scheme.
     """
     found = {}
     keys = DeviceKey.objects.filter(system_title__in=titles, epoch__gt=TRANSFER_EPOCH).exclude(scheme=CONCENTRATOR)
@@ -44,7 +44,7 @@ def taken(titles: Collection[bytes]) -> dict[bytes, str]:
 
 
 def check(concentrator: Concentrator, title: bytes) -> None:
-    """RegistryError where a concentrator cannot have that title: it is another's, or its own keys are under another."""
+    """RegistryError if the title belongs to another device, or if the concentrator has keys under another title."""
     if concentrator.pk is not None:
         standing = Concentrator.objects.values_list("system_title", flat=True).get(pk=concentrator.pk)
         if standing is not None and bytes(standing) != title and has_keys(bytes(standing)):
@@ -58,7 +58,7 @@ def check(concentrator: Concentrator, title: bytes) -> None:
 def give(actor: Actor, concentrator: Concentrator, title: bytes) -> None:
     """Give a concentrator its system title (8 octets); audited and journaled.
 
-    RegistryError where it cannot have that one; AuditError or MasterKeyError: it has none.
+    RegistryError if it cannot have that title; AuditError or MasterKeyError: it has none.
     """
     check(concentrator, title)
     before, concentrator.system_title = concentrator.system_title, title
@@ -70,14 +70,14 @@ def give(actor: Actor, concentrator: Concentrator, title: bytes) -> None:
 
 
 def has_keys(title: bytes) -> bool:
-    """Whether keys stand under a title, of any epoch and state."""
+    """Whether there are keys under a title, of any epoch and state."""
     return DeviceKey.objects.filter(system_title=title).exists()
 
 
 def make_keys(actor: Actor, concentrator: Concentrator, algorithm: int) -> None:
-    """Give a concentrator its first keys, random ones: epoch 1, active, and its transfer key. Audited.
+    """Provision random first keys of a concentrator: epoch 1, active, and the transfer key. Audited.
 
-    RegistryError where it has no title or keys already; ProvisioningError for an algorithm of no such key.
+    RegistryError if it has no title, or already has keys; ProvisioningError if the algorithm does not fit.
     """
     title = of(concentrator)
     with transaction.atomic():
@@ -89,9 +89,9 @@ def make_keys(actor: Actor, concentrator: Concentrator, algorithm: int) -> None:
 
 
 def rotate(actor: Actor, concentrator: Concentrator) -> int:
-    """Begin a concentrator's next key epoch, pending until its first frame; gives the epoch. Audited.
+    """Begin a concentrator's next key epoch, pending until its first frame; return the epoch. Audited.
 
-    It fetches the new key itself (``next_key``). EpochError where it has no usable transfer key, or no key yet.
+    The concentrator fetches the new key itself (``next_key``). EpochError if it has no usable transfer key or no key.
     """
     title = of(concentrator)
     with transaction.atomic():
@@ -102,10 +102,10 @@ def rotate(actor: Actor, concentrator: Concentrator) -> int:
 
 
 def next_key(title: bytes, now: datetime) -> bytes | None:
-    """The command (docs/frame.md section 10) that brings a concentrator its pending key; None where none is pending.
+    """Return the command (docs/frame.md section 10) with a concentrator's pending key; None if none is pending.
 
-    Sealed anew each time, under its transfer key and a new counter, which is committed before this returns: the
-    octets may leave. Its number is the epoch. Nothing leaves before a restored database has its journal replayed.
+    It is sealed each time, under the transfer key and a new counter, which is committed before this returns. The number
+    of the command is the epoch. Nothing is sent until a restored database has its journal replayed.
     """
     with transaction.atomic(durable=True):
         journal.check_open()

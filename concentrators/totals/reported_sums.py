@@ -1,7 +1,7 @@
-"""Sums that concentrators say, held against what the head-end adds up itself.
+"""Sums that concentrators report, compared with those of the head-end.
 
-They are over the values of meters of schemes hop and mac that the concentrator holds, which were assigned to it when
-the interval began (docs/schemes.md). It finds faults, not fraud: a concentrator that lies says both, readings and sum.
+A sum covers the meters of schemes hop and mac that were assigned to the concentrator when the interval began
+(docs/schemes.md). It finds faults, not fraud: a lying concentrator can change both the readings and their sum.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,17 +15,17 @@ from ami_headend.core.sql import execute, fetch_rows, int_array
 from concentrators.ingest.facts import SumPlace, SumSaid
 from keyvault.schemes.table import SCHEMES
 
-_AT_A_TIME = 200  # places, each with a look for every meter of its concentrator
-_AGAIN = 1_000  # of those that differ, which are compared anew each time: who came between is not missed
-COMPARED_FOR = timedelta(days=35)  # those that differ are compared anew for as long
-# Schemes whose readings a concentrator sees: of mac whoever carries them, of hop it alone.
+_AT_A_TIME = 200  # sums; each needs a look-up for every meter of its concentrator
+_AGAIN = 1_000  # of the differing sums, which are compared again each time
+COMPARED_FOR = timedelta(days=35)  # differing sums are compared again for this long
+# Schemes whose readings the concentrator can see: mac is readable for everybody on the way, hop only for it.
 _SEEN = [scheme.number for name in ("mac", "hop") if (scheme := SCHEMES.get(name)) is not None and scheme.number]
 _PLACES = """unnest(%s::int[], %s::smallint[], %s::smallint[], %s::bigint[])
     AS n(concentrator_id, register_id, interval_minutes, start_s)"""
 
 
 class DifferingSum(NamedTuple):
-    """A place at which a concentrator says another sum, or of another number of meters, than we have."""
+    """A concentrator and interval where the reported sum or number of meters differs from ours."""
 
     concentrator_id: int
     obis_code: str
@@ -37,7 +37,7 @@ class DifferingSum(NamedTuple):
 
 
 def standing(places: Collection[SumPlace]) -> dict[SumPlace, SumSaid]:
-    """The sums that stand at some places; one query."""
+    """Return the stored sums of some places; one query."""
     rows = fetch_rows(
         f"""SELECT s.concentrator_id, s.register_id, s.interval_minutes, n.start_s,
                    s.epoch, s.invocation_counter, s.value_sum, s.meters_counted, s.uplink_id
@@ -50,7 +50,7 @@ def standing(places: Collection[SumPlace]) -> dict[SumPlace, SumSaid]:
 
 
 def store(said: Mapping[SumPlace, SumSaid]) -> None:
-    """Let sums stand, where none under a higher epoch and counter does; each is to be compared. One statement."""
+    """Store sums unless one with a higher epoch and counter is stored, and mark them for comparison. One statement."""
     places = sorted(said)
     sums = [said[place] for place in places]
     execute(
@@ -82,7 +82,7 @@ def store(said: Mapping[SumPlace, SumSaid]) -> None:
 
 
 def compare(now: datetime) -> int:
-    """Compare what was said or came since the last time, and what differed then; how many places. In small parts."""
+    """Compare sums that were reported or may have changed, and those that differed; return how many. In small parts."""
     compared = 0
     with transaction.atomic():
         locks.take(locks.REPORTED_SUMS)
@@ -139,7 +139,7 @@ def _compare(places: Collection[SumPlace], now: datetime) -> None:
 
 
 def differing(concentrator_id: int, limit: int) -> list[DifferingSum]:
-    """Where a concentrator's sums differ from ours, the newest first; one query."""
+    """Return the sums of a concentrator that differ from ours, newest first; one query."""
     rows = fetch_rows(
         """SELECT s.concentrator_id, g.obis_code, s.interval_minutes, s.interval_start,
                   s.value_sum, s.meters_counted, s.own_sum, s.own_meters, s.differs_since

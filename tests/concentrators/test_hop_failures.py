@@ -45,9 +45,9 @@ def test_a_count_is_of_its_whole_hour_and_the_first_samples_stay(concentrator: C
 @pytest.mark.parametrize(
     ("hour", "said"),
     [
-        (NOW + timedelta(minutes=30), "no full hour"),
+        (NOW + timedelta(minutes=30), "is not a full hour"),
         (NOW + timedelta(hours=1), "lies ahead"),
-        (NOW - timedelta(days=32), "lies ahead, or more than 31 days back"),
+        (NOW - timedelta(days=32), "is in the future, or more than 31 days ago"),
     ],
 )
 def test_of_another_hour_nothing_is_noted(
