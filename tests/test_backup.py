@@ -78,7 +78,7 @@ def test_a_backup_is_made_listed_and_pruned(folder: Path, capsys: pytest.Capture
     call_command("backup", "prune", backup.name)
     assert visible(folder) == [second.name]
     call_command("backup", "list", "--json")
-    [left] = json.loads(capsys.readouterr().out.partition("elsewhere, too.\n")[2])
+    [left] = json.loads(capsys.readouterr().out.partition("elsewhere too.\n")[2])
     assert (left["name"], left["whole"]) == (second.name, True)
 
 

@@ -308,8 +308,8 @@ class TestWhereTo:
             ("a.example", "must begin with https"),
             ("https:///path", "has no host"),
             ("https://ann:secret@a.example/", "must not contain a user name"),
-            ("https://a.example:99999999/", "no port"),
-            ("https://a.example:nothing/", "no address"),
+            ("https://a.example:99999999/", "port is not possible"),
+            ("https://a.example:nothing/", "is not an address"),
         ],
     )
     def test_only_https_with_a_host_and_no_password(self, address: str, says: str, settings: Settings) -> None:

@@ -40,14 +40,14 @@ def test_letting_in_and_shutting_out_are_journaled(folder: Path) -> None:
     issued, revoked = int(token.created_at.timestamp()), int(ConcentratorToken.objects.get().revoked_at.timestamp())  # type: ignore[union-attr]
     digest = bytes(token.digest)
     assert records == [
-        ("concentrator", [concentrator.pk, "DCU-1", True]),
+        ("concentrator", [concentrator.pk, "DCU-1", True, None]),
         ("token_issued", [concentrator.pk, "DCU-1", token.pk, digest, "spring", issued, None]),
         ("token_revoked", [digest, revoked]),
-        ("concentrator", [concentrator.pk, "DCU-1", False]),
+        ("concentrator", [concentrator.pk, "DCU-1", False, None]),
     ]
     acts = AuditRecord.objects.order_by("number").values_list("actor", "act", "result")
     assert [*acts] == [
-        (command_actor().name, "concentrator.save", "let in"),
+        (command_actor().name, "concentrator.save", "registered"),
         ("ann", "token.issue", "done"),
         ("ann", "token.revoke", "done"),
         ("ann", "concentrator.save", "shut out"),

@@ -88,7 +88,7 @@ def test_an_acknowledgement_is_taken_back_within_a_day(
     first = acknowledge(FailureSelection(ids=[rows[0].pk]), WHO, "right", LATER)
     wrong = acknowledge(FailureSelection(), WHO, "wrong", LATER)
     go_on(wrong.id)
-    with pytest.raises(AcknowledgementError, match="more than 24 hours"):
+    with pytest.raises(AcknowledgementError, match="older than 24 hours"):
         take_back(wrong.id, WHO, LATER + timedelta(days=1, seconds=1))
     assert reopen(wrong.id) == 0
     take_back(wrong.id, Actor("bob", ""), LATER + timedelta(hours=1))

@@ -383,7 +383,7 @@ class TestAudit:
         assert "rotation 1" in rows
         assert "wave 7" not in text(auditor.get(f"{AUDIT}?act=master_key."))
         assert "rotation 1" not in text(auditor.get(f"{AUDIT}?actor=ann"))
-        assert "No record fits" in text(auditor.get(f"{AUDIT}?start=2099-01-01T00:00"))
+        assert "No record matches" in text(auditor.get(f"{AUDIT}?start=2099-01-01T00:00"))
 
     def test_the_chain_is_verified_on_demand(self, auditor: Client) -> None:
         chain.record(ACTOR, "test", {})
@@ -422,7 +422,7 @@ class TestAudit:
             assert f"of {title}" in page, asked
             assert "of 0024befffe000002" not in page, asked
         assert "of 0024befffe000002" in text(auditor.get(str(AUDIT), {"of": "1234567890123456"}))
-        assert "No record fits" in text(auditor.get(str(AUDIT), {"of": "SN-9' OR"}))
+        assert "No record matches" in text(auditor.get(str(AUDIT), {"of": "SN-9' OR"}))
 
     def test_the_export_holds_every_record_and_its_own(self, auditor: Client) -> None:
         chain.record(ACTOR, "test", {"n": 1})

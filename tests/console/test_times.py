@@ -18,7 +18,7 @@ from tests.factories import ConcentratorFactory, MeterFactory
 pytestmark = pytest.mark.django_db
 
 DAYS = ["0001-01-01", "1969-12-30", "9999-12-31"]
-REFUSAL = "all times that"
+REFUSAL = "time that can be stored"
 
 
 @pytest.fixture

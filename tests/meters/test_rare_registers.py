@@ -149,4 +149,4 @@ def test_the_page_of_readings_says_that_it_goes_on(
     assert "Next page" in answer.content.decode()
     nobody = admin_client.get(reverse("admin:readings"), {**query, "from": "2026-03-01T20:00"})
     assert "next_page" not in nobody.context
-    assert "Nothing is kept that fits these filters." in nobody.content.decode()
+    assert "No row matches these filters." in nobody.content.decode()
