@@ -46,7 +46,7 @@ def test_a_count_is_of_its_whole_hour_and_the_first_samples_stay(concentrator: C
     ("hour", "said"),
     [
         (NOW + timedelta(minutes=30), "is not a full hour"),
-        (NOW + timedelta(hours=1), "lies ahead"),
+        (NOW + timedelta(hours=1), "is in the future"),
         (NOW - timedelta(days=32), "is in the future, or more than 31 days ago"),
     ],
 )
