@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import threading
 import time
 from contextlib import suppress
@@ -15,13 +16,17 @@ import httpx
 import tenacity
 import zstandard
 
+from concentrators.simulator.link_store import LinkStore
 from concentrators.simulator.obedience import Fault, Faults
 from concentrators.simulator.spool import Batch, Spool
 
 UPLINKS_PATH = "/api/v1/uplinks"
 COMMANDS_PATH = "/api/v1/commands"
+HOP_KEYS_PATH = "/api/v1/hop-keys"
+HOP_FAILURES_PATH = "/api/v1/hop-failures"
 COMPRESSIONS = ("none", "gzip", "zstd")
 _POLL_S = 0.1
+_FAILURES_AT_ONCE = 500
 _BUSY = (429, 502, 503, 504)
 _backoff = tenacity.wait_random_exponential(multiplier=0.2, max=30)
 
@@ -47,6 +52,7 @@ class Options(NamedTuple):
     linger_s: float = 1.0
     timeout_s: float = 30.0
     commands_every_s: float = 2.0
+    keys_every_s: float = 5.0
     delay_s: float = 5.0  # of a command whose fault is to come late
 
 
@@ -88,6 +94,21 @@ class HeadEnd:
             number, title, octets = decoder.decode()
             commands.append((number, title, octets))
         return commands
+
+    def hop_keys(self) -> bytes | None:
+        """The keys of the meters, sealed; None while the head-end is busy."""
+        try:
+            return self._ask("GET", HOP_KEYS_PATH, 200).content
+        except _TryAgainError:
+            return None
+
+    def dropped(self, failures: list[dict[str, Any]]) -> bool:
+        """Say what was dropped on the local link; False while the head-end is busy."""
+        try:
+            self._ask("POST", HOP_FAILURES_PATH, 204, json={"failures": failures})
+        except _TryAgainError:
+            return False
+        return True
 
     def delivered(self, number: int) -> None:
         """Acknowledge a command, once: where that is lost, the command comes again."""
@@ -137,7 +158,8 @@ class HeadEnd:
 class SimulatedConcentrator(threading.Thread):
     """Concentrator ``number`` at work: batches, posts, keeps receipts, and releases frames that waited for them.
 
-    ``draining`` lets it end when all is posted, ``giving_up`` at once. ``error`` says why it ended early.
+    ``draining`` lets it end when all is posted, ``giving_up`` at once. ``error`` says why it ended early. With
+    ``links`` it holds keys: it fetches those of its meters, and says what it dropped.
     """
 
     def __init__(
@@ -149,6 +171,7 @@ class SimulatedConcentrator(threading.Thread):
         draining: threading.Event,
         giving_up: threading.Event,
         faults: Faults | None = None,
+        links: LinkStore | None = None,
     ) -> None:
         super().__init__(name=f"concentrator-{number}", daemon=True)
         self.error: Exception | None = None
@@ -160,6 +183,9 @@ class SimulatedConcentrator(threading.Thread):
         self._poll_at = 0.0
         self._faults = faults or Faults(0, {})
         self._commands_at = time.monotonic()
+        self._links = links
+        self._keys_at = 0.0
+        self._said_failures = "[]"
 
     @property
     def repeats(self) -> int:
@@ -170,6 +196,7 @@ class SimulatedConcentrator(threading.Thread):
         try:
             while not self._giving_up.is_set() and not self._is_done():
                 busy = self._post_next()
+                self._hold_keys()
                 self._pass_commands_on()
                 if not self._look_at_verified() and not busy:
                     self._giving_up.wait(0.05)
@@ -181,7 +208,7 @@ class SimulatedConcentrator(threading.Thread):
             self._head_end.close()
 
     def _is_done(self) -> bool:
-        return self._draining.is_set() and self._spool.is_drained(self._number)
+        return self._draining.is_set() and self._spool.is_drained(self._number) and self._has_said_failures()
 
     def _post_next(self) -> bool:
         lingered = time.monotonic() - self._posted_at > self._options.linger_s
@@ -194,11 +221,33 @@ class SimulatedConcentrator(threading.Thread):
         self.posted_frames += batch.frames
         return True
 
+    def _hold_keys(self) -> None:
+        """Fetch the meters' keys and say what was dropped, now and then."""
+        if self._links is None or time.monotonic() < self._keys_at:
+            return
+        self._fetch_keys(self._links)
+        self._keys_at = time.monotonic() + self._options.keys_every_s
+        if not self._has_said_failures():
+            failures = self._links.failures(self._number)
+            if all(self._head_end.dropped(part) for part in _parts(json.loads(failures))):
+                self._said_failures = failures
+
+    def _fetch_keys(self, links: LinkStore) -> None:
+        octets = self._head_end.hop_keys()
+        if octets is not None and octets != links.keys(self._number):
+            links.keep_keys(self._number, octets)
+
+    def _has_said_failures(self) -> bool:
+        return self._links is None or self._links.failures(self._number) == self._said_failures
+
     def _pass_commands_on(self) -> None:
         """Fetch commands, now and then, and pass each on: stored first, acknowledged then."""
         if self._draining.is_set() or time.monotonic() < self._commands_at:
             return
-        for number, title, octets in self._head_end.commands():
+        commands = self._head_end.commands()
+        if commands and self._links is not None:
+            self._fetch_keys(self._links)  # those that a command brings must be here before the meter uses them
+        for number, title, octets in commands:
             fault = self._faults.draw(number)
             if fault is Fault.LOSE:
                 continue
@@ -220,6 +269,10 @@ class SimulatedConcentrator(threading.Thread):
             return True
         self._poll_at = time.monotonic() + _POLL_S
         return False
+
+
+def _parts(failures: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [failures[first : first + _FAILURES_AT_ONCE] for first in range(0, len(failures), _FAILURES_AT_ONCE)]
 
 
 def retry_after_s(header: str, now: datetime) -> float:

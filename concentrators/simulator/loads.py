@@ -9,13 +9,29 @@ from pathlib import Path
 from concentrators.simulator.household import HouseholdLoad
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.recorded import INTERVAL_MINUTES, RecordedError, RecordedLoad
+from concentrators.simulator.sealers import METER_SCHEMES
 
 _DAY_S = 86_400
 _CLOCK_SKEW_S = 300
+_AGREED_EVERY = 5
+_MANY = 100
 
 
 class PlanError(ValueError):
     """The run that was asked for cannot be; the caller's mistake, named."""
+
+
+def parse_schemes(text: str) -> list[str]:
+    """The schemes of a fleet, in turn, from ``all`` or ``name=weight,...``. PlanError names what is wrong."""
+    schemes: list[str] = []
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if name != "all" and name not in METER_SCHEMES:
+            raise PlanError(f"no scheme is called {name!r}; there are: all, {', '.join(METER_SCHEMES)}")
+        if number and not (number.isascii() and number.isdigit() and 1 <= int(number) <= _MANY):
+            raise PlanError(f"{part!r}: a weight is a whole number from 1 to {_MANY}")
+        schemes += (list(METER_SCHEMES) if name == "all" else [name]) * int(number or 1)
+    return schemes
 
 
 @dataclass(frozen=True)
@@ -33,8 +49,10 @@ class RunRequest:
     as_recorded: bool = False
     endless: bool = False
     gap_runs: int = 1024
+    sessions: int = 64
     retention_days: int = 1096
     derived_every: int = 4
+    schemes: list[str] = field(default_factory=lambda: ["ccm"])
 
 
 def make_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
@@ -107,10 +125,13 @@ def _plan(
         moved_at_s=day_aligned_half if wish.concentrators > 1 and day_aligned_half != start_s else None,
         rates=wish.rates,
         gap_runs=wish.gap_runs,
+        sessions=wish.sessions,
         retention_days=wish.retention_days,
         source=source,
         faults=wish.faults,
         derived_every=wish.derived_every,
+        schemes=wish.schemes,
+        agreed_every=_AGREED_EVERY if set(wish.schemes) != {"ccm"} else 0,
     )
 
 

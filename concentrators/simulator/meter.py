@@ -2,31 +2,25 @@
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from secrets import token_bytes
 from typing import Any, Self
 
 import cbor2
 
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
-from concentrators.simulator.obedience import (
-    CLOCK_LATE_S,
-    FIRST_EPOCH,
-    SET_CLOCK,
-    TRANSFER_EPOCH,
-    AnswerEvent,
-    Key,
-    Keys,
-    Receiver,
-    TakenCommand,
-)
+from concentrators.simulator.obedience import CLOCK_LATE_S, SET_CLOCK, AnswerEvent, Receiver, TakenCommand
+from concentrators.simulator.sealers import Place, Sealer, ccm, sealer
 from keyvault.cose.algorithms import AES_CCM_16_64_128
-from keyvault.cose.kdf import uplink_key
-from keyvault.cose.sealing import DirectionCipher
-from keyvault.cose.structures import make_kid
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, make_kid
+from keyvault.schemes.hop_tag import HopTagKey
+from keyvault.schemes.session import kid_context
 from meters.readings.obis import COMMAND_LATE, LOAD_PROFILE
 from meters.readings.senml import BN, BT, BVER, SECONDARY_UNITS_VERSION, N, T, U, V
 
 ENERGY_REGISTER = "1-0:1.8.0"
 RESERVE_AHEAD = 256
+_SEQUENCE_OCTETS = 4  # how often a meter was told another concentrator: the record's later body is the greater
 
 
 @dataclass(slots=True)
@@ -41,22 +35,30 @@ class Memory:
 class SimulatedMeter:
     """One meter, booted from its memory: it goes on at the counter reserved, so no counter is ever used twice.
 
-    ``system_title`` has 8 octets, the keys 32. Each key has its algorithm: that of the first is ``alg``, that of the
-    transfer key, which opens key commands, ``transfer_alg``. A memory without any cell is a meter from the factory.
+    ``system_title`` has 8 octets, the keys 32. Each key has its algorithm: that of the first, whose frames are of
+    ``scheme``, is ``alg``, that of the transfer key, which opens key commands, ``transfer_alg``. ``head_end`` is the
+    public key that ``sealed`` frames are sealed to, ``private`` the meter's own key to agree with, ``clock_s`` what its
+    clock says (Unix seconds). A memory without any cell is a meter from the factory.
     """
 
     __slots__ = (
-        "_cipher",
+        "_boots",
+        "_concentrators",
         "_counter",
+        "_in_session",
         "_keys",
         "_lengths",
         "_marks",
+        "_of_events",
         "_reserved",
-        "alg",
+        "_sealer",
+        "_tag",
+        "clock_s",
         "epoch",
         "key",
         "kid",
         "memory",
+        "place",
         "receiver",
         "system_title",
     )
@@ -71,25 +73,74 @@ class SimulatedMeter:
         alg: int = AES_CCM_16_64_128,
         transfer_alg: int = AES_CCM_16_64_128,
         made_epoch: int = FIRST_EPOCH,
+        scheme: str = "ccm",
+        head_end: bytes = b"",
+        private: bytes = b"",
+        clock_s: int = 0,
     ) -> None:
-        self.system_title = system_title
-        self.memory = memory
+        self.system_title, self.memory, self.clock_s = system_title, memory, clock_s
         cells = memory.nonvolatile
-        self._keys = Keys(cells, Key(device_key, alg, made_epoch), Key(transfer_key, transfer_alg, TRANSFER_EPOCH))
+        made_with = [Key(device_key, alg, made_epoch, scheme, head_end)]
+        if transfer_key:
+            made_with.append(Key(transfer_key, transfer_alg, TRANSFER_EPOCH))
+        self._keys = Keys(cells, *made_with)
         if not cells.cells:
             self._keys.reserve(made_epoch, 0)  # in the factory: no counter was used yet
         self.epoch, self._reserved = self._keys.boot()
         self._counter = self._reserved
         self._marks: list[tuple[float, int]] = []  # by running time, the counter of the next frame; newest last
-        self._lengths = CounterRecord(cells, "lengths")
-        self._lengths.repair()
-        self.receiver = Receiver(system_title, cells, self._keys)
+        self._lengths, self._boots = CounterRecord(cells, "lengths"), CounterRecord(cells, "boots")
+        self._concentrators = CounterRecord(cells, "concentrator")
+        for record in (self._lengths, self._boots, self._concentrators):
+            record.repair()
+        self.receiver = Receiver(system_title, cells, self._keys, private)
         self._use_key()
 
     @classmethod
-    def unknown_to_all(cls, system_title: bytes, noise: bytes, epoch: int = FIRST_EPOCH) -> Self:
+    def unknown_to_all(cls, system_title: bytes, noise: bytes, scheme: str, alg: int) -> Self:
         """A meter with a key that nobody provisioned."""
-        return cls(system_title, sha256(noise).digest(), Memory(-1), made_epoch=epoch)
+        return cls(system_title, sha256(noise).digest(), Memory(-1), scheme=scheme, alg=alg)
+
+    def impostor(self, noise: bytes) -> "SimulatedMeter":
+        """Somebody who says to be this meter, and has another key."""
+        _, alg, epoch, scheme, head_end = self.key
+        other = SimulatedMeter(
+            self.system_title,
+            sha256(noise).digest(),
+            Memory(-1),
+            alg=alg,
+            made_epoch=epoch,
+            scheme=scheme,
+            head_end=head_end,
+            clock_s=self.clock_s,
+        )
+        if self.concentrator:
+            other.send_over(self.concentrator)
+        return other
+
+    @property
+    def waits(self) -> bool:
+        """Whether its concentrator is to open its frames, and it was not told yet which one that is."""
+        return self._sealer is None
+
+    @property
+    def concentrator(self) -> bytes:
+        """The system title of the concentrator that the meter was told to send over; empty where it knows none."""
+        return (self._concentrators.load() or b"")[_SEQUENCE_OCTETS:]
+
+    def send_over(self, concentrator: bytes) -> None:
+        """Send over the concentrator with that system title (8 octets): hop tags and ``hop`` frames are for it."""
+        body = self._concentrators.load() or bytes(_SEQUENCE_OCTETS + SYSTEM_TITLE_OCTETS)
+        if concentrator == body[_SEQUENCE_OCTETS:]:
+            return
+        sequence = int.from_bytes(body[:_SEQUENCE_OCTETS], "big") + 1
+        self._concentrators.store(sequence.to_bytes(_SEQUENCE_OCTETS, "big") + concentrator)
+        self._use_place()
+
+    def set_clock(self, clock_s: int) -> None:
+        """The clock was set: whatever is sealed from now on is of a session that begins now."""
+        self.clock_s = clock_s
+        self._use_place()
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
@@ -103,12 +154,12 @@ class SimulatedMeter:
 
     def renew(self, order: TakenCommand) -> None:
         """Send under the key that a command brought from now on, unless that or a newer one is there already."""
-        _, _, epoch, key, alg = order.fields
-        if epoch <= self.epoch:
+        key = self.receiver.key_in(order)
+        if key is None or key.epoch <= self.epoch:
             return
-        self._keys.keep(self.epoch, epoch, key, alg)
-        self._keys.reserve(epoch, RESERVE_AHEAD)
-        self.epoch, self._counter, self._reserved, self._marks = epoch, 0, RESERVE_AHEAD, []
+        self._keys.keep(self.epoch, key)
+        self._keys.reserve(key.epoch, RESERVE_AHEAD)
+        self.epoch, self._counter, self._reserved, self._marks = key.epoch, 0, RESERVE_AHEAD, []
         self._use_key()
 
     def let_time_pass(self, running_s: float) -> None:
@@ -136,6 +187,10 @@ class SimulatedMeter:
         return self.receiver.answer(order, at_s, register)
 
     def next_counter(self) -> int:
+        """A counter that no frame of this key, or of this session of it, was sealed under."""
+        if self.key.scheme == "session":
+            self._in_session += 1
+            return self._in_session - 1
         counter = self._counter
         if counter >= self._reserved:
             self._keys.reserve(self.epoch, counter + RESERVE_AHEAD)
@@ -144,12 +199,26 @@ class SimulatedMeter:
         return counter
 
     def seal(self, payload: bytes, counter: int | None = None) -> bytes:
-        """A frame of the payload under the next counter; a given ``counter`` is for simulated faults only."""
-        return self._cipher.seal(self.kid, self.next_counter() if counter is None else counter, payload)
+        """A frame of the payload under the next counter; a given ``counter`` is for simulated faults only.
 
-    def seal_with(self, alg: int, payload: bytes) -> bytes:
-        """A frame sealed for another COSE algorithm than the key was provisioned for."""
-        return self._cipher_for(alg).seal(self.kid, self.next_counter(), payload)
+        LookupError where its scheme is ``hop`` and it knows no concentrator: it waits.
+        """
+        if self._sealer is None:
+            raise LookupError(f"meter {self.system_title.hex()} was told no concentrator")
+        return self._sealer.seal(self.next_counter() if counter is None else counter, payload)
+
+    def seal_event(self, payload: bytes) -> bytes:
+        """A frame that is for the head-end whoever carries it: of events, and so of answers to commands."""
+        return self._of_events.seal(self.next_counter(), payload)
+
+    def seal_as(self, scheme: str, alg: int, payload: bytes) -> bytes:
+        """A frame of another scheme or COSE algorithm than the key was provisioned for."""
+        key = self.key._replace(scheme=scheme, alg=alg)
+        return sealer(key, self.system_title, self.place).seal(self.next_counter(), payload)
+
+    def wear_tag(self, octets: bytes) -> bytes:
+        """A frame with the hop tag for the meter's concentrator; as it is where it knows none."""
+        return octets if self._tag is None else self._tag.seal_tag(octets)
 
     def measure(self, interval_start_s: int, energy_wh: int) -> bytes:
         """The payload of one interval; the register counts on by its energy."""
@@ -158,12 +227,25 @@ class SimulatedMeter:
         return payload
 
     def _use_key(self) -> None:
-        self.key, self.alg, _ = self._keys.of(self.epoch)
+        self.key = self._keys.of(self.epoch)
         self.kid = make_kid(self.system_title, self.epoch)
-        self._cipher = self._cipher_for(self.alg)
+        self._use_place()
 
-    def _cipher_for(self, alg: int) -> DirectionCipher:
-        return DirectionCipher(uplink_key(self.key, self.system_title, self.epoch, alg), alg)
+    def _use_place(self) -> None:
+        """Make what seals under the key at hand; a session begins, with a boot count that never was."""
+        boots = int.from_bytes(self._boots.load() or b"", "big") + 1
+        if self.key.scheme == "session":
+            self._boots.store(boots.to_bytes(4, "big"))
+        context = kid_context(self.clock_s, boots.to_bytes(4, "big") + token_bytes(4))
+        self.place, self._in_session = Place(context, self.concentrator), 0
+        title = self.place.concentrator
+        is_hop = self.key.scheme == "hop"
+        self._of_events = (ccm if is_hop else sealer)(self.key, self.system_title, self.place)
+        self._sealer: Sealer | None = self._of_events
+        if is_hop:
+            self._sealer = sealer(self.key, self.system_title, self.place) if title else None
+        tag = title and HopTagKey.of_device(self.key.octets, self.system_title, self.epoch, title)
+        self._tag = tag or None
 
 
 def lengths_in(memory: NonVolatile) -> list[tuple[int, int]]:

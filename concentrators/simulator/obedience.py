@@ -6,24 +6,30 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import cbor2
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
+from concentrators.simulator.sealers import METER_SCHEMES
 from keyvault.cose.algorithms import command_algorithm
-from keyvault.cose.kdf import downlink_key
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS, downlink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
-from keyvault.cose.structures import MalformedError, parse_frame
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError, parse_frame
+from keyvault.schemes.agreed import AgreementError, agree, agreed_device_key
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
-FIRST_EPOCH = 1
-TRANSFER_EPOCH = 0
-SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5
+SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL, AGREE_KEY, SET_CONCENTRATOR = 1, 2, 3, 4, 5, 6, 7
+_KEY_COMMANDS = (SET_KEY, AGREE_KEY)
 _SHAPES: dict[int, list[tuple[type, ...]]] = {
-    SET_KEY: [(int, int, int, bytes, int)],
+    SET_KEY: [_NEW_KEY := (int, int, int, bytes, int), (*_NEW_KEY, int), (*_NEW_KEY, int, bytes)],
     READ_NOW: [(int, int)],
     RESEND: [(int,) * 4],
     SET_CLOCK: [(int,) * 3, (int,) * 4],
     SET_INTERVAL: [(int,) * 4],
+    AGREE_KEY: [(int,) * 5 + (bytes,)],
+    SET_CONCENTRATOR: [(int, int, bytes)],
 }
+PUBLIC_OCTETS = 32
 CLOCK_LATE_S = 600  # a set clock may be as old as the newest frame that the head-end heard before it sealed it
 
 
@@ -58,62 +64,6 @@ class AnswerEvent(NamedTuple):
     register: str
     number: int
     at_s: int
-
-
-class Key(NamedTuple):
-    """A key of 32 octets, the algorithm that it is for, and its epoch."""
-
-    octets: bytes
-    alg: int
-    epoch: int
-
-
-class Keys:
-    """A meter's keys: those that it was made with, which stay, and two cells for what commands bring.
-
-    The counter record (epoch in 2 octets, reserved counter in 6) says which epoch the meter sends under: a key
-    that stands in a cell is not in use before that record names it.
-    """
-
-    def __init__(self, memory: NonVolatile, *made_with: Key) -> None:
-        self._memory, self._counter = memory, CounterRecord(memory, "counter")
-        self._made_with = made_with
-
-    def boot(self) -> tuple[int, int]:
-        """The epoch to send under, and the counter to go on with. LookupError: the meter needs a new key."""
-        self._counter.repair()
-        body = self._counter.load()
-        if body is None:
-            raise LookupError("neither copy of the counter record is valid")
-        return int.from_bytes(body[:2], "big"), int.from_bytes(body[2:], "big")
-
-    def reserve(self, epoch: int, counter: int) -> None:
-        """Counters below this one may be used under the epoch when this returns."""
-        self._counter.store(_counter_record(epoch, counter))
-
-    def of(self, epoch: int) -> Key:
-        """The key of an epoch; LookupError where the meter does not have it, or no more."""
-        brought = (body for cell in _KEY_CELLS if (body := self._memory.read(cell)) is not None)
-        keys = (*self._made_with, *(Key(body[3:], body[2], int.from_bytes(body[:2], "big")) for body in brought))
-        for key in keys:
-            if key.epoch == epoch:
-                return key
-        raise LookupError(f"no key of epoch {epoch}")
-
-    def keep(self, current: int, epoch: int, key: bytes, alg: int) -> None:
-        """Put a new key where the current one is not."""
-        for cell in _KEY_CELLS:
-            body = self._memory.read(cell)
-            if body is None or int.from_bytes(body[:2], "big") != current:
-                self._memory.write_checked(cell, epoch.to_bytes(2, "big") + bytes((alg,)) + key)
-                return
-
-
-_KEY_CELLS = ("key 0", "key 1")
-
-
-def _counter_record(epoch: int, reserved: int) -> bytes:
-    return epoch.to_bytes(2, "big") + reserved.to_bytes(6, "big")
 
 
 class TakenCommand(NamedTuple):
@@ -158,8 +108,8 @@ class Receiver:
     answer, then the answer. Power lost in between lets the command be done again when it comes again.
     """
 
-    def __init__(self, system_title: bytes, memory: NonVolatile, keys: Keys) -> None:
-        self._title, self._keys = system_title, keys
+    def __init__(self, system_title: bytes, memory: NonVolatile, keys: Keys, private: bytes = b"") -> None:
+        self._title, self._keys, self._private = system_title, keys, private
         self._records = {True: CounterRecord(memory, "key command"), False: CounterRecord(memory, "command")}
         for record in self._records.values():
             record.repair()
@@ -171,13 +121,15 @@ class Receiver:
 
     def take(self, octets: bytes, epoch: int) -> TakenCommand | None:
         """The command in a frame for a meter that sends under an epoch; None where it drops it in silence."""
+        if not self._keys.are_for_commands(epoch):
+            return None
         try:
             frame = parse_frame(octets)
             under = int.from_bytes(frame.kid[8:], "big")
             last = self._last(under)
             if under > epoch or (under and under < last.epoch):
                 return None  # the keys before one under which a command was taken are forgotten
-            key, alg, _ = self._keys.of(under)
+            key, alg, *_ = self._keys.of(under)
             if frame.kid[:8] != self._title or frame.alg != command_algorithm(alg):
                 return None
             cipher = DirectionCipher(downlink_key(key, self._title, under, frame.alg), frame.alg)
@@ -193,7 +145,34 @@ class Receiver:
         """Whether a command is one that the meter knows, under the right key and in the right shape."""
         of_transfer_key = order.epoch == TRANSFER_EPOCH
         shape = tuple(type(one) for one in order.fields)
-        return of_transfer_key == (order.kind == SET_KEY) and shape in _SHAPES.get(order.kind, [])
+        if of_transfer_key != (order.kind in _KEY_COMMANDS) or shape not in _SHAPES.get(order.kind, []):
+            return False
+        if order.kind == SET_CONCENTRATOR:
+            return len(order.fields[2]) == SYSTEM_TITLE_OCTETS
+        return not of_transfer_key or self.key_in(order) is not None
+
+    def key_in(self, order: TakenCommand) -> Key | None:
+        """The key that a key command brings; None where it is for a scheme or algorithm that the meter does not do."""
+        if order.kind == AGREE_KEY:
+            return self._agreed_key(*order.fields[2:])
+        _, _, epoch, octets, alg, *more = order.fields
+        if more[:1] == [0]:
+            return None  # of scheme 0 a command has five items
+        number, head_end = more[0] if more else 0, more[1] if len(more) > 1 else b""
+        return brought_key(Key(octets, alg, epoch, "", head_end), number)
+
+    def _agreed_key(self, epoch: int, alg: int, number: int, head_end: bytes) -> Key | None:
+        """The key of an epoch that follows from the meter's own pair and the head-end's public key."""
+        if not self._private:
+            return None
+        own = X25519PrivateKey.from_private_bytes(self._private)
+        try:
+            z = agree(own, head_end)
+        except AgreementError:
+            return None
+        octets = agreed_device_key(z, self._title, epoch, own.public_key().public_bytes_raw(), head_end)
+        sealed_to = head_end if number == METER_SCHEMES["sealed"].number else b""
+        return brought_key(Key(octets, alg, epoch, "", sealed_to), number)
 
     def answer(self, order: TakenCommand, at_s: int, register: str) -> AnswerEvent:
         """Record what is said to a command that was followed."""
@@ -209,6 +188,17 @@ class Receiver:
     def _last(self, epoch: int) -> Taken:
         body = self._records[epoch == TRANSFER_EPOCH].load()
         return _NEVER if body is None else Taken(*_TAKEN.unpack(body))
+
+
+def brought_key(key: Key, number: int) -> Key | None:
+    """A key that a command brings, of the scheme with that number; None where the meter does not do what it is for."""
+    scheme = next((name for name, one in METER_SCHEMES.items() if one.number == number), None)
+    if scheme is None or key.alg not in METER_SCHEMES[scheme].algorithms:
+        return None
+    head_end_octets = PUBLIC_OCTETS if scheme == "sealed" else 0
+    if (len(key.octets), len(key.head_end)) != (DEVICE_KEY_OCTETS, head_end_octets):
+        return None
+    return key._replace(scheme=scheme)
 
 
 def _names_itself(fields: Any) -> bool:

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, Self
 
-from concentrators.simulator.obedience import FIRST_EPOCH
-from keyvault.cose.kdf import derived_device_key
+from concentrators.simulator.sealers import METER_SCHEMES
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 # System titles of the simulation are locally administered EUI-64: 02, run (4 octets), number (3 octets).
 _TITLE_HEAD = b"\x02"
+_CONCENTRATORS = 0xFE0000  # numbers from here on belong to concentrators
 STRANGERS = 0xFF0000  # numbers from here on belong to meters that nobody registers
 _EVENT_EVERY = 500
 _GHOST_STEP_S = 10
+_SESSIONS_MORE = 2
 
 
 class Load(Protocol):
@@ -52,6 +52,14 @@ class PlannedEvent(NamedTuple):
     code: int
 
 
+class Ghost(NamedTuple):
+    """A meter that exists for one misbehaviour, by that one's name."""
+
+    kind: str
+    scheme: str
+    number: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """One run. ``end_s`` is None for an endless one; ``moved_at_s`` is when some meters change concentrator.
@@ -59,7 +67,8 @@ class Plan:
     The meters of a concentrator take turns in the lengths of ``interval_minutes``; a tick is the
     shortest of them, and the others are multiples of it. ``source`` says where the energy comes from,
     ``faults`` how often something goes wrong with a command. Every ``derived_every``-th meter (none for 0) has a key
-    derived from the run's fleet key, the others random ones.
+    derived from the run's fleet key, every ``agreed_every``-th agrees on it, the others have random ones. ``schemes``
+    are the meters' in turn.
     """
 
     run: str
@@ -72,10 +81,13 @@ class Plan:
     moved_at_s: int | None = None
     rates: dict[str, float] = field(default_factory=dict)
     gap_runs: int = 1024
+    sessions: int = 64
     retention_days: int = 1096
     source: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, float] = field(default_factory=dict)
     derived_every: int = 0
+    schemes: list[str] = field(default_factory=lambda: ["ccm"])
+    agreed_every: int = 0
 
     @classmethod
     def from_fact(cls, fact: dict[str, Any]) -> Self:
@@ -93,32 +105,60 @@ class Plan:
         return None if self.end_s is None else (self.end_s - self.start_s) // (self.tick_minutes * 60)
 
     @property
-    def ghosts(self) -> dict[str, int]:
-        """Numbers of the meters that exist for one misbehaviour each, by its name."""
-        first = len(self.meters)
-        kinds = ("suspended", "retired_key", "old_counter")
-        return {kind: first + offset for offset, kind in enumerate(kinds) if self.rates.get(kind)}
+    def ghosts(self) -> list[Ghost]:
+        """The meters that exist for one misbehaviour each: one of every scheme whose frames are for the head-end."""
+        kinds = [kind for kind in ("suspended", "retired_key", "old_counter") if self.rates.get(kind)]
+        schemes = [scheme for scheme in dict.fromkeys(self.schemes) if scheme != "hop"] or ["ccm"]
+        pairs = [(kind, scheme) for kind in kinds for scheme in schemes]
+        if self.rates.get("session_flood") and "session" in schemes:
+            pairs.append(("session_flood", "session"))
+        return [Ghost(*pair, len(self.meters) + offset) for offset, pair in enumerate(pairs)]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all meters that are registered."""
+        return [*range(len(self.meters)), *(ghost.number for ghost in self.ghosts)]
+
+    def scheme_of(self, number: int) -> str:
+        """The scheme of a meter's first key: in turn, and each round begins one further."""
+        if number >= len(self.meters):
+            return self.ghosts[number - len(self.meters)].scheme
+        turn, place = divmod(number, len(self.schemes))
+        return self.schemes[(turn + place) % len(self.schemes)]
+
+    def algorithm_of(self, number: int) -> int:
+        """The COSE algorithm of a meter's first key: its scheme's first one, and of HMAC both in turn."""
+        scheme = self.scheme_of(number)
+        algorithms = METER_SCHEMES[scheme].algorithms
+        return algorithms[number // 2 % 2 if scheme == "mac" else 0]
+
+    def takes_commands(self, number: int) -> bool:
+        """Whether a meter has AES to open commands with, and so a transfer key: of scheme ``mac`` each second one."""
+        return self.scheme_of(number) != "mac" or number % 2 == 0 or self.source_of(number) == "agreed"
+
+    @property
+    def hold_keys(self) -> bool:
+        """Whether concentrators hold keys of their own: with meters whose frames they open."""
+        return "hop" in self.schemes
+
+    def concentrator_title(self, concentrator: int) -> bytes:
+        """The system title (8 octets) of a concentrator that holds keys."""
+        return self.system_title(_CONCENTRATORS + concentrator)
 
     def system_title(self, number: int) -> bytes:
         return _TITLE_HEAD + bytes.fromhex(self.run) + number.to_bytes(3, "big")
 
-    def device_key(self, secret: bytes, number: int) -> bytes:
-        """The 32 octets that the simulated manufacturer drew, or derived, for a meter; ``secret`` is the run's."""
-        if self.is_derived(number):
-            return derived_device_key(self.fleet_key(secret), self.system_title(number), FIRST_EPOCH)
-        return sha256(b"simulated device key" + secret + self.system_title(number)).digest()
+    def source_of(self, number: int) -> str:
+        """The source of a meter's keys; those of ghosts are stored."""
+        for source, every, first in (("derived", self.derived_every, 0), ("agreed", self.agreed_every, 1)):
+            if every and number < len(self.meters) and number % every == first:
+                return source
+        return "stored"
 
-    def is_derived(self, number: int) -> bool:
-        """Whether the meter's first key is derived from the fleet key."""
-        return bool(self.derived_every) and number < len(self.meters) and number % self.derived_every == 0
-
-    def fleet_key(self, secret: bytes) -> bytes:
-        """The 32 octets of the run's fleet key."""
-        return sha256(b"simulated fleet key" + secret + bytes.fromhex(self.run)).digest()
-
-    def transfer_key(self, secret: bytes, number: int) -> bytes:
-        """The 32 octets of a meter's transfer key, drawn likewise."""
-        return sha256(b"simulated transfer key" + secret + self.system_title(number)).digest()
+    @property
+    def needs_agreement_key(self) -> bool:
+        """Whether meters agree on keys with the head-end, or seal to its agreement key."""
+        return bool(self.agreed_every) or "sealed" in self.schemes
 
     def interval_of(self, number: int) -> int:
         """The interval length (minutes) that the meter begins with."""
@@ -130,7 +170,9 @@ class Plan:
 
     def moves(self, number: int) -> bool:
         """Whether the registry assigns the meter to the next concentrator from ``moved_at_s`` on."""
-        return self.moved_at_s is not None and number % 5 == 4
+        if self.moved_at_s is None or number % 5 != 4:
+            return False
+        return not (self.hold_keys and self.scheme_of(number) in ("hop", "mac"))  # which are moved by command 7
 
     def assigned_to(self, number: int, at_s: int) -> int:
         """The concentrator (from 0) that the registry assigns the meter to at a time."""
@@ -195,6 +237,10 @@ class Plan:
             yield begun, ended, minutes
             begun, minutes = ended, following
         yield begun, end_tick, minutes
+
+    def flood_readings(self) -> list[tuple[int, int]]:
+        """(time, register) that the ghost sends which opens more sessions than the head-end keeps, one in each."""
+        return [(self.start_s + step * _GHOST_STEP_S, step) for step in range(self.sessions + _SESSIONS_MORE)]
 
     def old_counter_readings(self) -> list[tuple[int, int]]:
         """(time, register) that the ghost with the lost counters sends, to fill the head-end's memory of gaps."""

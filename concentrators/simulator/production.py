@@ -1,5 +1,10 @@
 """The meters of a run at work: stretch by stretch, what they measured goes into the spool as frames. No Django."""
 
+import time
+
+from concentrators.simulator import obedience
+from concentrators.simulator.factory import Factory
+from concentrators.simulator.ghosts import lives
 from concentrators.simulator.meter import (
     ENERGY_REGISTER,
     Memory,
@@ -8,9 +13,10 @@ from concentrators.simulator.meter import (
     interval_payload,
     register_payload,
 )
-from concentrators.simulator.misbehaviour import ACCEPTED, Genuine, Mischief
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_INTERVAL, SET_KEY, Fault, TakenCommand
+from concentrators.simulator.misbehaviour import Mischief
+from concentrators.simulator.obedience import SET_INTERVAL, Fault, TakenCommand
 from concentrators.simulator.plan import Lengths, Load, Plan, PlannedInterval
+from concentrators.simulator.sent import ACCEPTED, Genuine, OverLink
 from concentrators.simulator.spool import ExtraValue, Outgoing, Spool
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
@@ -21,14 +27,15 @@ class Production:
     ``spread`` lets meters report over the interval that follows instead of all at its first second.
     """
 
-    def __init__(self, plan: Plan, load: Load, spool: Spool, secret: bytes, *, spread: bool = False) -> None:
+    def __init__(self, plan: Plan, load: Load, spool: Spool, factory: Factory, *, spread: bool = False) -> None:
         self._plan, self._load, self._spool, self._spread = plan, load, spool, spread
-        memories = spool.memories()
-        self._meters = [self._boot(number, secret, memories) for number in range(len(plan.meters))]
-        self._ghosts = {kind: self._boot(n, secret, memories) for kind, n in plan.ghosts.items()}
-        self._by_title = {meter.system_title: meter for meter in (*self._meters, *self._ghosts.values())}
-        self._mischief = Mischief(plan, self._ghosts)
         self.tick: int = spool.fact("tick") or 0
+        memories = spool.memories()
+        self._meters = [self._boot(number, factory, memories) for number in range(len(plan.meters))]
+        self._ghosts = {ghost: self._boot(ghost.number, factory, memories) for ghost in plan.ghosts}
+        self._by_title = {meter.system_title: meter for meter in (*self._meters, *self._ghosts.values())}
+        self._link = factory.link(spool)
+        self._mischief = Mischief(plan, self._ghosts, self._link)
         self.frames = 0
 
     @property
@@ -36,19 +43,24 @@ class Production:
         """The simulation's time: where the next stretch begins."""
         return self._plan.start_s + self.tick * self._plan.tick_minutes * 60
 
+    def is_ready(self) -> bool:
+        """Whether meters can be heard: concentrators that hold keys have those of their meters."""
+        return self._link.is_ready()
+
     def advance(self, ticks: int, eagerness: float = 1.0) -> int:
         """Let the meters measure and seal ``ticks`` more ticks; how many frames that gave.
 
         ``eagerness`` multiplies the rates of misbehaviour.
         """
         self._mischief.begin(self.tick, eagerness)
-        frames = self._mischief.lose_counters(concentrator=0) if self.tick == 0 else []
+        frames = lives(self._plan, self._ghosts) if self.tick == 0 else []
         genuine = self._measured(self.tick, self.tick + ticks)
         for interval, number in sorted((end, number) for number, ends in genuine.items() for end in ends):
             self._report(number, genuine[number][interval], frames)
         self.tick += ticks
-        meters = [*self._meters, *self._ghosts.values()]
-        self._spool.hand_over(frames, [meter.memory for meter in meters], tick=self.tick)
+        frames += self._link.sums(self.clock_s, self._mischief.lies)
+        memories = [meter.memory for meter in (*self._meters, *self._ghosts.values())]
+        self._spool.hand_over(frames, memories, beside=self._link.write, tick=self.tick)
         self._spool.release_due(self.clock_s)
         self.frames += len(frames)
         return len(frames)
@@ -65,10 +77,11 @@ class Production:
             if meter is None or order is None:
                 continue
             meters[meter.memory.number] = meter
-            payloads = self._follow(meter, order, one.fault, now_s, said)
-            frames += [Outgoing(one.concentrator, meter.seal(payload), ACCEPTED) for payload in payloads]
+            octets = self._follow(meter, one.concentrator, order, one.fault, now_s, said)
+            frames += [Outgoing(one.concentrator, frame, ACCEPTED) for frame in octets]
         if mail:
-            self._spool.hand_over(frames, [meter.memory for meter in meters.values()], mail, said)
+            memories = [meter.memory for meter in meters.values()]
+            self._spool.hand_over(frames, memories, mail, said, self._link.write)
         self.frames += len(frames)
         return len(frames)
 
@@ -76,19 +89,26 @@ class Production:
         """Nothing more is measured: whatever was held back for later goes now."""
         self._spool.release_due(float("inf"))
 
-    def _boot(self, number: int, secret: bytes, memories: dict[int, Memory]) -> SimulatedMeter:
-        plan = self._plan
-        memory = memories.get(number) or Memory(number, plan.first_register_wh(number))
-        keys = plan.device_key(secret, number), memory, plan.transfer_key(secret, number)
-        return SimulatedMeter(plan.system_title(number), *keys)
+    def _boot(self, number: int, factory: Factory, memories: dict[int, Memory]) -> SimulatedMeter:
+        memory = memories.get(number) or Memory(number, self._plan.first_register_wh(number))
+        return factory.boot(number, memory, self.clock_s)
 
     def _follow(
-        self, meter: SimulatedMeter, order: TakenCommand, fault: str, now_s: float, said: list[ExtraValue]
+        self,
+        meter: SimulatedMeter,
+        over: int,
+        order: TakenCommand,
+        fault: str,
+        now_s: float,
+        said: list[ExtraValue],
     ) -> list[bytes]:
-        """Do what a command says; the payloads of what the meter has to say then, its answer last."""
+        """Do what a command says that came over a concentrator; the frames of what the meter has to say then.
+
+        Its answer is the last.
+        """
         meter.let_time_pass(now_s)
         number = meter.memory.number
-        payloads: list[bytes] = []
+        readings: list[bytes] = []
         if order.again:
             answer = meter.receiver.answer_again(order)
         else:
@@ -98,19 +118,35 @@ class Production:
                 register = COMMAND_LATE
             elif does and order.kind == SET_INTERVAL:
                 register = COMMAND_DONE if self._measure_in(meter, *order.fields[2:]) else COMMAND_REFUSED
-            elif does and order.kind == SET_KEY:
-                meter.renew(order)
-            elif does and order.kind == READ_NOW:
-                at_s = self._measured_until(number)
-                payloads.append(register_payload(at_s, meter.memory.register_wh))
-                said.append(ExtraValue(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
-            elif does and order.kind == RESEND:
-                payloads += self._again(number, *order.fields[2:])
+            elif does:
+                readings = self._do(meter, order, int(now_s), said)
             answer = meter.answer(order, int(now_s), register)
+        carried = [self._link.reading(meter, over, payload, 0, now_s) for payload in readings]
+        octets = [one.octets for one in carried if one is not None]
         if fault != Fault.LOSE_ANSWER:
-            payloads.append(event_payload(answer.at_s, answer.register, answer.number))
+            payload = event_payload(answer.at_s, answer.register, answer.number)
+            said_so = self._link.event(meter, over, payload, now_s)
+            octets += [] if said_so is None else [said_so]
             said.append(ExtraValue(number, answer.register, answer.at_s, answer.number))
-        return payloads
+        return octets
+
+    def _do(self, meter: SimulatedMeter, order: TakenCommand, now_s: int, said: list[ExtraValue]) -> list[bytes]:
+        """Do what cannot be refused any more; the payloads of the readings that it gives."""
+        number = meter.memory.number
+        match order.kind:
+            case obedience.SET_KEY | obedience.AGREE_KEY:
+                meter.renew(order)
+            case obedience.SET_CLOCK:
+                meter.set_clock(now_s)
+            case obedience.SET_CONCENTRATOR:
+                meter.send_over(order.fields[2])
+            case obedience.READ_NOW:
+                at_s = self._measured_until(number)
+                said.append(ExtraValue(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
+                return [register_payload(at_s, meter.memory.register_wh)]
+            case obedience.RESEND:
+                return self._again(number, *order.fields[2:])
+        return []
 
     def _measure_in(self, meter: SimulatedMeter, minutes: int, from_s: int) -> bool:
         """Measure in another length from a time on; False where the meter cannot, or it is too late for that.
@@ -156,17 +192,24 @@ class Production:
 
     def _report(self, number: int, interval: PlannedInterval, frames: list[Outgoing]) -> None:
         """Seal what a meter says of an interval, and what goes wrong beside it."""
-        meter, home = self._meters[number], self._plan.home_of(number)
-        counter = meter.next_counter()
-        octets = meter.seal(meter.measure(interval.start_s, interval.energy_wh), counter)
-        frame = Outgoing(home, octets, ACCEPTED)
+        meter, home, now_s = self._meters[number], self._plan.home_of(number), time.time()
+        payload = meter.measure(interval.start_s, interval.energy_wh)
+        carried = self._link.reading(meter, home, payload, interval.minutes, now_s)
+        if carried is None:
+            return  # the truth misses it
+        frame = Outgoing(home, carried.octets, ACCEPTED)
         if self._spread:
             length_s = interval.minutes * 60
             frame.not_before_s = interval.end_s + number * 7919 % (length_s * 9 // 10)
         frames.append(frame)
         event = self._plan.event_in(number, interval)
-        if event is not None:
-            frames.append(Outgoing(home, meter.seal(event_payload(*event)), ACCEPTED))
-        frames += self._mischief.beside(
-            Genuine(meter, frame, counter, interval.start_s, interval.minutes, interval.register_wh, interval.energy_wh)
-        )
+        said_so = None if event is None else self._link.event(meter, home, event_payload(*event), now_s)
+        if said_so is not None:
+            frames.append(Outgoing(home, said_so, ACCEPTED))
+        said = interval.start_s, interval.minutes, interval.register_wh, interval.energy_wh
+        genuine = Genuine(meter, carried.heard, carried.sender, frame, carried.counter, *said)
+        for wrong in self._mischief.beside(genuine):
+            if isinstance(wrong, OverLink):
+                self._link.drop(wrong, now_s)
+            else:
+                frames.append(wrong)

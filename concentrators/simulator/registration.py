@@ -1,52 +1,59 @@
 """Entering a run into the head-end: concentrators and tokens, meters, their keys and assignments."""
 
+from collections import defaultdict
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from django.db import transaction
 
 from concentrators.fleet import assignments, registry, tokens
 from concentrators.models import Concentrator
-from concentrators.simulator.obedience import FIRST_EPOCH
+from concentrators.simulator.factory import Factory
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH
 from concentrators.simulator.plan import Plan
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import agreement_keys
+from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.provisioning import (
-    TRANSFER_EPOCH,
     NewKey,
     create_fleet_key,
+    provision_agreed,
     provision_derived,
     provision_stored,
     set_key_state,
 )
-from keyvault.models import DeviceKey, KeyState
+from keyvault.models import AgreementKey, DeviceKey, KeyState
+from keyvault.schemes.table import CONCENTRATOR
 from meters.models import Meter, MeterStatus
 
+_AGREEMENT_KEY = "simulator"
+_ACTOR = Actor("simulator", "manage.py simulate")
 
-def register(plan: Plan, secret: bytes) -> list[str]:
-    """Enter all that the plan needs, all or nothing; gives the concentrators' tokens, in order.
+
+class Registered(NamedTuple):
+    """What a run gets of the head-end: the concentrators' tokens, in order, and its public key in hexadecimal."""
+
+    tokens: list[str]
+    head_end: str
+
+
+def register(plan: Plan, secret: bytes) -> Registered:
+    """Enter all that the plan needs, all or nothing.
 
     The meters' keys go into the vault, as those of a manufacturer's delivery would.
     """
     start = _time(plan.start_s)
     with transaction.atomic():
         concentrators = [Concentrator(name=concentrator_name(plan, number)) for number in range(plan.concentrators)]
-        for concentrator in concentrators:
+        for number, concentrator in enumerate(concentrators):
+            if plan.hold_keys:
+                concentrator.system_title = plan.concentrator_title(number)
             registry.save(concentrator)
         issued = [tokens.issue(concentrator, "simulator") for concentrator in concentrators]
-        numbers = [*range(len(plan.meters)), *plan.ghosts.values()]
-        meters = Meter.objects.bulk_create([_meter(plan, number, start) for number in numbers], batch_size=5_000)
-        provision_stored(
-            NewKey(plan.system_title(number), epoch, key)
-            for number in numbers
-            for epoch, key in (
-                (TRANSFER_EPOCH, plan.transfer_key(secret, number)),
-                (FIRST_EPOCH, plan.device_key(secret, number)),
-            )
-            if epoch == TRANSFER_EPOCH or not plan.is_derived(number)
-        )
-        if plan.derived_every:
-            fleet_key = create_fleet_key(f"sim-{plan.run}", plan.fleet_key(secret))
-            provision_derived(
-                fleet_key, [NewKey(plan.system_title(n), FIRST_EPOCH) for n in numbers if plan.is_derived(n)]
-            )
+        meters = Meter.objects.bulk_create([_meter(plan, number, start) for number in plan.numbers], batch_size=5_000)
+        agreement_key = _agreement_key() if plan.needs_agreement_key else None
+        head_end = b"" if agreement_key is None else bytes(agreement_key.public)
+        _provision(plan, Factory(plan, secret, head_end), agreement_key)
         ids = [concentrator.pk for concentrator in concentrators]
         genuine = list(enumerate(meters[: len(plan.meters)]))
         assignments.assign([(meter.pk, ids[plan.home_of(number)]) for number, meter in genuine], start)
@@ -55,7 +62,45 @@ def register(plan: Plan, secret: bytes) -> list[str]:
             moves = [(m.pk, ids[plan.assigned_to(n, moved_at_s)]) for n, m in genuine if plan.moves(n)]
             assignments.assign(moves, _time(moved_at_s))
         _make_ghosts(plan)
-    return issued
+    return Registered(issued, head_end.hex())
+
+
+def _agreement_key() -> AgreementKey:
+    """The active version of the simulator's agreement key, which all its runs share."""
+    try:
+        return agreement_keys.active(_AGREEMENT_KEY)
+    except AgreementKeyError:
+        return agreement_keys.init(_AGREEMENT_KEY, _ACTOR)
+
+
+def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None) -> None:
+    """Store the keys that meters and concentrators are made with, each of its scheme and from its source."""
+    by_source: defaultdict[str, list[NewKey]] = defaultdict(list)
+    publics = {}
+    version = None if agreement_key is None else agreement_key.pk
+    for number in plan.numbers:
+        title, scheme, source = plan.system_title(number), plan.scheme_of(number), plan.source_of(number)
+        first = NewKey(title, FIRST_EPOCH, None, plan.algorithm_of(number), scheme)
+        if source == "agreed" or scheme == "sealed":
+            first = first._replace(agreement_key=version)
+        if source == "agreed":
+            publics[title] = factory.public_key(number)
+            by_source[source].append(NewKey(title, TRANSFER_EPOCH, agreement_key=version))
+        elif plan.takes_commands(number):
+            by_source["stored"].append(NewKey(title, TRANSFER_EPOCH, factory.transfer_key(number)))
+        if source == "stored":
+            first = first._replace(key=factory.device_key(number))
+        by_source[source].append(first)
+    for number in range(plan.concentrators if plan.hold_keys else 0):
+        key = NewKey(
+            plan.concentrator_title(number), FIRST_EPOCH, factory.concentrator_key(number), scheme=CONCENTRATOR
+        )
+        by_source["stored"].append(key)
+    provision_stored(by_source["stored"])
+    if by_source["derived"]:
+        provision_derived(create_fleet_key(f"sim-{plan.run}", factory.fleet_key), by_source["derived"])
+    if by_source["agreed"]:
+        provision_agreed(by_source["agreed"], publics)
 
 
 def is_registered(plan: Plan) -> bool:
@@ -69,7 +114,7 @@ def concentrator_name(plan: Plan, number: int) -> str:
 
 
 def _meter(plan: Plan, number: int, commissioned_at: datetime) -> Meter:
-    ghosts = {ghost: kind for kind, ghost in plan.ghosts.items()}
+    ghosts = {ghost.number: f"{ghost.kind} {ghost.scheme}" for ghost in plan.ghosts}
     name = ghosts.get(number) or plan.meters[number]
     return Meter(
         system_title=plan.system_title(number),
@@ -81,13 +126,14 @@ def _meter(plan: Plan, number: int, commissioned_at: datetime) -> Meter:
 
 
 def _make_ghosts(plan: Plan) -> None:
-    """One meter is suspended, and of one the key is retired, before they ever send."""
-    suspended, retired = plan.ghosts.get("suspended"), plan.ghosts.get("retired_key")
-    if suspended is not None:
-        Meter.objects.filter(system_title=plan.system_title(suspended)).update(status=MeterStatus.SUSPENDED)
-    if retired is not None:
-        keys = DeviceKey.objects.filter(system_title=plan.system_title(retired), epoch=FIRST_EPOCH)
-        set_key_state(list(keys.values_list("pk", flat=True)), KeyState.RETIRED)
+    """Some meters are suspended, and of some the key is retired, before they ever send."""
+    suspended, retired = (
+        [plan.system_title(ghost.number) for ghost in plan.ghosts if ghost.kind == kind]
+        for kind in ("suspended", "retired_key")
+    )
+    Meter.objects.filter(system_title__in=suspended).update(status=MeterStatus.SUSPENDED)
+    keys = DeviceKey.objects.filter(system_title__in=retired, epoch=FIRST_EPOCH)
+    set_key_state(list(keys.values_list("pk", flat=True)), KeyState.RETIRED)
 
 
 def _time(unix_s: int) -> datetime:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from concentrators.simulator.concentrator import Options, SimulatedConcentrator
+from concentrators.simulator.link_store import LinkStore
 from concentrators.simulator.obedience import Faults
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
@@ -45,9 +46,10 @@ class Run:
         self.stop, self.give_up = threading.Event(), threading.Event()
         self._draining = threading.Event()
         self._plan, self._production, self._spool, self._speed = plan, production, spool, speed
+        links = LinkStore(spool) if plan.hold_keys else None
         self._concentrators = [
             SimulatedConcentrator(
-                number, spool, token, options, self._draining, self.give_up, Faults(plan.seed, plan.faults)
+                number, spool, token, options, self._draining, self.give_up, Faults(plan.seed, plan.faults), links
             )
             for number, token in enumerate(tokens)
         ]
@@ -93,6 +95,9 @@ class Run:
         done, last = self._production.tick, self._plan.ticks
         if self.stop.is_set() or (last is not None and done >= last):
             return False
+        if not self._production.is_ready():
+            self.stop.wait(0.1)
+            return True
         self._production.obey(time.time())
         clock_s = self._clock_s()
         passed = int(clock_s - self._plan.start_s) // (self._plan.tick_minutes * 60)

@@ -12,13 +12,13 @@ import sqlite3
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from concentrators.simulator.meter import Memory
+from concentrators.simulator.meter import Memory, lengths_in
 from concentrators.simulator.nonvolatile import NonVolatile
 from keyvault.cose.structures import encode_sequence
 
@@ -124,7 +124,7 @@ class Spool:
             self._close = weakref.finalize(self, _close, self._connections, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.path.touch(mode=0o600)  # it holds the simulated meters' keys and the tokens
-            self._db().executescript(_SCHEMA)
+            self.db().executescript(_SCHEMA)
         except BlockingIOError:
             raise SpoolError(f"another simulation is at work in {folder}") from None
         except (OSError, sqlite3.DatabaseError) as error:
@@ -144,27 +144,29 @@ class Spool:
 
     def fact(self, name: str) -> Any:
         """A fact of the run, or None."""
-        row = self._db().execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
+        row = self.db().execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
         return None if row is None else json.loads(row[0])
 
     def set_facts(self, **facts: Any) -> None:
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._write_facts(db, facts)
 
     def memories(self) -> dict[int, Memory]:
-        rows = self._db().execute(
-            "SELECT number, register_wh, cells FROM memories LEFT JOIN nonvolatile USING (number)"
-        )
+        rows = self.db().execute("SELECT number, register_wh, cells FROM memories LEFT JOIN nonvolatile USING (number)")
         return {
             number: Memory(number, register_wh, NonVolatile.load(cells) if cells else NonVolatile())
             for number, register_wh, cells in rows
         }
 
+    def lengths(self) -> dict[int, list[tuple[int, int]]]:
+        """The interval lengths that commands set, by meter."""
+        return {number: lengths_in(memory.nonvolatile) for number, memory in self.memories().items()}
+
     # --- commands ---------------------------------------------------------------------------------
 
     def post_mail(self, concentrator: int, system_title: bytes, octets: bytes, fault: str, due_s: float) -> None:
         """A concentrator passes a command on, at a time (Unix seconds)."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO mail (concentrator, title, octets, fault, due_s) VALUES (?, ?, ?, ?, ?)",
                 [concentrator, system_title, octets, fault, due_s],
@@ -172,13 +174,13 @@ class Spool:
 
     def mail(self, now_s: float) -> list[Mail]:
         """Commands that reach their meters by now, in order; ``hand_over`` takes them away."""
-        rows = self._db().execute(
+        rows = self.db().execute(
             "SELECT id, concentrator, title, octets, fault FROM mail WHERE due_s <= ? ORDER BY id", [now_s]
         )
         return [Mail(*row) for row in rows]
 
     def said(self) -> list[ExtraValue]:
-        rows = self._db().execute("SELECT meter, register, at_s, value FROM said")
+        rows = self.db().execute("SELECT meter, register, at_s, value FROM said")
         return [ExtraValue(*row) for row in rows]
 
     # --- frames in --------------------------------------------------------------------------------
@@ -189,13 +191,14 @@ class Spool:
         memories: list[Memory],
         taken: Sequence[Mail] = (),
         said: Sequence[ExtraValue] = (),
+        beside: Callable[[sqlite3.Connection], None] = lambda _: None,
         **facts: Any,
     ) -> None:
         """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing.
 
-        ``taken`` are the commands that made the meters say what they said beyond the plan.
+        ``taken`` are the commands that made the meters say what they said beyond the plan; ``beside`` writes more.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             seq = self._next_seq(db, sum(not frame.waits for frame in frames))
             ready = []
             for frame in frames:
@@ -218,19 +221,20 @@ class Spool:
             db.executemany("DELETE FROM mail WHERE id = ?", [(one.id,) for one in taken])
             db.executemany("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", said)
             self._write_facts(db, facts)
+            beside(db)
         for memory in written:
             memory.nonvolatile.changed = False
 
     def release_due(self, clock_s: float) -> int:
         """Hand over the frames whose time has come; how many they were."""
-        if not self._db().execute("SELECT 1 FROM held WHERE not_before_s <= ? LIMIT 1", [clock_s]).fetchone():
+        if not self.db().execute("SELECT 1 FROM held WHERE not_before_s <= ? LIMIT 1", [clock_s]).fetchone():
             return 0
-        with self._transaction() as db:
+        with self.transaction() as db:
             return self._release(db, "not_before_s <= ?", [clock_s])
 
     def release_behind(self, concentrator: int) -> int:
         """Hand over the frames that waited for what is verified by now; how many they were."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(
                 "SELECT coalesce((SELECT min(first_seq) - 1 FROM batches WHERE concentrator = ?1 AND verified = 0),"
                 " (SELECT max(last_seq) FROM batches WHERE concentrator = ?1), -1)",
@@ -246,17 +250,17 @@ class Spool:
         ``partial`` takes fewer frames too. None when there is nothing to post.
         """
         unsent = "SELECT id, concentrator, frames, body FROM batches WHERE concentrator = ? AND uplink IS NULL LIMIT 1"
-        row = self._db().execute(unsent, [concentrator]).fetchone()
+        row = self.db().execute(unsent, [concentrator]).fetchone()
         if row is not None:
             return Batch(*row)
         select = "SELECT seq, verdict, octets FROM frames WHERE concentrator = ? ORDER BY seq LIMIT ?"
-        rows = self._db().execute(select, [concentrator, size]).fetchall()
+        rows = self.db().execute(select, [concentrator, size]).fetchall()
         if not rows or (len(rows) < size and not partial):
             return None
         first_seq, last_seq = rows[0][0], rows[-1][0]
         body = encode_sequence([octets for _, _, octets in rows])
         verdicts = json.dumps(Counter(verdict for _, verdict, _ in rows))
-        with self._transaction() as db:
+        with self.transaction() as db:
             batch_id = db.execute(
                 "INSERT INTO batches (concentrator, first_seq, last_seq, frames, verdicts, body)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -267,7 +271,7 @@ class Spool:
 
     def keep_receipt(self, batch: Batch, uplink: int) -> None:
         """The batch is the head-end's now. A receipt that an equal batch had already makes it a retransmission."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             known = db.execute("SELECT 1 FROM batches WHERE uplink = ? LIMIT 1", [uplink]).fetchone()
             db.execute(
                 "UPDATE batches SET uplink = ?, body = NULL, repeated = ? WHERE id = ?",
@@ -277,7 +281,7 @@ class Spool:
     def awaited_uplink(self, concentrator: int) -> int | None:
         """The oldest uplink not known to be verified, if frames wait for one; None otherwise."""
         row = (
-            self._db()
+            self.db()
             .execute(
                 "SELECT uplink FROM batches WHERE concentrator = ?1 AND verified = 0 AND EXISTS"
                 " (SELECT 1 FROM held WHERE concentrator = ?1 AND behind_seq IS NOT NULL) ORDER BY id LIMIT 1",
@@ -288,19 +292,19 @@ class Spool:
         return None if row is None else row[0]
 
     def mark_verified(self, uplink: int) -> None:
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE batches SET verified = 1 WHERE uplink = ?", [uplink])
 
     # --- how it stands ----------------------------------------------------------------------------
 
     def backlog(self) -> int:
         """How many frames were handed over since the oldest that stands in no batch yet."""
-        row = self._db().execute("SELECT value - (SELECT min(seq) FROM frames) FROM facts WHERE name = 'next_seq'")
+        row = self.db().execute("SELECT value - (SELECT min(seq) FROM frames) FROM facts WHERE name = 'next_seq'")
         return int((row.fetchone() or (0,))[0] or 0)
 
     def is_drained(self, concentrator: int) -> bool:
         """True when everything was handed over, posted and receipted, and nothing is held back."""
-        row = self._db().execute(
+        row = self.db().execute(
             "SELECT NOT EXISTS (SELECT 1 FROM frames WHERE concentrator = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM held WHERE concentrator = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM batches WHERE concentrator = ?1 AND uplink IS NULL)",
@@ -310,7 +314,7 @@ class Spool:
 
     def posted(self) -> Iterator[tuple[int, int, dict[str, int]]]:
         """(concentrator, uplink, frames by expected verdict) of every receipt, a retransmitted body once."""
-        rows = self._db().execute(
+        rows = self.db().execute(
             "SELECT concentrator, uplink, verdicts FROM batches WHERE uplink IS NOT NULL AND NOT repeated ORDER BY id"
         )
         for concentrator, uplink, verdicts in rows:
@@ -318,7 +322,8 @@ class Spool:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _db(self) -> sqlite3.Connection:
+    def db(self) -> sqlite3.Connection:
+        """The connection of the thread that asks."""
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -329,8 +334,9 @@ class Spool:
         return db
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db = self._db()
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written in the block, or nothing."""
+        db = self.db()
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db

@@ -3,7 +3,6 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from django.conf import settings
@@ -13,48 +12,24 @@ from django.db.models import Count, Sum
 from ami_headend.core.sql import chunks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
-from concentrators.simulator.meter import ENERGY_REGISTER, lengths_in
-from concentrators.simulator.misbehaviour import ACCEPTED, DUPLICATE, Misbehaviour
+from concentrators.simulator.closing import Closing, differences
+from concentrators.simulator.kinds import Misbehaviour
+from concentrators.simulator.meter import ENERGY_REGISTER
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
+from concentrators.simulator.sent import ACCEPTED, DUPLICATE
 from concentrators.simulator.spool import ExtraValue, Spool
+from concentrators.simulator.truth_links import compare_links
 from keyvault.cose.structures import split_sequence
 from meters.models import Meter, MeterEvent, Register
 from meters.readings.obis import LOAD_PROFILE
 
-_NAMED = 10
 _CHUNK_READINGS = 400_000
 _CHUNK_UPLINKS = 2_000
 
 
 class StalledError(Exception):
     """The head-end stopped verifying."""
-
-
-class Line(NamedTuple):
-    """One line of the report: what was expected, and how many of it the head-end has."""
-
-    what: str
-    expected: int
-    found: int
-
-
-@dataclass
-class Closing:
-    """The report: lines, and every difference in words (the first of each sort, and how many more)."""
-
-    lines: list[Line] = field(default_factory=list)
-    differences: list[str] = field(default_factory=list)
-
-    def count(self, what: str, expected: int, found: int) -> None:
-        self.lines.append(Line(what, expected, found))
-        if expected != found:
-            self.differences.append(f"{what}: expected {expected:,}, the head-end has {found:,}")
-
-    def name(self, sentences: list[str]) -> None:
-        self.differences += sentences[:_NAMED]
-        if len(sentences) > _NAMED:
-            self.differences.append(f"… and {len(sentences) - _NAMED:,} more of this sort")
 
 
 class _Total(NamedTuple):
@@ -94,6 +69,8 @@ def compare(plan: Plan, load: Load, spool: Spool) -> Closing:
     uplinks = {uplink for _, uplink, _ in posted}
     totals = _compare_readings(closing, plan, load, spool, uplinks)
     _compare_totals(closing, totals, concentrators)
+    if plan.hold_keys:
+        compare_links(closing, plan, load, spool, concentrators)
     return closing
 
 
@@ -177,13 +154,15 @@ def _compare_readings(
     said: defaultdict[int, list[ExtraValue]] = defaultdict(list)
     for one_said in spool.said():
         said[one_said.meter].append(one_said)
-    lengths = {number: lengths_in(memory.nonvolatile) for number, memory in spool.memories().items()}
+    lengths = spool.lengths()
     registers = dict(Register.objects.values_list("obis_code", "pk"))
     cumulative, interval = registers[ENERGY_REGISTER], registers[LOAD_PROFILE]
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
     expected_rows, found_rows, expected_events, found_events = 0, 0, 0, 0
     differing: list[str] = []
-    numbers = [*range(len(plan.meters)), *plan.ghosts.values()]
+    numbers = plan.numbers
+    lives = {Misbehaviour.OLD_COUNTER: plan.old_counter_readings, Misbehaviour.SESSION_FLOOD: plan.flood_readings}
+    said_by_ghosts = {ghost.number: lives[kind]() for ghost in plan.ghosts for kind in lives if kind == ghost.kind}
     per_chunk = max(1, _CHUNK_READINGS // (2 * ticks + 1))
     for first in range(0, len(numbers), per_chunk):
         chunk = numbers[first : first + per_chunk]
@@ -193,8 +172,8 @@ def _compare_readings(
         for number in chunk:
             truth: dict[tuple[int, int], tuple[int, int]] = {}
             truth_events: dict[tuple[int, int], int] = {}
-            if number == plan.ghosts.get(Misbehaviour.OLD_COUNTER) and ticks:
-                truth = {(cumulative, at_s): (value, 0) for at_s, value in plan.old_counter_readings()}
+            if number in said_by_ghosts and ticks:
+                truth = {(cumulative, at_s): (value, 0) for at_s, value in said_by_ghosts[number]}
             elif number < len(plan.meters):
                 for one in plan.intervals(load, number, ticks, lengths.get(number, ())):
                     truth[cumulative, one.start_s] = (one.register_wh, 0)
@@ -213,8 +192,8 @@ def _compare_readings(
             found, events_found = stored.get(ids[number], {}), events.get(ids[number], {})
             expected_rows, found_rows = expected_rows + len(truth), found_rows + len(found)
             expected_events, found_events = expected_events + len(truth_events), found_events + len(events_found)
-            differing += _differences(f"reading of meter {number}", truth, found)
-            differing += _differences(f"event of meter {number}", truth_events, events_found)
+            differing += differences(f"reading of meter {number}", truth, found)
+            differing += differences(f"event of meter {number}", truth_events, events_found)
     closing.count("readings", expected_rows, found_rows)
     closing.count("meter events", expected_events, found_events)
     closing.name(differing)
@@ -231,14 +210,7 @@ def _compare_totals(closing: Closing, truth: dict[_Total, tuple[int, int]], conc
         if row[4]  # a total that counts no meter any more says nothing
     }
     closing.count("interval totals", len(truth), len(found))
-    closing.name(_differences("interval total (Wh, meters)", truth, found))
-
-
-def _differences(what: str, truth: dict, found: dict) -> list[str]:  # type: ignore[type-arg]
-    if truth == found:
-        return []
-    keys = sorted(key for key in truth.keys() | found.keys() if truth.get(key) != found.get(key))
-    return [f"{what} {tuple(key)}: expected {truth.get(key)}, the head-end has {found.get(key)}" for key in keys]
+    closing.name(differences("interval total (Wh, meters)", truth, found))
 
 
 def _stored_readings(meter_ids: list[int], uplinks: set[int]) -> dict[int, dict[tuple[int, int], tuple[int, int]]]:

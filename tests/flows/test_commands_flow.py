@@ -12,8 +12,9 @@ from concentrators.commands import queue
 from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.simulator.concentrator import Options
+from concentrators.simulator.factory import Factory
+from concentrators.simulator.kinds import parse_rates
 from concentrators.simulator.loads import RunRequest, make_plan
-from concentrators.simulator.misbehaviour import parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.production import Production
 from concentrators.simulator.registration import register
@@ -41,9 +42,9 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
     plan.faults.update({fault.value: rate for fault, rate in FAULTS.items()})
     secret = secrets.token_bytes(32)
     spool = Spool(tmp_path)
-    tokens = register(plan, secret)
+    tokens = register(plan, secret).tokens
     options = Options(stack.base_url, batch_frames=2000, commands_every_s=0.6, delay_s=2.5)
-    run = Run(plan, Production(plan, load, spool, secret), spool, tokens, options)
+    run = Run(plan, Production(plan, load, spool, Factory(plan, secret)), spool, tokens, options)
     meters = list(Meter.objects.filter(system_title__in=[plan.system_title(n) for n in range(METERS)]))
     keys = queue.enqueue_keys(meters, "tester", now)
     start_s = plan.start_s + 3600

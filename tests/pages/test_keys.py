@@ -16,6 +16,7 @@ from concentrators.commands import rollouts
 from concentrators.fleet.selection import Selection
 from concentrators.models import RotationWave, WaveState
 from concentrators.simulator.concentrator import Options
+from concentrators.simulator.factory import Factory
 from concentrators.simulator.loads import RunRequest, make_plan
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
@@ -41,7 +42,7 @@ def plan(stack: Stack, tmp_path: Path) -> Iterator[Plan]:
     secret = secrets.token_bytes(32)
     spool = Spool(tmp_path)
     options = Options(stack.base_url, batch_frames=2000, commands_every_s=0.4)
-    run = Run(plan, Production(plan, load, spool, secret), spool, register(plan, secret), options)
+    run = Run(plan, Production(plan, load, spool, Factory(plan, secret)), spool, register(plan, secret).tokens, options)
     thread = threading.Thread(target=run.play, args=[lambda _: None])
     thread.start()
     yield plan

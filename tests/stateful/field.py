@@ -43,11 +43,11 @@ class HonestMeter:
 
     @property
     def key(self) -> bytes:
-        return self._device.key
+        return self._device.key.octets
 
     @property
     def alg(self) -> int:
-        return self._device.alg
+        return self._device.key.alg
 
     def visit(self, transfer_key: bytes) -> None:
         """Somebody comes and gives the meter another transfer key."""

@@ -24,17 +24,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ami_headend.core.commands import DomainCommand
+from concentrators.simulator.closing import Closing
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
-from concentrators.simulator.loads import PlanError, RunRequest, load_of, make_plan
-from concentrators.simulator.misbehaviour import Misbehaviour, RatesError, parse_faults, parse_rates
+from concentrators.simulator.factory import Factory
+from concentrators.simulator.kinds import Misbehaviour, RatesError, parse_faults, parse_rates
+from concentrators.simulator.loads import PlanError, RunRequest, load_of, make_plan, parse_schemes
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.recorded import RecordedError
 from concentrators.simulator.registration import is_registered, register
 from concentrators.simulator.run import Run, RunProgress
+from concentrators.simulator.sealers import METER_SCHEMES
 from concentrators.simulator.spool import Spool, SpoolError
-from concentrators.simulator.truth import Closing, StalledError, compare, wait_until_verified
+from concentrators.simulator.truth import StalledError, compare, wait_until_verified
 from keyvault.master_key import MasterKeyError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -59,8 +62,11 @@ class Command(DomainCommand):
         "  manage.py simulate --readings readings.csv.gz --days 60 --misbehave all\n"
         "      recorded households (header meter,timestamp,wh), shifted by whole weeks to end now; all goes wrong\n"
         "  manage.py simulate --meters 1000 --days 1 --misbehave replay=0.01,bit_flip=0.02 --compress zstd\n"
+        "  manage.py simulate --schemes ccm,mac=2,session --misbehave all\n"
+        "      a mixed fleet: of each four meters two send in frames of scheme mac; docs/schemes.md tells them apart\n"
         "  manage.py simulate --speed 600 --state sim/\n"
         "      stop it, or kill it, and run it again to go on where it was\n\n"
+        f"schemes: {', '.join(METER_SCHEMES)}\n"
         f"misbehaviours: {', '.join(Misbehaviour)}\n"
         f"faults of commands: {', '.join(Fault)}\n\n"
         f"exit status: 0 all equals the truth; 1 the run could not be made; {DIFFERS} it differs; {STOPPED} stopped\n"
@@ -76,6 +82,7 @@ class Command(DomainCommand):
         load.add_argument("--concentrators", type=_positive, default=3, metavar="N", help="how many (3)")
         load.add_argument("--interval-minutes", type=_minutes, metavar="N,..", help="households' interval lengths (30)")
         load.add_argument("--seed", type=int, default=1, help="households and misbehaviour follow from it (1)")
+        load.add_argument("--schemes", metavar="LIST", help="all, or name=weight,... of the meters in turn (ccm)")
         load.add_argument("--misbehave", metavar="RATES", help="all, or name=rate,... per genuine frame; see below")
         load.add_argument("--command-faults", metavar="RATES", help="name=rate,... per command; see below")
         run = parser.add_argument_group("run")
@@ -123,7 +130,8 @@ class Command(DomainCommand):
             f"Run {plan.run}: {len(plan.meters)} meters, {plan.concentrators} concentrators, state in {folder}"
         )
         endless = plan.end_s is None
-        production = Production(plan, load, spool, bytes.fromhex(spool.fact("secret")), spread=endless)
+        factory = Factory(plan, bytes.fromhex(spool.fact("secret")), bytes.fromhex(spool.fact("head_end") or ""))
+        production = Production(plan, load, spool, factory, spread=endless)
         post_by = Options(url, options["batch"], options["compress"])
         run = Run(plan, production, spool, spool.fact("tokens"), post_by, options["speed"])
         with _signals(run) as quit_now:
@@ -159,10 +167,12 @@ def _wish(options: dict[str, Any]) -> RunRequest:
         interval_minutes=options["interval_minutes"] or (_DEMO_INTERVALS if demo else [30]),
         rates=parse_rates(rates),
         faults=parse_faults(options["command_faults"] or ""),
+        schemes=parse_schemes(options["schemes"] or ("all" if demo else "ccm")),
         readings=readings,
         as_recorded=options["as_recorded"],
         endless=demo,
         gap_runs=settings.COUNTER_GAP_RUNS,
+        sessions=settings.SESSIONS_KEPT,
         retention_days=settings.RETENTION_DAYS,
     )
 
@@ -186,7 +196,8 @@ def _enter(plan: Plan, spool: Spool) -> None:
     """Register a new run with the head-end, and store what is needed to continue it."""
     if spool.fact("plan") is None:
         secret = secrets.token_bytes(32)
-        spool.set_facts(tokens=register(plan, secret), secret=secret.hex(), plan=plan.as_fact())
+        entered = register(plan, secret)
+        spool.set_facts(**entered._asdict(), secret=secret.hex(), plan=plan.as_fact())
 
 
 def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cbor2
 import pytest
 
+from concentrators.simulator.factory import Factory
 from concentrators.simulator.household import HouseholdLoad
 from concentrators.simulator.meter import lengths_in
 from concentrators.simulator.plan import Plan
@@ -28,7 +29,7 @@ def plan() -> Plan:
 def order(production: Production, spool: Spool, plan: Plan, counter: int, minutes: int, from_s: int) -> None:
     """Let the command arrive and the meter act."""
     title = plan.system_title(0)
-    cipher = DirectionCipher(downlink_key(plan.device_key(SECRET, 0), title, 1, 30), 30)
+    cipher = DirectionCipher(downlink_key(Factory(plan, SECRET).device_key(0), title, 1, 30), 30)
     octets = cipher.seal(make_kid(title, 1), counter, cbor2.dumps([5, counter, minutes, from_s]))
     spool.post_mail(0, title, octets, "", 0.0)
     production.obey(production.clock_s)
@@ -37,7 +38,7 @@ def order(production: Production, spool: Spool, plan: Plan, counter: int, minute
 def said(plan: Plan, spool: Spool) -> list[list[dict[int, object]]]:
     """What the first meter has said, in order."""
     title = plan.system_title(0)
-    cipher = DirectionCipher(uplink_key(plan.device_key(SECRET, 0), title, 1, 10), 10)
+    cipher = DirectionCipher(uplink_key(Factory(plan, SECRET).device_key(0), title, 1, 10), 10)
     packs = []
     while (batch := spool.next_batch(0, 1000, partial=True)) is not None:
         for octets in split_sequence(batch.body):
@@ -49,7 +50,7 @@ def said(plan: Plan, spool: Spool) -> list[list[dict[int, object]]]:
 
 
 def make(plan: Plan, spool: Spool) -> Production:
-    return Production(plan, HouseholdLoad(plan.seed, plan.start_s), spool, SECRET)
+    return Production(plan, HouseholdLoad(plan.seed, plan.start_s), spool, Factory(plan, SECRET))
 
 
 def test_it_measures_in_the_other_length_from_the_time_it_was_told(plan: Plan, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import cbor2
 import pytest
 
+from concentrators.simulator.kinds import RatesError, parse_faults
 from concentrators.simulator.meter import Memory, SimulatedMeter
-from concentrators.simulator.misbehaviour import RatesError, parse_faults
 from concentrators.simulator.obedience import Fault, Faults, TakenCommand
 from concentrators.simulator.spool import ExtraValue, Mail, Spool
 from keyvault.cose.kdf import downlink_key
@@ -17,6 +17,7 @@ from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 KEY, TRANSFER_KEY, NEW_KEY = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 96))
+PUBLIC = bytes((9,)) + bytes(31)
 NOW_S = 1_767_225_600
 # docs/frame.md: the command that brings the new key, number 17
 SET_KEY_FRAME = bytes.fromhex(
@@ -25,8 +26,10 @@ SET_KEY_FRAME = bytes.fromhex(
 )
 
 
-def meter(memory: Memory | None = None, **algorithms: int) -> SimulatedMeter:
-    return SimulatedMeter(TITLE, KEY, memory or Memory(0), TRANSFER_KEY, **algorithms)
+def meter(memory: Memory | None = None, alg: int = 10, transfer_alg: int = 10, scheme: str = "ccm") -> SimulatedMeter:
+    return SimulatedMeter(
+        TITLE, KEY, memory or Memory(0), TRANSFER_KEY, alg=alg, transfer_alg=transfer_alg, scheme=scheme
+    )
 
 
 def taken(one: SimulatedMeter, octets: bytes) -> TakenCommand:
@@ -49,7 +52,7 @@ def test_the_known_answer_of_the_document() -> None:
     one.renew(order)
     frame = parse_frame(one.seal(b"payload"))
     assert (frame.kid, frame.counter) == (TITLE + b"\x00\x02", 0)
-    assert one.key == NEW_KEY
+    assert one.key.octets == NEW_KEY
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,20 @@ def test_counters_only_go_ahead_and_the_same_again_is_answered_again() -> None:
         (1, (5, 7, 15, NOW_S), True),
         (1, (5, 7, 15), False),
         (0, (1, 7, 2, NEW_KEY, 10), True),
-        (0, (1, 7, 2, NEW_KEY, 10, 3), False),
+        (0, (1, 7, 2, NEW_KEY, 10, 1), True),
+        (0, (1, 7, 2, NEW_KEY, 5, 2), True),
+        (0, (1, 7, 2, NEW_KEY, 10, 3), True),
+        (0, (1, 7, 2, NEW_KEY, -65537, 4, PUBLIC), True),
+        (0, (1, 7, 2, NEW_KEY, 10, 0), False),  # of scheme 0 it has five items
+        (0, (1, 7, 2, NEW_KEY, 10, 2), False),
+        (0, (1, 7, 2, NEW_KEY, 10, 5), False),
+        (0, (1, 7, 2, NEW_KEY, -65537, 4), False),
+        (0, (1, 7, 2, NEW_KEY, 10, 1, PUBLIC), False),
+        (0, (1, 7, 2, NEW_KEY[1:], 10), False),
+        (0, (6, 7, 2, 10, 0, PUBLIC), False),  # it has no pair of its own
+        (1, (7, 7, TITLE), True),
+        (1, (7, 7, TITLE[1:]), False),
+        (0, (7, 7, TITLE), False),
         (1, (1, 7, 2, NEW_KEY, 10), False),
         (0, (2, 7), False),
         (1, (2, 7, 8), False),
@@ -125,7 +141,7 @@ def test_an_epoch_that_it_has_already_changes_nothing() -> None:
     for counter, epoch in ((1, 2), (2, 2), (3, 1)):
         one.renew(taken(one, sealed(counter, 1, counter, epoch, NEW_KEY if counter == 1 else KEY, 10, epoch=0)))
     assert one.epoch == 2
-    assert one.key == NEW_KEY
+    assert one.key.octets == NEW_KEY
 
 
 def test_a_third_key_before_a_command_came_under_the_second() -> None:
@@ -134,7 +150,7 @@ def test_a_third_key_before_a_command_came_under_the_second() -> None:
     third = bytes(range(96, 128))
     one.renew(taken(one, SET_KEY_FRAME))
     one.renew(taken(one, sealed(2**40 - 1, 1, 30, 3, third, 11, epoch=0)))
-    assert (one.epoch, one.key, parse_frame(one.seal(b"")).alg) == (3, third, 11)
+    assert (one.epoch, one.key.octets, parse_frame(one.seal(b"")).alg) == (3, third, 11)
     assert taken(one, sealed(1, 2, 31, epoch=3, key=third, alg=31)).number == 31
     assert taken(one, sealed(1, 2, 31, epoch=2, key=NEW_KEY)).number == 31
 

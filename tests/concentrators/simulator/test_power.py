@@ -8,9 +8,10 @@ import cbor2
 import pytest
 
 from concentrators.simulator import meter as meter_module
+from concentrators.simulator.keys import Key, Keys
 from concentrators.simulator.meter import Memory, SimulatedMeter, event_payload
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile, PowerLostError
-from concentrators.simulator.obedience import RESEND, SET_INTERVAL, SET_KEY, AnswerEvent, Keys, Receiver, TakenCommand
+from concentrators.simulator.obedience import RESEND, SET_INTERVAL, SET_KEY, AnswerEvent, Receiver, TakenCommand
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
@@ -138,7 +139,7 @@ def live(*losses: tuple[int, str]) -> Field:
         assert answer.number == COMMANDS[place][1][1]
         assert field.bring_until_answered(octets) == answer  # its answer was lost: it comes once more
     field.read(99)
-    assert (field.meter.epoch, field.meter.key) == (3, KEYS[3])
+    assert (field.meter.epoch, field.meter.key.octets) == (3, KEYS[3])
     assert field.meter.lengths == [(NOW_S, 15), (2 * NOW_S, 60)]
     again = [number for number in field.done if field.done.count(number) > 1]
     assert len(again) <= 2 * field.lost, "done again without need"
@@ -242,19 +243,19 @@ class TestTheModelFindsWhatIsWrong:
 
     def test_the_key_is_stored_after_the_epoch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def renew(meter: SimulatedMeter, order: TakenCommand) -> None:
-            _, _, epoch, key, alg = order.fields
-            if epoch > meter.epoch:
-                meter._keys.reserve(epoch, 4)
-                meter._keys.keep(meter.epoch, epoch, key, alg)
-                meter.epoch, meter._counter, meter._reserved = epoch, 0, 4
+            key = meter.receiver.key_in(order)
+            if key is not None and key.epoch > meter.epoch:
+                meter._keys.reserve(key.epoch, 4)
+                meter._keys.keep(meter.epoch, key)
+                meter.epoch, meter._counter, meter._reserved = key.epoch, 0, 4
                 meter._use_key()
 
         monkeypatch.setattr(SimulatedMeter, "renew", renew)
         self.assert_found("no key of epoch")
 
     def test_a_new_key_is_put_where_the_current_one_stands(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def keep(keys: Keys, current: int, epoch: int, key: bytes, alg: int) -> None:
-            keys._memory.write_checked("key 0", epoch.to_bytes(2, "big") + bytes((alg,)) + key)
+        def keep(keys: Keys, current: int, key: Key) -> None:
+            keys._memory.write_checked("key 0", cbor2.dumps(list(key)))
 
         monkeypatch.setattr(Keys, "keep", keep)
         self.assert_found("no key of epoch")

@@ -1,0 +1,41 @@
+"""The report that closes a run: lines of what was expected and found, and every difference in words. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+_NAMED = 10
+
+
+class Line(NamedTuple):
+    """One line of the report: what was expected, and how many of it the head-end has."""
+
+    what: str
+    expected: int
+    found: int
+
+
+@dataclass
+class Closing:
+    """The report: lines, and every difference in words (the first of each sort, and how many more)."""
+
+    lines: list[Line] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    def count(self, what: str, expected: int, found: int) -> None:
+        self.lines.append(Line(what, expected, found))
+        if expected != found:
+            self.differences.append(f"{what}: expected {expected:,}, the head-end has {found:,}")
+
+    def name(self, sentences: list[str]) -> None:
+        self.differences += sentences[:_NAMED]
+        if len(sentences) > _NAMED:
+            self.differences.append(f"… and {len(sentences) - _NAMED:,} more of this sort")
+
+
+def differences(what: str, truth: Mapping[Any, Any], found: Mapping[Any, Any]) -> list[str]:
+    """Where two mappings by tuples differ, each in a sentence."""
+    if truth == found:
+        return []
+    keys = sorted(key for key in truth.keys() | found.keys() if truth.get(key) != found.get(key))
+    return [f"{what} {tuple(key)}: expected {truth.get(key)}, the head-end has {found.get(key)}" for key in keys]

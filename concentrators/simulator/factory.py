@@ -1,0 +1,106 @@
+"""What the simulated manufacturer made: keys and key pairs, all of which follow from a run's secret. No Django."""
+
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from concentrators.simulator.hop_concentrator import HopConcentrator
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key
+from concentrators.simulator.link import DirectLink, KeyedLink, Link
+from concentrators.simulator.link_store import LinkStore
+from concentrators.simulator.meter import Memory, SimulatedMeter
+from concentrators.simulator.plan import Plan
+from concentrators.simulator.spool import Spool
+from keyvault.cose.algorithms import AES_CCM_16_64_128
+from keyvault.cose.kdf import derived_device_key
+from keyvault.schemes.agreed import agree, agreed_device_key
+
+_UNKNOWN_PER_HOUR = 10_000_000  # an hour of a run may hold years of its meters
+
+
+class Factory:
+    """Makes the meters of a plan, and knows their keys of 32 octets.
+
+    ``secret`` is the run's; ``head_end`` the public key (32 octets) that meters agree with and seal to, if any does.
+    """
+
+    def __init__(self, plan: Plan, secret: bytes, head_end: bytes = b"") -> None:
+        self._plan, self._secret, self._head_end = plan, secret, head_end
+
+    def device_key(self, number: int) -> bytes:
+        """A meter's key of the first epoch: drawn, derived, or agreed on."""
+        source = self._plan.source_of(number)
+        if source == "derived":
+            return derived_device_key(self.fleet_key, self._plan.system_title(number), FIRST_EPOCH)
+        if source == "agreed":
+            return self._agreed(number, FIRST_EPOCH)
+        return self._draw(b"simulated device key", self._plan.system_title(number))
+
+    def transfer_key(self, number: int) -> bytes:
+        """A meter's transfer key; nothing where it takes no commands."""
+        if not self._plan.takes_commands(number):
+            return b""
+        if self._plan.source_of(number) == "agreed":
+            return self._agreed(number, TRANSFER_EPOCH)
+        return self._draw(b"simulated transfer key", self._plan.system_title(number))
+
+    @property
+    def fleet_key(self) -> bytes:
+        """The run's fleet key."""
+        return self._draw(b"simulated fleet key", bytes.fromhex(self._plan.run))
+
+    def concentrator_key(self, concentrator: int) -> bytes:
+        """A concentrator's own key of the first epoch."""
+        return self._draw(b"simulated device key", self._plan.concentrator_title(concentrator))
+
+    def public_key(self, number: int) -> bytes:
+        """The public key of a meter that agrees on its keys."""
+        return X25519PrivateKey.from_private_bytes(self._private(number)).public_key().public_bytes_raw()
+
+    def link(self, spool: Spool) -> Link:
+        """The local link of the run, with the concentrators' states in its file."""
+        plan = self._plan
+        if not plan.hold_keys:
+            return DirectLink()
+        store = LinkStore(spool)
+        states = store.states()
+        own = [Key(self.concentrator_key(n), AES_CCM_16_64_128, FIRST_EPOCH) for n in range(plan.concentrators)]
+        return KeyedLink(
+            store,
+            [
+                HopConcentrator(plan.concentrator_title(n), key, states.get(n), _UNKNOWN_PER_HOUR)
+                for n, key in enumerate(own)
+            ],
+        )
+
+    def boot(self, number: int, memory: Memory, clock_s: int) -> SimulatedMeter:
+        """A meter with its memory; its clock (Unix seconds) is right.
+
+        Whoever installs one in a run whose concentrators hold keys tells it which of them is its own.
+        """
+        plan = self._plan
+        is_new = not memory.nonvolatile.cells
+        meter = SimulatedMeter(
+            plan.system_title(number),
+            self.device_key(number),
+            memory,
+            self.transfer_key(number),
+            alg=plan.algorithm_of(number),
+            scheme=plan.scheme_of(number),
+            head_end=self._head_end if plan.scheme_of(number) == "sealed" else b"",
+            private=self._private(number) if plan.source_of(number) == "agreed" else b"",
+            clock_s=clock_s,
+        )
+        if is_new and plan.hold_keys and number < len(plan.meters):
+            meter.send_over(plan.concentrator_title(plan.home_of(number)))
+        return meter
+
+    def _agreed(self, number: int, epoch: int) -> bytes:
+        z = agree(X25519PrivateKey.from_private_bytes(self._private(number)), self._head_end)
+        return agreed_device_key(z, self._plan.system_title(number), epoch, self.public_key(number), self._head_end)
+
+    def _private(self, number: int) -> bytes:
+        return self._draw(b"simulated key pair", self._plan.system_title(number))
+
+    def _draw(self, what: bytes, whose: bytes) -> bytes:
+        return sha256(what + self._secret + whose).digest()

@@ -1,0 +1,81 @@
+"""A simulated meter's keys: what it was made with, and what commands brought, in its non-volatile memory. No Django."""
+
+from typing import NamedTuple
+
+import cbor2
+
+from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
+
+FIRST_EPOCH = 1
+TRANSFER_EPOCH = 0
+
+
+class Key(NamedTuple):
+    """A key of 32 octets, the algorithm that it is for, its epoch, and the scheme of its frames.
+
+    ``head_end`` is the public key (32 octets) that scheme ``sealed`` seals to.
+    """
+
+    octets: bytes
+    alg: int
+    epoch: int
+    scheme: str = "ccm"
+    head_end: bytes = b""
+
+
+class Keys:
+    """A meter's keys: those that it was made with, which stay, and two cells for what commands bring.
+
+    The counter record (epoch in 2 octets, reserved counter in 6) says which epoch the meter sends under: a key
+    that stands in a cell is not in use before that record names it.
+    """
+
+    def __init__(self, memory: NonVolatile, *made_with: Key) -> None:
+        self._memory, self._counter = memory, CounterRecord(memory, "counter")
+        self._made_with = made_with
+
+    def boot(self) -> tuple[int, int]:
+        """The epoch to send under, and the counter to go on with. LookupError: the meter needs a new key."""
+        self._counter.repair()
+        body = self._counter.load()
+        if body is None:
+            raise LookupError("neither copy of the counter record is valid")
+        return int.from_bytes(body[:2], "big"), int.from_bytes(body[2:], "big")
+
+    def reserve(self, epoch: int, counter: int) -> None:
+        """Counters below this one may be used under the epoch when this returns."""
+        self._counter.store(_counter_record(epoch, counter))
+
+    def of(self, epoch: int) -> Key:
+        """The key of an epoch; LookupError where the meter does not have it, or no more."""
+        brought = (_unpack(body) for cell in _KEY_CELLS if (body := self._memory.read(cell)) is not None)
+        for key in (*self._made_with, *brought):
+            if key.epoch == epoch:
+                return key
+        raise LookupError(f"no key of epoch {epoch}")
+
+    def are_for_commands(self, epoch: int) -> bool:
+        """Whether a meter that sends under an epoch takes commands.
+
+        One of scheme ``mac`` that was made without a transfer key has no AES to open them with.
+        """
+        return self.of(epoch).scheme != "mac" or any(key.epoch == TRANSFER_EPOCH for key in self._made_with)
+
+    def keep(self, current: int, key: Key) -> None:
+        """Put a new key where the one of the current epoch is not."""
+        for cell in _KEY_CELLS:
+            body = self._memory.read(cell)
+            if body is None or _unpack(body).epoch != current:
+                self._memory.write_checked(cell, cbor2.dumps(list(key)))
+                return
+
+
+_KEY_CELLS = ("key 0", "key 1")
+
+
+def _unpack(body: bytes) -> Key:
+    return Key(*cbor2.loads(body))
+
+
+def _counter_record(epoch: int, reserved: int) -> bytes:
+    return epoch.to_bytes(2, "big") + reserved.to_bytes(6, "big")

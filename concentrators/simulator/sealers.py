@@ -1,0 +1,103 @@
+"""What a simulated meter seals with, by the scheme of its key; each scheme pays for itself alone. No Django."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from concentrators.simulator.keys import Key
+from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, HMAC_256_64, HMAC_256_256, HPKE_PSK
+from keyvault.cose.kdf import uplink_key
+from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.structures import make_kid
+from keyvault.schemes.hop import hop_cipher
+from keyvault.schemes.mac import MacCipher
+from keyvault.schemes.sealed import SealedSealer
+from keyvault.schemes.session import SessionSealer
+
+
+class Place(NamedTuple):
+    """What a meter's frames depend on beside its key.
+
+    ``kid_context`` (12 octets) names the session at hand, ``concentrator`` the system title (8 octets) of whoever
+    opens ``hop`` frames.
+    """
+
+    kid_context: bytes = b""
+    concentrator: bytes = b""
+
+
+class Sealer(Protocol):
+    """Seals frames under one key."""
+
+    def seal(self, counter: int, payload: bytes) -> bytes:
+        """A frame under a counter, which the caller never repeats."""
+        ...
+
+
+class _OfKid:
+    """A cipher that is told the kid with each frame."""
+
+    __slots__ = ("_cipher", "_kid")
+
+    def __init__(self, cipher: DirectionCipher | MacCipher, kid: bytes) -> None:
+        self._cipher, self._kid = cipher, kid
+
+    def seal(self, counter: int, payload: bytes) -> bytes:
+        return self._cipher.seal(self._kid, counter, payload)
+
+
+class _OfSession:
+    """A session, whose counters the meter counts."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: SessionSealer) -> None:
+        self._session = session
+
+    def seal(self, counter: int, payload: bytes) -> bytes:
+        return self._session.seal_as(counter, payload)
+
+
+def ccm(key: Key, title: bytes, _: Place) -> Sealer:
+    """Frames of docs/frame.md."""
+    return _OfKid(
+        DirectionCipher(uplink_key(key.octets, title, key.epoch, key.alg), key.alg), make_kid(title, key.epoch)
+    )
+
+
+def _session(key: Key, title: bytes, place: Place) -> Sealer:
+    return _OfSession(SessionSealer(key.octets, title, key.epoch, key.alg, place.kid_context))
+
+
+def _mac(key: Key, title: bytes, _: Place) -> Sealer:
+    return _OfKid(MacCipher(key.octets, title, key.epoch, key.alg), make_kid(title, key.epoch))
+
+
+def _hop(key: Key, title: bytes, place: Place) -> Sealer:
+    cipher = hop_cipher(key.octets, title, key.epoch, key.alg, place.concentrator)
+    return _OfKid(cipher, make_kid(title, key.epoch))
+
+
+def _sealed(key: Key, title: bytes, _: Place) -> Sealer:
+    return SealedSealer(key.octets, title, key.epoch, key.head_end)
+
+
+class MeterScheme(NamedTuple):
+    """A scheme that a meter does: its number in key commands, the algorithms of its keys, and what seals under one."""
+
+    number: int
+    algorithms: tuple[int, ...]
+    sealer: Callable[[Key, bytes, Place], Sealer]
+
+
+METER_SCHEMES = {
+    "ccm": MeterScheme(0, (AES_CCM_16_64_128, AES_CCM_16_64_256), ccm),
+    "session": MeterScheme(1, (AES_CCM_16_64_128, AES_CCM_16_64_256), _session),
+    "mac": MeterScheme(2, (HMAC_256_64, HMAC_256_256), _mac),
+    "hop": MeterScheme(3, (AES_CCM_16_64_128, AES_CCM_16_64_256), _hop),
+    "sealed": MeterScheme(4, (HPKE_PSK,), _sealed),
+}
+
+
+def sealer(key: Key, title: bytes, place: Place) -> Sealer:
+    """What seals readings under a key, by its scheme."""
+    return METER_SCHEMES[key.scheme].sealer(key, title, place)

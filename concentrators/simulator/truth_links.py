@@ -1,0 +1,66 @@
+"""The closing comparison of concentrators that hold keys: what they dropped, and the sums that they said."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from django.db.models import Sum
+from django.utils import timezone
+
+from concentrators.models import HopFailure, ReportedSum
+from concentrators.simulator.closing import Closing, differences
+from concentrators.simulator.hop_concentrator import SumPlace
+from concentrators.simulator.link_store import LinkStore
+from concentrators.simulator.plan import Load, Plan
+from concentrators.simulator.spool import Spool
+from concentrators.totals import reported_sums
+from meters.readings.obis import LOAD_PROFILE
+
+_Sums = Mapping[tuple[int, SumPlace], tuple[int, int]]
+
+
+def compare_links(closing: Closing, plan: Plan, load: Load, spool: Spool, concentrators: dict[int, int]) -> None:
+    """What went over the local links; ``concentrators`` gives the run's number of each by the head-end's id."""
+    store = LinkStore(spool)
+    _compare_dropped(closing, store, concentrators)
+    reported_sums.compare(timezone.now())
+    _compare_sums(closing, store.sums(), _true_sums(plan, load, spool), concentrators)
+
+
+def _compare_dropped(closing: Closing, store: LinkStore, concentrators: dict[int, int]) -> None:
+    """Frames that never came to the head-end: it has the concentrators' word for them alone."""
+    truth = store.dropped()
+    rows = HopFailure.objects.filter(concentrator__in=list(concentrators)).values("concentrator", "reason")
+    found = {(concentrators[row["concentrator"]], row["reason"]): row["n"] for row in rows.annotate(n=Sum("frames"))}
+    for reason in sorted({reason for _, reason in truth | found}):
+        expected, there = (sum(n for (_, of), n in one.items() if of == reason) for one in (truth, found))
+        closing.count(f"dropped on the local link: {reason}", expected, there)
+    closing.name(differences("frames dropped at (concentrator, reason)", truth, found))
+
+
+def _compare_sums(closing: Closing, said: _Sums, true: _Sums, concentrators: dict[int, int]) -> None:
+    """The sums that were said, and where the head-end's own are others: where a concentrator lied, and nowhere else."""
+    found, differing = {}, set()
+    rows = ReportedSum.objects.filter(concentrator__in=list(concentrators)).select_related("register")
+    for row in rows:
+        place = SumPlace(row.register.obis_code, row.interval_minutes, int(row.interval_start.timestamp()))
+        at = concentrators[row.concentrator_id], place
+        found[at] = row.value_sum, row.meters_counted
+        if row.differs_since is not None:
+            differing.add(at)
+    lied = {at for at, sums in said.items() if true.get(at) != sums}
+    closing.count("sums said", len(said), len(found))
+    closing.count("sums that do not agree", len(lied), len(differing))
+    closing.name(differences("sum said (value, meters) at", said, found))
+    closing.name([f"sum at {at}: agreement is not what it should be" for at in sorted(lied ^ differing)])
+
+
+def _true_sums(plan: Plan, load: Load, spool: Spool) -> _Sums:
+    """What the meters that concentrators can read add up to, each at the concentrator that it was assigned to."""
+    ticks, lengths = spool.fact("tick") or 0, spool.lengths()
+    sums: defaultdict[tuple[int, SumPlace], Counter[str]] = defaultdict(Counter)
+    for number in range(len(plan.meters)):
+        if plan.scheme_of(number) in ("hop", "mac"):
+            for one in plan.intervals(load, number, ticks, lengths.get(number, ())):
+                place = SumPlace(LOAD_PROFILE, one.minutes, one.start_s)
+                sums[plan.assigned_to(number, one.start_s), place].update(value=one.energy_wh, meters=1)
+    return {at: (of["value"], of["meters"]) for at, of in sums.items()}
