@@ -3,7 +3,7 @@
 A title belongs to a meter or a concentrator, never both. This module reports a conflict; triggers prevent races.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -40,6 +40,23 @@ def taken(titles: Collection[bytes]) -> dict[bytes, str]:
         found[bytes(title)] = f"has keys of scheme {scheme}: it is a meter's"
     for title, meter in Meter.objects.filter(system_title__in=titles).values_list("system_title", "serial_number"):
         found[bytes(title)] = f"is that of meter {meter}: a title is a meter's or a concentrator's, never both"
+    return found
+
+
+def misplaced(schemes: Mapping[bytes, str]) -> dict[bytes, str]:
+    """Those of some titles, with the scheme of a key each, whose key is not for what they are; with the reason.
+
+    A meter has no key of a concentrator, nor a concentrator one of a meter. Two queries.
+    """
+    reports = [title for title, scheme in schemes.items() if scheme == CONCENTRATOR]
+    meters = Meter.objects.filter(system_title__in=reports).values_list("system_title", "serial_number")
+    found = {
+        bytes(title): f"is that of meter {meter}, which has no key of scheme {CONCENTRATOR}" for title, meter in meters
+    }
+    for title, name in Concentrator.objects.exclude(system_title=None).values_list("system_title", "name"):
+        scheme = schemes.get(bytes(title or b""), CONCENTRATOR)
+        if scheme != CONCENTRATOR:
+            found[bytes(title or b"")] = f"is that of concentrator {name}, which has no key of scheme {scheme}"
     return found
 
 

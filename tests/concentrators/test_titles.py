@@ -1,6 +1,7 @@
 """Concentrators that hold keys: a title that is no meter's, key epochs, and what follows where they are cut off."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -22,6 +23,7 @@ from meters.models import Meter
 from meters.registry.lookup import RegistryError
 from tests.concentrators.fleet import commission
 from tests.factories import ConcentratorFactory, MeterFactory
+from tests.keyvault.shipping import line, shipment_file, transport_file
 
 TITLE = bytes.fromhex("0024befffe00c001")
 ACTOR = Actor("ann", "test")
@@ -227,3 +229,33 @@ def test_a_rewrap_takes_its_keys_along(concentrator: Concentrator) -> None:
     titles.give(ACTOR, concentrator, TITLE)
     titles.make_keys(ACTOR, concentrator, 10)
     assert sum(count.device_keys for count in census.census()) == before + 2
+
+
+@pytest.mark.django_db
+class TestShipment:
+    def bring(self, folder: Path, *lines: Any) -> None:
+        call_command("import_keys", shipment_file(folder, lines), transport_key=transport_file(folder))
+
+    def test_it_brings_a_concentrators_keys_and_the_next_one(self, concentrator: Concentrator, tmp_path: Path) -> None:
+        self.bring(tmp_path, line(TITLE, scheme="concentrator"))  # it may come before the concentrator
+        titles.give(ACTOR, concentrator, TITLE)
+        self.bring(tmp_path, line(TITLE, 2, scheme="concentrator", transfer_key=b""))
+        keys = DeviceKey.objects.filter(system_title=TITLE).order_by("epoch")
+        assert [(key.epoch, key.scheme, key.state) for key in keys] == [
+            (0, "ccm", "active"),
+            (1, "concentrator", "active"),
+            (2, "concentrator", "pending"),
+        ]
+
+    def test_a_key_for_what_a_device_is_not_is_a_bad_line(
+        self, concentrator: Concentrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        titles.give(ACTOR, concentrator, TITLE)
+        meter = MeterFactory.create()
+        wrong = line(TITLE), line(bytes(meter.system_title), scheme="concentrator")
+        with pytest.raises(CommandError):
+            self.bring(tmp_path, *wrong)
+        said = capsys.readouterr().err
+        assert f"is that of concentrator {concentrator}, which has no key of scheme ccm" in said
+        assert f"is that of meter {meter}, which has no key of scheme concentrator" in said
+        assert not DeviceKey.objects.exists()

@@ -8,6 +8,8 @@ from django.core.management.base import CommandError
 from django.db import IntegrityError
 
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.tables import BadLine
+from concentrators.fleet import titles
 from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
 from keyvault.audit import chain
@@ -18,6 +20,7 @@ from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKeyError
 from keyvault.device_keys.shipments import ShipmentReport
 from keyvault.master_key import MasterKeyError
+from keyvault.schemes.table import USUAL
 
 
 class Command(DomainCommand):
@@ -54,6 +57,7 @@ Examples:
                 transport_key = shipment_kek.load(options["transport_key"])
                 shipment = shipment_file.read(options["shipment"])
                 _check_sha256(shipment, options["sha256"])
+                shipment.bad.extend(_misplaced(shipment))
                 report = shipments.import_(
                     shipment,
                     transport_key,
@@ -82,6 +86,17 @@ Examples:
                 "Run manage.py verify_again --all-waiting."
             ) from None
         self.stdout.write(f"{outcome}.")
+
+
+def _misplaced(shipment: Shipment) -> list[BadLine]:
+    """Lines with a key of a meter for a concentrator, or the other way round."""
+    keyed = [line for line in shipment.lines if line.key is not None]
+    reasons = titles.misplaced({line.system_title: line.scheme or USUAL for line in keyed})
+    return [
+        BadLine(line.line, f"system title {line.system_title.hex()} {reasons[line.system_title]}")
+        for line in keyed
+        if line.system_title in reasons
+    ]
 
 
 def _check_sha256(shipment: Shipment, wanted: str | None) -> None:
