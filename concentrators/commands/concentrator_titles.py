@@ -4,7 +4,7 @@ A meter whose concentrator opens its frames, or checks the hop tags around them,
 wraps for another concentrator nobody can read or check.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -45,14 +45,20 @@ def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str 
 
 def tell_again(meter: Meter, now: datetime, created_by: str) -> list[Command]:
     """Tell a meter the title of the concentrator that it is assigned to now; DownlinkError where there is none."""
-    holding = Assignment.objects.filter(meter=meter, valid_from__lte=now).exclude(valid_to__lte=now)
-    home = holding.values_list("concentrator", flat=True).first()
-    given = [] if home is None else tell({meter.pk: home}, now, now, created_by)
+    given = tell(homes([meter.pk], now), now, now, created_by)
     if not given:
         raise DownlinkError(
             f"meter {meter} is not assigned to a concentrator with a system title, or takes no commands"
         )
     return given
+
+
+def homes(meter_ids: Collection[int], now: datetime) -> dict[int, int]:
+    """The concentrators (by id) that some meters (by id) belong to now, as far as those have a system title."""
+    holding = Assignment.objects.filter(
+        meter__in=meter_ids, valid_from__lte=now, concentrator__system_title__isnull=False
+    ).exclude(valid_to__lte=now)
+    return dict(holding.values_list("meter", "concentrator"))
 
 
 def tell_all_of(concentrator: Concentrator, now: datetime, created_by: str = queue.SYSTEM) -> int:

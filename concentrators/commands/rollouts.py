@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, QuerySet
 
 from ami_headend.core import clock
-from concentrators.commands import queue
+from concentrators.commands import concentrator_titles, queue
 from concentrators.commands.queue import OPEN, DownlinkError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
@@ -27,6 +27,7 @@ from keyvault.device_keys.epochs import LAST_EPOCH, EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.models import DeviceKey, FleetKey, KeyState
 from keyvault.schemes.table import (
+    HOP,
     SchemeError,
     algorithm_choices,
     algorithm_for,
@@ -265,7 +266,10 @@ def _queue_next(wave: RotationWave, number: int, now: datetime) -> int:
     if number <= 0:
         return 0
     turns = list(WaveMeter.objects.filter(wave=wave, command=None).select_related("meter").order_by("pk")[:number])
-    given = {command.meter_id: command for command in _give(wave, [turn.meter for turn in turns], now)}
+    meters = [turn.meter for turn in turns]
+    if wave.scheme == HOP:
+        meters = _with_concentrators(wave, meters, now)
+    given = {command.meter_id: command for command in _give(wave, meters, now)}
     # A command that another wave gave meanwhile is that wave's: this one has nothing to do for the meter.
     taken = set(WaveMeter.objects.filter(command__in=list(given.values())).values_list("command_id", flat=True))
     mine = []
@@ -277,6 +281,19 @@ def _queue_next(wave: RotationWave, number: int, now: datetime) -> int:
     WaveMeter.objects.bulk_update(mine, ["command"])
     WaveMeter.objects.filter(pk__in=[turn.pk for turn in turns if turn.command is None]).delete()
     return len(mine)
+
+
+def _with_concentrators(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Meter]:
+    """The meters whose concentrator can open their frames: it has a system title, which they are told again.
+
+    Without that a meter of scheme hop would wait, and its readings with it.
+    """
+    homes = concentrator_titles.homes([meter.pk for meter in meters], now)
+    for meter in meters:
+        if meter.pk not in homes:
+            logger.warning("rotation wave %s leaves out meter %s: its concentrator has no system title", wave.pk, meter)
+    concentrator_titles.tell(homes, now, now, f"wave {wave.pk}")
+    return [meter for meter in meters if meter.pk in homes]
 
 
 def _give(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Command]:

@@ -7,11 +7,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from concentrators.commands import concentrator_titles, downlink, operator, queue
+from concentrators.commands import concentrator_titles, downlink, operator, queue, rollouts
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import CommandRequest, DownlinkError
 from concentrators.fleet import titles
 from concentrators.fleet.assignments import assign
+from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import command_sealing, provisioning
@@ -93,6 +94,17 @@ def test_it_costs_the_same_for_any_number_of_meters(home: Concentrator) -> None:
             assert len(concentrator_titles.tell(homes, timezone.now(), timezone.now())) == size
         costs.append(len(statements))
     assert costs[0] == costs[1]
+
+
+def test_a_wave_moves_to_hop_where_the_concentrator_can_open(concentrator: Concentrator, home: Concentrator) -> None:
+    ready, waiting = *commission(1, home), *commission(1, concentrator)
+    provisioning.provision_stored([NewKey(device.title, 0) for device in (ready, waiting)])
+    wave = rollouts.begin("hop", Selection(everything=True), ACTOR, timezone.now(), 6000, 0, scheme="hop")
+    assert rollouts.step(timezone.now()) == 1
+    (pending,) = DeviceKey.objects.filter(state="pending")
+    assert (bytes(pending.system_title), pending.scheme, pending.algorithm) == (ready.title, "hop", 10)
+    assert (told(ready), told(waiting)) == ([("queued", TITLE.hex())], [])
+    assert rollouts.progress(wave).meters == 1
 
 
 def test_an_operator_tells_it_again(admin_client: Client, concentrator: Concentrator, home: Concentrator) -> None:

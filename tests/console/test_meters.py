@@ -62,8 +62,8 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
     client = person(roles.OPERATOR)
     assert len(listed(client)) == 4
     for asked, serial, health in (
-        ({"search": device.meter.serial_number}, device.meter.serial_number, "heard"),
-        ({"search": device.title.hex()}, device.meter.serial_number, "heard"),
+        ({"search": device.meter.serial_number}, device.meter.serial_number, "active"),
+        ({"search": device.title.hex()}, device.meter.serial_number, "active"),
         ({"health": "silent"}, silent.meter.serial_number, "silent"),
         ({"health": "never"}, never.meter.serial_number, "no frame yet"),
         ({"search": "mill lane"}, never.meter.serial_number, "no frame yet"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 
@@ -28,6 +29,8 @@ from keyvault.device_keys.shipment_file import ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.shipments import ShipmentReport
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
+from keyvault.schemes.table import SCHEMES
+from tests.keyvault.agreeing import agreement_key
 from tests.keyvault.shipping import TRANSPORT, header, line, shipment_file, transfer_line, transport_file, wrapped
 from tests.toy_schemes import toys
 
@@ -150,6 +153,16 @@ class TestImport:
         assert DeviceKey.objects.get(system_title=TITLE, epoch=0).algorithm == 11
         both = line(TITLE, 1, KEY, TRANSFER_KEY, algorithm="AES-CCM-16-64-128", transfer_algorithm="AES-CCM-16-64-256")
         assert take(tmp_path, both).unchanged == 2
+
+    def test_a_key_that_frames_are_sealed_with_names_the_agreement_key(self, tmp_path: Path) -> None:
+        with SCHEMES.including(SCHEMES["ccm"]._replace(name="sealed", number=4, envelope="sealed")):
+            with pytest.raises(ShipmentError, match="there is no agreement key"):
+                take(tmp_path, line(TITLE, scheme="sealed"))
+            assert states() == {}
+            key = agreement_key(X25519PrivateKey.generate())
+            assert take(tmp_path, line(TITLE, scheme="sealed")).active == 1
+        rows = DeviceKey.objects.order_by("epoch").values_list("scheme", "algorithm", "agreement_key")
+        assert list(rows) == [("ccm", 10, None), ("sealed", -65537, key.pk)]
 
     def test_a_scheme_is_said_with_its_algorithm(self, tmp_path: Path) -> None:
         with toys():

@@ -56,6 +56,23 @@ def test_the_known_answer_of_the_document() -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        (1, 22, 2, NEW_KEY, 10, 99),
+        (1, 22, 2, NEW_KEY, 10, 0),
+        (1, 22, 2, NEW_KEY, 5),
+        (6, 23, 2, 10, 0, bytes(32)),
+        (7, 24, bytes(8)),
+    ],
+    ids=["scheme", "scheme 0", "alg", "agree key", "concentrator under the transfer key"],
+)
+def test_a_scheme_that_it_does_not_know_it_refuses(fields: tuple[Any, ...]) -> None:
+    one = meter()
+    order = taken(one, sealed(1, *fields, epoch=0))
+    assert not one.receiver.does(order)
+
+
+@pytest.mark.parametrize(
     "octets",
     [
         b"noise",
