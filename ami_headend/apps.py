@@ -10,5 +10,5 @@ class AmiHeadendConfig(AppConfig):
     def ready(self) -> None:
         from ami_headend import celery, checks  # noqa: F401, PLC0415 - the app that shared tasks belong to; checks
 
-        gc.freeze()  # what is loaded now stays, and is not looked through again
+        gc.freeze()  # everything loaded so far stays; the collector need not scan it again
         gc.enable()

@@ -132,5 +132,5 @@ def _answer(question: Question, row: KeptAnswer | None, now: datetime) -> KeptRe
     with transaction.atomic():
         mine = KeptAnswer.objects.select_for_update(skip_locked=True).filter(name=question.name).exists()
         if row is not None and standing is not None and not mine:
-            return KeptResult(standing, row.taken_at)  # another process is asking
+            return KeptResult(standing, row.taken_at)  # another process is running the query
         return KeptResult(keep(question, now), now)

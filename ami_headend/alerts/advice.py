@@ -77,7 +77,7 @@ _ADVICE = {
         ),
     ),
     Condition.ROTATION_STALLED: Advice(
-        "A replacement of keys was begun but does not go on. Nothing is lost, but old keys stay in use.",
+        "A replacement of keys has begun but makes no progress. Nothing is lost, but old keys stay in use.",
         (
             "A wave that used up its failure budget: see why its commands failed before you resume it with more.",
             "A wave that makes no progress: check that celery beat and a worker run.",

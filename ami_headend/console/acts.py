@@ -25,7 +25,7 @@ class Act(NamedTuple):
     do: Callable[[HttpRequest], str]
 
 
-class Wrong(Exception):  # noqa: N818 - said to the person who pressed the button, not an error of the program
+class Wrong(Exception):  # noqa: N818 - a message to the person who pressed the button, not an error of the program
     """The input cannot be used; the message says why."""
 
 

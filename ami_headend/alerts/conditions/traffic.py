@@ -117,7 +117,7 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 
 def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Concentrators whose sums have differed for the period from what is here; both figures of the newest are said."""
+    """Concentrators whose sums have differed from ours for the whole period; the summary gives both newest figures."""
     since = _since(rule, now)
     rows = fetch_rows(
         """SELECT c.id, c.name, n.value_sum, n.meters_counted, n.own_sum, n.own_meters, n.interval_start, s.sums,

@@ -46,7 +46,7 @@ class Command(DomainCommand, migrate.Command):
         "  OWNER_DATABASE_URL=postgres://headend_owner:...@db/headend manage.py migrate\n"
         "  manage.py migrate --plan"
     )
-    requires_system_checks = ()  # Django's makes all of them by itself
+    requires_system_checks = ()  # Django's own command runs all of them
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         role = working_role()
