@@ -32,7 +32,7 @@ WITHOUT_PROOF = {
 }  # fmt: skip
 NEW_METER = {
     "system_title_hex": "00" * 7 + "01", "serial_number": "new", "interval_minutes": "30",
-    "commissioned_at_0": "2026-01-01", "commissioned_at_1": "00:00:00",
+    "commissioned_at_0": "2026-01-01", "commissioned_at_1": "00:00:00", "scheme": "ccm",
 }  # fmt: skip
 
 
