@@ -33,6 +33,7 @@ UNKNOWN_PER_HOUR = 5_000
 _SAMPLES = 3
 _ROWS_IN_A_FRAME = 15
 _HOUR_S = 3600
+_SUMS_KEPT_S = 2 * 86_400
 _MAC0 = b"\xd1"
 _TAG = b"\xd1\x84\x4f\xa2"  # a COSE_Mac0 whose protected header has no counter
 
@@ -85,7 +86,8 @@ class HopConcentrator:
         self._titles: frozenset[bytes] = frozenset()
         self._windows = {kid: _window(*window) for kid, window in kept.get("windows", {}).items()}
         self._sums: dict[SumPlace, dict[bytes, int]] = {SumPlace(*at): of for *at, of in kept.get("sums", [])}
-        self._summed_until_s: float = kept.get("summed_until_s", 0)
+        self._changed = {SumPlace(*place) for place in kept.get("changed", [])}
+        self._forgotten_s: float = kept.get("forgotten_s", 0)
         self._dropped = Counter({(title, hour_s, fault): n for title, hour_s, fault, n in kept.get("dropped", [])})
         self._samples: dict[tuple[bytes, int, str], list[bytes]] = {}
         self._unknown: Counter[int] = Counter()
@@ -101,7 +103,8 @@ class HopConcentrator:
                 "keys": self._sealed_keys,
                 "windows": {kid: [one.highest, one.floor, one.gaps] for kid, one in self._windows.items()},
                 "sums": [[*place, values] for place, values in self._sums.items()],
-                "summed_until_s": self._summed_until_s,
+                "changed": [list(place) for place in self._changed],
+                "forgotten_s": self._forgotten_s,
                 "dropped": [[*place, count] for place, count in self._dropped.items()],
             }
         )
@@ -217,13 +220,17 @@ class HopConcentrator:
         return sealer(key, self.system_title, Place(bytes(12))).seal(self.next_counter(), payload)
 
     def sums_until(self, until_s: float) -> list[tuple[SumPlace, int, int]]:
-        """Take out the sums of intervals that ended by a Unix second: each with its value and how many meters.
+        """The sums of intervals that ended by a Unix second, each with its value and how many meters.
 
-        What comes of those intervals later is in no sum.
+        Those that it has not said so yet; a sum to which a late reading comes is said again, for two days.
         """
-        self._summed_until_s = max(self._summed_until_s, until_s)
-        ended = sorted(place for place in self._sums if place.end_s <= until_s)
-        return [(place, sum(self._sums[place].values()), len(self._sums.pop(place))) for place in ended]
+        ended = sorted(place for place in self._changed if place.end_s <= until_s)
+        said = [(place, sum(self._sums[place].values()), len(self._sums[place])) for place in ended]
+        self._changed.difference_update(ended)
+        self._forgotten_s = max(self._forgotten_s, until_s - _SUMS_KEPT_S)
+        for place in [place for place in self._sums if place.end_s <= self._forgotten_s]:
+            del self._sums[place]
+        return said
 
     def seal_sums(self, sums: Iterable[tuple[SumPlace, int, int]]) -> list[bytes]:
         """Frames that say sums to the head-end."""
@@ -255,8 +262,12 @@ class HopConcentrator:
         """Add a meter's intervals up, each once."""
         for record in _records(payload):
             place = SumPlace(record.name, minutes, record.time_s)
-            if record.name == LOAD_PROFILE and type(record.value) is int and place.end_s > self._summed_until_s:
-                self._sums.setdefault(place, {}).setdefault(title, record.value)
+            if record.name != LOAD_PROFILE or type(record.value) is not int or place.end_s <= self._forgotten_s:
+                continue
+            values = self._sums.setdefault(place, {})
+            if title not in values:
+                values[title] = record.value
+                self._changed.add(place)
 
 
 class Reporter:

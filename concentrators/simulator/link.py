@@ -32,6 +32,10 @@ class Link(Protocol):
         """Whether it can carry anything yet."""
         ...
 
+    def home_of(self, meter: SimulatedMeter) -> int | None:
+        """Which concentrator the meter was told to send over; None where that is all the same."""
+        ...
+
     def reading(
         self, meter: SimulatedMeter, concentrator: int, payload: bytes, minutes: int, now_s: float
     ) -> Carried | None:
@@ -61,6 +65,9 @@ class DirectLink:
     def is_ready(self) -> bool:
         return True
 
+    def home_of(self, meter: SimulatedMeter) -> int | None:
+        return None
+
     def reading(
         self, meter: SimulatedMeter, concentrator: int, payload: bytes, minutes: int, now_s: float
     ) -> Carried | None:
@@ -89,6 +96,7 @@ class KeyedLink:
     def __init__(self, store: LinkStore, concentrators: Sequence[HopConcentrator]) -> None:
         self.concentrators = concentrators
         self._store = store
+        self._numbers = {one.system_title: number for number, one in enumerate(concentrators)}
         self._dropped: Counter[tuple[int, str]] = Counter()
         self._sums: list[tuple[int, SumPlace, int, int]] = []
 
@@ -99,20 +107,25 @@ class KeyedLink:
                 one.take_keys(keys)
         return all(one.has_keys for one in self.concentrators)
 
+    def home_of(self, meter: SimulatedMeter) -> int | None:
+        """That of the meters that concentrators can read; all others are heard wherever they are."""
+        return self._numbers.get(meter.concentrator) if meter.key.scheme in ("hop", "mac") else None
+
     def reading(
         self, meter: SimulatedMeter, concentrator: int, payload: bytes, minutes: int, now_s: float
     ) -> Carried | None:
         if meter.waits:
             return None
-        carrier, counter = self.concentrators[concentrator], meter.next_counter()
-        is_hop = meter.key.scheme == "hop"
+        carrier, is_hop = self.concentrators[concentrator], meter.key.scheme == "hop"
+        if is_hop and not carrier.knows(meter.kid):
+            return None
+        counter = meter.next_counter()
         sealed = meter.seal(payload, counter)
         heard = sealed if is_hop else meter.wear_tag(sealed)
-        speaks = is_hop and carrier.knows(meter.kid)
         octets = carrier.receive(heard, minutes, now_s)
         if octets is None:
             return None
-        if speaks:
+        if is_hop:
             return Carried(octets, heard, Reporter(carrier, meter.system_title), carrier.counter - 1)
         return Carried(octets, heard, meter, counter)
 

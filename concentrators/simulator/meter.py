@@ -119,6 +119,16 @@ class SimulatedMeter:
         return other
 
     @property
+    def kept_since_s(self) -> int | None:
+        """From which interval on (Unix seconds) no concentrator took what it measured; None where all was taken."""
+        body = self.memory.nonvolatile.read("kept since")
+        return int.from_bytes(body, "big") if body else None
+
+    def keep(self, since_s: int | None) -> None:
+        """Remember from which interval on readings are to be sent again; None: from none."""
+        self.memory.nonvolatile.write_checked("kept since", b"" if since_s is None else since_s.to_bytes(8, "big"))
+
+    @property
     def waits(self) -> bool:
         """Whether its concentrator is to open its frames, and it was not told yet which one that is."""
         return self._sealer is None

@@ -20,6 +20,8 @@ from concentrators.simulator.sent import ACCEPTED, Genuine, OverLink
 from concentrators.simulator.spool import ExtraValue, Outgoing, Spool
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
+_Readings = list[tuple[bytes, int]]  # payloads, with the minutes of their intervals
+
 
 class Production:
     """All meters of a plan, booted from the spool's memories, and how far they have come.
@@ -108,7 +110,7 @@ class Production:
         """
         meter.let_time_pass(now_s)
         number = meter.memory.number
-        readings: list[bytes] = []
+        readings: _Readings = []
         if order.again:
             answer = meter.receiver.answer_again(order)
         else:
@@ -121,7 +123,7 @@ class Production:
             elif does:
                 readings = self._do(meter, order, int(now_s), said)
             answer = meter.answer(order, int(now_s), register)
-        carried = [self._link.reading(meter, over, payload, 0, now_s) for payload in readings]
+        carried = [self._link.reading(meter, over, payload, minutes, now_s) for payload, minutes in readings]
         octets = [one.octets for one in carried if one is not None]
         if fault != Fault.LOSE_ANSWER:
             payload = event_payload(answer.at_s, answer.register, answer.number)
@@ -130,8 +132,8 @@ class Production:
             said.append(ExtraValue(number, answer.register, answer.at_s, answer.number))
         return octets
 
-    def _do(self, meter: SimulatedMeter, order: TakenCommand, now_s: int, said: list[ExtraValue]) -> list[bytes]:
-        """Do what cannot be refused any more; the payloads of the readings that it gives."""
+    def _do(self, meter: SimulatedMeter, order: TakenCommand, now_s: int, said: list[ExtraValue]) -> _Readings:
+        """Do what cannot be refused any more; the payloads of the readings that it gives, with their minutes."""
         number = meter.memory.number
         match order.kind:
             case obedience.SET_KEY | obedience.AGREE_KEY:
@@ -143,7 +145,7 @@ class Production:
             case obedience.READ_NOW:
                 at_s = self._measured_until(number)
                 said.append(ExtraValue(number, ENERGY_REGISTER, at_s, meter.memory.register_wh))
-                return [register_payload(at_s, meter.memory.register_wh)]
+                return [(register_payload(at_s, meter.memory.register_wh), 0)]
             case obedience.RESEND:
                 return self._again(number, *order.fields[2:])
         return []
@@ -170,13 +172,23 @@ class Production:
         """When the last interval ended that the meter has measured; its register stands as it was then."""
         return self._plan.measured_until(number, self.tick, self._lengths(number))
 
-    def _again(self, number: int, from_s: int, to_s: int) -> list[bytes]:
-        """The payloads of the intervals that the meter measured from one time to another."""
+    def _again(self, number: int, from_s: int, to_s: int) -> _Readings:
+        """The payloads of the intervals that the meter measured from one time to another, with their minutes."""
         return [
-            interval_payload(one.start_s, one.register_wh, one.energy_wh)
+            (interval_payload(one.start_s, one.register_wh, one.energy_wh), one.minutes)
             for one in self._plan.intervals(self._load, number, self.tick, self._lengths(number))
             if from_s <= one.start_s < to_s
         ]
+
+    def _send_kept(self, number: int, home: int, until_s: int, now_s: float) -> list[Outgoing]:
+        """Seal anew what the concentrator before did not take, up to an interval."""
+        meter = self._meters[number]
+        if meter.kept_since_s is None:
+            return []
+        again = self._again(number, meter.kept_since_s, until_s)
+        meter.keep(None)
+        carried = [self._link.reading(meter, home, payload, minutes, now_s) for payload, minutes in again]
+        return [Outgoing(home, one.octets, ACCEPTED) for one in carried if one is not None]
 
     def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, PlannedInterval]]:
         """The intervals that end in the stretch, by meter and end (Unix seconds)."""
@@ -192,11 +204,16 @@ class Production:
 
     def _report(self, number: int, interval: PlannedInterval, frames: list[Outgoing]) -> None:
         """Seal what a meter says of an interval, and what goes wrong beside it."""
-        meter, home, now_s = self._meters[number], self._plan.home_of(number), time.time()
+        meter, now_s = self._meters[number], time.time()
+        told = self._link.home_of(meter)
+        home = self._plan.home_of(number) if told is None else told
         payload = meter.measure(interval.start_s, interval.energy_wh)
         carried = self._link.reading(meter, home, payload, interval.minutes, now_s)
         if carried is None:
-            return  # the truth misses it
+            if meter.key.scheme == "hop" and meter.kept_since_s is None:
+                meter.keep(interval.start_s)
+            return  # unless it is sent again, the truth misses it
+        frames += self._send_kept(number, home, interval.start_s, now_s)
         frame = Outgoing(home, carried.octets, ACCEPTED)
         if self._spread:
             length_s = interval.minutes * 60

@@ -151,6 +151,18 @@ class TestSums:
         over(one, fleet[0].seal(PAYLOAD))
         assert one.sums_until(NOW_S) == []
 
+    def test_a_late_reading_makes_it_say_the_sum_again_but_not_for_ever(self) -> None:
+        first, late, later, one = meter("hop", 1), meter("hop", 2), meter("hop", 3), concentrator()
+        one.take_keys(keys_for(A, first, late, later))
+        place = SumPlace(LOAD_PROFILE, 30, KNOWN_TIME_S)
+        over(one, first.seal(PAYLOAD))
+        assert one.sums_until(NOW_S) == [(place, 112, 1)]
+        over(one, late.seal(PAYLOAD))
+        assert one.sums_until(NOW_S + 1800) == [(place, 224, 2)]
+        assert one.sums_until(NOW_S + 3 * 86_400) == []
+        over(one, later.seal(PAYLOAD))
+        assert one.sums_until(NOW_S + 3 * 86_400) == []
+
     def test_many_sums_are_several_frames(self) -> None:
         sums = [(SumPlace(LOAD_PROFILE, 30, 1800 * n), n, 1) for n in range(40)]
         rows = [row for octets in concentrator().seal_sums(sums) for row in opened(octets)[1][1:]]  # type: ignore[index]
