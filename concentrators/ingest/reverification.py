@@ -25,7 +25,7 @@ from concentrators.ingest.facts import AssignedMeter, Delivery
 from concentrators.ingest.quarantine import judge_apart
 from concentrators.ingest.uplink_state import WaitingKinds
 from concentrators.ingest.worker import PROCESS, Worker
-from concentrators.models import Uplink
+from concentrators.models import Concentrator, Uplink
 from concentrators.totals import totals
 from keyvault.cose.structures import split_sequence
 from keyvault.opening import known_kids
@@ -86,9 +86,9 @@ def ready(
             int_array(chunk),
         )
         waiting = {row[0]: _waiting(row[1], row[2], system_titles, kinds) for row in rows}
-        meters = _meters_of({frame.kid for frames in waiting.values() for frame in frames.values()}, worker)
+        known = _known({frame.kid for frames in waiting.values() for frame in frames.values()}, worker)
         for uplink_id, frames in waiting.items():
-            ripe = sum(_is_ripe(frame, meters) for frame in frames.values())
+            ripe = sum(_is_ripe(frame, known) for frame in frames.values())
             if ripe:
                 yield Ready(uplink_id, ripe)
         done(len(chunk))
@@ -162,8 +162,8 @@ def _verify_again(
     if uplink is None:
         return Verdicts()
     waiting = _waiting(uplink.body, uplink.kinds, system_titles, kinds)
-    meters = _meters_of({frame.kid for frame in waiting.values()}, worker)
-    waited = {index: frame.kind for index, frame in sorted(waiting.items()) if _is_ripe(frame, meters)}
+    known = _known({frame.kid for frame in waiting.values()}, worker)
+    waited = {index: frame.kind for index, frame in sorted(waiting.items()) if _is_ripe(frame, known)}
     if not waited:
         return Verdicts()
     octets = split_sequence(uplink.body)
@@ -200,16 +200,32 @@ def _waiting(
     return found
 
 
-def _meters_of(kids: Collection[bytes], worker: Worker) -> dict[bytes, AssignedMeter]:
-    """The meters behind the kids that are unknown no longer: a key stands, and a meter."""
+class _Known(NamedTuple):
+    """What stands behind the kids that are unknown no longer: a key, and a meter, or a concentrator that reports."""
+
+    meters: Mapping[bytes, AssignedMeter]
+    reporting: Collection[bytes]
+
+
+def _known(kids: Collection[bytes], worker: Worker) -> _Known:
     if not kids:
-        return {}
+        return _Known({}, ())
     known = known_kids(kids)
     meters = worker.meters.read({kid[:8] for kid in known})
-    return {kid: meters[kid[:8]] for kid in known if kid[:8] in meters}
+    others = {kid[:8] for kid in known if kid[:8] not in meters}
+    rows = Concentrator.objects.filter(system_title__in=others).values_list("system_title", flat=True) if others else ()
+    concentrators = {bytes(title or b"") for title in rows}
+    return _Known(
+        {kid: meters[kid[:8]] for kid in known if kid[:8] in meters}, {kid for kid in known if kid[:8] in concentrators}
+    )
 
 
-def _is_ripe(frame: _Frame, meters: Mapping[bytes, AssignedMeter]) -> bool:
-    """Whether a frame need not wait any longer, as far as can be told without opening it."""
-    meter = meters.get(frame.kid)
-    return meter is not None and (meter.in_service or frame.kind != FailureKind.DEVICE_SUSPENDED)
+def _is_ripe(frame: _Frame, known: _Known) -> bool:
+    """Whether a frame need not wait any longer, as far as can be told without opening it.
+
+    Of which meter a concentrator reports is told only then.
+    """
+    meter = known.meters.get(frame.kid)
+    if meter is None:
+        return frame.kid in known.reporting
+    return meter.in_service or frame.kind != FailureKind.DEVICE_SUSPENDED

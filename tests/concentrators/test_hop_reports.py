@@ -8,7 +8,15 @@ import cbor2
 import pytest
 
 from concentrators.fleet.assignments import assign
-from concentrators.models import Assignment, Concentrator, ReportedSum, UncomparedSum
+from concentrators.ingest import reverification
+from concentrators.models import (
+    Assignment,
+    Concentrator,
+    ReportedSum,
+    Reverification,
+    UncomparedSum,
+    Uplink,
+)
 from concentrators.totals import reported_sums, totals
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
@@ -16,7 +24,7 @@ from keyvault.cose.structures import make_kid
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, KeyState
-from meters.models import MeterEvent, Reading
+from meters.models import Meter, MeterEvent, MeterStatus, Reading, Register
 from tests.builders import pack, senml_payload
 from tests.concentrators.fleet import (
     HALF_HOUR_S,
@@ -209,3 +217,34 @@ class TestSums:
     def test_other_totals_leave_nothing_to_compare(self, holder: Holder) -> None:
         judged(holder.row, [holder.report(meters(holder, 1)[0])])
         assert not UncomparedSum.objects.exists()
+
+
+class TestWaiting:
+    def again(self, uplink: Uplink) -> dict[str, int]:
+        """What an uplink's frames end with, once all that may be judged again was."""
+        reverification.verify_all_again(reverification.waiting_uplinks())
+        uplink.refresh_from_db()
+        return outcome(uplink)
+
+    def test_a_report_waits_for_a_register_and_for_its_meters_service(self, holder: Holder) -> None:
+        first, second = meters(holder, 2)
+        base = f"urn:dev:mac:{first.title.hex()}:"
+        unknown = holder.seal(pack({-2: base, -3: START_S, 0: "1-0:9.7.0", 1: "V", 2: 230}))
+        Meter.objects.filter(pk=second.meter.pk).update(status=MeterStatus.SUSPENDED)
+        uplink = verified(holder.row, [unknown, holder.report(second), holder.report(first)])
+        assert outcome(uplink) == {"accepted": 1, "unknown_register": 1, "device_suspended": 1}
+        assert self.again(uplink) == {"accepted": 1, "unknown_register": 1, "device_suspended": 1}
+        Register.objects.create(obis_code="1-0:9.7.0", kind="instantaneous", unit="V", name="a new one")
+        Meter.objects.filter(pk=second.meter.pk).update(status=MeterStatus.COMMISSIONED)
+        assert self.again(uplink) == {"accepted": 3}
+
+    def test_reports_wait_for_the_title_of_their_concentrator(self, holder: Holder) -> None:
+        (device,) = meters(holder, 1)
+        Concentrator.objects.filter(pk=holder.row.pk).update(system_title=None)
+        uplink = verified(holder.row, [holder.report(device), holder.sums(100, 1)])
+        assert outcome(uplink) == {"unknown_device": 2}
+        Reverification.objects.all().delete()
+        Concentrator.objects.filter(pk=holder.row.pk).update(system_title=TITLE)
+        assert Reverification.objects.get().cause == "meter"
+        assert self.again(uplink) == {"accepted": 2}
+        assert readings_of(device) == {0: 100}
