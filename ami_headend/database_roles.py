@@ -25,6 +25,9 @@ _UNUSUAL = {
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
     "keyvault_agreementkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
+    "keyvault_authority": "SELECT, INSERT, UPDATE",  # pinned for good; UPDATE locks its row against a revocation
+    "keyvault_enrolment": "SELECT, INSERT",  # a certificate enrols once
+    "keyvault_revokedcertificate": "SELECT, INSERT",
     "keyvault_devicepublickey": "SELECT, INSERT",  # the public key of a meter never changes
     "meters_householdaccess": "SELECT, INSERT",  # functions of the owner count and remove rows
     "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # for a reading whose interval length is corrected

@@ -215,7 +215,7 @@ class IntegrityFailure(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    kind = models.CharField(max_length=18, choices=[(kind.value, kind.value) for kind in FailureKind])
+    kind = models.CharField(max_length=24, choices=[(kind.value, kind.value) for kind in FailureKind])
     severity = models.SmallIntegerField(choices=[(severity.value, severity.name.lower()) for severity in Severity])
     concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="failures")
     uplink = models.ForeignKey(Uplink, models.PROTECT, related_name="+")
@@ -277,7 +277,7 @@ class FailureGroup(models.Model):
     and its counts cost the same in a flood. ``concentrators`` are all that brought such frames.
     """
 
-    kind = models.CharField(max_length=18)
+    kind = models.CharField(max_length=24)
     severity = models.SmallIntegerField()
     meter = models.ForeignKey(Meter, models.CASCADE, null=True, related_name="+")
     concentrator = models.ForeignKey(Concentrator, models.CASCADE, null=True, related_name="+")
@@ -313,7 +313,7 @@ class RefusedFrame(models.Model):
     kid = models.BinaryField(max_length=22)
     invocation_counter = models.BigIntegerField()
     digest = models.BinaryField(max_length=16, help_text="the first 16 octets of the frame's SHA-256")
-    kind = models.CharField(max_length=18)
+    kind = models.CharField(max_length=24)
     received_at = models.DateTimeField()
 
     class Meta:
@@ -328,7 +328,7 @@ class FailureTally(models.Model):
 
     pk = models.CompositePrimaryKey("concentrator_id", "kind", "hour")
     concentrator = models.ForeignKey(Concentrator, models.PROTECT, related_name="+")
-    kind = models.CharField(max_length=18)
+    kind = models.CharField(max_length=24)
     hour = models.DateTimeField()
     failures = models.BigIntegerField()
 

@@ -22,11 +22,13 @@ from keyvault.models import Approval
 EXPORT = "keys.export"
 DESTROY = "master_key.destroy"
 CUT_OFF_AGREEMENT_KEY = "agreement_key.cut_off"
+PIN_AUTHORITY = "authority.pin"
 
 _NEEDED_RIGHT = {
     EXPORT: rights.EXPORT_KEYS,
     DESTROY: rights.DESTROY_MASTER_KEY,
     CUT_OFF_AGREEMENT_KEY: rights.COMPROMISE,
+    PIN_AUTHORITY: rights.PROVISION,
 }
 
 
@@ -160,6 +162,8 @@ def describe(approval: Approval) -> str:
     if approval.act == EXPORT:
         devices = "1 meter" if subject["devices"] == 1 else f"{subject['devices']} meters"
         return f"export the keys of {devices}, wrapped under transport key {subject['transport_key']}"
+    if approval.act == PIN_AUTHORITY:
+        return f"let authority {subject['issuer']} ({subject['public']}) vouch for the keys of meters"
     if approval.act == CUT_OFF_AGREEMENT_KEY:
         return f"cut off version {subject['version']} of agreement key {subject['agreement_key']}, and all keys of it"
     return f"destroy version {subject['version']} of the master key"

@@ -14,6 +14,7 @@ from keyvault.ciphers import KeptCiphers
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
+from keyvault.enrolment.checks import EnrolmentRefusal
 from keyvault.models import KeyState
 from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
@@ -41,7 +42,7 @@ class Refused(NamedTuple):
     """
 
     frame_index: int
-    reason: Refusal
+    reason: Refusal | EnrolmentRefusal
     detail: str
     kid: bytes | None = None
     counter: int | None = None

@@ -48,7 +48,8 @@ ELSEWHERE = {
         "tables with other rights than most",
         {
             *("keyvault_agreementkey", "keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord"),
-            *("keyvault_backup", "keyvault_devicepublickey"),
+            *("keyvault_authority", "keyvault_backup", "keyvault_devicepublickey", "keyvault_enrolment"),
+            "keyvault_revokedcertificate",
             *("meters_householdaccess", "meters_reading"),
         },
     ),

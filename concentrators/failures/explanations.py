@@ -98,6 +98,54 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Readings and counters are untouched by a forged frame: nothing needs to be undone.",
         ),
     ),
+    FailureKind.CERTIFICATE_INVALID: Explanation(
+        "A meter wanted to enrol with a certificate that does not hold; below stands what is wrong. No key was made.",
+        (
+            "The authority that signed it is not pinned here, or was pinned under another name.",
+            "It was made for another head-end: its aud is not the name of an agreement key.",
+            "Somebody makes up certificates, or changed one on its way.",
+        ),
+        (
+            "Compare its kid, iss and aud with manage.py authority list and manage.py agreement_key list.",
+            "If the authority is right and new, pin it: manage.py authority pin takes a second person.",
+            "If its signature does not fit, treat it as forged: inspect the concentrator that brings it.",
+        ),
+    ),
+    FailureKind.CERTIFICATE_EXPIRED: Explanation(
+        "A meter wanted to enrol with a certificate, or under an authority, whose time was over. No key was made.",
+        (
+            "The meter lay in a store for longer than its certificate holds.",
+            "Our clock is ahead.",
+            "Somebody uses an old certificate.",
+        ),
+        (
+            "Have the authority issue another certificate for the meter.",
+            "If many are refused at once, look at this machine's clock: manage.py doctor.",
+        ),
+    ),
+    FailureKind.CERTIFICATE_REVOKED: Explanation(
+        "A meter wanted to enrol with a certificate that its authority revoked, or that a newer one replaced.",
+        (
+            "The meter still has its old certificate: the new one did not reach it.",
+            "The certificate was revoked since the meter or its key was lost; somebody uses it.",
+        ),
+        (
+            "Ask the authority why it was revoked, and where the meter is.",
+            "If the meter is genuine, have its new certificate put into it.",
+        ),
+    ),
+    FailureKind.ALREADY_ENROLLED: Explanation(
+        "A meter that has keys, or a certificate that was used before, wanted to enrol. The keys that stand were kept.",
+        (
+            "The meter lost its memory, and begins anew.",
+            "Somebody plays an enrolment again, or has the certificate in a second device.",
+        ),
+        (
+            "If the meter was repaired or replaced, have its authority issue another certificate for a new key pair.",
+            "Then let it enrol again: manage.py authority allow TITLE.",
+            "Otherwise leave it refused: its frames under the keys that stand are not touched.",
+        ),
+    ),
     FailureKind.REPLAYED: Explanation(
         "A genuine frame that was accepted before, delivered again after the retransmission window.",
         (

@@ -31,6 +31,10 @@ class FailureKind(StrEnum):
     CLOCK_SKEW = "clock_skew"
     TOO_OLD = "too_old"
     READING_CONFLICT = "reading_conflict"
+    CERTIFICATE_INVALID = "certificate_invalid"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_REVOKED = "certificate_revoked"
+    ALREADY_ENROLLED = "already_enrolled"
     PARKED = "parked"  # a fault of ours: the frame could not be processed (docs/adr/0003-parked.md)
 
     @property
@@ -69,9 +73,15 @@ BEFORE_COUNTER = WAITING | {
     FailureKind.TAG_INVALID,
     FailureKind.COUNTER_TOO_OLD,
     FailureKind.SESSION_CLOSED,
+    FailureKind.CERTIFICATE_INVALID,
+    FailureKind.CERTIFICATE_EXPIRED,
+    FailureKind.CERTIFICATE_REVOKED,
+    FailureKind.ALREADY_ENROLLED,
 }
 
 _SEVERITY = {
+    FailureKind.CERTIFICATE_INVALID: Severity.CRITICAL,
+    FailureKind.CERTIFICATE_REVOKED: Severity.CRITICAL,
     FailureKind.COUNTER_REUSED: Severity.CRITICAL,
     FailureKind.TAG_INVALID: Severity.CRITICAL,
     FailureKind.IDENTITY_MISMATCH: Severity.CRITICAL,

@@ -15,6 +15,7 @@ from concentrators.models import Concentrator
 from concentrators.totals import reported_sums
 from keyvault.ciphers import KeptCiphers
 from keyvault.device_keys import link_epochs
+from keyvault.enrolment.opening import Enrolling, open_enrolments
 from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
@@ -28,11 +29,12 @@ _PENDING = KeyState.PENDING.value
 
 
 class Gathered(NamedTuple):
-    """A batch with its facts, and the opening whose counters it takes."""
+    """A batch with its facts, the opening whose counters it takes, and by kid the keys that meters enrol with."""
 
     batch: Batch
     facts: Facts
     opening: Opening
+    enrolling: Mapping[bytes, Enrolling]
 
 
 def gather(
@@ -46,7 +48,9 @@ def gather(
 
     Raises ContendedError where a key was taken back meanwhile, MasterKeyError where keys do not open.
     """
-    opening = open_frames([frames for _, frames in uplinks], care, ciphers)
+    posted = [frames for _, frames in uplinks]
+    opening = open_frames(posted, care, ciphers)
+    enrolling = open_enrolments(opening, posted, [int(delivery.came_at.timestamp()) for delivery, _ in uplinks])
     titles = {kid[:8] for kid in opening.keys}
     for one in opening.uplinks:
         titles.update(refused.kid[:8] for refused in one.refused if refused.kid is not None)
@@ -70,7 +74,7 @@ def gather(
         OpenedUplink(delivery, frames, opened, refused)
         for (delivery, frames), (opened, refused) in zip(uplinks, opening.uplinks, strict=True)
     ]
-    return Gathered(batch, facts, opening)
+    return Gathered(batch, facts, opening, enrolling)
 
 
 def look_up(examined: Examined) -> Earlier:

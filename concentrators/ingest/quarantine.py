@@ -23,6 +23,7 @@ from concentrators.ingest.facts import Delivery, Frames
 from concentrators.ingest.uplink_state import Posted
 from concentrators.ingest.worker import PROCESS, Worker
 from keyvault.cose.structures import MalformedError
+from keyvault.enrolment.frames import parse_enrolment
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import parse_frame
 
@@ -185,7 +186,8 @@ def _park(worker: Worker, delivery: Delivery, frame: tuple[int, bytes], error: s
 def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
     """The kid and counter that a frame claims, where it is one."""
     try:
-        frame = parse_frame(octets)
+        enrolment = parse_enrolment(octets)
+        frame = parse_frame(octets) if enrolment is None else enrolment.frame
     except MalformedError:
         return None, None
     return frame.kid, frame.counter

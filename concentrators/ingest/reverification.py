@@ -28,6 +28,8 @@ from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Concentrator, Uplink
 from concentrators.totals import totals
 from keyvault.cose.structures import split_sequence
+from keyvault.enrolment.frames import parse_enrolment
+from keyvault.enrolment.known import awaited_titles
 from keyvault.opening import known_kids
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import parse_frame
@@ -39,10 +41,11 @@ BY_ITSELF = WAITING - NOT_BY_ITSELF
 
 
 class _Frame(NamedTuple):
-    """A waiting frame: what it waits as, and the kid that it claims."""
+    """A waiting frame: what it waits as, the kid that it claims, and whether its meter wants to enrol with it."""
 
     kind: FailureKind
     kid: bytes
+    enrols: bool
 
 
 class Ready(NamedTuple):
@@ -86,7 +89,7 @@ def ready(
             int_array(chunk),
         )
         waiting = {row[0]: _waiting(row[1], row[2], system_titles, kinds) for row in rows}
-        known = _known({frame.kid for frames in waiting.values() for frame in frames.values()}, worker)
+        known = _known([frame for frames in waiting.values() for frame in frames.values()], worker)
         for uplink_id, frames in waiting.items():
             ripe = sum(_is_ripe(frame, known) for frame in frames.values())
             if ripe:
@@ -162,7 +165,7 @@ def _verify_again(
     if uplink is None:
         return Verdicts()
     waiting = _waiting(uplink.body, uplink.kinds, system_titles, kinds)
-    known = _known({frame.kid for frame in waiting.values()}, worker)
+    known = _known(waiting.values(), worker)
     waited = {index: frame.kind for index, frame in sorted(waiting.items()) if _is_ripe(frame, known)}
     if not waited:
         return Verdicts()
@@ -194,23 +197,29 @@ def _waiting(
     found = {}
     for kind in kinds:
         for index in (waiting or {}).get(kind, ()):
-            kid = parse_frame(frames[index]).kid  # it was well formed when it began to wait
+            enrolment = parse_enrolment(frames[index])
+            kid = (parse_frame(frames[index]) if enrolment is None else enrolment.frame).kid  # it was well formed then
             if system_titles is None or kid[:8] in system_titles:
-                found[index] = _Frame(kind, kid)
+                found[index] = _Frame(kind, kid, enrols=enrolment is not None)
     return found
 
 
 class _Known(NamedTuple):
-    """What stands behind the kids that are unknown no longer: a key, and a meter, or a concentrator that reports."""
+    """What stands behind the kids that are unknown no longer: a key, or a leave to enrol; and a meter, or a
+    concentrator that reports.
+    """
 
     meters: Mapping[bytes, AssignedMeter]
     reporting: Collection[bytes]
 
 
-def _known(kids: Collection[bytes], worker: Worker) -> _Known:
-    if not kids:
+def _known(frames: Collection[_Frame], worker: Worker) -> _Known:
+    if not frames:
         return _Known({}, ())
-    known = known_kids(kids)
+    known = known_kids({frame.kid for frame in frames})
+    if wanting := {frame.kid for frame in frames if frame.enrols and frame.kid not in known}:
+        awaited = awaited_titles({kid[:8] for kid in wanting})
+        known |= {kid for kid in wanting if kid[:8] in awaited}
     meters = worker.meters.read({kid[:8] for kid in known})
     others = {kid[:8] for kid in known if kid[:8] not in meters}
     rows = Concentrator.objects.filter(system_title__in=others).values_list("system_title", flat=True) if others else ()

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 1.0
 _KEPT_AT_MOST = 10_000  # concentrators
 _UNKNOWN = (FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH)
+_FORGED = (FailureKind.TAG_INVALID, FailureKind.CERTIFICATE_INVALID)  # they cost a cipher, or more
 
 
 class Share(NamedTuple):
@@ -56,13 +57,13 @@ def standing(concentrator_id: int, now: datetime) -> Share:
                                          AND verified_at IS NULL LIMIT %s) AS w),
                   (SELECT coalesce(sum(octets), 0)::bigint FROM concentrators_uplink
                    WHERE concentrator_id = %s AND received_at > %s - interval '1 hour' AND received_at <= %s),
-                  coalesce(sum(failures) FILTER (WHERE kind = %s), 0)::bigint,
+                  coalesce(sum(failures) FILTER (WHERE kind = ANY(%s::text[])), 0)::bigint,
                   coalesce(sum(failures) FILTER (WHERE kind = ANY(%s::text[])), 0)::bigint
            FROM concentrators_failuretally
            WHERE concentrator_id = %s AND hour = date_trunc('hour', %s::timestamptz, 'UTC')""",
         *(concentrator_id, settings.UPLINK_QUEUE_SHARE),
         *(concentrator_id, now, now),
-        *(FailureKind.TAG_INVALID.value, "{" + ",".join(_UNKNOWN) + "}"),
+        *("{" + ",".join(_FORGED) + "}", "{" + ",".join(_UNKNOWN) + "}"),
         *(concentrator_id, now),
     )[0]
     return Share(

@@ -1,5 +1,8 @@
 """Storing what was decided of a batch, in the caller's transaction, in an order that others rely on."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from concentrators.commands import queue
 from concentrators.commands.queue import AnswerKind, CommandAnswer
 from concentrators.failures import record
@@ -7,6 +10,8 @@ from concentrators.ingest.decisions import Decisions
 from concentrators.totals import reported_sums, totals
 from concentrators.totals.totals import TotalKey
 from keyvault.device_keys import epochs, link_epochs, tag_failures
+from keyvault.enrolment import storing as enrolment
+from keyvault.enrolment.opening import Enrolling
 from keyvault.opening import Opening, save_counters
 from meters.readings import store as reading_store
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
@@ -14,9 +19,10 @@ from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 _SAID = {COMMAND_DONE: AnswerKind.DONE, COMMAND_REFUSED: AnswerKind.REFUSED, COMMAND_LATE: AnswerKind.LATE}
 
 
-def store(decisions: Decisions, opening: Opening) -> None:
+def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enrolling] = MappingProxyType({})) -> None:
     """Store decisions, with a fixed number of queries; nothing is asked of what has nothing to store.
 
+    0. Keys of meters that enrolled by an accepted frame (``enrolling``, by kid): the counters below need their rows.
     1. Counters, by compare-and-set: whether what was decided still holds. Nobody else at these keys gets past them.
        And when meters were heard for which their concentrator reports.
     2. Commands: the answers of meters, and those that brought a key which has arrived.
@@ -30,6 +36,8 @@ def store(decisions: Decisions, opening: Opening) -> None:
     again.
     """
     judged_at = decisions.uplinks[0].delivery.judged_at
+    if enrolling:
+        enrolment.store(enrolling, decisions.activated.keys() & enrolling.keys(), opening, judged_at)
     save_counters(opening, decisions.heard)
     if decisions.reported:
         link_epochs.note_heard(decisions.reported)

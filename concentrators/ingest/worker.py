@@ -35,10 +35,10 @@ class Worker:
         different things of one place: the caller rolls back and calls again with more ``care``. Care.LOCK locks the
         counters in title order and looks before it stores.
         """
-        batch, facts, opening = gather(uplinks, care, self.ciphers, self.meters, self.registers)
+        batch, facts, opening, enrolling = gather(uplinks, care, self.ciphers, self.meters, self.registers)
         examined = examine(batch, facts)
         decisions = decide(examined, look_up(examined))
-        store(decisions, opening)
+        store(decisions, opening, enrolling)
         return [uplink.verdicts for uplink in decisions.uplinks]
 
 

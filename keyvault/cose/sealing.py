@@ -45,6 +45,18 @@ class DirectionCipher:
         """As ``seal``, under a protected header that says more."""
         return encode_frame(protected, self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected)))
 
+    def open_with(self, frame: Frame, external_aad: bytes) -> bytes:
+        """As ``open_``, of a frame that is bound to octets outside of it."""
+        try:
+            aad = enc_structure(frame.protected, external_aad)
+            return self._aead.decrypt(self._nonce(frame.counter), frame.ciphertext, aad)
+        except (InvalidTag, ValueError):
+            raise TagInvalidError from None
+
+    def seal_with(self, protected: bytes, counter: int, plaintext: bytes, external_aad: bytes) -> bytes:
+        """The ciphertext of a frame that is bound to octets outside of it; otherwise as ``seal_under``."""
+        return self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected, external_aad))
+
     def _nonce(self, counter: int) -> bytes:
         """Base IV XOR the left-padded Partial IV, 13 octets (RFC 9052 section 3.1)."""
         return (self._base_iv ^ counter).to_bytes(13, "big")

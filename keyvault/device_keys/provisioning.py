@@ -140,6 +140,54 @@ def provision_agreed(
         _insert(_agreed_rows(entries, publics), state)
 
 
+def replace_transfer_keys(entries: Iterable[NewKey], publics: Mapping[bytes, bytes]) -> None:
+    """Put transfer keys (epoch 0) that are agreed on in the place of others, whatever became of those; as
+    ``provision_agreed``. Commands under the old ones end: their version moves.
+    """
+    with transaction.atomic():
+        rows = sorted(_agreed_rows(entries, publics))
+        moved = _replace_transfer_rows(rows)
+        if rows:
+            journal_keys(KeyState.ACTIVE, [(moved[row.system_title], *row) for row in rows])
+
+
+def _replace_transfer_rows(rows: Sequence["_Row"]) -> dict[bytes, int]:
+    """The ids of the rows by title; ProvisioningError where one is missing."""
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(_Row._fields)
+    of = dict(zip(_Row._fields, columns, strict=True))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT 1 FROM keyvault_devicekey WHERE system_title = ANY(%s::bytea[]) AND epoch = 0
+               ORDER BY system_title FOR NO KEY UPDATE""",
+            [of["system_title"]],
+        )
+        cursor.execute(
+            """WITH moved AS (
+                   UPDATE keyvault_devicekey k
+                   SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm, source = 'agreed',
+                       master_key_version = n.version, fleet_key_id = NULL, agreement_key_id = n.agreement_key_id,
+                       state = 'active', version = k.version + 1
+                   FROM unnest(%s::bytea[], %s::bytea[], %s::bytea[], %s::int[], %s::int[], %s::int[])
+                        AS n(title, wrapped, fingerprint, algorithm, version, agreement_key_id)
+                   WHERE k.system_title = n.title AND k.epoch = 0 RETURNING k.id, k.version, k.system_title
+               )
+               UPDATE keyvault_invocationcounter c SET key_version = moved.version
+               FROM moved WHERE c.key_id = moved.id RETURNING moved.system_title, moved.id""",
+            [
+                of["system_title"],
+                of["wrapped"],
+                of["fingerprint"],
+                of["algorithm"],
+                of["master_key_version"],
+                of["agreement_key_id"],
+            ],
+        )
+        moved = {bytes(title): key_id for title, key_id in cursor.fetchall()}
+    if len(moved) != len(rows):
+        raise ProvisioningError("a transfer key that was to be replaced is gone: try again")
+    return moved
+
+
 def provision_pending(
     stored: Iterable[NewKey],
     derived: Mapping[FleetKey, Iterable[NewKey]],

@@ -24,7 +24,7 @@ def count(opening: Opening) -> None:
         opening.keys[refused.kid].id
         for uplink in opening.uplinks
         for refused in uplink.refused
-        if refused.reason is Refusal.TAG_INVALID and refused.kid is not None
+        if refused.reason is Refusal.TAG_INVALID and refused.kid in opening.keys  # of an enrolment there is none yet
     )
     if not bad:
         return

@@ -17,7 +17,7 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.journal import key_records
+from keyvault.journal import enrolment_records, key_records
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import JournalRecord
 from keyvault.models import Approval, Backup, MasterKeyRotation, RotationState
@@ -147,6 +147,10 @@ class KeyReplayer:
             "agreement_key": lambda record: key_records.agreement_key(*record.body),
             "agreement_key_cut_off": lambda record: key_records.agreement_key_cut_off(*record.body),
             "public_keys": lambda record: key_records.public_keys(record.body),
+            "authority": lambda record: enrolment_records.authority(*record.body),
+            "awaited": lambda record: enrolment_records.awaited(record.body),
+            "enrolled": lambda record: enrolment_records.enrolled(record.body),
+            "revoked": lambda record: enrolment_records.revoked(*record.body),
             "audit_key": lambda record: key_records.audit_key(*record.body),
             "keys": lambda record: key_records.keys(*record.body),
             "activated": lambda record: key_records.activated(*record.body),

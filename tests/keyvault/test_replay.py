@@ -47,6 +47,8 @@ from keyvault.device_keys.provisioning import (
     provision_stored,
     set_key_state,
 )
+from keyvault.enrolment import authorities
+from keyvault.enrolment.certificates import revoke
 from keyvault.journal import reading, replay
 from keyvault.journal.replay import ReplayError
 from keyvault.journal.segments import JournalRecord
@@ -55,18 +57,23 @@ from keyvault.models import (
     AgreementKey,
     Approval,
     AuditRecord,
+    Authority,
+    AwaitedEnrolment,
     Backup,
     DeviceKey,
     DevicePublicKey,
+    Enrolment,
     FleetKey,
     InvocationCounter,
     KeyState,
     MasterKeyRotation,
+    RevokedCertificate,
     RotationState,
 )
-from tests.concentrators.fleet import NOW, Device, commission, post
+from tests.concentrators.enrolling import AUTHORITY, KID, Newcomer, pin
+from tests.concentrators.fleet import NOW, Device, commission, judged, post
 from tests.concentrators.statements import counting
-from tests.factories import ConcentratorFactory
+from tests.factories import ConcentratorFactory, MeterFactory
 from tests.keyvault import agreeing
 from tests.toy_schemes import toys
 
@@ -121,6 +128,12 @@ def picture() -> dict[str, Any]:
             tuple(map(plain, row))
             for row in DevicePublicKey.objects.order_by("public").values_list("system_title", "public")
         ],
+        "authorities": list(Authority.objects.values_list("kid", "issuer", "public")),
+        "enrolments": list(
+            Enrolment.objects.order_by("cti").values_list("cti", "system_title", "epoch", "certificate")
+        ),
+        "may enrol": list(AwaitedEnrolment.objects.order_by("system_title").values_list("system_title", "scheme")),
+        "revoked": list(RevokedCertificate.objects.values_list("cti", "revocation")),
         "concentrators": list(Concentrator.objects.order_by("pk").values_list("pk", "name", "is_active")),
         "tokens": [
             (bytes(digest), label, bool(revoked), expires and int(expires.timestamp()))
@@ -589,3 +602,26 @@ def test_batches_cost_the_same_number_of_statements(folder: Path) -> None:
 
 def test_records_show_what_they_are() -> None:
     assert JournalRecord(1, 2_500_000, "test", None).at_s == 2.5
+
+
+def test_enrolments_authorities_and_revocations_come_back(folder: Path) -> None:
+    concentrator = ConcentratorFactory.create()
+    meters = MeterFactory.create_batch(3)
+    agreement_keys.init("hes-1", OFFICER)
+    newcomers: list[Newcomer] = []
+
+    def act() -> None:
+        pin()
+        newcomers[:] = [Newcomer(meter, agreement_keys.active()) for meter in meters]
+        authorities.allow([one.title for one in newcomers], OFFICER, NOW)
+        frames = [one.frame(one.certificate(cti=one.title)) for one in newcomers[:2]]
+        assert judged(concentrator, frames) == {"accepted": 2}
+        authorities.revoke(revoke(AUTHORITY, KID, newcomers[0].title, int(NOW.timestamp())), OFFICER, NOW)
+
+    assert_brought_back(folder, act)
+    first, second, third = newcomers
+    again = [one.frame(one.certificate(cti=one.title), 1) for one in (first, second)]
+    assert judged(concentrator, again) == {"accepted": 2}  # keys came back, and what enrolled them
+    assert judged(concentrator, [third.frame(third.certificate(cti=first.title))]) == {"certificate_revoked": 1}
+    assert judged(concentrator, [third.frame(third.certificate(cti=second.title))]) == {"already_enrolled": 1}
+    assert judged(concentrator, [third.frame(third.certificate())]) == {"accepted": 1}

@@ -8,7 +8,7 @@ from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
-from ami_headend.core.commands import DomainCommand
+from ami_headend.core.commands import DomainCommand, time_of
 from ami_headend.signin.terminal import authenticated
 from keyvault import approvals
 from keyvault.approvals import ApprovalError
@@ -16,6 +16,8 @@ from keyvault.audit.chain import AuditError
 from keyvault.device_keys import agreement_cut_off, key_export, shipment_kek
 from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.shipment_kek import TransportKeyError
+from keyvault.enrolment import authorities
+from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.management import exporting
 from keyvault.master_key import MasterKeyError, versions
 from keyvault.master_key.versions import DestroyError
@@ -41,7 +43,15 @@ Examples:
   manage.py approvals refuse 7 --account ben
   manage.py export_keys --transport-key lab.key --meters 0024befffe804ff1 --output meter.jsonl
 """
-    refusals = (ApprovalError, DestroyError, AgreementKeyError, TransportKeyError, MasterKeyError, AuditError)
+    refusals = (
+        ApprovalError,
+        DestroyError,
+        AgreementKeyError,
+        AuthorityError,
+        TransportKeyError,
+        MasterKeyError,
+        AuditError,
+    )
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -58,7 +68,12 @@ Examples:
         cut_off = acts.add_parser("cut-off", help="a version of an agreement key, with all keys of it")
         cut_off.add_argument("name")
         cut_off.add_argument("version", type=int)
-        for asking in (export, destroy, cut_off):
+        pin = acts.add_parser("pin", help="an authority that vouches for the keys of meters")
+        pin.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
+        pin.add_argument("--issuer", required=True, metavar="TEXT", help="what certificates call iss")
+        pin.add_argument("--public", required=True, metavar="HEX", type=bytes.fromhex, help="its Ed25519 public key")
+        pin.add_argument("--expires", type=time_of, metavar="TIME", help="when it vouches no longer (never)")
+        for asking in (export, destroy, cut_off, pin):
             asking.add_argument("--account", required=True, metavar="NAME", help="the account that requests")
             asking.add_argument("--reason", required=True, help="why; the second person reads it")
         for name, text in (
@@ -98,6 +113,10 @@ Examples:
                 approvals.EXPORT,
                 key_export.approval_subject(exporting.titles(options), shipment_kek.load(key)),
             )
+        elif act == "pin":
+            kid, issuer = options["kid"].encode(), options["issuer"]
+            authority = PublicAuthority(kid, issuer, options["public"], options["expires"])
+            act, subject = approvals.PIN_AUTHORITY, authorities.approval_subject(authority)
         elif act == "cut-off":
             agreement_cut_off.would_be(options["name"], options["version"])
             act = approvals.CUT_OFF_AGREEMENT_KEY

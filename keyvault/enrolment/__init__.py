@@ -1,0 +1,1 @@
+"""Enrolment of meters by certificate: device keys that an authority vouches for (docs/schemes.md)."""

@@ -1,0 +1,184 @@
+"""Authorities as their users see them: pinned, their revocations taken, meters let to enrol. All acts are audited.
+
+An authority's private key is never here: it signs elsewhere (``keyvault.enrolment.authority_file`` for small ones).
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.db.models import Count, QuerySet
+
+from ami_headend.core.sql import execute, int_array, octets_array
+from keyvault import approvals, journal
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.enrolment.certificates import CertificateError, parse_revocation, verify
+from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, KeyState, RevokedCertificate
+from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_meters
+
+KID_MAX_OCTETS = 64
+ISSUER_MAX = 100
+PUBLIC_OCTETS = 32
+_NAMED_IN_AUDIT = 100
+
+
+class AuthorityError(ProvisioningError):
+    """An authority that cannot be pinned, found or believed; the message says why."""
+
+
+class PublicAuthority(NamedTuple):
+    """What is pinned: the kid and iss of its certificates, its Ed25519 public key (32 octets), and its end, if any."""
+
+    kid: bytes
+    issuer: str
+    public: bytes
+    expires_at: datetime | None = None
+
+
+class Revoked(NamedTuple):
+    """What a revocation was of: the certificate's number, and the keys of the meter that it enrolled, if any."""
+
+    cti: bytes
+    enrolment: Enrolment | None
+    key_ids: list[int]
+
+
+def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
+    """Let an authority vouch for the keys of meters, for good. AuthorityError where its kid or key stands already.
+
+    Spends a second person's approval where one is required: ApprovalError.
+    """
+    subject = approval_subject(authority)
+    with transaction.atomic():
+        spent = approvals.use(approvals.PIN_AUTHORITY, subject, now)
+        row, made = Authority.objects.get_or_create(
+            kid=authority.kid,
+            defaults={
+                "issuer": authority.issuer,
+                "public": authority.public,
+                "pinned_at": now,
+                "expires_at": authority.expires_at,
+            },
+        )
+        if not made:
+            raise AuthorityError(f"an authority {row} is pinned under this kid already")
+        expires_s = None if authority.expires_at is None else int(authority.expires_at.timestamp())
+        journal.append("authority", [*authority[:3], int(now.timestamp()), expires_s])
+        chain.record(actor, approvals.PIN_AUTHORITY, {**subject, **spent})
+    return row
+
+
+def approval_subject(authority: PublicAuthority) -> dict[str, Any]:
+    """What a second person approves: exactly this key under this name. AuthorityError where it is in no form."""
+    if not 1 <= len(authority.kid) <= KID_MAX_OCTETS:
+        raise AuthorityError(f"the kid of an authority has 1 to {KID_MAX_OCTETS} octets")
+    if not authority.issuer.strip() or len(authority.issuer) > ISSUER_MAX or not authority.issuer.isprintable():
+        raise AuthorityError(f"the issuer (iss) is a text of up to {ISSUER_MAX} printable characters")
+    if len(authority.public) != PUBLIC_OCTETS:
+        raise AuthorityError(f"an Ed25519 public key has {PUBLIC_OCTETS} octets, not {len(authority.public)}")
+    until = None if authority.expires_at is None else authority.expires_at.isoformat()
+    return {
+        "kid": authority.kid.hex(),
+        "issuer": authority.issuer,
+        "public": authority.public.hex(),
+        "expires_at": until,
+    }
+
+
+def listed() -> QuerySet[Authority]:
+    """The pinned authorities by name, with how many meters each enrolled, and how many certificates it revoked."""
+    return Authority.objects.annotate(
+        enrolments=Count("enrolment", distinct=True), revocations=Count("revokedcertificate", distinct=True)
+    ).order_by("issuer", "pk")
+
+
+def revoke(octets: bytes, actor: Actor, now: datetime) -> Revoked:
+    """Take an authority's revocation of a certificate: it enrols no meter from now on; what it enrolled stands.
+
+    AuthorityError where it is none, or of no pinned authority. The same again changes nothing.
+    """
+    try:
+        revocation = parse_revocation(octets)
+        with transaction.atomic():
+            row = Authority.objects.select_for_update().filter(kid=revocation.signed.kid).first()
+            if row is None:
+                raise AuthorityError(f"no authority {revocation.signed.kid[:32]!r} is pinned")
+            verify(revocation.signed, bytes(row.public))
+            at = datetime.fromtimestamp(revocation.at_s, UTC)
+            fields = {"authority": row, "revocation": octets, "revoked_at": at, "received_at": now}
+            _, made = RevokedCertificate.objects.get_or_create(cti=revocation.cti, defaults=fields)
+            if made:
+                body = [revocation.cti, bytes(row.kid), octets, revocation.at_s, int(now.timestamp())]
+                journal.append("revoked", body)
+                subject = {"cti": revocation.cti.hex(), "authority": row.issuer}
+                chain.record(actor, "authority.revoke", subject)
+            return _revoked(revocation.cti, row)
+    except CertificateError as error:
+        raise AuthorityError(str(error)) from None
+
+
+def _revoked(cti: bytes, authority: Authority) -> Revoked:
+    enrolment = Enrolment.objects.filter(cti=cti, authority=authority).first()
+    if enrolment is None:
+        return Revoked(cti, None, [])
+    keys = DeviceKey.objects.filter(system_title=enrolment.system_title).exclude(state=KeyState.COMPROMISED)
+    return Revoked(cti, enrolment, list(keys.order_by("pk").values_list("pk", flat=True)))
+
+
+def allow(
+    system_titles: Sequence[bytes],
+    actor: Actor,
+    now: datetime,
+    scheme: str | None = None,
+    algorithm: int | None = None,
+) -> int:
+    """Let meters (system title, 8 octets) enrol by certificate, once each; how many. One that may already stays so.
+
+    ``scheme`` and ``algorithm`` are those of the epoch to come, None for those that the meter has, or the usual ones.
+    AuthorityError for a scheme that no meter can be given with such keys.
+    """
+    titles = sorted(set(system_titles))
+    with transaction.atomic():
+        newest = {
+            bytes(title): (of, alg)
+            for title, of, alg in DeviceKey.objects.filter(system_title__in=titles, epoch__gt=0)
+            .order_by("system_title", "-epoch")
+            .distinct("system_title")
+            .values_list("system_title", "scheme", "algorithm")
+        }
+        kinds = [_kind(newest.get(title), scheme, algorithm) for title in titles]
+        rows = [[title, *kind, int(now.timestamp())] for title, kind in zip(titles, kinds, strict=True)]
+        execute(
+            """INSERT INTO keyvault_awaitedenrolment (system_title, scheme, algorithm, allowed_at)
+               SELECT title, scheme, algorithm, %s
+               FROM unnest(%s::bytea[], %s::text[], %s::int[]) AS n(title, scheme, algorithm)
+               ON CONFLICT (system_title) DO UPDATE
+               SET scheme = excluded.scheme, algorithm = excluded.algorithm, allowed_at = excluded.allowed_at""",
+            now,
+            octets_array(titles),
+            "{" + ",".join(f'"{name}"' for name, _ in kinds) + "}",
+            int_array(alg for _, alg in kinds),
+        )
+        if rows:
+            journal.append("awaited", rows)
+        named = [title.hex() for title in titles[:_NAMED_IN_AUDIT]]
+        chain.record(actor, "authority.allow", {"devices": named, "count": len(titles)})
+    return len(titles)
+
+
+def _kind(newest: tuple[str, int] | None, scheme: str | None, algorithm: int | None) -> tuple[str, int]:
+    """The scheme and algorithm of the epoch to come."""
+    of, alg = newest or (None, None)
+    chosen = scheme or of or "ccm"
+    check_for_meters(chosen)
+    if "agreed" not in SCHEMES[chosen].sources:
+        raise AuthorityError(f"scheme {chosen} takes no agreed keys")
+    return chosen, algorithm_for(chosen, algorithm if algorithm is not None else alg if chosen == of else None)
+
+
+def awaited() -> QuerySet[AwaitedEnrolment]:
+    """The meters that may enrol, by title."""
+    return AwaitedEnrolment.objects.order_by("system_title")

@@ -1,0 +1,126 @@
+"""What the database knows of certificates and titles that enrolment frames bring: a fixed number of queries."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from keyvault.enrolment.certificates import Certificate
+from keyvault.enrolment.checks import PinnedAuthority, Standing
+
+
+class Awaited(NamedTuple):
+    """A meter that may enrol: the scheme and algorithm of the epoch to come."""
+
+    scheme: str
+    algorithm: int
+
+
+class AgreementVersion(NamedTuple):
+    """A version of an agreement key as it is stored, for ``agreement_keys.open_pair``."""
+
+    id: int
+    name: str
+    version: int
+    wrapped: bytes
+    public: bytes
+
+
+class Known(NamedTuple):
+    """Pinned authorities by kid, versions of agreement keys, and what stands of titles, numbers and public keys.
+
+    ``epochs`` are the newest epochs by title, ``enrolled`` the cti by title and epoch.
+    """
+
+    authorities: dict[bytes, PinnedAuthority]
+    versions: list[AgreementVersion]
+    awaited: dict[bytes, Awaited]
+    epochs: dict[bytes, int]
+    enrolled: dict[tuple[bytes, int], bytes]
+    newest_s: dict[bytes, int]
+    used: set[bytes]
+    revoked: set[bytes]
+    public_of: dict[bytes, bytes]
+
+    def standing(self, certificate: Certificate) -> Standing:
+        """What is known of one certificate."""
+        return Standing(
+            self.authorities.get(certificate.signed.kid),
+            certificate.cti in self.revoked,
+            certificate.cti in self.used,
+            self.newest_s.get(certificate.system_title),
+            {version.name for version in self.versions},
+            self.public_of.get(certificate.public),
+        )
+
+    def versions_for(self, audience: str) -> list[AgreementVersion]:
+        """The versions that a meter may have been made for, the newest first."""
+        return [version for version in self.versions if version.name == audience]
+
+
+def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) -> Known:
+    """Read it, in the caller's transaction: authorities stay until that ends, so that a revocation waits."""
+    named, numbers = octets_array(titles), octets_array(one.cti for one in certificates)
+    authorities = fetch_rows(
+        """SELECT kid, id, issuer, public, extract(epoch FROM expires_at)::float8 FROM keyvault_authority
+           WHERE kid = ANY(%s::bytea[]) FOR SHARE""",
+        octets_array({one.signed.kid for one in certificates}),
+    )
+    versions = fetch_rows(
+        """SELECT id, name, version, wrapped, public FROM keyvault_agreementkey
+           WHERE state <> 'cut_off' AND name IN (SELECT name FROM keyvault_agreementkey WHERE state = 'active')
+           ORDER BY version DESC"""
+    )
+    awaited = fetch_rows(
+        "SELECT system_title, scheme, algorithm FROM keyvault_awaitedenrolment WHERE system_title = ANY(%s::bytea[])",
+        named,
+    )
+    epochs = fetch_rows(
+        """SELECT system_title, max(epoch) FROM keyvault_devicekey WHERE system_title = ANY(%s::bytea[])
+           GROUP BY system_title""",
+        named,
+    )
+    enrolled = fetch_rows(
+        """SELECT system_title, epoch, cti, extract(epoch FROM issued_at)::bigint FROM keyvault_enrolment
+           WHERE system_title = ANY(%s::bytea[]) OR cti = ANY(%s::bytea[])""",
+        named,
+        numbers,
+    )
+    newest: dict[bytes, int] = {}
+    for title, _, _, issued_s in enrolled:
+        newest[title] = max(issued_s, newest.get(title, 0))
+    revoked = fetch_rows("SELECT cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers)
+    public_of = fetch_rows(
+        """SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])
+           UNION ALL SELECT public, ''::bytea FROM keyvault_agreementkey WHERE public = ANY(%s::bytea[])""",
+        *[octets_array(one.public for one in certificates)] * 2,
+    )
+    return Known(
+        {kid: PinnedAuthority(*row) for kid, *row in authorities},
+        [AgreementVersion(*row) for row in versions],
+        {title: Awaited(*row) for title, *row in awaited},
+        dict(epochs),
+        {(title, epoch): cti for title, epoch, cti, _ in enrolled},
+        newest,
+        {cti for _, _, cti, _ in enrolled},
+        {row[0] for row in revoked},
+        dict(public_of),
+    )
+
+
+def awaited_titles(titles: Collection[bytes]) -> set[bytes]:
+    """Those of some titles whose meters may enrol. One query."""
+    rows = fetch_rows(
+        "SELECT system_title FROM keyvault_awaitedenrolment WHERE system_title = ANY(%s::bytea[])", octets_array(titles)
+    )
+    return {row[0] for row in rows}
+
+
+def key_ids(kids: Collection[bytes]) -> dict[bytes, int]:
+    """The ids of keys by kid, as far as they stand. One query."""
+    rows = fetch_rows(
+        """SELECT n.title, n.epoch, k.id FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
+           JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch""",
+        octets_array(kid[:8] for kid in kids),
+        int_array(int.from_bytes(kid[8:], "big") for kid in kids),
+    )
+    return {title + epoch.to_bytes(2, "big"): key_id for title, epoch, key_id in rows}

@@ -1,0 +1,275 @@
+"""Opening enrolment frames: what the usual opening refused for the certificate in them is looked at once more.
+
+A frame whose certificate and tag hold gets a key that is in no table yet. Where the frame is accepted, ``storing`` puts
+the key there; nothing is written before. Batches without such frames cost nothing (docs/adr/0030).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from django.conf import settings
+
+from keyvault import master_key
+from keyvault.ciphers import KeptCiphers, key_row, open_keys
+from keyvault.cose.kdf import uplink_key
+from keyvault.cose.sealing import DirectionCipher, TagInvalidError
+from keyvault.cose.structures import Frame, MalformedError
+from keyvault.device_keys import agreement_keys
+from keyvault.device_keys.provisioning import transfer_algorithm
+from keyvault.enrolment import known
+from keyvault.enrolment.certificates import Certificate, CertificateError, parse_certificate, verify
+from keyvault.enrolment.checks import EnrolmentRefusal, check
+from keyvault.enrolment.frames import EnrolmentFrame, parse_enrolment
+from keyvault.enrolment.known import AgreementVersion, Awaited, Known
+from keyvault.master_key import UnwrapError
+from keyvault.models import KeyState
+from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refusal, Refused
+from keyvault.replay_window import Take
+from keyvault.replay_window_store import ContendedError, CountedKey, read_keys
+from keyvault.schemes.agreed import AGREED, AgreementError, check_public
+from keyvault.schemes.lines import KeyInputs
+from keyvault.schemes.table import USUAL
+
+_Why = tuple[Refusal | EnrolmentRefusal, str]
+
+
+class Enrolling(NamedTuple):
+    """A key that a frame vouched for, and that stands in no table yet."""
+
+    certificate: Certificate
+    octets: bytes
+    authority_id: int
+    version_id: int
+    awaited: Awaited
+    cipher: DirectionCipher
+
+
+class EventsKey:
+    """The key of an enrolment frame of a scheme whose readings come otherwise: such a frame brings events alone."""
+
+    content = "events"
+
+    def __init__(self, key: CountedKey) -> None:
+        self._key = key
+        self.scheme = key.scheme
+
+    def look(self, counter: int) -> Take:
+        """Whether the counter could be taken."""
+        return self._key.look(counter)
+
+    def take(self, counter: int) -> Take:
+        """Take the counter."""
+        return self._key.take(counter)
+
+
+class _Claimed(NamedTuple):
+    """An enrolment frame: its uplink and place there, when it came in Unix seconds, and what it says."""
+
+    uplink: int
+    place: int
+    came_s: int
+    frame: Frame
+    octets: bytes
+
+
+class _RefusedError(Exception):
+    def __init__(self, reason: Refusal | EnrolmentRefusal, detail: str) -> None:
+        super().__init__(detail)
+        self.why: _Why = (reason, detail)
+
+
+def open_enrolments(opening: Opening, uplinks: Sequence[Frames], came_s: Sequence[int]) -> dict[bytes, Enrolling]:
+    """Open the enrolment frames among those that were refused as malformed; the keys to be stored, by kid.
+
+    ``came_s`` says of each uplink when it came, in Unix seconds. Opened and refused frames go where the others of their
+    uplink are, keys to those of the opening. A fixed number of queries, none without such frames.
+    """
+    claimed = _claimed(opening, uplinks, came_s)
+    if not claimed:
+        return {}
+    batch = _Batch(opening, claimed)
+    for one in claimed:
+        opened, refused = opening.uplinks[one.uplink]
+        kid, counter = one.frame.kid, one.frame.counter
+        try:
+            opened.append(batch.open_(one))
+        except _RefusedError as error:
+            refused.append(Refused(one.place, *error.why, kid, counter))
+    return batch.enrolling
+
+
+def _claimed(opening: Opening, uplinks: Sequence[Frames], came_s: Sequence[int]) -> list[_Claimed]:
+    """The enrolment frames, taken out of what was refused."""
+    found = []
+    for number, (frames, (_, refused)) in enumerate(zip(uplinks, opening.uplinks, strict=True)):
+        octets: Mapping[int, bytes] | None = None
+        for place in range(len(refused) - 1, -1, -1):
+            index, reason, *_ = refused[place]
+            if reason is not Refusal.MALFORMED:
+                continue
+            octets = dict(frames) if octets is None else octets
+            try:
+                parsed = _parse(octets[index])
+            except MalformedError as error:
+                refused[place] = Refused(index, reason, str(error))
+                continue
+            if parsed is not None:
+                del refused[place]
+                found.append(_Claimed(number, index, came_s[number], *parsed))
+    return sorted(found, key=lambda one: one[:2])
+
+
+def _parse(octets: bytes) -> EnrolmentFrame | None:
+    return parse_enrolment(octets) if len(octets) <= settings.FRAME_MAX_OCTETS else None
+
+
+class _Batch:
+    """The enrolment frames of a batch, with what is known of them."""
+
+    def __init__(self, opening: Opening, claimed: Sequence[_Claimed]) -> None:
+        self.enrolling: dict[bytes, Enrolling] = {}
+        self._keys = opening.keys
+        kids = {one.frame.kid for one in claimed}
+        if any(kid in self._keys and self._keys[kid].is_foreseen for kid in kids):
+            raise ContendedError("an enrolment frame among others: its counter does not follow theirs")
+        self._keys.update(read_keys(kids - self._keys.keys(), {}, opening.care, KeptCiphers()))
+        self._certificates = {one.octets: _certificate(one.octets) for one in claimed}
+        certificates = [one for one in self._certificates.values() if isinstance(one, Certificate)]
+        self._known: Known = known.look_up({kid[:8] for kid in kids}, certificates)
+        standing = [self._keys[kid].id for kid in kids if kid in self._keys]
+        self._opened = {key.id: key for key in open_keys(standing)} if standing else {}
+        self._privates: dict[int, X25519PrivateKey | None] = {}
+
+    def open_(self, one: _Claimed) -> Opened:
+        kid, counter = one.frame.kid, one.frame.counter
+        enrolling = self.enrolling.get(kid)
+        if enrolling is not None:
+            self._check_same(one, enrolling.certificate.cti)
+            cipher = enrolling.cipher
+        elif kid in self._keys:
+            cipher = self._cipher_of_standing(one)
+        else:
+            return self._enrol(one)
+        try:
+            plaintext = cipher.open_with(one.frame, one.octets)
+        except TagInvalidError:
+            raise _RefusedError(Refusal.TAG_INVALID, _BAD_TAG) from None
+        return self._opened_frame(one.place, kid, counter, plaintext)
+
+    def _opened_frame(self, index: int, kid: bytes, counter: int, plaintext: bytes) -> Opened:
+        key = self._keys[kid]
+        usual = key_row(0, 0, "", 0, USUAL)
+        is_plain = (key.envelope, key.content) == (usual.envelope, usual.content)
+        return Opened(index, kid, counter, plaintext, key if is_plain else EventsKey(key))  # type: ignore[arg-type]
+
+    def _check_same(self, one: _Claimed, cti: bytes | None) -> None:
+        """The certificate that enrolled a key is looked at no more; another one never opens anything."""
+        certificate = self._certificates[one.octets]
+        if not isinstance(certificate, Certificate) or certificate.cti != cti:
+            detail = "this epoch was enrolled with another certificate"
+            raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
+
+    def _cipher_of_standing(self, one: _Claimed) -> DirectionCipher:
+        key, kid = self._keys[one.frame.kid], one.frame.kid
+        self._check_same(one, self._known.enrolled.get((kid[:8], int.from_bytes(kid[8:], "big"))))
+        if key.state not in ACCEPTABLE:
+            raise _RefusedError(Refusal.KEY_RETIRED, f"the key of this epoch is {key.state}")
+        self._check_algorithm(one, transfer_algorithm(key.alg))
+        opened = self._opened.get(key.id)
+        if opened is None:
+            raise _RefusedError(Refusal.PARKED, "the stored key does not open: its row was changed; see the log")
+        return _cipher(opened.octets, one.frame)
+
+    def _check_algorithm(self, one: _Claimed, alg: int) -> None:
+        if one.frame.alg != alg:
+            raise _RefusedError(Refusal.ALGORITHM_MISMATCH, f"algorithm {one.frame.alg}, a meter enrols with {alg}")
+
+    def _enrol(self, one: _Claimed) -> Opened:
+        """A kid without a key: every check in its order, the signature, then the tag."""
+        title, epoch = one.frame.kid[:8], int.from_bytes(one.frame.kid[8:], "big")
+        awaited = self._awaited(title, epoch)
+        self._check_algorithm(one, transfer_algorithm(awaited.algorithm))
+        certificate = self._certificates[one.octets]
+        if isinstance(certificate, str):
+            raise _RefusedError(EnrolmentRefusal.CERTIFICATE_INVALID, certificate)
+        why = check(certificate, title, one.came_s, settings.CLOCK_SKEW_S, self._known.standing(certificate))
+        if why is not None:
+            raise _RefusedError(*why)
+        authority = self._known.authorities[certificate.signed.kid]
+        self._check_others(certificate)
+        try:
+            verify(certificate.signed, authority.public)
+            check_public(certificate.public)
+        except (CertificateError, AgreementError) as error:
+            raise _RefusedError(EnrolmentRefusal.CERTIFICATE_INVALID, str(error)) from None
+        version, cipher, plaintext = self._open_with_any(one, certificate)
+        row = key_row(0, 1, KeyState.PENDING.value, awaited.algorithm, awaited.scheme)
+        self._keys[one.frame.kid] = CountedKey(settings.COUNTER_GAP_RUNS, row, None, -1, 0)
+        self.enrolling[one.frame.kid] = Enrolling(certificate, one.octets, authority.id, version.id, awaited, cipher)
+        return self._opened_frame(one.place, one.frame.kid, one.frame.counter, plaintext)
+
+    def _check_others(self, certificate: Certificate) -> None:
+        """A number, and a public key, stand for one meter among those that this batch enrols, too."""
+        others = [one.certificate for one in self.enrolling.values()]
+        if any(other.cti == certificate.cti for other in others):
+            detail = f"it enrols another meter of this uplink (cti {certificate.cti.hex()})"
+            raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
+        if any(other.public == certificate.public for other in others):
+            detail = "its public key is that of another meter of this uplink"
+            raise _RefusedError(EnrolmentRefusal.CERTIFICATE_INVALID, detail)
+
+    def _awaited(self, title: bytes, epoch: int) -> Awaited:
+        awaited, newest = self._known.awaited.get(title), self._known.epochs.get(title)
+        if awaited is None and newest is None:
+            raise _RefusedError(Refusal.UNKNOWN_DEVICE, f"no meter of system title {title.hex()} awaits enrolment")
+        if awaited is None:
+            detail = "the meter has keys: an operator must let it enrol again (manage.py authority allow)"
+            raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
+        following = (newest or 0) + 1
+        if epoch != following:
+            raise _RefusedError(Refusal.UNKNOWN_EPOCH, f"it enrols as epoch {following}, and the frame names {epoch}")
+        return awaited
+
+    def _open_with_any(
+        self, one: _Claimed, certificate: Certificate
+    ) -> tuple[AgreementVersion, DirectionCipher, bytes]:
+        """The frame opened by a version that the meter may have been made for."""
+        title, epoch = one.frame.kid[:8], int.from_bytes(one.frame.kid[8:], "big")
+        for version in self._known.versions_for(certificate.audience):
+            private = self._private(version)
+            if private is None:
+                continue
+            try:
+                device_key = AGREED.device_key(KeyInputs(certificate.public, title, epoch, private))
+                cipher = _cipher(device_key, one.frame)
+                return version, cipher, cipher.open_with(one.frame, one.octets)
+            except TagInvalidError:
+                continue
+        raise _RefusedError(Refusal.TAG_INVALID, _BAD_TAG)
+
+    def _private(self, version: AgreementVersion) -> X25519PrivateKey | None:
+        if version.id not in self._privates:
+            try:
+                opened = agreement_keys.open_pair(master_key.current(), *version[1:])
+            except UnwrapError:
+                self._privates[version.id] = None
+            else:
+                self._privates[version.id] = opened
+        return self._privates[version.id]
+
+
+_BAD_TAG = "the tag does not fit: forged, damaged, or another certificate's key"
+
+
+def _cipher(device_key: bytes, frame: Frame) -> DirectionCipher:
+    title, epoch = frame.kid[:8], int.from_bytes(frame.kid[8:], "big")
+    return DirectionCipher(uplink_key(device_key, title, epoch, frame.alg), frame.alg)
+
+
+def _certificate(octets: bytes) -> Certificate | str:
+    """A certificate; or what is wrong with it."""
+    try:
+        return parse_certificate(octets)
+    except CertificateError as error:
+        return str(error)

@@ -1,0 +1,107 @@
+"""Storing enrolments whose frames were accepted: the meter's keys, and that its certificate is used up for good."""
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+
+from django.db import transaction
+
+from ami_headend.core.sql import fetch_rows, octets_array
+from keyvault import journal
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
+from keyvault.enrolment import known
+from keyvault.enrolment.opening import Enrolling
+from keyvault.models import DeviceKey, Enrolment, KeyState
+from keyvault.opening import Opening
+from keyvault.replay_window_store import ContendedError
+
+
+def store(enrolling: Mapping[bytes, Enrolling], accepted: Collection[bytes], opening: Opening, now: datetime) -> None:
+    """Give meters whose enrolment frame was accepted their keys, by kid; the others leave no trace.
+
+    The key of the epoch is pending, as any that a frame is about to prove, and a pending key before it is retired;
+    the transfer key (epoch 0) is agreed on anew. ContendedError where another enrolment, a key or a leave to enrol came
+    between. A fixed number of queries.
+    """
+    for kid in enrolling.keys() - accepted:
+        del opening.keys[kid]
+    of = {kid: one for kid, one in sorted(enrolling.items()) if kid in accepted}
+    if not of:
+        return
+    titles = [kid[:8] for kid in of]
+    gone = fetch_rows(
+        "DELETE FROM keyvault_awaitedenrolment WHERE system_title = ANY(%s::bytea[]) RETURNING system_title",
+        octets_array(titles),
+    )
+    if len(gone) != len(titles):
+        raise ContendedError("a meter that was to enrol has enrolled, or may no more")
+    try:
+        with transaction.atomic():
+            _provision(of)
+    except ProvisioningError as error:
+        raise ContendedError(str(error)) from None
+    _note(of, now)
+    for kid, key_id in known.key_ids(of).items():
+        opening.keys[kid].id = key_id
+
+
+def _provision(of: Mapping[bytes, Enrolling]) -> None:
+    titles = [kid[:8] for kid in of]
+    publics = {kid[:8]: one.certificate.public for kid, one in of.items()}
+    standing = DeviceKey.objects.filter(system_title__in=titles)
+    pending = list(standing.filter(state=KeyState.PENDING).values_list("pk", flat=True))
+    if pending:
+        provisioning.set_key_state(pending, KeyState.RETIRED, before=[KeyState.PENDING])
+    with_transfer_key = {
+        bytes(title) for title in standing.filter(epoch=TRANSFER_EPOCH).values_list("system_title", flat=True)
+    }
+    transfer = [
+        NewKey(kid[:8], TRANSFER_EPOCH, None, transfer_algorithm(one.awaited.algorithm), agreement_key=one.version_id)
+        for kid, one in of.items()
+    ]
+    first = [entry for entry in transfer if entry.system_title not in with_transfer_key]
+    again = [entry for entry in transfer if entry.system_title in with_transfer_key]
+    provisioning.provision_agreed(first, {entry.system_title: publics[entry.system_title] for entry in first})
+    provisioning.replace_transfer_keys(again, {entry.system_title: publics[entry.system_title] for entry in again})
+    entries = [
+        NewKey(kid[:8], _epoch(kid), None, one.awaited.algorithm, one.awaited.scheme, agreement_key=one.version_id)
+        for kid, one in of.items()
+    ]
+    provisioning.provision_agreed(entries, publics, KeyState.PENDING)
+
+
+def _note(of: Mapping[bytes, Enrolling], now: datetime) -> None:
+    rows = [
+        Enrolment(
+            cti=one.certificate.cti,
+            system_title=kid[:8],
+            epoch=_epoch(kid),
+            authority_id=one.authority_id,
+            certificate=one.octets,
+            issued_at=datetime.fromtimestamp(one.certificate.issued_s, UTC),
+            expires_at=datetime.fromtimestamp(one.certificate.expires_s, UTC),
+            enrolled_at=now,
+        )
+        for kid, one in of.items()
+    ]
+    Enrolment.objects.bulk_create(rows)
+    journal.append(
+        "enrolled",
+        [
+            [
+                one.certificate.cti,
+                kid[:8],
+                _epoch(kid),
+                one.certificate.signed.kid,
+                one.octets,
+                one.certificate.issued_s,
+                one.certificate.expires_s,
+                int(now.timestamp()),
+            ]
+            for kid, one in of.items()
+        ],
+    )
+
+
+def _epoch(kid: bytes) -> int:
+    return int.from_bytes(kid[8:], "big")

@@ -1,0 +1,55 @@
+"""The records of the key journal that tell of authorities, certificates and meters that may enrol."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ami_headend.core.sql import execute, octets_array
+from keyvault.models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
+
+
+def _at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def authority(kid: bytes, issuer: str, public: bytes, pinned_s: int, expires_s: int | None) -> None:
+    """An authority that was pinned; what another record said of its kid before was of an act not committed."""
+    fields = {"issuer": issuer, "public": public, "pinned_at": _at(pinned_s)}
+    fields["expires_at"] = None if expires_s is None else _at(expires_s)
+    Authority.objects.update_or_create(kid=kid, defaults=fields)
+
+
+def awaited(rows: Sequence[Sequence[Any]]) -> None:
+    """Meters that may enrol, but those that have enrolled since."""
+    for title, scheme, algorithm, allowed_s in rows:
+        if not Enrolment.objects.filter(system_title=title, enrolled_at__gte=_at(allowed_s)).exists():
+            fields = {"scheme": scheme, "algorithm": algorithm, "allowed_at": _at(allowed_s)}
+            AwaitedEnrolment.objects.update_or_create(system_title=title, defaults=fields)
+
+
+def enrolled(rows: Sequence[Sequence[Any]]) -> None:
+    """Certificates that enrolled meters; the keys come in records of their own."""
+    numbers = dict(Authority.objects.values_list("kid", "pk"))
+    by_kid = {bytes(kid): number for kid, number in numbers.items()}
+    for cti, title, epoch, kid, octets, issued_s, expires_s, enrolled_s in rows:
+        fields = {
+            "cti": cti,
+            "authority_id": by_kid[kid],
+            "certificate": octets,
+            "issued_at": _at(issued_s),
+            "expires_at": _at(expires_s),
+            "enrolled_at": _at(enrolled_s),
+        }
+        Enrolment.objects.filter(cti=cti).exclude(system_title=title, epoch=epoch).delete()  # of an act not committed
+        Enrolment.objects.update_or_create(system_title=title, epoch=epoch, defaults=fields)
+    execute(
+        "DELETE FROM keyvault_awaitedenrolment WHERE system_title = ANY(%s::bytea[])",
+        octets_array(row[1] for row in rows),
+    )
+
+
+def revoked(cti: bytes, kid: bytes, octets: bytes, revoked_s: int, received_s: int) -> None:
+    """A certificate that its authority revoked."""
+    fields = {"authority": Authority.objects.get(kid=kid), "revocation": octets}
+    fields |= {"revoked_at": _at(revoked_s), "received_at": _at(received_s)}
+    RevokedCertificate.objects.get_or_create(cti=cti, defaults=fields)

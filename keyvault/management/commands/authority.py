@@ -1,0 +1,222 @@
+"""manage.py authority: who vouches for the keys of meters that enrol by certificate."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+
+from ami_headend.core import eui64
+from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.eui64 import Eui64Error
+from keyvault.approvals import ApprovalError
+from keyvault.audit import chain
+from keyvault.audit.chain import AuditError
+from keyvault.device_keys import epochs
+from keyvault.device_keys.provisioning import ProvisioningError
+from keyvault.enrolment import authorities, authority_file
+from keyvault.enrolment.authorities import PublicAuthority, Revoked
+from keyvault.master_key import MasterKeyError
+from keyvault.schemes.table import SchemeError
+
+_DAYS = 730
+
+
+class Command(DomainCommand):
+    help = (
+        "Pin the authorities whose certificates meters may enrol with, take their revocations, and let meters enrol. "
+        "init and issue are an authority themselves, in a key file, for laboratories and small utilities: such a file "
+        "is kept apart from the head-end, and needs no database."
+    )
+    examples = (
+        "examples:\n"
+        "  manage.py authority init lab.authority --kid lab-1 --issuer 'Our laboratory'\n"
+        "  manage.py authority issue lab.authority 0024befffe804ff1 --public 675d..2f --aud hes-1 --output meter.cwt\n"
+        "  manage.py authority pin --kid lab-1 --issuer 'Our laboratory' --public 4fd0..c4\n"
+        "      (where REQUIRE_APPROVAL is on: manage.py approvals request pin first)\n"
+        "  manage.py authority allow 0024befffe804ff1          that meter may enrol, or enrol again, once\n"
+        "  manage.py authority revoke --with lab.authority 0024befffe804ff1 --output meter.revocation\n"
+        "  manage.py authority revoke meter.revocation --compromise\n"
+        "  manage.py authority list\n\n"
+        "exit status: 0 done; 1 it could not be done, and nothing was."
+    )
+    refusals = (ProvisioningError, SchemeError, ApprovalError, AuditError, MasterKeyError, Eui64Error)
+    nothing_done = ". Nothing was done."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="init|issue|pin|allow|revoke|list")
+        init = actions.add_parser("init", help="make an authority's key file")
+        init.add_argument("file", type=Path)
+        add_names(init)
+        issue = actions.add_parser("issue", help="a certificate for a meter; those that it had before are revoked")
+        issue.add_argument("file", type=Path, help="the authority's key file")
+        issue.add_argument("title", help="system title, 16 hex digits")
+        issue.add_argument(
+            "--public", required=True, metavar="HEX", help="the meter's X25519 public key, 64 hex digits"
+        )
+        issue.add_argument("--aud", required=True, metavar="NAME", help="the head-end's agreement key")
+        issue.add_argument("--days", type=int, default=_DAYS, help=f"how long it holds ({_DAYS})")
+        issue.add_argument("--output", type=Path, required=True, help="a new file")
+        pin = actions.add_parser("pin", help="let an authority vouch for keys of meters, for good")
+        add_names(pin)
+        pin.add_argument("--public", required=True, metavar="HEX", help="its Ed25519 public key, 64 hex digits")
+        allow = actions.add_parser("allow", help="let meters enrol, once each")
+        allow.add_argument("titles", nargs="+", metavar="TITLE", help="system title, 16 hex digits")
+        allow.add_argument("--scheme", metavar="NAME", help="of the epoch to come (as it is, or ccm)")
+        allow.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the epoch to come (as it is)")
+        revoke = actions.add_parser("revoke", help="take a revocation, or make one with an authority's key file")
+        revoke.add_argument("what", metavar="FILE|TITLE", help="a revocation; with --with the meter's system title")
+        revoke.add_argument("--with", type=Path, dest="key_file", metavar="FILE", help="the authority's key file")
+        revoke.add_argument("--output", type=Path, help="a new file, with --with")
+        revoke.add_argument("--compromise", action="store_true", help="cut the enrolled meter's keys off, too")
+        actions.add_parser("list", help="pinned authorities, and the meters that may enrol").add_argument(
+            "--json", action="store_true", help="for programs"
+        )
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        acts: dict[str, Callable[..., None]] = {
+            "init": self.init,
+            "issue": self.issue,
+            "pin": self.pin,
+            "allow": self.allow,
+            "revoke": self.revoke,
+            "list": self.list,
+        }
+        acts[action](**options)
+
+    def init(self, *, file: Path, kid: str, issuer: str, expires: datetime | None, **options: Any) -> None:
+        public = authority_file.init(file, kid, issuer, expires).public
+        self.stdout.write(
+            f"Made {file}, mode 0600: keep it apart from the head-end. Pin it there: manage.py authority pin "
+            f"--kid {kid} --issuer {issuer!r} --public {public.public.hex()}"
+        )
+
+    def issue(self, *, file: Path, title: str, public: str, aud: str, days: int, output: Path, **options: Any) -> None:
+        if days < 1:
+            raise CommandError("a certificate holds for a day at least. Nothing was done.")
+        now = timezone.now()
+        authority = authority_file.load(file)
+        check_new(output)
+        octets, revocations = authority.issue(
+            eui64.parse(title), aud, octets_of(public, "--public"), now, now + timedelta(days=days)
+        )
+        write_new(output, octets)
+        self.stdout.write(f"{output}: {len(octets)} octets, until {now + timedelta(days=days):%Y-%m-%d}.")
+        for number, revocation in enumerate(revocations, 1):
+            place = output.with_name(f"{output.name}.revocation-{number}")
+            write_new(place, revocation)
+            self.stdout.write(f"It had another, which is revoked: give {place} to manage.py authority revoke.")
+
+    def pin(self, *, kid: str, issuer: str, public: str, expires: datetime | None, **options: Any) -> None:
+        authority = PublicAuthority(kid.encode(), issuer, octets_of(public, "--public"), expires)
+        row = authorities.pin(authority, chain.command_actor(), timezone.now())
+        self.stdout.write(f"Pinned {row}: meters that may enrol do so with its certificates.")
+
+    def allow(self, *, titles: list[str], scheme: str | None, algorithm: int | None, **options: Any) -> None:
+        parsed = [eui64.parse(title) for title in titles]
+        count = authorities.allow(parsed, chain.command_actor(), timezone.now(), scheme, algorithm)
+        self.stdout.write(f"{count} meters may enrol, once each.")
+
+    def revoke(self, *, what: str, key_file: Path | None, output: Path | None, **options: Any) -> None:
+        if key_file is not None:
+            self._make_revocation(what, key_file, output)
+            return
+        try:
+            octets = Path(what).read_bytes()
+        except OSError as error:
+            raise CommandError(f"cannot read {what}: {error.strerror}. Nothing was done.") from None
+        revoked = authorities.revoke(octets, chain.command_actor(), timezone.now())
+        self.stdout.write(f"Certificate {revoked.cti.hex()} enrols no meter any more.")
+        self._offer(revoked, compromise=options["compromise"])
+
+    def _make_revocation(self, title: str, key_file: Path, output: Path | None) -> None:
+        if output is None:
+            raise CommandError("--output says where the revocation goes. Nothing was done.")
+        authority = authority_file.load(key_file)
+        check_new(output)
+        revocations = authority.revoke(eui64.parse(title), timezone.now())
+        for number, octets in enumerate(revocations):
+            place = output if not number else output.with_name(f"{output.name}-{number}")
+            write_new(place, octets)
+            self.stdout.write(f"Give {place} to the head-end: manage.py authority revoke {place}")
+
+    def _offer(self, revoked: Revoked, *, compromise: bool) -> None:
+        if revoked.enrolment is None or not revoked.key_ids:
+            return
+        title = bytes(revoked.enrolment.system_title).hex()
+        if compromise:
+            moved = epochs.compromise(revoked.key_ids, chain.command_actor())
+            self.stdout.write(f"{moved} keys of {title}, which it enrolled, are compromised.")
+            return
+        self.stdout.write(
+            f"It enrolled {title}, whose keys stand. If others may know them: manage.py authority revoke --compromise, "
+            f"or manage.py compromise_keys --device {title}"
+        )
+
+    def list(self, *, json: bool, **options: Any) -> None:
+        rows: list[Any] = [*authorities.listed()]
+        awaited = authorities.awaited().count()
+        if json:
+            self.write_json({"authorities": [as_json(row) for row in rows], "meters_that_may_enrol": awaited})
+            return
+        for row in rows:
+            until = "" if row.expires_at is None else f", until {row.expires_at:%Y-%m-%d}"
+            self.stdout.write(
+                f"{row}: kid {shown(bytes(row.kid))}, public {bytes(row.public).hex()}, pinned "
+                f"{row.pinned_at:%Y-%m-%d}{until}; it enrolled {row.enrolments} meters, and revoked "
+                f"{row.revocations} certificates"
+            )
+        if not rows:
+            self.stdout.write("No authority is pinned yet.")
+        self.stdout.write(f"{awaited} meters may enrol.")
+
+
+def add_names(parser: CommandParser) -> None:
+    """What names an authority."""
+    parser.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
+    parser.add_argument("--issuer", required=True, metavar="TEXT", help="what certificates call iss")
+    parser.add_argument("--expires", type=time_of, metavar="TIME", help="when it vouches no longer (never)")
+
+
+def octets_of(text: str, name: str) -> bytes:
+    """Hex digits; CommandError where they are none."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise CommandError(f"{name} is not hexadecimal. Nothing was done.") from None
+
+
+def check_new(path: Path) -> None:
+    """CommandError where a file exists already."""
+    if path.exists() or path.is_symlink():
+        raise CommandError(f"{path} exists already and is left as it is. Nothing was done.")
+
+
+def write_new(path: Path, octets: bytes) -> None:
+    """Write a file that is not there yet."""
+    try:
+        with path.open("xb") as file:
+            file.write(octets)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None
+
+
+def shown(kid: bytes) -> str:
+    """A kid as text where it is one."""
+    text = kid.decode(errors="replace")
+    return text if text.isprintable() and "\ufffd" not in text else kid.hex()
+
+
+def as_json(row: Any) -> dict[str, Any]:
+    """A pinned authority, for programs."""
+    return {
+        "issuer": row.issuer,
+        "kid": bytes(row.kid).hex(),
+        "public_key": bytes(row.public).hex(),
+        "pinned_at": row.pinned_at,
+        "expires_at": row.expires_at,
+        "enrolled": row.enrolments,
+        "revoked": row.revocations,
+    }

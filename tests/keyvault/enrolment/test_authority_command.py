@@ -1,0 +1,196 @@
+"""manage.py authority, from an authority's key file to a meter that enrolled, and back."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+from pytest_django import Settings
+
+from keyvault.device_keys import agreement_keys
+from keyvault.enrolment.authority_file import load
+from keyvault.enrolment.certificates import parse_certificate, parse_revocation, verify
+from keyvault.models import (
+    Approval,
+    AuditRecord,
+    Authority,
+    AwaitedEnrolment,
+    DeviceKey,
+    KeyState,
+    RevokedCertificate,
+)
+from tests.concentrators.enrolling import OFFICER, Newcomer
+from tests.concentrators.fleet import judged
+from tests.factories import ConcentratorFactory, MeterFactory
+from tests.keyvault.test_agreed import METER_PUBLIC
+
+pytestmark = pytest.mark.django_db
+TITLE = "0024befffe804ff1"
+NAMES = ["--kid", "lab-1", "--issuer", "Our laboratory"]
+
+
+def run(*words: object) -> str:
+    out = io.StringIO()
+    call_command("authority", *map(str, words), stdout=out)
+    return out.getvalue()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "lab.authority"
+    run("init", path, *NAMES)
+    return path
+
+
+def pinned(key_file: Path) -> Path:
+    run("pin", *NAMES, "--public", load(key_file).public.public.hex())
+    return key_file
+
+
+def issue(key_file: Path, title: str, public: bytes, output: Path) -> str:
+    return run("issue", key_file, title, "--public", public.hex(), "--aud", "hes-1", "--output", output)
+
+
+def test_the_key_file_is_its_owners_alone(key_file: Path) -> None:
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(CommandError, match="exists already"):
+        run("init", key_file, *NAMES)
+    key_file.chmod(0o640)
+    with pytest.raises(CommandError, match="others may read it"):
+        issue(key_file, TITLE, METER_PUBLIC, key_file.with_name("meter.cwt"))
+    assert not Authority.objects.exists()
+    assert load(_again(key_file)).public.public.hex() not in key_file.read_text()
+
+
+def _again(key_file: Path) -> Path:
+    key_file.chmod(0o600)
+    return key_file
+
+
+def test_a_certificate_and_what_a_second_one_does_to_the_first(key_file: Path) -> None:
+    output = key_file.with_name("meter.cwt")
+    assert "octets, until" in issue(key_file, TITLE, METER_PUBLIC, output)
+    first = parse_certificate(output.read_bytes())
+    verify(first.signed, load(key_file).public.public)
+    assert (first.system_title.hex(), first.audience, first.public) == (TITLE, "hes-1", METER_PUBLIC)
+    with pytest.raises(CommandError, match="left as it is"):
+        issue(key_file, TITLE, METER_PUBLIC, output)
+    second = key_file.with_name("second.cwt")
+    assert "revoked: give" in issue(key_file, TITLE, METER_PUBLIC, second)
+    revocation = parse_revocation(key_file.with_name("second.cwt.revocation-1").read_bytes())
+    assert revocation.cti == first.cti != parse_certificate(second.read_bytes()).cti
+    assert oct(key_file.stat().st_mode & 0o777) == "0o600"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--public", "00" * 32], "small order"),
+        (["--public", "ff" * 32], "one encoding"),
+        (["--public", "zz"], "not hexadecimal"),
+        (["--public", METER_PUBLIC.hex(), "--days", "0"], "a day at least"),
+        (["--public", METER_PUBLIC.hex(), "--aud", "x" * 400], "at most 512 octets"),
+    ],
+)
+def test_what_is_not_issued(key_file: Path, words: list[str], says: str) -> None:
+    before = key_file.read_text()
+    output = key_file.with_name("meter.cwt")
+    with pytest.raises(CommandError, match=says):
+        run("issue", key_file, TITLE, "--aud", "hes-1", "--output", output, *words)
+    assert not output.exists()
+    assert key_file.read_text() == before
+
+
+def test_other_files_are_no_authority(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    for text in ("", "[]", "{}", '{"form": "ami-headend authority 1"}', "nonsense"):
+        path.write_text(text)
+        with pytest.raises(CommandError, match="no key file of an authority"):
+            issue(path, TITLE, METER_PUBLIC, tmp_path / "meter.cwt")
+    with pytest.raises(CommandError, match="cannot read"):
+        issue(tmp_path / "missing", TITLE, METER_PUBLIC, tmp_path / "meter.cwt")
+
+
+def test_from_pinning_to_a_meter_and_its_revocation(key_file: Path) -> None:
+    pinned(key_file)
+    newcomer = Newcomer(MeterFactory.create(), agreement_keys.init("hes-1", OFFICER))
+    title = newcomer.title.hex()
+    certificate = key_file.with_name("meter.cwt")
+    issue(key_file, title, newcomer.public, certificate)
+    assert "1 meters may enrol" in run("allow", title)
+    assert "1 meters may enrol" in run("list")
+    frames = [newcomer.frame(certificate.read_bytes())]
+    assert judged(ConcentratorFactory.create(), frames, timezone.now()) == {"accepted": 1}
+    assert "it enrolled 1 meters" in run("list")
+    revocation = key_file.with_name("meter.revocation")
+    run("revoke", title, "--with", key_file, "--output", revocation)
+    assert not RevokedCertificate.objects.exists()
+    assert "whose keys stand" in run("revoke", revocation)
+    assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.ACTIVE}
+    assert f"2 keys of {title}, which it enrolled, are compromised" in run("revoke", revocation, "--compromise")
+    assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.COMPROMISED}
+    with pytest.raises(CommandError, match="no certificate"):
+        run("revoke", title, "--with", key_file, "--output", key_file.with_name("another"))
+    acts = set(AuditRecord.objects.values_list("act", flat=True))
+    assert acts >= {"authority.pin", "authority.allow", "authority.revoke", "device_key.compromise"}
+    (found,) = json.loads(run("list", "--json"))["authorities"]
+    assert (found["issuer"], found["enrolled"], found["revoked"]) == ("Our laboratory", 1, 1)
+
+
+def test_revocations_of_others_are_refused(key_file: Path) -> None:
+    issue(key_file, TITLE, METER_PUBLIC, key_file.with_name("meter.cwt"))
+    revocation = key_file.with_name("revocation")
+    run("revoke", TITLE, "--with", key_file, "--output", revocation)
+    with pytest.raises(CommandError, match="is pinned"):
+        run("revoke", revocation)
+    run("pin", *NAMES, "--public", "11" * 32)
+    with pytest.raises(CommandError, match="signature does not fit"):
+        run("revoke", revocation)
+    with pytest.raises(CommandError, match=r"COSE_Sign1|ends too early|follow|at most"):
+        run("revoke", key_file)
+    with pytest.raises(CommandError, match="cannot read"):
+        run("revoke", key_file.with_name("missing"))
+    assert not RevokedCertificate.objects.exists()
+
+
+def test_pinning(key_file: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    public = load(key_file).public.public.hex()
+    settings.REQUIRE_APPROVAL = True
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # quick
+    for name, group in (("ann", "key officer"), ("ben", "administrator")):
+        User.objects.create_user(name, password=f"{name}'s").groups.add(Group.objects.get(name=group))
+    with pytest.raises(CommandError, match="approval of a second person"):
+        run("pin", *NAMES, "--public", public)
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO("ann's\n"))
+    words = ["request", "pin", *NAMES, "--public", public, "--account", "ann", "--reason", "our meters"]
+    call_command("approvals", *words, stdout=out)
+    assert f"let authority Our laboratory ({public}) vouch for the keys of meters" in out.getvalue()
+    monkeypatch.setattr("sys.stdin", io.StringIO("ben's\n"))
+    call_command("approvals", "approve", str(Approval.objects.get().pk), "--account", "ben", stdout=out)
+    with pytest.raises(CommandError, match="approval of a second person"):
+        run("pin", *NAMES, "--public", "11" * 32)  # another key than the one that was approved
+    run("pin", *NAMES, "--public", public)
+    assert Authority.objects.count() == 1
+    settings.REQUIRE_APPROVAL = False
+    with pytest.raises(CommandError, match="pinned under this kid already"):
+        run("pin", *NAMES, "--public", "11" * 32)
+    with pytest.raises(CommandError, match="32 octets"):
+        run("pin", "--kid", "x", "--issuer", "y", "--public", "11")
+
+
+def test_meters_that_may_enrol() -> None:
+    with pytest.raises(CommandError, match="Nothing was done"):
+        run("allow", "nonsense")
+    with pytest.raises(CommandError, match="not one of"):
+        run("allow", TITLE, "--scheme", "rot13")
+    with pytest.raises(CommandError, match="has no keys for"):
+        run("allow", TITLE, "--algorithm", "99")
+    assert not AwaitedEnrolment.objects.exists()
+    run("allow", TITLE)
+    run("allow", TITLE, "--algorithm", "11")
+    (row,) = AwaitedEnrolment.objects.all()
+    assert (row.scheme, row.algorithm) == ("ccm", 11)
