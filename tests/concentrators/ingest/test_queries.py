@@ -13,6 +13,7 @@ from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, Uplink
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import provisioning
+from keyvault.enrolment.checks import EnrolmentRefusal
 from keyvault.models import KeyState
 from meters.models import MeterStatus
 from tests.builders import senml_payload
@@ -138,7 +139,7 @@ def test_failures_of_every_kind_cost_the_same_for_any_number_of_frames(
         uplink = post(concentrator, odd)
         assert cost(statements, uplink) == ODD
         kinds = set(outcome(uplink)) - {"accepted", "duplicate"}
-        assert kinds == set(FailureKind) - {"parked", "replayed", "counter_too_old"}
+        assert kinds == set(FailureKind) - {"parked", "replayed", "counter_too_old", *EnrolmentRefusal}
         assert outcome(uplink)["accepted"] == outcome(uplink)["duplicate"] == size // 10
 
 
