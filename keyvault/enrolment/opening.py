@@ -49,6 +49,7 @@ class EventsKey:
     """The key of an enrolment frame of a scheme whose readings come otherwise: such a frame brings events alone."""
 
     content = "events"
+    opened_s = 0  # the counters are the device key's own, in every scheme
 
     def __init__(self, key: CountedKey) -> None:
         self._key = key

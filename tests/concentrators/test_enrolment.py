@@ -262,14 +262,17 @@ class TestSchemes:
         assert set(DeviceKey.objects.values_list("algorithm", flat=True)) == {11}
         assert judged(concentrator, [newcomer.device.frame(1)]) == {"accepted": 1}
 
-    def test_of_another_scheme_it_brings_events_alone(self, concentrator: Concentrator, version: AgreementKey) -> None:
-        newcomer = await_(Newcomer(MeterFactory.create(), version), scheme="hop")
+    @pytest.mark.parametrize("scheme", ["hop", "session", "mac", "sealed"])
+    def test_of_another_scheme_it_brings_events_alone(
+        self, concentrator: Concentrator, version: AgreementKey, scheme: str
+    ) -> None:
+        newcomer = await_(Newcomer(MeterFactory.create(), version), scheme=scheme)
         certificate = newcomer.certificate()
         assert judged(concentrator, [newcomer.frame(certificate)]) == {"algorithm_mismatch": 1}
         assert not DeviceKey.objects.exists()
         event = cbor2.dumps([{0: "0-0:96.11.0", 1: "count", 2: 1, 6: START_S}])
         assert judged(concentrator, [newcomer.frame(certificate, payload=event)]) == {"accepted": 1}
-        assert newcomer.device.row().scheme == "hop"
+        assert newcomer.device.row().scheme == scheme
 
 
 def test_queries_do_not_depend_on_the_number_of_frames(concentrator: Concentrator, version: AgreementKey) -> None:
