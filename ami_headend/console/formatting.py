@@ -109,6 +109,11 @@ def label(text: Any, colour: str = "", tooltip: str = "") -> SafeString:
     return render_to_string("unfold/helpers/label.html", shown)
 
 
+def protection(scheme: str, caveat: str) -> str:
+    """Return the scheme that protects readings, marked with what it lacks of protection from end to end."""
+    return label(f"{scheme}: {caveat}", "warning") if caveat else scheme
+
+
 def kind_label(kind: FailureKind | str) -> SafeString:
     """Return a kind of failure in words, in the colour of its severity; the tooltip names its verdict."""
     known = FailureKind(kind)

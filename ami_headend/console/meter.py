@@ -22,7 +22,7 @@ from django.utils.html import format_html
 
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, thousands
+from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, protection, thousands
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
@@ -38,9 +38,10 @@ from concentrators.models import Assignment, Command, CommandKind, CommandState
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
-from keyvault.device_keys import heard
+from keyvault.device_keys import heard, schemes_in_use
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.schemes.table import SCHEMES, algorithm_name
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.readings import export as files
 from meters.readings import queries
@@ -109,6 +110,7 @@ class MeterPage(_OfMeter):
             "may_see_places": may_see_places(self.request.user),
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
+            "protection": _protection(meter),
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,
             "events_url": f"{reverse('admin:meters_meterevent_changelist')}?meter__id__exact={meter.pk}",
@@ -266,6 +268,13 @@ def _parameters(row: Command) -> Any:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(given.items())) or NOTHING
 
 
+def _protection(meter: Meter) -> str:
+    """Return how the meter's readings are protected under its active key."""
+    scheme = Meter.objects.filter(pk=meter.pk).values_list(schemes_in_use.of("system_title"), flat=True).get()
+    line = SCHEMES.get(scheme) if scheme else None
+    return protection(line.name, line.caveat) if line else scheme or "no active key"
+
+
 def _keys(meter: Meter, now: datetime) -> HtmlTable:
     counters = InvocationCounter.objects.filter(key=OuterRef("pk"))
     rows = (
@@ -282,6 +291,7 @@ def _keys(meter: Meter, now: datetime) -> HtmlTable:
         [
             Column("epoch"),
             Column("state"),
+            Column("scheme", is_minor=True),
             Column("highest counter", is_number=True),
             Column("gaps", is_number=True),
             Column("skipped", is_number=True, is_minor=True),
@@ -292,6 +302,7 @@ def _keys(meter: Meter, now: datetime) -> HtmlTable:
             [
                 "transfer key" if row.epoch == 0 else row.epoch,
                 label(row.state, KEY_COLOURS[KeyState(row.state)]),
+                NOTHING if row.epoch == 0 else f"{row.scheme}, {algorithm_name(row.algorithm)}",
                 *_counters(row),
                 NOTHING if row.epoch == 0 else ago(row.heard_at, now),
                 moment(row.activated_at or row.created_at),

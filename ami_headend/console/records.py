@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from ami_headend.console.formatting import NOTHING, label, moment, thousands
+from ami_headend.console.formatting import NOTHING, moment, protection, thousands
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import Column, HtmlTable, table
@@ -110,7 +110,7 @@ class ReadingsPage(RecordsPage):
                 _code(row.obis_code),
                 f"{row.interval_minutes} min" if row.interval_minutes else NOTHING,
                 f"{Decimal(row.quantity):,f} {row.unit}",
-                label(f"{row.scheme}: {row.caveat}", "warning") if row.caveat else row.scheme,
+                protection(row.scheme, row.caveat),
                 row.uplink,
             ]
             for row in found

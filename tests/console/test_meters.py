@@ -152,6 +152,15 @@ def test_the_strip_of_days_marks_the_day_that_lacks_intervals(device: Device) ->
     assert days[0]["tone"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "says"), [("ccm", ">ccm<"), ("mac", "mac:carriedinclear"), ("hop", "hop:trustedattheconcentrator")]
+)
+def test_how_readings_are_protected_is_shown(device: Device, scheme: str, says: str) -> None:
+    DeviceKey.objects.filter(system_title=device.title).update(scheme=scheme)
+    page = person(roles.OPERATOR).get(page_of(device)).content.decode()
+    assert says in "".join(page.partition("readings protected by")[2][:600].split())
+
+
 def test_registers_keys_and_events_are_shown(device: Device) -> None:
     text = person(roles.OPERATOR).get(page_of(device)).content.decode()
     assert "Active energy import" in text
