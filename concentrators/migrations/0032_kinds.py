@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('concentrators', '0030_session_kids'),
+        ('concentrators', '0031_titles_come'),
     ]
 
     operations = [
