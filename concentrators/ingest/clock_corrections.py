@@ -103,7 +103,7 @@ def _bounds(wish: ClockRequest) -> tuple[datetime, datetime, int]:
 
 def _check(wish: ClockRequest, now: datetime) -> None:
     if wish.start < clock.EARLIEST or wish.end > clock.LATEST:
-        raise ClockError("the span is beyond all times that stand here")
+        raise ClockError("the span is beyond every time that can be stored")
     if not 1 <= wish.behind_s <= BEHIND_MAX_S:
         raise ClockError(f"the clock was behind by 1 to {BEHIND_MAX_S} seconds, not {wish.behind_s}")
     if wish.start >= wish.end:

@@ -200,7 +200,7 @@ class TestMasterKey:
         assert "resume it" in act(officer, MASTER_KEY, "rotate")
         assert "stops after the present batch" in act(officer, MASTER_KEY, "stop")
         assert 'value="resume"' in text(officer.get(str(MASTER_KEY), headers=LIVE))
-        assert "goes on" in act(officer, MASTER_KEY, "resume")
+        assert "continues" in act(officer, MASTER_KEY, "resume")
         destroy = reverse("admin:master-key-destroy", args=[1])
         assert "secrets need version 1" in text(officer.get(destroy))
         assert "secrets need version 1" in act(officer, destroy, "destroy", number="1")
@@ -208,7 +208,7 @@ class TestMasterKey:
         page = text(officer.get(str(MASTER_KEY), headers=LIVE))
         assert "7 of 7 secrets" in page
         assert destroy in page
-        assert "write 1 to confirm" in act(officer, destroy, "destroy", number="2")
+        assert "enter 1 to confirm" in act(officer, destroy, "destroy", number="2")
         assert "Version 1 is destroyed" in act(officer, destroy, "destroy", number="1")
         assert [row.state for row in inventory.versions([])] == ["destroyed", "active"]
         recorded = list(AuditRecord.objects.filter(act__startswith="master_key.").values_list("act", "actor", "result"))
@@ -252,7 +252,7 @@ class TestMasterKey:
         master_key.provider().add_version()
         page = text(officer.get(str(MASTER_KEY)))
         assert "2 secrets are still under older versions" in page
-        assert "goes on" in act(officer, MASTER_KEY, "resume")
+        assert "continues" in act(officer, MASTER_KEY, "resume")
 
     def test_a_master_key_that_is_away_is_told_of(self, officer: Client, settings: Settings, tmp_path: Path) -> None:
         settings.MASTER_KEY_FILE = tmp_path / "gone"
@@ -288,7 +288,7 @@ class TestWaves:
         ("changed", "said"),
         [
             ({"everything": ""}, "Say which meters"),
-            ({"older_than_days": "400"}, "No meter that can get a new key now"),
+            ({"older_than_days": "400"}, "can get a new key now"),
             ({"titles": "0024be"}, "16 hex digits"),
             ({"concentrator": "nowhere"}, "no concentrator named nowhere"),
             ({"rate_per_hour": "0"}, "greater than or equal to 1"),
@@ -316,7 +316,7 @@ class TestWaves:
         url = wave_url(wave)
         assert "Paused: no more commands" in act(officer, url, "pause")
         assert "cannot become paused" in act(officer, url, "pause")
-        assert "goes on" in act(officer, url, "resume")
+        assert "The wave continues" in act(officer, url, "resume")
         page = act(officer, url, "cancel")
         assert "Cancelled: commands not fetched yet" in page
         assert "Cancel the wave" not in page
