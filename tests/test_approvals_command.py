@@ -134,7 +134,7 @@ def test_a_terminal_asks_for_the_second_factor_too(typed: io.StringIO, tmp_path:
     secret, recovery_codes = enrolled(User.objects.get(username="ben"))
     for code in ("", wrong(secret), f"x{recovery_codes[0]}"):
         say(typed, f"ben's\n{code}")
-        with pytest.raises(CommandError, match=r"(not right|wrong codes).*Nothing was done"):
+        with pytest.raises(CommandError, match=r"(is wrong|wrong codes).*Nothing was done"):
             run("approve", number, "--account", "ben")
     assert Approval.objects.get().approved_at is None
     RecoveryCodes.objects.update(throttling_failure_count=0)  # the wait is over
