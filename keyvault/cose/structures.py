@@ -24,7 +24,11 @@ from keyvault.cose.forms import (
 SYSTEM_TITLE_OCTETS = 8
 MAX_COUNTER = 2**40 - 1
 
-_HEADS = heads(b"\xd0\x83", SHORT_ALGS)
+# Of a head what taking a frame apart needs, as plain tuples: each frame unpacks one.
+_HEADS = {
+    start: (head.alg, head.kid_at, head.kid_end, head.counter_at, head.counter_end, head.counter_head)
+    for start, head in heads(b"\xd0\x83", SHORT_ALGS).items()
+}
 _FORM = Form("COSE_Encrypt0", 16, (18, 23), (ALG, KID, PARTIAL_IV), ("ciphertext",))
 _ENC_STRUCTURE_HEAD = b"\x83\x68Encrypt0"
 # With the head of the protected header, by its length.
@@ -67,7 +71,7 @@ def parse_frame(octets: bytes) -> Frame:
     """
     head = _HEADS.get(octets[:8]) or _HEADS.get(octets[:9])
     if head is not None:
-        alg, _, kid_at, kid_end, counter_at, end, _, counter_head = head
+        alg, kid_at, kid_end, counter_at, end, counter_head = head
         rest = len(octets) - end
         tail = TAILS.get(rest) or long_tail(rest)
         start = end + len(tail)
