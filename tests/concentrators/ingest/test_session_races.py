@@ -47,10 +47,15 @@ def begins(meter: SessionDevice) -> Case:
     return Case([], frames[:2], frames[1:], meter)
 
 
+def begins_apart(meter: SessionDevice) -> Case:
+    """Two workers meet a session at once, with other frames of it: no reading tells them of each other."""
+    return Case([], [meter.frame(0)], [meter.frame(1)], meter)
+
+
 def goes_on(meter: SessionDevice) -> Case:
-    """A session that both workers know, with a gap."""
+    """A session that both workers know, each with other frames, and a gap."""
     frames = [meter.frame(n) for n in range(5)]
-    return Case(frames[:1], [frames[1], frames[4]], [frames[4], frames[2]], meter)
+    return Case(frames[:1], [frames[1], frames[4]], [frames[2]], meter)
 
 
 def is_full(meter: SessionDevice) -> Case:
@@ -107,13 +112,17 @@ def beside(
     if act == "verify":
         refused = outcome(one).get("session_closed", 0) + outcome(other).get("session_closed", 0)
         assert one.accepted + other.accepted == len(distinct) - refused
+        again = post(concentrators[1], [*case.first, *case.second])
+        judge(workers[0], again)
+        again.refresh_from_db()
+        assert again.accepted == 0  # no counter that was taken is free again
         floor = bytes(InvocationCounter.objects.get(key=case.meter.row()).session_floor)
         assert all(context > floor for context in case.meter.kept())
     return bool(came)
 
 
 @pytest.mark.parametrize("act", ["verify", "compromise"])
-@pytest.mark.parametrize("scene", [begins, goes_on, is_full])
+@pytest.mark.parametrize("scene", [begins, begins_apart, goes_on, is_full])
 def test_between_any_two_statements(scene: Callable[[SessionDevice], Case], act: str, settings: Settings) -> None:
     settings.SESSIONS_KEPT = KEPT
     concentrators = ConcentratorFactory.create_batch(2)
