@@ -1,7 +1,7 @@
 """Opening enrolment frames: what the usual opening refused for the certificate in them is looked at once more.
 
 A frame whose certificate and tag hold gets a key that is in no table yet. Where the frame is accepted, ``storing`` puts
-the key there; nothing is written before. Batches without such frames cost nothing (docs/adr/0030).
+the key there; nothing is written before. Batches without such frames cost nothing (docs/adr/0034).
 """
 
 from collections.abc import Mapping, Sequence
