@@ -365,7 +365,7 @@ def test_open_alerts_are_what_to_do_first_by_severity(admin_client: Client) -> N
     assert "Nothing needs attention now." in text_of(admin_client)
     silent = alert("Concentrator is silent", concentrator.pk, SubjectKind.CONCENTRATOR)
     alert("Counter used twice")
-    alert("Many frames rejected", snoozed_until=timezone.now() + HOUR)
+    alert("Many frames refused", snoozed_until=timezone.now() + HOUR)
     text = text_of(admin_client)
     first, second = items(text)
     assert first.startswith("critical Counter used twice why Counter used twice")
