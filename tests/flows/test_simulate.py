@@ -43,11 +43,10 @@ def write_readings(path: Path, days: int, meters: int = 4) -> Path:
     return path
 
 
-def test_recorded_readings_with_all_misbehaviour(simulate: Simulate, tmp_path: Path) -> None:
-    readings = write_readings(tmp_path / "readings.csv", days=12)
-    result = simulate(
-        "--readings", readings, "--days", 10, "--misbehave", "all=0.01", "--batch", 100, "--compress", "gzip"
-    )
+def test_recorded_readings_of_all_schemes_with_all_misbehaviour(simulate: Simulate, tmp_path: Path) -> None:
+    readings = write_readings(tmp_path / "readings.csv", days=8, meters=6)
+    run = "--readings", readings, "--days", 7, "--schemes", "all", "--misbehave", "all=0.01"
+    result = simulate(*run, "--batch", 100, "--compress", "gzip")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Truth and totals are equal" in result.stdout
     for kind in (
@@ -57,6 +56,10 @@ def test_recorded_readings_with_all_misbehaviour(simulate: Simulate, tmp_path: P
         "counter_too_old",
         "device_suspended",
         "tag_invalid",
+        "session_closed",
+        "identity_mismatch",
+        "dropped on the local link",
+        "sums that do not agree",
     ):
         assert kind in result.stdout
     assert IntegrityFailure.objects.exists()
@@ -101,7 +104,8 @@ def test_differences_are_found_and_named(simulate: Simulate, tmp_path: Path) -> 
 
 def test_kill_9_and_going_on(live_stack: Stack, simulate: Simulate, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    run = ("--meters", "8", "--days", "12", "--batch", "40", "--misbehave", "all=0.005", "--state", str(state))
+    run = ["--meters", "8", "--days", "8", "--batch", "40", "--schemes", "all", "--misbehave", "all=0.005"]
+    run += ["--state", str(state)]
     command = [sys.executable, "manage.py", "simulate", "--url", live_stack.base_url, *run]
     for kills in range(2):
         posted = Uplink.objects.count()

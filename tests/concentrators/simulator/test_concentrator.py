@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from concentrators.simulator.concentrator import Options, RefusedError, SimulatedConcentrator, retry_after_s
+from concentrators.simulator.concentrator import (
+    HOP_FAILURES_PATH,
+    HOP_KEYS_PATH,
+    Options,
+    RefusedError,
+    SimulatedConcentrator,
+    retry_after_s,
+)
+from concentrators.simulator.link_store import LinkStore
 from concentrators.simulator.spool import Outgoing, Spool
 from keyvault.cose.structures import split_sequence
 
@@ -29,6 +37,7 @@ class HeadEnd(ThreadingHTTPServer):
         self.posts: list[tuple[float, bytes, str]] = []
         self.script: list[tuple[int, dict[str, str]] | None] = []
         self.unverified = 0
+        self.failures: list[dict[str, object]] = []
 
     @property
     def url(self) -> str:
@@ -51,6 +60,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         octets = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == HOP_FAILURES_PATH:
+            self.server.failures += json.loads(octets)["failures"]
+            self.send_response(204)
+            return self.end_headers()
         encoding = self.headers.get("Content-Encoding", "")
         decoders: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "zstd": zstandard.decompress}
         body = decoders.get(encoding, bytes)(octets)
@@ -68,8 +81,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(202, {"uplink": uplink, "sha256": digest, "frames": len(split_sequence(body))})
 
     def do_GET(self) -> None:
+        if self.path == HOP_KEYS_PATH:
+            return self.answer(200, {"keys": "of meters"})
         self.server.unverified -= 1
-        self.answer(200, {"verified": self.server.unverified < 0})
+        return self.answer(200, {"verified": self.server.unverified < 0})
 
     def answer(self, status: int, content: dict[str, object], headers: dict[str, str] | None = None) -> None:
         octets = json.dumps(content).encode()
@@ -94,11 +109,11 @@ def head_end() -> Iterator[HeadEnd]:
         thread.join()
 
 
-def run(spool: Spool, url: str, compression: str = "none") -> SimulatedConcentrator:
+def run(spool: Spool, url: str, compression: str = "none", links: LinkStore | None = None) -> SimulatedConcentrator:
     draining = threading.Event()
     draining.set()
     options = Options(url, batch_frames=3, compression=compression)
-    concentrator = SimulatedConcentrator(0, spool, "token-1", options, draining, threading.Event())
+    concentrator = SimulatedConcentrator(0, spool, "token-1", options, draining, threading.Event(), links=links)
     concentrator.start()
     concentrator.join(20)
     assert not concentrator.is_alive()
@@ -159,6 +174,17 @@ def test_follower_waits_for_the_verdicts(head_end: HeadEnd, tmp_path: Path) -> N
     assert run(spool, head_end.url).error is None
     assert head_end.stored == [b"\x45first", b"\x48follower"]
     assert head_end.unverified < 0
+
+
+def test_one_that_holds_keys_fetches_them_and_says_what_it_dropped(head_end: HeadEnd, spool: Spool) -> None:
+    links = LinkStore(spool)
+    with spool.transaction() as db:
+        failures = [{"system_title": "00" * 8, "frames": number} for number in range(1_100)]
+        links.write(db, {0: (b"state", failures)}, {}, [])
+    assert run(spool, head_end.url, links=links).error is None
+    assert json.loads(links.keys(0)) == {"keys": "of meters"}
+    assert head_end.failures == failures  # in parts, of which the head-end takes no more at once
+    assert head_end.frames() == FRAMES
 
 
 def test_giving_up_ends_it_though_nobody_answers(spool: Spool) -> None:
