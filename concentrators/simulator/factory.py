@@ -1,7 +1,9 @@
 """What the simulated manufacturer made: keys and key pairs, all of which follow from a run's secret. No Django."""
 
 from hashlib import sha256
+from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from concentrators.simulator.hop_concentrator import HopConcentrator
@@ -13,8 +15,12 @@ from concentrators.simulator.plan import Plan
 from concentrators.simulator.spool import Spool
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import derived_device_key
+from keyvault.enrolment.certificates import issue
 from keyvault.schemes.agreed import agree, agreed_device_key
 
+AGREEMENT_KEY = "simulator"  # the head-end's, which all runs share
+_AGREED = ("agreed", "enrolled")
+_DAY_S = 86_400
 _UNKNOWN_PER_HOUR = 10_000_000  # an hour of a run may hold years of its meters
 
 
@@ -32,7 +38,7 @@ class Factory:
         source = self._plan.source_of(number)
         if source == "derived":
             return derived_device_key(self.fleet_key, self._plan.system_title(number), FIRST_EPOCH)
-        if source == "agreed":
+        if source in _AGREED:
             return self._agreed(number, FIRST_EPOCH)
         return self._draw(b"simulated device key", self._plan.system_title(number))
 
@@ -40,7 +46,7 @@ class Factory:
         """A meter's transfer key; nothing where it takes no commands."""
         if not self._plan.takes_commands(number):
             return b""
-        if self._plan.source_of(number) == "agreed":
+        if self._plan.source_of(number) in _AGREED:
             return self._agreed(number, TRANSFER_EPOCH)
         return self._draw(b"simulated transfer key", self._plan.system_title(number))
 
@@ -56,6 +62,27 @@ class Factory:
     def public_key(self, number: int) -> bytes:
         """The public key of a meter that agrees on its keys."""
         return X25519PrivateKey.from_private_bytes(self._private(number)).public_key().public_bytes_raw()
+
+    def authority(self) -> Ed25519PrivateKey:
+        """The run's authority, which vouches for the keys of meters that enrol."""
+        return Ed25519PrivateKey.from_private_bytes(self._draw(b"simulated authority", bytes.fromhex(self._plan.run)))
+
+    def certificate(self, number: int, now_s: int, **other: Any) -> bytes:
+        """A certificate of a meter, with other values than the usual ones; its number is of all that is in it."""
+        plan = self._plan
+        fields: dict[str, Any] = {
+            "authority": self.authority(),
+            "kid": plan.authority.encode(),
+            "issuer": plan.authority,
+            "system_title": plan.system_title(number),
+            "audience": AGREEMENT_KEY,
+            "public": self.public_key(number),
+            "issued_s": now_s - _DAY_S,
+            "expires_s": now_s + 365 * _DAY_S,
+        }
+        fields |= other
+        named = repr(sorted((name, value) for name, value in fields.items() if name not in ("authority", "issued_s")))
+        return issue(**{"cti": self._draw(b"simulated certificate", named.encode())[:8]} | fields)
 
     def link(self, spool: Spool) -> Link:
         """The local link of the run, with the concentrators' states in its file."""
@@ -88,7 +115,7 @@ class Factory:
             alg=plan.algorithm_of(number),
             scheme=plan.scheme_of(number),
             head_end=self._head_end if plan.scheme_of(number) == "sealed" else b"",
-            private=self._private(number) if plan.source_of(number) == "agreed" else b"",
+            private=self._private(number) if plan.source_of(number) in _AGREED else b"",
             clock_s=clock_s,
         )
         if is_new and plan.hold_keys and number < len(plan.meters):

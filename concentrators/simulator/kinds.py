@@ -45,9 +45,10 @@ class Misbehaviour(StrEnum):
     # Not rates: one meter of each scheme, or of that scheme, does it once.
     OLD_COUNTER = "old_counter"
     SESSION_FLOOD = "session_flood"
+    CERTIFICATES = "certificates"
 
 
-ONCE = frozenset({Misbehaviour.OLD_COUNTER, Misbehaviour.SESSION_FLOOD})
+ONCE = frozenset({Misbehaviour.OLD_COUNTER, Misbehaviour.SESSION_FLOOD, Misbehaviour.CERTIFICATES})
 
 
 DEFAULT_RATES = dict.fromkeys(Misbehaviour, 0.002) | {Misbehaviour.REORDER: 0.02, Misbehaviour.LATE: 0.01}

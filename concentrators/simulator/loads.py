@@ -14,6 +14,7 @@ from concentrators.simulator.sealers import METER_SCHEMES
 _DAY_S = 86_400
 _CLOCK_SKEW_S = 300
 _AGREED_EVERY = 5
+_ENROLLED_EVERY = 4
 _MANY = 100
 
 
@@ -132,6 +133,7 @@ def _plan(
         derived_every=wish.derived_every,
         schemes=wish.schemes,
         agreed_every=_AGREED_EVERY if set(wish.schemes) != {"ccm"} else 0,
+        enrolled_every=_ENROLLED_EVERY if set(wish.schemes) != {"ccm"} else 0,
     )
 
 

@@ -10,9 +10,12 @@ import cbor2
 from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 from concentrators.simulator.obedience import CLOCK_LATE_S, SET_CLOCK, AnswerEvent, Receiver, TakenCommand
-from concentrators.simulator.sealers import Place, Sealer, ccm, sealer
+from concentrators.simulator.sealers import METER_SCHEMES, Place, Sealer, ccm, sealer
 from keyvault.cose.algorithms import AES_CCM_16_64_128
+from keyvault.cose.kdf import uplink_key
+from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, make_kid
+from keyvault.enrolment.frames import seal_enrolment
 from keyvault.schemes.hop_tag import HopTagKey
 from keyvault.schemes.session import kid_context
 from meters.readings.obis import COMMAND_LATE, LOAD_PROFILE
@@ -201,6 +204,15 @@ class SimulatedMeter:
         if self.key.scheme == "session":
             self._in_session += 1
             return self._in_session - 1
+        return self._own_counter()
+
+    def enrol(self, certificate: bytes, payload: bytes) -> bytes:
+        """A frame that brings the certificate of the meter's key pair; under the key's own counter in every scheme."""
+        alg = self.key.alg if self.key.alg in METER_SCHEMES["ccm"].algorithms else AES_CCM_16_64_128
+        cipher = DirectionCipher(uplink_key(self.key.octets, self.system_title, self.epoch, alg), alg)
+        return seal_enrolment(cipher, self.kid, self._own_counter(), payload, certificate)
+
+    def _own_counter(self) -> int:
         counter = self._counter
         if counter >= self._reserved:
             self._keys.reserve(self.epoch, counter + RESERVE_AHEAD)

@@ -140,7 +140,7 @@ class Mischief:
         return [self._via_home(genuine, octets, FailureKind.READING_CONFLICT, behind=genuine.frame)]
 
     def _clock_ahead(self, genuine: Genuine) -> Wrong:
-        payload = interval_payload(genuine.start_s + 730 * _DAY_S, genuine.register_wh, genuine.energy_wh)
+        payload = interval_payload(genuine.start_s + self._plan.ahead_s, genuine.register_wh, genuine.energy_wh)
         return [self._via_home(genuine, genuine.sender.seal(payload), FailureKind.CLOCK_SKEW)]
 
     def _before_retention(self, genuine: Genuine) -> Wrong:

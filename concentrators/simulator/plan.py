@@ -13,6 +13,8 @@ _CONCENTRATORS = 0xFE0000  # numbers from here on belong to concentrators
 STRANGERS = 0xFF0000  # numbers from here on belong to meters that nobody registers
 _EVENT_EVERY = 500
 _GHOST_STEP_S = 10
+_AHEAD_S = 730 * 86_400
+_ENROLLED = ("ccm", "session", "sealed")  # concentrators hold the others to keys that they have
 _SESSIONS_MORE = 2
 
 
@@ -67,8 +69,8 @@ class Plan:
     The meters of a concentrator take turns in the lengths of ``interval_minutes``; a tick is the
     shortest of them, and the others are multiples of it. ``source`` says where the energy comes from,
     ``faults`` how often something goes wrong with a command. Every ``derived_every``-th meter (none for 0) has a key
-    derived from the run's fleet key, every ``agreed_every``-th agrees on it, the others have random ones. ``schemes``
-    are the meters' in turn.
+    derived from the run's fleet key, every ``agreed_every``-th agrees on it, every ``enrolled_every``-th, where
+    its scheme allows, enrols by certificate first, the others have random ones. ``schemes`` are the meters' in turn.
     """
 
     run: str
@@ -88,6 +90,7 @@ class Plan:
     derived_every: int = 0
     schemes: list[str] = field(default_factory=lambda: ["ccm"])
     agreed_every: int = 0
+    enrolled_every: int = 0
 
     @classmethod
     def from_fact(cls, fact: dict[str, Any]) -> Self:
@@ -103,6 +106,11 @@ class Plan:
     @property
     def ticks(self) -> int | None:
         return None if self.end_s is None else (self.end_s - self.start_s) // (self.tick_minutes * 60)
+
+    @property
+    def ahead_s(self) -> int:
+        """How far ahead (seconds) a clock goes wrong: from any time of the run on, that is years from now."""
+        return _AHEAD_S + (0 if self.end_s is None else self.end_s - self.start_s)
 
     @property
     def ghosts(self) -> list[Ghost]:
@@ -141,6 +149,11 @@ class Plan:
         """Whether concentrators hold keys of their own: with meters whose frames they open."""
         return "hop" in self.schemes
 
+    @property
+    def authority(self) -> str:
+        """The name of the authority of the run, which is its kid, too."""
+        return f"sim-{self.run}"
+
     def concentrator_title(self, concentrator: int) -> bytes:
         """The system title (8 octets) of a concentrator that holds keys."""
         return self.system_title(_CONCENTRATORS + concentrator)
@@ -150,15 +163,25 @@ class Plan:
 
     def source_of(self, number: int) -> str:
         """The source of a meter's keys; those of ghosts are stored."""
-        for source, every, first in (("derived", self.derived_every, 0), ("agreed", self.agreed_every, 1)):
+        for source, every, first in (
+            ("derived", self.derived_every, 0),
+            ("agreed", self.agreed_every, 1),
+            ("enrolled", self.enrolled_every, 2),
+        ):
             if every and number < len(self.meters) and number % every == first:
-                return source
+                can = source != "enrolled" or self.scheme_of(number) in _ENROLLED
+                return source if can else "stored"
         return "stored"
 
     @property
     def needs_agreement_key(self) -> bool:
         """Whether meters agree on keys with the head-end, or seal to its agreement key."""
-        return bool(self.agreed_every) or "sealed" in self.schemes
+        return bool(self.agreed_every or self.enrolled_every) or "sealed" in self.schemes
+
+    @property
+    def enrolled(self) -> list[int]:
+        """The numbers of the meters that enrol by certificate."""
+        return [number for number in range(len(self.meters)) if self.source_of(number) == "enrolled"]
 
     def interval_of(self, number: int) -> int:
         """The interval length (minutes) that the meter begins with."""

@@ -3,6 +3,7 @@
 import time
 
 from concentrators.simulator import obedience
+from concentrators.simulator.enrolling import Enrolments
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.ghosts import lives
 from concentrators.simulator.meter import (
@@ -38,6 +39,8 @@ class Production:
         self._by_title = {meter.system_title: meter for meter in (*self._meters, *self._ghosts.values())}
         self._link = factory.link(spool)
         self._mischief = Mischief(plan, self._ghosts, self._link)
+        self._enrolments = Enrolments(plan, factory, self._meters)
+        self._is_enrolled = not plan.enrolled
         self.frames = 0
 
     @property
@@ -46,8 +49,18 @@ class Production:
         return self._plan.start_s + self.tick * self._plan.tick_minutes * 60
 
     def is_ready(self) -> bool:
-        """Whether meters can be heard: concentrators that hold keys have those of their meters."""
-        return self._link.is_ready()
+        """Whether meters can be heard: concentrators that hold keys have those of their meters, and all are enrolled.
+
+        They enrol once; what they say after that waits until it was verified.
+        """
+        if not self._is_enrolled:
+            if not self._spool.fact("enrolling"):
+                memories = [self._meters[number].memory for number in self._plan.enrolled]
+                frames = self._enrolments.frames(int(time.time()))
+                self._spool.hand_over(frames, memories, said=self._enrolments.said(), enrolling=True)
+                self.frames += len(frames)
+            self._is_enrolled = all(self._spool.is_drained(number) for number in range(self._plan.concentrators))
+        return self._link.is_ready() and self._is_enrolled
 
     def advance(self, ticks: int, eagerness: float = 1.0) -> int:
         """Let the meters measure and seal ``ticks`` more ticks; how many frames that gave.

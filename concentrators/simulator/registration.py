@@ -5,10 +5,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from django.db import transaction
+from django.utils import timezone
 
 from concentrators.fleet import assignments, registry, tokens
 from concentrators.models import Concentrator
-from concentrators.simulator.factory import Factory
+from concentrators.simulator.enrolling import revoked_certificate
+from concentrators.simulator.factory import AGREEMENT_KEY, Factory
 from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH
 from concentrators.simulator.plan import Plan
 from keyvault.audit.chain import Actor
@@ -22,11 +24,13 @@ from keyvault.device_keys.provisioning import (
     provision_stored,
     set_key_state,
 )
+from keyvault.enrolment import authorities
+from keyvault.enrolment.authorities import PublicAuthority
+from keyvault.enrolment.certificates import parse_certificate, revoke
 from keyvault.models import AgreementKey, DeviceKey, KeyState
 from keyvault.schemes.table import CONCENTRATOR
 from meters.models import Meter, MeterStatus
 
-_AGREEMENT_KEY = "simulator"
 _ACTOR = Actor("simulator", "manage.py simulate")
 
 
@@ -53,7 +57,10 @@ def register(plan: Plan, secret: bytes) -> Registered:
         meters = Meter.objects.bulk_create([_meter(plan, number, start) for number in plan.numbers], batch_size=5_000)
         agreement_key = _agreement_key() if plan.needs_agreement_key else None
         head_end = b"" if agreement_key is None else bytes(agreement_key.public)
-        _provision(plan, Factory(plan, secret, head_end), agreement_key)
+        factory = Factory(plan, secret, head_end)
+        _provision(plan, factory, agreement_key)
+        if plan.enrolled:
+            _await_enrolments(plan, factory)
         ids = [concentrator.pk for concentrator in concentrators]
         genuine = list(enumerate(meters[: len(plan.meters)]))
         assignments.assign([(meter.pk, ids[plan.home_of(number)]) for number, meter in genuine], start)
@@ -65,12 +72,26 @@ def register(plan: Plan, secret: bytes) -> Registered:
     return Registered(issued, head_end.hex())
 
 
+def _await_enrolments(plan: Plan, factory: Factory) -> None:
+    """Pin the run's authority, let its meters enrol, and take the revocations of some certificates."""
+    now, authority = timezone.now(), factory.authority()
+    public = PublicAuthority(plan.authority.encode(), plan.authority, authority.public_key().public_bytes_raw())
+    authorities.pin(public, _ACTOR, now)
+    by_scheme: defaultdict[str, list[bytes]] = defaultdict(list)
+    for number in plan.enrolled:
+        by_scheme[plan.scheme_of(number)].append(plan.system_title(number))
+        cti = parse_certificate(revoked_certificate(factory, number, int(now.timestamp()))).cti
+        authorities.revoke(revoke(authority, public.kid, cti, int(now.timestamp())), _ACTOR, now)
+    for scheme, titles in by_scheme.items():
+        authorities.allow(titles, _ACTOR, now, scheme)
+
+
 def _agreement_key() -> AgreementKey:
     """The active version of the simulator's agreement key, which all its runs share."""
     try:
-        return agreement_keys.active(_AGREEMENT_KEY)
+        return agreement_keys.active(AGREEMENT_KEY)
     except AgreementKeyError:
-        return agreement_keys.init(_AGREEMENT_KEY, _ACTOR)
+        return agreement_keys.init(AGREEMENT_KEY, _ACTOR)
 
 
 def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None) -> None:
@@ -81,6 +102,8 @@ def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None)
     for number in plan.numbers:
         title, scheme, source = plan.system_title(number), plan.scheme_of(number), plan.source_of(number)
         first = NewKey(title, FIRST_EPOCH, None, plan.algorithm_of(number), scheme)
+        if source == "enrolled":
+            continue  # it brings its key itself
         if source == "agreed" or scheme == "sealed":
             first = first._replace(agreement_key=version)
         if source == "agreed":

@@ -16,7 +16,6 @@ from keyvault.schemes.hop_tag import HopTagKey
 from keyvault.schemes.session import kid_context
 from meters.readings.obis import LOAD_PROFILE
 
-_AHEAD_S = 730 * 86_400
 _ENC_HEAD = b"\xa1\x23\x58\x20"  # before the ephemeral public key of 32 octets
 _ANOTHER_PUBLIC = bytes((9,)) + bytes(31)  # the base point, which is no version's
 # Points of small order (RFC 7748 section 6.1): with them Z is all zero.
@@ -75,7 +74,7 @@ class SchemeMischief:
         meter = genuine.meter
         if meter.key.scheme != "session":
             return []
-        session = sealer(meter.key, meter.system_title, self._context(genuine.start_s + _AHEAD_S))
+        session = sealer(meter.key, meter.system_title, self._context(genuine.start_s + self._plan.ahead_s))
         return self._to_head_end(genuine, session.seal(0, other_values(genuine)), FailureKind.CLOCK_SKEW)
 
     def _context_repeated(self, genuine: Genuine) -> Wrong:

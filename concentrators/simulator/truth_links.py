@@ -2,7 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
+from django.conf import settings
 from django.db.models import Sum
 from django.utils import timezone
 
@@ -22,8 +24,14 @@ def compare_links(closing: Closing, plan: Plan, load: Load, spool: Spool, concen
     """What went over the local links; ``concentrators`` gives the run's number of each by the head-end's id."""
     store = LinkStore(spool)
     _compare_dropped(closing, store, concentrators)
-    reported_sums.compare(timezone.now())
-    _compare_sums(closing, store.sums(), _true_sums(plan, load, spool), concentrators)
+    now = timezone.now()
+    reported_sums.compare(now)
+    kept_since_s = (now - timedelta(days=settings.FAILURE_KEEP_DAYS - 1)).timestamp()  # older sums are dropped
+    said, true = (
+        {at: sums for at, sums in of.items() if at[1].start_s >= kept_since_s}
+        for of in (store.sums(), _true_sums(plan, load, spool))
+    )
+    _compare_sums(closing, said, true, _found_sums(concentrators, kept_since_s))
 
 
 def _compare_dropped(closing: Closing, store: LinkStore, concentrators: dict[int, int]) -> None:
@@ -37,16 +45,22 @@ def _compare_dropped(closing: Closing, store: LinkStore, concentrators: dict[int
     closing.name(differences("frames dropped at (concentrator, reason)", truth, found))
 
 
-def _compare_sums(closing: Closing, said: _Sums, true: _Sums, concentrators: dict[int, int]) -> None:
-    """The sums that were said, and where the head-end's own are others: where a concentrator lied, and nowhere else."""
+def _found_sums(concentrators: dict[int, int], since_s: float) -> tuple[_Sums, set[tuple[int, SumPlace]]]:
+    """The sums that the head-end holds from a time on, and where its own are others."""
     found, differing = {}, set()
     rows = ReportedSum.objects.filter(concentrator__in=list(concentrators)).select_related("register")
-    for row in rows:
+    for row in rows.filter(interval_start__gte=datetime.fromtimestamp(since_s, UTC)).iterator():
         place = SumPlace(row.register.obis_code, row.interval_minutes, int(row.interval_start.timestamp()))
         at = concentrators[row.concentrator_id], place
         found[at] = row.value_sum, row.meters_counted
         if row.differs_since is not None:
             differing.add(at)
+    return found, differing
+
+
+def _compare_sums(closing: Closing, said: _Sums, true: _Sums, stored: tuple[_Sums, set[tuple[int, SumPlace]]]) -> None:
+    """The sums that were said, and where the head-end's own are others: where a concentrator lied, and nowhere else."""
+    found, differing = stored
     lied = {at for at, sums in said.items() if true.get(at) != sums}
     closing.count("sums said", len(said), len(found))
     closing.count("sums that do not agree", len(lied), len(differing))
