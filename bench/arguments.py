@@ -35,12 +35,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concentrator-meters", type=_positive, default=1000, help="meters of each (default: 1000)")
     parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames sent row by row (default: 600)")
     parser.add_argument("--growth-rounds", type=_positive, default=3, help="paired rounds of growth (default: 3)")
+    parser.add_argument("--warm-rounds", type=_count, default=4, help="rounds of growth that do not count (default: 4)")
     parser.add_argument(
         "--meters", type=_numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
     )
     parser.add_argument("--readings", type=_numbers, default=[20_000_000], help="growth: stored readings (20000000)")
     parser.add_argument("--page-meters", type=_positive, default=1_000_000, help="pages: meters (default: 1000000)")
     parser.add_argument("--requests", type=_positive, default=20, help="pages: requests to an address (default: 20)")
+    parser.add_argument("--warm-requests", type=_count, default=1, help="pages: requests before those (default: 1)")
+    parser.add_argument("--users", type=_positive, default=20, help="pages: users beside ingest (default: 20)")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep services and the database of pages there for the next run"
     )
@@ -61,6 +64,13 @@ def _positive(text: str) -> int:
     number = int(text.replace("_", ""))
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
     return number
 
 

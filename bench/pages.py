@@ -34,10 +34,17 @@ from keyvault.models import FleetKey, InvocationCounter
 from meters.models import Meter
 
 LIMIT_S = 0.2
-USERS = 20
 _THINK_S = 2.0
 _FRAMES = 200  # in an uplink; five uplinks a second
 _SAMPLE_S = 0.2
+
+
+class Asked(NamedTuple):
+    """How often: requests to an address that fill caches, those that count after them, and users beside ingest."""
+
+    warm: int
+    counted: int
+    users: int
 
 
 class Timed(NamedTuple):
@@ -112,7 +119,7 @@ class Session:
         return response
 
 
-def measure(stack: Stack, requests: int, executor: object, say: Callable[[str], None]) -> PageResults:
+def measure(stack: Stack, asked: Asked, executor: object, say: Callable[[str], None]) -> PageResults:
     """Measure all of it, over the database that Django is connected to."""
     results = PageResults()
     password = secrets.token_urlsafe(16)
@@ -123,26 +130,26 @@ def measure(stack: Stack, requests: int, executor: object, say: Callable[[str], 
     say("renewing cached answers, as the schedule does")
     kept.renew(QUESTIONS, timezone.now())
     wanted = addresses.every()
-    say(f"{len(wanted)} addresses, {requests} requests each")
+    say(f"{len(wanted)} addresses, {asked.counted} requests each")
     for address in wanted:
-        results.timed.append(_timed(session, address, requests))
+        results.timed.append(_timed(session, address, asked))
     for name, path in _exports():
         say(f"downloading {name}")
         results.exports.append(_export(stack, session, name, path))
     usual = [timed.address for timed in results.timed if median(timed.seconds) < 5 * LIMIT_S]
-    say(f"{USERS} users, and 1,000 frames/s")
-    _beside_ingest(stack, ("bench", password), usual, executor, results)
+    say(f"{asked.users} users, and 1,000 frames/s")
+    _beside_ingest(stack, (asked.users, "bench", password), usual, executor, results)
     return results
 
 
-def _timed(session: Session, address: Address, requests: int) -> Timed:
+def _timed(session: Session, address: Address, asked: Asked) -> Timed:
     seconds = []
-    for number in range(requests + 1):
+    for number in range(asked.warm + asked.counted):
         began = time.perf_counter()
         status, body = session.get(address.path)
         if status != 200:
             raise LoadError(f"{address.path} answered {status}: {body[:300]!r}")
-        if number:  # the first one fills caches
+        if number >= asked.warm:
             seconds.append(time.perf_counter() - began)
         if sum(seconds) > 10:
             break
@@ -182,8 +189,9 @@ def _export(stack: Stack, session: Session, name: str, path: str) -> Export:
 
 
 def _beside_ingest(
-    stack: Stack, account: tuple[str, str], usual: list[Address], executor: object, results: PageResults
+    stack: Stack, accounts: tuple[int, str, str], usual: list[Address], executor: object, results: PageResults
 ) -> None:
+    number, *account = accounts
     site = _posting_site()
     frames = fleet.seal(executor, site.fleet, site.next_interval, 1)  # type: ignore[arg-type]
     bodies = site.bodies(frames, _FRAMES)
@@ -200,8 +208,8 @@ def _beside_ingest(
             ended.wait(_THINK_S)
         return seconds
 
-    with ThreadPoolExecutor(USERS) as users:
-        jobs = [users.submit(user, number) for number in range(USERS)]
+    with ThreadPoolExecutor(number) as users:
+        jobs = [users.submit(user, one) for one in range(number)]
         try:
             posted: list[Posted] = post(stack.port, "/api/v1/uplinks", "application/cbor-seq", bodies, 1000 / _FRAMES)
         finally:

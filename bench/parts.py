@@ -16,12 +16,11 @@ from bench import floor, measure, million, stack
 from bench import pages as page_bench
 from bench.floor import Floor
 from bench.measure import SystemRun
-from bench.pages import PageResults
+from bench.pages import Asked, PageResults
 from bench.site import Site, made, use_database
 from bench.stack import Stack
 
 MAX_LATENCY_UPLINKS = 400
-WARM_ROUNDS = 4
 
 Progress = Callable[[str], None]
 
@@ -103,6 +102,7 @@ class Sizes:
     frames: int
     sizes: list[int]
     rowwise_frames: int
+    warm_rounds: int
 
 
 def against_floor(bench: Bench, site: Site, running: Stack, sizes: Sizes, *, with_system: bool) -> None:
@@ -197,7 +197,7 @@ class _Pairs:
         """Let all concentrators post. Warm-up rounds come first: each halves the meters that a worker has yet
         to meet.
         """
-        for _ in range(WARM_ROUNDS):
+        for _ in range(self.sizes.warm_rounds):
             self._measured(self.site)
         for _ in range(self.sizes.rounds):
             self._told(what, *self._measured(self.site))
@@ -228,7 +228,7 @@ class _Pairs:
         )
 
 
-def pages(bench: Bench, meters: int, requests: int) -> None:
+def pages(bench: Bench, meters: int, asked: Asked) -> None:
     """Measure every page of a head-end with this many meters, its downloads, and users beside ingest."""
     name = million.ready(meters, bench.say)
     env = {
@@ -238,7 +238,7 @@ def pages(bench: Bench, meters: int, requests: int) -> None:
     }
     use_database(name)
     with stack.running(bench.folder / name, env) as running:
-        bench.results.pages = page_bench.measure(running, requests, bench.executor, bench.say)
+        bench.results.pages = page_bench.measure(running, asked, bench.executor, bench.say)
 
 
 def _floor(site: Site, bare: Floor, frames: list[list[bytes]]) -> float:

@@ -3,11 +3,13 @@
 import argparse
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from bench import fleet, parts, report, rewrap
+from bench.pages import Asked
 from bench.parts import Bench, Results, Sizes
 from bench.site import make_template, use_database
 from keyvault import master_key
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
         use_database("postgres")
         try:
             if "pages" in args.parts:
-                parts.pages(bench, args.page_meters, args.requests)
+                parts.pages(bench, args.page_meters, Asked(args.warm_requests, args.requests, args.users))
             if set(args.parts) - {"pages"}:
                 say("migrating")
                 make_template()
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
 
 
 def _measure(bench: Bench, args: argparse.Namespace) -> None:
-    sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames)
+    sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames, args.warm_rounds)
     with bench.site(args.concentrators, args.concentrator_meters) as site, bench.stack(site) as running:
         bench.warm(site, running)
         if {"floor", "system"} & set(args.parts):
@@ -52,7 +54,7 @@ def _measure(bench: Bench, args: argparse.Namespace) -> None:
         if "rowwise" in args.parts:
             parts.against_rowwise(bench, site, running, sizes)
         if "growth" in args.parts:
-            grown = Sizes(args.growth_rounds, args.frames, args.sizes, args.rowwise_frames)
+            grown = replace(sizes, rounds=args.growth_rounds)
             parts.growth(bench, site, running, grown, args.meters, args.readings)
         if "rewrap" in args.parts:
             rewrap.against_bare_loop(bench, site, args.rounds)

@@ -6,6 +6,7 @@ folder.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -154,6 +155,12 @@ def _cheap_hashes() -> None:
     from ami_headend.signin.hashers import OneAtATime  # noqa: PLC0415 - after django.setup
 
     OneAtATime.iterations = 1_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _garbage_is_looked_for_seldom() -> None:
+    """What a page leaves is a few MB: to look through everything that lives, ever again, costs a tenth of a run."""
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

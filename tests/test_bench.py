@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TINY = "--rounds 1 --growth-rounds 1 --frames 80 --sizes 20 --concentrators 2 --concentrator-meters 20"
 TINY += " --rowwise-frames 4 --meters 20,60 --readings 800 --page-meters 200 --requests 1"
+TINY += " --warm-rounds 1 --warm-requests 0 --users 2"
 
 
 def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,5 +1,6 @@
 """A look at one page: on a desk and on a phone, light and dark. What is wrong comes back in words."""
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -19,19 +20,25 @@ _LOOKS: list[tuple[str, str, ViewportSize, list[str]]] = [
 
 
 def look_at(page: Page, address: str) -> list[str]:
-    """What is wrong with a page, in both themes and at both widths; screenshots are left in screenshots/."""
+    """What is wrong with a page, in both themes and at both widths.
+
+    A look that finds something leaves a screenshot in screenshots/; with SCREENSHOTS=1 each look does.
+    """
     name = re.sub(r"[^a-z0-9]+", "-", address.removeprefix("/admin").lower()).strip("-") or "overview"
     page.set_viewport_size(DESKTOP)
     page.goto(address)
     page.evaluate("document.fonts.ready")
+    page.evaluate(_AXE.axe_script)
     found = []
     for theme, width, size, rules in _LOOKS:
         page.evaluate("theme => { Alpine.$data(document.documentElement).adminTheme = theme }", theme)
         page.wait_for_function("theme => document.documentElement.classList.contains(theme)", arg=theme)
         page.set_viewport_size(size)
         page.evaluate("Promise.all(document.getAnimations().map(animation => animation.finished))")  # fading colours
-        found += [f"{address} {theme}, {width}: {fault}" for fault in _faults(page, rules)]
-        page.screenshot(path=SCREENSHOTS / f"{name}.{width}.{theme}.png", full_page=True)
+        faults = [f"{address} {theme}, {width}: {fault}" for fault in _faults(page, rules)]
+        if faults or os.environ.get("SCREENSHOTS"):
+            page.screenshot(path=SCREENSHOTS / f"{name}.{width}.{theme}.png", full_page=True)
+        found += faults
     return found
 
 
@@ -40,7 +47,8 @@ def _faults(page: Page, rules: list[str]) -> Iterator[str]:
     if wide > room:
         yield f"scrolls sideways: {wide} px where {room} are"
     only = {"runOnly": {"type": "rule", "values": rules}} if rules else {}
-    for violation in _AXE.run(page, options={"resultTypes": ["violations"], **only}).response["violations"]:
+    options = {"resultTypes": ["violations"], **only}
+    for violation in page.evaluate("options => axe.run(options).then(found => found.violations)", options):
         if violation["impact"] in _GRAVE:
             nodes = violation["nodes"]
             places = "; ".join(f"{' '.join(map(str, node['target']))} {node['html'][:150]}" for node in nodes[:3])
