@@ -22,7 +22,7 @@ from ami_headend.local.embedded.processes import is_living
 from ami_headend.management.commands import summary
 from concentrators.ingest.activity import Activity
 from tests.flows import warm
-from tests.flows.stack import free_port, wait_for
+from tests.flows.stack import TRUSTED, free_port, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 OUR_APPS = ("ami_headend", "concentrators", "meters", "keyvault")
@@ -99,7 +99,7 @@ def run_stack(command: str, port: int, var_dir: Path, *words: str) -> Iterator[s
 
 def answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/admin/login/", timeout=5).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/admin/login/", timeout=5, verify=TRUSTED).status_code == 200
     except httpx.TransportError:
         return False
 

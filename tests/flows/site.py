@@ -20,7 +20,7 @@ from keyvault.cose.structures import encode_sequence
 from meters.models import Reading
 from tests.concentrators.fleet import HALF_HOUR_S, INTERVAL, START_S, WINDOW, Device, commission, register_id
 from tests.factories import ConcentratorFactory
-from tests.flows.stack import START_TIMEOUT_S, Stack, wait_for
+from tests.flows.stack import START_TIMEOUT_S, TRUSTED, Stack, wait_for
 
 CBOR_SEQUENCE = "application/cbor-seq"
 
@@ -45,7 +45,9 @@ class Site:
 
     def post_body(self, body: bytes, headers: Mapping[str, str] | None = None, timeout_s: float = 30) -> httpx.Response:
         url = f"{self.stack.base_url}/api/v1/uplinks"
-        return httpx.post(url, content=body, headers={**self.headers, **(headers or {})}, timeout=timeout_s)
+        return httpx.post(
+            url, content=body, headers={**self.headers, **(headers or {})}, timeout=timeout_s, verify=TRUSTED
+        )
 
     def posted(self, frames: Sequence[bytes]) -> int:
         """Posts frames; gives the uplink's id from the receipt."""
@@ -55,7 +57,9 @@ class Site:
         return int(answer.json()["uplink"])
 
     def status(self, uplink_id: int) -> dict[str, Any]:
-        answer = httpx.get(f"{self.stack.base_url}/api/v1/uplinks/{uplink_id}", headers=self.headers, timeout=30)
+        answer = httpx.get(
+            f"{self.stack.base_url}/api/v1/uplinks/{uplink_id}", headers=self.headers, timeout=30, verify=TRUSTED
+        )
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 

@@ -18,7 +18,7 @@ from keyvault.audit.chain import Actor
 from tests.alerts.receiver import Receiver, kept_place, receiving
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of, wait_verified
-from tests.flows.stack import Stack, stack_of, wait_for
+from tests.flows.stack import TRUSTED, Stack, stack_of, wait_for
 
 TOKEN = "scrape"
 ENVIRON = {
@@ -57,7 +57,9 @@ def have_beat(stack: Stack) -> None:
 
 
 def metric(stack: Stack, name: str) -> float:
-    answer = httpx.get(f"{stack.base_url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
+    answer = httpx.get(
+        f"{stack.base_url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10, verify=TRUSTED
+    )
     assert answer.status_code == 200
     (line,) = [line for line in answer.text.splitlines() if line.startswith(f"ami_headend_{name} ")]
     return float(line.rpartition(" ")[2])

@@ -17,7 +17,7 @@ from concentrators.models import Uplink
 from keyvault.cose.structures import encode_sequence
 from tests.flows import site as sites
 from tests.flows.site import CBOR_SEQUENCE, Site, assert_readings, frames_of, readings_expected, wait_verified
-from tests.flows.stack import Stack, stack_of, wait_for
+from tests.flows.stack import TRUSTED, Stack, stack_of, wait_for
 
 MAX_OCTETS = 65_536
 MAX_FRAMES = 200
@@ -176,7 +176,7 @@ def test_chunked_body(site: Site) -> None:
     url = f"{site.stack.base_url}/api/v1/uplinks"
 
     def post(*chunks: bytes) -> httpx.Response:
-        return httpx.post(url, content=iter(chunks), headers=site.headers, timeout=30)
+        return httpx.post(url, content=iter(chunks), headers=site.headers, timeout=30, verify=TRUSTED)
 
     answers = [post(good[:50], good[50:]) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
@@ -204,7 +204,7 @@ def test_clients_that_hang_up(site: Site) -> None:
         for half in halves * 2 + idle:
             client = open_connections.enter_context(socket.create_connection(("127.0.0.1", site.stack.port)))
             client.sendall(half)
-        assert httpx.get(f"{site.stack.base_url}/admin/login/", timeout=10).status_code == 200
+        assert httpx.get(f"{site.stack.base_url}/admin/login/", timeout=10, verify=TRUSTED).status_code == 200
     for half in halves * 10:
         with socket.create_connection(("127.0.0.1", site.stack.port)) as client:
             client.sendall(half)
@@ -235,14 +235,14 @@ def test_requests_that_are_none(stack: Stack, request_octets: bytes) -> None:
         except ConnectionResetError:
             first = b""
     assert first == b"" or first.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), first
-    assert httpx.get(f"{stack.base_url}/admin/login/", timeout=30).status_code == 200
+    assert httpx.get(f"{stack.base_url}/admin/login/", timeout=30, verify=TRUSTED).status_code == 200
 
 
 def test_no_concentrator_sees_the_uplinks_of_another(site: Site, stack: Stack) -> None:
     uplink_id = site.posted(frames_of(site.devices, range(1)))
     other = sites.found(stack, 1)
     url = f"{stack.base_url}/api/v1/uplinks/{uplink_id}"
-    assert_problem(httpx.get(url, headers=other.headers, timeout=30), 404)
+    assert_problem(httpx.get(url, headers=other.headers, timeout=30, verify=TRUSTED), 404)
     assert site.status(uplink_id)["uplink"] == uplink_id
     # The same body is each one's own uplink.
     other_id = other.posted(frames_of(site.devices, range(1)))

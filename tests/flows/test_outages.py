@@ -13,7 +13,7 @@ from ami_headend.local import embedded
 from tests.flows import site as sites
 from tests.flows.services import Services, services_and_stack
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected, wait_verified
-from tests.flows.stack import Stack, wait_for
+from tests.flows.stack import TRUSTED, Stack, wait_for
 
 SECONDS = 8  # "within a few seconds": Redis is asked twice, with a timeout each time
 
@@ -47,7 +47,9 @@ def test_postgres_stops_and_comes_back(site: Site, services: Services) -> None:
     try:
         for _ in range(3):
             assert_unavailable(site.post(frames))
-        assert_unavailable(httpx.get(f"{stack.base_url}/api/v1/uplinks/{before}", headers=site.headers, timeout=30))
+        assert_unavailable(
+            httpx.get(f"{stack.base_url}/api/v1/uplinks/{before}", headers=site.headers, timeout=30, verify=TRUSTED)
+        )
         stack.enqueue("verify_backlog", before)  # the worker, too, finds out
         wait_for("the worker has the task", lambda: queued(stack) == 0)
     finally:

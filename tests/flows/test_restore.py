@@ -32,7 +32,7 @@ from tests.concentrators.fleet import Device
 from tests.concentrators.obedient import Receiver
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, frames_of, wait_verified
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import TRUSTED, Stack, running, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -66,7 +66,7 @@ class Offered:
 
     def fetch(self, site: Site) -> dict[bytes, bytes]:
         """Fetches commands; gives them by system title. Fails where a nonce has sealed something else before."""
-        answer = httpx.get(f"{site.stack.base_url}/api/v1/commands", headers=site.headers, timeout=30)
+        answer = httpx.get(f"{site.stack.base_url}/api/v1/commands", headers=site.headers, timeout=30, verify=TRUSTED)
         assert answer.status_code == 200, answer.text
         given = {}
         stream = io.BytesIO(answer.content)
@@ -96,7 +96,7 @@ def lose_database(stack: Stack) -> None:
 
 
 def ready(stack: Stack) -> int:
-    return httpx.get(f"{stack.base_url}/health/ready", timeout=30).status_code
+    return httpx.get(f"{stack.base_url}/health/ready", timeout=30, verify=TRUSTED).status_code
 
 
 @dataclass
@@ -182,7 +182,9 @@ def assert_received_but_not_verified(site: Site, frames: list[bytes], title: byt
         stack.start(name)
     uplink_id = site.posted(frames)
     assert ready(stack) == 503
-    assert httpx.get(f"{stack.base_url}/api/v1/commands", headers=site.headers, timeout=30).content == b""
+    assert (
+        httpx.get(f"{stack.base_url}/api/v1/commands", headers=site.headers, timeout=30, verify=TRUSTED).content == b""
+    )
     assert stack.manage("compromise_keys", "--device", title.hex(), "--yes").returncode == 1
     stack.enqueue("verify_backlog", uplink_id)
     log = stack.log("worker")

@@ -32,7 +32,7 @@ from tests.concentrators import fleet
 from tests.flows import databases
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_readings, frames_of, readings_expected, sweep_until_verified, wait_verified
-from tests.flows.stack import Stack, processes, wait_for
+from tests.flows.stack import TRUSTED, Stack, processes, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -274,7 +274,7 @@ def test_ids_of_uplinks_that_are_lost_never_come_again(roles: Roles, stack: Stac
     stack.start("web")
     for number in given:
         url = f"{stack.base_url}/api/v1/uplinks/{number}"
-        assert httpx.get(url, headers=site.headers, timeout=30).status_code == 404
+        assert httpx.get(url, headers=site.headers, timeout=30, verify=TRUSTED).status_code == 404
     stack.start("worker")
     again = [site.posted(frames_of(site.devices, [number])) for number in range(2)]
     assert not set(again) & set(given)

@@ -17,7 +17,7 @@ from meters.models import Meter
 from tests.concentrators.fleet import HALF_HOUR_S, START, START_S, commission
 from tests.factories import ConcentratorFactory
 from tests.flows.site import CBOR_SEQUENCE, found
-from tests.flows.stack import Stack, wait_for
+from tests.flows.stack import TRUSTED, Stack, wait_for
 from tests.pages.browser import ZONE
 from tests.pages.conftest import Visit
 
@@ -128,7 +128,7 @@ def test_a_token_is_made_used_revoked_and_refused(stack: Stack, visit: Visit) ->
     def post(number: int) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": CBOR_SEQUENCE}
         body = encode_sequence([device.frame(number)])
-        return httpx.post(f"{stack.base_url}/api/v1/uplinks", content=body, headers=headers, timeout=30)
+        return httpx.post(f"{stack.base_url}/api/v1/uplinks", content=body, headers=headers, timeout=30, verify=TRUSTED)
 
     assert post(0).status_code == 202
     wait_for("the frame is accepted", lambda: Uplink.objects.filter(concentrator=concentrator, accepted=1).exists())

@@ -10,7 +10,7 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from tests.flows import site as sites
-from tests.flows.stack import Stack, running, wait_for
+from tests.flows.stack import TRUSTED, Stack, running, wait_for
 from tests.server.clients import answer_of, connected, drip_until_closed, head, sent
 from tests.server.rude import ROWS, cookies_of, half_sign_in, many_readings, signed_in
 
@@ -72,5 +72,5 @@ def test_without_descriptors_it_waits_and_goes_on(hasty: Stack) -> None:
             time.sleep(1.5)
     finally:
         process.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
-    assert httpx.get(f"{hasty.base_url}/health/live", timeout=20).status_code == 200
+    assert httpx.get(f"{hasty.base_url}/health/live", timeout=20, verify=TRUSTED).status_code == 200
     assert not_taken(hasty) - before < 30

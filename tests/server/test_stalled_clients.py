@@ -7,7 +7,7 @@ import pytest
 
 from tests.flows import site as sites
 from tests.flows.site import Site, frames_of
-from tests.flows.stack import Stack, stack_of
+from tests.flows.stack import TRUSTED, Stack, stack_of
 from tests.server.clients import answer_of, asked, head, sent
 from tests.server.rude import ROWS, cookies_of, half_sign_in, half_uplink, many_readings, signed_in
 
@@ -37,7 +37,7 @@ def test_nobody_waits_for_them(stack: Stack, site: Site) -> None:
             for dripper in drippers:
                 dripper.send(b"\x00")
             for path in ("/health/live", "/health/ready", "/admin/login/"):
-                assert httpx.get(stack.base_url + path, timeout=SOON_S).status_code == 200, path
+                assert httpx.get(stack.base_url + path, timeout=SOON_S, verify=TRUSTED).status_code == 200, path
             assert browser.get("/admin/", timeout=SOON_S).status_code == 200
             assert site.post(frames_of(site.devices, [number]), timeout_s=SOON_S).status_code == 202
         assert browser.get(f"{many_readings_of_nobody()}", timeout=SOON_S).status_code == 200
@@ -74,7 +74,12 @@ def test_strangers_cannot_upload(stack: Stack) -> None:
 
 def test_a_host_that_is_not_allowed_is_one_line_in_the_log(stack: Stack) -> None:
     before = stack.log("web").read_text().count("Traceback")
-    assert httpx.get(f"{stack.base_url}/admin/", headers={"Host": "evil.example"}, timeout=SOON_S).status_code == 400
+    assert (
+        httpx.get(
+            f"{stack.base_url}/admin/", headers={"Host": "evil.example"}, timeout=SOON_S, verify=TRUSTED
+        ).status_code
+        == 400
+    )
     text = stack.log("web").read_text()
     assert "evil.example" in text
     assert text.count("Traceback") == before

@@ -12,7 +12,7 @@ from ami_headend.core import lifesign
 from ami_headend.processes import web_command
 from tests.flows import site as sites
 from tests.flows.site import CBOR_SEQUENCE, frames_of
-from tests.flows.stack import Stack, stack_of, wait_for
+from tests.flows.stack import TRUSTED, Stack, stack_of, wait_for
 from tests.server.clients import answer_of, head, sent
 
 stack = stack_of()
@@ -36,7 +36,7 @@ def test_killed_processes_are_replaced_and_every_request_is_answered(stack: Stac
             for pid in sorted(before)[:killed]:
                 os.kill(pid, signal.SIGKILL)
             # Nobody is refused: what comes meanwhile waits in the queue of the socket, which no process owns.
-            assert httpx.get(f"{stack.base_url}/health/live", timeout=30).status_code == 200
+            assert httpx.get(f"{stack.base_url}/health/live", timeout=30, verify=TRUSTED).status_code == 200
             wait_for("they are replaced", partial(_are_replaced, stack, before, killed))
         assert "SIGKILL" in stack.log("web").read_text()
     finally:
@@ -58,7 +58,7 @@ def test_a_process_that_is_stopped_and_not_dead_is_replaced(stack: Stack) -> Non
         # The other one is left alone, and whoever asks is answered.
         assert len(before & {child.pid for child in stack.children("web")}) == 1
         for _ in range(4):
-            assert httpx.get(f"{stack.base_url}/health/live", timeout=30).status_code == 200
+            assert httpx.get(f"{stack.base_url}/health/live", timeout=30, verify=TRUSTED).status_code == 200
     finally:
         stack.stop("web")
 

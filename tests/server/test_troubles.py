@@ -11,7 +11,7 @@ from django.db import connections
 from tests.flows import site as sites
 from tests.flows.services import Services, freeze, services_and_stack, thaw
 from tests.flows.site import Site, frames_of
-from tests.flows.stack import Stack, wait_for
+from tests.flows.stack import TRUSTED, Stack, wait_for
 
 SOON_S = 20.0  # the deadlines below, several times over: this machine may be busy
 DEADLINES = {"WEB_POST_S": "3", "WEB_PROBE_S": "3", "WEB_PAGE_S": "3", "METRICS_TOKEN": "scrape"}
@@ -27,7 +27,7 @@ def site(stack: Stack) -> Site:
 
 
 def get(stack: Stack, path: str) -> httpx.Response:
-    return httpx.get(stack.base_url + path, timeout=SOON_S, headers={"Authorization": "Bearer scrape"})
+    return httpx.get(stack.base_url + path, timeout=SOON_S, verify=TRUSTED, headers={"Authorization": "Bearer scrape"})
 
 
 def posts_at_once(site: Site) -> list[httpx.Response]:
@@ -113,7 +113,7 @@ def test_a_column_that_changed_under_it(stack: Stack, site: Site) -> None:
     url = f"{stack.base_url}/api/v1/uplinks/{uplink_id}"
 
     def statuses() -> list[int]:
-        return [httpx.get(url, headers=site.headers, timeout=SOON_S).status_code for _ in range(48)]
+        return [httpx.get(url, headers=site.headers, timeout=SOON_S, verify=TRUSTED).status_code for _ in range(48)]
 
     assert set(statuses()) == {200}  # prepared in every thread by now
     with psycopg.connect(stack.owner_url, autocommit=True) as owner:
