@@ -10,6 +10,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -67,10 +68,12 @@ def _start_services() -> None:
 def _fit_for_tests(url: str) -> None:
     """What holds from the next start: room for several live stacks, and no waiting for the disk.
 
-    Databases that are thrown away need not outlive the machine; of a killed process they lose nothing either way.
+    Databases that are thrown away need not outlive the machine; of a killed process they lose nothing either way. And
+    whether the plan of a statement is the one that a test asks for is not up to when statistics were taken last.
     """
+    fit = {"max_connections": "400", "fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
     with psycopg.connect(url, autocommit=True) as connection:
-        for setting, value in {"max_connections": "400", "fsync": "off", "full_page_writes": "off"}.items():
+        for setting, value in fit.items():
             connection.execute(f"ALTER SYSTEM SET {setting} = {value}")
 
 
@@ -93,6 +96,7 @@ def _prepare() -> None:
         _own_redis_number(worker)
         os.environ["AMI_VAR_DIR"] += f"/{worker}"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started a hundred times is compiled once
+    sys.dont_write_bytecode = False
     os.environ["MASTER_KEY_FILE"] = str(Path(os.environ["AMI_VAR_DIR"]) / "master.keys")
     os.environ["TLS"] = "0"
     os.environ["TWO_FACTOR_REQUIRED"] = "0"
