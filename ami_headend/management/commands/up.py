@@ -64,6 +64,7 @@ class Command(DomainCommand):
             f"Data in  {settings.VAR_DIR}\n"
             "Ctrl-C stops everything."
         )
+        self.stdout.flush()  # also into a file, before the head-end answers
 
     def more_commands(self, ready: Prepared, options: dict[str, Any]) -> dict[str, list[str]]:
         """Return further processes to run beside the head-end's own."""
