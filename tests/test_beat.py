@@ -134,7 +134,7 @@ def test_an_error_of_the_broker_costs_a_turn(
     scheduler.apply_entry(entry)
     spoil(broker, trouble)
     scheduler.apply_entry(entry)
-    assert "often is not sent, its next run will be tried" in caplog.text
+    assert "often is not sent; its next run will be tried" in caplog.text
     assert "Traceback" not in caplog.text
     if trouble != "away":
         mend(broker)
