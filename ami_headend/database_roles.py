@@ -4,13 +4,14 @@ The rights of the working role are granted table by table. This module lists the
 grants them again. Partitions need no rights of their own: readings are reached through their parent.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from psycopg import sql
 
+from ami_headend.core.sql import select
 from meters.readings import partitions
 from meters.registry import access_record
 
@@ -108,22 +109,22 @@ def statements(role: str) -> list[sql.Composed]:
         parts = map(sql.Identifier, identifiers)
         return sql.SQL(text).format(*parts, role=name, rights=sql.SQL(rights))
 
-    schema, owns_schema, database, owns_database = _rows(_OWNED_PLACES)[0]
+    schema, owns_schema, database, owns_database = select(_OWNED_PLACES)[0]
     found = [composed("GRANT USAGE ON SCHEMA {} TO {role}", schema)]
     if owns_schema:
         found.append(composed("REVOKE CREATE ON SCHEMA {} FROM PUBLIC, {role}", schema))
     if owns_database:
         found.append(composed("REVOKE CREATE, TEMPORARY ON DATABASE {} FROM PUBLIC, {role}", database))
         found.append(composed("GRANT CONNECT ON DATABASE {} TO {role}", database))
-    for (table,) in _rows(_OWNED_TABLES):
+    for (table,) in select(_OWNED_TABLES):
         found.append(composed("REVOKE ALL ON TABLE {}.{} FROM PUBLIC, {role}", schema, table))
         found.append(composed("GRANT {rights} ON TABLE {}.{} TO {role}", schema, table, rights=_rights(table)))
-    for relation, is_sequence in _rows(_OWNED_PARTITIONS_AND_SEQUENCES):
+    for relation, is_sequence in select(_OWNED_PARTITIONS_AND_SEQUENCES):
         kind = "SEQUENCE" if is_sequence else "TABLE"
         found.append(composed(f"REVOKE ALL ON {kind} {{}}.{{}} FROM PUBLIC, {{role}}", schema, relation))
         if is_sequence:
             found.append(composed("GRANT USAGE ON SEQUENCE {}.{} TO {role}", schema, relation))
-    for (function,) in _rows(_OWNED_FUNCTIONS):
+    for (function,) in select(_OWNED_FUNCTIONS):
         found.append(composed(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC, {{role}}"))
         found.append(composed(f"GRANT EXECUTE ON FUNCTION {function} TO {{role}}"))
     return found
@@ -131,13 +132,6 @@ def statements(role: str) -> list[sql.Composed]:
 
 def _rights(table: str) -> str:
     return _UNUSUAL.get(table, _USUAL)
-
-
-def _rows(query: str) -> Sequence[tuple]:  # type: ignore[type-arg]
-    with connection.cursor() as cursor:
-        cursor.execute(query)
-        rows: list[tuple] = cursor.fetchall()  # type: ignore[type-arg]
-    return rows
 
 
 _EXCESS = """
@@ -161,7 +155,7 @@ ORDER BY relname
 
 def excess_rights() -> list[str]:
     """Describe each right that this connection's role has and that web and workers should not have."""
-    role, is_superuser, makes_roles, owned, may_create, may_change_audit, may_change_looks = _rows(_EXCESS)[0]
+    role, is_superuser, makes_roles, owned, may_create, may_change_audit, may_change_looks = select(_EXCESS)[0]
     told = {
         f"{role} is a superuser": is_superuser,
         f"{role} may make roles or databases, or bypass row security": makes_roles and not is_superuser,
@@ -175,4 +169,4 @@ def excess_rights() -> list[str]:
 
 def tables_out_of_reach() -> list[str]:
     """Return the tables that this connection's role may not read: they are newer than its rights."""
-    return [table for (table,) in _rows(_MISSING)]
+    return [table for (table,) in select(_MISSING)]

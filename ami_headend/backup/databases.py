@@ -9,6 +9,7 @@ from django.db import DatabaseError, OperationalError, ProgrammingError, connect
 from psycopg import sql
 from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable
 
+from ami_headend.core.sql import select
 from keyvault import journal
 from keyvault.master_key.backups import BackupError
 
@@ -68,13 +69,12 @@ def exists(name: str) -> bool:
 
 def is_empty() -> bool:
     """Whether the database holds nothing, not even content that was set aside."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT NOT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                                  WHERE n.nspname IN ('public', %s))""",
-            [ASIDE],
-        )
-        return bool(cursor.fetchone()[0])
+    row = select(
+        """SELECT NOT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                              WHERE n.nspname IN ('public', %s))""",
+        [ASIDE],
+    )[0]
+    return bool(row[0])
 
 
 def other_sessions(roles: Collection[str]) -> int:
@@ -82,13 +82,12 @@ def other_sessions(roles: Collection[str]) -> int:
 
     PostgreSQL shows everybody the database, role and process of other roles' sessions, but no more to an ordinary role.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-               AND (usename = current_user OR usename = ANY(%s))""",
-            [list(roles)],
-        )
-        return int(cursor.fetchone()[0])
+    row = select(
+        """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+           AND (usename = current_user OR usename = ANY(%s))""",
+        [list(roles)],
+    )[0]
+    return int(row[0])
 
 
 def put_aside(keep: Callable[[str, str], object]) -> None:
@@ -150,9 +149,7 @@ def drop_aside() -> None:
 
 def is_aside() -> bool:
     """Whether content is set aside, neither put back nor dropped."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = %s)", [ASIDE])
-        return bool(cursor.fetchone()[0])
+    return bool(select("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = %s)", [ASIDE])[0][0])
 
 
 def is_open() -> bool:
@@ -162,9 +159,7 @@ def is_open() -> bool:
 
 def has_table(schema: str, table: str) -> bool:
     """Whether a schema has a table of that name."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{schema}.{table}"])
-        return bool(cursor.fetchone()[0])
+    return bool(select("SELECT to_regclass(%s) IS NOT NULL", [f"{schema}.{table}"])[0][0])
 
 
 def _drop_empty() -> bool:

@@ -18,6 +18,7 @@ from psycopg import sql
 from ami_headend.backup import databases, manifest, programs, pruning
 from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
 from ami_headend.backup.programs import Program
+from ami_headend.core.sql import select
 from keyvault.audit.chain import Actor, AuditError
 from keyvault.master_key import MasterKeyError, backups
 from keyvault.master_key.backups import BackupError, DumpState
@@ -108,18 +109,14 @@ def counts() -> dict[str, int]:
 def applied_migrations() -> dict[str, list[str]]:
     """Return the names of the applied migrations by app."""
     found: dict[str, list[str]] = {}
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT app, name FROM django_migrations ORDER BY app, name")
-        for app, name in cursor.fetchall():
-            found.setdefault(app, []).append(name)
+    for app, name in select("SELECT app, name FROM django_migrations ORDER BY app, name"):
+        found.setdefault(app, []).append(name)
     return found
 
 
 def database_octets() -> int:
     """Return the size of the database; its dump is smaller."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_database_size(current_database())")
-        return int(cursor.fetchone()[0])
+    return int(select("SELECT pg_database_size(current_database())")[0][0])
 
 
 def _dump(

@@ -3,9 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from django.db import connection
-
 from ami_headend.alerts.conditions.traffic import SETTLING
+from ami_headend.core.sql import select
 from ami_headend.kept import Question
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour, IntervalShare
@@ -59,29 +58,27 @@ class Profiles(NamedTuple):
 
 
 def _meters_heard(now: datetime) -> MetersHeard:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""WITH heard AS MATERIALIZED (
-                   SELECT m.id, m.serial_number, m.system_title, a.heard_at
-                   FROM meters_meter m LEFT JOIN {heard.OF_ALL} a USING (system_title)
-                   WHERE m.status = %s AND NOT {expected.TAKEN_DOWN}
-               ), counted AS (
-                   SELECT count(*) AS expected, count(*) FILTER (WHERE heard_at >= %s) AS heard,
-                          count(*) FILTER (WHERE heard_at IS NULL) AS never
-                   FROM heard
-               ), shown AS (
-                   SELECT * FROM heard ORDER BY heard_at NULLS FIRST, id LIMIT %s
-               )
-               SELECT n.expected, n.heard, n.never,
-                      ARRAY(SELECT id FROM heard WHERE heard_at < %s LIMIT %s),
-                      ARRAY(SELECT id FROM heard WHERE heard_at IS NULL LIMIT %s),
-                      s.id, s.serial_number, s.heard_at, c.name
-               FROM counted n LEFT JOIN shown s ON true {heard.LAST.format(title="s.system_title")}
-               LEFT JOIN concentrators_concentrator c ON c.id = h.heard_via
-               ORDER BY s.heard_at NULLS FIRST, s.id""",
-            [MeterStatus.COMMISSIONED, now - heard.PERIOD, ROWS, now - heard.PERIOD, FEW + 1, FEW + 1],
-        )
-        rows = cursor.fetchall()
+    rows = select(
+        f"""WITH heard AS MATERIALIZED (
+               SELECT m.id, m.serial_number, m.system_title, a.heard_at
+               FROM meters_meter m LEFT JOIN {heard.OF_ALL} a USING (system_title)
+               WHERE m.status = %s AND NOT {expected.TAKEN_DOWN}
+           ), counted AS (
+               SELECT count(*) AS expected, count(*) FILTER (WHERE heard_at >= %s) AS heard,
+                      count(*) FILTER (WHERE heard_at IS NULL) AS never
+               FROM heard
+           ), shown AS (
+               SELECT * FROM heard ORDER BY heard_at NULLS FIRST, id LIMIT %s
+           )
+           SELECT n.expected, n.heard, n.never,
+                  ARRAY(SELECT id FROM heard WHERE heard_at < %s LIMIT %s),
+                  ARRAY(SELECT id FROM heard WHERE heard_at IS NULL LIMIT %s),
+                  s.id, s.serial_number, s.heard_at, c.name
+           FROM counted n LEFT JOIN shown s ON true {heard.LAST.format(title="s.system_title")}
+           LEFT JOIN concentrators_concentrator c ON c.id = h.heard_via
+           ORDER BY s.heard_at NULLS FIRST, s.id""",
+        [MeterStatus.COMMISSIONED, now - heard.PERIOD, ROWS, now - heard.PERIOD, FEW + 1, FEW + 1],
+    )
     due, lately, never, *ids = rows[0][:5]
     longest = [SilentMeter(*row[5:]) for row in rows if row[5] is not None]
     return MetersHeard(due, lately, never, longest, *(found if len(found) <= FEW else None for found in ids))

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db import connection
-
-from ami_headend.core.sql import int_array
+from ami_headend.core.sql import int_array, select
 from ami_headend.kept import Question
 from keyvault.device_keys import heard, schemes_in_use
 from meters.models import MeterStatus
@@ -78,7 +76,7 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
         mine = """WITH mine AS MATERIALIZED (
                       SELECT m.* FROM meters_meter m WHERE m.id = ANY(%s::int[]) ORDER BY m.serial_number)"""
         few = [int_array(selection.ids)]
-    rows = _fetch(
+    rows = select(
         f"""{mine}
             SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status,
                    coalesce(l.interval_minutes, m.interval_minutes),
@@ -102,7 +100,7 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
 
 
 def _traffic(now: datetime) -> dict[int, Traffic]:
-    rows = _fetch(
+    rows = select(
         """SELECT coalesce(t.concentrator_id, a.concentrator_id), coalesce(meters, 0), coalesce(frames, 0),
                   coalesce(rejected, 0)
            FROM (SELECT concentrator_id, sum(frames)::bigint AS frames, sum(rejected)::bigint AS rejected
@@ -158,10 +156,3 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
         conditions.append("m.serial_number > %s")
         params.append(selection.after)
     return ("WHERE " + " AND ".join(conditions)) if conditions else "", params
-
-
-def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, params)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows

@@ -3,8 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from django.db import connection
-
+from ami_headend.core.sql import select
 from ami_headend.kept import Question
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.queries import open_by_severity
@@ -49,31 +48,29 @@ class Lag(NamedTuple):
 
 def lag() -> Lag:
     """Return how long the latest uplinks waited for their verdicts."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY waited), max(waited)
-               FROM (SELECT extract(epoch FROM verified_at - received_at)::float8 AS waited
-                     FROM concentrators_uplink ORDER BY id DESC LIMIT %s) AS latest
-               WHERE waited IS NOT NULL""",
-            [_LATEST],
-        )
-        return Lag(*cursor.fetchone())
+    row = select(
+        """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY waited), max(waited)
+           FROM (SELECT extract(epoch FROM verified_at - received_at)::float8 AS waited
+                 FROM concentrators_uplink ORDER BY id DESC LIMIT %s) AS latest
+           WHERE waited IS NOT NULL""",
+        [_LATEST],
+    )[0]
+    return Lag(*row)
 
 
 def _failures_by_kind(now: datetime) -> list[KindCount]:
     """Return failures by kind since this hour yesterday, most first. Tallies also count failures without a
     stored row.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            # One short range of the primary key per concentrator and kind, even if there are many old tallies.
-            """SELECT k.kind, sum(t.failures)::bigint
-               FROM concentrators_concentrator c CROSS JOIN unnest(%s::text[]) AS k(kind)
-               JOIN concentrators_failuretally t ON t.concentrator_id = c.id AND t.kind = k.kind AND t.hour >= %s
-               GROUP BY k.kind ORDER BY 2 DESC, 1""",
-            [[kind.value for kind in FailureKind], a_day_before(now)],
-        )
-        return [KindCount(*row) for row in cursor.fetchall()]
+    rows = select(
+        # One short range of the primary key per concentrator and kind, even if there are many old tallies.
+        """SELECT k.kind, sum(t.failures)::bigint
+           FROM concentrators_concentrator c CROSS JOIN unnest(%s::text[]) AS k(kind)
+           JOIN concentrators_failuretally t ON t.concentrator_id = c.id AND t.kind = k.kind AND t.hour >= %s
+           GROUP BY k.kind ORDER BY 2 DESC, 1""",
+        [[kind.value for kind in FailureKind], a_day_before(now)],
+    )
+    return [KindCount(*row) for row in rows]
 
 
 def a_day_before(now: datetime) -> datetime:
@@ -85,14 +82,13 @@ def _verdicts_by_hour(now: datetime) -> list[VerdictHour]:
     """Return the last hours, the present one last. Counts uplinks received in them and in the hour before."""
     last = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     first = last - timedelta(hours=HOURS - 1)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT date_trunc('hour', verified_at, 'UTC'), sum(accepted), sum(duplicate), sum(rejected)
-               FROM concentrators_uplink
-               WHERE received_at >= %s AND body IS NOT NULL AND verified_at >= %s GROUP BY 1""",
-            [first - timedelta(hours=1), first],
-        )
-        found = {row[0]: VerdictHour(*row) for row in cursor.fetchall()}
+    rows = select(
+        """SELECT date_trunc('hour', verified_at, 'UTC'), sum(accepted), sum(duplicate), sum(rejected)
+           FROM concentrators_uplink
+           WHERE received_at >= %s AND body IS NOT NULL AND verified_at >= %s GROUP BY 1""",
+        [first - timedelta(hours=1), first],
+    )
+    found = {row[0]: VerdictHour(*row) for row in rows}
     starts = (first + timedelta(hours=n) for n in range(HOURS))
     return [found.get(start) or VerdictHour(start, 0, 0, 0) for start in starts]
 

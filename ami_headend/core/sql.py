@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from django.db import connection
+from psycopg.sql import Composable
 
 CHUNK = 5_000
 _T = TypeVar("_T")
@@ -36,6 +37,17 @@ def cursor() -> "psycopg.Cursor[Any]":
     server_side = psycopg.Cursor(connection.connection)  # Django's own cursors put values into the SQL text
     server_side.format = psycopg.pq.Format.BINARY
     return server_side
+
+
+def select(statement: str | Composable, params: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Any]:
+    """All rows of a statement that is planned for its values, each time: for questions of pages and of the schedule.
+
+    Values become part of the text, by psycopg, so that types need no casts; as Django's own cursors do.
+    """
+    with connection.cursor() as plain:
+        plain.execute(statement, params)
+        rows: list[Any] = plain.fetchall()
+    return rows
 
 
 def fetch_rows(statement: str, *params: Any) -> list[tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from ami_headend.core import clock, kernelclock, upgrades
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
+from ami_headend.core.sql import select
 from ami_headend.health import heartbeats
 from ami_headend.queues import QUEUES
 from ami_headend.signin import unread
@@ -208,9 +209,7 @@ def _schedule() -> CheckResult:
 def _clock() -> CheckResult:
     """Check that the clocks of this host, of every worker and of the database agree."""
     before = timezone.now()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        theirs: datetime = cursor.fetchone()[0]
+    theirs: datetime = select("SELECT clock_timestamp()")[0][0]
     after = timezone.now()
     if after < _PLAUSIBLE_SINCE or after < before:
         return CheckResult("clock", False, f"this machine's clock says {after:%Y-%m-%d %H:%M:%S} UTC", _SYNCHRONISE)

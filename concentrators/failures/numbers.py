@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from django.db import connection
-
+from ami_headend.core.sql import select
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.queries import FailureSelection, newest
 
@@ -73,7 +72,7 @@ def numbers(selection: FailureSelection, starts: Sequence[datetime], end: dateti
     else:
         ids, params = newest(selection, KEPT_MOST)
         found = _KEPT.format(found=ids)
-    rows = _fetch(
+    rows = select(
         f"""WITH found AS MATERIALIZED ({found}), counted AS (
                 SELECT width_bucket(at, %s::timestamptz[]) AS step, kind, concentrator_id, sum(failures)::bigint AS n
                 FROM found GROUP BY GROUPING SETS ((1, 2), (3))
@@ -95,7 +94,7 @@ def numbers(selection: FailureSelection, starts: Sequence[datetime], end: dateti
 def by_meter(selection: FailureSelection, most: int) -> list[MeterCount]:
     """Return the meters that the newest stored failures of a selection claim, most failures first; one query."""
     ids, params = newest(selection, KEPT_MOST)
-    rows = _fetch(
+    rows = select(
         f"""SELECT f.meter_id, m.serial_number, f.n
             FROM (SELECT meter_id, count(*) AS n FROM ({ids}) AS page
                   JOIN concentrators_integrityfailure USING (id) GROUP BY meter_id ORDER BY 2 DESC, 1 LIMIT %s) AS f
@@ -108,10 +107,3 @@ def by_meter(selection: FailureSelection, most: int) -> list[MeterCount]:
 def _of_tallies(selection: FailureSelection, start: datetime, end: datetime) -> list[Any]:
     kinds = [kind.value for kind in selection.chosen_kinds()]
     return [kinds, start, end, selection.concentrator_id, selection.concentrator_id]
-
-
-def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, params)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows

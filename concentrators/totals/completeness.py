@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from django.db import connection
-
+from ami_headend.core.sql import select
 from concentrators.totals import expected as expectations
 from concentrators.totals.expected import ExpectedSpan
 from meters.readings.obis import LOAD_PROFILE
@@ -53,23 +52,22 @@ def hours(
 
     If the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT date_bin('1 hour', t.interval_start, %(start)s), t.interval_minutes,
-                      sum(t.meters_counted), sum(t.value_sum * power(10::numeric, g.scaler))
-               FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
-               WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
-                 AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
-               GROUP BY 1, 2""",
-            {"start": start, "end": end, "concentrator": concentrator_id, "profile": LOAD_PROFILE},
-        )
-        counted: dict[datetime, int] = defaultdict(int)
-        energy_wh: dict[datetime, float] = defaultdict(float)
-        for hour, minutes, meters, energy in cursor.fetchall():
-            counted[hour] += meters
-            lasting = max(1, minutes // 60)  # an interval of more than an hour is spread over its hours
-            for n in range(lasting):
-                energy_wh[hour + n * _HOUR] += float(energy) / lasting
+    rows = select(
+        """SELECT date_bin('1 hour', t.interval_start, %(start)s), t.interval_minutes,
+                  sum(t.meters_counted), sum(t.value_sum * power(10::numeric, g.scaler))
+           FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+           WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
+             AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
+           GROUP BY 1, 2""",
+        {"start": start, "end": end, "concentrator": concentrator_id, "profile": LOAD_PROFILE},
+    )
+    counted: dict[datetime, int] = defaultdict(int)
+    energy_wh: dict[datetime, float] = defaultdict(float)
+    for hour, minutes, meters, energy in rows:
+        counted[hour] += meters
+        lasting = max(1, minutes // 60)  # an interval of more than an hour is spread over its hours
+        for n in range(lasting):
+            energy_wh[hour + n * _HOUR] += float(energy) / lasting
     expected = _expected_by_hour(spans, start, end)
     starts = (start + n * _HOUR for n in range((end - start) // _HOUR))
     return [Hour(at, counted[at], expected[at], energy_wh[at]) for at in starts]
@@ -83,16 +81,15 @@ def shares(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> lis
     expected: dict[int, int] = defaultdict(int)
     for span in spans:
         expected[span.concentrator_id] += span.intervals(start, end)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT t.concentrator_id, coalesce(sum(t.meters_counted) FILTER (WHERE t.interval_start < %s), 0),
-                      max(t.interval_start)
-               FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
-               WHERE t.interval_start >= %s AND g.obis_code = %s
-               GROUP BY t.concentrator_id""",
-            [end, start, LOAD_PROFILE],
-        )
-        standing = {row[0]: row[1:] for row in cursor.fetchall()}
+    rows = select(
+        """SELECT t.concentrator_id, coalesce(sum(t.meters_counted) FILTER (WHERE t.interval_start < %s), 0),
+                  max(t.interval_start)
+           FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
+           WHERE t.interval_start >= %s AND g.obis_code = %s
+           GROUP BY t.concentrator_id""",
+        [end, start, LOAD_PROFILE],
+    )
+    standing = {row[0]: row[1:] for row in rows}
     found = []
     for concentrator_id, intervals in expected.items():
         counted, newest = standing.get(concentrator_id, (0, None))
@@ -106,27 +103,26 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
 
     Every expected interval is looked up by the readings' key: one day of a thousand meters costs some 50,000 look-ups.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""{expectations.SPANS}, due AS (
-                    SELECT meter_id, at FROM span, generate_series(first, last - interval '1 us', step) AS at
-                )
-                SELECT m.id, m.serial_number, count(*), count(*) FILTER (WHERE there IS NULL) AS missing
-                FROM due JOIN meters_meter m ON m.id = due.meter_id
-                LEFT JOIN LATERAL (
-                    SELECT true AS there FROM meters_reading r
-                    WHERE r.captured_at = due.at AND r.meter_id = due.meter_id
-                      AND r.register_id = (SELECT id FROM meters_register WHERE obis_code = %(profile)s) LIMIT 1
-                ) AS reading ON true
-                GROUP BY m.id HAVING count(*) FILTER (WHERE there IS NULL) > 0
-                ORDER BY missing DESC, m.serial_number LIMIT %(limit)s""",
-            {
-                **expectations.parameters(start, end, None, [concentrator_id]),
-                "profile": LOAD_PROFILE,
-                "limit": limit,
-            },
-        )
-        return [IncompleteMeter(*row) for row in cursor.fetchall()]
+    rows = select(
+        f"""{expectations.SPANS}, due AS (
+                SELECT meter_id, at FROM span, generate_series(first, last - interval '1 us', step) AS at
+            )
+            SELECT m.id, m.serial_number, count(*), count(*) FILTER (WHERE there IS NULL) AS missing
+            FROM due JOIN meters_meter m ON m.id = due.meter_id
+            LEFT JOIN LATERAL (
+                SELECT true AS there FROM meters_reading r
+                WHERE r.captured_at = due.at AND r.meter_id = due.meter_id
+                  AND r.register_id = (SELECT id FROM meters_register WHERE obis_code = %(profile)s) LIMIT 1
+            ) AS reading ON true
+            GROUP BY m.id HAVING count(*) FILTER (WHERE there IS NULL) > 0
+            ORDER BY missing DESC, m.serial_number LIMIT %(limit)s""",
+        {
+            **expectations.parameters(start, end, None, [concentrator_id]),
+            "profile": LOAD_PROFILE,
+            "limit": limit,
+        },
+    )
+    return [IncompleteMeter(*row) for row in rows]
 
 
 def _expected_by_hour(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> dict[datetime, int]:

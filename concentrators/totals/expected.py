@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from django.db import connection, transaction
 
 from ami_headend.core import locks
+from ami_headend.core.sql import select
 from concentrators.models import StaleSteps
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -92,32 +93,31 @@ def spans(
     length.
     """
     refresh()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """WITH pair AS (
-                   SELECT DISTINCT concentrator_id, interval_minutes FROM concentrators_expectedstep
-                   WHERE %(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s)
-               ), step AS (
-                   SELECT p.concentrator_id, p.interval_minutes, %(start)s AS at, s.meters
-                   FROM pair p CROSS JOIN LATERAL (
-                       SELECT meters FROM concentrators_expectedstep s WHERE s.concentrator_id = p.concentrator_id
-                           AND s.interval_minutes = p.interval_minutes AND s.at <= %(start)s
-                       ORDER BY s.at DESC LIMIT 1) AS s
-                   UNION ALL
-                   SELECT concentrator_id, interval_minutes, at, meters FROM concentrators_expectedstep
-                   WHERE at > %(start)s AND at < %(end)s
-                       AND (%(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s))
-               ), span AS (
-                   SELECT concentrator_id, interval_minutes, meters, at AS first,
-                          least(%(end)s, %(over_by)s - make_interval(mins => interval_minutes) + interval '1 us',
-                                lead(at) OVER (PARTITION BY concentrator_id, interval_minutes ORDER BY at)) AS last
-                   FROM step
-               )
-               SELECT concentrator_id, interval_minutes, first, last, meters FROM span
-               WHERE first < last AND meters > 0""",
-            parameters(start, end, over_by, concentrator_ids),
-        )
-        return [ExpectedSpan(*row) for row in cursor.fetchall()]
+    rows = select(
+        """WITH pair AS (
+               SELECT DISTINCT concentrator_id, interval_minutes FROM concentrators_expectedstep
+               WHERE %(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s)
+           ), step AS (
+               SELECT p.concentrator_id, p.interval_minutes, %(start)s AS at, s.meters
+               FROM pair p CROSS JOIN LATERAL (
+                   SELECT meters FROM concentrators_expectedstep s WHERE s.concentrator_id = p.concentrator_id
+                       AND s.interval_minutes = p.interval_minutes AND s.at <= %(start)s
+                   ORDER BY s.at DESC LIMIT 1) AS s
+               UNION ALL
+               SELECT concentrator_id, interval_minutes, at, meters FROM concentrators_expectedstep
+               WHERE at > %(start)s AND at < %(end)s
+                   AND (%(concentrators)s::int[] IS NULL OR concentrator_id = ANY(%(concentrators)s))
+           ), span AS (
+               SELECT concentrator_id, interval_minutes, meters, at AS first,
+                      least(%(end)s, %(over_by)s - make_interval(mins => interval_minutes) + interval '1 us',
+                            lead(at) OVER (PARTITION BY concentrator_id, interval_minutes ORDER BY at)) AS last
+               FROM step
+           )
+           SELECT concentrator_id, interval_minutes, first, last, meters FROM span
+           WHERE first < last AND meters > 0""",
+        parameters(start, end, over_by, concentrator_ids),
+    )
+    return [ExpectedSpan(*row) for row in rows]
 
 
 def refresh() -> int:

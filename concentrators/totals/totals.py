@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from django.db import connection, transaction
 
 from ami_headend.core import locks
-from ami_headend.core.sql import execute, int_array
+from ami_headend.core.sql import execute, int_array, select
 from concentrators.models import IntervalTotal
 from concentrators.totals.expected import COUNTS_TO
 
@@ -111,21 +111,18 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
 
 def compare(start: datetime, end: datetime) -> list[Difference]:
     """Return totals in [start, end) that differ from the sums of readings. One statement, so one snapshot."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""SELECT concentrator_id, register_id, interval_minutes, captured_at,
-                       t.value_sum, t.meters_counted, n.value_sum, n.meters
-                FROM (SELECT *, interval_start AS captured_at FROM concentrators_intervaltotal
-                      WHERE interval_start >= %(start)s AND interval_start < %(end)s) AS t
-                FULL JOIN ({_FROM_READINGS} GROUP BY 1, 2, 3, 4) AS n
-                     USING (concentrator_id, register_id, interval_minutes, captured_at)
-                WHERE t.value_sum IS DISTINCT FROM n.value_sum OR t.meters_counted IS DISTINCT FROM n.meters
-                ORDER BY 1, 2, 3, 4""",
-            {"start": start, "end": end},
-        )
-        return [
-            Difference(row[0], row[1], row[2], row[3], _pair(*row[4:6]), _pair(*row[6:8])) for row in cursor.fetchall()
-        ]
+    rows = select(
+        f"""SELECT concentrator_id, register_id, interval_minutes, captured_at,
+                   t.value_sum, t.meters_counted, n.value_sum, n.meters
+            FROM (SELECT *, interval_start AS captured_at FROM concentrators_intervaltotal
+                  WHERE interval_start >= %(start)s AND interval_start < %(end)s) AS t
+            FULL JOIN ({_FROM_READINGS} GROUP BY 1, 2, 3, 4) AS n
+                 USING (concentrator_id, register_id, interval_minutes, captured_at)
+            WHERE t.value_sum IS DISTINCT FROM n.value_sum OR t.meters_counted IS DISTINCT FROM n.meters
+            ORDER BY 1, 2, 3, 4""",
+        {"start": start, "end": end},
+    )
+    return [Difference(row[0], row[1], row[2], row[3], _pair(*row[4:6]), _pair(*row[6:8])) for row in rows]
 
 
 def recompute(start: datetime, end: datetime) -> list[Difference]:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db import connection
-
+from ami_headend.core.sql import select
 from meters.models import EarlierLength, Installation, Meter, Register
 from meters.readings.expectation import ExpectedPeriod, Terms, expected
 from meters.readings.obis import RegisterKind
@@ -120,36 +119,35 @@ def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdi
     gaps: defaultdict[int, list[Gap]] = defaultdict(list)
     if not periods:
         return gaps
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """WITH period AS (
-                   SELECT *, make_interval(mins => minutes) AS step
-                   FROM unnest(%(of)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[], %(minutes)s::int[])
-                   WITH ORDINALITY AS p(meter_id, first, last, minutes, number)
-               ), standing AS MATERIALIZED (
-                   SELECT meter_id, captured_at, interval_minutes FROM meters_reading
-                   WHERE meter_id = ANY(%(meters)s) AND register_id = %(register)s
-                     AND captured_at >= %(start)s AND captured_at < %(end)s
-               ), times AS (
-                   SELECT meter_id, number, step, first - step AS at FROM period
-                   UNION ALL SELECT meter_id, number, step, last FROM period
-                   UNION ALL SELECT meter_id, number, step, captured_at FROM standing JOIN period USING (meter_id)
-                             WHERE captured_at >= first AND captured_at < last AND interval_minutes = minutes
-               ), neighbours AS (
-                   SELECT meter_id, step, at, lead(at) OVER (PARTITION BY number ORDER BY at) AS next FROM times
-               )
-               SELECT meter_id, at + step, next, step FROM neighbours WHERE next - at > step ORDER BY 1, 2""",
-            {
-                "of": [period.meter_id for period in periods],
-                "starts": [period.start for period in periods],
-                "ends": [period.end for period in periods],
-                "minutes": [period.interval_minutes for period in periods],
-                "start": min(period.start for period in periods),
-                "end": max(period.end for period in periods),
-                "meters": sorted({period.meter_id for period in periods}),
-                "register": register.pk,
-            },
-        )
-        for meter_id, start, end, step in cursor.fetchall():
-            gaps[meter_id].append(Gap(start, end, (end - start) // step))
+    rows = select(
+        """WITH period AS (
+               SELECT *, make_interval(mins => minutes) AS step
+               FROM unnest(%(of)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[], %(minutes)s::int[])
+               WITH ORDINALITY AS p(meter_id, first, last, minutes, number)
+           ), standing AS MATERIALIZED (
+               SELECT meter_id, captured_at, interval_minutes FROM meters_reading
+               WHERE meter_id = ANY(%(meters)s) AND register_id = %(register)s
+                 AND captured_at >= %(start)s AND captured_at < %(end)s
+           ), times AS (
+               SELECT meter_id, number, step, first - step AS at FROM period
+               UNION ALL SELECT meter_id, number, step, last FROM period
+               UNION ALL SELECT meter_id, number, step, captured_at FROM standing JOIN period USING (meter_id)
+                         WHERE captured_at >= first AND captured_at < last AND interval_minutes = minutes
+           ), neighbours AS (
+               SELECT meter_id, step, at, lead(at) OVER (PARTITION BY number ORDER BY at) AS next FROM times
+           )
+           SELECT meter_id, at + step, next, step FROM neighbours WHERE next - at > step ORDER BY 1, 2""",
+        {
+            "of": [period.meter_id for period in periods],
+            "starts": [period.start for period in periods],
+            "ends": [period.end for period in periods],
+            "minutes": [period.interval_minutes for period in periods],
+            "start": min(period.start for period in periods),
+            "end": max(period.end for period in periods),
+            "meters": sorted({period.meter_id for period in periods}),
+            "register": register.pk,
+        },
+    )
+    for meter_id, start, end, step in rows:
+        gaps[meter_id].append(Gap(start, end, (end - start) // step))
     return gaps

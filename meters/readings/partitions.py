@@ -13,6 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from ami_headend.core import locks
+from ami_headend.core.sql import select
 
 MONTHS_AHEAD = 4
 # A month is dropped this long after it expired completely, so that a worker that just judged a reading to be within the
@@ -89,9 +90,7 @@ def set_retention() -> None:
 
 def retention_set() -> int:
     """Return the days of retention that the owner last set."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT meters_retention_days()")
-        days: int = cursor.fetchone()[0]
+    days: int = select("SELECT meters_retention_days()")[0][0]
     return days
 
 
@@ -109,9 +108,7 @@ def _apply(function: str, chosen: Callable[[set[datetime]], set[datetime]]) -> l
 
 def covered(now: datetime | None = None) -> tuple[datetime, datetime] | None:
     """Return the unbroken period [from, to) around ``now`` that has partitions; None if now has none."""
-    with connection.cursor() as cursor:
-        cursor.execute(_COVERED)
-        runs: list[tuple[datetime, datetime]] = cursor.fetchall()
+    runs: list[tuple[datetime, datetime]] = select(_COVERED)
     now = now or timezone.now()
     return next(((start, end) for start, end in runs if start <= now < end), None)
 
