@@ -13,7 +13,6 @@ from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
-from django_otp.models import ThrottlingMixin
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
@@ -25,25 +24,33 @@ _TOKEN_CHARACTERS = 16  # 64 bits of digest: the width of django-otp's column
 _FAILURES_MAX = 9
 
 
-def _count_failure(device: ThrottlingMixin, commit: bool) -> None:
-    """After n wrong codes, accept the next one after 2^(n-1) seconds, at most 256.
+_Mixin: Any = object  # in front of a device of django-otp; a proxy takes no second model
 
-    Without the bound, somebody who knows a password could keep its owner out for years.
+
+class _Throttled(_Mixin):  # type: ignore[misc]
+    """After n wrong codes, accepts the next one after 2^(n-1) seconds, at most 256.
+
+    Without the bound, somebody who knows a password could keep its owner out for years. A failure that lies in the
+    future because the clock was ahead is forgotten, so that nobody waits until then.
     """
-    ThrottlingMixin.throttle_increment(device, commit=False)
-    device.throttling_failure_count = min(device.throttling_failure_count, _FAILURES_MAX)
-    if commit and device.pk is not None:
-        device.save()
+
+    throttling_failure_count: int
+
+    def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
+        failed_at = self.throttling_failure_timestamp
+        if failed_at is not None and clock.is_ahead(failed_at, timezone.now()):
+            self.throttle_reset(commit=False)
+        allowed: tuple[bool, dict[str, Any] | None] = super().verify_is_allowed()
+        return allowed
+
+    def throttle_increment(self, commit: bool = True) -> None:
+        super().throttle_increment(commit=False)
+        self.throttling_failure_count = min(self.throttling_failure_count, _FAILURES_MAX)
+        if commit and self.pk is not None:
+            self.save()
 
 
-def _forget_failures_ahead(device: ThrottlingMixin) -> None:
-    """Forget a failure that lies in the future because the clock was ahead, so that nobody waits until then."""
-    failed_at = device.throttling_failure_timestamp
-    if failed_at is not None and clock.is_ahead(failed_at, timezone.now()):
-        device.throttle_reset(commit=False)
-
-
-class Authenticator(TOTPDevice):  # type: ignore[misc]
+class Authenticator(_Throttled, TOTPDevice):  # type: ignore[misc]
     """An authenticator app: codes of six digits, each valid for 30 seconds (RFC 6238) and accepted once.
 
     ``key`` is the salt from which, together with SECRET_KEY, the app's secret is derived: a change of SECRET_KEY voids
@@ -62,16 +69,8 @@ class Authenticator(TOTPDevice):  # type: ignore[misc]
         """The secret for typing into an app, in base 32."""
         return b32encode(self.bin_key).decode()
 
-    def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
-        _forget_failures_ahead(self)
-        allowed: tuple[bool, dict[str, Any] | None] = super().verify_is_allowed()
-        return allowed
 
-    def throttle_increment(self, commit: bool = True) -> None:
-        _count_failure(self, commit)
-
-
-class RecoveryCodes(StaticDevice):  # type: ignore[misc]
+class RecoveryCodes(_Throttled, StaticDevice):  # type: ignore[misc]
     """The recovery codes of an account, each valid for one sign-in; stored as keyed digests."""
 
     class Meta:
@@ -79,14 +78,6 @@ class RecoveryCodes(StaticDevice):  # type: ignore[misc]
 
     def verify_token(self, token: str) -> bool:
         return bool(super().verify_token(digest_of(token)))
-
-    def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
-        _forget_failures_ahead(self)
-        allowed: tuple[bool, dict[str, Any] | None] = super().verify_is_allowed()
-        return allowed
-
-    def throttle_increment(self, commit: bool = True) -> None:
-        _count_failure(self, commit)
 
 
 def digest_of(code: str) -> str:
