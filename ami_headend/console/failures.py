@@ -1,6 +1,7 @@
 """The lists of integrity failures: a live list, groups by meter and kind, and CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -105,26 +106,30 @@ class FailureFilters(FilterForm):
     )
     field_order = ["kind", "severity", "state", "meter", "concentrator", "uplink", "from", "to"]
 
-    def selection(self, after: FailureKey | None = None) -> FailureSelection:
+    def selection(self) -> FailureSelection:
         """Return the selection of valid filters."""
-        given = self.cleaned_data
-        meter, concentrator = given.get("meter"), given.get("concentrator")
-        return FailureSelection(
-            kinds=[FailureKind(given["kind"])] if given.get("kind") else None,
-            severity=Severity[given["severity"].upper()] if given.get("severity") else None,
-            is_open=_STATES.get(given.get("state", "")),
-            meter_id=meter.pk if isinstance(meter, Meter) else None,
-            system_title=meter if isinstance(meter, bytes) else None,
-            concentrator_id=None if concentrator is None else concentrator.pk,
-            uplink_id=given.get("uplink"),
-            start=given.get("from"),
-            end=given.get("to"),
-            after=after,
-        )
+        return selection_of(self.cleaned_data)
 
     def in_words(self) -> list[tuple[str, str]]:
         """Return label and text of each filter that is set."""
         return [(str(bound.label), str(bound.value())) for bound in self if bound.value() not in (None, "")]
+
+
+def selection_of(given: dict[str, Any], after: FailureKey | None = None) -> FailureSelection:
+    """Return the selection of valid filters, from a key on."""
+    meter, concentrator = given.get("meter"), given.get("concentrator")
+    return FailureSelection(
+        kinds=[FailureKind(given["kind"])] if given.get("kind") else None,
+        severity=Severity[given["severity"].upper()] if given.get("severity") else None,
+        is_open=_STATES.get(given.get("state", "")),
+        meter_id=meter.pk if isinstance(meter, Meter) else None,
+        system_title=meter if isinstance(meter, bytes) else None,
+        concentrator_id=None if concentrator is None else concentrator.pk,
+        uplink_id=given.get("uplink"),
+        start=given.get("from"),
+        end=given.get("to"),
+        after=after,
+    )
 
 
 class AcknowledgeForm(forms.Form):
@@ -211,36 +216,36 @@ def claimed(row: FailureRow) -> SafeString | str:
 
 def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str) -> Acknowledged | None:
     """Acknowledge as the request's user and show a message about the result; None if nothing was acknowledged."""
-    try:
+    with _or_message(request, "acknowledged"):
         done = acknowledge(selection, web_actor(request), note, timezone.now())
-    except AcknowledgementError as error:
-        messages.error(request, f"Nothing was acknowledged: {error}.")
-        return None
-    except (AuditError, MasterKeyError):
-        messages.error(request, "Nothing was acknowledged: it cannot be audited while the master key cannot be used.")
-        return None
-    kept.forget(OPEN_FAILURES)
-    said = f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged"
-    if not done.is_whole:
-        said += (
-            "; the others follow in the background" if _enqueue(tasks.acknowledge_failures, done.id) else _NOT_QUEUED
-        )
-    way = link(reverse("admin:acknowledgement", args=[done.id]), "Look at it or take it back")
-    messages.success(request, format_html("{}. {}", said, way))
-    return done
+        kept.forget(OPEN_FAILURES)
+        said = f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged"
+        if not done.is_whole:
+            queued = _enqueue(tasks.acknowledge_failures, done.id)
+            said += "; the others follow in the background" if queued else _NOT_QUEUED
+        way = link(reverse("admin:acknowledgement", args=[done.id]), "Look at it or take it back")
+        messages.success(request, format_html("{}. {}", said, way))
+        return done
+    return None
 
 
 def take_back_for(request: HttpRequest, number: int) -> None:
     """Take an acknowledgement back as the request's user and show a message about the result."""
-    try:
+    with _or_message(request, "taken back"):
         take_back(number, web_actor(request), timezone.now())
-    except AcknowledgementError as error:
-        messages.error(request, f"Nothing was taken back: {error}.")
-    except (AuditError, MasterKeyError):
-        messages.error(request, "Nothing was taken back: it cannot be audited while the master key cannot be used.")
-    else:
         kept.forget(OPEN_FAILURES)
         open_again_for(request, number)
+
+
+@contextmanager
+def _or_message(request: HttpRequest, act: str) -> Iterator[None]:
+    """Show a message that says why nothing was done if the domain refuses it."""
+    try:
+        yield
+    except AcknowledgementError as error:
+        messages.error(request, f"Nothing was {act}: {error}.")
+    except (AuditError, MasterKeyError):
+        messages.error(request, f"Nothing was {act}: it cannot be audited while the master key cannot be used.")
 
 
 def open_again_for(request: HttpRequest, number: int) -> None:
@@ -273,16 +278,8 @@ class FailuresPage(ListPage):
     form_class = FailureFilters
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
-        selection = self.filters.selection(_key(after))
-        rows, key = queries.failures(selection, ROWS)
+        rows, key = queries.failures(selection_of(filters, _key(after)), ROWS)
         return failures_table(rows, timezone.now(), choose=self.request.user.has_perm(ACKNOWLEDGE)), key
-
-    @property
-    def filters(self) -> FailureFilters:
-        """Return the filters of the request, validated."""
-        form = FailureFilters(self.request.GET)
-        form.full_clean()
-        return form
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
@@ -317,9 +314,7 @@ class FailureGroupsPage(ListPage):
     form_class = FailureFilters
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
-        form = FailureFilters(self.request.GET)
-        form.full_clean()
-        rows, key = queries.failure_groups(form.selection(_key(after)), ROWS)
+        rows, key = queries.failure_groups(selection_of(filters, _key(after)), ROWS)
         return groups_table(rows, timezone.now()), key
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
