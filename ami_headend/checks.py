@@ -2,7 +2,6 @@
 
 import stat
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +12,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 from limits import parse
 
+from ami_headend.core.client_ip import is_loopback
 from ami_headend.core.commands import SETTINGS
 from keyvault import master_key
 
@@ -214,7 +214,7 @@ def _sign_in() -> Iterator[CheckMessage]:
 def _broker() -> Iterator[CheckMessage]:
     """Check the broker: anybody who can write to Redis can run tasks and lift rate limits."""
     parts = urlsplit(settings.REDIS_URL)
-    if not settings.TLS or parts.scheme == "unix" or _is_loopback(parts.hostname or "localhost"):
+    if not settings.TLS or parts.scheme == "unix" or is_loopback(parts.hostname or "localhost"):
         return
     missing = [
         what
@@ -233,13 +233,6 @@ def _broker() -> Iterator[CheckMessage]:
             hint="Leave ssl_cert_reqs out, and name the authority with ssl_ca_certs.",
             id="ami_headend.W030",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _master_key_provider() -> Iterator[CheckMessage]:

@@ -14,6 +14,14 @@ _UNREAD = "ami_headend.unread_hop"
 _WITH_PORT = re.compile(r'"?(?:\[([^\]]+)\]|([0-9.]+))(?::[0-9]{1,5})?"?')
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class ForwardedAddress:
     """Middleware: sets REMOTE_ADDR to the address that the outermost of our own proxies saw.
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from django.conf import settings
@@ -16,6 +15,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import OperationalError, connections
 
+from ami_headend.core.client_ip import is_loopback
 from ami_headend.local import embedded
 from ami_headend.local.display import Lines
 from ami_headend.local.embedded import OwnService
@@ -50,7 +50,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
     require_free(host, port)
     own_database = settings.IS_EMBEDDED
     with embedded.started(settings.VAR_DIR) as (env, own):
-        if _is_loopback(host):
+        if is_loopback(host):
             env.setdefault("TLS", "0")
         try:
             call_command("migrate", interactive=False, verbosity=0)
@@ -60,7 +60,7 @@ def prepared(host: str, port: int) -> Iterator[Prepared]:
             raise LocalStackError(f"The database does not answer: {str(error).splitlines()[0]}") from error
         call_command("collectstatic", interactive=False, verbosity=0)
         connections.close_all()
-        yield Prepared(env, own, f"http://{'localhost' if _is_loopback(host) else host}:{port}/", account)
+        yield Prepared(env, own, f"http://{'localhost' if is_loopback(host) else host}:{port}/", account)
 
 
 def require_free(host: str, port: int) -> None:
@@ -129,13 +129,6 @@ def _end(started: list["subprocess.Popen[bytes]"]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _prepare_master_key(own_database: bool) -> None:
