@@ -12,7 +12,7 @@ from keyvault.device_keys.agreement_keys import VersionUse
 from keyvault.models import AgreementState, DeviceKey, InvocationCounter, KeyState
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView
-from meters.api.serializers import NumberedPageQuery, SystemTitleField, page_of
+from meters.api.serializers import NumberedPageQuery, SystemTitleField, given, page_of
 
 
 class KeysQuery(NumberedPageQuery):
@@ -88,13 +88,8 @@ class KeyList(ParameterView):
     @extend_schema(operation_id="keys", parameters=[KeysQuery], responses=page_of("KeyPage", KeySerializer))
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
-        rows = DeviceKey.objects.filter(pk__gt=asked["cursor"]).defer("wrapped").order_by("pk")
-        if "meter" in asked:
-            rows = rows.filter(system_title=asked["meter"])
-        if "state" in asked:
-            rows = rows.filter(state=asked["state"])
-        if "scheme" in asked:
-            rows = rows.filter(scheme=asked["scheme"])
+        wanted = given(asked, system_title="meter", state="state", scheme="scheme")
+        rows = DeviceKey.objects.filter(pk__gt=asked["cursor"], **wanted).defer("wrapped").order_by("pk")
         found: list[Any] = list(rows[: asked["page_size"]])
         counters = InvocationCounter.objects.defer("gaps").in_bulk([key.pk for key in found])
         for key in found:

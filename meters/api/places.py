@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from meters.api.meters import ParameterView
-from meters.api.serializers import PAGE_MAX, QuerySerializer, SystemTitleField, page_of
+from meters.api.serializers import PAGE_MAX, QuerySerializer, SystemTitleField, given, page_of
 from meters.models import Installation, Place
 from meters.registry import access_record, places
 
@@ -72,13 +72,8 @@ class PlaceList(ParameterView):
     @extend_schema(operation_id="places", parameters=[PlacesQuery], responses=page_of("PlacePage", PlaceSerializer))
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
-        found = Place.objects.order_by("name")
-        if "name" in asked:
-            found = found.filter(name__startswith=asked["name"])
-        if "customer_reference" in asked:
-            found = found.filter(customer_reference=asked["customer_reference"])
-        if "cursor" in asked:
-            found = found.filter(name__gt=asked["cursor"])
+        wanted = given(asked, name__startswith="name", customer_reference="customer_reference", name__gt="cursor")
+        found = Place.objects.filter(**wanted).order_by("name")
         access_record.note(request)
         page = list(found[: asked["page_size"]])
         following = self.next_page(request, page[-1].name) if len(page) == asked["page_size"] else None

@@ -273,6 +273,11 @@ class GapReportSerializer(serializers.Serializer[Any]):
     gaps = GapSerializer(many=True)
 
 
+def given(asked: Mapping[str, Any], **lookups: str) -> dict[str, Any]:
+    """Look-ups with the parameters of those names; one that was not given looks for nothing."""
+    return {lookup: asked[name] for lookup, name in lookups.items() if name in asked}
+
+
 def page_of(name: str, child: type[serializers.Serializer[Any]]) -> Any:
     """Return the schema of a page of a list."""
     fields: Mapping[str, Any] = {
