@@ -19,7 +19,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
 from ami_headend.core.sql import chunks
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.models import Concentrator
 from meters.models import Meter
 from meters.readings import export
@@ -106,7 +106,7 @@ def _concentrators_table(rows: Sequence[Concentrator]) -> HtmlTable:
     now = timezone.now()
     posted = {row.id: row.posted_at for row in silence.of_concentrators(now)}
     return table(
-        [Column("concentrator"), Column("state"), Column("last post")],
+        columns_of("concentrator", "state", "last post"),
         [
             [
                 link(reverse("admin:concentrator", args=[row.pk]), row.name),

@@ -29,7 +29,7 @@ from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.health.checks import EVALUATED_LATE
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.failures.kinds import Severity
 
 HANDLE = "alerts.handle_alert"
@@ -140,13 +140,7 @@ class AlertPage(ConsolePage):
 
 def alerts_table(alerts: Iterable[Alert], now: datetime, *, selectable: bool = False) -> HtmlTable:
     """Return alerts as a table."""
-    columns = [
-        Column("severity"),
-        Column("alert"),
-        Column("what was found", is_minor=True),
-        Column("since", is_minor=True),
-        Column("state", is_minor=True),
-    ]
+    columns = columns_of("severity", "alert", "-what was found", "-since", "-state")
     rows = [
         [
             severity_label(alert.severity),
@@ -279,7 +273,7 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
 
 def _steps_table(steps: Iterable[AlertStep]) -> HtmlTable:
     return table(
-        [Column("when"), Column("what"), Column("who", is_minor=True), Column("note")],
+        columns_of("when", "what", "-who", "note"),
         [
             [
                 moment(step.at),
@@ -296,7 +290,7 @@ def _receivers_table(alert: Alert) -> HtmlTable:
     """Show what each receiver knows, and when its next message is due if nothing changes."""
     rows = alert.conversations.select_related("channel").order_by("channel__name", "recipient")[:ROWS]
     return table(
-        [Column("channel"), Column("knows it as"), Column("next message", is_minor=True)],
+        columns_of("channel", "knows it as", "-next message"),
         [
             [
                 _receiver(row.channel, row.channel.name, row.recipient),
@@ -321,7 +315,7 @@ def _receiver(channel: Channel | None, name: str, recipient: str) -> Any:
 def _deliveries_table(alert: Alert) -> HtmlTable:
     rows = alert.deliveries.select_related("channel").order_by("-pk")[:ROWS]
     return table(
-        [Column("written"), Column("channel"), Column("event"), Column("outcome")],
+        columns_of("written", "channel", "event", "outcome"),
         [
             [
                 moment(row.created_at),

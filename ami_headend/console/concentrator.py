@@ -38,7 +38,7 @@ from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.console.registry_queries import TRAFFIC_PERIOD
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.failures import queries
 from concentrators.failures.queries import FailureSelection
 from concentrators.fleet import registry, tokens
@@ -286,7 +286,7 @@ def _energy(hours: list[Hour]) -> Chart:
 def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> HtmlTable:
     day = urlencode({"period": "day", "on": day_of(start).isoformat()})
     return table(
-        [Column("meter"), Column("missing", is_number=True), Column("expected", is_number=True)],
+        columns_of("meter", "#missing", "#expected"),
         [
             [
                 link(f"{reverse('admin:meter', args=[row.id])}?{day}", row.serial_number),
@@ -301,15 +301,7 @@ def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> Ht
 def _uplinks(concentrator: Concentrator, now: datetime) -> HtmlTable:
     rows = Uplink.objects.filter(concentrator=concentrator).defer("body", "waiting_frames").order_by("-received_at")
     return table(
-        [
-            Column("uplink"),
-            Column("received"),
-            Column("octets", is_number=True, is_minor=True),
-            Column("frames", is_number=True),
-            Column("accepted", is_number=True),
-            Column("duplicate", is_number=True, is_minor=True),
-            Column("rejected", is_number=True),
-        ],
+        columns_of("uplink", "received", "-#octets", "#frames", "#accepted", "-#duplicate", "#rejected"),
         [
             [
                 link(reverse("admin:concentrators_uplink_change", args=[row.pk]), row.pk),

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from ami_headend.console.formatting import NOTHING, ago, label, link, moment, thousands
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import hop_failures
 from concentrators.fleet.hop_failures import HopFault
 from concentrators.models import Concentrator, HopKeySet
@@ -49,13 +49,7 @@ def blocks(request: HttpRequest, concentrator: Concentrator, now: datetime) -> d
 
 def _keys(title: bytes, now: datetime) -> HtmlTable:
     return table(
-        [
-            Column("epoch", is_number=True),
-            Column("use"),
-            Column("state"),
-            Column("algorithm", is_minor=True),
-            Column("last frame"),
-        ],
+        columns_of("#epoch", "use", "state", "-algorithm", "last frame"),
         [
             [
                 key["epoch"],
@@ -72,7 +66,7 @@ def _keys(title: bytes, now: datetime) -> HtmlTable:
 def _dropped(rows: list[hop_failures.HopFailureRow]) -> HtmlTable:
     ids = dict(Meter.objects.filter(serial_number__in={row.meter for row in rows}).values_list("serial_number", "pk"))
     return table(
-        [Column("hour"), Column("meter"), Column("why"), Column("frames", is_number=True)],
+        columns_of("hour", "meter", "why", "#frames"),
         [
             [
                 moment(row.hour),
@@ -87,15 +81,7 @@ def _dropped(rows: list[hop_failures.HopFailureRow]) -> HtmlTable:
 
 def _sums(rows: list[reported_sums.DifferingSum], now: datetime) -> HtmlTable:
     return table(
-        [
-            Column("interval"),
-            Column("register", is_minor=True),
-            Column("it says", is_number=True),
-            Column("of meters", is_number=True),
-            Column("we have", is_number=True),
-            Column("of meters", is_number=True),
-            Column("since", is_minor=True),
-        ],
+        columns_of("interval", "-register", "#it says", "#of meters", "#we have", "#of meters", "-since"),
         [
             [
                 moment(row.interval_start),

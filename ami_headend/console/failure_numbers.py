@@ -15,7 +15,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import kind_label, link, percent, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.failures import numbers
 from concentrators.failures.kinds import Severity
 from concentrators.failures.numbers import KEPT_MOST, Numbers
@@ -76,7 +76,7 @@ class FailureNumbersPage(ConsolePage):
 
     def _meters(self, rows: list[numbers.MeterCount], way: dict[str, str]) -> HtmlTable:
         return table(
-            [Column("meter"), Column("failures", is_number=True)],
+            columns_of("meter", "#failures"),
             [
                 [
                     "no known meter"
@@ -135,7 +135,7 @@ def _chart(found: Numbers, starts: list[datetime]) -> Chart:
 def _kinds(found: Numbers, way: dict[str, str]) -> HtmlTable:
     whole = sum(found.by_kind.values())
     return table(
-        [Column("kind"), Column("frames", is_number=True), Column("share", is_number=True)],
+        columns_of("kind", "#frames", "#share"),
         [
             [kind_label(kind), _to_list(way, thousands(failures), kind=kind.value), percent(failures, whole)]
             for kind, failures in found.by_kind.items()
@@ -146,7 +146,7 @@ def _kinds(found: Numbers, way: dict[str, str]) -> HtmlTable:
 def _concentrators(found: Numbers, way: dict[str, str]) -> HtmlTable:
     whole = sum(found.by_kind.values())
     return table(
-        [Column("concentrator"), Column("frames", is_number=True), Column("share", is_number=True)],
+        columns_of("concentrator", "#frames", "#share"),
         [
             [
                 link(reverse("admin:concentrator", args=[row.id]), row.name),

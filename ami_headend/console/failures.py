@@ -33,7 +33,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import FilterForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators import tasks
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures import queries
@@ -149,14 +149,7 @@ def failures_url(**filters: Any) -> str:
 
 def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False) -> HtmlTable:
     """Return failures as a table with links to their pages; ``choose`` adds boxes to choose some."""
-    columns = [
-        Column("received"),
-        Column("kind"),
-        Column("meter"),
-        Column("concentrator", is_minor=True),
-        Column("reason", is_minor=True),
-        Column("state", is_minor=True),
-    ]
+    columns = columns_of("received", "kind", "meter", "-concentrator", "-reason", "-state")
     lines = [
         [
             ago(row.received_at, now),
@@ -178,15 +171,7 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
 
 def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> HtmlTable:
     """Return failures by meter and kind as a table with links to their failures."""
-    columns = [
-        Column("kind"),
-        Column("meter"),
-        Column("concentrator", is_minor=True),
-        Column("failures", is_number=True),
-        Column("open", is_number=True),
-        Column("first", is_minor=True),
-        Column("last"),
-    ]
+    columns = columns_of("kind", "meter", "-concentrator", "#failures", "#open", "-first", "last")
     lines = [
         [
             kind_label(row.kind),

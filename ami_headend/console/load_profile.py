@@ -14,7 +14,7 @@ from ami_headend.console.formatting import completeness_tone, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from meters.models import Meter, Register
 from meters.readings.expectation import ExpectedPeriod
 from meters.readings.gaps import Gap, GapReport
@@ -115,7 +115,7 @@ def exports(meter: Meter, start: datetime, end: datetime, register: Register) ->
 
 def _gaps(found: Sequence[Gap]) -> HtmlTable:
     return table(
-        [Column("from"), Column("to"), Column("intervals", is_number=True)],
+        columns_of("from", "to", "#intervals"),
         [[moment(gap.start), moment(gap.end), thousands(gap.intervals)] for gap in found],
     )
 

@@ -28,7 +28,7 @@ from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exp
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.core.numbers import row_number
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS
 from concentrators.commands import operator
 from concentrators.commands.queue import DownlinkError
@@ -288,16 +288,7 @@ def _keys(meter: Meter, now: datetime) -> HtmlTable:
         .order_by("-epoch")
     )
     return table(
-        [
-            Column("epoch"),
-            Column("state"),
-            Column("scheme", is_minor=True),
-            Column("highest counter", is_number=True),
-            Column("gaps", is_number=True),
-            Column("skipped", is_number=True, is_minor=True),
-            Column("last frame", is_minor=True),
-            Column("since", is_minor=True),
-        ],
+        columns_of("epoch", "state", "-scheme", "#highest counter", "#gaps", "-#skipped", "-last frame", "-since"),
         [
             [
                 "transfer key" if row.epoch == 0 else row.epoch,
@@ -322,14 +313,14 @@ def _counters(row: Any) -> tuple[str, str, str]:
 def _events(meter: Meter) -> HtmlTable:
     rows = MeterEvent.objects.filter(meter=meter).select_related("register").order_by("-captured_at", "-id")[:_ROWS]
     return table(
-        [Column("time"), Column("event"), Column("value", is_number=True)],
+        columns_of("time", "event", "#value"),
         [[moment(row.captured_at), row.register.name, thousands(row.value)] for row in rows],
     )
 
 
 def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> HtmlTable:
     return table(
-        [Column("register"), Column("value", is_number=True), Column("time"), Column("OBIS code", is_minor=True)],
+        columns_of("register", "#value", "time", "-OBIS code"),
         [[row.name, _value(row), ago(row.captured_at, now), row.obis_code] for row in rows],
     )
 

@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, 
 
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.tables import BadLine, FileError
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet.meter_import import REFUSALS, KeyPolicy, MeterImportReport, import_file
 from keyvault import rights
 from keyvault.audit.chain import web_actor
@@ -133,5 +133,5 @@ def _import(request: HttpRequest, form: ImportForm, *, dry_run: bool) -> MeterIm
 
 
 def _bad(lines: list[BadLine]) -> HtmlTable:
-    columns = [Column("line", is_number=True), Column("what is wrong")]
+    columns = columns_of("#line", "what is wrong")
     return table(columns, [[line.line, line.reason] for line in lines[:_BAD_SHOWN]])

@@ -23,7 +23,7 @@ from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, text,
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.commands import operator
 from concentrators.commands.operator import OperatorOrder
@@ -146,16 +146,9 @@ def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple
     now = timezone.now()
     rows, key = registry_queries.meters(selection, ROWS)
     see_failures = user.has_perm("concentrators.view_integrityfailure")
-    columns = [
-        Column("meter"),
-        Column("health"),
-        Column("last frame"),
-        Column("name", is_minor=True),
-        Column("concentrator", is_minor=True),
-        Column("scheme", is_minor=True),
-        Column("interval", is_number=True, is_minor=True),
-        Column("open failures", is_number=True, is_minor=True),
-    ]
+    columns = columns_of(
+        "meter", "health", "last frame", "-name", "-concentrator", "-scheme", "-#interval", "-#open failures"
+    )
     lines = [
         [
             link(reverse("admin:meter", args=[row.id]), row.serial_number),

@@ -34,7 +34,7 @@ from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from ami_headend.core import clock
 from ami_headend.kept import KeptResult
-from ami_headend.web.tables import Column, table
+from ami_headend.web.tables import columns_of, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureSelection
@@ -80,7 +80,7 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
     ]
     return {
         "figures": [Figure("Active meters", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],
-        "silent": table([Column("meter"), Column("last frame"), Column("through", is_minor=True)], rows),
+        "silent": table(columns_of("meter", "last frame", "-through"), rows),
         "silent_empty": "Every meter sent a frame in the last 24 hours."
         if found.expected
         else "No meter is registered yet: manage.py import_meters imports a list.",
@@ -121,14 +121,7 @@ def concentrators(found: Profiles | None, now: datetime) -> Panel:
         note += f", {new:,} never posted yet"
     url = reverse("admin:concentrators")
     tone = "bad" if missed else "good" if active else ""
-    columns = [
-        Column("concentrator"),
-        Column("state"),
-        Column("last post", is_minor=True),
-        Column("24 h", is_number=True),
-        Column("newest reading", is_minor=True),
-        Column("waiting", is_number=True, is_minor=True),
-    ]
+    columns = columns_of("concentrator", "state", "-last post", "#24 h", "-newest reading", "-#waiting")
     value = f"{len(active) - missed - new:,} of {len(active):,}"
     return {
         "figures": [Figure("Concentrators posting", value, note, "router", url, tone)],

@@ -11,7 +11,7 @@ from ami_headend.console.formatting import label, link, moment
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from meters.models import Installation, MeterStatus, Place
 from meters.registry import access_record, places
 
@@ -56,7 +56,7 @@ class PlacePage(LoadProfilePage):
         )
 
     def _meters(self, hung: list[Installation], now: datetime, *, with_exports: bool) -> HtmlTable:
-        columns = [Column("meter"), Column("status", is_minor=True), Column("from"), Column("to")]
+        columns = columns_of("meter", "-status", "from", "to")
         if with_exports:
             columns.append(Column("readings", is_minor=True))
         can = self.request.user.has_perm("meters.view_meter")

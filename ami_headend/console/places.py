@@ -9,7 +9,7 @@ from django.urls import reverse
 from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.lists import ROWS, ListPage, text, text_of
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from meters.models import Installation, Place
 from meters.registry import access_record, search
 
@@ -42,13 +42,7 @@ class PlacesPage(ListPage):
         if after:
             rows = rows.filter(name__gt=text_of(after))
         shown = list(rows[:ROWS])
-        columns = [
-            Column("place"),
-            Column("address"),
-            Column("customer", is_minor=True),
-            Column("meter"),
-            Column("since", is_minor=True),
-        ]
+        columns = columns_of("place", "address", "-customer", "meter", "-since")
         see_meters = self.request.user.has_perm("meters.view_meter")
         lines = [_line(place, see_meters=see_meters) for place in shown]
         return table(columns, lines), [shown[-1].name] if len(shown) == ROWS else None

@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from ami_headend.console.formatting import NOTHING, moment, protection, thousands
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.tallies import TallyKey, TallySelection, tallies
@@ -98,11 +98,7 @@ class ReadingsPage(RecordsPage):
         found, key = queries.readings_page(
             queries.ReadingSelection(start, end, meters, _ids(filters["register"]), place), ROWS
         )
-        columns = [
-            *map(Column, ("time", "meter", "register")),
-            Column("interval", is_minor=True),
-            Column("value", is_number=True),
-        ]
+        columns = columns_of("time", "meter", "register", "-interval", "#value", "-scheme", "-#uplink")
         rows = [
             [
                 moment(row.captured_at),
@@ -115,7 +111,6 @@ class ReadingsPage(RecordsPage):
             ]
             for row in found
         ]
-        columns += [Column("scheme", is_minor=True), Column("uplink", is_number=True, is_minor=True)]
         return table(columns, rows), key
 
 
@@ -141,7 +136,7 @@ class TotalsPage(RecordsPage):
         start, end = self.period(filters)
         asked = _ids(filters["concentrator"]), _ids(filters["register"])
         found, key = totals(TotalSelection(start, end, *asked, place), ROWS)
-        columns = [Column("interval from"), Column("length", is_minor=True), *map(Column, ("concentrator", "register"))]
+        columns = columns_of("interval from", "-length", "concentrator", "register", "#sum", "#meters")
         rows = [
             [
                 moment(total.interval_start),
@@ -153,7 +148,7 @@ class TotalsPage(RecordsPage):
             ]
             for total in found
         ]
-        return table([*columns, Column("sum", is_number=True), Column("meters", is_number=True)], rows), key
+        return table(columns, rows), key
 
 
 class TalliesPage(RecordsPage):
@@ -183,7 +178,7 @@ class TalliesPage(RecordsPage):
             after=place,
         )
         found, key = tallies(selection, ROWS)
-        columns = [*map(Column, ("hour", "concentrator", "kind")), Column("failures", is_number=True)]
+        columns = columns_of("hour", "concentrator", "kind", "#failures")
         rows = [
             [moment(row.hour), str(row.concentrator), FailureKind(row.kind).label, thousands(row.failures)]
             for row in found

@@ -31,6 +31,12 @@ class HtmlTable(NamedTuple):
     rows: list[list[Cell]]
 
 
+def columns_of(*titles: str) -> list[Column]:
+    """Columns by their titles: one that begins with - is minor, with # (or -#) a number."""
+    shown = ((title.removeprefix("-"), title.startswith("-")) for title in titles)
+    return [Column(text.removeprefix("#"), text.startswith("#"), is_minor) for text, is_minor in shown]
+
+
 def table(columns: list[Column], rows: Iterable[Sequence[Any]]) -> HtmlTable:
     """Make a table; every row has one content for each column."""
     return HtmlTable(columns, [[Cell(*pair) for pair in zip(columns, row, strict=True)] for row in rows])

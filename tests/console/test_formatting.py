@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from ami_headend.console import formatting
+from ami_headend.web.tables import Column, columns_of
 
 NOW = datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
 
@@ -80,3 +81,13 @@ def test_times_in_a_text_are_put_into_the_viewers_zone() -> None:
         assert ">2026-07-02 00:30</time> to <time " in text
         assert ">2026-11-24 07:30:01</time>, not 2026-13-01 00:00 UTC" in text
         assert formatting.in_zone("no time at all") == "no time at all"
+
+
+def test_titles_say_what_a_column_is() -> None:
+    assert columns_of("meter", "#open", "-name", "-#interval", "") == [
+        Column("meter"),
+        Column("open", is_number=True),
+        Column("name", is_minor=True),
+        Column("interval", is_number=True, is_minor=True),
+        Column(""),
+    ]

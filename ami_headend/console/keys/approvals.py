@@ -11,7 +11,7 @@ from django.utils import timezone
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.formatting import NOTHING, ago, clipped, label
 from ami_headend.core.numbers import row_number
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import approvals, rights
 from keyvault.approvals import ApprovalState, Person
 from keyvault.audit import chain
@@ -97,16 +97,8 @@ def _label(row: Approval, now: datetime) -> Any:
 
 
 def _over(rows: Sequence[Approval], now: datetime) -> HtmlTable:
-    columns = [
-        Column("state"),
-        Column("what"),
-        Column("requested by", is_minor=True),
-        Column("why", is_minor=True),
-        Column("decided by", is_minor=True),
-        Column("asked", is_minor=True),
-    ]
     return table(
-        columns,
+        columns_of("state", "what", "-requested by", "-why", "-decided by", "-asked"),
         [
             [
                 _label(row, now),

@@ -17,7 +17,7 @@ from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
 from ami_headend.console.lists import ROWS, ListPage, number_of, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.admin import FilterForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import rights
 from keyvault.audit import chain, witness
 from keyvault.audit.chain import AuditError, Head
@@ -158,17 +158,8 @@ def _figures(head: Head) -> list[Figure]:
 
 
 def _records(rows: Sequence[AuditRecord]) -> HtmlTable:
-    columns = [
-        Column("number", is_number=True, is_minor=True),
-        Column("time"),
-        Column("act"),
-        Column("by"),
-        Column("from", is_minor=True),
-        Column("subject", is_minor=True),
-        Column("result", is_minor=True),
-    ]
     return table(
-        columns,
+        columns_of("-#number", "time", "act", "by", "-from", "-subject", "-result"),
         [
             [
                 row.number,

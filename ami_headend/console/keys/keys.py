@@ -10,7 +10,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import ago, label, link, percent, thousands
 from ami_headend.console.keys import questions
 from ami_headend.console.page import ConsolePage
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.models import RotationWave, WaveState
 from keyvault import approvals, rights
 from keyvault.colours import KEY_COLOURS
@@ -117,15 +117,8 @@ def _epochs(keys: DeviceKeys) -> HtmlTable:
 
 
 def _notable(found: Notable, now: datetime, since: str) -> HtmlTable:
-    columns = [
-        Column("device"),
-        Column("epoch", is_number=True),
-        Column("state", is_minor=True),
-        Column("highest counter", is_number=True, is_minor=True),
-        Column(since),
-    ]
     return table(
-        columns,
+        columns_of("device", "#epoch", "-state", "-#highest counter", since),
         [
             [
                 link(reverse("admin:keyvault_devicekey_change", args=[key.key_id]), key.system_title.hex()),
@@ -140,9 +133,8 @@ def _notable(found: Notable, now: datetime, since: str) -> HtmlTable:
 
 
 def _fleet_keys() -> HtmlTable:
-    columns = [Column("fleet key"), Column("active keys", is_number=True), Column("usable keys", is_number=True)]
     return table(
-        columns,
+        columns_of("fleet key", "#active keys", "#usable keys"),
         [
             [
                 link(reverse("admin:keyvault_fleetkey_change", args=[row.id]), row.name),

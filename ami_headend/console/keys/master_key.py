@@ -14,7 +14,7 @@ from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import approvals, master_key, rights
 from keyvault.approvals import ApprovalError, Person
 from keyvault.audit import chain
@@ -187,18 +187,8 @@ def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
 
 
 def _versions(found: Sequence[VersionStanding], now: datetime, *, may_destroy: bool) -> HtmlTable:
-    columns = [
-        Column("version"),
-        Column("state"),
-        Column("device keys", is_number=True),
-        Column("fleet keys", is_number=True, is_minor=True),
-        Column("others", is_number=True, is_minor=True),
-        Column("made", is_minor=True),
-        Column("replaced", is_minor=True),
-        Column("end"),
-    ]
     return table(
-        columns,
+        columns_of("version", "state", "#device keys", "-#fleet keys", "-#others", "-made", "-replaced", "end"),
         [
             [
                 row.number,

@@ -17,7 +17,7 @@ from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
 from ami_headend.core.numbers import row_number
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.commands import rollouts
 from concentrators.commands.rollouts import RolloutProgress
@@ -144,14 +144,7 @@ def _waiting_note(wave: RotationWave) -> str:
 
 
 def _meters(rows: Sequence[WaveMeter]) -> HtmlTable:
-    columns = [
-        Column("meter"),
-        Column("outcome"),
-        Column("epoch", is_number=True, is_minor=True),
-        Column("offers", is_number=True, is_minor=True),
-        Column("queued", is_minor=True),
-        Column("ended"),
-    ]
+    columns = columns_of("meter", "outcome", "-#epoch", "-#offers", "-queued", "ended")
     return table(columns, [_meter(row) for row in rows])
 
 

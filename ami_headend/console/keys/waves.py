@@ -21,7 +21,7 @@ from ami_headend.console.formatting import ago, duration, label, link, percent, 
 from ami_headend.console.keys import questions
 from ami_headend.console.lists import TitlesField, sentence
 from ami_headend.console.page import ConsolePage
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.colours import WAVE_COLOURS
 from concentrators.commands import rollouts
@@ -219,18 +219,8 @@ def counted(progress: RolloutProgress) -> int:
 
 
 def _table(found: Sequence[RotationWave], progress: Mapping[int, RolloutProgress], now: datetime) -> HtmlTable:
-    columns = [
-        Column("wave"),
-        Column("state"),
-        Column("meters", is_number=True),
-        Column("through", is_number=True),
-        Column("new keys in use", is_number=True, is_minor=True),
-        Column("failed, of budget", is_number=True, is_minor=True),
-        Column("begun", is_minor=True),
-        Column("by", is_minor=True),
-    ]
     return table(
-        columns,
+        columns_of("wave", "state", "#meters", "#through", "-#new keys in use", "-#failed, of budget", "-begun", "-by"),
         [
             [
                 link(reverse("admin:wave", args=[wave.pk]), wave.name),
