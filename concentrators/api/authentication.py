@@ -3,12 +3,12 @@
 import logging
 import time
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from limits import parse
+from limits import RateLimitItem, parse
 from limits.storage import storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
@@ -62,80 +62,35 @@ def concentrator_id(request: Request) -> int:
     return int(request.user.pk or 0)
 
 
-class RateThrottle(throttling.BaseThrottle):
-    """Limits the requests of one concentrator; without Redis, nothing is limited."""
+class Rate(NamedTuple):
+    """How often a concentrator may come to a door: what is counted together, and the setting with the limit."""
 
     scope: str
     setting: str
 
+
+class RateThrottle(throttling.BaseThrottle):
+    """At most as many requests of one concentrator as the door's ``rate`` says; without Redis none is refused."""
+
     def __init__(self) -> None:
-        self._rate = parse(getattr(settings, self.setting))
         self._limiter = _limiter()
-        self._key: tuple[str, str] = (self.scope, "")
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        self._key = (self.scope, str(request.user.pk))
+        rate: Rate = view.rate
+        key = rate.scope, str(request.user.pk)
+        self._counted: tuple[RateLimitItem, str, str] = (parse(getattr(settings, rate.setting)), *key)
         try:
-            return broker_errors.redis.ask(lambda: self._limiter.hit(self._rate, *self._key))
+            return bool(broker_errors.redis.ask(lambda: self._limiter.hit(*self._counted)))
         except BROKER_ERRORS as error:
-            logger.warning("%s rate not limited: Redis does not answer (%s)", self.scope, type(error).__name__)
+            logger.warning("%s rate not limited: Redis does not answer (%s)", rate.scope, type(error).__name__)
             return True
 
     def wait(self) -> float:
         try:
-            stats = broker_errors.redis.ask(lambda: self._limiter.get_window_stats(self._rate, *self._key))
+            stats = broker_errors.redis.ask(lambda: self._limiter.get_window_stats(*self._counted))
         except BROKER_ERRORS:
             return 1.0
         return max(1.0, stats.reset_time - time.time())
-
-
-class UplinkThrottle(RateThrottle):
-    """At most UPLINK_RATE uplinks; the backlog is a separate limit."""
-
-    scope = "uplink"
-    setting = "UPLINK_RATE"
-
-
-class CommandThrottle(RateThrottle):
-    """At most COMMAND_RATE polls for commands."""
-
-    scope = "command"
-    setting = "COMMAND_RATE"
-
-
-class UplinkStatusThrottle(RateThrottle):
-    """At most UPLINK_STATUS_RATE queries of the status of uplinks."""
-
-    scope = "uplink status"
-    setting = "UPLINK_STATUS_RATE"
-
-
-class ReceiptThrottle(RateThrottle):
-    """At most RECEIPT_RATE receipts of commands."""
-
-    scope = "receipt"
-    setting = "RECEIPT_RATE"
-
-
-class HopKeysThrottle(RateThrottle):
-    """At most HOP_RATE requests for hop keys."""
-
-    scope = "hop keys"
-    setting = "HOP_RATE"
-
-
-class NextKeyThrottle(RateThrottle):
-    """At most HOP_RATE requests for the concentrator's next key."""
-
-    scope = "next key"
-    setting = "HOP_RATE"
-
-
-class HopFailuresThrottle(RateThrottle):
-    """At most HOP_RATE reports of dropped frames."""
-
-    scope = "hop failures"
-    setting = "HOP_RATE"
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.core import step_up
-from concentrators.api.authentication import CommandThrottle, ReceiptThrottle, concentrator_id
+from concentrators.api.authentication import Rate, concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView
 from concentrators.commands import downlink, operator
 from concentrators.commands.capture_period import IntervalError
@@ -60,7 +60,7 @@ class LimitQuery(QuerySerializer):
 class CommandsView(ConcentratorView):
     """Commands go out here."""
 
-    throttle_classes = (CommandThrottle,)
+    rate = Rate("command", "COMMAND_RATE")
     renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON only for problems
     query_class = LimitQuery
 
@@ -87,7 +87,7 @@ class CommandReceiptSerializer(serializers.Serializer[Any]):
 class CommandReceiptView(ConcentratorView):
     """A concentrator's receipt for a command that it fetched."""
 
-    throttle_classes = (ReceiptThrottle,)
+    rate = Rate("receipt", "RECEIPT_RATE")
 
     def octets_max(self) -> int:
         return _RECEIPT_OCTETS_MAX

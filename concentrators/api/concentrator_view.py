@@ -6,7 +6,7 @@ from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from concentrators.api.authentication import BearerTokenAuthentication, IsConcentrator
+from concentrators.api.authentication import BearerTokenAuthentication, IsConcentrator, Rate, RateThrottle
 
 
 class TooLarge(exceptions.APIException):
@@ -20,6 +20,8 @@ class ConcentratorView(APIView):
 
     authentication_classes = (BearerTokenAuthentication,)
     permission_classes = (IsConcentrator,)
+    throttle_classes = (RateThrottle,)
+    rate: Rate
 
     def octets_max(self) -> int:
         """Return the most octets that the body of a request may have."""

@@ -12,12 +12,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.api.authentication import (
-    HopFailuresThrottle,
-    HopKeysThrottle,
-    NextKeyThrottle,
-    concentrator_id,
-)
+from concentrators.api.authentication import Rate, concentrator_id
 from concentrators.api.commands import CBOR_SEQUENCE, CborSequenceRenderer
 from concentrators.api.concentrator_view import ConcentratorView
 from concentrators.fleet import hop_failures, hop_keys, titles
@@ -47,7 +42,7 @@ class NoKey(exceptions.APIException):
 class HopKeysView(ConcentratorView):
     """Sends the keys of hop tags."""
 
-    throttle_classes = (HopKeysThrottle,)
+    rate = Rate("hop keys", "HOP_RATE")
     renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON only for problem details
 
     @extend_schema(
@@ -72,7 +67,7 @@ class HopKeysView(ConcentratorView):
 class NextKeyView(ConcentratorView):
     """Sends a concentrator its own next key."""
 
-    throttle_classes = (NextKeyThrottle,)
+    rate = Rate("next key", "HOP_RATE")
     renderer_classes = (CborSequenceRenderer, JSONRenderer)
 
     @extend_schema(
@@ -131,7 +126,7 @@ class HopFailuresSerializer(serializers.Serializer[Any]):
 class HopFailuresView(ConcentratorView):
     """Takes a concentrator's report of frames that it dropped on its local link."""
 
-    throttle_classes = (HopFailuresThrottle,)
+    rate = Rate("hop failures", "HOP_RATE")
     refusals = (HopFailureError,)
 
     def octets_max(self) -> int:

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from concentrators import tasks
-from concentrators.api.authentication import UplinkStatusThrottle, UplinkThrottle, concentrator_id
+from concentrators.api.authentication import Rate, concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
 from concentrators.ingest import backlog, reception, shares
 from concentrators.ingest.shares import Share
@@ -103,7 +103,7 @@ class CborSequenceParser(BaseParser):
 class UplinksView(ConcentratorView):
     """Concentrators post frames here."""
 
-    throttle_classes = (UplinkThrottle,)
+    rate = Rate("uplink", "UPLINK_RATE")
     parser_classes = (CborSequenceParser,)
 
     def octets_max(self) -> int:
@@ -154,7 +154,7 @@ class UplinksView(ConcentratorView):
 class UplinkView(ConcentratorView):
     """The status of one uplink."""
 
-    throttle_classes = (UplinkStatusThrottle,)
+    rate = Rate("uplink status", "UPLINK_STATUS_RATE")
 
     @extend_schema(operation_id="uplinks_retrieve", responses=UplinkSerializer)
     def get(self, request: Request, uplink_id: int) -> Response:
