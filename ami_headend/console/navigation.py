@@ -33,12 +33,18 @@ def _console_page(page: type[ConsolePage], *lists: str) -> _Page:
     return _Page(page.title, page.icon, f"admin:{page.name}", page.permission_required, lists)
 
 
+def _model_page(title: str, icon: str, model: str) -> _Page:
+    """The list of a model, as ``app.model``, for those who may see its rows."""
+    app, name = model.split(".")
+    return _Page(title, icon, f"admin:{app}_{name}_changelist", [f"{app}.view_{name}"])
+
+
 GROUPS = [
     (None, [_console_page(OverviewPage), _console_page(AlertsPage)]),
     (
         "Traffic",
         [
-            _Page("Uplinks", "upload", "admin:concentrators_uplink_changelist", ["concentrators.view_uplink"]),
+            _model_page("Uplinks", "upload", "concentrators.uplink"),
             _console_page(FailuresPage),
             _console_page(TalliesPage),
             _console_page(TotalsPage),
@@ -49,24 +55,19 @@ GROUPS = [
         [
             _console_page(MetersPage),
             _console_page(ReadingsPage),
-            _Page("Events", "notifications", "admin:meters_meterevent_changelist", ["meters.view_meterevent"]),
+            _model_page("Events", "notifications", "meters.meterevent"),
             _console_page(PlacesPage, "admin:meters_place_changelist"),
-            _Page("Installations", "build", "admin:meters_installation_changelist", ["meters.view_installation"]),
-            _Page(
-                "Previous interval lengths",
-                "timelapse",
-                "admin:meters_earlierlength_changelist",
-                ["meters.view_earlierlength"],
-            ),
-            _Page("Registers", "list_alt", "admin:meters_register_changelist", ["meters.view_register"]),
+            _model_page("Installations", "build", "meters.installation"),
+            _model_page("Previous interval lengths", "timelapse", "meters.earlierlength"),
+            _model_page("Registers", "list_alt", "meters.register"),
         ],
     ),
     (
         "Concentrators",
         [
             _console_page(ConcentratorsPage),
-            _Page("Assignments", "lan", "admin:concentrators_assignment_changelist", ["concentrators.view_assignment"]),
-            _Page("Commands", "send", "admin:concentrators_command_changelist", ["concentrators.view_command"]),
+            _model_page("Assignments", "lan", "concentrators.assignment"),
+            _model_page("Commands", "send", "concentrators.command"),
         ],
     ),
     (
@@ -77,43 +78,28 @@ GROUPS = [
             _console_page(WavesPage, "admin:concentrators_rotationwave_changelist"),
             _console_page(ApprovalsPage),
             _console_page(AuditPage, "admin:keyvault_auditrecord_changelist"),
-            _Page("Keys one by one", "list_alt", "admin:keyvault_devicekey_changelist", ["keyvault.view_devicekey"]),
-            _Page("Fleet keys", "key", "admin:keyvault_fleetkey_changelist", ["keyvault.view_fleetkey"]),
-            _Page(
-                "Invocation counters",
-                "tag",
-                "admin:keyvault_invocationcounter_changelist",
-                ["keyvault.view_invocationcounter"],
-            ),
-            _Page(
-                "Command counters",
-                "pin",
-                "admin:keyvault_downlinkcounter_changelist",
-                ["keyvault.view_downlinkcounter"],
-            ),
-            _Page("Bad tags", "gpp_bad", "admin:keyvault_tagfailures_changelist", ["keyvault.view_tagfailures"]),
+            _model_page("Keys one by one", "list_alt", "keyvault.devicekey"),
+            _model_page("Fleet keys", "key", "keyvault.fleetkey"),
+            _model_page("Invocation counters", "tag", "keyvault.invocationcounter"),
+            _model_page("Command counters", "pin", "keyvault.downlinkcounter"),
+            _model_page("Bad tags", "gpp_bad", "keyvault.tagfailures"),
         ],
     ),
     (
         "Alerting",
         [
-            _Page("Rules", "rule", "admin:alerts_rule_changelist", ["alerts.view_rule"]),
-            _Page("Channels", "forward_to_inbox", "admin:alerts_channel_changelist", ["alerts.view_channel"]),
-            _Page("Messages", "outbox", "admin:alerts_delivery_changelist", ["alerts.view_delivery"]),
+            _model_page("Rules", "rule", "alerts.rule"),
+            _model_page("Channels", "forward_to_inbox", "alerts.channel"),
+            _model_page("Messages", "outbox", "alerts.delivery"),
         ],
     ),
     (
         "Accounts",
         [
-            _Page("Users", "person", "admin:auth_user_changelist", ["auth.view_user"]),
-            _Page("Groups", "group", "admin:auth_group_changelist", ["auth.view_group"]),
-            _Page("Sign-ins", "login", "admin:signin_signin_changelist", ["signin.view_signin"]),
-            _Page(
-                "Household data seen",
-                "visibility",
-                "admin:meters_householdaccess_changelist",
-                ["meters.view_householdaccess"],
-            ),
+            _model_page("Users", "person", "auth.user"),
+            _model_page("Groups", "group", "auth.group"),
+            _model_page("Sign-ins", "login", "signin.signin"),
+            _model_page("Household data seen", "visibility", "meters.householdaccess"),
             _Page("API", "api", "docs"),
         ],
     ),
