@@ -124,7 +124,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
 
 def _is_within(path: str, link: str) -> bool:
     """Whether a page lies below the link; only the index itself lies below the index."""
-    return path == link or (link != reverse("admin:index") and path.startswith(link))
+    return path.startswith(link) and (path == link or link != reverse("admin:index"))
 
 
 def _may_see(page: _Page, request: HttpRequest) -> bool:
