@@ -6,7 +6,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.factory import Factory
-from concentrators.simulator.kinds import Misbehaviour
 from concentrators.simulator.meter import SimulatedMeter, event_payload
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.sent import ACCEPTED, DUPLICATE
@@ -26,8 +25,9 @@ class Enrolments:
     def frames(self, now_s: int) -> list[Outgoing]:
         """All their frames, in an order that holds: wrong ones are verified before the right one, or after it."""
         frames: list[Outgoing] = []
+        tried = self._plan.tried_with_wrong_certificates
         for number in self._plan.enrolled:
-            wrong = self._wrong(number, now_s) if self._plan.rates.get(Misbehaviour.CERTIFICATES) else ([], [])
+            wrong = self._wrong(number, now_s) if number in tried else ([], [])
             home = self._plan.home_of(number)
             before = [Outgoing(home, octets, verdict) for octets, verdict in wrong[0]]
             octets = self._meters[number].enrol(self._factory.certificate(number, now_s), self._payload())

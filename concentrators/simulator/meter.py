@@ -175,10 +175,15 @@ class SimulatedMeter:
         self.epoch, self._counter, self._reserved, self._marks = key.epoch, 0, RESERVE_AHEAD, []
         self._use_key()
 
+    @property
+    def _next(self) -> int:
+        """The counter of the next frame: of the session at hand, where it is one's."""
+        return self._in_session if self.key.scheme == "session" else self._counter
+
     def let_time_pass(self, running_s: float) -> None:
         """The meter has run for so long: by this, and not by its clock, it tells how old a command is."""
         if not self._marks or running_s - self._marks[-1][0] >= CLOCK_LATE_S / 2:
-            self._marks = [*self._marks[-2:], (running_s, self._counter)]
+            self._marks = [*self._marks[-2:], (running_s, self._next)]
 
     def is_late(self, order: TakenCommand, running_s: float) -> bool:
         """Whether a set clock may be older than CLOCK_LATE_S: it names no frame that was sealed since then."""
@@ -188,7 +193,7 @@ class SimulatedMeter:
             return True  # what was heard under another key says nothing of this one's counters
         since = min((counter for at_s, counter in self._marks if running_s - at_s <= CLOCK_LATE_S), default=None)
         heard = order.fields[3] if len(order.fields) == 4 else 0
-        return since is None or not since < heard <= self._counter
+        return since is None or not since < heard <= self._next
 
     def answer(self, order: TakenCommand, now_s: int, register: str) -> AnswerEvent:
         """What the meter says of a command that it has followed, each time at another second.
@@ -258,6 +263,7 @@ class SimulatedMeter:
         boots = int.from_bytes(self._boots.load() or b"", "big") + 1
         if self.key.scheme == "session":
             self._boots.store(boots.to_bytes(4, "big"))
+            self._marks = []  # its counters begin anew
         context = kid_context(self.clock_s, boots.to_bytes(4, "big") + token_bytes(4))
         self.place, self._in_session = Place(context, self.concentrator), 0
         title = self.place.concentrator

@@ -13,6 +13,7 @@ _CONCENTRATORS = 0xFE0000  # numbers from here on belong to concentrators
 STRANGERS = 0xFF0000  # numbers from here on belong to meters that nobody registers
 _EVENT_EVERY = 500
 _GHOST_STEP_S = 10
+_TRIED = 3
 _AHEAD_S = 730 * 86_400
 _ENROLLED = ("ccm", "session", "sealed")  # concentrators hold the others to keys that they have
 _SESSIONS_MORE = 2
@@ -148,6 +149,11 @@ class Plan:
     def hold_keys(self) -> bool:
         """Whether concentrators hold keys of their own: with meters whose frames they open."""
         return "hop" in self.schemes
+
+    @property
+    def tried_with_wrong_certificates(self) -> list[int]:
+        """The numbers of the meters that wrong certificates are tried for: a few of those that enrol."""
+        return self.enrolled[:_TRIED] if self.rates.get("certificates") else []
 
     @property
     def authority(self) -> str:

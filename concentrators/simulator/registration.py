@@ -80,6 +80,7 @@ def _await_enrolments(plan: Plan, factory: Factory) -> None:
     by_scheme: defaultdict[str, list[bytes]] = defaultdict(list)
     for number in plan.enrolled:
         by_scheme[plan.scheme_of(number)].append(plan.system_title(number))
+    for number in plan.tried_with_wrong_certificates:
         cti = parse_certificate(revoked_certificate(factory, number, int(now.timestamp()))).cti
         authorities.revoke(revoke(authority, public.kid, cti, int(now.timestamp())), _ACTOR, now)
     for scheme, titles in by_scheme.items():

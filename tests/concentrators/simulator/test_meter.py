@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from concentrators.simulator import nonvolatile
 from concentrators.simulator.meter import RESERVE_AHEAD, Memory, SimulatedMeter, event_payload, interval_payload
+from concentrators.simulator.obedience import SET_CLOCK, TakenCommand
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import downlink_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher
@@ -65,6 +66,11 @@ def test_frames_open_and_say_what_was_measured() -> None:
     assert parse_pack(cipher.open_(frame)) == [SenmlRecord("0-0:96.11.1", "count", 3, 1_767_225_600)]
 
 
+def clock_heard(counter: int) -> TakenCommand:
+    """A set clock that names how far the meter's counter was heard."""
+    return TakenCommand([SET_CLOCK, 7, 0x6955BA00, counter], epoch=1, counter=1, again=False)
+
+
 class TestSessions:
     """A meter of scheme ``session`` writes to its memory once a boot, and no nonce of it comes twice."""
 
@@ -85,6 +91,15 @@ class TestSessions:
         meter.set_clock(0x6955BA00)
         frame = parse_session(meter.seal(PAYLOAD))
         assert (frame.counter, frame.kid[10:14]) == (0, bytes.fromhex("6955ba00"))
+
+    def test_how_old_a_set_clock_is_goes_by_the_counters_of_the_session(self) -> None:
+        meter = self.boot(Memory(number=0))
+        meter.let_time_pass(0)
+        sealed = [meter.seal(PAYLOAD) for _ in range(3)]
+        assert [meter.is_late(clock_heard(heard), 10) for heard in (0, 3, 4)] == [True, False, True]
+        meter.set_clock(0x6955BA00)
+        assert meter.is_late(clock_heard(3), 10)  # that was of the session before
+        assert len(sealed) == 3
 
     def test_frames_write_nothing(self) -> None:
         memory = Memory(number=0)
