@@ -8,7 +8,7 @@ from ami_headend.core.sql import select
 from ami_headend.kept import Question
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour, IntervalShare
-from keyvault.device_keys import heard
+from keyvault.device_keys import heard, schemes_in_use
 from meters.models import MeterStatus
 
 PROFILE_PERIOD = timedelta(days=7)
@@ -95,3 +95,4 @@ def _profiles(now: datetime) -> Profiles:
 
 METERS_HEARD = Question("meters heard", _meters_heard, MetersHeard)
 PROFILES = Question("profiles", _profiles, Profiles)
+SCHEMES_IN_USE = Question("schemes in use", lambda now: schemes_in_use.counts(), dict[str, int])

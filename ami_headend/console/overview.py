@@ -6,7 +6,7 @@ from typing import Any
 from ami_headend import kept
 from ami_headend.console import overview_panels
 from ami_headend.console.components import SEE_COMPONENTS, components
-from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES
+from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES, SCHEMES_IN_USE
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
 from ami_headend.console.todo import to_do
@@ -15,6 +15,7 @@ from keyvault.master_key import rewrap
 
 _RIGHTS = {
     METERS_HEARD: "meters.view_meter",
+    SCHEMES_IN_USE: "meters.view_meter",
     PROFILES: "concentrators.view_intervaltotal",
     VERDICTS: "concentrators.view_uplink",
     FAILURES_BY_KIND: "concentrators.view_failuretally",
@@ -45,6 +46,8 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
         panels.append(overview_panels.profiles(profiles))
     if METERS_HEARD in questions:
         panels.append(overview_panels.meters(answers[METERS_HEARD.name].found, now))
+    if SCHEMES_IN_USE in questions:
+        panels.append(overview_panels.schemes(answers[SCHEMES_IN_USE.name].found))
     if user.has_perm("concentrators.view_concentrator"):
         panels.append(overview_panels.concentrators(profiles, now))
     if FAILURES_BY_KIND in questions:

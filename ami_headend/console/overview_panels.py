@@ -13,7 +13,16 @@ from ami_headend.console import charts, traffic_queries
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.failures import failures_url, groups_table
 from ami_headend.console.figures import Figure
-from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILE_PERIOD, PROFILES, ROWS, MetersHeard, Profiles
+from ami_headend.console.fleet_queries import (
+    DAY,
+    METERS_HEARD,
+    PROFILE_PERIOD,
+    PROFILES,
+    ROWS,
+    SCHEMES_IN_USE,
+    MetersHeard,
+    Profiles,
+)
 from ami_headend.console.formatting import (
     COMPLETE,
     SEVERITY_COLOURS,
@@ -26,6 +35,7 @@ from ami_headend.console.formatting import (
     link,
     percent,
     power,
+    protection,
     thousands,
 )
 from ami_headend.console.meters import meters_url
@@ -42,8 +52,9 @@ from concentrators.ingest import backlog
 from concentrators.models import WaveState
 from keyvault.device_keys import heard
 from keyvault.models import MasterKeyRotation, RotationState
+from keyvault.schemes.table import CONCENTRATOR, SCHEMES, USUAL
 
-QUESTIONS = (METERS_HEARD, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
+QUESTIONS = (METERS_HEARD, SCHEMES_IN_USE, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
 
 _HOUR = timedelta(hours=1)
 
@@ -85,6 +96,28 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
         if found.expected
         else "No meter is registered yet: manage.py import_meters imports a list.",
         "meters_url": url,
+    }
+
+
+def schemes(found: Mapping[str, int]) -> Panel:
+    """Return meters by the scheme that protects their readings; nothing if all of them have the usual one."""
+    counts = {name: number for name, number in found.items() if name != CONCENTRATOR}
+    if not counts.keys() - {USUAL}:
+        return {}
+    all_meters = sum(counts.values())
+    return {
+        "schemes": [
+            {
+                "label": protection(line.name, line.caveat),
+                "meters": counts[line.name],
+                "all": all_meters,
+                "share": percent(counts[line.name], all_meters),
+                "colour": "warning" if line.caveat else "info",
+                "url": meters_url(scheme=line.name),
+            }
+            for line in SCHEMES
+            if line.name in counts
+        ]
     }
 
 

@@ -11,7 +11,7 @@ from ami_headend.alerts import silence
 from ami_headend.core.sql import fetch_rows
 from ami_headend.kept import Question
 from concentrators.models import WaveMeter, WaveState
-from keyvault.device_keys import heard, inventory
+from keyvault.device_keys import heard, inventory, schemes_in_use
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
@@ -45,6 +45,11 @@ def _device_keys(now: datetime) -> Figure:
     return [list(row) for row in inventory.by_use()]
 
 
+def _schemes(now: datetime) -> Figure:
+    """Count devices by the scheme of their active key."""
+    return [list(pair) for pair in schemes_in_use.counts().items()]
+
+
 def _secrets(now: datetime) -> Figure:
     """Count secrets by the master key version that wraps them."""
     return [[count.version, count.secrets] for count in census.census()]
@@ -61,6 +66,7 @@ _FIGURES: dict[str, Callable[[datetime], Figure]] = {
     "meters": _meters,
     "concentrators": _concentrators,
     "device_keys": _device_keys,
+    "schemes": _schemes,
     "secrets": _secrets,
     "waves": _waves,
 }

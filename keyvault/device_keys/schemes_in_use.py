@@ -5,6 +5,7 @@ The one definition, for statements and querysets of others.
 
 from django.db.models import CharField, Exists, OuterRef, QuerySet, Subquery
 
+from ami_headend.core.sql import fetch_rows
 from keyvault.models import DeviceKey, KeyState
 
 _ACTIVE = "k.epoch > 0 AND k.state = 'active'"
@@ -23,6 +24,13 @@ def of(title: str) -> Subquery:
 def are(title: str, scheme: str) -> Exists:
     """For a queryset: whether the device whose system title is in that column is of a scheme."""
     return Exists(_active(title).filter(scheme=scheme))
+
+
+def counts() -> dict[str, int]:
+    """How many devices are of each scheme; looks at every key."""
+    return dict(
+        fetch_rows(f"SELECT k.scheme, count(*) FROM keyvault_devicekey k WHERE {_ACTIVE} GROUP BY 1 ORDER BY 1")
+    )
 
 
 def _active(title: str) -> QuerySet[DeviceKey]:

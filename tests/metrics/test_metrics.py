@@ -159,6 +159,7 @@ class TestGauges:
         for state in ("commissioned, heard", "commissioned, silent", "suspended"):
             assert one(found, "meters", state=state) == 1
         assert one(found, "device_keys", state="active", purpose="frames", source="stored") == 3
+        assert one(found, "devices_by_scheme", scheme="ccm") == 3
         assert one(found, "secrets", master_key_version="1") == 3
         assert 0 <= one(found, "snapshot_age_seconds", snapshot="meters") < 60
 
