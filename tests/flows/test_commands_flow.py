@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from concentrators.models import Command, CommandKind, CommandState
 from concentrators.simulator.concentrator import Options
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.kinds import parse_rates
-from concentrators.simulator.loads import RunRequest, make_plan
+from concentrators.simulator.loads import RunRequest, make_plan, parse_schemes
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.production import Production
 from concentrators.simulator.registration import register
@@ -36,16 +37,25 @@ stack = stack_of("web", "worker", environ={"COMMAND_RETRY_S": "1"})
 def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Path) -> None:
     now = timezone.now()
     wish = RunRequest(
-        concentrators=2, meters=METERS, days=1, interval_minutes=[1], endless=True, rates=parse_rates("all=0.01")
+        concentrators=2,
+        meters=METERS,
+        days=1,
+        interval_minutes=[1],
+        endless=True,
+        rates=parse_rates("all=0.01"),
+        schemes=parse_schemes("all"),
     )
     plan, load = make_plan(wish, now)
+    plan = replace(plan, enrolled_every=0)  # all have keys that can be renewed
     plan.faults.update({fault.value: rate for fault, rate in FAULTS.items()})
     secret = secrets.token_bytes(32)
     spool = Spool(tmp_path)
-    tokens = register(plan, secret).tokens
+    entered = register(plan, secret)
+    factory = Factory(plan, secret, bytes.fromhex(entered.head_end))
     options = Options(stack.base_url, batch_frames=2000, commands_every_s=0.6, delay_s=2.5)
-    run = Run(plan, Production(plan, load, spool, Factory(plan, secret)), spool, tokens, options)
-    meters = list(Meter.objects.filter(system_title__in=[plan.system_title(n) for n in range(METERS)]))
+    run = Run(plan, Production(plan, load, spool, factory), spool, entered.tokens, options)
+    obeying = [plan.system_title(number) for number in range(METERS) if plan.takes_commands(number)]
+    meters = list(Meter.objects.filter(system_title__in=obeying))
     keys = queue.enqueue_keys(meters, "tester", now)
     start_s = plan.start_s + 3600
     queue.enqueue([CommandRequest(meter, CommandKind.READ_NOW, {}) for meter in meters], "tester", now)
