@@ -133,14 +133,12 @@ def _may_be_warm(env: Mapping[str, str]) -> bool:
 @functools.cache
 def _address() -> str:
     """Where the process listens that is forked; it is started here, and ends with this one."""
-    folder = tempfile.TemporaryDirectory(prefix="ami-headend-warm-")
-    address = str(Path(folder.name) / "socket")
+    address = str(Path(tempfile.mkdtemp(prefix="ami-headend-warm-")) / "socket")
     process = subprocess.Popen([sys.executable, "-m", "tests.flows.warm", address], stdin=subprocess.PIPE)
 
     def end() -> None:
         with contextlib.suppress(OSError):
             process.communicate(timeout=10)  # its stdin closes
-        folder.cleanup()
 
     atexit.register(end)
     deadline = time.monotonic() + 60
@@ -164,7 +162,10 @@ class _Loaded:
         while True:
             ready, _, _ = select.select([self._listening, self._woken, sys.stdin], [], [])
             if sys.stdin in ready:
-                os._exit(0)  # whoever started this has ended
+                place = Path(sys.argv[1])
+                place.unlink()
+                place.parent.rmdir()
+                os._exit(0)  # whoever started this has ended, in whichever way
             if self._woken in ready:
                 self._woken.recv(_REQUEST_OCTETS)
                 self._reap()
