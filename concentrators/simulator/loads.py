@@ -37,7 +37,10 @@ def parse_schemes(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run as somebody asks for it. ``meters`` and ``days`` of None are all of a file, or a default."""
+    """A run as somebody asks for it. ``meters`` and ``days`` of None are all of a file, or a default.
+
+    In fleets of other schemes than ``ccm`` alone some meters enrol by certificate, with ``enrols``.
+    """
 
     concentrators: int = 3
     meters: int | None = None
@@ -54,6 +57,7 @@ class RunRequest:
     retention_days: int = 1096
     derived_every: int = 4
     schemes: list[str] = field(default_factory=lambda: ["ccm"])
+    enrols: bool = True
 
 
 def make_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
@@ -133,7 +137,7 @@ def _plan(
         derived_every=wish.derived_every,
         schemes=wish.schemes,
         agreed_every=_AGREED_EVERY if set(wish.schemes) != {"ccm"} else 0,
-        enrolled_every=_ENROLLED_EVERY if set(wish.schemes) != {"ccm"} else 0,
+        enrolled_every=_ENROLLED_EVERY if wish.enrols and set(wish.schemes) != {"ccm"} else 0,
     )
 
 

@@ -38,6 +38,7 @@ from concentrators.simulator.run import Run, RunProgress
 from concentrators.simulator.sealers import METER_SCHEMES
 from concentrators.simulator.spool import Spool, SpoolError
 from concentrators.simulator.truth import StalledError, compare, wait_until_verified
+from keyvault.device_keys.errors import ProvisioningError
 from keyvault.master_key import MasterKeyError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -47,7 +48,7 @@ _PATIENCE_S = 300.0
 _START_S = 60.0
 _DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 5, 15], "all=0.001,late=0.005,reorder=0.01"
 _USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
-_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError)
+_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, ProvisioningError)
 
 
 class Command(DomainCommand):
@@ -167,10 +168,11 @@ def _wish(options: dict[str, Any]) -> RunRequest:
         interval_minutes=options["interval_minutes"] or (_DEMO_INTERVALS if demo else [30]),
         rates=parse_rates(rates),
         faults=parse_faults(options["command_faults"] or ""),
-        schemes=parse_schemes(options["schemes"] or ("all" if demo else "ccm")),
+        schemes=parse_schemes(options["schemes"] if options["schemes"] is not None else "all" if demo else "ccm"),
         readings=readings,
         as_recorded=options["as_recorded"],
         endless=demo,
+        enrols=not settings.REQUIRE_APPROVAL,  # pinning the run's authority would need a second person
         gap_runs=settings.COUNTER_GAP_RUNS,
         sessions=settings.SESSIONS_KEPT,
         retention_days=settings.RETENTION_DAYS,
