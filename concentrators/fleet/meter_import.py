@@ -31,10 +31,14 @@ REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, SchemeErro
 
 @dataclass(frozen=True)
 class KeyPolicy:
-    """The source of first keys for new meters: random, a fleet key, or (``make`` false) a later shipment."""
+    """The source of first keys for new meters: random, a fleet key, or (``make`` false) a later shipment.
+
+    ``agreement_key`` names the one that ``sealed`` meters seal to, where there are several.
+    """
 
     make: bool = True
     fleet_key: FleetKey | None = None
+    agreement_key: str | None = None
 
 
 @dataclass
@@ -46,6 +50,7 @@ class MeterImportReport:
     unchanged: int = 0
     assigned: int = 0
     keyed: int = 0
+    schemes_unused: int = 0  # lines that name what belongs to a key, and no key is made
     bad: list[BadLine] = field(default_factory=list)
 
 
@@ -75,6 +80,7 @@ def import_meters(
         report.new, report.changed = len(plan.new), len({*(c.meter.pk for c in plan.changed), *moving})
         report.unchanged = len(plan.changed) + len(plan.unchanged) - report.changed
         report.assigned = sum(1 for line in plan.new if line.concentrator) + len(moving)
+        report.schemes_unused = 0 if keys.make else sum(map(_names_a_kind, plan.new))
         report.bad = sorted(plan.bad)
         if report.bad or dry_run:
             transaction.set_rollback(True)
@@ -173,6 +179,11 @@ def _check_keys(plan: Enrolment, chunk: Sequence[tuple[MeterLine, Meter]]) -> No
         plan.bad.append(BadLine(line.line, reason))
 
 
+def _names_a_kind(line: MeterLine) -> bool:
+    """Whether a line asks for a key of another kind than the usual one."""
+    return line.scheme not in (None, USUAL) or line.algorithm is not None
+
+
 def _provision(lines: Sequence[MeterLine], keys: KeyPolicy, actor: Actor, progress: Progress) -> int:
     keyed: list[bytes] = []
     for chunk in chunks(lines):
@@ -183,7 +194,7 @@ def _provision(lines: Sequence[MeterLine], keys: KeyPolicy, actor: Actor, progre
             if line.system_title not in kept:
                 alike.setdefault((line.scheme or USUAL, line.algorithm), []).append(line.system_title)
         for (scheme, algorithm), wanting in alike.items():
-            provisioning.provision_devices(wanting, algorithm, keys.fleet_key, scheme)
+            provisioning.provision_devices(wanting, algorithm, keys.fleet_key, scheme, keys.agreement_key)
             keyed += wanting
         progress("making keys", len(chunk), len(lines))
     if keyed:

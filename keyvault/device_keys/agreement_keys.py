@@ -69,16 +69,18 @@ def active(name: str | None = None) -> AgreementKey:
     rows = AgreementKey.objects.filter(state=AgreementState.ACTIVE).defer("wrapped")
     found = list(rows.filter(name=name) if name is not None else rows.order_by("name")[:2])
     if len(found) > 1:
-        raise AgreementKeyError("there are several agreement keys: name one of them")
+        names = " and ".join(row.name for row in found)
+        raise AgreementKeyError(f"there are several agreement keys, {names} among them: name one")
     if not found:
         which = "no agreement key" if name is None else f"no agreement key {name} with an active version"
         raise AgreementKeyError(f"there is {which}: manage.py agreement_key init or rotate makes one")
     return found[0]
 
 
-def active_for(system_titles: Collection[bytes]) -> dict[bytes, int]:
-    """By title, the number of the active version of the key that a device went with last, or of the only one there is.
+def active_for(system_titles: Collection[bytes], name: str | None = None) -> dict[bytes, int]:
+    """By title, the number of the active version of the key that a device went with last.
 
+    A device that went with none yet: of the key of that name, or of the only one there is.
     AgreementKeyError where there is none.
     """
     rows = fetch_rows(
@@ -93,7 +95,7 @@ def active_for(system_titles: Collection[bytes]) -> dict[bytes, int]:
     if gone:
         raise AgreementKeyError(f"agreement key {gone[0]} has no active version: manage.py agreement_key rotate")
     if without := set(system_titles) - found.keys():
-        found |= dict.fromkeys(without, active().pk)
+        found |= dict.fromkeys(without, active(name).pk)
     return found
 
 

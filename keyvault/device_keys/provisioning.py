@@ -66,6 +66,7 @@ def provision_devices(
     algorithm: int | None = None,
     fleet_key: FleetKey | None = None,
     scheme: str = USUAL,
+    agreement_key: str | None = None,
 ) -> None:
     """Give devices their first key (epoch 1, active, of a scheme) and their transfer key (epoch 0).
 
@@ -78,20 +79,21 @@ def provision_devices(
     alg = algorithm_for(scheme, algorithm)
     entries = [NewKey(title, TRANSFER_EPOCH, None, transfer_algorithm(alg)) for title in system_titles]
     entries += [NewKey(title, FIRST_EPOCH, None, alg, scheme) for title in system_titles]
-    entries = with_agreement_keys(entries)
+    entries = with_agreement_keys(entries, agreement_key)
     if fleet_key is None:
         provision_stored(entries)
     else:
         provision_derived(fleet_key, entries)
 
 
-def with_agreement_keys(entries: Sequence[NewKey]) -> list[NewKey]:
+def with_agreement_keys(entries: Sequence[NewKey], name: str | None = None) -> list[NewKey]:
     """The keys, those of a scheme whose frames are sealed to the head-end's agreement key with its active version.
 
-    ProvisioningError where there is none. Two queries at most, none where no key is of such a scheme.
+    ``name`` says which agreement key, where there are several. ProvisioningError where there is none. Two queries at
+    most, none where no key is of such a scheme.
     """
     titles = {entry.system_title for entry in entries if needs_agreement_key(entry.scheme)}
-    versions = agreement_keys.active_for(titles) if titles else {}
+    versions = agreement_keys.active_for(titles, name) if titles else {}
     return [
         entry._replace(agreement_key=versions[entry.system_title]) if needs_agreement_key(entry.scheme) else entry
         for entry in entries

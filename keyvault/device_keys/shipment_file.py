@@ -242,7 +242,7 @@ def _algorithm(fields: dict[str, Any], name: str, scheme: str) -> int | None:
     by_name = {line.name: alg for alg, line in algorithms_of(scheme).items()}
     label = fields[name]
     if not (isinstance(label, str) and label in by_name):
-        raise ValueError(f"{name} is not one of {', '.join(by_name)}")
+        raise ValueError(f"{name} is not one of {', '.join(map(repr, by_name))}")
     return by_name[label]
 
 

@@ -82,13 +82,15 @@ def import_(
     actor: Actor,
     *,
     replace_transfer_keys: bool = False,
+    agreement_key: str | None = None,
     dry_run: bool = False,
     progress: Progress = lambda step, count, total: None,
 ) -> ShipmentReport:
     """Store the keys of a shipment, in one transaction; audited as one act.
 
     A device's first key becomes active, one beside an active key pending: its first frame activates it.
-    A key that stands already is unchanged. Raises ShipmentError for a wrong transport key, IntegrityError
+    A key that stands already is unchanged. ``agreement_key`` names the one that ``sealed`` meters seal to, where there
+    are several. Raises ShipmentError for a wrong transport key, IntegrityError
     where keys were made meanwhile, MasterKeyError and AuditError where those keys cannot be used.
     """
     report = ShipmentReport(bad=list(shipment.bad))
@@ -96,7 +98,8 @@ def import_(
     with transaction.atomic():
         plan = _hold_against_vault(arrived, report, replace=replace_transfer_keys, progress=progress)
         try:
-            plan.active, plan.pending = map(provisioning.with_agreement_keys, (plan.active, plan.pending))
+            plan.active = provisioning.with_agreement_keys(plan.active, agreement_key)
+            plan.pending = provisioning.with_agreement_keys(plan.pending, agreement_key)
         except ProvisioningError as error:
             raise ShipmentError(str(error)) from None
         report.active = sum(1 for key in plan.active if key.epoch != TRANSFER_EPOCH)

@@ -3,6 +3,7 @@
 An authority's private key is never here: it signs elsewhere (``keyvault.enrolment.authority_file`` for small ones).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -134,11 +135,12 @@ def allow(
     now: datetime,
     scheme: str | None = None,
     algorithm: int | None = None,
-) -> int:
-    """Let meters (system title, 8 octets) enrol by certificate, once each; how many. One that may already stays so.
+) -> Counter[str]:
+    """Let meters (system title, 8 octets) enrol by certificate, once each; how many by scheme of their epoch to come.
 
     ``scheme`` and ``algorithm`` are those of the epoch to come, None for those that the meter has, or the usual ones.
-    AuthorityError for a scheme that no meter can be given with such keys.
+    One that may enrol already does so as this call says. AuthorityError for a scheme that no meter can be given with
+    such keys.
     """
     titles = sorted(set(system_titles))
     with transaction.atomic():
@@ -166,7 +168,7 @@ def allow(
             journal.append("awaited", rows)
         named = [title.hex() for title in titles[:_NAMED_IN_AUDIT]]
         chain.record(actor, "authority.allow", {"devices": named, "count": len(titles)})
-    return len(titles)
+    return Counter(name for name, _ in kinds)
 
 
 def _kind(newest: tuple[str, int] | None, scheme: str | None, algorithm: int | None) -> tuple[str, int]:

@@ -136,7 +136,7 @@ def _scheme(text: str) -> str:
 def _algorithm(text: str, scheme: str) -> int:
     by_name = {line.name: alg for alg, line in algorithms_of(scheme).items()}
     if text not in by_name:
-        raise ValueError(f"algorithm {text!r} is not one of {', '.join(by_name)}")
+        raise ValueError(f"algorithm {text!r} is not one of {', '.join(map(repr, by_name))}")
     return by_name[text]
 
 

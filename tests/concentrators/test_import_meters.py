@@ -14,6 +14,8 @@ from pytest_django import Settings
 
 from concentrators.commands import capture_period
 from concentrators.models import Assignment
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import create_fleet_key, provision_devices
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
 from keyvault.schemes.table import SCHEMES
@@ -146,7 +148,7 @@ BAD_LINES = [
     ("0024befffe000003,S", "2 cells, but the header names 9 columns"),
     ("0024befffe000003,S,,,0,,,,", "interval_minutes '0' is not a whole number from 1 to 1440"),
     ("0024befffe000003,S,,,1441,,,,", "interval_minutes '1441'"),
-    ("0024befffe000003,S,,,,DES,,,", "algorithm 'DES' is not one of AES-CCM-16-64-128, AES-CCM-16-64-256"),
+    ("0024befffe000003,S,,,,DES,,,", "algorithm 'DES' is not one of 'AES-CCM-16-64-128', 'AES-CCM-16-64-256'"),
     ("0024befffe000003,S,,,,,retired,,", "status 'retired' is not one of commissioned, suspended"),
     ("0024befffe000003,S,,,,,,2026-02-30,", "commissioned_at '2026-02-30' is not a date"),
     ("0024befffe000003,S,,,,,,2026-03-01T00:00:00,", "with a zone"),
@@ -235,6 +237,25 @@ def test_an_algorithm_changes_with_the_key_only(path: Path, capsys: pytest.Captu
     assert "line 2: the key of meter S1 is for AES-CCM-16-64-256" in said
 
 
+def test_without_keys_a_scheme_in_the_file_is_said_to_be_lost(path: Path) -> None:
+    header = "system_title,serial_number,scheme"
+    said = run(path, [header, "0024befffe000001,S1,mac", "0024befffe000002,S2,ccm"], "--no-keys", "--dry-run")
+    assert "1 new meters have a scheme or an algorithm in the file, which --no-keys does not keep" in said
+    assert "--no-keys" not in run(path, [header, "0024befffe000002,S2,ccm"], "--no-keys")
+    assert "--no-keys" not in run(path, [header, "0024befffe000001,S1,mac"])
+
+
+def test_with_several_agreement_keys_one_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    actor = Actor("officer", "test")
+    agreement_keys.init("hes-1", actor)
+    second = agreement_keys.init("hes-2", actor)
+    lines = ["system_title,serial_number,scheme", "0024befffe000001,S1,sealed"]
+    assert "several agreement keys, hes-1 and hes-2 among them: name one" in refused(path, capsys, lines)
+    assert "no agreement key hes-3" in refused(path, capsys, lines, "--agreement-key", "hes-3")
+    assert "1 given keys" in run(path, lines, "--agreement-key", "hes-2")
+    assert DeviceKey.objects.get(epoch=1).agreement_key == second
+
+
 def test_a_scheme_comes_with_the_first_key_and_changes_with_the_key_only(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,7 +271,7 @@ def test_a_scheme_comes_with_the_first_key_and_changes_with_the_key_only(
         said = refused(path, capsys, [header, "0024befffe000002,S2,toy,"], "--update")
         assert "line 2: the key of meter S2 is of scheme ccm: only a new key changes that" in said
         assert "scheme 'mine' is not one of ccm" in refused(path, capsys, [header, "0024befffe000003,S3,mine,"])
-        assert "algorithm 'toy 9' is not one of AES" in refused(path, capsys, [header, "0024befffe000003,S3,,toy 9"])
+        assert "algorithm 'toy 9' is not one of 'AES" in refused(path, capsys, [header, "0024befffe000003,S3,,toy 9"])
         stored = SCHEMES["toy"]._replace(sources=frozenset({"stored"}))
         create_fleet_key("2026")
         with SCHEMES.including(stored):

@@ -141,7 +141,7 @@ class TestLine:
             ({"epoch": 65536}, "epoch is not"),
             ({"epoch": 1.0}, "epoch is not"),
             ({"epoch": True}, "epoch is not"),
-            ({"algorithm": "A128GCM"}, "algorithm is not one of AES-CCM-16-64-128, AES-CCM-16-64-256"),
+            ({"algorithm": "A128GCM"}, "algorithm is not one of 'AES-CCM-16-64-128', 'AES-CCM-16-64-256'"),
             ({"algorithm": None}, "algorithm is not one of"),
             ({"scheme": 1}, "scheme is not text"),
             ({"scheme": "of old"}, "scheme 'of old' is not one of ccm"),

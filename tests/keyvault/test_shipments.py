@@ -41,7 +41,7 @@ OTHER = bytes.fromhex("0024befffe00a002")
 KEY, TRANSFER_KEY, THIRD = (secrets.token_bytes(32) for _ in range(3))
 
 
-def take(folder: Path, *lines: Any, **options: bool) -> ShipmentReport:
+def take(folder: Path, *lines: Any, **options: bool | str) -> ShipmentReport:
     shipment = shipmentfile.read(shipment_file(folder, lines))
     return shipments.import_(shipment, TransportKey(TRANSPORT), OFFICER, **options)  # type: ignore[arg-type]
 
@@ -164,6 +164,14 @@ class TestImport:
         rows = DeviceKey.objects.order_by("epoch").values_list("scheme", "algorithm", "agreement_key")
         assert list(rows) == [("ccm", 10, None), ("sealed", -65537, key.pk)]
 
+    def test_with_several_agreement_keys_one_is_named(self, tmp_path: Path) -> None:
+        agreement_key(X25519PrivateKey.generate())
+        second = agreement_key(X25519PrivateKey.generate(), "hes-2")
+        with pytest.raises(ShipmentError, match="several agreement keys, hes-1 and hes-2 among them: name one"):
+            take(tmp_path, line(TITLE, scheme="sealed"))
+        assert take(tmp_path, line(TITLE, scheme="sealed"), agreement_key="hes-2").active == 1
+        assert DeviceKey.objects.get(epoch=1).agreement_key == second
+
     def test_a_scheme_is_said_with_its_algorithm(self, tmp_path: Path) -> None:
         with toys():
             keyed = line(TITLE, scheme="toy", algorithm="toy 9", transfer_algorithm="AES-CCM-16-64-256")
@@ -176,7 +184,7 @@ class TestImport:
             ]
             assert take(tmp_path, keyed).unchanged == 2
             assert take(tmp_path, line(bytes(7) + b"1", scheme="ccm", algorithm="toy 9")).bad == [
-                (2, "algorithm is not one of AES-CCM-16-64-128, AES-CCM-16-64-256")
+                (2, "algorithm is not one of 'AES-CCM-16-64-128', 'AES-CCM-16-64-256'")
             ]
             bare = {"system_title": TITLE.hex(), "transfer_key": keyed["transfer_key"], "scheme": "toy"}
             assert take(tmp_path, bare).bad == [(2, "scheme stands without key")]

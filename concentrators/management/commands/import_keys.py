@@ -43,6 +43,11 @@ Examples:
         parser.add_argument("shipment", type=Path)
         parser.add_argument("--transport-key", type=Path, required=True, metavar="FILE")
         parser.add_argument("--sha256", metavar="HEX", help="refuse another file than the one with this SHA-256")
+        parser.add_argument(
+            "--agreement-key",
+            metavar="NAME",
+            help="which agreement key frames of scheme sealed are for, where there are several",
+        )
         parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
         parser.add_argument(
             "--replace-transfer-key",
@@ -63,6 +68,7 @@ Examples:
                     transport_key,
                     chain.command_actor(),
                     replace_transfer_keys=options["replace_transfer_key"],
+                    agreement_key=options["agreement_key"],
                     dry_run=dry_run,
                     progress=progress,
                 )

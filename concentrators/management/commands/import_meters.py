@@ -41,12 +41,17 @@ Examples:
         parser.add_argument("file", type=Path)
         parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
         parser.add_argument("--update", action="store_true", help="change meters that are registered otherwise")
+        parser.add_argument(
+            "--agreement-key",
+            metavar="NAME",
+            help="which agreement key frames of scheme sealed are for, where there are several",
+        )
         keys = parser.add_mutually_exclusive_group()
         keys.add_argument("--fleet-key", metavar="NAME", help="derive keys from this fleet key")
         keys.add_argument("--no-keys", action="store_true", help="make no keys")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        policy = KeyPolicy(make=not options["no_keys"], fleet_key=_fleet_key(options["fleet_key"]))
+        policy = KeyPolicy(not options["no_keys"], _fleet_key(options["fleet_key"]), options["agreement_key"])
         try:
             with bars() as progress:
                 report = import_file(
@@ -65,6 +70,11 @@ Examples:
             f"{'Would import' if options['dry_run'] else 'Imported'}: {report.new} new, {report.changed} changed, "
             f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; {report.keyed} given keys."
         )
+        if report.schemes_unused:
+            self.stdout.write(
+                f"{report.schemes_unused} new meters have a scheme or an algorithm in the file, which --no-keys does not "
+                "keep: the shipment of their keys has to name it, or those are for ccm."
+            )
 
 
 def _fleet_key(name: str | None) -> FleetKey | None:

@@ -116,8 +116,9 @@ class Command(DomainCommand):
 
     def allow(self, *, titles: list[str], scheme: str | None, algorithm: int | None, **options: Any) -> None:
         parsed = [eui64.parse(title) for title in titles]
-        count = authorities.allow(parsed, chain.command_actor(), timezone.now(), scheme, algorithm)
-        self.stdout.write(f"{count} meters may enrol, once each.")
+        allowed = authorities.allow(parsed, chain.command_actor(), timezone.now(), scheme, algorithm)
+        kinds = ", ".join(f"{count} for scheme {name}" for name, count in sorted(allowed.items()))
+        self.stdout.write(f"{allowed.total()} meters may enrol, once each: {kinds}.")
 
     def revoke(self, *, what: str, key_file: Path | None, output: Path | None, **options: Any) -> None:
         if key_file is not None:

@@ -120,7 +120,7 @@ def test_from_pinning_to_a_meter_and_its_revocation(key_file: Path) -> None:
     title = newcomer.title.hex()
     certificate = key_file.with_name("meter.cwt")
     issue(key_file, title, newcomer.public, certificate)
-    assert "1 meters may enrol" in run("allow", title)
+    assert "1 meters may enrol, once each: 1 for scheme ccm." in run("allow", title)
     assert "1 meters may enrol" in run("list")
     frames = [newcomer.frame(certificate.read_bytes())]
     assert judged(ConcentratorFactory.create(), frames, timezone.now()) == {"accepted": 1}
