@@ -72,8 +72,8 @@ Examples:
         )
         if report.schemes_unused:
             self.stdout.write(
-                f"{report.schemes_unused} new meters have a scheme or an algorithm in the file, which --no-keys does not "
-                "keep: the shipment of their keys has to name it, or those are for ccm."
+                f"{report.schemes_unused} new meters have a scheme or an algorithm in the file, which --no-keys does "
+                "not keep: the shipment of their keys has to name it, or those are for ccm."
             )
 
 
