@@ -281,13 +281,19 @@ class Enrolment(models.Model):
 
 
 class RevokedCertificate(models.Model):
-    """A certificate that its authority revoked (cti, 8 octets): it enrols nobody any more."""
+    """A certificate that its authority revoked (cti, 8 octets): it enrols nobody any more.
 
-    cti = models.BinaryField(max_length=8, unique=True)
+    One authority has no say over the certificates of another, whatever numbers those have.
+    """
+
+    cti = models.BinaryField(max_length=8)
     authority = models.ForeignKey(Authority, models.PROTECT)
     revocation = models.BinaryField(max_length=512, help_text="COSE_Sign1 of the authority")
     revoked_at = models.DateTimeField(help_text="as the authority says")
     received_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["cti", "authority"], name="revoked_of_authority")]
 
     def __str__(self) -> str:
         return f"revocation of {bytes(self.cti).hex()}"

@@ -9,20 +9,19 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from ami_headend.core.sql import execute, int_array, octets_array
 from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys.provisioning import ProvisioningError
-from keyvault.enrolment.certificates import CertificateError, parse_revocation, verify
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH, ProvisioningError
+from keyvault.enrolment.certificates import CertificateError, check_authority_key, parse_revocation, verify
 from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, KeyState, RevokedCertificate
 from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_meters
 
 KID_MAX_OCTETS = 64
 ISSUER_MAX = 100
-PUBLIC_OCTETS = 32
 _NAMED_IN_AUDIT = 100
 
 
@@ -55,6 +54,8 @@ def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
     subject = approval_subject(authority)
     with transaction.atomic():
         spent = approvals.use(approvals.PIN_AUTHORITY, subject, now)
+        if other := Authority.objects.filter(public=authority.public).exclude(kid=authority.kid).first():
+            raise AuthorityError(f"an authority {other} is pinned with this public key already")
         row, made = Authority.objects.get_or_create(
             kid=authority.kid,
             defaults={
@@ -78,8 +79,10 @@ def approval_subject(authority: PublicAuthority) -> dict[str, Any]:
         raise AuthorityError(f"the kid of an authority has 1 to {KID_MAX_OCTETS} octets")
     if not authority.issuer.strip() or len(authority.issuer) > ISSUER_MAX or not authority.issuer.isprintable():
         raise AuthorityError(f"the issuer (iss) is a text of up to {ISSUER_MAX} printable characters")
-    if len(authority.public) != PUBLIC_OCTETS:
-        raise AuthorityError(f"an Ed25519 public key has {PUBLIC_OCTETS} octets, not {len(authority.public)}")
+    try:
+        check_authority_key(authority.public)
+    except CertificateError as error:
+        raise AuthorityError(str(error)) from None
     until = None if authority.expires_at is None else authority.expires_at.isoformat()
     return {
         "kid": authority.kid.hex(),
@@ -109,8 +112,8 @@ def revoke(octets: bytes, actor: Actor, now: datetime) -> Revoked:
                 raise AuthorityError(f"no authority {revocation.signed.kid[:32]!r} is pinned")
             verify(revocation.signed, bytes(row.public))
             at = datetime.fromtimestamp(revocation.at_s, UTC)
-            fields = {"authority": row, "revocation": octets, "revoked_at": at, "received_at": now}
-            _, made = RevokedCertificate.objects.get_or_create(cti=revocation.cti, defaults=fields)
+            fields = {"revocation": octets, "revoked_at": at, "received_at": now}
+            _, made = RevokedCertificate.objects.get_or_create(cti=revocation.cti, authority=row, defaults=fields)
             if made:
                 body = [revocation.cti, bytes(row.kid), octets, revocation.at_s, int(now.timestamp())]
                 journal.append("revoked", body)
@@ -125,8 +128,20 @@ def _revoked(cti: bytes, authority: Authority) -> Revoked:
     enrolment = Enrolment.objects.filter(cti=cti, authority=authority).first()
     if enrolment is None:
         return Revoked(cti, None, [])
+    return Revoked(cti, enrolment, list(_keys_of(enrolment).order_by("pk").values_list("pk", flat=True)))
+
+
+def _keys_of(enrolment: Enrolment) -> QuerySet[DeviceKey]:
+    """The keys that follow from what a certificate vouched for: its epoch, and those up to the next enrolment.
+
+    The transfer key is the newest enrolment's.
+    """
+    later = Enrolment.objects.filter(system_title=enrolment.system_title, epoch__gt=enrolment.epoch)
+    following = later.order_by("epoch").values_list("epoch", flat=True).first()
     keys = DeviceKey.objects.filter(system_title=enrolment.system_title).exclude(state=KeyState.COMPROMISED)
-    return Revoked(cti, enrolment, list(keys.order_by("pk").values_list("pk", flat=True)))
+    if following is not None:
+        return keys.filter(epoch__gte=enrolment.epoch, epoch__lt=following)
+    return keys.filter(Q(epoch__gte=enrolment.epoch) | Q(epoch=TRANSFER_EPOCH))
 
 
 def allow(

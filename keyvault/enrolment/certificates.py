@@ -25,6 +25,11 @@ _OKP, _X25519 = 1, 4
 _KEY_OCTETS, _SIGNATURE_OCTETS = 32, 64
 _REVOCATION = "ami-headend revocation"
 _LATEST_S = 253_402_300_799  # the end of the year 9999
+# The y coordinates of the points of small order, as they are encoded, but for the sign of x: some signatures under such
+# a key fit any message.
+_FIELD_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _FIELD_PRIME, _FIELD_PRIME + 1, _ORDER_8, _FIELD_PRIME - _ORDER_8})
 
 
 class CertificateError(ValueError):
@@ -97,6 +102,14 @@ def parse_revocation(octets: bytes) -> Revocation:
             if len(cti) == CTI_OCTETS and 0 <= at_s <= _LATEST_S:
                 return Revocation(signed, cti, at_s)
     raise CertificateError(f'its payload is not ["{_REVOCATION}", cti, time]')
+
+
+def check_authority_key(public: bytes) -> None:
+    """CertificateError where the octets are no Ed25519 public key, or one under which anybody can sign."""
+    if len(public) != _KEY_OCTETS:
+        raise CertificateError(f"an Ed25519 public key has {_KEY_OCTETS} octets, not {len(public)}")
+    if int.from_bytes(public, "little") % 2**255 in _SMALL_ORDER:
+        raise CertificateError("the Ed25519 public key is a point of small order: anybody can sign under it")
 
 
 def verify(signed: Signed, public: bytes) -> None:

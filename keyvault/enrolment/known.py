@@ -28,7 +28,8 @@ class AgreementVersion(NamedTuple):
 class Known(NamedTuple):
     """Pinned authorities by kid, versions of agreement keys, and what stands of titles, numbers and public keys.
 
-    ``epochs`` are the newest epochs by title, ``enrolled`` the cti by title and epoch.
+    ``epochs`` are the newest epochs by title, ``enrolled`` the cti by title and epoch, ``revoked`` pairs of an
+    authority's id and a cti.
     """
 
     authorities: dict[bytes, PinnedAuthority]
@@ -38,14 +39,15 @@ class Known(NamedTuple):
     enrolled: dict[tuple[bytes, int], bytes]
     newest_s: dict[bytes, int]
     used: set[bytes]
-    revoked: set[bytes]
+    revoked: set[tuple[int, bytes]]
     public_of: dict[bytes, bytes]
 
     def standing(self, certificate: Certificate) -> Standing:
         """What is known of one certificate."""
+        authority = self.authorities.get(certificate.signed.kid)
         return Standing(
-            self.authorities.get(certificate.signed.kid),
-            certificate.cti in self.revoked,
+            authority,
+            authority is not None and (authority.id, certificate.cti) in self.revoked,
             certificate.cti in self.used,
             self.newest_s.get(certificate.system_title),
             {version.name for version in self.versions},
@@ -88,7 +90,9 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     newest: dict[bytes, int] = {}
     for title, _, _, issued_s in enrolled:
         newest[title] = max(issued_s, newest.get(title, 0))
-    revoked = fetch_rows("SELECT cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers)
+    revoked = fetch_rows(
+        "SELECT authority_id, cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers
+    )
     public_of = fetch_rows(
         """SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])
            UNION ALL SELECT public, ''::bytea FROM keyvault_agreementkey WHERE public = ANY(%s::bytea[])""",
@@ -102,7 +106,7 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
         {(title, epoch): cti for title, epoch, cti, _ in enrolled},
         newest,
         {cti for _, _, cti, _ in enrolled},
-        {row[0] for row in revoked},
+        set(revoked),
         dict(public_of),
     )
 

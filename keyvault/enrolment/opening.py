@@ -132,14 +132,16 @@ class _Batch:
         self.enrolling: dict[bytes, Enrolling] = {}
         self._keys = opening.keys
         kids = {one.frame.kid for one in claimed}
-        if any(kid in self._keys and self._keys[kid].is_foreseen for kid in kids):
-            raise ContendedError("an enrolment frame among others: its counter does not follow theirs")
         self._keys.update(read_keys(kids - self._keys.keys(), {}, opening.care, KeptCiphers()))
         self._certificates = {one.octets: _certificate(one.octets) for one in claimed}
         certificates = [one for one in self._certificates.values() if isinstance(one, Certificate)]
         self._known: Known = known.look_up({kid[:8] for kid in kids}, certificates)
-        standing = [self._keys[kid].id for kid in kids if kid in self._keys]
-        self._opened = {key.id: key for key in open_keys(standing)} if standing else {}
+        # The others are refused before anything is computed for them, or their counters are looked at.
+        again = {one.frame.kid for one in claimed if self._is_of_its_certificate(one)} & self._keys.keys()
+        if any(self._keys[kid].is_foreseen for kid in again):
+            raise ContendedError("an enrolment frame among others: its counter does not follow theirs")
+        usable = [self._keys[kid].id for kid in again if self._keys[kid].state in ACCEPTABLE]
+        self._opened = {key.id: key for key in open_keys(usable)} if usable else {}
         self._privates: dict[int, X25519PrivateKey | None] = {}
 
     def open_(self, one: _Claimed) -> Opened:
@@ -164,10 +166,18 @@ class _Batch:
         is_plain = (key.envelope, key.content) == (usual.envelope, usual.content)
         return Opened(index, kid, counter, plaintext, key if is_plain else EventsKey(key))  # type: ignore[arg-type]
 
+    def _is_of_its_certificate(self, one: _Claimed) -> bool:
+        """Whether a frame brings the certificate that enrolled its key before."""
+        kid = one.frame.kid
+        return self._is_numbered(one, self._known.enrolled.get((kid[:8], int.from_bytes(kid[8:], "big"))))
+
+    def _is_numbered(self, one: _Claimed, cti: bytes | None) -> bool:
+        certificate = self._certificates[one.octets]
+        return isinstance(certificate, Certificate) and certificate.cti == cti
+
     def _check_same(self, one: _Claimed, cti: bytes | None) -> None:
         """The certificate that enrolled a key is looked at no more; another one never opens anything."""
-        certificate = self._certificates[one.octets]
-        if not isinstance(certificate, Certificate) or certificate.cti != cti:
+        if not self._is_numbered(one, cti):
             detail = "this epoch was enrolled with another certificate"
             raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
 

@@ -50,6 +50,5 @@ def enrolled(rows: Sequence[Sequence[Any]]) -> None:
 
 def revoked(cti: bytes, kid: bytes, octets: bytes, revoked_s: int, received_s: int) -> None:
     """A certificate that its authority revoked."""
-    fields = {"authority": Authority.objects.get(kid=kid), "revocation": octets}
-    fields |= {"revoked_at": _at(revoked_s), "received_at": _at(received_s)}
-    RevokedCertificate.objects.get_or_create(cti=cti, defaults=fields)
+    fields = {"revocation": octets, "revoked_at": _at(revoked_s), "received_at": _at(received_s)}
+    RevokedCertificate.objects.get_or_create(cti=cti, authority=Authority.objects.get(kid=kid), defaults=fields)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from unittest.mock import patch
 
 import cbor2
 import pytest
@@ -15,6 +16,7 @@ from concentrators.ingest import reverification_queue, shares
 from concentrators.models import Concentrator
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, provisioning
 from keyvault.enrolment import authorities
+from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.enrolment.certificates import revoke
 from keyvault.models import (
     AgreementKey,
@@ -246,6 +248,53 @@ class TestAgain:
         again = await_(Newcomer(newcomer.meter, version, epoch=2))
         assert judged(concentrator, [again.frame(again.certificate(), 1)]) == {"accepted": 1}
         assert standing(again) == {0: "active", 1: "compromised", 2: "active"}
+
+    def test_what_anybody_sends_for_its_key_costs_neither_an_agreement_nor_a_second_try(
+        self, concentrator: Concentrator, newcomer: Newcomer
+    ) -> None:
+        judged(concentrator, [newcomer.frame(newcomer.certificate())])
+        judged(
+            concentrator, [newcomer.device.frame(1)]
+        )  # its cipher is kept, and its counters are foreseen from now on
+        following = newcomer.device.frame(2)
+        junk = newcomer.frame(b"\x80")
+        with (
+            patch("keyvault.enrolment.opening.open_keys", side_effect=AssertionError),
+            patch("concentrators.ingest.attempt._more_careful", side_effect=AssertionError),
+        ):
+            assert judged(concentrator, [following, junk]) == {"accepted": 1, "already_enrolled": 1}
+
+    def test_revoking_the_certificate_before_is_not_about_what_the_next_one_enrolled(
+        self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
+    ) -> None:
+        judged(concentrator, [newcomer.frame(newcomer.certificate(cti=b"replaced"))])
+        again = await_(Newcomer(newcomer.meter, version, epoch=2))
+        assert judged(concentrator, [again.frame(again.certificate(), 1)]) == {"accepted": 1}
+        revoked = authorities.revoke(revoke(AUTHORITY, KID, b"replaced", AT_S), OFFICER, NOW)
+        assert epochs.compromise(revoked.key_ids, OFFICER) == 1
+        assert standing(again) == {0: "active", 1: "compromised", 2: "active"}
+
+
+class TestAnotherAuthority:
+    OTHER, OTHER_KID = Ed25519PrivateKey.from_private_bytes(bytes(range(0xB0, 0xD0))), b"authority-2"
+
+    @pytest.fixture(autouse=True)
+    def pinned(self, version: AgreementKey) -> None:
+        public = self.OTHER.public_key().public_bytes_raw()
+        authorities.pin(PublicAuthority(self.OTHER_KID, "another", public), OFFICER, NOW)
+
+    def test_has_no_say_over_the_certificates_of_the_first(
+        self, concentrator: Concentrator, newcomer: Newcomer
+    ) -> None:
+        authorities.revoke(revoke(self.OTHER, self.OTHER_KID, b"not mine", AT_S), OFFICER, NOW)
+        assert judged(concentrator, [newcomer.frame(newcomer.certificate(cti=b"not mine"))]) == {"accepted": 1}
+        revoked = authorities.revoke(revoke(AUTHORITY, KID, b"not mine", AT_S), OFFICER, NOW)
+        assert len(revoked.key_ids) == 2
+
+    def test_never_has_the_key_of_the_first(self) -> None:
+        public = self.OTHER.public_key().public_bytes_raw()
+        with pytest.raises(AuthorityError, match="public key already"):
+            authorities.pin(PublicAuthority(b"authority-3", "a third", public), OFFICER, NOW)
 
 
 class TestSchemes:

@@ -13,6 +13,8 @@ from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, make_kid
 from keyvault.enrolment.certificates import (
     CertificateError,
+    Signed,
+    check_authority_key,
     issue,
     parse_certificate,
     parse_revocation,
@@ -30,6 +32,8 @@ AUTHORITY_PUBLIC = bytes.fromhex("4fd099ccd47d7893dfe9ec24414ecb0d9b5420232aad30
 AUTHORITY_KID, ISSUER, AUDIENCE = b"authority-1", "ami-headend test authority", "hes-1"
 CTI = bytes(range(0xC0, 0xC8))
 EXPIRES_S = 1_798_761_600
+FIELD_PRIME = 2**255 - 19
+ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
 CERTIFICATE = bytes.fromhex(
     "d28443a10132a1044b617574686f726974792d315878a701781a616d692d68656164656e64207465737420617574686f7269747902703030"
     "323462656666666538303466663103656865732d31041a6b36ec80061a6955b9000748c0c1c2c3c4c5c6c708a101a3010120042158206"
@@ -198,6 +202,27 @@ def _check(octets: bytes) -> None:
     if parsed.signed.kid != AUTHORITY_KID:
         raise CertificateError("no such authority")
     verify(parsed.signed, AUTHORITY_PUBLIC)
+
+
+class TestKeysOfAuthorities:
+    ANYBODYS = bytes([1]) + bytes(63)  # R the identity, S = 0
+
+    @pytest.mark.parametrize("y", [0, 1, -1, ORDER_8, -ORDER_8])
+    @pytest.mark.parametrize("sign", [0, 1 << 255])
+    def test_one_of_small_order_is_none(self, y: int, sign: int) -> None:
+        public = (y % FIELD_PRIME + sign).to_bytes(32, "little")
+        with pytest.raises(CertificateError, match="small order"):
+            check_authority_key(public)
+        if (y, sign) == (1, 0):  # and why
+            verify(Signed(b"kid", b"", b"any certificate", self.ANYBODYS), public)
+
+    @pytest.mark.parametrize("octets", [0, 31, 33])
+    def test_of_another_length(self, octets: int) -> None:
+        with pytest.raises(CertificateError, match="has 32 octets"):
+            check_authority_key(bytes(octets))
+
+    def test_a_good_one(self) -> None:
+        check_authority_key(AUTHORITY_PUBLIC)
 
 
 class TestRevocations:
