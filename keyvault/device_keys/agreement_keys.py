@@ -70,7 +70,7 @@ def active(name: str | None = None) -> AgreementKey:
     found = list(rows.filter(name=name) if name is not None else rows.order_by("name")[:2])
     if len(found) > 1:
         names = " and ".join(row.name for row in found)
-        raise AgreementKeyError(f"there are several agreement keys, {names} among them: name one")
+        raise AgreementKeyError(f"there are several agreement keys, {names} among them, and none is named")
     if not found:
         which = "no agreement key" if name is None else f"no agreement key {name} with an active version"
         raise AgreementKeyError(f"there is {which}: manage.py agreement_key init or rotate makes one")

@@ -250,7 +250,7 @@ def test_with_several_agreement_keys_one_is_named(path: Path, capsys: pytest.Cap
     agreement_keys.init("hes-1", actor)
     second = agreement_keys.init("hes-2", actor)
     lines = ["system_title,serial_number,scheme", "0024befffe000001,S1,sealed"]
-    assert "several agreement keys, hes-1 and hes-2 among them: name one" in refused(path, capsys, lines)
+    assert "several agreement keys, hes-1 and hes-2 among them, and none is named" in refused(path, capsys, lines)
     assert "no agreement key hes-3" in refused(path, capsys, lines, "--agreement-key", "hes-3")
     assert "1 given keys" in run(path, lines, "--agreement-key", "hes-2")
     assert DeviceKey.objects.get(epoch=1).agreement_key == second

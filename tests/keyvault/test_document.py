@@ -19,6 +19,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "frame.md"
 TITLE = bytes.fromhex("0024befffe804ff1")
 DEVICE, TRANSFER, NEW = (bytes(range(first, first + 32)) for first in (0, 32, 64))
 TIME_S = 1_767_225_600
+AGREED = bytes.fromhex("b9a73eed2e5653042f8b885c6c216d733a3ba8d112f56c7cac06340b9bf04e48")  # docs/schemes.md
+HEAD_END = bytes.fromhex("493e82fc74464a59268817623d2053c5eb8e2cc4a988b4fee179ec6b010d531d")
 DOWN = 0x6955B90000  # 256 times TIME_S
 _RUN = re.compile(r"\b[0-9a-f]{20,}\b")
 
@@ -46,6 +48,10 @@ UPLINKS = [
     (DEVICE, 10, 1, 0x61A9, LATE),
 ]
 COMMANDS = [
+    (TRANSFER, 30, 0, DOWN + 4, [1, 22, 2, NEW, 10, 1]),
+    (AGREED, 30, 0, DOWN + 5, [6, 23, 2, 10, 0, HEAD_END]),
+    (DEVICE, 30, 1, DOWN + 6, [7, 24, bytes.fromhex("0024befffe00c001")]),
+    (TRANSFER, 30, 0, DOWN + 7, [1, 25, 2, NEW, -65537, 4, HEAD_END]),
     (TRANSFER, 30, 0, DOWN, [1, 17, 2, NEW, 10]),
     (DEVICE, 30, 1, DOWN, [2, 18]),
     (DEVICE, 30, 1, DOWN + 1, [3, 19, 1_767_139_200, TIME_S]),
@@ -90,7 +96,7 @@ def answers() -> set[str]:
     octets = [
         *frames,
         *(by_product(*one[:4], cbor2.dumps(one[4])) for one in COMMANDS),
-        *(cbor2.dumps(one[4]) for one in COMMANDS[:6]),
+        *(cbor2.dumps(one[4]) for one in COMMANDS[:10]),
         *(key.key for key in traffic_keys),
         *(key.base_iv for key in traffic_keys),
         kdf_context(10, 128, *parties),

@@ -167,7 +167,9 @@ class TestImport:
     def test_with_several_agreement_keys_one_is_named(self, tmp_path: Path) -> None:
         agreement_key(X25519PrivateKey.generate())
         second = agreement_key(X25519PrivateKey.generate(), "hes-2")
-        with pytest.raises(ShipmentError, match="several agreement keys, hes-1 and hes-2 among them: name one"):
+        with pytest.raises(
+            ShipmentError, match="several agreement keys, hes-1 and hes-2 among them, and none is named"
+        ):
             take(tmp_path, line(TITLE, scheme="sealed"))
         assert take(tmp_path, line(TITLE, scheme="sealed"), agreement_key="hes-2").active == 1
         assert DeviceKey.objects.get(epoch=1).agreement_key == second
