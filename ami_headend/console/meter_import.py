@@ -16,7 +16,8 @@ from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, 
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.tables import BadLine, FileError
 from ami_headend.web.tables import HtmlTable, columns_of, table
-from concentrators.fleet.meter_import import REFUSALS, KeyPolicy, MeterImportReport, import_file
+from concentrators.fleet.first_keys import KeyPolicy
+from concentrators.fleet.meter_import import REFUSALS, MeterImportReport, import_file
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.models import FleetKey
@@ -36,7 +37,11 @@ class ImportForm(forms.Form):
         help_text="CSV, plain or gzip, as spreadsheets write it; the first line names the columns",
         widget=UnfoldAdminFileFieldWidget,
     )
-    keys = forms.ChoiceField(label="Keys of new meters", widget=UnfoldAdminSelectWidget)
+    keys = forms.ChoiceField(
+        label="Keys of new meters",
+        help_text='of those alone for which the table has neither a public key nor "by certificate"',
+        widget=UnfoldAdminSelectWidget,
+    )
     update = forms.BooleanField(
         required=False,
         label="Change registered meters that differ",
@@ -102,7 +107,8 @@ class MeterImportPage(ConsolePage):
         messages.success(
             request,
             f"Imported: {report.new:,} new, {report.changed:,} changed, {report.unchanged:,} unchanged;"
-            f" {report.assigned:,} assigned to a concentrator; {report.keyed:,} given keys.",
+            f" {report.assigned:,} assigned to a concentrator; {report.keyed:,} given keys;"
+            f" {report.awaited:,} may enrol by certificate.",
         )
         return HttpResponseRedirect(reverse("admin:meters"))
 

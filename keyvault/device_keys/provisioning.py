@@ -22,8 +22,7 @@ from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.wrapping import keys_for_wrapping
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
-from keyvault.schemes.agreed import AGREED
-from keyvault.schemes.lines import KeyInputs
+from keyvault.schemes.agreed import agree, agreed_device_key
 from keyvault.schemes.table import (
     ENVELOPES,
     SCHEMES,
@@ -100,7 +99,28 @@ def with_agreement_keys(entries: Sequence[NewKey], name: str | None = None) -> l
     ]
 
 
-def record_provisioned(actor: Actor, system_titles: Sequence[bytes], fleet_key: FleetKey | None) -> None:
+def agree_with_devices(
+    publics: Mapping[bytes, bytes], algorithm: int | None = None, scheme: str = USUAL, agreement_key: str | None = None
+) -> None:
+    """Agree with devices on their first key (epoch 1, active, of a scheme) and their transfer key (epoch 0).
+
+    ``publics`` has their X25519 public keys (32 octets) by system title; the head-end's is the active version of its
+    ``agreement_key``, or of the only one there is. All or nothing; refusals as of ``provision_devices`` and ``provision_agreed``.
+    """
+    check_for_meters(scheme)
+    alg = algorithm_for(scheme, algorithm)
+    versions = agreement_keys.active_for(publics, agreement_key)
+    entries = [
+        NewKey(title, epoch, None, of_epoch, name, versions[title])
+        for epoch, of_epoch, name in ((TRANSFER_EPOCH, transfer_algorithm(alg), USUAL), (FIRST_EPOCH, alg, scheme))
+        for title in publics
+    ]
+    provision_agreed(entries, publics)
+
+
+def record_provisioned(
+    actor: Actor, system_titles: Sequence[bytes], fleet_key: FleetKey | None, source: KeySource | None = None
+) -> None:
     """Record that devices were given their first keys, as one act; in the transaction that gave them."""
     titles = sorted(set(system_titles))
     subject = {
@@ -108,6 +128,7 @@ def record_provisioned(actor: Actor, system_titles: Sequence[bytes], fleet_key: 
         "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
         "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
         "fleet_key": None if fleet_key is None else fleet_key.name,
+        **({} if source is None else {"source": source.value}),
     }
     chain.record(actor, "keys.provision", subject)
 
@@ -230,10 +251,14 @@ def _agreed_rows(entries: Iterable[NewKey], publics: Mapping[bytes, bytes]) -> l
     if None in numbers:
         raise ProvisioningError("a key that is agreed on needs a version of the head-end's agreement key")
     versions = agreement_keys.open_versions({number for number in numbers if number is not None}, master)
+    head_ends = {number: private.public_key().public_bytes_raw() for number, private in versions.items()}
+    agreed: dict[tuple[bytes, int], bytes] = {}  # Z costs far more than what follows from it: once for all epochs
     rows = []
-    for title, epoch, _, algorithm, scheme, number in entries:
-        public = publics[title]
-        key = AGREED.device_key(KeyInputs(public, title, epoch, versions[number or 0]))
+    for title, epoch, _, algorithm, scheme, of_version in entries:
+        public, number = publics[title], of_version or 0
+        if (title, number) not in agreed:
+            agreed[title, number] = agree(versions[number], public)
+        key = agreed_device_key(agreed[title, number], title, epoch, public, head_ends[number])
         wrapped = master.wrap(public, purpose_of(epoch, KeySource.AGREED), title, epoch)
         rows.append(
             _Row(

@@ -1,6 +1,6 @@
 """The public keys of meters (X25519): each stands for one meter, and for no other ever."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ami_headend.core.sql import fetch_rows, octets_array
 from keyvault import journal
@@ -11,7 +11,7 @@ from keyvault.schemes.agreed import AgreementError, check_public
 def register(publics: Mapping[bytes, bytes]) -> None:
     """Note that public keys (32 octets) stand for meters (system title, 8 octets), in the caller's transaction.
 
-    ProvisioningError for a key that nothing can be agreed with, or that stands for another meter. Three queries.
+    ProvisioningError for a key that nothing can be agreed with, or that stands for another meter. Two queries.
     """
     of: dict[bytes, bytes] = {}
     for title, public in publics.items():
@@ -22,20 +22,31 @@ def register(publics: Mapping[bytes, bytes]) -> None:
         other = of.setdefault(public, title)
         if other != title:
             raise ProvisioningError(f"device {title.hex()}: its public key is that of {other.hex()}, too")
-    ours = fetch_rows(
-        "SELECT public FROM keyvault_agreementkey WHERE public = ANY(%s::bytea[]) LIMIT 1", octets_array(of)
-    )
-    if ours:
-        raise ProvisioningError(f"device {of[ours[0][0]].hex()}: its public key is the head-end's own")
     put(of)
-    standing = fetch_rows(
-        "SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])", octets_array(of)
+    for public, owner in owners(of).items():
+        if owner != of[public]:
+            raise ProvisioningError(f"device {of[public].hex()}: {refusal(owner)}")
+
+
+def refusal(owner: bytes) -> str:
+    """Why a public key can not be a meter's that is another's already (system title; empty: the head-end's own)."""
+    if not owner:
+        return "its public key is the head-end's own"
+    return f"its public key is that of {owner.hex()}. Each meter has a pair of its own"
+
+
+def owners(publics: Collection[bytes]) -> dict[bytes, bytes]:
+    """By public key (32 octets), the meter (system title) that it stands for; empty: it is the head-end's own.
+
+    One query; none of a key that stands for nobody yet.
+    """
+    rows = fetch_rows(
+        """SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])
+           UNION ALL SELECT public, ''::bytea FROM keyvault_agreementkey WHERE public = ANY(%s::bytea[])""",
+        octets_array(publics),
+        octets_array(publics),
     )
-    for public, title in standing:
-        if title != of[public]:
-            raise ProvisioningError(
-                f"device {of[public].hex()}: its public key is that of {title.hex()}. Each meter has a pair of its own"
-            )
+    return dict(rows)
 
 
 def put(of: Mapping[bytes, bytes]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from keyvault.device_keys import public_keys
 from keyvault.enrolment.certificates import Certificate
 from keyvault.enrolment.checks import PinnedAuthority, Standing
 
@@ -93,11 +94,7 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     revoked = fetch_rows(
         "SELECT authority_id, cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers
     )
-    public_of = fetch_rows(
-        """SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])
-           UNION ALL SELECT public, ''::bytea FROM keyvault_agreementkey WHERE public = ANY(%s::bytea[])""",
-        *[octets_array(one.public for one in certificates)] * 2,
-    )
+    public_of = public_keys.owners({one.public for one in certificates})
     return Known(
         {kid: PinnedAuthority(*row) for kid, *row in authorities},
         [AgreementVersion(*row) for row in versions],

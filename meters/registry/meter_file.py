@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from ami_headend.core import clock, names
 from ami_headend.core.names import UnreadableNameError
 from ami_headend.core.tables import BadLine, FileError, OnceEach, opened, rows
-from keyvault.schemes.table import USUAL, SchemeError, algorithms_of, check_for_meters
+from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
+from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithms_of, check_for_meters
 from meters.models import MeterStatus
 from meters.registry.lookup import parse_system_title
 
@@ -23,11 +24,15 @@ OPTIONAL = (
     "interval_minutes",
     "scheme",
     "algorithm",
+    "keys",
+    "public_key",
     "status",
     "commissioned_at",
     "concentrator",
 )
+BY_CERTIFICATE = "by certificate"  # what ``keys`` says of a meter that enrols by a certificate
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
+_HEX = re.compile("[0-9a-fA-F]+")
 _DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
 _DEGREES_STEP = Decimal("0.000001")  # 11 cm
 _STATUSES = (MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
@@ -49,6 +54,8 @@ class MeterLine(NamedTuple):
     interval_minutes: int | None = None
     scheme: str | None = None
     algorithm: int | None = None
+    keys: str | None = None
+    public_key: bytes | None = None
     status: MeterStatus | None = None
     commissioned_at: datetime | None = None
     concentrator: str | None = None
@@ -90,11 +97,21 @@ def _line(number: int, cells: dict[str, str]) -> MeterLine:
     for column in REQUIRED:
         if column not in given:
             raise ValueError(f"{column} is empty")
+    _check_keys(given)
     if ("latitude" in given) != ("longitude" in given):
         raise ValueError("latitude and longitude go together: one of them is empty")
     if "place" not in given and (of_place := next((column for column in OF_PLACE if column in given), None)):
         raise ValueError(f"{of_place} is of a place, and place is empty")
     return MeterLine(number, **given)
+
+
+def _check_keys(given: dict[str, Any]) -> None:
+    """ValueError where a meter of that scheme can have no keys as the cells say."""
+    if "keys" in given and "public_key" in given:
+        raise ValueError(f"public_key is empty where keys are {BY_CERTIFICATE!r}: the certificate brings it")
+    scheme = given.get("scheme", USUAL)
+    if ("keys" in given or "public_key" in given) and "agreed" not in SCHEMES[scheme].sources:
+        raise ValueError(f"scheme {scheme} takes no keys that are agreed on with a public key")
 
 
 def _text(column: str, written: str) -> str:
@@ -140,6 +157,23 @@ def _algorithm(text: str, scheme: str) -> int:
     return by_name[text]
 
 
+def _keys(text: str) -> str:
+    if text.casefold() != BY_CERTIFICATE:
+        raise ValueError(f"keys {text!r} is not empty or {BY_CERTIFICATE!r}")
+    return BY_CERTIFICATE
+
+
+def _public_key(text: str) -> bytes:
+    if len(text) != 2 * PUBLIC_OCTETS or not _HEX.fullmatch(text):
+        raise ValueError(f"public_key {text!r} is not {2 * PUBLIC_OCTETS} hex digits")
+    public = bytes.fromhex(text)
+    try:
+        check_public(public)
+    except AgreementError as error:
+        raise ValueError(f"public_key {text}: {error}") from None
+    return public
+
+
 def _status(text: str) -> MeterStatus:
     if text not in _STATUSES:
         raise ValueError(f"status {text!r} is not one of {', '.join(_STATUSES)}")
@@ -165,14 +199,16 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "longitude": _degrees("longitude", 180),
     "interval_minutes": _interval_minutes,
     "scheme": _scheme,
+    "keys": _keys,
+    "public_key": _public_key,
     "status": _status,
     "commissioned_at": _commissioned_at,
 }
 
 
 def _repeated(lines: list[MeterLine]) -> Iterator[BadLine]:
-    """Lines that name a system title, serial number or place which an earlier line named."""
-    for column in ("system_title", "serial_number", "place"):
+    """Lines that name a system title, serial number, place or public key which an earlier line named."""
+    for column in ("system_title", "serial_number", "place", "public_key"):
         once = OnceEach(column)
         for line in lines:
             try:

@@ -4,11 +4,14 @@ import gzip
 import tempfile
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
 from ami_headend.console import meter_import
 from ami_headend.signin import roles
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import agreement_keys
 from keyvault.models import DeviceKey
 from meters.models import Meter, Place
 from tests.console.people import person
@@ -73,6 +76,19 @@ def test_lines_beyond_those_that_a_page_takes_are_not_read(monkeypatch: pytest.M
     monkeypatch.setattr(meter_import, "_LINES_MAX", 2)
     assert "It can be imported: 2 new" in upload(GOOD, "check")[1]
     assert "more than 2 lines: manage.py import_meters takes any number" in upload(GOOD + b'x;y;z;\n"')[1]
+
+
+def test_public_keys_and_meters_that_enrol_come_through_the_page() -> None:
+    agreement_keys.init("hes-1", Actor("officer", "test"))
+    public = X25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    octets = f"""system_title;serial_number;public_key;keys
+0024befffe804ff1;M 1;{public};
+0024befffe804ff2;M 2;;by certificate
+"""
+    assert "none are to be made" in upload(octets.encode())[1]
+    _, text = upload(octets.encode(), role=roles.ADMINISTRATOR, keys="random")
+    assert "1 given keys; 1 may enrol by certificate" in text
+    assert set(DeviceKey.objects.values_list("source", flat=True)) == {"agreed"}
 
 
 def test_who_may_make_no_keys_is_not_offered_any() -> None:

@@ -9,7 +9,8 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars
-from concentrators.fleet.meter_import import REFUSALS, KeyPolicy, import_file
+from concentrators.fleet.first_keys import KeyPolicy
+from concentrators.fleet.meter_import import REFUSALS, import_file
 from keyvault.audit.chain import command_actor
 from keyvault.device_keys import fleet_keys
 from keyvault.models import FleetKey
@@ -23,10 +24,13 @@ names them: system_title (16 hex digits, with or without dashes, colons or dots)
 wanted also name, place, and of that place address, customer_reference, latitude and longitude (degrees,
 WGS 84); interval_minutes (default 30), scheme (how the meter protects its readings, default ccm), algorithm
 (default the scheme's usual one, AES-CCM-16-64-128 in ccm), status (commissioned, suspended), commissioned_at
-(a date, or date and time with zone; default now), concentrator (its name).
+(a date, or date and time with zone; default now), concentrator (its name), public_key (the meter's X25519
+public key, 64 hex digits) or keys ("by certificate").
 Lines that say what stands already change nothing, so that a file may be imported again.
 
 Each new meter gets a random key (epoch 1) and transfer key (epoch 0), unless told otherwise.
+With a public_key both are agreed on with the active version of the head-end's agreement key: nothing secret is
+sent to the meter. A meter whose keys are "by certificate" gets none: it may enrol, once (manage.py authority).
 
 Examples:
   manage.py import_meters meters.csv --dry-run
@@ -44,7 +48,7 @@ Examples:
         parser.add_argument(
             "--agreement-key",
             metavar="NAME",
-            help="which agreement key frames of scheme sealed are for, where there are several",
+            help="which agreement key public keys go with, and frames of scheme sealed, where there are several",
         )
         keys = parser.add_mutually_exclusive_group()
         keys.add_argument("--fleet-key", metavar="NAME", help="derive keys from this fleet key")
@@ -68,7 +72,8 @@ Examples:
         self.refuse(report.bad)
         self.stdout.write(
             f"{'Would import' if options['dry_run'] else 'Imported'}: {report.new} new, {report.changed} changed, "
-            f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; {report.keyed} given keys."
+            f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; {report.keyed} given keys; "
+            f"{report.awaited} may enrol by certificate."
         )
         if report.schemes_unused:
             self.stdout.write(
