@@ -12,7 +12,8 @@ from ami_headend.core.tables import BadLine
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning, public_keys
 from keyvault.enrolment import authorities
-from keyvault.models import AwaitedEnrolment, DeviceKey, Enrolment, FleetKey, KeySource, KeyState
+from keyvault.enrolment_models import AwaitedEnrolment, Enrolment
+from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.table import USUAL, algorithm_name
 from meters.models import Meter
 from meters.registry.meter_file import MeterLine

@@ -11,7 +11,8 @@ from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
 from keyvault.enrolment import known
 from keyvault.enrolment.opening import Enrolling
-from keyvault.models import DeviceKey, Enrolment, KeyState
+from keyvault.enrolment_models import Enrolment
+from keyvault.models import DeviceKey, KeyState
 from keyvault.opening import Opening
 from keyvault.replay_window_store import ContendedError
 
