@@ -99,6 +99,15 @@ _ADVICE = {
             "If the version may be known to others, do not wait: manage.py agreement_key cut_off KEY VERSION.",
         ),
     ),
+    Condition.AUTHORITY_EXPIRES: Advice(
+        "An authority will vouch for meters no longer: frames that bring its certificates will be certificate_expired."
+        " Meters that have enrolled are not concerned.",
+        (
+            "manage.py authority list says until when each is pinned, and how many meters may still enrol.",
+            "Have those meters enrol before, or get certificates of another authority for them.",
+            "A new key of the authority gets a kid of its own: manage.py authority pin.",
+        ),
+    ),
     Condition.AUDIT_BROKEN: Advice(
         "Somebody without the audit key changed or cut off the record of acts on keys in the database.",
         (

@@ -22,6 +22,7 @@ class Condition(models.TextChoices):
     ROTATION_STALLED = "rotation_stalled", "stalled rotation"
     KEYS_WORN = "keys_worn", "device keys due for replacement"
     AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key still in use"
+    AUTHORITY_EXPIRES = "authority_expires", "authority about to expire"
     AUDIT_BROKEN = "audit_broken", "broken audit chain"
     MASTER_KEY_DOWN = "master_key_down", "unusable master key"
     QUEUE_LAG = "queue_lag", "uplinks that wait too long"
@@ -35,6 +36,7 @@ class SubjectKind(models.TextChoices):
     CONCENTRATOR = "concentrator", "concentrator"
     WAVE = "wave", "rotation wave"
     AGREEMENT_KEY = "agreement", "agreement key"
+    AUTHORITY = "authority", "authority"
     MASTER_KEY = "master_key", "master key"
     FLEET = "fleet", "the whole head-end"
 

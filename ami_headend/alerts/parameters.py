@@ -32,6 +32,7 @@ PARAMETERS = {
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days"),
     Condition.AGREEMENT_KEY_IN_USE: Parameters(period="replaced for, minutes"),
+    Condition.AUTHORITY_EXPIRES: Parameters(period="expires within, minutes"),
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),

@@ -38,6 +38,9 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
+from keyvault.enrolment import authorities
+from keyvault.enrolment.authorities import PublicAuthority
+from keyvault.enrolment_models import AwaitedEnrolment
 from keyvault.master_key import backups, rewrap
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
 from meters.models import Meter, MeterEvent, Place
@@ -372,6 +375,23 @@ class TestKeys:
         pending = DeviceKey.objects.filter(state="pending").values_list("pk", flat=True)
         epochs.activate(list(pending), now)
         assert evaluated(rule, now + timedelta(minutes=62)) == []
+
+    def test_authorities_that_are_about_to_expire(self) -> None:
+        rule = only(Condition.AUTHORITY_EXPIRES, period_minutes=1_440)
+        now = timezone.now()
+        for number, days in enumerate((2, 2, 9, None)):
+            until = None if days is None else now + days * DAY
+            public = PublicAuthority(b"kid %d" % number, f"authority {number}", bytes([number]) * 32, until)
+            authorities.pin(public, OFFICER, now)
+        assert evaluated(rule, now + DAY - timedelta(minutes=1)) == []
+        alerts = evaluated(rule, now + DAY + timedelta(minutes=1))
+        assert sorted(alert.subject for alert in alerts) == ["authority 0", "authority 1"]
+        assert "it expires at" in alerts[0].summary
+        authorities.allow([bytes.fromhex("0024befffe000001")], OFFICER, now)
+        assert len(evaluated(rule, now + 3 * DAY)) == 2
+        assert "it expired at" in Alert.objects.all()[0].summary
+        AwaitedEnrolment.objects.all().delete()
+        assert evaluated(rule, now + 4 * DAY) == []
 
     def test_an_audit_chain_that_was_changed_or_cut_off(self) -> None:
         rule = only(Condition.AUDIT_BROKEN)

@@ -32,6 +32,7 @@ SEARCHES = {
     Condition.ROTATION_STALLED: Search(keys.rotation_stalled),
     Condition.KEYS_WORN: Search(keys.keys_worn, _HOUR_S),
     Condition.AGREEMENT_KEY_IN_USE: Search(keys.agreement_key_in_use, _HOUR_S),
+    Condition.AUTHORITY_EXPIRES: Search(keys.authority_expires, _HOUR_S),
     Condition.AUDIT_BROKEN: Search(keys.audit_broken, 10 * _MINUTE_S),
     Condition.MASTER_KEY_DOWN: Search(keys.master_key_down),
     Condition.QUEUE_LAG: Search(site.queue_lag),

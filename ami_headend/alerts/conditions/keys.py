@@ -1,4 +1,4 @@
-"""Conditions about keys: rotations, worn keys, the audit chain, the master key."""
+"""Conditions about keys: rotations, worn keys, authorities, the audit chain, the master key."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from keyvault.audit import witness
 from keyvault.audit.chain import AuditError, Head
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.epochs import TO_BE_REPLACED
+from keyvault.enrolment.expiry import expiring
 from keyvault.master_key import MasterKeyError, rewrap
 from keyvault.models import RotationState
 from meters.models import MeterStatus
@@ -86,6 +87,19 @@ def agreement_key_in_use(rule: Rule, open_ids: Sequence[int], now: datetime) -> 
             if use.meters and use.key.replaced_at is not None and use.key.replaced_at <= since
         ]
     )
+
+
+def authority_expires(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Find pinned authorities that expire within the period, or have expired while meters may still enrol."""
+    found = []
+    for row in expiring(now + timedelta(minutes=rule.period_minutes or 0), now):
+        assert row.expires_at is not None  # noqa: S101 - for the types alone
+        verb = "expires" if row.expires_at > now else "expired"
+        summary = (
+            f"it {verb} at {row.expires_at:%Y-%m-%d %H:%M} UTC: no meter enrols with its certificates from then on"
+        )
+        found.append(Finding(SubjectKind.AUTHORITY, row.pk, row.issuer, summary))
+    return few(found)
 
 
 def audit_broken(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
