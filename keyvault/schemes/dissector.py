@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from keyvault.cose.algorithms import CCM, Algorithm
 from keyvault.cose.forms import KID_OCTETS
-from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
+from keyvault.enrolment import anatomy
+from keyvault.enrolment.frames import parse_enrolment
 from keyvault.schemes.session import CONTEXT_OCTETS, OPENED_AT_OCTETS, opened_at
 from keyvault.schemes.table import ENVELOPES
 
-_DEPTH_MAX = 8
+_DEPTH_MAX = 12  # a certificate's public key lies ten deep
 _PARTS_MAX = 200
 _SHOWN_OCTETS_MAX = 2_048
 _ENCRYPT0, _MAC0 = 16, 17
@@ -34,6 +36,7 @@ _LABELS = {
     5: "IV",
     6: "Partial IV",
     10: "kid context",
+    anatomy.KCWT: "certificate (kcwt, RFC 9528)",
     -4: "ephemeral key",
 }
 _SIMPLE = {20: "false", 21: "true", 22: "null", 23: "undefined"}
@@ -80,7 +83,7 @@ def dissect(octets: bytes) -> Dissection:
     envelope = ENVELOPES.of(octets)
     wrong: MalformedError | None = None
     try:
-        frame = envelope.parse(octets)
+        frame = _parsed(octets)
     except MalformedError as error:
         wrong = error
     walk = _Walk(octets[:_SHOWN_OCTETS_MAX], {**CCM, **envelope.algorithms})
@@ -92,6 +95,22 @@ def dissect(octets: bytes) -> Dissection:
         notation = None
     parts = walk.parts if wrong is None else _marked(walk.parts, wrong.octet, len(octets))
     return Dissection(parts, notation, None if wrong is None else str(wrong), None if wrong is None else wrong.octet)
+
+
+def _parsed(octets: bytes) -> Frame:
+    """A frame of any envelope, with a certificate or without; MalformedError where it is none."""
+    try:
+        return ENVELOPES.of(octets).parse(octets)
+    except MalformedError:
+        enrolment = parse_enrolment(octets)
+        if enrolment is None:
+            raise
+        return enrolment.frame
+
+
+def _in_certificate(path: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
+    """The place in the certificate that an item of an enrolment frame stands at; None of one elsewhere."""
+    return path[2:] if path[:2] == (1, anatomy.KCWT) else None
 
 
 def _marked(parts: list[Part], octet: int | None, end: int) -> list[Part]:
@@ -200,7 +219,7 @@ class _Walk:
         value = head.argument if head.major == 0 else -1 - head.argument
         notation = f"{value}{head.width}"
         if path[-1:] == ("label",):
-            meaning = f"label: {_LABELS.get(value, 'not one that a frame has')}"
+            meaning = f"label: {_label(path[:-1], value)}"
         elif path == (0, _ALG):
             self.alg = value
             meaning = (
@@ -209,7 +228,7 @@ class _Walk:
                 else "an algorithm that this head-end does not know"
             )
         else:
-            meaning = _meaning(path, "a number")
+            meaning = _meaning(path, "a number", value)
         self._add(at, head.after, depth, notation, meaning)
         return head.after, notation
 
@@ -225,7 +244,10 @@ class _Walk:
         octets = self.octets[head.after : after]
         notation = _text(octets) + head.width if head.major == 3 else _hex(octets) + head.width
         if path == (0,) and head.major == 2:
-            return after, self._protected(head, at, after, depth)
+            name = "protected header, under the tag: "
+            return after, self._embedded(head, at, after, depth, path, name)
+        if head.major == 2 and _in_certificate(path) in anatomy.EMBEDDED:
+            return after, self._embedded(head, at, after, depth, path, _meaning(path, ""))
         if head.major == 2 and self._message == _MAC0 and path in ((2,), (3,)):
             self._of_mac(head, at, after, depth, path)
         elif path == (2,) and head.major == 2:
@@ -264,18 +286,17 @@ class _Walk:
                 head.after, after, depth + 1, _hex(octets), f"{name.split(',', maxsplit=1)[0]}: {len(octets):,} octets"
             )
 
-    def _protected(self, head: _Head, at: int, after: int, depth: int) -> str:
-        """The protected header: a byte string with CBOR inside (RFC 9052 section 3)."""
+    def _embedded(self, head: _Head, at: int, after: int, depth: int, path: tuple[int | str, ...], name: str) -> str:
+        """A byte string with CBOR inside, as a protected header is (RFC 9052 section 3)."""
         length = after - head.after
-        meaning = f"protected header, under the tag: a byte string of {length} octets"
-        self._add(at, head.after, depth, f"<< >>{head.width}", meaning)
+        self._add(at, head.after, depth, f"<< >>{head.width}", f"{name}a byte string of {length} octets")
         try:
-            position, notation = self._item(head.after, after, depth + 1, (0,)) if length else (after, "")
+            position, notation = self._item(head.after, after, depth + 1, path) if length else (after, "")
         except _BrokenError as error:
             self._rest(str(error), after)
             return _hex(self.octets[head.after : after]) + head.width
         if position < after:
-            self._add(position, after, depth + 1, _hex(self.octets[position:after]), "octets after the header's end")
+            self._add(position, after, depth + 1, _hex(self.octets[position:after]), "octets after the item's end")
             return _hex(self.octets[head.after : after]) + head.width
         return f"<< {notation} >>{head.width}" if notation else f"h''{head.width}"
 
@@ -310,6 +331,8 @@ class _Walk:
     def _array(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} items"
         meaning = f"{_MESSAGES[self._message][1]}: " if path == () else ""
+        if _in_certificate(path) is not None:
+            meaning = _meaning(path, "")
         self._add(at, head.after, depth, "[ ]" if head.argument is not None else "[_ ]", f"{meaning}array of {count}")
         position, items = head.after, list[str]()
         while not self._ended(head, position, len(items)):
@@ -323,7 +346,7 @@ class _Walk:
     def _map(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} pairs"
         names: dict[tuple[int | str, ...], str] = {(0,): "header: ", (1,): "unprotected header, under no tag: "}
-        name = names.get(path, "") + "map of "
+        name = names.get(path, "" if _in_certificate(path) is None else _meaning(path, "")) + "map of "
         self._add(at, head.after, depth, "{ }" if head.argument is not None else "{_ }", name + count)
         position, pairs = head.after, list[str]()
         while not self._ended(head, position, len(pairs)):
@@ -352,6 +375,8 @@ class _Walk:
         if head.argument in _MESSAGES and path == ():
             self._message = head.argument
             meaning = _MESSAGES[head.argument][0]
+        elif _in_certificate(path) == ():
+            meaning = _meaning(path, anatomy.TAGS.get(head.argument or 0, meaning))
         self._add(at, head.after, depth, f"{head.argument}{head.width}( )", f"tag {head.argument}: {meaning}")
         position, notation = self._item(head.after, end, depth + 1, path)
         return position, f"{head.argument}{head.width}({notation})"
@@ -368,8 +393,17 @@ class _Walk:
         return head.after, notation
 
 
-def _meaning(path: tuple[int | str, ...], otherwise: str) -> str:
-    """What stands at a place of a frame, for items that are not as they should be."""
+def _label(path: tuple[int | str, ...], value: int) -> str:
+    """What a label of the map at a place of a frame says."""
+    place = _in_certificate(path)
+    return _LABELS.get(value, "not one that a frame has") if place is None else anatomy.label(place, value)
+
+
+def _meaning(path: tuple[int | str, ...], otherwise: str, value: int | None = None) -> str:
+    """What stands at a place of a frame, for items that are not as they should be, and in certificates."""
+    certified = _in_certificate(path)
+    if certified is not None:
+        return anatomy.meaning(certified, otherwise, value)
     places: dict[tuple[int | str, ...], str] = {
         (0,): "protected header",
         (1,): "unprotected header",

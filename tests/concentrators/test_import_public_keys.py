@@ -66,7 +66,7 @@ def pair() -> tuple[X25519PrivateKey, str]:
 
 def test_both_sides_agree_on_the_first_keys(run: Run, version: AgreementKey) -> None:
     private, public = pair()
-    assert "1 new" in run(line(ONE, public.upper(), scheme="session"), line(OTHER))
+    assert "2 new" in run(line(ONE, public.upper(), scheme="session"), line(OTHER))
     keys = DeviceKey.objects.filter(system_title=ONE).order_by("epoch")
     assert list(keys.values_list("epoch", "algorithm", "source", "scheme", "state", "agreement_key")) == [
         (0, 10, "agreed", "ccm", "active", version.pk),

@@ -25,9 +25,11 @@ GOOD = b"""system_title;serial_number;place;address
 """
 
 
-def upload(octets: bytes, act: str = "import", role: str = roles.OPERATOR, **given: str) -> tuple[int, str]:
+def upload(
+    octets: bytes, act: str = "import", role: str = roles.OPERATOR, rights: tuple[str, ...] = (), **given: str
+) -> tuple[int, str]:
     form = {"file": SimpleUploadedFile("meters.csv", octets), "keys": "later", "act": act, **given}
-    answer = person(role).post(reverse(PAGE), form, follow=True)
+    answer = person(role, rights=rights).post(reverse(PAGE), form, follow=True)
     return answer.status_code, answer.content.decode()
 
 
@@ -86,7 +88,7 @@ def test_public_keys_and_meters_that_enrol_come_through_the_page() -> None:
 0024befffe804ff2;M 2;;by certificate
 """
     assert "none are to be made" in upload(octets.encode())[1]
-    _, text = upload(octets.encode(), role=roles.ADMINISTRATOR, keys="random")
+    _, text = upload(octets.encode(), rights=("provision_devicekey",), keys="random")
     assert "1 given keys; 1 may enrol by certificate" in text
     assert set(DeviceKey.objects.values_list("source", flat=True)) == {"agreed"}
 

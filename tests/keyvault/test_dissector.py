@@ -7,8 +7,18 @@ from hypothesis import strategies as st
 
 from keyvault.schemes.dissector import Part, dissect
 from keyvault.schemes.hop_tag import HopTagKey
-from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
+from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
 from tests.factories import MeterFactory
+from tests.keyvault.enrolment.test_certificates import (
+    AUDIENCE,
+    AUTHORITY_KID,
+    CERTIFICATE,
+    CTI,
+    ENROLMENT,
+    EXPIRES_S,
+    ISSUER,
+    METER_PUBLIC,
+)
 from tests.keyvault.schemes.forms import PAYLOAD, SAMPLES
 from tests.keyvault.test_structures import MALFORMED
 from tests.toy_schemes import BY_TITLE, ToyDevice, toys
@@ -33,6 +43,48 @@ def test_every_field_of_a_frame_is_named() -> None:
     assert part(explained.parts, "Partial IV").meaning == "Partial IV: invocation counter 24,999"
     assert part(explained.parts, "ciphertext: ").octets == FRAME[-9:-8]
     assert part(explained.parts, "authentication tag")[:2] == (len(FRAME) - 8, FRAME[-8:])
+
+
+def test_an_enrolment_frame_is_named_with_its_certificate() -> None:
+    explained = dissect(ENROLMENT)
+    assert (explained.wrong, explained.wrong_at) == (None, None)
+    assert f"{{13: {notation_of_certificate()}}}" in (explained.notation or "")
+    for beginning, octets in (
+        ("label: certificate (kcwt", b"\x0d"),
+        ("iss", b"\x78\x1aami-headend test authority"),
+        ("sub", b"\x700024befffe804ff1"),
+        ("aud", b"\x65hes-1"),
+        ("exp: when it ends: 2027-01-01 00:00:00 UTC", bytes.fromhex("1a6b36ec80")),
+        ("iat: when it was issued: 2026-01-01 00:00:00 UTC", bytes.fromhex("1a6955b900")),
+        ("cti", b"\x48" + CTI),
+        ("x: the meter's X25519 public key", b"\x58\x20" + METER_PUBLIC),
+        ("signature of the authority", b"\x58\x40" + CERTIFICATE[-64:]),
+        ("authentication tag", ENROLMENT[-8:]),
+    ):
+        assert part(explained.parts, beginning).octets == octets
+    assert b"".join(part.octets for part in explained.parts) == ENROLMENT
+
+
+def notation_of_certificate() -> str:
+    kid, signature = AUTHORITY_KID.hex(), CERTIFICATE[-64:].hex()
+    claims = (
+        f'1: "{ISSUER}", 2: "{KNOWN_TITLE.hex()}", 3: "{AUDIENCE}", 4: {EXPIRES_S}, 6: {KNOWN_TIME_S}, '
+        f"7: h'{CTI.hex()}', 8: {{1: {{1: 1, -1: 4, -2: h'{METER_PUBLIC.hex()}'}}}}"
+    )
+    return f"18([<< {{1: -19}} >>, {{4: h'{kid}'}}, << {{{claims}}} >>, h'{signature}'])"
+
+
+@given(st.integers(0, len(ENROLMENT) - 1), st.integers(1, 255))
+def test_a_changed_enrolment_frame_is_shown_whole(place: int, change: int) -> None:
+    octets = bytearray(ENROLMENT)
+    octets[place] ^= change
+    explained = dissect(bytes(octets))
+    assert b"".join(part.octets for part in explained.parts) == octets
+
+
+@pytest.mark.parametrize("end", range(1, len(ENROLMENT), 7))
+def test_an_enrolment_frame_that_ends_too_early_breaks(end: int) -> None:
+    assert dissect(ENROLMENT[:end]).wrong
 
 
 @pytest.mark.parametrize("octets", [octets for octets, _ in MALFORMED.values()], ids=list(MALFORMED))
