@@ -105,7 +105,8 @@ def agree_with_devices(
     """Agree with devices on their first key (epoch 1, active, of a scheme) and their transfer key (epoch 0).
 
     ``publics`` has their X25519 public keys (32 octets) by system title; the head-end's is the active version of its
-    ``agreement_key``, or of the only one there is. All or nothing; refusals as of ``provision_devices`` and ``provision_agreed``.
+    ``agreement_key``, or of the only one there is. All or nothing; refusals as of ``provision_devices`` and
+    ``provision_agreed``.
     """
     check_for_meters(scheme)
     alg = algorithm_for(scheme, algorithm)

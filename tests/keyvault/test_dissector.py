@@ -17,9 +17,9 @@ from tests.keyvault.enrolment.test_certificates import (
     ENROLMENT,
     EXPIRES_S,
     ISSUER,
-    METER_PUBLIC,
 )
 from tests.keyvault.schemes.forms import PAYLOAD, SAMPLES
+from tests.keyvault.test_agreed import METER_PUBLIC
 from tests.keyvault.test_structures import MALFORMED
 from tests.toy_schemes import BY_TITLE, ToyDevice, toys
 
