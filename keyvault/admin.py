@@ -18,6 +18,7 @@ from keyvault.models import (
     InvocationCounter,
     KeyState,
     MasterKeyRotation,
+    Session,
     TagFailures,
 )
 
@@ -102,7 +103,8 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
 
     @display(description="highest counter")
     def counter_highest(self, key: DeviceKey) -> str:
-        counter = InvocationCounter.objects.defer("gaps").filter(pk=key.pk).first()
+        session = Session.objects.defer("gaps").filter(key=key.pk).order_by("-context").first()
+        counter = session or InvocationCounter.objects.defer("gaps").filter(pk=key.pk).first()
         return "none yet" if counter is None or counter.highest < 0 else str(counter.highest)
 
     @display(description="last heard")

@@ -17,7 +17,8 @@ _HOMES = {
         r"max\(n\.heard_at|Max\(\"heard_at|n\.heard_at >= ",
         "keyvault/device_keys/heard.py",
     ),
-    "which keys are worn": (r"\b[cn]\.highest >= %s", "keyvault/device_keys/epochs.py"),
+    "which keys are worn": (r"\b[cn]\.highest >= %s|HIGHEST\} >= %s", "keyvault/device_keys/epochs.py"),
+    "which counter a device counts by": (r"ORDER BY s\.context DESC LIMIT 1", "keyvault/device_keys/heard.py"),
     "which rows follow a page's last": (
         r"\}\) (\{'<'|[<>] \()|\(\w+, id\) [<>] \(%s",
         "ami_headend/core/keyset.py",

@@ -8,6 +8,7 @@ import pyarrow as pa
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Subquery
+from django.db.models.functions import Coalesce
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -40,7 +41,7 @@ from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
 from keyvault.device_keys import heard, schemes_in_use
 from keyvault.master_key import MasterKeyError
-from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
 from keyvault.schemes.table import SCHEMES, algorithm_name
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.readings import export as files
@@ -277,12 +278,13 @@ def _protection(meter: Meter) -> str:
 
 def _keys(meter: Meter, now: datetime) -> HtmlTable:
     counters = InvocationCounter.objects.filter(key=OuterRef("pk"))
+    sessions = Session.objects.filter(key=OuterRef("pk")).order_by("-context")[:1]  # by the newest the meter counts
     rows = (
         DeviceKey.objects.filter(system_title=meter.system_title)
         .defer("wrapped")
         .annotate(
-            highest=Subquery(counters.values("highest")),
-            gaps=Subquery(counters.values("gaps")),
+            highest=Coalesce(Subquery(sessions.values("highest")), Subquery(counters.values("highest"))),
+            gaps=Coalesce(Subquery(sessions.values("gaps")), Subquery(counters.values("gaps"))),
             heard_at=Subquery(counters.values("heard_at")),
         )
         .order_by("-epoch")

@@ -18,6 +18,7 @@ from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
+from keyvault.device_keys.heard import HIGHEST
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.models import KeySource, KeyState
 from keyvault.schemes.table import SCHEMES, USUAL, needs_agreement_key
@@ -169,10 +170,7 @@ def _heard(key_ids: Collection[int]) -> dict[int, int]:
     """
     if not key_ids:
         return {}
-    query = """SELECT c.key_id, 1 + coalesce(
-                   (SELECT s.highest FROM keyvault_session s WHERE s.key_id = c.key_id ORDER BY s.context DESC LIMIT 1),
-                   c.highest)
-               FROM keyvault_invocationcounter c WHERE c.key_id = ANY(%s::int[])"""
+    query = f"SELECT c.key_id, 1 + {HIGHEST} FROM keyvault_invocationcounter c WHERE c.key_id = ANY(%s::int[])"
     return dict(fetch_rows(query, int_array(key_ids)))
 
 

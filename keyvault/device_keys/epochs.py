@@ -16,6 +16,7 @@ from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning
+from keyvault.device_keys.heard import HIGHEST
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.models import TABLES_OF_A_KEY, DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.table import (
@@ -40,12 +41,12 @@ _UNFETCHED = """
 
 
 _IN_USE = "k.state = 'active' AND k.epoch > 0"
-# A key ``k`` is worn that nears its safe number of frames, which the highest of its counter ``c`` bounds from above:
-# the one parameter is the setting KEY_ROTATE_AT_COUNTER.
-WORN = f"{_IN_USE} AND c.highest >= %s"
+# A key ``k`` is worn that nears its safe number of frames, which the highest of its counter ``c`` bounds from above,
+# or that of its newest session: each has an AES key of its own. The one parameter is the setting KEY_ROTATE_AT_COUNTER.
+WORN = f"{_IN_USE} AND {HIGHEST} >= %s"
 _SINCE = "coalesce(k.activated_at, k.created_at)"
 # Keys that are to be replaced, worn ones or such as were in use before a time, where no next one is under way.
-TO_BE_REPLACED = f"""SELECT k.system_title, c.highest, {_SINCE} AS since
+TO_BE_REPLACED = f"""SELECT k.system_title, {HIGHEST} AS highest, {_SINCE} AS since
     FROM keyvault_devicekey k JOIN keyvault_invocationcounter c ON c.key_id = k.id
     WHERE ({WORN} OR {_IN_USE} AND {_SINCE} < %s) AND NOT EXISTS (
         SELECT 1 FROM keyvault_devicekey p WHERE p.system_title = k.system_title AND p.state = 'pending')"""
@@ -273,13 +274,14 @@ def near_budget(at_once: int) -> Iterator[list[bytes]]:
     highest, key_id = LAST_COUNTER + 1, 0
     while True:
         rows = fetch_rows(
-            f"""SELECT k.system_title, c.highest, k.id
-               FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
-               WHERE {WORN} AND k.epoch <= %s
-                 AND (c.highest < %s OR c.highest = %s AND k.id > %s)
-                 AND EXISTS (SELECT 1 FROM keyvault_devicekey t
-                             WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')
-               ORDER BY c.highest DESC, k.id LIMIT %s""",
+            f"""SELECT system_title, highest, id FROM (
+                   SELECT k.system_title, {HIGHEST} AS highest, k.id
+                   FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
+                   WHERE {WORN} AND k.epoch <= %s
+                     AND EXISTS (SELECT 1 FROM keyvault_devicekey t
+                                 WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')) AS worn
+               WHERE highest < %s OR highest = %s AND id > %s
+               ORDER BY highest DESC, id LIMIT %s""",
             settings.KEY_ROTATE_AT_COUNTER,
             LAST_EPOCH - 1,
             highest,

@@ -18,6 +18,10 @@ LAST = f"""LEFT JOIN LATERAL (
     ORDER BY n.heard_at DESC NULLS LAST LIMIT 1) AS h ON true"""
 # The same of every device that has keys (system_title, heard_at), for statements that look at all of them.
 OF_ALL = f"(SELECT k.system_title, max(n.heard_at) AS heard_at FROM {_COUNTERS} WHERE k.epoch > 0 GROUP BY 1)"
+# How far the counter got that a device counts by now, of a row ``c`` of keyvault_invocationcounter: that of its newest
+# session, where it has begun any, or the key's own. -1: none was taken.
+HIGHEST = """coalesce(
+    (SELECT s.highest FROM keyvault_session s WHERE s.key_id = c.key_id ORDER BY s.context DESC LIMIT 1), c.highest)"""
 # Whether a device was heard since a time, the one parameter.
 SINCE = f"EXISTS (SELECT 1 FROM {_COUNTERS} WHERE k.system_title = {{title}} AND k.epoch > 0 AND n.heard_at >= %s)"
 

@@ -9,6 +9,7 @@ from django.conf import settings
 from ami_headend.core.sql import fetch_rows
 from keyvault import master_key
 from keyvault.device_keys.epochs import WORN
+from keyvault.device_keys.heard import HIGHEST
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
 from keyvault.models import DeviceKey, KeyState, MasterKeyRotation, RotationState
@@ -122,7 +123,7 @@ def are_there_from_before(at: datetime) -> bool:
 def of_device(system_title: bytes) -> list[dict[str, Any]]:
     """The keys of a device as text and times, the newest first, with the last frame under each. No octets."""
     rows = fetch_rows(
-        """SELECT k.epoch, k.state, k.scheme, k.algorithm, k.source, k.fingerprint, c.highest, c.heard_at, c.heard_via
+        f"""SELECT k.epoch, k.state, k.scheme, k.algorithm, k.source, k.fingerprint, {HIGHEST}, c.heard_at, c.heard_via
            FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
            WHERE k.system_title = %s ORDER BY k.epoch DESC""",
         system_title,
@@ -172,7 +173,7 @@ def near_budget(limit: int) -> Notable:
         WORN,
         "coalesce(k.activated_at, k.created_at)",
         settings.KEY_ROTATE_AT_COUNTER,
-        order="c.highest DESC",
+        order=f"{HIGHEST} DESC",
         limit=limit,
     )
 
@@ -183,7 +184,7 @@ def _lifetime() -> timedelta:
 
 def _notable(condition: str, since: str, *arguments: object, order: str, limit: int) -> Notable:
     rows = fetch_rows(
-        f"""SELECT k.id, k.system_title, k.epoch, k.state, {since}, coalesce(c.highest, -1), count(*) OVER ()
+        f"""SELECT k.id, k.system_title, k.epoch, k.state, {since}, coalesce({HIGHEST}, -1), count(*) OVER ()
             FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
             WHERE {condition} ORDER BY {order} LIMIT %s""",
         *arguments,

@@ -10,7 +10,7 @@ from concentrators.ingest import reverification, verification, worker
 from concentrators.ingest.attempt import Foresight
 from concentrators.models import Concentrator
 from keyvault.ciphers import KeptCiphers
-from keyvault.device_keys import command_sealing, epochs, provisioning
+from keyvault.device_keys import command_sealing, epochs, inventory, provisioning
 from keyvault.device_keys.command_sealing import PlainCommand
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
@@ -168,6 +168,24 @@ class TestKeys:
         assert command_sealing._heard([first.row().pk]) == {first.row().pk: 1}
         command = PlainCommand(1, first.title, (4, 1, int(NOW.timestamp())), dated=True)
         assert command_sealing.seal([command], NOW).keys() == {1}
+
+
+def test_a_key_is_worn_by_its_newest_session(concentrator: Concentrator, settings: Settings) -> None:
+    """Each session has an AES key of its own: what others brought does not wear it."""
+    settings.KEY_ROTATE_AT_COUNTER = 3
+    first, second = booted(concentrator, 2)
+    provisioning.provision_stored([NewKey(first.title, 0)])
+    assert judged(concentrator, [first.frame(n) for n in range(3)]) == {"accepted": 3}
+    assert list(epochs.near_budget(5)) == []
+    assert judged(concentrator, [first.frame(3)]) == {"accepted": 1}
+    assert list(epochs.near_budget(5)) == [[first.title]]
+    near = inventory.near_budget(5)
+    assert [(key.system_title, key.highest) for key in near.listed] == [(first.title, 3)]
+    assert inventory.of_device(first.title)[0]["counter"] == 3
+    assert judged(concentrator, [second.frame(4, counter=0)]) == {"accepted": 1}  # the meter booted
+    assert list(epochs.near_budget(5)) == []
+    assert inventory.near_budget(5).number == 0
+    assert inventory.of_device(first.title)[0]["counter"] == 0
 
 
 def test_a_mixed_fleet_costs_as_many_statements_as_the_usual_one(
