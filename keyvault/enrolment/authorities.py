@@ -16,7 +16,7 @@ from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, ProvisioningError
-from keyvault.enrolment.certificates import CertificateError, check_authority_key, parse_revocation, verify
+from keyvault.enrolment.certificates import CertificateError, check_authority_key, kid_text, parse_revocation, verify
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
 from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_meters
@@ -110,7 +110,7 @@ def revoke(octets: bytes, actor: Actor, now: datetime) -> Revoked:
         with transaction.atomic():
             row = Authority.objects.select_for_update().filter(kid=revocation.signed.kid).first()
             if row is None:
-                raise AuthorityError(f"no authority {revocation.signed.kid[:32]!r} is pinned")
+                raise AuthorityError(f"no authority {kid_text(revocation.signed.kid)} is pinned")
             verify(revocation.signed, bytes(row.public))
             at = datetime.fromtimestamp(revocation.at_s, UTC)
             fields = {"revocation": octets, "revoked_at": at, "received_at": now}

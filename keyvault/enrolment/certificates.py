@@ -45,6 +45,12 @@ class Signed(NamedTuple):
     signature: bytes
 
 
+def kid_text(kid: bytes) -> str:
+    """An authority's kid as people write it: text where it is one, else hex digits; of 64 octets at most."""
+    text = kid[:64].decode(errors="replace")
+    return text if text.isprintable() and "\ufffd" not in text else kid[:64].hex()
+
+
 class Certificate(NamedTuple):
     """What a certificate says of a meter: its X25519 public key (32 octets) stands for a title (8), for ``audience``.
 

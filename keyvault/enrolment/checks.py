@@ -7,7 +7,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
-from keyvault.enrolment.certificates import Certificate
+from keyvault.enrolment.certificates import Certificate, kid_text
 
 
 class EnrolmentRefusal(StrEnum):
@@ -55,7 +55,7 @@ def check(
     """
     authority = standing.authority
     if authority is None:
-        return EnrolmentRefusal.CERTIFICATE_INVALID, f"no authority {certificate.signed.kid[:32]!r} is pinned"
+        return EnrolmentRefusal.CERTIFICATE_INVALID, f"no authority {kid_text(certificate.signed.kid)} is pinned"
     if certificate.issuer != authority.issuer:
         return EnrolmentRefusal.CERTIFICATE_INVALID, "its iss is not the name of the authority that it is signed by"
     return (

@@ -18,6 +18,7 @@ from keyvault.device_keys import epochs
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.enrolment import authorities, authority_file
 from keyvault.enrolment.authorities import PublicAuthority, Revoked
+from keyvault.enrolment.certificates import kid_text
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import SchemeError
 
@@ -165,7 +166,7 @@ class Command(DomainCommand):
         for row in rows:
             until = "" if row.expires_at is None else f", until {row.expires_at:%Y-%m-%d}"
             self.stdout.write(
-                f"{row}: kid {shown(bytes(row.kid))}, public {bytes(row.public).hex()}, pinned "
+                f"{row}: kid {kid_text(bytes(row.kid))}, public {bytes(row.public).hex()}, pinned "
                 f"{row.pinned_at:%Y-%m-%d}{until}; it enrolled {row.enrolments} meters, and revoked "
                 f"{row.revocations} certificates"
             )
@@ -202,12 +203,6 @@ def write_new(path: Path, octets: bytes) -> None:
             file.write(octets)
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror}") from None
-
-
-def shown(kid: bytes) -> str:
-    """A kid as text where it is one."""
-    text = kid.decode(errors="replace")
-    return text if text.isprintable() and "\ufffd" not in text else kid.hex()
 
 
 def as_json(row: Any) -> dict[str, Any]:
