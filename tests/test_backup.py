@@ -20,17 +20,24 @@ from ami_headend.backup import making, manifest, programs, pruning, restoring
 from ami_headend.backup.programs import ProgramError
 from ami_headend.core import locks
 from ami_headend.local import embedded
+from concentrators.fleet import titles
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import epochs
+from keyvault.device_keys import agreement_keys, epochs
 from keyvault.device_keys.provisioning import provision_devices
-from keyvault.master_key import backups
+from keyvault.enrolment import authorities
+from keyvault.master_key import backups, census
 from keyvault.master_key.backups import BackupError
 from keyvault.models import AuditRecord, Backup, DeviceKey
+from tests.concentrators.enrolling import Newcomer, pin
+from tests.concentrators.fleet import judged
+from tests.factories import ConcentratorFactory, MeterFactory
 from tests.flows import databases, warm
+from tests.keyvault import agreeing
 
 OFFICER = Actor("officer", "test")
+HOLDER = bytes.fromhex("0024befffe00c001")  # a concentrator
 TITLES = [bytes.fromhex("02bf") + number.to_bytes(6, "big") for number in range(4)]
 
 
@@ -256,3 +263,27 @@ def test_a_snapshot_waits_for_acts_under_way(folder: Path, monkeypatch: pytest.M
         other.rollback()
     with backups.snapshot(wait_s=1):
         pass
+
+
+def test_secrets_of_every_scheme_are_in_a_backup_or_come_from_the_journal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Agreement keys, agreed and concentrators' keys, authorities and used certificates: before the dump and since."""
+    concentrator = ConcentratorFactory.create()
+    first = agreement_keys.init("hes-1", OFFICER)
+    agreeing.provision(agreeing.pairs(TITLES[:2]), first)
+    titles.give(OFFICER, concentrator, HOLDER)
+    titles.make_keys(OFFICER, concentrator, 10)
+    pin(datetime.now(UTC))
+    enrolled = [Newcomer(MeterFactory.create(), first) for _ in range(2)]
+    authorities.allow([one.title for one in enrolled], OFFICER, datetime.now(UTC))
+    assert judged(concentrator, [enrolled[0].frame(enrolled[0].certificate())]) == {"accepted": 1}
+    backup = made(folder)
+    assert judged(concentrator, [enrolled[1].frame(enrolled[1].certificate())]) == {"accepted": 1}
+    agreement_keys.rotate("hes-1", OFFICER, datetime.now(UTC))
+    epochs.begin([*TITLES[:2], HOLDER])
+    call_command("restore_drill", str(backup), "--json")
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert all(one["well"] for one in found.values())
+    secrets = sum(count.secrets for count in census.census())
+    assert any(f"{secrets} " in one["found"] for one in found.values()), (secrets, found)
