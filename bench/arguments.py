@@ -7,12 +7,13 @@ from pathlib import Path
 
 from ami_headend.local import embedded
 
-PARTS = ("floor", "system", "rowwise", "growth", "rewrap", "pages")
+PARTS = ("floor", "system", "rowwise", "growth", "schemes", "rewrap", "pages")
 
 _EPILOG = """examples:
   python -m bench                                          everything, about half an hour
   python -m bench --meters 1000,100000 --readings 5000000  everything but on the largest fleet, about ten minutes
   python -m bench --parts pages --keep ../million          pages at a million meters; kept for the next run
+  python -m bench --parts schemes                          each protection scheme against ccm, about ten minutes
   python -m bench --parts floor,system --rounds 9          the ratio to the floor alone, measured more often
   make bench ARGS='--frames 200000 --json result.json'
 """

@@ -3,10 +3,11 @@
 import multiprocessing
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import cbor2
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
@@ -22,6 +23,19 @@ INTERVAL_S = 1800
 REGISTERS = ("1-0:1.8.0", LOAD_PROFILE)
 
 
+class Meter(Protocol):
+    """A meter that seals, in a process that gets it pickled."""
+
+    @property
+    def base_name(self) -> str:
+        """What its packs name it, where they do not go without."""
+        ...
+
+    def sealer(self) -> Callable[[int, bytes], bytes]:
+        """Return what seals the payload of an interval, by the number of the interval."""
+        ...
+
+
 @dataclass(frozen=True)
 class MeterKey:
     """The data that a meter needs to seal: its kid, traffic key and Base IV."""
@@ -30,15 +44,27 @@ class MeterKey:
     key: bytes = field(repr=False)
     base_iv: bytes = field(repr=False)
 
+    base_name = ""
+
+    def sealer(self) -> Callable[[int, bytes], bytes]:
+        cipher = AESCCM(self.key, CCM[ALG].tag_octets)
+        base_iv = int.from_bytes(self.base_iv, "big")
+
+        def seal(n: int, payload: bytes) -> bytes:
+            protected = encode_protected(ALG, self.kid, n)
+            nonce = (base_iv ^ n).to_bytes(13, "big")
+            return encode_frame(protected, cipher.encrypt(nonce, payload, enc_structure(protected)))
+
+        return seal
+
 
 @dataclass(frozen=True)
 class Fleet:
-    """Meters by concentrator, each with its own device key; interval n has counter n and begins n intervals later."""
+    """Meters by concentrator; interval n has counter n and begins n intervals later."""
 
     start_s: int
     titles: list[list[bytes]]
-    device_keys: list[list[bytes]] = field(repr=False)
-    meters: list[list[MeterKey]] = field(repr=False)
+    meters: Sequence[Sequence[Meter]] = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -58,14 +84,10 @@ def pool() -> Iterator[ProcessPoolExecutor]:
             executor.shutdown(cancel_futures=True)
 
 
-def make(executor: ProcessPoolExecutor, concentrators: int, meters_each: int, start_s: int) -> Fleet:
-    """Make a fleet with random keys; ``start_s`` is the start of the first interval, a multiple of INTERVAL_S."""
+def titles(concentrators: int, meters_each: int) -> list[list[bytes]]:
+    """Return new system titles by concentrator."""
     run = b"\x02" + secrets.token_bytes(3)
-    titles = [
-        [run + (c * meters_each + m).to_bytes(4, "big") for m in range(meters_each)] for c in range(concentrators)
-    ]
-    keys = [[secrets.token_bytes(32) for _ in block] for block in titles]
-    return Fleet(start_s, titles, keys, list(executor.map(derive, titles, keys)))
+    return [[run + (c * meters_each + m).to_bytes(4, "big") for m in range(meters_each)] for c in range(concentrators)]
 
 
 def seal(executor: ProcessPoolExecutor, fleet: Fleet, first_interval: int, intervals: int) -> list[list[bytes]]:
@@ -83,17 +105,17 @@ def derive(titles: list[bytes], device_keys: list[bytes]) -> list[MeterKey]:
     return meters
 
 
-def _seal(meters: list[MeterKey], start_s: int, first_interval: int, intervals: int) -> list[bytes]:
-    ciphers = [(m.kid, AESCCM(m.key, CCM[ALG].tag_octets), int.from_bytes(m.base_iv, "big")) for m in meters]
+def _seal(meters: Sequence[Meter], start_s: int, first_interval: int, intervals: int) -> list[bytes]:
+    sealers = [(meter.base_name, meter.sealer()) for meter in meters]
     frames = []
     for n in range(first_interval, first_interval + intervals):
-        for position, (kid, cipher, base_iv) in enumerate(ciphers):
+        for position, (base_name, seal_one) in enumerate(sealers):
             energy_wh = 50 + (position + n) % 400
+            named = {-2: base_name} if base_name else {}
+            begins = {-1: 26, **named, -3: start_s + n * INTERVAL_S}
             pack = [
-                {-1: 26, -3: start_s + n * INTERVAL_S, 0: REGISTERS[0], 1: "Wh", 2: 1_200_000 + n * 250 + energy_wh},
+                {**begins, 0: REGISTERS[0], 1: "Wh", 2: 1_200_000 + n * 250 + energy_wh},
                 {0: REGISTERS[1], 1: "Wh", 2: energy_wh},
             ]
-            protected = encode_protected(ALG, kid, n)
-            nonce = (base_iv ^ n).to_bytes(13, "big")
-            frames.append(encode_frame(protected, cipher.encrypt(nonce, cbor2.dumps(pack), enc_structure(protected))))
+            frames.append(seal_one(n, cbor2.dumps(pack)))
     return frames

@@ -34,6 +34,11 @@ class SystemRun:
     def rate(self) -> float:
         return self.frames / self.seconds
 
+    @property
+    def cpu_us(self) -> float:
+        """CPU microseconds a frame of all processes together."""
+        return sum(self.cpu.values()) / self.frames * 1e6
+
 
 def system(
     site: Site, stack: Stack, frames: list[list[bytes]], size: int, per_second: float | None = None

@@ -242,4 +242,4 @@ def _posting_site(concentrators: int = 40) -> Site:
     start_s = int(newest.timestamp()) + fleet.INTERVAL_S - following * fleet.INTERVAL_S
     issued = [tokens.issue(one) for one in posting]
     connections.close_all()
-    return Site("", Fleet(start_s, titles, keys, meters), issued, following)
+    return Site("", Fleet(start_s, titles, meters), issued, following)

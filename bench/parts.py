@@ -2,12 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from ami_headend.local import embedded
@@ -19,6 +20,10 @@ from bench.measure import SystemRun
 from bench.pages import Asked, PageResults
 from bench.site import Site, made, use_database
 from bench.stack import Stack
+from keyvault.schemes.table import USUAL
+
+if TYPE_CHECKING:
+    from bench.schemes import SchemeResults
 
 MAX_LATENCY_UPLINKS = 400
 
@@ -39,6 +44,7 @@ class Results:
     growth_runs: dict[str, list[SystemRun]] = field(default_factory=lambda: defaultdict(list))
     rewrap: list[tuple[float, float]] = field(default_factory=list)  # keys a second: bare loop, rotation
     pages: PageResults | None = None
+    schemes: "SchemeResults | None" = None
 
 
 @dataclass
@@ -53,11 +59,12 @@ class Bench:
     _sites: int = 0
 
     @contextmanager
-    def site(self, concentrators: int, meters_each: int) -> Iterator[Site]:
-        """Give a provisioned site in a database of its own."""
+    def site(self, concentrators: int, meters_each: int, kinds: Sequence[str] = (USUAL,)) -> Iterator[Site]:
+        """Give a provisioned site in a database of its own, with that many concentrators of each kind of keys."""
         self._sites += 1
-        self.say(f"provisioning {concentrators * meters_each:,} meters of {concentrators} concentrators")
-        with made(self.executor, f"bench_{self._sites}", concentrators, meters_each) as site:
+        number = concentrators * len(kinds)
+        self.say(f"provisioning {number * meters_each:,} meters of {number} concentrators")
+        with made(self.executor, f"bench_{self._sites}", concentrators, meters_each, kinds) as site:
             yield site
 
     @contextmanager

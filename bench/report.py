@@ -14,6 +14,8 @@ from rich.table import Table
 from bench.measure import SystemRun
 from bench.pages import LIMIT_S, PageResults, Timed
 from bench.parts import Results
+from bench.scheme_keys import MIXED
+from bench.schemes import GOALS, OF_MEAN_GOAL, OF_OPENINGS_GOAL, SchemeResults
 
 
 def show(results: Results, console: Console) -> None:
@@ -43,6 +45,8 @@ def show(results: Results, console: Console) -> None:
         console.print(_costs(results))
     if results.growth:
         console.print(_growth(results))
+    if results.schemes is not None and results.schemes.runs:
+        console.print(_schemes(results.schemes))
     if results.rewrap:
         console.print(_rewrap(results))
     if results.pages is not None:
@@ -61,6 +65,7 @@ def write(results: Results, path: Path) -> None:
         "rowwise": results.rowwise,
         "system_over_rowwise": results.over_rowwise,
         "growth": results.growth,
+        "schemes": results.schemes and _scheme_figures(results.schemes),
         "rewrap": results.rewrap,
         "pages": results.pages and _page_figures(results.pages),
         "growth_runs": {what: [_run(run) for run in runs] for what, runs in results.growth_runs.items()},
@@ -149,6 +154,44 @@ def _page_figures(pages: PageResults) -> dict[str, object]:
         "exports": [one._asdict() for one in pages.exports],
         "with_users_s": pages.with_users,
         "posts_s": pages.posts,
+    }
+
+
+def _schemes(schemes: SchemeResults) -> Table:
+    """A row a scheme, as far as they were measured; the mixed fleet against the weighted mean of its parts as well."""
+    table = Table(title="Schemes: uplinks of 1,000 frames, each against ccm in the same round")
+    for column in ("", "frames/s", "of ccm", "rounds from - to", "goal", "CPU us a frame", "ccm's", "first frames"):
+        table.add_column(column, justify="left" if not column else "right")
+    for kind, runs in schemes.runs.items():
+        first = f"{runs.first[1].rate / runs.first[0].rate:.2f}"
+        if runs.rounds:
+            rate = f"{median(run.rate for _, run in runs.rounds):,.0f}"
+            ccm_cpu, cpu = (f"{median(run.cpu_us for run in side):.1f}" for side in zip(*runs.rounds, strict=True))
+            goal = f"{GOALS[kind]}" if kind in GOALS else ""
+            table.add_row(kind, rate, *_ratio(runs.of_ccm), goal, cpu, ccm_cpu, first)
+    if schemes.is_complete:
+        bare = f"{2 * median(schemes.openings):,.0f}"
+        table.add_row(
+            "sealed, of two bare loops of openings", bare, *_ratio(schemes.of_openings), f"{OF_OPENINGS_GOAL}"
+        )
+        mean = schemes.weighted_mean
+        ratios = [ratio / mean for ratio in schemes.runs[MIXED].of_ccm]
+        table.add_row(f"mixed, of the mean of its parts ({mean:.2f})", "", *_ratio(ratios), f"{OF_MEAN_GOAL}")
+    return table
+
+
+def _ratio(ratios: list[float]) -> tuple[str, str]:
+    return f"{median(ratios):.2f}", _spread(ratios)
+
+
+def _scheme_figures(schemes: SchemeResults) -> dict[str, object]:
+    def pair(runs: tuple[SystemRun, SystemRun]) -> dict[str, object]:
+        return dict(zip(("ccm", "scheme"), map(_run, runs), strict=True))
+
+    return {
+        "rounds": {kind: [pair(one) for one in runs.rounds] for kind, runs in schemes.runs.items()},
+        "first_frames": {kind: pair(runs.first) for kind, runs in schemes.runs.items()},
+        "hpke_openings_of_one_process": schemes.openings,
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import fleet, parts, report, rewrap
+from bench import fleet, parts, report, rewrap, schemes
 from bench.pages import Asked
 from bench.parts import Bench, Results, Sizes
 from bench.site import make_template, use_database
@@ -33,7 +33,10 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
             if set(args.parts) - {"pages"}:
                 say("migrating")
                 make_template()
-                _measure(bench, args)
+                if set(args.parts) - {"pages", "schemes"}:
+                    _measure(bench, args)
+                if "schemes" in args.parts:
+                    schemes.against_ccm(bench, args.concentrators, args.concentrator_meters, args.frames, args.rounds)
         finally:
             use_database("postgres")
             if bench.results != Results():

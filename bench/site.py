@@ -14,20 +14,19 @@ from psycopg import sql
 from ami_headend.database_roles import grant_rights
 from ami_headend.local import embedded
 from bench import fleet as fleets
-from bench.fleet import Fleet
+from bench import scheme_keys
+from bench.fleet import Fleet, MeterKey
 from bench.floor import MeterRow
 from bench.load import Body
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator, Uplink
 from concentrators.totals import totals
 from keyvault.cose.structures import encode_sequence
-from keyvault.device_keys import provisioning
-from keyvault.device_keys.provisioning import NewKey
+from keyvault.schemes.table import USUAL
 
 TEMPLATE = "bench_template"
 _ASSIGNED_FOR = timedelta(days=90)
 _START_AGO = timedelta(days=30)  # small fleets use up many intervals
-_SLICE = 20_000
 _EMPTIED = (
     "meters_reading, concentrators_integrityfailure, concentrators_failuretally, concentrators_intervaltotal,"
     " concentrators_uplink"
@@ -54,7 +53,7 @@ class Site:
     def part(self, first: int, end: int, next_interval: int) -> "Site":
         """Return a site of the concentrators in [first, end), with ``next_interval`` for their meters."""
         fleet = self.fleet
-        part = Fleet(fleet.start_s, fleet.titles[first:end], fleet.device_keys[first:end], fleet.meters[first:end])
+        part = Fleet(fleet.start_s, fleet.titles[first:end], fleet.meters[first:end])
         return Site(self.name, part, self.tokens[first:end], next_interval)
 
     def bodies(self, frames: list[list[bytes]], size: int) -> list[Body]:
@@ -107,6 +106,7 @@ class Site:
             meter.kid: MeterRow(meter.key, int.from_bytes(meter.base_iv, "big"), *ids[meter.kid[:8]])
             for block in self.fleet.meters
             for meter in block
+            if isinstance(meter, MeterKey)
         }
         return meters, registers
 
@@ -152,14 +152,21 @@ def make_template() -> None:
 
 
 @contextmanager
-def made(executor: ProcessPoolExecutor, name: str, concentrators: int, meters_each: int) -> Iterator[Site]:
-    """Make a database of that name with a provisioned fleet; drop it when the block ends."""
+def made(
+    executor: ProcessPoolExecutor, name: str, concentrators: int, meters_each: int, kinds: Sequence[str] = (USUAL,)
+) -> Iterator[Site]:
+    """Make a database of that name with a provisioned fleet, that many concentrators of each of some kinds of keys.
+
+    It is dropped when the block ends.
+    """
     start = (datetime.now(UTC) - _START_AGO).replace(minute=0, second=0, microsecond=0)
-    fleet = fleets.make(executor, concentrators, meters_each, int(start.timestamp()))
+    titles = fleets.titles(concentrators * len(kinds), meters_each)
     create_database(name, TEMPLATE)
     try:
         use_database(name)
-        yield Site(name, fleet, _provision(fleet, start - _ASSIGNED_FOR))
+        keys = scheme_keys.provision(executor, [kind for kind in kinds for _ in range(concentrators)], titles)
+        fleet = Fleet(int(start.timestamp()), titles, keys.meters)
+        yield Site(name, fleet, _register(titles, keys.reporters, start - _ASSIGNED_FOR))
     finally:
         use_database("postgres")
         with connection.cursor() as cursor:
@@ -172,22 +179,15 @@ def create_database(name: str, template: str) -> None:
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
 
 
-def _provision(fleet: Fleet, since: datetime) -> list[str]:
-    """Provision keys through the vault, meters and assignments by COPY. Return the concentrators' tokens."""
-    titles = [title for block in fleet.titles for title in block]
-    keys = [key for block in fleet.device_keys for key in block]
-    entries = [
-        NewKey(title, epoch, key if epoch else None)
-        for title, key in zip(titles, keys, strict=True)
-        for epoch in (provisioning.TRANSFER_EPOCH, fleets.EPOCH)
+def _register(titles: Sequence[Sequence[bytes]], reporters: Sequence[bytes | None], since: datetime) -> list[str]:
+    """Register concentrators, their meters and assignments, the latter by COPY. Return the concentrators' tokens."""
+    concentrators = [
+        Concentrator.objects.create(name=f"bench {n}", system_title=title) for n, title in enumerate(reporters)
     ]
-    for at in range(0, len(entries), _SLICE):
-        provisioning.provision_stored(entries[at : at + _SLICE])
-    concentrators = [Concentrator.objects.create(name=f"bench {n}") for n in range(len(fleet.titles))]
     with transaction.atomic():
         _copy(
             "meters_meter (system_title, serial_number, name, status, interval_minutes, commissioned_at, created_at)",
-            [(title, title.hex(), "", "commissioned", 30, since, since) for title in titles],
+            [(title, title.hex(), "", "commissioned", 30, since, since) for block in titles for title in block],
         )
         with connection.cursor() as cursor:
             cursor.execute("SELECT system_title, id FROM meters_meter")
@@ -196,7 +196,7 @@ def _provision(fleet: Fleet, since: datetime) -> list[str]:
             "concentrators_assignment (meter_id, concentrator_id, valid_from)",
             [
                 (ids[title], concentrator.pk, since)
-                for concentrator, block in zip(concentrators, fleet.titles, strict=True)
+                for concentrator, block in zip(concentrators, titles, strict=True)
                 for title in block
             ],
         )

@@ -37,6 +37,10 @@ def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     assert figures["system_of_floor"]["20"][0] > 0
     assert figures["half_load"]["20"]["latency_p99_s"] > 0
     assert figures["system_over_rowwise"][0] > 0
+    assert figures["schemes"]["rounds"].keys() == {"session", "mac", "hop", "agreed", "sealed", "mixed"}
+    assert all(len(rounds) == 1 for rounds in figures["schemes"]["rounds"].values())
+    assert figures["schemes"]["first_frames"]["agreed"]["scheme"]["frames"] == 40
+    assert figures["schemes"]["hpke_openings_of_one_process"][0] > 0
     assert len(figures["rewrap"]) == 1
     assert len(figures["pages"]["addresses"]) > 150
     assert figures["pages"]["exports"][0]["rows"] > 0
@@ -55,4 +59,4 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     run = _bench(tmp_path, "--parts", "ceiling")
 
     assert run.returncode == 2
-    assert "'ceiling' is none of floor, system, rowwise, growth, rewrap, pages" in run.stderr
+    assert "'ceiling' is none of floor, system, rowwise, growth, schemes, rewrap, pages" in run.stderr
