@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.conf import settings
 
@@ -13,11 +13,23 @@ from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.replay_window import CounterSet, Take, format_gaps, parse_gaps
+from keyvault.replay_window_sql import (
+    ANY_EPOCH,
+    BEGIN_SESSIONS,
+    LOCKED,
+    NOT_FORESEEN,
+    READ_KEYS_OF_TITLES,
+    READ_NAMED,
+    READ_UNFORESEEN,
+    SAVE_AHEAD,
+    SAVE_GAPS,
+    SAVE_SESSIONS_AHEAD,
+    SAVE_SESSIONS_GAPS,
+)
 from keyvault.schemes.lines import Cipher
 from keyvault.schemes.session import opened_at
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
-_NOT_FORESEEN = -2
 
 
 class Care(Enum):
@@ -124,130 +136,6 @@ class CountedSession(CountedKey):
         return Take.CLOSED if self.is_closed else super().take(counter)
 
 
-class _Statement(NamedTuple):
-    """A statement that reads counters: those of keys alone, or also those of sessions that frames name.
-
-    ``with_sessions`` takes the kid contexts as one parameter more, empty where a key's own counters are meant, and
-    gives the key's session floor as well.
-    """
-
-    of_keys: str
-    with_sessions: str
-
-
-_GAPS = "CASE WHEN isempty({0}.gaps) THEN NULL ELSE {0}.gaps::text END"
-_X = """LEFT JOIN keyvault_session s ON s.key_id = c.key_id AND s.context = t.context
-    CROSS JOIN LATERAL (SELECT CASE WHEN t.context = '' THEN c.highest ELSE s.highest END AS highest,
-                               CASE WHEN t.context = '' THEN c.floor ELSE s.floor END AS floor,
-                               CASE WHEN t.context = '' THEN c.gaps ELSE s.gaps END AS gaps) AS x"""
-
-
-def _statement(template: str) -> _Statement:
-    """Both forms of a statement: {0} is the table of counters, {1} to {4} are contexts, their name, floor and joins."""
-    more = _GAPS.format("x") + ", c.session_floor"
-    return _Statement(
-        template.format("c", "", "", _GAPS.format("c"), ""),
-        template.format("x", ", %s::bytea[]", "context, ", more, _X),
-    )
-
-
-_READ_KEYS = """
-    SELECT t.n, k.epoch, k.id, k.version, k.state, k.algorithm, k.scheme, {{0}}.highest, {{0}}.floor, {{3}}
-    FROM unnest(%s::bytea[], %s::int[]{{1}}) WITH ORDINALITY AS t(title, epoch, {{2}}n)
-    JOIN keyvault_devicekey k ON k.system_title = t.title AND {epochs}
-    JOIN keyvault_invocationcounter c ON c.key_id = k.id
-    {{4}}
-"""
-_READ_NAMED = _statement(_READ_KEYS.format(epochs="k.epoch = t.epoch"))
-# Where frames name titles alone (epoch -1): every key that those devices may use.
-_ANY_EPOCH = -1
-_USABLE = "t.epoch = -1 AND k.epoch > 0 AND k.state IN ('pending', 'active', 'retiring')"
-_READ_KEYS_OF_TITLES = _statement(_READ_KEYS.format(epochs=f"(k.epoch = t.epoch OR {_USABLE})"))
-_LOCKED = "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
-# Of a key that is kept, the counter's copy of its version tells whether it still is what it was. Of one whose highest
-# counter was foreseen (-2: it was not), nothing is said where that holds.
-_READ_UNFORESEEN = _statement("""
-    SELECT t.n, c.key_version IS NOT DISTINCT FROM t.version, {0}.highest, {0}.floor, {3}
-    FROM unnest(%s::int[], %s::int[], %s::bigint[]{1}) WITH ORDINALITY AS t(key_id, version, foreseen, {2}n)
-    LEFT JOIN keyvault_invocationcounter c ON c.key_id = t.key_id
-    {4}
-    WHERE {0}.highest IS DISTINCT FROM t.foreseen OR c.key_version IS DISTINCT FROM t.version
-""")
-
-# The usual uplink only goes ahead, and leaves the gaps alone.
-# Uplinks may be verified in another order than they came in: "last heard" never goes back.
-_HEARD = """
-        heard_at = greatest(c.heard_at, t.times[n.heard]),
-        heard_via = CASE WHEN n.heard > 0 AND (c.heard_at > t.times[n.heard]) IS NOT TRUE
-                         THEN n.via ELSE c.heard_via END
-    FROM (SELECT %s::timestamptz[] AS times) AS t,
-"""
-_UNMOVED = "WHERE c.key_id = n.key_id AND c.key_version = n.version AND c.highest = n.was"
-_SAVE_AHEAD = f"""
-    UPDATE keyvault_invocationcounter c
-    SET highest = n.highest, {_HEARD}
-         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[], %s::int[])
-         AS n(key_id, version, was, highest, heard, via)
-    {_UNMOVED}
-"""
-_SAVE_GAPS = f"""
-    UPDATE keyvault_invocationcounter c
-    SET highest = n.highest, gaps = coalesce(n.gaps, c.gaps), floor = coalesce(n.floor, c.floor), {_HEARD}
-         unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[], %s::int[],
-                %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
-         AS n(key_id, version, was, highest, heard, via, gaps_were, gaps, floor_was, floor)
-    {_UNMOVED} AND (n.gaps_were IS NULL OR (c.gaps = n.gaps_were AND c.floor = n.floor_was))
-"""
-_SAVE_WITH_SESSIONS = f"""
-    WITH saved AS (
-        UPDATE keyvault_invocationcounter c
-        SET highest = greatest(n.highest, c.highest), gaps = coalesce(n.gaps, c.gaps),
-            floor = coalesce(n.floor, c.floor), {_HEARD}
-             unnest(%s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::int[], %s::int[],
-                    %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
-             AS n(key_id, version, was, highest, heard, via, gaps_were, gaps, floor_was, floor)
-        WHERE c.key_id = n.key_id AND c.key_version = n.version AND n.was IN (c.highest, {_NOT_FORESEEN})
-            AND (n.gaps_were IS NULL OR (c.gaps = n.gaps_were AND c.floor = n.floor_was))
-        RETURNING 1),
-    advanced AS (
-        UPDATE keyvault_session s
-        SET highest = n.highest, gaps = coalesce(n.gaps, s.gaps), floor = coalesce(n.floor, s.floor)
-        FROM unnest(%s::int[], %s::bytea[], %s::bigint[], %s::bigint[],
-                    %s::int8multirange[], %s::int8multirange[], %s::bigint[], %s::bigint[])
-             AS n(key_id, context, was, highest, gaps_were, gaps, floor_was, floor)
-        WHERE s.key_id = n.key_id AND s.context = n.context AND s.highest = n.was
-            AND (n.gaps_were IS NULL OR (s.gaps = n.gaps_were AND s.floor = n.floor_was))
-            AND (SELECT count(*) FROM saved) > 0
-        RETURNING 1)
-    SELECT (SELECT count(*) FROM saved), (SELECT count(*) FROM advanced)
-"""
-# With the rows of their keys' counters held. Of more than are kept the lowest go, and the floor rises to the highest of
-# those. Gives how many of the new ones are there already, or were given up.
-_BEGIN_SESSIONS = """
-    WITH n AS (
-        SELECT * FROM unnest(%s::int[], %s::bytea[], %s::bigint[], %s::bigint[], %s::int8multirange[])
-                      AS n(key_id, context, highest, floor, gaps)),
-    ranked AS (
-        SELECT key_id, context, row_number() OVER (PARTITION BY key_id ORDER BY context DESC) AS place
-        FROM (SELECT key_id, context FROM n
-              UNION ALL
-              SELECT key_id, context FROM keyvault_session WHERE key_id IN (SELECT key_id FROM n)) AS any_session),
-    given_up AS (SELECT key_id, context AS floor FROM ranked WHERE place = %s + 1),
-    raised AS (
-        UPDATE keyvault_invocationcounter c SET session_floor = g.floor FROM given_up g WHERE c.key_id = g.key_id),
-    gone AS (
-        DELETE FROM keyvault_session s USING given_up g WHERE s.key_id = g.key_id AND s.context <= g.floor),
-    begun AS (
-        INSERT INTO keyvault_session (key_id, context, highest, floor, gaps)
-        SELECT n.key_id, n.context, n.highest, n.floor, n.gaps FROM n LEFT JOIN given_up g ON g.key_id = n.key_id
-        WHERE g.floor IS NULL OR n.context > g.floor
-        ON CONFLICT (key_id, context) DO NOTHING)
-    SELECT count(*) FROM n JOIN keyvault_invocationcounter c ON c.key_id = n.key_id
-    WHERE n.context <= c.session_floor
-       OR EXISTS (SELECT 1 FROM keyvault_session s WHERE s.key_id = n.key_id AND s.context = n.context)
-"""
-
-
 def read_keys(
     names: Collection[bytes], foreseen: Mapping[bytes, int], care: Care, ciphers: KeptCiphers
 ) -> dict[bytes, CountedKey]:
@@ -270,16 +158,16 @@ def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care
 
     What a statement waited for, it sees of the rows that it locks alone.
     """
-    epochs = [int.from_bytes(name[8:KID_OCTETS], "big") if len(name) > 8 else _ANY_EPOCH for name in names]
+    epochs = [int.from_bytes(name[8:KID_OCTETS], "big") if len(name) > 8 else ANY_EPOCH for name in names]
     contexts = _contexts(names)
-    both = _READ_KEYS_OF_TITLES if _ANY_EPOCH in epochs else _READ_NAMED
+    both = READ_KEYS_OF_TITLES if ANY_EPOCH in epochs else READ_NAMED
     named = [octets_array(name[:8] for name in names), int_array(epochs)]
     if care is Care.LOCK and contexts:
-        fetch_rows(both.of_keys + _LOCKED, *named)
+        fetch_rows(both.of_keys + LOCKED, *named)
     if contexts:
         rows = fetch_rows(both.with_sessions, *named, *contexts)
     else:
-        rows = fetch_rows(both.of_keys + _LOCKED if care is Care.LOCK else both.of_keys, *named)
+        rows = fetch_rows(both.of_keys + LOCKED if care is Care.LOCK else both.of_keys, *named)
     runs = settings.COUNTER_GAP_RUNS
     for n, epoch, key_id, version, state, algorithm, scheme, *counters in rows:
         row = key_row(key_id, version, state, algorithm, scheme)
@@ -310,9 +198,9 @@ def _read_kept(
     runs = settings.COUNTER_GAP_RUNS
     highest = foreseen.get
     keys: dict[bytes, CountedKey] = {
-        kid: CountedKey(runs, row, cipher, highest(kid, _NOT_FORESEEN))
+        kid: CountedKey(runs, row, cipher, highest(kid, NOT_FORESEEN))
         if len(kid) == KID_OCTETS
-        else CountedSession(runs, row, cipher, kid[KID_OCTETS:], highest(kid, _NOT_FORESEEN))
+        else CountedSession(runs, row, cipher, kid[KID_OCTETS:], highest(kid, NOT_FORESEEN))
         for kid, (row, cipher) in kept.items()
     }
     looked_at = list(keys)
@@ -322,7 +210,7 @@ def _read_kept(
         return keys
     contexts = _contexts(looked_at)
     unforeseen = fetch_rows(
-        _READ_UNFORESEEN.with_sessions if contexts else _READ_UNFORESEEN.of_keys,
+        READ_UNFORESEEN.with_sessions if contexts else READ_UNFORESEEN.of_keys,
         int_array([keys[kid].id for kid in looked_at]),
         int_array([keys[kid].version for kid in looked_at]),
         int_array([keys[kid].highest for kid in looked_at]),
@@ -346,22 +234,24 @@ def save_keys(keys: Sequence[CountedKey]) -> None:
     if any(key.gaps_changed and key.is_foreseen for key in keys):
         raise ContendedError("a frame did not open, and a counter that was foreseen was not taken")
     sessions = [key for key in keys if isinstance(key, CountedSession)]
+    only_ahead = not any(key.gaps_changed for key in keys)
     if sessions:
-        _save_with_sessions(keys, sessions)
-    elif not any(key.gaps_changed for key in keys):
-        _save(_SAVE_AHEAD, keys, [])
+        _save_with_sessions(keys, sessions, only_ahead=only_ahead)
+    elif only_ahead:
+        _save(SAVE_AHEAD, keys, [])
     else:
         # All in one statement: two of them would lock rows in another order than title order, and deadlock.
-        _save(_SAVE_GAPS, keys, _gaps_of(keys))
+        _save(SAVE_GAPS, keys, _gaps_of(keys))
 
 
-def _gaps_of(keys: Sequence[CountedKey]) -> list[list[Any]]:
+def _gaps_of(keys: "Sequence[CountedKey | _Heard]") -> list[list[Any]]:
     """What gaps and floors of keys were, and are; nothing of those whose highest counter alone is known."""
+    known = [None if isinstance(key, _Heard) or key.is_foreseen else key for key in keys]
     return [
-        [None if key.is_foreseen else key.gaps_were or "{}" for key in keys],
-        [None if key.is_foreseen else format_gaps(key.gaps) for key in keys],
-        [None if key.is_foreseen else key.floor_was for key in keys],
-        [None if key.is_foreseen else key.floor for key in keys],
+        [key and (key.gaps_were or "{}") for key in known],
+        [key and format_gaps(key.gaps) for key in known],
+        [key and key.floor_was for key in known],
+        [key and key.floor for key in known],
     ]
 
 
@@ -373,7 +263,7 @@ def _save(statement: str, keys: Sequence[CountedKey], more: list[list[Any]]) -> 
         raise ContendedError(f"{len(keys) - saved} of {len(keys)} counters moved meanwhile")
 
 
-def _moves(keys: Sequence[CountedKey]) -> list[Any]:
+def _moves(keys: "Sequence[CountedKey | _Heard]") -> list[Any]:
     """How keys moved, as the parameters that all statements begin with."""
     times = sorted({key.heard_at for key in keys if key.heard_at is not None})
     place_of: dict[datetime | None, int] = {None: 0} | {at: place for place, at in enumerate(times, 1)}
@@ -388,19 +278,19 @@ def _moves(keys: Sequence[CountedKey]) -> list[Any]:
     ]
 
 
-def _save_with_sessions(keys: Sequence[CountedKey], sessions: Sequence[CountedSession]) -> None:
+def _save_with_sessions(keys: Sequence[CountedKey], sessions: Sequence[CountedSession], *, only_ahead: bool) -> None:
     """As save_keys: all keys, in one statement with the sessions that are known; then those that begin."""
     held = _held(keys)
     known = [session for session in sessions if session.is_known]
     ((saved, advanced),) = fetch_rows(
-        _SAVE_WITH_SESSIONS,
+        SAVE_SESSIONS_AHEAD if only_ahead else SAVE_SESSIONS_GAPS,
         *_moves(held),
-        *_gaps_of(held),
+        *(() if only_ahead else _gaps_of(held)),
         int_array([session.id for session in known]),
         octets_array([session.context for session in known]),
         int_array([session.highest_was for session in known]),
         int_array([session.highest for session in known]),
-        *_gaps_of(known),
+        *(() if only_ahead else _gaps_of(known)),
     )
     moved = len(held) - saved + len(known) - advanced
     if moved:
@@ -410,17 +300,30 @@ def _save_with_sessions(keys: Sequence[CountedKey], sessions: Sequence[CountedSe
         _begin(beginning)
 
 
-def _held(keys: Sequence[CountedKey]) -> list[CountedKey]:
+def _held(keys: Sequence[CountedKey]) -> list["CountedKey | _Heard"]:
     """The keys whose own rows are written, in their order, one each: where sessions moved alone, the key is heard."""
-    held: dict[int, CountedKey] = {}
+    held: dict[int, CountedKey | _Heard] = {}
     for key in keys:
-        if not isinstance(key, CountedSession):
+        if not key.context:
             held[key.id] = key
             continue
-        own = held.setdefault(key.id, CountedKey(key.max_gap_runs, key.row, None, _NOT_FORESEEN))
-        if key.heard_at is not None and (own.heard_at is None or own.heard_at < key.heard_at):
+        own = held.get(key.id)
+        if own is None:
+            held[key.id] = _Heard(key.id, key.version, key.heard_at, key.heard_via)
+        elif key.heard_at is not None and (own.heard_at is None or own.heard_at < key.heard_at):
             own.heard_at, own.heard_via = key.heard_at, key.heard_via
     return list(held.values())
+
+
+class _Heard:
+    """A key of which sessions moved, and none of its own counters."""
+
+    __slots__ = ("heard_at", "heard_via", "id", "version")
+
+    highest_was = highest = NOT_FORESEEN
+
+    def __init__(self, key_id: int, version: int, heard_at: datetime | None, heard_via: int) -> None:
+        self.id, self.version, self.heard_at, self.heard_via = key_id, version, heard_at, heard_via
 
 
 def _begin(sessions: Sequence[CountedSession]) -> None:
@@ -429,7 +332,7 @@ def _begin(sessions: Sequence[CountedSession]) -> None:
     The statement is one of its own, to see what stood before those rows were held.
     """
     ((taken,),) = fetch_rows(
-        _BEGIN_SESSIONS,
+        BEGIN_SESSIONS,
         int_array([session.id for session in sessions]),
         octets_array([session.context for session in sessions]),
         int_array([session.highest for session in sessions]),
