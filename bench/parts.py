@@ -1,6 +1,7 @@
 """The parts of a benchmark run, each in paired rounds: one, the other, one, the other."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ from bench import pages as page_bench
 from bench.floor import Floor
 from bench.measure import SystemRun
 from bench.pages import Asked, PageResults
-from bench.site import Site, made, use_database
+from bench.site import Site, journal_of, made, use_database
 from bench.stack import Stack
 from keyvault.schemes.table import USUAL
 
@@ -75,6 +76,7 @@ class Bench:
             **self.env,
             "DATABASE_URL": self.database_url(site.name, embedded.WORKING_ROLE),
             "REDIS_URL": embedded.redis_url(Path(self.env["AMI_VAR_DIR"]), number),
+            "KEY_JOURNAL_DIR": os.fspath(journal_of(site.name)),
         }
         if rowwise:
             env["DJANGO_SETTINGS_MODULE"] = "bench.rowwise.settings"

@@ -5,7 +5,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.db.models import Sum
@@ -47,8 +49,8 @@ class Site:
     next_interval: int = 0
 
     def use(self) -> None:
-        """Make this the database of Django's connection in this process."""
-        use_database(self.name)
+        """Make this the head-end of this process: its database, and its key journal."""
+        _use_head_end(self.name)
 
     def part(self, first: int, end: int, next_interval: int) -> "Site":
         """Return a site of the concentrators in [first, end), with ``next_interval`` for their meters."""
@@ -132,6 +134,16 @@ def use_database(name: str) -> None:
     connection.settings_dict["NAME"] = name
 
 
+def journal_of(name: str) -> Path:
+    """Return the folder of the key journal of the head-end with that database: each has one of its own."""
+    return Path(settings.VAR_DIR) / f"journal-{name}"
+
+
+def _use_head_end(name: str) -> None:
+    settings.KEY_JOURNAL_DIR = journal_of(name)
+    use_database(name)
+
+
 def settle(*tables: str) -> None:
     """Bring statistics and visibility to those of a database at rest, and flush earlier writes before the clock
     starts.
@@ -163,7 +175,7 @@ def made(
     titles = fleets.titles(concentrators * len(kinds), meters_each)
     create_database(name, TEMPLATE)
     try:
-        use_database(name)
+        _use_head_end(name)
         keys = scheme_keys.provision(executor, [kind for kind in kinds for _ in range(concentrators)], titles)
         fleet = Fleet(int(start.timestamp()), titles, keys.meters)
         yield Site(name, fleet, _register(titles, keys.reporters, start - _ASSIGNED_FOR))

@@ -102,15 +102,24 @@ class PlainReader:
         lengths: Lengths | None = None,
     ) -> list[Value]:
         """The values of a pack, or PayloadError: see Reader."""
+        values = self.by_shape(payload, interval_minutes, period, lengths)
+        if values is not None:
+            return values
+        records, values = read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)
+        self.learn([record.name for record in records], payload)
+        return values
+
+    def by_shape(
+        self, payload: bytes, interval_minutes: int, period: PayloadTimes, lengths: Lengths | None = None
+    ) -> list[Value] | None:
+        """The values of a good pack of a shape that is known; None of any other."""
         for shape in self.shapes:
             values = shape.values(payload, interval_minutes, period, lengths)
             if values is not None:
                 return values
-        records, values = read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)
-        self._learn([record.name for record in records], payload)
-        return values
+        return None
 
-    def _learn(self, names: Sequence[str], payload: bytes) -> None:
+    def learn(self, names: Sequence[str], payload: bytes) -> None:
         """Keep the shape of a good pack with those records, if it has one: the next such pack is read by it."""
         looked_at = tuple(names)
         if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT or len(self.shapes) >= _SHAPES:

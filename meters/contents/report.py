@@ -10,11 +10,14 @@ import cbor2
 
 from meters.contents.events import named_registers
 from meters.contents.lines import Catalogue, Content
-from meters.contents.plain import NAME_PREFIX, read_pack
+from meters.contents.plain import NAME_PREFIX, PlainReader, read_pack
 from meters.registry.interval_lengths import LONGEST_MINUTES, Lengths
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
 _NAMED = re.compile(NAME_PREFIX.encode() + rb"([0-9a-f]{16}):")
+_NAME_OCTETS = len(NAME_PREFIX) + 17  # of a base name: a title in hex, and a colon
+_NAMED_HEAD = b"\xa6\x20\x18\x1a\x21\x78" + bytes((_NAME_OCTETS,)) + NAME_PREFIX.encode()
+_PLAIN_HEAD = b"\xa5\x20\x18\x1a"
 _SUMS = "sums"
 _SUMS_HEAD = re.compile(rb"(?:[\x81-\x97]|\x98.|\x99..)\x64sums", re.DOTALL)
 _SUM_MAX = 2**63 - 1
@@ -50,10 +53,14 @@ def is_sums(payload: bytes) -> bool:
 
 
 class ReportReader:
-    """Reads the reports of one meter, whose system title it is given."""
+    """Reads the reports of one meter, whose system title it is given.
+
+    The usual report is the meter's own pack with a base name: good ones are read by the shape of such a pack.
+    """
 
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
+        self.own = PlainReader(registers)  # of such packs
 
     def read(
         self,
@@ -67,13 +74,29 @@ class ReportReader:
 
         An event is algorithm_mismatch: a meter's answers to commands are its own to give.
         """
+        own = _without_name(payload, system_title)
+        if own is not None:
+            values = self.own.by_shape(own, interval_minutes, period, lengths)
+            if values is not None:
+                return values
         for record, register in named_registers(payload, system_title, self._registers):
             if not record.name.startswith(NAME_PREFIX):
                 raise _invalid(f"the base name names no meter: {record.name[:80]!r}")
             if register is not None and register.is_event:
                 detail = f"{record.name[:80]} is an event, which comes in the meter's own frames alone"
                 raise PayloadError(PayloadRefusal.ALGORITHM_MISMATCH, detail)
-        return read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)[1]
+        records, values = read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)
+        if own is not None:  # no event is among them, nor will be in a pack of this shape
+            self.own.learn([record.name[_NAME_OCTETS:] for record in records], own)
+        return values
+
+
+def _without_name(payload: bytes, system_title: bytes) -> bytes | None:
+    """The usual report, {bver: 26, bn, ...} with the meter's own base name, without that; None of any other."""
+    named = _NAMED_HEAD + system_title.hex().encode() + b":"
+    if payload[1 : 1 + len(named)] != named:
+        return None
+    return payload[:1] + _PLAIN_HEAD + payload[1 + len(named) :]
 
 
 REPORT = Content("report", ReportReader, reference="SenML in CBOR, RFC 8428 section 6")

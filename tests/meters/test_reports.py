@@ -10,7 +10,7 @@ from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
 from meters.contents.events import EVENTS
 from meters.contents.lines import Catalogue, Content, RegisterRow
-from meters.contents.report import REPORT, ReportedSum, is_sums, named_meter, read_sums
+from meters.contents.report import REPORT, ReportedSum, ReportReader, is_sums, named_meter, read_sums
 from meters.values import PayloadError, PayloadTimes, Value
 from tests.builders import KNOWN_TIME_S, KNOWN_TITLE, pack
 
@@ -28,6 +28,18 @@ BASE = f"urn:dev:mac:{KNOWN_TITLE.hex()}:"
 
 def report() -> bytes:
     return pack({-2: BASE, -1: 26, -3: KNOWN_TIME_S, 0: INTERVAL, 1: "Wh", 2: 112})
+
+
+def usual_report() -> bytes:
+    """A report in the order of labels that meters' own packs have."""
+    return cbor2.dumps([{-1: 26, -2: BASE, -3: KNOWN_TIME_S, 0: ENERGY, 1: "Wh", 2: 112}])
+
+
+def said(reader: ReportReader, payload: bytes) -> list[Value] | str:
+    try:
+        return reader.read(payload, KNOWN_TITLE, 30, PERIOD)
+    except PayloadError as error:
+        return f"{error.reason}: {error}"
 
 
 def two(second_base: str) -> bytes:
@@ -64,6 +76,23 @@ class TestReport:
 
     def test_what_is_no_pack_is_invalid(self) -> None:
         assert refused(BASE.encode()) == "payload_invalid"
+
+    @given(at=st.integers(0, 75), bit=st.integers(0, 7))
+    def test_a_reader_that_knows_the_shape_says_the_same(self, at: int, bit: int) -> None:
+        usual = usual_report()
+        knows = ReportReader(CATALOGUE)
+        assert knows.read(usual, KNOWN_TITLE, 30, PERIOD) == [Value(KNOWN_TIME_S, 1, 112, 0, False)]
+        assert [shape.matches(usual[:1] + b"\xa5" + usual[2:5] + usual[37:]) for shape in knows.own.shapes] == [True]
+        flipped = bytearray(usual)
+        flipped[at % len(usual)] ^= 1 << bit
+        assert said(knows, bytes(flipped)) == said(ReportReader(CATALOGUE), bytes(flipped))
+
+    def test_a_shape_of_another_meter_is_refused(self) -> None:
+        knows = ReportReader(CATALOGUE)
+        knows.read(usual_report(), KNOWN_TITLE, 30, PERIOD)
+        with pytest.raises(PayloadError) as caught:
+            knows.read(usual_report(), bytes(8), 30, PERIOD)
+        assert caught.value.reason.value == "identity_mismatch"
 
 
 class TestEvents:
