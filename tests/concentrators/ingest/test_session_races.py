@@ -58,6 +58,14 @@ def goes_on(meter: SessionDevice) -> Case:
     return Case(frames[:1], [frames[1], frames[4]], [frames[2]], meter)
 
 
+def goes_on_beside_a_gap(meter: SessionDevice) -> Case:
+    """As one worker foresees, a session goes on, while another session gets a gap; the other worker goes on before."""
+    other = meter.reboot()
+    before = [meter.frame(0), other.frame(1)]
+    first, _, after_gap, second = meter.frame(2), other.frame(3), other.frame(4), [meter.frame(5), meter.frame(6)]
+    return Case(before, [first, after_gap], second, meter)
+
+
 def is_full(meter: SessionDevice) -> Case:
     """As many as are kept stand: one begins a fourth, the other a fifth, and goes on with the lowest."""
     sessions = [meter]
@@ -122,7 +130,7 @@ def beside(
 
 
 @pytest.mark.parametrize("act", ["verify", "compromise"])
-@pytest.mark.parametrize("scene", [begins, begins_apart, goes_on, is_full])
+@pytest.mark.parametrize("scene", [begins, begins_apart, goes_on, goes_on_beside_a_gap, is_full])
 def test_between_any_two_statements(scene: Callable[[SessionDevice], Case], act: str, settings: Settings) -> None:
     settings.SESSIONS_KEPT = KEPT
     concentrators = ConcentratorFactory.create_batch(2)
