@@ -36,7 +36,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concentrator-meters", type=_positive, default=1000, help="meters of each (default: 1000)")
     parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames sent row by row (default: 600)")
     parser.add_argument("--growth-rounds", type=_positive, default=3, help="paired rounds of growth (default: 3)")
-    parser.add_argument("--warm-rounds", type=_count, default=4, help="rounds of growth that do not count (default: 4)")
+    parser.add_argument(
+        "--warm-rounds", type=_count, default=4, help="rounds of growth and schemes that do not count (4)"
+    )
     parser.add_argument(
         "--meters", type=_numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
     )

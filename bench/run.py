@@ -33,10 +33,11 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
             if set(args.parts) - {"pages"}:
                 say("migrating")
                 make_template()
+                sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames, args.warm_rounds)
                 if set(args.parts) - {"pages", "schemes"}:
-                    _measure(bench, args)
+                    _measure(bench, args, sizes)
                 if "schemes" in args.parts:
-                    schemes.against_ccm(bench, args.concentrators, args.concentrator_meters, args.frames, args.rounds)
+                    schemes.against_ccm(bench, args.concentrators, args.concentrator_meters, sizes)
         finally:
             use_database("postgres")
             if bench.results != Results():
@@ -46,8 +47,7 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
     return bench.results
 
 
-def _measure(bench: Bench, args: argparse.Namespace) -> None:
-    sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames, args.warm_rounds)
+def _measure(bench: Bench, args: argparse.Namespace, sizes: Sizes) -> None:
     with bench.site(args.concentrators, args.concentrator_meters) as site, bench.stack(site) as running:
         bench.warm(site, running)
         if {"floor", "system"} & set(args.parts):

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bench import measure
 from bench.measure import SystemRun
-from bench.parts import WARM_ROUNDS, Bench
+from bench.parts import Bench, Sizes
 from bench.scheme_keys import KINDS, MIXED
 from keyvault.schemes.sealed import SealedCipher, SealedSealer, parse_sealed
 from keyvault.schemes.table import USUAL
@@ -60,7 +60,7 @@ class SchemeResults:
         return 1 / fmean(1.0 if kind == USUAL else 1 / median(self.runs[kind].of_ccm) for kind in KINDS)
 
 
-def against_ccm(bench: Bench, concentrators: int, meters_each: int, frames: int, rounds: int) -> None:
+def against_ccm(bench: Bench, concentrators: int, meters_each: int, sizes: Sizes) -> None:
     """Measure ccm and each other scheme in turn, in uplinks of 1,000 frames; then a mixed fleet.
 
     All stand in one database, each with as many concentrators, and go on from interval to interval: it is not emptied.
@@ -77,7 +77,7 @@ def against_ccm(bench: Bench, concentrators: int, meters_each: int, frames: int,
             return measure.system(part, running, sealed, min(_SIZE, len(sealed[0])))
 
         def warm(kind: str) -> None:
-            for _ in range(WARM_ROUNDS):
+            for _ in range(sizes.warm_rounds):
                 measured(kind, part_size)
 
         part_size = concentrators * meters_each
@@ -87,10 +87,10 @@ def against_ccm(bench: Bench, concentrators: int, meters_each: int, frames: int,
                 continue
             runs = results.runs[kind] = SchemeRuns((measured(USUAL, part_size), measured(kind, part_size)))
             warm(kind)
-            for number in range(1, rounds + 1):
+            for number in range(1, sizes.rounds + 1):
                 if kind == "sealed":
                     results.openings.append(openings())
-                pair = measured(USUAL, frames), measured(kind, frames)
+                pair = measured(USUAL, sizes.frames), measured(kind, sizes.frames)
                 runs.rounds.append(pair)
                 bench.say(
                     f"round {number}, scheme {kind}: ccm {pair[0].rate:,.0f}, {kind} {pair[1].rate:,.0f} frames/s, "
