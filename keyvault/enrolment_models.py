@@ -8,7 +8,8 @@ from keyvault.schemes.table import USUAL
 class Authority(models.Model):
     """An authority that vouches for the public keys of meters: its Ed25519 public key (32 octets), pinned for good.
 
-    Certificates name it by ``kid``. ``expires_at`` is when its certificates are taken no longer, if ever.
+    Certificates name it by ``kid``. ``expires_at`` is when its certificates are taken no longer, if ever. ``mac`` keeps
+    whoever writes to the database alone from pinning an authority of their own.
     """
 
     kid = models.BinaryField(max_length=64, unique=True, help_text="how certificates name it (COSE label 4)")
@@ -16,6 +17,7 @@ class Authority(models.Model):
     public = models.BinaryField(max_length=32, help_text="Ed25519 public key, 32 octets (RFC 8032)")
     pinned_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True)
+    mac = models.BinaryField(default=b"", max_length=32, help_text="of all this, under the audit key")
 
     class Meta:
         verbose_name_plural = "authorities"

@@ -16,6 +16,7 @@ from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, ProvisioningError
+from keyvault.enrolment import known
 from keyvault.enrolment.certificates import CertificateError, check_authority_key, kid_text, parse_revocation, verify
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
 from keyvault.models import DeviceKey, KeyState
@@ -57,20 +58,17 @@ def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
         spent = approvals.use(approvals.PIN_AUTHORITY, subject, now)
         if other := Authority.objects.filter(public=authority.public).exclude(kid=authority.kid).first():
             raise AuthorityError(f"an authority {other} is pinned with this public key already")
-        row, made = Authority.objects.get_or_create(
-            kid=authority.kid,
-            defaults={
-                "issuer": authority.issuer,
-                "public": authority.public,
-                "pinned_at": now,
-                "expires_at": authority.expires_at,
-            },
-        )
-        if not made:
-            raise AuthorityError(f"an authority {row} is pinned under this kid already")
+        chain.record(actor, approvals.PIN_AUTHORITY, {**subject, **spent})  # one at a time from here on
+        standing = Authority.objects.filter(kid=authority.kid).first()
+        if standing is not None and standing.mac:  # a row from before authorities had one is pinned by this act
+            raise AuthorityError(f"an authority {standing} is pinned under this kid already")
         expires_s = None if authority.expires_at is None else int(authority.expires_at.timestamp())
-        journal.append("authority", [*authority[:3], int(now.timestamp()), expires_s])
-        chain.record(actor, approvals.PIN_AUTHORITY, {**subject, **spent})
+        mac = known.seal_authority(*authority[:3], expires_s)
+        fields = {"issuer": authority.issuer, "public": authority.public, "expires_at": authority.expires_at}
+        row, _ = Authority.objects.update_or_create(
+            kid=authority.kid, defaults={**fields, "pinned_at": now, "mac": mac}
+        )
+        journal.append("authority", [*authority[:3], int(now.timestamp()), expires_s, mac])
     return row
 
 

@@ -1,12 +1,17 @@
 """What the database knows of certificates and titles that enrolment frames bring: a fixed number of queries."""
 
-from collections.abc import Collection
-from typing import NamedTuple
+import hmac
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from keyvault.audit import chain
 from keyvault.device_keys import public_keys
 from keyvault.enrolment.certificates import Certificate
 from keyvault.enrolment.checks import PinnedAuthority, Standing
+
+logger = logging.getLogger(__name__)
 
 
 class Awaited(NamedTuple):
@@ -64,7 +69,7 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     """Read it, in the caller's transaction: authorities stay until that ends, so that a revocation waits."""
     named, numbers = octets_array(titles), octets_array(one.cti for one in certificates)
     authorities = fetch_rows(
-        """SELECT kid, id, issuer, public, extract(epoch FROM expires_at)::float8 FROM keyvault_authority
+        """SELECT kid, id, issuer, public, floor(extract(epoch FROM expires_at))::bigint, mac FROM keyvault_authority
            WHERE kid = ANY(%s::bytea[]) FOR SHARE""",
         octets_array({one.signed.kid for one in certificates}),
     )
@@ -96,7 +101,7 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     )
     public_of = public_keys.owners({one.public for one in certificates})
     return Known(
-        {kid: PinnedAuthority(*row) for kid, *row in authorities},
+        _pinned(authorities),
         [AgreementVersion(*row) for row in versions],
         {title: Awaited(*row) for title, *row in awaited},
         dict(epochs),
@@ -106,6 +111,22 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
         set(revoked),
         dict(public_of),
     )
+
+
+def seal_authority(kid: bytes, issuer: str, public: bytes, expires_s: int | None) -> bytes:
+    """The MAC (32 octets) that an authority is pinned with; AuditError where the audit key does not open."""
+    return chain.seal("authority", [kid, issuer, public, expires_s])
+
+
+def _pinned(rows: Collection[Sequence[Any]]) -> dict[bytes, PinnedAuthority]:
+    """The authorities that were pinned by an act, by kid; others were put into the table, and are left out."""
+    found = {}
+    for kid, number, issuer, public, expires_s, mac in rows:
+        if hmac.compare_digest(mac, seal_authority(kid, issuer, public, expires_s)):
+            found[kid] = PinnedAuthority(number, issuer, public, expires_s)
+        else:
+            logger.error("authority %r was pinned by nobody, or its row was changed: it vouches for no key", kid)
+    return found
 
 
 def awaited_titles(titles: Collection[bytes]) -> set[bytes]:

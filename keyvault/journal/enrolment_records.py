@@ -12,9 +12,9 @@ def _at(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def authority(kid: bytes, issuer: str, public: bytes, pinned_s: int, expires_s: int | None) -> None:
+def authority(kid: bytes, issuer: str, public: bytes, pinned_s: int, expires_s: int | None, mac: bytes = b"") -> None:
     """An authority that was pinned; what another record said of its kid before was of an act not committed."""
-    fields = {"issuer": issuer, "public": public, "pinned_at": _at(pinned_s)}
+    fields: dict[str, Any] = {"issuer": issuer, "public": public, "pinned_at": _at(pinned_s), "mac": mac}
     fields["expires_at"] = None if expires_s is None else _at(expires_s)
     Authority.objects.update_or_create(kid=kid, defaults=fields)
 

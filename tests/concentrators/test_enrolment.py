@@ -15,7 +15,7 @@ from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reverification_queue, shares
 from concentrators.models import Concentrator
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, provisioning
-from keyvault.enrolment import authorities
+from keyvault.enrolment import authorities, known
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.enrolment.certificates import revoke
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
@@ -24,6 +24,7 @@ from meters.models import Meter, MeterStatus
 from tests.concentrators.enrolling import (
     AUTHORITY,
     DAY_S,
+    ISSUER,
     KID,
     OFFICER,
     Newcomer,
@@ -143,7 +144,8 @@ class TestRefusals:
         assert judged(concentrator, [newcomer.frame(newcomer.certificate())]) == {"accepted": 1}
 
     def test_an_authority_that_has_expired(self, concentrator: Concentrator, newcomer: Newcomer) -> None:
-        Authority.objects.update(expires_at=NOW)
+        public = AUTHORITY.public_key().public_bytes_raw()
+        Authority.objects.update(expires_at=NOW, mac=known.seal_authority(KID, ISSUER, public, AT_S))
         assert judged(concentrator, [newcomer.frame(newcomer.certificate())]) == {"certificate_expired": 1}
 
     def test_a_revoked_one(self, concentrator: Concentrator, newcomer: Newcomer) -> None:
@@ -282,6 +284,16 @@ class TestAnotherAuthority:
         assert judged(concentrator, [newcomer.frame(newcomer.certificate(cti=b"not mine"))]) == {"accepted": 1}
         revoked = authorities.revoke(revoke(AUTHORITY, KID, b"not mine", AT_S), OFFICER, NOW)
         assert len(revoked.key_ids) == 2
+
+    def test_that_somebody_put_into_the_table_vouches_for_nothing(
+        self, concentrator: Concentrator, newcomer: Newcomer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ours = {"public": AUTHORITY.public_key().public_bytes_raw(), "pinned_at": NOW}
+        Authority.objects.create(kid=b"mine", issuer="mine", mac=Authority.objects.get(kid=KID).mac, **ours)
+        uplink = verified(concentrator, [newcomer.frame(newcomer.certificate(kid=b"mine", issuer="mine"))])
+        assert outcome(uplink) == {"certificate_invalid": 1}
+        assert evidence(uplink)[0].detail == "no authority b'mine' is pinned"
+        assert "pinned by nobody" in caplog.text
 
     def test_never_has_the_key_of_the_first(self) -> None:
         public = self.OTHER.public_key().public_bytes_raw()
