@@ -292,7 +292,7 @@ class TestAnotherAuthority:
         Authority.objects.create(kid=b"mine", issuer="mine", mac=Authority.objects.get(kid=KID).mac, **ours)
         uplink = verified(concentrator, [newcomer.frame(newcomer.certificate(kid=b"mine", issuer="mine"))])
         assert outcome(uplink) == {"certificate_invalid": 1}
-        assert evidence(uplink)[0].detail == "no authority b'mine' is pinned"
+        assert "is pinned" in evidence(uplink)[0].detail
         assert "pinned by nobody" in caplog.text
 
     def test_never_has_the_key_of_the_first(self) -> None:
