@@ -136,6 +136,9 @@ PAGES = [
         for act in ("read-now", "resend", "cancel")
     ),
     Door("admin:keys", {OPERATOR, OFFICER, AUDITOR}),
+    Door("admin:enrolment", {OPERATOR, OFFICER, AUDITOR}),
+    Door("admin:enrolment-allow", {OFFICER}),
+    Door("admin:enrolment-allow", {OFFICER}, "post", (), {"act": "allow"}),
     Door("admin:master-key", {OFFICER, AUDITOR}),
     *(Door("admin:master-key", {OFFICER}, "post", (), {"act": act}) for act in ("stop", "resume", "rotate")),
     Door("admin:master-key-destroy", {OFFICER}, of=(1,)),

@@ -26,7 +26,10 @@ _EVENTS = "admin:meters_meterevent_changelist", "meters.view_meterevent"
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
 _WHOLE = {  # lists without a filter for the subject
     Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
-    Condition.AGREEMENT_KEY_IN_USE: [("Rotation waves", ("admin:waves", "concentrators.view_rotationwave"))],
+    Condition.AGREEMENT_KEY_IN_USE: [
+        ("Agreement keys", ("admin:enrolment", "keyvault.view_devicekey")),
+        ("Rotation waves", ("admin:waves", "concentrators.view_rotationwave")),
+    ],
     Condition.ROTATION_STALLED: [
         ("Rotation waves", ("admin:waves", "concentrators.view_rotationwave")),
         ("Master key", ("admin:master-key", "keyvault.view_masterkeyrotation")),

@@ -25,6 +25,7 @@ from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, protection, thousands
 from ami_headend.console.keys.compromise import compromise_url
+from ami_headend.console.keys.enrolment import allow_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
@@ -40,6 +41,7 @@ from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
 from keyvault.device_keys import heard, schemes_in_use
+from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
 from keyvault.schemes.table import SCHEMES, algorithm_name
@@ -112,6 +114,7 @@ class MeterPage(_OfMeter):
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
             "protection": _protection(meter),
+            "enrolment": enrolment.of_device(bytes(meter.system_title)),
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,
             "events_url": f"{reverse('admin:meters_meterevent_changelist')}?meter__id__exact={meter.pk}",
@@ -125,6 +128,8 @@ class MeterPage(_OfMeter):
             context["failures_url"] = failures_url(meter=meter.serial_number)
         if can(rights.COMPROMISE) and can(rights.SEE_KEYS):
             context["compromise_url"] = compromise_url(bytes(meter.system_title))
+        if can(rights.PROVISION) and can(rights.SEE_KEYS):
+            context["allow_url"] = allow_url(bytes(meter.system_title))
         if can(READ_READINGS):
             context |= self._readings(meter, heard_at, now)
         return context

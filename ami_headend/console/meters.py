@@ -48,7 +48,15 @@ class MeterFilters(KnownParametersForm):
     """Filters meters by name, status, scheme, health and concentrator."""
 
     search = text("search", "serial number or its last digits, name, system title")
-    health = choice("health", [("heard", "active"), ("silent", "silent for 24 h"), ("never", "no frame yet")])
+    health = choice(
+        "health",
+        [
+            ("heard", "active"),
+            ("silent", "silent for 24 h"),
+            ("never", "no frame yet"),
+            ("enrolling", "awaits enrolment"),
+        ],
+    )
     status = choice("status", MeterStatus.choices)
     scheme = choice("scheme", scheme_choices())
     concentrator = ConcentratorField()
@@ -58,6 +66,8 @@ def health_label(row: MeterRow, now: Any) -> SafeString:
     """Return the health of a meter in a word."""
     if row.status != MeterStatus.COMMISSIONED:
         return label(MeterStatus(row.status).label, STATUS_COLOURS[MeterStatus(row.status)])
+    if row.may_enrol and row.heard_at is None:
+        return label("awaits enrolment", "info")
     if row.heard_at is None:
         return label("no frame yet", "danger")
     return label("active", "success") if now - row.heard_at < heard.PERIOD else label("silent", "warning")
@@ -133,7 +143,8 @@ class MetersPage(MetersActingPage):
             status=filters["status"],
             scheme=filters["scheme"],
             concentrator_id=None if concentrator is None else concentrator.pk,
-            heard=filters["health"],
+            heard="" if filters["health"] == "enrolling" else filters["health"],
+            may_enrol=filters["health"] == "enrolling",
             heard_since=now - heard.PERIOD,
             ids=self.known_ids(filters["health"], now) if concentrator is None and not filters["search"] else None,
             after=text_of(after) if after else "",

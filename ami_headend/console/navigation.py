@@ -11,6 +11,7 @@ from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failures import FailuresPage
 from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditPage
+from ami_headend.console.keys.enrolment import EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.master_key import MasterKeyPage
 from ami_headend.console.keys.waves import WavesPage
@@ -74,6 +75,7 @@ GROUPS = [
         "Keys",
         [
             _console_page(KeysPage),
+            _console_page(EnrolmentPage),
             _console_page(MasterKeyPage, "admin:keyvault_masterkeyrotation_changelist"),
             _console_page(WavesPage, "admin:concentrators_rotationwave_changelist"),
             _console_page(ApprovalsPage),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ami_headend.core.sql import int_array, select
 from ami_headend.kept import Question
 from keyvault.device_keys import heard, schemes_in_use
+from keyvault.enrolment import inventory as enrolment
 from meters.models import MeterStatus
 from meters.registry.search import meter_condition
 
@@ -28,6 +29,7 @@ class MeterRow(NamedTuple):
     concentrator: str | None
     open_failures: int
     scheme: str | None
+    may_enrol: bool
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class MeterSelection:
     scheme: str = ""
     heard: str = ""
     heard_since: datetime | None = None
+    may_enrol: bool = False
     ids: Sequence[int] | None = None
     after: str = ""
 
@@ -80,7 +83,8 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
         f"""{mine}
             SELECT m.id, m.serial_number, encode(m.system_title, 'hex'), m.name, m.status,
                    coalesce(l.interval_minutes, m.interval_minutes),
-                   h.heard_at, c.id, c.name, coalesce(f.open, 0), u.scheme
+                   h.heard_at, c.id, c.name, coalesce(f.open, 0), u.scheme,
+                   {enrolment.MAY.format(title="m.system_title")}
             FROM (SELECT m.* FROM {"mine" if mine else "meters_meter"} m {first_heard} {conditions}
                   ORDER BY m.serial_number LIMIT %s) AS m
             {heard.LAST.format(title="m.system_title")}
@@ -128,6 +132,7 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
             selection.status
             or selection.scheme
             or selection.heard
+            or selection.may_enrol
             or (selection.concentrator_id, selection.ids) != (None, None)
         )
         condition, values = meter_condition(
@@ -141,6 +146,8 @@ def _meter_conditions(selection: MeterSelection, limit: int) -> tuple[str, list[
     if selection.scheme:
         conditions.append(schemes_in_use.IS.format(title="m.system_title"))
         params.append(selection.scheme)
+    if selection.may_enrol:
+        conditions.append(enrolment.MAY.format(title="m.system_title"))
     if selection.ids is not None:
         conditions.append("m.id = ANY(%s::int[])")
         params.append(int_array(selection.ids))

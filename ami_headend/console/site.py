@@ -19,6 +19,7 @@ from ami_headend.console.failures import FailureGroupsPage, FailuresExport, Fail
 from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditExport, AuditPage
 from ami_headend.console.keys.compromise import CompromisePage
+from ami_headend.console.keys.enrolment import AllowEnrolmentPage, EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
 from ami_headend.console.keys.wave import WavePage
@@ -60,6 +61,8 @@ PAGES: list[type[ConsolePage]] = [
     AlertSubjectsExport,
     KeysPage,
     CompromisePage,
+    EnrolmentPage,
+    AllowEnrolmentPage,
     MasterKeyPage,
     DestroyPage,
     WavesPage,

@@ -65,19 +65,28 @@ WAITING = frozenset(
 # The meter's clock may be fast, or ours slow: these are judged again only when somebody states that ours was slow, or
 # changes an interval length so that intervals end earlier.
 NOT_BY_ITSELF = frozenset({FailureKind.CLOCK_SKEW})
+# Of frames by which a meter would enrol by certificate.
+ENROLMENT = frozenset(
+    {
+        FailureKind.CERTIFICATE_INVALID,
+        FailureKind.CERTIFICATE_EXPIRED,
+        FailureKind.CERTIFICATE_REVOKED,
+        FailureKind.ALREADY_ENROLLED,
+    }
+)
 # Rejections that do not take the invocation counter.
-BEFORE_COUNTER = WAITING | {
-    FailureKind.MALFORMED,
-    FailureKind.KEY_RETIRED,
-    FailureKind.ALGORITHM_MISMATCH,
-    FailureKind.TAG_INVALID,
-    FailureKind.COUNTER_TOO_OLD,
-    FailureKind.SESSION_CLOSED,
-    FailureKind.CERTIFICATE_INVALID,
-    FailureKind.CERTIFICATE_EXPIRED,
-    FailureKind.CERTIFICATE_REVOKED,
-    FailureKind.ALREADY_ENROLLED,
-}
+BEFORE_COUNTER = (
+    WAITING
+    | ENROLMENT
+    | {
+        FailureKind.MALFORMED,
+        FailureKind.KEY_RETIRED,
+        FailureKind.ALGORITHM_MISMATCH,
+        FailureKind.TAG_INVALID,
+        FailureKind.COUNTER_TOO_OLD,
+        FailureKind.SESSION_CLOSED,
+    }
+)
 
 _SEVERITY = {
     FailureKind.CERTIFICATE_INVALID: Severity.CRITICAL,

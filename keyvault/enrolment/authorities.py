@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from ami_headend.core.sql import execute, int_array, octets_array
 from keyvault import approvals, journal
@@ -94,8 +95,14 @@ def approval_subject(authority: PublicAuthority) -> dict[str, Any]:
 def listed() -> QuerySet[Authority]:
     """The pinned authorities by name, with how many meters each enrolled, and how many certificates it revoked."""
     return Authority.objects.annotate(
-        enrolments=Count("enrolment", distinct=True), revocations=Count("revokedcertificate", distinct=True)
+        enrolments=_count(Enrolment.objects.all()), revocations=_count(RevokedCertificate.objects.all())
     ).order_by("issuer", "pk")
+
+
+def _count(rows: QuerySet[Any]) -> Coalesce:
+    """How many of these rows an authority has; not by a join, which would multiply two such counts."""
+    of_one = rows.filter(authority=OuterRef("pk")).order_by().values("authority")
+    return Coalesce(Subquery(of_one.annotate(number=Count("pk")).values("number")), 0)
 
 
 def revoke(octets: bytes, actor: Actor, now: datetime) -> Revoked:

@@ -13,8 +13,10 @@ from ami_headend.kept import Question
 from concentrators.commands import rollouts
 from concentrators.commands.rollouts import RolloutProgress
 from concentrators.models import RotationWave
-from keyvault.device_keys import fleet_keys, inventory
+from keyvault.device_keys import agreement_keys, fleet_keys, inventory
 from keyvault.device_keys.inventory import DeviceKeys, Notable
+from keyvault.enrolment import inventory as enrolment
+from keyvault.enrolment.inventory import EnrolmentStanding
 from keyvault.master_key import census
 from keyvault.master_key.census import Count
 
@@ -40,6 +42,20 @@ class FleetKeyRow(NamedTuple):
     usable: int
 
 
+class AgreementRow(NamedTuple):
+    """A version of an agreement key: its X25519 public key (32 octets), its meters, and its keys that are usable."""
+
+    name: str
+    version: int
+    public: bytes
+    state: str
+    created_at: datetime
+    replaced_at: datetime | None
+    cut_off_at: datetime | None
+    meters: int
+    usable: int
+
+
 def _keys(now: datetime) -> KeysStanding:
     return KeysStanding(
         inventory.device_keys(),
@@ -53,16 +69,35 @@ def _fleet_keys(now: datetime) -> list[FleetKeyRow]:
     return [FleetKeyRow(row.fleet_key.pk, row.fleet_key.name, row.active, row.usable) for row in fleet_keys.standings()]
 
 
+def _agreement(now: datetime) -> list[AgreementRow]:
+    return [
+        AgreementRow(
+            use.key.name,
+            use.key.version,
+            bytes(use.key.public),
+            use.key.state,
+            use.key.created_at,
+            use.key.replaced_at,
+            use.key.cut_off_at,
+            use.meters,
+            use.usable,
+        )
+        for use in agreement_keys.standings()
+    ]
+
+
 def _waves(now: datetime) -> dict[int, RolloutProgress]:
     return dict(rollouts.progresses(list(RotationWave.objects.order_by("-pk")[:WAVES_LISTED])))
 
 
 KEYS = Question("device keys", _keys, KeysStanding)
 FLEET_KEYS = Question("fleet keys", _fleet_keys, list[FleetKeyRow])
+AGREEMENT = Question("agreement keys", _agreement, list[AgreementRow])
+ENROLMENT = Question("enrolment", lambda now: enrolment.standing(now, LISTED), EnrolmentStanding)
 CENSUS = Question("census", lambda now: census.census(), list[Count])
 WAVES = Question("waves", _waves, dict[int, RolloutProgress])
 
-RENEWED = (KEYS, FLEET_KEYS, CENSUS, WAVES)
+RENEWED = (KEYS, FLEET_KEYS, AGREEMENT, ENROLMENT, CENSUS, WAVES)
 
 
 def ask(question: Question) -> Any:
