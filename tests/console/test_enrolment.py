@@ -138,7 +138,7 @@ def test_an_officer_lets_a_meter_enrol_again() -> None:
     assert "1 of them has a key in use, which the new one replaces" in words(client.post(str(ALLOW), given))
     assert not AwaitedEnrolment.objects.exists()
     said = words(client.post(str(ALLOW), {**given, "act": "allow"}, follow=True))
-    assert "1 meter may enrol, once each." in said
+    assert "1 meter may enrol, once each: 1 as session." in said
     assert f"{newcomer.meter} 0 s ago epoch 2 session" in said
     assert AwaitedEnrolment.objects.get().scheme == "session"
     assert AuditRecord.objects.filter(act="authority.allow", result="done").exists()

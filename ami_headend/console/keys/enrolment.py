@@ -122,14 +122,18 @@ class AllowEnrolmentPage(ConsolePage):
             return self.render_to_response(self.get_context_data(form=form, meant=meant))
         titles, scheme = form.cleaned_data["titles"], form.cleaned_data["scheme"] or None
         try:
-            count = authorities.allow(titles, web_actor(request), timezone.now(), scheme)
+            allowed = authorities.allow(titles, web_actor(request), timezone.now(), scheme)
         except (ProvisioningError, SchemeError) as error:
             form.add_error("scheme", sentence(error))
         except REFUSALS as error:
             messages.error(request, f"Nothing was done: {error}.")
         else:
             kept.forget(questions.ENROLMENT)
-            messages.success(request, f"{count:,} meter{'s' * (count != 1)} may enrol, once each.")
+            count, kinds = (
+                allowed.total(),
+                ", ".join(f"{number:,} as {name}" for name, number in sorted(allowed.items())),
+            )
+            messages.success(request, f"{count:,} meter{'s' * (count != 1)} may enrol, once each: {kinds}.")
             return HttpResponseRedirect(reverse("admin:enrolment"))
         return self.render_to_response(self.get_context_data(form=form, meant=meant))
 
