@@ -30,6 +30,7 @@ _WHOLE = {  # lists without a filter for the subject
         ("Agreement keys", ("admin:enrolment", "keyvault.view_devicekey")),
         ("Rotation waves", ("admin:waves", "concentrators.view_rotationwave")),
     ],
+    Condition.AUTHORITY_EXPIRES: [("Authorities", ("admin:enrolment", "keyvault.view_devicekey"))],
     Condition.ROTATION_STALLED: [
         ("Rotation waves", ("admin:waves", "concentrators.view_rotationwave")),
         ("Master key", ("admin:master-key", "keyvault.view_masterkeyrotation")),

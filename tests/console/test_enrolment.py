@@ -1,11 +1,12 @@
 """The page of enrolment, and that which lets meters enrol: what they show, to whom, and what they refuse."""
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html import unescape
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.http import HttpResponse
 from django.test import Client
@@ -43,6 +44,11 @@ def words(answer: Any) -> str:
 def awaiting(*meters: Meter) -> None:
     authorities.allow([bytes(meter.system_title) for meter in meters], OFFICER, timezone.now())
     KeptAnswer.objects.all().delete()
+
+
+def pin(kid: bytes, issuer: str, ends: datetime | None = None) -> None:
+    public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    authorities.pin(PublicAuthority(kid, issuer, public, ends), OFFICER, timezone.now())
 
 
 def enrolled() -> Newcomer:
@@ -89,8 +95,7 @@ def test_authorities_and_certificates_that_end() -> None:
     now = timezone.now()
     Enrolment.objects.update(expires_at=now + timedelta(days=10))
     for number, ends in enumerate([now - timedelta(days=1), now + timedelta(days=10), now + timedelta(days=400)]):
-        pinned = PublicAuthority(bytes([0xFF, number]), f"authority {number}", bytes([number]) * 32, ends)
-        authorities.pin(pinned, OFFICER, now)
+        pin(bytes([0xFF, number]), f"authority {number}", ends)
     said = words(person(roles.KEY_OFFICER).get(PAGE))
     assert re.search(r"test authority no end 1 0 authority-1 ", said)
     assert "authority 0 expired 0 0 ff00" in said
@@ -167,7 +172,7 @@ def test_the_cost_is_the_same_however_much_there_is(admin_client: Client) -> Non
             IntegrityFailureFactory.create(meter=meter, kind=FailureKind.ALREADY_ENROLLED)
             name = f"hes {meter.pk}"
             agreement_keys.init(name, OFFICER)
-            authorities.pin(PublicAuthority(name.encode(), name, bytes(32)), OFFICER, timezone.now())
+            pin(name.encode(), name)
 
     def cost() -> list[str]:
         KeptAnswer.objects.all().delete()

@@ -16,7 +16,7 @@ from ami_headend import kept
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.failures import SEE, failures_url, groups_table
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, moment, thousands, wrapped
+from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.keys import questions
 from ami_headend.console.keys.questions import AgreementRow
 from ami_headend.console.lists import TitlesField, choice, sentence
@@ -62,7 +62,7 @@ class EnrolmentPage(ConsolePage):
         see_failures = self.request.user.has_perm(SEE)
         context |= {
             "figures": _figures(versions, found),
-            "agreement": _agreement(versions),
+            "agreement": _agreement(versions, now),
             "authorities": _authorities(found.authorities, now),
             "awaited": _awaited(found.longest, now, see_failures=see_failures),
             "more_awaited": max(0, found.awaited - len(found.longest)),
@@ -170,7 +170,7 @@ def _figures(versions: Sequence[AgreementRow], found: EnrolmentStanding) -> list
     ]
 
 
-def _agreement(versions: Sequence[AgreementRow]) -> HtmlTable:
+def _agreement(versions: Sequence[AgreementRow], now: datetime) -> HtmlTable:
     columns = [
         Column("agreement key"),
         Column("state"),
@@ -187,7 +187,7 @@ def _agreement(versions: Sequence[AgreementRow]) -> HtmlTable:
                 _agreement_state(row),
                 thousands(row.meters),
                 thousands(row.usable),
-                moment(row.created_at),
+                ago(row.created_at, now),
                 _key(row.public),
             ]
             for row in versions
@@ -225,7 +225,7 @@ def _authorities(rows: Sequence[AuthorityRow], now: datetime) -> HtmlTable:
                 thousands(row.enrolled),
                 thousands(row.revoked),
                 clipped(kid_text(row.kid)),
-                moment(row.pinned_at),
+                ago(row.pinned_at, now),
                 _key(row.public),
             ]
             for row in rows
@@ -237,9 +237,10 @@ def _end(at: datetime | None, now: datetime) -> Any:
     """Return an end, marked if it has come or will come soon."""
     if at is None:
         return "no end"
+    day = f"{timezone.localtime(at):%Y-%m-%d}"
     if at <= now:
-        return label("expired", "danger", f"{timezone.localtime(at):%Y-%m-%d}")
-    return label(f"{timezone.localtime(at):%Y-%m-%d}", "warning") if at - now < SOON else moment(at)
+        return label("expired", "danger", day)
+    return label(day, "warning") if at - now < SOON else day
 
 
 def _awaited(rows: Sequence[AwaitedRow], now: datetime, *, see_failures: bool) -> HtmlTable:
