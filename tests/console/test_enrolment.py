@@ -19,7 +19,8 @@ from concentrators.failures.kinds import FailureKind
 from keyvault.device_keys import agreement_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
-from keyvault.models import AuditRecord, AwaitedEnrolment, Enrolment
+from keyvault.enrolment_models import AwaitedEnrolment, Enrolment
+from keyvault.models import AuditRecord
 from meters.models import Meter
 from tests.concentrators import enrolling
 from tests.concentrators.enrolling import AUDIENCE, OFFICER, Newcomer
