@@ -34,6 +34,13 @@ class LinkKeys(NamedTuple):
     digest: bytes
 
 
+class SealedLinkKeys(NamedTuple):
+    """The octets that go to a concentrator, and whether every key is in them: those that do not open are not."""
+
+    octets: bytes
+    are_all: bool
+
+
 def link_keys(concentrator_title: bytes, meter_titles: Collection[bytes]) -> LinkKeys | None:
     """The pending, active and retiring epochs of meters (titles of 8 octets each); None where it has no active key.
 
@@ -60,7 +67,7 @@ def link_keys(concentrator_title: bytes, meter_titles: Collection[bytes]) -> Lin
     return LinkKeys(own[0], [(row[0], row[4]) for row in rows if row[0] != own[0]], digest)
 
 
-def seal(found: LinkKeys, now: datetime) -> bytes:
+def seal(found: LinkKeys, now: datetime) -> SealedLinkKeys:
     """A CBOR sequence of COSE_Encrypt0 under the concentrator's key: all of the keys, up to AT_A_TIME each.
 
     Of no keys it is one that says so.
@@ -72,13 +79,13 @@ def seal(found: LinkKeys, now: datetime) -> bytes:
     opened = {key.id: key for key in open_keys([found.holder, *(key_id for key_id, _ in found.keys)])}
     own = opened.get(found.holder)
     if own is None:
-        return b""
+        return SealedLinkKeys(b"", are_all=False)
     entries = [_entry(opened[key_id], scheme, own.system_title) for key_id, scheme in found.keys if key_id in opened]
     parts = [entries[start : start + AT_A_TIME] for start in range(0, len(entries), AT_A_TIME)] or [[]]
     first = take_counters(Counter({own.id: len(parts)}), now)[own.id]
     sealed = [seal_under(own, first + n, cbor2.dumps(part, canonical=True)) for n, part in enumerate(parts)]
     journal.append("sealed", [int(now.timestamp()), [[0, one.kid, one.counter, None] for one in sealed]])
-    return b"".join(one.octets for one in sealed)
+    return SealedLinkKeys(b"".join(one.octets for one in sealed), are_all=len(entries) == len(found.keys))
 
 
 def _entry(key: DeviceKeyOctets, scheme: str, concentrator_title: bytes) -> list[bytes | None]:

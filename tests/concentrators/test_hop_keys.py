@@ -170,3 +170,14 @@ class TestDoor:
         assert status == 200
         cipher = DirectionCipher(downlink_key(bytes(range(0x20, 0x40)), TITLE, 0, 30), 30)
         assert cbor2.loads(cipher.open_(parse_frame(octets))) == [1, 2, 2, KEY[::-1], 10]
+
+
+def test_a_key_whose_row_did_not_open_comes_once_it_does(holder: Concentrator) -> None:
+    first, second = with_keys(holder, "ccm", [KeyState.RETIRING, KeyState.ACTIVE])
+    row = DeviceKey.objects.filter(pk=first.row().pk)
+    octets = bytes(row.get().wrapped or b"")
+    row.update(wrapped=octets[:-1] + bytes([octets[-1] ^ 1]))
+    assert opened(hop_keys.sealed(holder.pk, NOW))[0] == [entry(second, "ccm")]
+    row.update(wrapped=octets)
+    assert len(opened(hop_keys.sealed(holder.pk, NOW))[0]) == 2
+    assert hop_keys.sealed(holder.pk, NOW) == hop_keys.sealed(holder.pk, NOW)
