@@ -13,11 +13,11 @@ from keyvault.cose.forms import (
     KID_OCTETS,
     PARTIAL_IV,
     SHORT_ALGS,
-    TAILS,
     Form,
     bstr_head,
     heads,
     long_tail,
+    short_tail,
     why_malformed,
 )
 
@@ -73,7 +73,7 @@ def parse_frame(octets: bytes) -> Frame:
     if head is not None:
         alg, kid_at, kid_end, counter_at, end, counter_head = head
         rest = len(octets) - end
-        tail = TAILS.get(rest) or long_tail(rest)
+        tail = short_tail(rest) or long_tail(rest)
         start = end + len(tail)
         if (
             tail

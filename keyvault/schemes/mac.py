@@ -6,13 +6,13 @@ from keyvault.cose.forms import (
     COUNTER,
     KID,
     SHORT_ALGS,
-    TAILS,
     Form,
     bstr_head,
     fault,
     heads,
     long_tail,
     read_bstr,
+    short_tail,
 )
 from keyvault.cose.kdf import uplink_secret
 from keyvault.cose.mac import MacKey, encode_mac0
@@ -37,7 +37,7 @@ def parse_mac(octets: bytes) -> Frame:
         tag_head, tag_octets = _TAG_HEADS.get(alg, _UNKNOWN)
         tag_at = len(octets) - tag_octets
         payload_end = tag_at - len(tag_head)
-        tail = TAILS.get(payload_end - end) or long_tail(payload_end - end)
+        tail = short_tail(payload_end - end) or long_tail(payload_end - end)
         start = end + len(tail)
         if (
             tag_octets

@@ -8,7 +8,7 @@ import re
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from keyvault.cose.algorithms import HPKE, HPKE_PSK
-from keyvault.cose.forms import KID, PARTIAL_IV, TAILS, Form, bstr_head, heads, label, long_tail, why_malformed
+from keyvault.cose.forms import KID, PARTIAL_IV, Form, bstr_head, heads, label, long_tail, short_tail, why_malformed
 from keyvault.cose.hpke import ENC_OCTETS, PskParty, open_psk, seal_psk
 from keyvault.cose.kdf import uplink_secret
 from keyvault.cose.structures import Frame, MalformedError, enc_structure, encode_bstr, encode_protected, make_kid
@@ -40,7 +40,7 @@ def parse_sealed(octets: bytes) -> Frame:
         enc_at = end + len(_ENC_HEAD)
         enc_end = enc_at + ENC_OCTETS
         rest = len(octets) - enc_end + 1
-        tail = (TAILS.get(rest) or long_tail(rest))[1:]
+        tail = (short_tail(rest) or long_tail(rest))[1:]
         start = enc_end + len(tail)
         if (
             tail

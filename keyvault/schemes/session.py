@@ -6,11 +6,11 @@ from keyvault.cose.forms import (
     KID,
     PARTIAL_IV,
     SHORT_ALGS,
-    TAILS,
     Form,
     heads,
     label,
     long_tail,
+    short_tail,
     why_malformed,
 )
 from keyvault.cose.kdf import uplink_key
@@ -37,7 +37,7 @@ def parse_session(octets: bytes) -> Frame:
     if head is not None:
         alg, protected_at, kid_at, kid_end, counter_at, counter_end, end, counter_head = head
         rest = len(octets) - end
-        tail = TAILS.get(rest) or long_tail(rest)
+        tail = short_tail(rest) or long_tail(rest)
         start = end + len(tail)
         context_at = counter_end + 2
         if (
