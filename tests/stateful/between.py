@@ -88,7 +88,7 @@ def _cutting(cut: Callable[[], object], state: str) -> _Act:
 
 _ACTS = {"verify": _verify, "compromise": _compromise, "retire": _retire, "suspend": _suspend, "rewrap": _rewrap}
 ACTS = tuple(_ACTS)
-ORDERS = ("next", "doubted", "ahead", "late")
+ORDERS = {"next": "ccm", "doubted": "session", "ahead": "sealed", "late": "session"}  # and the scheme of the meters
 
 
 def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> bool:
@@ -121,7 +121,7 @@ def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
     for true or looks first; ahead of one that the other worker has, to a worker that knows nothing; or late.
     """
     for statement in itertools.count():
-        meter = site.commission(statement, site.concentrators[0], "imported")
+        meter = site.commission(statement, site.concentrators[0], "imported", ORDERS[order])
         for wh in range(3):
             site.read([meter], wh)
         frames = site.air[-3:]

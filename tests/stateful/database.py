@@ -11,7 +11,7 @@ from ami_headend.backup.making import LEFT_OUT
 from ami_headend.core.sql import execute, fetch_rows, int_array
 from keyvault.replay_window import parse_gaps
 from tests.flows import databases
-from tests.stateful.model import ACCEPTED, DUPLICATE, EXTRA, REFUSED, Truth
+from tests.stateful.model import ACCEPTED, DUPLICATE, EXTRA, REFUSED, Counters, Truth
 
 
 class Observed(NamedTuple):
@@ -19,6 +19,8 @@ class Observed(NamedTuple):
 
     keys: dict[tuple[bytes, int], str]
     counters: dict[tuple[bytes, int], tuple[int, int, list[tuple[int, int]]]]  # highest, floor, gaps
+    sessions: dict[tuple[bytes, int, bytes], tuple[int, int, list[tuple[int, int]]]]  # likewise, by kid context
+    session_floors: dict[tuple[bytes, int], bytes]
     uplinks: dict[int, tuple[dict[str, int], dict[int, str]] | None]
     standing: dict[tuple[bytes, str, int], int]
     totals: dict[tuple[int, str, int], tuple[int, int]]
@@ -45,7 +47,7 @@ def observed() -> Observed:
             assert accepted + duplicate + rejected == frames
             assert rejected == len(refused[uplink_id])
             uplinks[uplink_id] = {ACCEPTED: accepted, DUPLICATE: duplicate}, refused[uplink_id]
-    return Observed(key_states(), _counters(), uplinks, _standing(), _totals())
+    return Observed(key_states(), _counters(), _sessions(), _session_floors(), uplinks, _standing(), _totals())
 
 
 def key_states() -> dict[tuple[bytes, int], str]:
@@ -75,11 +77,38 @@ def expected(truth: Truth, seen: Observed) -> Observed:
         uplinks[uplink_id] = counts, refused
     return Observed(
         {kid: key.state for kid, key in truth.keys.items()},
-        {kid: (max(key.taken, default=-1), key.floor, key.gaps()) for kid, key in truth.keys.items()},
+        {kid: _as_stored(key.own) for kid, key in truth.keys.items()},
+        {
+            (*kid, context): _as_stored(counters)
+            for kid, key in truth.keys.items()
+            for context, counters in key.sessions.items()
+        },
+        {kid: key.session_floor for kid, key in truth.keys.items() if key.session_floor},
         uplinks,
         {place: value for place, (value, _) in truth.standing.items()},
         truth.totals(),
     )
+
+
+def _as_stored(counters: Counters) -> tuple[int, int, list[tuple[int, int]]]:
+    return max(counters.taken, default=-1), counters.floor, counters.gaps()
+
+
+def _sessions() -> dict[tuple[bytes, int, bytes], tuple[int, int, list[tuple[int, int]]]]:
+    rows = fetch_rows(
+        """SELECT k.system_title, k.epoch, s.context, s.highest, s.floor, s.gaps::text
+           FROM keyvault_devicekey k JOIN keyvault_session s ON s.key_id = k.id"""
+    )
+    return {row[:3]: (row[3], row[4], parse_gaps(row[5])) for row in rows}
+
+
+def _session_floors() -> dict[tuple[bytes, int], bytes]:
+    rows = fetch_rows(
+        """SELECT k.system_title, k.epoch, c.session_floor
+           FROM keyvault_devicekey k JOIN keyvault_invocationcounter c ON c.key_id = k.id
+           WHERE c.session_floor <> ''"""
+    )
+    return {row[:2]: row[2] for row in rows}
 
 
 def _counters() -> dict[tuple[bytes, int], tuple[int, int, list[tuple[int, int]]]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from hashlib import sha256
+from typing import NamedTuple
 
 from concentrators.simulator.meter import (
     ENERGY_REGISTER,
@@ -12,8 +13,10 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
-from concentrators.simulator.obedience import READ_NOW, RESEND, SET_KEY, TakenCommand
-from keyvault.cose.structures import parse_frame
+from concentrators.simulator.obedience import AGREE_KEY, READ_NOW, RESEND, SET_CLOCK, SET_KEY, TakenCommand
+from concentrators.simulator.sealers import sealer
+from keyvault.cose.forms import KID_OCTETS
+from keyvault.schemes.table import ENVELOPES
 from meters.models import Meter
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
 from tests.builders import seal_frame, senml_payload
@@ -23,19 +26,30 @@ FLEET_KEY = sha256(b"fleet key").digest()
 ATTACKS = ("flip", "wrong key", "other meter", "other epoch", "downgrade", "downlink", "transfer key", "noise", "clone")
 
 
+class Made(NamedTuple):
+    """What a meter leaves the factory with; ``head_end`` is the public key that it seals to, ``private`` its own."""
+
+    key: bytes
+    transfer_key: bytes
+    alg: int
+    transfer_alg: int
+    scheme: str = "ccm"
+    head_end: bytes = b""
+    private: bytes = b""
+
+
 class HonestMeter:
     """A meter, with what it keeps in non-volatile memory."""
 
-    def __init__(self, row: Meter, made_key: bytes, transfer_key: bytes, alg: int, transfer_alg: int) -> None:
-        self.row = row
+    def __init__(self, row: Meter, made: Made, now_s: int) -> None:
+        self.row, self._made = row, made
         self.title = bytes(row.system_title)
-        self.made_key, self.transfer_key = made_key, transfer_key
-        self._algorithms = alg, transfer_alg
+        self.made_key, self.transfer_key, self.transfer_alg = made.key, made.transfer_key, made.transfer_alg
         self._memory = Memory(row.pk)
         self._intervals: dict[int, tuple[int, int]] = {}
-        self._said: dict[tuple[int, int], bytes] = {}  # plaintext by epoch and counter
+        self._said: dict[tuple[bytes, int], bytes] = {}  # plaintext by kid, with the session's kid context, and counter
         self.done: set[int] = set()  # numbers of the commands that it did
-        self.boot()
+        self.boot(now_s)
 
     @property
     def epoch(self) -> int:
@@ -46,21 +60,55 @@ class HonestMeter:
         return self._device.key.octets
 
     @property
+    def scheme(self) -> str:
+        return self._device.key.scheme
+
+    @property
     def alg(self) -> int:
         return self._device.key.alg
 
-    def visit(self, transfer_key: bytes) -> None:
+    def visit(self, transfer_key: bytes, now_s: int) -> None:
         """Somebody comes and gives the meter another transfer key."""
         self.transfer_key = transfer_key
-        self.boot()
+        self.boot(now_s)
 
-    def boot(self) -> None:
-        """Power comes back: the counter jumps to what was reserved."""
-        alg, transfer_alg = self._algorithms
+    def boot(self, now_s: int) -> None:
+        """Power comes back: the counter jumps to what was reserved, or a session begins."""
+        made = self._made
         self._memory.nonvolatile.power = None
         self._device = SimulatedMeter(
-            self.title, self.made_key, self._memory, self.transfer_key, alg=alg, transfer_alg=transfer_alg
+            self.title,
+            self.made_key,
+            self._memory,
+            self.transfer_key,
+            alg=made.alg,
+            transfer_alg=made.transfer_alg,
+            scheme=made.scheme,
+            head_end=made.head_end,
+            private=made.private,
+            clock_s=now_s,
         )
+
+    def impostor(self) -> SimulatedMeter:
+        """Somebody with another key."""
+        return self._device.impostor(self.title + self.key)
+
+    def is_sealing_as(self, sent: Sent) -> bool:
+        """Whether a frame is of the epoch, and of the session, that the meter seals in now."""
+        context = self._device.place.kid_context if sent.context else b""
+        return (sent.epoch, sent.context) == (self.epoch, context)
+
+    def seal_again(self, counter: int, payload: bytes) -> bytes:
+        """What whoever cloned the meter seals, with a counter of its choice."""
+        return self._device.seal(payload, counter)
+
+    def seal_otherwise(self, counter: int, payload: bytes) -> bytes:
+        """A frame under the meter's own key that is not of its scheme and algorithm."""
+        scheme, alg = ("mac", 4) if counter % 2 else ("ccm", 21 - self.alg if self.alg in (10, 11) else 10)
+        if scheme == self._device.key.scheme:
+            scheme, alg = ("ccm", 10) if scheme == "mac" else (scheme, alg)
+        key = self._device.key._replace(scheme=scheme, alg=alg)
+        return sealer(key, self.title, self._device.place).seal(counter, payload)
 
     def read(self, interval_s: int, wh: int, *, extra: bool = False) -> Sent:
         """A frame of one interval; no interval is read twice. ``extra``: with a register that new firmware has."""
@@ -82,7 +130,7 @@ class HonestMeter:
         try:
             return self._obey(octets, now_s, refuse=refuse)
         except PowerLostError:
-            self.boot()
+            self.boot(now_s)
             return []
         finally:
             self._memory.nonvolatile.power = None
@@ -109,8 +157,10 @@ class HonestMeter:
         return sent
 
     def _do(self, order: TakenCommand) -> list[Sent]:
-        if order.kind == SET_KEY:
+        if order.kind in (SET_KEY, AGREE_KEY):
             self._device.renew(order)
+        elif order.kind == SET_CLOCK:
+            self._device.set_clock(order.fields[2])
         elif order.kind == READ_NOW and self._intervals:
             at_s = max(self._intervals) + INTERVAL_S
             value = ENERGY_REGISTER, at_s, self._memory.register_wh
@@ -127,9 +177,10 @@ class HonestMeter:
 
     def _seal(self, payload: bytes, *values: Value) -> Sent:
         octets = self._device.seal(payload)
-        counter = parse_frame(octets).counter
-        assert self._said.setdefault((self.epoch, counter), payload) is payload, "a nonce again"
-        return Sent(octets, self.title, self.epoch, counter, values)
+        starts = ENVELOPES.starts
+        frame = starts[octets[: starts.octets]][1](octets)
+        assert self._said.setdefault((frame.kid, frame.counter), payload) is payload, "a nonce again"
+        return Sent(octets, self.title, self.epoch, frame.counter, values, context=frame.kid[KID_OCTETS:])
 
 
 def lose_power_after(writes: int) -> Callable[[NonVolatile, str, bytes], None]:
@@ -155,19 +206,19 @@ def forged(attack: str, like: Sent, whose: HonestMeter, other: HonestMeter, numb
             octets[number // 8 % len(octets)] ^= 1 << number % 8
             made = bytes(octets)
         case "wrong key":  # far ahead: where it is believed before its tag, it locks the meter out
-            made = seal_frame(title, epoch, sha256(title + whose.key).digest(), 2**40 - 1 - number, payload, whose.alg)
+            made = whose.impostor().seal(payload, 2**40 - 1 - number)
         case "other meter":
             made = like.octets.replace(title, other.title if other.title != title else bytes(8))
         case "other epoch":
-            made = seal_frame(title, epoch + 1, whose.made_key, counter + number % 3, payload, whose.alg)
-        case "downgrade":  # the right key, the wrong algorithm
-            made = seal_frame(title, whose.epoch, whose.key, 2**30 + number, payload, alg=21 - whose.alg)
+            made = seal_frame(title, epoch + 1, whose.made_key, counter + number % 3, payload)
+        case "downgrade":  # the right key, the wrong algorithm, or another scheme
+            made = whose.seal_otherwise(2**30 + number, payload)
         case "downlink" if commands:
             made = commands[number % len(commands)]
         case "transfer key":
             made = seal_frame(title, 0, whose.transfer_key, number, payload)
-        case "clone" if whose.epoch == epoch:  # the right key; the caller sees to it that the counter is taken
-            made = seal_frame(title, epoch, whose.key, counter, payload, whose.alg)
+        case "clone" if whose.is_sealing_as(like):  # the right key; the caller sees to it that the counter is taken
+            made = whose.seal_again(counter, payload)
         case _:
             shorter = like.octets[: number % (len(like.octets) - 5)]  # so that chance does not make the frame itself
             made = shorter + sha256(shorter).digest()[: number % 5]

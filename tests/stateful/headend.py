@@ -7,6 +7,7 @@ from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.conf import settings
 from django.utils import timezone
 
@@ -32,17 +33,19 @@ from keyvault.audit.chain import Actor
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
-from keyvault.device_keys import epochs, key_export, provisioning, shipment_file, shipments
+from keyvault.device_keys import agreement_keys, epochs, key_export, provisioning, shipment_file, shipments
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.device_keys.shipment_file import Shipment, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import DeviceKey
+from keyvault.schemes.agreed import agree, agreed_device_key
+from keyvault.schemes.table import algorithm_for
 from meters.models import Meter, Register
 from meters.registry import lookup
 from tests.stateful import database
 from tests.stateful.faults import Fault, Faults, Worker
-from tests.stateful.field import FLEET_KEY, HonestMeter
+from tests.stateful.field import FLEET_KEY, HonestMeter, Made
 from tests.stateful.model import EXTRA, INTERVAL_S, WAITING, Assigned, Key, Posted, Sent, Truth
 
 ACTOR = Actor("stateful", "tests")
@@ -85,9 +88,11 @@ class HeadEnd:
         settings.MASTER_KEY_FILE.unlink(missing_ok=True)
         shutil.rmtree(settings.KEY_JOURNAL_DIR, ignore_errors=True)
         master_key.init(settings.MASTER_KEY_FILE)
+        self.agreement_key = agreement_keys.init("hes-1", ACTOR)
         self.workers = [Worker(), Worker()]
         self.truth = Truth(
             settings.COUNTER_GAP_RUNS,
+            settings.SESSIONS_KEPT,
             timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
             timedelta(days=settings.KEY_GRACE_DAYS),
         )
@@ -102,27 +107,36 @@ class HeadEnd:
 
     # --- meters ---------------------------------------------------------------------------------
 
-    def commission(self, number: int, concentrator: int, keys: str) -> HonestMeter:
-        """A new meter in the registry, and how it got its keys: "imported", "exported", "derived", or "unshipped" yet.
+    def commission(self, number: int, concentrator: int, keys: str, scheme: str = "ccm") -> HonestMeter:
+        """A new meter in the registry, and how it got its keys.
 
-        The first and the last of them are of alg 11.
+        "imported", "exported", "derived", "agreed", or "unshipped" yet; the first and the last are of alg 11.
         """
         title = (0x0024_BEFF_FE00_0001 + number).to_bytes(8, "big")
         row = Meter.objects.create(system_title=title, serial_number=f"meter {number}", commissioned_at=clock.now)
         made = [sha256(title + bytes([epoch])).digest() for epoch in (1, 0)]
-        algorithms = [STRONG if keys in ("imported", "unshipped") else USUAL, STRONG if keys == "unshipped" else USUAL]
+        wished = STRONG if keys in ("imported", "unshipped") and scheme in ("ccm", "session") else None
+        alg, transfer_alg = algorithm_for(scheme, wished), STRONG if keys == "unshipped" else USUAL
+        private = b""
         match keys:
             case "imported":
-                new = zip((1, 0), made, algorithms, strict=True)
-                provisioning.provision_stored([NewKey(title, *one) for one in new])
+                entry = NewKey(title, 1, made[0], alg, scheme)
+                entries = [entry, NewKey(title, 0, made[1], transfer_alg)]
+                provisioning.provision_stored(provisioning.with_agreement_keys(entries))
             case "exported":
-                provisioning.provision_devices([title])
+                provisioning.provision_devices([title], scheme=scheme)
                 made = _exported(title)
             case "derived":
                 fleet_key = provisioning.create_fleet_key("fleet", FLEET_KEY)
-                provisioning.provision_devices([title], fleet_key=fleet_key)
+                provisioning.provision_devices([title], fleet_key=fleet_key, scheme=scheme)
                 made = [derived_device_key(FLEET_KEY, title, epoch) for epoch in (1, 0)]
-        meter = HonestMeter(row, made[0], made[1], *algorithms)
+            case "agreed":
+                private = sha256(title + b"private").digest()
+                made = self._agree(title, private, alg, scheme)
+        head_end = bytes(self.agreement_key.public)
+        meter = HonestMeter(
+            row, Made(made[0], made[1], alg, transfer_alg, scheme, head_end, private), int(clock.now.timestamp())
+        )
         self.meters.append(meter)
         self.truth.in_service[title] = True
         self.assign(meter, concentrator)
@@ -130,6 +144,15 @@ class HeadEnd:
             self.unshipped.append(meter)
         self.learn({(None, "active")})
         return meter
+
+    def _agree(self, title: bytes, private: bytes, alg: int, scheme: str) -> list[bytes]:
+        """Let head-end and meter agree on keys of epochs 1 and 0; as the meter has them."""
+        own = X25519PrivateKey.from_private_bytes(private)
+        public, version = own.public_key().public_bytes_raw(), self.agreement_key
+        entries = [NewKey(title, 1, None, alg, scheme, version.pk), NewKey(title, 0, agreement_key=version.pk)]
+        provisioning.provision_agreed(entries, {title: public})
+        z = agree(own, bytes(version.public))
+        return [agreed_device_key(z, title, epoch, public, bytes(version.public)) for epoch in (1, 0)]
 
     def read(self, meters: Iterable[HonestMeter], wh: int, *, extra: bool = False) -> None:
         """An interval goes by, and meters measure it."""
@@ -156,7 +179,7 @@ class HeadEnd:
     def ship(self, meter: HonestMeter, fault: Fault | None = None) -> None:
         """The manufacturer's shipment with a meter's keys comes in."""
         key, transfer_key = map(TRANSPORT_KEY.wrap, (meter.made_key, meter.transfer_key))
-        shipment = _shipment(ShipmentLine(2, meter.title, 1, STRONG, key, transfer_key))
+        shipment = _shipment(ShipmentLine(2, meter.title, 1, STRONG, key, transfer_key, STRONG, meter.scheme))
         self.faults.run(lambda: shipments.import_(shipment, TRANSPORT_KEY, ACTOR), fault)
         self.learn({(None, "active")})
 
@@ -164,7 +187,9 @@ class HeadEnd:
         """A shipment comes in with another transfer key of a meter, which has to be visited yet."""
         key = sha256(meter.title + f"transfer key {len(self._transfer_keys)}".encode()).digest()
         self._transfer_keys[fingerprint(key)] = key
-        shipment = _shipment(ShipmentLine(2, meter.title, None, None, None, TRANSPORT_KEY.wrap(key)))
+        shipment = _shipment(
+            ShipmentLine(2, meter.title, None, None, None, TRANSPORT_KEY.wrap(key), meter.transfer_alg)
+        )
         self.faults.run(lambda: shipments.import_(shipment, TRANSPORT_KEY, ACTOR, replace_transfer_keys=True), fault)
         kid = meter.title, TRANSFER_EPOCH
         if database.key_states()[kid] == "active":
@@ -175,7 +200,7 @@ class HeadEnd:
         """Somebody brings a meter the transfer key that a shipment put in, if one did."""
         name = database.key_names().get((meter.title, TRANSFER_EPOCH))
         if name is not None and self.was_shipped(name):
-            meter.visit(self._transfer_keys[name])
+            meter.visit(self._transfer_keys[name], int(clock.now.timestamp()))
 
     def was_shipped(self, name: bytes) -> bool:
         """Whether a shipment, one that was lost with its worker even, had a transfer key of that fingerprint."""
@@ -222,11 +247,13 @@ class HeadEnd:
                 pass
         corrected = {pk for pk, uplink in self.truth.uplinks.items() if uplink.corrected_at is not None}
         self.settle(
-            [
-                partial(_judge_again, uplink_id, kinds=reverification_queue._KINDS[cause])
-                for cause in causes
-                for uplink_id in sorted(self.truth.uplinks if cause != "clock" else corrected)
-            ]
+            *_in_batches(
+                [
+                    partial(_judge_again, uplink_id, kinds=reverification_queue._KINDS[cause])
+                    for cause in causes
+                    for uplink_id in sorted(self.truth.uplinks if cause != "clock" else corrected)
+                ]
+            )
         )
 
     def add_register(self, unit: str = "Wh") -> None:
@@ -273,6 +300,7 @@ class HeadEnd:
         mine = self._judging([uplink_id] if uplink_id in done else [])
         if fault is None or fault.between is not None:
             assert mine, "verification came to nothing"
+        mine = [one for effect in mine for one in (effect, Truth.give_up_sessions)]
         self.settle([*mine, *beside], [*beside, *mine], mine)
 
     def verify_in_turn(self, uplink_id: int, worker: Worker) -> None:
@@ -281,7 +309,7 @@ class HeadEnd:
             dispatch.verify_backlog(uplink_id, worker.own)
         done = self._verified()
         assert uplink_id in done
-        self.settle(self._judging(done))
+        self.settle(*_in_batches(self._judging(done)))
 
     def sweep(self, worker: Worker) -> None:
         """What was left over is found again, and verified."""
@@ -294,6 +322,7 @@ class HeadEnd:
         def judge(truth: Truth) -> None:
             if uplink_id in self._verified() and truth.uplinks[uplink_id].verdicts is None:
                 truth.judge_uplink(uplink_id, clock.now)
+                truth.give_up_sessions()
 
         return judge
 
@@ -303,8 +332,8 @@ class HeadEnd:
         with worker.at_work():
             self.faults.run(lambda: reverification.verify_all_again(waiting, worker=worker.own), fault)
         effects = [partial(_judge_again, uplink_id) for uplink_id in waiting]
-        alternatives = [effects[:count] for count in range(len(effects), -1, -1)]
-        self.settle(*(alternatives if fault else alternatives[:1]))
+        counts = range(len(effects), -1, -1) if fault else [len(effects)]
+        self.settle(*(batches for count in counts for batches in _in_batches(effects[:count])))
 
     def _verified(self) -> list[int]:
         """What the database says is verified, and the model does not know of yet."""
@@ -408,6 +437,12 @@ def _exported(title: bytes) -> list[bytes]:
     key_export.export([title], TRANSPORT_KEY, path, "S-2", ACTOR)
     line = shipment_file.read(path).lines[0]
     return [TRANSPORT_KEY.unwrap(wrapped) for wrapped in (line.key, line.transfer_key) if wrapped is not None]
+
+
+def _in_batches(effects: Sequence[Effect]) -> list[list[Effect]]:
+    """Uplinks were judged each alone, or all together."""
+    alone = [one for effect in effects for one in (effect, Truth.give_up_sessions)]
+    return [alone, [*effects, Truth.give_up_sessions]]
 
 
 def _judge(uplink_id: int, truth: Truth) -> None:

@@ -14,7 +14,7 @@ from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
 from concentrators.models import CommandKind, RotationWave
 from keyvault import master_key
-from keyvault.device_keys import epochs
+from keyvault.device_keys import agreement_keys, epochs
 from keyvault.master_key import rewrap, versions
 from keyvault.master_key.rewrap import RotationError
 from keyvault.master_key.versions import DestroyError
@@ -28,10 +28,18 @@ from tests.stateful.model import ACCEPTABLE, TRANSFER_EPOCH, Sent
 from tests.stateful.restoring import Saved, back_up, restore
 from tests.stateful.rotating import destroy_what_may_be, forget_backups, rotate_twice
 
+MADE = (
+    ("imported", "ccm"),
+    ("exported", "sealed"),
+    ("derived", "mac"),
+    ("unshipped", "session"),
+    ("agreed", "session"),
+)
 PICK = st.integers(0, 999)
 WORKER = st.integers(0, 1)
 PLACE = st.integers(0, 1)  # of a concentrator
-METERS = st.sets(st.integers(0, 3), min_size=1)
+METERS = st.sets(st.integers(0, 4), min_size=1)
+SCHEMES = st.sampled_from((None, None, None, "ccm", "session", "mac", "sealed"))
 FRAMES = st.lists(PICK, min_size=1, max_size=5)
 OFTEN_NOT = st.sampled_from((False, False, False, True))
 DEATH = st.one_of(st.none(), st.none(), st.integers(0, 15).map(Fault))
@@ -52,8 +60,8 @@ class Machine(RuleBasedStateMachine):
     def head_end_begins(self) -> None:
         lived["lives"] += 1
         self.site = site = HeadEnd(faults)
-        for number, keys in enumerate(("imported", "exported", "derived", "unshipped")):
-            site.commission(number, site.concentrators[number % 2], keys)
+        for number, (keys, scheme) in enumerate(MADE):
+            site.commission(number, site.concentrators[number % 2], keys, scheme)
         for _ in range(2):
             site.read(site.meters, 100)
         self.saved = back_up(site)
@@ -163,7 +171,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def meter_boots(self, pick: int) -> None:
-        self.meter(pick).boot()
+        self.meter(pick).boot(int(clock.now.timestamp()))
 
     # --- workers ----------------------------------------------------------------------------------
 
@@ -248,6 +256,11 @@ class Machine(RuleBasedStateMachine):
         assert self.saved is None or self.saved.versions <= set(master_key.provider().fresh().versions)
         self.site.settle()
 
+    @rule()
+    def agreement_key_rotates(self) -> None:
+        """Keys that begin from now on go with the next version."""
+        agreement_keys.rotate("hes-1", ACTOR, clock.now)
+
     # --- backups ----------------------------------------------------------------------------------
 
     @rule()
@@ -270,6 +283,7 @@ class Machine(RuleBasedStateMachine):
         refuse=OFTEN_NOT,
         cancelled=OFTEN_NOT,
         algorithm=st.sampled_from((None, None, USUAL, STRONG)),
+        scheme=SCHEMES,
         fault=DEATH,
     )
     def wave_begins(
@@ -281,13 +295,14 @@ class Machine(RuleBasedStateMachine):
         refuse: bool,
         cancelled: bool,
         algorithm: int | None,
+        scheme: str | None,
         fault: Fault | None,
     ) -> None:
         """A rotation of device keys, as far as it comes for now."""
         site = self.site
         selection = Selection(everything=True) if everything else Selection([self.meter(pick).title])
         with suppress(WaveError):
-            rollouts.begin("wave", selection, ACTOR, clock.now, 600, 1_000, algorithm)
+            rollouts.begin("wave", selection, ACTOR, clock.now, 600, 1_000, None if scheme else algorithm, None, scheme)
         if stages > 0:
             self.waves_step(fault)
         if stages > 1:
@@ -305,9 +320,9 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK, place=PLACE, cancelled=st.booleans())
     def wave_expires_and_another_begins(self, pick: int, place: int, cancelled: bool) -> None:
         """Commands were fetched, and no meter was heard of: are the keys with them or not?"""
-        self.wave_begins(pick, True, 2, place, False, False, None, None)
+        self.wave_begins(pick, True, 2, place, False, False, None, None, None)
         self.time_passes(timedelta(days=8), None)
-        self.wave_begins(pick, True, 1, place, False, cancelled, None, None)
+        self.wave_begins(pick, True, 1, place, False, cancelled, None, None, None)
 
     @precondition(lambda self: RotationWave.objects.exists())
     @rule(pick=PICK, act=st.sampled_from(("step", "pause", "resume", "cancel")), fault=DEATH)
@@ -438,7 +453,7 @@ class Machine(RuleBasedStateMachine):
         """A frame that would be accepted but for the act: a new one, or a late one under a key that may be retired."""
         site = self.site
         keys = site.truth.keys
-        late = [sent for sent in site.air if sent.kid in keys and keys[sent.kid].is_open_to(sent.counter, "retiring")]
+        late = [sent for sent in site.air if sent.kid in keys and keys[sent.kid].is_open_to(sent, "retiring")]
         if act == "retire" and late:
             return late[pick % len(late)]
         good = [one for one in site.meters if (key := keys.get((one.title, one.epoch))) and key.state in ACCEPTABLE]

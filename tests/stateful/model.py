@@ -33,6 +33,7 @@ class Sent(NamedTuple):
     counter: int
     values: tuple[Value, ...]
     honest: bool = True
+    context: bytes = b""  # of the session that the counter is of, if one
 
     @property
     def kid(self) -> Kid:
@@ -44,23 +45,16 @@ class Sent(NamedTuple):
 
 
 @dataclass
-class Key:
-    """One epoch of a device: its state, and which counters were taken under it."""
+class Counters:
+    """Which counters were taken under a key, or in one session of it."""
 
-    state: str
     taken: set[int] = field(default_factory=set)
     floor: int = 0
-    retiring_at: datetime | None = None
-    given_away: bool = False  # octets that bring it have left the head-end
 
     def look(self, counter: int) -> str:
         if counter < self.floor:
             return "old"
         return "seen" if counter in self.taken else "free"
-
-    def is_open_to(self, counter: int, state: str) -> bool:
-        """Whether the key is in a state, and a counter not yet taken."""
-        return self.state == state and self.look(counter) == "free"
 
     def take(self, counter: int, runs_kept: int) -> None:
         """Take a counter; where more runs of skipped ones are left than are kept, the oldest are given up."""
@@ -77,6 +71,40 @@ class Key:
                 runs.append((expected, one - 1))
             expected = one + 1
         return runs
+
+
+@dataclass
+class Key:
+    """One epoch of a device: its state, and the counters taken under it and in its sessions."""
+
+    state: str
+    own: Counters = field(default_factory=Counters)
+    sessions: dict[bytes, Counters] = field(default_factory=dict)
+    session_floor: bytes = b""
+    retiring_at: datetime | None = None
+    given_away: bool = False  # octets that bring it have left the head-end
+
+    def look(self, sent: Sent) -> str:
+        """What became of the counter of a frame: "free", "seen", "old", or "closed" with its session."""
+        if not sent.context:
+            return self.own.look(sent.counter)
+        if sent.context in self.sessions:
+            return self.sessions[sent.context].look(sent.counter)
+        return "closed" if sent.context <= self.session_floor else "free"
+
+    def take(self, sent: Sent, runs_kept: int) -> None:
+        counters = self.sessions.setdefault(sent.context, Counters()) if sent.context else self.own
+        counters.take(sent.counter, runs_kept)
+
+    def is_open_to(self, sent: Sent, state: str) -> bool:
+        """Whether the key is in a state, and the counter of a frame not yet taken."""
+        return self.state == state and self.look(sent) == "free"
+
+    def give_up_sessions(self, kept: int) -> None:
+        """Keep the highest sessions; what is not above the floor never comes again."""
+        for context in sorted(self.sessions)[:-kept]:
+            self.session_floor = max(self.session_floor, context)
+            del self.sessions[context]
 
 
 @dataclass
@@ -106,6 +134,7 @@ class Truth:
     """Keys, meters, uplinks and readings as they ought to stand."""
 
     runs_kept: int
+    sessions_kept: int
     window: timedelta
     grace: timedelta
     keys: dict[Kid, Key] = field(default_factory=dict)
@@ -140,6 +169,11 @@ class Truth:
             if waits and uplink.verdicts is not None:
                 uplink.verdicts[index] = self.judge(sent, uplink_id, now)
 
+    def give_up_sessions(self) -> None:
+        """As each batch ends with it: all frames of one find the sessions that stood before it."""
+        for key in self.keys.values():
+            key.give_up_sessions(self.sessions_kept)
+
     def judge(self, sent: Sent, uplink_id: int, now: datetime) -> str:
         """The verdict of one frame, and what follows from it."""
         if not sent.honest:
@@ -149,26 +183,38 @@ class Truth:
             return "unknown_epoch" if any(title == sent.title for title, _ in self.keys) else "unknown_device"
         if key.state not in ACCEPTABLE:
             return "key_retired"
-        found = key.look(sent.counter)
-        if found == "old":
-            return "counter_too_old"
-        if found == "seen":
-            return self._again(sent, self.uplinks[uplink_id].came_at)
+        came_at = self.uplinks[uplink_id].came_at
+        gone_by = self._by_counter(sent, key, came_at)
+        if gone_by is not None:
+            return gone_by
         if not self.in_service[sent.title]:
             return "device_suspended"
         if any(register not in self.registers for register, _, _ in sent.values):
             return "unknown_register"
         if any(self._is_other_than_registered(sent.title, register, time_s) for register, time_s, _ in sent.values):
             return "registry_mismatch"
-        if self._is_ahead(sent, self.uplinks[uplink_id].came_at):
+        if self._is_ahead(sent, came_at):
             return "clock_skew"
-        key.take(sent.counter, self.runs_kept)
+        key.take(sent, self.runs_kept)
         for register, time_s, value in sent.values:
             there = self.standing.setdefault((sent.title, register, time_s), (value, uplink_id))
             assert there[0] == value, "an honest meter never says two things"
         if key.state == "pending":
             self._activate(sent.title, key, now)
         return ACCEPTED
+
+    def _by_counter(self, sent: Sent, key: Key, came_at: datetime) -> str | None:
+        """The verdict of a frame by its counter, and its session, alone; None where that is free."""
+        if int.from_bytes(sent.context[:4], "big") > int(came_at.timestamp()) + CLOCK_SKEW_S:
+            return "clock_skew"
+        match key.look(sent):
+            case "old":
+                return "counter_too_old"
+            case "closed":
+                return "session_closed"
+            case "seen":
+                return self._again(sent, came_at)
+        return None
 
     def _is_other_than_registered(self, title: bytes, register: str, time_s: int) -> bool:
         return register in self.wrong_registers or (register == INTERVAL and time_s % self._length_s(title) != 0)

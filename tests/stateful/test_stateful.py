@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +17,17 @@ from hypothesis.stateful import run_state_machine_as_test
 from pytest_django import DjangoDbBlocker, Settings
 
 from concentrators import tasks
+from concentrators.commands import rollouts
+from concentrators.fleet.selection import Selection
 from concentrators.ingest import attempt
 from concentrators.models import Command, CommandState
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.between import ACTS, ORDERS, try_at_every_statement
 from tests.stateful.ending import end_well
-from tests.stateful.headend import HeadEnd, clock
+from tests.stateful.headend import ACTOR, HeadEnd, clock
 from tests.stateful.machine import Machine, faults, lived
+from tests.stateful.model import ACCEPTED
 from tests.stateful.restoring import back_up, restore
 
 LIVES = 640  # of the long test, in parts, so that both workers of pytest-xdist have some
@@ -44,6 +48,7 @@ def surroundings(
     settings.MASTER_KEY_DESTROY_AFTER_DAYS = 0
     settings.COUNTER_GAP_RUNS = 4
     settings.KEY_GRACE_DAYS = 10
+    settings.SESSIONS_KEPT = 3
     monkeypatch.setattr(attempt, "_LOOKS", 2)
     monkeypatch.setattr(timezone, "now", lambda: clock.now)
     monkeypatch.setattr(journal, "time", SimpleNamespace(time_ns=lambda: int(clock.now.timestamp()) * 10**9))
@@ -111,6 +116,53 @@ def test_a_key_command_is_done_where_a_restore_forgot_that_it_left(surroundings:
         site.arrive(0, site.air[-1:], 0)
     command.refresh_from_db()
     assert command.state == CommandState.DONE
+    end_well(site)
+
+
+def test_sessions_are_given_up_in_their_order_and_forgotten_by_a_restore(surroundings: None) -> None:
+    """More boots than sessions are kept, heard in any order, also after an old state was put back."""
+    site = HeadEnd(faults)
+    meter = site.commission(0, site.concentrators[0], "imported", "session")
+    for boots in range(6):
+        for wh in range(2):
+            site.read([meter], wh)
+        meter.boot(int(clock.now.timestamp()))
+        if boots == 2:
+            site.arrive(0, site.air[:5:2], 0)
+            saved = back_up(site)
+    site.arrive(0, site.air[::-3], 0)
+    site.arrive(1, site.air, 1)
+    meter.boot(int(clock.now.timestamp()) + 3600)  # its clock is ahead: so is the session, and no value in it
+    site.read([meter], 7)
+    site.arrive(0, site.air[-1:], 0)
+    site.pass_time(timedelta(hours=2))
+    verdicts = Counter(verdict for uplink in site.truth.uplinks.values() for verdict in uplink.verdicts or [])
+    assert verdicts.keys() >= {"accepted", "duplicate", "session_closed", "clock_skew"}
+    restore(site, saved)
+    site.arrive(0, site.air[:3], 1)
+    end_well(site)
+
+
+@pytest.mark.parametrize("keys", ["imported", "derived", "agreed"])
+def test_a_meter_is_moved_from_scheme_to_scheme(surroundings: None, keys: str) -> None:
+    """Its late frames stay good, and a restore to before the move leaves it where it is."""
+    site = HeadEnd(faults)
+    meter = site.commission(0, site.concentrators[0], keys)
+    saved = back_up(site)
+    for number, scheme in enumerate(("session", "mac", "sealed", "ccm")):
+        site.read([meter], number)
+        late = site.air[-1]
+        rollouts.begin(f"to {scheme}", Selection([meter.title]), ACTOR, clock.now, 600, 10, None, None, scheme)
+        rollouts.step(clock.now)
+        site.learn({(None, "pending")})
+        site.fetch(site.concentrators[0])
+        site.deliver(site.letters[-1])
+        assert meter.scheme == scheme
+        site.read([meter], number)
+        site.arrive(0, [site.air[-1], late], 0)
+        assert site.truth.uplinks[max(site.truth.uplinks)].verdicts == [ACCEPTED, ACCEPTED]
+        site.pass_time(timedelta(days=1))
+    restore(site, saved)
     end_well(site)
 
 
