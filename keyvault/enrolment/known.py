@@ -87,6 +87,11 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
            GROUP BY system_title""",
         named,
     )
+    revoked = fetch_rows(
+        "SELECT authority_id, cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers
+    )
+    public_of = public_keys.owners({one.public for one in certificates})
+    # Last: an enrolment by the same certificate that any of the above saw is seen here, too.
     enrolled = fetch_rows(
         """SELECT system_title, epoch, cti, extract(epoch FROM issued_at)::bigint FROM keyvault_enrolment
            WHERE system_title = ANY(%s::bytea[]) OR cti = ANY(%s::bytea[])""",
@@ -96,10 +101,6 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     newest: dict[bytes, int] = {}
     for title, _, _, issued_s in enrolled:
         newest[title] = max(issued_s, newest.get(title, 0))
-    revoked = fetch_rows(
-        "SELECT authority_id, cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers
-    )
-    public_of = public_keys.owners({one.public for one in certificates})
     return Known(
         _pinned(authorities),
         [AgreementVersion(*row) for row in versions],

@@ -198,6 +198,8 @@ class _Batch:
 
     def _enrol(self, one: _Claimed) -> Opened:
         """A kid without a key: every check in its order, the signature, then the tag."""
+        if self._is_of_its_certificate(one):
+            raise ContendedError("its meter enrolled by this certificate after its keys were read")
         title, epoch = one.frame.kid[:8], int.from_bytes(one.frame.kid[8:], "big")
         awaited = self._awaited(title, epoch)
         self._check_algorithm(one, transfer_algorithm(awaited.algorithm))
