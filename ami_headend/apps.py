@@ -8,7 +8,7 @@ class AmiHeadendConfig(AppConfig):
     verbose_name = "AMI head-end"
 
     def ready(self) -> None:
-        from ami_headend import celery, checks  # noqa: F401, PLC0415 - the app that shared tasks belong to; checks
+        from ami_headend import celery, settings_checks  # noqa: F401, PLC0415 - the app of shared tasks; checks
 
         gc.freeze()  # everything loaded so far stays; the collector need not scan it again
         gc.enable()

@@ -41,8 +41,6 @@ from meters.readings.obis import RegisterKind
 from meters.registry.lookup import RegistryError
 from meters.registry.search import of_meters
 
-_INTERVAL = ["meters.change_meter", "concentrators.add_command"]
-
 
 @admin.register(Concentrator)
 class ConcentratorAdmin(LargeTableAdmin):
@@ -102,7 +100,10 @@ class AssignmentAdmin(ReadOnlyAdmin):
     fields = ["meter", "concentrator", "valid_from", "valid_to"]
     actions_list = ["assign_meters"]
 
-    @action(description="Assign meters", icon="lan", permissions=["concentrators.add_assignment"])
+    def has_assign_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.add_assignment")
+
+    @action(description="Assign meters", icon="lan", permissions=["assign"])
     def assign_meters(self, request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(reverse("admin:meters_meter_assign"))
 
@@ -154,7 +155,10 @@ class AssignableMeterAdmin(MeterAdmin):
     def assign_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return HttpResponseRedirect(f"{reverse('admin:meters_meter_assign')}?{urlencode({'meters': object_id})}")
 
-    @action(description="Interval", icon="timelapse", permissions=_INTERVAL)
+    def has_interval_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("meters.change_meter") and request.user.has_perm("concentrators.add_command")
+
+    @action(description="Interval", icon="timelapse", permissions=["interval"])
     def interval(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
             now, minutes, at = timezone.now(), given["interval_minutes"], given["at"]
@@ -172,7 +176,7 @@ class AssignableMeterAdmin(MeterAdmin):
         text = "Intervals that begin before then stay of the length they had, late frames too."
         return self._change(request, object_id, IntervalForm, change, "Interval of", text, button="Change")
 
-    @action(description="Correct length", icon="edit_calendar", permissions=_INTERVAL)
+    @action(description="Correct length", icon="edit_calendar", permissions=["interval"])
     def correct_length(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
             wish = length_corrections.LengthRequest(

@@ -75,6 +75,9 @@ class UplinkAdmin(ReadOnlyAdmin):
     readonly_fields = ["digest", "refused"]
     actions_detail = ["show_failures"]
 
+    def has_failures_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("concentrators.view_integrityfailure")
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Uplink]:
         return super().get_queryset(request).select_related("concentrator").defer("body")
 
@@ -90,6 +93,6 @@ class UplinkAdmin(ReadOnlyAdmin):
     def refused(self, uplink: Uplink) -> str:
         return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in sorted(uplink.failures.items())) or "-"
 
-    @action(description="Failures", icon="gpp_maybe", permissions=["concentrators.view_integrityfailure"])
+    @action(description="Failures", icon="gpp_maybe", permissions=["failures"])
     def show_failures(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return HttpResponseRedirect(f"{reverse('admin:failures')}?{urlencode({'uplink': object_id})}")

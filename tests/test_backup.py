@@ -21,14 +21,14 @@ from ami_headend.backup.programs import ProgramError
 from ami_headend.core import locks
 from ami_headend.local import embedded
 from concentrators.fleet import titles
-from keyvault import journal, master_key
+from keyvault import backups, journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.backups import BackupError
 from keyvault.device_keys import agreement_keys, epochs
 from keyvault.device_keys.provisioning import provision_devices
 from keyvault.enrolment import authorities
-from keyvault.master_key import backups, census
-from keyvault.master_key.backups import BackupError
+from keyvault.master_key import census
 from keyvault.models import AuditRecord, Backup, DeviceKey
 from tests.concentrators.enrolling import Newcomer, pin
 from tests.concentrators.fleet import judged

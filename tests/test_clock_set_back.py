@@ -10,7 +10,7 @@ from ami_headend.alerts import delivery, evaluation, marks
 from ami_headend.alerts.conditions import site
 from ami_headend.alerts.models import Channel, Condition, Delivery, Rule, StoredMark
 from ami_headend.console import components, formatting
-from ami_headend.health import checks
+from ami_headend.health import doctor
 from ami_headend.kept import Question
 from ami_headend.metrics import collector, snapshots
 from ami_headend.models import KeptAnswer
@@ -78,10 +78,10 @@ def test_what_failed_often_keeps_its_pause(now: datetime) -> None:
 
 def test_an_uplink_of_the_future_is_a_finding(now: datetime) -> None:
     post(ConcentratorFactory.create(), [b"waits"], now + timedelta(seconds=3418))
-    backlog = next(one for one in checks.examine() if one.name == "backlog")
+    backlog = next(one for one in doctor.examine() if one.name == "backlog")
     assert not backlog.well
     assert "future" in backlog.found
-    clock = checks._clock_of_all(now)
+    clock = doctor._clock_of_all(now)
     assert clock.found == "an uplink was received 3418 s in the future: a clock was ahead, or is behind now"
     for to_do in (backlog.to_do, clock.to_do):
         assert "If they are right, one was ahead when this was stored" in to_do
@@ -111,7 +111,7 @@ def test_kept_answers_are_asked_again(now: datetime) -> None:
 
 def test_nobody_looked_in_the_future(now: datetime) -> None:
     Rule.objects.update(evaluated_at=now + AHEAD, last_error="")
-    alerts = next(one for one in checks.examine() if one.name == "alerts")
+    alerts = next(one for one in doctor.examine() if one.name == "alerts")
     assert not alerts.well
     components.look(now)
     assert components.components(now)[0].well

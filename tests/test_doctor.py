@@ -15,7 +15,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.alerts.models import Rule
-from ami_headend.health import checks
+from ami_headend.health import doctor
 from ami_headend.local import embedded
 from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
@@ -32,8 +32,8 @@ def quick(db: None) -> None:
     Rule.objects.update(evaluated_at=timezone.now())
 
 
-def findings() -> dict[str, checks.CheckResult]:
-    return {finding.name: finding for finding in checks.examine()}
+def findings() -> dict[str, doctor.CheckResult]:
+    return {finding.name: finding for finding in doctor.examine()}
 
 
 def failed() -> set[str]:
@@ -92,8 +92,8 @@ def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("quick")
 def test_a_look_that_hangs_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "LOOK_S", 0)
-    monkeypatch.setitem(checks._BESIDE_DATABASE, "disk", lambda: time.sleep(30))
+    monkeypatch.setattr(doctor, "LOOK_S", 0)
+    monkeypatch.setitem(doctor._BESIDE_DATABASE, "disk", lambda: time.sleep(30))
     found = findings()
     assert found["disk"].found == "did not answer within 1 s"
     assert found["broker"].well
@@ -139,7 +139,7 @@ def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
 
 def test_a_server_elsewhere_is_looked_for_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("django.conf.settings.REDIS_URL", embedded.redis_url(tmp_path))
-    assert checks.broker().to_do == "Check the address, the network, and whether the server runs."
+    assert doctor.broker().to_do == "Check the address, the network, and whether the server runs."
 
 
 @pytest.mark.django_db
@@ -168,7 +168,7 @@ def test_a_foreign_or_open_master_key_is_found(settings: Settings, tmp_path: Pat
 @pytest.mark.django_db
 @pytest.mark.usefixtures("quick")
 def test_a_backlog_that_grows_old_is_found() -> None:
-    received_at = timezone.now() - checks.BACKLOG_AGE_MAX - timedelta(seconds=1)
+    received_at = timezone.now() - doctor.BACKLOG_AGE_MAX - timedelta(seconds=1)
     Uplink.objects.create(
         concentrator=Concentrator.objects.create(name="DCU-1"),
         received_at=received_at,
@@ -188,7 +188,7 @@ def test_rules_that_nobody_looks_at_or_can_look_at_are_found() -> None:
     Rule.objects.filter(pk=rule.pk).update(last_error="OperationalError: no room")
     assert failed() == {"workers", "schedule", "database role", "alerts"}
     assert f"{rule.name}: OperationalError: no room" in findings()["alerts"].found
-    Rule.objects.update(last_error="", evaluated_at=timezone.now() - checks.EVALUATED_LATE - timedelta(seconds=1))
+    Rule.objects.update(last_error="", evaluated_at=timezone.now() - doctor.EVALUATED_LATE - timedelta(seconds=1))
     assert findings()["alerts"].found.startswith("no rule has been evaluated since")
     Rule.objects.update(evaluated_at=None)
     assert findings()["alerts"].found == "no rule has been evaluated yet"

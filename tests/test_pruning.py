@@ -12,8 +12,8 @@ from django.core.management import CommandError, call_command
 from pytest_django import DjangoDbBlocker, Settings
 
 from ami_headend.backup import making, manifest, pruning
+from keyvault import backups
 from keyvault.audit.chain import Actor
-from keyvault.master_key import backups
 from keyvault.models import Backup
 from tests.flows import databases
 

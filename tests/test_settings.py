@@ -13,7 +13,7 @@ from django.db import connection
 from pytest_django import Settings
 
 from ami_headend.celery import app
-from ami_headend.checks import check_settings
+from ami_headend.settings_checks import check_settings
 from tests.flows import warm
 
 

@@ -155,6 +155,15 @@ class ChannelAdmin(AuditedAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Channel | None = None) -> Sequence[str]:
         return [*(["kind"] if obj else []), *self.readonly_fields]
 
+    def has_test_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("alerts.change_channel")
+
+    def has_secret_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("alerts.rotate_channel_secret")
+
+    def has_deliveries_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("alerts.view_delivery")
+
     def save_model(self, request: HttpRequest, obj: Channel, form: Any, change: bool) -> None:
         obj.shown_once = channels.save(obj, web_actor(request), timezone.now())  # type: ignore[attr-defined]
         transaction.on_commit(lambda: tasks.enqueue([obj.pk]))
@@ -197,9 +206,7 @@ class ChannelAdmin(AuditedAdmin):
         failed = channel.deliveries.exclude(last_error="").order_by("-pk").first()
         return "none" if failed is None else f"{failed.last_error} ({failed.attempts} attempts)"
 
-    @action(
-        description="Send a test", icon="send", permissions=["alerts.change_channel"], variant=ActionVariant.PRIMARY
-    )
+    @action(description="Send a test", icon="send", permissions=["test"], variant=ActionVariant.PRIMARY)
     def send_test(self, request: HttpRequest, object_id: str) -> HttpResponse:
         channel = self._channel(request, object_id)
         back = reverse("admin:alerts_channel_change", args=[channel.pk])
@@ -213,7 +220,7 @@ class ChannelAdmin(AuditedAdmin):
             self, request, forms.Form(), text=f"A message of the type “test” goes to {channel}.", **context
         )
 
-    @action(description="New secret", icon="key", permissions=["alerts.rotate_channel_secret"])
+    @action(description="New secret", icon="key", permissions=["secret"])
     def rotate_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         channel = self._channel(request, object_id)
         back = reverse("admin:alerts_channel_change", args=[channel.pk])
@@ -234,7 +241,7 @@ class ChannelAdmin(AuditedAdmin):
         context = {"title": f"A new secret for {channel}", "submit_text": "Make a new secret", "back": back}
         return form_page(self, request, forms.Form(), text=text, **context)
 
-    @action(description="Messages", icon="outbox", permissions=["alerts.view_delivery"])
+    @action(description="Messages", icon="outbox", permissions=["deliveries"])
     def show_deliveries(self, request: HttpRequest, object_id: str) -> HttpResponse:
         channel = self._channel(request, object_id)
         return HttpResponseRedirect(f"{reverse('admin:alerts_delivery_changelist')}?channel__id__exact={channel.pk}")

@@ -11,7 +11,7 @@ from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNot
 
 from ami_headend.core.sql import select
 from keyvault import journal
-from keyvault.master_key.backups import BackupError
+from keyvault.backups import BackupError
 
 ASIDE = "before_restore"  # the schema that holds the earlier content of a database until a restore has succeeded
 UPLINKS, REPLAYED = "concentrators_uplink", "keyvault_journal_replayed"

@@ -10,14 +10,14 @@ from ami_headend.backup import databases, making, manifest, restoring
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
-from ami_headend.health.checks import CheckResult
+from ami_headend.health.doctor import CheckResult
 from keyvault import master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
+from keyvault.backups import BackupError
 from keyvault.journal import replay
 from keyvault.journal.replay import ReplayError
 from keyvault.master_key import MasterKeyError, census
-from keyvault.master_key.backups import BackupError
 
 _NAMED = 5
 

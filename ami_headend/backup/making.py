@@ -19,9 +19,10 @@ from ami_headend.backup import databases, manifest, programs, pruning
 from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
 from ami_headend.backup.programs import Program
 from ami_headend.core.sql import select
+from keyvault import backups
 from keyvault.audit.chain import Actor, AuditError
-from keyvault.master_key import MasterKeyError, backups
-from keyvault.master_key.backups import BackupError, DumpState
+from keyvault.backups import BackupError, DumpState
+from keyvault.master_key import MasterKeyError
 from keyvault.models import Backup
 
 logger = logging.getLogger(__name__)

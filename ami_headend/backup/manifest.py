@@ -9,8 +9,8 @@ from typing import Any
 
 from keyvault import master_key
 from keyvault.audit.chain import Head
+from keyvault.backups import BackupError
 from keyvault.master_key import MasterKeys, proof
-from keyvault.master_key.backups import BackupError
 from keyvault.master_key.proof import Proof, ProofError
 
 FORMAT = 1

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from ami_headend.backup import manifest
 from ami_headend.backup.manifest import DUMP, MANIFEST
-from keyvault import master_key
+from keyvault import backups, master_key
 from keyvault.audit.chain import Actor
-from keyvault.master_key import backups
-from keyvault.master_key.backups import BackupError
+from keyvault.backups import BackupError
 from keyvault.models import Backup
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}", re.ASCII)

@@ -25,11 +25,11 @@ from concentrators.ingest import carried_over
 from concentrators.journal_replay import AccessReplayer
 from keyvault import master_key
 from keyvault.audit.chain import Actor
+from keyvault.backups import BackupError
 from keyvault.journal import reading, replay
 from keyvault.journal.reading import Journal
 from keyvault.journal.replay import KeyReplayer, Replayer, ReplayReport
 from keyvault.master_key import MasterKeys
-from keyvault.master_key.backups import BackupError
 
 Step = Callable[
     [str, int | None], Callable[[int], object]

@@ -28,7 +28,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
 from ami_headend.core.text import NOTE_LENGTH
-from ami_headend.health.checks import EVALUATED_LATE
+from ami_headend.health.doctor import EVALUATED_LATE
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.failures.kinds import Severity
 

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from ami_headend import kept
 from ami_headend.console.formatting import duration
 from ami_headend.core import clock
-from ami_headend.health import checks
-from ami_headend.health.checks import CheckResult
+from ami_headend.health import doctor
+from ami_headend.health.doctor import CheckResult
 from ami_headend.kept import Question
 from ami_headend.models import KeptAnswer
 
@@ -16,7 +16,7 @@ _SCHEDULE = "schedule and workers"
 
 
 def _look(now: datetime) -> list[CheckResult]:
-    return checks.examine()
+    return doctor.examine()
 
 
 COMPONENTS = Question("components", _look, list[CheckResult])
@@ -34,6 +34,6 @@ def components(now: datetime) -> list[CheckResult]:
     if row is None or found is None or not clock.is_within(row.taken_at, _STALE_AFTER, now):
         since = "" if row is None else f" for {duration(clock.age_s(row.taken_at, now))}"
         to_do = "Start celery beat and a worker (make up starts both); nothing is verified without a worker."
-        return [CheckResult(_SCHEDULE, False, f"no sign{since}", to_do), checks.broker()]
+        return [CheckResult(_SCHEDULE, False, f"no sign{since}", to_do), doctor.broker()]
     age = duration(clock.age_s(row.taken_at, now))
     return [CheckResult(_SCHEDULE, True, f"all this was checked {age} ago"), *found]

@@ -9,7 +9,7 @@ from django.urls import reverse
 from ami_headend.alerts.models import Alert, SubjectKind
 from ami_headend.alerts.queries import count_by_severity, open_alerts
 from ami_headend.console.formatting import SEVERITY_COLOURS
-from ami_headend.health.checks import CheckResult
+from ami_headend.health.doctor import CheckResult
 from concentrators.failures.kinds import Severity
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import approvals

@@ -9,7 +9,7 @@ from django.conf import settings
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures import record
 from concentrators.ingest.assigned import KeptMeters
-from concentrators.ingest.decide import Examined
+from concentrators.ingest.examine import Examined
 from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
 from concentrators.models import Concentrator
 from concentrators.totals import reported_sums

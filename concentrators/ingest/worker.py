@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from concentrators.ingest.assigned import KeptMeters
 from concentrators.ingest.attempt import Foresight
-from concentrators.ingest.decide import decide, examine
+from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Verdicts
+from concentrators.ingest.examine import examine
 from concentrators.ingest.facts import Delivery, Frames
 from concentrators.ingest.gather import gather, look_up
 from concentrators.ingest.store import store

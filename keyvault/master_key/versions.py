@@ -6,10 +6,10 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, transaction
 
-from keyvault import approvals, master_key
+from keyvault import approvals, backups, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.master_key import MasterKeyError, MasterKeyState, Version, backups, census
+from keyvault.master_key import MasterKeyError, MasterKeyState, Version, census
 from keyvault.master_key.wrapping import changing_versions
 
 _NAMED = 5

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.apps import apps
 from django.db import connection
 from django.utils import timezone
@@ -34,6 +35,7 @@ from concentrators.models import (
     WaveState,
 )
 from concentrators.totals import reported_sums
+from keyvault import backups
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, epochs, provisioning
@@ -41,7 +43,7 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.enrolment_models import AwaitedEnrolment
-from keyvault.master_key import backups, rewrap
+from keyvault.master_key import rewrap
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
 from meters.models import Meter, MeterEvent, Place
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
@@ -381,7 +383,8 @@ class TestKeys:
         now = timezone.now()
         for number, days in enumerate((2, 2, 9, None)):
             until = None if days is None else now + days * DAY
-            public = PublicAuthority(b"kid %d" % number, f"authority {number}", bytes([number]) * 32, until)
+            key = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32).public_key().public_bytes_raw()
+            public = PublicAuthority(b"kid %d" % number, f"authority {number}", key, until)
             authorities.pin(public, OFFICER, now)
         assert evaluated(rule, now + DAY - timedelta(minutes=1)) == []
         alerts = evaluated(rule, now + DAY + timedelta(minutes=1))

@@ -58,7 +58,7 @@ def test_a_meter_is_looked_up_by_serial_number_or_title(capsys: pytest.CaptureFi
     assert [(key["epoch"], key["state"], key["counter"]) for key in told["keys"]] == [(1, "active", 7)]
     text = said(capsys, "meter", f" {device.meter.serial_number.upper()} ")
     assert "customer reference  K-17" in text
-    assert "epoch 1: active, AES-CCM-16-64-128, stored, counter 7" in text
+    assert "epoch 1: active, ccm, AES-CCM-16-64-128, stored, counter 7" in text
     (key,) = DeviceKey.objects.all()
     assert bytes(key.wrapped or b"").hex() not in text
 

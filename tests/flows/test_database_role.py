@@ -14,7 +14,7 @@ from django.utils import timezone
 from psycopg import errors, sql
 
 from ami_headend import database_roles
-from ami_headend.health import checks
+from ami_headend.health import doctor
 from concentrators.commands import rollouts
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, RotationWave
@@ -213,7 +213,7 @@ class TestOwnerAndWorkingRole:
 
     def role_finding(self, env: dict[str, str], days: int = settings.RETENTION_DAYS) -> str:
         with databases.default_at(env["DATABASE_URL"]), override_settings(RETENTION_DAYS=days):
-            return checks._role().found
+            return doctor._role().found
 
     def test_from_the_first_migration_to_a_well_database(self, env: dict[str, str]) -> None:
         without = self.manage(env, "migrate", OWNER_DATABASE_URL="")
@@ -223,7 +223,7 @@ class TestOwnerAndWorkingRole:
         assert done.returncode == 0, done.stderr
         assert self.role_finding(env) == WELL
         with databases.default_at(env["DATABASE_URL"]):
-            assert checks._partitions().well
+            assert doctor._partitions().well
         assert self.manage(env, "migrate", "--check").returncode == 0
         assert self.manage(env, "migrate").returncode == 0
         # One role for all: it works, and doctor says what is wrong with it.

@@ -25,8 +25,8 @@ from ami_headend.metrics import counting
 from concentrators.models import Uplink
 from keyvault import master_key
 from keyvault.audit.chain import Actor
+from keyvault.backups import BackupError
 from keyvault.cose.structures import encode_sequence
-from keyvault.master_key.backups import BackupError
 from meters.readings import partitions
 from tests.concentrators import fleet
 from tests.flows import databases

@@ -16,7 +16,7 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from ami_headend.health.checks import examine
+from ami_headend.health.doctor import examine
 from concentrators.ingest import verification
 from concentrators.ingest.attempt import TransientError
 from keyvault import master_key

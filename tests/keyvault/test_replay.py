@@ -27,7 +27,7 @@ from concentrators.models import (
     RotationWave,
     WaveState,
 )
-from keyvault import journal, master_key
+from keyvault import backups, journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.ciphers import open_keys
@@ -53,7 +53,6 @@ from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, Re
 from keyvault.journal import reading, replay
 from keyvault.journal.replay import ReplayError
 from keyvault.journal.segments import JournalRecord
-from keyvault.master_key import backups
 from keyvault.models import (
     AgreementKey,
     Approval,

@@ -6,7 +6,7 @@ from django.test import Client, RequestFactory
 from pytest_django.fixtures import Settings
 
 from ami_headend.core.client_ip import ForwardedAddress, client_address
-from ami_headend.health.checks import _addresses
+from ami_headend.health.doctor import _addresses
 from tests.signin.people import LOGIN, PASSWORD, member
 
 

@@ -11,7 +11,8 @@ from ami_headend.backup import restoring
 from concentrators.commands import downlink
 from concentrators.ingest import verification
 from concentrators.ingest.attempt import TransientError
-from keyvault.master_key import backups, census
+from keyvault import backups
+from keyvault.master_key import census
 from keyvault.models import DeviceKey
 from tests.stateful import database
 from tests.stateful.headend import ACTOR, HeadEnd, clock

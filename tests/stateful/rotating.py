@@ -2,8 +2,8 @@
 
 from contextlib import suppress
 
-from keyvault import master_key
-from keyvault.master_key import backups, rewrap, versions
+from keyvault import backups, master_key
+from keyvault.master_key import rewrap, versions
 from keyvault.master_key.rewrap import RotationError
 from keyvault.master_key.versions import DestroyError
 from tests.stateful.headend import ACTOR, clock, real_now

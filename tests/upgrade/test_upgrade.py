@@ -25,13 +25,13 @@ from ami_headend.backup import manifest, restoring
 from ami_headend.core import upgrades
 from ami_headend.core.sql import fetch_rows
 from ami_headend.database_roles import grant_rights
-from ami_headend.health import checks
+from ami_headend.health import doctor
 from ami_headend.local.embedded import postgres_program
 from concentrators.ingest.verification import verify
 from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, ConcentratorToken, IntegrityFailure, RotationWave, Uplink
 from keyvault import master_key
-from keyvault.master_key.backups import BackupError
+from keyvault.backups import BackupError
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
 from meters.models import MeterEvent, Reading
 from meters.readings import partitions
@@ -198,7 +198,7 @@ class TestDatabase:
             " migrate of 7224772 first, then this one."
         )
         assert _applied() == applied
-        finding = checks._migrations()
+        finding = doctor._migrations()
         assert not finding.well
         assert finding.to_do == "Run manage.py migrate of 7224772, then of this one."
 
@@ -212,7 +212,7 @@ class TestBackup:
             assert ConcentratorToken.objects.get(label="bench").revoked_at is not None
             assert judged(fresh_frame(0, 20, 7), fresh_frame(1, 4, 8)) == {"accepted": 1, "key_retired": 1}
             call_command("audit", "verify", stdout=StringIO())
-            assert checks._migrations().well
+            assert doctor._migrations().well
 
     def test_one_of_a_release_before_is_refused_before_anything_is_loaded(self, backup: Path) -> None:
         found = manifest.read(backup, master_key.provider().fresh())

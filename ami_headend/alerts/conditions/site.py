@@ -7,8 +7,8 @@ from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, fe
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core import clock
 from concentrators.ingest import backlog
+from keyvault import backups
 from keyvault.device_keys import inventory
-from keyvault.master_key import backups
 
 
 def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:

@@ -13,10 +13,11 @@ from ami_headend.backup import making, pruning
 from ami_headend.backup.programs import ProgramError
 from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.database_roles import as_owner
+from keyvault import backups
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
-from keyvault.master_key import MasterKeyError, backups
-from keyvault.master_key.backups import BackupError
+from keyvault.backups import BackupError
+from keyvault.master_key import MasterKeyError
 from keyvault.models import Backup
 
 _DAYS_MAX = 36_500

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ami_headend.core.commands import DomainCommand
-from ami_headend.health import checks
-from ami_headend.health.checks import CheckResult
+from ami_headend.health import doctor
+from ami_headend.health.doctor import CheckResult
 
 
 class Command(DomainCommand):
@@ -22,7 +22,7 @@ class Command(DomainCommand):
         parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     def handle(self, *args: Any, json: bool, **options: Any) -> None:
-        findings = checks.examine()
+        findings = doctor.examine()
         tell(self, findings, json=json)
         if not all(finding.well for finding in findings):
             sys.exit(1)

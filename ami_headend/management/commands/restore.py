@@ -18,10 +18,10 @@ from ami_headend.database_roles import RoleError, as_owner, working_role
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
+from keyvault.backups import BackupError
 from keyvault.journal import replay
 from keyvault.journal.replay import ReplayError
 from keyvault.master_key import MasterKeyError
-from keyvault.master_key.backups import BackupError
 
 NOT_REPLAYED = 2  # exit code: the dump is loaded, but nothing is verified until the journal is replayed
 _REFUSALS = (BackupError, ProgramError, MasterKeyError, AuditError, ReplayError, RoleError)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from concentrators.ingest.decide import Examined, decide, examine
+from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Decisions
+from concentrators.ingest.examine import Examined, examine
 from concentrators.ingest.facts import NOTHING_EARLIER, AssignedMeter, Delivery, Earlier, Facts, OpenedUplink
 from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row

@@ -9,8 +9,9 @@ import cbor2
 import pytest
 
 from concentrators.failures.kinds import FailureKind
-from concentrators.ingest.decide import decide, examine
+from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Decisions, Heard
+from concentrators.ingest.examine import examine
 from concentrators.ingest.facts import (
     NOTHING_EARLIER,
     AssignedMeter,

@@ -1,0 +1,107 @@
+"""What is to be stored for the frames that are accepted: readings, events, totals, answers, sums. Pure."""
+
+from concentrators.ingest import reports
+from concentrators.ingest.decisions import DecidedUplink, Decisions, Heard, MeterAnswer
+from concentrators.ingest.examine import Candidate, ExaminedUplink
+from concentrators.ingest.facts import (
+    Facts,
+    SumPlace,
+    SumSaid,
+)
+from concentrators.ingest.reports import SumsFrame
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
+from meters.values import NewValue
+
+_ANSWERS = (COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE)
+
+
+class Accepted:
+    """What is to be stored for accepted frames."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._readings: list[NewValue] = []
+        self._events: list[NewValue] = []
+        self._sums: dict[tuple[int, int, int, int], list[int]] = {}
+        self._heard: list[tuple[ExaminedUplink, list[bytes]]] = []
+        self._said_sums: dict[SumPlace, SumSaid] = {}
+        self._reported: dict[int, Heard] = {}
+
+    def accept(self, uplink: ExaminedUplink, candidates: list[Candidate]) -> None:
+        """Accept frames of an uplink with those of their values that do not stand yet."""
+        readings, events, sums = self._readings, self._events, self._sums
+        uplink_id = uplink.delivery.uplink_id
+        uplink.verdicts.accepted += len(candidates)
+        self._heard.append((uplink, [candidate[0][1] for candidate in candidates]))
+        for (_, _, _, _, key), meter, values, _ in candidates:
+            meter_id, scheme = meter.id, key.scheme
+            for value in values:
+                captured_s, register_id, steps, minutes, is_event = value
+                (events if is_event else readings).append((meter_id, value, uplink_id, scheme))
+                if minutes:
+                    concentrator_id = meter.concentrator_of(captured_s, minutes)
+                    if concentrator_id is not None:
+                        place = (concentrator_id, register_id, minutes, captured_s)
+                        if place in sums:
+                            total = sums[place]
+                            total[0] += steps
+                            total[1] += 1
+                        else:
+                            sums[place] = [steps, 1]
+
+        if uplink.about:
+            self._note_reported(uplink, candidates)
+
+    def _note_reported(self, uplink: ExaminedUplink, candidates: list[Candidate]) -> None:
+        """Meters are heard that their concentrator reports for; the latest counts."""
+        heard = Heard(uplink.delivery.came_at, uplink.delivery.concentrator_id)
+        for frame, *_ in candidates:
+            title = uplink.about.get(frame[0])
+            if title is not None:
+                key_id = self._facts.hop_keys[title]
+                self._reported[key_id] = max(self._reported.get(key_id, heard), heard)
+
+    def accept_sums(self, uplink: ExaminedUplink, frames: list[SumsFrame]) -> None:
+        """Accept frames of sums; of several for one place that under the highest counter stands."""
+        uplink.verdicts.accepted += len(frames)
+        self._heard.append((uplink, [one.frame[1] for one in frames]))
+        for one in frames:
+            reports.take_over(one.said(uplink.delivery.uplink_id), self._said_sums)
+
+    def decisions(self, uplinks: list[ExaminedUplink]) -> Decisions:
+        heard = self._heard_at()
+        meters = self._facts.meters
+        return Decisions(
+            [DecidedUplink(one.delivery, one.verdicts, one.failures) for one in uplinks],
+            heard,
+            self._readings,
+            self._events,
+            self._sums,
+            self._answers(),
+            {
+                kid: meters[kid[:8]].id if kid[:8] in meters else None
+                for kid in self._facts.pending_kids
+                if kid in heard
+            },
+            self._reported,
+            self._said_sums,
+        )
+
+    def _heard_at(self) -> dict[bytes, Heard]:
+        """When each device was heard last; of two uplinks that came at once, the first counts."""
+        heard: dict[bytes, Heard] = {}
+        in_order = self._heard[::-1]
+        in_order.sort(key=lambda one: one[0].delivery.came_at)
+        for uplink, kids in in_order:
+            heard.update(dict.fromkeys(kids, Heard(uplink.delivery.came_at, uplink.delivery.concentrator_id)))
+        return heard
+
+    def _answers(self) -> list[MeterAnswer]:
+        if not self._events:
+            return []
+        codes = {self._facts.registers.id_of(code): code for code in _ANSWERS}
+        return [
+            MeterAnswer(meter_id, event.value, codes[event.register_id])
+            for meter_id, event, _, _ in self._events
+            if event.register_id in codes
+        ]

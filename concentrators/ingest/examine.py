@@ -1,0 +1,243 @@
+"""First step of deciding: meter, its state, payload and counter of the frames that opened, in their order. Pure.
+
+What fails here has its verdict. Counters are taken in the keys that came with the frames: these belong to the batch.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from concentrators.failures.kinds import WAITING, FailureKind
+from concentrators.ingest import reports
+from concentrators.ingest.decisions import Failure, Verdicts
+from concentrators.ingest.facts import (
+    AssignedMeter,
+    Batch,
+    Facts,
+    OpenedFrame,
+    OpenedUplink,
+    SeenFrame,
+    SumPlace,
+)
+from concentrators.ingest.reports import SumsFrame
+from keyvault.replay_window import Take
+from meters.contents.report import REPORT, is_sums, named_meter
+from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
+
+_TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
+
+# An authentic frame with a payload that could stand, and whether its counter was taken for the first time.
+# A plain tuple: there is one for every frame.
+Candidate = tuple[OpenedFrame, AssignedMeter, list[Value], bool]
+
+
+class ExaminedUplink:
+    """One uplink of a batch: what became of its frames so far, and its verdicts."""
+
+    def __init__(self, uplink: OpenedUplink, facts: Facts) -> None:
+        self.delivery = uplink.delivery
+        self.verdicts = Verdicts()
+        self.failures: list[Failure] = []
+        self.candidates: list[Candidate] = []
+        self.unread: list[OpenedFrame] = []  # their counters were seen, and what they say is not to be compared
+        self.past: list[OpenedFrame] = []  # their counters were seen, and what they said is no longer kept
+        self.sums: list[SumsFrame] = []
+        self.about: dict[int, bytes] = {}  # the meters that reports are about, by the frame's index
+        self._octets = dict(uplink.frames)
+        self._meters = facts.meters
+        for index, reason, detail, kid, counter in uplink.refused:
+            self._fail(index, FailureKind(reason), detail, kid, counter)
+
+    def name(self, frame: OpenedFrame) -> SeenFrame:
+        return frame[1], frame[2], self._octets[frame[0]]
+
+    def refuse(
+        self, frame: OpenedFrame, kind: FailureKind, detail: str, *, waits: bool = True, is_copy: bool = False
+    ) -> None:
+        self._fail(frame[0], kind, detail, frame[1], frame[2], waits=waits, is_copy=is_copy)
+
+    def _fail(
+        self,
+        index: int,
+        kind: FailureKind,
+        detail: str,
+        kid: bytes | None,
+        counter: int | None,
+        *,
+        waits: bool = True,
+        is_copy: bool = False,
+    ) -> None:
+        self.verdicts.failures[kind] += 1
+        if waits and kind in WAITING and kid is not None and kid[8:10] != _TRANSFER_EPOCH:
+            self.verdicts.waiting_frames.setdefault(kind, []).append(index)
+            if self.delivery.waited.get(index) == kind:
+                return
+        title = self.about.get(index, b"" if kid is None else kid[:8])
+        meter = self._meters.get(title)
+        meter_id = None if meter is None else meter.id
+        self.failures.append(Failure(index, self._octets[index], kind, detail, kid, counter, meter_id, is_copy))
+
+
+class Examined:
+    """A batch after the first step: what ``decide`` goes on with, and what it has to know before."""
+
+    def __init__(self, uplinks: list[ExaminedUplink], facts: Facts) -> None:
+        self.uplinks = uplinks
+        self.facts = facts
+        # Whether anything is to be looked up. Where every counter is new, nothing is: the primary keys of readings
+        # and events tell.
+        self.asks = facts.looks_everywhere or any(
+            uplink.unread
+            or uplink.past
+            or not all(candidate[3] for candidate in uplink.candidates)
+            or not all(one.is_new for one in uplink.sums)
+            for uplink in uplinks
+        )
+
+    def places(self) -> Iterator[Spot]:
+        """Where something may stand already: all places under locks, otherwise those of counters seen before."""
+        everywhere = self.facts.looks_everywhere
+        for uplink in self.uplinks:
+            for _, meter, values, is_new in uplink.candidates:
+                if everywhere or not is_new:
+                    for value in values:
+                        yield spot(meter.id, value)
+
+    def sum_places(self) -> set[SumPlace]:
+        """Where sums may stand already: those of counters seen before."""
+        return {
+            place
+            for uplink in self.uplinks
+            for one in uplink.sums
+            if not one.is_new
+            for place in one.said(uplink.delivery.uplink_id)
+        }
+
+    def seen(self, standing: Mapping[Spot, Standing]) -> set[SeenFrame]:
+        """The frames whose counters were seen before, and whose values do not all stand: were they refused then?"""
+        frames = set()
+        for uplink in self.uplinks:
+            for frame, meter, values, is_new in uplink.candidates:
+                if not is_new and not all_stand(values, meter.id, standing):
+                    frames.add(uplink.name(frame))
+            frames.update(map(uplink.name, uplink.unread))
+            frames.update(map(uplink.name, uplink.past))
+            frames.update(uplink.name(one.frame) for one in uplink.sums if not one.is_new)
+        return frames
+
+
+def examine(batch: Batch, facts: Facts) -> Examined:
+    """First step: take the counters and read the payloads; what fails here has its verdict."""
+    uplinks = []
+    for opened in batch:
+        uplink = ExaminedUplink(opened, facts)
+        latest_s = int(opened.delivery.came_at.timestamp()) + facts.clock_skew_s
+        _examine(uplink, opened, facts, PayloadTimes(facts.earliest_s, latest_s))
+        uplinks.append(uplink)
+    return Examined(uplinks, facts)
+
+
+def _examine(uplink: ExaminedUplink, opened: OpenedUplink, facts: Facts, period: PayloadTimes) -> None:
+    meters, readers = facts.meters, facts.readers
+    candidates = uplink.candidates
+    for frame in opened.opened:
+        _, kid, counter, plaintext, key = frame
+        title = kid[:8]
+        meter = meters.get(title)
+        if meter is None and title in facts.concentrators and key.content == REPORT.name:
+            _examine_report(uplink, frame, facts, period)
+            continue
+        if meter is None:
+            detail = f"a key, but no meter with system title {title.hex()}"
+            uplink.refuse(frame, FailureKind.UNKNOWN_DEVICE, detail)
+            continue
+        if key.opened_s > period.latest_s:
+            uplink.refuse(frame, FailureKind.CLOCK_SKEW, f"its session began at {iso(key.opened_s)}, which is to come")
+            continue
+        if not meter.in_service and key.look(counter) is Take.TAKEN:
+            _refuse_suspended(uplink, frame, meter)
+            continue
+        try:
+            reader = readers[key.content]
+            values = reader.read(plaintext, title, meter.interval_minutes, period, meter.lengths)
+        except PayloadError as error:
+            _refuse_payload(uplink, frame, meter, error)
+            continue
+        take = key.take(counter)
+        if take is Take.TOO_OLD or take is Take.CLOSED:
+            _refuse_gone(uplink, frame, take)
+        else:
+            candidates.append((frame, meter, values, take is Take.TAKEN))
+
+
+def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, period: PayloadTimes) -> None:
+    """A frame of a concentrator: what it says of one meter, as that meter's own frame would; or sums."""
+    index, kid, counter, plaintext, key = frame
+    meter, values, sums = None, [], []
+    try:
+        if is_sums(plaintext):
+            sums = reports.sums_of(frame, facts, period)
+        else:
+            title = named_meter(plaintext)
+            if title is not None:
+                uplink.about[index] = title
+            meter = reports.meter_of(title, facts)
+            if not meter.in_service and key.look(counter) is Take.TAKEN:
+                _refuse_suspended(uplink, frame, meter)
+                return
+            values = reports.read(frame, uplink.about[index], meter, facts, period, uplink.delivery)
+    except PayloadError as error:
+        _refuse_payload(uplink, frame, meter, error)
+        return
+    take = key.take(counter)
+    if take is Take.TOO_OLD:
+        _refuse_gone(uplink, frame, take)
+    elif meter is not None:
+        uplink.candidates.append((frame, meter, values, take is Take.TAKEN))
+    else:
+        uplink.sums.append(SumsFrame(frame, facts.concentrators[kid[:8]], sums, take is Take.TAKEN))
+
+
+def _refuse_suspended(uplink: ExaminedUplink, frame: OpenedFrame, meter: AssignedMeter) -> None:
+    detail = "the meter is not in service"
+    uplink.refuse(frame, FailureKind.DEVICE_SUSPENDED, detail, waits=not meter.is_retired)
+
+
+def _refuse_payload(
+    uplink: ExaminedUplink, frame: OpenedFrame, meter: AssignedMeter | None, error: PayloadError
+) -> None:
+    """A payload that is refused: for good, with its counter; or, where it may be ours, until that has passed.
+
+    Where the counter was taken already, what the payload says is compared with what stands, as far as it can be
+    read; past retention, nothing is left to compare it with.
+    """
+    kind = FailureKind(error.reason)
+    _, _, counter, _, key = frame
+    take = key.look(counter) if kind in WAITING else key.take(counter)
+    if take is Take.TOO_OLD or take is Take.CLOSED:
+        _refuse_gone(uplink, frame, take)
+    elif take is Take.TAKEN:
+        uplink.refuse(frame, kind, str(error))
+    elif error.values is not None and meter is not None:
+        uplink.candidates.append((frame, meter, error.values, False))
+    elif kind in WAITING:
+        uplink.unread.append(frame)
+    elif error.reason is PayloadRefusal.TOO_OLD:
+        uplink.past.append(frame)
+    else:
+        uplink.refuse(frame, kind, str(error))
+
+
+def _refuse_gone(uplink: ExaminedUplink, frame: OpenedFrame, take: Take) -> None:
+    """Of its counter nobody knows any more whether it was taken."""
+    if take is Take.CLOSED:
+        detail = "its session is kept no longer: the meter began others since"
+        uplink.refuse(frame, FailureKind.SESSION_CLOSED, detail)
+    else:
+        uplink.refuse(frame, FailureKind.COUNTER_TOO_OLD, "the counter is older than the gaps that are kept")
+
+
+def all_stand(values: list[Value], meter_id: int, standing: Mapping[Spot, Standing]) -> bool:
+    for value in values:
+        there = standing.get(spot(meter_id, value))
+        if there is None or there[0] != value.value:
+            return False
+    return True
