@@ -231,10 +231,11 @@ def save_keys(keys: Sequence[CountedKey]) -> None:
 
     Raises ContendedError where one moved since it was read, or did not go on as it was foreseen.
     """
-    if any(key.gaps_changed and key.is_foreseen for key in keys):
+    with_gaps = [key for key in keys if key.gaps_changed]
+    if any(key.is_foreseen for key in with_gaps):
         raise ContendedError("a frame did not open, and a counter that was foreseen was not taken")
     sessions = [key for key in keys if isinstance(key, CountedSession)]
-    only_ahead = not any(key.gaps_changed for key in keys)
+    only_ahead = not with_gaps
     if sessions:
         _save_with_sessions(keys, sessions, only_ahead=only_ahead)
     elif only_ahead:

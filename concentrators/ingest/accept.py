@@ -33,8 +33,8 @@ class Accepted:
         uplink_id = uplink.delivery.uplink_id
         uplink.verdicts.accepted += len(candidates)
         self._heard.append((uplink, [candidate[0][1] for candidate in candidates]))
-        for (_, _, _, _, key), meter, values, _ in candidates:
-            meter_id, scheme = meter.id, key.scheme
+        for frame, meter, values, _ in candidates:
+            meter_id, scheme = meter.id, frame[4].scheme
             for value in values:
                 captured_s, register_id, steps, minutes, is_event = value
                 (events if is_event else readings).append((meter_id, value, uplink_id, scheme))

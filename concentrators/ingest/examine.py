@@ -18,6 +18,7 @@ from concentrators.ingest.facts import (
     SumPlace,
 )
 from concentrators.ingest.reports import SumsFrame
+from keyvault.cose.forms import KID_OCTETS
 from keyvault.replay_window import Take
 from meters.contents.report import REPORT, is_sums, named_meter
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
@@ -142,14 +143,14 @@ def _examine(uplink: ExaminedUplink, opened: OpenedUplink, facts: Facts, period:
         _, kid, counter, plaintext, key = frame
         title = kid[:8]
         meter = meters.get(title)
-        if meter is None and title in facts.concentrators and key.content == REPORT.name:
-            _examine_report(uplink, frame, facts, period)
-            continue
         if meter is None:
-            detail = f"a key, but no meter with system title {title.hex()}"
-            uplink.refuse(frame, FailureKind.UNKNOWN_DEVICE, detail)
+            if title in facts.concentrators and key.content == REPORT.name:
+                _examine_report(uplink, frame, facts, period)
+            else:
+                detail = f"a key, but no meter with system title {title.hex()}"
+                uplink.refuse(frame, FailureKind.UNKNOWN_DEVICE, detail)
             continue
-        if key.opened_s > period.latest_s:
+        if len(kid) > KID_OCTETS and key.opened_s > period.latest_s:
             uplink.refuse(frame, FailureKind.CLOCK_SKEW, f"its session began at {iso(key.opened_s)}, which is to come")
             continue
         if not meter.in_service and key.look(counter) is Take.TAKEN:
