@@ -12,6 +12,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
@@ -208,7 +209,8 @@ def _figures(concentrator: Concentrator, now: datetime) -> list[Figure]:
     last_day = posted.filter(received_at__gte=now - TRAFFIC_PERIOD)
     sums = last_day.aggregate(frames=Sum("frames", default=0), rejected=Sum("rejected", default=0))
     frames, rejected = sums["frames"], sums["rejected"]
-    oldest = "nothing waits" if health.oldest_waiting_at is None else f"oldest {ago(health.oldest_waiting_at, now)}"
+    waits_since = health.oldest_waiting_at
+    oldest = "nothing waits" if waits_since is None else format_html("oldest {}", ago(waits_since, now))
     return [
         Figure("Last post", ago(health.posted_at, now), health_label(health, now), "sensors"),
         Figure("Uplinks waiting", thousands(health.waiting), oldest, "hourglass_empty"),

@@ -1,7 +1,9 @@
 """How figures are written."""
 
+import ast
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -91,3 +93,25 @@ def test_titles_say_what_a_column_is() -> None:
         Column("interval", is_number=True, is_minor=True),
         Column(""),
     ]
+
+
+def test_no_markup_goes_through_an_f_string() -> None:
+    """An f-string makes text of it, which the page then shows with its angle brackets; format_html keeps it."""
+    markup = {
+        name
+        for name, function in vars(formatting).items()
+        if callable(function)
+        and getattr(function, "__module__", "") == formatting.__name__
+        and "SafeString" in str(get_type_hints(function).get("return", ""))
+    }
+    assert {"ago", "link", "label"} <= markup
+    found = [
+        f"{path}:{call.lineno} {call.func.id}"
+        for folder in ("ami_headend", "concentrators", "keyvault", "meters")
+        for path in Path(folder).rglob("*.py")
+        for text in ast.walk(ast.parse(path.read_text()))
+        if isinstance(text, ast.JoinedStr)
+        for call in ast.walk(text)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in markup
+    ]
+    assert found == []
