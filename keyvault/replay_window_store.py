@@ -98,6 +98,13 @@ class CountedKey(CounterSet):
         """Whether a counter was taken."""
         return self.highest != self.highest_was or self.gaps_changed
 
+    def know(self, highest: int, floor: int, gaps: str | None) -> None:
+        """Go on from the counters as they stand, where they were foreseen; none may have been taken yet."""
+        self.highest = self.highest_was = highest
+        self.floor = self.floor_was = floor
+        self.gaps, self.gaps_were = parse_gaps(gaps) if gaps else [], gaps
+        self.is_foreseen = False
+
 
 class CountedSession(CountedKey):
     """A session of a device key: its counters, where it is known already, beside the key's row.
@@ -224,6 +231,26 @@ def _read_kept(
             del keys[kid]
             ciphers.forget(kid)
     return keys
+
+
+def know_foreseen(keys: Collection[CountedKey]) -> None:
+    """Read what stands of keys (no sessions) whose counters were foreseen, before any of those is taken; one query.
+
+    ContendedError where the row of one no longer stands as it was taken for.
+    """
+    foreseen = [key for key in keys if key.is_foreseen]
+    if not foreseen:
+        return
+    rows = fetch_rows(
+        READ_UNFORESEEN.of_keys,
+        int_array([key.id for key in foreseen]),
+        int_array([key.version for key in foreseen]),
+        int_array([NOT_FORESEEN] * len(foreseen)),
+    )
+    for n, stands, *counters in rows:
+        if not stands:
+            raise ContendedError("a key moved since its cipher was kept")
+        foreseen[n - 1].know(*counters)
 
 
 def save_keys(keys: Sequence[CountedKey]) -> None:

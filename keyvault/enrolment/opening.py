@@ -26,7 +26,7 @@ from keyvault.master_key import UnwrapError
 from keyvault.models import KeyState
 from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refusal, Refused
 from keyvault.replay_window import Take
-from keyvault.replay_window_store import ContendedError, CountedKey, read_keys
+from keyvault.replay_window_store import ContendedError, CountedKey, know_foreseen, read_keys
 from keyvault.schemes.agreed import AGREED, AgreementError, check_public
 from keyvault.schemes.lines import KeyInputs
 from keyvault.schemes.table import USUAL
@@ -138,8 +138,8 @@ class _Batch:
         self._known: Known = known.look_up({kid[:8] for kid in kids}, certificates)
         # The others are refused before anything is computed for them, or their counters are looked at.
         again = {one.frame.kid for one in claimed if self._is_of_its_certificate(one)} & self._keys.keys()
-        if any(self._keys[kid].is_foreseen for kid in again):
-            raise ContendedError("an enrolment frame among others: its counter does not follow theirs")
+        # Their counters follow nothing that others of the meter's frames foresee.
+        know_foreseen([self._keys[kid] for kid in again])
         usable = [self._keys[kid].id for kid in again if self._keys[kid].state in ACCEPTABLE]
         self._opened = {key.id: key for key in open_keys(usable)} if usable else {}
         self._privates: dict[int, X25519PrivateKey | None] = {}

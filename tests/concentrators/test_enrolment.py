@@ -258,6 +258,35 @@ class TestAgain:
         ):
             assert judged(concentrator, [following, junk]) == {"accepted": 1, "already_enrolled": 1}
 
+    def test_replayed_beside_the_meters_frames_it_costs_no_second_try(
+        self, concentrator: Concentrator, newcomer: Newcomer
+    ) -> None:
+        """Anybody may have captured it. The gaps that stand are kept: one is filled later."""
+        first, late = newcomer.frame(newcomer.certificate()), newcomer.device.frame(1)
+        judged(concentrator, [first])
+        judged(concentrator, [newcomer.device.frame(2)])  # skips the late one; its cipher is kept from now on
+        forged = first[:-1] + bytes((first[-1] ^ 1,))
+        numbers = []
+        with patch("concentrators.ingest.attempt._more_careful", side_effect=AssertionError):
+            for interval, count in ((3, 1), (5, 3)):
+                frames = [newcomer.device.frame(interval), newcomer.device.frame(interval + 1)]
+                with counting() as statements:
+                    outcomes = judged(concentrator, [*frames, *[first, forged] * count])
+                numbers.append(len(statements))
+                assert outcomes == {"accepted": 2, "duplicate": count, "tag_invalid": count}
+        assert numbers[0] == numbers[1]
+        assert judged(concentrator, [late]) == {"accepted": 1}
+        assert (newcomer.device.counter().highest, newcomer.device.counter().floor) == (6, 0)
+
+    def test_replayed_beside_a_frame_under_a_key_that_was_cut_off(
+        self, concentrator: Concentrator, newcomer: Newcomer
+    ) -> None:
+        first = newcomer.frame(newcomer.certificate())
+        judged(concentrator, [first])
+        judged(concentrator, [newcomer.device.frame(1)])  # its cipher is kept from now on
+        epochs.compromise([newcomer.device.row().pk], OFFICER)
+        assert judged(concentrator, [newcomer.device.frame(2), first]) == {"key_retired": 2}
+
     def test_revoking_the_certificate_before_is_not_about_what_the_next_one_enrolled(
         self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
     ) -> None:
