@@ -14,6 +14,7 @@ from unfold.widgets import (
 
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.web.admin import OctetsField, RowSelect
+from keyvault.device_keys import inventory
 from keyvault.models import FleetKey
 from keyvault.schemes.table import USUAL, scheme_choices
 from meters.models import Installation, Meter, Place, Register
@@ -58,6 +59,8 @@ class KeylessMeterForm(MeterForm):
         system_title: bytes = self.cleaned_data["system_title_hex"]
         if Meter.objects.filter(system_title=system_title).exists():
             raise forms.ValidationError(f"There is a meter with system title {system_title.hex()} already.")
+        if reason := inventory.of_concentrators([system_title]).get(system_title):
+            raise forms.ValidationError(f"System title {system_title.hex()} {reason}.")
         self.instance.system_title = system_title
         return system_title
 

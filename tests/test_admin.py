@@ -341,6 +341,15 @@ def test_a_system_title_is_registered_once(admin_client: Client) -> None:
     assert Meter.objects.count() == 1
 
 
+def test_a_title_with_keys_of_a_concentrator_is_no_meters(admin_client: Client) -> None:
+    title = bytes.fromhex("0024befffe804ff1")
+    provisioning.provision_stored([NewKey(title, 0), NewKey(title, 1, None, 10, "concentrator")])
+    answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter(first_keys="later"))
+    said = unescape(answer.content.decode())
+    assert f"System title {title.hex()} has keys of scheme concentrator: it is a concentrator's." in said
+    assert not Meter.objects.exists()
+
+
 def test_a_meter_whose_keys_cannot_be_made_is_not_saved(admin_client: Client) -> None:
     provisioning.provision_devices([bytes.fromhex("0024befffe804ff1")])
     answer = admin_client.post(reverse("admin:meters_meter_add"), new_meter(), follow=True)

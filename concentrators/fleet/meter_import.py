@@ -18,6 +18,7 @@ from concentrators.models import Assignment, Concentrator
 from concentrators.totals import totals
 from keyvault import master_key
 from keyvault.audit.chain import Actor, AuditError
+from keyvault.device_keys import inventory
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import USUAL, SchemeError
@@ -144,11 +145,15 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
 
 def _check_titles(plan: Enrolment) -> None:
     """Add lines whose title is that of a concentrator: a title belongs to a meter or a concentrator, never both."""
-    held = {bytes(row.system_title or b""): row for row in Concentrator.objects.exclude(system_title=None)}
-    for line in plan.new:
-        if owner := held.get(line.system_title):
-            reason = f"system title {line.system_title.hex()} is that of concentrator {owner}"
-            plan.bad.append(BadLine(line.line, reason))
+    held = {
+        bytes(row.system_title or b""): f"is that of concentrator {row}"
+        for row in Concentrator.objects.exclude(system_title=None)
+    }
+    for lines in chunks(plan.new):
+        reasons = inventory.of_concentrators([line.system_title for line in lines]) | held
+        for line in lines:
+            if reason := reasons.get(line.system_title):
+                plan.bad.append(BadLine(line.line, f"system title {line.system_title.hex()} {reason}"))
 
 
 def _names_a_kind(line: MeterLine) -> bool:

@@ -1,6 +1,6 @@
 """How the keys stand: versions of the master key and what is under each, the rotation, the epochs of devices."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from keyvault.device_keys.heard import HIGHEST
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
 from keyvault.models import DeviceKey, KeyState, MasterKeyRotation, RotationState
-from keyvault.schemes.table import algorithm_name
+from keyvault.schemes.table import CONCENTRATOR, algorithm_name
 
 MISSING = "missing"
 
@@ -143,6 +143,15 @@ def of_device(system_title: bytes) -> list[dict[str, Any]]:
         }
         for epoch, state, scheme, algorithm, source, name, highest, heard_at, heard_via in rows
     ]
+
+
+def of_concentrators(titles: Collection[bytes]) -> dict[bytes, str]:
+    """Those of some system titles that are no meter's, since they have keys of a concentrator; each with the reason.
+
+    One query. The concentrator may be given its title yet: its keys may come first.
+    """
+    keys = DeviceKey.objects.filter(system_title__in=titles, scheme=CONCENTRATOR).values_list("system_title", flat=True)
+    return {bytes(title): f"has keys of scheme {CONCENTRATOR}: it is a concentrator's" for title in keys}
 
 
 def overdue(now: datetime, limit: int) -> Notable:

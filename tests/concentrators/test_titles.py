@@ -192,6 +192,24 @@ def test_meters_with_a_concentrators_title_are_a_bad_line(tmp_path: Path, capsys
 
 
 @pytest.mark.django_db
+def test_meters_are_not_registered_under_a_title_with_keys_of_a_concentrator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may come before their concentrator has the title."""
+    (device,) = commission(1, None)
+    Meter.objects.filter(pk=device.meter.pk).delete()  # its keys stay, and are a meter's
+    provisioning.provision_stored([NewKey(TITLE, 0), NewKey(TITLE, 1, None, 10, "concentrator")])
+    table = tmp_path / "meters.csv"
+    table.write_text(f"system_title,serial_number\n{device.title.hex()},one\n{TITLE.hex()},two\n")
+    with pytest.raises(CommandError):
+        call_command("import_meters", str(table), no_keys=True)
+    said = capsys.readouterr().err
+    assert f"line 3: system title {TITLE.hex()} has keys of scheme concentrator: it is a concentrator's" in said
+    assert "line 2" not in said
+    assert not Meter.objects.exists()
+
+
+@pytest.mark.django_db
 def test_a_title_is_journaled_with_its_concentrator(
     concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
