@@ -1,5 +1,6 @@
 """The meter registry: looking meters up, their states, and which one hangs at which place."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
@@ -28,6 +29,14 @@ def find_meter(system_title: str) -> Meter:
     if meter is None:
         raise RegistryError(f"there is no meter with system title {parse_system_title(system_title).hex()}")
     return meter
+
+
+def unregistered(system_titles: Sequence[bytes]) -> list[bytes]:
+    """Those of some system titles (8 octets each) that no meter has, once each and in their order; one query."""
+    titles = list(dict.fromkeys(system_titles))
+    meters = Meter.objects.filter(system_title__in=titles).values_list("system_title", flat=True)
+    registered = set(map(bytes, meters))
+    return [title for title in titles if title not in registered]
 
 
 def look_up(text: str) -> Meter:

@@ -25,9 +25,9 @@ TITLE = "0024befffe804ff1"
 NAMES = ["--kid", "lab-1", "--issuer", "Our laboratory"]
 
 
-def run(*words: object) -> str:
+def run(*words: object, err: io.StringIO | None = None) -> str:
     out = io.StringIO()
-    call_command("authority", *map(str, words), stdout=out)
+    call_command("authority", *map(str, words), stdout=out, stderr=err or io.StringIO())
     return out.getvalue()
 
 
@@ -187,3 +187,17 @@ def test_meters_that_may_enrol() -> None:
     run("allow", TITLE, "--algorithm", "11")
     (row,) = AwaitedEnrolment.objects.all()
     assert (row.scheme, row.algorithm) == ("ccm", 11)
+
+
+def test_a_title_that_no_meter_has_is_allowed_and_said() -> None:
+    registered, err = bytes(MeterFactory.create().system_title).hex(), io.StringIO()
+    assert "2 meters may enrol" in run("allow", registered, TITLE, TITLE, err=err)
+    assert f"No meter of system title {TITLE} is registered yet" in err.getvalue()
+    assert registered not in err.getvalue()
+    assert AwaitedEnrolment.objects.count() == 2
+    many = [f"0024befffe90{number:04x}" for number in range(22)]
+    run("allow", *many, err=err)
+    assert f"{many[19]} and 2 more is registered yet" in err.getvalue()
+    err.truncate(err.seek(0))
+    run("allow", registered, err=err)
+    assert not err.getvalue()

@@ -21,8 +21,10 @@ from keyvault.enrolment.authorities import PublicAuthority, Revoked
 from keyvault.enrolment.certificates import kid_text
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import SchemeError
+from meters.registry.lookup import unregistered
 
 _DAYS = 730
+_NAMED = 20  # titles that no meter is registered with
 
 
 class Command(DomainCommand):
@@ -120,6 +122,14 @@ class Command(DomainCommand):
         allowed = authorities.allow(parsed, chain.command_actor(), timezone.now(), scheme, algorithm)
         kinds = ", ".join(f"{count} for scheme {name}" for name, count in sorted(allowed.items()))
         self.stdout.write(f"{allowed.total()} meters may enrol, once each: {kinds}.")
+        unknown = unregistered(parsed)
+        if unknown:
+            named = ", ".join(title.hex() for title in unknown[:_NAMED])
+            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+            self.stderr.write(
+                f"No meter of system title {named}{more} is registered yet: frames wait until it is. "
+                "If the title is mistyped, allow the right one."
+            )
 
     def revoke(self, *, what: str, key_file: Path | None, output: Path | None, **options: Any) -> None:
         if key_file is not None:
