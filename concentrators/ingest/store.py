@@ -9,6 +9,7 @@ from concentrators.failures import record
 from concentrators.ingest.decisions import Decisions
 from concentrators.totals import reported_sums, totals
 from concentrators.totals.totals import TotalKey
+from keyvault import journal
 from keyvault.device_keys import epochs, link_epochs, tag_failures
 from keyvault.enrolment import storing as enrolment
 from keyvault.enrolment.opening import Enrolling
@@ -30,14 +31,17 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     4. Readings, then events: their primary keys tell where another has stored a value since.
     5. Totals, in the order of their keys; then the sums that concentrators say.
     6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
-    7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last.
+    7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last, with
+       what the journal is to know of the enrolled meters' keys.
 
     Raises ContendedError or IntegrityError where another transaction came between: the caller rolls back and begins
     again.
     """
     judged_at = decisions.uplinks[0].delivery.judged_at
+    enrolled = journal.Postponed()
     if enrolling:
-        enrolment.store(enrolling, decisions.activated.keys() & enrolling.keys(), opening, judged_at)
+        accepted = decisions.activated.keys() & enrolling.keys()
+        enrolment.store(enrolling, accepted, opening, judged_at, enrolled.append)
     save_counters(opening, decisions.heard)
     if decisions.reported:
         link_epochs.note_heard(decisions.reported)
@@ -60,5 +64,6 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     for delivery, _, failures in decisions.uplinks:
         if failures:
             record.record(failures, delivery.uplink_id, delivery.concentrator_id, delivery.received_at)
+    enrolled.write()
     if decisions.activated:
         epochs.activate(sorted({opening.keys[kid].id for kid in decisions.activated}), judged_at)

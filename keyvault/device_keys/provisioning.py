@@ -153,26 +153,32 @@ def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
 
 
 def provision_agreed(
-    entries: Iterable[NewKey], publics: Mapping[bytes, bytes], state: KeyState = KeyState.ACTIVE
+    entries: Iterable[NewKey],
+    publics: Mapping[bytes, bytes],
+    state: KeyState = KeyState.ACTIVE,
+    tell: journal.Append = journal.append,
 ) -> None:
     """Let the keys of entries (their octets None) be agreed on with their devices, active at once. All or nothing.
 
     Each entry names the version of the head-end's agreement key; ``publics`` has the public keys (32 octets) by
     title. ProvisioningError where one is refused, stands for another meter, or the agreement key does not open.
+    ``tell`` takes what is to be in the key journal before the caller's transaction commits.
     """
     with transaction.atomic():
-        _insert(_agreed_rows(entries, publics), state)
+        _insert(_agreed_rows(entries, publics, tell), state, tell)
 
 
-def replace_transfer_keys(entries: Iterable[NewKey], publics: Mapping[bytes, bytes]) -> None:
+def replace_transfer_keys(
+    entries: Iterable[NewKey], publics: Mapping[bytes, bytes], tell: journal.Append = journal.append
+) -> None:
     """Put transfer keys (epoch 0) that are agreed on in the place of others, whatever became of those; as
     ``provision_agreed``. Commands under the old ones end: their version moves.
     """
     with transaction.atomic():
-        rows = sorted(_agreed_rows(entries, publics))
+        rows = sorted(_agreed_rows(entries, publics, tell))
         moved = _replace_transfer_rows(rows)
         if rows:
-            journal_keys(KeyState.ACTIVE, [(moved[row.system_title], *row) for row in rows])
+            journal_keys(KeyState.ACTIVE, [(moved[row.system_title], *row) for row in rows], tell)
 
 
 def _replace_transfer_rows(rows: Sequence["_Row"]) -> dict[bytes, int]:
@@ -242,11 +248,13 @@ def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"
     return rows
 
 
-def _agreed_rows(entries: Iterable[NewKey], publics: Mapping[bytes, bytes]) -> list["_Row"]:
+def _agreed_rows(
+    entries: Iterable[NewKey], publics: Mapping[bytes, bytes], tell: journal.Append = journal.append
+) -> list["_Row"]:
     entries = list(entries)
     if not entries:
         return []
-    public_keys.register(publics)
+    public_keys.register(publics, tell)
     master = keys_for_wrapping()
     numbers = {entry.agreement_key for entry in entries}
     if None in numbers:
@@ -342,11 +350,16 @@ def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
     return row
 
 
-def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[KeyState] | None = None) -> int:
+def set_key_state(
+    key_ids: Sequence[int],
+    state: KeyState,
+    before: Collection[KeyState] | None = None,
+    tell: journal.Append = journal.append,
+) -> int:
     """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved.
 
-    ``before`` limits it to keys that are in one of those states. Counters are locked first, in title order,
-    as verification locks them.
+    ``before`` limits it to keys that are in one of those states; ``tell`` is as in ``provision_agreed``. Counters are
+    locked first, in title order, as verification locks them.
     """
     states = None if before is None else [one.value for one in before]
     with transaction.atomic(), connection.cursor() as cursor:
@@ -370,7 +383,7 @@ def set_key_state(key_ids: Sequence[int], state: KeyState, before: Collection[Ke
         )
         moved = [(bytes(title), epoch, name and bytes(name)) for title, epoch, name in cursor.fetchall()]
         if moved:
-            journal.append("state", [str(state), moved])
+            tell("state", [str(state), moved])
     return len(moved)
 
 
@@ -401,7 +414,7 @@ class _Row(NamedTuple):
     agreement_key_id: int | None
 
 
-def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
+def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE, tell: journal.Append = journal.append) -> None:
     """Store key rows in a state, and a counter for each, by COPY."""
     _check(rows)
     created_at = datetime.now(UTC)
@@ -421,12 +434,12 @@ def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE) -> None:
             for key_id in ids:
                 copy.write_row((key_id, 1, -1, 0))
         if rows:
-            journal_keys(state, [(key_id, *row) for key_id, row in zip(ids, rows, strict=True)])
+            journal_keys(state, [(key_id, *row) for key_id, row in zip(ids, rows, strict=True)], tell)
 
 
-def journal_keys(state: KeyState, keys: Sequence[tuple[Any, ...]]) -> None:
+def journal_keys(state: KeyState, keys: Sequence[tuple[Any, ...]], tell: journal.Append = journal.append) -> None:
     """Journal keys that stand now, all in one state, each as its id and the fields of a row; wrapped, never open."""
-    journal.append("keys", [state.value, [list(map(_plain, key)) for key in keys]])
+    tell("keys", [state.value, [list(map(_plain, key)) for key in keys]])
 
 
 def _plain(one: Any) -> Any:

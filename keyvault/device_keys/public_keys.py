@@ -8,10 +8,11 @@ from keyvault.device_keys.errors import ProvisioningError
 from keyvault.schemes.agreed import AgreementError, check_public
 
 
-def register(publics: Mapping[bytes, bytes]) -> None:
+def register(publics: Mapping[bytes, bytes], tell: journal.Append = journal.append) -> None:
     """Note that public keys (32 octets) stand for meters (system title, 8 octets), in the caller's transaction.
 
     ProvisioningError for a key that nothing can be agreed with, or that stands for another meter. Two queries.
+    ``tell`` takes what is to be in the key journal before that transaction commits.
     """
     of: dict[bytes, bytes] = {}
     for title, public in publics.items():
@@ -22,7 +23,7 @@ def register(publics: Mapping[bytes, bytes]) -> None:
         other = of.setdefault(public, title)
         if other != title:
             raise ProvisioningError(f"device {title.hex()}: its public key is that of {other.hex()}, too")
-    put(of)
+    put(of, tell)
     for public, owner in owners(of).items():
         if owner != of[public]:
             raise ProvisioningError(f"device {of[public].hex()}: {refusal(owner)}")
@@ -49,7 +50,7 @@ def owners(publics: Collection[bytes]) -> dict[bytes, bytes]:
     return dict(rows)
 
 
-def put(of: Mapping[bytes, bytes]) -> None:
+def put(of: Mapping[bytes, bytes], tell: journal.Append = journal.append) -> None:
     """Store which meter (system title) each public key stands for; one that stands already stays as it is."""
     titles = [of[public] for public in sorted(of)]  # in one order, so that two who register the same do not deadlock
     new = fetch_rows(
@@ -60,4 +61,4 @@ def put(of: Mapping[bytes, bytes]) -> None:
         octets_array(titles),
     )
     if new:
-        journal.append("public_keys", new)
+        tell("public_keys", new)

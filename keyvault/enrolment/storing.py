@@ -17,12 +17,18 @@ from keyvault.opening import Opening
 from keyvault.replay_window_store import ContendedError
 
 
-def store(enrolling: Mapping[bytes, Enrolling], accepted: Collection[bytes], opening: Opening, now: datetime) -> None:
+def store(
+    enrolling: Mapping[bytes, Enrolling],
+    accepted: Collection[bytes],
+    opening: Opening,
+    now: datetime,
+    tell: journal.Append,
+) -> None:
     """Give meters whose enrolment frame was accepted their keys, by kid; the others leave no trace.
 
     The key of the epoch is pending, as any that a frame is about to prove, and a pending key before it is retired;
     the transfer key (epoch 0) is agreed on anew. ContendedError where another enrolment, a key or a leave to enrol came
-    between. A fixed number of queries.
+    between. A fixed number of queries. ``tell`` takes what is to be in the key journal before the transaction commits.
     """
     for kid in enrolling.keys() - accepted:
         del opening.keys[kid]
@@ -38,21 +44,21 @@ def store(enrolling: Mapping[bytes, Enrolling], accepted: Collection[bytes], ope
         raise ContendedError("a meter that was to enrol has enrolled, or may no more")
     try:
         with transaction.atomic():
-            _provision(of)
+            _provision(of, tell)
     except ProvisioningError as error:
         raise ContendedError(str(error)) from None
-    _note(of, now)
+    _note(of, now, tell)
     for kid, key_id in known.key_ids(of).items():
         opening.keys[kid].id = key_id
 
 
-def _provision(of: Mapping[bytes, Enrolling]) -> None:
+def _provision(of: Mapping[bytes, Enrolling], tell: journal.Append) -> None:
     titles = [kid[:8] for kid in of]
     publics = {kid[:8]: one.certificate.public for kid, one in of.items()}
     standing = DeviceKey.objects.filter(system_title__in=titles)
     pending = list(standing.filter(state=KeyState.PENDING).values_list("pk", flat=True))
     if pending:
-        provisioning.set_key_state(pending, KeyState.RETIRED, before=[KeyState.PENDING])
+        provisioning.set_key_state(pending, KeyState.RETIRED, before=[KeyState.PENDING], tell=tell)
     with_transfer_key = {
         bytes(title) for title in standing.filter(epoch=TRANSFER_EPOCH).values_list("system_title", flat=True)
     }
@@ -62,16 +68,16 @@ def _provision(of: Mapping[bytes, Enrolling]) -> None:
     ]
     first = [entry for entry in transfer if entry.system_title not in with_transfer_key]
     again = [entry for entry in transfer if entry.system_title in with_transfer_key]
-    provisioning.provision_agreed(first, {entry.system_title: publics[entry.system_title] for entry in first})
-    provisioning.replace_transfer_keys(again, {entry.system_title: publics[entry.system_title] for entry in again})
+    provisioning.provision_agreed(first, {one.system_title: publics[one.system_title] for one in first}, tell=tell)
+    provisioning.replace_transfer_keys(again, {one.system_title: publics[one.system_title] for one in again}, tell)
     entries = [
         NewKey(kid[:8], _epoch(kid), None, one.awaited.algorithm, one.awaited.scheme, agreement_key=one.version_id)
         for kid, one in of.items()
     ]
-    provisioning.provision_agreed(entries, publics, KeyState.PENDING)
+    provisioning.provision_agreed(entries, publics, KeyState.PENDING, tell)
 
 
-def _note(of: Mapping[bytes, Enrolling], now: datetime) -> None:
+def _note(of: Mapping[bytes, Enrolling], now: datetime, tell: journal.Append) -> None:
     rows = [
         Enrolment(
             cti=one.certificate.cti,
@@ -86,7 +92,7 @@ def _note(of: Mapping[bytes, Enrolling], now: datetime) -> None:
         for kid, one in of.items()
     ]
     Enrolment.objects.bulk_create(rows)
-    journal.append(
+    tell(
         "enrolled",
         [
             [

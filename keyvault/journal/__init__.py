@@ -7,6 +7,7 @@ open: nothing is verified, and no act on keys is done.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django.db import connection
@@ -22,8 +23,10 @@ __all__ = [
     "LOCK",
     "OPEN",
     "RESTORED",
+    "Append",
     "JournalError",
     "NotReplayedError",
+    "Postponed",
     "append",
     "check_open",
     "is_open",
@@ -32,6 +35,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+Append = Callable[[str, Any], object]  # takes an act, its kind and body: ``append``, or that of ``Postponed``
 
 COMMITTED = "audit_committed"  # the record of the audit chain before it is committed: [number, mac]
 RESTORED = "audit_restored"  # the chain goes on from here after a restore: [number, mac]
@@ -67,6 +72,22 @@ def append(kind: str, body: Any) -> int:
         raise NotReplayedError
     write(JournalRecord(number, time.time_ns() // 1000, kind, body))
     return int(number)
+
+
+class Postponed:
+    """Acts of a transaction that are written to the journal only once nothing is likely to undo them any more."""
+
+    def __init__(self) -> None:
+        self._acts: list[tuple[str, Any]] = []
+
+    def append(self, kind: str, body: Any) -> None:
+        """Take an act that was done; it is written by ``write``, in the same transaction."""
+        self._acts.append((kind, body))
+
+    def write(self) -> None:
+        """Write the acts in their order, each as ``journal.append`` does; nothing is asked where there are none."""
+        for kind, body in self._acts:
+            append(kind, body)
 
 
 def note(number: int, kind: str, body: Any) -> None:

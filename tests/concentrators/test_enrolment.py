@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import cbor2
@@ -9,17 +11,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.test import override_settings
 from django.utils import timezone
+from pytest_django import Settings
 
 from concentrators.failures.explanations import explain
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reverification_queue, shares
 from concentrators.models import Concentrator
+from keyvault import master_key
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, provisioning
 from keyvault.enrolment import authorities, known
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.enrolment.certificates import revoke
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
+from keyvault.journal import reading
 from keyvault.models import AgreementKey, DeviceKey, DevicePublicKey, InvocationCounter, KeyState
+from keyvault.opening import Opening, save_counters
+from keyvault.replay_window_store import ContendedError
 from meters.models import Meter, MeterStatus
 from tests.concentrators.enrolling import (
     AUTHORITY,
@@ -58,6 +65,11 @@ def newcomer(version: AgreementKey) -> Newcomer:
 def await_(newcomer: Newcomer, **kind: object) -> Newcomer:
     authorities.allow([newcomer.title], OFFICER, NOW, **kind)  # type: ignore[arg-type]
     return newcomer
+
+
+def kinds(folder: Path) -> list[str]:
+    """The kinds of the records in a journal."""
+    return [record.kind for record in reading.read([folder], master_key.current())]
 
 
 def standing(newcomer: Newcomer) -> dict[int, str]:
@@ -221,6 +233,27 @@ class TestAgain:
         assert judged(concentrator, [newcomer.device.frame(2)]) == {"accepted": 1}  # late, under the old epoch
         third = Newcomer(newcomer.meter, version, epoch=4)
         assert judged(concentrator, [third.frame(third.certificate())]) == {"already_enrolled": 1}
+
+    def test_a_try_that_another_came_between_leaves_nothing_in_the_journal(
+        self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer, settings: Settings, tmp_path: Path
+    ) -> None:
+        judged(concentrator, [newcomer.frame(newcomer.certificate())])
+        epochs.begin([newcomer.title])
+        again = await_(Newcomer(newcomer.meter, version, epoch=3))
+        settings.KEY_JOURNAL_DIR = tmp_path
+        written: list[list[str]] = []
+
+        def come_between(opening: Opening, heard: Any) -> None:
+            assert DeviceKey.objects.filter(system_title=newcomer.title, epoch=3).exists()
+            written.append(kinds(tmp_path))
+            if len(written) == 1:
+                raise ContendedError("another came between")
+            save_counters(opening, heard)
+
+        with patch("concentrators.ingest.store.save_counters", come_between):
+            assert judged(concentrator, [again.frame(again.certificate(), 1)]) == {"accepted": 1}
+        assert written == [[], []]
+        assert kinds(tmp_path) == ["state", "public_keys", "keys", "keys", "enrolled", "activated"]
 
     def test_not_with_the_public_key_that_it_had(self, concentrator: Concentrator, newcomer: Newcomer) -> None:
         judged(concentrator, [newcomer.frame(newcomer.certificate())])

@@ -227,8 +227,8 @@ def test_the_scheme_of_a_key_comes_back_and_goes_on_with_the_next_epoch(folder: 
 def test_keys_of_a_journal_from_before_there_were_schemes_come_back(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def old(state: KeyState, keys: Sequence[tuple[Any, ...]]) -> None:
-        journal_keys(state, [key[:9] for key in keys])
+    def old(state: KeyState, keys: Sequence[tuple[Any, ...]], tell: journal.Append) -> None:
+        journal_keys(state, [key[:9] for key in keys], tell)
 
     journal_keys = provisioning.journal_keys
     monkeypatch.setattr(provisioning, "journal_keys", old)
