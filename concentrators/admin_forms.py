@@ -17,7 +17,7 @@ from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import OctetsField, RowSelect, RowsSelect
-from concentrators.fleet import titles
+from concentrators.fleet import concentrator_keys
 from concentrators.models import Assignment, Concentrator
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from meters.models import Meter
@@ -47,8 +47,8 @@ class ConcentratorForm(forms.ModelForm[Concentrator]):
         standing = self.instance.system_title
         try:
             if title is not None:
-                titles.check(self.instance, title)
-            elif standing is not None and titles.has_keys(bytes(standing)):
+                concentrator_keys.check(self.instance, title)
+            elif standing is not None and concentrator_keys.has_keys(bytes(standing)):
                 raise RegistryError("it has keys under its system title, which stays")
         except RegistryError as error:
             text = str(error)

@@ -9,8 +9,8 @@ from django.db import connection
 
 from ami_headend.core.sql import execute, fetch_rows
 from concentrators.models import CommandKind, Concentrator, ConcentratorToken, RotationWave, WaveState
-from keyvault.journal.key_records import move_past
 from keyvault.journal.replay import Apply
+from keyvault.journal.replay_keys import move_past
 
 
 class AccessReplayer:

@@ -88,7 +88,7 @@ class Assignment(models.Model):
 class RegistryGeneration(models.Model):
     """One row: random numbers that triggers change with every statement on meters or assignments, and on registers.
 
-    Workers keep all three in memory for as long as it stands (concentrators/ingest/assigned.py).
+    Workers keep all three in memory for as long as it stands (concentrators/ingest/meter_cache.py).
     """
 
     number = models.BigIntegerField()

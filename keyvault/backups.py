@@ -18,7 +18,7 @@ from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor, Head
 from keyvault.master_key import census
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import Backup
 
 _POLL_S = 0.1

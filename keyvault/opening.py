@@ -14,7 +14,7 @@ from keyvault.ciphers import KeptCiphers
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
-from keyvault.enrolment.checks import EnrolmentRefusal
+from keyvault.enrolment.certificate_checks import EnrolmentRefusal
 from keyvault.models import KeyState
 from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES

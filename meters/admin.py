@@ -19,7 +19,7 @@ from unfold.enums import ActionVariant
 from ami_headend.core import step_up
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from keyvault.audit.chain import AuditError, web_actor
-from keyvault.device_keys import heard, provisioning, schemes_in_use
+from keyvault.device_keys import last_heard, provisioning, schemes_in_use
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.models import FleetKey
@@ -134,7 +134,7 @@ class MeterAdmin(LargeTableAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
         meters: QuerySet[Meter] = queries.with_length(super().get_queryset(request), timezone.now())
         return meters.annotate(
-            last_heard_at=heard.last_at("system_title"), scheme_in_use=schemes_in_use.of("system_title")
+            last_heard_at=last_heard.last_at("system_title"), scheme_in_use=schemes_in_use.of("system_title")
         )
 
     def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -20,7 +20,7 @@ from ami_headend.backup import making, manifest, programs, pruning, restoring
 from ami_headend.backup.programs import ProgramError
 from ami_headend.core import locks
 from ami_headend.local import embedded
-from concentrators.fleet import titles
+from concentrators.fleet import concentrator_keys
 from keyvault import backups, journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -272,8 +272,8 @@ def test_secrets_of_every_scheme_are_in_a_backup_or_come_from_the_journal(
     concentrator = ConcentratorFactory.create()
     first = agreement_keys.init("hes-1", OFFICER)
     agreeing.provision(agreeing.pairs(TITLES[:2]), first)
-    titles.give(OFFICER, concentrator, HOLDER)
-    titles.make_keys(OFFICER, concentrator, 10)
+    concentrator_keys.give(OFFICER, concentrator, HOLDER)
+    concentrator_keys.make_keys(OFFICER, concentrator, 10)
     pin(datetime.now(UTC))
     enrolled = [Newcomer(MeterFactory.create(), first) for _ in range(2)]
     authorities.allow([one.title for one in enrolled], OFFICER, datetime.now(UTC))

@@ -15,10 +15,10 @@ _HOMES = {
     "how long one may be silent": (r"condition=Condition\.SILENT_CONCENTRATOR", "ami_headend/alerts/silence.py"),
     "when a device was heard last": (
         r"max\(n\.heard_at|Max\(\"heard_at|n\.heard_at >= ",
-        "keyvault/device_keys/heard.py",
+        "keyvault/device_keys/last_heard.py",
     ),
     "which keys are worn": (r"\b[cn]\.highest >= %s|HIGHEST\} >= %s", "keyvault/device_keys/epochs.py"),
-    "which counter a device counts by": (r"ORDER BY s\.context DESC LIMIT 1", "keyvault/device_keys/heard.py"),
+    "which counter a device counts by": (r"ORDER BY s\.context DESC LIMIT 1", "keyvault/device_keys/last_heard.py"),
     "which rows follow a page's last": (
         r"\}\) (\{'<'|[<>] \()|\(\w+, id\) [<>] \(%s",
         "ami_headend/core/keyset.py",

@@ -60,10 +60,10 @@ ELSEWHERE = {
         "commands are offered under the locks of one statement, by whom a meter was heard through",
         {"keyvault_devicekey", "keyvault_invocationcounter", "meters_meter"},
     ),
-    "concentrators/failures/numbers.py": (_NAMES, {"meters_meter"}),
+    "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
     "concentrators/fleet/hop_failures.py": (_NAMES, {"meters_meter"}),
-    "concentrators/ingest/assigned.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
+    "concentrators/ingest/meter_cache.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
     "concentrators/ingest/length_corrections.py": (_STORES, {"meters_reading"}),
     "concentrators/ingest/register_corrections.py": (_STORES, {"meters_meterevent", "meters_reading"}),
     "concentrators/journal_replay.py": (

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from ami_headend.alerts import conversations
 from ami_headend.alerts.models import Channel, ChannelKind, Delivery
-from keyvault import signing
+from keyvault import webhook_signatures
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 
@@ -20,7 +20,7 @@ def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
     chain.record(actor, f"alert_channel.{'create' if is_new else 'change'}", _subject(channel))
     secret = None
     if is_new and channel.kind == ChannelKind.WEBHOOK:
-        secret = signing.issue(channel.secret_owner, now)
+        secret = webhook_signatures.issue(channel.secret_owner, now)
     conversations.settle_channel(channel, now)
     return secret
 
@@ -30,7 +30,7 @@ def rotate_secret(channel: Channel, actor: Actor, now: datetime) -> str:
     """Make a new signing secret; messages are signed with the old one too for a day. ValueError: not a webhook."""
     if channel.kind != ChannelKind.WEBHOOK:
         raise ValueError(f"{channel} is not a webhook: it has no secret")
-    secret = signing.issue(channel.secret_owner, now)
+    secret = webhook_signatures.issue(channel.secret_owner, now)
     chain.record(actor, "alert_channel.rotate_secret", _subject(channel))
     return secret
 
@@ -42,7 +42,7 @@ def delete(channel: Channel, actor: Actor, now: datetime) -> None:
     waiting.update(given_up_at=now, last_error="the channel was removed")
     Delivery.objects.filter(channel=channel).update(channel_name=channel.name)
     chain.record(actor, "alert_channel.delete", _subject(channel))
-    signing.withdraw(channel.secret_owner)
+    webhook_signatures.withdraw(channel.secret_owner)
     channel.delete()
 
 

@@ -23,7 +23,7 @@ from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delive
 from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
 from ami_headend.core import clock
 from keyvault.master_key import MasterKeyError
-from keyvault.signing import SigningError
+from keyvault.webhook_signatures import SigningError
 
 logger = logging.getLogger(__name__)
 

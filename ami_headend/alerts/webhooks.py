@@ -19,7 +19,7 @@ from django.conf import settings
 from ami_headend.alerts.models import Channel
 from ami_headend.core.exchange import exchange
 from ami_headend.core.transition_addresses import Address, Network, standing_for
-from keyvault import signing
+from keyvault import webhook_signatures
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def post(channel: Channel, message_id: str, body: dict[str, Any], now: datetime)
         "Connection": "close",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": signing.signatures(channel.secret_owner, message_id, timestamp_s, content, now),
+        "webhook-signature": webhook_signatures.signatures(channel.secret_owner, message_id, timestamp_s, content, now),
     }
     try:
         status = _exchange(url, content, headers)

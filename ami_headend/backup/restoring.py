@@ -21,7 +21,7 @@ from ami_headend.backup.programs import Program
 from ami_headend.core import upgrades
 from ami_headend.database_roles import grant_rights
 from ami_headend.signin.models import Session
-from concentrators.ingest import carried_over
+from concentrators.ingest import uplinks_across_restore
 from concentrators.journal_replay import AccessReplayer
 from keyvault import master_key
 from keyvault.audit.chain import Actor
@@ -72,7 +72,7 @@ def load(dump: Path, progress: Callable[[int], object], *, replace: bool) -> Non
     """
     program = programs.find("pg_restore")
     if replace:
-        databases.put_aside(carried_over.carry)
+        databases.put_aside(uplinks_across_restore.carry)
     elif databases.is_aside():
         raise BackupError(
             f"an earlier restore --replace was interrupted, and the earlier content of the database is in its schema "
@@ -242,7 +242,7 @@ class _UplinksReplayer:
     def conclude(self, now: datetime) -> list[str]:
         if not databases.has_table(databases.ASIDE, databases.UPLINKS):
             return []
-        carried = carried_over.carry(databases.ASIDE, "public")
+        carried = uplinks_across_restore.carry(databases.ASIDE, "public")
         notes = [f"{carried.uplinks} uplinks of the replaced database are carried over and will be verified again"]
         if carried.without_octets:
             notes.append(f"{carried.without_octets} uplinks are not: their octets had been deleted (UPLINK_KEEP_DAYS)")

@@ -16,9 +16,9 @@ from ami_headend.console.formatting import kind_label, link, percent, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.web.tables import HtmlTable, columns_of, table
-from concentrators.failures import numbers
+from concentrators.failures import statistics
 from concentrators.failures.kinds import Severity
-from concentrators.failures.numbers import KEPT_MOST, Numbers
+from concentrators.failures.statistics import KEPT_MOST, Numbers
 
 _DAYS = 7
 _BY_HOUR = timedelta(days=3)  # shorter periods are shown by the hour
@@ -53,7 +53,7 @@ class FailureNumbersPage(ConsolePage):
         )
         selection = dataclasses.replace(selection, start=start, end=end)
         starts = _steps(start, end)
-        found = numbers.numbers(selection, starts, end, _WORST)
+        found = statistics.numbers(selection, starts, end, _WORST)
         return {
             **context,
             "start": starts[0],
@@ -62,8 +62,8 @@ class FailureNumbersPage(ConsolePage):
             "chart": _chart(found, starts),
             "kinds": _kinds(found, self._way(start, end)),
             "concentrators": _concentrators(found, self._way(start, end)),
-            "meters": self._meters(numbers.by_meter(selection, _WORST), self._way(start, end)),
-            "is_of_kept": not numbers.is_counted_by_tallies(selection),
+            "meters": self._meters(statistics.by_meter(selection, _WORST), self._way(start, end)),
+            "is_of_kept": not statistics.is_counted_by_tallies(selection),
             "kept_most": KEPT_MOST,
         }
 
@@ -74,7 +74,7 @@ class FailureNumbersPage(ConsolePage):
             name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}" for name, at in (("from", start), ("to", end))
         }
 
-    def _meters(self, rows: list[numbers.MeterCount], way: dict[str, str]) -> HtmlTable:
+    def _meters(self, rows: list[statistics.MeterCount], way: dict[str, str]) -> HtmlTable:
         return table(
             columns_of("meter", "#failures"),
             [

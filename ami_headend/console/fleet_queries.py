@@ -8,7 +8,7 @@ from ami_headend.core.sql import select
 from ami_headend.kept import Question
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour, IntervalShare
-from keyvault.device_keys import heard, schemes_in_use
+from keyvault.device_keys import last_heard, schemes_in_use
 from meters.models import MeterStatus
 
 PROFILE_PERIOD = timedelta(days=7)
@@ -61,7 +61,7 @@ def _meters_heard(now: datetime) -> MetersHeard:
     rows = select(
         f"""WITH heard AS MATERIALIZED (
                SELECT m.id, m.serial_number, m.system_title, a.heard_at
-               FROM meters_meter m LEFT JOIN {heard.OF_ALL} a USING (system_title)
+               FROM meters_meter m LEFT JOIN {last_heard.OF_ALL} a USING (system_title)
                WHERE m.status = %s AND NOT {expected.TAKEN_DOWN}
            ), counted AS (
                SELECT count(*) AS expected, count(*) FILTER (WHERE heard_at >= %s) AS heard,
@@ -74,10 +74,10 @@ def _meters_heard(now: datetime) -> MetersHeard:
                   ARRAY(SELECT id FROM heard WHERE heard_at < %s LIMIT %s),
                   ARRAY(SELECT id FROM heard WHERE heard_at IS NULL LIMIT %s),
                   s.id, s.serial_number, s.heard_at, c.name
-           FROM counted n LEFT JOIN shown s ON true {heard.LAST.format(title="s.system_title")}
+           FROM counted n LEFT JOIN shown s ON true {last_heard.LAST.format(title="s.system_title")}
            LEFT JOIN concentrators_concentrator c ON c.id = h.heard_via
            ORDER BY s.heard_at NULLS FIRST, s.id""",
-        [MeterStatus.COMMISSIONED, now - heard.PERIOD, ROWS, now - heard.PERIOD, FEW + 1, FEW + 1],
+        [MeterStatus.COMMISSIONED, now - last_heard.PERIOD, ROWS, now - last_heard.PERIOD, FEW + 1, FEW + 1],
     )
     due, lately, never, *ids = rows[0][:5]
     longest = [SilentMeter(*row[5:]) for row in rows if row[5] is not None]

@@ -40,7 +40,7 @@ from concentrators.models import Assignment, Command, CommandKind, CommandState
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
-from keyvault.device_keys import heard, schemes_in_use
+from keyvault.device_keys import last_heard, schemes_in_use
 from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
@@ -74,7 +74,7 @@ class _OfMeter(LoadProfilePage):
     @cached_property
     def meter(self) -> Meter:
         """Return the meter of the address, or 404."""
-        known = Meter.objects.annotate(heard_at=heard.last_at("system_title"))
+        known = Meter.objects.annotate(heard_at=last_heard.last_at("system_title"))
         return get_object_or_404(queries.with_length(known, timezone.now()), pk=self.kwargs["pk"])
 
 
@@ -213,7 +213,7 @@ def _figures(meter: Meter, heard_at: datetime | None, now: datetime) -> list[Fig
     waiting = Command.objects.filter(
         meter=meter, state__in=[CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED]
     ).count()
-    fresh = heard_at is not None and now - heard_at < heard.PERIOD
+    fresh = heard_at is not None and now - heard_at < last_heard.PERIOD
     minutes = meter.length_minutes  # type: ignore[attr-defined]
     return [
         Figure("Last frame", ago(heard_at, now), "accepted frames only", "sensors", tone="good" if fresh else "bad"),

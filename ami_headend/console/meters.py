@@ -31,7 +31,7 @@ from concentrators.commands.queue import DownlinkError
 from concentrators.models import CommandKind
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
-from keyvault.device_keys import heard
+from keyvault.device_keys import last_heard
 from keyvault.device_keys.epochs import EpochError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import scheme_choices
@@ -70,7 +70,7 @@ def health_label(row: MeterRow, now: Any) -> SafeString:
         return label("awaits enrolment", "info")
     if row.heard_at is None:
         return label("no frame yet", "danger")
-    return label("active", "success") if now - row.heard_at < heard.PERIOD else label("silent", "warning")
+    return label("active", "success") if now - row.heard_at < last_heard.PERIOD else label("silent", "warning")
 
 
 def meters_url(**filters: Any) -> str:
@@ -145,7 +145,7 @@ class MetersPage(MetersActingPage):
             concentrator_id=None if concentrator is None else concentrator.pk,
             heard="" if filters["health"] == "enrolling" else filters["health"],
             may_enrol=filters["health"] == "enrolling",
-            heard_since=now - heard.PERIOD,
+            heard_since=now - last_heard.PERIOD,
             ids=self.known_ids(filters["health"], now) if concentrator is None and not filters["search"] else None,
             after=text_of(after) if after else "",
         )

@@ -50,7 +50,7 @@ from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureSelection
 from concentrators.ingest import backlog
 from concentrators.models import WaveState
-from keyvault.device_keys import heard
+from keyvault.device_keys import last_heard
 from keyvault.models import MasterKeyRotation, RotationState
 from keyvault.schemes.table import CONCENTRATOR, SCHEMES, USUAL
 
@@ -87,7 +87,7 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
             clipped(meter.via or "-"),
         ]
         for meter in found.silent
-        if not clock.is_within(meter.heard_at, heard.PERIOD, now)
+        if not clock.is_within(meter.heard_at, last_heard.PERIOD, now)
     ]
     return {
         "figures": [Figure("Active meters", f"{found.heard:,} of {found.expected:,}", note, "sensors", url, tone)],

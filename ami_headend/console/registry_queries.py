@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ami_headend.core.sql import int_array, select
 from ami_headend.kept import Question
-from keyvault.device_keys import heard, schemes_in_use
+from keyvault.device_keys import last_heard, schemes_in_use
 from keyvault.enrolment import inventory as enrolment
 from meters.models import MeterStatus
 from meters.registry.search import meter_condition
@@ -67,7 +67,7 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
     numbers until fifty of them turn up would take seconds. The last frame is looked up only for the rows shown.
     """
     conditions, params = _meter_conditions(selection, limit)
-    first_heard = heard.LAST.format(title="m.system_title") if selection.heard else ""
+    first_heard = last_heard.LAST.format(title="m.system_title") if selection.heard else ""
     mine = ""
     few: list[Any] = []
     if selection.concentrator_id is not None:
@@ -87,7 +87,7 @@ def meters(selection: MeterSelection, limit: int) -> tuple[list[MeterRow], tuple
                    {enrolment.MAY.format(title="m.system_title")}
             FROM (SELECT m.* FROM {"mine" if mine else "meters_meter"} m {first_heard} {conditions}
                   ORDER BY m.serial_number LIMIT %s) AS m
-            {heard.LAST.format(title="m.system_title")}
+            {last_heard.LAST.format(title="m.system_title")}
             {schemes_in_use.OF.format(title="m.system_title")}
             LEFT JOIN meters_earlierlength l ON l.meter_id = m.id AND l.valid_to > now()
                 AND (l.valid_from IS NULL OR l.valid_from <= now())

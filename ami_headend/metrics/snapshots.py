@@ -11,7 +11,7 @@ from ami_headend.alerts import silence
 from ami_headend.core.sql import fetch_rows
 from ami_headend.kept import Question
 from concentrators.models import WaveMeter, WaveState
-from keyvault.device_keys import heard, inventory, schemes_in_use
+from keyvault.device_keys import inventory, last_heard, schemes_in_use
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
 
@@ -23,9 +23,9 @@ def _meters(now: datetime) -> Figure:
     counts = dict(Meter.objects.values_list("status").annotate(number=Count("pk")).order_by("status"))
     in_service = counts.pop(MeterStatus.COMMISSIONED, 0)
     (heard_lately,) = fetch_rows(
-        f"SELECT count(*) FROM meters_meter m WHERE status = %s AND {heard.SINCE.format(title='m.system_title')}",
+        f"SELECT count(*) FROM meters_meter m WHERE status = %s AND {last_heard.SINCE.format(title='m.system_title')}",
         MeterStatus.COMMISSIONED.value,
-        now - heard.PERIOD,
+        now - last_heard.PERIOD,
     )[0]
     of_service = [["commissioned, heard", heard_lately], ["commissioned, silent", in_service - heard_lately]]
     return [*of_service, *map(list, counts.items())]

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from concentrators.api.authentication import Rate, concentrator_id
 from concentrators.api.commands import CBOR_SEQUENCE, CborSequenceRenderer
 from concentrators.api.concentrator_view import ConcentratorView
-from concentrators.fleet import hop_failures, hop_keys, titles
+from concentrators.fleet import concentrator_keys, hop_failures, hop_key_sets
 from concentrators.fleet.hop_failures import (
     COUNT_MAX,
     ENTRIES_MAX,
@@ -58,8 +58,8 @@ class HopKeysView(ConcentratorView):
         The octets stay the same until a key changes. The set is complete: forget keys that are not in it.
         """
         try:
-            octets = hop_keys.sealed(concentrator_id(request), timezone.now())
-        except hop_keys.NoKeyError as error:
+            octets = hop_key_sets.sealed(concentrator_id(request), timezone.now())
+        except hop_key_sets.NoKeyError as error:
             raise NoKey(str(error)) from None
         return HttpResponse(octets, content_type=CBOR_SEQUENCE)
 
@@ -83,7 +83,7 @@ class NextKeyView(ConcentratorView):
         The first report under the new key activates it.
         """
         title = Concentrator.objects.values_list("system_title", flat=True).get(pk=concentrator_id(request))
-        octets = None if title is None else titles.next_key(bytes(title), timezone.now())
+        octets = None if title is None else concentrator_keys.next_key(bytes(title), timezone.now())
         if octets is None:
             return HttpResponse(status=status.HTTP_204_NO_CONTENT)
         return HttpResponse(octets, content_type=CBOR_SEQUENCE)

@@ -16,8 +16,8 @@ from rest_framework.response import Response
 from concentrators import tasks
 from concentrators.api.authentication import Rate, concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
-from concentrators.ingest import backlog, reception, shares
-from concentrators.ingest.shares import Share
+from concentrators.ingest import backlog, fair_shares, reception
+from concentrators.ingest.fair_shares import Share
 from concentrators.models import Uplink
 
 CBOR_SEQUENCE = "application/cbor-seq"
@@ -133,7 +133,7 @@ class UplinksView(ConcentratorView):
         committed.
         """
         _refuse_when_busy()
-        share = shares.look(concentrator_id(request), timezone.now())
+        share = fair_shares.look(concentrator_id(request), timezone.now())
         _refuse_beyond(share)
         if not isinstance(request.data, bytes):  # DRF gives an empty form for an empty body
             raise exceptions.ValidationError("The body is empty.")

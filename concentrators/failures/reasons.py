@@ -2,7 +2,7 @@
 
 import re
 
-# As ``ingest.seen_before`` and ``meters.readings.store`` write them: a register's value, the frame's, one that is finer
+# As ``ingest.repeated_frames`` and ``meters.readings.store`` write them: a register's value, the frame's, one that is finer
 # than its steps.
 _VALUES = re.compile(r"(?<=\bsays )-?\d+|(?<=, the frame )-?\d+|(?<=: )\S+(?= is no whole number of steps\b)", re.ASCII)
 

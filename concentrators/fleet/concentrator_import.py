@@ -10,7 +10,7 @@ from django.db import transaction
 from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError
 from ami_headend.core.tables import BadLine, OnceEach, Row, opened, rows
-from concentrators.fleet import registry, titles
+from concentrators.fleet import concentrator_keys, registry
 from concentrators.models import Concentrator
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -95,7 +95,7 @@ def _wanted(
 
 def _taken(wanted: Sequence[tuple[_Line, Concentrator]], standing: Iterable[Concentrator]) -> list[BadLine]:
     """Return the lines whose title belongs to a meter or to another concentrator."""
-    reasons = titles.taken([line.title for line, _ in wanted if line.title is not None])
+    reasons = concentrator_keys.taken([line.title for line, _ in wanted if line.title is not None])
     given = {id(concentrator) for _, concentrator in wanted}
     for one in standing:
         if one.system_title is not None and id(one) not in given:

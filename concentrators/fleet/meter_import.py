@@ -22,7 +22,7 @@ from keyvault.device_keys import inventory
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import USUAL, SchemeError
-from meters.registry.enrolment import Enrolment, enrol, plan_enrolment
+from meters.registry.import_plan import Enrolment, enrol, plan_enrolment
 from meters.registry.meter_file import MeterLine, read_meter_file
 
 REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError)

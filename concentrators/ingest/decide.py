@@ -2,21 +2,21 @@
 
 Two steps, with one look at what stands between them:
 
-1. ``examine`` (examine.py) goes through the frames that opened, in their order: meter, its state, payload, counter.
+1. ``examine`` (frame_checks.py) goes through the frames that opened, in their order: meter, its state, payload, counter.
    What fails there has its verdict. It says where something may stand already: mostly nowhere, as every counter is new.
-2. ``decide`` compares the others with what stands (seen_before.py), in their order, and lists what is to be stored.
+2. ``decide`` compares the others with what stands (repeated_frames.py), in their order, and lists what is to be stored.
 
 Counters are taken by the first step, in the keys that came with the frames: these belong to the batch.
 """
 
-from concentrators.ingest.accept import Accepted
+from concentrators.ingest.accepted_frames import Accepted
 from concentrators.ingest.decisions import Decisions
-from concentrators.ingest.examine import Examined
 from concentrators.ingest.facts import (
     NOTHING_EARLIER,
     Earlier,
 )
-from concentrators.ingest.seen_before import Comparing
+from concentrators.ingest.frame_checks import Examined
+from concentrators.ingest.repeated_frames import Comparing
 
 
 def decide(examined: Examined, earlier: Earlier = NOTHING_EARLIER) -> Decisions:

@@ -8,13 +8,13 @@ from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures import record
-from concentrators.ingest.assigned import KeptMeters
-from concentrators.ingest.examine import Examined
 from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
+from concentrators.ingest.frame_checks import Examined
+from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.models import Concentrator
 from concentrators.totals import reported_sums
 from keyvault.ciphers import KeptCiphers
-from keyvault.device_keys import link_epochs
+from keyvault.device_keys import hop_meter_epochs
 from keyvault.enrolment.opening import Enrolling, open_enrolments
 from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
@@ -68,7 +68,7 @@ def gather(
         retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
         looks_everywhere=care is Care.LOCK,
         concentrators=concentrators,
-        hop_keys=link_epochs.newest(named, HOP) if named else {},
+        hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},
     )
     batch = [
         OpenedUplink(delivery, frames, opened, refused)

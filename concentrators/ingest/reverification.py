@@ -29,7 +29,7 @@ from concentrators.models import Concentrator, Uplink
 from concentrators.totals import totals
 from keyvault.cose.structures import split_sequence
 from keyvault.enrolment.frames import parse_enrolment
-from keyvault.enrolment.known import awaited_titles
+from keyvault.enrolment.lookups import awaited_titles
 from keyvault.opening import known_kids
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import parse_frame

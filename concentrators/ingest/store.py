@@ -10,7 +10,7 @@ from concentrators.ingest.decisions import Decisions
 from concentrators.totals import reported_sums, totals
 from concentrators.totals.totals import TotalKey
 from keyvault import journal
-from keyvault.device_keys import epochs, link_epochs, tag_failures
+from keyvault.device_keys import epochs, hop_meter_epochs, tag_failures
 from keyvault.enrolment import storing as enrolment
 from keyvault.enrolment.opening import Enrolling
 from keyvault.opening import Opening, save_counters
@@ -44,7 +44,7 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
         enrolment.store(enrolling, accepted, opening, judged_at, enrolled.append)
     save_counters(opening, decisions.heard)
     if decisions.reported:
-        link_epochs.note_heard(decisions.reported)
+        hop_meter_epochs.note_heard(decisions.reported)
     if decisions.answers:
         queue.answered([CommandAnswer(*answer[:2], _SAID[answer.obis_code]) for answer in decisions.answers], judged_at)
     if decisions.activated:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from concentrators.ingest.assigned import KeptMeters
 from concentrators.ingest.attempt import Foresight
 from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Verdicts
-from concentrators.ingest.examine import examine
 from concentrators.ingest.facts import Delivery, Frames
+from concentrators.ingest.frame_checks import examine
 from concentrators.ingest.gather import gather, look_up
+from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.ingest.store import store
 from keyvault.ciphers import KeptCiphers
 from keyvault.replay_window_store import Care

@@ -23,9 +23,9 @@ from django.utils import timezone
 
 from ami_headend.core import locks
 from keyvault import journal, master_key
-from keyvault.journal import JournalError, committed
+from keyvault.journal import JournalError, audit_commits
 from keyvault.master_key import Purpose, UnwrapError
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import AuditKey, AuditRecord
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
 def _check_beginning() -> None:
     """AuditError where the key journal knows a chain: none is begun in its place."""
     try:
-        known = committed.read()
+        known = audit_commits.read()
     except JournalError:
         return  # the first act of all makes the folder
     if known.committed:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from keyvault.audit import chain
 from keyvault.audit.chain import Head
-from keyvault.journal import committed
-from keyvault.journal.committed import Witness
+from keyvault.journal import audit_commits
+from keyvault.journal.audit_commits import Witness
 from keyvault.master_key import MasterKeyError
 
 
@@ -33,7 +33,7 @@ def verify(known: Head | None = None, folders: Sequence[Path] | None = None) -> 
     was named cannot be read; of this host's own journal the notes say so.
     """
     try:
-        witness = committed.read(folders)
+        witness = audit_commits.read(folders)
     except MasterKeyError as error:
         if folders:
             raise

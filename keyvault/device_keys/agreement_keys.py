@@ -17,7 +17,7 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.errors import ProvisioningError
 from keyvault.master_key import MasterKeys, Purpose, UnwrapError
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import AgreementKey, AgreementState
 
 NAME_MAX = 100

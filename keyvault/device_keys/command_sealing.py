@@ -18,7 +18,7 @@ from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
-from keyvault.device_keys.heard import HIGHEST
+from keyvault.device_keys.last_heard import HIGHEST
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.models import KeySource, KeyState
 from keyvault.schemes.table import SCHEMES, USUAL, needs_agreement_key

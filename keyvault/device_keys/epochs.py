@@ -16,7 +16,7 @@ from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning
-from keyvault.device_keys.heard import HIGHEST
+from keyvault.device_keys.last_heard import HIGHEST
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
 from keyvault.models import TABLES_OF_A_KEY, DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.table import (

@@ -9,7 +9,7 @@ from django.conf import settings
 from ami_headend.core.sql import fetch_rows
 from keyvault import master_key
 from keyvault.device_keys.epochs import WORN
-from keyvault.device_keys.heard import HIGHEST
+from keyvault.device_keys.last_heard import HIGHEST
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
 from keyvault.models import DeviceKey, KeyState, MasterKeyRotation, RotationState

@@ -20,7 +20,7 @@ from keyvault.device_keys import agreement_keys, public_keys
 from keyvault.device_keys.errors import ProvisioningError as ProvisioningError  # noqa: PLC0414 - for its callers
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.master_key import Purpose, UnwrapError
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.agreed import agree, agreed_device_key
 from keyvault.schemes.table import (

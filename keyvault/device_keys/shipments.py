@@ -20,7 +20,7 @@ from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, Provisioni
 from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
 from keyvault.device_keys.weak_keys import weakness
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import KeySource, KeyState
 from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name
 

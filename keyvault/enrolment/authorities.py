@@ -17,7 +17,7 @@ from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, ProvisioningError
-from keyvault.enrolment import known
+from keyvault.enrolment import lookups
 from keyvault.enrolment.certificates import CertificateError, check_authority_key, kid_text, parse_revocation, verify
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
 from keyvault.models import DeviceKey, KeyState
@@ -64,7 +64,7 @@ def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
         if standing is not None and standing.mac:  # a row from before authorities had one is pinned by this act
             raise AuthorityError(f"an authority {standing} is pinned under this kid already")
         expires_s = None if authority.expires_at is None else int(authority.expires_at.timestamp())
-        mac = known.seal_authority(*authority[:3], expires_s)
+        mac = lookups.seal_authority(*authority[:3], expires_s)
         fields = {"issuer": authority.issuer, "public": authority.public, "expires_at": authority.expires_at}
         row, _ = Authority.objects.update_or_create(
             kid=authority.kid, defaults={**fields, "pinned_at": now, "mac": mac}

@@ -17,11 +17,11 @@ from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import transfer_algorithm
-from keyvault.enrolment import known
+from keyvault.enrolment import lookups
+from keyvault.enrolment.certificate_checks import EnrolmentRefusal, check
 from keyvault.enrolment.certificates import Certificate, CertificateError, parse_certificate, verify
-from keyvault.enrolment.checks import EnrolmentRefusal, check
 from keyvault.enrolment.frames import EnrolmentFrame, parse_enrolment
-from keyvault.enrolment.known import AgreementVersion, Awaited, Known
+from keyvault.enrolment.lookups import AgreementVersion, Awaited, Known
 from keyvault.master_key import UnwrapError
 from keyvault.models import KeyState
 from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refusal, Refused
@@ -135,7 +135,7 @@ class _Batch:
         self._keys.update(read_keys(kids - self._keys.keys(), {}, opening.care, KeptCiphers()))
         self._certificates = {one.octets: _certificate(one.octets) for one in claimed}
         certificates = [one for one in self._certificates.values() if isinstance(one, Certificate)]
-        self._known: Known = known.look_up({kid[:8] for kid in kids}, certificates)
+        self._known: Known = lookups.look_up({kid[:8] for kid in kids}, certificates)
         # The others are refused before anything is computed for them, or their counters are looked at.
         again = {one.frame.kid for one in claimed if self._is_of_its_certificate(one)} & self._keys.keys()
         # Their counters follow nothing that others of the meter's frames foresee.

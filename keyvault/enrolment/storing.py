@@ -9,7 +9,7 @@ from ami_headend.core.sql import fetch_rows, octets_array
 from keyvault import journal
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
-from keyvault.enrolment import known
+from keyvault.enrolment import lookups
 from keyvault.enrolment.opening import Enrolling
 from keyvault.enrolment_models import Enrolment
 from keyvault.models import DeviceKey, KeyState
@@ -48,7 +48,7 @@ def store(
     except ProvisioningError as error:
         raise ContendedError(str(error)) from None
     _note(of, now, tell)
-    for kid, key_id in known.key_ids(of).items():
+    for kid, key_id in lookups.key_ids(of).items():
         opening.keys[kid].id = key_id
 
 

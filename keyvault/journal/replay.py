@@ -17,7 +17,7 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.journal import enrolment_records, key_records
+from keyvault.journal import replay_enrolment, replay_keys
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import JournalRecord
 from keyvault.models import Approval, Backup, MasterKeyRotation, RotationState
@@ -138,26 +138,26 @@ class KeyReplayer:
 
     def __init__(self, found: Journal) -> None:
         self._audited: dict[int, tuple[dict[str, Any], bytes]] = {}
-        self._at_device = key_records.last_mentions(found)
+        self._at_device = replay_keys.last_mentions(found)
 
     @property
     def kinds(self) -> Mapping[str, Apply]:
         return {
-            "fleet_key": lambda record: key_records.fleet_key(*record.body),
-            "agreement_key": lambda record: key_records.agreement_key(*record.body),
-            "agreement_key_cut_off": lambda record: key_records.agreement_key_cut_off(*record.body),
-            "public_keys": lambda record: key_records.public_keys(record.body),
-            "authority": lambda record: enrolment_records.authority(*record.body),
-            "awaited": lambda record: enrolment_records.awaited(record.body),
-            "enrolled": lambda record: enrolment_records.enrolled(record.body),
-            "revoked": lambda record: enrolment_records.revoked(*record.body),
-            "audit_key": lambda record: key_records.audit_key(*record.body),
-            "keys": lambda record: key_records.keys(*record.body),
-            "activated": lambda record: key_records.activated(*record.body),
-            "state": lambda record: key_records.state(*record.body),
-            "given": lambda record: key_records.given(*record.body),
+            "fleet_key": lambda record: replay_keys.fleet_key(*record.body),
+            "agreement_key": lambda record: replay_keys.agreement_key(*record.body),
+            "agreement_key_cut_off": lambda record: replay_keys.agreement_key_cut_off(*record.body),
+            "public_keys": lambda record: replay_keys.public_keys(record.body),
+            "authority": lambda record: replay_enrolment.authority(*record.body),
+            "awaited": lambda record: replay_enrolment.awaited(record.body),
+            "enrolled": lambda record: replay_enrolment.enrolled(record.body),
+            "revoked": lambda record: replay_enrolment.revoked(*record.body),
+            "audit_key": lambda record: replay_keys.audit_key(*record.body),
+            "keys": lambda record: replay_keys.keys(*record.body),
+            "activated": lambda record: replay_keys.activated(*record.body),
+            "state": lambda record: replay_keys.state(*record.body),
+            "given": lambda record: replay_keys.given(*record.body),
             "gone": self._gone,
-            "sealed": lambda record: key_records.sealed(*record.body),
+            "sealed": lambda record: replay_keys.sealed(*record.body),
             "audit": self._audit,
             "backup": lambda record: _backup(record.body),
             journal.COMMITTED: lambda record: None,  # of people who look for a chain that was cut off
@@ -196,11 +196,11 @@ class KeyReplayer:
                 """SELECT k.id FROM unnest(%s::bytea[], %s::int[], %s::bytea[]) AS n(title, epoch, fingerprint)
                    JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch
                    WHERE k.state = 'pending' AND k.offered_at IS NULL AND k.fingerprint = n.fingerprint""",
-                *key_records.titles_and_epochs(keys),
+                *replay_keys.titles_and_epochs(keys),
                 octets_array(key[2] or b"" for key in keys),
             )
         )
-        key_records.delete_keys(ids)
+        replay_keys.delete_keys(ids)
 
 
 def _backup(row: dict[str, Any]) -> None:

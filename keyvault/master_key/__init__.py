@@ -10,7 +10,7 @@ from typing import Protocol
 from django.conf import settings
 
 from keyvault.master_key.file import FileProvider, init, load
-from keyvault.master_key.keys import (
+from keyvault.master_key.secret_wrapping import (
     MasterKeyError,
     MasterKeys,
     MasterKeyState,
@@ -116,7 +116,7 @@ def _provider(kind: str, path: Path, module: str, token: str, pin_file: str) -> 
     if kind != PKCS11:
         raise MasterKeyError(f"MASTER_KEY_PROVIDER is {kind!r}: it must be one of {', '.join(PROVIDERS)}")
     try:
-        from keyvault.master_key.token import Pkcs11Provider  # noqa: PLC0415 - python-pkcs11 is installed for it only
+        from keyvault.master_key.pkcs11 import Pkcs11Provider  # noqa: PLC0415 - python-pkcs11 is installed for it only
     except ImportError:
         raise MasterKeyError(
             "MASTER_KEY_PROVIDER=pkcs11 needs python-pkcs11: pip install --require-hashes -r requirements/hsm.txt"

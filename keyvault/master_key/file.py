@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyvault.master_key import forgetting
-from keyvault.master_key.keys import MASTER_KEY_OCTETS, MasterKeyError, MasterKeys, MasterKeyState, Version
+from keyvault.master_key.secret_wrapping import MASTER_KEY_OCTETS, MasterKeyError, MasterKeys, MasterKeyState, Version
 
 _Row = dict[str, Any]
 _Stamp = tuple[int, int, int]

@@ -21,7 +21,7 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.master_key import MasterKeyError, MasterKeys, UnwrapError, census
 from keyvault.master_key.census import Secret
-from keyvault.master_key.wrapping import changing_versions
+from keyvault.master_key.rotation_lock import changing_versions
 from keyvault.models import MasterKeyRotation, RotationState
 
 logger = logging.getLogger(__name__)

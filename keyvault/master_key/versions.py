@@ -10,7 +10,7 @@ from keyvault import approvals, backups, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.master_key import MasterKeyError, MasterKeyState, Version, census
-from keyvault.master_key.wrapping import changing_versions
+from keyvault.master_key.rotation_lock import changing_versions
 
 _NAMED = 5
 

@@ -7,7 +7,7 @@ import pytest
 
 from concentrators import tasks
 from concentrators.api import uplinks
-from concentrators.ingest import shares
+from concentrators.ingest import fair_shares
 from concentrators.models import Concentrator
 from tests.concentrators.statements import Statements, counting
 from tests.factories import ConcentratorFactory
@@ -29,7 +29,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def fresh_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
     """A door that has not looked at the backlog yet, nor at anybody's share."""
     monkeypatch.setattr(uplinks, "_backlog", uplinks._BacklogLook())
-    shares._looks.clear()
+    fair_shares._looks.clear()
 
 
 @pytest.fixture

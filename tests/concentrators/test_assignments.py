@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from concentrators.fleet.assignments import AssignmentError, assign
-from concentrators.ingest.assigned import KeptMeters
+from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.models import Assignment, Concentrator, IntervalTotal
 from concentrators.totals import totals
 from meters.models import Meter

@@ -10,7 +10,7 @@ from django.utils import timezone
 from concentrators.commands import concentrator_titles, downlink, operator, queue, rollouts
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import CommandRequest, DownlinkError
-from concentrators.fleet import titles
+from concentrators.fleet import concentrator_keys
 from concentrators.fleet.assignments import assign
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
@@ -79,10 +79,10 @@ def test_none_leaves_before_the_assignment_holds_and_the_last_one_counts(home: C
 def test_all_are_told_a_title_that_is_new(concentrator: Concentrator) -> None:
     one, suspended = commission(2, concentrator)
     type(suspended.meter).objects.filter(pk=suspended.meter.pk).update(status=MeterStatus.SUSPENDED)
-    titles.give(ACTOR, concentrator, TITLE)
-    titles.give(ACTOR, concentrator, TITLE)
+    concentrator_keys.give(ACTOR, concentrator, TITLE)
+    concentrator_keys.give(ACTOR, concentrator, TITLE)
     assert (told(one), told(suspended)) == ([("queued", TITLE.hex())], [])
-    titles.give(ACTOR, concentrator, OTHER_TITLE)
+    concentrator_keys.give(ACTOR, concentrator, OTHER_TITLE)
     assert told(one) == [("cancelled", TITLE.hex()), ("queued", OTHER_TITLE.hex())]
 
 

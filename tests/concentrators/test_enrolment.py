@@ -15,11 +15,11 @@ from pytest_django import Settings
 
 from concentrators.failures.explanations import explain
 from concentrators.failures.kinds import FailureKind
-from concentrators.ingest import reverification_queue, shares
+from concentrators.ingest import fair_shares, reverification_queue
 from concentrators.models import Concentrator
 from keyvault import master_key
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, provisioning
-from keyvault.enrolment import authorities, known
+from keyvault.enrolment import authorities, lookups
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.enrolment.certificates import revoke
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
@@ -157,7 +157,7 @@ class TestRefusals:
 
     def test_an_authority_that_has_expired(self, concentrator: Concentrator, newcomer: Newcomer) -> None:
         public = AUTHORITY.public_key().public_bytes_raw()
-        Authority.objects.update(expires_at=NOW, mac=known.seal_authority(KID, ISSUER, public, AT_S))
+        Authority.objects.update(expires_at=NOW, mac=lookups.seal_authority(KID, ISSUER, public, AT_S))
         assert judged(concentrator, [newcomer.frame(newcomer.certificate())]) == {"certificate_expired": 1}
 
     def test_a_revoked_one(self, concentrator: Concentrator, newcomer: Newcomer) -> None:
@@ -407,4 +407,4 @@ def test_forged_certificates_count_as_bad_tags_do(concentrator: Concentrator, ne
     now = timezone.now()
     verified(concentrator, frames, now)
     with override_settings(BAD_TAGS_PER_HOUR=3):
-        assert shares.standing(concentrator.pk, now).comes_last
+        assert fair_shares.standing(concentrator.pk, now).comes_last

@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from pytest_django import DjangoDbBlocker
 
-from concentrators.fleet import hop_keys
+from concentrators.fleet import hop_key_sets
 from concentrators.models import Assignment, Concentrator
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -63,7 +63,7 @@ def test_of_requests_at_once_one_seals_and_all_get_its_octets() -> None:
     meter = MeterFactory.create(system_title=b"\3" * 8)
     Assignment.objects.create(meter=meter, concentrator=concentrator, valid_from=NOW)
     provisioning.provision_stored([NewKey(b"\3" * 8, 1)])
-    given = at_once(*[lambda: hop_keys.sealed(concentrator.pk, NOW)] * 4)
+    given = at_once(*[lambda: hop_key_sets.sealed(concentrator.pk, NOW)] * 4)
     assert len(set(given)) == 1
     assert DownlinkCounter.objects.get(key__system_title=b"\2" * 8).last == 256 * int(NOW.timestamp())
 
@@ -75,11 +75,11 @@ def test_a_key_that_goes_meanwhile_is_in_no_later_answer() -> None:
     meter = MeterFactory.create(system_title=b"\5" * 8)
     Assignment.objects.create(meter=meter, concentrator=concentrator, valid_from=NOW)
     provisioning.provision_stored([NewKey(b"\5" * 8, 1)])
-    before = hop_keys.sealed(concentrator.pk, NOW)
+    before = hop_key_sets.sealed(concentrator.pk, NOW)
     key = DeviceKey.objects.get(system_title=b"\5" * 8)
     at_once(
-        lambda: hop_keys.sealed(concentrator.pk, NOW),
+        lambda: hop_key_sets.sealed(concentrator.pk, NOW),
         lambda: provisioning.set_key_state([key.pk], KeyState.COMPROMISED),
     )
-    after = hop_keys.sealed(concentrator.pk, NOW)
+    after = hop_key_sets.sealed(concentrator.pk, NOW)
     assert len(after) < len(before)

@@ -8,7 +8,7 @@ import cbor2
 import pytest
 from django.test import Client
 
-from concentrators.fleet import hop_keys, tokens
+from concentrators.fleet import hop_key_sets, tokens
 from concentrators.fleet.assignments import assign, end
 from concentrators.models import Assignment, Concentrator
 from keyvault.cose.kdf import downlink_key, hop_key, hop_mac_key
@@ -52,7 +52,7 @@ def test_the_known_answer(monkeypatch: pytest.MonkeyPatch, holder: Concentrator)
     Assignment.objects.create(meter=meter, concentrator=holder, valid_from=NOW - timedelta(days=1))
     provisioning.provision_stored([NewKey(bytes(meter.system_title), 1, bytes(range(32)), 10, "hop")])
     monkeypatch.setattr(hop_key_sealing, "take_counters", lambda wanted, now: dict.fromkeys(wanted, 0x6955B90000))
-    assert hop_keys.sealed(holder.pk, NOW).hex() == (
+    assert hop_key_sets.sealed(holder.pk, NOW).hex() == (
         "d08357a301181e044a0024befffe00c001000106456955b90000a0585e93401dbc0093f9eae6d58f7e4e24e4074cca4963eb7a3039eac3a8"
         "3b30749ef61111a5c1c399392fee66a8a43cd20a0f997342ccdb7c2dc3d5f38c01edb0b6aa9f03dd32e3599b38785fefedac0a329c7ef8aa"
         "e644ca2c791daf674faf07"
@@ -86,14 +86,14 @@ def test_all_usable_epochs_are_in_it_and_aes_keys_of_hop_meters_alone(holder: Co
     provisioning.provision_stored([NewKey(hop[0].title, 0)])
     commission(1, ConcentratorFactory.create())
     wanted = [*(entry(one, "hop") for one in hop[2:]), *(entry(one, "ccm") for one in plain[2:])]
-    entries, _ = opened(hop_keys.sealed(holder.pk, NOW))
+    entries, _ = opened(hop_key_sets.sealed(holder.pk, NOW))
     assert sorted(entries, key=lambda one: bytes(one[0] or b"")) == sorted(wanted, key=lambda one: bytes(one[0] or b""))
 
 
 def test_the_same_octets_until_one_changes(holder: Concentrator) -> None:
     first, second = commission(2, holder)
-    octets = hop_keys.sealed(holder.pk, NOW)
-    assert hop_keys.sealed(holder.pk, NOW + timedelta(hours=1)) == octets
+    octets = hop_key_sets.sealed(holder.pk, NOW)
+    assert hop_key_sets.sealed(holder.pk, NOW + timedelta(hours=1)) == octets
     assert DownlinkCounter.objects.get().last == 256 * int(NOW.timestamp())
 
     changes: list[Callable[[], object]] = [
@@ -105,9 +105,9 @@ def test_the_same_octets_until_one_changes(holder: Concentrator) -> None:
     counts = []
     for change in changes:
         change()
-        after = hop_keys.sealed(holder.pk, NOW)
+        after = hop_key_sets.sealed(holder.pk, NOW)
         assert after != octets
-        octets = hop_keys.sealed(holder.pk, NOW)
+        octets = hop_key_sets.sealed(holder.pk, NOW)
         assert octets == after
         counts.append(len(opened(octets)[0]))
     assert counts == [1, 2, 0, 2]
@@ -118,18 +118,18 @@ def test_beyond_500_there_are_more_frames_each_under_its_own_counter(
 ) -> None:
     monkeypatch.setattr(hop_key_sealing, "AT_A_TIME", 2)
     devices = commission(5, holder)
-    entries, counters = opened(hop_keys.sealed(holder.pk, NOW))
+    entries, counters = opened(hop_key_sets.sealed(holder.pk, NOW))
     assert {bytes(one[0] or b"") for one in entries} == {device.kid for device in devices}
     assert counters == [counters[0], counters[0] + 1, counters[0] + 2]
 
 
 def test_a_new_key_of_its_own_seals_anew(holder: Concentrator) -> None:
     commission(1, holder)
-    before = hop_keys.sealed(holder.pk, NOW)
+    before = hop_key_sets.sealed(holder.pk, NOW)
     key = DeviceKey.objects.get(system_title=TITLE)
     provisioning.set_key_state([key.pk], KeyState.RETIRING)
     provisioning.provision_stored([NewKey(TITLE, 2, KEY, 10, "concentrator")])
-    entries, _ = opened(hop_keys.sealed(holder.pk, NOW), epoch=2)
+    entries, _ = opened(hop_key_sets.sealed(holder.pk, NOW), epoch=2)
     assert entries == opened(before)[0]  # derived for its title: the same
 
 
@@ -138,7 +138,7 @@ def test_the_number_of_queries_does_not_grow(holder: Concentrator, statements: S
     for more in (1, 5):
         commission(more, holder)
         before = len(statements)
-        hop_keys.sealed(holder.pk, NOW)
+        hop_key_sets.sealed(holder.pk, NOW)
         seen.append(len(statements) - before)
     assert seen[0] == seen[1] <= 16
 
@@ -177,7 +177,7 @@ def test_a_key_whose_row_did_not_open_comes_once_it_does(holder: Concentrator) -
     row = DeviceKey.objects.filter(pk=first.row().pk)
     octets = bytes(row.get().wrapped or b"")
     row.update(wrapped=octets[:-1] + bytes([octets[-1] ^ 1]))
-    assert opened(hop_keys.sealed(holder.pk, NOW))[0] == [entry(second, "ccm")]
+    assert opened(hop_key_sets.sealed(holder.pk, NOW))[0] == [entry(second, "ccm")]
     row.update(wrapped=octets)
-    assert len(opened(hop_keys.sealed(holder.pk, NOW))[0]) == 2
-    assert hop_keys.sealed(holder.pk, NOW) == hop_keys.sealed(holder.pk, NOW)
+    assert len(opened(hop_key_sets.sealed(holder.pk, NOW))[0]) == 2
+    assert hop_key_sets.sealed(holder.pk, NOW) == hop_key_sets.sealed(holder.pk, NOW)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from pytest_django import Settings
 
-from concentrators.fleet import overview
+from concentrators.fleet import summaries
 from concentrators.ingest import reverification, verification
 from concentrators.models import Assignment, Concentrator
 from keyvault.ciphers import KeptCiphers
@@ -262,7 +262,7 @@ class TestProvisioning:
         device.alg = OWN_ALG
         provisioning.provision_stored([NewKey(device.title, 1, device.key, OWN_ALG, "toy")])
         assert judged(concentrator, [device.frame(0)]) == {"accepted": 1}
-        assert [key["algorithm"] for key in overview.meter(device.meter, NOW)["keys"]] == ["toy 9"]
+        assert [key["algorithm"] for key in summaries.meter(device.meter, NOW)["keys"]] == ["toy 9"]
         sealed = command_sealing.seal([PlainCommand(1, device.title, (3, 1))], NOW)[1]
         assert parse_frame(sealed.octets).alg == 30
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from concentrators.commands import compromises, queue
-from concentrators.fleet import registry, titles
+from concentrators.fleet import concentrator_keys, registry
 from concentrators.journal_replay import AccessReplayer
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
@@ -43,12 +43,12 @@ def _register(how: str) -> None:
 @pytest.mark.django_db
 class TestTitle:
     def test_it_is_given_audited_and_stays_once_keys_stand_under_it(self, concentrator: Concentrator) -> None:
-        titles.give(ACTOR, concentrator, TITLE)
-        titles.give(ACTOR, concentrator, bytes(8))
-        titles.give(ACTOR, concentrator, TITLE)
-        titles.make_keys(ACTOR, concentrator, 10)
+        concentrator_keys.give(ACTOR, concentrator, TITLE)
+        concentrator_keys.give(ACTOR, concentrator, bytes(8))
+        concentrator_keys.give(ACTOR, concentrator, TITLE)
+        concentrator_keys.make_keys(ACTOR, concentrator, 10)
         with pytest.raises(RegistryError, match="its title stays"):
-            titles.give(ACTOR, concentrator, bytes(8))
+            concentrator_keys.give(ACTOR, concentrator, bytes(8))
         assert bytes(Concentrator.objects.get().system_title or b"") == TITLE
         acts = AuditRecord.objects.filter(act="concentrator.save")
         assert [act.subject["device"] for act in acts.order_by("number")] == [TITLE.hex(), "00" * 8, TITLE.hex()]
@@ -56,14 +56,14 @@ class TestTitle:
     def test_it_is_no_meters_nor_another_concentrators(self, concentrator: Concentrator) -> None:
         meter = MeterFactory.create(system_title=TITLE)
         with pytest.raises(RegistryError, match=f"is that of meter {meter}"):
-            titles.give(ACTOR, concentrator, TITLE)
+            concentrator_keys.give(ACTOR, concentrator, TITLE)
         other = ConcentratorFactory.create(system_title=bytes(8))
         with pytest.raises(RegistryError, match=f"is that of concentrator {other}"):
-            titles.give(ACTOR, concentrator, bytes(8))
+            concentrator_keys.give(ACTOR, concentrator, bytes(8))
         (device,) = commission(1, None)
         Meter.objects.filter(pk=device.meter.pk).delete()
         with pytest.raises(RegistryError, match="has keys of scheme ccm"):
-            titles.give(ACTOR, concentrator, device.title)
+            concentrator_keys.give(ACTOR, concentrator, device.title)
 
     @pytest.mark.parametrize("how", ["insert", "bulk", "update"])
     def test_the_database_refuses_a_meter_with_the_title_of_a_concentrator(self, how: str) -> None:
@@ -82,8 +82,8 @@ class TestKeys:
     @pytest.fixture
     def holder(self) -> Concentrator:
         concentrator = ConcentratorFactory.create()
-        titles.give(ACTOR, concentrator, TITLE)
-        titles.make_keys(ACTOR, concentrator, 10)
+        concentrator_keys.give(ACTOR, concentrator, TITLE)
+        concentrator_keys.make_keys(ACTOR, concentrator, 10)
         return concentrator
 
     def test_the_first_keys_are_its_own_scheme_and_no_meters(self, holder: Concentrator) -> None:
@@ -93,17 +93,17 @@ class TestKeys:
             (1, "concentrator", "active"),
         ]
         with pytest.raises(RegistryError, match="has keys already"):
-            titles.make_keys(ACTOR, holder, 10)
+            concentrator_keys.make_keys(ACTOR, holder, 10)
 
     def test_without_a_title_there_are_no_keys(self, concentrator: Concentrator) -> None:
         with pytest.raises(RegistryError, match="has no system title"):
-            titles.make_keys(ACTOR, concentrator, 10)
+            concentrator_keys.make_keys(ACTOR, concentrator, 10)
 
     def test_a_rotation_is_pending_and_brings_its_key_under_the_transfer_key(self, holder: Concentrator) -> None:
         now = timezone.now()
-        assert titles.next_key(TITLE, now) is None
-        assert titles.rotate(ACTOR, holder) == 2
-        first, second = titles.next_key(TITLE, now), titles.next_key(TITLE, now)
+        assert concentrator_keys.next_key(TITLE, now) is None
+        assert concentrator_keys.rotate(ACTOR, holder) == 2
+        first, second = concentrator_keys.next_key(TITLE, now), concentrator_keys.next_key(TITLE, now)
         assert first is not None
         assert second not in (None, first)  # each under a counter of its own
         pending = DeviceKey.objects.get(system_title=TITLE, epoch=2)
@@ -221,8 +221,8 @@ def test_a_title_is_journaled_with_its_concentrator(
 
 
 def test_a_worn_key_of_a_concentrator_is_followed_by_another(concentrator: Concentrator, settings: Settings) -> None:
-    titles.give(ACTOR, concentrator, TITLE)
-    titles.make_keys(ACTOR, concentrator, 10)
+    concentrator_keys.give(ACTOR, concentrator, TITLE)
+    concentrator_keys.make_keys(ACTOR, concentrator, 10)
     InvocationCounter.objects.filter(key__epoch=1).update(highest=settings.KEY_ROTATE_AT_COUNTER)
     for _ in range(2):
         assert queue.replace_worn_keys(10, timezone.now()) == 0  # meters
@@ -244,8 +244,8 @@ def test_a_replay_gives_a_title_to_whom_it_was_given_last(concentrator: Concentr
 def test_a_rewrap_takes_its_keys_along(concentrator: Concentrator) -> None:
     """They are rows as those of meters: the census that the rewrap goes by counts them."""
     before = sum(count.device_keys for count in census.census())
-    titles.give(ACTOR, concentrator, TITLE)
-    titles.make_keys(ACTOR, concentrator, 10)
+    concentrator_keys.give(ACTOR, concentrator, TITLE)
+    concentrator_keys.make_keys(ACTOR, concentrator, 10)
     assert sum(count.device_keys for count in census.census()) == before + 2
 
 
@@ -256,7 +256,7 @@ class TestShipment:
 
     def test_it_brings_a_concentrators_keys_and_the_next_one(self, concentrator: Concentrator, tmp_path: Path) -> None:
         self.bring(tmp_path, line(TITLE, scheme="concentrator"))  # it may come before the concentrator
-        titles.give(ACTOR, concentrator, TITLE)
+        concentrator_keys.give(ACTOR, concentrator, TITLE)
         self.bring(tmp_path, line(TITLE, 2, scheme="concentrator", transfer_key=b""))
         keys = DeviceKey.objects.filter(system_title=TITLE).order_by("epoch")
         assert [(key.epoch, key.scheme, key.state) for key in keys] == [
@@ -268,7 +268,7 @@ class TestShipment:
     def test_a_key_for_what_a_device_is_not_is_a_bad_line(
         self, concentrator: Concentrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        titles.give(ACTOR, concentrator, TITLE)
+        concentrator_keys.give(ACTOR, concentrator, TITLE)
         meter = MeterFactory.create()
         wrong = line(TITLE), line(bytes(meter.system_title), scheme="concentrator")
         with pytest.raises(CommandError):

@@ -7,7 +7,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend.signin import roles
-from concentrators.fleet import hop_failures, hop_keys
+from concentrators.fleet import hop_failures, hop_key_sets
 from concentrators.fleet.hop_failures import HopFailureEntry, HopFault
 from concentrators.models import Concentrator
 from concentrators.totals import reported_sums
@@ -38,7 +38,7 @@ def busy(holder: Holder, count: int) -> None:
     hop_failures.report(holder.row.pk, entries, now)
     verified(holder.row, [holder.sums(98_765, 41, n) for n in range(count)], now)
     reported_sums.compare(now)
-    hop_keys.sealed(holder.row.pk, now)
+    hop_key_sets.sealed(holder.row.pk, now)
 
 
 def test_an_operator_sees_all_of_it(holder: Holder) -> None:

@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from ami_headend.signin import roles
 from concentrators.failures.kinds import FailureKind, Severity
-from concentrators.failures.numbers import by_meter, numbers
 from concentrators.failures.queries import FailureSelection
+from concentrators.failures.statistics import by_meter, numbers
 from concentrators.models import Concentrator, FailureTally
 from tests.concentrators.statements import counting
 from tests.console.people import person

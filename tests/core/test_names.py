@@ -15,7 +15,7 @@ from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError, alike, check, tidy
 from concentrators.models import Concentrator
 from meters.models import Installation, Place
-from meters.registry.enrolment import enrol, plan_enrolment
+from meters.registry.import_plan import enrol, plan_enrolment
 from meters.registry.lookup import look_up
 from meters.registry.meter_file import MeterLine
 from tests.factories import ConcentratorFactory, MeterFactory

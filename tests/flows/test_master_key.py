@@ -20,7 +20,7 @@ from ami_headend.core import locks
 from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
-from keyvault.master_key import census, rewrap, wrapping
+from keyvault.master_key import census, rewrap, rotation_lock
 from keyvault.models import DeviceKey, MasterKeyRotation, RotationState
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, energy, readings_expected
@@ -161,10 +161,10 @@ def test_a_rotation_waits_for_who_provisions(stack: Stack, monkeypatch: pytest.M
     assert_all_at(3, stack)
     with psycopg.connect(stack.env["DATABASE_URL"]) as other:
         other.execute("SELECT pg_advisory_xact_lock_shared(%s)", [locks.MASTER_KEY])
-        monkeypatch.setattr(wrapping, "_WAIT_S", 1)
+        monkeypatch.setattr(rotation_lock, "_WAIT_S", 1)
         with (
             pytest.raises(master_key.MasterKeyError, match="keys are being provisioned"),
-            wrapping.changing_versions(),
+            rotation_lock.changing_versions(),
         ):
             pytest.fail("the lock was held")
 

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from keyvault.device_keys.provisioning import NewKey, provision_agreed
 from keyvault.master_key import Purpose
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import AgreementKey
 
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.core.sql import fetch_rows
-from concentrators.fleet import titles
+from concentrators.fleet import concentrator_keys
 from concentrators.models import Concentrator
 from keyvault import master_key
 from keyvault.device_keys import agreement_keys, epochs, provisioning
@@ -53,8 +53,8 @@ def test_after_a_rotation_and_the_old_versions_end_all_schemes_go_on(settings: S
     provisioning.provision_stored(
         NewKey(title, 1, key, *line) for title, key, line in zip(names[:4], keys, lines, strict=False)
     )
-    titles.give(ACTOR, concentrator, HOLDER)
-    titles.make_keys(ACTOR, concentrator, 10)
+    concentrator_keys.give(ACTOR, concentrator, HOLDER)
+    concentrator_keys.make_keys(ACTOR, concentrator, 10)
     counted = {secret.table: 0 for batch in census.all_secrets() for secret in batch}
     assert counted.keys() >= {census.DEVICE_KEYS, census.AGREEMENT_KEYS, census.AUDIT_KEYS}
     before = {row.pk: bytes(row.wrapped or b"") for row in DeviceKey.objects.all()}

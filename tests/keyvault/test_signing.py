@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from keyvault import signing
+from keyvault import webhook_signatures
 from keyvault.audit import chain
 from keyvault.master_key import Provider, census, rewrap
 from keyvault.models import SigningSecret
-from keyvault.signing import BOTH_SIGN_FOR, SigningError
+from keyvault.webhook_signatures import BOTH_SIGN_FOR, SigningError
 
 pytestmark = pytest.mark.django_db
 
@@ -26,12 +26,12 @@ def signed(owner: str = "channel 1", at: datetime | None = None, body: bytes = B
     return {
         "webhook-id": "msg_1",
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": signing.signatures(owner, "msg_1", timestamp_s, body, at),
+        "webhook-signature": webhook_signatures.signatures(owner, "msg_1", timestamp_s, body, at),
     }
 
 
 def test_a_receivers_own_library_verifies_it() -> None:
-    secret = signing.issue("channel 1", now())
+    secret = webhook_signatures.issue("channel 1", now())
     Webhook(secret).verify(BODY, signed())
     for headers, body in (
         (signed(), BODY + b" "),
@@ -45,32 +45,32 @@ def test_a_receivers_own_library_verifies_it() -> None:
 
 def test_after_a_rotation_both_sign_for_a_day() -> None:
     at = now()
-    first = signing.issue("channel 1", at)
-    second = signing.issue("channel 1", at)
+    first = webhook_signatures.issue("channel 1", at)
+    second = webhook_signatures.issue("channel 1", at)
     assert first != second
     for secret in (first, second):
         Webhook(secret).verify(BODY, signed(at=at))
     newest, _, _ = signed(at=at)["webhook-signature"].partition(" ")
     assert signed(at=at + BOTH_SIGN_FOR)["webhook-signature"].count("v1,") == 1
     Webhook(second).verify(BODY, {**signed(at=at), "webhook-signature": newest})
-    signing.issue("channel 1", at + BOTH_SIGN_FOR)
+    webhook_signatures.issue("channel 1", at + BOTH_SIGN_FOR)
     assert SigningSecret.objects.filter(owner="channel 1").count() == 2  # the first is gone
 
 
 def test_secrets_are_their_owners() -> None:
-    signing.issue("channel 1", now())
-    signing.issue("channel 2", now())
+    webhook_signatures.issue("channel 1", now())
+    webhook_signatures.issue("channel 2", now())
     one, two = SigningSecret.objects.order_by("pk")
     SigningSecret.objects.filter(pk=two.pk).update(wrapped=one.wrapped)
     with pytest.raises(SigningError, match="does not open"):
         signed("channel 2")
-    signing.withdraw("channel 1")
+    webhook_signatures.withdraw("channel 1")
     with pytest.raises(SigningError, match="no signing secret of channel 1"):
         signed("channel 1")
 
 
 def test_a_rotation_of_the_master_key_takes_them_along(provider: Provider) -> None:
-    secret = signing.issue("channel 1", now())
+    secret = webhook_signatures.issue("channel 1", now())
     assert secret.encode() not in bytes(SigningSecret.objects.get().wrapped)
     assert census.census()[0].signing_secrets == 1
     rotation = rewrap.begin(None, chain.Actor("tester", "test"))

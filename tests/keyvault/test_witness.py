@@ -15,7 +15,7 @@ from ami_headend.alerts.models import Rule
 from keyvault import journal
 from keyvault.audit import chain, witness
 from keyvault.audit.chain import Actor, AuditError
-from keyvault.journal import JournalError, committed, writing
+from keyvault.journal import JournalError, audit_commits, writing
 from keyvault.models import AuditKey, AuditRecord
 from tests.flows import databases
 
@@ -140,7 +140,7 @@ def test_a_damaged_journal_is_told_of(folder: Path) -> None:
     octets[-10] ^= 1
     path.write_bytes(octets)
     assert "Parts of the journal cannot be read" in str(witness.verify())
-    assert committed.read().last < 5
+    assert audit_commits.read().last < 5
 
 
 def test_numbers_of_the_journal_are_not_set_back(folder: Path) -> None:

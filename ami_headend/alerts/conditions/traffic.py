@@ -16,7 +16,7 @@ from concentrators.fleet import health
 from concentrators.models import Concentrator
 from concentrators.totals import expected
 from concentrators.totals.completeness import shares
-from keyvault.device_keys import heard
+from keyvault.device_keys import last_heard
 from meters.models import MeterStatus
 
 FRAMES_MIN = 20  # fewer frames give no meaningful rate
@@ -169,7 +169,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         f"""WITH silent AS (
                 SELECT m.id, m.serial_number, m.system_title, m.commissioned_at FROM meters_meter m
                 WHERE m.status = %s AND m.commissioned_at < %s AND NOT {expected.TAKEN_DOWN}
-                  AND NOT {heard.SINCE.format(title="m.system_title")}
+                  AND NOT {last_heard.SINCE.format(title="m.system_title")}
             ), behind AS MATERIALIZED (
                 SELECT meter_id FROM concentrators_assignment WHERE concentrator_id = ANY(%s::int[])
                 AND valid_from <= %s AND (valid_to IS NULL OR valid_to > %s)
@@ -181,7 +181,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
             )
             SELECT s.id, s.serial_number, h.heard_at, s.commissioned_at, f.failures, f.last_at, f.kind, s.total
             FROM shown s
-            {heard.LAST.format(title="CASE WHEN s.place <= %s THEN s.system_title END")}
+            {last_heard.LAST.format(title="CASE WHEN s.place <= %s THEN s.system_title END")}
             LEFT JOIN LATERAL (
                 SELECT sum(g.failures)::bigint AS failures, max(g.last_at) AS last_at,
                        (array_agg(g.kind ORDER BY g.last_at DESC))[1] AS kind

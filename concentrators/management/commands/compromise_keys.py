@@ -10,7 +10,7 @@ from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
 from concentrators.commands import compromises
-from concentrators.fleet import titles
+from concentrators.fleet import concentrator_keys
 from concentrators.fleet.selection import find_concentrator
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -81,7 +81,7 @@ def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
             raise CommandError("--epoch does not go with --fleet-key: of a fleet key everything is lost")
         return DeviceKey.objects.filter(fleet_key=fleet_keys.find(options["fleet_key"]))
     if options["concentrator"] is not None:
-        devices = [titles.of(find_concentrator(options["concentrator"]))]
+        devices = [concentrator_keys.of(find_concentrator(options["concentrator"]))]
     else:
         devices = [eui64.parse(text) for text in options["device"]]
     keys = DeviceKey.objects.filter(system_title__in=devices)

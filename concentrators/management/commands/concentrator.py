@@ -11,7 +11,7 @@ from django.utils import timezone
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.names import Alike, alike
 from ami_headend.core.tables import FileError
-from concentrators.fleet import overview, registry, titles
+from concentrators.fleet import concentrator_keys, registry, summaries
 from concentrators.fleet.concentrator_import import import_concentrators
 from concentrators.fleet.selection import find_concentrator
 from concentrators.models import Concentrator, ConcentratorToken
@@ -95,13 +95,15 @@ class Command(DomainCommand):
         if action == "title":
             if options["title"] is None:
                 raise CommandError("say which one: --title 0024befffe00c001")
-            titles.give(command_actor(), concentrator, parse_system_title(options["title"]))
-            self.stdout.write(f"Concentrator {concentrator} has system title {titles.of(concentrator).hex()}.")
+            concentrator_keys.give(command_actor(), concentrator, parse_system_title(options["title"]))
+            self.stdout.write(
+                f"Concentrator {concentrator} has system title {concentrator_keys.of(concentrator).hex()}."
+            )
         elif action == "keys":
-            titles.make_keys(command_actor(), concentrator, options["algorithm"])
+            concentrator_keys.make_keys(command_actor(), concentrator, options["algorithm"])
             self.stdout.write(f"Concentrator {concentrator} has its first key and a transfer key.")
         else:
-            epoch = titles.rotate(command_actor(), concentrator)
+            epoch = concentrator_keys.rotate(command_actor(), concentrator)
             self.stdout.write(
                 f"Epoch {epoch} of concentrator {concentrator} is pending until its first frame under it."
             )
@@ -115,7 +117,7 @@ class Command(DomainCommand):
         self.stdout.write(said)
 
     def _list_all(self, *, as_json: bool) -> None:
-        rows = overview.concentrators(timezone.now())
+        rows = summaries.concentrators(timezone.now())
         if as_json:
             self.write_json([row._asdict() for row in rows])
             return

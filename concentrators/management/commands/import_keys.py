@@ -9,7 +9,7 @@ from django.db import IntegrityError
 
 from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.core.tables import BadLine
-from concentrators.fleet import titles
+from concentrators.fleet import concentrator_keys
 from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
 from keyvault.audit import chain
@@ -97,7 +97,7 @@ Examples:
 def _misplaced(shipment: Shipment) -> list[BadLine]:
     """Lines with a key of a meter for a concentrator, or the other way round."""
     keyed = [line for line in shipment.lines if line.key is not None]
-    reasons = titles.misplaced({line.system_title: line.scheme or USUAL for line in keyed})
+    reasons = concentrator_keys.misplaced({line.system_title: line.scheme or USUAL for line in keyed})
     return [
         BadLine(line.line, f"system title {line.system_title.hex()} {reasons[line.system_title]}")
         for line in keyed

@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
-from concentrators.fleet import overview
+from concentrators.fleet import summaries
 from meters.registry.lookup import RegistryError, look_up
 
 _NOTHING = "-"
@@ -31,7 +31,7 @@ class Command(DomainCommand):
         parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(self, *args: Any, meter: str, json: bool, **options: Any) -> None:
-        told = overview.meter(look_up(meter), timezone.now())
+        told = summaries.meter(look_up(meter), timezone.now())
         if json:
             self.write_json(told)
         else:

@@ -9,8 +9,8 @@ import pytest
 
 from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Decisions
-from concentrators.ingest.examine import Examined, examine
 from concentrators.ingest.facts import NOTHING_EARLIER, AssignedMeter, Delivery, Earlier, Facts, OpenedUplink
+from concentrators.ingest.frame_checks import Examined, examine
 from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.structures import make_kid

@@ -10,7 +10,7 @@ import pytest
 
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest.facts import Earlier
-from keyvault.enrolment.checks import EnrolmentRefusal
+from keyvault.enrolment.certificate_checks import EnrolmentRefusal
 from meters.readings.obis import COMMAND_DONE
 from tests.builders import KNOWN_TIME_S, pack
 from tests.concentrators.ingest.deciding import (

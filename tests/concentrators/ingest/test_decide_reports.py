@@ -11,7 +11,6 @@ import pytest
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Decisions, Heard
-from concentrators.ingest.examine import examine
 from concentrators.ingest.facts import (
     NOTHING_EARLIER,
     AssignedMeter,
@@ -21,6 +20,7 @@ from concentrators.ingest.facts import (
     OpenedUplink,
     SumSaid,
 )
+from concentrators.ingest.frame_checks import examine
 from keyvault.ciphers import key_row
 from keyvault.cose.structures import make_kid
 from keyvault.replay_window_store import CountedKey

@@ -13,7 +13,7 @@ from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, Uplink
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import provisioning
-from keyvault.enrolment.checks import EnrolmentRefusal
+from keyvault.enrolment.certificate_checks import EnrolmentRefusal
 from keyvault.models import KeyState
 from meters.models import MeterStatus
 from tests.builders import senml_payload

@@ -9,7 +9,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from concentrators.fleet import tokens
-from concentrators.ingest import dispatch, shares, verification
+from concentrators.ingest import dispatch, fair_shares, verification
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, FailureTally, Uplink
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def looking_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "_LOOK_S", 0.0)
+    monkeypatch.setattr(fair_shares, "_LOOK_S", 0.0)
 
 
 def send(concentrator: Concentrator, frames: list[bytes]) -> Any:
@@ -82,7 +82,7 @@ def test_beyond_the_allowance_a_concentrator_comes_last_and_its_honest_meters_ar
     tally(concentrator, kind, 9)
     tally(concentrator, kind, 1000, hours_ago=1)
     tally(concentrator, "malformed", 1000)
-    assert not shares.standing(concentrator.pk, timezone.now()).comes_last
+    assert not fair_shares.standing(concentrator.pk, timezone.now()).comes_last
     FailureTally.objects.filter(failures=9).update(failures=10)
     behind = send(concentrator, [mine.frame(0), stranger(1)])
     before = send(other_concentrator, [theirs.frame(0)])
@@ -133,11 +133,11 @@ def test_a_flood_of_one_does_not_hold_up_the_lots_of_others(
 
 
 def test_one_look_a_second(concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    monkeypatch.setattr(shares, "_LOOK_S", 3600.0)
-    first = shares.look(concentrator.pk, timezone.now())
+    monkeypatch.setattr(fair_shares, "_LOOK_S", 3600.0)
+    first = fair_shares.look(concentrator.pk, timezone.now())
     settings.UPLINK_QUEUE_SHARE = 0
-    assert shares.look(concentrator.pk, timezone.now()) == first
-    monkeypatch.setattr(shares, "_KEPT_AT_MOST", 1)
+    assert fair_shares.look(concentrator.pk, timezone.now()) == first
+    monkeypatch.setattr(fair_shares, "_KEPT_AT_MOST", 1)
     other = ConcentratorFactory.create()
-    shares.look(other.pk, timezone.now())
-    assert shares.look(concentrator.pk, timezone.now()).is_queue_spent
+    fair_shares.look(other.pk, timezone.now())
+    assert fair_shares.look(concentrator.pk, timezone.now()).is_queue_spent

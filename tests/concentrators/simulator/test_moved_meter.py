@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from concentrators.commands import downlink
-from concentrators.fleet import hop_keys
+from concentrators.fleet import hop_key_sets
 from concentrators.fleet.assignments import assign
 from concentrators.models import Assignment, Command, CommandKind, Concentrator, ReportedSum
 from concentrators.simulator.factory import Factory
@@ -49,7 +49,7 @@ class Site:
 
     def fetch_keys(self) -> None:
         for number, one in enumerate(self.concentrators):
-            self.store.keep_keys(number, hop_keys.sealed(one.pk, timezone.now()))
+            self.store.keep_keys(number, hop_key_sets.sealed(one.pk, timezone.now()))
         assert self.production.is_ready()
 
     def measure(self, ticks: int) -> dict[str, int]:

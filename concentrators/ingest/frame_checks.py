@@ -6,7 +6,7 @@ What fails here has its verdict. Counters are taken in the keys that came with t
 from collections.abc import Iterator, Mapping
 
 from concentrators.failures.kinds import WAITING, FailureKind
-from concentrators.ingest import reports
+from concentrators.ingest import hop_reports
 from concentrators.ingest.decisions import Failure, Verdicts
 from concentrators.ingest.facts import (
     AssignedMeter,
@@ -17,7 +17,7 @@ from concentrators.ingest.facts import (
     SeenFrame,
     SumPlace,
 )
-from concentrators.ingest.reports import SumsFrame
+from concentrators.ingest.hop_reports import SumsFrame
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.replay_window import Take
 from meters.contents.report import REPORT, is_sums, named_meter
@@ -175,16 +175,16 @@ def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, pe
     meter, values, sums = None, [], []
     try:
         if is_sums(plaintext):
-            sums = reports.sums_of(frame, facts, period)
+            sums = hop_reports.sums_of(frame, facts, period)
         else:
             title = named_meter(plaintext)
             if title is not None:
                 uplink.about[index] = title
-            meter = reports.meter_of(title, facts)
+            meter = hop_reports.meter_of(title, facts)
             if not meter.in_service and key.look(counter) is Take.TAKEN:
                 _refuse_suspended(uplink, frame, meter)
                 return
-            values = reports.read(frame, uplink.about[index], meter, facts, period, uplink.delivery)
+            values = hop_reports.read(frame, uplink.about[index], meter, facts, period, uplink.delivery)
     except PayloadError as error:
         _refuse_payload(uplink, frame, meter, error)
         return

@@ -14,7 +14,7 @@ from django.db.models import Q
 
 from keyvault import master_key
 from keyvault.master_key import Purpose, UnwrapError
-from keyvault.master_key.wrapping import keys_for_wrapping
+from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import SigningSecret
 
 SECRET_OCTETS = 32

@@ -1,14 +1,14 @@
 """What is to be stored for the frames that are accepted: readings, events, totals, answers, sums. Pure."""
 
-from concentrators.ingest import reports
+from concentrators.ingest import hop_reports
 from concentrators.ingest.decisions import DecidedUplink, Decisions, Heard, MeterAnswer
-from concentrators.ingest.examine import Candidate, ExaminedUplink
 from concentrators.ingest.facts import (
     Facts,
     SumPlace,
     SumSaid,
 )
-from concentrators.ingest.reports import SumsFrame
+from concentrators.ingest.frame_checks import Candidate, ExaminedUplink
+from concentrators.ingest.hop_reports import SumsFrame
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.values import NewValue
 
@@ -66,7 +66,7 @@ class Accepted:
         uplink.verdicts.accepted += len(frames)
         self._heard.append((uplink, [one.frame[1] for one in frames]))
         for one in frames:
-            reports.take_over(one.said(uplink.delivery.uplink_id), self._said_sums)
+            hop_reports.take_over(one.said(uplink.delivery.uplink_id), self._said_sums)
 
     def decisions(self, uplinks: list[ExaminedUplink]) -> Decisions:
         heard = self._heard_at()

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.audit import chain
 from keyvault.device_keys import public_keys
+from keyvault.enrolment.certificate_checks import PinnedAuthority, Standing
 from keyvault.enrolment.certificates import Certificate
-from keyvault.enrolment.checks import PinnedAuthority, Standing
 
 logger = logging.getLogger(__name__)
 

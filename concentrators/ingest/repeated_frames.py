@@ -3,14 +3,14 @@
 from datetime import datetime
 
 from concentrators.failures.kinds import BEFORE_COUNTER, FailureKind
-from concentrators.ingest import reports
-from concentrators.ingest.accept import Accepted
-from concentrators.ingest.examine import Candidate, Examined, ExaminedUplink, all_stand
+from concentrators.ingest import hop_reports
+from concentrators.ingest.accepted_frames import Accepted
 from concentrators.ingest.facts import (
     Earlier,
     OpenedFrame,
 )
-from concentrators.ingest.reports import SumsFrame
+from concentrators.ingest.frame_checks import Candidate, Examined, ExaminedUplink, all_stand
+from concentrators.ingest.hop_reports import SumsFrame
 from meters.values import iso, spot
 
 
@@ -80,8 +80,8 @@ class Comparing:
         """Whether a frame of sums is to be stored; where its counter was seen before, it ends as readings do."""
         said = one.said(uplink.delivery.uplink_id)
         if one.is_new:
-            reports.take_over(said, self._sums)
-        elif not all(reports.stands(sum_, self._sums.get(place)) for place, sum_ in said.items()):
+            hop_reports.take_over(said, self._sums)
+        elif not all(hop_reports.stands(sum_, self._sums.get(place)) for place, sum_ in said.items()):
             uplink.unread.append(one.frame)
         else:
             came = max(self._received_at[self._sums[place].uplink_id] for place in said)

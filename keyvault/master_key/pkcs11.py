@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, PKCS11Error
 from pkcs11.mechanisms import GCMParams
 
-from keyvault.master_key.keys import (
+from keyvault.master_key.secret_wrapping import (
     IV_OCTETS,
     MASTER_KEY_OCTETS,
     TAG_OCTETS,
