@@ -12,7 +12,7 @@ from typing import Any
 from celery import beat
 from celery.schedules import schedstate
 
-from ami_headend.core import lifesign
+from ami_headend.core import sd_notify
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
         """Install none: no results are stored, so none need cleaning up."""
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        lifesign.show()
+        sd_notify.show()
         return float(super().tick(*args, **kwargs))
 
     def apply_entry(self, entry: SteadyEntry, producer: Any = None) -> None:

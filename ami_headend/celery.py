@@ -8,7 +8,7 @@ from celery import Celery, Task
 from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init, worker_ready, worker_shutdown
 from django.db import connection, connections
 
-from ami_headend import pool
+from ami_headend import worker_pool
 from ami_headend.core import broker, tasklimits
 from ami_headend.health import heartbeats
 
@@ -17,7 +17,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 broker.use()
-pool.use()
+worker_pool.use()
 app = Celery("ami_headend")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()

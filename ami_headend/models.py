@@ -9,7 +9,7 @@ from ami_headend.core import clock
 
 
 class KeptAnswer(models.Model):
-    """The cached answer to a costly question (kept.py), as CBOR, and its cost; one row for each question."""
+    """The cached answer to a costly question (cached_answers.py), as CBOR, and its cost; one row for each question."""
 
     name = models.CharField(max_length=40, primary_key=True)
     content = models.BinaryField()

@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.console import components
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
@@ -21,4 +21,4 @@ def look_at_components() -> None:
 @shared_task(**LONG)
 def renew_kept_answers() -> None:
     """Renew costly answers before anybody waits for them."""
-    kept.renew([*QUESTIONS, OPEN_FAILURES, *questions.RENEWED, *snapshots.QUESTIONS.values()], timezone.now())
+    cached_answers.renew([*QUESTIONS, OPEN_FAILURES, *questions.RENEWED, *snapshots.QUESTIONS.values()], timezone.now())

@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.db import connection, connections
 from django.utils import timezone
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.console.overview_panels import QUESTIONS
 from bench import addresses, fleet, million
 from bench.addresses import Address
@@ -128,7 +128,7 @@ def measure(stack: Stack, asked: Asked, executor: object, say: Callable[[str], N
     session = Session(stack.port)
     session.sign_in("bench", password)
     say("renewing cached answers, as the schedule does")
-    kept.renew(QUESTIONS, timezone.now())
+    cached_answers.renew(QUESTIONS, timezone.now())
     wanted = addresses.every()
     say(f"{len(wanted)} addresses, {asked.counted} requests each")
     for address in wanted:

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from ami_headend import kept
-from ami_headend.alerts import delivery, evaluation, marks
+from ami_headend import cached_answers
+from ami_headend.alerts import delivery, evaluation, high_water_marks
 from ami_headend.alerts.conditions import site
 from ami_headend.alerts.models import Channel, Condition, Delivery, Rule, StoredMark
+from ami_headend.cached_answers import Question
 from ami_headend.console import components, formatting
 from ami_headend.health import doctor
-from ami_headend.kept import Question
 from ami_headend.metrics import collector, snapshots
 from ami_headend.models import KeptAnswer
 from concentrators.commands import downlink, gap_recovery, rollouts
@@ -48,8 +48,8 @@ def test_every_rule_is_looked_at(now: datetime) -> None:
 
 def test_marks_are_set(now: datetime) -> None:
     StoredMark.objects.all().delete()
-    marks.mark(now + AHEAD)
-    marks.mark(now)
+    high_water_marks.mark(now + AHEAD)
+    high_water_marks.mark(now)
     assert sorted(StoredMark.objects.values_list("at", flat=True)) == [now, now + AHEAD]
 
 
@@ -95,18 +95,18 @@ def test_an_uplink_of_the_future_is_a_finding(now: datetime) -> None:
 
 def test_snapshots_are_taken_and_their_age_is_below_zero(now: datetime) -> None:
     figures = list(snapshots.QUESTIONS.values())
-    assert len(kept.renew(figures, now + AHEAD)) == len(figures)
+    assert len(cached_answers.renew(figures, now + AHEAD)) == len(figures)
     age = next(m for m in collector.DatabaseCollector().collect() if m.name == "ami_headend_snapshot_age_seconds")
     assert {round(sample.value, -2) for sample in age.samples} == {-7200}
-    assert len(kept.renew(figures, now)) == len(figures)
+    assert len(cached_answers.renew(figures, now)) == len(figures)
 
 
 def test_kept_answers_are_asked_again(now: datetime) -> None:
     question = Question("n", lambda at: [at.timestamp()], list[float])
-    kept.keep(question, now + AHEAD)
-    assert kept.renew([question], now) == ["n"]
-    kept.keep(question, now + AHEAD)
-    assert kept.answers([question], now)["n"].taken_at == now
+    cached_answers.keep(question, now + AHEAD)
+    assert cached_answers.renew([question], now) == ["n"]
+    cached_answers.keep(question, now + AHEAD)
+    assert cached_answers.answers([question], now)["n"].taken_at == now
 
 
 def test_nobody_looked_in_the_future(now: datetime) -> None:

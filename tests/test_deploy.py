@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from ami_headend.core import lifesign
+from ami_headend.core import sd_notify
 from ami_headend.processes import beat_command, worker_commands
 from ami_headend.queues import QUEUES
 
@@ -40,7 +40,7 @@ def test_each_unit_is_hardened_and_ends_in_good_order() -> None:
             assert int(values(unit, "TimeoutStopSec")[0]) >= 30
             # Its main loop tells that it goes round; one that is stopped takes no signal but this.
             assert values(unit, "Type") == ["notify"]
-            assert float(values(unit, "WatchdogSec")[0]) >= 10 * lifesign.EVERY_S
+            assert float(values(unit, "WatchdogSec")[0]) >= 10 * sd_notify.EVERY_S
             assert values(unit, "WatchdogSignal") == ["SIGKILL"]
         owner = "/etc/ami-headend/owner.env" in values(unit, "EnvironmentFile")
         assert owner is unit.name.endswith("backup.service"), f"{unit.name}: the owner's password"

@@ -23,7 +23,7 @@ _HOMES = {
         r"\}\) (\{'<'|[<>] \()|\(\w+, id\) [<>] \(%s",
         "ami_headend/core/keyset.py",
     ),
-    "which value of a column occurs twice": (r"is already in line \{", "ami_headend/core/tables.py"),
+    "which value of a column occurs twice": (r"is already in line \{", "ami_headend/core/csv_tables.py"),
     "which assignments hold": (r"Q\(valid_to__gt=\w+\), valid_from__lte", "concentrators/fleet/assignments.py"),
 }
 APPS = ("ami_headend", "concentrators", "meters", "keyvault")

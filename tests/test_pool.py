@@ -11,7 +11,7 @@ from celery.concurrency.prefork import TaskPool
 from kombu.asynchronous import Hub, set_event_loop
 
 import ami_headend.celery as workers
-from ami_headend.pool import Pool
+from ami_headend.worker_pool import Pool
 from tests.flows.stack import wait_for
 
 
@@ -45,7 +45,7 @@ def end(pool: Any) -> None:
 
 
 def test_celerys_own_ends_the_worker(hub: Hub) -> None:
-    """Where this fails, Celery or kombu has mended it: then ``ami_headend.pool`` can go."""
+    """Where this fails, Celery or kombu has mended it: then ``ami_headend.worker_pool`` can go."""
     pool = started(hub, asynpool.AsynPool)
     try:
         lose(pool, hub)

@@ -29,7 +29,7 @@ ELSEWHERE = {
             *("meters_meter", "meters_meterevent", "meters_register"),
         },
     ),
-    "ami_headend/alerts/marks.py": (_ALL_AT_ONCE, {"concentrators_integrityfailure", "meters_meterevent"}),
+    "ami_headend/alerts/high_water_marks.py": (_ALL_AT_ONCE, {"concentrators_integrityfailure", "meters_meterevent"}),
     "ami_headend/backup/databases.py": ("the database that is replaced has other tables", {"concentrators_uplink"}),
     "ami_headend/backup/making.py": ("a dump leaves sessions out", {"signin_session"}),
     "ami_headend/console/fleet_queries.py": (_ALL_AT_ONCE, {"concentrators_concentrator", "meters_meter"}),

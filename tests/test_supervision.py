@@ -14,7 +14,7 @@ import pytest
 from django.conf import settings
 from pytest_django import DjangoDbBlocker
 
-from ami_headend.core import lifesign
+from ami_headend.core import sd_notify
 from ami_headend.local.supervision import LocalSupervisor
 from ami_headend.processes import beat_command, worker_command
 from tests.flows.stack import Stack, running
@@ -104,7 +104,7 @@ def test_who_is_frozen_is_replaced(stack: Stack, kind: str, trouble: signal.Sign
         if not frozen and story.count(ready):
             frozen.append(lead_of(word))
             # It has given signs by then: the first comes before it is ready, or at the first turn of beat.
-            threading.Timer(lifesign.EVERY_S, os.kill, (frozen[0], trouble)).start()
+            threading.Timer(sd_notify.EVERY_S, os.kill, (frozen[0], trouble)).start()
         return story.count(ready) == 2
 
     story = Story(done)
@@ -128,9 +128,9 @@ def test_who_waits_for_a_broker_that_is_away_is_left_alone(stack: Stack) -> None
 
 LIVES = """
 import time
-from ami_headend.core import lifesign
+from ami_headend.core import sd_notify
 while True:
-    lifesign.show()
+    sd_notify.show()
     print("lives", flush=True)
     time.sleep(0.1)
 """
@@ -166,19 +166,19 @@ def test_a_sign_is_what_systemd_takes(tmp_path: Path, monkeypatch: pytest.Monkey
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        lifesign.show()
+        sd_notify.show()
         assert systemd.recv(100) == b"READY=1\nWATCHDOG=1"
         systemd.setblocking(False)
         for _ in range(2000):  # nobody reads: it never waits
-            lifesign.show()
-    lifesign.show()  # nobody is there any more
+            sd_notify.show()
+    sd_notify.show()  # nobody is there any more
     (tmp_path / "notify").unlink()
-    lifesign.show()
+    sd_notify.show()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         name = f"ami-headend-test-{os.getpid()}"
         systemd.bind("\0" + name)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
-        lifesign.show()
+        sd_notify.show()
         assert systemd.recv(100) == b"READY=1\nWATCHDOG=1"
     monkeypatch.delenv("NOTIFY_SOCKET")
-    lifesign.show()
+    sd_notify.show()

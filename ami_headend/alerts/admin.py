@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from ami_headend.alerts import channels, notices, rules, tasks
-from ami_headend.alerts.conversations import REPLACED
+from ami_headend.alerts.conversation_store import REPLACED
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS

@@ -6,7 +6,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
-from ami_headend.alerts.marks import PERIOD_MAX_MINUTES
+from ami_headend.alerts.high_water_marks import PERIOD_MAX_MINUTES
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Rule
 from ami_headend.alerts.parameters import PARAMETERS
 from ami_headend.alerts.webhooks import RefusedAddressError, check_url

@@ -18,7 +18,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from ami_headend.alerts import handling, queries
 from ami_headend.alerts.advice import advice
 from ami_headend.alerts.conversation import Word
-from ami_headend.alerts.conversations import REPLACED
+from ami_headend.alerts.conversation_store import REPLACED
 from ami_headend.alerts.handling import HandlingError
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Rule, Step
 from ami_headend.console.alert_links import links

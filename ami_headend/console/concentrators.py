@@ -8,7 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.alerts import silence
 from ami_headend.console.fleet_queries import PROFILES
 from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
@@ -118,7 +118,7 @@ class ConcentratorsPage(ListPage):
 def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list[_Shown]:
     """Return the concentrators that match the filters, by name."""
     part, is_active = filters["search"].casefold(), _STATES.get(filters["state"])
-    answers = kept.answers([TRAFFIC, *([PROFILES] if with_shares else [])], now)
+    answers = cached_answers.answers([TRAFFIC, *([PROFILES] if with_shares else [])], now)
     traffic = answers[TRAFFIC.name].found
     shares = {share.concentrator_id: share for share in answers[PROFILES.name].found.shares} if with_shares else {}
     return [

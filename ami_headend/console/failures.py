@@ -16,7 +16,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.lists import (
@@ -203,7 +203,7 @@ def acknowledge_for(request: HttpRequest, selection: FailureSelection, note: str
     """Acknowledge as the request's user and show a message about the result; None if nothing was acknowledged."""
     with _or_message(request, "acknowledged"):
         done = acknowledge(selection, web_actor(request), note, timezone.now())
-        kept.forget(OPEN_FAILURES)
+        cached_answers.forget(OPEN_FAILURES)
         said = f"{done.failures:,} failure{'s' * (done.failures != 1)} acknowledged"
         if not done.is_whole:
             queued = _enqueue(tasks.acknowledge_failures, done.id)
@@ -218,7 +218,7 @@ def take_back_for(request: HttpRequest, number: int) -> None:
     """Take an acknowledgement back as the request's user and show a message about the result."""
     with _or_message(request, "taken back"):
         take_back(number, web_actor(request), timezone.now())
-        kept.forget(OPEN_FAILURES)
+        cached_answers.forget(OPEN_FAILURES)
         open_again_for(request, number)
 
 
@@ -333,7 +333,7 @@ def _key(after: list[str] | None) -> FailureKey | None:
 
 
 def _figures() -> list[Figure]:
-    found = kept.answers([OPEN_FAILURES], timezone.now())[OPEN_FAILURES.name].found
+    found = cached_answers.answers([OPEN_FAILURES], timezone.now())[OPEN_FAILURES.name].found
     return [
         Figure(
             f"Open, {severity.name.lower()}",

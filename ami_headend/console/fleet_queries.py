@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ami_headend.alerts.conditions.traffic import SETTLING
+from ami_headend.cached_answers import Question
 from ami_headend.core.sql import select
-from ami_headend.kept import Question
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour, IntervalShare
 from keyvault.device_keys import last_heard, schemes_in_use

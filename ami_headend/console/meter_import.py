@@ -14,7 +14,7 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, UnfoldBooleanSwitchWidget
 
 from ami_headend.console.page import ConsolePage
-from ami_headend.core.tables import BadLine, FileError
+from ami_headend.core.csv_tables import BadLine, FileError
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet.first_keys import KeyPolicy
 from concentrators.fleet.meter_import import REFUSALS, MeterImportReport, import_file

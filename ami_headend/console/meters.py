@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.console import registry_queries
 from ami_headend.console.failures import failures_url
 from ami_headend.console.fleet_queries import METERS_HEARD
@@ -122,7 +122,7 @@ class MetersPage(MetersActingPage):
         """Return the meters that were silent at the last count; None if they were too many to list."""
         if health not in ("silent", "never"):
             return None
-        answer = kept.answers([METERS_HEARD], now)[METERS_HEARD.name]
+        answer = cached_answers.answers([METERS_HEARD], now)[METERS_HEARD.name]
         found: list[int] | None = answer.found.silent_ids if health == "silent" else answer.found.never_ids
         if found is not None and not clock.is_within(answer.taken_at, _SAID_AFTER, now):
             self.counted_at = answer.taken_at

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.console import overview_panels
 from ami_headend.console.components import SEE_COMPONENTS, components
 from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES, SCHEMES_IN_USE
@@ -39,7 +39,7 @@ class OverviewPage(ConsolePage):
 def _sections(user: Any, now: datetime) -> dict[str, Any]:
     """Return the sections that the user may see, in the order of the figures. A fixed number of statements."""
     questions = [question for question, right in _RIGHTS.items() if user.has_perm(right)]
-    answers = kept.answers(questions, now)
+    answers = cached_answers.answers(questions, now)
     profiles = answers[PROFILES.name].found if PROFILES in questions else None
     panels = []
     if profiles is not None:

@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 
 from ami_headend.alerts import silence
+from ami_headend.cached_answers import KeptResult
 from ami_headend.console import charts, traffic_queries
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.failures import failures_url, groups_table
@@ -43,7 +44,6 @@ from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from ami_headend.core import clock
-from ami_headend.kept import KeptResult
 from ami_headend.web.tables import columns_of, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from ami_headend.cached_answers import Question
 from ami_headend.core.sql import int_array, select
-from ami_headend.kept import Question
 from keyvault.device_keys import last_heard, schemes_in_use
 from keyvault.enrolment import inventory as enrolment
 from meters.models import MeterStatus

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from ami_headend.kept import Question
+from ami_headend.cached_answers import Question
 from concentrators.commands import rollouts
 from concentrators.models import RotationWave, WaveState
 

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from ami_headend.cached_answers import Question
 from ami_headend.core.sql import select
-from ami_headend.kept import Question
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.queries import open_by_severity
 

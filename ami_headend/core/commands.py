@@ -12,7 +12,7 @@ from django.utils.dateparse import parse_datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ami_headend.core.tables import BadLine
+from ami_headend.core.csv_tables import BadLine
 
 SETTINGS = "settings"  # the tag of checks of what a deployment sets; the others ask of the code
 _BAD_LINES_SHOWN = 50

@@ -22,7 +22,7 @@ from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.core.sql import select
 from ami_headend.health import heartbeats
 from ami_headend.queues import QUEUES
-from ami_headend.signin import unread
+from ami_headend.signin import unknown_clients
 from concentrators.ingest import activity, backlog
 from keyvault import journal, master_key
 from keyvault.audit import chain
@@ -371,7 +371,7 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
 
 def _addresses() -> CheckResult:
     """Check that the proxies report where sign-ins come from; otherwise failures count against nobody."""
-    found = unread.found_lately()
+    found = unknown_clients.found_lately()
     if found is None:
         return CheckResult("client addresses", True, "known for every sign-in of the last day")
     peer, text = found

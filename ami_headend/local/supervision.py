@@ -1,6 +1,6 @@
 """Processes side by side: those that end are restarted, a limited number of times, and all end together.
 
-A process that stops sending signs of life (``core.lifesign``), because it is stopped or hangs, is killed and so
+A process that stops sending signs of life (``core.sd_notify``), because it is stopped or hangs, is killed and so
 restarted. Silence only counts while this process is awake.
 
 A supervisor that is killed leaves nothing behind: the kernel ends its processes (on Linux; see
@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from ami_headend.core import lifesign
-from ami_headend.core.lifesign import Silence
+from ami_headend.core import sd_notify
+from ami_headend.core.sd_notify import Silence
 from ami_headend.local.embedded import EmbeddedError
 from ami_headend.local.embedded.processes import tethered
 
@@ -84,8 +84,8 @@ class _Command:
 
     def __init__(self, name: str, words: Sequence[str], env: Mapping[str, str], cwd: Path, folder: Path) -> None:
         self.name, self._words, self._cwd = name, list(words), cwd
-        self.life = lifesign.Listener(folder / name)
-        self._env = {**env, lifesign.VARIABLE: self.life.address}
+        self.life = sd_notify.Listener(folder / name)
+        self._env = {**env, sd_notify.VARIABLE: self.life.address}
         self.restarts = _Restarts(f"The process {name}")
         self.process: subprocess.Popen[bytes] | None = None
         self._rest = b""

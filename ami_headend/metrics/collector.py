@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.alerts import queries
 from ami_headend.alerts.models import Delivery, Rule
 from ami_headend.core import clock
@@ -149,7 +149,7 @@ def _alerts(now: datetime) -> Iterator[Metric]:
 
 def _snapshots(now: datetime) -> Iterator[Metric]:
     age = GaugeMetricFamily(f"{PREFIX}snapshot_age_seconds", "Age of the costly figures", labels=["snapshot"])
-    standing = kept.standing(list(snapshots.QUESTIONS.values()))
+    standing = cached_answers.standing(list(snapshots.QUESTIONS.values()))
     for name, question in snapshots.QUESTIONS.items():
         if (answer := standing.get(question.name)) is None:
             continue

@@ -8,8 +8,8 @@ from typing import Any
 from django.db.models import Count
 
 from ami_headend.alerts import silence
+from ami_headend.cached_answers import Question
 from ami_headend.core.sql import fetch_rows
-from ami_headend.kept import Question
 from concentrators.models import WaveMeter, WaveState
 from keyvault.device_keys import inventory, last_heard, schemes_in_use
 from keyvault.master_key import census

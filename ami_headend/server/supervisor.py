@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from ami_headend.core import lifesign
-from ami_headend.core.lifesign import Silence
+from ami_headend.core import sd_notify
+from ami_headend.core.sd_notify import Silence
 from ami_headend.server.lifesigns import Lifesigns
 from ami_headend.server.loop import BACKLOG
 
@@ -69,7 +69,7 @@ class Supervisor:
         while not self._stopping:
             select.select([self._wake_read], [], [], _LOOK_S)
             self._drain()
-            lifesign.show()  # for this process; its children report to it
+            sd_notify.show()  # for this process; its children report to it
             self._kill_frozen()
             self._replace_dead()
         self._end()

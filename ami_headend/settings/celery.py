@@ -3,7 +3,7 @@
 from kombu import Queue
 
 from ami_headend import queues
-from ami_headend.core import broker_url, lifesign, tasklimits
+from ami_headend.core import broker_url, sd_notify, tasklimits
 from ami_headend.schedule import SCHEDULE
 from ami_headend.settings.databases import REDIS_URL
 
@@ -40,8 +40,8 @@ CELERY_TASK_TIME_LIMIT = tasklimits.TIME_LIMIT_S
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BEAT_ENABLE_REMOTE_CONTROL = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
-# The main loops send signs of life every few seconds (ami_headend.core.lifesign).
-CELERY_WORKER_CONSUMER = "ami_headend.consumer:Consumer"
-CELERY_BEAT_MAX_LOOP_INTERVAL = lifesign.EVERY_S
+# The main loops send signs of life every few seconds (ami_headend.core.sd_notify).
+CELERY_WORKER_CONSUMER = "ami_headend.worker_loop:Consumer"
+CELERY_BEAT_MAX_LOOP_INTERVAL = sd_notify.EVERY_S
 CELERY_BEAT_SCHEDULER = "ami_headend.beat:SteadyScheduler"
 CELERY_BEAT_SCHEDULE = SCHEDULE

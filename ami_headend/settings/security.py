@@ -82,7 +82,7 @@ AXES_COOLOFF_TIME = timedelta(seconds=SIGN_IN_LOCKOUT_S)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
 AXES_CLIENT_IP_CALLABLE = "ami_headend.core.client_ip.client_address"
-AXES_WHITELIST_CALLABLE = "ami_headend.signin.unread.is_untold"
+AXES_WHITELIST_CALLABLE = "ami_headend.signin.unknown_clients.is_untold"
 AXES_USERNAME_CALLABLE = "ami_headend.signin.lockout.name_given"
 AXES_LOCKOUT_CALLABLE = "ami_headend.signin.lockout.answer"
 AXES_DISABLE_ACCESS_LOG = True  # the journal counts attempts in a bounded number of rows

@@ -2,8 +2,8 @@
 
 import re
 
-# As ``ingest.repeated_frames`` and ``meters.readings.store`` write them: a register's value, the frame's, one that is finer
-# than its steps.
+# As ``ingest.repeated_frames`` and ``meters.readings.store`` write them: the stored value, the frame's value, and a
+# value that is finer than the steps of its register.
 _VALUES = re.compile(r"(?<=\bsays )-?\d+|(?<=, the frame )-?\d+|(?<=: )\S+(?= is no whole number of steps\b)", re.ASCII)
 
 

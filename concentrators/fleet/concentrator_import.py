@@ -8,8 +8,8 @@ from typing import NamedTuple
 from django.db import transaction
 
 from ami_headend.core import names
+from ami_headend.core.csv_tables import BadLine, OnceEach, Row, opened, rows
 from ami_headend.core.names import UnreadableNameError
-from ami_headend.core.tables import BadLine, OnceEach, Row, opened, rows
 from concentrators.fleet import concentrator_keys, registry
 from concentrators.models import Concentrator
 from keyvault.audit import chain

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from django.db.models import Model, QuerySet
 
+from ami_headend.core.csv_tables import BadLine
 from ami_headend.core.sql import chunks
-from ami_headend.core.tables import BadLine
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning, public_keys
 from keyvault.enrolment import authorities

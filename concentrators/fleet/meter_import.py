@@ -7,8 +7,8 @@ from pathlib import Path
 
 from django.db import connection, transaction
 
+from ami_headend.core.csv_tables import BadLine, FileError
 from ami_headend.core.sql import chunks
-from ami_headend.core.tables import BadLine, FileError
 from concentrators.commands import capture_period, concentrator_titles
 from concentrators.commands.capture_period import IntervalError
 from concentrators.fleet import first_keys

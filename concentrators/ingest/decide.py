@@ -1,12 +1,14 @@
 """Which verdict each frame gets, and what is to be stored for it. Pure: no database, clock, settings or logger.
 
-Two steps, with one look at what stands between them:
+Two steps; between them the caller reads what is stored already:
 
-1. ``examine`` (frame_checks.py) goes through the frames that opened, in their order: meter, its state, payload, counter.
-   What fails there has its verdict. It says where something may stand already: mostly nowhere, as every counter is new.
-2. ``decide`` compares the others with what stands (repeated_frames.py), in their order, and lists what is to be stored.
+1. ``examine`` (frame_checks.py) checks the frames that opened, in their order: meter, its state, payload, counter.
+   A frame that fails a check gets its verdict. The result names the frames for which something may be stored already;
+   usually there are none, because every counter is new.
+2. ``decide`` compares the other frames with what is stored (repeated_frames.py), in their order, and lists what is to
+   be stored (accepted_frames.py).
 
-Counters are taken by the first step, in the keys that came with the frames: these belong to the batch.
+The first step takes the counters, in the keys that came with the frames: those belong to the batch.
 """
 
 from concentrators.ingest.accepted_frames import Accepted

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from concentrators.simulator.household import HouseholdLoad
 from concentrators.simulator.plan import Load, Plan
-from concentrators.simulator.recorded import INTERVAL_MINUTES, RecordedError, RecordedLoad
+from concentrators.simulator.recorded_loads import INTERVAL_MINUTES, RecordedError, RecordedLoad
 from concentrators.simulator.sealers import METER_SCHEMES
 
 _DAY_S = 86_400

@@ -10,11 +10,11 @@ import cbor2
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.hop_concentrator import SumPlace
-from concentrators.simulator.kinds import ONCE, Misbehaviour
 from concentrators.simulator.link import Link
 from concentrators.simulator.meter import ENERGY_REGISTER, SimulatedMeter, base_name, interval_payload
+from concentrators.simulator.misbehaviour_kinds import ONCE, Misbehaviour
 from concentrators.simulator.plan import STRANGERS, Ghost, Plan
-from concentrators.simulator.scheme_mischief import SchemeMischief, Wrong
+from concentrators.simulator.scheme_misbehaviour import SchemeMischief, Wrong
 from concentrators.simulator.sent import DUPLICATE, Genuine, other_values
 from concentrators.simulator.spool import Outgoing
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, HMAC_256_256

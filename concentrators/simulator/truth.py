@@ -12,9 +12,9 @@ from django.db.models import Count, Sum
 from ami_headend.core.sql import chunks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
-from concentrators.simulator.closing import Closing, differences
-from concentrators.simulator.kinds import Misbehaviour
+from concentrators.simulator.closing_report import Closing, differences
 from concentrators.simulator.meter import ENERGY_REGISTER
+from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
 from concentrators.simulator.sent import ACCEPTED, DUPLICATE

@@ -9,7 +9,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from concentrators.models import HopFailure, ReportedSum
-from concentrators.simulator.closing import Closing, differences
+from concentrators.simulator.closing_report import Closing, differences
 from concentrators.simulator.hop_concentrator import SumPlace
 from concentrators.simulator.link_store import LinkStore
 from concentrators.simulator.plan import Load, Plan

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ami_headend.core import eui64
+from ami_headend.core.csv_tables import BadLine, FileError, OnceEach, opened
 from ami_headend.core.eui64 import Eui64Error
-from ami_headend.core.tables import BadLine, FileError, OnceEach, opened
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
 from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS

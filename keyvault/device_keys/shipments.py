@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from django.db import connection, transaction
 from django.utils import timezone
 
+from ami_headend.core.csv_tables import BadLine
 from ami_headend.core.sql import CHUNK, chunks, fetch_rows, int_array, octets_array
-from ami_headend.core.tables import BadLine
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor

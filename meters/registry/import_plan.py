@@ -7,9 +7,9 @@ from typing import Any
 
 from django.db import connection
 
+from ami_headend.core.csv_tables import BadLine
 from ami_headend.core.names import Alike, alike
 from ami_headend.core.sql import chunks
-from ami_headend.core.tables import BadLine
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.meter_file import OF_PLACE, MeterLine
 

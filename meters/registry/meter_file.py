@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ami_headend.core import clock, names
+from ami_headend.core.csv_tables import BadLine, FileError, OnceEach, opened, rows
 from ami_headend.core.names import UnreadableNameError
-from ami_headend.core.tables import BadLine, FileError, OnceEach, opened, rows
 from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
 from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithms_of, check_for_meters
 from meters.models import MeterStatus

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ami_headend.alerts import channels, conversations, delivery, evaluation, handling, rules
+from ami_headend.alerts import channels, conversation_store, delivery, evaluation, handling, rules
 from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import Finding, Findings
 from ami_headend.alerts.conversation import MessageType, Word
@@ -105,7 +105,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def sweeps(self) -> None:
-        conversations.settle_due(self.now)
+        conversation_store.settle_due(self.now)
 
     # --- workers and receivers -------------------------------------------------------------------
 

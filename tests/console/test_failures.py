@@ -357,7 +357,7 @@ def _many(concentrator: Concentrator, count: int) -> None:
 def test_pages_cost_the_same_however_many_failures(
     concentrator: Concentrator, address: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ami_headend.kept.RESTS", 1e9)  # what is kept is kept to the end
+    monkeypatch.setattr("ami_headend.cached_answers.RESTS", 1e9)  # what is kept is kept to the end
     client = person(roles.OPERATOR)
     _many(concentrator, 2)
     client.get(address())

@@ -10,11 +10,11 @@ from django.db import connections, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from ami_headend import kept
+from ami_headend import cached_answers
+from ami_headend.cached_answers import Question
 from ami_headend.console.components import COMPONENTS
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
-from ami_headend.kept import Question
 from ami_headend.metrics import snapshots
 from ami_headend.models import KeptAnswer
 from tests.flows import databases
@@ -55,7 +55,7 @@ def asked(db: None) -> Asked:
 
 
 def ask(asked: Asked, after: timedelta = timedelta()) -> Any:
-    return kept.answers([asked.question], NOW + after)["asked"].found
+    return cached_answers.answers([asked.question], NOW + after)["asked"].found
 
 
 def test_an_answer_is_read_back_as_it_was(asked: Asked) -> None:
@@ -72,10 +72,10 @@ def test_an_answer_rests_in_proportion_to_its_cost(asked: Asked) -> None:
 
 
 def test_the_schedule_asks_in_time_so_that_nobody_waits(asked: Asked) -> None:
-    assert kept.renew([asked.question], NOW) == ["asked"]
+    assert cached_answers.renew([asked.question], NOW) == ["asked"]
     KeptAnswer.objects.update(took_s=2)
-    assert kept.renew([asked.question], NOW + timedelta(seconds=79)) == []
-    assert kept.renew([asked.question], NOW + timedelta(seconds=81)) == ["asked"]
+    assert cached_answers.renew([asked.question], NOW + timedelta(seconds=79)) == []
+    assert cached_answers.renew([asked.question], NOW + timedelta(seconds=81)) == ["asked"]
     assert asked.times == 2
     KeptAnswer.objects.update(took_s=2)
     assert ask(asked, timedelta(seconds=81)).number == 2
@@ -90,8 +90,8 @@ def test_what_another_release_kept_is_asked_anew(asked: Asked, content: bytes) -
 
 def test_every_question_can_be_kept(db: None) -> None:
     for question in (*QUESTIONS, *questions.RENEWED, COMPONENTS, *snapshots.QUESTIONS.values()):
-        found = kept.keep(question, NOW)
-        assert kept.read(question, KeptAnswer.objects.get(name=question.name)) == found
+        found = cached_answers.keep(question, NOW)
+        assert cached_answers.read(question, KeptAnswer.objects.get(name=question.name)) == found
 
 
 @pytest.fixture

@@ -318,7 +318,7 @@ def test_few_silent_meters_are_found_from_what_is_kept(device: Device, monkeypat
     row.save()
     client = person(roles.OPERATOR)
     assert silent.meter.serial_number in listed(client, health="silent")[0]
-    monkeypatch.setattr("ami_headend.kept.RESTS", 1e9)
+    monkeypatch.setattr("ami_headend.cached_answers.RESTS", 1e9)
     later = fleet.commission(1, None)[0]
     assert len(listed(client, health="never")) == 1
     KeptAnswer.objects.all().delete()

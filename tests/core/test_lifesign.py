@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ami_headend.core import lifesign
-from ami_headend.core.lifesign import Listener, Silence
+from ami_headend.core import sd_notify
+from ami_headend.core.sd_notify import Listener, Silence
 
 ONE, OTHER = 11, 12
 
@@ -49,9 +49,9 @@ def test_a_process_has_a_minute_until_its_first_sign(silence: Silence) -> None:
 
 def test_a_sign_is_heard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = Listener(tmp_path / "life")
-    monkeypatch.setenv(lifesign.VARIABLE, listener.address)
+    monkeypatch.setenv(sd_notify.VARIABLE, listener.address)
     assert not listener.heard()
-    lifesign.show()
+    sd_notify.show()
     assert listener.heard()
     assert not listener.heard()
     listener.close()
@@ -61,8 +61,8 @@ def test_an_abstract_name_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"ami-headend-test-{id(monkeypatch)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
         receiver.bind(f"\0{name}")
-        monkeypatch.setenv(lifesign.VARIABLE, f"@{name}")
-        lifesign.show()
+        monkeypatch.setenv(sd_notify.VARIABLE, f"@{name}")
+        sd_notify.show()
         assert b"WATCHDOG=1" in receiver.recv(100)
 
 
@@ -71,18 +71,18 @@ def test_where_nobody_listens_there_is_a_warning_and_no_error(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(lifesign.VARIABLE, str(tmp_path / name))
-    lifesign.show()
+    monkeypatch.setenv(sd_notify.VARIABLE, str(tmp_path / name))
+    sd_notify.show()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert lifesign.VARIABLE in record.message
+    assert sd_notify.VARIABLE in record.message
 
 
 def test_without_a_listener_nothing_is_sent_or_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv(lifesign.VARIABLE, raising=False)
-    lifesign.show()
+    monkeypatch.delenv(sd_notify.VARIABLE, raising=False)
+    sd_notify.show()
     assert not caplog.records
 
 
@@ -90,9 +90,9 @@ def test_a_full_socket_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener(tmp_path / "life")
-    monkeypatch.setenv(lifesign.VARIABLE, listener.address)
+    monkeypatch.setenv(sd_notify.VARIABLE, listener.address)
     for _ in range(2_000):  # its reader sleeps
-        lifesign.show()
+        sd_notify.show()
     assert listener.heard()
     assert not caplog.records
     listener.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ami_headend.core.tables import BadLine, FileError, Row, opened, rows
+from ami_headend.core.csv_tables import BadLine, FileError, Row, opened, rows
 
 REQUIRED, OPTIONAL = ("title", "serial_number"), ("name",)
 PLAIN = "title,serial_number,name\r\nT1,S1,M\u00fchle\r\nT2,S2,\r\n"

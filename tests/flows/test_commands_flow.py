@@ -14,8 +14,8 @@ from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.simulator.concentrator import Options
 from concentrators.simulator.factory import Factory
-from concentrators.simulator.kinds import parse_rates
 from concentrators.simulator.loads import RunRequest, make_plan, parse_schemes
+from concentrators.simulator.misbehaviour_kinds import parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.production import Production
 from concentrators.simulator.registration import register

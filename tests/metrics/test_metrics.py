@@ -13,7 +13,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.metrics import collector, counting, snapshots
 from ami_headend.metrics.models import Counted
@@ -37,7 +37,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def take(now: datetime) -> None:
     """What the schedule does: the costly figures."""
-    kept.renew(list(snapshots.QUESTIONS.values()), now)
+    cached_answers.renew(list(snapshots.QUESTIONS.values()), now)
 
 
 @pytest.fixture(autouse=True)

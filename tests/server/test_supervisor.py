@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from ami_headend.core import lifesign
+from ami_headend.core import sd_notify
 from ami_headend.processes import web_command
 from tests.flows import site as sites
 from tests.flows.site import CBOR_SEQUENCE, frames_of
@@ -64,7 +64,7 @@ def test_a_process_that_is_stopped_and_not_dead_is_replaced(stack: Stack) -> Non
 
 
 def test_the_supervisor_itself_shows_that_it_lives(stack: Stack, tmp_path: Path) -> None:
-    listener = lifesign.Listener(tmp_path / "life")
+    listener = sd_notify.Listener(tmp_path / "life")
     start(stack, 1, NOTIFY_SOCKET=listener.address)
     try:
         for _ in range(2):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings
-from ami_headend.alerts.marks import marked_before
+from ami_headend.alerts.high_water_marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures.kinds import FailureKind

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from ami_headend import kept
+from ami_headend import cached_answers
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.failures import SEE, failures_url, groups_table
 from ami_headend.console.figures import Figure
@@ -56,7 +56,7 @@ class EnrolmentPage(ConsolePage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         now = context["now"]
-        answers = kept.answers([questions.AGREEMENT, questions.ENROLMENT], now)
+        answers = cached_answers.answers([questions.AGREEMENT, questions.ENROLMENT], now)
         versions: list[AgreementRow] = answers[questions.AGREEMENT.name].found
         found: EnrolmentStanding = answers[questions.ENROLMENT.name].found
         see_failures = self.request.user.has_perm(SEE)
@@ -128,7 +128,7 @@ class AllowEnrolmentPage(ConsolePage):
         except REFUSALS as error:
             messages.error(request, f"Nothing was done: {error}.")
         else:
-            kept.forget(questions.ENROLMENT)
+            cached_answers.forget(questions.ENROLMENT)
             count, kinds = (
                 allowed.total(),
                 ", ".join(f"{number:,} as {name}" for name, number in sorted(allowed.items())),

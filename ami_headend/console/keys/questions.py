@@ -1,5 +1,5 @@
 """Costly questions of the pages of keys, over every key or every meter of a wave. Their answers are cached
-(kept.py).
+(cached_answers.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from ami_headend import kept
-from ami_headend.kept import Question
+from ami_headend import cached_answers
+from ami_headend.cached_answers import Question
 from concentrators.commands import rollouts
 from concentrators.commands.rollouts import RolloutProgress
 from concentrators.models import RotationWave
@@ -102,7 +102,7 @@ RENEWED = (KEYS, FLEET_KEYS, AGREEMENT, ENROLMENT, CENSUS, WAVES)
 
 def ask(question: Question) -> Any:
     """Return the answer to one question."""
-    return kept.answers([question], timezone.now())[question.name].found
+    return cached_answers.answers([question], timezone.now())[question.name].found
 
 
 def progress_of_all(found: Sequence[RotationWave]) -> Mapping[int, RolloutProgress]:

@@ -6,7 +6,7 @@ DATABASE_URL and REDIS_URL do not name and stops exactly what it started; `confi
 """
 
 from ami_headend.local.embedded.configuration import configured
-from ami_headend.local.embedded.places import (
+from ami_headend.local.embedded.paths import (
     DATABASE_NAME,
     OWNER,
     WORKING_ROLE,

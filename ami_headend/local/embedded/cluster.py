@@ -14,7 +14,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from ami_headend.local.embedded.places import (
+from ami_headend.local.embedded.paths import (
     DATABASE_NAME,
     OWNER,
     POSTGRES_MAJOR,

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ami_headend.core.folders import var_dir
-from ami_headend.local.embedded.places import OWNER, EmbeddedError, complete, database_url, redis_url
+from ami_headend.local.embedded.paths import OWNER, EmbeddedError, complete, database_url, redis_url
 from ami_headend.local.embedded.servers import running, services
 
 # These need no running head-end: on a new machine, a restore comes first.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from ami_headend.local.embedded.places import EmbeddedError
+from ami_headend.local.embedded.paths import EmbeddedError
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0

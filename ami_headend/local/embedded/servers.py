@@ -14,7 +14,7 @@ from types import FrameType
 import psutil
 
 from ami_headend.local.embedded.cluster import make_cluster, make_database, owner_of, placed, postmaster, server_program
-from ami_headend.local.embedded.places import (
+from ami_headend.local.embedded.paths import (
     EmbeddedError,
     complete,
     database_url,

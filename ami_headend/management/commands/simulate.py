@@ -24,15 +24,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ami_headend.core.commands import DomainCommand
-from concentrators.simulator.closing import Closing
+from concentrators.simulator.closing_report import Closing
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.factory import Factory
-from concentrators.simulator.kinds import Misbehaviour, RatesError, parse_faults, parse_rates
 from concentrators.simulator.loads import PlanError, RunRequest, load_of, make_plan, parse_schemes
+from concentrators.simulator.misbehaviour_kinds import Misbehaviour, RatesError, parse_faults, parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.production import Production
-from concentrators.simulator.recorded import RecordedError
+from concentrators.simulator.recorded_loads import RecordedError
 from concentrators.simulator.registration import is_registered, register
 from concentrators.simulator.run import Run, RunProgress
 from concentrators.simulator.sealers import METER_SCHEMES

@@ -9,8 +9,8 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.csv_tables import FileError
 from ami_headend.core.names import Alike, alike
-from ami_headend.core.tables import FileError
 from concentrators.fleet import concentrator_keys, registry, summaries
 from concentrators.fleet.concentrator_import import import_concentrators
 from concentrators.fleet.selection import find_concentrator

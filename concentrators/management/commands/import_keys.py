@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 from django.db import IntegrityError
 
 from ami_headend.core.commands import DomainCommand, bars
-from ami_headend.core.tables import BadLine
+from ami_headend.core.csv_tables import BadLine
 from concentrators.fleet import concentrator_keys
 from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks

@@ -9,7 +9,7 @@ from django.utils import timezone
 from concentrators.models import Concentrator
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.household import HouseholdLoad
-from concentrators.simulator.kinds import Misbehaviour
+from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.registration import concentrator_name, register

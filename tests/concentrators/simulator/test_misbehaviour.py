@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.household import HouseholdLoad
-from concentrators.simulator.kinds import Misbehaviour, RatesError, parse_rates
+from concentrators.simulator.misbehaviour_kinds import Misbehaviour, RatesError, parse_rates
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.spool import Spool

@@ -6,8 +6,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from concentrators.simulator.kinds import RatesError, parse_faults
 from concentrators.simulator.meter import Memory, SimulatedMeter
+from concentrators.simulator.misbehaviour_kinds import RatesError, parse_faults
 from concentrators.simulator.obedience import Fault, Faults, TakenCommand
 from concentrators.simulator.spool import ExtraValue, Mail, Spool
 from keyvault.cose.kdf import downlink_key

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from concentrators.simulator.recorded import HEADER, RecordedError, RecordedLoad
+from concentrators.simulator.recorded_loads import HEADER, RecordedError, RecordedLoad
 
 NOW = datetime(2026, 11, 22, 16, 10, tzinfo=UTC)
 LINES = [

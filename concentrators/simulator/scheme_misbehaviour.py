@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.hop_concentrator import HopFault, Reporter, SumPlace
-from concentrators.simulator.kinds import Misbehaviour
 from concentrators.simulator.link import KeyedLink, Link
 from concentrators.simulator.meter import SimulatedMeter, base_name, interval_payload
+from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.sealers import Place, ccm, sealer
 from concentrators.simulator.sent import Genuine, OverLink, other_values

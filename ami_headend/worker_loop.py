@@ -6,7 +6,7 @@ from typing import Any
 
 from celery.worker import consumer
 
-from ami_headend.core import lifesign
+from ami_headend.core import sd_notify
 
 _Consumer: Any = consumer.Consumer  # the stubs lack most of it
 
@@ -16,18 +16,18 @@ class Consumer(_Consumer):  # type: ignore[misc]
 
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
-        hub.call_repeatedly(lifesign.EVERY_S, lifesign.show)
+        hub.call_repeatedly(sd_notify.EVERY_S, sd_notify.show)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect as Celery does, with a sign of life in each second of waiting: no timer runs meanwhile."""
-        lifesign.show()
+        sd_notify.show()
         conn.ensure_connection = partial(_wait_alive, conn.ensure_connection)
         return super().ensure_connected(conn)
 
 
 def _wait_alive(wait: Callable[..., Any], *args: Any, callback: Callable[[], Any], **kwargs: Any) -> Any:
     def each_second() -> None:
-        lifesign.show()
+        sd_notify.show()
         callback()
 
     return wait(*args, callback=each_second, **kwargs)
