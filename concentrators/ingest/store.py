@@ -40,8 +40,7 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     judged_at = decisions.uplinks[0].delivery.judged_at
     enrolled = journal.Postponed()
     if enrolling:
-        accepted = decisions.activated.keys() & enrolling.keys()
-        enrolment.store(enrolling, accepted, opening, judged_at, enrolled.append)
+        enrolment.store(enrolling, decisions.activated.keys(), opening, judged_at, enrolled.append)
     save_counters(opening, decisions.heard)
     if decisions.reported:
         hop_meter_epochs.note_heard(decisions.reported)

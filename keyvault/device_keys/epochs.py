@@ -164,12 +164,12 @@ def arrived(epochs: Mapping[bytes, int]) -> set[bytes]:
     return {row[0] for row in rows}
 
 
-def activate(key_ids: Collection[int], now: datetime) -> None:
+def activate(key_ids: Collection[int], now: datetime, tell: journal.Append = journal.append) -> None:
     """Pending keys whose first frame was accepted become active, their predecessors retiring.
 
     Runs in the transaction that stores the frame, after its counters were saved: so each key is
     activated by one transaction, and by none that a compromise came before. Three queries. The versions stay:
-    what these keys open does not change.
+    what these keys open does not change. ``tell`` is as in ``provisioning.provision_agreed``.
     """
     ids = int_array(sorted(key_ids))
     execute(
@@ -187,7 +187,7 @@ def activate(key_ids: Collection[int], now: datetime) -> None:
         ids,
     )
     if activated:
-        journal.append("activated", [int(now.timestamp()), activated])
+        tell("activated", [int(now.timestamp()), activated])
 
 
 def retire_due(now: datetime) -> int:

@@ -7,7 +7,9 @@ from django.db import transaction
 
 from ami_headend.core.sql import fetch_rows, octets_array
 from keyvault import journal
-from keyvault.device_keys import provisioning
+from keyvault.cose.forms import KID_OCTETS
+from keyvault.cose.structures import make_kid
+from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
 from keyvault.enrolment import lookups
 from keyvault.enrolment.opening import Enrolling
@@ -19,20 +21,22 @@ from keyvault.replay_window_store import ContendedError
 
 def store(
     enrolling: Mapping[bytes, Enrolling],
-    accepted: Collection[bytes],
+    proven: Collection[bytes],
     opening: Opening,
     now: datetime,
     tell: journal.Append,
 ) -> None:
     """Give meters whose enrolment frame was accepted their keys, by kid; the others leave no trace.
 
-    The key of the epoch is pending, as any that a frame is about to prove, and a pending key before it is retired;
-    the transfer key (epoch 0) is agreed on anew. ContendedError where another enrolment, a key or a leave to enrol came
-    between. A fixed number of queries. ``tell`` takes what is to be in the key journal before the transaction commits.
+    ``proven`` are the kids of keys that were pending, or enrol, and under which a frame of this batch was accepted. The
+    key of the epoch is pending, as any that a frame is about to prove; the pending key before it is active if this
+    batch proves it, and retired otherwise; the transfer key (epoch 0) is agreed on anew. ContendedError where another
+    enrolment, a key or a leave to enrol came between. A fixed number of queries. ``tell`` takes what is to be in the
+    key journal before the transaction commits.
     """
-    for kid in enrolling.keys() - accepted:
+    for kid in enrolling.keys() - proven:
         del opening.keys[kid]
-    of = {kid: one for kid, one in sorted(enrolling.items()) if kid in accepted}
+    of = {kid: one for kid, one in sorted(enrolling.items()) if kid in proven}
     if not of:
         return
     titles = [kid[:8] for kid in of]
@@ -44,6 +48,7 @@ def store(
         raise ContendedError("a meter that was to enrol has enrolled, or may no more")
     try:
         with transaction.atomic():
+            _end_pending([kid[:8] for kid in of], proven, opening, now, tell)
             _provision(of, tell)
     except ProvisioningError as error:
         raise ContendedError(str(error)) from None
@@ -52,16 +57,37 @@ def store(
         opening.keys[kid].id = key_id
 
 
+def _end_pending(
+    titles: Collection[bytes], proven: Collection[bytes], opening: Opening, now: datetime, tell: journal.Append
+) -> None:
+    """Make room for the next epoch: a pending key is retired, or becomes active where a frame of this batch proves it.
+
+    Frames under a key that retires here may have taken counters in this batch, which are saved after this.
+    """
+    arrived, lost = [], {}
+    proven_kids = {name[:KID_OCTETS] for name in proven}
+    rows = DeviceKey.objects.filter(system_title__in=titles, state=KeyState.PENDING)
+    for title, epoch, pk in rows.values_list("system_title", "epoch", "pk"):
+        kid = make_kid(bytes(title), epoch)
+        if kid in proven_kids:
+            arrived.append(pk)
+        else:
+            lost[kid] = pk
+    if arrived:
+        epochs.activate(arrived, now, tell)
+    if lost:
+        moved = provisioning.set_key_state(list(lost.values()), KeyState.RETIRED, [KeyState.PENDING], tell)
+        if moved != len(lost):
+            raise ContendedError("a pending key of a meter that enrols moved meanwhile")
+        for name, key in opening.keys.items():
+            key.version += name[:KID_OCTETS] in lost  # by this transaction, and nobody else
+
+
 def _provision(of: Mapping[bytes, Enrolling], tell: journal.Append) -> None:
     titles = [kid[:8] for kid in of]
     publics = {kid[:8]: one.certificate.public for kid, one in of.items()}
-    standing = DeviceKey.objects.filter(system_title__in=titles)
-    pending = list(standing.filter(state=KeyState.PENDING).values_list("pk", flat=True))
-    if pending:
-        provisioning.set_key_state(pending, KeyState.RETIRED, before=[KeyState.PENDING], tell=tell)
-    with_transfer_key = {
-        bytes(title) for title in standing.filter(epoch=TRANSFER_EPOCH).values_list("system_title", flat=True)
-    }
+    standing = DeviceKey.objects.filter(system_title__in=titles, epoch=TRANSFER_EPOCH)
+    with_transfer_key = {bytes(title) for title in standing.values_list("system_title", flat=True)}
     transfer = [
         NewKey(kid[:8], TRANSFER_EPOCH, None, transfer_algorithm(one.awaited.algorithm), agreement_key=one.version_id)
         for kid, one in of.items()
