@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
@@ -14,25 +13,13 @@ from keyvault.ciphers import KeptCiphers
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
-from keyvault.enrolment.certificate_checks import EnrolmentRefusal
 from keyvault.models import KeyState
+from keyvault.refusals import EnrolmentRefusal, Refusal
 from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
 
 _PENDING = KeyState.PENDING.value
 ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value})
-
-
-class Refusal(StrEnum):
-    """Why a frame was not opened, in the order of the checks."""
-
-    MALFORMED = "malformed"
-    UNKNOWN_DEVICE = "unknown_device"
-    UNKNOWN_EPOCH = "unknown_epoch"
-    KEY_RETIRED = "key_retired"
-    ALGORITHM_MISMATCH = "algorithm_mismatch"
-    TAG_INVALID = "tag_invalid"
-    PARKED = "parked"  # ours: the stored key does not open
 
 
 class Refused(NamedTuple):

@@ -14,10 +14,10 @@ import cbor2
 
 from ami_headend.core.sql import fetch_rows, octets_array
 from keyvault import journal
-from keyvault.ciphers import DeviceKeyOctets, open_keys
 from keyvault.cose.kdf import hop_key, hop_mac_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, make_kid
 from keyvault.device_keys.command_sealing import seal_under, take_counters
+from keyvault.device_keys.unwrapping import DeviceKeyOctets, open_keys
 from keyvault.schemes.table import CONCENTRATOR, HOP
 
 AT_A_TIME = 500  # keys in one sealed frame

@@ -15,11 +15,11 @@ from ami_headend.core.sql import chunks
 from keyvault import approvals
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import shipment_file
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.table import USUAL
 

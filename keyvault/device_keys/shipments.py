@@ -12,13 +12,13 @@ from ami_headend.core.sql import CHUNK, chunks, fetch_rows, int_array, octets_ar
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.epochs import LAST_EPOCH
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError
 from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.device_keys.weak_keys import weakness
 from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import KeySource, KeyState

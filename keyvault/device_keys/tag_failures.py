@@ -8,7 +8,8 @@ from django.db import transaction
 
 from ami_headend.core.sql import fetch_rows, int_array
 from keyvault.cose.forms import KID_OCTETS
-from keyvault.opening import Opening, Refusal
+from keyvault.opening import Opening
+from keyvault.refusals import Refusal
 
 logger = logging.getLogger(__name__)
 

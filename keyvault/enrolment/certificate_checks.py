@@ -1,22 +1,14 @@
-"""What is held against a certificate before anything costs a private key: each check with its reason. Pure.
+"""The checks of an enrolment before any private key is used, each with the reason of its refusal. Pure.
 
-The signature and the frame's tag come after these.
+First the meter: whether it may enrol, and as which epoch. Then its certificate. The signature and the frame's tag are
+verified after these.
 """
 
-from collections.abc import Collection
-from enum import StrEnum
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from keyvault.enrolment.certificates import Certificate, kid_text
-
-
-class EnrolmentRefusal(StrEnum):
-    """Why a meter was not enrolled."""
-
-    CERTIFICATE_INVALID = "certificate_invalid"
-    CERTIFICATE_EXPIRED = "certificate_expired"
-    CERTIFICATE_REVOKED = "certificate_revoked"
-    ALREADY_ENROLLED = "already_enrolled"
+from keyvault.refusals import EnrolmentRefusal, Refusal
 
 
 class PinnedAuthority(NamedTuple):
@@ -43,12 +35,37 @@ class Standing(NamedTuple):
     public_of: bytes | None
 
 
-_Refusal = tuple[EnrolmentRefusal, str]
+Why = tuple[Refusal | EnrolmentRefusal, str]  # the reason, and what was found
 
 
-def check(
-    certificate: Certificate, system_title: bytes, came_s: int, skew_s: int, standing: Standing
-) -> _Refusal | None:
+def not_awaited(system_title: bytes, newest: int | None) -> Why:
+    """Return why a meter may not enrol that no operator expects; ``newest`` is its newest epoch, None without a key."""
+    if newest is None:
+        return Refusal.UNKNOWN_DEVICE, f"no meter of system title {system_title.hex()} awaits enrolment"
+    detail = "the meter has keys: an operator must let it enrol again (manage.py authority allow)"
+    return EnrolmentRefusal.ALREADY_ENROLLED, detail
+
+
+def check_epoch(newest: int | None, epoch: int) -> Why | None:
+    """Check that a frame enrols its meter as the epoch after its ``newest`` one; None: it has no key yet."""
+    following = (newest or 0) + 1
+    if epoch != following:
+        return Refusal.UNKNOWN_EPOCH, f"it enrols as epoch {following}, and the frame names {epoch}"
+    return None
+
+
+def check_only_one(certificate: Certificate, others: Iterable[Certificate]) -> Why | None:
+    """Check that no other meter of the same batch enrols with the number or the public key of a certificate."""
+    for other in others:
+        if other.cti == certificate.cti:
+            detail = f"it enrols another meter of this uplink (cti {certificate.cti.hex()})"
+            return EnrolmentRefusal.ALREADY_ENROLLED, detail
+        if other.public == certificate.public:
+            return EnrolmentRefusal.CERTIFICATE_INVALID, "its public key is that of another meter of this uplink"
+    return None
+
+
+def check(certificate: Certificate, system_title: bytes, came_s: int, skew_s: int, standing: Standing) -> Why | None:
     """The first check that a certificate fails which a frame of ``system_title`` brought at Unix seconds ``came_s``.
 
     Its authority, its dates, its number, its title, its audience, its public key; None where all hold.
@@ -65,7 +82,7 @@ def check(
     )
 
 
-def _check_dates(certificate: Certificate, came_s: int, skew_s: int, authority: PinnedAuthority) -> _Refusal | None:
+def _check_dates(certificate: Certificate, came_s: int, skew_s: int, authority: PinnedAuthority) -> Why | None:
     if certificate.expires_s <= came_s:
         return EnrolmentRefusal.CERTIFICATE_EXPIRED, "its exp had passed when the frame was received"
     if authority.expires_s is not None and authority.expires_s <= came_s:
@@ -75,7 +92,7 @@ def _check_dates(certificate: Certificate, came_s: int, skew_s: int, authority: 
     return None
 
 
-def _check_number(certificate: Certificate, standing: Standing) -> _Refusal | None:
+def _check_number(certificate: Certificate, standing: Standing) -> Why | None:
     cti = certificate.cti.hex()
     if standing.is_revoked:
         return EnrolmentRefusal.CERTIFICATE_REVOKED, f"its authority revoked it (cti {cti})"
@@ -84,7 +101,7 @@ def _check_number(certificate: Certificate, standing: Standing) -> _Refusal | No
     return None
 
 
-def _check_holder(certificate: Certificate, system_title: bytes, standing: Standing) -> _Refusal | None:
+def _check_holder(certificate: Certificate, system_title: bytes, standing: Standing) -> Why | None:
     if certificate.system_title != system_title:
         other = certificate.system_title.hex()
         return EnrolmentRefusal.CERTIFICATE_INVALID, f"it is of {other}, and the frame of {system_title.hex()}"

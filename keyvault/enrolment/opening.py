@@ -11,27 +11,27 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.conf import settings
 
 from keyvault import master_key
-from keyvault.ciphers import KeptCiphers, key_row, open_keys
+from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import transfer_algorithm
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import lookups
-from keyvault.enrolment.certificate_checks import EnrolmentRefusal, check
+from keyvault.enrolment.certificate_checks import Why, check, check_epoch, check_only_one, not_awaited
 from keyvault.enrolment.certificates import Certificate, CertificateError, parse_certificate, verify
 from keyvault.enrolment.frames import EnrolmentFrame, parse_enrolment
 from keyvault.enrolment.lookups import AgreementVersion, Awaited, Known
 from keyvault.master_key import UnwrapError
 from keyvault.models import KeyState
-from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refusal, Refused
+from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refused
+from keyvault.refusals import EnrolmentRefusal, Refusal
 from keyvault.replay_window import Take
 from keyvault.replay_window_store import ContendedError, CountedKey, know_foreseen, read_keys
 from keyvault.schemes.agreed import AGREED, AgreementError, check_public
 from keyvault.schemes.lines import KeyInputs
 from keyvault.schemes.table import USUAL
-
-_Why = tuple[Refusal | EnrolmentRefusal, str]
 
 
 class Enrolling(NamedTuple):
@@ -77,7 +77,13 @@ class _Claimed(NamedTuple):
 class _RefusedError(Exception):
     def __init__(self, reason: Refusal | EnrolmentRefusal, detail: str) -> None:
         super().__init__(detail)
-        self.why: _Why = (reason, detail)
+        self.why: Why = (reason, detail)
+
+
+def _refuse(why: Why | None) -> None:
+    """Refuse the frame if a check failed."""
+    if why is not None:
+        raise _RefusedError(*why)
 
 
 def open_enrolments(opening: Opening, uplinks: Sequence[Frames], came_s: Sequence[int]) -> dict[bytes, Enrolling]:
@@ -201,16 +207,18 @@ class _Batch:
         if self._is_of_its_certificate(one):
             raise ContendedError("its meter enrolled by this certificate after its keys were read")
         title, epoch = one.frame.kid[:8], int.from_bytes(one.frame.kid[8:], "big")
-        awaited = self._awaited(title, epoch)
+        awaited = self._known.awaited.get(title)
+        newest = self._known.epochs.get(title)
+        if awaited is None:
+            raise _RefusedError(*not_awaited(title, newest))
+        _refuse(check_epoch(newest, epoch))
         self._check_algorithm(one, transfer_algorithm(awaited.algorithm))
         certificate = self._certificates[one.octets]
         if isinstance(certificate, str):
             raise _RefusedError(EnrolmentRefusal.CERTIFICATE_INVALID, certificate)
-        why = check(certificate, title, one.came_s, settings.CLOCK_SKEW_S, self._known.standing(certificate))
-        if why is not None:
-            raise _RefusedError(*why)
+        _refuse(check(certificate, title, one.came_s, settings.CLOCK_SKEW_S, self._known.standing(certificate)))
         authority = self._known.authorities[certificate.signed.kid]
-        self._check_others(certificate)
+        _refuse(check_only_one(certificate, (other.certificate for other in self.enrolling.values())))
         try:
             verify(certificate.signed, authority.public)
             check_public(certificate.public)
@@ -221,28 +229,6 @@ class _Batch:
         self._keys[one.frame.kid] = CountedKey(settings.COUNTER_GAP_RUNS, row, None, -1, 0)
         self.enrolling[one.frame.kid] = Enrolling(certificate, one.octets, authority.id, version.id, awaited, cipher)
         return self._opened_frame(one.place, one.frame.kid, one.frame.counter, plaintext)
-
-    def _check_others(self, certificate: Certificate) -> None:
-        """A number, and a public key, stand for one meter among those that this batch enrols, too."""
-        others = [one.certificate for one in self.enrolling.values()]
-        if any(other.cti == certificate.cti for other in others):
-            detail = f"it enrols another meter of this uplink (cti {certificate.cti.hex()})"
-            raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
-        if any(other.public == certificate.public for other in others):
-            detail = "its public key is that of another meter of this uplink"
-            raise _RefusedError(EnrolmentRefusal.CERTIFICATE_INVALID, detail)
-
-    def _awaited(self, title: bytes, epoch: int) -> Awaited:
-        awaited, newest = self._known.awaited.get(title), self._known.epochs.get(title)
-        if awaited is None and newest is None:
-            raise _RefusedError(Refusal.UNKNOWN_DEVICE, f"no meter of system title {title.hex()} awaits enrolment")
-        if awaited is None:
-            detail = "the meter has keys: an operator must let it enrol again (manage.py authority allow)"
-            raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
-        following = (newest or 0) + 1
-        if epoch != following:
-            raise _RefusedError(Refusal.UNKNOWN_EPOCH, f"it enrols as epoch {following}, and the frame names {epoch}")
-        return awaited
 
     def _open_with_any(
         self, one: _Claimed, certificate: Certificate

@@ -5,11 +5,11 @@ from typing import Any
 
 import cbor2
 
-from keyvault.ciphers import open_keys
 from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import DeviceKey
 from tests.builders import senml_payload
 from tests.concentrators.fleet import Device

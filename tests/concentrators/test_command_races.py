@@ -10,9 +10,9 @@ from concentrators.commands import downlink, queue
 from concentrators.ingest import verification
 from concentrators.models import Command, Concentrator, Uplink
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import DeviceKey
 from tests.concentrators.fleet import NOW, Device, commission, outcome, post, verified
 from tests.concentrators.ingest.test_races import _deadlocks, at_once, verify_all

@@ -9,10 +9,10 @@ from django.utils import timezone
 from concentrators.commands import downlink, rollouts
 from concentrators.models import Command, Concentrator, RotationWave, WaveState
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.cose.kdf import derived_device_key
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey, create_fleet_key
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import AuditRecord, DeviceKey, FleetKey
 from tests.concentrators.fleet import Device, commission, judged
 from tests.concentrators.obedient import Receiver

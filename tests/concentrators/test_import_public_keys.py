@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.core.management import CommandError, call_command
 
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import agreement_keys
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment_models import AwaitedEnrolment
 from keyvault.models import AgreementKey, AuditRecord, DeviceKey, DevicePublicKey
 from keyvault.schemes import agreed

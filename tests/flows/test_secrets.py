@@ -26,10 +26,10 @@ from concentrators.commands import queue
 from concentrators.fleet import tokens
 from concentrators.models import Assignment
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import DeviceKey
 from meters.models import Place
 from tests.concentrators.fleet import NOW, Device

@@ -12,11 +12,11 @@ from concentrators.models import Concentrator
 from keyvault import approvals, master_key
 from keyvault.approvals import ApprovalError, Person
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, provisioning
 from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.epochs import EpochError
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.master_key import MasterKeyError, census, rewrap, trial
 from keyvault.models import AgreementKey, AgreementState, AuditRecord, DeviceKey, DevicePublicKey, KeySource, KeyState
 from keyvault.schemes.agreed import agree, agreed_device_key

@@ -10,9 +10,9 @@ from django.utils import timezone
 from concentrators.commands import queue
 from concentrators.models import Concentrator
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.epochs import EpochError
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeySource, KeyState
 from keyvault.schemes.table import SCHEMES, SchemeError
 from tests.concentrators.fleet import Device, commission, judged

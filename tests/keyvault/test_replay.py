@@ -30,7 +30,6 @@ from concentrators.models import (
 from keyvault import backups, journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import (
     agreement_cut_off,
     agreement_keys,
@@ -47,6 +46,7 @@ from keyvault.device_keys.provisioning import (
     provision_stored,
     set_key_state,
 )
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.certificates import revoke
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate

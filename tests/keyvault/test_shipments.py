@@ -15,7 +15,6 @@ from django.db import DatabaseError
 
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import epochs, key_export, provisioning, shipments
 from keyvault.device_keys import shipment_file as shipmentfile
 from keyvault.device_keys.provisioning import (
@@ -28,6 +27,7 @@ from keyvault.device_keys.provisioning import (
 from keyvault.device_keys.shipment_file import ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.shipments import ShipmentReport
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
 from keyvault.schemes.table import SCHEMES
 from tests.keyvault.agreeing import agreement_key

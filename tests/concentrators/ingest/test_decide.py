@@ -10,7 +10,7 @@ import pytest
 
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest.facts import Earlier
-from keyvault.enrolment.certificate_checks import EnrolmentRefusal
+from keyvault.refusals import EnrolmentRefusal
 from meters.readings.obis import COMMAND_DONE
 from tests.builders import KNOWN_TIME_S, pack
 from tests.concentrators.ingest.deciding import (
@@ -158,7 +158,7 @@ def documented() -> dict[str, tuple[str, str]]:
 
 def test_the_table_names_every_verdict_and_so_does_the_document() -> None:
     every = {"accepted", "duplicate", *FailureKind}
-    assert {case.verdict for case in CASES} == every - set(EnrolmentRefusal)  # tests/keyvault/enrolment/test_checks.py
+    assert {case.verdict for case in CASES} == every - set(EnrolmentRefusal)  # tests/keyvault/enrolment/test_certificate_checks.py
     assert set(documented()) == every
 
 

@@ -10,8 +10,8 @@ from pytest_django import DjangoDbBlocker
 
 from concentrators.ingest import verification
 from concentrators.models import Concentrator, Uplink
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.certificates import revoke
 from keyvault.enrolment_models import AwaitedEnrolment, Enrolment, RevokedCertificate

@@ -13,8 +13,8 @@ from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, Uplink
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import provisioning
-from keyvault.enrolment.certificate_checks import EnrolmentRefusal
 from keyvault.models import KeyState
+from keyvault.refusals import EnrolmentRefusal
 from meters.models import MeterStatus
 from tests.builders import senml_payload
 from tests.concentrators.fleet import ENERGY, NOW, START_S, Device, commission, outcome, post, verified

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from keyvault.enrolment.certificate_checks import EnrolmentRefusal, PinnedAuthority, Standing, check
+from keyvault.enrolment.certificate_checks import PinnedAuthority, Standing, check
 from keyvault.enrolment.certificates import Certificate, parse_certificate
+from keyvault.refusals import EnrolmentRefusal
 from tests.builders import KNOWN_TIME_S, KNOWN_TITLE
 from tests.keyvault.enrolment.test_certificates import AUTHORITY_PUBLIC, CERTIFICATE, EXPIRES_S, ISSUER
 

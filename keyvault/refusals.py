@@ -1,0 +1,24 @@
+"""Why a frame was not opened, and why a meter was not enrolled: the verdicts that keyvault gives. Pure."""
+
+from enum import StrEnum
+
+
+class Refusal(StrEnum):
+    """Why a frame was not opened, in the order of the checks."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_DEVICE = "unknown_device"
+    UNKNOWN_EPOCH = "unknown_epoch"
+    KEY_RETIRED = "key_retired"
+    ALGORITHM_MISMATCH = "algorithm_mismatch"
+    TAG_INVALID = "tag_invalid"
+    PARKED = "parked"  # a fault of the head-end: the stored key does not open
+
+
+class EnrolmentRefusal(StrEnum):
+    """Why a meter was not enrolled by its certificate."""
+
+    CERTIFICATE_INVALID = "certificate_invalid"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_REVOKED = "certificate_revoked"
+    ALREADY_ENROLLED = "already_enrolled"
