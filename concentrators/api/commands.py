@@ -13,8 +13,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.core import step_up
-from concentrators.api.authentication import Rate, concentrator_id
+from concentrators.api.authentication import concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView
+from concentrators.api.throttling import Rate
 from concentrators.commands import downlink, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import OperatorOrder

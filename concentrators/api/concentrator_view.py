@@ -6,7 +6,8 @@ from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from concentrators.api.authentication import BearerTokenAuthentication, IsConcentrator, Rate, RateThrottle
+from concentrators.api.authentication import BearerTokenAuthentication, IsConcentrator
+from concentrators.api.throttling import Rate, RateThrottle
 
 
 class TooLarge(exceptions.APIException):

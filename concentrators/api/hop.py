@@ -12,9 +12,10 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.api.authentication import Rate, concentrator_id
+from concentrators.api.authentication import concentrator_id
 from concentrators.api.commands import CBOR_SEQUENCE, CborSequenceRenderer
 from concentrators.api.concentrator_view import ConcentratorView
+from concentrators.api.throttling import Rate
 from concentrators.fleet import concentrator_keys, hop_failures, hop_key_sets
 from concentrators.fleet.hop_failures import (
     COUNT_MAX,

@@ -14,8 +14,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from concentrators import tasks
-from concentrators.api.authentication import Rate, concentrator_id
+from concentrators.api.authentication import concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
+from concentrators.api.throttling import Rate
 from concentrators.ingest import backlog, fair_shares, reception
 from concentrators.ingest.fair_shares import Share
 from concentrators.models import Uplink

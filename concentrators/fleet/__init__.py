@@ -1,1 +1,1 @@
-"""Concentrators, their tokens, and their meters."""
+"""Concentrators: registry, tokens, their own keys, the meters assigned to them, and imports of both from tables."""

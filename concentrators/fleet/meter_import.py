@@ -22,7 +22,7 @@ from keyvault.device_keys import inventory
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import USUAL, SchemeError
-from meters.registry.import_plan import Enrolment, enrol, plan_enrolment
+from meters.registry.import_plan import ImportPlan, carry_out, plan_import
 from meters.registry.meter_file import MeterLine, read_meter_file
 
 REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError)
@@ -62,7 +62,7 @@ def import_meters(
         master_key.current()
     report = MeterImportReport()
     with transaction.atomic():
-        plan = plan_enrolment(lines, now, update=update, done=lambda count: progress("checking", count, len(lines)))
+        plan = plan_import(lines, now, update=update, done=lambda count: progress("checking", count, len(lines)))
         concentrators = {row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})}
         moving = _check(plan, concentrators, update=update)
         standing = [(change.line, change.meter) for change in plan.changed] + plan.unchanged
@@ -86,7 +86,7 @@ def import_meters(
         ]
         if moving or lengths:
             totals.lock()  # as in ``assign``: before changes of meters advance the registry's generation
-        added = enrol(plan, now, done=lambda count: progress("enrolling", count, len(plan.new) + len(plan.changed)))
+        added = carry_out(plan, now, done=lambda count: progress("enrolling", count, len(plan.new) + len(plan.changed)))
         if keys.make:
             report.keyed, report.awaited = first_keys.give([*plan.new, *key_plan.late], keys, actor, now, progress)
         _assign_new(plan.new, added, concentrators, now)
@@ -120,7 +120,7 @@ def import_file(
     return report
 
 
-def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: bool) -> dict[int, Concentrator]:
+def _check(plan: ImportPlan, concentrators: dict[str, Concentrator], *, update: bool) -> dict[int, Concentrator]:
     """Report lines with an impossible concentrator; return registered meters that move, with their new ones."""
     standing = [(change.line, change.meter) for change in plan.changed] + plan.unchanged
     for line in (*plan.new, *(line for line, _ in standing)):
@@ -143,7 +143,7 @@ def _check(plan: Enrolment, concentrators: dict[str, Concentrator], *, update: b
     return moving
 
 
-def _check_titles(plan: Enrolment) -> None:
+def _check_titles(plan: ImportPlan) -> None:
     """Add lines whose title is that of a concentrator: a title belongs to a meter or a concentrator, never both."""
     held = {
         bytes(row.system_title or b""): f"is that of concentrator {row}"

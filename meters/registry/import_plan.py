@@ -29,7 +29,7 @@ class MeterChange:
 
 
 @dataclass
-class Enrolment:
+class ImportPlan:
     """What a file comes to: lines of new meters, of meters to change, of meters that stand as they are."""
 
     new: list[MeterLine] = field(default_factory=list)
@@ -38,21 +38,21 @@ class Enrolment:
     bad: list[BadLine] = field(default_factory=list)
 
 
-def plan_enrolment(
+def plan_import(
     lines: Sequence[MeterLine], now: datetime, *, update: bool, done: Callable[[int], None] = lambda count: None
-) -> Enrolment:
+) -> ImportPlan:
     """Holds lines against the registry, a fixed number of queries per chunk; ``done`` hears of each chunk.
 
     A meter that stands must be told of alike, or ``update`` given; serial numbers never change.
     """
-    plan = Enrolment()
+    plan = ImportPlan()
     for chunk in chunks(lines):
         _plan_chunk(plan, chunk, now, update=update)
         done(len(chunk))
     return plan
 
 
-def _plan_chunk(plan: Enrolment, chunk: Sequence[MeterLine], now: datetime, *, update: bool) -> None:
+def _plan_chunk(plan: ImportPlan, chunk: Sequence[MeterLine], now: datetime, *, update: bool) -> None:
     meters = {
         bytes(meter.system_title): meter
         for meter in Meter.objects.filter(system_title__in=[line.system_title for line in chunk])
@@ -109,7 +109,7 @@ def _at_standing_place(line: MeterLine, places: dict[str, Place]) -> MeterLine:
 
 
 def _plan_standing(
-    plan: Enrolment,
+    plan: ImportPlan,
     line: MeterLine,
     meter: Meter,
     installation: Installation | None,
@@ -155,7 +155,7 @@ def _taken(place: str | None, at_place: dict[str, list[Installation]], at: datet
     return ""
 
 
-def enrol(plan: Enrolment, now: datetime, done: Callable[[int], None] = lambda count: None) -> dict[bytes, int]:
+def carry_out(plan: ImportPlan, now: datetime, done: Callable[[int], None] = lambda count: None) -> dict[bytes, int]:
     """Does what was planned; gives the ids of new meters by system title. Wants the caller's transaction.
 
     Another interval length of a registered meter is left to the caller: totals move with it.

@@ -8,9 +8,10 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from pytest_django import Settings
 
-from concentrators.api import authentication
-from concentrators.api.authentication import BearerTokenAuthentication, RateThrottle
+from concentrators.api import throttling
+from concentrators.api.authentication import BearerTokenAuthentication
 from concentrators.api.concentrator_view import ConcentratorView
+from concentrators.api.throttling import RateThrottle
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator
 from tests.concentrators.test_api import CBOR_SEQUENCE
@@ -47,7 +48,7 @@ IDS = [f"{method} {name}" for name, method, _ in DOORS]
 @pytest.fixture(autouse=True)
 def emptied(db: None) -> None:
     """Redis outlives the rows of a test."""
-    authentication._limiter().storage.reset()
+    throttling._limiter().storage.reset()
 
 
 @pytest.fixture

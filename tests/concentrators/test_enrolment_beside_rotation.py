@@ -3,8 +3,8 @@
 import pytest
 
 from concentrators.models import Concentrator
-from keyvault.ciphers import open_keys
 from keyvault.device_keys import agreement_keys, epochs
+from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.models import DeviceKey
 from tests.concentrators.enrolling import OFFICER, Newcomer, pin

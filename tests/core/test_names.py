@@ -15,7 +15,7 @@ from ami_headend.core import names
 from ami_headend.core.names import UnreadableNameError, alike, check, tidy
 from concentrators.models import Concentrator
 from meters.models import Installation, Place
-from meters.registry.import_plan import enrol, plan_enrolment
+from meters.registry.import_plan import carry_out, plan_import
 from meters.registry.lookup import look_up
 from meters.registry.meter_file import MeterLine
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -99,10 +99,10 @@ class TestDoors:
     def test_a_table_finds_the_place_that_stands_under_its_other_spelling(self) -> None:
         place, now = Place.objects.create(name="Haus-1"), timezone.now()
         line = MeterLine(2, bytes(8), "SN-9", place="haus\u20111")
-        enrol(plan_enrolment([line], now, update=False), now)
+        carry_out(plan_import([line], now, update=False), now)
         assert Installation.objects.get().place == place
         assert Place.objects.count() == 1
-        [bad] = plan_enrolment([MeterLine(3, bytes(7) + b"1", "sn\u20119")], now, update=False).bad
+        [bad] = plan_import([MeterLine(3, bytes(7) + b"1", "sn\u20119")], now, update=False).bad
         assert "serial number sn\u20119 is registered with system title 0000000000000000" in bad.reason
 
     @pytest.mark.parametrize(

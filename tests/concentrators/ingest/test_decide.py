@@ -158,7 +158,8 @@ def documented() -> dict[str, tuple[str, str]]:
 
 def test_the_table_names_every_verdict_and_so_does_the_document() -> None:
     every = {"accepted", "duplicate", *FailureKind}
-    assert {case.verdict for case in CASES} == every - set(EnrolmentRefusal)  # tests/keyvault/enrolment/test_certificate_checks.py
+    # Those of enrolment are in tests/keyvault/enrolment/test_certificate_checks.py.
+    assert {case.verdict for case in CASES} == every - set(EnrolmentRefusal)
     assert set(documented()) == every
 
 
