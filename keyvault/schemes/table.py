@@ -27,6 +27,9 @@ SCHEMES: Table[Scheme] = Table(
     # Of a meter of scheme hop its events alone come in frames of its own: its concentrator reports what it measured.
     Scheme("hop", 3, CCM_ENVELOPE.name, "events", _ANY_SOURCE, "trusted at the concentrator"),
     Scheme("sealed", 4, SEALED_ENVELOPE.name, "plain", _ANY_SOURCE),
+    Scheme("ccm + signed", 5, CCM_ENVELOPE.name, "signed", _ANY_SOURCE),
+    Scheme("session + signed", 7, SESSION_ENVELOPE.name, "signed", _ANY_SOURCE),
+    Scheme("sealed + signed", 8, SEALED_ENVELOPE.name, "signed", _ANY_SOURCE),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other

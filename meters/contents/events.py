@@ -39,7 +39,7 @@ class EventsReader:
         """The events of a pack, or PayloadError: see Reader. A reading is algorithm_mismatch."""
         for record, register in named_registers(payload, system_title, self._registers):
             if register is not None and not register.is_event:
-                detail = f"{record.name[:80]} is a reading, and frames of hop meters, or that enrol, bring events alone"
+                detail = f"{record.name[:80]} is a reading, and this frame may bring events alone (unless it is signed)"
                 raise PayloadError(PayloadRefusal.ALGORITHM_MISMATCH, detail)
         return read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)[1]
 

@@ -5,8 +5,9 @@ from meters.contents.events import EVENTS
 from meters.contents.lines import Catalogue, Content, Reader
 from meters.contents.plain import PLAIN
 from meters.contents.report import REPORT
+from meters.contents.signed import SIGNED
 
-CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT)
+CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT, SIGNED)
 
 
 class Readers(dict[str, Reader]):
