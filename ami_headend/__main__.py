@@ -11,6 +11,8 @@ from environs import EnvError
 
 # These start their own PostgreSQL and Redis if none is configured. Other commands use those with AMI_LOCAL=1.
 LOCAL_COMMANDS = ("up", "demo")
+# Programs of others than the head-end's owner, each with settings of its own: they need nothing of the head-end.
+_OWN_SETTINGS = {"mask_authority": "mask_authority.settings"}
 _REQUIRED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
 
 
@@ -19,9 +21,12 @@ def main() -> None:
     code 1.
     """
     gc.disable()  # until the apps are loaded (ami_headend.apps): there is no garbage yet, and looking costs a fifth
+    own = _OWN_SETTINGS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if own:
+        os.environ["DJANGO_SETTINGS_MODULE"] = own
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ami_headend.settings")
     try:
-        if _is_local(sys.argv[1:]):
+        if not own and _is_local(sys.argv[1:]):
             _run_locally()
         else:
             execute_from_command_line(sys.argv)
