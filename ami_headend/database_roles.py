@@ -26,7 +26,7 @@ _UNUSUAL = {
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
     "keyvault_agreementkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
-    "keyvault_authority": "SELECT, INSERT, UPDATE",  # pinned for good; UPDATE locks its row against a revocation
+    "keyvault_authority": "SELECT, INSERT, UPDATE",  # UPDATE also locks its row against a revocation
     "keyvault_enrolment": "SELECT, INSERT",  # a certificate enrols once
     "keyvault_revokedcertificate": "SELECT, INSERT",
     "keyvault_devicepublickey": "SELECT, INSERT",  # the public key of a meter never changes

@@ -23,12 +23,14 @@ EXPORT = "keys.export"
 DESTROY = "master_key.destroy"
 CUT_OFF_AGREEMENT_KEY = "agreement_key.cut_off"
 PIN_AUTHORITY = "authority.pin"
+UNPIN_AUTHORITY = "authority.unpin"
 
 _NEEDED_RIGHT = {
     EXPORT: rights.EXPORT_KEYS,
     DESTROY: rights.DESTROY_MASTER_KEY,
     CUT_OFF_AGREEMENT_KEY: rights.COMPROMISE,
     PIN_AUTHORITY: rights.PROVISION,
+    UNPIN_AUTHORITY: rights.PROVISION,
 }
 
 
@@ -164,6 +166,8 @@ def describe(approval: Approval) -> str:
         return f"export the keys of {devices}, wrapped under transport key {subject['transport_key']}"
     if approval.act == PIN_AUTHORITY:
         return f"let authority {subject['issuer']} ({subject['public']}) vouch for the keys of meters"
+    if approval.act == UNPIN_AUTHORITY:
+        return f"unpin authority {subject['issuer']} ({subject['public']}): its certificates enrol no meter any more"
     if approval.act == CUT_OFF_AGREEMENT_KEY:
         return f"cut off version {subject['version']} of agreement key {subject['agreement_key']}, and all keys of it"
     return f"destroy version {subject['version']} of the master key"

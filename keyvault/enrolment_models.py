@@ -6,10 +6,11 @@ from keyvault.schemes.table import USUAL
 
 
 class Authority(models.Model):
-    """An authority that vouches for the public keys of meters: its Ed25519 public key (32 octets), pinned for good.
+    """An authority that vouches for the public keys of meters: its Ed25519 public key (32 octets), pinned by an act.
 
-    Certificates name it by ``kid``. ``expires_at`` is when its certificates are taken no longer, if ever. ``mac`` keeps
-    whoever writes to the database alone from pinning an authority of their own.
+    Certificates name it by ``kid``. ``expires_at`` is when its certificates are taken no longer, if ever;
+    ``unpinned_at`` says since when it vouches no more, until it is pinned again. ``mac`` keeps whoever writes to the
+    database alone from pinning an authority of their own.
     """
 
     kid = models.BinaryField(max_length=64, unique=True, help_text="how certificates name it (COSE label 4)")
@@ -17,6 +18,7 @@ class Authority(models.Model):
     public = models.BinaryField(max_length=32, help_text="Ed25519 public key, 32 octets (RFC 8032)")
     pinned_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True)
+    unpinned_at = models.DateTimeField(null=True)
     mac = models.BinaryField(default=b"", max_length=32, help_text="of all this, under the audit key")
 
     class Meta:

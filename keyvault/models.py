@@ -4,6 +4,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.fields.json import KeyTextTransform
 
 from keyvault import enrolment_models as enrolment_models  # noqa: PLC0414 - Django finds its models by this import
 from keyvault.cose.algorithms import AES_CCM_16_64_128
@@ -281,7 +282,15 @@ class AuditRecord(models.Model):
 
     class Meta:
         permissions = [("export_auditrecord", "Can verify and export the audit record")]
-        indexes = [models.Index(fields=["-at"], name="audit_by_time")]
+        indexes = [
+            models.Index(fields=["-at"], name="audit_by_time"),
+            models.Index(
+                KeyTextTransform("kid", "subject"),
+                F("number").desc(),
+                name="audit_of_authority",
+                condition=Q(act__in=["authority.pin", "authority.unpin"]),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.number} {self.act} by {self.actor}"

@@ -22,6 +22,7 @@ from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure
 from keyvault import master_key
 from keyvault.models import DeviceKey
 from meters.models import Meter
+from tests.concentrators import enrolling
 from tests.test_admin import fill, first_of
 
 pytestmark = pytest.mark.django_db
@@ -139,6 +140,11 @@ PAGES = [
     Door("admin:enrolment", {OPERATOR, OFFICER, AUDITOR}),
     Door("admin:enrolment-allow", {OFFICER}),
     Door("admin:enrolment-allow", {OFFICER}, "post", (), {"act": "allow"}),
+    Door("admin:authority-unpin", {OFFICER}, of=(enrolling.KID.hex(),)),
+    *(
+        Door("admin:authority-unpin", {OFFICER}, "post", (enrolling.KID.hex(),), {"act": act})
+        for act in ("ask", "unpin")
+    ),
     Door("admin:master-key", {OFFICER, AUDITOR}),
     *(Door("admin:master-key", {OFFICER}, "post", (), {"act": act}) for act in ("stop", "resume", "rotate")),
     Door("admin:master-key-destroy", {OFFICER}, of=(1,)),
@@ -235,6 +241,7 @@ def rows(settings: Settings, tmp_path: Path) -> None:
     settings.MASTER_KEY_FILE = tmp_path / "master.keys"
     master_key.init(settings.MASTER_KEY_FILE)
     fill(1)
+    enrolling.pin()
     RotationWave.objects.create(name="spring", rate_per_hour=1, failure_budget=1, created_by="tester")
     journal.record(SignInOutcome.SIGNED_IN, "someone", "")
     now = timezone.now()

@@ -22,6 +22,7 @@ from ami_headend.console.keys.compromise import CompromisePage
 from ami_headend.console.keys.enrolment import AllowEnrolmentPage, EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
+from ami_headend.console.keys.unpinning import UnpinPage
 from ami_headend.console.keys.wave import WavePage
 from ami_headend.console.keys.waves import NewWavePage, WavesPage
 from ami_headend.console.meter import MeterGapsExport, MeterPage
@@ -63,6 +64,7 @@ PAGES: list[type[ConsolePage]] = [
     CompromisePage,
     EnrolmentPage,
     AllowEnrolmentPage,
+    UnpinPage,
     MasterKeyPage,
     DestroyPage,
     WavesPage,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import transaction
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from ami_headend.core.sql import execute, int_array, octets_array
@@ -50,9 +50,10 @@ class Revoked(NamedTuple):
 
 
 def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
-    """Let an authority vouch for the keys of meters, for good. AuthorityError where its kid or key stands already.
+    """Let an authority vouch for the keys of meters. AuthorityError where its kid or key stands already.
 
-    Spends a second person's approval where one is required: ApprovalError.
+    One that was unpinned is pinned again under its old kid with its old key alone. Spends a second person's approval
+    where one is required: ApprovalError.
     """
     subject = approval_subject(authority)
     with transaction.atomic():
@@ -60,16 +61,62 @@ def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
         if other := Authority.objects.filter(public=authority.public).exclude(kid=authority.kid).first():
             raise AuthorityError(f"an authority {other} is pinned with this public key already")
         chain.record(actor, approvals.PIN_AUTHORITY, {**subject, **spent})  # one at a time from here on
-        standing = Authority.objects.filter(kid=authority.kid).first()
+        standing = Authority.objects.select_for_update().filter(kid=authority.kid).first()
         if standing is not None and standing.mac:  # a row from before authorities had one is pinned by this act
-            raise AuthorityError(f"an authority {standing} is pinned under this kid already")
-        expires_s = None if authority.expires_at is None else int(authority.expires_at.timestamp())
-        mac = lookups.seal_authority(*authority[:3], expires_s)
-        fields = {"issuer": authority.issuer, "public": authority.public, "expires_at": authority.expires_at}
-        row, _ = Authority.objects.update_or_create(
-            kid=authority.kid, defaults={**fields, "pinned_at": now, "mac": mac}
-        )
-        journal.append("authority", [*authority[:3], int(now.timestamp()), expires_s, mac])
+            if standing.unpinned_at is None:
+                raise AuthorityError(f"an authority {standing} is pinned under this kid already")
+            if bytes(standing.public) != authority.public:
+                raise AuthorityError(f"this kid was of an authority {standing} with another key: take another kid")
+        return _write(authority, now, None)
+
+
+def unpin(kid: bytes, actor: Actor, now: datetime) -> Authority:
+    """Take an authority's word no more: its certificates enrol no meter from now on; what they enrolled stands.
+
+    AuthorityError where none is pinned under this kid. Spends a second person's approval where one is required:
+    ApprovalError.
+    """
+    with transaction.atomic():
+        row = Authority.objects.select_for_update().get(pk=pinned(kid).pk)
+        subject = unpin_subject(row)
+        spent = approvals.use(approvals.UNPIN_AUTHORITY, subject, now)
+        chain.record(actor, approvals.UNPIN_AUTHORITY, {**subject, **spent})
+        if row.unpinned_at is not None:
+            raise AuthorityError(f"authority {kid_text(kid)} was unpinned meanwhile")
+        authority = PublicAuthority(bytes(row.kid), row.issuer, bytes(row.public), row.expires_at)
+        return _write(authority, row.pinned_at, now)
+
+
+def pinned(kid: bytes) -> Authority:
+    """The authority that is pinned under a kid; AuthorityError where none is."""
+    row = Authority.objects.filter(kid=kid, unpinned_at=None).first()
+    if row is None:
+        raise AuthorityError(f"no authority {kid_text(kid)} is pinned")
+    return row
+
+
+def unpin_subject(authority: Authority) -> dict[str, Any]:
+    """What a second person approves: that exactly this authority is unpinned."""
+    return {"kid": bytes(authority.kid).hex(), "issuer": authority.issuer, "public": bytes(authority.public).hex()}
+
+
+def _write(authority: PublicAuthority, pinned_at: datetime, unpinned_at: datetime | None) -> Authority:
+    """Write an authority's row with its MAC, and what the journal is to know of it."""
+    expires_s = None if authority.expires_at is None else int(authority.expires_at.timestamp())
+    unpinned_s = None if unpinned_at is None else int(unpinned_at.timestamp())
+    mac = lookups.seal_authority(*authority[:3], expires_s, unpinned_s)
+    row, _ = Authority.objects.update_or_create(
+        kid=authority.kid,
+        defaults={
+            "issuer": authority.issuer,
+            "public": authority.public,
+            "expires_at": authority.expires_at,
+            "pinned_at": pinned_at,
+            "unpinned_at": unpinned_at,
+            "mac": mac,
+        },
+    )
+    journal.append("authority", [*authority[:3], int(pinned_at.timestamp()), expires_s, mac, unpinned_s])
     return row
 
 
@@ -93,10 +140,10 @@ def approval_subject(authority: PublicAuthority) -> dict[str, Any]:
 
 
 def listed() -> QuerySet[Authority]:
-    """The pinned authorities by name, with how many meters each enrolled, and how many certificates it revoked."""
+    """The authorities by name, pinned ones first, with how many meters each enrolled, and how many it revoked."""
     return Authority.objects.annotate(
         enrolments=_count(Enrolment.objects.all()), revocations=_count(RevokedCertificate.objects.all())
-    ).order_by("issuer", "pk")
+    ).order_by(F("unpinned_at").asc(nulls_first=True), "issuer", "pk")
 
 
 def _count(rows: QuerySet[Any]) -> Coalesce:

@@ -12,5 +12,5 @@ def expiring(by: datetime, now: datetime) -> QuerySet[Authority]:
 
     Of certificates nothing is known before they enrol a meter, and afterwards their end means nothing.
     """
-    soon = Authority.objects.filter(expires_at__lte=by).order_by("expires_at", "pk")
+    soon = Authority.objects.filter(expires_at__lte=by, unpinned_at=None).order_by("expires_at", "pk")
     return soon if AwaitedEnrolment.objects.exists() else soon.filter(expires_at__gt=now)

@@ -14,13 +14,17 @@ _OF_NEWEST = """NOT EXISTS (SELECT 1 FROM keyvault_enrolment n
 
 
 class AuthorityRow(NamedTuple):
-    """A pinned authority: its Ed25519 public key (32 octets), and the meters and certificates that it vouched for."""
+    """An authority: its Ed25519 public key (32 octets), and the meters and certificates that it vouched for.
+
+    ``unpinned_at`` is None as long as it is pinned.
+    """
 
     issuer: str
     kid: bytes
     public: bytes
     pinned_at: datetime
     expires_at: datetime | None
+    unpinned_at: datetime | None
     enrolled: int
     revoked: int
 
@@ -85,6 +89,7 @@ def standing(now: datetime, limit: int) -> EnrolmentStanding:
             bytes(row.public),
             row.pinned_at,
             row.expires_at,
+            row.unpinned_at,
             row.enrolments,  # type: ignore[attr-defined]  # annotated
             row.revocations,  # type: ignore[attr-defined]
         )

@@ -6,12 +6,18 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
+from keyvault import approvals
 from keyvault.audit import chain
 from keyvault.device_keys import public_keys
 from keyvault.enrolment.certificate_checks import PinnedAuthority, Standing
 from keyvault.enrolment.certificates import Certificate
 
 logger = logging.getLogger(__name__)
+
+# The last act on an authority ``a``, as the audit chain says; an index finds it.
+_LAST_ACT = f"""(SELECT r.act FROM keyvault_auditrecord r
+                 WHERE r.act IN ('{approvals.PIN_AUTHORITY}', '{approvals.UNPIN_AUTHORITY}')
+                   AND r.subject ->> 'kid' = encode(a.kid, 'hex') ORDER BY r.number DESC LIMIT 1)"""
 
 
 class Awaited(NamedTuple):
@@ -69,8 +75,9 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     """Read it, in the caller's transaction: authorities stay until that ends, so that a revocation waits."""
     named, numbers = octets_array(titles), octets_array(one.cti for one in certificates)
     authorities = fetch_rows(
-        """SELECT kid, id, issuer, public, floor(extract(epoch FROM expires_at))::bigint, mac FROM keyvault_authority
-           WHERE kid = ANY(%s::bytea[]) FOR SHARE""",
+        f"""SELECT kid, id, issuer, public, floor(extract(epoch FROM expires_at))::bigint,
+                   floor(extract(epoch FROM unpinned_at))::bigint, mac, {_LAST_ACT} FROM keyvault_authority a
+            WHERE kid = ANY(%s::bytea[]) FOR SHARE OF a""",
         octets_array({one.signed.kid for one in certificates}),
     )
     versions = fetch_rows(
@@ -114,19 +121,30 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     )
 
 
-def seal_authority(kid: bytes, issuer: str, public: bytes, expires_s: int | None) -> bytes:
-    """The MAC (32 octets) that an authority is pinned with; AuditError where the audit key does not open."""
-    return chain.seal("authority", [kid, issuer, public, expires_s])
+def seal_authority(
+    kid: bytes, issuer: str, public: bytes, expires_s: int | None, unpinned_s: int | None = None
+) -> bytes:
+    """The MAC (32 octets) that an authority is pinned or unpinned with; AuditError where the audit key does not open.
+
+    Times are Unix seconds.
+    """
+    unpinned = [] if unpinned_s is None else [unpinned_s]
+    return chain.seal("authority", [kid, issuer, public, expires_s, *unpinned])
 
 
 def _pinned(rows: Collection[Sequence[Any]]) -> dict[bytes, PinnedAuthority]:
-    """The authorities that were pinned by an act, by kid; others were put into the table, and are left out."""
+    """The authorities that were pinned by an act, by kid; others were put into the table, and are left out.
+
+    The last act in the audit chain counts, too: a row from before its authority was unpinned has a good MAC.
+    """
     found = {}
-    for kid, number, issuer, public, expires_s, mac in rows:
-        if hmac.compare_digest(mac, seal_authority(kid, issuer, public, expires_s)):
-            found[kid] = PinnedAuthority(number, issuer, public, expires_s)
-        else:
+    for kid, number, issuer, public, expires_s, unpinned_s, mac, last_act in rows:
+        if not hmac.compare_digest(mac, seal_authority(kid, issuer, public, expires_s, unpinned_s)):
             logger.error("authority %r was pinned by nobody, or its row was changed: it vouches for no key", kid)
+        elif unpinned_s is None and last_act == approvals.UNPIN_AUTHORITY:
+            logger.error("authority %r was unpinned, and its older row put back: it vouches for no key", kid)
+        elif unpinned_s is None:
+            found[kid] = PinnedAuthority(number, issuer, public, expires_s)
     return found
 
 

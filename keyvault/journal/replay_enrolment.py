@@ -12,10 +12,19 @@ def _at(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def authority(kid: bytes, issuer: str, public: bytes, pinned_s: int, expires_s: int | None, mac: bytes = b"") -> None:
-    """An authority that was pinned; what another record said of its kid before was of an act not committed."""
+def authority(
+    kid: bytes,
+    issuer: str,
+    public: bytes,
+    pinned_s: int,
+    expires_s: int | None,
+    mac: bytes = b"",
+    unpinned_s: int | None = None,
+) -> None:
+    """An authority that was pinned or unpinned; the last record of its kid counts."""
     fields: dict[str, Any] = {"issuer": issuer, "public": public, "pinned_at": _at(pinned_s), "mac": mac}
     fields["expires_at"] = None if expires_s is None else _at(expires_s)
+    fields["unpinned_at"] = None if unpinned_s is None else _at(unpinned_s)
     Authority.objects.update_or_create(kid=kid, defaults=fields)
 
 

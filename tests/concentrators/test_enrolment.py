@@ -166,6 +166,31 @@ class TestRefusals:
         assert (revoked.enrolment, revoked.key_ids) == (None, [])
         assert judged(concentrator, [newcomer.frame(newcomer.certificate(cti=cti))]) == {"certificate_revoked": 1}
 
+    def test_an_authority_that_was_unpinned_and_pinned_again(
+        self, concentrator: Concentrator, newcomer: Newcomer
+    ) -> None:
+        frame = newcomer.frame(newcomer.certificate())
+        authorities.unpin(KID, OFFICER, NOW)
+        assert judged(concentrator, [frame]) == {"certificate_invalid": 1}
+        with pytest.raises(AuthorityError, match="no authority authority-1 is pinned"):
+            authorities.unpin(KID, OFFICER, NOW)
+        other = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+        with pytest.raises(AuthorityError, match="with another key: take another kid"):
+            authorities.pin(PublicAuthority(KID, ISSUER, other), OFFICER, NOW)
+        pin()
+        assert judged(concentrator, [newcomer.frame(newcomer.certificate())]) == {"accepted": 1}
+
+    @pytest.mark.parametrize("with_old_mac", [True, False])
+    def test_who_writes_to_the_database_cannot_undo_an_unpinning(
+        self, concentrator: Concentrator, newcomer: Newcomer, caplog: pytest.LogCaptureFixture, with_old_mac: bool
+    ) -> None:
+        (before,) = Authority.objects.values("unpinned_at", "mac", "pinned_at")
+        authorities.unpin(KID, OFFICER, NOW)
+        put_back = before if with_old_mac else {"unpinned_at": None}
+        Authority.objects.update(**put_back)
+        assert judged(concentrator, [newcomer.frame(newcomer.certificate())]) == {"certificate_invalid": 1}
+        assert ("older row put back" if with_old_mac else "row was changed") in caplog.text
+
     def test_one_number_for_two_meters(
         self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
     ) -> None:

@@ -12,6 +12,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse, reverse_lazy
 from django.utils import timezone
+from pytest_django import Settings
 
 from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
@@ -19,7 +20,7 @@ from concentrators.failures.kinds import FailureKind
 from keyvault.device_keys import agreement_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
-from keyvault.enrolment_models import AwaitedEnrolment, Enrolment
+from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
 from keyvault.models import AuditRecord
 from meters.models import Meter
 from tests.concentrators import enrolling
@@ -186,3 +187,34 @@ def test_the_cost_is_the_same_however_much_there_is(admin_client: Client) -> Non
         few = cost()
         more(4)
         assert len(cost()) == len(few) <= 22, few
+
+
+def test_an_authority_is_unpinned_by_its_name() -> None:
+    enrolled()
+    url = reverse("admin:authority-unpin", args=[enrolling.KID.hex()])
+    officer = person(roles.KEY_OFFICER)
+    assert url in officer.get(PAGE).content.decode()
+    assert url not in person(roles.AUDITOR).get(PAGE).content.decode()
+    assert "enrolled 1 meter" in words(officer.get(url))
+    assert "Nothing was done: enter test authority to confirm." in words(
+        officer.post(url, {"act": "unpin", "issuer": "another"}, follow=True)
+    )
+    said = words(officer.post(url, {"act": "unpin", "issuer": enrolling.ISSUER}, follow=True))
+    assert "test authority is unpinned" in said
+    assert "test authority unpinned 1 0 authority-1" in said
+    assert "unpinned already" in words(officer.get(url))
+    assert "no authority authority-1 is pinned" in words(officer.post(url, {"act": "unpin"}, follow=True))
+    for kid in ("ff", "nonsense"):
+        assert officer.get(reverse("admin:authority-unpin", args=[kid])).status_code == 404
+
+
+def test_unpinning_takes_a_second_person(settings: Settings) -> None:
+    enrolling.pin()
+    url = reverse("admin:authority-unpin", args=[enrolling.KID.hex()])
+    settings.REQUIRE_APPROVAL = True
+    officer = person(roles.KEY_OFFICER)
+    said = words(officer.post(url, {"act": "unpin", "issuer": enrolling.ISSUER}, follow=True))
+    assert "Nothing was done: this needs the approval of a second person" in said
+    assert "another person can approve it" in words(officer.post(url, {"act": "ask", "reason": "lost"}, follow=True))
+    assert "It waits for another person" in words(officer.get(url))
+    assert Authority.objects.get().unpinned_at is None

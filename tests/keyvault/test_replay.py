@@ -48,6 +48,7 @@ from keyvault.device_keys.provisioning import (
 )
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
+from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.enrolment.certificates import revoke
 from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
 from keyvault.journal import reading, replay
@@ -124,7 +125,9 @@ def picture() -> dict[str, Any]:
             tuple(map(plain, row))
             for row in DevicePublicKey.objects.order_by("public").values_list("system_title", "public")
         ],
-        "authorities": list(Authority.objects.values_list("kid", "issuer", "public")),
+        "authorities": list(
+            Authority.objects.order_by("kid").values_list("kid", "issuer", "public", "unpinned_at", "mac")
+        ),
         "enrolments": list(
             Enrolment.objects.order_by("cti").values_list("cti", "system_title", "epoch", "certificate")
         ),
@@ -613,6 +616,8 @@ def test_enrolments_authorities_and_revocations_come_back(folder: Path) -> None:
         frames = [one.frame(one.certificate(cti=one.title)) for one in newcomers[:2]]
         assert judged(concentrator, frames) == {"accepted": 2}
         authorities.revoke(revoke(AUTHORITY, KID, newcomers[0].title, int(NOW.timestamp())), OFFICER, NOW)
+        authorities.pin(PublicAuthority(b"gone", "another", bytes((0x11,)) * 32), OFFICER, NOW)
+        authorities.unpin(b"gone", OFFICER, NOW)
 
     assert_brought_back(folder, act)
     first, second, third = newcomers

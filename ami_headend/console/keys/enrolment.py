@@ -63,7 +63,7 @@ class EnrolmentPage(ConsolePage):
         context |= {
             "figures": _figures(versions, found),
             "agreement": _agreement(versions, now),
-            "authorities": _authorities(found.authorities, now),
+            "authorities": _authorities(found.authorities, now, may_unpin=self.request.user.has_perm(rights.PROVISION)),
             "awaited": _awaited(found.longest, now, see_failures=see_failures),
             "more_awaited": max(0, found.awaited - len(found.longest)),
             "expiring": _expiring(found.first, now),
@@ -159,12 +159,13 @@ def _meant(form: AllowForm) -> _Meant | None:
 def _figures(versions: Sequence[AgreementRow], found: EnrolmentStanding) -> list[Figure]:
     active = sum(row.state == AgreementState.ACTIVE for row in versions)
     on_old = sum(row.meters for row in versions if row.state != AgreementState.ACTIVE)
+    pinned = sum(row.unpinned_at is None for row in found.authorities)
     note = f"{thousands(on_old)} meters still use an older version" if on_old else "one version of each is active"
     return [
         Figure(
             "Agreement keys", thousands(active), note if versions else "none yet", "key", "", "unsure" * bool(on_old)
         ),
-        Figure("Pinned authorities", thousands(len(found.authorities)), "vouch for keys of meters", "verified"),
+        Figure("Pinned authorities", thousands(pinned), "vouch for keys of meters", "verified"),
         Figure("May enrol", thousands(found.awaited), "meters awaiting enrolment", "hourglass_top"),
         Figure("Enrolled by certificate", thousands(found.enrolled), "meters, so far", "how_to_reg"),
     ]
@@ -206,7 +207,7 @@ def _since(row: AgreementRow) -> str:
     return "" if at is None else f"since {timezone.localtime(at):%Y-%m-%d %H:%M}"
 
 
-def _authorities(rows: Sequence[AuthorityRow], now: datetime) -> HtmlTable:
+def _authorities(rows: Sequence[AuthorityRow], now: datetime, *, may_unpin: bool) -> HtmlTable:
     columns = [
         Column("authority"),
         Column("until"),
@@ -215,22 +216,34 @@ def _authorities(rows: Sequence[AuthorityRow], now: datetime) -> HtmlTable:
         Column("kid", is_minor=True),
         Column("pinned", is_minor=True),
         Column("public key (Ed25519)", is_minor=True),
+        *([Column("end")] if may_unpin else []),
     ]
     return table(
         columns,
         [
             [
                 clipped(row.issuer),
-                _end(row.expires_at, now),
+                _end(row.expires_at, now) if row.unpinned_at is None else _unpinned(row.unpinned_at),
                 thousands(row.enrolled),
                 thousands(row.revoked),
                 clipped(kid_text(row.kid)),
                 ago(row.pinned_at, now),
                 _key(row.public),
+                *([_unpin_link(row)] if may_unpin else []),
             ]
             for row in rows
         ],
     )
+
+
+def _unpinned(at: datetime) -> SafeString:
+    return label("unpinned", "danger", f"since {timezone.localtime(at):%Y-%m-%d %H:%M}")
+
+
+def _unpin_link(row: AuthorityRow) -> Any:
+    if row.unpinned_at is not None:
+        return NOTHING
+    return link(reverse("admin:authority-unpin", args=[row.kid.hex()]), "unpin …")
 
 
 def _end(at: datetime | None, now: datetime) -> Any:

@@ -73,7 +73,9 @@ Examples:
         pin.add_argument("--issuer", required=True, metavar="TEXT", help="what certificates call iss")
         pin.add_argument("--public", required=True, metavar="HEX", type=bytes.fromhex, help="its Ed25519 public key")
         pin.add_argument("--expires", type=time_of, metavar="TIME", help="when it vouches no longer (never)")
-        for asking in (export, destroy, cut_off, pin):
+        unpin = acts.add_parser("unpin", help="that an authority's certificates enrol no meter any more")
+        unpin.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
+        for asking in (export, destroy, cut_off, pin, unpin):
             asking.add_argument("--account", required=True, metavar="NAME", help="the account that requests")
             asking.add_argument("--reason", required=True, help="why; the second person reads it")
         for name, text in (
@@ -117,6 +119,9 @@ Examples:
             kid, issuer = options["kid"].encode(), options["issuer"]
             authority = PublicAuthority(kid, issuer, options["public"], options["expires"])
             act, subject = approvals.PIN_AUTHORITY, authorities.approval_subject(authority)
+        elif act == "unpin":
+            act = approvals.UNPIN_AUTHORITY
+            subject = authorities.unpin_subject(authorities.pinned(options["kid"].encode()))
         elif act == "cut-off":
             agreement_cut_off.would_be(options["name"], options["version"])
             act = approvals.CUT_OFF_AGREEMENT_KEY

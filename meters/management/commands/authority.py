@@ -39,6 +39,7 @@ class Command(DomainCommand):
         "  manage.py authority issue lab.authority 0024befffe804ff1 --public 675d..2f --aud hes-1 --output meter.cwt\n"
         "  manage.py authority pin --kid lab-1 --issuer 'Our laboratory' --public 4fd0..c4\n"
         "      (where REQUIRE_APPROVAL is on: manage.py approvals request pin first)\n"
+        "  manage.py authority unpin --kid lab-1          its certificates enrol no meter any more\n"
         "  manage.py authority allow 0024befffe804ff1          that meter may enrol, or enrol again, once\n"
         "  manage.py authority revoke --with lab.authority 0024befffe804ff1 --output meter.revocation\n"
         "  manage.py authority revoke meter.revocation --compromise\n"
@@ -49,7 +50,7 @@ class Command(DomainCommand):
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="init|issue|pin|allow|revoke|list")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="init|issue|pin|unpin|allow|revoke|list")
         init = actions.add_parser("init", help="make an authority's key file")
         init.add_argument("file", type=Path)
         add_names(init)
@@ -62,9 +63,11 @@ class Command(DomainCommand):
         issue.add_argument("--aud", required=True, metavar="NAME", help="the head-end's agreement key")
         issue.add_argument("--days", type=int, default=_DAYS, help=f"how long it holds ({_DAYS})")
         issue.add_argument("--output", type=Path, required=True, help="a new file")
-        pin = actions.add_parser("pin", help="let an authority vouch for keys of meters, for good")
+        pin = actions.add_parser("pin", help="let an authority vouch for keys of meters")
         add_names(pin)
         pin.add_argument("--public", required=True, metavar="HEX", help="its Ed25519 public key, 64 hex digits")
+        unpin = actions.add_parser("unpin", help="take an authority's word no more; what it enrolled stands")
+        unpin.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
         allow = actions.add_parser("allow", help="let meters enrol, once each")
         allow.add_argument("titles", nargs="+", metavar="TITLE", help="system title, 16 hex digits")
         allow.add_argument("--scheme", metavar="NAME", help="of the epoch to come (as it is, or ccm)")
@@ -83,6 +86,7 @@ class Command(DomainCommand):
             "init": self.init,
             "issue": self.issue,
             "pin": self.pin,
+            "unpin": self.unpin,
             "allow": self.allow,
             "revoke": self.revoke,
             "list": self.list,
@@ -116,6 +120,13 @@ class Command(DomainCommand):
         authority = PublicAuthority(kid.encode(), issuer, octets_of(public, "--public"), expires)
         row = authorities.pin(authority, chain.command_actor(), timezone.now())
         self.stdout.write(f"Pinned {row}: meters that may enrol do so with its certificates.")
+
+    def unpin(self, *, kid: str, **options: Any) -> None:
+        row = authorities.unpin(kid.encode(), chain.command_actor(), timezone.now())
+        self.stdout.write(
+            f"Unpinned {row}: its certificates enrol no meter any more. Keys of meters that it enrolled stand: if "
+            "others may know them, manage.py compromise_keys cuts them off."
+        )
 
     def allow(self, *, titles: list[str], scheme: str | None, algorithm: int | None, **options: Any) -> None:
         parsed = [eui64.parse(title) for title in titles]
@@ -175,13 +186,14 @@ class Command(DomainCommand):
             return
         for row in rows:
             until = "" if row.expires_at is None else f", until {row.expires_at:%Y-%m-%d}"
+            until += "" if row.unpinned_at is None else f", unpinned {row.unpinned_at:%Y-%m-%d}"
             self.stdout.write(
                 f"{row}: kid {kid_text(bytes(row.kid))}, public {bytes(row.public).hex()}, pinned "
                 f"{row.pinned_at:%Y-%m-%d}{until}; it enrolled {row.enrolments} meters, and revoked "
                 f"{row.revocations} certificates"
             )
         if not rows:
-            self.stdout.write("No authority is pinned yet.")
+            self.stdout.write("No authority was pinned yet.")
         self.stdout.write(f"{awaited} meters may enrol.")
 
 
@@ -216,13 +228,14 @@ def write_new(path: Path, octets: bytes) -> None:
 
 
 def as_json(row: Any) -> dict[str, Any]:
-    """A pinned authority, for programs."""
+    """An authority, for programs."""
     return {
         "issuer": row.issuer,
         "kid": bytes(row.kid).hex(),
         "public_key": bytes(row.public).hex(),
         "pinned_at": row.pinned_at,
         "expires_at": row.expires_at,
+        "unpinned_at": row.unpinned_at,
         "enrolled": row.enrolments,
         "revoked": row.revocations,
     }

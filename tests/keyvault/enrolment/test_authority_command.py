@@ -175,6 +175,31 @@ def test_pinning(key_file: Path, settings: Settings, monkeypatch: pytest.MonkeyP
         run("pin", "--kid", "x", "--issuer", "y", "--public", "11")
 
 
+def test_unpinning(key_file: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned(key_file)
+    settings.REQUIRE_APPROVAL = True
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # quick
+    for name, group in (("ann", "key officer"), ("ben", "administrator")):
+        User.objects.create_user(name, password=f"{name}'s").groups.add(Group.objects.get(name=group))
+    with pytest.raises(CommandError, match=r"approval of a second person.*Nothing was done"):
+        run("unpin", "--kid", "lab-1")
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO("ann's\n"))
+    call_command("approvals", "request", "unpin", "--kid", "lab-1", "--account", "ann", "--reason", "lost", stdout=out)
+    assert "unpin authority Our laboratory" in out.getvalue()
+    monkeypatch.setattr("sys.stdin", io.StringIO("ben's\n"))
+    call_command("approvals", "approve", str(Approval.objects.get().pk), "--account", "ben", stdout=out)
+    assert "enrol no meter any more" in run("unpin", "--kid", "lab-1")
+    assert "unpinned 20" in run("list")
+    (found,) = json.loads(run("list", "--json"))["authorities"]
+    assert found["unpinned_at"]
+    record = AuditRecord.objects.get(act="authority.unpin")
+    assert (record.subject["kid"], record.subject["approved_by"]) == (b"lab-1".hex(), "ben")
+    for kid in ("lab-1", "lab-2"):
+        with pytest.raises(CommandError, match=f"no authority {kid} is pinned"):
+            run("unpin", "--kid", kid)
+
+
 def test_meters_that_may_enrol() -> None:
     with pytest.raises(CommandError, match="Nothing was done"):
         run("allow", "nonsense")
