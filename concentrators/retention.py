@@ -1,7 +1,7 @@
-"""Rows that are kept so long and no longer: uplinks, refused frames, tallies; deleted in batches, the oldest first.
+"""Deletes what is past its time: bodies and rows of uplinks, rejected frames, tallies; in batches, the oldest first.
 
-An uplink's row outlives the readings that it brought, which name it. Of a refused frame whose counter was taken
-a digest outlives the evidence, for as long as readings are kept.
+The row of an uplink is kept longer than the readings that it brought, because they name it. If the counter of a
+rejected frame was taken, its digest is kept when the evidence is deleted, for as long as readings.
 """
 
 from datetime import datetime, timedelta
@@ -96,3 +96,28 @@ def _uplinks(before: datetime) -> int:
         if len(rows) < _BATCH or not old:
             return deleted
         last = rows[-1][0]
+
+
+def delete_bodies(now: datetime) -> int:
+    """Delete the octets of verified uplinks after their time; return how many. Rows and verdicts stay.
+
+    The time is UPLINK_KEEP_DAYS, or UPLINK_KEEP_WAITING_DAYS while frames of the uplink wait.
+    """
+    purged = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """UPDATE concentrators_uplink SET body = NULL
+                   WHERE id IN (SELECT id FROM concentrators_uplink
+                                WHERE body IS NOT NULL AND verified_at IS NOT NULL AND received_at < %s
+                                  AND (waiting = 0 OR received_at < %s)
+                                ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED)""",
+                [
+                    now - timedelta(days=settings.UPLINK_KEEP_DAYS),
+                    now - timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS),
+                    _BATCH,
+                ],
+            )
+            purged += int(cursor.rowcount)
+            if cursor.rowcount < _BATCH:
+                return purged

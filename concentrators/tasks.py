@@ -74,7 +74,7 @@ def request_reverification() -> None:
 @shared_task(**LONG)
 def purge_uplinks() -> None:
     """Let the octets of old uplinks go."""
-    purged = uplink_state.purge(timezone.now())
+    purged = retention.delete_bodies(timezone.now())
     if purged:
         logger.info("octets of %d uplinks purged", purged)
 

@@ -38,7 +38,7 @@ from meters.admin_forms import (
 )
 from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from meters.readings import queries
-from meters.registry import access_record, lookup, search
+from meters.registry import access_record, lifecycle, search
 from meters.registry.lookup import RegistryError
 from meters.registry.place_rights import may_see_places
 
@@ -219,7 +219,7 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Suspend", icon="pause", permissions=["change"])
     def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            lookup.suspend(meter)
+            lifecycle.suspend(meter)
             return "suspended"
 
         text = "Frames of the meter are refused until it is taken back into service. Keys and counters stay."
@@ -228,7 +228,7 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Resume", icon="play_arrow", permissions=["change"])
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            lookup.resume(meter)
+            lifecycle.resume(meter)
             return "taken back into service"
 
         return self._change(request, object_id, forms.Form, change, "Resume", "Frames of the meter are taken again.")
@@ -236,7 +236,7 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Install", icon="home_pin", permissions=["change"])
     def install(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            return f"installed: {lookup.install(meter, given['place'], given['at'])}"
+            return f"installed: {lifecycle.install(meter, given['place'], given['at'])}"
 
         text = "Both the meter and the place must be free from then on."
         return self._change(request, object_id, InstallForm, change, "Install", text)
@@ -257,12 +257,12 @@ class MeterAdmin(LargeTableAdmin):
 
     def exchange_meters(self, place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
         """The exchange itself; RegistryError where it cannot be."""
-        return lookup.exchange(place, old, new, at)
+        return lifecycle.exchange(place, old, new, at)
 
     @action(description="Retire", icon="block", permissions=["change"], variant=ActionVariant.DANGER)
     def retire(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            lookup.retire(meter, given["at"])
+            lifecycle.retire(meter, given["at"])
             return f"retired from {shown(given['at'])} on"
 
         text = "For good: its frames are refused, and no intervals are expected from then on."

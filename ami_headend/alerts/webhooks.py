@@ -17,7 +17,7 @@ import httpx
 from django.conf import settings
 
 from ami_headend.alerts.models import Channel
-from ami_headend.core.exchange import exchange
+from ami_headend.core.timed_exchange import exchange
 from ami_headend.core.transition_addresses import Address, Network, standing_for
 from keyvault import webhook_signatures
 

@@ -13,7 +13,7 @@ from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from meters.models import Installation, MeterStatus, Place
-from meters.registry import access_record, places
+from meters.registry import access_record, place_readings
 
 
 class PlacePage(LoadProfilePage):
@@ -34,7 +34,7 @@ class PlacePage(LoadProfilePage):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        now, hung = context["now"], places.installations(self.place)
+        now, hung = context["now"], place_readings.installations(self.place)
         access_record.note(self.request, meters=[row.meter_id for row in hung], place=self.place.pk)
         can = self.request.user.has_perm
         context |= {
@@ -48,10 +48,10 @@ class PlacePage(LoadProfilePage):
         """Return the context of readings: the chart of the period, its gaps, and recent days."""
         shown, register = self.shown, self.register
         return self.load_profile(
-            places.load_curve(hung, register, shown.start, shown.end),
-            places.load_curve(hung, register, recent_since(now), now),
-            places.expected(hung, midnight(self.first_day(now)), now, now),
-            places.gaps(hung, register, shown.start, shown.end, now),
+            place_readings.load_curve(hung, register, shown.start, shown.end),
+            place_readings.load_curve(hung, register, recent_since(now), now),
+            place_readings.expected(hung, midnight(self.first_day(now)), now, now),
+            place_readings.gaps(hung, register, shown.start, shown.end, now),
             now,
         )
 

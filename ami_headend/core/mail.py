@@ -8,7 +8,7 @@ from typing import Any
 from django.core.mail.backends.smtp import EmailBackend
 from django.core.mail.message import EmailMessage
 
-from ami_headend.core.exchange import Exchange, exchange
+from ami_headend.core.timed_exchange import Exchange, exchange
 
 
 class DeadlineEmailBackend(EmailBackend):

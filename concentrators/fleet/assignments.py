@@ -12,7 +12,7 @@ from concentrators.commands import concentrator_titles
 from concentrators.models import Assignment
 from concentrators.totals import totals
 from meters.models import Installation, Meter, Place
-from meters.registry import lookup
+from meters.registry import lifecycle
 from meters.registry.interval_lengths import LONGEST_MINUTES
 
 
@@ -100,7 +100,7 @@ def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation
     """
     with transaction.atomic():
         totals.lock()  # before any row, as always
-        installed = lookup.exchange(place, old, new, at)
+        installed = lifecycle.exchange(place, old, new, at)
         open_ = Q(valid_to=None) | Q(valid_to__gt=at)
         standing = Assignment.objects.filter(open_, meter=old, valid_from__lt=at).first()
         if standing is not None:

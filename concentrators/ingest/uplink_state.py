@@ -38,7 +38,6 @@ RETRY_DOUBLINGS = 8
 BEGUN_MAX = 32_000
 _CLAIM = 5_000
 _PUT_OFF_MAX = timedelta(minutes=10)
-_PURGE_BATCH = 1_000
 
 WaitingKinds = Mapping[str, Sequence[int]]  # indexes of waiting frames by kind, as the row has them
 
@@ -233,28 +232,3 @@ def move(uplink_id: int, kinds: WaitingKinds, judged: Mapping[int, FailureKind],
         Jsonb(still) if still else None,
         uplink_id,
     )
-
-
-def purge(now: datetime) -> int:
-    """Empty the octets of verified uplinks whose keeping has ended; gives how many. Rows and verdicts stay.
-
-    Kept for UPLINK_KEEP_DAYS, or UPLINK_KEEP_WAITING_DAYS while frames of the uplink wait for a key, or are parked.
-    """
-    purged = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                """UPDATE concentrators_uplink SET body = NULL
-                   WHERE id IN (SELECT id FROM concentrators_uplink
-                                WHERE body IS NOT NULL AND verified_at IS NOT NULL AND received_at < %s
-                                  AND (waiting = 0 OR received_at < %s)
-                                ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED)""",
-                [
-                    now - timedelta(days=settings.UPLINK_KEEP_DAYS),
-                    now - timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS),
-                    _PURGE_BATCH,
-                ],
-            )
-            purged += int(cursor.rowcount)
-            if cursor.rowcount < _PURGE_BATCH:
-                return purged

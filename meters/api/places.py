@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from meters.api.meters import ParameterView
 from meters.api.serializers import PAGE_MAX, QuerySerializer, SystemTitleField, given, page_of
 from meters.models import Installation, Place
-from meters.registry import access_record, places
+from meters.registry import access_record, place_readings
 
 
 class InstallationSerializer(serializers.ModelSerializer[Installation]):
@@ -53,7 +53,7 @@ class PlaceDetailSerializer(PlaceSerializer):
 
     @extend_schema(responses=InstallationSerializer(many=True))
     def get_meters(self, place: Place) -> list[dict[str, Any]]:
-        return list(InstallationSerializer(places.installations(place), many=True).data)
+        return list(InstallationSerializer(place_readings.installations(place), many=True).data)
 
 
 class PlacesQuery(QuerySerializer):

@@ -1,14 +1,11 @@
-"""The meter registry: looking meters up, their states, and which one hangs at which place."""
+"""Looking meters up in the registry: by system title, by serial number."""
 
 from collections.abc import Sequence
-from datetime import datetime
-
-from django.db import transaction
 
 from ami_headend.core import eui64
 from ami_headend.core.eui64 import Eui64Error
 from ami_headend.core.names import Alike, alike, tidy
-from meters.models import Installation, Meter, MeterStatus, Place
+from meters.models import Meter
 
 
 class RegistryError(ValueError):
@@ -51,81 +48,3 @@ def look_up(text: str) -> Meter:
         except RegistryError as error:
             raise RegistryError(f"there is no meter with serial number {text[:64]}, and {error}") from None
     return meter
-
-
-def suspend(meter: Meter) -> None:
-    """From now on frames of the meter are refused; its keys and counters stay as they are."""
-    _move(meter, MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
-
-
-def resume(meter: Meter) -> None:
-    """Takes a suspended meter back into service."""
-    _move(meter, MeterStatus.SUSPENDED, MeterStatus.COMMISSIONED)
-
-
-def retire(meter: Meter, at: datetime) -> None:
-    """Takes a meter out of service for good: no intervals are expected from ``at`` on, its frames are refused.
-
-    A meter that was exchanged may have frames under way for days: retire it when they are in.
-    """
-    with transaction.atomic():
-        meter = _locked(meter)
-        if meter.status == MeterStatus.RETIRED:
-            raise RegistryError(f"meter {meter} was retired at {meter.retired_at} already")
-        if at < meter.commissioned_at:
-            raise RegistryError(f"meter {meter} was commissioned at {meter.commissioned_at}, after {at}")
-        standing = _standing(meter)
-        if standing is not None:
-            _remove(standing, at)
-        Meter.objects.filter(pk=meter.pk).update(status=MeterStatus.RETIRED, retired_at=at)
-
-
-def install(meter: Meter, place: Place, at: datetime) -> Installation:
-    """Hangs a meter at a place from ``at`` on; both must be free from then on."""
-    with transaction.atomic():
-        meter = _locked(meter)
-        Place.objects.select_for_update().get(pk=place.pk)
-        if meter.status == MeterStatus.RETIRED:
-            raise RegistryError(f"meter {meter} is retired")
-        for column, what in (("meter", meter), ("place", place)):
-            others = Installation.objects.filter(**{column: what}).exclude(removed_at__lte=at)
-            if other := others.select_related("meter", "place").order_by("installed_at").first():
-                until = other.removed_at or "further notice"
-                raise RegistryError(f"{column} {what} is taken: {other} from {other.installed_at} until {until}")
-        return Installation.objects.create(meter=meter, place=place, installed_at=at)
-
-
-def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
-    """Takes one meter down from a place and hangs another there at the same instant.
-
-    The old meter stays in service, so that frames still under way are taken; ``retire`` it later.
-    """
-    with transaction.atomic():
-        # In the order of their ids, so that two exchanges never wait for each other.
-        list(Meter.objects.select_for_update().filter(pk__in=[old.pk, new.pk]).order_by("pk"))
-        standing = _standing(old)
-        if standing is None or standing.place_id != place.pk:
-            raise RegistryError(f"meter {old} does not hang at {place}")
-        _remove(standing, at)
-        return install(new, place, at)
-
-
-def _locked(meter: Meter) -> Meter:
-    return Meter.objects.select_for_update().get(pk=meter.pk)
-
-
-def _standing(meter: Meter) -> Installation | None:
-    return Installation.objects.filter(meter=meter, removed_at=None).select_related("meter", "place").first()
-
-
-def _remove(standing: Installation, at: datetime) -> None:
-    if at <= standing.installed_at:
-        raise RegistryError(f"{standing} began at {standing.installed_at}, not before {at}")
-    Installation.objects.filter(pk=standing.pk).update(removed_at=at)
-
-
-def _move(meter: Meter, before: MeterStatus, after: MeterStatus) -> None:
-    if not Meter.objects.filter(pk=meter.pk, status=before).update(status=after):
-        meter.refresh_from_db(fields=["status"])
-        raise RegistryError(f"meter {meter} is {meter.status}, not {before.value}")
-    meter.status = after

@@ -47,7 +47,7 @@ from keyvault.master_key import rewrap
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
 from meters.models import Meter, MeterEvent, Place
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.alerts.conftest import evaluated, only
 from tests.builders import senml_payload
 from tests.concentrators import fleet
@@ -272,7 +272,7 @@ class TestSilence:
         fleet.verified(concentrator, [heard.frame(0)], now)
         Meter.objects.update(commissioned_at=now - 5 * DAY)
         place = Place.objects.create(name="house 1")
-        lookup.install(old, place, now - 4 * DAY)
+        lifecycle.install(old, place, now - 4 * DAY)
         assert {alert.subject_id for alert in evaluated(rule, now)} == {old.pk, new.pk}
         exchange(place, old, new, now - 3 * DAY)
         assert [alert.subject_id for alert in evaluated(rule, now)] == [new.pk]

@@ -12,7 +12,7 @@ from pytest_django import Settings
 from ami_headend.alerts import channels, delivery, notices, webhooks
 from ami_headend.alerts.models import Channel, Delivery
 from ami_headend.alerts.webhooks import NO_ANSWER
-from ami_headend.core.exchange import ExchangeDeadlineError, exchange
+from ami_headend.core.timed_exchange import ExchangeDeadlineError, exchange
 from keyvault.audit.chain import Actor
 from tests.alerts import drips
 from tests.alerts.drips import dripping

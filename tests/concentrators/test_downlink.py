@@ -18,7 +18,7 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import DeviceKey, InvocationCounter
 from meters.models import MeterStatus, Register
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, commission, judged, register_id
 from tests.concentrators.obedient import Receiver, answer
 from tests.concentrators.statements import counting
@@ -374,7 +374,7 @@ class TestKeys:
     def test_worn_keys_of_suspended_meters_hold_up_no_other(self, concentrator: Concentrator, device: Device) -> None:
         others = fitted(3, concentrator)
         for other in others:
-            lookup.suspend(other.meter)
+            lifecycle.suspend(other.meter)
         InvocationCounter.objects.filter(key__epoch=1).update(highest=2**23 + 1, floor=2**23 + 1)
         InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
         assert queue.replace_worn_keys(1, NOW) == 1

@@ -16,7 +16,7 @@ from meters.models import EarlierLength, Installation, Meter, Place, Register
 from meters.readings import gaps
 from meters.readings.expectation import assignment_of, expected
 from meters.readings.gaps import expected_periods, gap_report
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, NOW, START
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -111,7 +111,7 @@ def test_an_exchange_within_an_interval(concentrator: Concentrator) -> None:
     old.meter.refresh_from_db()
     new.meter.refresh_from_db()
     place = Place.objects.create(name="house 1")
-    lookup.install(old.meter, place, START)
+    lifecycle.install(old.meter, place, START)
     at = START + 4 * HALF_HOUR + TEN_MINUTES
     exchange(place, old.meter, new.meter, at)
     fleet.verified(concentrator, [old.frame(n, 10) for n in range(5)], NOW)  # the last one is cut by the exchange
@@ -135,7 +135,7 @@ def test_readings_that_came_before_the_exchange_was_entered_move_along(concentra
     [old] = fleet.commission(1, concentrator)
     [new] = fleet.commission(1, None)
     place = Place.objects.create(name="house 2")
-    lookup.install(old.meter, place, START)
+    lifecycle.install(old.meter, place, START)
     fleet.verified(concentrator, [new.frame(n, 70) for n in range(4, 6)], NOW)
     assert not IntervalTotal.objects.exists()
     exchange(place, old.meter, new.meter, START + 4 * HALF_HOUR + TEN_MINUTES)
@@ -148,7 +148,7 @@ def test_a_meter_that_has_a_concentrator_keeps_it_over_an_exchange(concentrator:
     other = ConcentratorFactory.create()
     [old], [new] = fleet.commission(1, concentrator), fleet.commission(1, other)
     place = Place.objects.create(name="house 3")
-    lookup.install(old.meter, place, START)
+    lifecycle.install(old.meter, place, START)
     exchange(place, old.meter, new.meter, START + HALF_HOUR)
     assert Assignment.objects.get(meter=new.meter).concentrator == other
     assert Assignment.objects.get(meter=old.meter).valid_to == START + HALF_HOUR
@@ -157,7 +157,7 @@ def test_a_meter_that_has_a_concentrator_keeps_it_over_an_exchange(concentrator:
 def test_an_exchange_before_an_assignment_began_changes_nothing(concentrator: Concentrator) -> None:
     old, new = MeterFactory.create_batch(2, commissioned_at=START)
     place = Place.objects.create(name="house 4")
-    lookup.install(old, place, START)
+    lifecycle.install(old, place, START)
     assign([(old.pk, concentrator.pk)], START)
     assign([(old.pk, ConcentratorFactory.create().pk)], START + 9 * HALF_HOUR)
     with pytest.raises(AssignmentError):
@@ -188,7 +188,7 @@ def test_every_change_of_a_meter_makes_its_concentrators_stale(concentrator: Con
     assert due() == 0
     assign([(meter.pk, concentrator.pk)], DAY)
     assert due() == 48
-    installation = lookup.install(meter, place, DAY + timedelta(hours=12))
+    installation = lifecycle.install(meter, place, DAY + timedelta(hours=12))
     assert due() == 24
     Installation.objects.all().update(installed_at=DAY)
     assert due() == 48
@@ -201,7 +201,7 @@ def test_every_change_of_a_meter_makes_its_concentrators_stale(concentrator: Con
     Installation.objects.filter(pk=installation.pk).update(removed_at=DAY + timedelta(hours=20))
     assert (due(), due(other)) == (54, 8)
     installation.delete()
-    lookup.retire(meter, DAY + timedelta(hours=19))
+    lifecycle.retire(meter, DAY + timedelta(hours=19))
     assert (due(), due(other)) == (54, 4)
     EarlierLength.objects.all().delete()
     assert due() == 72

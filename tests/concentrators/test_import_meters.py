@@ -21,7 +21,7 @@ from keyvault.models import AuditRecord, DeviceKey, InvocationCounter
 from keyvault.schemes.table import SCHEMES
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.interval_lengths import common_boundary
-from meters.registry.lookup import retire
+from meters.registry.lifecycle import retire
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 from tests.toy_schemes import toys

@@ -12,7 +12,7 @@ from concentrators.fleet import tokens
 from concentrators.models import Concentrator
 from keyvault.models import DeviceKey
 from meters.models import Place
-from meters.registry.lookup import install
+from meters.registry.lifecycle import install
 from tests.concentrators import fleet
 from tests.factories import ConcentratorFactory, MeterFactory
 

@@ -6,7 +6,6 @@ import pytest
 from pytest_django import Settings
 
 from concentrators import retention, tasks
-from concentrators.ingest import uplink_state
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, RefusedFrame, Uplink
 from tests.concentrators.fleet import NOW, commission, judged, verified
 
@@ -26,7 +25,7 @@ def short(settings: Settings) -> None:
 def test_old_rows_go_and_young_ones_stay(concentrator: Concentrator) -> None:
     garbage_at(concentrator, OLD)
     young = garbage_at(concentrator, NEW)
-    uplink_state.purge(NOW)
+    retention.delete_bodies(NOW)
     assert retention.delete_old(NOW) == {
         "failures": 2,
         "tallies": 1,
@@ -45,7 +44,7 @@ def test_old_rows_go_and_young_ones_stay(concentrator: Concentrator) -> None:
 
 def test_an_uplink_stays_while_its_failures_do(concentrator: Concentrator, settings: Settings) -> None:
     uplink = garbage_at(concentrator, OLD)
-    uplink_state.purge(NOW)
+    retention.delete_bodies(NOW)
     settings.FAILURE_KEEP_DAYS = 600
     assert retention.delete_old(NOW)["uplinks"] == 0
     assert Uplink.objects.get() == uplink

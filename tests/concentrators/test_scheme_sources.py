@@ -17,7 +17,7 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AgreementKey, KeySource, KeyState, Session
 from keyvault.schemes.agreed import agree, agreed_device_key
 from keyvault.schemes.table import SCHEMES, algorithm_for
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.concentrators.fleet import NOW, Device, evidence, judged, outcome, readings_of, verified
 from tests.concentrators.scheme_devices import MacDevice, SealedDevice, SessionDevice, meter_at
 from tests.stateful.headend import ACTOR
@@ -168,10 +168,10 @@ def test_a_suspended_meter_keeps_its_frames_until_it_is_back(
     concentrator: Concentrator, scheme: str, source: str
 ) -> None:
     device = provisioned(concentrator, scheme, source)
-    lookup.suspend(device.meter)
+    lifecycle.suspend(device.meter)
     frame = device.frame(0)
     uplink = verified(concentrator, [frame])
     assert (outcome(uplink), again(uplink.pk)) == ({"device_suspended": 1}, 0)
-    lookup.resume(device.meter)
+    lifecycle.resume(device.meter)
     assert [again(uplink.pk), again(uplink.pk)] == [1, 0]
     assert judged(concentrator, [frame, frame]) == {"duplicate": 2}  # the very same uplink would be none

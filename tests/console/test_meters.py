@@ -14,7 +14,7 @@ from concentrators.commands import capture_period
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.models import AuditRecord, DeviceKey
 from meters.models import Meter, MeterStatus, Place, Reading
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, NOW, START, Device, register_id, verified
 from tests.concentrators.statements import counting
@@ -113,10 +113,10 @@ def test_the_registry_offers_the_acts_that_a_meter_can_take() -> None:
         return [act for act in acts if reverse(f"admin:meters_meter_{act}", args=[meter.pk]) in text]
 
     assert offered() == ["suspend", "install", "retire"]
-    lookup.install(meter, Place.objects.create(name="MP 1"), meter.commissioned_at)
-    lookup.suspend(meter)
+    lifecycle.install(meter, Place.objects.create(name="MP 1"), meter.commissioned_at)
+    lifecycle.suspend(meter)
     assert offered() == ["resume", "exchange", "retire"]
-    lookup.retire(meter, timezone.now())
+    lifecycle.retire(meter, timezone.now())
     assert offered() == []
 
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from ami_headend.signin import roles
 from concentrators.models import Concentrator
 from meters.models import Installation, Meter, Place, Register
-from meters.registry import places
+from meters.registry import place_readings
 from tests.concentrators import fleet
 from tests.concentrators.fleet import INTERVAL, START, Device, register_id, verified
 from tests.concentrators.statements import counting
@@ -40,14 +40,14 @@ def exchanged() -> tuple[Place, Device, Device]:
 def test_the_load_curve_goes_on_across_an_exchange(exchanged: tuple[Place, Device, Device]) -> None:
     place, old, new = exchanged
     register = Register.objects.get(pk=register_id(INTERVAL))
-    hung = places.installations(place)
+    hung = place_readings.installations(place)
     assert [row.meter for row in hung] == [new.meter, old.meter]
-    curve = places.load_curve(hung, register, START, START + 12 * STEP)
+    curve = place_readings.load_curve(hung, register, START, START + 12 * STEP)
     assert [(point.start - START) // STEP for point in curve] == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11]
-    [of_old] = places.load_curve(hung[1:], register, START + 5 * STEP, START + 6 * STEP)
-    [of_new] = places.load_curve(hung[:1], register, START + 5 * STEP, START + 6 * STEP)
+    [of_old] = place_readings.load_curve(hung[1:], register, START + 5 * STEP, START + 6 * STEP)
+    [of_new] = place_readings.load_curve(hung[:1], register, START + 5 * STEP, START + 6 * STEP)
     assert curve[5].value == of_old.value + of_new.value
-    report = places.gaps(hung, register, START, START + 12 * STEP, timezone.now())
+    report = place_readings.gaps(hung, register, START, START + 12 * STEP, timezone.now())
     assert [(gap.start - START) // STEP for gap in report.gaps] == [8]
     assert (report.expected, report.missing) == (11, 1)
 

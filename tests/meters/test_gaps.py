@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from meters.models import Meter, Place, Register
 from meters.readings import gaps
 from meters.readings.gaps import Gap, GapsError, gap_report
-from meters.registry.lookup import exchange, install
+from meters.registry.lifecycle import exchange, install
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 

@@ -7,7 +7,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from keyvault.device_keys.provisioning import NewKey, provision_pending, provision_stored
 from meters.models import EarlierLength, MeterStatus, Place
-from meters.registry.lookup import install
+from meters.registry.lifecycle import install
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 

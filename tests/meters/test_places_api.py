@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from meters.models import Place
-from meters.registry.lookup import exchange, install
+from meters.registry.lifecycle import exchange, install
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db

@@ -3,16 +3,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from meters.models import Installation, Meter, MeterStatus, Place
-from meters.registry.lookup import (
-    RegistryError,
-    exchange,
-    find_meter,
-    install,
-    parse_system_title,
-    resume,
-    retire,
-    suspend,
-)
+from meters.registry.lifecycle import exchange, install, resume, retire, suspend
+from meters.registry.lookup import RegistryError, find_meter, parse_system_title
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db

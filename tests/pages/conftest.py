@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pytest_django import DjangoDbBlocker
 
 from meters.models import Meter, Place
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.flows.stack import Stack, with_own_master_key
 from tests.pages.browser import FLAGS, chromium, signed_in
 
@@ -43,7 +43,7 @@ def stack(
         assert done.returncode == 0, done.stdout + done.stderr
         meter = Meter.objects.filter(serial_number__contains="household").order_by("pk")[0]
         place = Place.objects.create(name="MP 1", address="Mill Lane 7", customer_reference="C-77")
-        lookup.install(meter, place, meter.commissioned_at)
+        lifecycle.install(meter, place, meter.commissioned_at)
         yield live
 
 

@@ -12,7 +12,7 @@ from concentrators.ingest import verification
 from keyvault.device_keys import epochs
 from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.stateful import database
 from tests.stateful.faults import Fault
 from tests.stateful.headend import ACTOR, Effect, HeadEnd, clock
@@ -63,7 +63,7 @@ def _retire(case: _Case) -> _Act:
 def _suspend(case: _Case) -> _Act:
     title = case.sent.title
     row = case.site.meter_of(title).row
-    toggle = lookup.suspend if case.site.truth.in_service[title] else lookup.resume
+    toggle = lifecycle.suspend if case.site.truth.in_service[title] else lifecycle.resume
 
     def effect(truth: Truth) -> None:
         row.refresh_from_db()

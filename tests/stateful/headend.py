@@ -42,7 +42,7 @@ from keyvault.models import DeviceKey
 from keyvault.schemes.agreed import agree, agreed_device_key
 from keyvault.schemes.table import algorithm_for
 from meters.models import Meter, Register
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.stateful import database
 from tests.stateful.faults import Fault, Faults, Worker
 from tests.stateful.field import FLEET_KEY, HonestMeter, Made
@@ -173,7 +173,7 @@ class HeadEnd:
         """A meter is suspended, or taken back into service."""
         meter.row.refresh_from_db()
         in_service = self.truth.in_service
-        lookup.suspend(meter.row) if in_service[meter.title] else lookup.resume(meter.row)
+        lifecycle.suspend(meter.row) if in_service[meter.title] else lifecycle.resume(meter.row)
         in_service[meter.title] = not in_service[meter.title]
 
     def ship(self, meter: HonestMeter, fault: Fault | None = None) -> None:

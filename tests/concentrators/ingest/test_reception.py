@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from pytest_django import Settings
 
-from concentrators import tasks
+from concentrators import retention, tasks
 from concentrators.ingest import reception, uplink_state
 from concentrators.ingest.reception import UnknownEncodingError, UplinkError, UplinkTooLargeError
 from concentrators.models import Concentrator, Uplink
@@ -134,7 +134,7 @@ class TestReceive:
 
         Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
         assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == first
-        assert uplink_state.purge(NOW + timedelta(days=31)) == 1
+        assert retention.delete_bodies(NOW + timedelta(days=31)) == 1
         again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31), tasks.enqueue)
         assert again.uplink_id != first.uplink_id
 
@@ -147,7 +147,7 @@ class TestReceive:
 
         def insert_then_purge(*args: Any) -> int | None:
             uplink_id = insert(*args)
-            uplink_state.purge(NOW + timedelta(days=31))
+            retention.delete_bodies(NOW + timedelta(days=31))
             return uplink_id
 
         monkeypatch.setattr(uplink_state, "add", insert_then_purge)
@@ -158,7 +158,7 @@ class TestReceive:
     def test_a_body_posted_again_after_its_purge_is_judged_again(self, concentrator: Concentrator) -> None:
         frames = [commission(1, concentrator)[0].frame(0)]
         assert judged(concentrator, frames) == {"accepted": 1}
-        uplink_state.purge(NOW + timedelta(days=31))
+        retention.delete_bodies(NOW + timedelta(days=31))
         assert judged(concentrator, frames, NOW + timedelta(days=31)) == {"replayed": 1}
 
     @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from concentrators import retention
 from concentrators.failures.kinds import WAITING
-from concentrators.ingest import uplink_state, verification
+from concentrators.ingest import verification
 from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.facts import Delivery
@@ -279,7 +280,7 @@ def test_octets_that_waited_go_once_they_do_not(concentrator: Concentrator, sett
     uplink = verified(concentrator, [device.frame(0)])
     give_keys([device])
     again(uplink)
-    assert uplink_state.purge(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS, seconds=1)) == 1
+    assert retention.delete_bodies(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS, seconds=1)) == 1
     assert verify_again(uplink.pk) == Verdicts()
 
 

@@ -7,7 +7,7 @@ from celery import Task
 from django.db import IntegrityError, transaction
 from pytest_django import Settings
 
-from concentrators import tasks
+from concentrators import retention, tasks
 from concentrators.ingest import backlog, uplink_state, verification
 from concentrators.ingest.attempt import TransientError
 from concentrators.models import Concentrator, Uplink
@@ -86,27 +86,27 @@ class TestPurge:
         uplink = verified(concentrator, [device.frame(0), b"garbage"])
         unverified = post(concentrator, [b"unverified"])
         end = NOW + timedelta(days=settings.UPLINK_KEEP_DAYS)
-        assert uplink_state.purge(end) == 0
-        assert uplink_state.purge(end + SECOND) == 1
+        assert retention.delete_bodies(end) == 0
+        assert retention.delete_bodies(end + SECOND) == 1
         uplink.refresh_from_db()
         assert (uplink.body, uplink.frames, uplink.accepted, uplink.rejected) == (None, 2, 1, 1)
         unverified.refresh_from_db()
         assert unverified.body is not None
-        assert uplink_state.purge(end + SECOND) == 0
+        assert retention.delete_bodies(end + SECOND) == 0
 
     def test_octets_whose_frames_wait_for_a_key_stay_longer(
         self, concentrator: Concentrator, settings: Settings
     ) -> None:
         uplink = verified(concentrator, [Device(MeterFactory.create(), bytes(32)).frame(0)])
         assert uplink.waiting == 1
-        assert uplink_state.purge(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS) + SECOND) == 0
-        assert uplink_state.purge(NOW + timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS) + SECOND) == 1
+        assert retention.delete_bodies(NOW + timedelta(days=settings.UPLINK_KEEP_DAYS) + SECOND) == 0
+        assert retention.delete_bodies(NOW + timedelta(days=settings.UPLINK_KEEP_WAITING_DAYS) + SECOND) == 1
 
     def test_in_batches(self, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(uplink_state, "_PURGE_BATCH", 2)
+        monkeypatch.setattr(retention, "_BATCH", 2)
         for n in range(5):
             verified(concentrator, [b"%d" % n])
-        assert uplink_state.purge(NOW + timedelta(days=31)) == 5
+        assert retention.delete_bodies(NOW + timedelta(days=31)) == 5
         assert not Uplink.objects.filter(body__isnull=False).exists()
 
 

@@ -11,8 +11,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from concentrators import tasks
-from concentrators.ingest import clock_corrections, reverification, reverification_queue, uplink_state
+from concentrators import retention, tasks
+from concentrators.ingest import clock_corrections, reverification, reverification_queue
 from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.clock_corrections import ClockEffect, ClockError, ClockRequest
 from concentrators.ingest.decisions import Verdicts
@@ -32,7 +32,7 @@ from keyvault.audit.chain import Actor
 from keyvault.master_key import MasterKeyError
 from keyvault.models import AuditRecord
 from meters.models import Meter, MeterEvent, Reading, Register
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.builders import pack, senml_payload
 from tests.concentrators.fleet import (
     ENERGY,
@@ -177,8 +177,8 @@ class TestUnknownRegister:
         self, concentrator: Concentrator, device: Device, settings: object
     ) -> None:
         verified(concentrator, [with_new_register(device, 1)])
-        assert uplink_state.purge(NOW + timedelta(days=179)) == 0
-        assert uplink_state.purge(NOW + timedelta(days=181)) == 1
+        assert retention.delete_bodies(NOW + timedelta(days=179)) == 0
+        assert retention.delete_bodies(NOW + timedelta(days=181)) == 1
 
 
 class TestImplausible:
@@ -225,16 +225,16 @@ class TestRegistry:
     def test_frames_of_a_suspended_meter_wait_until_it_is_resumed(
         self, concentrator: Concentrator, device: Device
     ) -> None:
-        lookup.suspend(device.meter)
+        lifecycle.suspend(device.meter)
         uplink = verified(concentrator, [device.frame(0), device.frame(1)])
         assert outcome(uplink) == {"device_suspended": 2}
         assert again(uplink) == {"device_suspended": 2}
-        lookup.resume(device.meter)
+        lifecycle.resume(device.meter)
         assert judged_by_itself(uplink) == {"accepted": 2}
         assert readings_of(device) == {0: 100, 1: 100}
 
     def test_frames_of_a_retired_meter_do_not_wait(self, concentrator: Concentrator, device: Device) -> None:
-        lookup.retire(device.meter, timezone.now())
+        lifecycle.retire(device.meter, timezone.now())
         uplink = verified(concentrator, [device.frame(0)])
         assert (outcome(uplink), uplink.waiting) == ({"device_suspended": 1}, 0)
 
@@ -253,7 +253,7 @@ class TestRegistry:
     def test_a_change_that_ends_no_waiting_asks_for_nothing(self, device: Device) -> None:
         Reverification.objects.all().delete()
         Meter.objects.update(name="another")
-        lookup.suspend(device.meter)
+        lifecycle.suspend(device.meter)
         assert not Reverification.objects.exists()
 
     def test_what_is_parked_is_tried_once_a_day(

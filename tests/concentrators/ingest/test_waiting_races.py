@@ -23,7 +23,7 @@ from concentrators.models import Concentrator, IntegrityFailure, Reverification,
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
 from meters.models import Meter, Reading, Register
-from meters.registry import lookup
+from meters.registry import lifecycle
 from tests.builders import senml_payload
 from tests.concentrators.fleet import (
     HALF_HOUR_S,
@@ -117,7 +117,7 @@ def test_registers_and_resumed_meters_come_while_their_frames_are_judged_and_jud
         devices = commission(8, concentrator)
         suspended = [device.meter for device in devices[:4]]
         for meter in suspended:
-            lookup.suspend(meter)
+            lifecycle.suspend(meter)
         frames = [frame(device, code, n) for device in devices for n in range(2)]
         uplinks = [post(concentrator, frames), post(other_concentrator, frames[::-1]), post(concentrator, frames[4:])]
         verification.verify(uplinks[0].pk)
@@ -125,7 +125,7 @@ def test_registers_and_resumed_meters_come_while_their_frames_are_judged_and_jud
             *map(verifying, uplinks[1:]),
             partial(add, code),
             work,
-            *[partial(lookup.resume, meter) for meter in suspended],
+            *[partial(lifecycle.resume, meter) for meter in suspended],
             work,
             partial(verify_all_again, [uplink.pk for uplink in uplinks]),
         )
