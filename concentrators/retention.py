@@ -2,6 +2,7 @@
 
 The row of an uplink is kept longer than the readings that it brought, because they name it. If the counter of a
 rejected frame was taken, its digest is kept when the evidence is deleted, for as long as readings.
+The sessions of retired and compromised keys are deleted, too, but for the newest of each key.
 """
 
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from django.db import connection, transaction
 from concentrators.failures.kinds import BEFORE_COUNTER
 from concentrators.failures.record import DIGEST_OCTETS
 from concentrators.models import FailureTally, HopFailure, RefusedFrame, ReportedSum, Uplink
+from keyvault import sessions_store
 
 _BATCH = 1_000
 
@@ -28,6 +30,7 @@ def delete_old(now: datetime) -> dict[str, int]:
             RefusedFrame._meta.db_table, "received_at", now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)
         ),
         "uplinks": _uplinks(now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)),
+        "sessions": sessions_store.prune(),
     }
 
 

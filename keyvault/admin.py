@@ -10,6 +10,7 @@ from unfold.decorators import display
 
 from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of, shown
 from keyvault.colours import KEY_COLOURS
+from keyvault.device_keys import last_heard
 from keyvault.models import (
     AuditRecord,
     DeviceKey,
@@ -109,7 +110,7 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
 
     @display(description="last heard")
     def counter_heard_at(self, key: DeviceKey) -> str:
-        return shown(InvocationCounter.objects.filter(pk=key.pk).values_list("heard_at", flat=True).first())
+        return shown(DeviceKey.objects.filter(pk=key.pk).values_list(last_heard.last_of_key("pk"), flat=True).first())
 
 
 class OfDeviceKeyAdmin(ReadOnlyAdmin):
@@ -138,18 +139,23 @@ class InvocationCounterAdmin(OfDeviceKeyAdmin):
     """Which counters were taken of each key."""
 
     when_empty = "There are no device keys yet, so no counters."
-    list_display = ["device", "epoch", "highest_taken", "floor", "heard_at"]
-    fields = ["device", "epoch", "highest_taken", "floor", "missing", "heard_at", "key_version"]
-    readonly_fields = ["device", "epoch", "highest_taken", "missing"]
+    list_display = ["device", "epoch", "highest_taken", "floor", "heard"]
+    fields = ["device", "epoch", "highest_taken", "floor", "missing", "heard", "key_version"]
+    readonly_fields = ["device", "epoch", "highest_taken", "missing", "heard"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[InvocationCounter]:
-        rows = super().get_queryset(request)
+        rows = super().get_queryset(request).annotate(last_heard_at=last_heard.last_of_key("key_id"))
         is_list = request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist")
-        return rows.defer("key__wrapped", "gaps") if is_list else rows
+        counters: QuerySet[InvocationCounter] = rows.defer("key__wrapped", "gaps") if is_list else rows
+        return counters
 
     @display(description="highest", ordering="highest")
     def highest_taken(self, counter: InvocationCounter) -> str:
         return "none yet" if counter.highest < 0 else str(counter.highest)
+
+    @display(description="last heard")
+    def heard(self, counter: InvocationCounter) -> str:
+        return shown(counter.last_heard_at)  # type: ignore[attr-defined]
 
     @display(description="not taken above the floor")
     def missing(self, counter: InvocationCounter) -> str:

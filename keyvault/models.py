@@ -206,23 +206,28 @@ class InvocationCounter(models.Model):
 
 
 class Session(models.Model):
-    """Which counters of one session of a device key were taken, as of a key's own counter.
+    """Which counters of one session of a device key were taken, and when it was heard, as of a key's own counter.
 
-    ``context`` is the kid context (12 octets), which names it; sessions of a key rank by it. All that writes here
-    holds the row of the key's own counter, so that its ``key_version`` and ``session_floor`` stand for sessions, too.
+    ``context`` is the kid context (12 octets), which names it; sessions of a key rank by it. ``key_version`` is that of
+    the key, too: a trigger moves it. A session begins, and is given up, with the row of the key's own counter held,
+    where ``session_floor`` stands; its frames write nothing but its own row.
     """
 
     key = models.ForeignKey(DeviceKey, models.CASCADE, db_index=False, related_name="sessions")
+    key_version = models.PositiveIntegerField(default=1)
     context = models.BinaryField(max_length=12)
     highest = models.BigIntegerField()
     floor = models.BigIntegerField(default=0)
     gaps = Int8MultiRangeField(db_default=models.Value("{}"))
+    heard_at = models.DateTimeField(null=True)
+    heard_via = models.IntegerField(null=True)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["key", "context"], name="session_of_key"),
             models.CheckConstraint(condition=Q(floor__lte=F("highest") + 1), name="session_counter_floor"),
         ]
+        indexes = [models.Index(fields=["heard_via"], condition=Q(heard_via__isnull=False), name="session_heard_via")]
 
     def __str__(self) -> str:
         return f"session {bytes(self.context).hex()} of key {self.key_id}"

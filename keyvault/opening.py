@@ -13,9 +13,10 @@ from keyvault.ciphers import KeptCiphers
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
+from keyvault.counted_keys import ContendedError, CountedKey
 from keyvault.models import KeyState
 from keyvault.refusals import EnrolmentRefusal, Refusal
-from keyvault.replay_window_store import Care, ContendedError, CountedKey, read_keys, save_keys
+from keyvault.replay_window_store import Care, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
 
 _PENDING = KeyState.PENDING.value

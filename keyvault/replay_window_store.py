@@ -8,14 +8,16 @@ from typing import Any
 from django.conf import settings
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
+from keyvault import sessions_store
 from keyvault.ciphers import KeptCiphers, KeyRow, key_row
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import make_kid
+from keyvault.counted_keys import ContendedError, CountedKey, CountedSession
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH
-from keyvault.replay_window import CounterSet, Take, format_gaps, parse_gaps
+from keyvault.replay_window import format_gaps
 from keyvault.replay_window_sql import (
     ANY_EPOCH,
-    BEGIN_SESSIONS,
+    LOCK_SESSIONS,
     LOCKED,
     NOT_FORESEEN,
     READ_KEYS_OF_TITLES,
@@ -27,7 +29,6 @@ from keyvault.replay_window_sql import (
     SAVE_SESSIONS_GAPS,
 )
 from keyvault.schemes.lines import Cipher
-from keyvault.schemes.session import opened_at
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
 
@@ -38,109 +39,6 @@ class Care(Enum):
     TRUST = "what the frames foresee of kept keys is taken for true"
     LOOK = "what the frames foresee is compared with the database"
     LOCK = "counters are read under their row locks, taken in title order"
-
-
-class ContendedError(Exception):
-    """Another transaction took counters or moved keys of these uplinks meanwhile: roll back and try again."""
-
-
-class CountedKey(CounterSet):
-    """A device key's row and counters as this transaction sees them, and what they were when it looked.
-
-    ``cipher`` opens its frames; None where it is not kept, yet.
-
-    ``floor`` None: only ``highest`` is known, since it is what the frames foresaw (``is_foreseen``). That does for
-    counters that follow it one by one, and for no others.
-
-    ``opened_s`` is when the session began that the counters are of (Unix seconds), 0 where they are the key's own.
-    """
-
-    context = b""
-    opened_s = 0
-
-    __slots__ = (
-        "alg",
-        "cipher",
-        "content",
-        "envelope",
-        "floor_was",
-        "gaps_were",
-        "heard_at",
-        "heard_via",
-        "highest_was",
-        "id",
-        "is_foreseen",
-        "row",
-        "scheme",
-        "state",
-        "version",
-    )
-
-    def __init__(
-        self,
-        max_gap_runs: int,
-        row: KeyRow,
-        cipher: Cipher | None,
-        highest: int,
-        floor: int | None = None,
-        gaps: str | None = None,
-    ) -> None:
-        super().__init__(max_gap_runs, highest, floor or 0, parse_gaps(gaps) if gaps else None)
-        self.row, self.cipher = row, cipher
-        self.id, self.version, self.state, self.alg, self.envelope, self.content, self.scheme = row
-        self.highest_was, self.floor_was, self.gaps_were = highest, floor, gaps
-        self.is_foreseen = floor is None
-        self.heard_at: datetime | None = None
-        self.heard_via = 0
-
-    @property
-    def moved(self) -> bool:
-        """Whether a counter was taken."""
-        return self.highest != self.highest_was or self.gaps_changed
-
-    def know(self, highest: int, floor: int, gaps: str | None) -> None:
-        """Go on from the counters as they stand, where they were foreseen; none may have been taken yet."""
-        self.highest = self.highest_was = highest
-        self.floor = self.floor_was = floor
-        self.gaps, self.gaps_were = parse_gaps(gaps) if gaps else [], gaps
-        self.is_foreseen = False
-
-
-class CountedSession(CountedKey):
-    """A session of a device key: its counters, where it is known already, beside the key's row.
-
-    ``is_known`` where it has a row. One that has none is a new one, or, where its kid context is not above the
-    key's ``session_floor``, was given up: then it takes nothing.
-    """
-
-    __slots__ = ("context", "is_closed", "is_known", "opened_s")
-
-    def __init__(
-        self,
-        max_gap_runs: int,
-        row: KeyRow,
-        cipher: Cipher | None,
-        context: bytes,
-        highest: int | None,
-        floor: int | None = None,
-        gaps: str | None = None,
-        session_floor: bytes = b"",
-    ) -> None:
-        self.is_known = highest is not None
-        if highest is None:
-            highest, floor = -1, 0
-        super().__init__(max_gap_runs, row, cipher, highest, floor, gaps)
-        self.context = context
-        self.opened_s = opened_at(context)
-        self.is_closed = not self.is_known and context <= session_floor
-
-    def look(self, counter: int) -> Take:
-        """As of any counters; CLOSED where the session was given up."""
-        return Take.CLOSED if self.is_closed else super().look(counter)
-
-    def take(self, counter: int) -> Take:
-        """As of any counters; CLOSED where the session was given up."""
-        return Take.CLOSED if self.is_closed else super().take(counter)
 
 
 def read_keys(
@@ -161,9 +59,9 @@ def read_keys(
 
 
 def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care) -> None:
-    """Add the keys of those names, as one query finds them; as two under locks, where sessions are among them.
+    """Add the keys of those names, as one query finds them; as three under locks, where sessions are among them.
 
-    What a statement waited for, it sees of the rows that it locks alone.
+    A statement that waited sees only of the rows that it locks what others did meanwhile.
     """
     epochs = [int.from_bytes(name[8:KID_OCTETS], "big") if len(name) > 8 else ANY_EPOCH for name in names]
     contexts = _contexts(names)
@@ -171,6 +69,7 @@ def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care
     named = [octets_array(name[:8] for name in names), int_array(epochs)]
     if care is Care.LOCK and contexts:
         fetch_rows(both.of_keys + LOCKED, *named)
+        fetch_rows(LOCK_SESSIONS, *named, *contexts)
     if contexts:
         rows = fetch_rows(both.with_sessions, *named, *contexts)
     else:
@@ -272,9 +171,9 @@ def save_keys(keys: Sequence[CountedKey]) -> None:
         _save(SAVE_GAPS, keys, _gaps_of(keys))
 
 
-def _gaps_of(keys: "Sequence[CountedKey | _Heard]") -> list[list[Any]]:
+def _gaps_of(keys: "Sequence[CountedKey | _Held]") -> list[list[Any]]:
     """What gaps and floors of keys were, and are; nothing of those whose highest counter alone is known."""
-    known = [None if isinstance(key, _Heard) or key.is_foreseen else key for key in keys]
+    known = [None if isinstance(key, _Held) or key.is_foreseen else key for key in keys]
     return [
         [key and (key.gaps_were or "{}") for key in known],
         [key and format_gaps(key.gaps) for key in known],
@@ -291,7 +190,7 @@ def _save(statement: str, keys: Sequence[CountedKey], more: list[list[Any]]) -> 
         raise ContendedError(f"{len(keys) - saved} of {len(keys)} counters moved meanwhile")
 
 
-def _moves(keys: "Sequence[CountedKey | _Heard]") -> list[Any]:
+def _moves(keys: "Sequence[CountedKey | _Held]") -> list[Any]:
     """How keys moved, as the parameters that all statements begin with."""
     times = sorted({key.heard_at for key in keys if key.heard_at is not None})
     place_of: dict[datetime | None, int] = {None: 0} | {at: place for place, at in enumerate(times, 1)}
@@ -307,66 +206,43 @@ def _moves(keys: "Sequence[CountedKey | _Heard]") -> list[Any]:
 
 
 def _save_with_sessions(keys: Sequence[CountedKey], sessions: Sequence[CountedSession], *, only_ahead: bool) -> None:
-    """As save_keys: all keys, in one statement with the sessions that are known; then those that begin."""
-    held = _held(keys)
+    """As save_keys: keys and the sessions that have begun, in one statement; then those that begin."""
+    held = _own_rows(keys)
     known = [session for session in sessions if session.is_known]
     ((saved, advanced),) = fetch_rows(
         SAVE_SESSIONS_AHEAD if only_ahead else SAVE_SESSIONS_GAPS,
         *_moves(held),
         *(() if only_ahead else _gaps_of(held)),
-        int_array([session.id for session in known]),
-        octets_array([session.context for session in known]),
-        int_array([session.highest_was for session in known]),
-        int_array([session.highest for session in known]),
+        *_moves(known),
         *(() if only_ahead else _gaps_of(known)),
+        octets_array([session.context for session in known]),
     )
     moved = len(held) - saved + len(known) - advanced
     if moved:
         raise ContendedError(f"{moved} of {len(held)} keys and {len(known)} sessions moved meanwhile")
-    beginning = [session for session in sessions if not session.is_known]
-    if beginning:
-        _begin(beginning)
+    if len(known) < len(sessions):
+        sessions_store.begin([session for session in sessions if not session.is_known])
 
 
-def _held(keys: Sequence[CountedKey]) -> list["CountedKey | _Heard"]:
-    """The keys whose own rows are written, in their order, one each: where sessions moved alone, the key is heard."""
-    held: dict[int, CountedKey | _Heard] = {}
+def _own_rows(keys: Sequence[CountedKey]) -> list["CountedKey | _Held"]:
+    """The keys whose own counters' rows are written, in their order, one each; they are held where sessions begin."""
+    rows: dict[int, CountedKey | _Held] = {}
     for key in keys:
-        if not key.context:
-            held[key.id] = key
-            continue
-        own = held.get(key.id)
-        if own is None:
-            held[key.id] = _Heard(key.id, key.version, key.heard_at, key.heard_via)
-        elif key.heard_at is not None and (own.heard_at is None or own.heard_at < key.heard_at):
-            own.heard_at, own.heard_via = key.heard_at, key.heard_via
-    return list(held.values())
+        if not isinstance(key, CountedSession):
+            rows[key.id] = key
+        elif not key.is_known:
+            rows.setdefault(key.id, _Held(key.id, key.version))
+    return list(rows.values())
 
 
-class _Heard:
-    """A key of which sessions moved, and none of its own counters."""
+class _Held:
+    """A key whose row is held, and whose own counter stays as it is."""
 
-    __slots__ = ("heard_at", "heard_via", "id", "version")
+    __slots__ = ("id", "version")
 
     highest_was = highest = NOT_FORESEEN
+    heard_at: datetime | None = None
+    heard_via = 0
 
-    def __init__(self, key_id: int, version: int, heard_at: datetime | None, heard_via: int) -> None:
-        self.id, self.version, self.heard_at, self.heard_via = key_id, version, heard_at, heard_via
-
-
-def _begin(sessions: Sequence[CountedSession]) -> None:
-    """Keep new sessions, in the transaction that holds the rows of their keys; ContendedError where one is not new.
-
-    The statement is one of its own, to see what stood before those rows were held.
-    """
-    ((taken,),) = fetch_rows(
-        BEGIN_SESSIONS,
-        int_array([session.id for session in sessions]),
-        octets_array([session.context for session in sessions]),
-        int_array([session.highest for session in sessions]),
-        int_array([session.floor for session in sessions]),
-        [format_gaps(session.gaps) for session in sessions],
-        settings.SESSIONS_KEPT,
-    )
-    if taken:
-        raise ContendedError(f"{taken} of {len(sessions)} sessions began, or were given up, meanwhile")
+    def __init__(self, key_id: int, version: int) -> None:
+        self.id, self.version = key_id, version

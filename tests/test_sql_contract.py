@@ -58,7 +58,7 @@ ELSEWHERE = {
     "concentrators/commands/capture_period.py": (_STORES, {"meters_reading"}),
     "concentrators/commands/downlink.py": (
         "commands are offered under the locks of one statement, by whom a meter was heard through",
-        {"keyvault_devicekey", "keyvault_invocationcounter", "meters_meter"},
+        {"keyvault_devicekey", "meters_meter"},
     ),
     "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),

@@ -290,7 +290,7 @@ def _keys(meter: Meter, now: datetime) -> HtmlTable:
         .annotate(
             highest=Coalesce(Subquery(sessions.values("highest")), Subquery(counters.values("highest"))),
             gaps=Coalesce(Subquery(sessions.values("gaps")), Subquery(counters.values("gaps"))),
-            heard_at=Subquery(counters.values("heard_at")),
+            heard_at=last_heard.last_of_key("pk"),
         )
         .order_by("-epoch")
     )

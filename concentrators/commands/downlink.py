@@ -18,7 +18,7 @@ from ami_headend.core.sql import execute_named, fetch_rows, int_array, octets_ar
 from concentrators.commands.queue import AT_ONCE, RETRY_DOUBLINGS
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault import journal
-from keyvault.device_keys import command_sealing, epochs
+from keyvault.device_keys import command_sealing, epochs, last_heard
 from keyvault.device_keys.command_sealing import KeyCommand, PlainCommand, Sealed
 
 OFFER_MAX = 100
@@ -159,8 +159,8 @@ _DUE = f"""
           AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         UNION
         SELECT h.id, home.mine IS NOT NULL FROM asked, (
-            SELECT c.id, m.id AS meter_id, k.system_title, i.key_id, i.heard_at
-            FROM asked, keyvault_invocationcounter i
+            SELECT c.id, m.id AS meter_id, k.system_title, i.heard_at
+            FROM asked, {last_heard.COUNTERS} i
             JOIN keyvault_devicekey k ON k.id = i.key_id
             JOIN meters_meter m ON m.system_title = k.system_title,
             LATERAL ({_OPEN_OF.format(meter="m.id")}) c
@@ -171,8 +171,8 @@ _DUE = f"""
               AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         ) home
         WHERE home.mine IS NOT TRUE AND NOT EXISTS (
-            SELECT 1 FROM keyvault_devicekey o JOIN keyvault_invocationcounter p ON p.key_id = o.id
-            WHERE o.system_title = h.system_title AND o.id <> h.key_id AND p.heard_at > h.heard_at)
+            SELECT 1 FROM keyvault_devicekey o JOIN {last_heard.COUNTERS} p ON p.key_id = o.id
+            WHERE o.system_title = h.system_title AND p.heard_at > h.heard_at)
     )
     SELECT c.id, m.system_title, c.kind, c.parameters, c.late_answers, mine.elsewhere,
            c.octets, c.kid, c.invocation_counter, c.key_version

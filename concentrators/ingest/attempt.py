@@ -7,8 +7,9 @@ from django.db import transaction
 from psycopg.errors import DeadlockDetected, UniqueViolation
 
 from ami_headend.core.database_errors import trouble_of, would_come_with_any_values
+from keyvault.counted_keys import ContendedError
 from keyvault.master_key import MasterKeyError
-from keyvault.replay_window_store import Care, ContendedError
+from keyvault.replay_window_store import Care
 
 TRIES = 6  # the first ones optimistic, the others under lock; each loses only to a transaction that won
 _LOOKS = 100  # lots; where each has something unforeseen in it, one in a hundred is judged twice

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 
-from ami_headend.core.sql import fetch_rows
+from ami_headend.core.sql import fetch_rows, int_array
 from keyvault import master_key
 from keyvault.device_keys.epochs import WORN
-from keyvault.device_keys.last_heard import HIGHEST
+from keyvault.device_keys.last_heard import HIGHEST, LAST_OF_KEY
 from keyvault.master_key import MasterKeyState, rewrap
 from keyvault.master_key.census import Count
 from keyvault.models import DeviceKey, KeyState, MasterKeyRotation, RotationState
@@ -123,8 +123,9 @@ def are_there_from_before(at: datetime) -> bool:
 def of_device(system_title: bytes) -> list[dict[str, Any]]:
     """The keys of a device as text and times, the newest first, with the last frame under each. No octets."""
     rows = fetch_rows(
-        f"""SELECT k.epoch, k.state, k.scheme, k.algorithm, k.source, k.fingerprint, {HIGHEST}, c.heard_at, c.heard_via
+        f"""SELECT k.epoch, k.state, k.scheme, k.algorithm, k.source, k.fingerprint, {HIGHEST}, h.heard_at, h.heard_via
            FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
+           {LAST_OF_KEY.format(key="k.id")}
            WHERE k.system_title = %s ORDER BY k.epoch DESC""",
         system_title,
     )
@@ -143,6 +144,17 @@ def of_device(system_title: bytes) -> list[dict[str, Any]]:
         }
         for epoch, state, scheme, algorithm, source, name, highest, heard_at, heard_via in rows
     ]
+
+
+def counters(key_ids: Collection[int]) -> dict[int, tuple[int | None, datetime | None]]:
+    """How far devices counted under keys, by their ids, and when they were heard last; None where they never were."""
+    rows = fetch_rows(
+        f"""SELECT c.key_id, nullif({HIGHEST}, -1), h.heard_at
+            FROM keyvault_invocationcounter c {LAST_OF_KEY.format(key="c.key_id")}
+            WHERE c.key_id = ANY(%s::int[])""",
+        int_array(key_ids),
+    )
+    return {key_id: (highest, heard_at) for key_id, highest, heard_at in rows}
 
 
 def of_concentrators(titles: Collection[bytes]) -> dict[bytes, str]:

@@ -359,13 +359,17 @@ def set_key_state(
     """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved.
 
     ``before`` limits it to keys that are in one of those states; ``tell`` is as in ``provision_agreed``. Counters are
-    locked first, in title order, as verification locks them.
+    locked first, in title order, then those of sessions, as verification locks them.
     """
     states = None if before is None else [one.value for one in before]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             """SELECT 1 FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
                WHERE k.id = ANY(%s) ORDER BY k.system_title, k.epoch FOR UPDATE OF c""",
+            [list(key_ids)],
+        )
+        cursor.execute(
+            "SELECT 1 FROM keyvault_session WHERE key_id = ANY(%s) ORDER BY key_id, context FOR UPDATE",
             [list(key_ids)],
         )
         cursor.execute(

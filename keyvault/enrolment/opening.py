@@ -15,6 +15,7 @@ from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError
+from keyvault.counted_keys import ContendedError, CountedKey
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import transfer_algorithm
 from keyvault.device_keys.unwrapping import open_keys
@@ -28,7 +29,7 @@ from keyvault.models import KeyState
 from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refused
 from keyvault.refusals import EnrolmentRefusal, Refusal
 from keyvault.replay_window import Take
-from keyvault.replay_window_store import ContendedError, CountedKey, know_foreseen, read_keys
+from keyvault.replay_window_store import know_foreseen, read_keys
 from keyvault.schemes.agreed import AGREED, AgreementError, check_public
 from keyvault.schemes.lines import KeyInputs
 from keyvault.schemes.table import USUAL

@@ -9,6 +9,7 @@ from ami_headend.core.sql import fetch_rows, octets_array
 from keyvault import journal
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import make_kid
+from keyvault.counted_keys import ContendedError
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
 from keyvault.enrolment import lookups
@@ -16,7 +17,6 @@ from keyvault.enrolment.opening import Enrolling
 from keyvault.enrolment_models import Enrolment
 from keyvault.models import DeviceKey, KeyState
 from keyvault.opening import Opening
-from keyvault.replay_window_store import ContendedError
 
 
 def store(

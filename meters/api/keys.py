@@ -7,9 +7,9 @@ from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from keyvault.device_keys import agreement_keys
+from keyvault.device_keys import agreement_keys, inventory
 from keyvault.device_keys.agreement_keys import VersionUse
-from keyvault.models import AgreementState, DeviceKey, InvocationCounter, KeyState
+from keyvault.models import AgreementState, DeviceKey, KeyState
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView
 from meters.api.serializers import NumberedPageQuery, SystemTitleField, given, page_of
@@ -91,9 +91,7 @@ class KeyList(ParameterView):
         wanted = given(asked, system_title="meter", state="state", scheme="scheme")
         rows = DeviceKey.objects.filter(pk__gt=asked["cursor"], **wanted).defer("wrapped").order_by("pk")
         found: list[Any] = list(rows[: asked["page_size"]])
-        counters = InvocationCounter.objects.defer("gaps").in_bulk([key.pk for key in found])
+        counters = inventory.counters([key.pk for key in found])
         for key in found:
-            counter = counters.get(key.pk)
-            key.highest_counter = None if counter is None or counter.highest < 0 else counter.highest
-            key.heard_at = None if counter is None else counter.heard_at
+            key.highest_counter, key.heard_at = counters.get(key.pk, (None, None))
         return self.numbered_page(request, found, KeySerializer, asked)

@@ -18,6 +18,7 @@ from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import fair_shares, reverification_queue
 from concentrators.models import Concentrator
 from keyvault import master_key
+from keyvault.counted_keys import ContendedError
 from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, provisioning
 from keyvault.enrolment import authorities, lookups
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
@@ -26,7 +27,6 @@ from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
 from keyvault.journal import reading
 from keyvault.models import AgreementKey, DeviceKey, DevicePublicKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, save_counters
-from keyvault.replay_window_store import ContendedError
 from meters.models import Meter, MeterStatus
 from tests.concentrators.enrolling import (
     AUTHORITY,

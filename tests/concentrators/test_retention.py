@@ -33,12 +33,13 @@ def test_old_rows_go_and_young_ones_stay(concentrator: Concentrator) -> None:
         "reported sums": 0,
         "digests": 0,
         "uplinks": 1,
+        "sessions": 0,
     }
     assert Uplink.objects.get() == young
     assert set(IntegrityFailure.objects.values_list("uplink", flat=True)) == {young.pk}
     assert FailureTally.objects.get().failures == 2
     assert retention.delete_old(NOW) == dict.fromkeys(
-        ("failures", "tallies", "hop failures", "reported sums", "digests", "uplinks"), 0
+        ("failures", "tallies", "hop failures", "reported sums", "digests", "uplinks", "sessions"), 0
     )
 
 
@@ -66,6 +67,7 @@ def test_more_than_a_batch(concentrator: Concentrator, monkeypatch: pytest.Monke
         "reported sums": 0,
         "digests": 0,
         "uplinks": 5,
+        "sessions": 0,
     }
 
 

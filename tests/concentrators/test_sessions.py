@@ -1,22 +1,25 @@
 """Meters of scheme session: which sessions are kept, what is refused, and that it costs no more statements."""
 
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from pytest_django import Settings
 
+from ami_headend.core.sql import fetch_rows
+from concentrators import retention
 from concentrators.ingest import reverification, verification, worker
 from concentrators.ingest.attempt import Foresight
 from concentrators.models import Concentrator
 from keyvault.ciphers import KeptCiphers
-from keyvault.device_keys import command_sealing, epochs, inventory, provisioning
+from keyvault.device_keys import command_sealing, epochs, inventory, last_heard, provisioning
 from keyvault.device_keys.command_sealing import PlainCommand
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
 from keyvault.opening import open_frames
 from keyvault.replay_window_store import Care
 from keyvault.schemes.session import SessionSealer, kid_context
+from meters.models import Meter
 from tests.concentrators.fleet import (
     NOW,
     START_S,
@@ -31,6 +34,7 @@ from tests.concentrators.fleet import (
 )
 from tests.concentrators.scheme_devices import SessionDevice, of_mac, of_session
 from tests.concentrators.statements import Statements
+from tests.factories import ConcentratorFactory
 from tests.stateful.headend import ACTOR
 
 pytestmark = pytest.mark.django_db
@@ -56,7 +60,7 @@ class TestKept:
         assert first.kept() == [first.context, second.context, third.context]
         assert [session.counter().highest for session in (first, second, third)] == [1, 0, 5]
         own = InvocationCounter.objects.get(key=first.row())
-        assert (own.highest, bytes(own.session_floor), own.heard_at) == (-1, b"", NOW)
+        assert (own.highest, bytes(own.session_floor), own.heard_at) == (-1, b"", None)
 
     def test_the_lowest_is_given_up_and_closed(self, concentrator: Concentrator, settings: Settings) -> None:
         settings.SESSIONS_KEPT = 2
@@ -122,6 +126,87 @@ class TestAhead:
         assert not Session.objects.exists()
 
 
+def heard_of(device: SessionDevice) -> set[datetime | None]:
+    """When a meter was heard last, by everything that says so."""
+    key, title = device.row(), device.title
+    meter = Meter.objects.annotate(heard_at=last_heard.last_at("system_title")).get(pk=device.meter.pk)
+    of_key = DeviceKey.objects.annotate(heard_at=last_heard.last_of_key("pk")).get(pk=key.pk)
+    [(last, _)] = fetch_rows(f"SELECT h.* FROM (SELECT 1) m {last_heard.LAST.format(title='%s')}", title)
+    [(of_all,)] = fetch_rows(f"SELECT heard_at FROM {last_heard.OF_ALL} h WHERE system_title = %s", title)
+    listed = inventory.of_device(title)[0]["heard_at"]
+    found = {last, of_all, listed, meter.heard_at, of_key.heard_at, inventory.counters([key.pk])[key.pk][1]}
+    for at in found - {None}:
+        [(since, before)] = fetch_rows(
+            f"SELECT {last_heard.SINCE.format(title='%s')}, {last_heard.SINCE.format(title='%s')}",
+            *(title, at, title, at + timedelta(seconds=1)),
+        )
+        assert (since, before) == (True, False)
+    return found
+
+
+def via(device: SessionDevice) -> int:
+    return int(inventory.of_device(device.title)[0]["heard_via"])
+
+
+class TestHeard:
+    def test_by_whichever_session_came_last(self, concentrator: Concentrator) -> None:
+        first, second = booted(concentrator, 2)
+        other = ConcentratorFactory.create()
+        assert heard_of(first) == {None}
+        judged(concentrator, [second.frame(0)], NOW)
+        assert (heard_of(first), via(first)) == ({NOW}, concentrator.pk)
+        later = NOW + timedelta(seconds=9)
+        assert judged(other, [first.frame(1)], later) == {"accepted": 1}
+        assert judged(concentrator, [second.frame(2)], later - timedelta(seconds=5)) == {"accepted": 1}
+        assert (heard_of(first), via(first)) == ({later}, other.pk)
+
+    def test_stays_when_the_session_goes(self, concentrator: Concentrator, settings: Settings) -> None:
+        settings.SESSIONS_KEPT = 2
+        sessions = booted(concentrator, 3)
+        other, later = ConcentratorFactory.create(), NOW + timedelta(seconds=9)
+        judged(concentrator, [one.frame(n) for n, one in enumerate(sessions[:2])])
+        judged(other, [sessions[0].frame(3)], later)
+        judged(concentrator, [sessions[2].frame(4)])
+        assert sessions[0].kept() == [one.context for one in sessions[1:]]
+        assert (heard_of(sessions[0]), via(sessions[0])) == ({later}, other.pk)
+
+    def test_a_frame_writes_its_session_and_nothing_else(self, concentrator: Concentrator) -> None:
+        device = of_session(concentrator)
+        judged(concentrator, [device.frame(0)])
+
+        def own_row() -> list[tuple[object, ...]]:
+            return fetch_rows("SELECT xmin::text, ctid::text FROM keyvault_invocationcounter")
+
+        before = own_row()
+        for frames in ([device.frame(1)], [device.frame(3, counter=5)], [device.frame(2, counter=3)]):
+            assert judged(concentrator, frames, NOW + timedelta(seconds=2)) == {"accepted": 1}
+        assert own_row() == before
+        assert heard_of(device) == {NOW + timedelta(seconds=2)}
+
+
+def test_ended_keys_keep_their_newest_session_and_no_verdict_changes(
+    concentrator: Concentrator, settings: Settings
+) -> None:
+    settings.SESSIONS_KEPT = 3
+    other, later = ConcentratorFactory.create(), NOW + timedelta(seconds=9)
+    fleet = [booted(concentrator, 4) for _ in range(3)]
+    judged(concentrator, [one.frame(n) for sessions in fleet for n, one in enumerate(sessions)])
+    judged(other, [sessions[1].frame(4) for sessions in fleet], later)
+    for sessions, state in zip(fleet[:2], (KeyState.RETIRED, KeyState.COMPROMISED), strict=True):
+        provisioning.set_key_state([sessions[0].row().pk], state)
+    late = [one.frame(6, counter=counter) for sessions in fleet for one in sessions for counter in (0, 1, 7)]
+    stands = [(inventory.of_device(sessions[0].title), heard_of(sessions[0])) for sessions in fleet]
+    verdicts = judged(concentrator, late[:24])
+    assert verdicts == {"key_retired": 24}
+    assert retention.delete_old(NOW)["sessions"] == 4
+    assert [len(sessions[0].kept()) for sessions in fleet] == [1, 1, 3]
+    assert fleet[0][0].kept() == [fleet[0][3].context]
+    assert bytes(InvocationCounter.objects.get(key=fleet[0][0].row()).session_floor) == fleet[0][2].context
+    assert judged(concentrator, late[:24]) == verdicts
+    assert [(inventory.of_device(sessions[0].title), heard_of(sessions[0])) for sessions in fleet] == stands
+    assert retention.delete_old(NOW)["sessions"] == 0
+
+
 class TestKeys:
     def test_two_sessions_prove_one_pending_key(self, concentrator: Concentrator) -> None:
         old = commission(1, concentrator)[0]
@@ -135,6 +220,7 @@ class TestKeys:
         device = of_session(concentrator)
         assert judged(concentrator, [device.frame(0)]) == {"accepted": 1}
         epochs.compromise([device.row().pk], ACTOR)
+        assert Session.objects.get().key_version == device.row().version == 2
         assert judged(concentrator, [device.frame(1), device.reboot().frame(2)]) == {"key_retired": 2}
 
     def test_a_cancelled_key_goes_with_its_sessions(self, concentrator: Concentrator) -> None:
@@ -191,7 +277,7 @@ def test_a_key_is_worn_by_its_newest_session(concentrator: Concentrator, setting
 def test_a_mixed_fleet_costs_as_many_statements_as_the_usual_one(
     concentrator: Concentrator, statements: Statements
 ) -> None:
-    """But for one more where sessions begin."""
+    """But for two more where sessions begin."""
 
     def cost(frames: list[bytes]) -> int:
         uplink = post(concentrator, frames)
@@ -204,7 +290,7 @@ def test_a_mixed_fleet_costs_as_many_statements_as_the_usual_one(
         usual_ones = commission(2 * size, concentrator)
         mixed = [*commission(size, concentrator), *(of_session(concentrator) for _ in range(size))]
         begin = [cost([device.frame(0) for device in fleet]) for fleet in (usual_ones, mixed)]
-        assert begin[1] == begin[0] + 1
+        assert begin[1] == begin[0] + 2
         for interval in (1, 2):
             each = [cost([device.frame(interval) for device in fleet]) for fleet in (usual_ones, mixed)]
             assert each[1] == each[0]

@@ -9,12 +9,13 @@ from pytest_django import Settings
 
 from keyvault.ciphers import KeptCiphers
 from keyvault.cose.structures import make_kid
+from keyvault.counted_keys import ContendedError
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, open_frames, save_counters
 from keyvault.replay_window import Take
-from keyvault.replay_window_store import Care, ContendedError
+from keyvault.replay_window_store import Care
 from tests.builders import seal_frame
 from tests.concentrators.fleet import NOW
 from tests.concentrators.statements import counting

@@ -14,7 +14,8 @@ from concentrators.ingest.frame_checks import Examined, examine
 from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.structures import make_kid
-from keyvault.replay_window_store import Care, CountedKey, CountedSession
+from keyvault.counted_keys import CountedKey, CountedSession
+from keyvault.replay_window_store import Care
 from keyvault.schemes.lines import OpenedKey
 from keyvault.schemes.mac import MacCipher
 from keyvault.schemes.sealed import SealedSealer

@@ -11,8 +11,9 @@ from concentrators.ingest import quarantine, uplink_state, verification
 from concentrators.ingest.attempt import TRIES, ContentionError, Foresight, TransientError, attempt
 from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
+from keyvault.counted_keys import ContendedError
 from keyvault.master_key import MasterKeyError
-from keyvault.replay_window_store import Care, ContendedError
+from keyvault.replay_window_store import Care
 from tests.concentrators.fleet import commission, outcome, post
 
 pytestmark = pytest.mark.django_db

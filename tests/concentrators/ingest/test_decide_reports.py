@@ -23,7 +23,7 @@ from concentrators.ingest.facts import (
 from concentrators.ingest.frame_checks import examine
 from keyvault.ciphers import key_row
 from keyvault.cose.structures import make_kid
-from keyvault.replay_window_store import CountedKey
+from keyvault.counted_keys import CountedKey
 from meters.contents.table import Readers
 from tests.builders import KNOWN_TIME_S, KNOWN_TITLE, pack
 from tests.concentrators.ingest.deciding import (
