@@ -46,6 +46,10 @@ class MalformedError(ValueError):
         self.octet = octet
 
 
+class MismatchError(MalformedError):
+    """The octets are well formed, but protected as no key of this head-end could be, or not protected at all."""
+
+
 class Frame(NamedTuple):
     """A frame taken apart; nothing in it is authentic before its tag was verified.
 

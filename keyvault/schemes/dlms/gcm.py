@@ -1,0 +1,82 @@
+"""AES-GCM as DLMS uses it (NIST SP 800-38D; Green Book Ed. 8 section 9.2.7): opening, and sealing for a meter. Pure.
+
+The library refuses tags of 12 octets, so a kept object encrypts twice: the ciphertext, which gives the plaintext, and
+that again, which gives the tag. The plaintext leaves only after the tag was compared.
+"""
+
+from hmac import compare_digest
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+
+from keyvault.cose.sealing import TagInvalidError
+from keyvault.cose.structures import Frame
+from keyvault.schemes.dlms.notification import is_whole
+from keyvault.schemes.dlms.security import TAG_OCTETS, is_authenticated, is_encrypted
+
+_LIBRARY_TAG_OCTETS = 16
+_TAG_END = TAG_OCTETS - _LIBRARY_TAG_OCTETS  # of what the library gives
+
+
+class GcmCipher:
+    """Opens the frames of one key set (GUEK || GAK, 32 octets, or 64 in suite 2) and one SC. Holds no printable key."""
+
+    __slots__ = ("_aad", "_aead", "_control")
+
+    def __init__(self, key_set: bytes, control: int) -> None:
+        half = len(key_set) // 2
+        self._aead = AESGCM(key_set[:half])
+        self._aad = key_set[half:]
+        self._control = control
+
+    def __reduce__(self) -> str:
+        raise TypeError("a cipher holds key octets and is never pickled")
+
+    def open_(self, frame: Frame) -> bytes:
+        """The APDU inside of a frame whose SC the caller has compared; TagInvalidError: never an oracle of why.
+
+        Without authentication there is no tag: then what comes out must be one whole notification.
+        """
+        title, _, counter, protected, said = frame
+        iv = title + counter.to_bytes(4, "big")
+        encrypt = self._aead.encrypt
+        if not is_authenticated(self._control):
+            plaintext = encrypt(iv, said, None)[:-_LIBRARY_TAG_OCTETS]
+            if not is_whole(plaintext):
+                raise TagInvalidError
+            return plaintext
+        tag = said[-TAG_OCTETS:]
+        aad = protected[:1] + self._aad + protected[1:]
+        if is_encrypted(self._control):
+            plaintext = encrypt(iv, said[:-TAG_OCTETS], None)[:-_LIBRARY_TAG_OCTETS]
+            right = encrypt(iv, plaintext, aad)[-_LIBRARY_TAG_OCTETS:_TAG_END]
+        else:
+            plaintext = said[:-TAG_OCTETS]
+            right = encrypt(iv, b"", aad + plaintext)[:TAG_OCTETS]
+        if not compare_digest(tag, right):
+            raise TagInvalidError
+        return plaintext
+
+    def seal(self, title: bytes, counter: int, apdu: bytes, authenticated: bytes = b"") -> bytes:
+        """SC || IC || ciphertext [|| tag] around an APDU; the caller never repeats a ``counter`` (0..2^32-1)."""
+        iv = title + counter.to_bytes(4, "big")
+        head = bytes((self._control,)) + iv[8:]
+        aad = head[:1] + self._aad + authenticated
+        if not is_authenticated(self._control):
+            return head + self._aead.encrypt(iv, apdu, None)[:-_LIBRARY_TAG_OCTETS]
+        if is_encrypted(self._control):
+            return head + self._aead.encrypt(iv, apdu, aad)[:_TAG_END]
+        return head + apdu + self._aead.encrypt(iv, b"", aad + apdu)[:TAG_OCTETS]
+
+
+def wrap_key(kek: bytes, key: bytes) -> bytes:
+    """A key wrapped under another (RFC 3394): 24 octets for 16, 40 for 32."""
+    return aes_key_wrap(kek, key)
+
+
+def unwrap_key(kek: bytes, wrapped: bytes) -> bytes:
+    """Inverse of ``wrap_key``; TagInvalidError where it was wrapped under another key, or changed."""
+    try:
+        return aes_key_unwrap(kek, wrapped)
+    except (InvalidUnwrap, ValueError):
+        raise TagInvalidError from None
