@@ -1,6 +1,6 @@
 from django.urls import path
 
-from meters.api import keys, meters, places
+from meters.api import enrolment, keys, meters, places
 
 # The list of meters is served by concentrators.api.meters, which knows where each belongs.
 urlpatterns = [
@@ -10,6 +10,10 @@ urlpatterns = [
     path("places", places.PlaceList.as_view(), name="places"),
     path("keys", keys.KeyList.as_view(), name="keys"),
     path("agreement-keys", keys.AgreementKeyList.as_view(), name="agreement-keys"),
+    path("authorities", enrolment.AuthorityList.as_view(), name="authorities"),
+    path("certificates", enrolment.CertificateList.as_view(), name="certificates"),
+    path("revocations", enrolment.RevocationList.as_view(), name="revocations"),
+    path("awaited-enrolments", enrolment.AwaitedList.as_view(), name="awaited-enrolments"),
     path("events", meters.EventList.as_view(), name="events"),
     path("places/<int:pk>", places.PlaceDetail.as_view(), name="place"),
 ]

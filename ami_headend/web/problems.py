@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 CONTENT_TYPE = "application/problem+json"
 MACHINES_PREFIXES = ("/api/", "/health/", "/metrics")
 DATABASE_RETRY_AFTER_S = 5
+_NAMED = 20  # values of a list that one text is true of
 
 
 class ViewPermission(DjangoModelPermissions):
@@ -197,16 +198,32 @@ def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseEx
 def _flat(detail: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield DRF's nested error detail as (field, message), with names such as ``meters.3.serial_number``."""
     if isinstance(detail, dict):
+        of_values = {key: value for key, value in detail.items() if isinstance(key, int) and isinstance(value, list)}
+        yield from _of_a_list(of_values, name)
         for key, value in detail.items():
-            # A list of plain values numbers its bad ones: the list's name is enough, since the message holds the value.
-            of_a_list = isinstance(key, int) and not isinstance(value, dict)
-            part = "" if key == "non_field_errors" or of_a_list else str(key)
-            yield from _flat(value, ".".join(filter(None, (name, part))))
+            if key not in of_values:
+                part = "" if key == "non_field_errors" else str(key)
+                yield from _flat(value, ".".join(filter(None, (name, part))))
     elif isinstance(detail, list | tuple):
         for index, value in enumerate(detail):
             yield from _flat(value, f"{name}.{index}" if isinstance(value, dict) else name)
     else:
         yield name, str(detail)
+
+
+def _of_a_list(wrong: Mapping[int, Sequence[Any]], name: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with plain values of a list, each text once; ``wrong`` has the texts by index.
+
+    Where one text is true of several values, it says which they are, counted from 0.
+    """
+    indices: dict[str, list[int]] = {}
+    for index, texts in wrong.items():
+        for text in texts:
+            indices.setdefault(str(text), []).append(index)
+    for text, at in indices.items():
+        more = f" and {len(at) - _NAMED} more" if len(at) > _NAMED else ""
+        where = f" (values {', '.join(map(str, at[:_NAMED]))}{more})" if len(at) > 1 else ""
+        yield name, text + where
 
 
 _SCHEMA = {

@@ -27,7 +27,7 @@ from concentrators.fleet.hop_failures import (
 )
 from concentrators.models import Concentrator, FailureTally
 from meters.api.meters import ParameterView
-from meters.api.serializers import NamedField, PeriodQuery, SystemTitleField
+from meters.api.serializers import NamedField, OctetsField, PeriodQuery, SystemTitleField
 from meters.models import Meter
 
 _BODY_OCTETS_MAX = 2 * 1024 * 1024
@@ -90,16 +90,6 @@ class NextKeyView(ConcentratorView):
         return HttpResponse(octets, content_type=CBOR_SEQUENCE)
 
 
-class FrameField(serializers.CharField):
-    """The octets of a frame in hex digits."""
-
-    def to_internal_value(self, data: Any) -> bytes:  # type: ignore[override]
-        try:
-            return bytes.fromhex(super().to_internal_value(data))
-        except ValueError:
-            raise serializers.ValidationError("octets in hex digits") from None
-
-
 class HopFailureEntrySerializer(serializers.Serializer[Any]):
     """Frames of one meter that were dropped in one hour, for one reason."""
 
@@ -108,7 +98,7 @@ class HopFailureEntrySerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField([fault.value for fault in HopFault])
     frames = serializers.IntegerField(min_value=1, max_value=COUNT_MAX, help_text="in the whole hour so far")
     samples = serializers.ListField(
-        child=FrameField(), required=False, max_length=SAMPLES_MAX, help_text="some of the frames, in hex digits"
+        child=OctetsField(), required=False, max_length=SAMPLES_MAX, help_text="some of the frames, in hex digits"
     )
 
     def validate_samples(self, samples: list[bytes]) -> list[bytes]:

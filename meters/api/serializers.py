@@ -34,6 +34,19 @@ class SystemTitleField(serializers.CharField):
         return bytes(value).hex()
 
 
+class OctetsField(serializers.CharField):
+    """Octets in hex digits."""
+
+    def to_internal_value(self, data: Any) -> bytes:  # type: ignore[override]
+        try:
+            return bytes.fromhex(super().to_internal_value(data))
+        except ValueError:
+            raise serializers.ValidationError("octets in hex digits") from None
+
+    def to_representation(self, value: Any) -> str:
+        return bytes(value).hex()
+
+
 class NamedField(serializers.SlugRelatedField[Any]):
     """A row by its name; a name that no column can hold (with a NUL) matches none."""
 

@@ -139,6 +139,12 @@ class TestDoor:
         assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
         assert not kept()
 
+    def test_what_is_wrong_with_several_samples_is_said_once(self, concentrator: Concentrator, device: Device) -> None:
+        answer = self.post(concentrator, {"failures": [self.one(device, samples=["zz", "00", "zz"])]}).json()
+        assert answer["errors"] == [
+            {"name": "failures.0.samples", "detail": "octets in hex digits (values 0, 2)"},
+        ]
+
     @pytest.mark.parametrize("body", [{}, [], {"failures": []}, {"failures": {}}, {"failures": [1]}])
     def test_what_is_no_report_is_a_problem(self, concentrator: Concentrator, body: Any) -> None:
         assert self.post(concentrator, body).status_code == 400
