@@ -15,8 +15,8 @@ from concentrators.models import Command, CommandKind, Concentrator
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
 from meters import models
+from tests.concentrators.commands.test_downlink import state
 from tests.concentrators.fleet import commission, judged
-from tests.concentrators.test_downlink import state
 from tests.keyvault import by_document
 
 pytestmark = pytest.mark.django_db

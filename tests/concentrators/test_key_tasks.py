@@ -10,8 +10,8 @@ from concentrators.models import Command, Concentrator
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter
+from tests.concentrators.commands.test_downlink import read_now
 from tests.concentrators.fleet import commission
-from tests.concentrators.test_downlink import read_now
 
 pytestmark = pytest.mark.django_db
 

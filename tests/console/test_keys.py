@@ -30,7 +30,7 @@ from keyvault.models import Approval, AuditRecord, DeviceKey, InvocationCounter,
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
-from tests.keyvault.test_audit import tamper
+from tests.keyvault.audit.test_chain import tamper
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from keyvault.device_keys import agreement_keys
 from keyvault.models import AgreementKey, AgreementState, Approval, AuditRecord, DeviceKey, KeyState
 from tests.factories import MeterFactory
 from tests.keyvault.agreeing import pairs, provision
-from tests.keyvault.test_agreement_keys import OFFICER, TITLES
+from tests.keyvault.device_keys.test_agreement_keys import OFFICER, TITLES
 
 pytestmark = pytest.mark.django_db
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

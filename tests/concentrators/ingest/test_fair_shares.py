@@ -14,8 +14,8 @@ from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, FailureTally, Uplink
 from keyvault.cose.structures import encode_sequence
+from tests.concentrators.api.test_api import CBOR_SEQUENCE, URL
 from tests.concentrators.fleet import Device, commission, outcome, post
-from tests.concentrators.test_api import CBOR_SEQUENCE, URL
 from tests.factories import ConcentratorFactory
 
 pytestmark = pytest.mark.django_db

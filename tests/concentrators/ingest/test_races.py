@@ -24,8 +24,8 @@ from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import provisioning
 from keyvault.models import KeyState
 from keyvault.opening import save_counters
+from tests.concentrators.failures.test_groups import groups_counted, groups_kept
 from tests.concentrators.fleet import NOW, START, WINDOW, commission, outcome, post, readings_of
-from tests.concentrators.test_failure_groups import groups_counted, groups_kept
 from tests.factories import ConcentratorFactory
 from tests.flows import databases
 

@@ -18,7 +18,7 @@ from keyvault.models import Approval, AuditRecord, DeviceKey, KeyState
 from tests.concentrators.enrolling import OFFICER, Newcomer
 from tests.concentrators.fleet import judged
 from tests.factories import ConcentratorFactory, MeterFactory
-from tests.keyvault.test_agreed import METER_PUBLIC
+from tests.keyvault.schemes.test_agreed import METER_PUBLIC
 
 pytestmark = pytest.mark.django_db
 TITLE = "0024befffe804ff1"

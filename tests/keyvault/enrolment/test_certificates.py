@@ -24,7 +24,7 @@ from keyvault.enrolment.certificates import (
 from keyvault.enrolment.foreign_cbor import ForeignCborError, Tagged, decode, decode_item
 from keyvault.enrolment.frames import parse_enrolment, seal_enrolment
 from tests.builders import KNOWN_TIME_S, KNOWN_TITLE
-from tests.keyvault.test_agreed import DEVICE_KEYS, METER_PUBLIC
+from tests.keyvault.schemes.test_agreed import DEVICE_KEYS, METER_PUBLIC
 from tests.keyvault.test_known_answers import PAYLOAD
 
 AUTHORITY = Ed25519PrivateKey.from_private_bytes(bytes(range(0xA0, 0xC0)))

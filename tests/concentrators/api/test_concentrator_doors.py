@@ -14,7 +14,7 @@ from concentrators.api.concentrator_view import ConcentratorView
 from concentrators.api.throttling import RateThrottle
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator
-from tests.concentrators.test_api import CBOR_SEQUENCE
+from tests.concentrators.api.test_api import CBOR_SEQUENCE
 
 pytestmark = pytest.mark.django_db
 

@@ -26,7 +26,7 @@ from tests.concentrators.fleet import Device, judged
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
 from tests.keyvault.agreeing import agreement_key, pairs, provision
-from tests.keyvault.test_agreed import DEVICE_KEYS, HEAD_END, HEAD_END_PUBLIC, METER_PUBLIC
+from tests.keyvault.schemes.test_agreed import DEVICE_KEYS, HEAD_END, HEAD_END_PUBLIC, METER_PUBLIC
 
 pytestmark = pytest.mark.django_db
 OFFICER = Actor("officer", "test")

@@ -201,7 +201,7 @@ def test_known_answers_of_the_document() -> None:
     assert {number: one.octets.hex() for number, one in sealed.items()} == {
         number: octets for number, (_, octets) in KNOWN_COMMANDS.items()
     }
-    text = "".join((Path(__file__).parents[2] / "docs" / "frame.md").read_text().split())
+    text = "".join((Path(__file__).parents[3] / "docs" / "frame.md").read_text().split())
     for plaintext, octets in KNOWN_COMMANDS.values():
         assert plaintext in text
         assert octets in text
@@ -252,7 +252,7 @@ def test_known_answers_for_keys_of_other_schemes_and_sources(pending: str, numbe
                 provisioning.provision_pending([new], {})
         sealed = command_sealing.seal([KeyCommand(number, KNOWN_TITLE, 2)], NOW)
     assert sealed[number].octets.hex() == known
-    assert known in "".join((Path(__file__).parents[2] / "docs" / "frame.md").read_text().split())
+    assert known in "".join((Path(__file__).parents[3] / "docs" / "frame.md").read_text().split())
 
 
 @pytest.mark.parametrize("number", KNOWN_COMMANDS)

@@ -9,6 +9,7 @@ from keyvault.schemes.dissector import Part, dissect
 from keyvault.schemes.hop_tag import HopTagKey
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
 from tests.factories import MeterFactory
+from tests.keyvault.cose.test_structures import MALFORMED
 from tests.keyvault.enrolment.test_certificates import (
     AUDIENCE,
     AUTHORITY_KID,
@@ -19,8 +20,7 @@ from tests.keyvault.enrolment.test_certificates import (
     ISSUER,
 )
 from tests.keyvault.schemes.forms import PAYLOAD, SAMPLES
-from tests.keyvault.test_agreed import METER_PUBLIC
-from tests.keyvault.test_structures import MALFORMED
+from tests.keyvault.schemes.test_agreed import METER_PUBLIC
 from tests.toy_schemes import BY_TITLE, ToyDevice, toys
 
 FRAME = seal_frame(KNOWN_TITLE, 1, KNOWN_KEY, KNOWN_COUNTER, b"\x80")

@@ -14,10 +14,10 @@ from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import DeviceKey
+from tests.concentrators.commands.test_downlink import new_key, read_now
 from tests.concentrators.fleet import NOW, Device, commission, outcome, post, verified
 from tests.concentrators.ingest.test_races import _deadlocks, at_once, verify_all
 from tests.concentrators.obedient import Receiver
-from tests.concentrators.test_downlink import new_key, read_now
 from tests.flows import databases
 
 ROUNDS = 6

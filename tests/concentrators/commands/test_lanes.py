@@ -14,9 +14,9 @@ from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
 from tests.builders import senml_payload
+from tests.concentrators.commands.test_downlink import deliver, fitted, new_key, offered, read_now, state
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
 from tests.concentrators.obedient import DONE, LATE, Receiver, answer
-from tests.concentrators.test_downlink import deliver, fitted, new_key, offered, read_now, state
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
