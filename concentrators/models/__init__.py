@@ -1,0 +1,42 @@
+"""The tables of this app, a module for each package that owns them."""
+
+from concentrators.models.commands import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
+from concentrators.models.failures import Acknowledgement, FailureGroup, FailureTally, IntegrityFailure, RefusedFrame
+from concentrators.models.fleet import (
+    Assignment,
+    Concentrator,
+    ConcentratorToken,
+    HopFailure,
+    HopKeySet,
+    RegistryGeneration,
+)
+from concentrators.models.ingest import ClockCorrection, Reverification, Uplink
+from concentrators.models.totals import ExpectedStep, IntervalTotal, ReportedSum, StaleSteps, UncomparedSum
+
+__all__ = [
+    "Acknowledgement",
+    "Assignment",
+    "ClockCorrection",
+    "Command",
+    "CommandKind",
+    "CommandState",
+    "Concentrator",
+    "ConcentratorToken",
+    "ExpectedStep",
+    "FailureGroup",
+    "FailureTally",
+    "HopFailure",
+    "HopKeySet",
+    "IntegrityFailure",
+    "IntervalTotal",
+    "RefusedFrame",
+    "RegistryGeneration",
+    "ReportedSum",
+    "Reverification",
+    "RotationWave",
+    "StaleSteps",
+    "UncomparedSum",
+    "Uplink",
+    "WaveMeter",
+    "WaveState",
+]
