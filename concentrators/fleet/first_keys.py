@@ -12,8 +12,7 @@ from ami_headend.core.sql import chunks
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning, public_keys
 from keyvault.enrolment import authorities
-from keyvault.enrolment_models import AwaitedEnrolment, Enrolment
-from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.models import AwaitedEnrolment, DeviceKey, Enrolment, FleetKey, KeySource, KeyState
 from keyvault.schemes.table import USUAL, algorithm_name
 from meters.models import Meter
 from meters.registry.meter_file import MeterLine

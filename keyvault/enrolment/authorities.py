@@ -19,8 +19,7 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, ProvisioningError
 from keyvault.enrolment import lookups
 from keyvault.enrolment.certificates import CertificateError, check_authority_key, kid_text, parse_revocation, verify
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
-from keyvault.models import DeviceKey, KeyState
+from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, KeyState, RevokedCertificate
 from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_meters
 
 KID_MAX_OCTETS = 64

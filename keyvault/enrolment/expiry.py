@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.db.models import QuerySet
 
-from keyvault.enrolment_models import Authority, AwaitedEnrolment
+from keyvault.models import Authority, AwaitedEnrolment
 
 
 def expiring(by: datetime, now: datetime) -> QuerySet[Authority]:

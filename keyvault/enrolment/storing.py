@@ -14,8 +14,7 @@ from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
 from keyvault.enrolment import lookups
 from keyvault.enrolment.opening import Enrolling
-from keyvault.enrolment_models import Enrolment
-from keyvault.models import DeviceKey, KeyState
+from keyvault.models import DeviceKey, Enrolment, KeyState
 from keyvault.opening import Opening
 
 

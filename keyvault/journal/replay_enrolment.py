@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ami_headend.core.sql import execute, octets_array
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
+from keyvault.models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
 
 
 def _at(seconds: int) -> datetime:

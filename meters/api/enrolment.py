@@ -13,8 +13,7 @@ from keyvault.audit.chain import web_actor
 from keyvault.device_keys import epochs
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import AuthorityError
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
-from keyvault.models import DeviceKey
+from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, RevokedCertificate
 from keyvault.rights import COMPROMISE, PROVISION
 from keyvault.schemes.table import SchemeError, algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView

@@ -42,9 +42,8 @@ from keyvault.device_keys import agreement_keys, epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
-from keyvault.enrolment_models import AwaitedEnrolment
 from keyvault.master_key import rewrap
-from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
+from keyvault.models import AuditRecord, AwaitedEnrolment, DeviceKey, InvocationCounter, MasterKeyRotation
 from meters.models import Meter, MeterEvent, Place
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 from meters.registry import lifecycle

@@ -23,9 +23,17 @@ from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs, prov
 from keyvault.enrolment import authorities, lookups
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.enrolment.certificates import revoke
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
 from keyvault.journal import reading
-from keyvault.models import AgreementKey, DeviceKey, DevicePublicKey, InvocationCounter, KeyState
+from keyvault.models import (
+    AgreementKey,
+    Authority,
+    AwaitedEnrolment,
+    DeviceKey,
+    DevicePublicKey,
+    Enrolment,
+    InvocationCounter,
+    KeyState,
+)
 from keyvault.opening import Opening, save_counters
 from meters.models import Meter, MeterStatus
 from tests.concentrators.enrolling import (

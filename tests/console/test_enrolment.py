@@ -20,8 +20,7 @@ from concentrators.failures.kinds import FailureKind
 from keyvault.device_keys import agreement_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment
-from keyvault.models import AuditRecord
+from keyvault.models import AuditRecord, Authority, AwaitedEnrolment, Enrolment
 from meters.models import Meter
 from tests.concentrators import enrolling
 from tests.concentrators.enrolling import AUDIENCE, OFFICER, Newcomer

@@ -11,8 +11,7 @@ from django.urls import reverse_lazy
 from ami_headend.signin import roles
 from keyvault.enrolment import authorities
 from keyvault.enrolment.certificates import parse_certificate, revoke
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
-from keyvault.models import AuditRecord, DeviceKey, KeyState
+from keyvault.models import AuditRecord, Authority, AwaitedEnrolment, DeviceKey, Enrolment, KeyState, RevokedCertificate
 from tests.concentrators import enrolling
 from tests.concentrators.enrolling import AUDIENCE, AUTHORITY, ISSUER, KID, OFFICER, Newcomer
 from tests.concentrators.fleet import NOW, judged

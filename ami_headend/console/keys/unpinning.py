@@ -19,7 +19,7 @@ from keyvault.audit import chain
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import AuthorityError
 from keyvault.enrolment.certificates import kid_text
-from keyvault.enrolment_models import Authority
+from keyvault.models import Authority
 
 
 class UnpinPage(ActingPage):

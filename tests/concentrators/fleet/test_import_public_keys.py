@@ -11,8 +11,7 @@ from django.core.management import CommandError, call_command
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.unwrapping import open_keys
-from keyvault.enrolment_models import AwaitedEnrolment
-from keyvault.models import AgreementKey, AuditRecord, DeviceKey, DevicePublicKey
+from keyvault.models import AgreementKey, AuditRecord, AwaitedEnrolment, DeviceKey, DevicePublicKey
 from keyvault.schemes import agreed
 from meters.models import Meter
 

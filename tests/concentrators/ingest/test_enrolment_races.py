@@ -13,8 +13,7 @@ from concentrators.ingest.worker import Worker
 from keyvault.device_keys import agreement_cut_off, agreement_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.certificates import revoke
-from keyvault.enrolment_models import AwaitedEnrolment, Enrolment
-from keyvault.models import DeviceKey
+from keyvault.models import AwaitedEnrolment, DeviceKey, Enrolment
 from tests.concentrators.enrolling import AUTHORITY, KID, OFFICER, Newcomer, pin
 from tests.concentrators.fleet import NOW, outcome, post
 from tests.factories import ConcentratorFactory, MeterFactory

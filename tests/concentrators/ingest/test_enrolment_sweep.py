@@ -14,8 +14,15 @@ from keyvault.device_keys import agreement_cut_off, agreement_keys, epochs
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.certificates import revoke
-from keyvault.enrolment_models import AwaitedEnrolment, Enrolment, RevokedCertificate
-from keyvault.models import AgreementKey, AgreementState, DeviceKey, DevicePublicKey
+from keyvault.models import (
+    AgreementKey,
+    AgreementState,
+    AwaitedEnrolment,
+    DeviceKey,
+    DevicePublicKey,
+    Enrolment,
+    RevokedCertificate,
+)
 from tests.concentrators.enrolling import AUTHORITY, KID, OFFICER, Newcomer, pin
 from tests.concentrators.fleet import NOW, outcome, post, readings_of
 from tests.factories import ConcentratorFactory, MeterFactory

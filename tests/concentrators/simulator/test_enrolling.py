@@ -15,8 +15,7 @@ from concentrators.simulator.production import Production
 from concentrators.simulator.registration import concentrator_name, register
 from concentrators.simulator.spool import Spool
 from keyvault.cose.structures import split_sequence
-from keyvault.enrolment_models import AwaitedEnrolment, Enrolment
-from keyvault.models import DeviceKey
+from keyvault.models import AwaitedEnrolment, DeviceKey, Enrolment
 from meters.models import MeterEvent
 from tests.concentrators.fleet import judged
 

@@ -13,8 +13,7 @@ from pytest_django import Settings
 from keyvault.device_keys import agreement_keys
 from keyvault.enrolment.authority_file import load
 from keyvault.enrolment.certificates import parse_certificate, parse_revocation, verify
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, RevokedCertificate
-from keyvault.models import Approval, AuditRecord, DeviceKey, KeyState
+from keyvault.models import Approval, AuditRecord, Authority, AwaitedEnrolment, DeviceKey, KeyState, RevokedCertificate
 from tests.concentrators.enrolling import OFFICER, Newcomer
 from tests.concentrators.fleet import judged
 from tests.factories import ConcentratorFactory, MeterFactory

@@ -50,7 +50,6 @@ from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.enrolment.certificates import revoke
-from keyvault.enrolment_models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
 from keyvault.journal import reading, replay
 from keyvault.journal.replay import ReplayError
 from keyvault.journal.segments import JournalRecord
@@ -58,13 +57,17 @@ from keyvault.models import (
     AgreementKey,
     Approval,
     AuditRecord,
+    Authority,
+    AwaitedEnrolment,
     Backup,
     DeviceKey,
     DevicePublicKey,
+    Enrolment,
     FleetKey,
     InvocationCounter,
     KeyState,
     MasterKeyRotation,
+    RevokedCertificate,
     RotationState,
 )
 from tests.concentrators.enrolling import AUTHORITY, KID, Newcomer, pin

@@ -1,12 +1,8 @@
 """Device keys at rest and their invocation counters. Key octets stand here only wrapped."""
 
-from django.conf import settings
-from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.fields.json import KeyTextTransform
 
-from keyvault import enrolment_models as enrolment_models  # noqa: PLC0414 - Django finds its models by this import
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.schemes.table import USUAL, algorithm_choices, scheme_choices
 
@@ -237,70 +233,6 @@ class Session(models.Model):
 TABLES_OF_A_KEY = ("keyvault_session", "keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures")
 
 
-class AuditKey(models.Model):
-    """The key of the audit chain's HMAC (32 octets), wrapped under the master key like a fleet key. One row."""
-
-    wrapped = models.BinaryField()
-    master_key_version = models.PositiveIntegerField(db_index=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    def __str__(self) -> str:
-        return "audit key"
-
-
-class SigningSecret(models.Model):
-    """A secret (32 octets) that signs what the head-end sends to others, wrapped like a fleet key.
-
-    ``owner`` says whose messages. After a rotation the one before signs beside the new one until ``expires_at``.
-    """
-
-    owner = models.CharField(max_length=100)
-    wrapped = models.BinaryField()
-    master_key_version = models.PositiveIntegerField(db_index=True)
-    created_at = models.DateTimeField()
-    expires_at = models.DateTimeField(null=True)
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(fields=["owner"], condition=Q(expires_at=None), name="signing_secret_one_current")
-        ]
-
-    def __str__(self) -> str:
-        return f"signing secret of {self.owner}"
-
-
-class AuditRecord(models.Model):
-    """One act on keys or rights: who did what, to which keys, when, from where, with what result.
-
-    Append-only: a trigger refuses changes. ``number`` has no gaps; ``mac`` is HMAC-SHA-256 (32 octets)
-    over the record and the mac before it, so that a changed, removed or cut-off row is found.
-    """
-
-    number = models.BigIntegerField(primary_key=True)
-    at = models.DateTimeField()
-    actor = models.CharField(max_length=150, help_text="account, or the system user of a command")
-    source = models.CharField(max_length=100, help_text="from where: address, or command and host")
-    act = models.CharField(max_length=60)
-    subject = models.JSONField(default=dict, help_text="keys by id and fingerprint, counts; never octets of keys")
-    result = models.CharField(max_length=250)
-    mac = models.BinaryField(max_length=32)
-
-    class Meta:
-        permissions = [("export_auditrecord", "Can verify and export the audit record")]
-        indexes = [
-            models.Index(fields=["-at"], name="audit_by_time"),
-            models.Index(
-                KeyTextTransform("kid", "subject"),
-                F("number").desc(),
-                name="audit_of_authority",
-                condition=Q(act__in=["authority.pin", "authority.unpin"]),
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.number} {self.act} by {self.actor}"
-
-
 class DownlinkCounter(models.Model):
     """The last invocation counter used for commands under one device key: max(last + 1, 256 x Unix seconds)."""
 
@@ -322,96 +254,3 @@ class TagFailures(models.Model):
 
     def __str__(self) -> str:
         return f"{self.failures} bad tags for key {self.key_id}"
-
-
-class RotationState(models.TextChoices):
-    RUNNING = "running"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-
-
-class Backup(models.Model):
-    """A dump of the database that is kept somewhere: the master key versions that it needs are not destroyed.
-
-    Its row is committed before the dump begins, and so is in the dump itself: a database restored from it
-    knows from there on which record of the key journal it lacks what comes later.
-    """
-
-    name = models.CharField(max_length=60, unique=True)
-    place = models.CharField(max_length=500, help_text="host and folder where it was made")
-    made_at = models.DateTimeField()
-    journal_number = models.BigIntegerField(help_text="the key journal up to here is in it")
-    versions = ArrayField(models.PositiveIntegerField(), help_text="master key versions that its secrets are under")
-    active_version = models.PositiveIntegerField(help_text="what came later is under this one, or a later one")
-    keep_until = models.DateTimeField()
-    sha256 = models.BinaryField(max_length=32, null=True)
-    octets = models.BigIntegerField(null=True)
-    finished_at = models.DateTimeField(null=True, help_text="empty: under way, or ended badly")
-    pruned_at = models.DateTimeField(null=True, help_text="deleted; it needs nothing any more")
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class MasterKeyRotation(models.Model):
-    """A rewrap of every secret under another master key version, batch by batch; it goes on where it stopped."""
-
-    to_version = models.PositiveIntegerField()
-    state = models.CharField(max_length=8, choices=RotationState, default=RotationState.RUNNING)
-    batch_size = models.PositiveIntegerField()
-    total = models.BigIntegerField(help_text="secrets to rewrap when it began")
-    rewrapped = models.BigIntegerField(default=0)
-    unreadable = models.BigIntegerField(default=0, help_text="secrets that did not open, and were left as they were")
-    last_device_key_id = models.BigIntegerField(default=0, help_text="device keys up to here are done")
-    started_at = models.DateTimeField(auto_now_add=True)
-    beat_at = models.DateTimeField(help_text="last batch")
-    finished_at = models.DateTimeField(null=True)
-
-    class Meta:
-        permissions = [
-            ("rotate_masterkey", "Can rotate the master key"),
-            ("destroy_masterkey", "Can destroy a version of the master key, if another person approves"),
-        ]
-        constraints = [
-            models.UniqueConstraint(fields=["state"], condition=~Q(state="finished"), name="rotation_one_at_a_time")
-        ]
-
-    def __str__(self) -> str:
-        return f"to master key version {self.to_version}: {self.rewrapped} of {self.total}"
-
-
-class Approval(models.Model):
-    """A sensitive act that one person asked for and another must approve before it is done, once.
-
-    ``subject`` is exactly what is to be done: the approval is good for that and nothing else. Names stay as
-    they were when it happened; the accounts beside them say who it was when an account is renamed.
-    """
-
-    act = models.CharField(max_length=60)
-    subject = models.JSONField(default=dict)
-    reason = models.CharField(max_length=250, blank=True, help_text="why it is to be done")
-    requested_by = models.CharField(max_length=150)
-    requester = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
-    requested_at = models.DateTimeField(auto_now_add=True)
-    approved_by = models.CharField(max_length=150, blank=True)
-    approver = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
-    approved_at = models.DateTimeField(null=True)
-    refused_by = models.CharField(max_length=150, blank=True)
-    refused_at = models.DateTimeField(null=True)
-    expires_at = models.DateTimeField()
-    used_at = models.DateTimeField(null=True)
-
-    class Meta:
-        permissions = [("decide_approval", "Can approve or refuse what another person asked for")]
-        constraints = [
-            models.CheckConstraint(condition=~Q(approved_by=F("requested_by")), name="approval_by_another"),
-            models.CheckConstraint(
-                condition=Q(requester=None) | Q(approver=None) | ~Q(approver=F("requester")),
-                name="approval_by_another_account",
-            ),
-            models.CheckConstraint(condition=Q(used_at=None) | Q(approved_at__isnull=False), name="approval_first"),
-        ]
-        indexes = [models.Index(fields=["expires_at"], condition=Q(used_at=None), name="approval_open")]
-
-    def __str__(self) -> str:
-        return f"{self.act}, asked for by {self.requested_by}"

@@ -1,0 +1,61 @@
+"""The tables of this app. Octets of keys stand in them only wrapped."""
+
+from keyvault.models.audit import (
+    Approval,
+    AuditKey,
+    AuditRecord,
+)
+from keyvault.models.device_keys import (
+    TABLES_OF_A_KEY,
+    AgreementKey,
+    AgreementState,
+    DeviceKey,
+    DevicePublicKey,
+    DownlinkCounter,
+    FleetKey,
+    Int8MultiRangeField,
+    InvocationCounter,
+    KeySource,
+    KeyState,
+    Session,
+    TagFailures,
+)
+from keyvault.models.enrolment import (
+    Authority,
+    AwaitedEnrolment,
+    Enrolment,
+    RevokedCertificate,
+)
+from keyvault.models.master_key import (
+    Backup,
+    MasterKeyRotation,
+    RotationState,
+    SigningSecret,
+)
+
+__all__ = [
+    "TABLES_OF_A_KEY",
+    "AgreementKey",
+    "AgreementState",
+    "Approval",
+    "AuditKey",
+    "AuditRecord",
+    "Authority",
+    "AwaitedEnrolment",
+    "Backup",
+    "DeviceKey",
+    "DevicePublicKey",
+    "DownlinkCounter",
+    "Enrolment",
+    "FleetKey",
+    "Int8MultiRangeField",
+    "InvocationCounter",
+    "KeySource",
+    "KeyState",
+    "MasterKeyRotation",
+    "RevokedCertificate",
+    "RotationState",
+    "Session",
+    "SigningSecret",
+    "TagFailures",
+]
