@@ -8,6 +8,7 @@ from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 
 FIRST_EPOCH = 1
 TRANSFER_EPOCH = 0
+KEYS_HELD = 2  # beside the transfer key: the newest, and the one before
 
 
 class Key(NamedTuple):
@@ -49,8 +50,10 @@ class Keys:
     def of(self, epoch: int) -> Key:
         """The key of an epoch; LookupError where the meter does not have it, or no more."""
         brought = (_unpack(body) for cell in _KEY_CELLS if (body := self._memory.read(cell)) is not None)
-        for key in (*self._made_with, *brought):
-            if key.epoch == epoch:
+        held = [*self._made_with, *brought]
+        newest = sorted({key.epoch for key in held if key.epoch != TRANSFER_EPOCH})[-KEYS_HELD:]
+        for key in held:
+            if key.epoch == epoch and epoch in (TRANSFER_EPOCH, *newest):
                 return key
         raise LookupError(f"no key of epoch {epoch}")
 

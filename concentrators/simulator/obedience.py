@@ -3,6 +3,7 @@
 import random
 import struct
 from enum import StrEnum
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import cbor2
@@ -133,8 +134,8 @@ class Receiver:
             if frame.kid[:8] != self._title or frame.alg != command_algorithm(alg):
                 return None
             cipher = DirectionCipher(downlink_key(key, self._title, under, frame.alg), frame.alg)
-            fields = cbor2.loads(cipher.open_(frame))
-        except (MalformedError, LookupError, TagInvalidError):
+            fields = _read(cipher.open_(frame))
+        except (MalformedError, LookupError, TagInvalidError, cbor2.CBORError):
             return None
         counter = last.counter if last.epoch == under else -1
         if frame.counter < counter or not _names_itself(fields):
@@ -146,6 +147,8 @@ class Receiver:
         of_transfer_key = order.epoch == TRANSFER_EPOCH
         shape = tuple(type(one) for one in order.fields)
         if of_transfer_key != (order.kind in _KEY_COMMANDS) or shape not in _SHAPES.get(order.kind, []):
+            return False
+        if not of_transfer_key and any(type(one) is int and one < 0 for one in order.fields):
             return False
         if order.kind == SET_CONCENTRATOR:
             return len(order.fields[2]) == SYSTEM_TITLE_OCTETS
@@ -199,6 +202,17 @@ def brought_key(key: Key, number: int) -> Key | None:
     if (len(key.octets), len(key.head_end)) != (DEVICE_KEY_OCTETS, head_end_octets):
         return None
     return key._replace(scheme=scheme)
+
+
+def _read(plaintext: bytes) -> Any:
+    """What a plaintext says. Where it is not deterministic, or goes on after its end, of no shape that is known.
+
+    cbor2.CBORError where it does not begin with CBOR.
+    """
+    fields = cbor2.CBORDecoder(BytesIO(plaintext)).decode()
+    if type(fields) is list and cbor2.dumps(fields, canonical=True) != plaintext:
+        fields.append(None)
+    return fields
 
 
 def _names_itself(fields: Any) -> bool:

@@ -35,6 +35,11 @@ def check_public(public: bytes) -> None:
     agree(_ANY_PRIVATE, public)
 
 
+def public_of(private: bytes) -> bytes:
+    """The public key (32 octets) that goes with a private one (32 octets)."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
     """Z (32 octets) of one's private key and the other's public key (32 octets; RFC 7748 section 6.1).
 

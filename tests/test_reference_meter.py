@@ -1,0 +1,73 @@
+"""The reference meter in C: every known answer and every power cut, where there is a C compiler."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+FOLDER = Path(settings.BASE_DIR) / "docs" / "reference-meter"
+COMPILER = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or shutil.which("make") is None,
+    reason="the reference meter needs make and a C compiler (Debian: apt install make gcc)",
+)
+
+# Mistakes that a firmware team could make, each of which has to be noticed: file, right, wrong, what is said of it.
+MISTAKES = {
+    "the key is put into use before it is stored": (
+        "meter.c",
+        "if (!cell_store(CELL_KEYS + place, body, sizeof body)) return 0;",
+        "reserve(m, key->epoch, RESERVE_AHEAD); if (!cell_store(CELL_KEYS + place, body, sizeof body)) return 0;",
+        "does not boot after a cut",
+    ),
+    "counters go back at boot": (
+        "meter.c",
+        "m->counter = m->reserved = get_number(body + 2, 6);",
+        "m->reserved = get_number(body + 2, 6), m->counter = m->reserved > 255 ? m->reserved - 256 : 0;",
+        "two frames under one counter",
+    ),
+    "a session of the boot before": (
+        "meter.c",
+        "put_number(boots, get_number(boots, 4) + 1, 4);",
+        "put_number(boots, 1, 4);",
+        "WRONG",
+    ),
+    "an older command is taken": ("command.c", "if (opened.counter < last->counter) return;", "", "an-older-one"),
+    "the record before the deed": (
+        "command.c",
+        "said = execute(m, &order, opened.epoch);",
+        """next.is_known = 1, next.epoch = opened.epoch, next.counter = opened.counter;
+    next.number = order.items[1].value; store_taken(m, &next); said = execute(m, &order, opened.epoch);""",
+        "does not end under its last key",
+    ),
+}
+
+
+def build(folder: Path, source: Path = FOLDER) -> subprocess.CompletedProcess[str]:
+    vectors = FOLDER.parent / "vectors.json"
+    command = ["make", "check", f"BUILD={folder}", f"VECTORS={vectors}", f"CC={COMPILER}"]
+    return subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_every_known_answer_and_every_power_cut(tmp_path: Path) -> None:
+    done = build(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout
+    assert "0 frames" not in done.stdout.split()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_it_would_notice(tmp_path: Path, mistake: str) -> None:
+    name, right, wrong, says = MISTAKES[mistake]
+    source = tmp_path / "source"
+    shutil.copytree(FOLDER, source, ignore=shutil.ignore_patterns("build"))
+    code = (source / name).read_text()
+    assert code.count(right) == 1
+    (source / name).write_text(code.replace(right, wrong))
+    done = build(tmp_path / "build", source)
+    assert done.returncode != 0
+    assert says in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
