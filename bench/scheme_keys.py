@@ -12,7 +12,8 @@ from bench.fleet import ALG, EPOCH, Meter
 from bench.scheme_meters import MacMeter, ReportedMeter, SealedMeter, SessionMeter
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AgreementKey
 from keyvault.schemes.agreed import AGREED, agree, agreed_device_key
 from keyvault.schemes.table import CONCENTRATOR, HOP, USUAL, algorithm_for

@@ -13,7 +13,7 @@ from keyvault.ciphers import KeptCiphers, KeyRow, key_row
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import ContendedError, CountedKey, CountedSession
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.replay_window import format_gaps
 from keyvault.replay_window_sql import (
     ANY_EPOCH,

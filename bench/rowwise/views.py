@@ -17,7 +17,7 @@ from keyvault import master_key
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import parse_frame
-from keyvault.device_keys.provisioning import purpose_of
+from keyvault.device_keys.key_rows import purpose_of
 from keyvault.models import DeviceKey, InvocationCounter
 from meters.models import Meter, Reading, Register
 from meters.readings.senml import SenmlRecord, parse_pack

@@ -15,7 +15,8 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import command_sealing, epochs, provisioning
 from keyvault.device_keys.command_sealing import KeyCommand
-from keyvault.device_keys.provisioning import FIRST_EPOCH, TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.key_rows import FIRST_EPOCH, TRANSFER_EPOCH
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.table import CONCENTRATOR
 from meters.models import Meter

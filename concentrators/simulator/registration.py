@@ -16,13 +16,13 @@ from concentrators.simulator.plan import Plan
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.agreement_keys import AgreementKeyError
+from keyvault.device_keys.key_rows import set_key_state
 from keyvault.device_keys.provisioning import (
     NewKey,
     create_fleet_key,
     provision_agreed,
     provision_derived,
     provision_stored,
-    set_key_state,
 )
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority

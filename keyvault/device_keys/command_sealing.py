@@ -17,8 +17,8 @@ from keyvault.cose.algorithms import command_algorithm
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.device_keys.last_heard import HIGHEST
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH
 from keyvault.device_keys.unwrapping import DeviceKeyOctets, open_keys
 from keyvault.models import KeySource, KeyState
 from keyvault.schemes.table import SCHEMES, USUAL, needs_agreement_key

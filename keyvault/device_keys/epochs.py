@@ -15,9 +15,10 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import agreement_keys, provisioning
+from keyvault.device_keys import agreement_keys, key_rows, provisioning
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.device_keys.last_heard import HIGHEST
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import TABLES_OF_A_KEY, DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.table import (
     SCHEMES,
@@ -197,7 +198,7 @@ def retire_due(now: datetime) -> int:
     ).order_by("retiring_at")
     retired = 0
     while ids := list(due.values_list("pk", flat=True)[:_RETIRE_BATCH]):
-        moved = provisioning.set_key_state(ids, KeyState.RETIRED, before=[KeyState.RETIRING])
+        moved = key_rows.set_key_state(ids, KeyState.RETIRED, before=[KeyState.RETIRING])
         retired += moved
         if len(ids) < _RETIRE_BATCH or not moved:
             break
@@ -212,7 +213,7 @@ def compromise(key_ids: Sequence[int], actor: Actor) -> int:
     """
     with transaction.atomic():
         ids = sorted({*key_ids, *_under_way_with(key_ids)})
-        moved = provisioning.set_key_state(ids, KeyState.COMPROMISED)
+        moved = key_rows.set_key_state(ids, KeyState.COMPROMISED)
         named = DeviceKey.objects.filter(pk__in=ids[:_NAMED_IN_AUDIT]).order_by("pk")
         keys = [
             {

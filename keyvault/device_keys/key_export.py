@@ -16,7 +16,7 @@ from keyvault import approvals
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import shipment_file
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.unwrapping import open_keys

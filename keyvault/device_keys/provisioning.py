@@ -2,30 +2,34 @@
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
-from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.device_keys import agreement_keys, public_keys
 from keyvault.device_keys.errors import ProvisioningError as ProvisioningError  # noqa: PLC0414 - for its callers
 from keyvault.device_keys.fingerprints import fingerprint
+from keyvault.device_keys.key_rows import (
+    FIRST_EPOCH,
+    TRANSFER_EPOCH,
+    Row,
+    insert,
+    journal_keys,
+    purpose_of,
+    replace_transfer_rows,
+)
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import DeviceKey, FleetKey, KeySource, KeyState
 from keyvault.schemes.agreed import agree, agreed_device_key
 from keyvault.schemes.table import (
-    ENVELOPES,
-    SCHEMES,
     USUAL,
     algorithm_for,
     algorithms_of,
@@ -33,8 +37,6 @@ from keyvault.schemes.table import (
     needs_agreement_key,
 )
 
-TRANSFER_EPOCH = 0
-FIRST_EPOCH = 1
 _NAMED_IN_AUDIT = 100
 
 
@@ -141,7 +143,7 @@ def provision_stored(entries: Iterable[NewKey]) -> None:
     the master key cannot be used.
     """
     with transaction.atomic():
-        _insert(_stored_rows(entries))
+        insert(_stored_rows(entries))
 
 
 def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
@@ -149,7 +151,7 @@ def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
 
     Raises ProvisioningError where the fleet key does not open or a device has such a key already.
     """
-    _insert(_derived_rows(fleet_key, entries))
+    insert(_derived_rows(fleet_key, entries))
 
 
 def provision_agreed(
@@ -165,7 +167,7 @@ def provision_agreed(
     ``tell`` takes what is to be in the key journal before the caller's transaction commits.
     """
     with transaction.atomic():
-        _insert(_agreed_rows(entries, publics, tell), state, tell)
+        insert(_agreed_rows(entries, publics, tell), state, tell)
 
 
 def replace_transfer_keys(
@@ -176,46 +178,9 @@ def replace_transfer_keys(
     """
     with transaction.atomic():
         rows = sorted(_agreed_rows(entries, publics, tell))
-        moved = _replace_transfer_rows(rows)
+        moved = replace_transfer_rows(rows)
         if rows:
             journal_keys(KeyState.ACTIVE, [(moved[row.system_title], *row) for row in rows], tell)
-
-
-def _replace_transfer_rows(rows: Sequence["_Row"]) -> dict[bytes, int]:
-    """The ids of the rows by title; ProvisioningError where one is missing."""
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(_Row._fields)
-    of = dict(zip(_Row._fields, columns, strict=True))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT 1 FROM keyvault_devicekey WHERE system_title = ANY(%s::bytea[]) AND epoch = 0
-               ORDER BY system_title FOR NO KEY UPDATE""",
-            [of["system_title"]],
-        )
-        cursor.execute(
-            """WITH moved AS (
-                   UPDATE keyvault_devicekey k
-                   SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm, source = 'agreed',
-                       master_key_version = n.version, fleet_key_id = NULL, agreement_key_id = n.agreement_key_id,
-                       state = 'active', version = k.version + 1
-                   FROM unnest(%s::bytea[], %s::bytea[], %s::bytea[], %s::int[], %s::int[], %s::int[])
-                        AS n(title, wrapped, fingerprint, algorithm, version, agreement_key_id)
-                   WHERE k.system_title = n.title AND k.epoch = 0 RETURNING k.id, k.version, k.system_title
-               )
-               UPDATE keyvault_invocationcounter c SET key_version = moved.version
-               FROM moved WHERE c.key_id = moved.id RETURNING moved.system_title, moved.id""",
-            [
-                of["system_title"],
-                of["wrapped"],
-                of["fingerprint"],
-                of["algorithm"],
-                of["master_key_version"],
-                of["agreement_key_id"],
-            ],
-        )
-        moved = {bytes(title): key_id for title, key_id in cursor.fetchall()}
-    if len(moved) != len(rows):
-        raise ProvisioningError("a transfer key that was to be replaced is gone: try again")
-    return moved
 
 
 def provision_pending(
@@ -234,23 +199,23 @@ def provision_pending(
         for fleet_key, entries in derived.items():
             rows += _derived_rows(fleet_key, entries)
         rows += _agreed_rows(agreed, publics)
-        _insert(rows, KeyState.PENDING)
+        insert(rows, KeyState.PENDING)
 
 
-def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list["_Row"]:
+def _derived_rows(fleet_key: FleetKey, entries: Iterable[NewKey]) -> list[Row]:
     fleet_octets = _open_fleet_key(fleet_key)
     rows = []
     for title, epoch, _, algorithm, scheme, agreement_key in entries:
         name = fingerprint(derived_device_key(fleet_octets, title, epoch))
         rows.append(
-            _Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name, scheme, agreement_key)
+            Row(title, epoch, algorithm, KeySource.DERIVED, fleet_key.pk, None, None, name, scheme, agreement_key)
         )
     return rows
 
 
 def _agreed_rows(
     entries: Iterable[NewKey], publics: Mapping[bytes, bytes], tell: journal.Append = journal.append
-) -> list["_Row"]:
+) -> list[Row]:
     entries = list(entries)
     if not entries:
         return []
@@ -270,7 +235,7 @@ def _agreed_rows(
         key = agreed_device_key(agreed[title, number], title, epoch, public, head_ends[number])
         wrapped = master.wrap(public, purpose_of(epoch, KeySource.AGREED), title, epoch)
         rows.append(
-            _Row(
+            Row(
                 title,
                 epoch,
                 algorithm,
@@ -286,7 +251,7 @@ def _agreed_rows(
     return rows
 
 
-def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
+def _stored_rows(entries: Iterable[NewKey]) -> list[Row]:
     master = keys_for_wrapping()
     rows = []
     for entry in entries:
@@ -298,7 +263,7 @@ def _stored_rows(entries: Iterable[NewKey]) -> list["_Row"]:
         purpose = purpose_of(entry.epoch, KeySource.STORED)
         wrapped = master.wrap(key, purpose, entry.system_title, entry.epoch)
         rows.append(
-            _Row(
+            Row(
                 entry.system_title,
                 entry.epoch,
                 entry.algorithm,
@@ -350,129 +315,8 @@ def create_fleet_key(name: str, key: bytes | None = None) -> FleetKey:
     return row
 
 
-def set_key_state(
-    key_ids: Sequence[int],
-    state: KeyState,
-    before: Collection[KeyState] | None = None,
-    tell: journal.Append = journal.append,
-) -> int:
-    """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved.
-
-    ``before`` limits it to keys that are in one of those states; ``tell`` is as in ``provision_agreed``. Counters are
-    locked first, in title order, then those of sessions, as verification locks them.
-    """
-    states = None if before is None else [one.value for one in before]
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT 1 FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
-               WHERE k.id = ANY(%s) ORDER BY k.system_title, k.epoch FOR UPDATE OF c""",
-            [list(key_ids)],
-        )
-        cursor.execute(
-            "SELECT 1 FROM keyvault_session WHERE key_id = ANY(%s) ORDER BY key_id, context FOR UPDATE",
-            [list(key_ids)],
-        )
-        cursor.execute(
-            """WITH moved AS (
-                   UPDATE keyvault_devicekey SET state = %(state)s, version = version + 1,
-                       retiring_at = CASE WHEN %(state)s = 'retiring' THEN now() ELSE retiring_at END
-                   WHERE id = ANY(%(ids)s) AND state <> %(state)s
-                     AND (%(before)s::text[] IS NULL OR state = ANY(%(before)s::text[]))
-                   RETURNING id, version, system_title, epoch, fingerprint
-               )
-               UPDATE keyvault_invocationcounter c SET key_version = moved.version
-               FROM moved WHERE c.key_id = moved.id
-               RETURNING moved.system_title, moved.epoch, moved.fingerprint""",
-            {"state": str(state), "ids": list(key_ids), "before": states},
-        )
-        moved = [(bytes(title), epoch, name and bytes(name)) for title, epoch, name in cursor.fetchall()]
-        if moved:
-            tell("state", [str(state), moved])
-    return len(moved)
-
-
 def _open_fleet_key(fleet_key: FleetKey) -> bytes:
     try:
         return master_key.current().unwrap(bytes(fleet_key.wrapped), Purpose.FLEET_KEY, fleet_key.name.encode())
     except UnwrapError as error:
         raise ProvisioningError(f"fleet key {fleet_key.name} does not open: {error}") from None
-
-
-def purpose_of(epoch: int, source: str = KeySource.STORED) -> Purpose:
-    """The purpose that what the row of an epoch's key holds is wrapped for."""
-    if source == KeySource.AGREED:
-        return Purpose.PUBLIC_KEY
-    return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
-
-
-class _Row(NamedTuple):
-    system_title: bytes
-    epoch: int
-    algorithm: int
-    source: str
-    fleet_key_id: int | None
-    wrapped: bytes | None
-    master_key_version: int | None
-    fingerprint: bytes
-    scheme: str
-    agreement_key_id: int | None
-
-
-def _insert(rows: list[_Row], state: KeyState = KeyState.ACTIVE, tell: journal.Append = journal.append) -> None:
-    """Store key rows in a state, and a counter for each, by COPY."""
-    _check(rows)
-    created_at = datetime.now(UTC)
-    table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
-    with transaction.atomic(), connection.wrap_database_errors, connection.cursor() as cursor:  # COPY is not wrapped
-        cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [table, len(rows)]
-        )
-        ids = [row[0] for row in cursor.fetchall()]
-        with cursor.copy(
-            f"COPY {table} (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped, master_key_version,"
-            " fingerprint, scheme, agreement_key_id, state, version, created_at) FROM STDIN"
-        ) as copy:
-            for key_id, row in zip(ids, rows, strict=True):
-                copy.write_row((key_id, *row, state.value, 1, created_at))
-        with cursor.copy(f"COPY {counters} (key_id, key_version, highest, floor) FROM STDIN") as copy:
-            for key_id in ids:
-                copy.write_row((key_id, 1, -1, 0))
-        if rows:
-            journal_keys(state, [(key_id, *row) for key_id, row in zip(ids, rows, strict=True)], tell)
-
-
-def journal_keys(state: KeyState, keys: Sequence[tuple[Any, ...]], tell: journal.Append = journal.append) -> None:
-    """Journal keys that stand now, all in one state, each as its id and the fields of a row; wrapped, never open."""
-    tell("keys", [state.value, [list(map(_plain, key)) for key in keys]])
-
-
-def _plain(one: Any) -> Any:
-    """A choice's own value; anything else as it is."""
-    return one.value if isinstance(one, Enum) else one
-
-
-def _check(rows: Sequence[_Row]) -> None:
-    seen = set()
-    for title, epoch, algorithm, source, *_, scheme_name, _ in rows:
-        if len(title) != SYSTEM_TITLE_OCTETS:
-            raise ProvisioningError(f"system title {title.hex()}: {len(title)} octets instead of {SYSTEM_TITLE_OCTETS}")
-        if not 0 <= epoch <= 0xFFFF:
-            raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} is not 0 to 65535")
-        scheme = SCHEMES.get(scheme_name)
-        if scheme is None or source not in scheme.sources:
-            raise ProvisioningError(f"system title {title.hex()}: no scheme {scheme_name!r} takes a {source} key")
-        algorithms = sorted(algorithms_of(USUAL) if epoch == TRANSFER_EPOCH else ENVELOPES[scheme.envelope].algorithms)
-        if algorithm not in algorithms:
-            raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {algorithms}")
-        if (title, epoch) in seen:
-            raise ProvisioningError(f"system title {title.hex()}: epoch {epoch} stands twice")
-        seen.add((title, epoch))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT k.system_title, k.epoch FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)"
-            " JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch LIMIT 1",
-            [[row[0] for row in rows], [row[1] for row in rows]],
-        )
-        standing = cursor.fetchone()
-    if standing:
-        raise ProvisioningError(f"system title {bytes(standing[0]).hex()}: epoch {standing[1]} has a key already")

@@ -12,10 +12,11 @@ from ami_headend.core.sql import CHUNK, chunks, fetch_rows, int_array, octets_ar
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.epochs import LAST_EPOCH
 from keyvault.device_keys.fingerprints import fingerprint
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
+from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
 from keyvault.device_keys.unwrapping import open_keys
@@ -336,7 +337,7 @@ def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
             standing.id,
             standing.version,
             master.wrap(
-                key.octets, provisioning.purpose_of(TRANSFER_EPOCH, KeySource.STORED), key.system_title, TRANSFER_EPOCH
+                key.octets, key_rows.purpose_of(TRANSFER_EPOCH, KeySource.STORED), key.system_title, TRANSFER_EPOCH
             ),
             key.fingerprint,
             key.algorithm or standing.algorithm,
@@ -375,7 +376,7 @@ def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
         if cursor.rowcount != len(rows):
             raise ShipmentError("transfer keys were changed by someone else meanwhile; try again")
     titles = [key.system_title for _, key in sorted(pairs, key=lambda pair: pair[1].system_title)]
-    provisioning.journal_keys(
+    key_rows.journal_keys(
         KeyState.ACTIVE,
         [
             (key_id, title, TRANSFER_EPOCH, alg, KeySource.STORED.value, None, octets, master.active_version, name)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from ami_headend.core.sql import fetch_rows, int_array
 from keyvault import master_key
 from keyvault.device_keys import agreement_keys
-from keyvault.device_keys.provisioning import purpose_of
+from keyvault.device_keys.key_rows import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 from keyvault.schemes.lines import KeyInputs, OpenedKey
 from keyvault.schemes.table import SOURCES

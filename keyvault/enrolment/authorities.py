@@ -16,7 +16,8 @@ from ami_headend.core.sql import execute, int_array, octets_array
 from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, ProvisioningError
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
+from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.enrolment import lookups
 from keyvault.enrolment.certificates import CertificateError, check_authority_key, kid_text, parse_revocation, verify
 from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, KeyState, RevokedCertificate

@@ -10,8 +10,9 @@ from keyvault import journal
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import ContendedError
-from keyvault.device_keys import epochs, provisioning
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey, ProvisioningError, transfer_algorithm
+from keyvault.device_keys import epochs, key_rows, provisioning
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
+from keyvault.device_keys.provisioning import NewKey, ProvisioningError, transfer_algorithm
 from keyvault.enrolment import lookups
 from keyvault.enrolment.opening import Enrolling
 from keyvault.models import DeviceKey, Enrolment, KeyState
@@ -75,7 +76,7 @@ def _end_pending(
     if arrived:
         epochs.activate(arrived, now, tell)
     if lost:
-        moved = provisioning.set_key_state(list(lost.values()), KeyState.RETIRED, [KeyState.PENDING], tell)
+        moved = key_rows.set_key_state(list(lost.values()), KeyState.RETIRED, [KeyState.PENDING], tell)
         if moved != len(lost):
             raise ContendedError("a pending key of a meter that enrols moved meanwhile")
         for name, key in opening.keys.items():

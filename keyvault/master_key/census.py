@@ -7,7 +7,7 @@ from ami_headend.core.sql import fetch_rows
 from keyvault import master_key
 from keyvault.audit import chain
 from keyvault.device_keys.fingerprints import fingerprint
-from keyvault.device_keys.provisioning import purpose_of
+from keyvault.device_keys.key_rows import purpose_of
 from keyvault.master_key import MasterKeys, Purpose, UnwrapError, wrapped_version
 
 DEVICE_KEYS, FLEET_KEYS, AUDIT_KEYS = "keyvault_devicekey", "keyvault_fleetkey", "keyvault_auditkey"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from keyvault import master_key
-from keyvault.device_keys.provisioning import purpose_of
+from keyvault.device_keys.key_rows import purpose_of
 from keyvault.master_key import MasterKeyError, Purpose, UnwrapError
 from keyvault.models import AgreementKey, DeviceKey
 

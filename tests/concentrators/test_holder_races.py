@@ -9,7 +9,7 @@ from pytest_django import DjangoDbBlocker
 
 from concentrators.fleet import hop_key_sets
 from concentrators.models import Assignment, Concentrator
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, DownlinkCounter, KeyState
 from tests.concentrators.fleet import NOW
@@ -79,7 +79,7 @@ def test_a_key_that_goes_meanwhile_is_in_no_later_answer() -> None:
     key = DeviceKey.objects.get(system_title=b"\5" * 8)
     at_once(
         lambda: hop_key_sets.sealed(concentrator.pk, NOW),
-        lambda: provisioning.set_key_state([key.pk], KeyState.COMPROMISED),
+        lambda: key_rows.set_key_state([key.pk], KeyState.COMPROMISED),
     )
     after = hop_key_sets.sealed(concentrator.pk, NOW)
     assert len(after) < len(before)

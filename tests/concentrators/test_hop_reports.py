@@ -21,7 +21,7 @@ from concentrators.totals import reported_sums, totals
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, KeyState
 from meters.models import Meter, MeterEvent, MeterStatus, Reading, Register
@@ -113,7 +113,7 @@ def test_whom_a_concentrator_may_speak_for(holder: Holder) -> None:
     mine, retired = meters(holder, 2)
     (plain,) = meters(holder, 1, "ccm")
     (others,) = meters(Holder(b"\1" * 8), 1)
-    provisioning.set_key_state([retired.row().pk], KeyState.RETIRED)
+    key_rows.set_key_state([retired.row().pk], KeyState.RETIRED)
     uplink = verified(holder.row, [holder.report(one) for one in (mine, retired, plain, others)])
     assert outcome(uplink) == {"accepted": 1, "identity_mismatch": 3}
     assert [row.meter_id for row in evidence(uplink)] == [retired.meter.pk, plain.meter.pk, others.meter.pk]
@@ -165,7 +165,7 @@ class TestSums:
         assert self.stands()[:2] == (20, 2)
         assert judged(holder.row, [first]) == {"duplicate": 1}  # it gave way
         key = secrets.token_bytes(32)
-        provisioning.set_key_state(list(DeviceKey.objects.values_list("pk", flat=True)), KeyState.RETIRING)
+        key_rows.set_key_state(list(DeviceKey.objects.values_list("pk", flat=True)), KeyState.RETIRING)
         provisioning.provision_stored([NewKey(TITLE, 2, key, 10, "concentrator")])
         holder.key, holder.epoch = key, 2
         other = cbor2.dumps(["sums", [INTERVAL, 30, START_S, 30, 3]], canonical=True)

@@ -12,7 +12,7 @@ from concentrators.ingest import reverification, verification
 from concentrators.models import Assignment, Concentrator
 from keyvault.ciphers import KeptCiphers
 from keyvault.cose.structures import parse_frame
-from keyvault.device_keys import command_sealing, provisioning
+from keyvault.device_keys import command_sealing, key_rows, provisioning
 from keyvault.device_keys.command_sealing import PlainCommand
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.models import DeviceKey, KeyState
@@ -184,7 +184,7 @@ class TestAnotherScheme:
         device = of_ccm(concentrator)
         judged(concentrator, [device.frame(0)])
         DeviceKey.objects.filter(system_title=device.title).update(scheme="of tomorrow")
-        provisioning.set_key_state([device.row().pk], KeyState.RETIRING)  # moves its version, as every change must
+        key_rows.set_key_state([device.row().pk], KeyState.RETIRING)  # moves its version, as every change must
         assert judged(concentrator, [device.frame(1), of_ccm(concentrator).frame(1)]) == {
             "accepted": 1,
             "algorithm_mismatch": 1,
@@ -211,7 +211,7 @@ class TestNamedByTitle:
     def test_a_key_that_was_cut_off_opens_nothing(self, concentrator: Concentrator) -> None:
         device = by_title(concentrator)
         assert judged(concentrator, [device.frame(0)]) == {"accepted": 1}
-        provisioning.set_key_state([device.row().pk], KeyState.COMPROMISED)
+        key_rows.set_key_state([device.row().pk], KeyState.COMPROMISED)
         assert judged(concentrator, [device.frame(1)]) == {"unknown_epoch": 1}
 
     def test_of_a_device_without_a_key_it_waits(self, concentrator: Concentrator) -> None:

@@ -12,7 +12,7 @@ from concentrators.ingest import reverification, verification, worker
 from concentrators.ingest.attempt import Foresight
 from concentrators.models import Concentrator
 from keyvault.ciphers import KeptCiphers
-from keyvault.device_keys import command_sealing, epochs, inventory, last_heard, provisioning
+from keyvault.device_keys import command_sealing, epochs, inventory, key_rows, last_heard, provisioning
 from keyvault.device_keys.command_sealing import PlainCommand
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
@@ -193,7 +193,7 @@ def test_ended_keys_keep_their_newest_session_and_no_verdict_changes(
     judged(concentrator, [one.frame(n) for sessions in fleet for n, one in enumerate(sessions)])
     judged(other, [sessions[1].frame(4) for sessions in fleet], later)
     for sessions, state in zip(fleet[:2], (KeyState.RETIRED, KeyState.COMPROMISED), strict=True):
-        provisioning.set_key_state([sessions[0].row().pk], state)
+        key_rows.set_key_state([sessions[0].row().pk], state)
     late = [one.frame(6, counter=counter) for sessions in fleet for one in sessions for counter in (0, 1, 7)]
     stands = [(inventory.of_device(sessions[0].title), heard_of(sessions[0])) for sessions in fleet]
     verdicts = judged(concentrator, late[:24])

@@ -10,7 +10,7 @@ from pytest_django import Settings
 from keyvault import ciphers, master_key
 from keyvault.ciphers import KeptCiphers, KeyRow
 from keyvault.cose.structures import make_kid, parse_frame
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, KeyState
@@ -77,7 +77,7 @@ def test_a_row_that_changed_makes_another(kept: KeptCiphers, made: list[bytes]) 
     provisioned(TITLES[:2])
     before = rows(TITLES[:2])
     first = kept.of(before)
-    provisioning.set_key_state([before[make_kid(TITLES[0], 1)][0]], KeyState.RETIRING)
+    key_rows.set_key_state([before[make_kid(TITLES[0], 1)][0]], KeyState.RETIRING)
     second = kept.of(rows(TITLES[:2]))
     assert made[2:] == TITLES[:1]
     changed, same = (make_kid(title, 1) for title in TITLES[:2])

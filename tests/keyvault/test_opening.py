@@ -10,7 +10,7 @@ from pytest_django import Settings
 from keyvault.ciphers import KeptCiphers
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import ContendedError
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, open_frames, save_counters
@@ -138,7 +138,7 @@ def test_a_counter_that_moved_meanwhile_is_contended(first: list[int]) -> None:
 def test_a_key_that_moved_meanwhile_is_contended(first: int) -> None:
     opening = opened(frame(first), frame(0, OTHER))
     take_all(opening)
-    provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
+    key_rows.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
     with pytest.raises(ContendedError, match="1 of 2"), transaction.atomic():
         save_counters(opening)
     assert counters() == (-1, 0, "{}")
@@ -250,7 +250,7 @@ class TestForeseen:
 
     @pytest.mark.parametrize("forged", [False, True])
     def test_a_key_that_was_cut_off_is_not_taken_for_true(self, *, forged: bool) -> None:
-        provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
+        key_rows.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
         one = frame(5)[:-1] + bytes((frame(5)[-1] ^ forged,))
         opening = open_frames([[(0, one)]], Care.TRUST, KEPT)
         take_all(opening)
@@ -268,7 +268,7 @@ class TestForeseen:
         assert [one.reason for one in opened(frame(5)).uplinks[0].refused] == ["unknown_device"]
 
     def test_a_key_that_moved_is_read_anew(self) -> None:
-        provisioning.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
+        key_rows.set_key_state([DeviceKey.objects.get(system_title=TITLE, epoch=1).pk], KeyState.COMPROMISED)
         assert [one.reason for one in opened(frame(5)).uplinks[0].refused] == ["key_retired"]
 
 

@@ -35,7 +35,8 @@ from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.structures import encode_sequence, make_kid, parse_frame
 from keyvault.device_keys import agreement_keys, epochs, key_export, provisioning, shipment_file, shipments
 from keyvault.device_keys.fingerprints import fingerprint
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH, NewKey
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.device_keys.shipment_file import Shipment, ShipmentHeader, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.models import DeviceKey

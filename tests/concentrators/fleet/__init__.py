@@ -14,7 +14,7 @@ from concentrators.models import Assignment, Concentrator, FailureTally, Integri
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import encode_sequence, make_kid
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from meters.models import Meter, Reading, Register
@@ -66,7 +66,7 @@ class Device:
 
     def next_epoch(self, epoch: int, alg: int = 10) -> "Device":
         """The same meter with a key of another epoch, which takes the place of this one as the active key."""
-        provisioning.set_key_state([self.row().pk], KeyState.RETIRING)
+        key_rows.set_key_state([self.row().pk], KeyState.RETIRING)
         key = secrets.token_bytes(32)
         provisioning.provision_stored([NewKey(self.title, epoch, key, alg)])
         return Device(self.meter, key, epoch, alg)

@@ -14,7 +14,7 @@ from concentrators.models import Assignment, Concentrator
 from keyvault.cose.kdf import downlink_key, hop_key, hop_mac_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame
-from keyvault.device_keys import hop_key_sealing, provisioning
+from keyvault.device_keys import hop_key_sealing, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, DownlinkCounter, KeyState
 from tests.concentrators.fleet import NOW, Device, commission
@@ -75,7 +75,7 @@ def with_keys(holder: Concentrator, scheme: str, states: Sequence[KeyState], alg
     for device, state in zip(devices, states, strict=True):
         provisioning.provision_pending([NewKey(device.title, device.epoch, device.key, alg, scheme)], {})
         if state is not KeyState.PENDING:
-            provisioning.set_key_state([device.row().pk], state)
+            key_rows.set_key_state([device.row().pk], state)
     return devices
 
 
@@ -97,7 +97,7 @@ def test_the_same_octets_until_one_changes(holder: Concentrator) -> None:
     assert DownlinkCounter.objects.get().last == 256 * int(NOW.timestamp())
 
     changes: list[Callable[[], object]] = [
-        lambda: provisioning.set_key_state([first.row().pk], KeyState.COMPROMISED),
+        lambda: key_rows.set_key_state([first.row().pk], KeyState.COMPROMISED),
         lambda: provisioning.provision_pending([NewKey(second.title, 2)], {}),
         lambda: end([second.meter.pk], NOW - timedelta(minutes=1)),
         lambda: assign([(second.meter.pk, holder.pk)], NOW - timedelta(seconds=30)),
@@ -127,7 +127,7 @@ def test_a_new_key_of_its_own_seals_anew(holder: Concentrator) -> None:
     commission(1, holder)
     before = hop_key_sets.sealed(holder.pk, NOW)
     key = DeviceKey.objects.get(system_title=TITLE)
-    provisioning.set_key_state([key.pk], KeyState.RETIRING)
+    key_rows.set_key_state([key.pk], KeyState.RETIRING)
     provisioning.provision_stored([NewKey(TITLE, 2, KEY, 10, "concentrator")])
     entries, _ = opened(hop_key_sets.sealed(holder.pk, NOW), epoch=2)
     assert entries == opened(before)[0]  # derived for its title: the same
@@ -159,7 +159,7 @@ class TestDoor:
         assert (status, kind) == (409, "application/problem+json")
         assert b"has no system title" in body
         key = DeviceKey.objects.get(system_title=TITLE)
-        provisioning.set_key_state([key.pk], KeyState.COMPROMISED)
+        key_rows.set_key_state([key.pk], KeyState.COMPROMISED)
         assert b"has no active key" in self.get(holder)[1]
 
     def test_its_next_key(self, concentrator: Concentrator, holder: Concentrator) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pytest_django import Settings
 
 from concentrators.models import Concentrator, IntervalTotal
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.models import KeyState
 from meters.models import MeterStatus
 from tests.concentrators.fleet import (
@@ -87,7 +87,7 @@ class TestUnknown:
 
 @pytest.mark.parametrize("state", [KeyState.RETIRED, KeyState.COMPROMISED])
 def test_a_key_that_is_over_opens_nothing(concentrator: Concentrator, device: Device, state: KeyState) -> None:
-    provisioning.set_key_state([device.row().pk], state)
+    key_rows.set_key_state([device.row().pk], state)
     assert judged(concentrator, [device.frame(0)]) == {"key_retired": 1}
 
 
@@ -95,7 +95,7 @@ def test_a_key_that_is_over_opens_nothing(concentrator: Concentrator, device: De
 def test_a_key_that_is_coming_current_or_going_opens(
     concentrator: Concentrator, device: Device, state: KeyState
 ) -> None:
-    provisioning.set_key_state([device.row().pk], state)
+    key_rows.set_key_state([device.row().pk], state)
     assert judged(concentrator, [device.frame(0)]) == {"accepted": 1}
 
 
@@ -108,7 +108,7 @@ class TestOrderOfChecks:
         assert judged(concentrator, [long, device.frame(0) + b"\x00"]) == {"malformed": 2}
 
     def test_key_state_before_alg_and_tag(self, concentrator: Concentrator, device: Device) -> None:
-        provisioning.set_key_state([device.row().pk], KeyState.RETIRED)
+        key_rows.set_key_state([device.row().pk], KeyState.RETIRED)
         impostor = Device(device.meter, bytes(32), alg=11)
         assert judged(concentrator, [impostor.frame(0)]) == {"key_retired": 1}
 

@@ -12,7 +12,7 @@ from concentrators.ingest.attempt import Foresight
 from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, Uplink
 from keyvault.cose.structures import encode_sequence
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows
 from keyvault.models import KeyState
 from keyvault.refusals import EnrolmentRefusal
 from meters.models import MeterStatus
@@ -87,7 +87,7 @@ def test_what_is_foreseen_costs_less_and_a_surprise_the_same_for_any_number_of_f
         verified(concentrator, [device.frame(0) for device in devices])
         PROCESS.foresight = Foresight()
         assert cost(statements, post(concentrator, [device.frame(1) for device in devices])) == HONEST_FORESEEN
-        provisioning.set_key_state([device.row().pk for device in devices], KeyState.RETIRED)
+        key_rows.set_key_state([device.row().pk for device in devices], KeyState.RETIRED)
         uplink = post(concentrator, [device.frame(2) for device in devices])
         assert cost(statements, uplink) == SURPRISE
         assert outcome(uplink) == {"key_retired": size}
@@ -103,7 +103,7 @@ def odd_frames(concentrator: Concentrator, size: int) -> tuple[list[bytes], list
         device.meter.status = MeterStatus.SUSPENDED
         device.meter.save()
     retired = commission(parts, concentrator)
-    provisioning.set_key_state([device.row().pk for device in retired], KeyState.RETIRED)
+    key_rows.set_key_state([device.row().pk for device in retired], KeyState.RETIRED)
     odd: list[bytes] = []
     for n, device in enumerate(devices):
         odd += [

@@ -21,7 +21,7 @@ from concentrators.models import Concentrator, IntervalTotal, Uplink
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
 from keyvault.cose.structures import encode_sequence
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows
 from keyvault.models import KeyState
 from keyvault.opening import save_counters
 from tests.concentrators.failures.test_groups import groups_counted, groups_kept
@@ -181,7 +181,7 @@ def test_a_key_that_moves_between_read_and_save_accepts_nothing(
     def retire_then_save(*args: object) -> None:
         if not moved.is_set():
             moved.set()
-            at_once(partial(provisioning.set_key_state, [key_id], KeyState.COMPROMISED))
+            at_once(partial(key_rows.set_key_state, [key_id], KeyState.COMPROMISED))
         save_counters(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "save_counters", retire_then_save)
@@ -199,7 +199,7 @@ def test_keys_moved_while_uplinks_are_verified(concentrator: Concentrator) -> No
         uplink = post(concentrator, [device.frame(0) for device in devices])
         at_once(
             verifying(uplink),
-            partial(provisioning.set_key_state, key_ids[::2], KeyState.RETIRED),
+            partial(key_rows.set_key_state, key_ids[::2], KeyState.RETIRED),
         )
         uplink.refresh_from_db()
         assert uplink.verified_at is not None

@@ -10,7 +10,7 @@ from concentrators.ingest import verification
 from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from concentrators.totals import totals
-from keyvault.device_keys.provisioning import set_key_state
+from keyvault.device_keys.key_rows import set_key_state
 from keyvault.models import KeyState
 from meters.models import MeterEvent, Reading
 from meters.readings import store

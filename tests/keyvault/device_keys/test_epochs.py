@@ -10,7 +10,7 @@ from django.utils import timezone
 from concentrators.commands import queue
 from concentrators.models import Concentrator
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import epochs, provisioning
+from keyvault.device_keys import epochs, key_rows, provisioning
 from keyvault.device_keys.epochs import EpochError
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeySource, KeyState
@@ -281,7 +281,7 @@ def test_keys_near_their_safe_number_of_frames_are_found(concentrator: Concentra
         InvocationCounter.objects.filter(key=key_row(device.title, 1)).update(highest=highest, floor=highest)
     InvocationCounter.objects.filter(key=key_row(fresh.title, 1)).update(highest=near - 1, floor=near - 1)
     epochs.begin([worst.title])  # its key may never have come: whoever asks knows what became of the command
-    provisioning.set_key_state([key_row(retiring.title, 1).pk], KeyState.RETIRING)
+    key_rows.set_key_state([key_row(retiring.title, 1).pk], KeyState.RETIRING)
     assert list(epochs.near_budget(10)) == [[worst.title, worn.title]]
     assert list(epochs.near_budget(1)) == [[worst.title], [worn.title]]
 

@@ -8,7 +8,8 @@ from keyvault import master_key
 from keyvault.cose.kdf import derived_device_key
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS, fingerprint
-from keyvault.device_keys.provisioning import NewKey, purpose_of
+from keyvault.device_keys.key_rows import purpose_of
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
 
 TITLE = bytes.fromhex("0024befffe804ff1")

@@ -12,7 +12,8 @@ from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import command_sealing, epochs, provisioning
 from keyvault.device_keys.command_sealing import KeyCommand, PlainCommand
-from keyvault.device_keys.provisioning import NewKey, purpose_of
+from keyvault.device_keys.key_rows import purpose_of
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey

@@ -9,7 +9,7 @@ from pytest_django import Settings
 
 from keyvault import master_key
 from keyvault.cose.kdf import derived_device_key
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.master_key import MasterKeyError, Purpose
 from keyvault.models import DeviceKey, FleetKey, InvocationCounter, KeyState
@@ -145,10 +145,10 @@ class TestState:
     def test_a_change_moves_the_version_on_key_and_counter(self) -> None:
         provisioning.provision_stored([NewKey(title, 1) for title in TITLES])
         ids = list(DeviceKey.objects.order_by("system_title").values_list("pk", flat=True))
-        assert provisioning.set_key_state(ids[:3], KeyState.RETIRING) == 3
+        assert key_rows.set_key_state(ids[:3], KeyState.RETIRING) == 3
         rows = DeviceKey.objects.order_by("system_title").values_list("state", "version", "counter__key_version")
         assert list(rows) == [("retiring", 2, 2)] * 3 + [("active", 1, 1)] * 2
-        assert provisioning.set_key_state(ids, KeyState.RETIRING) == 2
-        assert provisioning.set_key_state(ids, KeyState.RETIRING) == 0
-        assert provisioning.set_key_state([], KeyState.RETIRED) == 0
+        assert key_rows.set_key_state(ids, KeyState.RETIRING) == 2
+        assert key_rows.set_key_state(ids, KeyState.RETIRING) == 0
+        assert key_rows.set_key_state([], KeyState.RETIRED) == 0
         assert set(rows.all()) == {("retiring", 2, 2)}

@@ -15,15 +15,10 @@ from django.db import DatabaseError
 
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import epochs, key_export, provisioning, shipments
+from keyvault.device_keys import epochs, key_export, key_rows, shipments
 from keyvault.device_keys import shipment_file as shipmentfile
-from keyvault.device_keys.provisioning import (
-    NewKey,
-    create_fleet_key,
-    provision_devices,
-    provision_stored,
-    set_key_state,
-)
+from keyvault.device_keys.key_rows import set_key_state
+from keyvault.device_keys.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored
 from keyvault.device_keys.shipment_file import ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.shipments import ShipmentReport
@@ -236,7 +231,7 @@ class TestImport:
         assert not DeviceKey.objects.filter(system_title=OTHER).exists()
 
     def test_keys_made_meanwhile_stop_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(provisioning, "_check", lambda rows: None)
+        monkeypatch.setattr(key_rows, "_check", lambda rows: None)
         monkeypatch.setattr(shipments, "_standing", lambda titles: {})
         provision_stored([NewKey(TITLE, 1)])
         before = rows()

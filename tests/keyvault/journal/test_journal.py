@@ -26,7 +26,8 @@ from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs
-from keyvault.device_keys.provisioning import create_fleet_key, provision_devices, set_key_state
+from keyvault.device_keys.key_rows import set_key_state
+from keyvault.device_keys.provisioning import create_fleet_key, provision_devices
 from keyvault.journal import JournalError, NotReplayedError, reading, writing
 from keyvault.journal.segments import (
     HEAD_LINE,

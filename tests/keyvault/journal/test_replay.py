@@ -35,17 +35,12 @@ from keyvault.device_keys import (
     agreement_keys,
     command_sealing,
     epochs,
-    provisioning,
+    key_rows,
     shipments,
 )
 from keyvault.device_keys.command_sealing import KeyCommand
-from keyvault.device_keys.provisioning import (
-    NewKey,
-    create_fleet_key,
-    provision_devices,
-    provision_stored,
-    set_key_state,
-)
+from keyvault.device_keys.key_rows import set_key_state
+from keyvault.device_keys.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
@@ -236,8 +231,8 @@ def test_keys_of_a_journal_from_before_there_were_schemes_come_back(
     def old(state: KeyState, keys: Sequence[tuple[Any, ...]], tell: journal.Append) -> None:
         journal_keys(state, [key[:9] for key in keys], tell)
 
-    journal_keys = provisioning.journal_keys
-    monkeypatch.setattr(provisioning, "journal_keys", old)
+    journal_keys = key_rows.journal_keys
+    monkeypatch.setattr(key_rows, "journal_keys", old)
     assert_brought_back(folder, lambda: provision_devices(TITLES[:1]))
     assert set(DeviceKey.objects.values_list("scheme", flat=True)) == {"ccm"}
 

@@ -19,7 +19,7 @@ from keyvault import master_key, tasks
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
-from keyvault.device_keys.provisioning import purpose_of
+from keyvault.device_keys.key_rows import purpose_of
 from keyvault.master_key import MasterKeyError, MasterKeys, MasterKeyState, Provider, Purpose, census, rewrap, versions
 from keyvault.master_key.rewrap import RotationError
 from keyvault.master_key.versions import DestroyError
