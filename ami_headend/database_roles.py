@@ -31,6 +31,7 @@ _UNUSUAL = {
     "keyvault_revokedcertificate": "SELECT, INSERT",
     "keyvault_devicepublickey": "SELECT, INSERT",  # the public key of a meter never changes
     "meters_householdaccess": "SELECT, INSERT",  # functions of the owner count and remove rows
+    "meters_maskedreading": "SELECT, INSERT, UPDATE (interval_minutes, set_id)",  # as it comes into a set
     "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # for a reading whose interval length is corrected
 }
 

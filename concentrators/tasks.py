@@ -14,7 +14,7 @@ from concentrators.commands import capture_period, downlink, gap_recovery, queue
 from concentrators.failures import acknowledgement
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
 from concentrators.ingest.attempt import TransientError
-from concentrators.totals import reported_sums
+from concentrators.totals import masked_totals, reported_sums
 from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,12 @@ def step_rotation_waves() -> None:
 def compare_reported_sums() -> None:
     """Hold what concentrators add up against what is here."""
     reported_sums.compare(timezone.now())
+
+
+@shared_task(**LONG)
+def collect_masked_totals() -> None:
+    """Form sets of masked values, ask mask authorities about them, and unmask totals."""
+    masked_totals.collect(timezone.now())
 
 
 @shared_task(**LONG)

@@ -24,6 +24,7 @@ DESTROY = "master_key.destroy"
 CUT_OFF_AGREEMENT_KEY = "agreement_key.cut_off"
 PIN_AUTHORITY = "authority.pin"
 UNPIN_AUTHORITY = "authority.unpin"
+PIN_MASK_AUTHORITY = "mask_authority.pin"
 
 _NEEDED_RIGHT = {
     EXPORT: rights.EXPORT_KEYS,
@@ -31,6 +32,7 @@ _NEEDED_RIGHT = {
     CUT_OFF_AGREEMENT_KEY: rights.COMPROMISE,
     PIN_AUTHORITY: rights.PROVISION,
     UNPIN_AUTHORITY: rights.PROVISION,
+    PIN_MASK_AUTHORITY: rights.PROVISION,
 }
 
 
@@ -168,6 +170,8 @@ def describe(approval: Approval) -> str:
         return f"let authority {subject['issuer']} ({subject['public']}) vouch for the keys of meters"
     if approval.act == UNPIN_AUTHORITY:
         return f"unpin authority {subject['issuer']} ({subject['public']}): its certificates enrol no meter any more"
+    if approval.act == PIN_MASK_AUTHORITY:
+        return f"let mask authority {subject['name']} ({subject['public']}) at {subject['url']} tell sums of masks"
     if approval.act == CUT_OFF_AGREEMENT_KEY:
         return f"cut off version {subject['version']} of agreement key {subject['agreement_key']}, and all keys of it"
     return f"destroy version {subject['version']} of the master key"

@@ -36,6 +36,9 @@ class Meter(models.Model):
     name = NameField(max_length=120, blank=True)
     status = models.CharField(max_length=12, choices=MeterStatus, default=MeterStatus.COMMISSIONED)
     interval_minutes = models.PositiveSmallIntegerField(default=30, help_text="length of one load-profile interval")
+    mask_group = models.CharField(
+        max_length=60, blank=True, default="", help_text="the mask authorities that it was made with"
+    )
     commissioned_at = models.DateTimeField(help_text="intervals are expected from here on")
     retired_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -202,6 +205,28 @@ class Reading(models.Model):
 
     def __str__(self) -> str:
         return f"meter {self.meter_id} register {self.register_id} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class MaskedReading(models.Model):
+    """One masked value of one interval, which says nothing alone (docs/schemes.md): 64 bits, stored as a signed number.
+
+    Of the values of a set the mask authorities tell what they add up to; ``set_id`` names it (concentrators_maskedset),
+    NULL while the value is in none. Partitioned as readings are, and without foreign keys as they are.
+    """
+
+    pk = models.CompositePrimaryKey("captured_at", "meter_id", "register_id")
+    captured_at = models.DateTimeField()
+    value = models.BigIntegerField(help_text="the masked value, as a signed number of 64 bits")
+    uplink_id = models.BigIntegerField()
+    set_id = models.BigIntegerField(null=True, help_text="the set that its total is of")
+    received_at = models.DateTimeField()
+    meter = models.ForeignKey(Meter, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
+    register = models.ForeignKey(Register, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
+    interval_minutes = models.SmallIntegerField()
+    scheme = models.SmallIntegerField()
+
+    def __str__(self) -> str:
+        return f"meter {self.meter_id} register {self.register_id} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC, masked"
 
 
 class MeterEvent(models.Model):

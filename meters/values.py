@@ -8,7 +8,8 @@ from typing import NamedTuple
 class Value(NamedTuple):
     """One value of one register at one time: whole Unix seconds, steps of the register's resolution.
 
-    ``interval_minutes`` is 0 but for interval registers; an event becomes a meter event, not a reading.
+    ``interval_minutes`` is 0 but for interval registers; an event becomes a meter event, not a reading. A masked value
+    (0 to 2^64 - 1) is stored apart from readings.
     """
 
     captured_s: int
@@ -16,6 +17,7 @@ class Value(NamedTuple):
     value: int
     interval_minutes: int
     is_event: bool
+    is_masked: bool = False
 
 
 class PayloadTimes(NamedTuple):
@@ -60,12 +62,16 @@ class PayloadError(ValueError):
 NewValue = tuple[int, Value, int, int | None]
 # A value that stands already, and the id of the uplink that brought it.
 Standing = tuple[int, int]
-# Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one.
+# Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one, of a
+# masked value MASKED.
 Spot = tuple[int, int, int, int | None]
+MASKED = 2**64  # no event says as much
 
 
 def spot(meter_id: int, value: Value) -> Spot:
-    """Where a value goes: there is room for one reading, and for each event of a second."""
+    """Where a value goes: there is room for one reading, one masked value, and for each event of a second."""
+    if value.is_masked:
+        return meter_id, value.register_id, value.captured_s, MASKED
     return meter_id, value.register_id, value.captured_s, value.value if value.is_event else None
 
 

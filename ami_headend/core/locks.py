@@ -18,6 +18,7 @@ TURNS: Final = 0x616D6908  # of the session, with a concentrator's id: one worke
 REVERIFICATION: Final = 0x616D6909  # of the session: one worker at a time
 SYSTEM_TITLES: Final = 0x616D690A  # shared by new meters; exclusive to a concentrator that is given a title
 REPORTED_SUMS: Final = 0x616D690B  # one process at a time compares the sums of concentrators
+MASKED_SETS: Final = 0x616D690C  # one process at a time forms and closes sets of masked values
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

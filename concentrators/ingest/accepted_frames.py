@@ -3,6 +3,7 @@
 from concentrators.ingest import hop_reports
 from concentrators.ingest.decisions import DecidedUplink, Decisions, Heard, MeterAnswer
 from concentrators.ingest.facts import (
+    AssignedMeter,
     Facts,
     SumPlace,
     SumSaid,
@@ -22,6 +23,8 @@ class Accepted:
         self._facts = facts
         self._readings: list[NewValue] = []
         self._events: list[NewValue] = []
+        self._masked: list[NewValue] = []
+        self._arrived: dict[tuple[int, int, int, int], int] = {}
         self._sums: dict[tuple[int, int, int, int], list[int]] = {}
         self._heard: list[tuple[ExaminedUplink, list[bytes]]] = []
         self._said_sums: dict[SumPlace, SumSaid] = {}
@@ -36,7 +39,10 @@ class Accepted:
         for frame, meter, values, _ in candidates:
             meter_id, scheme = meter.id, frame[4].scheme
             for value in values:
-                captured_s, register_id, steps, minutes, is_event = value
+                captured_s, register_id, steps, minutes, is_event, is_masked = value
+                if is_masked:
+                    self._accept_masked(meter, (meter_id, value, uplink_id, scheme))
+                    continue
                 (events if is_event else readings).append((meter_id, value, uplink_id, scheme))
                 if minutes:
                     concentrator_id = meter.concentrator_of(captured_s, minutes)
@@ -51,6 +57,15 @@ class Accepted:
 
         if uplink.about:
             self._note_reported(uplink, candidates)
+
+    def _accept_masked(self, meter: AssignedMeter, row: NewValue) -> None:
+        """A masked value adds nothing to a total; that it arrived is counted there."""
+        self._masked.append(row)
+        value = row[1]
+        concentrator_id = meter.concentrator_of(value.captured_s, value.interval_minutes)
+        if concentrator_id is not None:
+            place = (concentrator_id, value.register_id, value.interval_minutes, value.captured_s)
+            self._arrived[place] = self._arrived.get(place, 0) + 1
 
     def _note_reported(self, uplink: ExaminedUplink, candidates: list[Candidate]) -> None:
         """Meters are heard that their concentrator reports for; the latest counts."""
@@ -85,6 +100,8 @@ class Accepted:
             },
             self._reported,
             self._said_sums,
+            self._masked,
+            self._arrived,
         )
 
     def _heard_at(self) -> dict[bytes, Heard]:

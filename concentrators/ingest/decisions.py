@@ -83,6 +83,7 @@ class Decisions:
     ``heard`` names the devices of accepted frames, by kid. ``sums`` are added to totals: (sum in the register's
     steps, meters) by concentrator, register, minutes and start in Unix seconds. ``activated`` are pending keys that
     an accepted frame has proven to be with their device: the meter's id by kid, None of a concentrator.
+    ``masked`` are values that are stored apart, ``arrived`` how many of them count for a place of totals.
     ``reported`` names the keys of meters that their concentrator reported for, by id; ``said_sums`` are the sums that
     concentrators say.
     """
@@ -96,3 +97,5 @@ class Decisions:
     activated: Mapping[bytes, int | None]
     reported: Mapping[int, Heard] = field(default_factory=dict)
     said_sums: Mapping[SumPlace, SumSaid] = field(default_factory=dict)
+    masked: Sequence[NewValue] = ()
+    arrived: Mapping[tuple[int, int, int, int], int] = field(default_factory=dict)

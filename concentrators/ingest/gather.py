@@ -21,9 +21,11 @@ from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import HOP
 from meters.contents.report import REPORT, named_meter
+from meters.readings import masked_store
 from meters.readings import store as reading_store
 from meters.readings.partitions import retention_start
 from meters.readings.store import NO_REGISTERS, Registers
+from meters.values import MASKED, Spot, Standing
 
 _PENDING = KeyState.PENDING.value
 
@@ -81,12 +83,22 @@ def look_up(examined: Examined) -> Earlier:
     """What came of earlier uplinks, as far as a batch asks: mostly nothing, and then no query is made."""
     if not examined.asks:
         return NOTHING_EARLIER
-    standing = reading_store.standing_values(examined.places())
+    standing = _standing(examined)
     places = examined.sum_places()
     sums = reported_sums.standing(places) if places else {}
     received_at = _received_at({uplink_id for _, uplink_id in standing.values()} | {s.uplink_id for s in sums.values()})
     seen = examined.seen(standing)
     return Earlier(standing, received_at, record.refused_before(seen) if seen else {}, sums)
+
+
+def _standing(examined: Examined) -> dict[Spot, Standing]:
+    """What stands where values want to go: one query for each table that they go to."""
+    places = list(examined.places())
+    masked = [place for place in places if place[3] == MASKED]
+    if not masked:
+        return reading_store.standing_values(places)
+    others = [place for place in places if place[3] != MASKED]
+    return reading_store.standing_values(others) | masked_store.standing_masked(masked)
 
 
 def _concentrators_that_report(opening: Opening) -> dict[bytes, int]:

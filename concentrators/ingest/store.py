@@ -14,6 +14,7 @@ from keyvault.device_keys import epochs, hop_meter_epochs, tag_failures
 from keyvault.enrolment import storing as enrolment
 from keyvault.enrolment.opening import Enrolling
 from keyvault.opening import Opening, save_counters
+from meters.readings import masked_store
 from meters.readings import store as reading_store
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
@@ -28,7 +29,7 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
        And when meters were heard for which their concentrator reports.
     2. Commands: the answers of meters, and those that brought a key which has arrived.
     3. Bad tags, by key.
-    4. Readings, then events: their primary keys tell where another has stored a value since.
+    4. Readings, then events, then masked values: their primary keys tell where another has stored a value since.
     5. Totals, in the order of their keys; then the sums that concentrators say.
     6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
     7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last, with
@@ -51,13 +52,7 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
         keys = list({(meter_id, int.from_bytes(kid[8:10], "big")) for kid, meter_id in activated if meter_id})
         queue.keys_arrived(keys, judged_at)
     tag_failures.count(opening)
-    if decisions.readings:
-        reading_store.copy_readings(decisions.readings)
-    if decisions.events:
-        received_at = {delivery.uplink_id: delivery.came_at for delivery, _, _ in decisions.uplinks}
-        reading_store.insert_events(decisions.events, received_at)
-    if decisions.sums:
-        totals.add({TotalKey(*key): (value, meters) for key, (value, meters) in decisions.sums.items()})
+    _store_values(decisions)
     if decisions.said_sums:
         reported_sums.store(decisions.said_sums)
     for delivery, _, failures in decisions.uplinks:
@@ -66,3 +61,19 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     enrolled.write()
     if decisions.activated:
         epochs.activate(sorted({opening.keys[kid].id for kid in decisions.activated}), judged_at)
+
+
+def _store_values(decisions: Decisions) -> None:
+    """What meters say, and the totals of it."""
+    if decisions.readings:
+        reading_store.copy_readings(decisions.readings)
+    if decisions.events:
+        received_at = {delivery.uplink_id: delivery.came_at for delivery, _, _ in decisions.uplinks}
+        reading_store.insert_events(decisions.events, received_at)
+    if decisions.masked:
+        masked_store.copy_masked(decisions.masked)
+    if decisions.sums or decisions.arrived:
+        totals.add(
+            {TotalKey(*key): (value, meters) for key, (value, meters) in decisions.sums.items()},
+            {TotalKey(*key): meters for key, meters in decisions.arrived.items()},
+        )

@@ -11,6 +11,7 @@ from concentrators.models.fleet import (
     RegistryGeneration,
 )
 from concentrators.models.ingest import ClockCorrection, Reverification, Uplink
+from concentrators.models.masked import MaskedMeter, MaskedSet, MaskQuestion
 from concentrators.models.totals import ExpectedStep, IntervalTotal, ReportedSum, StaleSteps, UncomparedSum
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
     "HopKeySet",
     "IntegrityFailure",
     "IntervalTotal",
+    "MaskQuestion",
+    "MaskedMeter",
+    "MaskedSet",
     "RefusedFrame",
     "RegistryGeneration",
     "ReportedSum",

@@ -1,5 +1,7 @@
 """Completeness of load profiles: meters counted in interval totals, as a share of expected meters.
 
+A masked value counts as received; what it says is in no energy here (``masked_totals.py``).
+
 Neither number needs a look at readings: totals hold what was counted, and ``expected.py`` finds what is expected. For
 an interval that an exchange cuts, more may be counted than expected. The register is that of the load profile.
 """
@@ -54,7 +56,7 @@ def hours(
     """
     rows = select(
         """SELECT date_bin('1 hour', t.interval_start, %(start)s), t.interval_minutes,
-                  sum(t.meters_counted), sum(t.value_sum * power(10::numeric, g.scaler))
+                  sum(t.meters_counted + t.meters_masked), sum(t.value_sum * power(10::numeric, g.scaler))
            FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
            WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
              AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
@@ -82,7 +84,8 @@ def shares(spans: Iterable[ExpectedSpan], start: datetime, end: datetime) -> lis
     for span in spans:
         expected[span.concentrator_id] += span.intervals(start, end)
     rows = select(
-        """SELECT t.concentrator_id, coalesce(sum(t.meters_counted) FILTER (WHERE t.interval_start < %s), 0),
+        """SELECT t.concentrator_id,
+                  coalesce(sum(t.meters_counted + t.meters_masked) FILTER (WHERE t.interval_start < %s), 0),
                   max(t.interval_start)
            FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
            WHERE t.interval_start >= %s AND g.obis_code = %s
@@ -110,9 +113,13 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
             SELECT m.id, m.serial_number, count(*), count(*) FILTER (WHERE there IS NULL) AS missing
             FROM due JOIN meters_meter m ON m.id = due.meter_id
             LEFT JOIN LATERAL (
-                SELECT true AS there FROM meters_reading r
-                WHERE r.captured_at = due.at AND r.meter_id = due.meter_id
-                  AND r.register_id = (SELECT id FROM meters_register WHERE obis_code = %(profile)s) LIMIT 1
+                SELECT true AS there
+                WHERE EXISTS (SELECT 1 FROM meters_reading r
+                    WHERE r.captured_at = due.at AND r.meter_id = due.meter_id
+                      AND r.register_id = (SELECT id FROM meters_register WHERE obis_code = %(profile)s))
+                OR EXISTS (SELECT 1 FROM meters_maskedreading r
+                    WHERE r.captured_at = due.at AND r.meter_id = due.meter_id
+                      AND r.register_id = (SELECT id FROM meters_register WHERE obis_code = %(profile)s))
             ) AS reading ON true
             GROUP BY m.id HAVING count(*) FILTER (WHERE there IS NULL) > 0
             ORDER BY missing DESC, m.serial_number LIMIT %(limit)s""",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -24,14 +25,14 @@ class TotalKey(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A total that differs from the readings: (sum, meters) as stored and as recomputed; None if missing."""
+    """A total that differs from the readings: (sum, meters, masked) as stored and as recomputed; None if missing."""
 
     concentrator_id: int
     register_id: int
     interval_minutes: int
     interval_start: datetime
-    kept: tuple[int, int] | None
-    recomputed: tuple[int, int] | None
+    kept: tuple[int, int, int] | None
+    recomputed: tuple[int, int, int] | None
 
 
 # Places at which concentrators say sums of their own are to be compared anew: only inserted, nobody waits for it.
@@ -40,33 +41,38 @@ _UNCOMPARED = """
     SELECT concentrator_id, register_id, interval_minutes, interval_start FROM concentrators_reportedsum"""
 
 
-def add(sums: Mapping[TotalKey, tuple[int, int]]) -> None:
+def add(sums: Mapping[TotalKey, tuple[int, int]], masked: Mapping[TotalKey, int] = MappingProxyType({})) -> None:
     """Add (sum in the register's resolution, meters) to totals, in one statement and in key order.
 
-    Where a concentrator says a sum of its own for a place, that is to be compared anew.
+    ``masked`` is how many meters sent a masked value, which is in no sum here. Where a concentrator says a sum of its
+    own for a place, that is to be compared anew.
     """
-    keys = sorted(sums)
+    keys = sorted(sums.keys() | masked.keys()) if masked else sorted(sums)
+    nothing = 0, 0
     execute(
         f"""WITH n AS (
                SELECT concentrator_id, register_id, interval_minutes, to_timestamp(start_s) AS interval_start,
-                      value_sum, meters
-               FROM unnest(%s::int[], %s::smallint[], %s::smallint[], %s::bigint[], %s::numeric[], %s::int[])
-                    AS n(concentrator_id, register_id, interval_minutes, start_s, value_sum, meters)
+                      value_sum, meters, masked
+               FROM unnest(%s::int[], %s::smallint[], %s::smallint[], %s::bigint[], %s::numeric[], %s::int[], %s::int[])
+                    AS n(concentrator_id, register_id, interval_minutes, start_s, value_sum, meters, masked)
            ), uncompared AS (
                {_UNCOMPARED} JOIN n USING (concentrator_id, register_id, interval_minutes, interval_start)
            )
            INSERT INTO concentrators_intervaltotal AS t
-               (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted)
+               (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted,
+                meters_masked)
            SELECT * FROM n
            ON CONFLICT (concentrator_id, register_id, interval_minutes, interval_start) DO UPDATE
            SET value_sum = t.value_sum + excluded.value_sum,
-               meters_counted = t.meters_counted + excluded.meters_counted""",
+               meters_counted = t.meters_counted + excluded.meters_counted,
+               meters_masked = t.meters_masked + excluded.meters_masked""",
         int_array(key.concentrator_id for key in keys),
         int_array(key.register_id for key in keys),
         int_array(key.interval_minutes for key in keys),
         int_array(key.start_s for key in keys),
-        int_array(sums[key][0] for key in keys),
-        int_array(sums[key][1] for key in keys),
+        int_array(sums.get(key, nothing)[0] for key in keys),
+        int_array(sums.get(key, nothing)[1] for key in keys),
+        int_array(masked.get(key, 0) for key in keys),
     )
 
 
@@ -83,14 +89,16 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
     with connection.cursor() as cursor:
         cursor.execute(
             f"""INSERT INTO concentrators_intervaltotal AS t
-                    (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted)
+                    (concentrator_id, register_id, interval_minutes, interval_start, value_sum, meters_counted,
+                     meters_masked)
                 SELECT concentrator_id, register_id, interval_minutes, captured_at,
-                       %(sign)s * value_sum, %(sign)s * meters
+                       %(sign)s * value_sum, %(sign)s * meters, %(sign)s * masked
                 FROM ({_FROM_READINGS} AND r.meter_id = ANY(%(meters)s) GROUP BY 1, 2, 3, 4) AS n
                 ORDER BY 1, 2, 3, 4
                 ON CONFLICT (concentrator_id, register_id, interval_minutes, interval_start) DO UPDATE
                 SET value_sum = t.value_sum + excluded.value_sum,
-                    meters_counted = t.meters_counted + excluded.meters_counted""",
+                    meters_counted = t.meters_counted + excluded.meters_counted,
+                    meters_masked = t.meters_masked + excluded.meters_masked""",
             {"sign": sign, "meters": list(meter_ids), "start": start, "end": end},
         )
         cursor.execute(
@@ -104,7 +112,7 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
         cursor.execute(
             """DELETE FROM concentrators_intervaltotal
                WHERE interval_start >= %s AND (%s::timestamptz IS NULL OR interval_start < %s)
-                     AND meters_counted = 0""",
+                     AND meters_counted = 0 AND meters_masked = 0""",
             [start, end, end],
         )
 
@@ -113,16 +121,17 @@ def compare(start: datetime, end: datetime) -> list[Difference]:
     """Return totals in [start, end) that differ from the sums of readings. One statement, so one snapshot."""
     rows = select(
         f"""SELECT concentrator_id, register_id, interval_minutes, captured_at,
-                   t.value_sum, t.meters_counted, n.value_sum, n.meters
+                   t.value_sum, t.meters_counted, t.meters_masked, n.value_sum, n.meters, n.masked
             FROM (SELECT *, interval_start AS captured_at FROM concentrators_intervaltotal
                   WHERE interval_start >= %(start)s AND interval_start < %(end)s) AS t
             FULL JOIN ({_FROM_READINGS} GROUP BY 1, 2, 3, 4) AS n
                  USING (concentrator_id, register_id, interval_minutes, captured_at)
             WHERE t.value_sum IS DISTINCT FROM n.value_sum OR t.meters_counted IS DISTINCT FROM n.meters
+                  OR t.meters_masked IS DISTINCT FROM n.masked
             ORDER BY 1, 2, 3, 4""",
         {"start": start, "end": end},
     )
-    return [Difference(row[0], row[1], row[2], row[3], _pair(*row[4:6]), _pair(*row[6:8])) for row in rows]
+    return [Difference(row[0], row[1], row[2], row[3], _numbers(*row[4:7]), _numbers(*row[7:10])) for row in rows]
 
 
 def recompute(start: datetime, end: datetime) -> list[Difference]:
@@ -142,6 +151,7 @@ def recompute(start: datetime, end: datetime) -> list[Difference]:
                     interval_start=difference.interval_start,
                     value_sum=difference.recomputed[0],
                     meters_counted=difference.recomputed[1],
+                    meters_masked=difference.recomputed[2],
                 )
                 for difference in differences
                 if difference.recomputed
@@ -154,8 +164,10 @@ def recompute(start: datetime, end: datetime) -> list[Difference]:
 # A reading counts for one assignment of its meter: meters/readings/expectation.py says which.
 _FROM_READINGS = f"""
     SELECT a.concentrator_id, r.register_id, r.interval_minutes, r.captured_at,
-           sum(r.value) AS value_sum, count(*)::int AS meters
-    FROM meters_reading r
+           coalesce(sum(r.value), 0) AS value_sum, count(r.value)::int AS meters, sum(r.masked)::int AS masked
+    FROM (SELECT meter_id, register_id, interval_minutes, captured_at, value, 0 AS masked FROM meters_reading
+          UNION ALL
+          SELECT meter_id, register_id, interval_minutes, captured_at, NULL, 1 FROM meters_maskedreading) AS r
     JOIN concentrators_assignment a ON a.meter_id = r.meter_id
          AND {COUNTS_TO.format(start="r.captured_at", minutes="r.interval_minutes")}
     WHERE r.interval_minutes > 0 AND r.captured_at >= %(start)s
@@ -163,5 +175,5 @@ _FROM_READINGS = f"""
 """
 
 
-def _pair(value_sum: Any, meters: Any) -> tuple[int, int] | None:
-    return None if value_sum is None else (int(value_sum), int(meters))
+def _numbers(value_sum: Any, meters: Any, masked: Any) -> tuple[int, int, int] | None:
+    return None if value_sum is None else (int(value_sum), int(meters), int(masked))

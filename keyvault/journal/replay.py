@@ -17,7 +17,7 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.journal import replay_enrolment, replay_keys
+from keyvault.journal import replay_enrolment, replay_keys, replay_masking
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import JournalRecord
 from keyvault.models import Approval, Backup, MasterKeyRotation, RotationState
@@ -148,6 +148,8 @@ class KeyReplayer:
             "agreement_key_cut_off": lambda record: replay_keys.agreement_key_cut_off(*record.body),
             "public_keys": lambda record: replay_keys.public_keys(record.body),
             "authority": lambda record: replay_enrolment.authority(*record.body),
+            "mask_authority": lambda record: replay_masking.pinned(*record.body),
+            "mask_authority_withdrawn": lambda record: replay_masking.withdrawn(*record.body),
             "awaited": lambda record: replay_enrolment.awaited(record.body),
             "enrolled": lambda record: replay_enrolment.enrolled(record.body),
             "revoked": lambda record: replay_enrolment.revoked(*record.body),

@@ -26,6 +26,7 @@ from keyvault.models.enrolment import (
     Enrolment,
     RevokedCertificate,
 )
+from keyvault.models.masking import MaskAuthority
 from keyvault.models.master_key import (
     Backup,
     MasterKeyRotation,
@@ -52,6 +53,7 @@ __all__ = [
     "InvocationCounter",
     "KeySource",
     "KeyState",
+    "MaskAuthority",
     "MasterKeyRotation",
     "RevokedCertificate",
     "RotationState",

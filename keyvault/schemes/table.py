@@ -20,6 +20,7 @@ from keyvault.schemes.stored import STORED
 SOURCES: Table[Source] = Table(STORED, DERIVED, AGREED)
 ENVELOPES = Envelopes(CCM_ENVELOPE, SESSION_ENVELOPE, MAC_ENVELOPE, SEALED_ENVELOPE)
 _ANY_SOURCE = frozenset(source.name for source in SOURCES)
+MASKED = "masked"  # the content of meters that hide what they measure
 SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", _ANY_SOURCE),
     Scheme("session", 1, SESSION_ENVELOPE.name, "plain", _ANY_SOURCE),
@@ -30,11 +31,20 @@ SCHEMES: Table[Scheme] = Table(
     Scheme("ccm + signed", 5, CCM_ENVELOPE.name, "signed", _ANY_SOURCE),
     Scheme("session + signed", 7, SESSION_ENVELOPE.name, "signed", _ANY_SOURCE),
     Scheme("sealed + signed", 8, SEALED_ENVELOPE.name, "signed", _ANY_SOURCE),
+    Scheme("ccm + masked", 6, CCM_ENVELOPE.name, MASKED, _ANY_SOURCE),
+    Scheme("session + masked", 9, SESSION_ENVELOPE.name, MASKED, _ANY_SOURCE),
+    Scheme("sealed + masked", 10, SEALED_ENVELOPE.name, MASKED, _ANY_SOURCE),
+    Scheme("mac + masked", 11, MAC_ENVELOPE.name, MASKED, _ANY_SOURCE, "events carried in clear"),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
 HOP = "hop"  # of meters whose concentrator opens their frames
 CONCENTRATOR = "concentrator"  # of the keys that a concentrator seals its reports under
+
+
+def schemes_of_content(content: str) -> list[Scheme]:
+    """The schemes whose payloads are of that content."""
+    return [one for one in SCHEMES if one.content == content]
 
 
 class SchemeError(ValueError):

@@ -78,7 +78,7 @@ class PackShape:
         for (register_id, is_interval, is_event), number in zip(self._registers, numbers):  # noqa: B905 - costs a third
             steps = number[0] if len(number) == 1 else _from_bytes(number[1:], "big")
             minutes = interval_minutes if is_interval else 0
-            values.append(_new_value(Value, (time_s, register_id, steps, minutes, is_event)))
+            values.append(_new_value(Value, (time_s, register_id, steps, minutes, is_event, False)))
         return values
 
 
@@ -158,6 +158,20 @@ def read_pack(
         records = parse_pack(payload)
     except SenMLError as error:
         raise _invalid(str(error)) from None
+    return records, read_records(records, system_title, interval_minutes, registers, period, lengths)
+
+
+def read_records(
+    records: Sequence[SenmlRecord],
+    system_title: bytes,
+    interval_minutes: int,
+    registers: Catalogue,
+    period: PayloadTimes,
+    lengths: Lengths | None,
+    *,
+    masked: bool = False,
+) -> list[Value]:
+    """The values of records, or the reason why they are refused; ``masked`` values are in steps, and have no bounds."""
     values, unknown, mismatch, all_read = [], "", "", True
     try:
         for record in records:
@@ -167,7 +181,7 @@ def read_pack(
                 unknown = unknown or name
                 continue
             try:
-                values.append(_value(record, register, interval_minutes, lengths))
+                values.append(_value(record, register, interval_minutes, lengths, masked=masked))
             except _MismatchError as error:
                 mismatch = mismatch or str(error)
                 if error.value is None:
@@ -186,12 +200,15 @@ def read_pack(
         raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown[:80]!r} is known")
     if mismatch:
         raise PayloadError(PayloadRefusal.REGISTRY_MISMATCH, mismatch, values if all_read else None)
-    _check_bounds(values, registers)
+    if not masked:
+        _check_bounds(values, registers)
     _check_over(values, period, registers)
-    return records, values
+    return values
 
 
-def _value(record: SenmlRecord, register: RegisterRow, interval_minutes: int, lengths: Lengths | None) -> Value:
+def _value(
+    record: SenmlRecord, register: RegisterRow, interval_minutes: int, lengths: Lengths | None, *, masked: bool
+) -> Value:
     """What a record says of a register, in its steps.
 
     _MismatchError where that does not fit what is registered; PayloadError where no entry could make it fit.
@@ -199,7 +216,8 @@ def _value(record: SenmlRecord, register: RegisterRow, interval_minutes: int, le
     name, unit, value, time_s = record
     if unit != register.unit:
         raise _MismatchError(f"{name} is in {unit!r}; the register counts {register.unit!r}")
-    steps = value if type(value) is int and not register.scaler else _steps(value, register, name)
+    is_steps = masked or not register.scaler
+    steps = value if type(value) is int and is_steps else _steps(value, register, name)
     length = 0
     if register.is_interval:
         length = interval_minutes if lengths is None else lengths.at(time_s)
@@ -207,8 +225,8 @@ def _value(record: SenmlRecord, register: RegisterRow, interval_minutes: int, le
             detail = f"{name} begins at {iso(time_s)}, no multiple of {length} minutes"
             if time_s % 60:  # a length is in whole minutes: no other one would let it begin there
                 raise _invalid(detail)
-            raise _MismatchError(detail, Value(time_s, register.id, steps, length, register.is_event))
-    return _new_value(Value, (time_s, register.id, steps, length, register.is_event))
+            raise _MismatchError(detail, Value(time_s, register.id, steps, length, register.is_event, masked))
+    return _new_value(Value, (time_s, register.id, steps, length, register.is_event, masked))
 
 
 def _check_bounds(values: list[Value], registers: Catalogue) -> None:

@@ -3,11 +3,12 @@
 from keyvault.schemes.lines import Table
 from meters.contents.events import EVENTS
 from meters.contents.lines import Catalogue, Content, Reader
+from meters.contents.masked import MASKED
 from meters.contents.plain import PLAIN
 from meters.contents.report import REPORT
 from meters.contents.signed import SIGNED
 
-CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT, SIGNED)
+CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT, MASKED, SIGNED)
 
 
 class Readers(dict[str, Reader]):

@@ -1,4 +1,4 @@
-"""Missing intervals of a meter's load profile."""
+"""Missing intervals of a meter's load profile; a masked value is there as a plain one is."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -126,6 +126,9 @@ def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdi
                WITH ORDINALITY AS p(meter_id, first, last, minutes, number)
            ), standing AS MATERIALIZED (
                SELECT meter_id, captured_at, interval_minutes FROM meters_reading
+               WHERE meter_id = ANY(%(meters)s) AND register_id = %(register)s
+                 AND captured_at >= %(start)s AND captured_at < %(end)s
+               UNION SELECT meter_id, captured_at, interval_minutes FROM meters_maskedreading
                WHERE meter_id = ANY(%(meters)s) AND register_id = %(register)s
                  AND captured_at >= %(start)s AND captured_at < %(end)s
            ), times AS (

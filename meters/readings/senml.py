@@ -32,6 +32,15 @@ class SenMLError(ValueError):
     """The payload is not a SenML pack that this head-end accepts. It was authentic, so it is the meter's mistake."""
 
 
+class DataRecord(NamedTuple):
+    """A record with data instead of a number: base fields applied, ``time_s`` in whole Unix seconds."""
+
+    name: str
+    unit: str
+    data: bytes
+    time_s: int
+
+
 class SenmlRecord(NamedTuple):
     """One resolved record: base fields applied, ``time_s`` in whole Unix seconds, ``value`` exact."""
 
@@ -67,6 +76,18 @@ def parse_pack(payload: bytes) -> list[SenmlRecord]:
     SenMLError for anything but one CBOR item of that form; for relative, fractional or missing times; for values that
     are not numbers, not finite or outside int64; and for unknown labels that must be understood.
     """
+    base: dict[int, Any] = {}
+    return [_resolve(record, base) for record in _records(payload)]
+
+
+def parse_data_pack(payload: bytes) -> list[SenmlRecord | DataRecord]:
+    """Do the same with a pack whose records may say data (label vd) instead of a number."""
+    base: dict[int, Any] = {}
+    return [_resolve_data(record, base) for record in _records(payload)]
+
+
+def _records(payload: bytes) -> list[Any]:
+    """The records of a pack, as they stand in it."""
     try:
         pack, guard = _loads(b"\x82" + payload + _GUARD_ITEM)
     except SenMLError:
@@ -78,8 +99,20 @@ def parse_pack(payload: bytes) -> list[SenmlRecord]:
         raise SenMLError("octets follow the pack")
     if type(pack) is not list or not 1 <= len(pack) <= _MAX_RECORDS:
         raise SenMLError(f"the pack is not an array of 1 to {_MAX_RECORDS} records")
-    base: dict[int, Any] = {}
-    return [_resolve(record, base) for record in pack]
+    return pack
+
+
+def _resolve_data(record: Any, base: dict[int, Any]) -> SenmlRecord | DataRecord:
+    if type(record) is not dict or VD not in record:
+        return _resolve(record, base)
+    rest = dict(record)
+    data = rest.pop(VD)
+    if type(data) is not bytes:
+        raise SenMLError("a record's data is no byte string")
+    if V in record or BV in record or BV in base:
+        raise SenMLError("a record says data and a number")
+    name, unit, _, time_s = _resolve({**rest, V: 0}, base)
+    return DataRecord(name, unit, data, time_s)
 
 
 def _resolve(record: Any, base: dict[int, Any]) -> SenmlRecord:

@@ -13,9 +13,9 @@ from meters.contents.table import Readers
 from meters.readings.obis import RegisterKind
 from meters.values import NewValue, Spot, Standing
 
-_PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
-_COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_COPY_TAIL = b"\xff\xff"
+PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
+COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+COPY_TAIL = b"\xff\xff"
 # Seven fields, each with its length: the primary key first, so that rows sort like the index by their octets. The last
 # is the scheme, which the usual one leaves NULL.
 _COPY_USUAL = struct.Struct("!hiqiiihiqiqihi")
@@ -70,18 +70,18 @@ def copy_readings(rows: Sequence[NewValue]) -> None:
     key, so that two transactions that meet in the index wait for each other, but never in a circle.
     """
     usual, of_scheme = _COPY_USUAL.pack, _COPY_OF_SCHEME.pack
-    zero = _PG_EPOCH_S
+    zero = PG_EPOCH_S
     # fmt: off
     body = [
         usual(7, 8, (at_s - zero) * 1_000_000, 4, meter, 2, register, 8, steps, 8, uplink, 2, minutes, _NULL)
         if scheme is None else
         of_scheme(7, 8, (at_s - zero) * 1_000_000, 4, meter, 2, register, 8, steps, 8, uplink, 2, minutes, 2, scheme)
-        for meter, (at_s, register, steps, minutes, _), uplink, scheme in rows
+        for meter, (at_s, register, steps, minutes, _, _), uplink, scheme in rows
     ]
     # fmt: on
     body.sort()
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
-        copy.write(_COPY_HEAD + b"".join(body) + _COPY_TAIL)
+        copy.write(COPY_HEAD + b"".join(body) + COPY_TAIL)
 
 
 def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime]) -> None:

@@ -19,7 +19,6 @@ from keyvault.models import DeviceKey, KeyState
 from keyvault.opening import open_frames
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import scheme_numbered
-from meters.models import Reading
 from tests.concentrators.fleet import (
     NOW,
     Device,
@@ -32,6 +31,7 @@ from tests.concentrators.fleet import (
     usual,
     verified,
 )
+from tests.concentrators.masked_devices import MASKED_MAKES
 from tests.concentrators.scheme_devices import of_mac, of_sealed, of_session
 from tests.concentrators.statements import Statements
 from tests.factories import MeterFactory
@@ -87,6 +87,7 @@ MAKES = {
     "session": of_session,
     "mac": of_mac,
     "sealed": of_sealed,
+    **MASKED_MAKES,
     "toy": by_kid,
     "toy title": by_title,
     "ccm + toy": of_toy_content,
@@ -98,7 +99,8 @@ every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 def test_each_reading_says_its_scheme(concentrator: Concentrator, make: Make) -> None:
     device = make(concentrator)
     judged(concentrator, [device.frame(0)])
-    (number,) = set(Reading.objects.filter(meter=device.meter).values_list("scheme", flat=True))
+    rows = device.model.objects.filter(meter=device.meter)  # type: ignore[attr-defined]
+    (number,) = set(rows.values_list("scheme", flat=True))
     assert scheme_numbered(number).name == DeviceKey.objects.get(system_title=device.title).scheme
 
 

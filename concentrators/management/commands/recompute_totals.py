@@ -52,7 +52,7 @@ class Command(DomainCommand):
             self.stdout.write(
                 f"concentrator {difference.concentrator_id}, register {difference.register_id},"
                 f" {difference.interval_minutes} min from {difference.interval_start.astimezone(UTC):%Y-%m-%dT%H:%MZ}:"
-                f" kept (sum, meters) {difference.kept}, from readings {difference.recomputed}"
+                f" kept (sum, meters, meters that mask) {difference.kept}, from readings {difference.recomputed}"
             )
         if len(differences) > _SHOWN:
             self.stdout.write(f"... and {len(differences) - _SHOWN} more")

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from django.utils import timezone
 
@@ -57,6 +58,12 @@ class Device:
     def frame(self, interval: int, wh: int = 100, counter: int | None = None) -> bytes:
         """A frame of both usual registers for the interval with that number after START."""
         return self.seal(usual(interval, wh), counter)
+
+    model: ClassVar[type] = Reading  # what its values become
+
+    def told(self, interval: int, value: int) -> int:
+        """What a value says that is stored for an interval."""
+        return value
 
     def row(self) -> DeviceKey:
         return DeviceKey.objects.get(system_title=self.title, epoch=self.epoch)
@@ -137,7 +144,8 @@ def register_id(obis_code: str) -> int:
 
 def readings_of(device: Device, obis_code: str = INTERVAL) -> dict[int, int]:
     """Values of one register by the number of the interval after START."""
-    rows = Reading.objects.filter(meter=device.meter, register_id=register_id(obis_code))
-    return {
+    rows = device.model.objects.filter(meter=device.meter, register_id=register_id(obis_code))  # type: ignore[attr-defined]
+    values = {
         (int(at.timestamp()) - START_S) // HALF_HOUR_S: value for at, value in rows.values_list("captured_at", "value")
     }
+    return {interval: device.told(interval, value) for interval, value in values.items()}

@@ -12,6 +12,7 @@ from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest.facts import Earlier
 from keyvault.refusals import EnrolmentRefusal
 from meters.readings.obis import COMMAND_DONE
+from meters.values import Value
 from tests.builders import KNOWN_TIME_S, pack
 from tests.concentrators.ingest.deciding import (
     CONCENTRATOR_ID,
@@ -311,7 +312,7 @@ class TestWhatIsStored:
 
     def test_a_reading_and_its_sum(self) -> None:
         decisions, _ = decided(GOOD)
-        value = (KNOWN_TIME_S, INTERVAL_ID, 100, 30, False)
+        value = Value(KNOWN_TIME_S, INTERVAL_ID, 100, 30, False)
         assert decisions.readings == [(METER_ID, value, UPLINK_ID, None)]
         assert decisions.sums == {(CONCENTRATOR_ID, INTERVAL_ID, 30, KNOWN_TIME_S): [100, 1]}
         assert decisions.heard == {KID: (RECEIVED, CONCENTRATOR_ID)}
@@ -325,7 +326,7 @@ class TestWhatIsStored:
     def test_an_answer_to_a_command(self) -> None:
         decisions, _ = decided(GOOD.but(payload=reading(COMMAND_DONE, 4711, unit="count")))
         assert decisions.answers == [(METER_ID, 4711, COMMAND_DONE)]
-        assert decisions.events == [(METER_ID, (KNOWN_TIME_S, DONE_ID, 4711, 0, True), UPLINK_ID, None)]
+        assert decisions.events == [(METER_ID, Value(KNOWN_TIME_S, DONE_ID, 4711, 0, True), UPLINK_ID, None)]
 
     def test_another_event_answers_nothing(self) -> None:
         decisions, _ = decided(GOOD.but(payload=reading(TAMPER, 1, unit="count")))

@@ -83,10 +83,10 @@ def test_compare_names_what_differs_and_recompute_mends_it(concentrator: Concent
 
     key = concentrator.pk, register_id(INTERVAL), 30
     expected = [
-        Difference(*key, START - half_hour, (5, 1), None),
-        Difference(*key, START, (1, 2), (200, 2)),
-        Difference(*key, START + half_hour, None, (200, 2)),
-        Difference(*key, START + 3 * half_hour, (200, 3), (200, 2)),
+        Difference(*key, START - half_hour, (5, 1, 0), None),
+        Difference(*key, START, (1, 2, 0), (200, 2, 0)),
+        Difference(*key, START + half_hour, None, (200, 2, 0)),
+        Difference(*key, START + 3 * half_hour, (200, 3, 0), (200, 2, 0)),
     ]
     assert totals.compare(*WINDOW) == expected
     assert totals.compare(START, START + half_hour) == expected[1:2]  # [start, end)
