@@ -17,7 +17,7 @@ from ami_headend.core import clock
 from ami_headend.core.sql import execute, int_array
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
 from keyvault.device_keys import epochs
-from keyvault.device_keys.commandable import without_aes
+from keyvault.device_keys.commandable import masking, without_aes
 from keyvault.models import FleetKey, KeySource
 from meters.models import Meter, MeterStatus
 
@@ -26,6 +26,7 @@ SYSTEM = "ami-headend"  # who gives commands that nobody asked for
 RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
 AT_ONCE = 3  # times that a command comes again without growing rests, after it came too late or was not passed on
 _EXPIRE_BATCH = 10_000
+_NOT_OF_MASKED = (CommandKind.READ_NOW, CommandKind.SET_INTERVAL)
 
 
 class DownlinkError(ValueError):
@@ -70,6 +71,7 @@ def enqueue(
         _check_meter(request.meter)
         commands.append(_command(request, _checked(request), created_by, now, expires_at))
     check_takes_commands([command.meter for command in commands])
+    _check_masking([command.meter for command in commands if command.kind in _NOT_OF_MASKED])
     return Command.objects.bulk_create(commands)
 
 
@@ -88,6 +90,15 @@ def check_takes_commands(meters: Sequence[Meter]) -> None:
     for title in without_aes(by_title) if by_title else ():
         raise DownlinkError(
             f"meter {by_title[title]} takes no commands: its scheme needs no AES, and it has no transfer key"
+        )
+
+
+def _check_masking(meters: Sequence[Meter]) -> None:
+    """DownlinkError where one of some meters masks what it measures: it would have to say what the masks hide."""
+    by_title = {bytes(meter.system_title): meter for meter in meters}
+    for title in sorted(masking(by_title)) if by_title else ():
+        raise DownlinkError(
+            f"meter {by_title[title]} masks what it measures: it says no value of its own, and keeps its interval length"
         )
 
 

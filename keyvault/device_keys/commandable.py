@@ -1,9 +1,9 @@
-"""Which devices take commands at all: commands are AES-CCM in every scheme, and not every device has that."""
+"""Which devices take commands, and which ones: commands are AES-CCM in every scheme, and not every device has that."""
 
 from collections.abc import Collection
 
 from ami_headend.core.sql import fetch_rows, octets_array
-from keyvault.schemes.table import ENVELOPES, SCHEMES
+from keyvault.schemes.table import ENVELOPES, MASKED, SCHEMES, schemes_of_content
 
 
 def without_aes(system_titles: Collection[bytes]) -> set[bytes]:
@@ -19,6 +19,17 @@ def without_aes(system_titles: Collection[bytes]) -> set[bytes]:
                  SELECT 1 FROM keyvault_devicekey t WHERE t.system_title = k.system_title AND t.epoch = 0)""",
         octets_array(system_titles),
         schemes,
+    )
+    return {row[0] for row in rows}
+
+
+def masking(system_titles: Collection[bytes]) -> set[bytes]:
+    """Those of some devices whose active key is of a scheme that masks what they measure. One query."""
+    rows = fetch_rows(
+        """SELECT system_title FROM keyvault_devicekey
+           WHERE system_title = ANY(%s::bytea[]) AND epoch > 0 AND state = 'active' AND scheme = ANY(%s::text[])""",
+        octets_array(system_titles),
+        [one.name for one in schemes_of_content(MASKED)],
     )
     return {row[0] for row in rows}
 

@@ -51,6 +51,8 @@ class AuthorityFile:
     ) -> tuple[bytes, list[bytes]]:
         """A certificate for a meter's public key (32 octets), and the revocations of those that it had before.
 
+        Those for another audience stand: they are of other keys.
+
         AuthorityError where the key is refused, the times do not fit, or it would be too long.
         """
         if len(system_title) != SYSTEM_TITLE_OCTETS:
@@ -70,9 +72,14 @@ class AuthorityFile:
             raise AuthorityError(
                 f"a certificate has at most {CERTIFICATE_MAX_OCTETS} octets: issuer or aud are too long"
             )
-        before = [bytes.fromhex(one["cti"]) for one in self._valid() if one["system_title"] == title]
+        before = [
+            bytes.fromhex(one["cti"])
+            for one in self._valid()
+            if one["system_title"] == title and one.get("audience", audience) == audience
+        ]
         revocations = [self._revoke(one, now) for one in before]
-        self._content["issued"].append({"cti": cti.hex(), "system_title": title, "expires_s": times[1]})
+        issued = {"cti": cti.hex(), "system_title": title, "audience": audience, "expires_s": times[1]}
+        self._content["issued"].append(issued)
         self._write()
         return octets, revocations
 

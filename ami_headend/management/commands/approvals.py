@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ami_headend.core.commands import DomainCommand, time_of
 from ami_headend.signin.terminal import authenticated
+from concentrators.management.commands import mask_authorities
 from keyvault import approvals
 from keyvault.approvals import ApprovalError
 from keyvault.audit.chain import AuditError
@@ -19,6 +20,7 @@ from keyvault.device_keys.shipment_kek import TransportKeyError
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority
 from keyvault.management import exporting
+from keyvault.masking import pinned
 from keyvault.master_key import MasterKeyError, versions
 from keyvault.master_key.versions import DestroyError
 from keyvault.models import Approval
@@ -75,7 +77,9 @@ Examples:
         pin.add_argument("--expires", type=time_of, metavar="TIME", help="when it vouches no longer (never)")
         unpin = acts.add_parser("unpin", help="that an authority's certificates enrol no meter any more")
         unpin.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
-        for asking in (export, destroy, cut_off, pin, unpin):
+        pin_masks = acts.add_parser("pin-masks", help="a mask authority that tells sums of masks")
+        mask_authorities.add_names(pin_masks)
+        for asking in (export, destroy, cut_off, pin, unpin, pin_masks):
             asking.add_argument("--account", required=True, metavar="NAME", help="the account that requests")
             asking.add_argument("--reason", required=True, help="why; the second person reads it")
         for name, text in (
@@ -119,6 +123,9 @@ Examples:
             kid, issuer = options["kid"].encode(), options["issuer"]
             authority = PublicAuthority(kid, issuer, options["public"], options["expires"])
             act, subject = approvals.PIN_AUTHORITY, authorities.approval_subject(authority)
+        elif act == "pin-masks":
+            told = mask_authorities.authority_of(*(options[name] for name in ("name", "url", "group", "public")))
+            act, subject = approvals.PIN_MASK_AUTHORITY, pinned.approval_subject(told)
         elif act == "unpin":
             act = approvals.UNPIN_AUTHORITY
             subject = authorities.unpin_subject(authorities.pinned(options["kid"].encode()))

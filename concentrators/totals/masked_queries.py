@@ -1,0 +1,134 @@
+"""Queries of masked totals and of what mask authorities owe, for pages, REST, metrics and commands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ami_headend.core import keyset
+from ami_headend.core.sql import select
+from keyvault.masking.messages import split_titles
+
+
+class AuthorityRow(NamedTuple):
+    """A pinned mask authority: its answers, open questions, and since when it fails to answer, with the reason."""
+
+    name: str
+    url: str
+    mask_group: str
+    public: str
+    pinned_at: datetime
+    withdrawn_at: datetime | None
+    answers: int
+    open: int
+    failing_since: datetime | None
+    error: str
+
+
+class MaskedTotalPosition(NamedTuple):
+    """The position of a masked total in the order: time first."""
+
+    interval_start: datetime
+    id: int
+
+
+class MaskedTotalRow(NamedTuple):
+    """A masked total for display: ``value_sum`` x 10^``scaler`` ``unit`` over ``meters``; None while it is not known.
+
+    ``waits_for`` names the authorities that have not answered, ``refusal`` says why there is no total and never will be.
+    """
+
+    id: int
+    obis_code: str
+    interval_start: datetime
+    interval_minutes: int
+    mask_group: str
+    meters: int
+    value_sum: int | None
+    scaler: int
+    unit: str
+    refusal: str
+    waits_for: list[str]
+
+
+class SignedAnswer(NamedTuple):
+    """What an authority answered for a set: COSE_Sign1, and the sum in it."""
+
+    authority: str
+    public: str
+    octets: bytes
+    mask_sum: int
+
+
+@dataclass(frozen=True)
+class MaskedTotalSelection:
+    """A selection of masked totals: intervals that start in [start, end), after a key."""
+
+    start: datetime
+    end: datetime
+    after: tuple[Any, ...] | None = None
+
+
+def authorities(now: datetime) -> list[AuthorityRow]:
+    """All mask authorities by name; one query."""
+    rows = select(
+        """SELECT a.name, a.url, a.mask_group, encode(a.public, 'hex'), a.pinned_at, a.withdrawn_at,
+                  count(q.answer)::int, count(*) FILTER (WHERE q.id IS NOT NULL AND q.answer IS NULL
+                                                         AND s.closed_at IS NULL)::int,
+                  min(q.failing_since) FILTER (WHERE s.closed_at IS NULL),
+                  coalesce((array_agg(q.error ORDER BY q.failing_since DESC)
+                            FILTER (WHERE q.failing_since IS NOT NULL AND s.closed_at IS NULL))[1], '')
+           FROM keyvault_maskauthority a
+           LEFT JOIN concentrators_maskquestion q ON q.authority_id = a.id
+           LEFT JOIN concentrators_maskedset s ON s.id = q.set_id
+           GROUP BY a.id ORDER BY a.name"""
+    )
+    return [AuthorityRow(*row) for row in rows]
+
+
+def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTotalRow], MaskedTotalPosition | None]:
+    """The first masked totals of a selection, oldest first, and the key of the next page; one query."""
+    conditions, params = keyset.given(
+        ("interval_start >= %s", selection.start),
+        ("interval_start < %s", selection.end),
+        keyset.after(MaskedTotalPosition._fields, selection.after),
+    )
+    rows = select(
+        f"""SELECT s.id, g.obis_code, s.interval_start, s.interval_minutes, s.mask_group, s.meters, s.total, g.scaler,
+                   g.unit, s.refusal, ARRAY(
+                       SELECT a.name FROM concentrators_maskquestion q
+                       JOIN keyvault_maskauthority a ON a.id = q.authority_id
+                       WHERE q.set_id = s.id AND q.answer IS NULL AND s.closed_at IS NULL ORDER BY a.name)
+            FROM (SELECT * FROM concentrators_maskedset WHERE {" AND ".join(conditions)}
+                  ORDER BY interval_start, id LIMIT %s) s
+            JOIN meters_register g ON g.id = s.register_id
+            ORDER BY s.interval_start, s.id""",
+        [*params, limit],
+    )
+    found = [MaskedTotalRow(*row[:6], None if row[6] is None else int(row[6]), *row[7:]) for row in rows]
+    last = found[-1] if len(found) == limit else None
+    return found, None if last is None else MaskedTotalPosition(last.interval_start, last.id)
+
+
+def evidence(set_id: int) -> tuple[list[str], list[SignedAnswer]] | None:
+    """The system titles of a set in hexadecimal, and the signed answers; None where there is no such set. Two queries."""
+    rows = select("SELECT titles FROM concentrators_maskedset WHERE id = %s", [set_id])
+    if not rows:
+        return None
+    answers: Sequence[Any] = select(
+        """SELECT a.name, encode(a.public, 'hex'), q.answer, q.mask_sum FROM concentrators_maskquestion q
+           JOIN keyvault_maskauthority a ON a.id = q.authority_id
+           WHERE q.set_id = %s AND q.answer IS NOT NULL ORDER BY a.name""",
+        [set_id],
+    )
+    titles = [title.hex() for title in split_titles(bytes(rows[0][0]))]
+    return titles, [SignedAnswer(name, public, bytes(octets), int(said)) for name, public, octets, said in answers]
+
+
+def set_states() -> dict[str, int]:
+    """How many sets are open, have a total, or were refused; one query."""
+    rows = select(
+        """SELECT CASE WHEN closed_at IS NULL THEN 'open' WHEN refusal = '' THEN 'total' ELSE 'refused' END, count(*)
+           FROM concentrators_maskedset GROUP BY 1"""
+    )
+    return {"open": 0, "total": 0, "refused": 0} | dict(rows)
