@@ -50,7 +50,7 @@ ELSEWHERE = {
             *("keyvault_agreementkey", "keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord"),
             *("keyvault_authority", "keyvault_backup", "keyvault_devicepublickey", "keyvault_enrolment"),
             "keyvault_revokedcertificate",
-            *("meters_householdaccess", "meters_reading"),
+            *("meters_householdaccess", "meters_maskedreading", "meters_reading"),
         },
     ),
     "ami_headend/metrics/counting.py": ("counters follow the rows of uplinks", {"concentrators_uplink"}),
@@ -71,11 +71,17 @@ ELSEWHERE = {
         {"keyvault_devicekey", "meters_meter"},
     ),
     "concentrators/simulator/truth.py": ("the truth is held against the rows themselves", {"meters_reading"}),
-    "concentrators/totals/completeness.py": (_STORES, {"meters_meter", "meters_reading", "meters_register"}),
+    "concentrators/totals/completeness.py": (
+        _STORES,
+        {"meters_maskedreading", "meters_meter", "meters_reading", "meters_register"},
+    ),
+    "concentrators/totals/masked_queries.py": (_NAMES, {"keyvault_maskauthority", "meters_register"}),
+    "concentrators/totals/masked_sets.py": (_STORES, {"meters_maskedreading", "meters_meter", "meters_register"}),
+    "concentrators/totals/masked_totals.py": (_STORES, {"meters_maskedreading", "meters_meter"}),
     "concentrators/totals/expected.py": (_STORES, {"meters_earlierlength", "meters_installation", "meters_meter"}),
     "concentrators/totals/queries.py": (_NAMES, {"meters_register"}),
     "concentrators/totals/reported_sums.py": (_STORES, {"meters_reading", "meters_register"}),
-    "concentrators/totals/totals.py": (_STORES, {"meters_reading"}),
+    "concentrators/totals/totals.py": (_STORES, {"meters_maskedreading", "meters_reading"}),
 }
 
 

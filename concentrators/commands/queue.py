@@ -98,7 +98,7 @@ def _check_masking(meters: Sequence[Meter]) -> None:
     by_title = {bytes(meter.system_title): meter for meter in meters}
     for title in sorted(masking(by_title)) if by_title else ():
         raise DownlinkError(
-            f"meter {by_title[title]} masks what it measures: it says no value of its own, and keeps its interval length"
+            f"meter {by_title[title]} masks what it measures: it says no plain value, and keeps its interval length"
         )
 
 

@@ -35,7 +35,7 @@ class MaskedTotalPosition(NamedTuple):
 class MaskedTotalRow(NamedTuple):
     """A masked total for display: ``value_sum`` x 10^``scaler`` ``unit`` over ``meters``; None while it is not known.
 
-    ``waits_for`` names the authorities that have not answered, ``refusal`` says why there is no total and never will be.
+    ``waits_for`` names the authorities that have not answered, ``refusal`` says why there is no total for good.
     """
 
     id: int
@@ -111,7 +111,7 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
 
 
 def evidence(set_id: int) -> tuple[list[str], list[SignedAnswer]] | None:
-    """The system titles of a set in hexadecimal, and the signed answers; None where there is no such set. Two queries."""
+    """The system titles of a set in hexadecimal, and the signed answers; None where there is none. Two queries."""
     rows = select("SELECT titles FROM concentrators_maskedset WHERE id = %s", [set_id])
     if not rows:
         return None

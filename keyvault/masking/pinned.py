@@ -20,10 +20,10 @@ from keyvault.device_keys.errors import ProvisioningError
 from keyvault.enrolment.certificates import CertificateError, check_authority_key
 from keyvault.masking.masks import Cell
 from keyvault.masking.messages import MetersRequest, SumRequest, seal_request
-from keyvault.models.masking import MaskAuthority
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import SigningSecret
+from keyvault.models.masking import MaskAuthority
 
 logger = logging.getLogger(__name__)
 

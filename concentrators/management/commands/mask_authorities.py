@@ -108,7 +108,8 @@ class Command(DomainCommand):
         wait = None if settle is None else timedelta(seconds=settle)
         done = masked_totals.collect(timezone.now(), wait)
         self.stdout.write(
-            f"{done.formed} sets formed, {done.answers} answers came, {done.closed} sets closed, {done.failed} tries failed."
+            f"{done.formed} sets formed, {done.answers} answers came, {done.closed} sets closed, "
+            f"{done.failed} tries failed."
         )
 
 

@@ -25,6 +25,7 @@ from keyvault.ciphers import key_row
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import CountedKey
 from meters.contents.table import Readers
+from meters.values import Value
 from tests.builders import KNOWN_TIME_S, KNOWN_TITLE, pack
 from tests.concentrators.ingest.deciding import (
     CATALOGUE,
@@ -115,7 +116,7 @@ REPORT, SUMS = Scene(), Scene(payloads=((5, sums()),))
 def test_a_report_is_the_meters_reading_and_lets_it_be_heard() -> None:
     decisions, key = REPORT.decided()
     assert outcome(decisions) == {"accepted": 1}
-    assert [row[:2] for row in decisions.readings] == [(METER_ID, (KNOWN_TIME_S, INTERVAL_ID, 112, 30, False))]
+    assert [row[:2] for row in decisions.readings] == [(METER_ID, Value(KNOWN_TIME_S, INTERVAL_ID, 112, 30, False))]
     assert decisions.readings[0][3] == 3  # scheme hop protected it, as far as the concentrator
     assert decisions.sums == {PLACE: [112, 1]}
     assert decisions.reported == {HOP_KEY_ID: Heard(RECEIVED, OTHER_ID)}
