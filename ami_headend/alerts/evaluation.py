@@ -136,7 +136,7 @@ def _keep_subjects(found: Findings, alerts: Sequence[Alert]) -> None:
     """Store the subjects of the shared alert."""
     for alert in alerts:
         if (alert.subject_kind, alert.subject_id) == _GATHERED and found.listed[0].kind in _LISTED_KINDS:
-            ids = [finding.id for finding in found.listed]
+            ids = [finding.id for finding in found.listed if finding.kind is found.listed[0].kind]
             GatheredSubjects.objects.update_or_create(alert=alert, defaults={"kind": found.listed[0].kind, "ids": ids})
 
 

@@ -20,7 +20,7 @@ from concentrators.ingest.facts import (
 from concentrators.ingest.hop_reports import SumsFrame
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.replay_window import Take
-from meters.contents.report import REPORT, is_sums, named_meter
+from meters.contents.report import REPORT, is_sums
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
 
 _TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
@@ -41,7 +41,9 @@ class ExaminedUplink:
         self.unread: list[OpenedFrame] = []  # their counters were seen, and what they say is not to be compared
         self.past: list[OpenedFrame] = []  # their counters were seen, and what they said is no longer kept
         self.sums: list[SumsFrame] = []
-        self.about: dict[int, bytes] = {}  # the meters that reports are about, by the frame's index
+        # The meters that reports are about, by the frame's index: of those that the concentrator may speak for. What it
+        # says of others counts for itself.
+        self.about: dict[int, bytes] = {}
         self._octets = dict(uplink.frames)
         self._meters = facts.meters
         for index, reason, detail, kid, counter in uplink.refused:
@@ -177,14 +179,14 @@ def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, pe
         if is_sums(plaintext):
             sums = hop_reports.sums_of(frame, facts, period)
         else:
-            title = named_meter(plaintext)
-            if title is not None:
+            title, meter = hop_reports.named(plaintext, facts)
+            if hop_reports.speaks_for(frame, meter, facts, uplink.delivery):
                 uplink.about[index] = title
-            meter = hop_reports.meter_of(title, facts)
             if not meter.in_service and key.look(counter) is Take.TAKEN:
                 _refuse_suspended(uplink, frame, meter)
                 return
-            values = hop_reports.read(frame, uplink.about[index], meter, facts, period, uplink.delivery)
+            values = hop_reports.read(frame, title, meter, facts, period, uplink.delivery)
+            uplink.about[index] = title
     except PayloadError as error:
         _refuse_payload(uplink, frame, meter, error)
         return

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from concentrators.ingest.facts import AssignedMeter, Delivery, Facts, OpenedFrame, SumPlace, SumSaid
-from meters.contents.report import ReportedSum, read_sums
+from meters.contents.report import ReportedSum, named_meter, read_sums
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
 
@@ -32,15 +32,21 @@ class SumsFrame(NamedTuple):
         }
 
 
-def meter_of(title: bytes | None, facts: Facts) -> AssignedMeter:
-    """The meter that a report names, by title; PayloadError where it names none, or one that is not of scheme hop."""
+def named(plaintext: bytes, facts: Facts) -> tuple[bytes, AssignedMeter]:
+    """The meter that a report names, with its title; PayloadError where it names none, or one not of scheme hop."""
+    title = named_meter(plaintext)
     if title is None:
         raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "the base name names no meter")
     meter = facts.meters.get(title)
     if meter is None or title not in facts.hop_keys:
         detail = f"{title.hex()} is no meter with a key for scheme hop"
         raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, detail)
-    return meter
+    return title, meter
+
+
+def speaks_for(frame: OpenedFrame, meter: AssignedMeter, facts: Facts, delivery: Delivery) -> bool:
+    """Whether a meter is assigned to the concentrator that sealed a frame, as the frame comes."""
+    return meter.is_assigned(facts.concentrators[frame[1][:8]], int(delivery.came_at.timestamp()))
 
 
 def read(
@@ -52,8 +58,8 @@ def read(
     """
     _, kid, _, plaintext, key = frame
     values = facts.readers[key.content].read(plaintext, title, meter.interval_minutes, period, meter.lengths)
-    concentrator_id = facts.concentrators[kid[:8]]
-    if not meter.is_assigned(concentrator_id, int(delivery.came_at.timestamp())):
+    if not speaks_for(frame, meter, facts, delivery):
+        concentrator_id = facts.concentrators[kid[:8]]
         for value in values:
             if not meter.is_assigned(concentrator_id, value.captured_s):
                 detail = f"meter {title.hex()} was not assigned to this concentrator at {iso(value.captured_s)}, nor is"

@@ -50,7 +50,11 @@ def standing(places: Collection[SumPlace]) -> dict[SumPlace, SumSaid]:
 
 
 def store(said: Mapping[SumPlace, SumSaid]) -> None:
-    """Store sums unless one with a higher epoch and counter is stored, and mark them for comparison. One statement."""
+    """Store sums unless one with a higher epoch and counter is stored, and mark them for comparison. One statement.
+
+    A sum of a place where no meter with such intervals was assigned to the concentrator, up to a day later, is not
+    stored: a concentrator cannot fill the table with places of its own making.
+    """
     places = sorted(said)
     sums = [said[place] for place in places]
     execute(
@@ -61,6 +65,14 @@ def store(said: Mapping[SumPlace, SumSaid]) -> None:
                            %s::bigint[], %s::int[], %s::bigint[])
                     AS n(concentrator_id, register_id, interval_minutes, start_s, epoch, counter, value_sum, meters,
                          uplink_id)
+               WHERE EXISTS (
+                   SELECT FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
+                   WHERE a.concentrator_id = n.concentrator_id
+                         AND a.valid_from <= to_timestamp(n.start_s) + interval '1 day'
+                         AND (a.valid_to IS NULL OR a.valid_to > to_timestamp(n.start_s))
+                         AND (m.interval_minutes = n.interval_minutes
+                              OR EXISTS (SELECT FROM meters_earlierlength e
+                                         WHERE e.meter_id = m.id AND e.interval_minutes = n.interval_minutes)))
            ), uncompared AS (
                INSERT INTO concentrators_uncomparedsum (concentrator_id, register_id, interval_minutes, interval_start)
                SELECT concentrator_id, register_id, interval_minutes, interval_start FROM n

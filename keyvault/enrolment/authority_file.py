@@ -4,11 +4,13 @@ JSON, mode 0600. The file is the authority: it is kept where certificates are ma
 which has its public key alone. Issuing and revoking write it before the certificate leaves.
 """
 
+import fcntl
 import json
 import os
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,8 +110,6 @@ class AuthorityFile:
 
 def init(path: Path, kid: str, issuer: str, expires_at: datetime | None) -> AuthorityFile:
     """Make an authority and its file, mode 0600; never overwrites. AuthorityError where it cannot."""
-    if path.exists() or path.is_symlink():
-        raise AuthorityError(f"{path} exists already and is left as it is: name a new file")
     content: dict[str, Any] = {
         "form": _FORM,
         "kid": kid,
@@ -120,8 +120,35 @@ def init(path: Path, kid: str, issuer: str, expires_at: datetime | None) -> Auth
     }
     authority = AuthorityFile(path, content)
     approval_subject(authority.public)
-    _write(path, content)
+    with _alone(path):
+        if path.exists() or path.is_symlink():
+            raise AuthorityError(f"{path} exists already and is left as it is: name a new file")
+        _write(path, content)
     return authority
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[AuthorityFile]:
+    """The authority of a file, for whoever issues or revokes with it: one process at a time, the others wait.
+
+    AuthorityError: see ``load``.
+    """
+    with _alone(path):
+        yield load(path)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the folder's lock: the file itself is replaced by each change."""
+    try:
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+    except OSError as error:
+        raise AuthorityError(f"cannot open the folder of {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed
+        yield
+    finally:
+        os.close(folder)
 
 
 def load(path: Path) -> AuthorityFile:

@@ -57,7 +57,7 @@ def check_epoch(newest: int | None, epoch: int) -> Why | None:
 def check_only_one(certificate: Certificate, others: Iterable[Certificate]) -> Why | None:
     """Check that no other meter of the same batch enrols with the number or the public key of a certificate."""
     for other in others:
-        if other.cti == certificate.cti:
+        if other.number == certificate.number:
             detail = f"it enrols another meter of this uplink (cti {certificate.cti.hex()})"
             return EnrolmentRefusal.ALREADY_ENROLLED, detail
         if other.public == certificate.public:

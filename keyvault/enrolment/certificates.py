@@ -67,6 +67,11 @@ class Certificate(NamedTuple):
     cti: bytes
     public: bytes
 
+    @property
+    def number(self) -> tuple[bytes, bytes]:
+        """What names it among all certificates: its authority's kid, and its cti."""
+        return self.signed.kid, self.cti
+
 
 class Revocation(NamedTuple):
     """An authority's word that a certificate (by its cti, 8 octets) is not good any more, since Unix seconds."""

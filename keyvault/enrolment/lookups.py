@@ -40,17 +40,17 @@ class AgreementVersion(NamedTuple):
 class Known(NamedTuple):
     """Pinned authorities by kid, versions of agreement keys, and what stands of titles, numbers and public keys.
 
-    ``epochs`` are the newest epochs by title, ``enrolled`` the cti by title and epoch, ``revoked`` pairs of an
-    authority's id and a cti.
+    ``epochs`` are the newest epochs by title. A certificate is numbered by its authority's kid and cti: ``enrolled``
+    has those numbers by title and epoch, ``used`` all of them. ``revoked`` are pairs of an authority's id and a cti.
     """
 
     authorities: dict[bytes, PinnedAuthority]
     versions: list[AgreementVersion]
     awaited: dict[bytes, Awaited]
     epochs: dict[bytes, int]
-    enrolled: dict[tuple[bytes, int], bytes]
+    enrolled: dict[tuple[bytes, int], tuple[bytes, bytes]]
     newest_s: dict[bytes, int]
-    used: set[bytes]
+    used: set[tuple[bytes, bytes]]
     revoked: set[tuple[int, bytes]]
     public_of: dict[bytes, bytes]
 
@@ -60,7 +60,7 @@ class Known(NamedTuple):
         return Standing(
             authority,
             authority is not None and (authority.id, certificate.cti) in self.revoked,
-            certificate.cti in self.used,
+            certificate.number in self.used,
             self.newest_s.get(certificate.system_title),
             {version.name for version in self.versions},
             self.public_of.get(certificate.public),
@@ -100,22 +100,23 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
     public_of = public_keys.owners({one.public for one in certificates})
     # Last: an enrolment by the same certificate that any of the above saw is seen here, too.
     enrolled = fetch_rows(
-        """SELECT system_title, epoch, cti, extract(epoch FROM issued_at)::bigint FROM keyvault_enrolment
-           WHERE system_title = ANY(%s::bytea[]) OR cti = ANY(%s::bytea[])""",
+        """SELECT e.system_title, e.epoch, a.kid, e.cti, extract(epoch FROM e.issued_at)::bigint
+           FROM keyvault_enrolment e JOIN keyvault_authority a ON a.id = e.authority_id
+           WHERE e.system_title = ANY(%s::bytea[]) OR e.cti = ANY(%s::bytea[])""",
         named,
         numbers,
     )
     newest: dict[bytes, int] = {}
-    for title, _, _, issued_s in enrolled:
+    for title, _, _, _, issued_s in enrolled:
         newest[title] = max(issued_s, newest.get(title, 0))
     return Known(
         _pinned(authorities),
         [AgreementVersion(*row) for row in versions],
         {title: Awaited(*row) for title, *row in awaited},
         dict(epochs),
-        {(title, epoch): cti for title, epoch, cti, _ in enrolled},
+        {(title, epoch): (kid, cti) for title, epoch, kid, cti, _ in enrolled},
         newest,
-        {cti for _, _, cti, _ in enrolled},
+        {(kid, cti) for _, _, kid, cti, _ in enrolled},
         set(revoked),
         dict(public_of),
     )

@@ -155,7 +155,7 @@ class _Batch:
         kid, counter = one.frame.kid, one.frame.counter
         enrolling = self.enrolling.get(kid)
         if enrolling is not None:
-            self._check_same(one, enrolling.certificate.cti)
+            self._check_first(one, enrolling.certificate)
             cipher = enrolling.cipher
         elif kid in self._keys:
             cipher = self._cipher_of_standing(one)
@@ -178,13 +178,20 @@ class _Batch:
         kid = one.frame.kid
         return self._is_numbered(one, self._known.enrolled.get((kid[:8], int.from_bytes(kid[8:], "big"))))
 
-    def _is_numbered(self, one: _Claimed, cti: bytes | None) -> bool:
+    def _is_numbered(self, one: _Claimed, number: tuple[bytes, bytes] | None) -> bool:
         certificate = self._certificates[one.octets]
-        return isinstance(certificate, Certificate) and certificate.cti == cti
+        return isinstance(certificate, Certificate) and certificate.number == number
 
-    def _check_same(self, one: _Claimed, cti: bytes | None) -> None:
+    def _check_first(self, one: _Claimed, first: Certificate) -> None:
+        """Another certificate for what one of this batch may enrol waits: that one's frame may yet be refused."""
+        if not self._is_numbered(one, first.number):
+            is_new = self._known.epochs.get(one.frame.kid[:8]) is None
+            detail = "another certificate may enrol this epoch: its frame is judged first"
+            raise _RefusedError(Refusal.UNKNOWN_DEVICE if is_new else Refusal.UNKNOWN_EPOCH, detail)
+
+    def _check_same(self, one: _Claimed, number: tuple[bytes, bytes] | None) -> None:
         """The certificate that enrolled a key is looked at no more; another one never opens anything."""
-        if not self._is_numbered(one, cti):
+        if not self._is_numbered(one, number):
             detail = "this epoch was enrolled with another certificate"
             raise _RefusedError(EnrolmentRefusal.ALREADY_ENROLLED, detail)
 

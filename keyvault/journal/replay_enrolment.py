@@ -49,7 +49,8 @@ def enrolled(rows: Sequence[Sequence[Any]]) -> None:
             "expires_at": _at(expires_s),
             "enrolled_at": _at(enrolled_s),
         }
-        Enrolment.objects.filter(cti=cti).exclude(system_title=title, epoch=epoch).delete()  # of an act not committed
+        of_certificate = Enrolment.objects.filter(cti=cti, authority_id=by_kid[kid])
+        of_certificate.exclude(system_title=title, epoch=epoch).delete()  # of an act not committed
         Enrolment.objects.update_or_create(system_title=title, epoch=epoch, defaults=fields)
     execute(
         "DELETE FROM keyvault_awaitedenrolment WHERE system_title = ANY(%s::bytea[])",

@@ -41,9 +41,9 @@ class AwaitedEnrolment(models.Model):
 
 
 class Enrolment(models.Model):
-    """A certificate that enrolled a meter: its cti is used up, for good."""
+    """A certificate that enrolled a meter: its cti is used up, for good. Each authority numbers its own."""
 
-    cti = models.BinaryField(max_length=8, unique=True, help_text="the certificate's number, 8 octets")
+    cti = models.BinaryField(max_length=8, help_text="the certificate's number, 8 octets")
     system_title = models.BinaryField(max_length=8)
     epoch = models.PositiveIntegerField()
     authority = models.ForeignKey(Authority, models.PROTECT)
@@ -53,7 +53,10 @@ class Enrolment(models.Model):
     enrolled_at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["system_title", "epoch"], name="enrolment_kid")]
+        constraints = [
+            models.UniqueConstraint(fields=["system_title", "epoch"], name="enrolment_kid"),
+            models.UniqueConstraint(fields=["cti", "authority"], name="enrolment_cti_of_authority"),
+        ]
 
     def __str__(self) -> str:
         return f"enrolment of {bytes(self.system_title).hex()}, epoch {self.epoch}"

@@ -143,6 +143,16 @@ class TestFailures:
         (alert,) = evaluated(rule)
         assert (alert.subject_kind, alert.subject_id) == ("concentrator", concentrator.pk)
 
+    def test_what_a_concentrator_says_of_others_meters_is_its_own(self) -> None:
+        rule = only(Condition.KIND_SEEN, selector="identity_mismatch")
+        holder = Holder()
+        (others,) = hop_meters(Holder(b"\1" * 8), 1)
+        assert fleet.judged(holder.row, [holder.report(others)]) == {"identity_mismatch": 1}
+        (alert,) = evaluated(rule)
+        assert (alert.subject_kind, alert.subject_id) == ("concentrator", holder.row.pk)
+        assert alert.subject == holder.row.name
+        assert "names another meter: once" in alert.summary
+
     def test_what_failed_before_there_were_alerts_raises_none(self) -> None:
         rule = only(Condition.KIND_SEEN, selector="tag_invalid", threshold=1)
         concentrator = ConcentratorFactory.create()
@@ -499,6 +509,7 @@ class TestSums:
         now = timezone.now()
         for n in range(3):
             holder = Holder(bytes((n,)) * 8)
+            hop_meters(holder, 1)
             fleet.verified(holder.row, [holder.sums(1, 1)], now)
         reported_sums.compare(now)
         ReportedSum.objects.update(differs_since=now - timedelta(hours=7))

@@ -207,6 +207,45 @@ class TestRefusals:
         assert judged(concentrator, frames) == {"accepted": 1, "already_enrolled": 1}
         assert judged(concentrator, [other.frame(other.certificate(cti=b"the same"))]) == {"already_enrolled": 1}
 
+    def test_two_authorities_may_use_the_same_number(
+        self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
+    ) -> None:
+        signing = Ed25519PrivateKey.generate()
+        public = signing.public_key().public_bytes_raw()
+        authorities.pin(PublicAuthority(b"authority-2", ISSUER, public), OFFICER, NOW)
+        first, second = await_(Newcomer(MeterFactory.create(), version)), newcomer
+        same = first.certificate(cti=b"the same")
+        others = second.certificate(cti=b"the same", kid=b"authority-2", authority=signing)
+        assert judged(concentrator, [first.frame(same)]) == {"accepted": 1}
+        assert judged(concentrator, [second.frame(others)]) == {"accepted": 1}
+        third = await_(Newcomer(MeterFactory.create(), version))
+        again = third.certificate(cti=b"the same", kid=b"authority-2", authority=signing)
+        assert judged(concentrator, [third.frame(again)]) == {"already_enrolled": 1}
+
+    def test_of_two_certificates_for_one_meter_the_second_waits_for_the_first(
+        self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
+    ) -> None:
+        other = Newcomer(newcomer.meter, version)
+        bad = newcomer.frame(newcomer.certificate(), payload=b"\x80")
+        good = other.frame(other.certificate())
+        assert judged(concentrator, [bad, good]) == {"payload_invalid": 1, "unknown_device": 1}
+        reverification_queue.request_everything()
+        reverification_queue.work()
+        assert standing(other) == {0: "active", 1: "active"}
+        assert readings_of(other.device) == {0: 100}
+
+    def test_of_two_good_certificates_for_one_meter_the_first_enrols_it(
+        self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
+    ) -> None:
+        other = Newcomer(newcomer.meter, version)
+        frames = [one.frame(one.certificate(), n) for n, one in enumerate((newcomer, other))]
+        uplink = verified(concentrator, frames)
+        assert outcome(uplink) == {"accepted": 1, "unknown_device": 1}
+        reverification_queue.work()
+        uplink.refresh_from_db()
+        assert outcome(uplink) == {"accepted": 1, "already_enrolled": 1}
+        assert readings_of(newcomer.device) == {0: 100}
+
     def test_a_meter_that_has_keys_and_no_leave(
         self, concentrator: Concentrator, version: AgreementKey, newcomer: Newcomer
     ) -> None:

@@ -116,7 +116,9 @@ def test_whom_a_concentrator_may_speak_for(holder: Holder) -> None:
     key_rows.set_key_state([retired.row().pk], KeyState.RETIRED)
     uplink = verified(holder.row, [holder.report(one) for one in (mine, retired, plain, others)])
     assert outcome(uplink) == {"accepted": 1, "identity_mismatch": 3}
-    assert [row.meter_id for row in evidence(uplink)] == [retired.meter.pk, plain.meter.pk, others.meter.pk]
+    # What it says of others is its own failure, and none of theirs.
+    assert [row.meter_id for row in evidence(uplink)] == [None, None, None]
+    assert {row.concentrator_id for row in evidence(uplink)} == {holder.row.pk}
     again = verified(holder.row, [bytes(refused.frame) for refused in evidence(uplink)])
     assert outcome(again) == {"identity_mismatch": 3}
 
@@ -158,7 +160,19 @@ class TestSums:
         own = None if row.own_sum is None else int(row.own_sum)
         return row.value_sum, row.meters_counted, own, row.own_meters, row.differs_since is not None
 
+    def test_only_those_of_places_where_it_has_a_meter_are_stored(self, holder: Holder) -> None:
+        places = [["sums", [INTERVAL, minutes, START_S, 10, 1]] for minutes in (1, 60, 30)]
+        frames = [holder.seal(cbor2.dumps(place, canonical=True)) for place in places]
+        assert judged(holder.row, frames) == {"accepted": 3}
+        assert not ReportedSum.objects.exists()
+        meters(holder, 1)
+        frames = [holder.seal(cbor2.dumps(place, canonical=True)) for place in places]
+        assert judged(holder.row, frames) == {"accepted": 3}
+        assert ReportedSum.objects.get().interval_minutes == 30
+        assert judged(holder.row, [frames[2]]) == {"duplicate": 1}
+
     def test_the_highest_counter_stands_and_another_epochs_goes_before(self, holder: Holder) -> None:
+        meters(holder, 1)
         first, second = holder.sums(10, 1), holder.sums(20, 2)
         assert judged(holder.row, [second]) == {"accepted": 1}
         assert judged(holder.row, [first, second]) == {"accepted": 1, "duplicate": 1}

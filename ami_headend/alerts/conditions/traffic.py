@@ -39,8 +39,6 @@ AUTHENTIC = frozenset(
         FailureKind.READING_CONFLICT,
     }
 )
-_METERS = "meters_meter", "serial_number"
-_CONCENTRATORS = "concentrators_concentrator", "name"
 
 
 def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
@@ -66,30 +64,43 @@ def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
 
 
 def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Find meters with failures of a kind within the period; concentrators, if such frames do not prove their meter."""
+    """Find meters with failures of a kind within the period; concentrators, if such frames do not prove their meter.
+
+    What a concentrator says of a meter that it may not speak for is the concentrator's failure, of whatever kind.
+    """
     kind = FailureKind(rule.selector)
-    is_meter = kind in AUTHENTIC
-    table, name = _METERS if is_meter else _CONCENTRATORS
-    column = "meter_id" if is_meter else "concentrator_id"
     rows = fetch_rows(
-        f"""SELECT m.id, m.{name}, s.failures, s.latest, count(*) OVER ()
-            FROM (SELECT {column} AS id, count(*) AS failures, max(received_at) AS latest
-                  FROM concentrators_integrityfailure WHERE kind = %s AND id > %s AND NOT is_copy
-                  GROUP BY {column} HAVING count(*) >= %s::float8) s
-            JOIN {table} m ON m.id = s.id
-            ORDER BY m.id = ANY(%s::int[]) DESC, s.failures DESC, m.id LIMIT %s""",
+        """WITH s AS (
+               SELECT CASE WHEN %s THEN meter_id END AS meter_id,
+                      CASE WHEN NOT %s OR meter_id IS NULL THEN concentrator_id END AS concentrator_id,
+                      count(*) AS failures, max(received_at) AS latest
+               FROM concentrators_integrityfailure WHERE kind = %s AND id > %s AND NOT is_copy
+               GROUP BY 1, 2 HAVING count(*) >= %s::float8
+           )
+           SELECT coalesce(m.id, c.id), coalesce(m.serial_number, c.name), s.failures, s.latest, count(*) OVER (),
+                  m.id IS NOT NULL
+           FROM s LEFT JOIN meters_meter m ON m.id = s.meter_id
+                LEFT JOIN concentrators_concentrator c ON c.id = s.concentrator_id
+           WHERE coalesce(m.id, c.id) IS NOT NULL
+           ORDER BY m.id IS NULL, coalesce(m.id, c.id) = ANY(%s::int[]) DESC, s.failures DESC, 1 LIMIT %s""",
+        kind in AUTHENTIC,
+        kind in AUTHENTIC,
         kind.value,
         marked_before(_since(rule, now)).failure_id,
         rule.threshold,
         int_array(open_ids),
         SUBJECTS_KEPT,
     )
-    what = kind.label
-    return _found(
-        SubjectKind.METER if is_meter else SubjectKind.CONCENTRATOR,
-        rows,
-        lambda failures, latest: f"{what}: {_times(failures)}, the last received {latest:%Y-%m-%d %H:%M:%S} UTC",
-    )
+    listed = [
+        Finding(
+            SubjectKind.METER if is_meter else SubjectKind.CONCENTRATOR,
+            row_id,
+            name,
+            f"{kind.label}: {_times(failures)}, the last received {latest:%Y-%m-%d %H:%M:%S} UTC",
+        )
+        for row_id, name, failures, latest, _, is_meter in rows
+    ]
+    return Findings(rows[0][4] if rows else 0, listed)
 
 
 def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:

@@ -104,11 +104,11 @@ class Command(DomainCommand):
         if days < 1:
             raise CommandError("a certificate holds for a day at least. Nothing was done.")
         now = timezone.now()
-        authority = authority_file.load(file)
         check_new(output)
-        octets, revocations = authority.issue(
-            eui64.parse(title), aud, octets_of(public, "--public"), now, now + timedelta(days=days)
-        )
+        with authority_file.changing(file) as authority:
+            octets, revocations = authority.issue(
+                eui64.parse(title), aud, octets_of(public, "--public"), now, now + timedelta(days=days)
+            )
         write_new(output, octets)
         self.stdout.write(f"{output}: {len(octets)} octets, until {now + timedelta(days=days):%Y-%m-%d}.")
         for number, revocation in enumerate(revocations, 1):
@@ -157,9 +157,9 @@ class Command(DomainCommand):
     def _make_revocation(self, title: str, key_file: Path, output: Path | None) -> None:
         if output is None:
             raise CommandError("--output says where the revocation goes. Nothing was done.")
-        authority = authority_file.load(key_file)
         check_new(output)
-        revocations = authority.revoke(eui64.parse(title), timezone.now())
+        with authority_file.changing(key_file) as authority:
+            revocations = authority.revoke(eui64.parse(title), timezone.now())
         for number, octets in enumerate(revocations):
             place = output if not number else output.with_name(f"{output.name}-{number}")
             write_new(place, octets)

@@ -71,6 +71,17 @@ class TestTitle:
         with pytest.raises(IntegrityError, match="of a meter and of a concentrator"):
             _register(how)
 
+    @pytest.mark.parametrize("how", ["insert", "bulk", "update"])
+    def test_the_database_refuses_a_meter_under_a_title_with_keys_of_a_concentrator(self, how: str) -> None:
+        provisioning.provision_stored([NewKey(TITLE, 0), NewKey(TITLE, 1, None, 10, "concentrator")])
+        with pytest.raises(IntegrityError, match="is that of a meter, and has keys of a concentrator"):
+            _register(how)
+
+    def test_the_database_refuses_keys_of_a_concentrator_for_a_meter(self) -> None:
+        (device,) = commission(1, None)
+        with pytest.raises(IntegrityError, match="is that of a meter, and has keys of a concentrator"):
+            DeviceKey.objects.filter(pk=device.row().pk).update(scheme="concentrator")
+
     def test_the_database_refuses_a_concentrator_with_the_title_of_a_meter(self, concentrator: Concentrator) -> None:
         MeterFactory.create(system_title=TITLE)
         with pytest.raises(IntegrityError, match="of a meter and of a concentrator"):

@@ -2,6 +2,9 @@
 
 import io
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,27 @@ def test_a_certificate_and_what_a_second_one_does_to_the_first(key_file: Path) -
     revocation = parse_revocation(key_file.with_name("second.cwt.revocation-1").read_bytes())
     assert revocation.cti == first.cti != parse_certificate(second.read_bytes()).cti
     assert oct(key_file.stat().st_mode & 0o777) == "0o600"
+
+
+def test_of_two_that_issue_at_once_both_are_known(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads the file, and writes it with what it issued: the second begins once the first has written."""
+    titles = [f"0024befffe80{number:04x}" for number in range(4)]
+    both = threading.Barrier(len(titles))
+    read = Path.read_text
+
+    def slowly(path: Path) -> str:
+        text = read(path)
+        time.sleep(0.05)
+        return text
+
+    def issue_one(title: str) -> None:
+        both.wait()
+        issue(key_file, title, METER_PUBLIC, key_file.with_name(title))
+
+    monkeypatch.setattr(Path, "read_text", slowly)
+    with ThreadPoolExecutor(len(titles)) as pool:
+        list(pool.map(issue_one, titles))
+    assert sorted(one["system_title"] for one in json.loads(read(key_file))["issued"]) == titles
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,17 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("keyvault", "0023_sessions_are_heard")]
+
+    operations = [
+        migrations.AlterField(
+            model_name="enrolment",
+            name="cti",
+            field=models.BinaryField(help_text="the certificate's number, 8 octets", max_length=8),
+        ),
+        migrations.AddConstraint(
+            model_name="enrolment",
+            constraint=models.UniqueConstraint(fields=["cti", "authority"], name="enrolment_cti_of_authority"),
+        ),
+    ]
