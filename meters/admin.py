@@ -1,4 +1,4 @@
-"""The meter registry in the admin, and what meters said: readings and events, read-only."""
+"""Meters and the register catalogue in the admin; ``admin_households`` has places and events."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -25,6 +25,7 @@ from keyvault.master_key import MasterKeyError
 from keyvault.models import FleetKey
 from keyvault.rights import PROVISION
 from keyvault.schemes.table import SchemeError
+from meters import admin_households as admin_households  # noqa: PLC0414 - Django registers its pages by this import
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -36,7 +37,7 @@ from meters.admin_forms import (
     NewMeterForm,
     RegisterForm,
 )
-from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
+from meters.models import EarlierLength, Installation, Meter, MeterStatus, Place, Register
 from meters.readings import queries
 from meters.registry import access_record, lifecycle, search
 from meters.registry.lookup import RegistryError
@@ -44,43 +45,6 @@ from meters.registry.place_rights import may_see_places
 
 STATUS_COLOURS = {MeterStatus.COMMISSIONED.label: "success", MeterStatus.SUSPENDED.label: "warning"}
 Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what it was
-
-
-class HouseholdAdmin(LargeTableAdmin):
-    """Rows about households; every view of a row or a list is recorded."""
-
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        access_record.note(request)
-        answer: HttpResponse = super().changelist_view(request, *args, **kwargs)
-        return answer
-
-    def changeform_view(
-        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        row = None if object_id is None else self.get_object(request, object_id)
-        if row is not None and self.has_view_permission(request, row):
-            self.note_row(request, row)
-        answer: HttpResponse = super().changeform_view(request, object_id, *args, **kwargs)
-        return answer
-
-    def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
-        row = self.get_object(request, object_id)
-        if row is not None and self.has_view_permission(request, row):
-            self.note_row(request, row)
-        answer: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
-        return answer
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """Of the search over everything and the choice of a row, too."""
-        access_record.note(request)
-        return super().get_search_results(request, queryset, search_term)
-
-    def note_row(self, request: HttpRequest, row: Any) -> None:
-        """Record the view of one row."""
-        place, meter = getattr(row, "place_id", None), getattr(row, "meter_id", None)
-        access_record.note(request, meters=None if meter is None else [meter], place=place)
 
 
 def _idle(meter: Meter) -> set[str]:
@@ -303,42 +267,6 @@ class MeterAdmin(LargeTableAdmin):
 admin.site.register(Meter, MeterAdmin)
 
 
-@admin.register(Place)
-class PlaceAdmin(HouseholdAdmin):
-    """Metering points."""
-
-    when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
-    list_display = ["name", "address", "customer_reference"]
-    search_fields = ["name"]
-    search_help_text = "words of the name or address, or a customer reference"
-    ordering = ["name"]
-    search_by = {"name": lambda term: search.as_q(search.place_condition(term))}
-
-    def note_row(self, request: HttpRequest, row: Place) -> None:
-        access_record.note(request, place=row.pk)
-
-
-@admin.register(Installation)
-class InstallationAdmin(HouseholdAdmin, ReadOnlyAdmin):
-    """Which meter hung where, when; changed on the meter's page."""
-
-    when_empty = "No meter hangs at a place yet. Install one on the meter's page; without, everything works, too."
-    list_display = ["meter", "place", "installed_at", "removed_at"]
-    list_filter = [
-        ("meter", AutocompleteSelectFilter),
-        ("place", AutocompleteSelectFilter),
-        ("installed_at", PeriodFilter),
-    ]
-    list_select_related = ["meter", "place"]
-    search_fields = ["meter", "place"]
-    search_by = {"meter": search.of_meters, "place": search.of_places}
-    ordering = ["-id"]
-    fields = ["meter", "place", "installed_at", "removed_at"]
-
-    def has_view_permission(self, request: HttpRequest, obj: Installation | None = None) -> bool:
-        return super().has_view_permission(request, obj) and may_see_places(request.user)
-
-
 @admin.register(EarlierLength)
 class EarlierLengthAdmin(ReadOnlyAdmin):
     """Interval lengths that meters measured in before; changed on the meter's page."""
@@ -369,47 +297,3 @@ class RegisterAdmin(LargeTableAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Register | None = None) -> bool:
         return False
-
-
-@admin.register(MeterEvent)
-class MeterEventAdmin(HouseholdAdmin, ReadOnlyAdmin):
-    """What meters reported of themselves."""
-
-    when_empty = "No meter reported an event: no tamper, no outage."
-    list_display = ["captured_at", "meter", "register", "value", "received_at"]
-    list_filter = [
-        ("meter", AutocompleteSelectFilter),
-        ("register", AutocompleteSelectFilter),
-        ("captured_at", PeriodFilter),
-    ]
-    list_select_related = ["meter", "register"]
-    search_fields = ["meter"]
-    search_by = {"meter": search.of_meters}
-    ordering = ["-captured_at", "-id"]
-    fields = ["meter", "register", "captured_at", "value", "received_at", "uplink_id"]
-
-
-@admin.register(HouseholdAccess)
-class HouseholdAccessAdmin(ReadOnlyAdmin):
-    """Access to household data, by the hour."""
-
-    when_empty = "Nobody has looked at a household's data yet."
-    list_display = ["last_at", "account", "meter_shown", "place_shown", "door", "requests", "first_at"]
-    list_filter = [("meter", AutocompleteSelectFilter), ("last_at", PeriodFilter)]
-    list_select_related = ["meter"]
-    search_fields = ["account__istartswith", "meter__serial_number__startswith"]
-    search_help_text = "the beginning of an account's name or of a meter's serial number"
-    ordering = ["-last_at", "-id"]
-    fields = ["hour", "account", "door", "meter_shown", "place_shown", "requests", "first_at", "last_at"]
-    readonly_fields = ["meter_shown", "place_shown"]
-
-    @display(description="meter")
-    def meter_shown(self, row: HouseholdAccess) -> str:
-        if row.meter is not None:
-            return str(row.meter)
-        return "-" if row.place_id else "any"
-
-    @display(description="place")
-    def place_shown(self, row: HouseholdAccess) -> str:
-        """By its number: who may see the record need not see places."""
-        return f"place {row.place_id}" if row.place_id else "-"

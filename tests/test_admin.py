@@ -43,7 +43,7 @@ from keyvault.models import (
     RotationState,
     TagFailures,
 )
-from meters.admin import PlaceAdmin
+from meters.admin_households import PlaceAdmin
 from meters.models import EarlierLength, HouseholdAccess, Installation, Meter, MeterEvent, MeterStatus, Place, Register
 from tests.concentrators import fleet
 from tests.concentrators.statements import counting

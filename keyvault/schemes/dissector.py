@@ -5,8 +5,6 @@ malformed frames too, and says where it breaks. It looks at octets that no key v
 number of items are bounded, and nothing is built from what a length announces.
 """
 
-import math
-import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
 from keyvault.enrolment import anatomy
 from keyvault.enrolment.frames import parse_enrolment
+from keyvault.schemes.diagnostic_notation import BrokenError, Head, as_hex, as_text, head_at, simple
 from keyvault.schemes.session import CONTEXT_OCTETS, OPENED_AT_OCTETS, opened_at
 from keyvault.schemes.table import ENVELOPES
 
@@ -39,8 +38,6 @@ _LABELS = {
     anatomy.KCWT: "certificate (kcwt, RFC 9528)",
     -4: "ephemeral key",
 }
-_SIMPLE = {20: "false", 21: "true", 22: "null", 23: "undefined"}
-_FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 
 
 class Part(NamedTuple):
@@ -70,10 +67,6 @@ class Dissection(NamedTuple):
     wrong_at: int | None
 
 
-class _BrokenError(Exception):
-    """The octets are no CBOR from here on."""
-
-
 def dissect(octets: bytes) -> Dissection:
     """Explain the octets of a frame, well-formed or not; never fails. Of very long ones the beginning is shown.
 
@@ -90,7 +83,7 @@ def dissect(octets: bytes) -> Dissection:
     notation = walk.frame()
     if wrong is None and notation is None and len(octets) <= _SHOWN_OCTETS_MAX:
         named = f"key {frame.kid.hex()}, algorithm {frame.alg}, invocation counter {frame.counter:,}"
-        return Dissection([Part(0, octets, 0, _hex(octets), f"envelope {envelope.name}: {named}")], None, None, None)
+        return Dissection([Part(0, octets, 0, as_hex(octets), f"envelope {envelope.name}: {named}")], None, None, None)
     if len(octets) > _SHOWN_OCTETS_MAX:
         notation = None
     parts = walk.parts if wrong is None else _marked(walk.parts, wrong.octet, len(octets))
@@ -123,28 +116,6 @@ def _marked(parts: list[Part], octet: int | None, end: int) -> list[Part]:
     return [part._replace(is_wrong=True) if n == at_fault else part for n, part in enumerate(parts)]
 
 
-class _Head(NamedTuple):
-    """The head of a CBOR item (RFC 8949 section 3): ``argument`` is None for an indefinite length."""
-
-    major: int
-    info: int
-    argument: int | None
-    after: int
-
-    @property
-    def width(self) -> str:
-        """The encoding indicator of an argument that is longer than it must be (RFC 8949 section 8.1)."""
-        if self.argument is None or self.info < 24:
-            return ""
-        shortest = 23 if self.argument < 24 else max(24, 23 + _octets_for(self.argument))
-        return "" if self.info == shortest else f"_{self.info - 24}"
-
-
-def _octets_for(argument: int) -> int:
-    """1, 2, 3 or 4 for an argument of 1, 2, 4 or 8 octets."""
-    return next(n for n, end in enumerate((1 << 8, 1 << 16, 1 << 32, 1 << 64), 1) if argument < end)
-
-
 class _Walk:
     """One walk through the octets of a frame, collecting its parts."""
 
@@ -161,11 +132,11 @@ class _Walk:
             return None
         try:
             after, notation = self._item(0, len(self.octets), 0, ())
-        except _BrokenError as error:
+        except BrokenError as error:
             self._rest(str(error))
             return None
         if after < len(self.octets):
-            self._add(after, len(self.octets), 0, _hex(self.octets[after:]), "octets after the end of the frame")
+            self._add(after, len(self.octets), 0, as_hex(self.octets[after:]), "octets after the end of the frame")
             return None
         return notation
 
@@ -174,34 +145,19 @@ class _Walk:
         end = len(self.octets) if end is None else end
         start = self.parts[-1].offset + len(self.parts[-1].octets) if self.parts else 0
         if start < end:
-            self._add(start, end, 0, _hex(self.octets[start:end]), f"no CBOR: {why}")
+            self._add(start, end, 0, as_hex(self.octets[start:end]), f"no CBOR: {why}")
 
     def _add(self, start: int, end: int, depth: int, notation: str, meaning: str) -> None:
         self.parts.append(Part(start, self.octets[start:end], depth, notation, meaning))
 
-    def _head(self, at: int, end: int) -> _Head:
-        if at >= end:
-            raise _BrokenError("an item is missing")
-        major, info = self.octets[at] >> 5, self.octets[at] & 0x1F
-        if info < 24:
-            return _Head(major, info, info, at + 1)
-        if info == 31:
-            return _Head(major, info, None, at + 1)
-        if info > 27:
-            raise _BrokenError(f"0x{self.octets[at]:02x} begins no CBOR item")
-        after = at + 1 + (1 << (info - 24))
-        if after > end:
-            raise _BrokenError("it ends inside a length or number")
-        return _Head(major, info, int.from_bytes(self.octets[at + 1 : after], "big"), after)
-
     def _item(self, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         """One item from ``at``; gives the position after it and its notation."""
         if depth > _DEPTH_MAX or len(self.parts) > _PARTS_MAX:
-            raise _BrokenError("nested too deep, or too many items, to be shown")
-        head = self._head(at, end)
+            raise BrokenError("nested too deep, or too many items, to be shown")
+        head = head_at(self.octets, at, end)
         if head.argument is None and head.major in (0, 1, 6):
-            raise _BrokenError(f"0x{self.octets[at]:02x} begins no CBOR item")
-        read: Callable[[_Head, int, int, int, tuple[int | str, ...]], tuple[int, str]]
+            raise BrokenError(f"0x{self.octets[at]:02x} begins no CBOR item")
+        read: Callable[[Head, int, int, int, tuple[int | str, ...]], tuple[int, str]]
         read = (
             self._integer,
             self._integer,
@@ -214,7 +170,7 @@ class _Walk:
         )[head.major]
         return read(head, at, end, depth, path)
 
-    def _integer(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _integer(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         assert head.argument is not None  # noqa: S101 - _item refuses it
         value = head.argument if head.major == 0 else -1 - head.argument
         notation = f"{value}{head.width}"
@@ -232,7 +188,7 @@ class _Walk:
         self._add(at, head.after, depth, notation, meaning)
         return head.after, notation
 
-    def _string(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _string(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         what = "text" if head.major == 3 else "byte string"
         if head.argument is None:
             return self._chunks(head, at, end, depth, path)
@@ -240,9 +196,9 @@ class _Walk:
         if after > end:
             follow = end - head.after
             self._add(at, head.after, depth, what, f"a {what} of {head.argument:,} octets; {follow} follow")
-            raise _BrokenError(f"the {what} announces {head.argument:,} octets, but {follow} follow")
+            raise BrokenError(f"the {what} announces {head.argument:,} octets, but {follow} follow")
         octets = self.octets[head.after : after]
-        notation = _text(octets) + head.width if head.major == 3 else _hex(octets) + head.width
+        notation = as_text(octets) + head.width if head.major == 3 else as_hex(octets) + head.width
         if path == (0,) and head.major == 2:
             name = "protected header, under the tag: "
             return after, self._embedded(head, at, after, depth, path, name)
@@ -256,16 +212,16 @@ class _Walk:
         elif path == (0, _KID) and head.argument == KID_OCTETS:
             self._add(at, head.after, depth, what, "kid: a byte string of 10 octets")
             split = head.after + SYSTEM_TITLE_OCTETS
-            self._add(head.after, split, depth + 1, _hex(self.octets[head.after : split]), "system title (EUI-64)")
+            self._add(head.after, split, depth + 1, as_hex(self.octets[head.after : split]), "system title (EUI-64)")
             epoch = int.from_bytes(self.octets[split:after], "big")
-            self._add(split, after, depth + 1, _hex(self.octets[split:after]), f"key epoch {epoch}")
+            self._add(split, after, depth + 1, as_hex(self.octets[split:after]), f"key epoch {epoch}")
         elif path == (0, _KID_CONTEXT) and head.argument == CONTEXT_OCTETS:
             self._add(at, head.after, depth, what, "kid context: a byte string of 12 octets, which names the session")
             split = head.after + OPENED_AT_OCTETS
             began = f"the session began at {opened_at(octets)} (Unix seconds)"
-            self._add(head.after, split, depth + 1, _hex(self.octets[head.after : split]), began)
+            self._add(head.after, split, depth + 1, as_hex(self.octets[head.after : split]), began)
             unique = self.octets[split:after]
-            self._add(split, after, depth + 1, _hex(unique), "octets that never come again under the device key")
+            self._add(split, after, depth + 1, as_hex(unique), "octets that never come again under the device key")
         elif path == (1, _ENC):
             meaning = f"ephemeral public key of HPKE (X25519): {head.argument:,} octets"
             self._add(at, after, depth, notation, meaning)
@@ -276,28 +232,32 @@ class _Walk:
             self._add(at, after, depth, notation, _meaning(path, f"a {what} of {head.argument:,} octets"))
         return after, notation
 
-    def _of_mac(self, head: _Head, at: int, after: int, depth: int, path: tuple[int | str, ...]) -> None:
+    def _of_mac(self, head: Head, at: int, after: int, depth: int, path: tuple[int | str, ...]) -> None:
         """The payload of a COSE_Mac0, or its tag."""
         octets = self.octets[head.after : after]
         name = "payload, which anybody can read" if path == (2,) else "authentication tag"
         self._add(at, head.after, depth, "byte string", f"{name}: a byte string of {len(octets):,} octets")
         if octets:
             self._add(
-                head.after, after, depth + 1, _hex(octets), f"{name.split(',', maxsplit=1)[0]}: {len(octets):,} octets"
+                head.after,
+                after,
+                depth + 1,
+                as_hex(octets),
+                f"{name.split(',', maxsplit=1)[0]}: {len(octets):,} octets",
             )
 
-    def _embedded(self, head: _Head, at: int, after: int, depth: int, path: tuple[int | str, ...], name: str) -> str:
+    def _embedded(self, head: Head, at: int, after: int, depth: int, path: tuple[int | str, ...], name: str) -> str:
         """A byte string with CBOR inside, as a protected header is (RFC 9052 section 3)."""
         length = after - head.after
         self._add(at, head.after, depth, f"<< >>{head.width}", f"{name}a byte string of {length} octets")
         try:
             position, notation = self._item(head.after, after, depth + 1, path) if length else (after, "")
-        except _BrokenError as error:
+        except BrokenError as error:
             self._rest(str(error), after)
-            return _hex(self.octets[head.after : after]) + head.width
+            return as_hex(self.octets[head.after : after]) + head.width
         if position < after:
-            self._add(position, after, depth + 1, _hex(self.octets[position:after]), "octets after the item's end")
-            return _hex(self.octets[head.after : after]) + head.width
+            self._add(position, after, depth + 1, as_hex(self.octets[position:after]), "octets after the item's end")
+            return as_hex(self.octets[head.after : after]) + head.width
         return f"<< {notation} >>{head.width}" if notation else f"h''{head.width}"
 
     def _ciphertext(self, start: int, end: int, depth: int) -> None:
@@ -305,30 +265,30 @@ class _Walk:
         known = None if self.alg is None else self._algorithms.get(self.alg)
         tag_octets = 0 if known is None else known.tag_octets
         if end - start < tag_octets:
-            self._add(start, end, depth, _hex(self.octets[start:end]), f"shorter than its tag of {tag_octets} octets")
+            self._add(start, end, depth, as_hex(self.octets[start:end]), f"shorter than its tag of {tag_octets} octets")
             return
         if end - tag_octets > start:
             octets = self.octets[start : end - tag_octets]
             meaning = f"ciphertext: {len(octets):,} octets, as many as the plaintext"
             if not tag_octets:
                 meaning = f"ciphertext and tag: {len(octets):,} octets"
-            self._add(start, end - tag_octets, depth, _hex(octets), meaning)
+            self._add(start, end - tag_octets, depth, as_hex(octets), meaning)
         if tag_octets:
             octets = self.octets[end - tag_octets : end]
-            self._add(end - tag_octets, end, depth, _hex(octets), f"authentication tag: {tag_octets} octets")
+            self._add(end - tag_octets, end, depth, as_hex(octets), f"authentication tag: {tag_octets} octets")
 
-    def _chunks(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _chunks(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         """A string of indefinite length: chunks of definite length up to a break."""
         self._add(at, head.after, depth, "(_ )", _meaning(path, "a string of indefinite length"))
         position, chunks = head.after, []
         while self.octets[position : position + 1] != b"\xff":
-            if self._head(position, end).major != head.major:
-                raise _BrokenError("a chunk of another type in a string of indefinite length")
+            if head_at(self.octets, position, end).major != head.major:
+                raise BrokenError("a chunk of another type in a string of indefinite length")
             position, notation = self._item(position, end, depth + 1, (*path, "chunk"))
             chunks.append(notation)
         return self._break(position, end, depth), f"(_ {', '.join(chunks)})"
 
-    def _array(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _array(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} items"
         meaning = f"{_MESSAGES[self._message][1]}: " if path == () else ""
         if _in_certificate(path) is not None:
@@ -343,7 +303,7 @@ class _Walk:
             return position, f"[_ {', '.join(items)}]"
         return position, f"[{head.width and head.width + ' '}{', '.join(items)}]"
 
-    def _map(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _map(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} pairs"
         names: dict[tuple[int | str, ...], str] = {(0,): "header: ", (1,): "unprotected header, under no tag: "}
         name = names.get(path, "" if _in_certificate(path) is None else _meaning(path, "")) + "map of "
@@ -359,18 +319,18 @@ class _Walk:
             return position, "{_ " + ", ".join(pairs) + "}"
         return position, "{" + (head.width and head.width + " ") + ", ".join(pairs) + "}"
 
-    def _ended(self, head: _Head, position: int, read: int) -> bool:
+    def _ended(self, head: Head, position: int, read: int) -> bool:
         if head.argument is None:
             return self.octets[position : position + 1] == b"\xff"
         return read >= head.argument
 
     def _break(self, position: int, end: int, depth: int) -> int:
         if position >= end:
-            raise _BrokenError("the break of an indefinite length is missing")
+            raise BrokenError("the break of an indefinite length is missing")
         self._add(position, position + 1, depth, "", "break: the indefinite length ends")
         return position + 1
 
-    def _tag(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _tag(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         meaning = "a tag that a frame does not have here"
         if head.argument in _MESSAGES and path == ():
             self._message = head.argument
@@ -381,14 +341,10 @@ class _Walk:
         position, notation = self._item(head.after, end, depth + 1, path)
         return position, f"{head.argument}{head.width}({notation})"
 
-    def _simple(self, head: _Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
+    def _simple(self, head: Head, at: int, end: int, depth: int, path: tuple[int | str, ...]) -> tuple[int, str]:
         if head.argument is None:
-            raise _BrokenError("a break (0xff) where no indefinite length is open")
-        if head.info in _FLOATS:
-            value = struct.unpack(_FLOATS[head.info], self.octets[at + 1 : head.after])[0]
-            notation = _float(value)
-        else:
-            notation = _SIMPLE.get(head.argument, f"simple({head.argument})")
+            raise BrokenError("a break (0xff) where no indefinite length is open")
+        notation = simple(head, self.octets[at + 1 : head.after])
         self._add(at, head.after, depth, notation, _meaning(path, "a value that a frame does not have"))
         return head.after, notation
 
@@ -413,20 +369,3 @@ def _meaning(path: tuple[int | str, ...], otherwise: str, value: int | None = No
     if name is None and len(path) == 2 and path[0] in (0, 1) and isinstance(path[1], int):
         name = _LABELS.get(path[1])
     return otherwise if name is None else f"{name}: {otherwise}"
-
-
-def _hex(octets: bytes) -> str:
-    return f"h'{octets.hex()}'"
-
-
-def _text(octets: bytes) -> str:
-    text = octets.decode(errors="replace")
-    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text) + '"'
-
-
-def _float(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return repr(value)
