@@ -80,7 +80,10 @@ ELSEWHERE = {
     "concentrators/totals/masked_totals.py": (_STORES, {"meters_maskedreading", "meters_meter"}),
     "concentrators/totals/expected.py": (_STORES, {"meters_earlierlength", "meters_installation", "meters_meter"}),
     "concentrators/totals/queries.py": (_NAMES, {"meters_register"}),
-    "concentrators/totals/reported_sums.py": (_STORES, {"meters_reading", "meters_register"}),
+    "concentrators/totals/reported_sums.py": (
+        _STORES,
+        {"meters_earlierlength", "meters_meter", "meters_reading", "meters_register"},
+    ),
     "concentrators/totals/totals.py": (_STORES, {"meters_maskedreading", "meters_reading"}),
 }
 

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("keyvault", "0023_sessions_are_heard")]
+    dependencies = [("keyvault", "0024_mask_authorities")]
 
     operations = [
         migrations.AlterField(

@@ -60,5 +60,5 @@ NO_TRIGGERS = f"""
 
 
 class Migration(migrations.Migration):
-    dependencies = [("concentrators", "0032_kinds"), ("keyvault", "0024_cti_of_authority")]
+    dependencies = [("concentrators", "0033_masked_totals"), ("keyvault", "0025_cti_of_authority")]
     operations = [migrations.RunSQL(TRIGGERS, NO_TRIGGERS)]
