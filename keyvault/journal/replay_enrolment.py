@@ -29,9 +29,9 @@ def authority(
 
 
 def awaited(rows: Sequence[Sequence[Any]]) -> None:
-    """Meters that may enrol, but those that have enrolled since."""
+    """Meters that may enrol, but those that have enrolled since: in a later second, for records know whole ones."""
     for title, scheme, algorithm, allowed_s in rows:
-        if not Enrolment.objects.filter(system_title=title, enrolled_at__gte=_at(allowed_s)).exists():
+        if not Enrolment.objects.filter(system_title=title, enrolled_at__gte=_at(allowed_s + 1)).exists():
             fields = {"scheme": scheme, "algorithm": algorithm, "allowed_at": _at(allowed_s)}
             AwaitedEnrolment.objects.update_or_create(system_title=title, defaults=fields)
 

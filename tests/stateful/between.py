@@ -14,9 +14,10 @@ from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey
 from meters.registry import lifecycle
 from tests.stateful import database
+from tests.stateful.entities import ACCEPTED, Kid, Sent
 from tests.stateful.faults import Fault
 from tests.stateful.headend import ACTOR, Effect, HeadEnd, clock
-from tests.stateful.model import ACCEPTED, Kid, Sent, Truth
+from tests.stateful.model import Truth
 from tests.stateful.rotating import finish_rotation
 
 
@@ -61,7 +62,7 @@ def _retire(case: _Case) -> _Act:
 
 
 def _suspend(case: _Case) -> _Act:
-    title = case.sent.title
+    title = case.sent.meter
     row = case.site.meter_of(title).row
     toggle = lifecycle.suspend if case.site.truth.in_service[title] else lifecycle.resume
 

@@ -11,7 +11,9 @@ from ami_headend.backup.making import LEFT_OUT
 from ami_headend.core.sql import execute, fetch_rows, int_array
 from keyvault.replay_window import parse_gaps
 from tests.flows import databases
-from tests.stateful.model import ACCEPTED, DUPLICATE, EXTRA, REFUSED, Counters, Truth
+from tests.stateful.entities import ACCEPTED, DUPLICATE, EXTRA, REFUSED, Counters, Kid
+from tests.stateful.model import Truth
+from tests.stateful.reporting import SumPlace
 
 
 class Observed(NamedTuple):
@@ -24,6 +26,10 @@ class Observed(NamedTuple):
     uplinks: dict[int, tuple[dict[str, int], dict[int, str]] | None]
     standing: dict[tuple[bytes, str, int], int]
     totals: dict[tuple[int, str, int], tuple[int, int]]
+    said: dict[SumPlace, tuple[int, int, int, int]]  # epoch, counter, value, meters
+    awaited: dict[bytes, str]
+    enrolled: dict[Kid, bytes]
+    barred: dict[bytes | int, str]  # certificates that were revoked, versions of the agreement key that were cut off
 
 
 def observed() -> Observed:
@@ -47,7 +53,19 @@ def observed() -> Observed:
             assert accepted + duplicate + rejected == frames
             assert rejected == len(refused[uplink_id])
             uplinks[uplink_id] = {ACCEPTED: accepted, DUPLICATE: duplicate}, refused[uplink_id]
-    return Observed(key_states(), _counters(), _sessions(), _session_floors(), uplinks, _standing(), _totals())
+    return Observed(
+        key_states(),
+        _counters(),
+        _sessions(),
+        _session_floors(),
+        uplinks,
+        _standing(),
+        _totals(),
+        _said(),
+        awaited(),
+        enrolled(),
+        barred(),
+    )
 
 
 def key_states() -> dict[tuple[bytes, int], str]:
@@ -55,9 +73,28 @@ def key_states() -> dict[tuple[bytes, int], str]:
     return {row[:2]: row[2] for row in fetch_rows("SELECT system_title, epoch, state FROM keyvault_devicekey")}
 
 
-def key_names() -> dict[tuple[bytes, int], bytes]:
-    """Fingerprint of every device key, by system title and epoch."""
-    return {row[:2]: row[2] for row in fetch_rows("SELECT system_title, epoch, fingerprint FROM keyvault_devicekey")}
+def key_kinds() -> dict[Kid, tuple[bytes, str]]:
+    """Fingerprint and scheme of every device key, by system title and epoch."""
+    rows = fetch_rows("SELECT system_title, epoch, fingerprint, scheme FROM keyvault_devicekey")
+    return {row[:2]: row[2:] for row in rows}
+
+
+def awaited() -> dict[bytes, str]:
+    """The meters that may enrol, with the scheme of the epoch to come."""
+    return dict(fetch_rows("SELECT system_title, scheme FROM keyvault_awaitedenrolment"))
+
+
+def enrolled() -> dict[Kid, bytes]:
+    """The number of the certificate that enrolled an epoch."""
+    return {row[:2]: row[2] for row in fetch_rows("SELECT system_title, epoch, cti FROM keyvault_enrolment")}
+
+
+def barred() -> dict[bytes | int, str]:
+    """What enrols nobody any more: numbers of certificates, and versions of the agreement key."""
+    return {
+        **{row[0]: "revoked" for row in fetch_rows("SELECT cti FROM keyvault_revokedcertificate")},
+        **{row[0]: "cut off" for row in fetch_rows("SELECT id FROM keyvault_agreementkey WHERE state = 'cut_off'")},
+    }
 
 
 def expected(truth: Truth, seen: Observed) -> Observed:
@@ -87,6 +124,10 @@ def expected(truth: Truth, seen: Observed) -> Observed:
         uplinks,
         {place: value for place, (value, _) in truth.standing.items()},
         truth.totals(),
+        {place: (*said[0], *said[1:3]) for place, said in truth.said.standing.items()},
+        truth.vouching.awaited,
+        truth.vouching.enrolled,
+        {**dict.fromkeys(truth.vouching.revoked, "revoked"), **dict.fromkeys(truth.vouching.cut_off, "cut off")},
     )
 
 
@@ -139,6 +180,28 @@ def _totals() -> dict[tuple[int, str, int], tuple[int, int]]:
            GROUP BY 1, 2, 3"""
     )
     return {row[:3]: row[3:] for row in rows}
+
+
+def _said() -> dict[SumPlace, tuple[int, int, int, int]]:
+    rows = fetch_rows(
+        """SELECT s.concentrator_id, g.obis_code, extract(epoch FROM s.interval_start)::bigint,
+                  s.epoch, s.invocation_counter, s.value_sum, s.meters_counted
+           FROM concentrators_reportedsum s JOIN meters_register g ON g.id = s.register_id"""
+    )
+    return {row[:3]: row[3:] for row in rows}
+
+
+def compared() -> dict[SumPlace, tuple[int, int]]:
+    """What the head-end adds up itself where a concentrator said a sum, as far as it has compared them."""
+    rows = fetch_rows(
+        """SELECT s.concentrator_id, g.obis_code, extract(epoch FROM s.interval_start)::bigint,
+                  s.own_sum::bigint, s.own_meters, (s.own_sum, s.own_meters) = (s.value_sum, s.meters_counted),
+                  s.differs_since IS NULL
+           FROM concentrators_reportedsum s JOIN meters_register g ON g.id = s.register_id
+           WHERE s.compared_at IS NOT NULL"""
+    )
+    assert all(row[5] == row[6] for row in rows), "a sum differs, or not, and is said to be otherwise"
+    return {row[:3]: row[3:5] for row in rows}
 
 
 def verified(uplink_ids: list[int]) -> set[int]:

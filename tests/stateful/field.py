@@ -1,6 +1,6 @@
 """Who is out there: honest meters, which seal, keep and obey, and an attacker who has heard all of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -13,21 +13,33 @@ from concentrators.simulator.meter import (
     register_payload,
 )
 from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
-from concentrators.simulator.obedience import AGREE_KEY, READ_NOW, RESEND, SET_CLOCK, SET_KEY, TakenCommand
-from concentrators.simulator.sealers import sealer
+from concentrators.simulator.obedience import (
+    AGREE_KEY,
+    READ_NOW,
+    RESEND,
+    SET_CLOCK,
+    SET_CONCENTRATOR,
+    SET_KEY,
+    TakenCommand,
+)
+from concentrators.simulator.sealers import Sealer, sealer
 from keyvault.cose.forms import KID_OCTETS
+from keyvault.device_keys.fingerprints import fingerprint
+from keyvault.enrolment.frames import parse_enrolment
 from keyvault.schemes.table import ENVELOPES
 from meters.models import Meter
-from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE, STANDARD_LOG
 from tests.builders import seal_frame, senml_payload
-from tests.stateful.model import EXTRA, INTERVAL_S, Sent, Value
+from tests.stateful.entities import EXTRA, INTERVAL_S, Certificate, Sent, Value
+from tests.stateful.holders import Holder
 
 FLEET_KEY = sha256(b"fleet key").digest()
+_LOGGED = 200  # a code of the standard log
 ATTACKS = ("flip", "wrong key", "other meter", "other epoch", "downgrade", "downlink", "transfer key", "noise", "clone")
 
 
 class Made(NamedTuple):
-    """What a meter leaves the factory with; ``head_end`` is the public key that it seals to, ``private`` its own."""
+    """What a meter begins with; ``head_end`` is the public key that it seals to, ``private`` its own to agree with."""
 
     key: bytes
     transfer_key: bytes
@@ -36,20 +48,48 @@ class Made(NamedTuple):
     scheme: str = "ccm"
     head_end: bytes = b""
     private: bytes = b""
+    epoch: int = 1
 
 
 class HonestMeter:
-    """A meter, with what it keeps in non-volatile memory."""
+    """A meter, with what it keeps in non-volatile memory; ``holders`` are the concentrators that it may send over."""
 
-    def __init__(self, row: Meter, made: Made, now_s: int) -> None:
-        self.row, self._made = row, made
+    def __init__(self, row: Meter, made: Made, now_s: int, holders: Mapping[bytes, Holder]) -> None:
+        self.row, self._holders = row, holders
         self.title = bytes(row.system_title)
-        self.made_key, self.transfer_key, self.transfer_alg = made.key, made.transfer_key, made.transfer_alg
         self._memory = Memory(row.pk)
         self._intervals: dict[int, tuple[int, int]] = {}
-        self._said: dict[tuple[bytes, int], bytes] = {}  # plaintext by kid, with the session's kid context, and counter
+        self._kept: list[tuple[bytes, tuple[Value, ...]]] = []  # what no concentrator took yet
         self.done: set[int] = set()  # numbers of the commands that it did
+        self._now_s = now_s
+        self.begin_with(made, now_s)
+
+    def begin_with(self, made: Made, now_s: int) -> None:
+        """Begin with keys as from the factory: whatever keys and counters it had are lost."""
+        self.made, self.transfer_key = made, made.transfer_key
+        self.done.clear()
+        self._said: dict[tuple[bytes, int], bytes] = {}  # plaintext by kid, with the session's kid context, and counter
+        self._memory = Memory(self.row.pk, self._memory.register_wh)
         self.boot(now_s)
+
+    @property
+    def made_key(self) -> bytes:
+        return self.made.key
+
+    @property
+    def transfer_alg(self) -> int:
+        return self.made.transfer_alg
+
+    @property
+    def concentrator(self) -> bytes:
+        """The system title of the concentrator that it was told to send over; empty where it knows none."""
+        return self._device.concentrator
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is nobody to send its readings to: its concentrator opens them, and has no key, or is none."""
+        over = self._holders.get(self.concentrator)
+        return self.scheme == "hop" and (over is None or not over.knows(self._device.kid))
 
     @property
     def epoch(self) -> int:
@@ -74,7 +114,8 @@ class HonestMeter:
 
     def boot(self, now_s: int) -> None:
         """Power comes back: the counter jumps to what was reserved, or a session begins."""
-        made = self._made
+        made = self.made
+        self._now_s = now_s
         self._memory.nonvolatile.power = None
         self._device = SimulatedMeter(
             self.title,
@@ -86,12 +127,18 @@ class HonestMeter:
             scheme=made.scheme,
             head_end=made.head_end,
             private=made.private,
+            made_epoch=made.epoch,
             clock_s=now_s,
         )
 
-    def impostor(self) -> SimulatedMeter:
-        """Somebody with another key."""
-        return self._device.impostor(self.title + self.key)
+    def seal_with_other_key(self, counter: int, payload: bytes) -> bytes:
+        """A frame of somebody with another key."""
+        return self._for_head_end(self._device.impostor(self.title + self.key)).seal(counter, payload)
+
+    def _for_head_end(self, device: SimulatedMeter) -> Sealer:
+        """What seals for the head-end in any scheme."""
+        key = device.key._replace(scheme="ccm") if self.scheme == "hop" else device.key
+        return sealer(key, self.title, device.place)
 
     def is_sealing_as(self, sent: Sent) -> bool:
         """Whether a frame is of the epoch, and of the session, that the meter seals in now."""
@@ -100,7 +147,7 @@ class HonestMeter:
 
     def seal_again(self, counter: int, payload: bytes) -> bytes:
         """What whoever cloned the meter seals, with a counter of its choice."""
-        return self._device.seal(payload, counter)
+        return self._for_head_end(self._device).seal(counter, payload)
 
     def seal_otherwise(self, counter: int, payload: bytes) -> bytes:
         """A frame under the meter's own key that is not of its scheme and algorithm."""
@@ -110,9 +157,13 @@ class HonestMeter:
         key = self._device.key._replace(scheme=scheme, alg=alg)
         return sealer(key, self.title, self._device.place).seal(counter, payload)
 
-    def read(self, interval_s: int, wh: int, *, extra: bool = False) -> Sent:
-        """A frame of one interval; no interval is read twice. ``extra``: with a register that new firmware has."""
+    def read(self, interval_s: int, wh: int, now_s: int, *, extra: bool = False) -> list[Sent]:
+        """A frame of one interval; no interval is read twice. ``extra``: with a register that new firmware has.
+
+        None where there is nobody to send it to: it comes with the next one.
+        """
         assert interval_s not in self._intervals
+        self._now_s = now_s
         self._intervals[interval_s] = self._memory.register_wh, wh
         self._memory.register_wh += wh
         if not extra:
@@ -135,12 +186,24 @@ class HonestMeter:
         finally:
             self._memory.nonvolatile.power = None
 
+    def enrol(self, octets: bytes, certificate: Certificate, now_s: int) -> Sent:
+        """A frame that brings a certificate of the meter's key pair, and an event."""
+        value = STANDARD_LOG, now_s, _LOGGED
+        frame = self._device.enrol(octets, event_payload(value[1], *value[::2]))
+        parsed = parse_enrolment(frame)
+        assert parsed is not None
+        name = fingerprint(self.key)
+        return Sent(
+            frame, self.title, self.epoch, parsed.frame.counter, (value,), certificate=certificate, key_name=name
+        )
+
     def _obey(self, octets: bytes, now_s: int, *, refuse: bool) -> list[Sent]:
         device = self._device
         order = device.receiver.take(octets, device.epoch)
         if order is None:
             return []
         device.let_time_pass(now_s)
+        self._now_s = now_s
         sent: list[Sent] = []
         if order.again:
             answer = device.receiver.answer_again(order)
@@ -153,7 +216,7 @@ class HonestMeter:
                 self.done.add(order.number)
             answer = device.answer(order, now_s, register)
         payload = event_payload(answer.at_s, answer.register, answer.number)
-        sent.append(self._seal(payload, (answer.register, answer.at_s, answer.number)))
+        sent += self._say(payload, (answer.register, answer.at_s, answer.number))
         return sent
 
     def _do(self, order: TakenCommand) -> list[Sent]:
@@ -161,26 +224,62 @@ class HonestMeter:
             self._device.renew(order)
         elif order.kind == SET_CLOCK:
             self._device.set_clock(order.fields[2])
+        elif order.kind == SET_CONCENTRATOR:
+            self._device.send_over(order.fields[2])
         elif order.kind == READ_NOW and self._intervals:
             at_s = max(self._intervals) + INTERVAL_S
             value = ENERGY_REGISTER, at_s, self._memory.register_wh
-            return [self._seal(register_payload(*value[1:]), value)]
+            return self._seal(register_payload(*value[1:]), value)
         elif order.kind == RESEND:
             first, end = order.fields[2:]
-            return [self._say_interval(one) for one in sorted(self._intervals) if first <= one < end]
+            within = [one for one in sorted(self._intervals) if first <= one < end]
+            return [sent for one in within for sent in self._say_interval(one)]
         return []
 
-    def _say_interval(self, interval_s: int) -> Sent:
+    def _say_interval(self, interval_s: int) -> list[Sent]:
         register_wh, wh = self._intervals[interval_s]
         values = (ENERGY_REGISTER, interval_s, register_wh), (LOAD_PROFILE, interval_s, wh)
         return self._seal(interval_payload(interval_s, register_wh, wh), *values)
 
-    def _seal(self, payload: bytes, *values: Value) -> Sent:
+    def say_event(self, now_s: int) -> list[Sent]:
+        """Something that the meter logs, of its own accord."""
+        value = STANDARD_LOG, now_s, _LOGGED
+        self._now_s = now_s
+        return self._say(event_payload(value[1], *value[::2]), value)
+
+    def _say(self, payload: bytes, value: Value) -> list[Sent]:
+        """A frame with an event: the meter's own word in every scheme. None where its concentrator drops it."""
+        if self.scheme != "hop":
+            return self._seal(payload, value)
+        octets = self._device.seal_event(payload)
+        over = self._holders.get(self.concentrator)
+        passed = octets if over is None else over.pass_on(self._device.wear_tag(octets), self._now_s)
+        return [] if passed is None else [self._sent(octets, payload, (value,))]
+
+    def _seal(self, payload: bytes, *values: Value) -> list[Sent]:
+        """Frames with readings: those that could not be sent yet, and these."""
+        self._kept.append((payload, values))
+        if self.waits:
+            return []
+        kept, self._kept = self._kept, []
+        return [self._carry(*one) for one in kept]
+
+    def _carry(self, payload: bytes, values: tuple[Value, ...]) -> Sent:
+        """A frame with readings; of scheme hop as the concentrator says it."""
         octets = self._device.seal(payload)
+        sent = self._sent(octets, payload, values)
+        if self.scheme != "hop":
+            return sent
+        return self._holders[self.concentrator].report(self.title, octets, values, self._now_s)
+
+    def _sent(self, octets: bytes, payload: bytes, values: tuple[Value, ...]) -> Sent:
         starts = ENVELOPES.starts
         frame = starts[octets[: starts.octets]][1](octets)
-        assert self._said.setdefault((frame.kid, frame.counter), payload) is payload, "a nonce again"
-        return Sent(octets, self.title, self.epoch, frame.counter, values, context=frame.kid[KID_OCTETS:])
+        over = self.concentrator if values[0][0] in (ENERGY_REGISTER, LOAD_PROFILE) else b""
+        assert self._said.setdefault((frame.kid + over, frame.counter), payload) is payload, "a nonce again"
+        context = frame.kid[KID_OCTETS:]
+        name = fingerprint(self.key) if self.made.private else b""
+        return Sent(octets, self.title, self.epoch, frame.counter, values, context=context, key_name=name)
 
 
 def lose_power_after(writes: int) -> Callable[[NonVolatile, str, bytes], None]:
@@ -196,17 +295,19 @@ def lose_power_after(writes: int) -> Callable[[NonVolatile, str, bytes], None]:
     return power
 
 
-def forged(attack: str, like: Sent, whose: HonestMeter, other: HonestMeter, number: int, commands: list[bytes]) -> Sent:
+def forged(
+    attack: str, like: Sent, whose: HonestMeter | Holder, other: HonestMeter, number: int, commands: list[bytes]
+) -> Sent:
     """A frame of an attacker who heard a frame of one meter, and what went by on the downlink."""
     title, epoch, counter = like.title, like.epoch, like.counter
-    payload = interval_payload(like.values[-1][1], 1, 66_666)
+    payload = interval_payload(like.values[-1][1] if like.values else 0, 1, 66_666)
     match attack:
         case "flip":
             octets = bytearray(like.octets)
             octets[number // 8 % len(octets)] ^= 1 << number % 8
             made = bytes(octets)
         case "wrong key":  # far ahead: where it is believed before its tag, it locks the meter out
-            made = whose.impostor().seal(payload, 2**40 - 1 - number)
+            made = whose.seal_with_other_key(2**40 - 1 - number, payload)
         case "other meter":
             made = like.octets.replace(title, other.title if other.title != title else bytes(8))
         case "other epoch":

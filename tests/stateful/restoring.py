@@ -15,8 +15,9 @@ from keyvault import backups
 from keyvault.master_key import census
 from keyvault.models import DeviceKey
 from tests.stateful import database
+from tests.stateful.entities import ACCEPTABLE, TRANSFER_EPOCH, Key
 from tests.stateful.headend import ACTOR, HeadEnd, clock
-from tests.stateful.model import ACCEPTABLE, TRANSFER_EPOCH, Key, Truth
+from tests.stateful.model import Truth
 
 _numbers = itertools.count(1)
 # What a worker that died had written to the journal and not committed may come true by the replay.
@@ -49,7 +50,7 @@ def back_up(site: HeadEnd) -> Saved:
 
 def restore(site: HeadEnd, saved: Saved) -> None:
     """The database is lost and an old state put back. Until the journal was replayed nothing is verified or sealed."""
-    names = database.key_names()
+    names = {kid: name for kid, (name, _) in database.key_kinds().items()}
     database.load(saved.dump)
     for worker in site.workers:
         worker.restart()
@@ -61,9 +62,10 @@ def restore(site: HeadEnd, saved: Saved) -> None:
             verification.verify(uplink_id)
     assert [downlink.offer(concentrator, 10, clock.now) for concentrator in site.concentrators] == [[], []]
     restoring.replay_journal([settings.KEY_JOURNAL_DIR], ACTOR, clock.now)
-    for kid, name in database.key_names().items():
+    for kid, (name, _) in database.key_kinds().items():
         assert name == names.get(kid, name) or site.was_shipped(name), f"key {kid} is another one after the restore"
     _take_over_keys(site.truth, before)
+    _take_over_enrolments(site.truth, before)
     site.settle()
 
 
@@ -83,5 +85,18 @@ def _take_over_keys(truth: Truth, before: Truth) -> None:
             truth.keys.pop(kid, None)
             continue
         key = truth.keys.setdefault(kid, Key(row.state))
+        key.name, key.scheme = bytes(row.fingerprint or b""), row.scheme
         key.state, key.retiring_at = row.state, row.retiring_at
         key.given_away |= old is not None and old.given_away
+
+
+def _take_over_enrolments(truth: Truth, before: Truth) -> None:
+    """Who may enrol, what enrolled whom, and what is barred is as before the restore; a worker that died may have
+    enrolled a meter.
+    """
+    truth.vouching = before.vouching
+    known, enrolled = truth.vouching.enrolled, database.enrolled()
+    for kid in enrolled.keys() - known.keys():
+        known[kid] = enrolled[kid]
+        if kid[0] not in database.awaited():
+            truth.vouching.awaited.pop(kid[0], None)

@@ -624,3 +624,19 @@ def test_enrolments_authorities_and_revocations_come_back(folder: Path) -> None:
     assert judged(concentrator, [third.frame(third.certificate(cti=first.title))]) == {"certificate_revoked": 1}
     assert judged(concentrator, [third.frame(third.certificate(cti=second.title))]) == {"already_enrolled": 1}
     assert judged(concentrator, [third.frame(third.certificate())]) == {"accepted": 1}
+
+
+def test_leave_to_enrol_again_in_the_second_of_the_enrolment_comes_back(folder: Path) -> None:
+    concentrator = ConcentratorFactory.create()
+    meter = MeterFactory.create()
+    agreement_keys.init("hes-1", OFFICER)
+
+    def act() -> None:
+        pin()
+        newcomer = Newcomer(meter, agreement_keys.active())
+        authorities.allow([newcomer.title], OFFICER, NOW)
+        assert judged(concentrator, [newcomer.frame(newcomer.certificate())]) == {"accepted": 1}
+        authorities.allow([newcomer.title], OFFICER, Enrolment.objects.get().enrolled_at)
+
+    assert_brought_back(folder, act)
+    assert authorities.awaited().count() == 1
