@@ -18,6 +18,7 @@ from psycopg import sql
 from ami_headend.backup import databases, manifest, programs, pruning
 from ami_headend.backup.manifest import DUMP, MANIFEST, Manifest
 from ami_headend.backup.programs import Program
+from ami_headend.core.disk import sync_folder
 from ami_headend.core.sql import select
 from keyvault import backups
 from keyvault.audit.chain import Actor, AuditError
@@ -77,9 +78,9 @@ def _fill(
         with backups.snapshot() as snapshot:
             made = _dump(program, draft / DUMP, backup, snapshot, progress)
         _write(draft / MANIFEST, manifest.encode(made))
-        _sync(draft)
+        sync_folder(draft)
         draft.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if backup is not None:
@@ -194,11 +195,3 @@ def _write(path: Path, octets: bytes) -> None:
         file.write(octets)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -167,13 +167,13 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
     """Return frames by verdict, and the queue."""
     verified, rejected = sum(hour.verified for hour in found), sum(hour.rejected for hour in found)
     url = reverse("admin:concentrators_uplink_changelist")
-    queue, lag = backlog.waiting(), traffic_queries.lag()
+    queue, lag_s = backlog.waiting(), traffic_queries.lag_s()
     if queue.oldest_received_at is not None:
         note = f"the oldest for {duration((now - queue.oldest_received_at).total_seconds())}"
-    elif lag.median_s is None:
+    elif lag_s is None:
         note = "nothing has been posted yet"
     else:
-        note = f"verified {lag.median_s:,.1f} s after reception"
+        note = f"verified {lag_s:,.1f} s after reception"
     refused = f"{percent(rejected, verified)} of {verified:,} in 24 hours" if verified else "no frame in 24 hours"
     return {
         "figures": [

@@ -39,23 +39,17 @@ class KindCount(NamedTuple):
     failures: int
 
 
-class Lag(NamedTuple):
-    """Seconds from reception to verdict of recently verified uplinks: the median and the slowest."""
-
-    median_s: float | None
-    slowest_s: float | None
-
-
-def lag() -> Lag:
-    """Return how long the latest uplinks waited for their verdicts."""
+def lag_s() -> float | None:
+    """Return the median of the seconds that the latest uplinks waited for their verdicts; None if there are none."""
     row = select(
-        """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY waited), max(waited)
+        """SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY waited)
            FROM (SELECT extract(epoch FROM verified_at - received_at)::float8 AS waited
                  FROM concentrators_uplink ORDER BY id DESC LIMIT %s) AS latest
            WHERE waited IS NOT NULL""",
         [_LATEST],
     )[0]
-    return Lag(*row)
+    median_s: float | None = row[0]
+    return median_s
 
 
 def _failures_by_kind(now: datetime) -> list[KindCount]:

@@ -252,13 +252,20 @@ def _clock_of_all(now: datetime) -> CheckResult:
     return CheckResult("clock", True, f"agrees with the database's{said}")
 
 
-def _master_key() -> CheckResult:
+def _probed(name: str, probe: Callable[[], str], to_do: str) -> CheckResult:
+    """Report what a probe found, or the MasterKeyError that it raised and what to do about it."""
     try:
-        keys = master_key.probe()
+        return CheckResult(name, True, probe())
     except MasterKeyError as error:
-        to_do = "Repair it, or restore it from its own backup. Until then uplinks wait, and none is lost."
-        return CheckResult("master key", False, str(error), to_do)
-    return CheckResult("master key", True, f"version {keys.active_version} active, in {master_key.provider()}")
+        return CheckResult(name, False, str(error), to_do)
+
+
+def _master_key() -> CheckResult:
+    return _probed(
+        "master key",
+        lambda: f"version {master_key.probe().active_version} active, in {master_key.provider()}",
+        "Repair it, or restore it from its own backup. Until then uplinks wait, and none is lost.",
+    )
 
 
 def _master_key_opens() -> CheckResult:
@@ -270,20 +277,15 @@ def _master_key_opens() -> CheckResult:
     if refusals:
         to_do = "Set the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
         return CheckResult("master key opens", False, refusals[0], to_do)
-    return CheckResult(
-        "master key opens",
-        True,
-        f"{tried} stored keys tried" if tried else "no stored key to open yet",
-    )
+    return CheckResult("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
 
 
 def _key_journal() -> CheckResult:
-    try:
-        folder = journal.probe()
-    except MasterKeyError as error:
-        to_do = "Repair it: until then no key is made, exported or cut off. Uplinks under known keys are verified."
-        return CheckResult("key journal", False, str(error), to_do)
-    return CheckResult("key journal", True, f"can be written, in {folder}")
+    return _probed(
+        "key journal",
+        lambda: f"can be written, in {journal.probe()}",
+        "Repair it: until then no key is made, exported or cut off. Uplinks under known keys are verified.",
+    )
 
 
 def _replayed() -> CheckResult:

@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 
 from django.conf import settings
 
+from ami_headend.core.disk import sync_folder
 from keyvault import master_key
 from keyvault.journal.segments import (
     HEAD_LINE,
@@ -136,7 +137,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """The lock of this host's segments, over processes and threads."""
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o022:
         raise JournalError(f"{folder} has mode {mode:04o}: others may write to it. chmod 700 {folder}")
@@ -218,7 +219,7 @@ def _begin(folder: Path, number: int) -> _Place:
     except OSError:
         path.unlink()
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
     return _Place(path, path.stat().st_ino, header.version, key, size, mac, number)
 
 
@@ -240,11 +241,3 @@ def _write_all(file: IO[bytes], octets: bytes, at: int) -> None:
     left = memoryview(octets)
     while left:
         left = left[file.write(left) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from ami_headend.core.disk import sync_folder
 from keyvault.master_key import forgetting
 from keyvault.master_key.secret_wrapping import MASTER_KEY_OCTETS, MasterKeyError, MasterKeys, MasterKeyState, Version
 
@@ -105,7 +106,7 @@ def init(path: Path) -> int:
             path.hardlink_to(written)  # a rename would overwrite
         except FileExistsError:
             raise MasterKeyError(f"{path} exists already and is left as it is; move it away to make another") from None
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return 1
 
 
@@ -203,12 +204,4 @@ def _replace(path: Path, rows: list[_Row]) -> None:
     path = path.resolve()  # the file behind a link, not the link
     with _written(path, rows) as written:
         written.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)

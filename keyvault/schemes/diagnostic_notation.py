@@ -25,7 +25,7 @@ class Head(NamedTuple):
 
     @property
     def width(self) -> str:
-        """The encoding indicator (RFC 8949 section 8.1) if the argument is encoded longer than necessary, else empty."""
+        """The encoding indicator (RFC 8949 section 8.1) if the argument is longer than necessary, else empty."""
         if self.argument is None or self.info < 24:
             return ""
         shortest = 23 if self.argument < 24 else max(24, 23 + _octets_for(self.argument))
