@@ -29,9 +29,14 @@ _UNUSUAL = {
     "keyvault_authority": "SELECT, INSERT, UPDATE",  # UPDATE also locks its row against a revocation
     "keyvault_enrolment": "SELECT, INSERT",  # a certificate enrols once
     "keyvault_revokedcertificate": "SELECT, INSERT",
+    "keyvault_meteridentity": "SELECT, INSERT",
+    "keyvault_couponlist": "SELECT, INSERT",
+    "keyvault_coupon": "SELECT, INSERT, UPDATE (spent_on)",
+    "keyvault_coupondispute": "SELECT, INSERT",
     "keyvault_devicepublickey": "SELECT, INSERT",  # the public key of a meter never changes
     "meters_householdaccess": "SELECT, INSERT",  # functions of the owner count and remove rows
     "meters_maskedreading": "SELECT, INSERT, UPDATE (interval_minutes, set_id)",  # as it comes into a set
+    "meters_signature": "SELECT, INSERT",
     "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # for a reading whose interval length is corrected
 }
 

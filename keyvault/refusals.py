@@ -1,4 +1,4 @@
-"""Why a frame was not opened, and why a meter was not enrolled: the verdicts that keyvault gives. Pure."""
+"""Why a frame was not opened, a meter not enrolled, a signature not taken: the verdicts that keyvault gives. Pure."""
 
 from enum import StrEnum
 
@@ -22,3 +22,13 @@ class EnrolmentRefusal(StrEnum):
     CERTIFICATE_EXPIRED = "certificate_expired"
     CERTIFICATE_REVOKED = "certificate_revoked"
     ALREADY_ENROLLED = "already_enrolled"
+
+
+class CouponRefusal(StrEnum):
+    """Why an authentic payload that a meter signed, or its coupon list, is refused."""
+
+    PAYLOAD_INVALID = "payload_invalid"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    COUPON_UNKNOWN = "coupon_unknown"
+    SIGNATURE_INVALID = "signature_invalid"
+    COUPON_REUSED = "coupon_reused"

@@ -229,6 +229,25 @@ class MaskedReading(models.Model):
         return f"meter {self.meter_id} register {self.register_id} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC, masked"
 
 
+class Signature(models.Model):
+    """A signature of a meter over a pack of readings, with the pack, under the coupon of that epoch and number.
+
+    Kept as long as its readings: partitioned by month of ``captured_at``, the latest time that the pack says. Of a pack
+    that was refused it is the time of receipt: the coupon was spent all the same.
+    """
+
+    pk = models.CompositePrimaryKey("captured_at", "meter_id", "epoch", "number")
+    captured_at = models.DateTimeField(help_text="the latest time that it says")
+    meter = models.ForeignKey(Meter, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
+    epoch = models.IntegerField()
+    number = models.BigIntegerField(help_text="of the coupon, 0 to 2^32 - 1")
+    uplink_id = models.BigIntegerField()
+    octets = models.BinaryField(help_text="COSE_Sign1")
+
+    def __str__(self) -> str:
+        return f"signature {self.number} of meter {self.meter_id}, epoch {self.epoch}"
+
+
 class MeterEvent(models.Model):
     """What a meter reported of itself: tamper, cover opened, outage, clock set.
 

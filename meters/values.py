@@ -60,6 +60,21 @@ class PayloadError(ValueError):
 # A value to be stored: the meter's id, the value, the uplink that brought it, and the number of the scheme that
 # protected it (docs/frame.md section 10; None of the usual one).
 NewValue = tuple[int, Value, int, int | None]
+
+
+class NewSignature(NamedTuple):
+    """A signature to be stored: the meter's id, when it is kept for (Unix seconds), its coupon's epoch and number, the
+    uplink that brought it, and its octets (COSE_Sign1 with the pack that it signs).
+    """
+
+    meter_id: int
+    captured_s: int
+    epoch: int
+    number: int
+    uplink_id: int
+    octets: bytes
+
+
 # A value that stands already, and the id of the uplink that brought it.
 Standing = tuple[int, int]
 # Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one, of a

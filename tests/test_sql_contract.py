@@ -49,7 +49,8 @@ ELSEWHERE = {
         {
             *("keyvault_agreementkey", "keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord"),
             *("keyvault_authority", "keyvault_backup", "keyvault_devicepublickey", "keyvault_enrolment"),
-            "keyvault_revokedcertificate",
+            *("keyvault_revokedcertificate", "keyvault_meteridentity", "keyvault_couponlist", "keyvault_coupon"),
+            *("keyvault_coupondispute", "meters_signature"),
             *("meters_householdaccess", "meters_maskedreading", "meters_reading"),
         },
     ),

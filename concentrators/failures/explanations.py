@@ -98,6 +98,46 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Readings and counters are untouched by a forged frame: nothing needs to be undone.",
         ),
     ),
+    FailureKind.COUPON_UNKNOWN: Explanation(
+        "The frame is authentic, but the coupon that its reading is signed under was not announced, or the list that "
+        "announces coupons is of a meter whose identity is not registered. It waits, and is judged again.",
+        (
+            "The coupon list comes over another concentrator, or later.",
+            "The identity of the meter, which signs its lists, is not registered yet.",
+            "The database was restored to a time before the list was received.",
+        ),
+        (
+            "See on the meter's page whether an identity is registered, and how many coupons are left.",
+            "If there is none, register its certificate: manage.py meter_identity register.",
+            "If a restore lost lists, have the meter send again: manage.py resend_gaps. It posts its lists first.",
+        ),
+    ),
+    FailureKind.SIGNATURE_INVALID: Explanation(
+        "The frame is authentic, but the signature in it does not fit its coupon, or its coupon list is not signed by "
+        "the meter's identity, or announces points that are none.",
+        (
+            "Somebody has the meter's device key, and not what it signs with.",
+            "Faulty firmware: another coupon, a wrong scalar, another payload than was signed.",
+            "The certificate of the meter's identity was revoked, or the key of the coupon's epoch is compromised.",
+        ),
+        (
+            "Read the reason: it says which of these it is.",
+            "If others of its signatures fit, suspect its device key: compromise it, and look at the meter.",
+            "If none ever did, compare the registered identity with the manufacturer's certificate.",
+        ),
+    ),
+    FailureKind.COUPON_REUSED: Explanation(
+        "The meter signed two things under one coupon, or announced one coupon twice. Both are kept as proof.",
+        (
+            "A copy of the meter's secrets signs beside the meter.",
+            "A meter whose record of the next coupon was set back, or is not reserved ahead.",
+        ),
+        (
+            "Export both signatures: manage.py evidence export. They give away that coupon, and no long-term key.",
+            "Look at the meter: what it signs proves nothing any more until the cause is known.",
+            "Give it a new key and a new identity, or compromise its keys if a copy exists.",
+        ),
+    ),
     FailureKind.CERTIFICATE_INVALID: Explanation(
         "A meter wanted to enrol with a certificate that does not hold; below stands what is wrong. No key was made.",
         (

@@ -35,6 +35,9 @@ class FailureKind(StrEnum):
     CERTIFICATE_EXPIRED = "certificate_expired"
     CERTIFICATE_REVOKED = "certificate_revoked"
     ALREADY_ENROLLED = "already_enrolled"
+    COUPON_UNKNOWN = "coupon_unknown"
+    SIGNATURE_INVALID = "signature_invalid"
+    COUPON_REUSED = "coupon_reused"
     PARKED = "parked"  # a fault of ours: the frame could not be processed (docs/adr/0003-parked.md)
 
     @property
@@ -47,9 +50,9 @@ class FailureKind(StrEnum):
         return _LABELS.get(self, self.value.replace("_", " "))
 
 
-# Their reason may pass: a key, a meter or a register may come, a meter may return to service, a wrong entry of the
-# registry or its bounds may be corrected, a fault of ours may be mended. Such a frame's counter stays free, and it is
-# judged again from the stored octets of its uplink.
+# Their reason may pass: a key, a meter, a register or a coupon list may come, a meter may return to service, a wrong
+# entry of the registry or its bounds may be corrected, a fault of ours may be mended. Such a frame's counter stays
+# free, and it is judged again from the stored octets of its uplink.
 WAITING = frozenset(
     {
         FailureKind.UNKNOWN_DEVICE,
@@ -59,6 +62,7 @@ WAITING = frozenset(
         FailureKind.REGISTRY_MISMATCH,
         FailureKind.IMPLAUSIBLE,
         FailureKind.CLOCK_SKEW,
+        FailureKind.COUPON_UNKNOWN,
         FailureKind.PARKED,
     }
 )
@@ -92,6 +96,8 @@ _SEVERITY = {
     FailureKind.CERTIFICATE_INVALID: Severity.CRITICAL,
     FailureKind.CERTIFICATE_REVOKED: Severity.CRITICAL,
     FailureKind.COUNTER_REUSED: Severity.CRITICAL,
+    FailureKind.COUPON_REUSED: Severity.CRITICAL,
+    FailureKind.SIGNATURE_INVALID: Severity.CRITICAL,
     FailureKind.TAG_INVALID: Severity.CRITICAL,
     FailureKind.IDENTITY_MISMATCH: Severity.CRITICAL,
     FailureKind.PARKED: Severity.CRITICAL,
@@ -115,4 +121,7 @@ _LABELS = {
     FailureKind.CLOCK_SKEW: "clock ahead",
     FailureKind.TOO_OLD: "before the retention period",
     FailureKind.READING_CONFLICT: "conflicting reading",
+    FailureKind.COUPON_UNKNOWN: "unknown coupon",
+    FailureKind.SIGNATURE_INVALID: "invalid signature",
+    FailureKind.COUPON_REUSED: "coupon used twice",
 }

@@ -10,6 +10,7 @@ from concentrators.ingest.facts import (
 )
 from concentrators.ingest.frame_checks import Candidate, ExaminedUplink
 from concentrators.ingest.hop_reports import SumsFrame
+from concentrators.ingest.signed_readings import ListFrame
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.values import NewValue
 
@@ -83,6 +84,11 @@ class Accepted:
         for one in frames:
             hop_reports.take_over(one.said(uplink.delivery.uplink_id), self._said_sums)
 
+    def accept_lists(self, uplink: ExaminedUplink, frames: list[ListFrame]) -> None:
+        """Accept frames of coupon lists, which stand in the facts' coupons already."""
+        uplink.verdicts.accepted += len(frames)
+        self._heard.append((uplink, [one.frame[1] for one in frames]))
+
     def decisions(self, uplinks: list[ExaminedUplink]) -> Decisions:
         heard = self._heard_at()
         meters = self._facts.meters
@@ -102,6 +108,8 @@ class Accepted:
             self._said_sums,
             self._masked,
             self._arrived,
+            [signature for one in uplinks for signature in one.signatures],
+            self._facts.coupons,
         )
 
     def _heard_at(self) -> dict[bytes, Heard]:

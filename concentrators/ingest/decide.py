@@ -30,4 +30,5 @@ def decide(examined: Examined, earlier: Earlier = NOTHING_EARLIER) -> Decisions:
         for uplink in examined.uplinks:
             storing.accept(uplink, uplink.candidates)
             storing.accept_sums(uplink, uplink.sums)
+            storing.accept_lists(uplink, uplink.lists)
     return storing.decisions(examined.uplinks)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest.facts import Delivery, SumPlace, SumSaid
-from meters.values import NewValue
+from keyvault.coupons.judging import Coupons
+from meters.values import NewSignature, NewValue
 
 
 class Failure(NamedTuple):
@@ -85,7 +86,8 @@ class Decisions:
     an accepted frame has proven to be with their device: the meter's id by kid, None of a concentrator.
     ``masked`` are values that are stored apart, ``arrived`` how many of them count for a place of totals.
     ``reported`` names the keys of meters that their concentrator reported for, by id; ``said_sums`` are the sums that
-    concentrators say.
+    concentrators say. ``signatures`` are those that spent a coupon, whatever became of what they sign; ``coupons`` is
+    where coupons were spent or announced, if any were.
     """
 
     uplinks: Sequence[DecidedUplink]
@@ -99,3 +101,5 @@ class Decisions:
     said_sums: Mapping[SumPlace, SumSaid] = field(default_factory=dict)
     masked: Sequence[NewValue] = ()
     arrived: Mapping[tuple[int, int, int, int], int] = field(default_factory=dict)
+    signatures: Sequence[NewSignature] = ()
+    coupons: Coupons | None = None

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from concentrators.failures.kinds import FailureKind
+from keyvault.coupons.judging import Coupons
 from keyvault.replay_window import Take
 from meters.contents.lines import Catalogue, Reader
 from meters.readings.expectation import assignment_of
@@ -136,6 +137,8 @@ class Facts:
     ``meters`` holds the known meters by system title, ``readers`` what reads payloads by the names of contents.
     Of a batch with frames of concentrators that report: ``concentrators`` holds their ids by system title, ``hop_keys``
     the id of the newest usable key of each meter of scheme hop that they name, by its title.
+    ``coupons`` are those that signatures and lists of the batch name, None where it has none; they belong to the batch
+    alone, and are moved by the decision, as counters are.
     ``pending_kids`` are those of keys that no frame has proven yet to be with their device. ``earliest_s`` is the
     first Unix second of retention. ``looks_everywhere``: the counters are locked, and what stands is looked up for
     every value; otherwise only where a counter was seen before, and the primary keys tell of the others.
@@ -151,6 +154,7 @@ class Facts:
     looks_everywhere: bool = False
     concentrators: Mapping[bytes, int] = field(default_factory=dict)
     hop_keys: Mapping[bytes, int] = field(default_factory=dict)
+    coupons: Coupons | None = None
 
 
 @dataclass(frozen=True, slots=True)

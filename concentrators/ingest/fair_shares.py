@@ -20,7 +20,12 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 1.0
 _KEPT_AT_MOST = 10_000  # concentrators
 _UNKNOWN = (FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH)
-_FORGED = (FailureKind.TAG_INVALID, FailureKind.CERTIFICATE_INVALID)  # they cost a cipher, or more
+_FORGED = (  # they cost a cipher, or more
+    FailureKind.TAG_INVALID,
+    FailureKind.CERTIFICATE_INVALID,
+    FailureKind.SIGNATURE_INVALID,
+    FailureKind.COUPON_REUSED,
+)
 
 
 class Share(NamedTuple):

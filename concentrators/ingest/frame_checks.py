@@ -6,7 +6,7 @@ What fails here has its verdict. Counters are taken in the keys that came with t
 from collections.abc import Iterator, Mapping
 
 from concentrators.failures.kinds import WAITING, FailureKind
-from concentrators.ingest import hop_reports
+from concentrators.ingest import hop_reports, signed_readings
 from concentrators.ingest.decisions import Failure, Verdicts
 from concentrators.ingest.facts import (
     AssignedMeter,
@@ -18,10 +18,13 @@ from concentrators.ingest.facts import (
     SumPlace,
 )
 from concentrators.ingest.hop_reports import SumsFrame
+from concentrators.ingest.signed_readings import ListFrame
 from keyvault.cose.forms import KID_OCTETS
+from keyvault.coupons.forms import is_list
+from keyvault.coupons.judging import CouponError, Coupons
 from keyvault.replay_window import Take
 from meters.contents.report import REPORT, is_sums
-from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
+from meters.values import NewSignature, PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
 
 _TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
 
@@ -41,6 +44,8 @@ class ExaminedUplink:
         self.unread: list[OpenedFrame] = []  # their counters were seen, and what they say is not to be compared
         self.past: list[OpenedFrame] = []  # their counters were seen, and what they said is no longer kept
         self.sums: list[SumsFrame] = []
+        self.lists: list[ListFrame] = []
+        self.signatures: list[NewSignature] = []  # those that spent a coupon
         # The meters that reports are about, by the frame's index: of those that the concentrator may speak for. What it
         # says of others counts for itself.
         self.about: dict[int, bytes] = {}
@@ -92,6 +97,7 @@ class Examined:
             or uplink.past
             or not all(candidate[3] for candidate in uplink.candidates)
             or not all(one.is_new for one in uplink.sums)
+            or not all(one.is_new for one in uplink.lists)
             for uplink in uplinks
         )
 
@@ -158,10 +164,17 @@ def _examine(uplink: ExaminedUplink, opened: OpenedUplink, facts: Facts, period:
         if not meter.in_service and key.look(counter) is Take.TAKEN:
             _refuse_suspended(uplink, frame, meter)
             continue
+        coupons = facts.coupons
         try:
-            reader = readers[key.content]
-            values = reader.read(plaintext, title, meter.interval_minutes, period, meter.lengths)
-        except PayloadError as error:
+            if coupons is None or not signed_readings.is_signed(frame):
+                reader = readers[key.content]
+                values = reader.read(plaintext, title, meter.interval_minutes, period, meter.lengths)
+            elif is_list(plaintext):
+                _examine_list(uplink, frame, coupons)
+                continue
+            else:
+                values = signed_readings.read(frame, meter, facts, coupons, period, uplink.delivery, uplink.signatures)
+        except (PayloadError, CouponError) as error:
             _refuse_payload(uplink, frame, meter, error)
             continue
         take = key.take(counter)
@@ -169,6 +182,21 @@ def _examine(uplink: ExaminedUplink, opened: OpenedUplink, facts: Facts, period:
             _refuse_gone(uplink, frame, take)
         else:
             candidates.append((frame, meter, values, take is Take.TAKEN))
+
+
+def _examine_list(uplink: ExaminedUplink, frame: OpenedFrame, coupons: Coupons) -> None:
+    """A coupon list: it stands from now on where its counter is new; CouponError where it is refused."""
+    _, _, counter, _, key = frame
+    listed = signed_readings.read_list(frame, coupons, uplink.delivery)
+    take = key.take(counter)
+    if take is Take.TOO_OLD or take is Take.CLOSED:
+        _refuse_gone(uplink, frame, take)
+        return
+    standing = signed_readings.announced(frame, listed, coupons, is_new=take is Take.TAKEN)
+    if standing is None:
+        uplink.unread.append(frame)
+    else:
+        uplink.lists.append(standing)
 
 
 def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, period: PayloadTimes) -> None:
@@ -205,7 +233,7 @@ def _refuse_suspended(uplink: ExaminedUplink, frame: OpenedFrame, meter: Assigne
 
 
 def _refuse_payload(
-    uplink: ExaminedUplink, frame: OpenedFrame, meter: AssignedMeter | None, error: PayloadError
+    uplink: ExaminedUplink, frame: OpenedFrame, meter: AssignedMeter | None, error: PayloadError | CouponError
 ) -> None:
     """A payload that is refused: for good, with its counter; or, where it may be ours, until that has passed.
 

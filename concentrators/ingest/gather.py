@@ -11,9 +11,12 @@ from concentrators.failures import record
 from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
 from concentrators.ingest.frame_checks import Examined
 from concentrators.ingest.meter_cache import KeptMeters
+from concentrators.ingest.signed_readings import is_signed
 from concentrators.models import Concentrator
 from concentrators.totals import reported_sums
 from keyvault.ciphers import KeptCiphers
+from keyvault.coupons import store as coupon_store
+from keyvault.coupons.judging import Coupons
 from keyvault.device_keys import hop_meter_epochs
 from keyvault.enrolment.opening import Enrolling, open_enrolments
 from keyvault.models import KeyState
@@ -21,6 +24,7 @@ from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import HOP
 from meters.contents.report import REPORT, named_meter
+from meters.contents.signed import SIGNED
 from meters.readings import masked_store
 from meters.readings import store as reading_store
 from meters.readings.partitions import retention_start
@@ -70,6 +74,7 @@ def gather(
         retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
         looks_everywhere=care is Care.LOCK,
         concentrators=concentrators,
+        coupons=_coupons(opening, care),
         hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},
     )
     batch = [
@@ -99,6 +104,15 @@ def _standing(examined: Examined) -> dict[Spot, Standing]:
         return reading_store.standing_values(places)
     others = [place for place in places if place[3] != MASKED]
     return reading_store.standing_values(others) | masked_store.standing_masked(masked)
+
+
+def _coupons(opening: Opening, care: Care) -> Coupons | None:
+    """The coupons that the batch names; no query where it has nothing that is signed."""
+    if not any(key.content == SIGNED.name for key in opening.keys.values()):
+        return None
+    frames = (frame for one in opening.uplinks for frame in one.opened if is_signed(frame))
+    named = [(frame.kid, frame.plaintext) for frame in frames]
+    return coupon_store.read(named, care) if named else None
 
 
 def _concentrators_that_report(opening: Opening) -> dict[bytes, int]:

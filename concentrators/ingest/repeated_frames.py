@@ -38,6 +38,10 @@ class Comparing:
                     self._decide_seen(uplink, candidate)
             storing.accept(uplink, accepted)
             storing.accept_sums(uplink, [one for one in uplink.sums if self._is_accepted(uplink, one)])
+            storing.accept_lists(uplink, [one for one in uplink.lists if one.is_new])
+            for one in uplink.lists:
+                if not one.is_new:
+                    self._decide_again(uplink, one.frame, one.since)
         for uplink in uplinks:
             self._decide_other_content(uplink)
 

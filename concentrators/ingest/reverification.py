@@ -28,6 +28,7 @@ from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Concentrator, Uplink
 from concentrators.totals import totals
 from keyvault.cose.structures import split_sequence
+from keyvault.coupons.store import with_identity
 from keyvault.enrolment.frames import parse_enrolment
 from keyvault.enrolment.lookups import awaited_titles
 from keyvault.opening import known_kids
@@ -206,11 +207,12 @@ def _waiting(
 
 class _Known(NamedTuple):
     """What stands behind the kids that are unknown no longer: a key, or a leave to enrol; and a meter, or a
-    concentrator that reports.
+    concentrator that reports. ``identified`` are the titles whose meters have an identity to announce coupons with.
     """
 
     meters: Mapping[bytes, AssignedMeter]
     reporting: Collection[bytes]
+    identified: Collection[bytes] = frozenset()
 
 
 def _known(frames: Collection[_Frame], worker: Worker) -> _Known:
@@ -224,8 +226,11 @@ def _known(frames: Collection[_Frame], worker: Worker) -> _Known:
     others = {kid[:8] for kid in known if kid[:8] not in meters}
     rows = Concentrator.objects.filter(system_title__in=others).values_list("system_title", flat=True) if others else ()
     concentrators = {bytes(title or b"") for title in rows}
+    signing = {frame.kid[:8] for frame in frames if frame.kind == FailureKind.COUPON_UNKNOWN}
     return _Known(
-        {kid: meters[kid[:8]] for kid in known if kid[:8] in meters}, {kid for kid in known if kid[:8] in concentrators}
+        {kid: meters[kid[:8]] for kid in known if kid[:8] in meters},
+        {kid for kid in known if kid[:8] in concentrators},
+        with_identity(signing) if signing else (),
     )
 
 
@@ -237,4 +242,6 @@ def _is_ripe(frame: _Frame, known: _Known) -> bool:
     meter = known.meters.get(frame.kid)
     if meter is None:
         return frame.kid in known.reporting
+    if frame.kind == FailureKind.COUPON_UNKNOWN and frame.kid[:8] not in known.identified:
+        return False
     return meter.in_service or frame.kind != FailureKind.DEVICE_SUSPENDED

@@ -36,6 +36,7 @@ _KINDS = {
     CLOCK: frozenset({FailureKind.CLOCK_SKEW}),
     "meter": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.DEVICE_SUSPENDED}),
     "key": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH}),
+    "coupon": frozenset({FailureKind.COUPON_UNKNOWN}),
     EVERYTHING: BY_ITSELF,
 }
 CAUSES = tuple(_KINDS)

@@ -10,6 +10,7 @@ from concentrators.ingest.decisions import Decisions
 from concentrators.totals import reported_sums, totals
 from concentrators.totals.totals import TotalKey
 from keyvault import journal
+from keyvault.coupons import store as coupon_store
 from keyvault.device_keys import epochs, hop_meter_epochs, tag_failures
 from keyvault.enrolment import storing as enrolment
 from keyvault.enrolment.opening import Enrolling
@@ -27,9 +28,10 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     0. Keys of meters that enrolled by an accepted frame (``enrolling``, by kid): the counters below need their rows.
     1. Counters, by compare-and-set: whether what was decided still holds. Nobody else at these keys gets past them.
        And when meters were heard for which their concentrator reports.
+       Coupons that were spent, by compare-and-set, and those that were announced.
     2. Commands: the answers of meters, and those that brought a key which has arrived.
     3. Bad tags, by key.
-    4. Readings, then events, then masked values: their primary keys tell where another has stored a value since.
+    4. Readings, events, signatures, masked values: their primary keys tell where another has stored a value since.
     5. Totals, in the order of their keys; then the sums that concentrators say.
     6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
     7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last, with
@@ -43,6 +45,8 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     if enrolling:
         enrolment.store(enrolling, decisions.activated.keys(), opening, judged_at, enrolled.append)
     save_counters(opening, decisions.heard)
+    if decisions.coupons is not None:
+        coupon_store.save(decisions.coupons)
     if decisions.reported:
         hop_meter_epochs.note_heard(decisions.reported)
     if decisions.answers:
@@ -70,6 +74,8 @@ def _store_values(decisions: Decisions) -> None:
     if decisions.events:
         received_at = {delivery.uplink_id: delivery.came_at for delivery, _, _ in decisions.uplinks}
         reading_store.insert_events(decisions.events, received_at)
+    if decisions.signatures:
+        reading_store.insert_signatures(decisions.signatures)
     if decisions.masked:
         masked_store.copy_masked(decisions.masked)
     if decisions.sums or decisions.arrived:

@@ -6,29 +6,21 @@ batch brings, and written back by compare-and-set.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from hashlib import sha256
 from typing import NamedTuple
 
 from keyvault.coupons import chameleon
 from keyvault.coupons.chameleon import PointError
 from keyvault.coupons.forms import Coupon, CouponList, FormError, SignedReading, is_signed_by, parse_list, parse_reading
+from keyvault.refusals import CouponRefusal
 
 CouponName = tuple[bytes, int]  # kid (10 octets) and number
 
 
-class CouponRefusal(StrEnum):
-    """Why a signed payload or a coupon list is refused."""
-
-    PAYLOAD_INVALID = "payload_invalid"
-    IDENTITY_MISMATCH = "identity_mismatch"
-    COUPON_UNKNOWN = "coupon_unknown"
-    SIGNATURE_INVALID = "signature_invalid"
-    COUPON_REUSED = "coupon_reused"
-
-
 class CouponError(ValueError):
-    """An authentic payload that is refused; ``reason`` says why."""
+    """An authentic payload that is refused; ``reason`` says why. What it says is in no ``values``."""
+
+    values = None
 
     def __init__(self, reason: CouponRefusal, detail: str) -> None:
         super().__init__(detail)
@@ -47,14 +39,13 @@ class StandingList(NamedTuple):
 class StandingCoupon:
     """A coupon that was announced. ``spent_on`` is the SHA-256 of the Sign1 that spent it; empty: nothing yet.
 
-    ``id`` is None of one that this batch announced. ``is_cut_off``: the key of its epoch is compromised.
+    ``id`` is None of one that this batch announced.
     """
 
     id: int | None
     points: Coupon
     announced: StandingList
     spent_on: bytes = b""
-    is_cut_off: bool = False
 
 
 class Identity(NamedTuple):
@@ -65,11 +56,19 @@ class Identity(NamedTuple):
     is_revoked: bool = False
 
 
-class Spending(NamedTuple):
-    """A coupon that a signature has spent, with the octets of that signature (COSE_Sign1)."""
+class Brought(NamedTuple):
+    """What brought a payload: the uplink by its id, and when it came (Unix seconds)."""
 
-    name: CouponName
-    octets: bytes
+    uplink_id: int
+    at_s: int
+
+
+class OpenedReading(NamedTuple):
+    """What a signature encloses, the coupon that it spent, and whether it did so just now."""
+
+    payload: bytes
+    coupon: CouponName
+    is_new: bool
 
 
 class Dispute(NamedTuple):
@@ -81,6 +80,7 @@ class Dispute(NamedTuple):
     name: CouponName
     is_list: bool
     second: bytes
+    brought: Brought
 
 
 class ReadList(NamedTuple):
@@ -89,6 +89,7 @@ class ReadList(NamedTuple):
     announced: CouponList
     octets: bytes
     identity_id: int
+    brought: Brought
     stands_since_s: int | None
 
 
@@ -96,18 +97,19 @@ class ReadList(NamedTuple):
 class Coupons:
     """The coupons that a batch names, as they stand, the identities of meters that announce some, by title.
 
-    ``by_point`` says which coupon a point stands for, of those that the batch announces. ``spendings``, ``announced``
-    and ``disputes`` are what is to be stored.
+    ``by_point`` says which coupon a point stands for, of those that the batch announces; ``cut_off`` holds the kids of
+    compromised keys. ``spent``, ``announced`` and ``disputes`` are what is to be stored.
     """
 
     standing: dict[CouponName, StandingCoupon] = field(default_factory=dict)
     by_point: dict[bytes, CouponName] = field(default_factory=dict)
     identities: Mapping[bytes, Collection[Identity]] = field(default_factory=dict)
-    spendings: list[Spending] = field(default_factory=list)
+    cut_off: Collection[bytes] = frozenset()
+    spent: list[StandingCoupon] = field(default_factory=list)
     announced: list[ReadList] = field(default_factory=list)
     disputes: list[Dispute] = field(default_factory=list)
 
-    def open_reading(self, kid: bytes, octets: bytes) -> bytes:
+    def open_reading(self, kid: bytes, octets: bytes, brought: Brought) -> OpenedReading:
         """The payload that a frame's Sign1 signs, whose coupon is spent from now on; CouponError.
 
         ``kid`` is that of the frame. The same octets again are no second use, and are not verified again.
@@ -119,21 +121,21 @@ class Coupons:
             raise CouponError(CouponRefusal.COUPON_UNKNOWN, f"no list announced {_said(name)}")
         digest = sha256(octets).digest()
         if coupon.spent_on == digest:
-            return signed.payload
-        if coupon.is_cut_off:
+            return OpenedReading(signed.payload, name, is_new=False)
+        if signed.kid in self.cut_off:
             detail = f"the key of the epoch of {_said(name)} is compromised"
             raise CouponError(CouponRefusal.SIGNATURE_INVALID, detail)
         if not _fits(signed, coupon):
             detail = f"the signature under {_said(name)} does not fit: forged, damaged, or another coupon's"
             raise CouponError(CouponRefusal.SIGNATURE_INVALID, detail)
         if coupon.spent_on:
-            self.disputes.append(Dispute(name, is_list=False, second=octets))
+            self.disputes.append(Dispute(name, is_list=False, second=octets, brought=brought))
             raise CouponError(CouponRefusal.COUPON_REUSED, f"another signature was made under {_said(name)} before")
         coupon.spent_on = digest
-        self.spendings.append(Spending(name, octets))
-        return signed.payload
+        self.spent.append(coupon)
+        return OpenedReading(signed.payload, name, is_new=True)
 
-    def read_list(self, kid: bytes, octets: bytes) -> ReadList:
+    def read_list(self, kid: bytes, octets: bytes, brought: Brought) -> ReadList:
         """What a frame's coupon list announces, which changes nothing yet (``announce``); CouponError.
 
         Lists of a meter whose identity nobody registered wait as ``coupon_unknown``.
@@ -143,33 +145,36 @@ class Coupons:
         digest = sha256(octets).digest()
         before = self.standing.get(names[0])
         if before is not None and before.announced.digest == digest:
-            return ReadList(announced, octets, 0, before.announced.received_s)
+            return ReadList(announced, octets, 0, brought, before.announced.received_s)
         identities = self.identities.get(kid[:8], ())
         if not identities:
             detail = f"no identity of {kid[:8].hex()} is registered (manage.py meter_identity register)"
             raise CouponError(CouponRefusal.COUPON_UNKNOWN, detail)
+        if announced.kid in self.cut_off:
+            detail = f"the key of epoch {_epoch(announced.kid)} is compromised: it gets no coupons"
+            raise CouponError(CouponRefusal.SIGNATURE_INVALID, detail)
         identity = next((one for one in identities if is_signed_by(announced, one.public)), None)
         if identity is None or identity.is_revoked:
             why = "does not fit" if identity is None else "is of an identity whose certificate was revoked"
             raise CouponError(CouponRefusal.SIGNATURE_INVALID, f"the signature of the coupon list {why}")
-        self._check_new(announced, names, octets)
-        return ReadList(announced, octets, identity.id, None)
+        self._check_new(announced, names, octets, brought)
+        return ReadList(announced, octets, identity.id, brought, None)
 
-    def announce(self, listed: ReadList, received_s: int) -> None:
+    def announce(self, listed: ReadList) -> None:
         """The coupons of a list stand from now on."""
-        announced = StandingList(sha256(listed.octets).digest(), listed.announced.public, received_s)
+        announced = StandingList(sha256(listed.octets).digest(), listed.announced.public, listed.brought.at_s)
         for name, points in zip(names_of(listed.announced), listed.announced.coupons, strict=True):
             self.standing[name] = StandingCoupon(None, points, announced)
             self.by_point.update(dict.fromkeys(points, name))
         self.announced.append(listed)
 
-    def _check_new(self, announced: CouponList, names: list[CouponName], octets: bytes) -> None:
+    def _check_new(self, announced: CouponList, names: list[CouponName], octets: bytes, brought: Brought) -> None:
         """CouponError where a coupon or a point of a list stands already, or its points are none."""
         own = [point for coupon in announced.coupons for point in coupon]
         for name, points in zip(names, announced.coupons, strict=True):
             taken = name if name in self.standing else next(filter(None, map(self.by_point.get, points)), None)
             if taken is not None:
-                self.disputes.append(Dispute(taken, is_list=True, second=octets))
+                self.disputes.append(Dispute(taken, is_list=True, second=octets, brought=brought))
                 raise CouponError(CouponRefusal.COUPON_REUSED, f"another list announced {_said(taken)} before")
         if len(set(own)) < len(own):
             raise CouponError(CouponRefusal.SIGNATURE_INVALID, "a point stands twice in the coupon list")

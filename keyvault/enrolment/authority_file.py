@@ -20,7 +20,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.enrolment import certificates
 from keyvault.enrolment.authorities import AuthorityError, PublicAuthority, approval_subject
-from keyvault.enrolment.certificates import CERTIFICATE_MAX_OCTETS, CTI_OCTETS
+from keyvault.enrolment.certificates import (
+    CERTIFICATE_MAX_OCTETS,
+    CTI_OCTETS,
+    CURVE_X25519,
+    CertificateError,
+    check_authority_key,
+)
 from keyvault.schemes.agreed import AgreementError, check_public
 
 _FORM = "ami-headend authority 1"
@@ -49,7 +55,13 @@ class AuthorityFile:
         )
 
     def issue(
-        self, system_title: bytes, audience: str, public: bytes, now: datetime, expires_at: datetime
+        self,
+        system_title: bytes,
+        audience: str,
+        public: bytes,
+        now: datetime,
+        expires_at: datetime,
+        curve: int = CURVE_X25519,
     ) -> tuple[bytes, list[bytes]]:
         """A certificate for a meter's public key (32 octets), and the revocations of those that it had before.
 
@@ -60,8 +72,8 @@ class AuthorityFile:
         if len(system_title) != SYSTEM_TITLE_OCTETS:
             raise AuthorityError(f"a system title has {SYSTEM_TITLE_OCTETS} octets, not {len(system_title)}")
         try:
-            check_public(public)
-        except AgreementError as error:
+            check_public(public) if curve == CURVE_X25519 else check_authority_key(public)
+        except (AgreementError, CertificateError) as error:
             raise AuthorityError(str(error)) from None
         until = self.public.expires_at
         if expires_at <= now or (until is not None and expires_at > until):
@@ -69,7 +81,7 @@ class AuthorityFile:
         title, cti = system_title.hex(), secrets.token_bytes(CTI_OCTETS)
         times = int(now.timestamp()), int(expires_at.timestamp())
         kid, issuer, *_ = self.public
-        octets = certificates.issue(self._private, kid, issuer, system_title, audience, public, cti, *times)
+        octets = certificates.issue(self._private, kid, issuer, system_title, audience, public, cti, *times, curve)
         if len(octets) > CERTIFICATE_MAX_OCTETS:
             raise AuthorityError(
                 f"a certificate has at most {CERTIFICATE_MAX_OCTETS} octets: issuer or aud are too long"

@@ -16,12 +16,14 @@ from keyvault.enrolment.foreign_cbor import ForeignCborError, Tagged, decode
 CERTIFICATE_MAX_OCTETS = 512
 CTI_OCTETS = 8
 ED25519 = -19
+CURVE_X25519, CURVE_ED25519 = 4, 6  # of the key that a certificate vouches for (RFC 9053 section 7.1)
 _SIGN1, _CWT = 18, 61
 _ALG, _CRIT, _KID = 1, 2, 4
 _ISS, _SUB, _AUD, _EXP, _NBF, _IAT, _CTI, _CNF = 1, 2, 3, 4, 5, 6, 7, 8
 _COSE_KEY = 1
 _KTY, _CRV, _X, _D = 1, -1, -2, -4
-_OKP, _X25519 = 1, 4
+_OKP = 1
+_CURVES = {CURVE_X25519: "X25519", CURVE_ED25519: "Ed25519"}
 _KEY_OCTETS, _SIGNATURE_OCTETS = 32, 64
 _REVOCATION = "ami-headend revocation"
 _LATEST_S = 253_402_300_799  # the end of the year 9999
@@ -52,7 +54,7 @@ def kid_text(kid: bytes) -> str:
 
 
 class Certificate(NamedTuple):
-    """What a certificate says of a meter: its X25519 public key (32 octets) stands for a title (8), for ``audience``.
+    """What a certificate says of a meter: its public key (32 octets) stands for a title (8), for ``audience``.
 
     ``cti`` (8 octets) is its number, ``issued_s``, ``not_before_s`` and ``expires_s`` are Unix seconds.
     """
@@ -81,8 +83,8 @@ class Revocation(NamedTuple):
     at_s: int
 
 
-def parse_certificate(octets: bytes) -> Certificate:
-    """Take a certificate of at most 512 octets apart; CertificateError says what is wrong with it."""
+def parse_certificate(octets: bytes, curve: int = CURVE_X25519) -> Certificate:
+    """Take a certificate for a key of that curve apart, 512 octets at most; CertificateError says what is wrong."""
     if len(octets) > CERTIFICATE_MAX_OCTETS:
         raise CertificateError(f"a certificate has at most {CERTIFICATE_MAX_OCTETS} octets, not {len(octets)}")
     signed = _parse_signed(octets)
@@ -99,7 +101,7 @@ def parse_certificate(octets: bytes) -> Certificate:
         _time(claims, _NBF, "nbf (5)") if _NBF in claims else issued_s,
         _time(claims, _EXP, "exp (4)"),
         _octets(claims, _CTI, CTI_OCTETS, "cti (7)"),
-        _x25519(claims.get(_CNF)),
+        _public(claims.get(_CNF), curve),
     )
 
 
@@ -141,9 +143,10 @@ def issue(
     cti: bytes,
     issued_s: int,
     expires_s: int,
+    curve: int = CURVE_X25519,
 ) -> bytes:
     """A certificate, in the deterministic encoding; the caller never uses a ``cti`` (8 octets) twice."""
-    cnf = {_COSE_KEY: {_KTY: _OKP, _CRV: _X25519, _X: public}}
+    cnf = {_COSE_KEY: {_KTY: _OKP, _CRV: curve, _X: public}}
     claims = {
         _ISS: issuer,
         _SUB: system_title.hex(),
@@ -236,8 +239,10 @@ def _title(text: str) -> bytes:
     return title
 
 
-def _x25519(cnf: Any) -> bytes:
+def _public(cnf: Any, curve: int) -> bytes:
     match cnf:
-        case {1: {1: 1, -1: 4, -2: bytes(public), **more}} if len(public) == _KEY_OCTETS and _D not in more:
-            return public
-    raise CertificateError("the claim cnf (8) is no X25519 public key: {1: {1: 1, -1: 4, -2: 32 octets}}")
+        case {1: {1: 1, -1: int(of), -2: bytes(public), **more}} if of == curve and len(public) == _KEY_OCTETS:
+            if _D not in more:
+                return public
+    form = f"{{1: {{1: 1, -1: {curve}, -2: 32 octets}}}}"
+    raise CertificateError(f"the claim cnf (8) is no {_CURVES[curve]} public key: {form}")

@@ -152,6 +152,7 @@ class KeyReplayer:
             "mask_authority_withdrawn": lambda record: replay_masking.withdrawn(*record.body),
             "awaited": lambda record: replay_enrolment.awaited(record.body),
             "enrolled": lambda record: replay_enrolment.enrolled(record.body),
+            "identities": lambda record: replay_enrolment.identities(record.body),
             "revoked": lambda record: replay_enrolment.revoked(*record.body),
             "audit_key": lambda record: replay_keys.audit_key(*record.body),
             "keys": lambda record: replay_keys.keys(*record.body),

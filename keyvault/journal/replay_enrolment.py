@@ -1,11 +1,11 @@
-"""The records of the key journal that tell of authorities, certificates and meters that may enrol."""
+"""The records of the key journal that tell of authorities, certificates, identities and meters that may enrol."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from ami_headend.core.sql import execute, octets_array
-from keyvault.models import Authority, AwaitedEnrolment, Enrolment, RevokedCertificate
+from keyvault.models import Authority, AwaitedEnrolment, Enrolment, MeterIdentity, RevokedCertificate
 
 
 def _at(seconds: int) -> datetime:
@@ -62,3 +62,20 @@ def revoked(cti: bytes, kid: bytes, octets: bytes, revoked_s: int, received_s: i
     """A certificate that its authority revoked."""
     fields = {"revocation": octets, "revoked_at": _at(revoked_s), "received_at": _at(received_s)}
     RevokedCertificate.objects.get_or_create(cti=cti, authority=Authority.objects.get(kid=kid), defaults=fields)
+
+
+def identities(rows: Sequence[Sequence[Any]]) -> None:
+    """Identities of meters that were registered; what stands of the same number or key was not committed."""
+    by_kid = {bytes(kid): number for kid, number in Authority.objects.values_list("kid", "pk")}
+    for title, public, cti, kid, octets, issued_s, expires_s, registered_s in rows:
+        fields = {
+            "system_title": title,
+            "public": public,
+            "certificate": octets,
+            "issued_at": _at(issued_s),
+            "expires_at": _at(expires_s),
+            "registered_at": _at(registered_s),
+        }
+        numbered = {"cti": cti, "authority_id": by_kid[kid]}
+        MeterIdentity.objects.filter(public=public).exclude(**numbered).delete()
+        MeterIdentity.objects.update_or_create(**numbered, defaults=fields)

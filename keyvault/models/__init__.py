@@ -5,6 +5,12 @@ from keyvault.models.audit import (
     AuditKey,
     AuditRecord,
 )
+from keyvault.models.coupons import (
+    Coupon,
+    CouponDispute,
+    CouponList,
+    MeterIdentity,
+)
 from keyvault.models.device_keys import (
     TABLES_OF_A_KEY,
     AgreementKey,
@@ -44,6 +50,9 @@ __all__ = [
     "Authority",
     "AwaitedEnrolment",
     "Backup",
+    "Coupon",
+    "CouponDispute",
+    "CouponList",
     "DeviceKey",
     "DevicePublicKey",
     "DownlinkCounter",
@@ -55,6 +64,7 @@ __all__ = [
     "KeyState",
     "MaskAuthority",
     "MasterKeyRotation",
+    "MeterIdentity",
     "RevokedCertificate",
     "RotationState",
     "Session",

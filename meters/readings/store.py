@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from ami_headend.core.sql import cursor, fetch_rows, int_array
+from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.table import Readers
 from meters.readings.obis import RegisterKind
-from meters.values import NewValue, Spot, Standing
+from meters.values import NewSignature, NewValue, Spot, Standing
 
 PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
 COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -82,6 +82,23 @@ def copy_readings(rows: Sequence[NewValue]) -> None:
     body.sort()
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
         copy.write(COPY_HEAD + b"".join(body) + COPY_TAIL)
+
+
+def insert_signatures(rows: Sequence[NewSignature]) -> None:
+    """Store the signatures of signed readings, one statement; IntegrityError if one is stored already."""
+    execute(
+        """INSERT INTO meters_signature (captured_at, meter_id, epoch, number, uplink_id, octets)
+           SELECT to_timestamp(captured_s), meter_id, epoch, number, uplink_id, octets
+           FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bigint[], %s::bigint[], %s::bytea[])
+                AS n(captured_s, meter_id, epoch, number, uplink_id, octets)
+           ORDER BY 1, 2, 3, 4""",
+        int_array(row.captured_s for row in rows),
+        int_array(row.meter_id for row in rows),
+        int_array(row.epoch for row in rows),
+        int_array(row.number for row in rows),
+        int_array(row.uplink_id for row in rows),
+        octets_array(row.octets for row in rows),
+    )
 
 
 def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime]) -> None:

@@ -32,7 +32,7 @@ from tests.concentrators.fleet import (
     verified,
 )
 from tests.concentrators.masked_devices import MASKED_MAKES
-from tests.concentrators.scheme_devices import of_mac, of_sealed, of_session
+from tests.concentrators.scheme_devices import of_mac, of_sealed, of_session, of_signed
 from tests.concentrators.statements import Statements
 from tests.factories import MeterFactory
 from tests.toy_schemes import ALG, BY_KID, BY_TITLE, OTHER_ALG, OWN_ALG, ToyDevice, toy_payload, toys
@@ -88,6 +88,9 @@ MAKES = {
     "mac": of_mac,
     "sealed": of_sealed,
     **MASKED_MAKES,
+    "ccm + signed": of_signed,
+    "session + signed": lambda concentrator: of_signed(concentrator, of_session),
+    "sealed + signed": lambda concentrator: of_signed(concentrator, of_sealed),
     "toy": by_kid,
     "toy title": by_title,
     "ccm + toy": of_toy_content,

@@ -14,11 +14,12 @@ from ami_headend.core.eui64 import Eui64Error
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
+from keyvault.coupons.identities import AUDIENCE
 from keyvault.device_keys import epochs
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.enrolment import authorities, authority_file
 from keyvault.enrolment.authorities import PublicAuthority, Revoked
-from keyvault.enrolment.certificates import kid_text
+from keyvault.enrolment.certificates import CURVE_ED25519, CURVE_X25519, kid_text
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import SchemeError
 from meters.registry.lookup import unregistered
@@ -37,6 +38,7 @@ class Command(DomainCommand):
         "examples:\n"
         "  manage.py authority init lab.authority --kid lab-1 --issuer 'Our laboratory'\n"
         "  manage.py authority issue lab.authority 0024befffe804ff1 --public 675d..2f --aud hes-1 --output meter.cwt\n"
+        "  manage.py authority issue lab.authority 0024befffe804ff1 --public b5e3..7a --identity --output meter.id\n"
         "  manage.py authority pin --kid lab-1 --issuer 'Our laboratory' --public 4fd0..c4\n"
         "      (where REQUIRE_APPROVAL is on: manage.py approvals request pin first)\n"
         "  manage.py authority unpin --kid lab-1          its certificates enrol no meter any more\n"
@@ -58,9 +60,12 @@ class Command(DomainCommand):
         issue.add_argument("file", type=Path, help="the authority's key file")
         issue.add_argument("title", help="system title, 16 hex digits")
         issue.add_argument(
-            "--public", required=True, metavar="HEX", help="the meter's X25519 public key, 64 hex digits"
+            "--public", required=True, metavar="HEX", help="the meter's public key, 64 hex digits (X25519)"
         )
-        issue.add_argument("--aud", required=True, metavar="NAME", help="the head-end's agreement key")
+        issue.add_argument("--aud", metavar="NAME", help="the head-end's agreement key")
+        issue.add_argument(
+            "--identity", action="store_true", help="for an Ed25519 key that signs coupon lists (its aud is signed)"
+        )
         issue.add_argument("--days", type=int, default=_DAYS, help=f"how long it holds ({_DAYS})")
         issue.add_argument("--output", type=Path, required=True, help="a new file")
         pin = actions.add_parser("pin", help="let an authority vouch for keys of meters")
@@ -100,14 +105,17 @@ class Command(DomainCommand):
             f"--kid {kid} --issuer {issuer!r} --public {public.public.hex()}"
         )
 
-    def issue(self, *, file: Path, title: str, public: str, aud: str, days: int, output: Path, **options: Any) -> None:
+    def issue(self, *, file: Path, title: str, public: str, days: int, output: Path, **options: Any) -> None:
         if days < 1:
             raise CommandError("a certificate holds for a day at least. Nothing was done.")
+        if bool(options["aud"]) == options["identity"]:
+            raise CommandError("--aud names an agreement key, or --identity is for coupon lists. Nothing was done.")
+        aud, curve = (AUDIENCE, CURVE_ED25519) if options["identity"] else (options["aud"], CURVE_X25519)
         now = timezone.now()
         check_new(output)
         with authority_file.changing(file) as authority:
             octets, revocations = authority.issue(
-                eui64.parse(title), aud, octets_of(public, "--public"), now, now + timedelta(days=days)
+                eui64.parse(title), aud, octets_of(public, "--public"), now, now + timedelta(days=days), curve
             )
         write_new(output, octets)
         self.stdout.write(f"{output}: {len(octets)} octets, until {now + timedelta(days=days):%Y-%m-%d}.")

@@ -1,6 +1,6 @@
 """One frame, whatever is wrong with it, opened and decided without a database."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import CountedKey, CountedSession
+from keyvault.coupons.judging import Coupons
 from keyvault.replay_window_store import Care
 from keyvault.schemes.lines import OpenedKey
 from keyvault.schemes.mac import MacCipher
@@ -85,6 +86,7 @@ class Scene:
     opened_s: int = KNOWN_TIME_S  # when the session began, and which one the frame is of
     session_is_kept: bool = True
     session_floor: bytes = b""
+    coupons: Callable[[], Coupons] | None = None  # of a meter that signs, as they stand
 
     @property
     def context(self) -> bytes:
@@ -120,7 +122,7 @@ class Scene:
         key.kid_context = self.context
         if self.key_opens and self.key_state in opening.ACCEPTABLE:
             cipher = ENVELOPES[self.scheme].cipher(key)
-        row = key_row(1, 1, self.key_state, key.algorithm, self.scheme)
+        row = key_row(1, 1, self.key_state, key.algorithm, self.scheme + " + signed" * (self.coupons is not None))
         if not self.context:
             return CountedKey(16, row, cipher, self.highest, self.floor, self.gaps)
         if not self.session_is_kept:
@@ -137,6 +139,7 @@ class Scene:
             clock_skew_s=SKEW_S,
             retransmission_window=WINDOW,
             looks_everywhere=self.locks,
+            coupons=None if self.coupons is None else self.coupons(),
         )
 
     def but(self, **changes: Any) -> "Scene":
