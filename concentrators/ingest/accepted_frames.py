@@ -71,11 +71,14 @@ class Accepted:
     def _note_reported(self, uplink: ExaminedUplink, candidates: list[Candidate]) -> None:
         """Meters are heard that their concentrator reports for; the latest counts."""
         heard = Heard(uplink.delivery.came_at, uplink.delivery.concentrator_id)
-        for frame, *_ in candidates:
-            title = uplink.about.get(frame[0])
+        about, keys, reported = uplink.about, self._facts.hop_keys, self._reported
+        for frame, _, _, _ in candidates:
+            title = about.get(frame[0])
             if title is not None:
-                key_id = self._facts.hop_keys[title]
-                self._reported[key_id] = max(self._reported.get(key_id, heard), heard)
+                key_id = keys[title]
+                before = reported.get(key_id)
+                if before is None or before < heard:
+                    reported[key_id] = heard
 
     def accept_sums(self, uplink: ExaminedUplink, frames: list[SumsFrame]) -> None:
         """Accept frames of sums; of several for one place that under the highest counter stands."""

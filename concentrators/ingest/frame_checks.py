@@ -38,6 +38,8 @@ class ExaminedUplink:
 
     def __init__(self, uplink: OpenedUplink, facts: Facts) -> None:
         self.delivery = uplink.delivery
+        self.came_s = int(uplink.delivery.came_at.timestamp())
+        self.named = uplink.named
         self.verdicts = Verdicts()
         self.failures: list[Failure] = []
         self.candidates: list[Candidate] = []
@@ -138,7 +140,7 @@ def examine(batch: Batch, facts: Facts) -> Examined:
     uplinks = []
     for opened in batch:
         uplink = ExaminedUplink(opened, facts)
-        latest_s = int(opened.delivery.came_at.timestamp()) + facts.clock_skew_s
+        latest_s = uplink.came_s + facts.clock_skew_s
         _examine(uplink, opened, facts, PayloadTimes(facts.earliest_s, latest_s))
         uplinks.append(uplink)
     return Examined(uplinks, facts)
@@ -203,18 +205,23 @@ def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, pe
     """A frame of a concentrator: what it says of one meter, as that meter's own frame would; or sums."""
     index, kid, counter, plaintext, key = frame
     meter, values, sums = None, [], []
+    concentrator_id = facts.concentrators[kid[:8]]
+    title = uplink.named.get(index)
     try:
-        if is_sums(plaintext):
-            sums = hop_reports.sums_of(frame, facts, period)
-        else:
-            title, meter = hop_reports.named(plaintext, facts)
-            if hop_reports.speaks_for(frame, meter, facts, uplink.delivery):
+        if title is not None:
+            meter = hop_reports.meter_of(title, facts)
+            is_its_own = meter.is_assigned(concentrator_id, uplink.came_s)
+            if is_its_own:
                 uplink.about[index] = title
             if not meter.in_service and key.look(counter) is Take.TAKEN:
                 _refuse_suspended(uplink, frame, meter)
                 return
-            values = hop_reports.read(frame, title, meter, facts, period, uplink.delivery)
+            values = hop_reports.read(frame, title, meter, facts, period, is_its_own=is_its_own)
             uplink.about[index] = title
+        elif is_sums(plaintext):
+            sums = hop_reports.sums_of(frame, facts, period)
+        else:
+            raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "the base name names no meter")
     except PayloadError as error:
         _refuse_payload(uplink, frame, meter, error)
         return
@@ -224,7 +231,7 @@ def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, pe
     elif meter is not None:
         uplink.candidates.append((frame, meter, values, take is Take.TAKEN))
     else:
-        uplink.sums.append(SumsFrame(frame, facts.concentrators[kid[:8]], sums, take is Take.TAKEN))
+        uplink.sums.append(SumsFrame(frame, concentrator_id, sums, take is Take.TAKEN))
 
 
 def _refuse_suspended(uplink: ExaminedUplink, frame: OpenedFrame, meter: AssignedMeter) -> None:

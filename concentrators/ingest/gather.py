@@ -8,6 +8,7 @@ from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures import record
+from concentrators.ingest import hop_reports
 from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
 from concentrators.ingest.frame_checks import Examined
 from concentrators.ingest.meter_cache import KeptMeters
@@ -23,7 +24,7 @@ from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import HOP
-from meters.contents.report import REPORT, named_meter
+from meters.contents.report import REPORT
 from meters.contents.signed import SIGNED
 from meters.readings import masked_store
 from meters.readings import store as reading_store
@@ -61,7 +62,8 @@ def gather(
     for one in opening.uplinks:
         titles.update(refused.kid[:8] for refused in one.refused if refused.kid is not None)
     concentrators = _concentrators_that_report(opening)
-    named = _named(opening, concentrators)
+    by_uplink = [hop_reports.named(opened) if concentrators else {} for opened, _ in opening.uplinks]
+    named = {title for by_index in by_uplink for title in by_index.values()}
     known, generation = meters.look(titles | named)
     _, catalogue, readers = registers.begin_batch(generation) if titles else NO_REGISTERS
     facts = Facts(
@@ -78,8 +80,8 @@ def gather(
         hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},
     )
     batch = [
-        OpenedUplink(delivery, frames, opened, refused)
-        for (delivery, frames), (opened, refused) in zip(uplinks, opening.uplinks, strict=True)
+        OpenedUplink(delivery, frames, opened, refused, by_index)
+        for (delivery, frames), (opened, refused), by_index in zip(uplinks, opening.uplinks, by_uplink, strict=True)
     ]
     return Gathered(batch, facts, opening, enrolling)
 
@@ -122,14 +124,6 @@ def _concentrators_that_report(opening: Opening) -> dict[bytes, int]:
         return {}
     rows = Concentrator.objects.filter(system_title__in=titles).values_list("system_title", "pk")
     return {bytes(title or b""): pk for title, pk in rows}
-
-
-def _named(opening: Opening, concentrators: Mapping[bytes, int]) -> set[bytes]:
-    """The titles of the meters that reports name."""
-    if not concentrators:
-        return set()
-    frames = (frame for one in opening.uplinks for frame in one.opened if frame.key.content == REPORT.name)
-    return {title for frame in frames if (title := named_meter(frame.plaintext)) is not None}
 
 
 def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:

@@ -4,11 +4,11 @@ A concentrator speaks for a meter only where the meter has a key for scheme hop,
 other is refused as identity_mismatch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from concentrators.ingest.facts import AssignedMeter, Delivery, Facts, OpenedFrame, SumPlace, SumSaid
-from meters.contents.report import ReportedSum, named_meter, read_sums
+from concentrators.ingest.facts import AssignedMeter, Facts, OpenedFrame, SumPlace, SumSaid
+from meters.contents.report import REPORT, ReportedSum, named_meter, read_sums
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
 
@@ -32,33 +32,38 @@ class SumsFrame(NamedTuple):
         }
 
 
-def named(plaintext: bytes, facts: Facts) -> tuple[bytes, AssignedMeter]:
-    """The meter that a report names, with its title; PayloadError where it names none, or one not of scheme hop."""
-    title = named_meter(plaintext)
-    if title is None:
-        raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "the base name names no meter")
+def named(opened: Iterable[OpenedFrame]) -> dict[int, bytes]:
+    """The system titles of the meters that reports name, by the frame's index; nothing of sums."""
+    content = REPORT.name
+    titles = {}
+    for index, _, _, plaintext, key in opened:
+        if key.content == content:
+            title = named_meter(plaintext)
+            if title is not None:
+                titles[index] = title
+    return titles
+
+
+def meter_of(title: bytes, facts: Facts) -> AssignedMeter:
+    """The meter of a title that a report names; PayloadError where it is not one of scheme hop."""
     meter = facts.meters.get(title)
     if meter is None or title not in facts.hop_keys:
         detail = f"{title.hex()} is no meter with a key for scheme hop"
         raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, detail)
-    return title, meter
-
-
-def speaks_for(frame: OpenedFrame, meter: AssignedMeter, facts: Facts, delivery: Delivery) -> bool:
-    """Whether a meter is assigned to the concentrator that sealed a frame, as the frame comes."""
-    return meter.is_assigned(facts.concentrators[frame[1][:8]], int(delivery.came_at.timestamp()))
+    return meter
 
 
 def read(
-    frame: OpenedFrame, title: bytes, meter: AssignedMeter, facts: Facts, period: PayloadTimes, delivery: Delivery
+    frame: OpenedFrame, title: bytes, meter: AssignedMeter, facts: Facts, period: PayloadTimes, *, is_its_own: bool
 ) -> list[Value]:
     """The readings that a report says of its meter; PayloadError: see ``meters.contents.report``.
 
-    Each counts where the meter was assigned to the concentrator when it was measured, or is as the report comes.
+    Each counts where the meter was assigned to the concentrator when it was measured, or is as the report comes
+    (``is_its_own``).
     """
     _, kid, _, plaintext, key = frame
     values = facts.readers[key.content].read(plaintext, title, meter.interval_minutes, period, meter.lengths)
-    if not speaks_for(frame, meter, facts, delivery):
+    if not is_its_own:
         concentrator_id = facts.concentrators[kid[:8]]
         for value in values:
             if not meter.is_assigned(concentrator_id, value.captured_s):

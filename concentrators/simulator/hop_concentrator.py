@@ -23,7 +23,7 @@ from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError,
 from keyvault.cose.structures import parse_frame as parse_ccm
 from keyvault.replay_window import CounterSet, Take
 from keyvault.schemes.hop_tag import HopTagKey, parse_tagged
-from keyvault.schemes.mac import parse_mac
+from keyvault.schemes.mac import parse_mac, payload_of
 from keyvault.schemes.table import parse_frame
 from meters.readings.obis import LOAD_PROFILE
 from meters.readings.senml import BN, BVER, SenMLError, SenmlRecord, parse_pack
@@ -175,7 +175,7 @@ class HopConcentrator:
         if inside[:1] == _MAC0:
             frame = parse_mac(inside)
             if frame.alg in HMAC and self._window(frame.kid).take(frame.counter) is Take.TAKEN:
-                self._add_up(frame.ciphertext[: -HMAC[frame.alg].tag_octets], title, minutes)
+                self._add_up(payload_of(frame), title, minutes)
         return inside
 
     def _report(self, frame: Frame, minutes: int) -> bytes:

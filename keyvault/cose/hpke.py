@@ -23,13 +23,16 @@ _KEY_OCTETS, _NONCE_OCTETS, _SECRET_OCTETS = 16, 12, 32
 _FIRST_BLOCK = b"\x01"
 
 
+_HASH = SHA256()
+
+
 def _hmac(key: bytes, octets: bytes) -> bytes:
-    one = HMAC(key, SHA256())
+    one = HMAC(key, _HASH)
     one.update(octets)
     return one.finalize()
 
 
-_NO_SALT = HMAC(b"", SHA256())
+_NO_SALT = HMAC(b"", _HASH)
 
 
 def _extract(octets: bytes) -> bytes:
@@ -77,7 +80,7 @@ class PskParty:
         eae_prk = _extract(_EAE_PRK + dh)
         shared_secret = _hmac(eae_prk, _SHARED_SECRET + enc + self._recipient + _FIRST_BLOCK)
         context = self._before_info_hash + _extract(_INFO_HASH + info)
-        secret = HMAC(_hmac(shared_secret, self._secret_input), SHA256())
+        secret = HMAC(_hmac(shared_secret, self._secret_input), _HASH)
         nonce = secret.copy()
         secret.update(_KEY + context + _FIRST_BLOCK)
         nonce.update(_BASE_NONCE + context + _FIRST_BLOCK)

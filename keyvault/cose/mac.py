@@ -1,18 +1,25 @@
 """COSE_Mac0 (RFC 9052 section 6.2) with HMAC-SHA-256 (RFC 9053 section 3.1): tags over what all may read. Pure."""
 
+from hmac import compare_digest
+
 from cryptography.hazmat.primitives import hmac
-from cryptography.hazmat.primitives.constant_time import bytes_eq
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from keyvault.cose.algorithms import HMAC
+from keyvault.cose.forms import bstr_head
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import encode_bstr
 
 _MAC_STRUCTURE_HEAD = b"\x84\x64MAC0"
+# With the head of the protected header, by its length; and what stands before a payload, by its length.
+_PROTECTED_HEADS = [_MAC_STRUCTURE_HEAD + bstr_head(length) for length in range(24)]
+_PAYLOAD_HEADS = [b"\x40" + bstr_head(length) for length in range(256)]
 
 
 def mac_structure(protected: bytes, payload: bytes) -> bytes:
     """What a tag is over: ["MAC0", protected, external_aad, payload] (RFC 9052 section 6.3), nothing external."""
+    if len(protected) < 24 and len(payload) < 256:  # every usual frame
+        return _PROTECTED_HEADS[len(protected)] + protected + _PAYLOAD_HEADS[len(payload)] + payload
     return _MAC_STRUCTURE_HEAD + encode_bstr(protected) + b"\x40" + encode_bstr(payload)
 
 
@@ -42,5 +49,7 @@ class MacKey:
 
     def check(self, protected: bytes, payload: bytes, tag: bytes) -> None:
         """TagInvalidError where the tag is not the one: never an oracle of why."""
-        if not bytes_eq(self.tag(protected, payload), tag):
+        one = self._hmac.copy()
+        one.update(mac_structure(protected, payload))
+        if not compare_digest(one.finalize()[: self._tag_octets], tag):  # in constant time
             raise TagInvalidError

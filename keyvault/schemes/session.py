@@ -21,11 +21,19 @@ from keyvault.schemes.lines import Envelope, OpenedKey
 CONTEXT_OCTETS = 12
 OPENED_AT_OCTETS = 4
 _CONTEXT_HEAD = b"\x0a\x4c"  # label 10, a byte string of 12
-_HEADS = heads(b"\xd0\x83", SHORT_ALGS, more=len(_CONTEXT_HEAD) + CONTEXT_OCTETS)
+# Of a head what taking a frame apart needs, as plain tuples: each frame unpacks one.
+_HEADS = {
+    start: (
+        *(head.alg, head.protected_at, head.kid_at, head.kid_end, head.counter_at, head.counter_end),
+        *(head.counter_end + len(_CONTEXT_HEAD), head.end, head.counter_head),
+    )
+    for start, head in heads(b"\xd0\x83", SHORT_ALGS, more=len(_CONTEXT_HEAD) + CONTEXT_OCTETS).items()
+}
 _CONTEXT = label(10, "kid context", rb"\x4c.{12}", "a byte string of 12 octets (0x4c)")
 _FORM = Form("COSE_Encrypt0", 16, (32, 37), (ALG, KID, PARTIAL_IV, _CONTEXT), ("ciphertext",))
 
 _new_frame = tuple.__new__  # half the time of Frame(...)
+_from_bytes = int.from_bytes
 
 
 def parse_session(octets: bytes) -> Frame:
@@ -35,11 +43,10 @@ def parse_session(octets: bytes) -> Frame:
     """
     head = _HEADS.get(octets[:9]) or _HEADS.get(octets[:10])
     if head is not None:
-        alg, protected_at, kid_at, kid_end, counter_at, counter_end, end, counter_head = head
+        alg, protected_at, kid_at, kid_end, counter_at, counter_end, context_at, end, counter_head = head
         rest = len(octets) - end
         tail = short_tail(rest) or long_tail(rest)
         start = end + len(tail)
-        context_at = counter_end + 2
         if (
             tail
             and octets[end:start] == tail
@@ -48,7 +55,7 @@ def parse_session(octets: bytes) -> Frame:
             and (octets[counter_at] or counter_end == counter_at + 1)
         ):
             kid = octets[kid_at:kid_end] + octets[context_at:end]
-            counter = int.from_bytes(octets[counter_at:counter_end], "big")
+            counter = _from_bytes(octets[counter_at:counter_end], "big")
             return _new_frame(Frame, (kid, alg, counter, octets[protected_at:end], octets[start:]))
     raise MalformedError(*why_malformed(octets, _FORM))
 

@@ -4,6 +4,7 @@ A report is a SenML pack whose base name names the meter; sums are an array that
 """
 
 import re
+from binascii import unhexlify
 from typing import NamedTuple
 
 import cbor2
@@ -17,6 +18,7 @@ from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 _NAMED = re.compile(NAME_PREFIX.encode() + rb"([0-9a-f]{16}):")
 _NAME_OCTETS = len(NAME_PREFIX) + 17  # of a base name: a title in hex, and a colon
 _NAMED_HEAD = b"\xa6\x20\x18\x1a\x21\x78" + bytes((_NAME_OCTETS,)) + NAME_PREFIX.encode()
+_USUAL = re.compile(b"." + re.escape(_NAMED_HEAD) + rb"([0-9a-f]{16}):", re.DOTALL)
 _PLAIN_HEAD = b"\xa5\x20\x18\x1a"
 _SUMS = "sums"
 _SUMS_HEAD = re.compile(rb"(?:[\x81-\x97]|\x98.|\x99..)\x64sums", re.DOTALL)
@@ -39,12 +41,12 @@ class ReportedSum(NamedTuple):
 
 
 def named_meter(payload: bytes) -> bytes | None:
-    """The system title (8 octets) that a report names first; None where it names none.
+    """The system title (8 octets) that a report names first; None where it names none, and of sums.
 
     A look at the octets: what every record names is held against it where the report is read.
     """
-    found = _NAMED.search(payload)
-    return None if found is None else bytes.fromhex(found[1].decode())
+    found = _USUAL.match(payload) or (None if is_sums(payload) else _NAMED.search(payload))
+    return None if found is None else unhexlify(found[1])
 
 
 def is_sums(payload: bytes) -> bool:
@@ -94,7 +96,7 @@ class ReportReader:
 def _without_name(payload: bytes, system_title: bytes) -> bytes | None:
     """The usual report, {bver: 26, bn, ...} with the meter's own base name, without that; None of any other."""
     named = _NAMED_HEAD + system_title.hex().encode() + b":"
-    if payload[1 : 1 + len(named)] != named:
+    if not payload.startswith(named, 1):
         return None
     return payload[:1] + _PLAIN_HEAD + payload[1 + len(named) :]
 

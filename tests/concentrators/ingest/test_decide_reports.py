@@ -9,6 +9,7 @@ import cbor2
 import pytest
 
 from concentrators.failures.kinds import FailureKind
+from concentrators.ingest import hop_reports
 from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Decisions, Heard
 from concentrators.ingest.facts import (
@@ -94,7 +95,8 @@ class Scene:
         delivery = Delivery(UPLINK_ID, OTHER_ID, self.received_at, self.received_at)  # whoever posts it
         frames = [(n, counter.to_bytes(2, "big") + payload) for n, (counter, payload) in enumerate(self.payloads)]
         opened = [(n, KID, counter, payload, key) for n, (counter, payload) in enumerate(self.payloads)]
-        return decide(examine([OpenedUplink(delivery, frames, opened, [])], facts), self.earlier), key
+        uplink = OpenedUplink(delivery, frames, opened, [], hop_reports.named(opened))
+        return decide(examine([uplink], facts), self.earlier), key
 
     def but(self, **changes: Any) -> "Scene":
         return replace(self, **changes)
