@@ -78,9 +78,10 @@ class SessionDevice(Device):
         return SessionDevice(self.meter, self.key, self.epoch, self.alg, opened_s=opened_s, boot=self.boot + 1)
 
     def counter(self) -> InvocationCounter:
-        """The key's own, with the highest counter of the session."""
+        """The key's own, with the highest counter of the session and when that was heard."""
         counter = super().counter()
-        counter.highest = Session.objects.get(key=counter.key_id, context=self.context).highest
+        session = Session.objects.get(key=counter.key_id, context=self.context)
+        counter.highest, counter.heard_at, counter.heard_via = session.highest, session.heard_at, session.heard_via
         return counter
 
     def kept(self) -> list[bytes]:
