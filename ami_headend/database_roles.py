@@ -37,6 +37,7 @@ _UNUSUAL = {
     "meters_householdaccess": "SELECT, INSERT",  # functions of the owner count and remove rows
     "meters_maskedreading": "SELECT, INSERT, UPDATE (interval_minutes, set_id)",  # as it comes into a set
     "meters_signature": "SELECT, INSERT",
+    "meters_pushprofile": "SELECT, INSERT, UPDATE (retired_at)",  # a version never changes
     "meters_reading": "SELECT, INSERT, UPDATE (interval_minutes)",  # for a reading whose interval length is corrected
 }
 

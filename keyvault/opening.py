@@ -12,7 +12,7 @@ from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.ciphers import KeptCiphers
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
-from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError, MismatchError
 from keyvault.counted_keys import ContendedError, CountedKey
 from keyvault.models import KeyState
 from keyvault.refusals import EnrolmentRefusal, Refusal
@@ -267,13 +267,20 @@ def _parse(frames: Frames, refused: list[Refused]) -> list[_Parsed]:
     start_octets = starts.octets
     for index, octets in frames:
         try:
-            if len(octets) > longest:
-                raise MalformedError(f"{len(octets)} octets are more than the {longest} that a frame may have")
             envelope, parse = starts[octets[:start_octets]]
+            if len(octets) > longest:
+                _check_length(octets, max(longest, ENVELOPES[envelope].max_octets))
             parsed.append((index, envelope, parse(octets)))
+        except MismatchError as error:
+            refused.append(Refused(index, Refusal.ALGORITHM_MISMATCH, str(error)))
         except MalformedError as error:
             refused.append(Refused(index, Refusal.MALFORMED, str(error)))
     return parsed
+
+
+def _check_length(octets: bytes, longest: int) -> None:
+    if len(octets) > longest:
+        raise MalformedError(f"{len(octets)} octets are more than the {longest} that a frame may have")
 
 
 def _why_not(envelope: str, frame: Frame, key: CountedKey | None, unfound: _Unfound) -> tuple[Refusal, str]:

@@ -182,6 +182,31 @@ class Register(models.Model):
         return f"{self.obis_code} {self.name}"
 
 
+class PushProfile(models.Model):
+    """What the DLMS notifications of one form say: a version, which never changes but for being retired.
+
+    ``sample`` is a decrypted notification of the form, of a meter whose title is ``sample_title``. A notification is
+    read by the profile of its form for the longest beginning of its meter's title; of equal ones by the newest.
+    """
+
+    name = NameField(max_length=64)
+    version = models.PositiveSmallIntegerField()
+    title_prefix = models.BinaryField(max_length=8, help_text="3 to 8 octets: which meters' titles begin so")
+    definition = models.JSONField()
+    skeleton = models.TextField(help_text="the form of its notifications, with the values blanked")
+    skeleton_sha256 = models.BinaryField(max_length=32)
+    sample = models.BinaryField(max_length=4096)
+    sample_title = models.BinaryField(max_length=8)
+    created_at = models.DateTimeField(auto_now_add=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["name", "version"], name="push_profile_version")]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
 class Reading(models.Model):
     """One value of one register at one time, an exact integer in the register's resolution.
 

@@ -35,6 +35,7 @@ class PayloadRefusal(StrEnum):
 
     ALGORITHM_MISMATCH = "algorithm_mismatch"  # of another content than the meter's scheme has
     PAYLOAD_INVALID = "payload_invalid"
+    UNKNOWN_PROFILE = "unknown_profile"
     IDENTITY_MISMATCH = "identity_mismatch"
     TOO_OLD = "too_old"
     UNKNOWN_REGISTER = "unknown_register"
@@ -46,9 +47,9 @@ class PayloadRefusal(StrEnum):
 class PayloadError(ValueError):
     """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
 
-    But unknown_register, registry_mismatch, implausible and clock_skew may be ours: the catalogue, the registered
-    interval length, the bounds or our clock. Of the last three ``values`` holds what the payload says; of
-    registry_mismatch where all of it could be read in the register's steps.
+    But unknown_profile, unknown_register, registry_mismatch, implausible and clock_skew may be ours: a push profile,
+    the catalogue, the registered interval length, the bounds or our clock. Of the last three ``values`` holds what the
+    payload says; of registry_mismatch where all of it could be read in the register's steps.
     """
 
     def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:

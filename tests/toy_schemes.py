@@ -25,7 +25,7 @@ ALG, OTHER_ALG = 10, 11  # the numbers of ccm: that alone must not tell the enve
 OWN_ALG = 9
 TAG_OCTETS = 8
 # Both begin like no other frame: the first as COSE_Encrypt0 does, but for its protected header; the second otherwise.
-NAMED_BY_KID, NAMED_BY_TITLE = b"\xd0\x83\x59", b"\xdb"
+NAMED_BY_KID, NAMED_BY_TITLE = b"\xd0\x83\x59", b"\xf0"
 _SAID = struct.Struct(">3sII")
 
 

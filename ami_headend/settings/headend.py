@@ -11,6 +11,7 @@ DEVICE_CIPHER_CACHE_SIZE = env.int("DEVICE_CIPHER_CACHE_SIZE", 1_000_000)  # som
 UPLINK_MAX_OCTETS = env.int("UPLINK_MAX_OCTETS", 4 * 1024 * 1024)  # after decompression
 UPLINK_MAX_FRAMES = env.int("UPLINK_MAX_FRAMES", 10_000)
 FRAME_MAX_OCTETS = env.int("FRAME_MAX_OCTETS", 1024)
+UNAUTHENTICATED_TOTALS = env.bool("UNAUTHENTICATED_TOTALS", False)
 UPLINK_RATE = env.str("UPLINK_RATE", "600/minute")  # per concentrator
 UPLINK_STATUS_RATE = env.str("UPLINK_STATUS_RATE", "600/minute")  # per concentrator
 UPLINK_OCTETS_PER_HOUR = env.int("UPLINK_OCTETS_PER_HOUR", 512 * 1024 * 1024)  # per concentrator, after decompression

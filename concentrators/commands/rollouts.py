@@ -31,7 +31,7 @@ from keyvault.schemes.table import (
     SchemeError,
     algorithm_choices,
     algorithm_for,
-    check_for_meters,
+    check_for_commands,
     needs_agreement_key,
 )
 from meters.models import Meter
@@ -224,7 +224,7 @@ def _check_keys(algorithm: int | None, scheme: str | None) -> None:
     """WaveError where there can be no keys of such an algorithm and scheme."""
     if scheme is not None:
         try:
-            check_for_meters(scheme)
+            check_for_commands(scheme)
             algorithm_for(scheme, algorithm)
             if needs_agreement_key(scheme):
                 agreement_keys.active()

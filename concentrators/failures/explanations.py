@@ -259,6 +259,19 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Report it to the maker of the firmware, with this frame's octets.",
         ),
     ),
+    FailureKind.UNKNOWN_PROFILE: Explanation(
+        "The frame is genuine, but no push profile says what its columns are. Its counter stays free, and the whole "
+        "frame waits.",
+        (
+            "A model of meter, or a list of values, that nobody has registered yet.",
+            "New firmware moved, added or removed a column: then the form of the notification is another one.",
+        ),
+        (
+            "Read the reason: it has the form of the notification, with the values blanked.",
+            "Register a profile for it (manage.py push_profile): waiting frames are then judged automatically.",
+            "Take scalers and units from the operator's or the maker's paper, never by guessing.",
+        ),
+    ),
     FailureKind.UNKNOWN_REGISTER: Explanation(
         "The frame is genuine but names a register that is not in the catalogue. Its counter stays free, and the "
         "whole frame waits.",

@@ -24,6 +24,7 @@ class FailureKind(StrEnum):
     SESSION_CLOSED = "session_closed"
     DEVICE_SUSPENDED = "device_suspended"
     PAYLOAD_INVALID = "payload_invalid"
+    UNKNOWN_PROFILE = "unknown_profile"
     UNKNOWN_REGISTER = "unknown_register"
     REGISTRY_MISMATCH = "registry_mismatch"
     IMPLAUSIBLE = "implausible"
@@ -50,14 +51,15 @@ class FailureKind(StrEnum):
         return _LABELS.get(self, self.value.replace("_", " "))
 
 
-# Their reason may pass: a key, a meter, a register or a coupon list may come, a meter may return to service, a wrong
-# entry of the registry or its bounds may be corrected, a fault of ours may be mended. Such a frame's counter stays
-# free, and it is judged again from the stored octets of its uplink.
+# Their reason may pass: a key, a meter, a push profile, a register or a coupon list may come, a meter may return to
+# service, a wrong entry of the registry or its bounds may be corrected, a fault of ours may be mended. Such a frame's
+# counter stays free, and it is judged again from the stored octets of its uplink.
 WAITING = frozenset(
     {
         FailureKind.UNKNOWN_DEVICE,
         FailureKind.UNKNOWN_EPOCH,
         FailureKind.DEVICE_SUSPENDED,
+        FailureKind.UNKNOWN_PROFILE,
         FailureKind.UNKNOWN_REGISTER,
         FailureKind.REGISTRY_MISMATCH,
         FailureKind.IMPLAUSIBLE,
@@ -115,6 +117,7 @@ _LABELS = {
     FailureKind.TAG_INVALID: "invalid tag",
     FailureKind.DEVICE_SUSPENDED: "meter not in service",
     FailureKind.PAYLOAD_INVALID: "invalid payload",
+    FailureKind.UNKNOWN_PROFILE: "unknown push profile",
     FailureKind.REGISTRY_MISMATCH: "other than registered",
     FailureKind.IMPLAUSIBLE: "implausible value",
     FailureKind.IDENTITY_MISMATCH: "names another meter",

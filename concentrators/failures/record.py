@@ -11,6 +11,7 @@ from django.db import connection
 from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from concentrators.failures.kinds import BEFORE_COUNTER, WAITING, FailureKind
 from concentrators.ingest.decisions import Failure
+from keyvault.schemes.table import ENVELOPES
 
 DIGEST_OCTETS = 16
 _DETAIL_LENGTH = 250
@@ -45,7 +46,7 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
                         concentrator_id,
                         uplink_id,
                         failure.frame_index,
-                        failure.octets[: settings.FRAME_MAX_OCTETS],  # the uplink holds the rest of a longer frame
+                        _evidence(failure.octets),
                         failure.kid,
                         failure.counter,
                         failure.meter_id,
@@ -122,8 +123,14 @@ def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[b
 
 
 def _digest(octets: bytes) -> bytes:
-    """Return the digest of a frame's octets, of which evidence stores at most FRAME_MAX_OCTETS."""
-    return sha256(octets[: settings.FRAME_MAX_OCTETS]).digest()[:DIGEST_OCTETS]
+    """Return the digest of a frame's octets, of those that evidence stores."""
+    return sha256(_evidence(octets)).digest()[:DIGEST_OCTETS]
+
+
+def _evidence(octets: bytes) -> bytes:
+    """Return the octets of a frame that are stored: as many as its envelope may have; the uplink holds the rest."""
+    longest = settings.FRAME_MAX_OCTETS
+    return octets if len(octets) <= longest else octets[: max(longest, ENVELOPES.of(octets).max_octets)]
 
 
 def _copies(failures: Sequence[Failure]) -> set[int]:

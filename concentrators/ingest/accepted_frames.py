@@ -11,6 +11,7 @@ from concentrators.ingest.facts import (
 from concentrators.ingest.frame_checks import Candidate, ExaminedUplink
 from concentrators.ingest.hop_reports import SumsFrame
 from concentrators.ingest.signed_readings import ListFrame
+from keyvault.schemes.table import UNAUTHENTICATED
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.values import NewValue
 
@@ -37,6 +38,7 @@ class Accepted:
         uplink_id = uplink.delivery.uplink_id
         uplink.verdicts.accepted += len(candidates)
         self._heard.append((uplink, [candidate[0][1] for candidate in candidates]))
+        without_totals = self._facts.schemes_without_totals
         for frame, meter, values, _ in candidates:
             meter_id, scheme = meter.id, frame[4].scheme
             for value in values:
@@ -45,7 +47,7 @@ class Accepted:
                     self._accept_masked(meter, (meter_id, value, uplink_id, scheme))
                     continue
                 (events if is_event else readings).append((meter_id, value, uplink_id, scheme))
-                if minutes:
+                if minutes and scheme not in without_totals:
                     concentrator_id = meter.concentrator_of(captured_s, minutes)
                     if concentrator_id is not None:
                         place = (concentrator_id, register_id, minutes, captured_s)
@@ -130,6 +132,6 @@ class Accepted:
         codes = {self._facts.registers.id_of(code): code for code in _ANSWERS}
         return [
             MeterAnswer(meter_id, event.value, codes[event.register_id])
-            for meter_id, event, _, _ in self._events
-            if event.register_id in codes
+            for meter_id, event, _, scheme in self._events
+            if event.register_id in codes and scheme not in UNAUTHENTICATED
         ]

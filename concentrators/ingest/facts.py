@@ -147,6 +147,7 @@ class Facts:
     ``pending_kids`` are those of keys that no frame has proven yet to be with their device. ``earliest_s`` is the
     first Unix second of retention. ``looks_everywhere``: the counters are locked, and what stands is looked up for
     every value; otherwise only where a counter was seen before, and the primary keys tell of the others.
+    ``schemes_without_totals`` are numbers of schemes whose intervals are stored, and added to no total.
     """
 
     meters: Mapping[bytes, AssignedMeter]
@@ -160,6 +161,7 @@ class Facts:
     concentrators: Mapping[bytes, int] = field(default_factory=dict)
     hop_keys: Mapping[bytes, int] = field(default_factory=dict)
     coupons: Coupons | None = None
+    schemes_without_totals: Collection[int | None] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from keyvault.cose.forms import KID_OCTETS
 from keyvault.coupons.forms import is_list
 from keyvault.coupons.judging import CouponError, Coupons
 from keyvault.replay_window import Take
+from keyvault.schemes.table import UNAUTHENTICATED
 from meters.contents.report import REPORT, is_sums
 from meters.values import NewSignature, PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
 
@@ -245,11 +246,12 @@ def _refuse_payload(
     """A payload that is refused: for good, with its counter; or, where it may be ours, until that has passed.
 
     Where the counter was taken already, what the payload says is compared with what stands, as far as it can be
-    read; past retention, nothing is left to compare it with.
+    read; past retention, nothing is left to compare it with. What nothing authenticates never takes a counter so.
     """
     kind = FailureKind(error.reason)
     _, _, counter, _, key = frame
-    take = key.look(counter) if kind in WAITING else key.take(counter)
+    keeps_counter = kind in WAITING or key.scheme in UNAUTHENTICATED
+    take = key.look(counter) if keeps_counter else key.take(counter)
     if take is Take.TOO_OLD or take is Take.CLOSED:
         _refuse_gone(uplink, frame, take)
     elif take is Take.TAKEN:

@@ -23,7 +23,8 @@ from keyvault.enrolment.opening import Enrolling, open_enrolments
 from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
-from keyvault.schemes.table import HOP
+from keyvault.schemes.table import HOP, UNAUTHENTICATED
+from meters.contents.push import PUSH
 from meters.contents.report import REPORT
 from meters.contents.signed import SIGNED
 from meters.readings import masked_store
@@ -65,11 +66,12 @@ def gather(
     by_uplink = [hop_reports.named(opened) if concentrators else {} for opened, _ in opening.uplinks]
     named = {title for by_index in by_uplink for title in by_index.values()}
     known, generation = meters.look(titles | named)
-    _, catalogue, readers = registers.begin_batch(generation) if titles else NO_REGISTERS
+    pushes = any(key.content == PUSH.name for key in opening.keys.values())
+    kept = registers.begin_batch(generation, with_profiles=pushes) if titles else NO_REGISTERS
     facts = Facts(
         meters=known,
-        registers=catalogue,
-        readers=readers,
+        registers=kept.catalogue,
+        readers=kept.readers,
         pending_kids=[kid for kid, key in opening.keys.items() if key.state == _PENDING],
         earliest_s=int(retention_start(uplinks[0][0].judged_at).timestamp()) + 1,
         clock_skew_s=settings.CLOCK_SKEW_S,
@@ -78,6 +80,7 @@ def gather(
         concentrators=concentrators,
         coupons=_coupons(opening, care),
         hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},
+        schemes_without_totals=() if settings.UNAUTHENTICATED_TOTALS else UNAUTHENTICATED,
     )
     batch = [
         OpenedUplink(delivery, frames, opened, refused, by_index)

@@ -31,6 +31,7 @@ EVERYTHING, CLOCK = "all", "clock"
 # What waits for a cause, in the order of the work: a flood of unknown meters delays nothing that concerns known ones.
 _KINDS = {
     "register": frozenset({FailureKind.UNKNOWN_REGISTER, FailureKind.REGISTRY_MISMATCH, FailureKind.IMPLAUSIBLE}),
+    "profile": frozenset({FailureKind.UNKNOWN_PROFILE}),
     # Of a meter that was registered with too long intervals some seemed not to be over; what is ahead stays so.
     "length": frozenset({FailureKind.REGISTRY_MISMATCH, FailureKind.CLOCK_SKEW}),
     CLOCK: frozenset({FailureKind.CLOCK_SKEW}),

@@ -89,12 +89,14 @@ class ClockCorrection(models.Model):
 class Reverification(models.Model):
     """What frames wait for has come, or may have: those that wait for it are to be judged again, uplink by uplink.
 
-    Written by triggers where a register, a meter or a key comes, a register or an interval length changes, or a meter
-    is taken back into service. Done, it goes.
+    Written by triggers where a push profile, a register, a meter or a key comes, a register or an interval length
+    changes, or a meter is taken back into service. Done, it goes.
     """
 
     id = models.BigAutoField(primary_key=True)
-    cause = models.CharField(max_length=8, help_text="what has come: register, length, meter, key; or all, or clock")
+    cause = models.CharField(
+        max_length=8, help_text="what has come: profile, register, length, meter, key; or all, or clock"
+    )
     created_at = models.DateTimeField(db_default=Now())
     position = models.BigIntegerField(db_default=0, help_text="uplinks up to this id are done")
     tries = models.PositiveSmallIntegerField(db_default=0, help_text="of the uplink after them, without an end")

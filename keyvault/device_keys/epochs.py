@@ -25,7 +25,7 @@ from keyvault.schemes.table import (
     SchemeError,
     algorithm_for,
     algorithms_of,
-    check_for_meters,
+    check_for_commands,
     needs_agreement_key,
 )
 
@@ -74,7 +74,7 @@ def begin(
     ProvisioningError where a fleet or agreement key is missing or does not open. A fixed number of queries.
     """
     if scheme is not None:
-        check_for_meters(scheme)
+        check_for_commands(scheme)
         algorithm_for(scheme, algorithm)
     titles = sorted(set(system_titles))
     with transaction.atomic():

@@ -12,14 +12,16 @@ from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.device_keys.errors import ProvisioningError
 from keyvault.master_key import Purpose
 from keyvault.models import DeviceKey, KeySource, KeyState
-from keyvault.schemes.table import ENVELOPES, SCHEMES, USUAL, algorithms_of
+from keyvault.schemes.table import SCHEMES, USUAL, algorithms_of, has_key_sets
 
 TRANSFER_EPOCH = 0  # of the device KEK, which protects no reading
 FIRST_EPOCH = 1
 
 
-def purpose_of(epoch: int, source: str = KeySource.STORED) -> Purpose:
-    """The purpose that what the row of an epoch's key holds is wrapped for."""
+def purpose_of(epoch: int, source: str = KeySource.STORED, scheme: str = USUAL) -> Purpose:
+    """The purpose that what the row of an epoch's key holds is wrapped for: no key serves two protocols."""
+    if has_key_sets(scheme):
+        return Purpose.DLMS
     if source == KeySource.AGREED:
         return Purpose.PUBLIC_KEY
     return Purpose.TRANSFER_KEY if epoch == TRANSFER_EPOCH else Purpose.DEVICE_KEY
@@ -83,7 +85,8 @@ def _check(rows: Sequence[Row]) -> None:
         scheme = SCHEMES.get(scheme_name)
         if scheme is None or source not in scheme.sources:
             raise ProvisioningError(f"system title {title.hex()}: no scheme {scheme_name!r} takes a {source} key")
-        algorithms = sorted(algorithms_of(USUAL) if epoch == TRANSFER_EPOCH else ENVELOPES[scheme.envelope].algorithms)
+        of_usual = epoch == TRANSFER_EPOCH and not has_key_sets(scheme_name)
+        algorithms = sorted(algorithms_of(USUAL if of_usual else scheme_name))
         if algorithm not in algorithms:
             raise ProvisioningError(f"system title {title.hex()}: algorithm {algorithm} is not one of {algorithms}")
         if (title, epoch) in seen:

@@ -33,7 +33,8 @@ from keyvault.schemes.table import (
     USUAL,
     algorithm_for,
     algorithms_of,
-    check_for_meters,
+    check_for_commands,
+    key_octets_of,
     needs_agreement_key,
 )
 
@@ -76,7 +77,7 @@ def provision_devices(
     ProvisioningError where a device has such a key already or the fleet key does not open,
     MasterKeyError where the master key cannot be used.
     """
-    check_for_meters(scheme)
+    check_for_commands(scheme)
     alg = algorithm_for(scheme, algorithm)
     entries = [NewKey(title, TRANSFER_EPOCH, None, transfer_algorithm(alg)) for title in system_titles]
     entries += [NewKey(title, FIRST_EPOCH, None, alg, scheme) for title in system_titles]
@@ -110,7 +111,7 @@ def agree_with_devices(
     ``agreement_key``, or of the only one there is. All or nothing; refusals as of ``provision_devices`` and
     ``provision_agreed``.
     """
-    check_for_meters(scheme)
+    check_for_commands(scheme)
     alg = algorithm_for(scheme, algorithm)
     versions = agreement_keys.active_for(publics, agreement_key)
     entries = [
@@ -255,12 +256,11 @@ def _stored_rows(entries: Iterable[NewKey]) -> list[Row]:
     master = keys_for_wrapping()
     rows = []
     for entry in entries:
-        key = secrets.token_bytes(DEVICE_KEY_OCTETS) if entry.key is None else entry.key
-        if len(key) != DEVICE_KEY_OCTETS:
-            raise ProvisioningError(
-                f"key of {entry.system_title.hex()}: {len(key)} octets instead of {DEVICE_KEY_OCTETS}"
-            )
-        purpose = purpose_of(entry.epoch, KeySource.STORED)
+        octets = key_octets_of(entry.scheme, entry.algorithm, is_transfer=entry.epoch == TRANSFER_EPOCH)
+        key = secrets.token_bytes(octets) if entry.key is None else entry.key
+        if len(key) != octets:
+            raise ProvisioningError(f"key of {entry.system_title.hex()}: {len(key)} octets instead of {octets}")
+        purpose = purpose_of(entry.epoch, KeySource.STORED, entry.scheme)
         wrapped = master.wrap(key, purpose, entry.system_title, entry.epoch)
         rows.append(
             Row(

@@ -46,6 +46,7 @@ class _StoredKey(NamedTuple):
     epoch: int
     algorithm: int
     source: str
+    scheme: str
     wrapped: bytes | None
     fleet_name: str | None
     fleet_wrapped: bytes | None
@@ -64,7 +65,7 @@ def open_keys(key_ids: Iterable[int]) -> list[DeviceKeyOctets]:
     """
     master = master_key.current()
     rows = fetch_rows(
-        """SELECT k.id, k.version, k.system_title, k.epoch, k.algorithm, k.source, k.wrapped,
+        """SELECT k.id, k.version, k.system_title, k.epoch, k.algorithm, k.source, k.scheme, k.wrapped,
                   f.name, f.wrapped, a.name, a.version, a.wrapped, a.public,
                   array_remove(ARRAY[k.master_key_version, f.master_key_version, a.master_key_version], NULL)
            FROM keyvault_devicekey k LEFT JOIN keyvault_fleetkey f ON f.id = k.fleet_key_id
@@ -118,7 +119,7 @@ def _open(row: _StoredKey, master: MasterKeys, shared: _Shared) -> DeviceKeyOcte
     if source.is_of_fleet:
         kept = shared.fleet_key(row)
     else:
-        purpose = purpose_of(row.epoch, row.source)
+        purpose = purpose_of(row.epoch, row.source, row.scheme)
         kept = master.unwrap(row.wrapped or b"", purpose, row.system_title, row.epoch)
     private = shared.agreement_key(row)
     octets = source.device_key(KeyInputs(kept, row.system_title, row.epoch, private))
@@ -131,18 +132,18 @@ def _check_master_key(master: MasterKeys, version: int, cause: UnwrapError) -> N
     A changed row costs its device only; with a wrong master key nothing may be judged at all.
     """
     rows = fetch_rows(
-        """(SELECT system_title, epoch, source, wrapped FROM keyvault_devicekey WHERE master_key_version = %s
-            ORDER BY id LIMIT %s)
-           UNION (SELECT system_title, epoch, source, wrapped FROM keyvault_devicekey WHERE master_key_version = %s
-            ORDER BY id DESC LIMIT %s)""",
+        """(SELECT system_title, epoch, source, scheme, wrapped FROM keyvault_devicekey
+            WHERE master_key_version = %s ORDER BY id LIMIT %s)
+           UNION (SELECT system_title, epoch, source, scheme, wrapped FROM keyvault_devicekey
+            WHERE master_key_version = %s ORDER BY id DESC LIMIT %s)""",
         version,
         _SAMPLE,
         version,
         _SAMPLE,
     )
-    for title, epoch, source, wrapped in rows:
+    for title, epoch, source, scheme, wrapped in rows:
         try:
-            master.unwrap(wrapped, purpose_of(epoch, source), title, epoch)
+            master.unwrap(wrapped, purpose_of(epoch, source, scheme), title, epoch)
         except UnwrapError:
             continue
         return

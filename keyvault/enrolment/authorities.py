@@ -21,7 +21,7 @@ from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.enrolment import lookups
 from keyvault.enrolment.certificates import CertificateError, check_authority_key, kid_text, parse_revocation, verify
 from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, KeyState, RevokedCertificate
-from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_meters
+from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_commands
 
 KID_MAX_OCTETS = 64
 ISSUER_MAX = 100
@@ -243,7 +243,7 @@ def _kind(newest: tuple[str, int] | None, scheme: str | None, algorithm: int | N
     """The scheme and algorithm of the epoch to come."""
     of, alg = newest or (None, None)
     chosen = scheme or of or "ccm"
-    check_for_meters(chosen)
+    check_for_commands(chosen)
     if "agreed" not in SCHEMES[chosen].sources:
         raise AuthorityError(f"scheme {chosen} takes no agreed keys")
     return chosen, algorithm_for(chosen, algorithm if algorithm is not None else alg if chosen == of else None)

@@ -100,16 +100,16 @@ def count_needing(version: int) -> int:
 def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Secret]:
     """The next stored device keys by id, all or those not under one version."""
     rows = fetch_rows(
-        """SELECT id, system_title, epoch, source, wrapped, master_key_version, fingerprint FROM keyvault_devicekey
-           WHERE id > %s AND wrapped IS NOT NULL AND master_key_version IS DISTINCT FROM %s::int
+        """SELECT id, system_title, epoch, source, scheme, wrapped, master_key_version, fingerprint
+           FROM keyvault_devicekey WHERE id > %s AND wrapped IS NOT NULL AND master_key_version IS DISTINCT FROM %s::int
            ORDER BY id LIMIT %s""",
         after_id,
         not_at,
         limit,
     )
     return [
-        Secret(DEVICE_KEYS, key_id, purpose_of(epoch, source), title, epoch, wrapped, version, name)
-        for key_id, title, epoch, source, wrapped, version, name in rows
+        Secret(DEVICE_KEYS, key_id, purpose_of(epoch, source, scheme), title, epoch, wrapped, version, name)
+        for key_id, title, epoch, source, scheme, wrapped, version, name in rows
     ]
 
 

@@ -24,8 +24,8 @@ TAG_OCTETS = 16
 _PROTECTED_HEAD = b"\xa2\x01\x03\x04\x44"  # {1: A256GCM, 4: h'<4 octets>'}
 _HEAD = b"\xd0\x83\x49" + _PROTECTED_HEAD
 _IV_HEAD = b"\xa1\x05\x4c"  # {5: h'<12 octets>'}
-_CIPHERTEXT_HEAD = b"\x58\x30"  # 48 octets: secret and tag
-_WRAPPED_OCTETS = 77
+_CIPHERTEXT_HEADS = {octets: bytes((0x58, octets + TAG_OCTETS)) for octets in (16, 32, 64)}  # secret and tag
+_AROUND = 45  # octets that a wrapped secret has beside the secret
 
 
 class MasterKeyError(Exception):
@@ -46,6 +46,7 @@ class Purpose(StrEnum):
     """What a wrapped secret is for; part of its AAD."""
 
     DEVICE_KEY = "device key"
+    DLMS = "dlms"
     TRANSFER_KEY = "transfer key"
     FLEET_KEY = "fleet key"
     AGREEMENT_KEY = "agreement key"
@@ -100,15 +101,17 @@ class MasterKeys:
         raise TypeError("master keys are never pickled")
 
     def wrap(self, secret: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
-        """A secret of 32 octets as 77 octets of COSE_Encrypt0 under the active version.
+        """A secret of 32 octets as 77 octets of COSE_Encrypt0 under the active version; for DLMS one of 16 or 64, too.
 
         ``owner`` is the system title of a device, the name of a fleet or agreement key, or who signs; ``epoch`` of an
         agreement key is its version.
         """
+        if len(secret) != SECRET_OCTETS and (purpose is not Purpose.DLMS or len(secret) not in _CIPHERTEXT_HEADS):
+            raise ValueError(f"a secret has {SECRET_OCTETS} octets, not {len(secret)}")
         return self._seal(secret, _external_aad(purpose, owner, epoch))
 
     def unwrap(self, wrapped: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
-        """The 32 octets that ``wrap`` took. UnwrapError: the row was changed or belongs to another."""
+        """The octets that ``wrap`` took. UnwrapError: the row was changed or belongs to another."""
         return self._open(wrapped, _external_aad(purpose, owner, epoch))
 
     def rewrap(self, wrapped: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
@@ -117,12 +120,10 @@ class MasterKeys:
         return self._seal(self._open(wrapped, external_aad), external_aad)
 
     def _seal(self, secret: bytes, external_aad: bytes) -> bytes:
-        if len(secret) != SECRET_OCTETS:
-            raise ValueError(f"a secret has {SECRET_OCTETS} octets, not {len(secret)}")
         protected = _PROTECTED_HEAD + self.active_version.to_bytes(4, "big")
         iv = secrets.token_bytes(IV_OCTETS)
         ciphertext = self._aeads[self.active_version].encrypt(iv, secret, enc_structure(protected, external_aad))
-        return b"\xd0\x83\x49" + protected + _IV_HEAD + iv + _CIPHERTEXT_HEAD + ciphertext
+        return b"\xd0\x83\x49" + protected + _IV_HEAD + iv + _CIPHERTEXT_HEADS[len(secret)] + ciphertext
 
     def _open(self, wrapped: bytes, external_aad: bytes) -> bytes:
         version = wrapped_version(wrapped)
@@ -145,10 +146,9 @@ class MasterKeys:
 def wrapped_version(wrapped: bytes) -> int:
     """The master key version that a wrapped secret names. UnwrapError where it is not in our form."""
     if (
-        len(wrapped) != _WRAPPED_OCTETS
-        or wrapped[:8] != _HEAD
+        wrapped[:8] != _HEAD
         or wrapped[12:15] != _IV_HEAD
-        or wrapped[27:29] != _CIPHERTEXT_HEAD
+        or wrapped[27:29] != _CIPHERTEXT_HEADS.get(len(wrapped) - _AROUND)
     ):
         raise UnwrapError("the wrapped secret is not in the form this head-end writes")
     return int.from_bytes(wrapped[8:12], "big")

@@ -38,7 +38,12 @@ def _some(each: int) -> Iterator[tuple[bytes, Purpose, bytes, int]]:
     """Wrapped keys of devices, and the agreement keys that others are computed from; as ``unwrap`` takes them."""
     of_devices = DeviceKey.objects.exclude(wrapped=None)
     for row in {row.pk: row for order in ("pk", "-pk") for row in of_devices.order_by(order)[:each]}.values():
-        yield bytes(row.wrapped or b""), purpose_of(row.epoch, row.source), bytes(row.system_title), row.epoch
+        yield (
+            bytes(row.wrapped or b""),
+            purpose_of(row.epoch, row.source, row.scheme),
+            bytes(row.system_title),
+            row.epoch,
+        )
     of_head_end = AgreementKey.objects.all()
     for key in {row.pk: row for order in ("pk", "-pk") for row in of_head_end.order_by(order)[:each]}.values():
         yield bytes(key.wrapped), Purpose.AGREEMENT_KEY, key.name.encode(), key.version

@@ -86,6 +86,9 @@ class Envelope(NamedTuple):
     What ``parse`` gives names its key by ``kid``: system title and epoch (10 octets), and a kid context after them
     where each session of a key has a cipher and counters of its own; or by the title alone (8), then every key that
     the device may use is tried that is of this envelope and algorithm.
+
+    Frames have up to ``max_octets``, where that is more than the setting FRAME_MAX_OCTETS. With ``has_key_sets`` a
+    device key is as many octets as its algorithm says, all others are 32.
     """
 
     name: str
@@ -95,13 +98,17 @@ class Envelope(NamedTuple):
     cipher: Callable[[OpenedKey], Cipher]
     reference: str
     is_to_agreement_key: bool = False
+    max_octets: int = 0
+    has_key_sets: bool = False
 
 
 class Scheme(NamedTuple):
     """An allowed triple: the names of an envelope and a content, and of the key sources that they go with.
 
-    ``number`` names it to meters, in key commands; a scheme without one is no meter's. ``caveat`` is what its
-    readings lack of protection from end to end, for whoever uses them; empty: nothing.
+    ``number`` names it in readings, and to meters in key commands; a scheme without one is no meter's. ``caveat`` is
+    what its readings lack of protection from end to end, for whoever uses them; empty: nothing. ``algorithms`` are
+    those of the envelope that its keys are for; empty: all. Meters of a scheme without ``is_commanded`` take no command
+    of ours, and their keys come in shipments. Without ``is_authenticated`` readings may have been changed on their way.
     """
 
     name: str
@@ -110,6 +117,9 @@ class Scheme(NamedTuple):
     content: str
     sources: frozenset[str]
     caveat: str = ""
+    algorithms: tuple[int, ...] = ()
+    is_commanded: bool = True
+    is_authenticated: bool = True
 
 
 class Named(Protocol):

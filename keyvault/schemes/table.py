@@ -7,10 +7,13 @@ read above, by ``meters.contents``.
 from collections.abc import Mapping
 
 from keyvault.cose.algorithms import Algorithm
+from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.cose.structures import Frame
 from keyvault.schemes.agreed import AGREED
 from keyvault.schemes.ccm import CCM_ENVELOPE
 from keyvault.schemes.derived import DERIVED
+from keyvault.schemes.dlms import security
+from keyvault.schemes.dlms.envelope import DLMS_ENVELOPE
 from keyvault.schemes.lines import Envelopes, Scheme, Source, Table
 from keyvault.schemes.mac import MAC_ENVELOPE
 from keyvault.schemes.sealed import SEALED_ENVELOPE
@@ -18,9 +21,28 @@ from keyvault.schemes.session import SESSION_ENVELOPE
 from keyvault.schemes.stored import STORED
 
 SOURCES: Table[Source] = Table(STORED, DERIVED, AGREED)
-ENVELOPES = Envelopes(CCM_ENVELOPE, SESSION_ENVELOPE, MAC_ENVELOPE, SEALED_ENVELOPE)
+ENVELOPES = Envelopes(CCM_ENVELOPE, SESSION_ENVELOPE, MAC_ENVELOPE, SEALED_ENVELOPE, DLMS_ENVELOPE)
 _ANY_SOURCE = frozenset(source.name for source in SOURCES)
 MASKED = "masked"  # the content of meters that hide what they measure
+
+
+def _dlms(
+    name: str, number: int, algorithms: Mapping[int, Algorithm], caveat: str = "", *, is_authenticated: bool = True
+) -> Scheme:
+    """A scheme of meters that push DLMS frames under one kind of security control."""
+    return Scheme(
+        name,
+        number,
+        DLMS_ENVELOPE.name,
+        "push",
+        frozenset({STORED.name}),
+        caveat,
+        tuple(algorithms),
+        is_commanded=False,
+        is_authenticated=is_authenticated,
+    )
+
+
 SCHEMES: Table[Scheme] = Table(
     Scheme("ccm", 0, CCM_ENVELOPE.name, "plain", _ANY_SOURCE),
     Scheme("session", 1, SESSION_ENVELOPE.name, "plain", _ANY_SOURCE),
@@ -35,6 +57,9 @@ SCHEMES: Table[Scheme] = Table(
     Scheme("session + masked", 9, SESSION_ENVELOPE.name, MASKED, _ANY_SOURCE),
     Scheme("sealed + masked", 10, SEALED_ENVELOPE.name, MASKED, _ANY_SOURCE),
     Scheme("mac + masked", 11, MAC_ENVELOPE.name, MASKED, _ANY_SOURCE, "events carried in clear"),
+    _dlms("dlms", 12, security.PROTECTED),
+    _dlms("dlms in clear", 13, security.IN_CLEAR, "carried in clear"),
+    _dlms("dlms without tag", 14, security.UNAUTHENTICATED, "unauthenticated", is_authenticated=False),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
 USUAL = "ccm"  # the scheme of a key that is provisioned for no other
@@ -45,6 +70,10 @@ CONCENTRATOR = "concentrator"  # of the keys that a concentrator seals its repor
 def schemes_of_content(content: str) -> list[Scheme]:
     """The schemes whose payloads are of that content."""
     return [one for one in SCHEMES if one.content == content]
+
+
+# The numbers of schemes whose readings may have been changed on their way.
+UNAUTHENTICATED = frozenset(one.number for one in SCHEMES if not one.is_authenticated)
 
 
 class SchemeError(ValueError):
@@ -68,6 +97,13 @@ def check_for_meters(scheme: str) -> None:
         raise SchemeError(f"scheme {scheme!r} is not one of {', '.join(name for name, _ in scheme_choices())}")
 
 
+def check_for_commands(scheme: str) -> None:
+    """SchemeError where meters of that scheme can be given no key by us: it comes in a shipment."""
+    check_for_meters(scheme)
+    if not SCHEMES[scheme].is_commanded:
+        raise SchemeError(f"keys of scheme {scheme} come in a shipment (manage.py import_keys): none are made here")
+
+
 def algorithms_of(scheme: str) -> Mapping[int, Algorithm]:
     """The algorithms that keys of a scheme may be for, the usual one first; SchemeError where there is no such scheme.
 
@@ -75,7 +111,26 @@ def algorithms_of(scheme: str) -> Mapping[int, Algorithm]:
     """
     if scheme != CONCENTRATOR:
         check_for_meters(scheme)
-    return ENVELOPES[SCHEMES[scheme].envelope].algorithms
+    line = SCHEMES[scheme]
+    algorithms = ENVELOPES[line.envelope].algorithms
+    return {alg: algorithms[alg] for alg in line.algorithms} if line.algorithms else algorithms
+
+
+def has_key_sets(scheme: str) -> bool:
+    """Whether device keys of a scheme are sets of keys of another protocol."""
+    line = SCHEMES.get(scheme)
+    return line is not None and ENVELOPES[line.envelope].has_key_sets
+
+
+def key_octets_of(scheme: str, algorithm: int, *, is_transfer: bool = False) -> int:
+    """How many octets a device key of a scheme and algorithm has: 32, or those of a key set.
+
+    ``is_transfer``: that of epoch 0; the one beside key sets is as long as each of a set's two keys.
+    """
+    if not has_key_sets(scheme):
+        return DEVICE_KEY_OCTETS
+    octets = ENVELOPES[SCHEMES[scheme].envelope].algorithms[algorithm].key_octets
+    return octets // 2 if is_transfer else octets
 
 
 def algorithm_for(scheme: str, algorithm: int | None = None) -> int:

@@ -1,8 +1,9 @@
 """What a line of the table of contents says, and what a content reads by. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from meters.readings.push.definition import Definition
 from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadTimes, Value
 
@@ -19,11 +20,23 @@ class RegisterRow(NamedTuple):
     maximum: int
 
 
-class Catalogue:
-    """The registers by OBIS code. It never changes: another state of the table is another catalogue."""
+class PushProfileRow(NamedTuple):
+    """A push profile as workers keep it: of the meters whose titles begin with ``title_prefix`` (3 to 8 octets)."""
 
-    def __init__(self, rows: Mapping[str, RegisterRow]) -> None:
+    title_prefix: bytes
+    skeleton_sha256: bytes
+    definition: Definition
+
+
+class Catalogue:
+    """The registers by OBIS code, and the push profiles where a batch needs them, the newest first.
+
+    It never changes: another state of the tables is another catalogue.
+    """
+
+    def __init__(self, rows: Mapping[str, RegisterRow], profiles: Sequence[PushProfileRow] = ()) -> None:
         self._rows = rows
+        self.profiles = profiles
         self._codes = {row.id: code for code, row in rows.items()}
 
     def get(self, obis_code: str) -> RegisterRow | None:
@@ -53,8 +66,9 @@ class Reader(Protocol):
 
         ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always. Raises
         PayloadError; of several reasons for the first of these: algorithm_mismatch (another content),
-        payload_invalid (not of this form), identity_mismatch (another meter's name), payload_invalid (two values at
-        one place, an interval that begins on no whole minute), too_old (before ``period``), unknown_register,
+        payload_invalid (not of this form), unknown_profile (a form that nobody registered), identity_mismatch
+        (another meter's name), payload_invalid (two values at one place, an interval that begins on no whole minute),
+        too_old (before ``period``), unknown_register,
         registry_mismatch (another unit, a value finer than the register, an interval off its grid), implausible
         (outside the register's bounds), clock_skew (after ``period``, or an interval that is not over by its end).
         """

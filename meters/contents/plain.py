@@ -188,7 +188,7 @@ def read_records(
                     all_read = False
                 else:
                     values.append(error.value)
-        values = _once(values, registers)
+        values = once(values, registers)
     except PayloadError:
         for name, *_ in records:  # whose frame it is goes before what it says
             _own_name(name, system_title)
@@ -201,8 +201,8 @@ def read_records(
     if mismatch:
         raise PayloadError(PayloadRefusal.REGISTRY_MISMATCH, mismatch, values if all_read else None)
     if not masked:
-        _check_bounds(values, registers)
-    _check_over(values, period, registers)
+        check_bounds(values, registers)
+    check_over(values, period, registers)
     return values
 
 
@@ -229,7 +229,7 @@ def _value(
     return _new_value(Value, (time_s, register.id, steps, length, register.is_event, masked))
 
 
-def _check_bounds(values: list[Value], registers: Catalogue) -> None:
+def check_bounds(values: list[Value], registers: Catalogue) -> None:
     for value in values:
         code = registers.code_of(value.register_id)
         register = registers.get(code)
@@ -239,7 +239,7 @@ def _check_bounds(values: list[Value], registers: Catalogue) -> None:
             raise PayloadError(PayloadRefusal.IMPLAUSIBLE, detail, values)
 
 
-def _once(values: list[Value], registers: Catalogue) -> list[Value]:
+def once(values: list[Value], registers: Catalogue) -> list[Value]:
     """The values, each event once; PayloadError where a register says two things, or one thing twice, at one time.
 
     A log may hold several events of one second: there an event is what its value says.
@@ -259,7 +259,7 @@ def _once(values: list[Value], registers: Catalogue) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-def _check_over(values: list[Value], period: PayloadTimes, registers: Catalogue) -> None:
+def check_over(values: list[Value], period: PayloadTimes, registers: Catalogue) -> None:
     """Nothing lies ahead of ours, and every interval is over."""
     for value in values:
         end_s = value.captured_s + value.interval_minutes * 60

@@ -5,10 +5,11 @@ from meters.contents.events import EVENTS
 from meters.contents.lines import Catalogue, Content, Reader
 from meters.contents.masked import MASKED
 from meters.contents.plain import PLAIN
+from meters.contents.push import PUSH
 from meters.contents.report import REPORT
 from meters.contents.signed import SIGNED
 
-CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT, MASKED, SIGNED)
+CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT, MASKED, PUSH, SIGNED)
 
 
 class Readers(dict[str, Reader]):

@@ -10,6 +10,7 @@ from django.db import connection
 from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.table import Readers
+from meters.readings import push_profiles
 from meters.readings.obis import RegisterKind
 from meters.values import NewSignature, NewValue, Spot, Standing
 
@@ -29,11 +30,12 @@ class RegistersKept(NamedTuple):
     """The register table as read under a generation, and the readers that use it."""
 
     generation: int | None
+    has_profiles: bool
     catalogue: Catalogue
     readers: Readers
 
 
-NO_REGISTERS = RegistersKept(None, Catalogue({}), Readers(Catalogue({})))
+NO_REGISTERS = RegistersKept(None, False, Catalogue({}), Readers(Catalogue({})))
 
 
 class Registers:
@@ -46,12 +48,16 @@ class Registers:
     def __init__(self) -> None:
         self._kept = NO_REGISTERS
 
-    def begin_batch(self, generation: int | None) -> RegistersKept:
-        """Return the table; read it again if its generation changed, because bounds may have changed too."""
+    def begin_batch(self, generation: int | None, *, with_profiles: bool = False) -> RegistersKept:
+        """Return the table; read it again if its generation changed, because bounds may have changed too.
+
+        ``with_profiles``: with the push profiles, by one more query where they are not kept yet.
+        """
         kept = self._kept
-        if generation is None or generation != kept.generation:
-            catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in self._rows_of()})
-            kept = self._kept = RegistersKept(generation, catalogue, Readers(catalogue))
+        if generation is None or generation != kept.generation or with_profiles > kept.has_profiles:
+            profiles = push_profiles.active() if with_profiles else ()
+            catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}, profiles)
+            kept = self._kept = RegistersKept(generation, with_profiles, catalogue, Readers(catalogue))
         return kept
 
     def _rows_of(self) -> list[tuple[Any, ...]]:

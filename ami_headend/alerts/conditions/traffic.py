@@ -30,6 +30,7 @@ AUTHENTIC = frozenset(
         FailureKind.REPLAYED,
         FailureKind.DEVICE_SUSPENDED,
         FailureKind.PAYLOAD_INVALID,
+        FailureKind.UNKNOWN_PROFILE,
         FailureKind.UNKNOWN_REGISTER,
         FailureKind.REGISTRY_MISMATCH,
         FailureKind.IMPLAUSIBLE,

@@ -328,7 +328,7 @@ def test_random_uplinks_with_keys_in_pieces(
         return octets
 
     while coming or len(posted) < 8:
-        octets = [frame() for _ in range(dice.randint(1, 25))] + [secrets.token_bytes(5)]
+        octets = [frame() for _ in range(dice.randint(1, 25))] + [b"\xff" + secrets.token_bytes(4)]
         posted.append(verified(dice.choice((concentrator, other_concentrator)), octets))
         if coming and dice.random() < 0.6:
             arrived = [coming.pop() for _ in range(min(len(coming), dice.randint(1, 3)))]

@@ -28,14 +28,12 @@ def kamstrup(expected: list[dict[str, Any]]) -> dict[str, Any]:
 
 def landis_gyr(expected: list[dict[str, Any]]) -> dict[str, Any]:
     """The E450's list: no scaler, no unit; a clock without deviation."""
-    unit_of = {"8": "Wh", "7": "W"}
-    columns = [
-        {"obis": one["obis"], "scaler": 0, "unit": unit_of[one["obis"].split(".")[1]]}
-        if one["obis"].split(".")[1] in unit_of
-        else {"obis": one["obis"], "ignore": True}
-        for one in expected
-        if "raw" in one
-    ]
+    units = {"1.8": "Wh", "2.8": "Wh", "3.8": "varh", "4.8": "varh", "1.7": "W", "2.7": "W"}
+    columns: list[dict[str, Any]] = []
+    for one in expected:
+        if "raw" in one:
+            unit = units.get(one["obis"].partition(":")[2].rpartition(".")[0])
+            columns.append({"obis": one["obis"]} | ({"scaler": 0, "unit": unit} if unit else {"ignore": True}))
     return {"kind": Kind.OBIS, "clock": {"from": "apdu", "zone": "Europe/Zurich"}, "columns": columns}
 
 

@@ -1,0 +1,123 @@
+"""Content ``push``: DLMS notifications, read by the push profile of their form. Pure (docs/dlms.md)."""
+
+from meters.contents.lines import Catalogue, Content, RegisterRow
+from meters.contents.plain import check_bounds, check_over, once
+from meters.readings.push.definition import Definition
+from meters.readings.push.profiles import ContentError, OtherMeterError, PushValue, parse_notification, read
+from meters.readings.push.skeleton import digest
+from meters.registry.interval_lengths import Lengths
+from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
+
+
+class PushReader:
+    """Reads notifications by the registers and push profiles of one catalogue."""
+
+    def __init__(self, registers: Catalogue) -> None:
+        self._registers = registers
+        self._profiles: dict[bytes, list[tuple[bytes, Definition]]] = {}
+        for prefix, sha256, definition in registers.profiles:
+            self._profiles.setdefault(sha256, []).append((prefix, definition))
+        for found in self._profiles.values():
+            found.sort(key=lambda one: -len(one[0]))  # stable: of equal ones the newest stays first
+
+    def read(
+        self,
+        payload: bytes,
+        system_title: bytes,
+        interval_minutes: int,
+        period: PayloadTimes,
+        lengths: Lengths | None = None,
+    ) -> list[Value]:
+        """The values of a notification, or PayloadError: see Reader."""
+        try:
+            notification = parse_notification(payload)
+            definition = self._definition(notification.skeleton, system_title)
+            said = read(notification, definition, system_title)
+        except OtherMeterError as error:
+            raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, str(error)) from None
+        except ContentError as error:
+            raise _invalid(str(error)) from None
+        return self._values(said, definition, interval_minutes, period, lengths)
+
+    def _definition(self, skeleton: str, system_title: bytes) -> Definition:
+        """The profile of a form: of several that of the longest part of the title, then the newest."""
+        sha256 = digest(skeleton)
+        for prefix, definition in self._profiles.get(sha256, ()):
+            if system_title.startswith(prefix):
+                return definition
+        detail = f"no push profile of form {sha256.hex()[:16]} for meters of {system_title[:3].hex()}: {skeleton}"
+        raise PayloadError(PayloadRefusal.UNKNOWN_PROFILE, detail[:500])
+
+    def _values(
+        self,
+        said: list[PushValue],
+        definition: Definition,
+        interval_minutes: int,
+        period: PayloadTimes,
+        lengths: Lengths | None,
+    ) -> list[Value]:
+        values, unknown, mismatch, all_read = [], "", "", True
+        for one in said:
+            if definition.thin_s and one.at_s % definition.thin_s >= definition.push_s:
+                continue
+            register = self._registers.get(one.obis)
+            if register is None:
+                unknown = unknown or one.obis
+                continue
+            steps = _steps(one, register)
+            if steps is None:
+                mismatch, all_read = mismatch or f"{one.obis} is finer than its register, in steps", False
+                continue
+            value = _value(one, register, steps, definition, interval_minutes, lengths)
+            if value.interval_minutes and value.captured_s % (value.interval_minutes * 60):
+                minutes = value.interval_minutes
+                mismatch = mismatch or f"{one.obis} begins at {iso(value.captured_s)}, no multiple of {minutes} minutes"
+            values.append(value)
+        values = once(values, self._registers)
+        earliest_s = min((one.at_s for one in said), default=period.earliest_s)
+        if earliest_s < period.earliest_s:
+            raise PayloadError(PayloadRefusal.TOO_OLD, f"the time {iso(earliest_s)} is before what is kept")
+        if unknown:
+            raise PayloadError(PayloadRefusal.UNKNOWN_REGISTER, f"no register {unknown} is known")
+        if mismatch:
+            raise PayloadError(PayloadRefusal.REGISTRY_MISMATCH, mismatch, values if all_read else None)
+        check_bounds(values, self._registers)
+        check_over(values, period, self._registers)
+        return values
+
+
+def _steps(one: PushValue, register: RegisterRow) -> int | None:
+    """A value in the steps of its register; None where it is finer than one."""
+    if register.unit not in one.units:
+        units = " or ".join(one.units)
+        raise _invalid(f"{one.obis} is in {units}; the register counts {register.unit}")
+    finer = one.scaler - register.scaler
+    if finer >= 0:
+        return int(one.raw * 10**finer)
+    steps, rest = divmod(one.raw, 10**-finer)
+    return None if rest else steps
+
+
+def _value(
+    one: PushValue,
+    register: RegisterRow,
+    steps: int,
+    definition: Definition,
+    interval_minutes: int,
+    lengths: Lengths | None,
+) -> Value:
+    if not -(2**63) <= steps < 2**63:
+        raise _invalid(f"{one.obis} says a number that cannot be stored")
+    if not register.is_interval:
+        return Value(one.at_s, register.id, steps, 0, register.is_event)
+    if definition.interval_ends is None:
+        raise _invalid(f"{one.obis} is of intervals, and the profile does not say whether times are start or end")
+    minutes = interval_minutes if lengths is None else lengths.at(one.at_s - definition.interval_ends)
+    return Value(one.at_s - 60 * minutes * definition.interval_ends, register.id, steps, minutes, register.is_event)
+
+
+def _invalid(detail: str) -> PayloadError:
+    return PayloadError(PayloadRefusal.PAYLOAD_INVALID, detail)
+
+
+PUSH = Content("push", PushReader, reference="IEC 62056-6-2, IEC 62056-5-3 data-notification")

@@ -1,0 +1,237 @@
+"""DLMS frames through the whole verification: every verdict, exactly once, beside frames of other schemes."""
+
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from concentrators.failures.kinds import WAITING, FailureKind
+from concentrators.ingest import reverification_queue
+from concentrators.models import Concentrator, IntervalTotal, Uplink
+from keyvault.device_keys import provisioning
+from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.schemes.table import scheme_numbered
+from meters.models import Reading
+from tests.concentrators.dlms_devices import dlms_meter, key_set, meter_of, profile
+from tests.concentrators.fleet import NOW, commission, evidence, judged, outcome, verified
+from tests.concentrators.statements import Statements
+from tests.dlms_frames import REAL, STREAM, SYNTHETIC, octets
+from tests.dlms_frames import key_set as keys_of
+from tests.factories import ConcentratorFactory
+from tests.meters.push.profiles import definition_for
+
+pytestmark = pytest.mark.django_db
+AT = datetime(2025, 7, 14, 10, 30, tzinfo=UTC)
+TITLE = bytes.fromhex("545354ae6af2a9a4")
+
+
+def highest(title: bytes, epoch: int = 1) -> int:
+    return InvocationCounter.objects.get(key__system_title=title, key__epoch=epoch).highest
+
+
+class TestStream:
+    """31 frames, one an uplink, in their order."""
+
+    @pytest.fixture
+    def meters(self, concentrator: Concentrator) -> list[bytes]:
+        titles = []
+        for one in STREAM["meters"]:
+            title, control = bytes.fromhex(one["title"]), int(one["accept_sc"][0], 16)
+            gak = bytes.fromhex(one["gak"] or "") or bytes(16)
+            dlms_meter(title, bytes.fromhex(one["guek"]) + gak, concentrator, control)
+            if "pending_guek" in one:
+                key_set(title, bytes.fromhex(one["pending_guek"]) + gak, control, 2, KeyState.PENDING)
+            titles.append(title)
+        profile(bytes.fromhex(STREAM["frames"][0]["plain"]), titles[0])
+        return titles
+
+    def test_each_frame_gets_its_verdict(self, concentrator: Concentrator, meters: list[bytes]) -> None:
+        sent: list[bytes] = []
+        other = ConcentratorFactory.create()
+        for step in STREAM["frames"]:
+            if "action" in step:
+                (old,) = DeviceKey.objects.filter(system_title=meters[0], epoch=1)
+                assert old.state == KeyState.RETIRING
+                provisioning.set_key_state([old.pk], KeyState.RETIRED)
+                continue
+            before = {row.pk: row.highest for row in InvocationCounter.objects.all()}
+            frame = bytes.fromhex(step["apdu"])
+            via = other if frame in sent else concentrator  # of the same the same body would be the same uplink
+            sent.append(frame)
+            found = judged(via, [frame], AT)
+            assert len(found) == 1, step
+            (verdict,) = found
+            assert verdict in (step["expect"], *step.get("expect_any", ())), step
+            after = {row.pk: row.highest for row in InvocationCounter.objects.all()}
+            if step["expect"] in ("tag_invalid", "algorithm_mismatch", "unknown_device", "duplicate", "clock_skew"):
+                assert after == before, step
+        assert highest(meters[0], 2) == 2**32 - 1
+        assert DeviceKey.objects.get(system_title=meters[0], epoch=2).state == KeyState.ACTIVE
+
+    def test_all_of_it_in_one_uplink_gives_no_other_readings(
+        self, concentrator: Concentrator, meters: list[bytes]
+    ) -> None:
+        frames = [bytes.fromhex(step["apdu"]) for step in STREAM["frames"] if "apdu" in step]
+        found = judged(concentrator, frames, AT)
+        # The old key is retiring still: its last frame is accepted, and the one that says otherwise of 12:00 is not.
+        wanted = [step["expect"] for step in STREAM["frames"] if "apdu" in step]
+        assert found["accepted"] == wanted.count("accepted")
+        assert judged(concentrator, [*frames, frames[0]], AT).get("accepted", 0) == 0
+
+
+def plaintext_of(entry: dict[str, Any]) -> bytes:
+    said = entry["frames"][0] if "frames" in entry else entry
+    return bytes.fromhex(said["plain"])
+
+
+OPEN = [
+    name
+    for name, one in SYNTHETIC.items()
+    if one["kind"] == "synthetic" and "plain" in one and one["verdict"].startswith("open")
+]
+MISMATCH = {
+    "db_sc70_broadcast", "dc_dedicated_sc30", "ca_glo_event_notification", "dd_wrapped", "dd_agreed_1e1s_suite1",
+    "dd_agreed_0e2s_suite1", "dd_agreed_1e1s_suite2", "dd_agreed_0e2s_suite2", "df_suite1_with_content_length",
+    "df_suite1_without_content_length", "df_suite2_with_content_length", "df_suite2_without_content_length",
+}  # fmt: skip
+MALFORMED = {"tr_wrapper_two", "tr_gbt_twice"}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_vector_that_opens_is_accepted_once(concentrator: Concentrator, name: str) -> None:
+    entry = SYNTHETIC[name]
+    control = int(entry.get("sc") or "30", 16)
+    keys = keys_of(entry) or secrets.token_bytes(32)
+    frame = octets(entry)
+    meter = meter_of(TITLE, concentrator)
+    meter.interval_minutes = 15
+    meter.save()
+    registered = 0x30 if name in MISMATCH else control
+    key_set(TITLE, keys[:32] if registered & 0x0F < 2 else keys, registered, is_general=name.startswith("dd_"))
+    if name in MISMATCH or name in MALFORMED:
+        assert judged(concentrator, [frame], AT) == {"algorithm_mismatch" if name in MISMATCH else "malformed": 1}
+        return
+    assert judged(concentrator, [frame], AT) == {"unknown_profile": 1}
+    assert highest(TITLE) == -1
+    profile(plaintext_of(entry), TITLE, definition_for(name, entry))
+    while reverification_queue.work():
+        pass
+    uplink = Uplink.objects.get()
+    if name in ("push_object_list", "nulls_for_missing_phase"):
+        assert outcome(uplink) in ({"accepted": 1}, {"unknown_register": 1}, {"registry_mismatch": 1})
+        if uplink.rejected:
+            return
+    assert outcome(uplink) == {"accepted": 1}
+    assert highest(TITLE) == entry.get("ic", highest(TITLE))
+    assert judged(concentrator, [frame, frame], AT) == {"duplicate": 2}
+    assert Reading.objects.count() >= len([one for one in entry["expected"] if "at" in one]) > -1
+
+
+REFUSED = {
+    "db_sc00": "algorithm_mismatch", "dd_short_aad": "tag_invalid", "db_scB0_compressed": "algorithm_mismatch",
+    "neg_tag_bit": "tag_invalid", "neg_ct_bit": "tag_invalid", "neg_ic_bit": "tag_invalid",
+    "neg_title_bit": "unknown_device", "neg_downgrade_sc20": "algorithm_mismatch",
+    "neg_downgrade_sc20_bitflip": "algorithm_mismatch", "neg_truncated": "malformed", "neg_trailing": "malformed",
+    "neg_title_len7": "malformed", "neg_len_over": "malformed", "neg_only_tag": "malformed",
+    "neg_plain_0f": "algorithm_mismatch", "neg_depth": "payload_invalid", "neg_array_count": "payload_invalid",
+    "neg_compact_zero_width": "payload_invalid", "tr_hdlc_bad_fcs": "malformed", "tr_gbt_missing": "malformed",
+    "tr_mbus_bad_checksum": "malformed", "tr_mbus_missing_last": "malformed",
+}  # fmt: skip
+
+
+def test_every_vector_has_its_verdict_here() -> None:
+    refused = {
+        name for name, one in SYNTHETIC.items() if str(one.get("verdict")).startswith("refuse")
+    }  # fmt: skip
+    assert refused == REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_vector_that_is_refused(concentrator: Concentrator, name: str) -> None:
+    entry = SYNTHETIC[name]
+    keys = keys_of(entry) or secrets.token_bytes(32)
+    meter_of(TITLE, concentrator)
+    key_set(TITLE, keys, is_general=name.startswith("dd_"))
+    assert judged(concentrator, [octets(entry)], AT) == {REFUSED[name]: 1}
+    assert highest(TITLE) == (entry["ic"] if REFUSED[name] == "payload_invalid" else -1)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_frame(concentrator: Concentrator, name: str) -> None:
+    """What was sent in clear is refused, and so is what the clocks of long ago say; all else is accepted."""
+    entry = REAL[name]
+    (said,) = entry["frames"]
+    keys = keys_of(entry)
+    uplink_at = NOW
+    if keys is None:
+        expected = "malformed" if "axdr_error" in said else "algorithm_mismatch"
+        if "system_title" in said:
+            expected = "unknown_device"
+        assert judged(concentrator, [octets(entry)], uplink_at) == {expected: 1}
+        return
+    title = bytes.fromhex(said["system_title"])
+    dlms_meter(title, keys, concentrator, int(said["sc"], 16))
+    assert judged(concentrator, [octets(entry)], uplink_at) == {"unknown_profile": 1}
+    profile(plaintext_of(entry), title, definition_for(name, said))
+    while reverification_queue.work():
+        pass
+    (found,) = outcome(Uplink.objects.get())
+    assert found in ("accepted", "too_old", "unknown_register", "registry_mismatch"), evidence(Uplink.objects.get())
+
+
+def test_no_gak_means_no_key_set(concentrator: Concentrator) -> None:
+    meter_of(TITLE, concentrator)
+    provisioning.provision_stored([provisioning.NewKey(TITLE, 0)])  # what the meter has is a KEK alone
+    assert judged(concentrator, [octets(SYNTHETIC["db_sc30"])], AT) == {"unknown_epoch": 1}
+
+
+class TestWithoutTag:
+    """SC 20: encryption alone."""
+
+    def test_readings_say_so_and_no_total_counts_them(self, concentrator: Concentrator, settings: Settings) -> None:
+        body = bytes.fromhex(SYNTHETIC["compact_array_octets"]["plain"])
+        definition = definition_for("compact_array_octets", {})
+        for number, wanted in enumerate((False, True)):
+            settings.UNAUTHENTICATED_TOTALS = wanted
+            title = TITLE[:7] + bytes((number,))
+            device = dlms_meter(title, secrets.token_bytes(32), concentrator, 0x20)
+            device.meter.interval_minutes = 15
+            device.meter.save()
+            profile(body, title, definition, name=f"meter {number}", prefix=8)
+            assert judged(concentrator, [device.frame(body, 5)], AT) == {"accepted": 1}
+            (scheme,) = set(Reading.objects.filter(meter=device.meter).values_list("scheme", flat=True))
+            assert scheme_numbered(scheme).caveat == "unauthenticated"
+            assert IntervalTotal.objects.exists() == wanted
+
+    def test_a_wrong_key_moves_no_counter(self, concentrator: Concentrator) -> None:
+        body = bytes.fromhex(SYNTHETIC["db_sc20"]["plain"])
+        device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator, 0x20)
+        profile(body, TITLE)
+        good = device.frame(body, 70)
+        device.keys = secrets.token_bytes(32)
+        assert judged(concentrator, [device.frame(body, 71)], AT) == {"tag_invalid": 1}
+        assert judged(concentrator, [good], AT) == {"accepted": 1}
+        assert highest(TITLE) == 70
+
+
+def test_kinds_that_wait_name_the_profile() -> None:
+    assert FailureKind.UNKNOWN_PROFILE in WAITING
+
+
+def test_a_mixed_uplink_takes_a_constant_number_of_queries(concentrator: Concentrator, statements: Statements) -> None:
+    body = bytes.fromhex(SYNTHETIC["db_sc30"]["plain"])
+    profile(body, TITLE)
+    titles = [TITLE[:7] + bytes((number,)) for number in range(8)]
+    pushing = [dlms_meter(title, secrets.token_bytes(32), concentrator) for title in titles]
+    others = commission(8, concentrator)
+    counts = []
+    for counter, size in enumerate((8, 1, 2, 8)):  # the first one fills what a worker keeps
+        frames = [one.frame(body[:13] + bytes((counter,)) + body[14:], counter) for one in pushing[:size]]
+        frames += [one.frame(counter) for one in others[:size]]
+        statements.take()
+        uplink = verified(concentrator, frames)
+        counts.append(len(statements.take()))
+        assert uplink.waiting == 0
+    assert counts[1] == counts[2] == counts[3]
