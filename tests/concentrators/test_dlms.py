@@ -10,7 +10,7 @@ from pytest_django import Settings
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest import reverification_queue
 from concentrators.models import Concentrator, IntervalTotal, Uplink
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.schemes.table import scheme_numbered
 from meters.models import Reading
@@ -54,7 +54,7 @@ class TestStream:
             if "action" in step:
                 (old,) = DeviceKey.objects.filter(system_title=meters[0], epoch=1)
                 assert old.state == KeyState.RETIRING
-                provisioning.set_key_state([old.pk], KeyState.RETIRED)
+                key_rows.set_key_state([old.pk], KeyState.RETIRED)
                 continue
             before = {row.pk: row.highest for row in InvocationCounter.objects.all()}
             frame = bytes.fromhex(step["apdu"])
