@@ -235,8 +235,8 @@ class Reading(models.Model):
 class MaskedReading(models.Model):
     """One masked value of one interval, which says nothing alone (docs/schemes.md): 64 bits, stored as a signed number.
 
-    Of the values of a set the mask authorities tell what they add up to; ``set_id`` names it, NULL while the value is in
-    none. Partitioned as readings are, and without foreign keys as they are.
+    Of the values of a set the mask authorities tell what they add up to; ``set_id`` names it, NULL while the value is
+    in none. Partitioned as readings are, and without foreign keys as they are.
     """
 
     pk = models.CompositePrimaryKey("captured_at", "meter_id", "register_id")

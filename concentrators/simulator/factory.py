@@ -1,5 +1,6 @@
 """What the simulated manufacturer made: keys and key pairs, all of which follow from a run's secret. No Django."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -7,9 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from concentrators.simulator.hop_concentrator import HopConcentrator
-from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, envelope_of
 from concentrators.simulator.link import DirectLink, KeyedLink, Link
 from concentrators.simulator.link_store import LinkStore
+from concentrators.simulator.masks import Masks, does_mask
 from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.spool import Spool
@@ -27,11 +29,15 @@ _UNKNOWN_PER_HOUR = 10_000_000  # an hour of a run may hold years of its meters
 class Factory:
     """Makes the meters of a plan, and knows their keys of 32 octets.
 
-    ``secret`` is the run's; ``head_end`` the public key (32 octets) that meters agree with and seal to, if any does.
+    ``secret`` is the run's; ``head_end`` the public key (32 octets) that meters agree with and seal to, if any does;
+    ``mask_authorities`` are the X25519 public keys of those that meters share masks with.
     """
 
-    def __init__(self, plan: Plan, secret: bytes, head_end: bytes = b"") -> None:
+    def __init__(
+        self, plan: Plan, secret: bytes, head_end: bytes = b"", mask_authorities: Sequence[bytes] = ()
+    ) -> None:
         self._plan, self._secret, self._head_end = plan, secret, head_end
+        self._mask_authorities = mask_authorities
 
     def device_key(self, number: int) -> bytes:
         """A meter's key of the first epoch: drawn, derived, or agreed on."""
@@ -84,6 +90,21 @@ class Factory:
         named = repr(sorted((name, value) for name, value in fields.items() if name not in ("authority", "issued_s")))
         return issue(**{"cti": self._draw(b"simulated certificate", named.encode())[:8]} | fields)
 
+    def masks(self, number: int) -> Masks | None:
+        """What a meter hides its values with; None where its scheme does not."""
+        if not does_mask(self._plan.scheme_of(number)):
+            return None
+        title, minutes = self._plan.system_title(number), self._plan.interval_of(number)
+        return Masks(self._mask_pair(number), self._mask_authorities, title, minutes)
+
+    def mask_certificate(self, number: int, now_s: int) -> bytes:
+        """The certificate of a meter's mask pair, which mask authorities take it by."""
+        public = X25519PrivateKey.from_private_bytes(self._mask_pair(number)).public_key().public_bytes_raw()
+        return self.certificate(number, now_s, audience="mask", public=public)
+
+    def _mask_pair(self, number: int) -> bytes:
+        return self._draw(b"simulated mask pair", self._plan.system_title(number))
+
     def link(self, spool: Spool) -> Link:
         """The local link of the run, with the concentrators' states in its file."""
         plan = self._plan
@@ -114,9 +135,10 @@ class Factory:
             self.transfer_key(number),
             alg=plan.algorithm_of(number),
             scheme=plan.scheme_of(number),
-            head_end=self._head_end if plan.scheme_of(number) == "sealed" else b"",
+            head_end=self._head_end if envelope_of(plan.scheme_of(number)) == "sealed" else b"",
             private=self._private(number) if plan.source_of(number) in _AGREED else b"",
             clock_s=clock_s,
+            masks=self.masks(number),
         )
         if is_new and plan.hold_keys and number < len(plan.meters):
             meter.send_over(plan.concentrator_title(plan.home_of(number)))

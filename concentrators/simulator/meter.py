@@ -7,9 +7,20 @@ from typing import Any, Self
 
 import cbor2
 
-from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys, envelope_of
+from concentrators.simulator.masks import Masks, does_mask
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
-from concentrators.simulator.obedience import CLOCK_LATE_S, SET_CLOCK, AnswerEvent, Receiver, TakenCommand
+from concentrators.simulator.obedience import (
+    AGREE_KEY,
+    CLOCK_LATE_S,
+    READ_NOW,
+    SET_CLOCK,
+    SET_INTERVAL,
+    SET_KEY,
+    AnswerEvent,
+    Receiver,
+    TakenCommand,
+)
 from concentrators.simulator.sealers import METER_SCHEMES, Place, Sealer, ccm, sealer
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
@@ -41,7 +52,8 @@ class SimulatedMeter:
     ``system_title`` has 8 octets, the keys 32. Each key has its algorithm: that of the first, whose frames are of
     ``scheme``, is ``alg``, that of the transfer key, which opens key commands, ``transfer_alg``. ``head_end`` is the
     public key that ``sealed`` frames are sealed to, ``private`` the meter's own key to agree with, ``clock_s`` what its
-    clock says (Unix seconds). A memory without any cell is a meter from the factory.
+    clock says (Unix seconds), ``masks`` what it hides values with, where its scheme does. A memory without any cell is
+    a meter from the factory.
     """
 
     __slots__ = (
@@ -60,6 +72,7 @@ class SimulatedMeter:
         "epoch",
         "key",
         "kid",
+        "masks",
         "memory",
         "place",
         "receiver",
@@ -80,7 +93,9 @@ class SimulatedMeter:
         head_end: bytes = b"",
         private: bytes = b"",
         clock_s: int = 0,
+        masks: Masks | None = None,
     ) -> None:
+        self.masks = masks
         self.system_title, self.memory, self.clock_s = system_title, memory, clock_s
         cells = memory.nonvolatile
         made_with = [Key(device_key, alg, made_epoch, scheme, head_end)]
@@ -178,7 +193,7 @@ class SimulatedMeter:
     @property
     def _next(self) -> int:
         """The counter of the next frame: of the session at hand, where it is one's."""
-        return self._in_session if self.key.scheme == "session" else self._counter
+        return self._in_session if envelope_of(self.key.scheme) == "session" else self._counter
 
     def let_time_pass(self, running_s: float) -> None:
         """The meter has run for so long: by this, and not by its clock, it tells how old a command is."""
@@ -206,7 +221,7 @@ class SimulatedMeter:
 
     def next_counter(self) -> int:
         """A counter that no frame of this key, or of this session of it, was sealed under."""
-        if self.key.scheme == "session":
+        if envelope_of(self.key.scheme) == "session":
             self._in_session += 1
             return self._in_session - 1
         return self._own_counter()
@@ -232,7 +247,18 @@ class SimulatedMeter:
         """
         if self._sealer is None:
             raise LookupError(f"meter {self.system_title.hex()} was told no concentrator")
-        return self._sealer.seal(self.next_counter() if counter is None else counter, payload)
+        return self._sealer.seal(self.next_counter() if counter is None else counter, self.content(payload))
+
+    def content(self, payload: bytes) -> bytes:
+        """What the meter says in place of a plain payload, by the content of its scheme."""
+        return self.masks.payload(payload) if self.masks is not None and does_mask(self.key.scheme) else payload
+
+    def can(self, order: TakenCommand) -> bool:
+        """Whether the meter does what a command says: one that masks says no plain value, and keeps its length."""
+        if does_mask(self.key.scheme) and order.kind in (READ_NOW, SET_INTERVAL):
+            return False
+        key = self.receiver.key_in(order) if order.kind in (SET_KEY, AGREE_KEY) else None
+        return key is None or not does_mask(key.scheme) or self.masks is not None
 
     def seal_event(self, payload: bytes) -> bytes:
         """A frame that is for the head-end whoever carries it: of events, and so of answers to commands."""
@@ -261,7 +287,7 @@ class SimulatedMeter:
     def _use_place(self) -> None:
         """Make what seals under the key at hand; a session begins, with a boot count that never was."""
         boots = int.from_bytes(self._boots.load() or b"", "big") + 1
-        if self.key.scheme == "session":
+        if envelope_of(self.key.scheme) == "session":
             self._boots.store(boots.to_bytes(4, "big"))
             self._marks = []  # its counters begin anew
         context = kid_context(self.clock_s, boots.to_bytes(4, "big") + token_bytes(4))

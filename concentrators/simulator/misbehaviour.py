@@ -11,6 +11,7 @@ import cbor2
 from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.hop_concentrator import SumPlace
 from concentrators.simulator.link import Link
+from concentrators.simulator.masks import does_mask
 from concentrators.simulator.meter import ENERGY_REGISTER, SimulatedMeter, base_name, interval_payload
 from concentrators.simulator.misbehaviour_kinds import ONCE, Misbehaviour
 from concentrators.simulator.plan import STRANGERS, Ghost, Plan
@@ -170,11 +171,11 @@ class Mischief:
 
     def _registry_mismatch(self, genuine: Genuine) -> Wrong:
         payload = self._rng.choice(_OTHER_THAN_REGISTERED)(genuine)
-        return [self._via_home(genuine, genuine.sender.seal(payload), FailureKind.REGISTRY_MISMATCH)]
+        return [self._via_home(genuine, genuine.sender.seal(payload), _plainly(genuine, FailureKind.REGISTRY_MISMATCH))]
 
     def _implausible(self, genuine: Genuine) -> Wrong:
         payload = _pack(genuine, self._rng.choice([-1, -(2**63), 2**63 - 1]))
-        return [self._via_home(genuine, genuine.sender.seal(payload), FailureKind.IMPLAUSIBLE)]
+        return [self._via_home(genuine, genuine.sender.seal(payload), _plainly(genuine, FailureKind.IMPLAUSIBLE))]
 
     def _identity(self, genuine: Genuine) -> Wrong:
         other = base_name(self._rng.choice(self._strangers).system_title)
@@ -228,6 +229,11 @@ def _pack(
     genuine: Genuine, value: object, start_s: int | None = None, name: str = ENERGY_REGISTER, unit: str = "Wh"
 ) -> bytes:
     return cbor2.dumps([{BVER: 26, BT: genuine.start_s if start_s is None else start_s, N: name, U: unit, V: value}])
+
+
+def _plainly(genuine: Genuine, kind: FailureKind) -> FailureKind:
+    """The verdict of a plain value of a register: of a meter that masks it is another."""
+    return FailureKind.ALGORITHM_MISMATCH if does_mask(genuine.sender.key.scheme) else kind
 
 
 # Schemes and algorithms that frames show: what is said under a kid that has another, or by strangers.

@@ -42,13 +42,25 @@ class Misbehaviour(StrEnum):
     READING_PAST_CONCENTRATOR = "reading_past_concentrator"
     FOREIGN_REPORT = "foreign_report"
     LYING_SUM = "lying_sum"
+    PLAIN_VALUE = "plain_value"
     # Not rates: one meter of each scheme, or of that scheme, does it once.
     OLD_COUNTER = "old_counter"
     SESSION_FLOOD = "session_flood"
     CERTIFICATES = "certificates"
+    # Of the run's mask authorities: one is away for a time; one is restored to a state before it answered.
+    AUTHORITY_AWAY = "authority_away"
+    AUTHORITY_RESTORED = "authority_restored"
 
 
-ONCE = frozenset({Misbehaviour.OLD_COUNTER, Misbehaviour.SESSION_FLOOD, Misbehaviour.CERTIFICATES})
+ONCE = frozenset(
+    {
+        Misbehaviour.OLD_COUNTER,
+        Misbehaviour.SESSION_FLOOD,
+        Misbehaviour.CERTIFICATES,
+        Misbehaviour.AUTHORITY_AWAY,
+        Misbehaviour.AUTHORITY_RESTORED,
+    }
+)
 
 
 DEFAULT_RATES = dict.fromkeys(Misbehaviour, 0.002) | {Misbehaviour.REORDER: 0.02, Misbehaviour.LATE: 0.01}

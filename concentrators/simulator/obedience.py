@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cbor2
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys, envelope_of
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 from concentrators.simulator.sealers import METER_SCHEMES
 from keyvault.cose.algorithms import command_algorithm
@@ -174,7 +174,8 @@ class Receiver:
         except AgreementError:
             return None
         octets = agreed_device_key(z, self._title, epoch, own.public_key().public_bytes_raw(), head_end)
-        sealed_to = head_end if number == METER_SCHEMES["sealed"].number else b""
+        scheme = next((name for name, one in METER_SCHEMES.items() if one.number == number), "")
+        sealed_to = head_end if envelope_of(scheme) == "sealed" else b""
         return brought_key(Key(octets, alg, epoch, "", sealed_to), number)
 
     def answer(self, order: TakenCommand, at_s: int, register: str) -> AnswerEvent:
@@ -198,7 +199,7 @@ def brought_key(key: Key, number: int) -> Key | None:
     scheme = next((name for name, one in METER_SCHEMES.items() if one.number == number), None)
     if scheme is None or key.alg not in METER_SCHEMES[scheme].algorithms:
         return None
-    head_end_octets = PUBLIC_OCTETS if scheme == "sealed" else 0
+    head_end_octets = PUBLIC_OCTETS if envelope_of(scheme) == "sealed" else 0
     if (len(key.octets), len(key.head_end)) != (DEVICE_KEY_OCTETS, head_end_octets):
         return None
     return key._replace(scheme=scheme)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
+from concentrators.simulator.keys import envelope_of
+from concentrators.simulator.masks import does_mask
 from concentrators.simulator.sealers import METER_SCHEMES
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
@@ -118,7 +120,8 @@ class Plan:
         """The meters that exist for one misbehaviour each: one of every scheme whose frames are for the head-end."""
         kinds = [kind for kind in ("suspended", "retired_key", "old_counter") if self.rates.get(kind)]
         schemes = [scheme for scheme in dict.fromkeys(self.schemes) if scheme != "hop"] or ["ccm"]
-        pairs = [(kind, scheme) for kind in kinds for scheme in schemes]
+        # The one with old counters says registers, which those that mask never do.
+        pairs = [(kind, one) for kind in kinds for one in schemes if not (kind == "old_counter" and does_mask(one))]
         if self.rates.get("session_flood") and "session" in schemes:
             pairs.append(("session_flood", "session"))
         return [Ghost(*pair, len(self.meters) + offset) for offset, pair in enumerate(pairs)]
@@ -139,11 +142,11 @@ class Plan:
         """The COSE algorithm of a meter's first key: its scheme's first one, and of HMAC both in turn."""
         scheme = self.scheme_of(number)
         algorithms = METER_SCHEMES[scheme].algorithms
-        return algorithms[number // 2 % 2 if scheme == "mac" else 0]
+        return algorithms[number // 2 % 2 if envelope_of(scheme) == "mac" else 0]
 
     def takes_commands(self, number: int) -> bool:
         """Whether a meter has AES to open commands with, and so a transfer key: of scheme ``mac`` each second one."""
-        return self.scheme_of(number) != "mac" or number % 2 == 0 or self.source_of(number) == "agreed"
+        return envelope_of(self.scheme_of(number)) != "mac" or number % 2 == 0 or self.source_of(number) == "agreed"
 
     @property
     def hold_keys(self) -> bool:
@@ -182,12 +185,24 @@ class Plan:
     @property
     def needs_agreement_key(self) -> bool:
         """Whether meters agree on keys with the head-end, or seal to its agreement key."""
-        return bool(self.agreed_every or self.enrolled_every) or "sealed" in self.schemes
+        return bool(self.agreed_every or self.enrolled_every) or any(
+            envelope_of(scheme) == "sealed" for scheme in self.schemes
+        )
 
     @property
     def enrolled(self) -> list[int]:
         """The numbers of the meters that enrol by certificate."""
         return [number for number in range(len(self.meters)) if self.source_of(number) == "enrolled"]
+
+    @property
+    def masked(self) -> list[int]:
+        """The numbers of the registered meters that mask what they measure, ghosts among them."""
+        return [number for number in self.numbers if does_mask(self.scheme_of(number))]
+
+    @property
+    def mask_group(self) -> str:
+        """The name of the run's mask authorities together."""
+        return f"sim-{self.run}"
 
     def interval_of(self, number: int) -> int:
         """The interval length (minutes) that the meter begins with."""

@@ -127,7 +127,7 @@ class Production:
         if order.again:
             answer = meter.receiver.answer_again(order)
         else:
-            does = meter.receiver.does(order) and fault != Fault.REFUSE
+            does = meter.receiver.does(order) and meter.can(order) and fault != Fault.REFUSE
             register = COMMAND_DONE if does else COMMAND_REFUSED
             if does and meter.is_late(order, now_s):
                 register = COMMAND_LATE

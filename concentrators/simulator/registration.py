@@ -1,6 +1,7 @@
 """Entering a run into the head-end: concentrators and tokens, meters, their keys and assignments."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ from concentrators.fleet import assignments, registry, tokens
 from concentrators.models import Concentrator
 from concentrators.simulator.enrolling import revoked_certificate
 from concentrators.simulator.factory import AGREEMENT_KEY, Factory
-from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, envelope_of
+from concentrators.simulator.mask_authorities import MadeAuthority
+from concentrators.simulator.masks import does_mask
 from concentrators.simulator.plan import Plan
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys
@@ -27,6 +30,8 @@ from keyvault.device_keys.provisioning import (
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.enrolment.certificates import parse_certificate, revoke
+from keyvault.masking import pinned
+from keyvault.masking.pinned import MaskAuthorityToPin
 from keyvault.models import AgreementKey, DeviceKey, KeyState
 from keyvault.schemes.table import CONCENTRATOR
 from meters.models import Meter, MeterStatus
@@ -105,7 +110,7 @@ def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None)
         first = NewKey(title, FIRST_EPOCH, None, plan.algorithm_of(number), scheme)
         if source == "enrolled":
             continue  # it brings its key itself
-        if source == "agreed" or scheme == "sealed":
+        if source == "agreed" or envelope_of(scheme) == "sealed":
             first = first._replace(agreement_key=version)
         if source == "agreed":
             publics[title] = factory.public_key(number)
@@ -127,6 +132,21 @@ def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None)
         provision_agreed(by_source["agreed"], publics)
 
 
+def pin_masks(plan: Plan, authorities: Sequence[MadeAuthority]) -> None:
+    """Pin the mask authorities of a run, as a group of their own."""
+    for number, one in enumerate(authorities, 1):
+        named = MaskAuthorityToPin(
+            f"{plan.mask_group}-{number}", one.url, plan.mask_group, bytes.fromhex(one.sign_public)
+        )
+        pinned.pin(named, _ACTOR, timezone.now())
+
+
+def withdraw_masks(plan: Plan, authorities: Sequence[MadeAuthority]) -> None:
+    """Ask the mask authorities of a run no more: it is over, and so are they."""
+    for number in range(1, len(authorities) + 1):
+        pinned.withdraw(f"{plan.mask_group}-{number}", _ACTOR, timezone.now())
+
+
 def is_registered(plan: Plan) -> bool:
     """Whether this database is the one that the run was entered into."""
     names = [concentrator_name(plan, number) for number in range(plan.concentrators)]
@@ -145,6 +165,7 @@ def _meter(plan: Plan, number: int, commissioned_at: datetime) -> Meter:
         serial_number=f"sim-{plan.run}-{name}",
         name=f"Simulated meter {name}",
         interval_minutes=plan.interval_of(number),
+        mask_group=plan.mask_group if does_mask(plan.scheme_of(number)) else "",
         commissioned_at=commissioned_at,
     )
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.hop_concentrator import HopFault, Reporter, SumPlace
+from concentrators.simulator.keys import envelope_of
 from concentrators.simulator.link import KeyedLink, Link
-from concentrators.simulator.meter import SimulatedMeter, base_name, interval_payload
+from concentrators.simulator.masks import does_mask
+from concentrators.simulator.meter import SimulatedMeter, base_name, interval_payload, register_payload
 from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.sealers import Place, ccm, sealer
@@ -39,6 +41,7 @@ class SchemeMischief:
             Misbehaviour.OPENED_METER: self._opened_meter,
             Misbehaviour.SESSION_AHEAD: self._session_ahead,
             Misbehaviour.CONTEXT_REPEATED: self._context_repeated,
+            Misbehaviour.PLAIN_VALUE: self._plain_value,
             Misbehaviour.SMALL_ORDER: self._small_order,
             Misbehaviour.WRONG_VERSION: self._wrong_version,
             Misbehaviour.HOP_TAG_FORGED: self._hop_tag_forged,
@@ -72,7 +75,7 @@ class SchemeMischief:
     def _session_ahead(self, genuine: Genuine) -> Wrong:
         """A session that is said to begin in two years."""
         meter = genuine.meter
-        if meter.key.scheme != "session":
+        if envelope_of(meter.key.scheme) != "session":
             return []
         session = sealer(meter.key, meter.system_title, self._context(genuine.start_s + self._plan.ahead_s))
         return self._to_head_end(genuine, session.seal(0, other_values(genuine)), FailureKind.CLOCK_SKEW)
@@ -80,20 +83,30 @@ class SchemeMischief:
     def _context_repeated(self, genuine: Genuine) -> Wrong:
         """A meter that begins the same session once more: its counters come again with other contents."""
         meter = genuine.meter
-        if meter.key.scheme != "session":
+        if envelope_of(meter.key.scheme) != "session":
             return []
         session = sealer(meter.key, meter.system_title, meter.place)
-        octets = session.seal(genuine.counter, other_values(genuine))
+        octets = session.seal(genuine.counter, meter.content(other_values(genuine)))
         return self._to_head_end(genuine, octets, FailureKind.COUNTER_REUSED, behind=genuine.frame)
 
     def _context(self, opened_at_s: int) -> Place:
         return Place(kid_context(opened_at_s, self._rng.randbytes(8)))
 
+    # --- masked ---------------------------------------------------------------------------------
+
+    def _plain_value(self, genuine: Genuine) -> Wrong:
+        """A meter that masks says a plain value: it would give away what the masks hide."""
+        meter = genuine.meter
+        if not does_mask(meter.key.scheme):
+            return []
+        octets = meter.seal(register_payload(genuine.start_s, genuine.register_wh))
+        return self._to_head_end(genuine, octets, FailureKind.ALGORITHM_MISMATCH)
+
     # --- sealed -----------------------------------------------------------------------------------
 
     def _small_order(self, genuine: Genuine) -> Wrong:
         """An ephemeral key with which every Z is the same: it must not open for anybody who knows that."""
-        if genuine.meter.key.scheme != "sealed":
+        if envelope_of(genuine.meter.key.scheme) != "sealed":
             return []
         octets = bytearray(genuine.meter.seal(other_values(genuine)))
         enc_at = octets.index(_ENC_HEAD) + len(_ENC_HEAD)
@@ -103,7 +116,7 @@ class SchemeMischief:
     def _wrong_version(self, genuine: Genuine) -> Wrong:
         """A frame that is sealed to another agreement key than the one that the meter's key goes with."""
         meter = genuine.meter
-        if meter.key.scheme != "sealed":
+        if envelope_of(meter.key.scheme) != "sealed":
             return []
         other = sealer(meter.key._replace(head_end=_ANOTHER_PUBLIC), meter.system_title, meter.place)
         octets = other.seal(meter.next_counter(), other_values(genuine))

@@ -95,6 +95,10 @@ METER_SCHEMES = {
     "mac": MeterScheme(2, (HMAC_256_64, HMAC_256_256), _mac),
     "hop": MeterScheme(3, (AES_CCM_16_64_128, AES_CCM_16_64_256), _hop),
     "sealed": MeterScheme(4, (HPKE_PSK,), _sealed),
+    "ccm + masked": MeterScheme(6, (AES_CCM_16_64_128, AES_CCM_16_64_256), ccm),
+    "session + masked": MeterScheme(9, (AES_CCM_16_64_128, AES_CCM_16_64_256), _session),
+    "sealed + masked": MeterScheme(10, (HPKE_PSK,), _sealed),
+    "mac + masked": MeterScheme(11, (HMAC_256_64, HMAC_256_256), _mac),
 }
 
 

@@ -13,6 +13,8 @@ from ami_headend.core.sql import chunks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.simulator.closing_report import Closing, differences
+from concentrators.simulator.factory import Factory
+from concentrators.simulator.mask_authorities import RunningAuthorities
 from concentrators.simulator.meter import ENERGY_REGISTER
 from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Load, Plan
@@ -20,6 +22,7 @@ from concentrators.simulator.registration import concentrator_name
 from concentrators.simulator.sent import ACCEPTED, DUPLICATE
 from concentrators.simulator.spool import ExtraValue, Spool
 from concentrators.simulator.truth_links import compare_links
+from concentrators.simulator.truth_masked import compare_masked
 from keyvault.cose.structures import split_sequence
 from meters.models import Meter, MeterEvent, Register
 from meters.readings.obis import LOAD_PROFILE
@@ -59,8 +62,13 @@ def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], N
             time.sleep(0.2)
 
 
-def compare(plan: Plan, load: Load, spool: Spool) -> Closing:
-    """Everything that was sent against the head-end's database, frame by frame and interval by interval."""
+def compare(
+    plan: Plan, load: Load, spool: Spool, factory: Factory, authorities: RunningAuthorities | None = None
+) -> Closing:
+    """Everything that was sent against the head-end's database, frame by frame and interval by interval.
+
+    ``authorities`` are those of a run with meters that mask.
+    """
     closing = Closing()
     posted = list(spool.posted())
     concentrators = _concentrator_ids(plan)
@@ -71,6 +79,8 @@ def compare(plan: Plan, load: Load, spool: Spool) -> Closing:
     _compare_totals(closing, totals, concentrators)
     if plan.hold_keys:
         compare_links(closing, plan, load, spool, concentrators)
+    if authorities is not None:
+        compare_masked(closing, plan, load, spool, factory, authorities)
     return closing
 
 
@@ -160,7 +170,7 @@ def _compare_readings(
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
     expected_rows, found_rows, expected_events, found_events = 0, 0, 0, 0
     differing: list[str] = []
-    numbers = plan.numbers
+    numbers, masked = plan.numbers, set(plan.masked)
     lives = {Misbehaviour.OLD_COUNTER: plan.old_counter_readings, Misbehaviour.SESSION_FLOOD: plan.flood_readings}
     said_by_ghosts = {ghost.number: lives[kind]() for ghost in plan.ghosts for kind in lives if kind == ghost.kind}
     per_chunk = max(1, _CHUNK_READINGS // (2 * ticks + 1))
@@ -176,11 +186,12 @@ def _compare_readings(
                 truth = {(cumulative, at_s): (value, 0) for at_s, value in said_by_ghosts[number]}
             elif number < len(plan.meters):
                 for one in plan.intervals(load, number, ticks, lengths.get(number, ())):
-                    truth[cumulative, one.start_s] = (one.register_wh, 0)
-                    truth[interval, one.start_s] = (one.energy_wh, one.minutes)
-                    total = totals[_Total(plan.assigned_to(number, one.start_s), one.minutes, one.start_s)]
-                    total[0] += one.energy_wh
-                    total[1] += 1
+                    if number not in masked:
+                        truth[cumulative, one.start_s] = (one.register_wh, 0)
+                        truth[interval, one.start_s] = (one.energy_wh, one.minutes)
+                        total = totals[_Total(plan.assigned_to(number, one.start_s), one.minutes, one.start_s)]
+                        total[0] += one.energy_wh
+                        total[1] += 1
                     event = plan.event_in(number, one)
                     if event is not None:
                         truth_events[registers[event.register], event.captured_at_s] = event.code

@@ -105,7 +105,7 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
             ORDER BY s.interval_start, s.id""",
         [*params, limit],
     )
-    found = [MaskedTotalRow(*row[:6], None if row[6] is None else int(row[6]), *row[7:]) for row in rows]
+    found = [MaskedTotalRow._make((*row[:6], None if row[6] is None else int(row[6]), *row[7:])) for row in rows]
     last = found[-1] if len(found) == limit else None
     return found, None if last is None else MaskedTotalPosition(last.interval_start, last.id)
 

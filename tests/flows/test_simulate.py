@@ -1,5 +1,6 @@
 """`manage.py simulate` against a live head-end: everything equals the truth, and what does not is found."""
 
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from concentrators.models import IntegrityFailure, IntervalTotal, Uplink
-from meters.models import Meter, Reading
+from meters.models import MaskedReading, Meter, Reading
 from tests.flows.stack import Stack, wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -63,6 +64,23 @@ def test_recorded_readings_of_all_schemes_with_all_misbehaviour(simulate: Simula
     ):
         assert kind in result.stdout
     assert IntegrityFailure.objects.exists()
+
+
+def test_masked_meters_with_two_authorities(simulate: Simulate) -> None:
+    """Meters of every envelope, real authorities: one is away for a time, one is restored; no value leaks."""
+    schemes = "ccm + masked,session + masked,sealed + masked,mac + masked"
+    result = simulate("--meters", 12, "--days", 1, "--schemes", schemes, "--misbehave", "all=0.01")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Truth and totals are equal" in result.stdout
+    found = dict(re.findall(r"│ +([a-z][a-z -]+?) +│ +[\d,]+ │ +([\d,]+) │", result.stdout))
+    assert (found["masked values"], found["masked totals"]) == ("576", "48")
+    for line in ("masked totals while an authority is away", "answers of a restored authority for starts before"):
+        assert line in found
+    for kind in ("algorithm_mismatch", "reading_conflict"):
+        assert kind in result.stdout
+    newest = Meter.objects.filter(mask_group__startswith="sim-").values("pk")
+    assert MaskedReading.objects.filter(meter__in=newest).exists()
+    assert not Reading.objects.filter(meter__in=newest).exists()
 
 
 def test_differences_are_found_and_named(simulate: Simulate, tmp_path: Path) -> None:

@@ -24,21 +24,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ami_headend.core.commands import DomainCommand
+from concentrators.simulator import mask_authorities
 from concentrators.simulator.closing_report import Closing
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.loads import PlanError, RunRequest, load_of, make_plan, parse_schemes
+from concentrators.simulator.mask_authorities import MadeAuthority, MaskAuthorityFailedError
 from concentrators.simulator.misbehaviour_kinds import Misbehaviour, RatesError, parse_faults, parse_rates
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.production import Production
 from concentrators.simulator.recorded_loads import RecordedError
-from concentrators.simulator.registration import is_registered, register
+from concentrators.simulator.registration import is_registered, pin_masks, register, withdraw_masks
 from concentrators.simulator.run import Run, RunProgress
 from concentrators.simulator.sealers import METER_SCHEMES
 from concentrators.simulator.spool import Spool, SpoolError
 from concentrators.simulator.truth import StalledError, compare, wait_until_verified
 from keyvault.device_keys.errors import ProvisioningError
+from keyvault.masking import pinned
 from keyvault.master_key import MasterKeyError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -48,7 +51,7 @@ _PATIENCE_S = 300.0
 _START_S = 60.0
 _DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 5, 15], "all=0.001,late=0.005,reorder=0.01"
 _USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
-_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, ProvisioningError)
+_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, ProvisioningError, MaskAuthorityFailedError)
 
 
 class Command(DomainCommand):
@@ -126,12 +129,17 @@ class Command(DomainCommand):
         folder = folder or settings.VAR_DIR / "simulator" / plan.run
         spool = Spool(folder)
         stack.callback(spool.close)
-        _enter(plan, spool)
+        _enter(plan, spool, folder)
         console.print(
             f"Run {plan.run}: {len(plan.meters)} meters, {plan.concentrators} concentrators, state in {folder}"
         )
         endless = plan.end_s is None
-        factory = Factory(plan, bytes.fromhex(spool.fact("secret")), bytes.fromhex(spool.fact("head_end") or ""))
+        made = [MadeAuthority(*one) for one in spool.fact("masks") or []]
+        authorities = stack.enter_context(mask_authorities.running(made)) if made else None
+        publics = [bytes.fromhex(one.mask_public) for one in made]
+        factory = Factory(
+            plan, bytes.fromhex(spool.fact("secret")), bytes.fromhex(spool.fact("head_end") or ""), publics
+        )
         production = Production(plan, load, spool, factory, spread=endless)
         post_by = Options(url, options["batch"], options["compress"])
         run = Run(plan, production, spool, spool.fact("tokens"), post_by, options["speed"])
@@ -141,11 +149,12 @@ class Command(DomainCommand):
                 return STOPPED
         if endless:
             return 0
-        closing = compare(plan, load, spool)
+        closing = compare(plan, load, spool, factory, authorities)
         _print(closing, console)
         if closing.differences:
             return DIFFERS
         if options["state"] is None:
+            withdraw_masks(plan, made)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return 0
 
@@ -194,12 +203,24 @@ def _earlier(folder: Path | None) -> tuple[Plan, Load] | None:
     return plan, load_of(plan)
 
 
-def _enter(plan: Plan, spool: Spool) -> None:
+def _enter(plan: Plan, spool: Spool, folder: Path) -> None:
     """Register a new run with the head-end, and store what is needed to continue it."""
     if spool.fact("plan") is None:
         secret = secrets.token_bytes(32)
         entered = register(plan, secret)
-        spool.set_facts(**entered._asdict(), secret=secret.hex(), plan=plan.as_fact())
+        masks = _make_masks(plan, secret, folder) if plan.masked else []
+        spool.set_facts(**entered._asdict(), secret=secret.hex(), plan=plan.as_fact(), masks=masks)
+
+
+def _make_masks(plan: Plan, secret: bytes, folder: Path) -> list[MadeAuthority]:
+    """Make the run's mask authorities, which take its meters, and pin them."""
+    now = timezone.now()
+    factory = Factory(plan, secret)
+    certificates = [factory.mask_certificate(number, int(now.timestamp())) for number in plan.masked]
+    certifier = plan.authority, factory.authority().public_key().public_bytes_raw()
+    made = mask_authorities.make(folder, certifier, pinned.requester(now).public, certificates, plan.start_s)
+    pin_masks(plan, made)
+    return made
 
 
 def _head_end(options: dict[str, Any], console: Console, stack: ExitStack) -> str:

@@ -1,8 +1,10 @@
 """manage.py mask_authority: who knows the masks of meters, and tells their sums alone."""
 
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from waitress.server import create_server
 
-from ami_headend.core.commands import DomainCommand
+from ami_headend.core.commands import DomainCommand, time_of
 from keyvault.enrolment.certificates import (
     CertificateError,
     check_authority_key,
@@ -64,6 +66,9 @@ class Command(DomainCommand):
         init = action("init", "make keys and state; an authority answers for starts from then on")
         init.add_argument("--name", required=True, help="what people call it")
         init.add_argument("--witness", type=Path, required=True, help="a file on another disk, not in its backup")
+        init.add_argument(
+            "--answers-from", type=time_of, metavar="TIME", help="earlier, for values that were sent before (now)"
+        )
         certifier = action("pin_certifier", "take certificates of meters from this authority")
         certifier.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
         certifier.add_argument("--issuer", required=True, metavar="TEXT", help="what certificates call iss")
@@ -76,6 +81,7 @@ class Command(DomainCommand):
         serve = action("serve", "answer requests over HTTP; put TLS before it")
         serve.add_argument("--listen", default="127.0.0.1:8100", metavar="HOST:PORT", help="(127.0.0.1:8100)")
         serve.add_argument("--keep-days", type=int, default=_KEEP_DAYS, metavar="N", help=f"of sets ({_KEEP_DAYS})")
+        serve.add_argument("--until-eof", action="store_true", help="end when standard input ends, with who started it")
         action("list", "its public keys, who is pinned, how many meters and sets").add_argument(
             "--json", action="store_true", help="for programs"
         )
@@ -97,13 +103,15 @@ class Command(DomainCommand):
         }
         acts[action](folder, **options)
 
-    def init(self, folder: Path, *, name: str, witness: Path, **options: Any) -> None:
+    def init(self, folder: Path, *, name: str, witness: Path, answers_from: datetime | None, **options: Any) -> None:
+        """New keys have answered nothing yet, so any time may be the first that they answer for."""
         if witness.absolute().parent == folder.absolute():
             raise CommandError("--witness lies in the authority's folder: it would be restored with it. Name another.")
         if witness.exists():
             raise CommandError(f"{witness} exists already: it is another authority's witness. Nothing was made.")
         made = keys.make(folder, name, witness)
-        State.make(folder, made.witness, _now()).close()
+        began_s = _now() if answers_from is None else int(answers_from.timestamp())
+        State.make(folder, made.witness, began_s).close()
         self._tell(made)
 
     def _tell(self, made: keys.AuthorityKeys) -> None:
@@ -135,7 +143,7 @@ class Command(DomainCommand):
                 raise CommandError(f"{file}: {error}. {taken} meters were taken before it.") from None
         self.stdout.write(f"{taken} meters were taken, {len(files) - taken} were taken already.")
 
-    def serve(self, folder: Path, *, listen: str, keep_days: int, **options: Any) -> None:
+    def serve(self, folder: Path, *, listen: str, keep_days: int, until_eof: bool, **options: Any) -> None:
         own = keys.load(folder)
         state = _state(folder)
         with state.only_one():
@@ -151,6 +159,8 @@ class Command(DomainCommand):
             stop = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: _close(server, stop))
+            if until_eof:
+                threading.Thread(target=_end_with_input, daemon=True).start()
             threading.Thread(target=_forget, args=(state, keep_days, stop), daemon=True).start()
             self.stdout.write(f"{own.name} answers at http://{listen}")
             self.stdout.flush()
@@ -233,6 +243,11 @@ def _listening(address: str) -> socket.socket:
         return socket.create_server((host, int(port)))
     except (OSError, ValueError, OverflowError) as error:
         raise CommandError(f"cannot listen on {address}: {error}") from None
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _close(server: Any, stop: threading.Event) -> None:
