@@ -105,11 +105,11 @@ def _compare_totals(closing: Closing, plan: Plan, energy: _Energy) -> None:
 
 def _compare_restored(closing: Closing, plan: Plan, authorities: RunningAuthorities) -> None:
     """An authority that forgot what it answered: it does not serve; and once told, it answers for no start before."""
-    said = authorities.restore(0)
-    closing.count("restored authorities that serve unasked", 0, int("restored" not in said))
     one = _sets(plan).exclude(total=None).first()
     if one is None:
-        return
+        return  # it has answered nothing that it could forget
+    said = authorities.restore(0)
+    closing.count("restored authorities that serve unasked", 0, int("restored" not in said))
     url = authorities.all[0].url
     question = one.questions.select_related("authority").get(authority__url=url)
     kept = bytes(question.answer or b""), question.mask_sum
