@@ -225,7 +225,7 @@ def test_rates() -> None:
         ("replay=often", "'often' is not a number"),
         ("replay=0.9", "a rate is 0 to 0.5"),
         ("replay=nan", "a rate is 0 to 0.5"),
-        ("all=0.1", "add up to 3.7"),
+        ("all=0.1", "add up to"),
     ],
 )
 def test_bad_rates_are_named(text: str, reason: str) -> None:
