@@ -1,6 +1,6 @@
 """Rows of device keys: checked, stored with their counters, replaced, moved to a state; each act is journaled."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, NamedTuple
@@ -103,41 +103,53 @@ def _check(rows: Sequence[Row]) -> None:
         raise ProvisioningError(f"system title {bytes(standing[0]).hex()}: epoch {standing[1]} has a key already")
 
 
-def replace_transfer_rows(rows: Sequence[Row]) -> dict[bytes, int]:
-    """The ids of the rows by title; ProvisioningError where one is missing."""
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(Row._fields)
-    of = dict(zip(Row._fields, columns, strict=True))
+def replace_transfer_keys(
+    rows: Sequence[Row], tell: journal.Append = journal.append, versions: Mapping[bytes, int] | None = None
+) -> None:
+    """Replace transfer keys (epoch 0) by these rows, in any state, and journal them; commands under the old ones end.
+
+    Runs in the caller's transaction, in title order. ``versions`` has the version of each present row, by title, as it
+    was read. ProvisioningError if a row is gone, or moved on from its version.
+    """
+    if not rows:
+        return
+    rows = sorted(rows)
+    titles = [row.system_title for row in rows]
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT 1 FROM keyvault_devicekey WHERE system_title = ANY(%s::bytea[]) AND epoch = 0
                ORDER BY system_title FOR NO KEY UPDATE""",
-            [of["system_title"]],
+            [titles],
         )
         cursor.execute(
             """WITH moved AS (
                    UPDATE keyvault_devicekey k
-                   SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm, source = 'agreed',
-                       master_key_version = n.version, fleet_key_id = NULL, agreement_key_id = n.agreement_key_id,
+                   SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm, source = n.source,
+                       master_key_version = n.master_key, fleet_key_id = NULL, agreement_key_id = n.agreement_key_id,
                        state = 'active', version = k.version + 1
-                   FROM unnest(%s::bytea[], %s::bytea[], %s::bytea[], %s::int[], %s::int[], %s::int[])
-                        AS n(title, wrapped, fingerprint, algorithm, version, agreement_key_id)
-                   WHERE k.system_title = n.title AND k.epoch = 0 RETURNING k.id, k.version, k.system_title
+                   FROM unnest(%s::bytea[], %s::int[], %s::bytea[], %s::bytea[], %s::int[], %s::text[], %s::int[],
+                               %s::int[])
+                        AS n(title, version, wrapped, fingerprint, algorithm, source, master_key, agreement_key_id)
+                   WHERE k.system_title = n.title AND k.epoch = 0 AND k.version = coalesce(n.version, k.version)
+                   RETURNING k.id, k.version, k.system_title
                )
                UPDATE keyvault_invocationcounter c SET key_version = moved.version
                FROM moved WHERE c.key_id = moved.id RETURNING moved.system_title, moved.id""",
             [
-                of["system_title"],
-                of["wrapped"],
-                of["fingerprint"],
-                of["algorithm"],
-                of["master_key_version"],
-                of["agreement_key_id"],
+                titles,
+                [None if versions is None else versions[title] for title in titles],
+                [row.wrapped for row in rows],
+                [row.fingerprint for row in rows],
+                [int(row.algorithm) for row in rows],
+                [str(row.source) for row in rows],
+                [row.master_key_version for row in rows],
+                [row.agreement_key_id for row in rows],
             ],
         )
         moved = {bytes(title): key_id for title, key_id in cursor.fetchall()}
     if len(moved) != len(rows):
-        raise ProvisioningError("a transfer key that was to be replaced is gone: try again")
-    return moved
+        raise ProvisioningError("transfer keys were changed by someone else meanwhile; try again")
+    journal_keys(KeyState.ACTIVE, [(moved[row.system_title], *row) for row in rows], tell)
 
 
 def set_key_state(

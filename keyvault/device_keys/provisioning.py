@@ -13,7 +13,7 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS, derived_device_key
-from keyvault.device_keys import agreement_keys, public_keys
+from keyvault.device_keys import agreement_keys, key_rows, public_keys
 from keyvault.device_keys.errors import ProvisioningError as ProvisioningError  # noqa: PLC0414 - for its callers
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.key_rows import (
@@ -21,9 +21,7 @@ from keyvault.device_keys.key_rows import (
     TRANSFER_EPOCH,
     Row,
     insert,
-    journal_keys,
     purpose_of,
-    replace_transfer_rows,
 )
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.rotation_lock import keys_for_wrapping
@@ -178,10 +176,7 @@ def replace_transfer_keys(
     ``provision_agreed``. Commands under the old ones end: their version moves.
     """
     with transaction.atomic():
-        rows = sorted(_agreed_rows(entries, publics, tell))
-        moved = replace_transfer_rows(rows)
-        if rows:
-            journal_keys(KeyState.ACTIVE, [(moved[row.system_title], *row) for row in rows], tell)
+        key_rows.replace_transfer_keys(_agreed_rows(entries, publics, tell), tell)
 
 
 def provision_pending(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.csv_tables import BadLine
@@ -15,7 +15,7 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.epochs import LAST_EPOCH
 from keyvault.device_keys.fingerprints import fingerprint
-from keyvault.device_keys.key_rows import TRANSFER_EPOCH
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH, Row
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
 from keyvault.device_keys.shipment_file import Shipment, ShipmentError
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
@@ -330,56 +330,25 @@ def _note_given(keys: Sequence[NewKey]) -> None:
 
 
 def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
-    """Put transfer keys in the place of others, in title order; ShipmentError where one of those moved meanwhile."""
+    """Put transfer keys in the place of others; ShipmentError if one of those was changed meanwhile."""
     master = keys_for_wrapping()
-    rows: list[tuple[Any, ...]] = [
-        (
-            standing.id,
-            standing.version,
-            master.wrap(
-                key.octets, key_rows.purpose_of(TRANSFER_EPOCH, KeySource.STORED), key.system_title, TRANSFER_EPOCH
-            ),
-            key.fingerprint,
+    purpose = key_rows.purpose_of(TRANSFER_EPOCH, KeySource.STORED)
+    rows = [
+        Row(
+            key.system_title,
+            TRANSFER_EPOCH,
             key.algorithm or standing.algorithm,
+            KeySource.STORED,
+            None,
+            master.wrap(key.octets, purpose, key.system_title, TRANSFER_EPOCH),
+            master.active_version,
+            key.fingerprint,
+            USUAL,
+            None,
         )
-        for standing, key in sorted(pairs, key=lambda pair: pair[1].system_title)
+        for standing, key in pairs
     ]
-    ids, versions, wrapped, names, algorithms = (list(column) for column in zip(*rows, strict=True))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT 1 FROM keyvault_devicekey WHERE id = ANY(%s::int[]) ORDER BY system_title FOR NO KEY UPDATE""",
-            [ids],
-        )
-        cursor.execute(
-            """WITH moved AS (
-                   UPDATE keyvault_devicekey k
-                   SET wrapped = n.wrapped, fingerprint = n.fingerprint, algorithm = n.algorithm,
-                       master_key_version = %s, source = %s, fleet_key_id = NULL,
-                       agreement_key_id = NULL, state = %s, version = k.version + 1
-                   FROM unnest(%s::int[], %s::int[], %s::bytea[], %s::bytea[], %s::int[])
-                        AS n(id, version, wrapped, fingerprint, algorithm)
-                   WHERE k.id = n.id AND k.version = n.version RETURNING k.id, k.version
-               )
-               UPDATE keyvault_invocationcounter c SET key_version = moved.version
-               FROM moved WHERE c.key_id = moved.id""",
-            [
-                master.active_version,
-                KeySource.STORED,
-                KeyState.ACTIVE,
-                ids,
-                versions,
-                wrapped,
-                names,
-                [int(algorithm) for algorithm in algorithms],
-            ],
-        )
-        if cursor.rowcount != len(rows):
-            raise ShipmentError("transfer keys were changed by someone else meanwhile; try again")
-    titles = [key.system_title for _, key in sorted(pairs, key=lambda pair: pair[1].system_title)]
-    key_rows.journal_keys(
-        KeyState.ACTIVE,
-        [
-            (key_id, title, TRANSFER_EPOCH, alg, KeySource.STORED.value, None, octets, master.active_version, name)
-            for title, (key_id, _, octets, name, alg) in zip(titles, rows, strict=True)
-        ],
-    )
+    try:
+        key_rows.replace_transfer_keys(rows, versions={key.system_title: standing.version for standing, key in pairs})
+    except ProvisioningError as error:
+        raise ShipmentError(str(error)) from None
