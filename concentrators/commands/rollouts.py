@@ -124,19 +124,15 @@ def begin(
         )
         rows = (WaveMeter(wave=wave, meter_id=meter_id) for meter_id in meter_ids)
         WaveMeter.objects.bulk_create(rows, batch_size=_BATCH)
-        chain.record(
-            actor,
-            "device_key.rotate",
-            {
-                "wave": wave.pk,
-                "name": name,
-                "meters": len(meter_ids),
-                "rate_per_hour": rate_per_hour,
-                "fleet_key": None if fleet_key is None else fleet_key.name,
-                "scheme": scheme,
-            },
-            "begun",
-        )
+        subject = {
+            "wave": wave.pk,
+            "name": name,
+            "meters": len(meter_ids),
+            "rate_per_hour": rate_per_hour,
+            "fleet_key": None if fleet_key is None else fleet_key.name,
+            "scheme": scheme,
+        }
+        chain.record(actor, "device_key.rotate", subject, "begun")
     return wave
 
 

@@ -22,6 +22,7 @@ from keyvault.device_keys import inventory
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import USUAL, SchemeError
+from meters.models import Meter
 from meters.registry.import_plan import ImportPlan, carry_out, plan_import
 from meters.registry.meter_file import MeterLine, read_meter_file
 
@@ -79,11 +80,7 @@ def import_meters(
         if report.bad or dry_run:
             transaction.set_rollback(True)
             return report
-        lengths = [
-            (change.meter, change.line.interval_minutes)
-            for change in plan.changed
-            if change.line.interval_minutes is not None and "interval_minutes" in change.columns
-        ]
+        lengths = _new_lengths(plan)
         if moving or lengths:
             totals.lock()  # as in ``assign``: before changes of meters advance the registry's generation
         added = carry_out(plan, now, done=lambda count: progress("enrolling", count, len(plan.new) + len(plan.changed)))
@@ -118,6 +115,15 @@ def import_file(
     )
     report.bad = sorted([*file.bad, *report.bad])
     return report
+
+
+def _new_lengths(plan: ImportPlan) -> list[tuple[Meter, int]]:
+    """Return the meters whose interval length changes, each with the new one in minutes."""
+    return [
+        (change.meter, change.line.interval_minutes)
+        for change in plan.changed
+        if change.line.interval_minutes is not None and "interval_minutes" in change.columns
+    ]
 
 
 def _check(plan: ImportPlan, concentrators: dict[str, Concentrator], *, update: bool) -> dict[int, Concentrator]:

@@ -156,6 +156,12 @@ def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
     return good, bad
 
 
+def _said_by_ghosts(plan: Plan) -> dict[int, list[tuple[int, int]]]:
+    """The readings of meters that exist for one misbehaviour, by number: Unix seconds and value."""
+    lives = {Misbehaviour.OLD_COUNTER: plan.old_counter_readings, Misbehaviour.SESSION_FLOOD: plan.flood_readings}
+    return {ghost.number: lives[kind]() for ghost in plan.ghosts for kind in lives if kind == ghost.kind}
+
+
 def _compare_readings(
     closing: Closing, plan: Plan, load: Load, spool: Spool, uplinks: set[int]
 ) -> dict[_Total, tuple[int, int]]:
@@ -170,9 +176,7 @@ def _compare_readings(
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
     expected_rows, found_rows, expected_events, found_events = 0, 0, 0, 0
     differing: list[str] = []
-    numbers, masked = plan.numbers, set(plan.masked)
-    lives = {Misbehaviour.OLD_COUNTER: plan.old_counter_readings, Misbehaviour.SESSION_FLOOD: plan.flood_readings}
-    said_by_ghosts = {ghost.number: lives[kind]() for ghost in plan.ghosts for kind in lives if kind == ghost.kind}
+    numbers, masked, said_by_ghosts = plan.numbers, set(plan.masked), _said_by_ghosts(plan)
     per_chunk = max(1, _CHUNK_READINGS // (2 * ticks + 1))
     for first in range(0, len(numbers), per_chunk):
         chunk = numbers[first : first + per_chunk]

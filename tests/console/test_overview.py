@@ -227,6 +227,7 @@ def test_meters_are_counted_by_scheme_once_there_are_several() -> None:
     moved, cut_off, holder = (DeviceKey.objects.filter(system_title=device.title) for device in devices)
     moved.update(scheme="mac", algorithm=5)
     cut_off.update(state="compromised")
+    Meter.objects.filter(system_title=devices[2].title).delete()
     holder.update(scheme="concentrator")
     KeptAnswer.objects.all().delete()
     text = text_of(client)

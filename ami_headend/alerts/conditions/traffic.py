@@ -212,15 +212,10 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         SUBJECTS_MAX,
         SUBJECTS_MAX,
     )
-    listed = [
-        Finding(
-            SubjectKind.METER,
-            row_id,
-            name,
-            _not_heard(heard_at, made, "no frame accepted") + _but_refused(*refused, is_all=heard_at is None),
-        )
-        for row_id, name, heard_at, made, *refused, _ in rows
-    ]
+    listed = []
+    for row_id, name, heard_at, made, *refused, _ in rows:
+        said = _not_heard(heard_at, made, "no frame accepted") + _but_refused(*refused, is_all=heard_at is None)
+        listed.append(Finding(SubjectKind.METER, row_id, name, said))
     return Findings(rows[0][-1] if rows else 0, listed)
 
 
