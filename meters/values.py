@@ -20,6 +20,9 @@ class Value(NamedTuple):
     is_masked: bool = False
 
 
+LAST_S = 2**38  # a Unix second after all that frames may name
+
+
 class PayloadTimes(NamedTuple):
     """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed.
 

@@ -25,7 +25,18 @@ from keyvault.coupons.judging import CouponError, Coupons
 from keyvault.replay_window import Take
 from keyvault.schemes.table import UNAUTHENTICATED
 from meters.contents.report import REPORT, is_sums
-from meters.values import NewSignature, PayloadError, PayloadRefusal, PayloadTimes, Spot, Standing, Value, iso, spot
+from meters.values import (
+    LAST_S,
+    NewSignature,
+    PayloadError,
+    PayloadRefusal,
+    PayloadTimes,
+    Spot,
+    Standing,
+    Value,
+    iso,
+    spot,
+)
 
 _TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
 
@@ -220,7 +231,9 @@ def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, pe
             values = hop_reports.read(frame, title, meter, facts, period, is_its_own=is_its_own)
             uplink.about[index] = title
         elif is_sums(plaintext):
-            sums = hop_reports.sums_of(frame, facts, period)
+            # Of a frame that was seen before it was found to be over: then it is compared, whatever our clock says now.
+            times = period if key.look(counter) is Take.TAKEN else PayloadTimes(period.earliest_s, LAST_S)
+            sums = hop_reports.sums_of(frame, facts, times)
         else:
             raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "the base name names no meter")
     except PayloadError as error:

@@ -13,7 +13,7 @@ from meters.contents.events import named_registers
 from meters.contents.lines import Catalogue, Content
 from meters.contents.plain import NAME_PREFIX, PlainReader, read_pack
 from meters.registry.interval_lengths import LONGEST_MINUTES, Lengths
-from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
+from meters.values import LAST_S, PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
 _NAMED = re.compile(NAME_PREFIX.encode() + rb"([0-9a-f]{16}):")
 _NAME_OCTETS = len(NAME_PREFIX) + 17  # of a base name: a title in hex, and a colon
@@ -24,7 +24,6 @@ _SUMS = "sums"
 _SUMS_HEAD = re.compile(rb"(?:[\x81-\x97]|\x98.|\x99..)\x64sums", re.DOTALL)
 _SUM_MAX = 2**63 - 1
 _METERS_MAX = 2**31 - 1
-_TIME_MAX = 2**38
 
 
 class ReportedSum(NamedTuple):
@@ -150,7 +149,7 @@ def _row(item: object) -> tuple[str, int, int, int, int]:
     code, minutes, start_s, value, meters = item
     if not 1 <= minutes <= LONGEST_MINUTES:
         raise _invalid(f"an interval has 1 to {LONGEST_MINUTES} minutes, not {minutes}")
-    if not 0 <= start_s < _TIME_MAX or start_s % (60 * minutes):
+    if not 0 <= start_s < LAST_S or start_s % (60 * minutes):
         raise _invalid(f"an interval of {minutes} minutes begins at a multiple of its length, not at {start_s}")
     if not 0 <= value <= _SUM_MAX or not 0 <= meters <= _METERS_MAX:
         raise _invalid(f"a sum is 0 to {_SUM_MAX}, over 0 to {_METERS_MAX} meters")

@@ -186,6 +186,12 @@ class TestSums:
         assert judged(holder.row, [holder.seal(other, 0)]) == {"accepted": 1}
         assert self.stands()[:2] == (30, 3)
 
+    def test_the_same_again_by_a_clock_that_is_behind_is_a_duplicate(self, holder: Holder) -> None:
+        (device,) = meters(holder, 1)
+        frames = [holder.report(device, 2), holder.sums(100, 1, 2)]
+        assert judged(holder.row, frames) == {"accepted": 2}
+        assert judged(holder.row, frames[::-1], START) == {"duplicate": 2}
+
     def test_of_the_meters_that_it_holds_both_figures_agree(self, holder: Holder) -> None:
         hop = meters(holder, 2)
         (plain,) = meters(holder, 1, "ccm")  # its readings are not the concentrator's to see

@@ -9,13 +9,17 @@ from typing import NamedTuple
 from django.conf import settings
 
 from concentrators.ingest import verification
-from keyvault.device_keys import epochs
+from concentrators.models import Concentrator
+from keyvault.device_keys import agreement_cut_off, epochs
+from keyvault.enrolment import authorities
 from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey
 from meters.registry import lifecycle
 from tests.stateful import database
 from tests.stateful.entities import ACCEPTED, Kid, Sent
 from tests.stateful.faults import Fault
+from tests.stateful.field import HonestMeter
+from tests.stateful.ground import AGREEMENT_KEY
 from tests.stateful.headend import ACTOR, Effect, HeadEnd, clock
 from tests.stateful.model import Truth
 from tests.stateful.rotating import finish_rotation
@@ -48,9 +52,9 @@ def _verify(case: _Case) -> _Act:
 
 
 def _compromise(case: _Case) -> _Act:
-    kid = case.sent.kid
-    ids = list(DeviceKey.objects.filter(system_title=kid[0], epoch=kid[1]).values_list("pk", flat=True))
-    return _cutting(lambda: epochs.compromise(ids, ACTOR), "compromised")
+    title, epoch = case.sent.kid
+    keys = DeviceKey.objects.filter(system_title=title, epoch=epoch)
+    return _cutting(lambda: epochs.compromise(list(keys.values_list("pk", flat=True)), ACTOR), "compromised")
 
 
 def _retire(case: _Case) -> _Act:
@@ -78,6 +82,39 @@ def _rewrap(case: _Case) -> _Act:
     return _Act(lambda: rotation and rewrap.rewrap_batch(rotation.pk))
 
 
+def _revoke(case: _Case) -> _Act:
+    """The authority revokes the certificate that the frame brings, and what it enrolled is cut off with it."""
+    assert case.sent.certificate is not None
+    cti = case.sent.certificate.cti
+    octets = case.site.revocation(cti)
+
+    def do() -> None:
+        epochs.compromise(authorities.revoke(octets, ACTOR, clock.now).key_ids, ACTOR)
+
+    return _barring(do)
+
+
+def _cut_off(case: _Case) -> _Act:
+    """The version of the agreement key leaks that the certificate's meter agrees with."""
+    version = case.site.agreement_key.version
+    case.site.rotate_agreement_key()
+    return _barring(lambda: agreement_cut_off.cut_off(AGREEMENT_KEY, version, ACTOR, clock.now))
+
+
+def _barring(bar: Callable[[], object]) -> _Act:
+    cutting = _cutting(bar, "compromised")
+
+    def effect(truth: Truth) -> None:
+        cutting.effect(truth)
+        for what in database.barred():
+            if isinstance(what, int):
+                truth.vouching.cut_off.add(what)
+            else:
+                truth.vouching.revoked.add(what)
+
+    return cutting._replace(effect=effect)
+
+
 def _cutting(cut: Callable[[], object], state: str) -> _Act:
     def effect(truth: Truth) -> None:
         for kid, now in database.key_states().items():
@@ -88,8 +125,19 @@ def _cutting(cut: Callable[[], object], state: str) -> _Act:
 
 
 _ACTS = {"verify": _verify, "compromise": _compromise, "retire": _retire, "suspend": _suspend, "rewrap": _rewrap}
-ACTS = tuple(_ACTS)
-ORDERS = {"next": "ccm", "doubted": "session", "ahead": "sealed", "late": "session"}  # and the scheme of the meters
+ACTS = tuple(_ACTS)  # that may come between in any life
+_ON_CERTIFICATES = {"revoke": _revoke, "cut off": _cut_off}
+_ORDERS = {"next": "ccm", "doubted": "session", "ahead": "sealed", "late": "session"}  # and the scheme of the meters
+_USUAL = tuple(_ORDERS)
+ORDERS = {  # of frames, by what is tried between any two statements
+    "verify": (*_USUAL, "reported", "enrols"),
+    "compromise": (*_USUAL, "reported"),
+    "retire": _USUAL,
+    "suspend": (*_USUAL, "reported", "enrols"),
+    "rewrap": _USUAL,
+    "revoke": ("enrols",),
+    "cut off": ("enrols",),
+}
 
 
 def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, statement: int, act: str) -> bool:
@@ -98,7 +146,7 @@ def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, state
     But once a key was cut off, or retired, nothing is accepted under it: not by a worker either that read it before.
     False where the verification ended before that statement.
     """
-    one = _ACTS[act](_Case(site, site.truth.uplinks[uplink_id].frames[0], second, 1 - worker))
+    one = {**_ACTS, **_ON_CERTIFICATES}[act](_Case(site, site.truth.uplinks[uplink_id].frames[0], second, 1 - worker))
     cut_off: set[Kid] = set()
     came = threading.Event()
 
@@ -119,14 +167,11 @@ def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
     """An act at each statement of a verification in turn, every time with another meter; how many there were.
 
     The frame at hand comes in one of the ORDERS: as the next one, to a worker that has its key, and takes its counter
-    for true or looks first; ahead of one that the other worker has, to a worker that knows nothing; or late.
+    for true or looks first; ahead of one that the other worker has, to a worker that knows nothing; late; reported by
+    a concentrator; or with the certificate that enrols its meter, which the other worker has, too.
     """
     for statement in itertools.count():
-        meter = site.commission(statement, site.concentrators[0], "imported", ORDERS[order])
-        for wh in range(3):
-            site.read([meter], wh)
-        frames = site.air[-3:]
-        site.arrive(0, [frames.pop(-1 if order == "late" else 0)], 0)
+        meter, frames = _scene(site, statement, order)
         if order == "ahead":
             site.workers[0].restart()
             frames.reverse()
@@ -145,3 +190,25 @@ def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
         if not came:
             return statement
     raise AssertionError
+
+
+def _scene(site: HeadEnd, number: int, order: str) -> tuple[HonestMeter, list[Sent]]:
+    """A new meter, with the frame at hand and those of the other worker."""
+    if order == "enrols":
+        meter = site.register_newcomer(number, site.concentrators[0], "ccm")
+        site.certify(meter, timedelta(0), timedelta(days=1))
+        site.allow(meter)
+        sent = site.enrol(meter)
+        site.read([meter], 0)
+        return meter, [sent, sent, site.air[-1]]
+    if order == "reported":
+        site.concentrators[0] = Concentrator.objects.create(name=f"of {number}").pk
+        site.hold_keys(site.concentrators[0])
+    meter = site.commission(number, site.concentrators[0], "imported", _ORDERS.get(order, "hop"))
+    if order == "reported":
+        site.bring_home(meter)
+    for wh in range(3):
+        site.read([meter], wh)
+    frames = site.air[-3:]
+    site.arrive(0, [frames.pop(-1 if order == "late" else 0)], 0)
+    return meter, frames

@@ -125,6 +125,8 @@ def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
     if key.state not in ("pending", "active"):
         assert key.state == "compromised"
         _bring_new_key(site, meter)
+    for holder in site.holders.values():
+        site.fetch_hop_keys(holder)
     site.air += meter.say_event(clock.now_s)
     site.arrive(0, site.air[-1:], worker=0)
     if meter.scheme == "hop":

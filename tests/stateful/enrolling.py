@@ -97,13 +97,17 @@ class Enrolling(Holding):
     def revoke(self, meter: HonestMeter, *, compromise: bool) -> None:
         """The authority revokes the newest certificate of a meter; what it enrolled may be cut off with it."""
         certificate, _ = self.certificates[meter.title]
-        revoked = authorities.revoke(revoke(AUTHORITY, KID, certificate.cti, clock.now_s), ACTOR, clock.now)
+        revoked = authorities.revoke(self.revocation(certificate.cti), ACTOR, clock.now)
         enrolled = certificate.cti in self.truth.vouching.enrolled.values()
         assert (revoked.enrolment is not None) == enrolled
         self.truth.vouching.revoked.add(certificate.cti)
         if compromise and revoked.key_ids:
             epochs.compromise(revoked.key_ids, ACTOR)
         self.learn(_CUT_OFF)
+
+    def revocation(self, cti: bytes) -> bytes:
+        """What the authority says to revoke a certificate."""
+        return revoke(AUTHORITY, KID, cti, clock.now_s)
 
     def rotate_agreement_key(self) -> None:
         """Keys that begin from now on go with the next version."""
