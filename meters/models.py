@@ -37,7 +37,7 @@ class Meter(models.Model):
     status = models.CharField(max_length=12, choices=MeterStatus, default=MeterStatus.COMMISSIONED)
     interval_minutes = models.PositiveSmallIntegerField(default=30, help_text="length of one load-profile interval")
     mask_group = models.CharField(
-        max_length=60, blank=True, default="", help_text="the mask authorities that it was made with"
+        max_length=60, blank=True, default="", db_default="", help_text="the mask authorities that it was made with"
     )
     commissioned_at = models.DateTimeField(help_text="intervals are expected from here on")
     retired_at = models.DateTimeField(null=True, blank=True)

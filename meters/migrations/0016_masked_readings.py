@@ -100,7 +100,11 @@ class Migration(migrations.Migration):
             model_name="meter",
             name="mask_group",
             field=models.CharField(
-                blank=True, default="", help_text="the mask authorities that it was made with", max_length=60
+                blank=True,
+                db_default="",
+                default="",
+                help_text="the mask authorities that it was made with",
+                max_length=60,
             ),
         ),
     ]
