@@ -136,6 +136,8 @@ PAGES = [
         Door("admin:meter", {OPERATOR}, "post", "meters.meter", {"act": act})
         for act in ("read-now", "resend", "cancel")
     ),
+    Door("admin:meter-new-key", {OFFICER}, of="meters.meter"),
+    Door("admin:meter-new-key", {OFFICER}, "post", "meters.meter"),
     Door("admin:keys", {OPERATOR, OFFICER, AUDITOR}),
     Door("admin:enrolment", {OPERATOR, OFFICER, AUDITOR}),
     Door("admin:enrolment-allow", {OFFICER}),

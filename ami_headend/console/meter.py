@@ -128,6 +128,8 @@ class MeterPage(_OfMeter):
             context["failures_url"] = failures_url(meter=meter.serial_number)
         if can(rights.COMPROMISE) and can(rights.SEE_KEYS):
             context["compromise_url"] = compromise_url(bytes(meter.system_title))
+        if can(rights.ROTATE_DEVICE_KEYS) and meter.status == MeterStatus.COMMISSIONED:
+            context["new_key_url"] = reverse("admin:meter-new-key", args=[meter.pk])
         if can(rights.PROVISION) and can(rights.SEE_KEYS):
             context["allow_url"] = allow_url(bytes(meter.system_title))
         if can(READ_READINGS):

@@ -22,6 +22,7 @@ from ami_headend.console.keys.compromise import CompromisePage
 from ami_headend.console.keys.enrolment import AllowEnrolmentPage, EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
+from ami_headend.console.keys.new_key import NewKeyPage
 from ami_headend.console.keys.unpinning import UnpinPage
 from ami_headend.console.keys.wave import WavePage
 from ami_headend.console.keys.waves import NewWavePage, WavesPage
@@ -65,6 +66,7 @@ PAGES: list[type[ConsolePage]] = [
     EnrolmentPage,
     AllowEnrolmentPage,
     UnpinPage,
+    NewKeyPage,
     MasterKeyPage,
     DestroyPage,
     WavesPage,

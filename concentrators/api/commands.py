@@ -22,8 +22,10 @@ from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
 from concentrators.models import Command, CommandKind
 from keyvault.audit.chain import web_actor
+from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.epochs import EpochError
 from keyvault.rights import ROTATE_DEVICE_KEYS
+from keyvault.schemes.table import SchemeError, algorithm_choices, scheme_choices
 from meters.api.meters import meter_of
 from meters.api.serializers import NamedField, QuerySerializer
 from meters.models import Register
@@ -35,7 +37,11 @@ CBOR_SEQUENCE = "application/cbor-seq"
 _GIVE, _CANCEL = "concentrators.add_command", "concentrators.delete_command"
 _LISTED = 200
 _RECEIPT_OCTETS_MAX = 512  # a receipt needs some 30
-_TAKES = {"resend": (("from", "to"), ("register",)), "set_interval": (("interval_minutes",), ("from",))}
+_TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "resend": (("from", "to"), ("register",)),
+    "set_interval": (("interval_minutes",), ("from",)),
+    "set_key": ((), ("scheme", "algorithm", "agreement_key")),
+}
 
 
 class Fetched(exceptions.APIException):
@@ -164,6 +170,8 @@ class NewCommandSerializer(serializers.Serializer[Any]):
 
     ``resend`` takes from and to, and orders each gap of the load profile between them. ``set_interval`` takes
     interval_minutes, and from: a time at which intervals of both lengths begin; by default the first one an hour ahead.
+    ``set_key`` may take the scheme and algorithm of the new key, and the name of the agreement key that it goes with;
+    by default they are as the last key's.
     """
 
     kind = serializers.ChoiceField([kind.name.lower() for kind in CommandKind])
@@ -173,6 +181,11 @@ class NewCommandSerializer(serializers.Serializer[Any]):
     start = serializers.DateTimeField(required=False)
     end = serializers.DateTimeField(required=False)
     interval_minutes = serializers.IntegerField(min_value=1, max_value=LONGEST_MINUTES, required=False)
+    scheme = serializers.ChoiceField(scheme_choices(), required=False, help_text="of the new key")
+    algorithm = serializers.ChoiceField(algorithm_choices(), required=False, help_text="COSE algorithm of the new key")
+    agreement_key = serializers.CharField(
+        max_length=100, required=False, help_text="name of that which a new key of a sealed or agreed meter goes with"
+    )
 
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
@@ -184,7 +197,7 @@ class NewCommandSerializer(serializers.Serializer[Any]):
         if not set(needed) <= given <= {*needed, *optional}:
             raise ValidationError(
                 "resend takes from and to (and optionally register), set_interval takes interval_minutes (and "
-                "optionally from); the others take nothing."
+                "optionally from), set_key optionally scheme, algorithm and agreement_key; the others take nothing."
             )
         return attrs
 
@@ -198,7 +211,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
     """The commands of one meter."""
 
     queryset = Command.objects.none()
-    refusals = (DownlinkError, IntervalError, EpochError, GapsError)
+    refusals = (DownlinkError, IntervalError, EpochError, GapsError, SchemeError, AgreementKeyError)
     rights: ClassVar[dict[str, list[str]]] = {"POST": []}  # depends on the kind of command
 
     @extend_schema(

@@ -43,6 +43,7 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
             "failure_budget",
             "algorithm",
             "scheme",
+            "agreement_key",
             "fleet_key",
             "created_by",
             "created_at",
@@ -82,6 +83,9 @@ class NewWaveSerializer(SelectionSerializer):
     )
     scheme = serializers.ChoiceField(
         scheme_choices(), required=False, help_text="move the meters to this scheme; else each stays in its own"
+    )
+    agreement_key = serializers.CharField(
+        required=False, max_length=100, help_text="name of that which new keys of sealed and agreed meters go with"
     )
     fleet_key = NamedField(
         slug_field="name",
@@ -126,6 +130,7 @@ class WaveList(generics.GenericAPIView[Any]):
             asked.get("algorithm"),
             asked.get("fleet_key"),
             asked.get("scheme"),
+            asked.get("agreement_key"),
         )
         return _answer(wave, status.HTTP_201_CREATED)
 

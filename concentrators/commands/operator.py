@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 
@@ -10,6 +11,7 @@ from concentrators.commands.queue import CommandRequest
 from concentrators.models import Command, CommandKind
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.schemes.table import HOP
 from meters.models import Meter, Register
 from meters.readings.obis import LOAD_PROFILE
 
@@ -18,8 +20,10 @@ from meters.readings.obis import LOAD_PROFILE
 class OperatorOrder:
     """What to tell a meter.
 
-    RESEND takes ``start`` and ``end``, and may take an interval ``register`` (else the load profile);
-    SET_INTERVAL takes ``interval_minutes``, and may take ``start``. The other kinds take nothing.
+    SET_KEY may take the ``scheme`` and COSE ``algorithm`` of the new key, and the name of the ``agreement_key`` that it
+    goes with; each None: as the meter's last key. RESEND takes ``start`` and ``end``, and may take an interval
+    ``register`` (else the load profile); SET_INTERVAL takes ``interval_minutes``, and may take ``start``. The other
+    kinds take nothing.
     """
 
     kind: CommandKind
@@ -27,17 +31,25 @@ class OperatorOrder:
     end: datetime | None = None
     register: Register | None = None
     interval_minutes: int | None = None
+    scheme: str | None = None
+    algorithm: int | None = None
+    agreement_key: str | None = None
 
 
 def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> list[Command]:
     """Queue the commands of an order: one, but for a resend, which is one for each gap.
 
-    Raises DownlinkError, IntervalError, EpochError or GapsError (the caller's mistake, named), MasterKeyError,
-    AuditError or ProvisioningError (a fleet key does not open); and then queues none.
+    Raises DownlinkError, IntervalError, EpochError, SchemeError, AgreementKeyError or GapsError (the caller's mistake,
+    named), MasterKeyError, AuditError or ProvisioningError (a fleet key does not open); and then queues none.
     """
     with transaction.atomic():
         given = _queue(meter, order, actor.name, now)
-        subject = {"device": bytes(meter.system_title).hex(), "commands": [command.pk for command in given]}
+        subject: dict[str, Any] = {
+            "device": bytes(meter.system_title).hex(),
+            "commands": [command.pk for command in given],
+        }
+        if order.scheme is not None:
+            subject["scheme"] = order.scheme
         chain.record(actor, f"command.{order.kind.name.lower()}", subject, f"{len(given)} queued")
     return given
 
@@ -55,7 +67,7 @@ def cancel(command: Command, actor: Actor, now: datetime) -> bool:
 def _queue(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[Command]:
     match order.kind:
         case CommandKind.SET_KEY:
-            return queue.enqueue_keys([meter], by, now)
+            return _new_key(meter, order, by, now)
         case CommandKind.RESEND if order.start is not None and order.end is not None:
             register = order.register or Register.objects.get(obis_code=LOAD_PROFILE)
             queue.check_takes_commands([meter])
@@ -65,3 +77,9 @@ def _queue(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[C
         case CommandKind.SET_INTERVAL if order.interval_minutes is not None:
             return capture_period.enqueue([meter], order.interval_minutes, order.start, by, now)
     return queue.enqueue([CommandRequest(meter, order.kind, {})], by, now)
+
+
+def _new_key(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[Command]:
+    if order.scheme == HOP:  # without its concentrator's title the meter would wait, and its readings with it
+        concentrator_titles.tell_again(meter, now, by)
+    return queue.enqueue_keys([meter], by, now, order.algorithm, scheme=order.scheme, agreement_key=order.agreement_key)

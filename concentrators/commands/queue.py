@@ -110,6 +110,7 @@ def enqueue_keys(
     source: FleetKey | KeySource | None = None,
     expires_at: datetime | None = None,
     scheme: str | None = None,
+    agreement_key: str | None = None,
 ) -> list[Command]:
     """Begin a new epoch for each meter (keyvault.device_keys.epochs.begin) and queue the commands that bring the keys.
 
@@ -120,7 +121,7 @@ def enqueue_keys(
     for meter in by_title.values():
         _check_meter(meter)
     with transaction.atomic():
-        begun = epochs.begin(list(by_title), algorithm, source, scheme)
+        begun = epochs.begin(list(by_title), algorithm, source, scheme, agreement_key)
         standing = {
             (command.meter_id, command.parameters.get("epoch")): command
             for command in Command.objects.filter(

@@ -96,19 +96,21 @@ def begin(
     algorithm: int | None = None,
     fleet_key: FleetKey | None = None,
     scheme: str | None = None,
+    agreement_key: str | None = None,
 ) -> RotationWave:
     """Begin a wave over what is selected now; audited. WaveError where nothing is, or a number makes no sense.
 
     New keys are derived from ``fleet_key`` where one is given; else they are as the old ones were, derived or random.
-    They are of ``scheme``, or of that of each old one. Meters that cannot be moved to it when their turn comes are
-    left out, and stay as they are.
+    They are of ``scheme``, or of that of each old one; those that go with an agreement key go with the one of that
+    name, or with that of each old one. Meters that cannot be moved to it when their turn comes are left out, and stay
+    as they are.
     """
     if not name.strip() or len(name) > 120:
         raise WaveError("a wave has a name of up to 120 characters")
     if not 1 <= rate_per_hour <= NUMBER_MAX:
         raise WaveError(f"a wave queues at least 1 command an hour, and at most {NUMBER_MAX:,}")
     _check_budget(failure_budget)
-    _check_keys(algorithm, scheme)
+    _check_keys(algorithm, scheme, agreement_key)
     with transaction.atomic():
         meter_ids = list(selected(selection, now).values_list("pk", flat=True))
         if not meter_ids:
@@ -120,6 +122,7 @@ def begin(
             algorithm=algorithm,
             fleet_key=fleet_key,
             scheme=scheme or "",
+            agreement_key=agreement_key or "",
             created_by=actor.name[:150],
         )
         rows = (WaveMeter(wave=wave, meter_id=meter_id) for meter_id in meter_ids)
@@ -131,6 +134,7 @@ def begin(
             "rate_per_hour": rate_per_hour,
             "fleet_key": None if fleet_key is None else fleet_key.name,
             "scheme": scheme,
+            "agreement_key": agreement_key,
         }
         chain.record(actor, "device_key.rotate", subject, "begun")
     return wave
@@ -216,17 +220,17 @@ def _check_budget(failure_budget: int) -> None:
         raise WaveError(f"a failure budget is 0 to {NUMBER_MAX:,} commands")
 
 
-def _check_keys(algorithm: int | None, scheme: str | None) -> None:
-    """WaveError where there can be no keys of such an algorithm and scheme."""
-    if scheme is not None:
-        try:
+def _check_keys(algorithm: int | None, scheme: str | None, agreement_key: str | None) -> None:
+    """WaveError where there can be no keys of such an algorithm and scheme, or no agreement key to go with them."""
+    try:
+        if scheme is not None:
             check_for_commands(scheme)
             algorithm_for(scheme, algorithm)
-            if needs_agreement_key(scheme):
-                agreement_keys.active()
-        except (SchemeError, ProvisioningError) as error:
-            raise WaveError(str(error)) from None
-    elif algorithm is not None and algorithm not in dict(algorithm_choices()):
+        if agreement_key is not None or (scheme is not None and needs_agreement_key(scheme)):
+            agreement_keys.active(agreement_key)
+    except (SchemeError, ProvisioningError) as error:
+        raise WaveError(str(error)) from None
+    if scheme is None and algorithm is not None and algorithm not in dict(algorithm_choices()):
         names = ", ".join(f"{name} ({alg})" for alg, name in algorithm_choices())
         raise WaveError(f"algorithm {algorithm} is not one of {names}")
 
@@ -297,7 +301,10 @@ def _give(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Co
     by = f"wave {wave.pk}"
     try:
         with transaction.atomic():
-            return queue.enqueue_keys(meters, by, now, wave.algorithm, wave.fleet_key, scheme=wave.scheme or None)
+            scheme, agreement_key = wave.scheme or None, wave.agreement_key or None
+            return queue.enqueue_keys(
+                meters, by, now, wave.algorithm, wave.fleet_key, scheme=scheme, agreement_key=agreement_key
+            )
     except (DownlinkError, EpochError) as error:
         if len(meters) == 1:
             logger.warning("rotation wave %s leaves out meter %s: %s", wave.pk, meters[0], error)

@@ -27,6 +27,9 @@ class RotationWave(models.Model):
     scheme = models.CharField(
         max_length=32, blank=True, default="", db_default="", help_text="of the new keys; empty: as the old one's"
     )
+    agreement_key = models.CharField(
+        max_length=100, blank=True, default="", db_default="", help_text="name of that which new keys go with, if any"
+    )
     fleet_key = models.ForeignKey(
         FleetKey, models.PROTECT, null=True, related_name="+", help_text="new keys are derived from it"
     )

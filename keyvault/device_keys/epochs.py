@@ -62,13 +62,15 @@ def begin(
     algorithm: int | None = None,
     source: FleetKey | KeySource | None = None,
     scheme: str | None = None,
+    agreement_key: str | None = None,
 ) -> dict[bytes, int]:
     """Give each device (system title, 8 octets) a pending key; the epoch of it by title. All or nothing.
 
     A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
     KeySource.STORED for random keys, KeySource.AGREED for what follows from the devices' public keys, None for what
     the device has now (random where that is compromised); ``algorithm`` and ``scheme`` None likewise: of another scheme
-    that has no such algorithm it is the usual one. What needs an agreement key goes with the active version of it.
+    that has no such algorithm it is the usual one. What needs an agreement key goes with the active version of the one
+    named ``agreement_key``; None: of that which the device went with last, or of the only one there is.
     Raises EpochError where a device has no usable transfer key, no key of its own, no public key, or no epoch left, or
     where scheme and source or algorithm do not go together; SchemeError for a scheme that no meter can be given;
     ProvisioningError where a fleet or agreement key is missing or does not open. A fixed number of queries.
@@ -99,15 +101,15 @@ def begin(
             comes_from = _source_for(key, source)
             kind = KeySource.DERIVED if isinstance(comes_from, FleetKey) else comes_from
             new.setdefault(comes_from, []).append(_successor(key, algorithm, kind, scheme))
-        _provision_pending(new)
+        _provision_pending(new, agreement_key)
     return epochs
 
 
-def _provision_pending(new: Mapping[FleetKey | KeySource, Sequence[NewKey]]) -> None:
+def _provision_pending(new: Mapping[FleetKey | KeySource, Sequence[NewKey]], agreement_key: str | None) -> None:
     """Store the keys by their sources; those to agree on with the public key that the device's last agreed key has."""
     if not new:
         return
-    new = _with_agreement_keys(new)
+    new = _with_agreement_keys(new, agreement_key)
     agreed = new.get(KeySource.AGREED, ())
     publics = provisioning.publics_of([entry.system_title for entry in agreed]) if agreed else {}
     for entry in agreed:
@@ -118,9 +120,9 @@ def _provision_pending(new: Mapping[FleetKey | KeySource, Sequence[NewKey]]) -> 
 
 
 def _with_agreement_keys(
-    new: Mapping[FleetKey | KeySource, Sequence[NewKey]],
+    new: Mapping[FleetKey | KeySource, Sequence[NewKey]], name: str | None
 ) -> Mapping[FleetKey | KeySource, Sequence[NewKey]]:
-    """The keys, each that needs one with the active version of the agreement key that its device went with before."""
+    """The keys, each that needs one with the active version of an agreement key: see ``begin``."""
     titles = {
         entry.system_title
         for source, entries in new.items()
@@ -129,7 +131,10 @@ def _with_agreement_keys(
     }
     if not titles:
         return new
-    versions = agreement_keys.active_for(titles)
+    if name is None:
+        versions = agreement_keys.active_for(titles)
+    else:
+        versions = dict.fromkeys(titles, agreement_keys.active(name).pk)
     return {
         source: [entry._replace(agreement_key=versions.get(entry.system_title)) for entry in entries]
         for source, entries in new.items()

@@ -12,6 +12,9 @@ from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
 from concentrators.commands import capture_period
 from concentrators.models import Command, CommandKind, CommandState, Concentrator
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import agreement_keys, provisioning
+from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey
 from meters.models import Meter, MeterStatus, Place, Reading
 from meters.registry import lifecycle
@@ -331,3 +334,22 @@ def test_few_silent_meters_are_found_from_what_is_kept(device: Device, monkeypat
     monkeypatch.setattr("ami_headend.console.fleet_queries.FEW", 0)
     KeptAnswer.objects.all().delete()
     assert len(listed(client, health="never")) == 2
+
+
+def test_one_meter_gets_a_key_of_another_scheme(concentrator: Concentrator) -> None:
+    (device,) = fleet.commission(1, concentrator)
+    provisioning.provision_stored([NewKey(device.title, 0)])
+    url = reverse("admin:meter-new-key", args=[device.meter.pk])
+    officer = person(roles.KEY_OFFICER)
+    assert url in officer.get(reverse("admin:meter", args=[device.meter.pk])).content.decode()
+    assert "under a key of scheme <strong>ccm</strong>" in officer.get(url).content.decode()
+    refused = officer.post(url, {"scheme": "sealed"}).content.decode()
+    assert "here is no agreement key" in refused
+    assert "has no keys for" in officer.post(url, {"scheme": "mac", "algorithm": "10"}).content.decode()
+    for name in ("hes-1", "hes-2"):
+        agreement_keys.init(name, Actor("tester", "test"))
+    said = officer.post(url, {"scheme": "sealed", "agreement_key": "hes-2"}, follow=True).content.decode()
+    assert "brings the key of epoch 2" in said
+    pending = DeviceKey.objects.get(state="pending")
+    assert (pending.scheme, getattr(pending.agreement_key, "name", None)) == ("sealed", "hes-2")
+    assert url not in person(roles.OPERATOR).get(reverse("admin:meter", args=[device.meter.pk])).content.decode()

@@ -30,7 +30,7 @@ from concentrators.fleet.selection import Selection
 from concentrators.models import CommandState, RotationWave, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
-from keyvault.models import FleetKey
+from keyvault.models import AgreementKey, AgreementState, FleetKey
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.models import Meter
 
@@ -60,7 +60,41 @@ class WavesPage(ConsolePage):
         }
 
 
-class WaveForm(forms.Form):
+def _agreement_keys() -> list[tuple[str, str]]:
+    names = AgreementKey.objects.filter(state=AgreementState.ACTIVE).order_by("name").values_list("name", flat=True)
+    return [("", "that of the old key, or the only one"), *((name, name) for name in names)]
+
+
+class NewKeyForm(forms.Form):
+    """Of what kind new keys are; what is left empty is as the old key's."""
+
+    scheme = forms.TypedChoiceField(
+        choices=lambda: [("", "as the old key's"), *scheme_choices()],
+        required=False,
+        empty_value=None,
+        label="Scheme of the new keys",
+        help_text="a meter that cannot do it, or whose keys do not go with it, stays as it is",
+        widget=UnfoldAdminSelectWidget,
+    )
+    algorithm = forms.TypedChoiceField(
+        choices=lambda: [("", "as the old key's"), *algorithm_choices()],
+        coerce=int,
+        required=False,
+        empty_value=None,
+        label="Algorithm of the new keys",
+        widget=UnfoldAdminSelectWidget,
+    )
+    agreement_key = forms.TypedChoiceField(
+        choices=_agreement_keys,
+        required=False,
+        empty_value=None,
+        label="Agreement key that new keys go with",
+        help_text="only for keys that are agreed on, or of scheme sealed",
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
+class WaveForm(NewKeyForm):
     """The meters that get new keys (those that meet all given conditions), the kind of keys, and the rate."""
 
     name = forms.CharField(
@@ -109,22 +143,6 @@ class WaveForm(forms.Form):
         help_text="the wave stops if more commands are refused or expire",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
-    scheme = forms.TypedChoiceField(
-        choices=lambda: [("", "as the old key's"), *scheme_choices()],
-        required=False,
-        empty_value=None,
-        label="Scheme of the new keys",
-        help_text="meters that cannot do it, or whose keys do not go with it, stay as they are",
-        widget=UnfoldAdminSelectWidget,
-    )
-    algorithm = forms.TypedChoiceField(
-        choices=lambda: [("", "as the old key's"), *algorithm_choices()],
-        coerce=int,
-        required=False,
-        empty_value=None,
-        label="Algorithm of the new keys",
-        widget=UnfoldAdminSelectWidget,
-    )
     fleet_key = forms.ModelChoiceField(
         FleetKey.objects.defer("wrapped").order_by("name"),
         required=False,
@@ -134,7 +152,7 @@ class WaveForm(forms.Form):
     )
 
     which = ("everything", "concentrator", "older_than_days", "derived_from", "compromised", "titles")
-    how = ("rate_per_hour", "failure_budget", "scheme", "algorithm", "fleet_key")
+    how = ("rate_per_hour", "failure_budget", "scheme", "algorithm", "agreement_key", "fleet_key")
 
     def selection(self) -> Selection:
         """Return the selection of a valid form."""
@@ -193,6 +211,7 @@ class NewWavePage(ConsolePage):
             given["algorithm"],
             given["fleet_key"],
             given["scheme"],
+            given["agreement_key"],
         )
         return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
 

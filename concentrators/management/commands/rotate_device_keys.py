@@ -6,16 +6,20 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
-from concentrators.commands import rollouts
+from concentrators.commands import operator, rollouts
+from concentrators.commands.operator import OperatorOrder
+from concentrators.commands.queue import DownlinkError
 from concentrators.commands.rollouts import WaveError
 from concentrators.management import choosing
-from concentrators.models import RotationWave
+from concentrators.models import CommandKind, RotationWave
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import agreement_keys, fleet_keys
+from keyvault.device_keys.epochs import EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
-from meters.registry.lookup import RegistryError
+from keyvault.schemes.table import SchemeError
+from meters.registry.lookup import RegistryError, look_up
 
 _LISTED = 20
 
@@ -32,14 +36,25 @@ class Command(DomainCommand):
         "  manage.py rotate_device_keys begin --name leak --compromised --rate 100000\n"
         "  manage.py rotate_device_keys begin --name one --meter 0024befffe804ff1\n"
         "  manage.py rotate_device_keys begin --name sessions --all --scheme session --rate 500\n"
+        "  manage.py rotate_device_keys begin --name seal --all --scheme sealed --agreement-key hes-1\n"
+        "  manage.py rotate_device_keys one --meter 0024befffe804ff1 --scheme session      at once, without a wave\n"
         "  manage.py rotate_device_keys status\n"
         "  manage.py rotate_device_keys resume --wave 3 --failure-budget 40\n\n"
         "exit status: 0 done; 1 it could not be done, and nothing was."
     )
-    refusals = (WaveError, RegistryError, ProvisioningError, AuditError, MasterKeyError)
+    refusals = (
+        WaveError,
+        RegistryError,
+        DownlinkError,
+        EpochError,
+        SchemeError,
+        ProvisioningError,
+        AuditError,
+        MasterKeyError,
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("action", choices=["begin", "status", "pause", "resume", "cancel"])
+        parser.add_argument("action", choices=["begin", "one", "status", "pause", "resume", "cancel"])
         parser.add_argument("--wave", type=int, metavar="N", help="which wave, as status lists it")
         chosen = parser.add_argument_group("which meters (begin; a meter must fit every one that is given)")
         choosing.add_arguments(chosen)
@@ -58,11 +73,16 @@ class Command(DomainCommand):
         how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys (as it is)")
         how.add_argument("--scheme", metavar="NAME", help="move the meters to this scheme (each stays in its own)")
         how.add_argument("--fleet-key", metavar="NAME", help="derive the new keys from it (as the old ones were made)")
+        how.add_argument(
+            "--agreement-key", metavar="NAME", help="what new keys go with that are agreed on, or sealed to one"
+        )
         how.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         if action == "begin":
             self._begin(options)
+        elif action == "one":
+            self._one(options)
         elif action == "status":
             self._status(options["wave"])
         else:
@@ -89,8 +109,23 @@ class Command(DomainCommand):
             options["algorithm"],
             fleet_key,
             options["scheme"],
+            options["agreement_key"],
         )
         self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {rollouts.progress(wave).meters} meters.")
+
+    def _one(self, options: dict[str, Any]) -> None:
+        named = options["meter"] or []
+        if len(named) != 1:
+            raise CommandError("name one meter: rotate_device_keys one --meter TITLE. For more, begin a wave.")
+        meter, now = look_up(named[0]), timezone.now()
+        order = OperatorOrder(
+            CommandKind.SET_KEY,
+            scheme=options["scheme"],
+            algorithm=options["algorithm"],
+            agreement_key=options["agreement_key"],
+        )
+        (command,) = operator.give(meter, order, chain.command_actor(), now)
+        self.stdout.write(f"Command {command.pk} brings meter {meter} its key of epoch {command.parameters['epoch']}.")
 
     def _status(self, wave_id: int | None) -> None:
         found = RotationWave.objects.order_by("-pk")

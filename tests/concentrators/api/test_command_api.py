@@ -181,6 +181,24 @@ class TestOperators:
         assert response.status_code == 201
         assert response.json()[0]["parameters"] == {"epoch": 2}
 
+    def test_a_new_key_may_be_of_another_scheme(self, device: Device) -> None:
+        operator = Operator("add_command", "rotate_devicekey")
+        for wrong, says in (
+            ({"scheme": "rot13"}, "scheme: "),
+            ({"scheme": "concentrator"}, "is not a valid choice"),
+            ({"scheme": "mac", "algorithm": 10}, "scheme mac has no keys for"),
+            ({"scheme": "sealed"}, "there is no agreement key"),
+            ({"scheme": "sealed", "agreement_key": "hes-9"}, "no agreement key hes-9"),
+            ({"scheme": "hop"}, "not assigned to a concentrator with a system title"),
+            ({"interval_minutes": 15}, "set_key optionally scheme"),
+        ):
+            assert_problem(operator.give(device, kind="set_key", **wrong), 400, says)
+        assert not Command.objects.exists()
+        assert operator.give(device, kind="set_key", scheme="session", algorithm=11).status_code == 201
+        pending = DeviceKey.objects.get(state="pending")
+        assert (pending.scheme, pending.algorithm) == ("session", 11)
+        assert_problem(operator.give(device, kind="read_now", scheme="session"), 400)
+
     def test_another_interval_length(self, device: Device) -> None:
         response = Operator("add_command").give(
             device, kind="set_interval", interval_minutes=15, **{"from": "2036-01-01T00:00:00Z"}

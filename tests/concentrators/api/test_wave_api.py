@@ -11,7 +11,7 @@ from concentrators.commands import rollouts
 from concentrators.fleet.selection import Selection
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import provisioning
+from keyvault.device_keys import agreement_keys, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey
 from tests.concentrators.fleet import Device, commission
@@ -50,6 +50,17 @@ def test_a_wave_moves_meters_to_another_scheme(devices: list[Device]) -> None:
     rollouts.step(timezone.now())
     pending = DeviceKey.objects.filter(state="pending").values_list("scheme", "algorithm")
     assert list(pending) == [("mac", 5)] * 3
+
+
+def test_of_several_agreement_keys_one_is_named(devices: list[Device]) -> None:
+    client = operator("view_rotationwave", "rotate_devicekey")
+    for name in ("hes-1", "hes-2"):
+        agreement_keys.init(name, Actor("tester", "test"))
+    body = {"name": "seal", "everything": True, "scheme": "sealed"}
+    assert "none is named" in send(client, "post", URL, body).json()["detail"]
+    assert send(client, "post", URL, body | {"agreement_key": "hes-2"}).json()["agreement_key"] == "hes-2"
+    rollouts.step(timezone.now())
+    assert set(DeviceKey.objects.filter(state="pending").values_list("agreement_key__name", flat=True)) == {"hes-2"}
 
 
 def test_a_wave_is_begun_watched_and_moved(devices: list[Device], concentrator: Concentrator) -> None:

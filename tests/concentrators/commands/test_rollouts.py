@@ -14,7 +14,7 @@ from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Assignment, Command, Concentrator, RotationWave, WaveMeter, WaveState
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import epochs, provisioning
+from keyvault.device_keys import agreement_keys, epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey, FleetKey
 from keyvault.schemes.table import SCHEMES
@@ -22,6 +22,8 @@ from meters.models import MeterStatus
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
 from tests.concentrators.obedient import Receiver, answer
 from tests.concentrators.statements import counting
+from tests.factories import MeterFactory
+from tests.keyvault import agreeing
 
 pytestmark = pytest.mark.django_db
 ACTOR = Actor("tester", "test")
@@ -239,6 +241,30 @@ class TestMoves:
                 rollouts.begin("x", EVERYTHING, ACTOR, timezone.now(), 1, 0, algorithm, scheme=scheme)
         assert not RotationWave.objects.exists()
 
+    def test_of_several_agreement_keys_one_is_named(self, concentrator: Concentrator) -> None:
+        (device,) = fitted(1, concentrator)
+        agreement_keys.init("hes-1", ACTOR)
+        second = agreement_keys.init("hes-2", ACTOR)
+        for name, why in ((None, "hes-1 and hes-2 among them"), ("hes-3", "no agreement key hes-3")):
+            with pytest.raises(WaveError, match=why):
+                rollouts.begin("seal", EVERYTHING, ACTOR, timezone.now(), 60, 0, scheme="sealed", agreement_key=name)
+        rollouts.begin("seal", EVERYTHING, ACTOR, timezone.now(), 60, 0, scheme="sealed", agreement_key="hes-2")
+        assert rollouts.step(timezone.now()) == 1
+        pending = DeviceKey.objects.get(system_title=device.title, state="pending")
+        assert (pending.scheme, pending.agreement_key_id) == ("sealed", second.pk)
+        record = AuditRecord.objects.get(act="device_key.rotate")
+        assert record.subject["agreement_key"] == "hes-2"
+
+    def test_agreed_keys_move_to_the_agreement_key_that_is_named(self) -> None:
+        device = MeterFactory.create()
+        title = bytes(device.system_title)
+        agreeing.provision(agreeing.pairs([title]), agreement_keys.init("hes-1", ACTOR))
+        second = agreement_keys.init("hes-2", ACTOR)
+        rollouts.begin("move", EVERYTHING, ACTOR, timezone.now(), 60, 0, agreement_key="hes-2")
+        assert rollouts.step(timezone.now()) == 1
+        pending = DeviceKey.objects.get(system_title=title, state="pending")
+        assert (pending.source, pending.agreement_key_id) == ("agreed", second.pk)
+
     def test_numbers_that_make_no_sense(self, concentrator: Concentrator) -> None:
         fitted(1, concentrator)
         now = timezone.now()
@@ -306,3 +332,28 @@ class TestCommandLine:
         with pytest.raises(CommandError, match="failure budget"):
             self.run("resume", "--wave", wave.pk, "--failure-budget", budget)
         assert state(wave) == "paused"
+
+    def test_one_meter_is_moved_to_a_scheme_without_a_wave(self, concentrator: Concentrator) -> None:
+        (device,) = fitted(1, concentrator)
+        agreement_keys.init("hes-1", ACTOR)
+        second = agreement_keys.init("hes-2", ACTOR)
+        title = device.title.hex()
+        with pytest.raises(CommandError, match="name one meter"):
+            self.run("one")
+        with pytest.raises(CommandError, match="several agreement keys"):
+            self.run("one", "--meter", title, "--scheme", "sealed")
+        with pytest.raises(CommandError, match="not assigned to a concentrator with a system title"):
+            self.run("one", "--meter", title, "--scheme", "hop")
+        assert not Command.objects.exists()
+        said = self.run("one", "--meter", title, "--scheme", "sealed", "--agreement-key", "hes-2")
+        assert "its key of epoch 2" in said
+        pending = DeviceKey.objects.get(system_title=device.title, state="pending")
+        assert (pending.scheme, pending.agreement_key_id) == ("sealed", second.pk)
+        assert not RotationWave.objects.exists()
+        assert AuditRecord.objects.get(act="command.set_key").subject["scheme"] == "sealed"
+
+    def test_a_meter_of_hop_is_told_its_concentrator(self, concentrator: Concentrator) -> None:
+        (device,) = fitted(1, concentrator)
+        Concentrator.objects.filter(pk=concentrator.pk).update(system_title=bytes(8))
+        self.run("one", "--meter", device.title.hex(), "--scheme", "hop")
+        assert set(Command.objects.values_list("kind", flat=True)) == {1, 7}
