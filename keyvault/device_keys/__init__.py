@@ -1,1 +1,1 @@
-"""Device keys: how they come, live, are counted and leave."""
+"""Device keys: provisioning, epochs, inventory, agreement, shipments, export, and commands sealed under them."""

@@ -14,9 +14,9 @@ from keyvault.models import AgreementKey, AgreementState, DeviceKey, KeySource, 
 
 
 class CutOff(NamedTuple):
-    """What a version takes with it: keys that were agreed on, and keys of other sources that seal to it.
+    """The keys that are affected: keys that were agreed on with a version, and keys of other sources that seal to it.
 
-    The latter are only to be rotated: who knows the version still lacks the device key.
+    The latter need only be rotated: whoever knows the version still lacks the device key.
     """
 
     compromised: int
@@ -24,7 +24,7 @@ class CutOff(NamedTuple):
 
 
 def would_be(name: str, version: int) -> CutOff:
-    """What cutting a version off would take; AgreementKeyError where it is not known, or is cut off already."""
+    """Return which keys a cut-off would affect; AgreementKeyError if the version is unknown or cut off already."""
     row = find(name, version)
     _check(row)
     agreed = DeviceKey.objects.filter(agreement_key=row, source=KeySource.AGREED)
@@ -32,9 +32,9 @@ def would_be(name: str, version: int) -> CutOff:
 
 
 def cut_off(name: str, version: int, actor: Actor, now: datetime) -> CutOff:
-    """Cut a version off for good: no key is agreed on with it any more, and those that were are compromised.
+    """Cut a version off for good: no more keys are agreed on with it, and keys that were are marked as compromised.
 
-    Audited. ApprovalError where an approval is required and none is good; AgreementKeyError as ``would_be``.
+    Audited. ApprovalError if an approval is required and none is valid; AgreementKeyError as in ``would_be``.
     """
     subject = approval_subject(name, version)
     with transaction.atomic():
@@ -52,7 +52,7 @@ def cut_off(name: str, version: int, actor: Actor, now: datetime) -> CutOff:
 
 
 def approval_subject(name: str, version: int) -> dict[str, Any]:
-    """What a second person approves: this version, by its public key, too. AgreementKeyError where there is none."""
+    """Return what a second person approves: this version, with its public key. AgreementKeyError if there is none."""
     return {"agreement_key": name, "version": version, "public": bytes(find(name, version).public).hex()}
 
 

@@ -1,7 +1,7 @@
 """The head-end's agreement keys: X25519 pairs in versions, by which it agrees on device keys with meters.
 
-A new version starts nothing by itself: meters move to it as they are rotated. A version that leaked is cut off: with
-it all device keys that were agreed with it are known, and what was sealed to it can be read.
+A new version changes nothing by itself: meters move to it when their keys are rotated. A version that leaked is cut
+off, because whoever has it knows every device key that was agreed with it, and can read what was sealed to it.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,7 +28,7 @@ class AgreementKeyError(ProvisioningError):
 
 
 class VersionUse(NamedTuple):
-    """A version, with the meters that send under a key of it, and keys of it that may still open frames."""
+    """A version, the number of meters that send under a key of it, and of its keys that may still open frames."""
 
     key: AgreementKey
     meters: int
@@ -38,7 +38,7 @@ class VersionUse(NamedTuple):
 def init(name: str, actor: Actor) -> AgreementKey:
     """Make version 1 of a new agreement key; audited. AgreementKeyError for a bad name, or one that is taken.
 
-    The name is what certificates of meters call their ``aud``. MasterKeyError, AuditError: then there is none.
+    Certificates of meters name it in ``aud``. After MasterKeyError or AuditError nothing was made.
     """
     if not name.strip() or len(name) > NAME_MAX or not name.isprintable():
         raise AgreementKeyError(f"an agreement key has a name of up to {NAME_MAX} printable characters")
@@ -51,7 +51,7 @@ def init(name: str, actor: Actor) -> AgreementKey:
 
 
 def rotate(name: str, actor: Actor, now: datetime) -> AgreementKey:
-    """Make the next version the active one; audited. What uses the one before goes on with it until it is rotated."""
+    """Make the next version and make it active; audited. Keys of the previous one continue until they are rotated."""
     with transaction.atomic():
         newest = AgreementKey.objects.select_for_update().filter(name=name).order_by("-version").first()
         if newest is None:
@@ -65,7 +65,7 @@ def rotate(name: str, actor: Actor, now: datetime) -> AgreementKey:
 
 
 def active(name: str | None = None) -> AgreementKey:
-    """The active version of a key; of the only one where no name is given. AgreementKeyError where there is none."""
+    """Return the active version of a key, of the only key if no name is given; AgreementKeyError if there is none."""
     rows = AgreementKey.objects.filter(state=AgreementState.ACTIVE).defer("wrapped")
     found = list(rows.filter(name=name) if name is not None else rows.order_by("name")[:2])
     if len(found) > 1:
@@ -78,10 +78,10 @@ def active(name: str | None = None) -> AgreementKey:
 
 
 def active_for(system_titles: Collection[bytes], name: str | None = None) -> dict[bytes, int]:
-    """By title, the number of the active version of the key that a device went with last.
+    """Return, by title, the number of the active version of the agreement key that each device used last.
 
-    A device that went with none yet: of the key of that name, or of the only one there is.
-    AgreementKeyError where there is none.
+    For a device that used none yet it is that of the key ``name``, or of the only key. AgreementKeyError if there is
+    none.
     """
     rows = fetch_rows(
         """SELECT DISTINCT ON (d.system_title) d.system_title, k.name, a.id
@@ -100,7 +100,7 @@ def active_for(system_titles: Collection[bytes], name: str | None = None) -> dic
 
 
 def find(name: str, version: int) -> AgreementKey:
-    """A version by its name and number; AgreementKeyError where there is none."""
+    """Return a version by its name and number; AgreementKeyError if there is none."""
     row = AgreementKey.objects.filter(name=name, version=version).defer("wrapped").first()
     if row is None:
         raise AgreementKeyError(f"there is no version {version} of an agreement key {name}")
@@ -108,7 +108,7 @@ def find(name: str, version: int) -> AgreementKey:
 
 
 def find_text(text: str) -> AgreementKey:
-    """A version as people write it, NAME:VERSION; AgreementKeyError where there is none."""
+    """Return a version as people write it, NAME:VERSION; AgreementKeyError if there is none."""
     name, _, version = text.rpartition(":")
     if not name or not version.isdecimal() or len(version) > 9:
         raise AgreementKeyError(f"{text[:120]!r} is not NAME:VERSION of an agreement key")
@@ -116,7 +116,7 @@ def find_text(text: str) -> AgreementKey:
 
 
 def standings() -> list[VersionUse]:
-    """Every version, by name and the newest first, with what uses it; two queries."""
+    """Return every version with its use, by name and the newest first; two queries."""
     counts: Mapping[int, tuple[int, int]] = {
         number: (meters, usable)
         for number, meters, usable in fetch_rows(
@@ -130,11 +130,11 @@ def standings() -> list[VersionUse]:
 
 
 def open_versions(numbers: Collection[int], master: MasterKeys) -> dict[int, X25519PrivateKey]:
-    """The private keys of versions that new keys may go with, by their numbers; for keyvault alone.
+    """Return the private keys of versions that new keys may use, by number; for keyvault alone.
 
-    AgreementKeyError where one is not known, is cut off, or does not open.
+    AgreementKeyError if one is unknown, is cut off, or does not open.
     """
-    # Shared with others who store keys: whoever cuts a version off waits for these keys, and finds them.
+    # A shared lock: whoever cuts a version off waits until these keys are stored, and then finds them.
     fetch_rows("SELECT 1 FROM keyvault_agreementkey WHERE id = ANY(%s::int[]) FOR SHARE", int_array(sorted(numbers)))
     rows = AgreementKey.objects.in_bulk(numbers)
     found = {}
@@ -152,9 +152,9 @@ def open_versions(numbers: Collection[int], master: MasterKeys) -> dict[int, X25
 
 
 def open_pair(master: MasterKeys, name: str, version: int, wrapped: bytes, public: bytes) -> X25519PrivateKey:
-    """The private key of a version; UnwrapError where its row was changed.
+    """Return the private key of a version; UnwrapError if its row was changed.
 
-    The public key, which goes out to meters, must belong to it: nothing else keeps that column.
+    The public key, which meters get, must belong to it: nothing else protects that column.
     """
     octets = master.unwrap(wrapped, Purpose.AGREEMENT_KEY, name.encode(), version)
     private = X25519PrivateKey.from_private_bytes(octets)

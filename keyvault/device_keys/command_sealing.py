@@ -1,7 +1,7 @@
 """Sealing commands to meters: key commands under the transfer key (epoch 0), all others under the active epoch.
 
-A command is sealed once under a key; whoever repeats it repeats its octets, but for a clock, which must be
-right. Key octets never leave keyvault: the plaintext of a key command is built here.
+A command is sealed once under a key, and sent again octet for octet. Only a command that sets the clock is sealed anew,
+because its time must be right. Key octets never leave keyvault: the plaintext of a key command is built here.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ COUNTERS_PER_S = 256
 
 
 class KeyCommand(NamedTuple):
-    """The command that brings a device the key of a pending epoch, or what it computes that from (source agreed)."""
+    """A command that brings a device the key of a pending epoch, or (source agreed) what it is computed from."""
 
     number: int
     system_title: bytes
@@ -38,8 +38,8 @@ class KeyCommand(NamedTuple):
 class PlainCommand(NamedTuple):
     """Any other command: integers and octets, the kind and the number first (docs/frame.md).
 
-    With ``dated`` a last one follows: how far the device's own counter was heard (the highest taken, and one).
-    By it the device knows that the command was sealed after the frame with that counter left it.
+    With ``dated`` a last integer is added: one more than the highest counter that was accepted from the device. It
+    tells the device that the command was sealed after the frame with that counter.
     """
 
     number: int
@@ -58,14 +58,14 @@ class Sealed(NamedTuple):
 
 
 def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[int, Sealed]:
-    """Seal commands; by number. Left out is what has no key now: no active epoch, or no such pending one.
+    """Seal commands and return them by number, but for those whose active or pending key does not exist.
 
     Takes downlink counters in the caller's transaction, which must commit before the octets leave: then
     no counter is used twice, not even after an old backup was restored. A fixed number of queries.
-    What is sealed is in the journal, and that the pending key may be with the device from now on.
+    The key journal records what was sealed: from then on the device may have the pending key.
     """
     usable = _usable({command.system_title for command in commands})
-    wanted: list[tuple[KeyCommand | PlainCommand, int, int]] = []  # command, id of its key, of the key it speaks of
+    wanted: list[tuple[KeyCommand | PlainCommand, int, int]] = []  # command, its key, the key it brings
     for command in commands:
         keys = usable.get(command.system_title, _NO_KEYS)
         if isinstance(command, PlainCommand):
@@ -94,10 +94,10 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
 
 
 def outdated(sealed: Mapping[int, tuple[bytes, int, int]]) -> set[int]:
-    """Those of some sealed commands, (kid, counter, key version) by number, that no repeat would bring any further.
+    """Return which sealed commands, (kid, counter, key version) by number, it is useless to send again.
 
-    Their key was cut off, retired, replaced, or followed by one that the device has; or a newer counter was given
-    under it, and the device drops an older one. One query.
+    Their key was cut off, retired or replaced, or the device has its successor; or a newer counter was used under it,
+    so that the device drops the older one. One query.
     """
     rows = fetch_rows(
         """SELECT n.number
@@ -116,7 +116,7 @@ def outdated(sealed: Mapping[int, tuple[bytes, int, int]]) -> set[int]:
 
 
 class _Usable(NamedTuple):
-    """Ids of a device's keys that commands may need; of the pending one the epoch and scheme, too."""
+    """The ids of the keys of a device that commands may need, and the epoch and scheme of the pending one."""
 
     transfer: int | None = None
     active: int | None = None
@@ -147,7 +147,7 @@ def _usable(titles: Collection[bytes]) -> dict[bytes, _Usable]:
 
 
 def take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
-    """The first of as many counters as are wanted under each key: after the last, and from 256 x Unix seconds on."""
+    """Take the wanted number of counters under each key, from 256 x Unix seconds on; return the first of each."""
     ids = sorted(wanted)
     base = COUNTERS_PER_S * int(now.timestamp())
     rows = fetch_rows(
@@ -164,10 +164,7 @@ def take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
 
 
 def _heard(key_ids: Collection[int]) -> dict[int, int]:
-    """By key, how far the counter of its device was heard: one more than the highest that was taken; 0: never.
-
-    Where counters are a session's, it is that of the newest session.
-    """
+    """Return, by key, one more than its highest accepted counter, of its newest session if it has any; else 0."""
     if not key_ids:
         return {}
     query = f"SELECT c.key_id, 1 + {HIGHEST} FROM keyvault_invocationcounter c WHERE c.key_id = ANY(%s::int[])"
@@ -175,7 +172,7 @@ def _heard(key_ids: Collection[int]) -> dict[int, int]:
 
 
 def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme: str, heard: int) -> bytes:
-    """What a command says; ``key`` is the one that it speaks of, and ``scheme`` that key's."""
+    """Encode a command; ``key`` is the key that it brings, and ``scheme`` that of the key."""
     if isinstance(command, PlainCommand):
         return cbor2.dumps([*command.fields, heard] if command.dated else command.fields, canonical=True)
     number = SCHEMES[scheme].number or 0
@@ -183,7 +180,7 @@ def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme:
         fields = [SET_AGREED_KEY, command.number, key.epoch, key.algorithm, number, key.agreement_public]
     else:
         fields = [SET_KEY, command.number, key.epoch, key.octets, key.algorithm]
-        if number:  # of the usual scheme, and of a concentrator's, which has none, five items say all
+        if number:  # the usual scheme, and that of concentrators, are not named: five items suffice
             fields.append(number)
         if needs_agreement_key(scheme):
             fields.append(key.agreement_public)
@@ -191,7 +188,7 @@ def _plaintext(command: KeyCommand | PlainCommand, key: DeviceKeyOctets, scheme:
 
 
 def seal_under(key: DeviceKeyOctets, counter: int, plaintext: bytes) -> Sealed:
-    """A command of that plaintext, under an opened key and a counter that was taken for it."""
+    """Seal a plaintext under an opened key, with a counter that was taken for it."""
     alg = command_algorithm(key.algorithm)
     kid = make_kid(key.system_title, key.epoch)
     cipher = DirectionCipher(downlink_key(key.octets, key.system_title, key.epoch, alg), alg)

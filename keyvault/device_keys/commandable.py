@@ -7,7 +7,7 @@ from keyvault.schemes.table import ENVELOPES, MASKED, SCHEMES, schemes_of_conten
 
 
 def without_aes(system_titles: Collection[bytes]) -> set[bytes]:
-    """Those of some devices (system title, 8 octets) that take no command and no new key: they have a hash alone.
+    """Return which devices (system title, 8 octets) take neither commands nor new keys, because they have only a hash.
 
     They have no transfer key, and their scheme does not encrypt. One query.
     """
@@ -24,7 +24,7 @@ def without_aes(system_titles: Collection[bytes]) -> set[bytes]:
 
 
 def masking(system_titles: Collection[bytes]) -> set[bytes]:
-    """Those of some devices whose active key is of a scheme that masks what they measure. One query."""
+    """Return which devices have an active key of a scheme that masks what they measure. One query."""
     rows = fetch_rows(
         """SELECT system_title FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[]) AND epoch > 0 AND state = 'active' AND scheme = ANY(%s::text[])""",
@@ -35,5 +35,5 @@ def masking(system_titles: Collection[bytes]) -> set[bytes]:
 
 
 def _encrypts(envelope: str) -> bool:
-    """Whether any algorithm of an envelope takes a nonce, as all that encrypt do."""
+    """Return whether an envelope encrypts: then one of its algorithms takes a nonce."""
     return any(line.nonce_octets for line in ENVELOPES[envelope].algorithms.values())

@@ -1,8 +1,8 @@
-"""The life of a device key's epochs: pending, active, retiring, retired; or compromised, from any of them.
+"""The epochs of a device key: pending, active, retiring, retired; any of them may become compromised.
 
-A new epoch is pending until the first accepted frame under it proves that the key arrived: then it is
-active, and the old one retiring for a grace time, in which late frames are still accepted once. A key
-that a concentrator may have fetched stays acceptable, whatever became of its command.
+A new epoch is pending until the first accepted frame under it proves that the key arrived. Then it is active, and the
+old one is retiring: late frames under it are accepted for a grace time, each once. A key that a concentrator may have
+fetched stays acceptable, whatever became of its command.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,11 +42,11 @@ _UNFETCHED = """
 
 
 _IN_USE = "k.state = 'active' AND k.epoch > 0"
-# A key ``k`` is worn that nears its safe number of frames, which the highest of its counter ``c`` bounds from above,
-# or that of its newest session: each has an AES key of its own. The one parameter is the setting KEY_ROTATE_AT_COUNTER.
+# Whether a key ``k`` is worn: near its safe number of frames. The highest counter of ``c``, or that of the newest
+# session, bounds that number from above; each session has its own AES key. The parameter is KEY_ROTATE_AT_COUNTER.
 WORN = f"{_IN_USE} AND {HIGHEST} >= %s"
 _SINCE = "coalesce(k.activated_at, k.created_at)"
-# Keys that are to be replaced, worn ones or such as were in use before a time, where no next one is under way.
+# Keys that are to be replaced, because they are worn or older than a time, and that have no successor under way.
 TO_BE_REPLACED = f"""SELECT k.system_title, {HIGHEST} AS highest, {_SINCE} AS since
     FROM keyvault_devicekey k JOIN keyvault_invocationcounter c ON c.key_id = k.id
     WHERE ({WORN} OR {_IN_USE} AND {_SINCE} < %s) AND NOT EXISTS (
@@ -64,16 +64,16 @@ def begin(
     scheme: str | None = None,
     agreement_key: str | None = None,
 ) -> dict[bytes, int]:
-    """Give each device (system title, 8 octets) a pending key; the epoch of it by title. All or nothing.
+    """Give each device (system title, 8 octets) a pending key, and return its epoch by title. All or nothing.
 
-    A pending key that stands is used again as it is. ``source`` is a fleet key to derive from,
-    KeySource.STORED for random keys, KeySource.AGREED for what follows from the devices' public keys, None for what
-    the device has now (random where that is compromised); ``algorithm`` and ``scheme`` None likewise: of another scheme
-    that has no such algorithm it is the usual one. What needs an agreement key goes with the active version of the one
-    named ``agreement_key``; None: of that which the device went with last, or of the only one there is.
-    Raises EpochError where a device has no usable transfer key, no key of its own, no public key, or no epoch left, or
-    where scheme and source or algorithm do not go together; SchemeError for a scheme that no meter can be given;
-    ProvisioningError where a fleet or agreement key is missing or does not open. A fixed number of queries.
+    An existing pending key is used again as it is. ``source`` is a fleet key to derive from,
+    KeySource.STORED for random keys, KeySource.AGREED for keys that are agreed on with the devices' public keys, or
+    None for the present source (random if the present key is compromised). ``algorithm`` and ``scheme`` None keep the
+    present ones; a scheme that lacks the algorithm gets its usual one. ``agreement_key`` names the agreement key, used
+    in its active version; None: the one that the device used last, or the only one. EpochError if a device has no
+    usable transfer key, no key of its own, no public key or no epoch left, or if scheme, source and algorithm do not
+    fit; SchemeError for a scheme that meters cannot have; ProvisioningError if a fleet or agreement key is missing or
+    does not open. A fixed number of queries.
     """
     if scheme is not None:
         check_for_commands(scheme)
@@ -106,7 +106,7 @@ def begin(
 
 
 def _provision_pending(new: Mapping[FleetKey | KeySource, Sequence[NewKey]], agreement_key: str | None) -> None:
-    """Store the keys by their sources; those to agree on with the public key that the device's last agreed key has."""
+    """Store the keys by source; keys are agreed on with the public key of the last agreed key of each device."""
     if not new:
         return
     new = _with_agreement_keys(new, agreement_key)
@@ -142,9 +142,9 @@ def _with_agreement_keys(
 
 
 def offered(epochs: Mapping[bytes, int], now: datetime) -> set[bytes]:
-    """Note that the pending keys (epoch by system title) are about to leave; the titles whose key still is pending.
+    """Note that pending keys (epoch by system title) are about to leave; return the titles whose key is still pending.
 
-    Runs in the transaction that gives the commands out; only those titles' commands may leave.
+    Runs in the transaction that hands the commands out; only the commands of those titles may leave.
     """
     rows = fetch_rows(
         """UPDATE keyvault_devicekey k SET offered_at = coalesce(k.offered_at, %s)
@@ -159,7 +159,7 @@ def offered(epochs: Mapping[bytes, int], now: datetime) -> set[bytes]:
 
 
 def arrived(epochs: Mapping[bytes, int]) -> set[bytes]:
-    """Those of some titles whose key (epoch by title) a frame has proven to be with its device, whatever came later."""
+    """Return the titles whose key (epoch by title) has arrived: a frame under it was accepted at some time."""
     rows = fetch_rows(
         """SELECT k.system_title FROM keyvault_devicekey k
            JOIN unnest(%s::bytea[], %s::int[]) AS n(title, epoch) ON k.system_title = n.title AND k.epoch = n.epoch
@@ -171,11 +171,11 @@ def arrived(epochs: Mapping[bytes, int]) -> set[bytes]:
 
 
 def activate(key_ids: Collection[int], now: datetime, tell: journal.Append = journal.append) -> None:
-    """Pending keys whose first frame was accepted become active, their predecessors retiring.
+    """Make pending keys active whose first frame was accepted, and their predecessors retiring.
 
-    Runs in the transaction that stores the frame, after its counters were saved: so each key is
-    activated by one transaction, and by none that a compromise came before. Three queries. The versions stay:
-    what these keys open does not change. ``tell`` is as in ``provisioning.provision_agreed``.
+    Runs in the transaction that stores the frame, after its counters were saved: then only one transaction activates a
+    key, and none does after a compromise. Three queries. The versions stay, because what the keys open does not change.
+    ``tell`` is as in ``provisioning.provision_agreed``.
     """
     ids = int_array(sorted(key_ids))
     execute(
@@ -197,7 +197,7 @@ def activate(key_ids: Collection[int], now: datetime, tell: journal.Append = jou
 
 
 def retire_due(now: datetime) -> int:
-    """Retire the keys whose grace time (setting KEY_GRACE_DAYS) is over; how many they were."""
+    """Retire the keys whose grace time (setting KEY_GRACE_DAYS) is over; return how many."""
     due = DeviceKey.objects.filter(
         state=KeyState.RETIRING, retiring_at__lte=now - timedelta(days=settings.KEY_GRACE_DAYS)
     ).order_by("retiring_at")
@@ -211,10 +211,10 @@ def retire_due(now: datetime) -> int:
 
 
 def compromise(key_ids: Sequence[int], actor: Actor) -> int:
-    """Cut keys off at once, in every worker, for good; how many were not cut off before. Audited, as one act.
+    """Cut keys off for good, in every worker at once; return how many were not cut off before. Audited as one act.
 
-    With a transfer key goes the pending key of its device: who has the one could read the other on its way.
-    A frame that a transaction under way has opened is either stored before, or not at all.
+    A transfer key takes the pending key of its device with it, because whoever has the one could read the other on its
+    way. A frame that a running transaction has opened is either stored before the cut-off, or not at all.
     """
     with transaction.atomic():
         ids = sorted({*key_ids, *_under_way_with(key_ids)})
@@ -233,7 +233,7 @@ def compromise(key_ids: Sequence[int], actor: Actor) -> int:
 
 
 def _under_way_with(key_ids: Sequence[int]) -> list[int]:
-    """The pending keys of the devices whose transfer keys are among these, which are locked against ``begin``."""
+    """Return the pending keys of the devices whose transfer keys are among these; locked, so that ``begin`` waits."""
     locked = fetch_rows(
         """SELECT system_title FROM keyvault_devicekey WHERE id = ANY(%s::int[]) AND epoch = %s
            ORDER BY system_title FOR NO KEY UPDATE""",
@@ -256,9 +256,9 @@ def lock_pending(system_titles: Collection[bytes]) -> None:
 
 
 def cancel(system_titles: Collection[bytes]) -> set[bytes]:
-    """Delete the pending keys that no concentrator has fetched; the titles whose key went.
+    """Delete the pending keys that no concentrator has fetched; return the titles of those.
 
-    Where one has, the meter may have the key already: it stays pending, and acceptable.
+    The meter may already have a key that a concentrator has fetched: it stays pending and acceptable.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         rows = fetch_rows(_UNFETCHED, octets_array(system_titles))
@@ -272,10 +272,10 @@ def cancel(system_titles: Collection[bytes]) -> set[bytes]:
 
 
 def near_budget(at_once: int) -> Iterator[list[bytes]]:
-    """System titles of the devices whose active key nears its safe number of frames, the most worn first.
+    """Yield the system titles of devices whose active key is near its safe number of frames, the most worn first.
 
-    The highest counter (setting KEY_ROTATE_AT_COUNTER) bounds that number from above. Those that ``begin``
-    would refuse are left out: one of them must not keep the others from their keys. ``at_once`` of them a query.
+    The highest counter (setting KEY_ROTATE_AT_COUNTER) bounds that number from above. Devices that ``begin`` would
+    refuse are left out, so that they do not stop the others. Each query reads ``at_once`` devices.
     """
     highest, key_id = LAST_COUNTER + 1, 0
     while True:
@@ -302,7 +302,7 @@ def near_budget(at_once: int) -> Iterator[list[bytes]]:
 
 
 def _lock_devices(titles: Sequence[bytes]) -> None:
-    """Lock devices by their transfer keys, in title order; EpochError where one is missing or not usable."""
+    """Lock devices by their transfer keys, in title order; EpochError if one is missing or unusable."""
     rows = fetch_rows(
         """SELECT system_title, state FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[]) AND epoch = %s ORDER BY system_title FOR NO KEY UPDATE""",
@@ -329,7 +329,7 @@ def _newest_keys(titles: Sequence[bytes]) -> dict[bytes, DeviceKey]:
 
 
 def _successor(key: DeviceKey, algorithm: int | None, source: KeySource, scheme: str | None) -> NewKey:
-    """The key that follows another; EpochError where its scheme has no such algorithm, or takes no such source."""
+    """Return the key that follows another; EpochError if its scheme lacks the algorithm or does not take the source."""
     title, scheme = bytes(key.system_title), scheme or key.scheme
     try:
         algorithms = algorithms_of(scheme)
@@ -344,7 +344,7 @@ def _successor(key: DeviceKey, algorithm: int | None, source: KeySource, scheme:
 
 
 def _source_for(key: DeviceKey, source: FleetKey | KeySource | None) -> FleetKey | KeySource:
-    """What a successor's key comes from: a fleet key to derive it from, or another source."""
+    """Return the source of a successor: a fleet key to derive it from, or another source."""
     if source is not None:
         return source
     if key.state == KeyState.COMPROMISED:

@@ -1,4 +1,4 @@
-"""Fleet keys as their owner sees them: made, and what hangs on each. Device keys are derived from them."""
+"""Fleet keys for their owner: make one, and list the device keys that are derived from each."""
 
 from typing import NamedTuple
 
@@ -23,9 +23,9 @@ class FleetKeyUse(NamedTuple):
 
 
 def make(name: str, actor: Actor) -> FleetKey:
-    """A new random fleet key, wrapped under the master key; audited.
+    """Make a random fleet key, wrapped under the master key; audited.
 
-    Raises ProvisioningError for a bad name or one that is taken, MasterKeyError or AuditError: then there is none.
+    ProvisioningError for a bad name or one that is taken. After it, MasterKeyError or AuditError nothing was made.
     """
     if not name.strip() or len(name) > NAME_MAX or not name.isprintable():
         raise ProvisioningError(f"a fleet key has a name of up to {NAME_MAX} printable characters")
@@ -36,7 +36,7 @@ def make(name: str, actor: Actor) -> FleetKey:
 
 
 def find(name: str) -> FleetKey:
-    """The fleet key of a name; ProvisioningError where there is none."""
+    """Return the fleet key of a name; ProvisioningError if there is none."""
     row = FleetKey.objects.filter(name=name).first()
     if row is None:
         raise ProvisioningError(f"there is no fleet key {name}")
@@ -44,7 +44,7 @@ def find(name: str) -> FleetKey:
 
 
 def standings() -> list[FleetKeyUse]:
-    """Every fleet key, the oldest first, and the keys derived from it; two queries."""
+    """Return every fleet key with its use, the oldest first; two queries."""
     derived = DeviceKey.objects.filter(fleet_key__isnull=False, epoch__gt=0)
     counts = {
         row["fleet_key"]: row

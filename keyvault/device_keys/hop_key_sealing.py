@@ -1,7 +1,7 @@
-"""Sealing for a concentrator the keys by which it checks hop tags, and opens what meters of scheme hop measure.
+"""Sealing hop keys for a concentrator: it checks hop tags with them, and opens the readings of meters of scheme hop.
 
-They are derived of the meters' device keys for that concentrator alone, and go out in the form of commands, under its
-own key (docs/schemes.md). Device keys never leave keyvault, and no key stands here in the clear.
+They are derived from the meters' device keys for that concentrator alone, and sent in the form of commands, under its
+own key (docs/schemes.md). Device keys never leave keyvault, and no key leaves it in the clear.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ AT_A_TIME = 500  # keys in one sealed frame
 
 
 class LinkKeys(NamedTuple):
-    """What a concentrator is to have: its own active key, by id, and those of its meters, with their schemes.
+    """What a concentrator is to get: the id of its own active key, and the keys of its meters with their schemes.
 
-    ``digest`` (32 octets) is another one where what is to be sealed, or what it is sealed under, is another.
+    ``digest`` (32 octets) changes whenever any of these keys does.
     """
 
     holder: int
@@ -35,14 +35,14 @@ class LinkKeys(NamedTuple):
 
 
 class SealedLinkKeys(NamedTuple):
-    """The octets that go to a concentrator, and whether every key is in them: those that do not open are not."""
+    """The octets for a concentrator, and whether every key is in them: a key whose row does not open is left out."""
 
     octets: bytes
     are_all: bool
 
 
 def link_keys(concentrator_title: bytes, meter_titles: Collection[bytes]) -> LinkKeys | None:
-    """The pending, active and retiring epochs of meters (titles of 8 octets each); None where it has no active key.
+    """Find the pending, active and retiring keys of meters (titles of 8 octets); None if it has no active key.
 
     One query.
     """
@@ -62,19 +62,17 @@ def link_keys(concentrator_title: bytes, meter_titles: Collection[bytes]) -> Lin
     own = [row[0] for row in rows if row[1] == concentrator_title]
     if not own:
         return None
-    said = [[*row[1:5], row[5] or row[6]] for row in rows]  # an old row without a fingerprint goes by its version
+    said = [[*row[1:5], row[5] or row[6]] for row in rows]  # an old row has no fingerprint: its version stands for it
     digest = hashlib.sha256(cbor2.dumps(said)).digest()
     return LinkKeys(own[0], [(row[0], row[4]) for row in rows if row[0] != own[0]], digest)
 
 
 def seal(found: LinkKeys, now: datetime) -> SealedLinkKeys:
-    """A CBOR sequence of COSE_Encrypt0 under the concentrator's key: all of the keys, up to AT_A_TIME each.
+    """Seal all keys under the key of the concentrator: a CBOR sequence of COSE_Encrypt0, up to AT_A_TIME keys in each.
 
-    Of no keys it is one that says so.
-
-    Takes downlink counters in the caller's transaction, which must commit before the octets leave; journaled. A key
-    whose row does not open is left out and logged; empty where the concentrator's own does not. Raises
-    MasterKeyError. A fixed number of queries.
+    Without keys it is one item with an empty list. Takes downlink counters in the caller's transaction, which must
+    commit before the octets leave; journaled. A key whose row does not open is left out and logged; the result is empty
+    if that of the concentrator does not. MasterKeyError. A fixed number of queries.
     """
     opened = {key.id: key for key in open_keys([found.holder, *(key_id for key_id, _ in found.keys)])}
     own = opened.get(found.holder)
@@ -89,7 +87,7 @@ def seal(found: LinkKeys, now: datetime) -> SealedLinkKeys:
 
 
 def _entry(key: DeviceKeyOctets, scheme: str, concentrator_title: bytes) -> list[bytes | None]:
-    """[kid, hop MAC key, AES key or nil, Base IV or nil]: the last two of scheme hop alone."""
+    """Return [kid, hop MAC key, AES key or nil, Base IV or nil]; the last two only for scheme hop."""
     title = key.system_title[:SYSTEM_TITLE_OCTETS]
     mac_key = hop_mac_key(key.octets, title, key.epoch, concentrator_title)
     if scheme != HOP:

@@ -1,6 +1,6 @@
-"""Key epochs of meters whose frames end at their concentrator: which stand, and when such a meter was heard.
+"""Key epochs of meters whose frames end at their concentrator: which key is in use, and when the meter was last heard.
 
-No frame of theirs with a reading reaches the head-end, so that counters tell nothing of them.
+None of their frames with readings reaches the head-end, so that their counters here do not move.
 """
 
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 
 
 def newest(titles: Collection[bytes], scheme: str) -> dict[bytes, int]:
-    """The id of the newest key of a scheme that each device (system title, 8 octets) may use; one query."""
+    """Return, by system title (8 octets), the id of the newest usable key of a scheme; one query."""
     rows = fetch_rows(
         """SELECT DISTINCT ON (system_title) system_title, id FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[]) AND epoch > 0 AND scheme = %s
@@ -23,9 +23,9 @@ def newest(titles: Collection[bytes], scheme: str) -> dict[bytes, int]:
 
 
 def note_heard(keys: Mapping[int, tuple[datetime, int]]) -> None:
-    """Note when devices were heard, and through whom, by the id of a key; never earlier than they were before.
+    """Note when devices were heard, and through which concentrator, by key id; a time never goes back.
 
-    What another transaction holds is passed over: it notes its own, and nobody waits for this.
+    Rows that another transaction has locked are skipped: that one notes its own time, and nobody waits.
     """
     execute(
         """UPDATE keyvault_invocationcounter c SET heard_at = n.at, heard_via = n.via

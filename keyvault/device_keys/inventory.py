@@ -1,4 +1,4 @@
-"""How the keys stand: versions of the master key and what is under each, the rotation, the epochs of devices."""
+"""The inventory of keys: versions of the master key with the secrets under each, its rotation, and device keys."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ MISSING = "missing"
 
 
 class VersionStanding(NamedTuple):
-    """A version of the master key, and the secrets under it. ``state`` is ``missing`` where its key is not there."""
+    """A version of the master key, and the secrets under it. ``state`` is ``missing`` if its key is not found."""
 
     number: int
     state: MasterKeyState | str
@@ -30,7 +30,7 @@ class VersionStanding(NamedTuple):
 
     @property
     def destroyable_at(self) -> datetime | None:
-        """From when on it may be destroyed, as far as time goes."""
+        """Return the time from which it may be destroyed."""
         if self.state != MasterKeyState.DECRYPT_ONLY or self.decrypt_only_at is None:
             return None
         return self.decrypt_only_at + timedelta(days=settings.MASTER_KEY_DESTROY_AFTER_DAYS)
@@ -48,7 +48,7 @@ class DeviceKeys(NamedTuple):
 
 
 class NotableKey(NamedTuple):
-    """A device's key that somebody should look after, and why; ``highest`` is its highest counter."""
+    """A device key that needs attention, and why; ``highest`` is its highest counter."""
 
     key_id: int
     system_title: bytes
@@ -66,9 +66,9 @@ class Notable(NamedTuple):
 
 
 def versions(counts: Iterable[Count]) -> list[VersionStanding]:
-    """Every version that is known or that a secret is under, lowest first; ``counts`` is a census.
+    """Return every version that is known or has secrets under it, lowest first; ``counts`` is a census.
 
-    Raises MasterKeyError where the master key's place does not answer.
+    MasterKeyError if the provider of the master key does not answer.
     """
     under = {count.version: count for count in counts}
     known = {version.number: version for version in master_key.provider().versions()}
@@ -84,12 +84,12 @@ def versions(counts: Iterable[Count]) -> list[VersionStanding]:
 
 
 def rotation() -> MasterKeyRotation | None:
-    """The rotation that is open, else the last one."""
+    """Return the rotation in progress, else the last one."""
     return rewrap.current() or MasterKeyRotation.objects.order_by("-pk").first()
 
 
 def seconds_left(row: MasterKeyRotation) -> int | None:
-    """How long a rotation will take yet, at its rate so far; None where that cannot be said."""
+    """Estimate how many seconds a rotation still takes, at its rate so far; None if that is unknown."""
     done = row.rewrapped + row.unreadable
     if row.state != RotationState.RUNNING or not done:
         return None
@@ -98,7 +98,7 @@ def seconds_left(row: MasterKeyRotation) -> int | None:
 
 
 def device_keys() -> DeviceKeys:
-    """How many keys are in which state; looks at every key."""
+    """Count keys by epoch and state; reads every key."""
     by_epoch: dict[int, dict[str, int]] = {}
     for epoch, state, number in fetch_rows(
         "SELECT epoch, state, count(*) FROM keyvault_devicekey GROUP BY epoch, state ORDER BY epoch"
@@ -108,7 +108,7 @@ def device_keys() -> DeviceKeys:
 
 
 def by_use() -> list[tuple[str, str, str, int]]:
-    """Keys counted by state, purpose (transfer or frames) and source; looks at every key."""
+    """Count keys by state, purpose (transfer or frames) and source; reads every key."""
     return fetch_rows(
         """SELECT state, CASE WHEN epoch = 0 THEN 'transfer' ELSE 'frames' END AS purpose, source, count(*)
            FROM keyvault_devicekey GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
@@ -116,12 +116,12 @@ def by_use() -> list[tuple[str, str, str, int]]:
 
 
 def are_there_from_before(at: datetime) -> bool:
-    """Whether there is a key that was made before a time."""
+    """Return whether any key was made before a time."""
     return DeviceKey.objects.filter(created_at__lt=at).exists()
 
 
 def of_device(system_title: bytes) -> list[dict[str, Any]]:
-    """The keys of a device as text and times, the newest first, with the last frame under each. No octets."""
+    """List the keys of a device as text and times, the newest first, with the last frame under each; no octets."""
     rows = fetch_rows(
         f"""SELECT k.epoch, k.state, k.scheme, k.algorithm, k.source, k.fingerprint, {HIGHEST}, h.heard_at, h.heard_via
            FROM keyvault_devicekey k LEFT JOIN keyvault_invocationcounter c ON c.key_id = k.id
@@ -147,7 +147,7 @@ def of_device(system_title: bytes) -> list[dict[str, Any]]:
 
 
 def counters(key_ids: Collection[int]) -> dict[int, tuple[int | None, datetime | None]]:
-    """How far devices counted under keys, by their ids, and when they were heard last; None where they never were."""
+    """Return, by key id, the highest counter and the time of the last accepted frame; None if there was none."""
     rows = fetch_rows(
         f"""SELECT c.key_id, nullif({HIGHEST}, -1), h.heard_at
             FROM keyvault_invocationcounter c {LAST_OF_KEY.format(key="c.key_id")}
@@ -158,18 +158,18 @@ def counters(key_ids: Collection[int]) -> dict[int, tuple[int | None, datetime |
 
 
 def of_concentrators(titles: Collection[bytes]) -> dict[bytes, str]:
-    """Those of some system titles that are no meter's, since they have keys of a concentrator; each with the reason.
+    """Return system titles that no meter can have, because a concentrator has keys under them, with the reason.
 
-    One query. The concentrator may be given its title yet: its keys may come first.
+    One query. The concentrator need not have its title yet: its keys may come first.
     """
     keys = DeviceKey.objects.filter(system_title__in=titles, scheme=CONCENTRATOR).values_list("system_title", flat=True)
     return {bytes(title): f"has keys of scheme {CONCENTRATOR}: it is a concentrator's" for title in keys}
 
 
 def overdue(now: datetime, limit: int) -> Notable:
-    """Keys that did not come where they should: pending for longer than a command lives, the longest first.
+    """List keys that have not arrived: pending for longer than a command is valid, the oldest first.
 
-    A pending key that no meter has answered for so long needs another command, or a visit.
+    Such a meter needs another command, or a visit.
     """
     return _notable(
         "k.state = 'pending' AND k.created_at < %s",
@@ -181,7 +181,7 @@ def overdue(now: datetime, limit: int) -> Notable:
 
 
 def without_successor(limit: int) -> Notable:
-    """Compromised keys of devices that have no other: nothing of such a device is accepted."""
+    """List compromised keys of devices that have no other: no frame of such a device is accepted."""
     condition = """k.state = 'compromised' AND k.epoch > 0 AND NOT EXISTS (
         SELECT 1 FROM keyvault_devicekey o WHERE o.system_title = k.system_title AND o.epoch > 0
         AND (o.state IN ('active', 'pending') OR o.epoch > k.epoch))"""
@@ -189,7 +189,7 @@ def without_successor(limit: int) -> Notable:
 
 
 def near_budget(limit: int) -> Notable:
-    """Active keys that came near the safe number of frames (setting KEY_ROTATE_AT_COUNTER), the nearest first."""
+    """List active keys near their safe number of frames (setting KEY_ROTATE_AT_COUNTER), the nearest first."""
     return _notable(
         WORN,
         "coalesce(k.activated_at, k.created_at)",

@@ -1,4 +1,4 @@
-"""Keys that leave the vault: the keys of named devices, wrapped under a transport key, into a new file."""
+"""Export of device keys: the keys of named devices, wrapped under a transport key, into a new file."""
 
 import gzip
 import hashlib
@@ -45,9 +45,9 @@ def export(
 ) -> Exported:
     """Write the active key and the transfer key of each device into a new shipment, mode 0600 (gzip where named .gz).
 
-    Never overwrites, and leaves nothing half written. The audit record is committed before the file has
-    its name, and spends the approval where one is required. Raises ShipmentError where a device has no active
-    key, a key does not open, or the file cannot be written; ApprovalError, MasterKeyError and AuditError.
+    Never overwrites a file, and leaves no partial one. The audit record is committed before the file gets its name, and
+    uses up the approval if one is required. ShipmentError if a device has no active key, a key does not open, or the
+    file cannot be written; ApprovalError, MasterKeyError and AuditError.
     """
     shipment_file.check_name(shipment)
     if path.exists() or path.is_symlink():
@@ -78,7 +78,7 @@ def export(
 
 
 def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey) -> dict[str, Any]:
-    """What a second person approves: the keys of these devices and no others, for the holder of this transport key."""
+    """Return what a second person approves: the keys of these devices only, for the holder of this transport key."""
     titles = sorted(set(system_titles))
     return {
         "devices": len(titles),
@@ -89,7 +89,7 @@ def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey
 
 
 def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], tuple[int, str]]:
-    """Ids and schemes of the active keys by title and whether it is the transfer key; ShipmentError for none."""
+    """Return ids and schemes of active keys, by title and whether it is the transfer key; ShipmentError if missing."""
     found: dict[tuple[bytes, bool], tuple[int, str]] = {}
     for chunk in chunks(titles):
         rows = DeviceKey.objects.filter(system_title__in=chunk, state=KeyState.ACTIVE)
@@ -117,7 +117,7 @@ def _lines(
             key_id, scheme = ids[title, False]
             key = opened[key_id]
             line = ShipmentLine(0, title, key.epoch, key.algorithm, transport_key.wrap(key.octets), None)
-            if scheme != USUAL:  # a file without schemes is read by what knows none, too
+            if scheme != USUAL:  # programs that know no schemes can read a file that names none
                 line = line._replace(scheme=scheme)
             if (title, True) in ids:
                 transfer = opened[ids[title, True][0]]
@@ -128,7 +128,7 @@ def _lines(
 
 
 def _write(file: IO[bytes], header: ShipmentHeader, lines: Iterator[ShipmentLine], *, packed: bool) -> tuple[int, int]:
-    """Write a shipment; gives the numbers of its keys and transfer keys."""
+    """Write a shipment; return how many keys and transfer keys are in it."""
     keys = transfer_keys = 0
     target: IO[bytes] | gzip.GzipFile = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file
     target.write(shipment_file.encode_header(header))

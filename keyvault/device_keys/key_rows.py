@@ -28,7 +28,7 @@ def purpose_of(epoch: int, source: str = KeySource.STORED, scheme: str = USUAL) 
 
 
 class Row(NamedTuple):
-    """A device key as it is stored: the columns of its row that its state and its time do not add."""
+    """A device key to store: the columns of its row, without state, version and time."""
 
     system_title: bytes
     epoch: int
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def insert(rows: list[Row], state: KeyState = KeyState.ACTIVE, tell: journal.Append = journal.append) -> None:
-    """Store key rows in a state, and a counter for each, by COPY."""
+    """Store key rows in a state, and a counter for each, by COPY; ProvisioningError if one is invalid or exists."""
     _check(rows)
     created_at = datetime.now(UTC)
     table, counters = DeviceKey._meta.db_table, "keyvault_invocationcounter"
@@ -66,12 +66,12 @@ def insert(rows: list[Row], state: KeyState = KeyState.ACTIVE, tell: journal.App
 
 
 def journal_keys(state: KeyState, keys: Sequence[tuple[Any, ...]], tell: journal.Append = journal.append) -> None:
-    """Journal keys that stand now, all in one state, each as its id and the fields of a row; wrapped, never open."""
+    """Journal stored keys of one state, each as its id and the fields of its row; keys are wrapped."""
     tell("keys", [state.value, [list(map(_plain, key)) for key in keys]])
 
 
 def _plain(one: Any) -> Any:
-    """A choice's own value; anything else as it is."""
+    """Return the value of a choice, and anything else as it is."""
     return one.value if isinstance(one, Enum) else one
 
 
@@ -158,10 +158,10 @@ def set_key_state(
     before: Collection[KeyState] | None = None,
     tell: journal.Append = journal.append,
 ) -> int:
-    """Move keys to a state, at once for every worker: the version moves on key and counter. Gives how many moved.
+    """Move keys to a state, at once for every worker, since the version of key and counter moves; return how many.
 
-    ``before`` limits it to keys that are in one of those states; ``tell`` is as in ``provision_agreed``. Counters are
-    locked first, in title order, then those of sessions, as verification locks them.
+    ``before`` limits it to keys in one of those states; ``tell`` is as in ``provision_agreed``. Counters are locked
+    first, in title order, then those of sessions, in the order in which verification locks them.
     """
     states = None if before is None else [one.value for one in before]
     with transaction.atomic(), connection.cursor() as cursor:

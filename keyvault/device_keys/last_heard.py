@@ -1,6 +1,6 @@
-"""When a device was heard last: when a frame of it was accepted, under whichever of its keys, and who brought it.
+"""When a device was last heard: when a frame under any of its keys was accepted, and which concentrator brought it.
 
-The one definition, for statements and querysets of others. What came and was refused is not heard.
+The one definition, for SQL and querysets of other modules. Rejected frames do not count.
 """
 
 from datetime import timedelta
@@ -10,7 +10,7 @@ from django.db.models.functions import Greatest
 
 from keyvault.models import InvocationCounter, Session
 
-PERIOD = timedelta(hours=24)  # pages and metrics call a device silent that was not heard for so long
+PERIOD = timedelta(hours=24)  # after this time without an accepted frame pages and metrics call a device silent
 
 # Every counter of keys (key_id, heard_at, heard_via): their own, and those of their sessions.
 COUNTERS = """(SELECT key_id, heard_at, heard_via FROM keyvault_invocationcounter
@@ -26,26 +26,26 @@ LAST_OF_KEY = f"""LEFT JOIN LATERAL (
     ORDER BY n.heard_at DESC NULLS LAST LIMIT 1) AS h ON true"""
 # The same of every device that has keys (system_title, heard_at), for statements that look at all of them.
 OF_ALL = f"(SELECT k.system_title, max(n.heard_at) AS heard_at FROM {_OF_DEVICES} WHERE k.epoch > 0 GROUP BY 1)"
-# How far the counter got that a device counts by now, of a row ``c`` of keyvault_invocationcounter: that of its newest
-# session, where it has begun any, or the key's own. -1: none was taken.
+# The highest counter of a key, for a row ``c`` of keyvault_invocationcounter: that of its newest session if it has
+# any, else the key's own. -1: none was taken.
 HIGHEST = """coalesce(
     (SELECT s.highest FROM keyvault_session s WHERE s.key_id = c.key_id ORDER BY s.context DESC LIMIT 1), c.highest)"""
-# Whether a device was heard since a time, the one parameter.
+# Whether a device was heard since a time, which is the parameter.
 SINCE = f"EXISTS (SELECT 1 FROM {_OF_DEVICES} WHERE k.system_title = {{title}} AND k.epoch > 0 AND n.heard_at >= %s)"
 
 
 def last_at(title: str) -> Greatest:
-    """For a queryset: when the device was heard last whose system title is in that column."""
+    """For a queryset: when the device was last heard whose system title is in a column."""
     return _latest("key__system_title", title, key__epoch__gt=0)
 
 
 def last_of_key(key: str) -> Greatest:
-    """For a queryset: when a device was heard last under the key whose id is in that column."""
+    """For a queryset: when a device was last heard under the key whose id is in a column."""
     return _latest("key", key)
 
 
 def _latest(column: str, outer: str, **only: int) -> Greatest:
-    """The latest of a key's own counter and of its sessions; NULL where there is none."""
+    """Return the latest time of a key's own counter and its sessions; NULL if there is none."""
     both = [
         model.objects.filter(**{column: OuterRef(outer)}, **only)
         .order_by()

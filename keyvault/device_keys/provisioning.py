@@ -40,14 +40,14 @@ _NAMED_IN_AUDIT = 100
 
 
 def transfer_algorithm(algorithm: int) -> int:
-    """The algorithm of the transfer key that comes with a device key for ``algorithm``: AES-CCM in every scheme."""
+    """Return the algorithm of the transfer key for a device key of ``algorithm``: AES-CCM in every scheme."""
     return algorithm if algorithm in algorithms_of(USUAL) else algorithm_for(USUAL)
 
 
 class NewKey(NamedTuple):
     """A key to store: system title (8 octets), epoch (0 is the transfer key), 32 octets or None for random ones.
 
-    ``agreement_key`` is the number of the version of the head-end's agreement key that the epoch goes with, if one.
+    ``agreement_key`` is the number of a version of the head-end's agreement key, if the epoch uses one.
     """
 
     system_title: bytes
@@ -70,10 +70,9 @@ def provision_devices(
 ) -> None:
     """Give devices their first key (epoch 1, active, of a scheme) and their transfer key (epoch 0).
 
-    Random and stored, or derived from ``fleet_key`` where one is given; for ``algorithm``, or the scheme's usual one.
-    All or nothing; SchemeError for a scheme or algorithm that no meter can be given,
-    ProvisioningError where a device has such a key already or the fleet key does not open,
-    MasterKeyError where the master key cannot be used.
+    They are random and stored, or derived from ``fleet_key``; for ``algorithm``, or the usual one of the scheme. All or
+    nothing. SchemeError for a scheme or algorithm that meters cannot have; ProvisioningError if a device has such a
+    key already or the fleet key does not open; MasterKeyError if the master key cannot be used.
     """
     check_for_commands(scheme)
     alg = algorithm_for(scheme, algorithm)
@@ -87,10 +86,10 @@ def provision_devices(
 
 
 def with_agreement_keys(entries: Sequence[NewKey], name: str | None = None) -> list[NewKey]:
-    """The keys, those of a scheme whose frames are sealed to the head-end's agreement key with its active version.
+    """Add the active version of the agreement key to the keys of schemes that seal frames to it; return all keys.
 
-    ``name`` says which agreement key, where there are several. ProvisioningError where there is none. Two queries at
-    most, none where no key is of such a scheme.
+    ``name`` says which agreement key, if there are several. ProvisioningError if there is none. At most two queries,
+    none if no key needs one.
     """
     titles = {entry.system_title for entry in entries if needs_agreement_key(entry.scheme)}
     versions = agreement_keys.active_for(titles, name) if titles else {}
@@ -105,8 +104,8 @@ def agree_with_devices(
 ) -> None:
     """Agree with devices on their first key (epoch 1, active, of a scheme) and their transfer key (epoch 0).
 
-    ``publics`` has their X25519 public keys (32 octets) by system title; the head-end's is the active version of its
-    ``agreement_key``, or of the only one there is. All or nothing; refusals as of ``provision_devices`` and
+    ``publics`` has their X25519 public keys (32 octets) by system title. The head-end uses the active version of its
+    ``agreement_key``, or of the only one. All or nothing; errors are those of ``provision_devices`` and
     ``provision_agreed``.
     """
     check_for_commands(scheme)
@@ -123,7 +122,7 @@ def agree_with_devices(
 def record_provisioned(
     actor: Actor, system_titles: Sequence[bytes], fleet_key: FleetKey | None, source: KeySource | None = None
 ) -> None:
-    """Record that devices were given their first keys, as one act; in the transaction that gave them."""
+    """Record in the audit chain, as one act, that devices were given their first keys; in the same transaction."""
     titles = sorted(set(system_titles))
     subject = {
         "devices": len(titles),
@@ -138,17 +137,17 @@ def record_provisioned(
 def provision_stored(entries: Iterable[NewKey]) -> None:
     """Wrap keys under the active master key and store them as active, each with its counter. All or nothing.
 
-    Raises ProvisioningError for a wrong length, a duplicate or an existing key, MasterKeyError where
-    the master key cannot be used.
+    ProvisioningError for a wrong length, a duplicate or an existing key; MasterKeyError if the master key cannot be
+    used.
     """
     with transaction.atomic():
         insert(_stored_rows(entries))
 
 
 def provision_derived(fleet_key: FleetKey, entries: Iterable[NewKey]) -> None:
-    """Let the keys of entries (their octets None) be derived from a fleet key, active at once. All or nothing.
+    """Derive keys from a fleet key; they are active at once. All or nothing. The octets of entries are None.
 
-    Raises ProvisioningError where the fleet key does not open or a device has such a key already.
+    ProvisioningError if the fleet key does not open or a device has such a key already.
     """
     insert(_derived_rows(fleet_key, entries))
 
@@ -159,11 +158,11 @@ def provision_agreed(
     state: KeyState = KeyState.ACTIVE,
     tell: journal.Append = journal.append,
 ) -> None:
-    """Let the keys of entries (their octets None) be agreed on with their devices, active at once. All or nothing.
+    """Agree on keys with their devices; they are active at once. All or nothing. The octets of entries are None.
 
     Each entry names the version of the head-end's agreement key; ``publics`` has the public keys (32 octets) by
-    title. ProvisioningError where one is refused, stands for another meter, or the agreement key does not open.
-    ``tell`` takes what is to be in the key journal before the caller's transaction commits.
+    title. ProvisioningError if one is refused or belongs to another meter, or if the agreement key does not open.
+    ``tell`` takes the records for the key journal, before the caller's transaction commits.
     """
     with transaction.atomic():
         insert(_agreed_rows(entries, publics, tell), state, tell)
@@ -172,8 +171,9 @@ def provision_agreed(
 def replace_transfer_keys(
     entries: Iterable[NewKey], publics: Mapping[bytes, bytes], tell: journal.Append = journal.append
 ) -> None:
-    """Put transfer keys (epoch 0) that are agreed on in the place of others, whatever became of those; as
-    ``provision_agreed``. Commands under the old ones end: their version moves.
+    """Replace transfer keys (epoch 0), in any state, by agreed ones; else as ``provision_agreed``.
+
+    Commands under the old ones end, because the version of the keys moves.
     """
     with transaction.atomic():
         key_rows.replace_transfer_keys(_agreed_rows(entries, publics, tell), tell)
@@ -187,8 +187,8 @@ def provision_pending(
 ) -> None:
     """Store keys as pending, each with its counter. All or nothing.
 
-    Random ones, others derived from fleet keys, and others agreed on by the devices' public keys (32 octets, by title).
-    The key of an entry to derive or agree on is None. IntegrityError where a device has a pending key already.
+    Random keys, keys derived from fleet keys, and keys agreed on with the devices' public keys (32 octets, by title);
+    the octets of the latter two are None. IntegrityError if a device has a pending key already.
     """
     with transaction.atomic():
         rows = _stored_rows(stored)
@@ -222,7 +222,7 @@ def _agreed_rows(
         raise ProvisioningError("a key that is agreed on needs a version of the head-end's agreement key")
     versions = agreement_keys.open_versions({number for number in numbers if number is not None}, master)
     head_ends = {number: private.public_key().public_bytes_raw() for number, private in versions.items()}
-    agreed: dict[tuple[bytes, int], bytes] = {}  # Z costs far more than what follows from it: once for all epochs
+    agreed: dict[tuple[bytes, int], bytes] = {}  # once for all epochs: the shared secret costs most
     rows = []
     for title, epoch, _, algorithm, scheme, of_version in entries:
         public, number = publics[title], of_version or 0
@@ -275,9 +275,9 @@ def _stored_rows(entries: Iterable[NewKey]) -> list[Row]:
 
 
 def publics_of(system_titles: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The public keys (32 octets) that devices' last agreed keys go by, by title; none of a device without one.
+    """Return the public keys (32 octets) of the last agreed keys of devices, by title; a device may have none.
 
-    ProvisioningError where a row does not open.
+    ProvisioningError if a row does not open.
     """
     rows = (
         DeviceKey.objects.filter(system_title__in=system_titles, source=KeySource.AGREED)

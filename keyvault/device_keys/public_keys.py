@@ -1,4 +1,4 @@
-"""The public keys of meters (X25519): each stands for one meter, and for no other ever."""
+"""The public keys of meters (X25519): each belongs to one meter, and never to another."""
 
 from collections.abc import Collection, Mapping
 
@@ -9,10 +9,10 @@ from keyvault.schemes.agreed import AgreementError, check_public
 
 
 def register(publics: Mapping[bytes, bytes], tell: journal.Append = journal.append) -> None:
-    """Note that public keys (32 octets) stand for meters (system title, 8 octets), in the caller's transaction.
+    """Register public keys (32 octets) of meters (system title, 8 octets), in the caller's transaction.
 
-    ProvisioningError for a key that nothing can be agreed with, or that stands for another meter. Two queries.
-    ``tell`` takes what is to be in the key journal before that transaction commits.
+    ProvisioningError for a key that is of low order, or belongs to another meter. Two queries. ``tell`` takes the
+    records for the key journal, before that transaction commits.
     """
     of: dict[bytes, bytes] = {}
     for title, public in publics.items():
@@ -30,16 +30,16 @@ def register(publics: Mapping[bytes, bytes], tell: journal.Append = journal.appe
 
 
 def refusal(owner: bytes) -> str:
-    """Why a public key can not be a meter's that is another's already (system title; empty: the head-end's own)."""
+    """Say why a meter cannot have a public key that another one has (system title; empty: the head-end itself)."""
     if not owner:
         return "its public key is the head-end's own"
     return f"its public key is that of {owner.hex()}. Each meter has a pair of its own"
 
 
 def owners(publics: Collection[bytes]) -> dict[bytes, bytes]:
-    """By public key (32 octets), the meter (system title) that it stands for; empty: it is the head-end's own.
+    """Return the owner of each public key (32 octets): a system title, or empty for the head-end itself.
 
-    One query; none of a key that stands for nobody yet.
+    A key without an owner is left out. One query.
     """
     rows = fetch_rows(
         """SELECT public, system_title FROM keyvault_devicepublickey WHERE public = ANY(%s::bytea[])
@@ -51,8 +51,8 @@ def owners(publics: Collection[bytes]) -> dict[bytes, bytes]:
 
 
 def put(of: Mapping[bytes, bytes], tell: journal.Append = journal.append) -> None:
-    """Store which meter (system title) each public key stands for; one that stands already stays as it is."""
-    titles = [of[public] for public in sorted(of)]  # in one order, so that two who register the same do not deadlock
+    """Store the owner (system title) of each public key; an existing row stays as it is."""
+    titles = [of[public] for public in sorted(of)]  # sorted: two transactions with the same keys do not deadlock
     new = fetch_rows(
         """INSERT INTO keyvault_devicepublickey (public, system_title, created_at)
            SELECT public, title, now() FROM unnest(%s::bytea[], %s::bytea[]) AS n(public, title)

@@ -1,6 +1,6 @@
-"""Files of wrapped keys (docs/shipments.md): JSON Lines, plain or gzip, every line judged by itself.
+"""Files of wrapped keys (docs/shipments.md): JSON Lines, plain or gzip; each line is checked by itself.
 
-Messages never repeat what stands in a key's place: someone may have put a plain key there.
+Messages never repeat the value of a key field: someone may have put a plain key there.
 """
 
 import base64
@@ -29,7 +29,7 @@ _FIELDS = {"system_title", "epoch", "scheme", "algorithm", "key", "transfer_key"
 
 
 class ShipmentError(ValueError):
-    """The shipment as a whole cannot be taken, or made; the message says why."""
+    """A shipment that cannot be imported, or made, as a whole; the message says why."""
 
 
 class ShipmentHeader(NamedTuple):
@@ -41,9 +41,9 @@ class ShipmentHeader(NamedTuple):
 
 
 class ShipmentLine(NamedTuple):
-    """The keys of one meter, wrapped (40 octets each); epoch and key are both there, or neither.
+    """The keys of one meter, wrapped (40 octets each); epoch and key are both given, or neither is.
 
-    ``algorithm`` is the device key's; ``transfer_algorithm`` the transfer key's, which None leaves as usual.
+    ``algorithm`` is the device key's; ``transfer_algorithm`` the transfer key's, None means the usual one.
     """
 
     line: int
@@ -57,7 +57,7 @@ class ShipmentLine(NamedTuple):
 
 
 class Shipment(NamedTuple):
-    """What a file holds: header, lines that are right in themselves, the others, and the file's SHA-256."""
+    """The content of a file: header, valid lines, invalid lines, and the SHA-256 of the file."""
 
     header: ShipmentHeader
     lines: list[ShipmentLine]
@@ -66,7 +66,7 @@ class Shipment(NamedTuple):
 
 
 def read(path: Path) -> Shipment:
-    """Every line of a shipment; ShipmentError where it is cut off, damaged, or none at all."""
+    """Read every line of a shipment; ShipmentError if the file is cut off, damaged, or no shipment."""
     try:
         with opened(path) as stream:
             with path.open("rb") as file:
@@ -77,12 +77,12 @@ def read(path: Path) -> Shipment:
 
 
 def encode_header(header: ShipmentHeader) -> bytes:
-    """The first line of a shipment."""
+    """Encode the first line of a shipment."""
     return _encode({"shipment": header.shipment, "transport_key": header.transport_key.hex(), "meters": header.meters})
 
 
 def encode_line(line: ShipmentLine) -> bytes:
-    """A meter's line of a shipment."""
+    """Encode the line of a meter."""
     fields: dict[str, Any] = {"system_title": line.system_title.hex()}
     if line.epoch is not None:
         fields["epoch"] = line.epoch
@@ -98,7 +98,7 @@ def encode_line(line: ShipmentLine) -> bytes:
 
 
 def check_name(shipment: str) -> None:
-    """ShipmentError where a shipment cannot have this name."""
+    """Check the name of a shipment; ShipmentError if it is not allowed."""
     if not _SHIPMENT.fullmatch(shipment):
         raise ShipmentError(
             "a shipment's name has 1 to 100 letters, digits, spaces and . _ / -, a letter or digit first"
@@ -220,7 +220,7 @@ def _system_title(text: str) -> bytes:
     try:
         return eui64.parse(text)
     except Eui64Error:
-        raise ValueError("system_title is not 16 hex digits") from None  # never what stands there: it may be a key
+        raise ValueError("system_title is not 16 hex digits") from None  # never the value itself: it may be a key
 
 
 def _scheme(fields: dict[str, Any]) -> str | None:

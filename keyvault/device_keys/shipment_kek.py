@@ -21,7 +21,7 @@ class TransportKeyError(Exception):
 
 
 class TransportUnwrapError(Exception):
-    """A wrapped key does not open: it was changed, or wrapped under another transport key."""
+    """A wrapped key that does not open: it was changed, or wrapped under another transport key."""
 
 
 class TransportKey:
@@ -39,11 +39,11 @@ class TransportKey:
         raise TypeError("a transport key is never pickled or copied")
 
     def wrap(self, key: bytes) -> bytes:
-        """A key of 32 octets as 40 (RFC 3394 section 2.2.1)."""
+        """Wrap a key of 32 octets; the result has 40 (RFC 3394 section 2.2.1)."""
         return keywrap.aes_key_wrap(self._octets, key)
 
     def unwrap(self, wrapped: bytes) -> bytes:
-        """The 32 octets that ``wrap`` took (RFC 3394 section 2.2.2); TransportUnwrapError."""
+        """Unwrap 40 octets to the 32 of the key (RFC 3394 section 2.2.2); TransportUnwrapError."""
         try:
             return keywrap.aes_key_unwrap(self._octets, wrapped)
         except keywrap.InvalidUnwrap:
@@ -51,7 +51,7 @@ class TransportKey:
 
 
 def load(path: Path) -> TransportKey:
-    """The transport key in a file of 32 octets, or 64 hex digits, that its owner alone may read; TransportKeyError."""
+    """Load a transport key: 32 octets, or 64 hex digits, in a file that only its owner may read. TransportKeyError."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

@@ -1,4 +1,4 @@
-"""Keys that come in a shipment, wrapped under a transport key: checked, and stored, all or nothing."""
+"""Import of a shipment: keys wrapped under a transport key are checked, and all of them stored, or none."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,14 +25,14 @@ from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import KeySource, KeyState
 from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many more are through, and of how many
+Progress = Callable[[str, int, int], None]  # the step, how many more are done, and of how many
 
 _NAMED_IN_AUDIT = 100
 
 
 @dataclass
 class ShipmentReport:
-    """What an import did, or would do; where ``bad`` holds a line, nothing was changed."""
+    """What an import did, or would do; if ``bad`` has lines, nothing was changed."""
 
     active: int = 0
     pending: int = 0
@@ -60,7 +60,7 @@ class _Arrived(NamedTuple):
 
 
 class _Standing(NamedTuple):
-    """A key of the vault, as far as a shipment is held against it."""
+    """A stored key, as far as a shipment is compared with it."""
 
     id: int
     algorithm: int
@@ -89,10 +89,10 @@ def import_(
 ) -> ShipmentReport:
     """Store the keys of a shipment, in one transaction; audited as one act.
 
-    A device's first key becomes active, one beside an active key pending: its first frame activates it.
-    A key that stands already is unchanged. ``agreement_key`` names the one that ``sealed`` meters seal to, where there
-    are several. Raises ShipmentError for a wrong transport key, IntegrityError
-    where keys were made meanwhile, MasterKeyError and AuditError where those keys cannot be used.
+    The first key of a device becomes active; a key beside an active one becomes pending, and its first frame activates
+    it. A key that is stored already stays unchanged. ``agreement_key`` names the key that ``sealed`` meters seal to, if
+    there are several. ShipmentError for a wrong transport key; IntegrityError if keys were made meanwhile;
+    MasterKeyError and AuditError.
     """
     report = ShipmentReport(bad=list(shipment.bad))
     arrived = _unwrap(shipment, transport_key, report, progress)
@@ -125,7 +125,7 @@ def import_(
 
 
 def _named(plan: _Plan) -> list[dict[str, Any]]:
-    """The first of the keys that were put in, for the audit record; the file's SHA-256 stands for all of them."""
+    """Name the first imported keys for the audit record; the SHA-256 of the file stands for all of them."""
     new = [(key.system_title, key.epoch, fingerprint(key.key or b"")) for key in (*plan.pending, *plan.active)]
     replaced = [(key.system_title, TRANSFER_EPOCH, key.fingerprint) for _, key in plan.replaced]
     return [
@@ -137,7 +137,7 @@ def _named(plan: _Plan) -> list[dict[str, Any]]:
 def _unwrap(
     shipment: Shipment, transport_key: TransportKey, report: ShipmentReport, progress: Progress
 ) -> list[_Arrived]:
-    """The keys that open and are fit for use; the others' lines are bad."""
+    """Return the keys that open and may be used; the lines of the others go to ``bad``."""
     named = shipment.header.transport_key
     if named != transport_key.fingerprint:
         raise ShipmentError(
@@ -173,7 +173,7 @@ def _unwrap(
 
 
 def _unfit(key: _Arrived, transport_key: TransportKey, first: dict[bytes, int]) -> str | None:
-    """Why a key must not be used; ``first`` gives the line of each key seen."""
+    """Say why a key must not be used; ``first`` has the line of each key seen so far."""
     if key.fingerprint == transport_key.fingerprint:
         return "is the transport key"
     if reason := weakness(key.octets, key.system_title):
@@ -211,7 +211,7 @@ def _hold_against_vault(
 
 
 def _by_device(arrived: Sequence[_Arrived]) -> list[list[_Arrived]]:
-    """The keys of each device together."""
+    """Group keys by device."""
     by_title: dict[bytes, list[_Arrived]] = {}
     for key in arrived:
         by_title.setdefault(key.system_title, []).append(key)
@@ -219,7 +219,7 @@ def _by_device(arrived: Sequence[_Arrived]) -> list[list[_Arrived]]:
 
 
 def _plan_key(plan: _Plan, key: _Arrived, have: dict[int, _Standing], report: ShipmentReport) -> str | None:
-    """Puts a key where it belongs; or says what is wrong with it."""
+    """Add a key to the plan; return what is wrong with it, if anything."""
     same = have.get(key.epoch)
     if same is not None:
         if same.state == KeyState.COMPROMISED:
@@ -273,7 +273,7 @@ def _two(standing: _Standing, key: _Arrived) -> str:
 
 
 def _standing(titles: Sequence[bytes]) -> dict[bytes, dict[int, _Standing]]:
-    """The keys of devices by title and epoch; of an old row without a fingerprint the key is opened for it."""
+    """Return the stored keys of devices by title and epoch; a key without a fingerprint is opened to make one."""
     rows = fetch_rows(
         """SELECT system_title, epoch, id, algorithm, state, version, fingerprint, scheme FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[])""",
@@ -317,7 +317,7 @@ def _store(plan: _Plan, progress: Progress) -> None:
 
 
 def _note_given(keys: Sequence[NewKey]) -> None:
-    """The devices have these pending keys, or may have: whatever becomes of a wave, they stay acceptable."""
+    """Note that devices have these pending keys, or may have: they stay acceptable, whatever becomes of a wave."""
     now = timezone.now()
     fetch_rows(
         """UPDATE keyvault_devicekey k SET offered_at = %s FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)

@@ -1,4 +1,4 @@
-"""Frames with a bad tag, counted by the key that they name. Anyone can send them: they alarm, and change no key."""
+"""Counts frames with a bad tag by the key that they name. Anyone can send them: they raise an alarm, no more."""
 
 import logging
 from collections import Counter
