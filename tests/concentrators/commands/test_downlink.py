@@ -21,6 +21,7 @@ from meters.models import MeterStatus, Register
 from meters.registry import lifecycle
 from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, commission, judged, register_id
 from tests.concentrators.obedient import Receiver, answer
+from tests.concentrators.scheme_devices import of_session
 from tests.concentrators.statements import counting
 from tests.keyvault import shipping
 
@@ -108,6 +109,20 @@ class TestOffer:
         assert judged(other_concentrator, [device.frame(1)], NOW - LATER / 2) == {"accepted": 1}
         assert offered(concentrator) == {}
         assert set(offered(other_concentrator)) == {command.pk}
+
+    def test_the_concentrator_that_heard_the_latest_of_its_sessions(
+        self, concentrator: Concentrator, other_concentrator: Concentrator
+    ) -> None:
+        device = of_session(concentrator)
+        Assignment.objects.all().delete()
+        provisioning.provision_stored([NewKey(device.title, 0)])
+        (command,) = read_now(device)
+        booted = device.reboot()
+        assert judged(concentrator, [booted.frame(0), device.frame(1)], NOW - LATER) == {"accepted": 2}
+        assert set(offered(concentrator)) == {command.pk}
+        assert judged(other_concentrator, [device.frame(2)], NOW - LATER / 2) == {"accepted": 1}  # it was late
+        assert offered(concentrator, NOW + LATER) == {}
+        assert set(offered(other_concentrator, NOW + LATER)) == {command.pk}
 
     def test_heard_under_a_newer_epoch_counts_more(
         self, concentrator: Concentrator, other_concentrator: Concentrator
