@@ -18,14 +18,16 @@ from ami_headend.core.eui64 import Eui64Error
 from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
 from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS
-from keyvault.schemes.table import USUAL, SchemeError, algorithm_name, algorithms_of
+from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
+from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithm_name, algorithms_of, check_for_commands
 
 _LINE_MAX_OCTETS = 2_048
 _SCHEME_MAX = 32  # characters of its name
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * FINGERPRINT_OCTETS}}}", re.ASCII)
 _SHIPMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}", re.ASCII)
 _HEADER_FIELDS = {"shipment", "transport_key", "meters"}
-_FIELDS = {"system_title", "epoch", "scheme", "algorithm", "key", "transfer_key", "transfer_algorithm"}
+_FIELDS = {"system_title", "epoch", "scheme", "algorithm", "key", "transfer_key", "transfer_algorithm", "public_key"}
+_PUBLIC = re.compile(rf"[0-9a-f]{{{2 * PUBLIC_OCTETS}}}", re.ASCII)
 
 
 class ShipmentError(ValueError):
@@ -43,6 +45,7 @@ class ShipmentHeader(NamedTuple):
 class ShipmentLine(NamedTuple):
     """The keys of one meter, wrapped (40 octets each); epoch and key are both given, or neither is.
 
+    Or its X25519 public key (32 octets), which its keys are agreed on with; then nothing is wrapped.
     ``algorithm`` is the device key's; ``transfer_algorithm`` the transfer key's, None means the usual one.
     """
 
@@ -54,6 +57,7 @@ class ShipmentLine(NamedTuple):
     transfer_key: bytes | None
     transfer_algorithm: int | None = None
     scheme: str | None = None
+    public: bytes | None = None
 
 
 class Shipment(NamedTuple):
@@ -188,6 +192,8 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
     title = fields.get("system_title")
     if not isinstance(title, str):
         raise ValueError("system_title is not 16 hex digits")
+    if "public_key" in fields:
+        return _agreed_line(number, _system_title(title), fields)
     epoch = fields.get("epoch")
     if ("epoch" in fields) != ("key" in fields):
         raise ValueError("epoch and key go together: one of them is missing")
@@ -196,7 +202,7 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
     if "transfer_algorithm" in fields and "transfer_key" not in fields:
         raise ValueError("transfer_algorithm stands without transfer_key")
     if "key" not in fields and "transfer_key" not in fields:
-        raise ValueError("there is neither key nor transfer_key")
+        raise ValueError("there is neither key nor transfer_key, nor public_key")
     if "scheme" in fields and "key" not in fields:
         raise ValueError("scheme stands without key")
     scheme = _scheme(fields)
@@ -214,6 +220,26 @@ def _line(number: int, octets: bytes) -> ShipmentLine:
         transfer_algorithm,
         scheme,
     )
+
+
+def _agreed_line(number: int, system_title: bytes, fields: dict[str, Any]) -> ShipmentLine:
+    """The line of a meter whose keys are agreed on: nothing secret is in it."""
+    if others := sorted(fields.keys() & {"key", "transfer_key", "epoch", "transfer_algorithm"}):
+        raise ValueError(f"{others[0]} stands beside public_key: the meter's keys follow from that alone")
+    text = fields["public_key"]
+    if not isinstance(text, str) or not _PUBLIC.fullmatch(text):
+        raise ValueError(f"public_key is not {2 * PUBLIC_OCTETS} hex digits in lower case")
+    public = bytes.fromhex(text)
+    scheme = _scheme(fields)
+    try:
+        check_public(public)
+        check_for_commands(scheme or USUAL)
+    except (AgreementError, SchemeError) as error:
+        raise ValueError(str(error)) from None
+    if "agreed" not in SCHEMES[scheme or USUAL].sources:
+        raise ValueError(f"scheme {scheme} takes no agreed keys")
+    algorithm = _algorithm(fields, "algorithm", scheme or USUAL)
+    return ShipmentLine(number, system_title, None, algorithm, None, None, scheme=scheme, public=public)
 
 
 def _system_title(text: str) -> bytes:

@@ -12,7 +12,7 @@ from ami_headend.core.sql import CHUNK, chunks, fetch_rows, int_array, octets_ar
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import key_rows, provisioning
+from keyvault.device_keys import key_rows, provisioning, shipped_public_keys
 from keyvault.device_keys.epochs import LAST_EPOCH
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.key_rows import TRANSFER_EPOCH, Row
@@ -37,6 +37,7 @@ class ShipmentReport:
     active: int = 0
     pending: int = 0
     transfer_keys: int = 0
+    agreed: int = 0  # meters whose keys follow from their public keys
     replaced: int = 0
     unchanged: int = 0
     without_transfer_key: int = 0
@@ -90,8 +91,8 @@ def import_(
     """Store the keys of a shipment, in one transaction; audited as one act.
 
     The first key of a device becomes active; a key beside an active one becomes pending, and its first frame activates
-    it. A key that is stored already stays unchanged. ``agreement_key`` names the key that ``sealed`` meters seal to, if
-    there are several. ShipmentError for a wrong transport key; IntegrityError if keys were made meanwhile;
+    it. A key that is stored already stays unchanged. ``agreement_key`` names the key that ``sealed`` meters seal to,
+    and that public keys go with, if there are several. ShipmentError for a wrong transport key; IntegrityError if keys were made meanwhile;
     MasterKeyError and AuditError.
     """
     report = ShipmentReport(bad=list(shipment.bad))
@@ -101,18 +102,25 @@ def import_(
         try:
             plan.active = provisioning.with_agreement_keys(plan.active, agreement_key)
             plan.pending = provisioning.with_agreement_keys(plan.pending, agreement_key)
+            publics = shipped_public_keys.plan([line for line in shipment.lines if line.public], agreement_key)
         except ProvisioningError as error:
             raise ShipmentError(str(error)) from None
         report.active = sum(1 for key in plan.active if key.epoch != TRANSFER_EPOCH)
         report.transfer_keys = len(plan.active) - report.active
         report.pending, report.replaced = len(plan.pending), len(plan.replaced)
+        report.agreed = publics.meters
+        report.unchanged += publics.unchanged
+        report.bad += publics.bad
         report.bad.sort()
         if report.bad or dry_run:
             return report
         _store(plan, progress)
-        counts = {
-            name: getattr(report, name) for name in ("active", "pending", "transfer_keys", "replaced", "unchanged")
-        }
+        try:
+            shipped_public_keys.store(publics, agreement_key)
+        except ProvisioningError as error:
+            raise ShipmentError(str(error)) from None
+        counted = ("active", "pending", "transfer_keys", "agreed", "replaced", "unchanged")
+        counts = {name: getattr(report, name) for name in counted}
         subject = {
             "shipment": shipment.header.shipment,
             "transport_key": transport_key.fingerprint.hex(),

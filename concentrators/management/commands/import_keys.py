@@ -46,7 +46,7 @@ Examples:
         parser.add_argument(
             "--agreement-key",
             metavar="NAME",
-            help="which agreement key frames of scheme sealed are for, where there are several",
+            help="which agreement key public keys and scheme sealed go with, where there are several",
         )
         parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
         parser.add_argument(
@@ -96,7 +96,7 @@ Examples:
 
 def _misplaced(shipment: Shipment) -> list[BadLine]:
     """Lines with a key of a meter for a concentrator, or the other way round."""
-    keyed = [line for line in shipment.lines if line.key is not None]
+    keyed = [line for line in shipment.lines if line.key is not None or line.public is not None]
     reasons = concentrator_keys.misplaced({line.system_title: line.scheme or USUAL for line in keyed})
     return [
         BadLine(line.line, f"system title {line.system_title.hex()} {reasons[line.system_title]}")
@@ -106,6 +106,11 @@ def _misplaced(shipment: Shipment) -> list[BadLine]:
 
 
 def _check_sha256(shipment: Shipment, wanted: str | None) -> None:
+    if wanted is None and any(line.public is not None for line in shipment.lines):
+        raise ShipmentError(
+            "the shipment has public keys, which no transport key protects: give the SHA-256 that its maker told you "
+            "(--sha256)"
+        )
     if wanted is not None and wanted.lower() != shipment.sha256.hex():
         raise ShipmentError(f"the file's SHA-256 is {shipment.sha256.hex()}, not the one that was told")
 
@@ -114,6 +119,8 @@ def _told(report: ShipmentReport) -> str:
     words = f"{report.active} active keys, {report.pending} pending, {report.transfer_keys} transfer keys"
     if report.replaced:
         words += f", {report.replaced} transfer keys replaced"
+    if report.agreed:
+        words += f", {report.agreed} meters agreed with"
     words += f", {report.unchanged} unchanged"
     if report.at_last_epoch:
         words += (

@@ -147,7 +147,7 @@ class TestLine:
             ({"scheme": "of old"}, "scheme 'of old' is not one of ccm"),
             (
                 {"name": "x"},
-                "field 'name' is not one of algorithm, epoch, key, scheme, system_title, transfer_algorithm, transfer_",
+                "field 'name' is not one of algorithm, epoch, key, public_key, scheme, system_title, transfer_algorithm, transfer_",
             ),
             ({"key": "%%%"}, "key is not base64 of 40 octets"),
             ({"key": 7}, "key is not base64 of 40 octets"),
@@ -163,7 +163,9 @@ class TestLine:
         for missing in ("epoch", "key"):
             without = {name: value for name, value in whole.items() if name != missing}
             assert reasons(tmp_path, without) == ["epoch and key go together: one of them is missing"]
-        assert reasons(tmp_path, {"system_title": TITLE.hex()}) == ["there is neither key nor transfer_key"]
+        assert reasons(tmp_path, {"system_title": TITLE.hex()}) == [
+            "there is neither key nor transfer_key, nor public_key"
+        ]
 
     def test_a_field_or_a_meter_that_stands_twice(self, tmp_path: Path) -> None:
         twice = text([line(TITLE)]).replace(b'"epoch": 1', b'"epoch": 1, "epoch": 2')

@@ -1,6 +1,7 @@
 """Shipments against the vault: what becomes active, pending, unchanged, replaced or refused; and what is exported."""
 
 import gzip
+import hashlib
 import secrets
 import stat
 import time
@@ -24,6 +25,7 @@ from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.shipments import ShipmentReport
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import AuditRecord, DeviceKey, InvocationCounter, KeyState
+from keyvault.schemes.agreed import agree, agreed_device_key
 from keyvault.schemes.table import SCHEMES
 from tests.keyvault.agreeing import agreement_key
 from tests.keyvault.shipping import TRANSPORT, header, line, shipment_file, transfer_line, transport_file, wrapped
@@ -169,6 +171,72 @@ class TestImport:
         assert take(tmp_path, line(TITLE, scheme="sealed"), agreement_key="hes-2").active == 1
         assert DeviceKey.objects.get(epoch=1).agreement_key == second
 
+    def test_public_keys_are_agreed_with(self, tmp_path: Path) -> None:
+        private = X25519PrivateKey.generate()
+        public = private.public_key().public_bytes_raw()
+        agreed = {"system_title": TITLE.hex(), "public_key": public.hex(), "scheme": "session"}
+        with pytest.raises(ShipmentError, match="there is no agreement key"):
+            take(tmp_path, agreed)
+        agreement_key(head_end := X25519PrivateKey.generate())
+        agreement_key(X25519PrivateKey.generate(), "hes-2")
+        with pytest.raises(ShipmentError, match="none is named"):
+            take(tmp_path, agreed, dry_run=True)
+        report = take(tmp_path, agreed, line(OTHER), agreement_key="hes-1")
+        assert (report.agreed, report.active, report.transfer_keys, report.bad) == (1, 1, 1, [])
+        assert states() == {0: "active", 1: "active"}
+        assert schemes()[TITLE, 1] == ("session", 10)
+        z = agree(private, head_end.public_key().public_bytes_raw())
+        for epoch in (0, 1):
+            theirs = agreed_device_key(z, TITLE, epoch, public, head_end.public_key().public_bytes_raw())
+            assert octets_of(TITLE, epoch) == theirs
+        assert take(tmp_path, agreed).unchanged == 1
+        record = AuditRecord.objects.order_by("-number")[1]
+        assert (record.act, record.subject["agreed"]) == ("keys.import", 1)
+
+    def test_public_keys_that_are_refused(self, tmp_path: Path) -> None:
+        head_end = X25519PrivateKey.generate()
+        agreement_key(head_end)
+        publics = [X25519PrivateKey.generate().public_key().public_bytes_raw().hex() for _ in range(3)]
+
+        def agreed(title: bytes, public: str, **more: Any) -> dict[str, Any]:
+            return {"system_title": title.hex(), "public_key": public, **more}
+
+        take(tmp_path, agreed(TITLE, publics[0]), line(OTHER))
+        third = bytes.fromhex("0024befffe00a003")
+        for wrong, says in (
+            (agreed(third, publics[0]), f"its public key is that of {TITLE.hex()}"),
+            (agreed(third, head_end.public_key().public_bytes_raw().hex()), "is the head-end's own"),
+            (agreed(OTHER, publics[1]), "the meter has other keys"),
+            (agreed(TITLE, publics[1]), "the meter has other keys"),
+            (agreed(TITLE, publics[0], scheme="session"), "the key of epoch 1 is of scheme ccm"),
+            (agreed(TITLE, publics[0], algorithm="AES-CCM-16-64-256"), "the key of epoch 1 is for AES-CCM-16-64-128"),
+            (agreed(third, "00" * 32), "small order"),
+            (agreed(third, "zz"), "public_key is not 64 hex digits"),
+            (agreed(third, publics[1], epoch=1), "epoch stands beside public_key"),
+            (agreed(third, publics[1], key=wrapped(KEY)), "key stands beside public_key"),
+            (agreed(third, publics[1], scheme="concentrator"), "is not one of"),
+            (agreed(third, publics[1], scheme="mac", algorithm="AES-CCM-16-64-128"), "algorithm is not one of"),
+        ):
+            ((number, reason),) = refused(tmp_path, wrong)
+            assert number == 2
+            assert says in reason
+        fourth = bytes.fromhex("0024befffe00a004")
+        assert refused(tmp_path, agreed(third, publics[2]), agreed(fourth, publics[2])) == [
+            (3, "public_key is the same as that of line 2")
+        ]
+
+    def test_a_shipment_with_public_keys_takes_its_digest(self, tmp_path: Path) -> None:
+        agreement_key(X25519PrivateKey.generate())
+        public = X25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+        shipment = shipment_file(tmp_path, [{"system_title": TITLE.hex(), "public_key": public}])
+        words = ["import_keys", str(shipment), "--transport-key", str(transport_file(tmp_path))]
+        with pytest.raises(CommandError, match="which no transport key protects"):
+            call_command(*words)
+        out = StringIO()
+        call_command(*words, "--sha256", hashlib.sha256(shipment.read_bytes()).hexdigest(), stdout=out)
+        assert "1 meters agreed with" in out.getvalue()
+        assert states() == {0: "active", 1: "active"}
+
     def test_a_scheme_is_said_with_its_algorithm(self, tmp_path: Path) -> None:
         with toys():
             keyed = line(TITLE, scheme="toy", algorithm="toy 9", transfer_algorithm="AES-CCM-16-64-256")
@@ -295,7 +363,8 @@ class TestImport:
             "shipment": "S-1",
             "transport_key": TransportKey(TRANSPORT).fingerprint.hex(),
             "sha256": shipment.sha256.hex(),
-            "active": 2, "pending": 0, "transfer_keys": 2, "replaced": 0, "unchanged": 0,
+            "active": 2, "pending": 0, "transfer_keys": 2,
+            "agreed": 0, "replaced": 0, "unchanged": 0,
         }  # fmt: skip
 
     def test_without_an_audit_record_nothing_is_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
