@@ -1,7 +1,7 @@
-"""A second person's approval: asked for by one account, given by another, good once, for exactly one thing.
+"""Approval by a second person: one account requests it, another one decides, and it is valid once, for exactly one act.
 
-Where ``REQUIRE_APPROVAL`` is on, the acts named here are done only after ``use`` found an approval for them, in the
-transaction that records the act. Whoever asks or decides is an account that its door has authenticated.
+If ``REQUIRE_APPROVAL`` is on, the acts named here are done only after ``use`` found an approval for them, in the
+transaction that records the act. The door has authenticated the accounts that request and decide.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _NEEDED_RIGHT = {
 
 
 class ApprovalError(Exception):
-    """An act may not be asked for, decided or done by this account or now; the message says why."""
+    """An act that this account may not request, decide or do now; the message says why."""
 
 
 class ApprovalState(StrEnum):
@@ -51,7 +51,7 @@ class ApprovalState(StrEnum):
 
 
 class Person(NamedTuple):
-    """An account whose door has authenticated it, and from where it came."""
+    """An account that its door has authenticated, and where the request came from."""
 
     account: User
     source: str
@@ -62,7 +62,7 @@ class Person(NamedTuple):
 
 
 def request(act: str, subject: Mapping[str, Any], reason: str, person: Person, now: datetime) -> Approval:
-    """Ask for an act on exactly this subject. ApprovalError where the account has no right to it, or asked already."""
+    """Request an act on exactly this subject. ApprovalError if the account lacks the right, or has asked already."""
     _require(person.account, _NEEDED_RIGHT[act], "ask for this")
     if not reason.strip():
         raise ApprovalError("say why: the second person decides by it")
@@ -84,7 +84,7 @@ def request(act: str, subject: Mapping[str, Any], reason: str, person: Person, n
 
 
 def approve(number: int, person: Person, now: datetime) -> Approval:
-    """Approve what another asked for. ApprovalError where it is one's own, decided, expired, or not one's right."""
+    """Approve the request of another account. ApprovalError if it is its own, decided or expired, or no right of it."""
     _require(person.account, rights.DECIDE_APPROVALS, "approve")
     name = person.account.get_username()
     with transaction.atomic():
@@ -97,7 +97,7 @@ def approve(number: int, person: Person, now: datetime) -> Approval:
 
 
 def refuse(number: int, person: Person, now: datetime) -> Approval:
-    """Refuse what waits, or take an approval back that is not used yet; whoever asked may do so with their own."""
+    """Refuse a request, or withdraw an approval that is not used yet; one may do so with one's own request."""
     approval = Approval.objects.filter(pk=number).first()
     if approval is None or approval.requester_id != person.account.pk:
         _require(person.account, rights.DECIDE_APPROVALS, "refuse")
@@ -111,16 +111,16 @@ def refuse(number: int, person: Person, now: datetime) -> Approval:
 
 
 def check(act: str, subject: Mapping[str, Any], now: datetime) -> None:
-    """ApprovalError where an approval is required for exactly this and none is good."""
+    """Check that there is a valid approval for exactly this act, if one is required; else ApprovalError."""
     if settings.REQUIRE_APPROVAL and not _good(act, subject, now):
         raise ApprovalError(_missing(act, subject, now))
 
 
 def use(act: str, subject: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """Spend an approval of exactly this, once and for all; gives what the record of the act tells of it.
+    """Use up an approval of exactly this act; return what the record of the act says about it.
 
-    In the transaction that records the act: an act that fails before it is recorded spends nothing. Gives
-    nothing where no approval is required; ApprovalError where one is and none is good.
+    Runs in the transaction that records the act: an act that fails before that uses up nothing. Returns nothing if no
+    approval is required; ApprovalError if one is required and none is valid.
     """
     if not settings.REQUIRE_APPROVAL:
         return {}
@@ -133,19 +133,19 @@ def use(act: str, subject: Mapping[str, Any], now: datetime) -> dict[str, Any]:
 
 
 def waiting(now: datetime) -> QuerySet[Approval]:
-    """What nobody has decided yet, and is not expired."""
+    """Return the requests that nobody has decided, and that have not expired."""
     return _open(now).filter(approved_at=None)
 
 
 def waiting_for(account: User, now: datetime) -> QuerySet[Approval]:
-    """What the account may decide now: others' requests, where it has the right to; oldest first."""
+    """Return the requests of others that the account has the right to decide now, the oldest first."""
     if not account.has_perm(rights.DECIDE_APPROVALS):
         return Approval.objects.none()
     return waiting(now).exclude(requester=None).exclude(requester=account).order_by("pk")
 
 
 def usable_or_waiting(now: datetime) -> QuerySet[Approval]:
-    """Everything that is not over, newest first."""
+    """Return the approvals that wait or can be used, the newest first."""
     return _open(now).order_by("-pk")
 
 
@@ -161,7 +161,7 @@ def state(approval: Approval, now: datetime) -> ApprovalState:
 
 
 def describe(approval: Approval) -> str:
-    """What is to be done, in words."""
+    """Describe the act in words."""
     subject = approval.subject
     if approval.act == EXPORT:
         devices = "1 meter" if subject["devices"] == 1 else f"{subject['devices']} meters"
@@ -182,7 +182,7 @@ def _open(now: datetime) -> QuerySet[Approval]:
 
 
 def _good(act: str, subject: Mapping[str, Any], now: datetime) -> list[Approval]:
-    """Approvals of exactly this, both of whose accounts still may: one that was blocked since counts no more."""
+    """Return approvals of exactly this act whose two accounts still have the right and are not blocked."""
     rows = (
         _open(now).filter(act=act, subject=subject, approved_at__isnull=False).select_related("requester", "approver")
     )
@@ -197,7 +197,7 @@ def _good(act: str, subject: Mapping[str, Any], now: datetime) -> list[Approval]
 
 
 def _require(account: User, right: str, what: str) -> None:
-    if not account.has_perm(right):  # nor has anyone whose account is not active
+    if not account.has_perm(right):  # an account that is not active has no right
         raise ApprovalError(f"the account {account.get_username()} may not {what}: it lacks the right {right}")
 
 

@@ -1,6 +1,6 @@
-"""Backups that are kept somewhere: registered before they are made, so that no master key version goes that one needs.
+"""The register of backups: a backup is entered before it is made, so that no master key version it needs is destroyed.
 
-The dump itself is made by the layer that knows how to reach the database's programs.
+The layer above makes the dump itself (``ami_headend/backup``).
 """
 
 import time
@@ -27,21 +27,21 @@ _DATES = ("made_at", "keep_until", "finished_at", "pruned_at")
 
 
 class BackupError(Exception):
-    """A backup cannot be made, taken for whole, or pruned; the message says why and what to do."""
+    """A backup cannot be made, accepted as complete, or pruned; the message says why and what to do."""
 
 
 class DumpState(NamedTuple):
-    """A state of the database that a dump can be made of, and what stood in it."""
+    """A state of the database of which a dump can be made, and its numbers."""
 
     id: str
     audit_head: Head
 
 
 def register(name: str, place: str, keep_until: datetime, actor: Actor, now: datetime) -> Backup:
-    """Note a backup that is about to be made; audited, journaled. MasterKeyError, AuditError: it must not be made."""
+    """Enter a backup that is to be made; audited, journaled. After MasterKeyError or AuditError do not make it."""
     with transaction.atomic():
         active_version = keys_for_wrapping().active_version
-        number = _last_journal_number()  # whatever commits up to the snapshot has a lower one, or is replayed once more
+        number = _last_journal_number()  # acts before the snapshot have lower numbers, or are replayed once more
         backup = Backup.objects.create(
             name=name,
             place=place,
@@ -58,9 +58,9 @@ def register(name: str, place: str, keep_until: datetime, actor: Actor, now: dat
 
 @contextmanager
 def snapshot(wait_s: float = WAIT_S) -> Iterator[DumpState]:
-    """A state in which every act is done that the journal had told of when the backup was registered.
+    """Export a snapshot in which every act is done that was in the journal when the backup was entered.
 
-    Waits for acts that are under way; others go on. BackupError where one takes longer than ``wait_s``.
+    Waits for running acts; others continue. BackupError if one takes longer than ``wait_s``.
     """
     _wait_for_acts(wait_s)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -72,7 +72,7 @@ def snapshot(wait_s: float = WAIT_S) -> Iterator[DumpState]:
 
 
 def finish(backup: Backup, sha256: bytes, octets: int, actor: Actor, now: datetime) -> None:
-    """Note that a backup is whole."""
+    """Note that a backup is complete."""
     with transaction.atomic():
         backup.sha256, backup.octets, backup.finished_at = sha256, octets, now
         backup.save(update_fields=["sha256", "octets", "finished_at"])
@@ -81,7 +81,7 @@ def finish(backup: Backup, sha256: bytes, octets: int, actor: Actor, now: dateti
 
 
 def forget(backup: Backup, actor: Actor, now: datetime, result: str) -> None:
-    """Note that a backup is not there any more, or never became whole: it needs no master key version."""
+    """Note that a backup is gone, or was never completed: it needs no master key version any more."""
     with transaction.atomic():
         backup.pruned_at = now
         backup.save(update_fields=["pruned_at"])
@@ -90,12 +90,12 @@ def forget(backup: Backup, actor: Actor, now: datetime, result: str) -> None:
 
 
 def retained() -> QuerySet[Backup]:
-    """The backups that are kept, or may be, oldest first."""
+    """Return the backups that exist, or may exist, the oldest first."""
     return Backup.objects.filter(pruned_at=None).order_by("made_at")
 
 
 def needing(version: int) -> QuerySet[Backup]:
-    """The kept backups that need a master key version, or of which a replay of the journal may."""
+    """Return the backups that need a master key version, themselves or for a replay of the journal."""
     return retained().filter(Q(versions__contains=[version]) | Q(active_version__lte=version))
 
 
@@ -119,7 +119,7 @@ def _last_journal_number() -> int:
 
 
 def _wait_for_acts(wait_s: float) -> None:
-    """Wait until the transactions have ended that write to the journal now: their records are numbered already."""
+    """Wait until the transactions that now write to the journal have ended: their records have numbers already."""
     deadline = time.monotonic() + wait_s
     under_way = _acts_under_way()
     while under_way := under_way & _acts_under_way():

@@ -1,6 +1,6 @@
-"""The rights that concern keys, as Django's permissions: each is one, and none comes with another.
+"""The rights over keys, as permissions of Django; none includes another.
 
-Which role has which stands in ``ami_headend.signin.roles``.
+``ami_headend.signin.roles`` says which role has which.
 """
 
 SEE_KEYS = "keyvault.view_devicekey"  # what is known of keys, never their octets

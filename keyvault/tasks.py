@@ -1,4 +1,4 @@
-"""Celery's doors to the rotation of the master key."""
+"""Celery tasks: the rotation of the master key."""
 
 import logging
 
@@ -10,12 +10,12 @@ from keyvault.master_key import MasterKeyError, rewrap
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 4.0  # a task gives way to the uplinks that wait behind it
+_SECONDS = 4.0  # then the uplinks that wait behind the task have their turn
 
 
 @shared_task
 def rewrap_master_key(rotation_id: int) -> None:
-    """Rewrap for some seconds, and come again. Losing this task costs only time: the sweep enqueues it again."""
+    """Rewrap for some seconds, and enqueue itself again. If the task is lost, the sweep enqueues it."""
     try:
         more = rewrap.rewrap_for(rotation_id, _SECONDS)
     except (OperationalError, InterfaceError, MasterKeyError) as error:
@@ -27,7 +27,7 @@ def rewrap_master_key(rotation_id: int) -> None:
 
 @shared_task
 def sweep_master_key_rotation() -> None:
-    """Enqueue a rotation again that nobody works on."""
+    """Enqueue a rotation that nobody works on."""
     rotation = rewrap.claim_overdue(timezone.now())
     if rotation is not None:
         rewrap_master_key.delay(rotation.pk)

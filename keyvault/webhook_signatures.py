@@ -1,7 +1,7 @@
-"""Signatures on what the head-end sends to others, by a secret that only the receiver has, too.
+"""Signatures of webhooks, with a secret that the head-end shares with each receiver.
 
-As Standard Webhooks 1.0.0 describes it: HMAC-SHA-256 over ``id.timestamp.body``, so that libraries of many languages
-verify it. The secret is wrapped under the master key and shown once, when it is made.
+As in Standard Webhooks 1.0.0: HMAC-SHA-256 over ``id.timestamp.body``, which libraries for many languages verify. The
+secret is wrapped under the master key, and shown once, when it is made.
 """
 
 import base64
@@ -18,19 +18,19 @@ from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import SigningSecret
 
 SECRET_OCTETS = 32
-BOTH_SIGN_FOR = timedelta(hours=24)  # after a rotation: time to give the new secret to the receiver
+BOTH_SIGN_FOR = timedelta(hours=24)  # time to give the new secret to the receiver after a rotation
 _PREFIX = "whsec_"
 
 
 class SigningError(Exception):
-    """Nothing can be signed for that owner: it has no secret, or its row was changed. Rotate the secret."""
+    """Nothing can be signed for an owner: it has no secret, or its row was changed. Rotate the secret."""
 
 
 @transaction.atomic
 def issue(owner: str, now: datetime) -> str:
-    """Make a new secret for ``owner`` and give it as the text that a receiver is configured with. Shown this once.
+    """Make a new secret for ``owner`` and return it as the text for its receiver; it is shown only once.
 
-    One that stands already signs beside it for BOTH_SIGN_FOR. MasterKeyError where nothing can be wrapped.
+    The previous secret also signs for BOTH_SIGN_FOR. MasterKeyError if nothing can be wrapped.
     """
     octets = secrets.token_bytes(SECRET_OCTETS)
     master = keys_for_wrapping()
@@ -47,14 +47,14 @@ def issue(owner: str, now: datetime) -> str:
 
 
 def withdraw(owner: str) -> None:
-    """Forget every secret of ``owner``."""
+    """Delete every secret of ``owner``."""
     SigningSecret.objects.filter(owner=owner).delete()
 
 
 def signatures(owner: str, message_id: str, timestamp_s: int, body: bytes, now: datetime) -> str:
-    """The signatures of a message, one for each secret that is valid, the newest first: ``v1,<base64> v1,<base64>``.
+    """Sign a message with each valid secret, the newest first: ``v1,<base64> v1,<base64>``.
 
-    SigningError: no secret, or it does not open. MasterKeyError: the master key cannot be used now.
+    SigningError if there is no secret, or it does not open; MasterKeyError if the master key cannot be used now.
     """
     rows = SigningSecret.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), owner=owner).order_by("-pk")
     master = master_key.current()

@@ -1,1 +1,1 @@
-"""The audit chain, and what the key journal knows of it."""
+"""The audit chain, and its comparison with the key journal."""

@@ -1,7 +1,7 @@
 """The audit chain: every act on keys, append-only, each record bound to the one before by HMAC.
 
-Whoever changes, removes or cuts off rows in the database, without the audit key, is found out by
-``verify``; a cut at the end is found against a head that was exported (to the log, or a backup).
+``verify`` finds rows that somebody without the audit key changed, removed or cut off in the database. To find a cut at
+the end it needs a head that was exported before (to the log, or in a backup).
 """
 
 import getpass
@@ -37,7 +37,7 @@ _BATCH = 2_000
 
 
 class AuditError(Exception):
-    """The chain is broken, or its key does not open: someone changed the table, or the database is another's."""
+    """The chain is broken, or its key does not open: somebody changed it, or the master key is of another database."""
 
 
 class Actor(NamedTuple):
@@ -48,7 +48,7 @@ class Actor(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The end of the chain: number and mac of the last record. Kept elsewhere, it shows a cut."""
+    """The end of the chain: number and mac of the last record. A copy kept elsewhere reveals a cut."""
 
     number: int
     mac: bytes
@@ -58,7 +58,7 @@ class Head(NamedTuple):
 
 
 def command_actor() -> Actor:
-    """The actor of a management command: the system's user, the host, and the command's name."""
+    """Return the actor of a management command: the system user, the host, and the name of the command."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):
@@ -68,25 +68,25 @@ def command_actor() -> Actor:
 
 
 class Requested(Protocol):
-    """What is asked of a request, of pages or of REST: who sent it, from where."""
+    """What this module needs of a request, of pages or REST: the account, and the address."""
 
     user: Any
     META: dict[str, Any]
 
 
 def web_actor(request: Requested) -> Actor:
-    """The actor of a request: the account, and the address that it comes from."""
+    """Return the actor of a request: the account, and its address."""
     return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
 
 
 def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "done") -> Head:
-    """Append one record, in the caller's transaction where there is one, and write the new head to the log.
+    """Append one record, in the caller's transaction if there is one, and write the new head to the log.
 
-    ``subject`` names keys by id and fingerprint, never by octets; a batch act is one record. Raises
-    AuditError or MasterKeyError where audit key or journal cannot be used: then the act must not happen either.
+    ``subject`` names keys by id and fingerprint, never by octets; an act on a batch is one record. AuditError or
+    MasterKeyError if the audit key or the journal cannot be used: then the act must not happen either.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        # The journal's lock first, as in a replay: in another order the two would lock each other out.
+        # The lock of the journal comes first, as in a replay: in another order the two would deadlock.
         cursor.execute(
             """WITH journal AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(%s))
                SELECT pg_advisory_xact_lock(%s) FROM journal""",
@@ -115,11 +115,11 @@ def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "do
 
 
 def _check_beginning() -> None:
-    """AuditError where the key journal knows a chain: none is begun in its place."""
+    """AuditError if the key journal knows a chain: then no other one is begun."""
     try:
         known = audit_commits.read()
     except JournalError:
-        return  # the first act of all makes the folder
+        return  # the very first act makes the folder
     if known.committed:
         raise AuditError(
             f"the key journal in {known.folders[0]} knows an audit chain of {known.last} records, and the database has "
@@ -129,9 +129,9 @@ def _check_beginning() -> None:
 
 
 def carry_on(records: Iterable[tuple[dict[str, Any], bytes]]) -> int:
-    """Append records that the chain had before the database was restored, each (content, mac) from the key journal.
+    """Append the records that the chain had before a restore, (content, mac) from the key journal; return how many.
 
-    In order of their numbers; ends at the first that does not follow on the one before. Gives how many were appended.
+    Records come in the order of their numbers; the first that does not follow on the previous one ends it.
     """
     with transaction.atomic():
         locks.take(locks.AUDIT_CHAIN)
@@ -149,21 +149,21 @@ def carry_on(records: Iterable[tuple[dict[str, Any], bytes]]) -> int:
 
 
 def last_at() -> datetime | None:
-    """When the last act was recorded; None where none was."""
+    """Return when the last act was recorded; None if there is none."""
     return AuditRecord.objects.order_by("-number").values_list("at", flat=True).first()
 
 
 def head() -> Head:
-    """The last record's number and mac; number 0 where nothing was recorded."""
+    """Return number and mac of the last record; number 0 if there is none."""
     last = AuditRecord.objects.order_by("-number").values_list("number", "mac").first()
     return Head(0, GENESIS) if last is None else Head(last[0], bytes(last[1]))
 
 
 def verify(known: Head | None = None, journaled: Mapping[int, bytes] | None = None) -> Head:
-    """Walk the whole chain and give its head: without the key journal, for which see ``keyvault.audit.witness``.
+    """Verify the whole chain and return its head. ``keyvault.audit.witness`` compares it with the key journal, too.
 
-    Raises AuditError that names the first record changed, missing or out of place, or says that the
-    chain ends before, or disagrees with, a head ``known`` from elsewhere or macs ``journaled`` by number.
+    AuditError names the first record that was changed, is missing or out of place, or says that the chain ends before
+    a head ``known`` from elsewhere, or disagrees with it or with the macs ``journaled`` by number.
     """
     journaled = journaled or {}
     if not AuditRecord.objects.exists():
@@ -196,18 +196,18 @@ def verify(known: Head | None = None, journaled: Mapping[int, bytes] | None = No
 
 
 def seal(what: str, content: Sequence[Any]) -> bytes:
-    """A MAC (32 octets) under the audit key over a fact that an act made true: who lacks that key makes none.
+    """Return a MAC (32 octets) under the audit key over a fact, which nobody can make without that key.
 
-    ``what`` says what sort of fact it is, ``content`` is what CBOR can say. AuditError where the audit key does not
+    ``what`` names the kind of fact, ``content`` is anything that CBOR encodes. AuditError if the audit key does not
     open.
     """
     return hmac.digest(_key(), cbor2.dumps([what, content], canonical=True), "sha256")
 
 
 def naming(word: str) -> QuerySet[AuditRecord, int]:
-    """The numbers of records whose subject has this text: a system title in hex, a fingerprint, a name.
+    """Return the numbers of records whose subject contains a text: a system title in hex, a fingerprint, a name.
 
-    A record of many devices names the first hundred.
+    A record about many devices names only the first hundred.
     """
     found = AuditRecord.objects.extra(
         where=["to_tsvector('simple', subject) @@ phraseto_tsquery('simple', %s)"], params=[word]
@@ -216,7 +216,7 @@ def naming(word: str) -> QuerySet[AuditRecord, int]:
 
 
 def export() -> Iterator[str]:
-    """The chain as JSON Lines, a record a line, oldest first; macs in hex."""
+    """Yield the chain as JSON Lines, one record on each line, the oldest first; macs are in hex."""
     for row in AuditRecord.objects.order_by("number").iterator(chunk_size=_BATCH):
         yield json.dumps({**_content(row), "mac": bytes(row.mac).hex()}, separators=(",", ":"), sort_keys=True)
 
@@ -238,7 +238,7 @@ def _mac(key: bytes, previous: bytes, row: AuditRecord) -> bytes:
 
 
 def _key() -> bytes:
-    """The audit key, made on first use under the chain's lock."""
+    """Return the audit key; the first use makes it, under the lock of the chain."""
     row = AuditKey.objects.first()
     master = master_key.current()
     if row is None:

@@ -1,7 +1,7 @@
-"""The audit chain, held against what the key journal knows of it.
+"""Compares the audit chain with the key journal.
 
-Every record's head is noted in the journal once it is committed. Whoever owns the database can cut the chain at its
-end, or begin another one; then the journal knows records that the chain has not.
+The journal notes the head of every record once it is committed. Whoever owns the database can cut the chain at its
+end, or begin another one; then the journal knows records that the chain lacks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ from keyvault.master_key import MasterKeyError
 
 
 class Verified(NamedTuple):
-    """The head of a chain that was walked, and what is known of its end, a sentence each."""
+    """The head of a chain that was verified, and what is known about its end, in sentences."""
 
     head: Head
-    is_borne_out: bool  # the journal knows its last record, and none after it
+    is_borne_out: bool  # the last record that the journal knows is the last one of the chain
     notes: list[str]
 
     def __str__(self) -> str:
@@ -27,10 +27,10 @@ class Verified(NamedTuple):
 
 
 def verify(known: Head | None = None, folders: Sequence[Path] | None = None) -> Verified:
-    """Walk the chain, and hold it against the journals in ``folders`` (this host's) and a head ``known``.
+    """Verify the chain, and compare it with the journals in ``folders`` (default: this host's) and a head ``known``.
 
-    AuditError names the first record that was changed, is missing or another one. JournalError where a folder that
-    was named cannot be read; of this host's own journal the notes say so.
+    AuditError names the first record that was changed, is missing, or differs. JournalError if a given folder cannot
+    be read; if it is this host's own, the notes say so.
     """
     try:
         witness = audit_commits.read(folders)

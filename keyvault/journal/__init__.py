@@ -1,8 +1,8 @@
-"""The key journal: every act on keys that must not be forgotten, outside of the database.
+"""The key journal: files outside the database that hold every act on keys which a restore must not forget.
 
-Whoever changes keys writes the act here before its transaction commits. A database that was restored
-from an older dump is brought up to it by ``keyvault.journal.replay``; until then it holds no vault that is
-open: nothing is verified, and no act on keys is done.
+Code that changes keys writes the act to the journal before its transaction commits. ``keyvault.journal.replay`` repeats
+these acts in a database that was restored from an older dump; until then nothing is verified there, and no act on keys
+is done.
 """
 
 import logging
@@ -36,17 +36,17 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Append = Callable[[str, Any], object]  # takes an act, its kind and body: ``append``, or that of ``Postponed``
+Append = Callable[[str, Any], object]  # takes the kind and body of an act: ``append``, or the one of ``Postponed``
 
 COMMITTED = "audit_committed"  # the record of the audit chain before it is committed: [number, mac]
 RESTORED = "audit_restored"  # the chain goes on from here after a restore: [number, mac]
 
-# A condition for statements. The table has one row, which no dump holds: a restored database is not open.
+# A condition in SQL. The table has one row, which no dump contains: a restored database is not open.
 OPEN = "EXISTS (SELECT 1 FROM keyvault_journal_replayed)"
 
 
 class NotReplayedError(JournalError):
-    """The database was restored from a dump, and what came later was not replayed into it yet."""
+    """The database was restored from a dump, and later acts were not replayed into it yet."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -55,11 +55,11 @@ class NotReplayedError(JournalError):
 
 
 def append(kind: str, body: Any) -> int:
-    """Write an act to the journal, on the disk when this returns, in the transaction that does it; gives its number.
+    """Write an act to the journal, in the transaction that does it, and return its number; it is on the disk then.
 
-    Numbers grow in the order of the acts, over all hosts: it is called after the statements that lock
-    what the act changes. Raises JournalError where it cannot be written: then the act must not happen. Should
-    the transaction not commit, the journal tells of an act that was not done, which a replay survives.
+    Numbers grow in the order of the acts, over all hosts; so it is called after the statements that lock what the act
+    changes. JournalError if it cannot be written: then the act must not happen. If the transaction does not commit, the
+    journal has an act that was not done; a replay allows for that.
     """
     if not connection.in_atomic_block:
         raise RuntimeError("an act is journaled in the transaction that does it")
@@ -75,23 +75,23 @@ def append(kind: str, body: Any) -> int:
 
 
 class Postponed:
-    """Acts of a transaction that are written to the journal only once nothing is likely to undo them any more."""
+    """Acts of a transaction that are collected, and written to the journal at its end."""
 
     def __init__(self) -> None:
         self._acts: list[tuple[str, Any]] = []
 
     def append(self, kind: str, body: Any) -> None:
-        """Take an act that was done; it is written by ``write``, in the same transaction."""
+        """Collect an act that was done; ``write`` writes it, in the same transaction."""
         self._acts.append((kind, body))
 
     def write(self) -> None:
-        """Write the acts in their order, each as ``journal.append`` does; nothing is asked where there are none."""
+        """Write the acts in their order, each as ``journal.append`` does; without acts it needs no query."""
         for kind, body in self._acts:
             append(kind, body)
 
 
 def note(number: int, kind: str, body: Any) -> None:
-    """Write what became of the act of that number, after its transaction; where that fails, the act stands."""
+    """Write the outcome of an act, by its number, after its transaction; if that fails, the act stays done."""
     try:
         write(JournalRecord(number, time.time_ns() // 1000, kind, body))
     except MasterKeyError as error:
@@ -99,11 +99,11 @@ def note(number: int, kind: str, body: Any) -> None:
 
 
 def is_open() -> bool:
-    """Whether the journal was replayed into this database, or it never was restored. One query."""
+    """Return whether the database was never restored, or the journal was replayed into it. One query."""
     return bool(fetch_rows(f"SELECT {OPEN}")[0][0])
 
 
 def check_open() -> None:
-    """NotReplayedError where the database was restored and the journal not replayed."""
+    """NotReplayedError if the database was restored and the journal was not replayed."""
     if not is_open():
         raise NotReplayedError

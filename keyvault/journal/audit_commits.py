@@ -1,4 +1,4 @@
-"""What the journal knows of the audit chain: the records that were committed, out of the database's reach."""
+"""Which records of the audit chain were committed, as the key journal says, outside the database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from keyvault.journal import COMMITTED, RESTORED, reading
 
 @dataclass
 class Witness:
-    """Macs of committed records by number, as the journals in ``folders`` say; and what of those cannot be read.
+    """Macs of committed records by number, as the journals in ``folders`` say, and the faults of those journals.
 
-    ``lost`` records were known, and given up by a restore that had not the whole journal.
+    ``lost`` records were given up by a restore that did not have the whole journal.
     """
 
     folders: Sequence[Path]
@@ -24,14 +24,14 @@ class Witness:
 
     @property
     def last(self) -> int:
-        """The highest number that is known; 0 of none."""
+        """Return the highest number that is known, else 0."""
         return max(self.committed, default=0)
 
 
 def read(folders: Sequence[Path] | None = None) -> Witness:
-    """What the journals say; this host's, where none is named. JournalError where a folder cannot be read.
+    """Read the journals, by default this host's. JournalError if a folder cannot be read.
 
-    A later word on a number does not replace an earlier one: two heads of one number show that a chain was rewritten.
+    A later head of a number does not replace an earlier one: two heads of one number show that a chain was rewritten.
     """
     witness = Witness(folders or [Path(settings.KEY_JOURNAL_DIR)])
     records, witness.faults = reading.read_kinds(

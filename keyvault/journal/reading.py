@@ -1,4 +1,4 @@
-"""Reading the journal: the segments of every host, checked, and their records in the order of the acts."""
+"""Reads the journal: checks the segments of every host, and yields their records in the order of the acts."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +19,11 @@ from keyvault.journal.segments import (
 from keyvault.journal.writing import SUFFIX, JournalError, segment_key
 from keyvault.master_key import MasterKeys, UnwrapError
 
-_HEAD_OCTETS = 64  # number, time and kind of a record stand in them
+_HEAD_OCTETS = 64  # they contain number, time and kind of a record
 
 
 class SegmentState(NamedTuple):
-    """What was found in one segment: how many records, their lowest and highest numbers, and what is wrong with it."""
+    """The state of one segment: the number of records, their lowest and highest numbers, and what is wrong."""
 
     path: Path
     records: int
@@ -44,9 +44,9 @@ class _Entry(NamedTuple):
 def read_kinds(
     folders: Sequence[Path], master: MasterKeys, kinds: frozenset[str]
 ) -> tuple[list[JournalRecord], list[str]]:
-    """All records of some kinds, in order, and what is wrong with segments; without taking the others apart.
+    """Return all records of some kinds, in order, and the faults of segments; other records are not decoded.
 
-    JournalError where a folder cannot be read. Wants room for those records alone.
+    JournalError if a folder cannot be read. Memory holds only the records that are returned.
     """
     found: list[JournalRecord] = []
     faults: list[str] = []
@@ -75,7 +75,7 @@ def read_kinds(
 
 
 class Journal:
-    """The records of several folders after a number, in order; a record is read from its file when its turn comes."""
+    """The records of several folders after a number, in order; each is read from its file when it is needed."""
 
     def __init__(self, states: list[SegmentState], entries: list[_Entry]) -> None:
         self.states = states
@@ -91,17 +91,17 @@ class Journal:
 
     @property
     def last_number(self) -> int:
-        """The highest number of all records that were read, those before the asked for among them; 0 of none."""
+        """Return the highest number of all records, also of those before the requested ones; 0 if there are none."""
         return max((state.last for state in self.states if state.last is not None), default=0)
 
     @property
     def last_at_us(self) -> int:
-        """The latest time of all records, in Unix microseconds."""
+        """Return the latest time of all records, in Unix microseconds."""
         return max((state.last_at_us for state in self.states if state.last_at_us is not None), default=0)
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with segments that may hold records after the number; each names its file."""
+        """Return what is wrong with segments that may contain requested records; each sentence names its file."""
         return [f"{state.path}: {state.fault}" for state in self.states if state.fault is not None]
 
 
@@ -111,10 +111,10 @@ def read(
     after: int = 0,
     progress: Callable[[int], object] = lambda octets: None,
 ) -> Journal:
-    """The journal in these folders, as far as it is whole: see ``faults``. The records after a number.
+    """Read the records after a number from the journal in these folders; see ``faults`` for damage.
 
-    A record that a crash cut short at a segment's end is no fault: its act was not done. JournalError where a
-    folder cannot be read. ``progress`` is told how many more octets were read.
+    A record that a crash cut short at the end of a segment is no fault: its act was not done. JournalError if a folder
+    cannot be read. ``progress`` is called with the number of octets that were read since the last call.
     """
     states: list[SegmentState] = []
     entries: list[_Entry] = []
@@ -130,7 +130,7 @@ def read(
 
 
 def segments(folders: Sequence[Path]) -> list[Path]:
-    """The segments in these folders, by name. JournalError where one is no folder."""
+    """Return the segments in these folders, by name. JournalError if one is not a folder."""
     paths: set[Path] = set()
     for folder in folders:
         if not folder.is_dir():
@@ -156,7 +156,7 @@ def _read_segment(path: Path, master: MasterKeys, after: int, index: int) -> tup
 
 
 def _locked(path: Path, file: IO[bytes], start: int, after: int, fault: str) -> SegmentState:
-    """A segment whose key does not open: no fault where all that it holds is older than what is asked for."""
+    """Describe a segment whose key does not open: no fault if all its records are older than the requested ones."""
     try:
         numbers = [decode_record(payload).number for payload in unchecked(file, start)]
     except SegmentError as error:

@@ -1,7 +1,7 @@
-"""Bringing a restored database up to what the key journal holds: acts that came after its dump are done again.
+"""Replays the key journal into a restored database: acts that came after its dump are repeated.
 
-Records are applied in the order of their numbers, each as absolute as the act was, so that a replay may begin
-before the dump's own place, or be run twice. Every layer applies the kinds that it wrote.
+Records are applied in the order of their numbers. Each says the result of its act, so that a replay may begin before
+the place of the dump, or run twice. Every app applies the kinds of records that it wrote.
 """
 
 from collections import Counter
@@ -32,13 +32,13 @@ class ReplayError(Exception):
 
 
 class Replayer(Protocol):
-    """What one layer does of a replay: the kinds of records that it applies, and what it settles in the end."""
+    """The part of one app in a replay: the kinds of records that it applies, and what it settles at the end."""
 
     @property
     def kinds(self) -> Mapping[str, Apply]: ...
 
     def conclude(self, now: datetime) -> Iterable[str]:
-        """Settle what a restored database must not go on with; says what was settled, and what people have to do."""
+        """End what a restored database must not continue; return what was ended, and what people have to do."""
 
 
 @dataclass
@@ -51,16 +51,16 @@ class ReplayReport:
 
 
 def restored_from() -> Backup | None:
-    """The backup whose state, or a later one, this database has for certain: the journal goes on from its number.
+    """Return the backup from whose number the journal is replayed: this database has its state, or a later one.
 
-    Of a database restored from a backup that one, whose row is unfinished in its own dump; of any other the last whole.
+    A database restored from a backup has that one, unfinished in its own dump; any other the last complete one.
     """
     rows = Backup.objects.exclude(finished_at=None) if journal.is_open() else Backup.objects.all()
     return rows.order_by("-journal_number").first()
 
 
 def pause() -> None:
-    """Let nothing be verified, and no act on keys be done, until a replay: the database was restored in other ways."""
+    """Stop verification and acts on keys until a replay, because the database was restored by other means."""
     with transaction.atomic():
         _lock()
         execute("DELETE FROM keyvault_journal_replayed")
@@ -76,8 +76,8 @@ def bring_up(
 ) -> ReplayReport:
     """Replay the journal, settle the rest and open the vault, in one transaction; audited with ``subject``.
 
-    Raises ReplayError where the clock is behind the journal (downlink counters would be used twice) or a record
-    is of an unknown kind; MasterKeyError and AuditError. Then nothing was changed, and the vault stays as it was.
+    ReplayError if the clock is behind the journal (downlink counters would be used twice) or a record is of an unknown
+    kind; MasterKeyError and AuditError. Then nothing was changed.
     """
     _check_clock(found, now)
     with transaction.atomic():
@@ -89,7 +89,7 @@ def bring_up(
         )
         execute("INSERT INTO keyvault_journal_replayed DEFAULT VALUES ON CONFLICT DO NOTHING")
         head = chain.head()
-        journal.append(journal.RESTORED, [head.number, head.mac])  # what the journal knows beyond it was not whole
+        journal.append(journal.RESTORED, [head.number, head.mac])  # later heads are given up: their records are lost
         told = {**subject, "records": sum(outcome.records.values()), "up_to": outcome.last_number}
         chain.record(actor, "database.restore", told, "the key journal was replayed")
     return outcome
@@ -101,7 +101,7 @@ def apply(
     now: datetime,
     progress: Callable[[int], object] = lambda records: None,
 ) -> ReplayReport:
-    """Apply the records and settle the rest, in the caller's transaction, and open nothing: a drill ends here."""
+    """Apply the records and settle the rest, in the caller's transaction; the vault stays closed (for drills)."""
     outcome = ReplayReport(last_number=found.last_number)
     for record in found:
         acts = [replayer.kinds[record.kind] for replayer in replayers if record.kind in replayer.kinds]
@@ -120,7 +120,7 @@ def apply(
 
 
 def _lock() -> None:
-    """Nobody else does an act on keys until the transaction ends."""
+    """Keep everybody else from acts on keys until the transaction ends."""
     locks.take(locks.KEY_JOURNAL)
 
 
@@ -134,7 +134,7 @@ def _check_clock(found: Journal, now: datetime) -> None:
 
 
 class KeyReplayer:
-    """The kinds that keyvault writes."""
+    """Applies the kinds of records that keyvault writes."""
 
     def __init__(self, found: Journal) -> None:
         self._audited: dict[int, tuple[dict[str, Any], bytes]] = {}
@@ -163,7 +163,7 @@ class KeyReplayer:
             "sealed": lambda record: replay_keys.sealed(*record.body),
             "audit": self._audit,
             "backup": lambda record: _backup(record.body),
-            journal.COMMITTED: lambda record: None,  # of people who look for a chain that was cut off
+            journal.COMMITTED: lambda record: None,  # for people who look for a chain that was cut off
             journal.RESTORED: lambda record: None,
         }
 
@@ -183,7 +183,7 @@ class KeyReplayer:
 
     def _audit(self, record: JournalRecord) -> None:
         content, mac = record.body
-        self._audited[content["number"]] = content, mac  # the later one: the one before was not committed
+        self._audited[content["number"]] = content, mac  # the later one counts: the earlier one was not committed
 
     def _carry_on_audit(self) -> int:
         known = chain.head().number
@@ -191,7 +191,7 @@ class KeyReplayer:
         return len(self._audited) - len(ahead) + (chain.carry_on(ahead) if ahead else 0)
 
     def _gone(self, record: JournalRecord) -> None:
-        """Pending keys that were cancelled, but for those that went to their device all the same, later."""
+        """Delete pending keys that were cancelled, except those that went to their device later all the same."""
         keys = [key for key in record.body if self._at_device.get((key[0], key[1]), 0) < record.number]
         ids = int_array(
             row[0]
@@ -207,7 +207,7 @@ class KeyReplayer:
 
 
 def _backup(row: dict[str, Any]) -> None:
-    """A backup as its row stood: retained, or pruned."""
+    """Store a backup as its row was: retained, or pruned."""
     for name in ("made_at", "keep_until", "finished_at", "pruned_at"):
         row[name] = None if row[name] is None else datetime.fromtimestamp(row[name], UTC)
     Backup.objects.update_or_create(name=row.pop("name"), defaults=row)

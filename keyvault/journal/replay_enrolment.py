@@ -1,4 +1,4 @@
-"""The records of the key journal that tell of authorities, certificates, identities and meters that may enrol."""
+"""Replays the records of the key journal about authorities, certificates, identities and meters that may enrol."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def authority(
 
 
 def awaited(rows: Sequence[Sequence[Any]]) -> None:
-    """Meters that may enrol, but those that have enrolled since: in a later second, for records know whole ones."""
+    """Meters that may enrol, except those that enrolled in a later second (records have whole seconds)."""
     for title, scheme, algorithm, allowed_s in rows:
         if not Enrolment.objects.filter(system_title=title, enrolled_at__gte=_at(allowed_s + 1)).exists():
             fields = {"scheme": scheme, "algorithm": algorithm, "allowed_at": _at(allowed_s)}
@@ -65,7 +65,7 @@ def revoked(cti: bytes, kid: bytes, octets: bytes, revoked_s: int, received_s: i
 
 
 def identities(rows: Sequence[Sequence[Any]]) -> None:
-    """Identities of meters that were registered; what stands of the same number or key was not committed."""
+    """Identities of meters that were registered; existing rows with the same number or key were not committed."""
     by_kid = {bytes(kid): number for kid, number in Authority.objects.values_list("kid", "pk")}
     for title, public, cti, kid, octets, issued_s, expires_s, registered_s in rows:
         fields = {

@@ -1,7 +1,7 @@
-"""The records of the key journal that tell of keys, applied to the tables of keys in a restored database.
+"""Replays the records of the key journal about keys: applies them to the tables of a restored database.
 
-Each is as absolute as the act was. A record may tell of an act that was not committed: what a later record says in its
-place shows that, and stands.
+Each record says the result of its act. The act of a record may not have been committed: then a later record says
+something else in its place, and that one counts.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from keyvault.schemes.table import USUAL
 
 
 class _Key(NamedTuple):
-    """A key as it stands in the journal."""
+    """A key as the journal has it."""
 
     id: int
     title: bytes
@@ -27,12 +27,12 @@ class _Key(NamedTuple):
     wrapped: bytes | None
     master_key_version: int | None
     fingerprint: bytes
-    scheme: str = USUAL  # of a journal from before there were others
+    scheme: str = USUAL  # older journals have no scheme
     agreement_key_id: int | None = None
 
 
 def last_mentions(found: Journal) -> dict[tuple[bytes, int], int]:
-    """The number of the last record that says that a pending key went to its device, by title and epoch."""
+    """Return, by title and epoch, the number of the last record that a pending key went to its device."""
     last: dict[tuple[bytes, int], int] = {}
     for record in found:
         match record.kind:
@@ -47,21 +47,22 @@ def last_mentions(found: Journal) -> dict[tuple[bytes, int], int]:
 
 
 def titles_and_epochs(keys: Sequence[Sequence[Any]]) -> tuple[str, str]:
-    """Keys that begin with title and epoch, as two arrays of a statement."""
+    """Return titles and epochs of keys as two arrays for a statement."""
     return octets_array(key[0] for key in keys), int_array(key[1] for key in keys)
 
 
 def delete_keys(ids: str) -> None:
-    """Delete device keys (an array of ids) with all that hangs on them."""
+    """Delete device keys (an array of ids) and the rows that refer to them."""
     for table in TABLES_OF_A_KEY:
         execute(f"DELETE FROM {table} WHERE key_id = ANY(%s::int[])", ids)
     execute("DELETE FROM keyvault_devicekey WHERE id = ANY(%s::int[])", ids)
 
 
 def _was_committed(column: str, number: int, others: Collection[int]) -> bool:
-    """Whether a fleet or agreement key was committed, for all that is known, of which ``others`` stand by its name.
+    """Return whether a fleet or agreement key was committed, as far as is known; ``others`` have the same name.
 
-    Of several the one with the highest number was: it found no other. The rest goes, with keys of the same acts.
+    Of several, the one with the highest number was committed: when it was made, there was no other. The rest is deleted
+    with the device keys of the same acts.
     """
     if number < max(others, default=0):
         return False
@@ -124,7 +125,7 @@ def agreement_key_cut_off(number: int, public: bytes, at_s: int) -> None:
 
 
 def public_keys(rows: Sequence[Sequence[bytes]]) -> None:
-    """Which meter each public key stands for: what another record said before was of an act not committed."""
+    """The owner of each public key; if an earlier record says otherwise, its act was not committed."""
     execute(
         """INSERT INTO keyvault_devicepublickey (public, system_title, created_at)
            SELECT public, title, now() FROM unnest(%s::bytea[], %s::bytea[]) AS n(public, title)
@@ -140,9 +141,9 @@ def audit_key(wrapped: bytes, version: int) -> None:
         AuditKey.objects.create(wrapped=wrapped, master_key_version=version)
 
 
-# A key that frames came under is the device's own: only one that never was used gives way to another of its epoch.
-# A key of another device may have the id, where the journal of a host was missing at a restore before. A key whose
-# fleet or agreement key does not stand was of an act that was not committed, as that one was.
+# A key under which frames were accepted is the key of the device: only an unused key is replaced by another one of its
+# epoch. The id may belong to a key of another device, if an earlier restore lacked the journal of a host. If the fleet
+# or agreement key of a key does not exist, the act of both was not committed.
 _UPSERT_KEYS = """
     INSERT INTO keyvault_devicekey AS k (id, system_title, epoch, algorithm, source, fleet_key_id, wrapped,
         master_key_version, fingerprint, scheme, agreement_key_id, state, version, created_at)
@@ -170,7 +171,7 @@ _UPSERT_KEYS = """
               AND NOT EXISTS (SELECT 1 FROM keyvault_session s WHERE s.key_id = k.id))
     RETURNING k.id, k.version
 """
-# What stands in the place of a new active or pending key was written by an act that was not committed.
+# An existing key in the place of a new active or pending key is from an act that was not committed.
 _GIVE_WAY = """
     UPDATE keyvault_devicekey k SET state = 'retired', version = k.version + 1
     FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
@@ -181,12 +182,12 @@ _GIVE_WAY = """
 
 
 def keys(state: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Keys that were stored, and transfer keys that took the place of others; what stands already stays as it is."""
+    """Keys that were stored, and transfer keys that replaced others; existing keys stay as they are."""
     keys = [_Key(*row) for row in rows]
     move_past("keyvault_devicekey", max(key.id for key in keys))
     gone = fetch_rows(_GIVE_WAY, *titles_and_epochs([key[1:3] for key in keys]), state)
     columns = [list(column) for column in zip(*keys, strict=True)]
-    with connection.cursor() as cursor:  # unlike prepared statements of ours, it takes what may be NULL
+    with connection.cursor() as cursor:  # takes NULL, unlike our prepared statements
         cursor.execute(_UPSERT_KEYS, [state, *columns])
         new = cursor.fetchall()
     execute(
@@ -265,6 +266,6 @@ def sealed(at_s: int, commands: Sequence[Sequence[Any]]) -> None:
 
 
 def move_past(table: str, number: int) -> None:
-    """Let ids of a table go on after this one: it was given out, and whoever knows it must not meet another's."""
+    """Continue the ids of a table after this one: it was assigned, and must never name another row."""
     sequence = fetch_rows("SELECT pg_get_serial_sequence(%s, 'id')", table)[0][0]
     execute(f"SELECT setval(%s, greatest(%s, last_value)) FROM {sequence}", sequence, number)

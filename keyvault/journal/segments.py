@@ -1,4 +1,4 @@
-"""One file of the key journal: how its records stand in it, and what is found where it ends badly.
+"""A segment, one file of the key journal: its format, and how to read one that is damaged.
 
 A segment is a head line, then records: length of the payload (4 octets, big endian), payload, and
 HMAC-SHA-256 (32 octets) over the mac before it, length and payload. The first record is the header:
@@ -23,15 +23,15 @@ _US_PER_S = 1_000_000
 
 
 class SegmentError(Exception):
-    """A file that is no segment, or whose header is not in the form that we write."""
+    """A file that is no segment, or whose header has another form."""
 
 
 class TornHeaderError(SegmentError):
-    """A segment that ends within its header: the process died that began it, and nothing was written to it."""
+    """A segment that ends within its header, because the process that began it died; it has no records."""
 
 
 class SegmentHeader(NamedTuple):
-    """What a segment says of itself: its id (16 octets), host, and MAC key wrapped under a master key version."""
+    """The header of a segment: its id (16 octets), host, and MAC key wrapped under a master key version."""
 
     id: bytes
     host: str
@@ -41,7 +41,7 @@ class SegmentHeader(NamedTuple):
 
 
 class JournalRecord(NamedTuple):
-    """One act: its number (one sequence for all hosts), Unix microseconds, kind, and what the kind says."""
+    """One act: its number (one sequence for all hosts), time in Unix microseconds, kind, and body."""
 
     number: int
     at_us: int
@@ -57,12 +57,12 @@ class End(StrEnum):
     """How a segment ends."""
 
     CLEAN = "clean"
-    TORN = "torn"  # a record cut short: its process died before it was on the disk, and its act was not done
-    DAMAGED = "damaged"  # octets were changed after they had been written
+    TORN = "torn"  # an incomplete record: its process died while writing it, and its act was not done
+    DAMAGED = "damaged"  # octets were changed later
 
 
 class FoundRecord(NamedTuple):
-    """A record where it stands: where it ends, and the mac that the next one goes on from."""
+    """A record, the offset of its end, and its mac, from which the next one continues."""
 
     end: int
     mac: bytes
@@ -70,12 +70,12 @@ class FoundRecord(NamedTuple):
 
 
 def encode_header(header: SegmentHeader) -> bytes:
-    """The payload of a segment's first record."""
+    """Encode the header: the payload of the first record of a segment."""
     return cbor2.dumps(header._asdict(), canonical=True)
 
 
 def decode_header(payload: bytes) -> SegmentHeader:
-    """The inverse; SegmentError where it is another form."""
+    """Decode it; SegmentError if it has another form."""
     try:
         header = SegmentHeader(**cbor2.loads(payload))
     except (cbor2.CBORDecodeError, TypeError, ValueError):
@@ -86,12 +86,12 @@ def decode_header(payload: bytes) -> SegmentHeader:
 
 
 def encode_record(record: JournalRecord) -> bytes:
-    """The payload of a record."""
+    """Encode the payload of a record."""
     return cbor2.dumps(list(record), canonical=True)
 
 
 def decode_record(payload: bytes) -> JournalRecord:
-    """The inverse; SegmentError where it is another form."""
+    """Decode it; SegmentError if it has another form."""
     try:
         record = JournalRecord(*cbor2.loads(payload))
     except (cbor2.CBORDecodeError, TypeError, ValueError):
@@ -102,14 +102,14 @@ def decode_record(payload: bytes) -> JournalRecord:
 
 
 def framed(key: bytes, before: bytes, payload: bytes) -> tuple[bytes, bytes]:
-    """A payload as it stands in the file, and its mac."""
+    """Return a payload as it is written to the file, and its mac."""
     length = len(payload).to_bytes(_LENGTH_OCTETS, "big")
     mac = _mac(key, before, length, payload)
     return length + payload + mac, mac
 
 
 def read_header(file: IO[bytes]) -> tuple[SegmentHeader, int]:
-    """The header of a segment, its mac not checked yet, and where it begins; SegmentError where there is none."""
+    """Read the header of a segment, without checking its mac, and its offset; SegmentError if there is none."""
     file.seek(0)
     line = file.read(len(HEAD_LINE))
     if line != HEAD_LINE:
@@ -124,7 +124,7 @@ def read_header(file: IO[bytes]) -> tuple[SegmentHeader, int]:
 
 
 class Scan:
-    """The records of a segment from some place on, each checked against its mac; then ``end`` says how it ends."""
+    """Iterates over the records of a segment from an offset, checking each mac; then ``end`` says how it ends."""
 
     def __init__(self, file: IO[bytes], key: bytes, start: int, before: bytes) -> None:
         self._file, self._key = file, key
@@ -147,7 +147,7 @@ class Scan:
             yield FoundRecord(self.good_to, mac, payload)
 
     def _end_at(self, prefix: bytes, length: int) -> End:
-        """What ends within a record: a write that was cut short, or never reached the disk and reads as zeros."""
+        """Classify an end within a record: a write that was cut short, or one that never reached the disk (zeros)."""
         if 0 < length <= PAYLOAD_MAX_OCTETS:
             return End.TORN
         rest = prefix + self._file.read()
@@ -155,7 +155,7 @@ class Scan:
 
 
 def unchecked(file: IO[bytes], start: int) -> Iterator[bytes]:
-    """The payloads of a segment after its header whose key is not to be had: nothing tells whether they are whole."""
+    """Yield the payloads after the header of a segment whose key is unavailable, without any check."""
     file.seek(start)
     is_header = True
     while prefix := file.read(_LENGTH_OCTETS):

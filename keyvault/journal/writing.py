@@ -1,7 +1,7 @@
-"""Writing to the journal: appended to this host's newest segment, and on the disk before anything goes on.
+"""Writes to the journal: appends to the newest segment of this host, and syncs it to the disk.
 
-All processes of a host share its segments, one at a time under a lock on a file. A segment that ends
-badly, or whose key is under an older master key version, is left as it is, and another one begun.
+All processes of a host share its segments; a lock on a file lets one write at a time. If a segment is damaged at its
+end, or its key is under an older master key version, it stays as it is, and another one is begun.
 """
 
 import fcntl
@@ -44,17 +44,17 @@ from keyvault.master_key import MasterKeyError, MasterKeys, Purpose, UnwrapError
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".journal"
-SEGMENT_OCTETS = 16 * 1024 * 1024  # then another is begun: a process that starts reads through the newest
+SEGMENT_OCTETS = 16 * 1024 * 1024  # then another is begun, because a starting process reads the newest one
 _KEY_OCTETS = 32
-_OUT_OF_ORDER = 10_000  # acts that are under way at once may be written in another order than they got their numbers
+_OUT_OF_ORDER = 10_000  # concurrent acts may be written in another order than that of their numbers
 
 
 class JournalError(MasterKeyError):
-    """The key journal cannot be used: acts on keys stop, as they do without the master key. Nothing was done."""
+    """The key journal cannot be used: acts on keys stop, as without the master key. Nothing was done."""
 
 
 class _Place(NamedTuple):
-    """Where the next record goes, as of this process's last one: valid while that file has that size."""
+    """The place for the next record, after the last one of this process; valid while the file has that size."""
 
     path: Path
     inode: int
@@ -62,17 +62,17 @@ class _Place(NamedTuple):
     key: bytes
     size: int
     mac: bytes
-    number: int  # the highest that is known of this host
+    number: int  # the highest known number of this host
 
     def __repr__(self) -> str:
         return f"<{self.path} at {self.size}>"
 
 
-_last: dict[Path, _Place] = {}  # by folder; touched under the lock alone
+_last: dict[Path, _Place] = {}  # by folder; used only under the lock
 
 
 def write(record: JournalRecord) -> None:
-    """Append a record; on the disk when this returns. JournalError: it is not there, or not for certain."""
+    """Append a record, and return once it is on the disk. JournalError if it is not, or not for certain."""
     folder = _folder()
     try:
         with _alone(folder):
@@ -86,7 +86,7 @@ def write(record: JournalRecord) -> None:
 
 
 def _check_number(folder: Path, number: int, known: int) -> None:
-    """Numbers hardly go back: a replay of what came after a backup would pass over an act whose number did."""
+    """Refuse numbers that go far back: a replay of the records after a backup would skip such an act."""
     if number < known - _OUT_OF_ORDER:
         raise JournalError(
             f"the key journal in {folder} went to number {known}, and the database gives number {number}: its sequence "
@@ -96,7 +96,7 @@ def _check_number(folder: Path, number: int, known: int) -> None:
 
 
 def probe() -> Path:
-    """The folder of the journal, tried out. JournalError where it cannot be written."""
+    """Try to write to the folder of the journal, and return it. JournalError if that fails."""
     folder = _folder()
     try:
         with _alone(folder):
@@ -113,7 +113,7 @@ def probe() -> Path:
 
 
 def segment_key(header: SegmentHeader, master: MasterKeys) -> bytes:
-    """The MAC key of a segment. UnwrapError where its header was changed, or the master key is another's."""
+    """Return the MAC key of a segment. UnwrapError if its header was changed, or the master key is a different one."""
     return master.unwrap(header.wrapped_key, Purpose.JOURNAL_KEY, header.id)
 
 
@@ -134,7 +134,7 @@ def _cannot_write(folder: Path, error: OSError) -> JournalError:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """The lock of this host's segments, over processes and threads."""
+    """Lock the segments of this host against other processes and threads."""
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(folder.parent)
@@ -150,7 +150,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _place(folder: Path) -> _Place:
-    """Where the next record goes: the segment that was written to last, else the newest that is fit, else a new one."""
+    """Find the place for the next record: the last segment used, else the newest usable one, else a new one."""
     version = master_key.current().active_version
     last = _last.get(folder)
     if last is not None and last.version == version:
@@ -165,7 +165,7 @@ def _place(folder: Path) -> _Place:
 
 
 def _end_of(path: Path, version: int) -> _Place | None:
-    """The end of a segment; None where another one must be begun."""
+    """Return the end of a segment; None if another one must be begun."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -186,7 +186,7 @@ def _end_of(path: Path, version: int) -> _Place | None:
 
 
 def _last_number(path: Path) -> int:
-    """The number of the last record that stands whole in a segment, its mac not checked; 0 of none."""
+    """Return the number of the last complete record in a segment, without checking its mac; 0 if there is none."""
     try:
         with path.open("rb") as file:
             _, start = read_header(file)
@@ -197,7 +197,7 @@ def _last_number(path: Path) -> int:
 
 
 def _number(payload: bytes) -> int:
-    """The number in a record; 0 for a header, or another form."""
+    """Return the number in a record; 0 for a header, or another form."""
     try:
         return decode_record(payload).number
     except SegmentError:
@@ -224,7 +224,7 @@ def _begin(folder: Path, number: int) -> _Place:
 
 
 def _append(path: Path, octets: bytes, size: int) -> int:
-    """Write octets at the end, which is at ``size``, onto the disk; gives the new end. Half a write is taken back."""
+    """Write octets at ``size``, the end, to the disk; return the new end. A partial write is undone."""
     with path.open("r+b", buffering=0) as file:
         try:
             _write_all(file, octets, size)

@@ -1,4 +1,4 @@
-"""Which keys are to be exported, and for whom: what export_keys and the request to approve it ask for alike."""
+"""The options of an export: which keys, and for whom. export_keys and the request for its approval share them."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def titles(options: dict[str, Any]) -> list[bytes]:
-    """The system titles; CommandError where one is none, or none is given."""
+    """Read the system titles; CommandError if one is invalid, or there are none."""
     words = options["meters"] or _lines_of(options["meters_from"])
     if not words:
         raise CommandError("no system titles are given. Nothing was done.")

@@ -1,4 +1,4 @@
-"""What a terminal shows of the master key: its status, and a rotation going on."""
+"""The master key on a terminal: its status, and the progress of a rotation."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _BUSY_S = 0.2
 
 
 def status() -> dict[str, Any]:
-    """Versions with the secrets under each, and the rotation that is open or was last."""
+    """Return the versions with the secrets under each, and the present or last rotation."""
     rotation = inventory.rotation()
     return {
         "place": str(master_key.provider()),
@@ -44,7 +44,7 @@ def status() -> dict[str, Any]:
 
 
 def told(found: dict[str, Any]) -> str:
-    """The status as lines for people."""
+    """Format the status as lines for people."""
     lines = [f"Master key in {found['place']}"]
     for row in found["versions"]:
         dates = " ".join(
@@ -74,7 +74,7 @@ def work(rotation: MasterKeyRotation) -> None:
 
     def step() -> None:
         if not rewrap.rewrap_batch(rotation.pk):
-            time.sleep(_BUSY_S)  # finished, stopped, or a worker is at it
+            time.sleep(_BUSY_S)  # finished, stopped, or a worker does it
 
     _follow(rotation, step, "Interrupted here. The workers go on with it; stop it with rotate --stop.")
 
@@ -110,7 +110,7 @@ def _follow(rotation: MasterKeyRotation, step: Callable[[], None], interrupted: 
 
 
 def _rotation(rotation: MasterKeyRotation) -> dict[str, Any]:
-    """A rotation's progress; the time left as far as its rate so far tells."""
+    """Format the progress of a rotation, with an estimate of the time left."""
     return {
         "to_version": rotation.to_version,
         "state": rotation.state,

@@ -43,25 +43,25 @@ PROVIDERS = (FILE, PKCS11)
 
 
 class Provider(Protocol):
-    """What holds the versions of the master key. Every method raises MasterKeyError where it cannot."""
+    """Holds the versions of the master key. Every method raises MasterKeyError if it fails."""
 
     def __str__(self) -> str:
-        """Where the versions are, for people."""
+        """Return where the versions are, for people."""
 
     def init(self) -> int:
-        """Make version 1, active; refused where there is one already."""
+        """Make version 1 and activate it; refused if there is one already."""
 
     def current(self) -> MasterKeys:
-        """The keys as last read: cheap, for every batch. A version not among them is looked for anew."""
+        """Return the keys as last read: cheap, for every batch. An unknown version is looked up again."""
 
     def fresh(self) -> MasterKeys:
-        """The keys as they stand now."""
+        """Read the keys now."""
 
     def versions(self) -> list[Version]:
-        """Every version that is known of, lowest first."""
+        """Return every known version, lowest first."""
 
     def add_version(self) -> int:
-        """Make the next version and make it the active one; the others stay for opening. Gives its number."""
+        """Make the next version, activate it, and return its number; the others still open secrets."""
 
     def destroy(self, number: int) -> None:
         """Destroy a version's key for good; never the active one's."""
@@ -72,7 +72,7 @@ _instead: ContextVar[Provider | None] = ContextVar("master_key_provider", defaul
 
 @contextmanager
 def using(instead: Provider) -> Iterator[None]:
-    """Another provider than this deployment's until the block ends: a copy of its master key that is tried out."""
+    """Use another provider until the block ends, to try out a copy of the master key."""
     token = _instead.set(instead)
     try:
         yield
@@ -81,7 +81,7 @@ def using(instead: Provider) -> Iterator[None]:
 
 
 def provider() -> Provider:
-    """The provider of this deployment (setting MASTER_KEY_PROVIDER)."""
+    """Return the provider of this deployment (setting MASTER_KEY_PROVIDER)."""
     return _instead.get() or _provider(
         settings.MASTER_KEY_PROVIDER,
         Path(settings.MASTER_KEY_FILE),
@@ -92,12 +92,12 @@ def provider() -> Provider:
 
 
 def current() -> MasterKeys:
-    """The master keys of this deployment, as last read. A changed file is read again."""
+    """Return the master keys of this deployment, as last read. A changed file is read again."""
     return provider().current()
 
 
 def probe() -> MasterKeys:
-    """The master keys as they stand now, tried out: what is sealed opens. MasterKeyError where they cannot be used."""
+    """Read the master keys now and try whether a secret that they wrap opens. MasterKeyError if they cannot be used."""
     keys = provider().fresh()
     secret, owner = bytes(32), b"probe"
     try:

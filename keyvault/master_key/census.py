@@ -1,4 +1,4 @@
-"""Every secret under the master key: which version each is under, and whether each opens."""
+"""The census of secrets under the master key: which version each is under, and whether it opens."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -24,9 +24,9 @@ _PURPOSES = {
 
 
 class Secret(NamedTuple):
-    """One wrapped secret as it stands in its row; ``version`` is what the row says, not its octets.
+    """One wrapped secret in its row; ``version`` is the one in the row, not that in its octets.
 
-    ``epoch`` of an agreement key is that key's own version; of what has neither it is 0.
+    ``epoch`` of an agreement key is the version of that key; secrets without either have 0.
     """
 
     table: str
@@ -50,7 +50,7 @@ class Secret(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many secrets of each kind one master key version protects."""
+    """The number of secrets of each kind under one master key version."""
 
     version: int
     device_keys: int
@@ -65,14 +65,14 @@ class Count(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """How many secrets opened, and what is wrong with the others, each named."""
+    """The number of secrets that opened, and what is wrong with each of the others."""
 
     opened: int
     faults: list[str]
 
 
 def census() -> list[Count]:
-    """The secrets per version, lowest first."""
+    """Count the secrets under each version, lowest first."""
     parts = " UNION ALL ".join(
         f"SELECT master_key_version AS version, '{table}' AS kind FROM {table} WHERE master_key_version IS NOT NULL"
         for table in TABLES
@@ -83,12 +83,12 @@ def census() -> list[Count]:
 
 
 def count_not_at(version: int) -> int:
-    """How many secrets are under another version than this."""
+    """Count the secrets under any other version."""
     return sum(count.secrets for count in census() if count.version != version)
 
 
 def count_needing(version: int) -> int:
-    """How many secrets need this version, by what their rows or their octets say."""
+    """Count the secrets that need this version, as their rows or their octets say."""
     head = version.to_bytes(4, "big")
     statement = " UNION ALL ".join(
         f"SELECT count(*) FROM {table} WHERE master_key_version = %s OR substring(wrapped FROM 9 FOR 4) = %s"
@@ -98,7 +98,7 @@ def count_needing(version: int) -> int:
 
 
 def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Secret]:
-    """The next stored device keys by id, all or those not under one version."""
+    """Return the next stored device keys by id: all, or those not under one version."""
     rows = fetch_rows(
         """SELECT id, system_title, epoch, source, scheme, wrapped, master_key_version, fingerprint
            FROM keyvault_devicekey WHERE id > %s AND wrapped IS NOT NULL AND master_key_version IS DISTINCT FROM %s::int
@@ -114,7 +114,7 @@ def device_keys(after_id: int, limit: int, not_at: int | None = None) -> list[Se
 
 
 def other_secrets(not_at: int | None = None) -> list[Secret]:
-    """Fleet and agreement keys, the audit key and signing secrets, all or those not under one version."""
+    """Return fleet and agreement keys, the audit key and signing secrets: all, or those not under one version."""
     owners = {
         FLEET_KEYS: "name, 0",
         AUDIT_KEYS: f"'{chain.KEY_OWNER.decode()}', 0",
@@ -134,7 +134,7 @@ def other_secrets(not_at: int | None = None) -> list[Secret]:
 
 
 def all_secrets(not_at: int | None = None) -> Iterator[list[Secret]]:
-    """Every secret, batch by batch."""
+    """Yield every secret, batch by batch."""
     last = 0
     while batch := device_keys(last, _BATCH, not_at):
         yield batch
@@ -143,7 +143,7 @@ def all_secrets(not_at: int | None = None) -> Iterator[list[Secret]]:
 
 
 def verify(progress: Callable[[int], object] = lambda done: None, not_at: int | None = None) -> Verification:
-    """Open every secret, or those not under one version; ``progress`` is told how many more were tried."""
+    """Open every secret, or those not under one version; ``progress`` gets the number tried since its last call."""
     master = master_key.provider().fresh()
     opened = 0
     faults: list[str] = []
@@ -156,7 +156,7 @@ def verify(progress: Callable[[int], object] = lambda done: None, not_at: int | 
 
 
 def _fault(master: MasterKeys, secret: Secret) -> str | None:
-    """What is wrong with a secret, if anything."""
+    """Say what is wrong with a secret, if anything."""
     try:
         octets = master.unwrap(secret.wrapped, secret.purpose, secret.owner, secret.epoch)
     except UnwrapError as error:

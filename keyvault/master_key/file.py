@@ -1,4 +1,4 @@
-"""The master key in a file: JSON with every version, mode 0600, replaced as a whole and never half."""
+"""The master key in a file: JSON with every version, mode 0600, always replaced as a whole."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ _Stamp = tuple[int, int, int]
 
 
 class FileProvider:
-    """The master key file of this deployment, read again when it changes, and forgotten then if nobody asks."""
+    """The master key file of this deployment; it is read again when it changes, and an idle process forgets it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class FileProvider:
         return init(self.path)
 
     def current(self) -> MasterKeys:
-        """The keys in the file: from memory while it is the same file."""
+        """Return the keys in the file, from memory while the file is the same."""
         stamp, cached = self._stamp(), self._cached
         if cached is None or cached[0] != stamp or stamp == _ABSENT:
             self._cached = cached = stamp, self.fresh()
@@ -45,25 +45,25 @@ class FileProvider:
         return cached[1]
 
     def forget(self) -> None:
-        """Keep no key in memory; the next who asks reads the file."""
+        """Keep no key in memory; the next use reads the file."""
         self._cached = None
 
     def forget_what_changed(self) -> None:
-        """Keep no key in memory that came from another file than stands there now: a version may be destroyed in it."""
+        """Keep no key in memory if the file has changed since: a version may have been destroyed in it."""
         cached = self._cached
         if cached is not None and cached[0] != self._stamp():
             self.forget()
 
     def fresh(self) -> MasterKeys:
-        """The keys in the file, read now."""
+        """Read the keys in the file now."""
         return _keys(self.path, _read(self.path), self.fresh)
 
     def versions(self) -> list[Version]:
-        """Every version, the destroyed ones too."""
+        """Return every version, also destroyed ones."""
         return [_version(row) for row in _read(self.path)]
 
     def add_version(self) -> int:
-        """Write the file anew with one more version, which is the active one."""
+        """Write the file with one more version, which is the active one."""
         rows, now = _read(self.path), _now()
         number = max(int(row["version"]) for row in rows) + 1
         for row in rows:
@@ -73,7 +73,7 @@ class FileProvider:
         return number
 
     def destroy(self, number: int) -> None:
-        """Write the file anew without that version's key; its number and dates stay."""
+        """Write the file without the key of a version; its number and dates stay."""
         rows = _read(self.path)
         row = next((row for row in rows if row["version"] == number), None)
         if row is None or row["state"] != MasterKeyState.DECRYPT_ONLY:
@@ -84,7 +84,7 @@ class FileProvider:
         _replace(self.path, rows)
 
     def _stamp(self) -> _Stamp:
-        """What changes when the file does: every write makes another inode."""
+        """Return what identifies the state of the file: every write makes another inode."""
         try:
             found = self.path.stat()
         except OSError:
@@ -96,7 +96,7 @@ _ABSENT: _Stamp = (0, 0, 0)
 
 
 def init(path: Path) -> int:
-    """Make a master key file with version 1, mode 0600; never overwrites. Gives the active version."""
+    """Make a master key file with version 1, mode 0600; never overwrites. Returns the active version."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -111,7 +111,7 @@ def init(path: Path) -> int:
 
 
 def load(path: Path) -> MasterKeys:
-    """Read a master key file; MasterKeyError where it is missing, readable by others, or not in our form."""
+    """Read a master key file; MasterKeyError if it is missing, readable by others, or in another form."""
     return _keys(path, _read(path))
 
 
@@ -124,7 +124,7 @@ def _keys(path: Path, rows: list[_Row], look_again: Callable[[], MasterKeys] | N
 
 
 def _read(path: Path) -> list[_Row]:
-    """The versions in the file, lowest first, checked."""
+    """Read and check the versions in the file; return them lowest first."""
     rows: list[_Row]
     try:
         with path.open("rb") as file:
@@ -179,14 +179,14 @@ def _now() -> str:
 
 @contextmanager
 def _written(path: Path, rows: list[_Row]) -> Iterator[Path]:
-    """A complete temporary file beside ``path``, on the disk, with its owner; gone at the end unless renamed."""
+    """Write a temporary file beside ``path``, with its owner, to the disk; delete it at the end unless renamed."""
     temporary = None
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
         temporary = Path(name)
         with os.fdopen(descriptor, "w") as file:
             if path.exists():
-                standing = path.stat()  # an administrator's write leaves the file to the account that reads it
+                standing = path.stat()  # the file still belongs to the account that reads it
                 os.fchown(descriptor, standing.st_uid, standing.st_gid)
             json.dump({"versions": rows}, file, indent=2)
             file.flush()
@@ -200,7 +200,7 @@ def _written(path: Path, rows: list[_Row]) -> Iterator[Path]:
 
 
 def _replace(path: Path, rows: list[_Row]) -> None:
-    """Write the file anew as a whole: whoever reads it sees the old one or the new one."""
+    """Replace the file as a whole: readers see the old one or the new one."""
     path = path.resolve()  # the file behind a link, not the link
     with _written(path, rows) as written:
         written.rename(path)

@@ -1,7 +1,7 @@
-"""Key octets leave the memory of a process that does nothing, looked after in the background by each process itself.
+"""A thread in each process removes key octets from the memory of a process that is idle.
 
-A version that was destroyed must not live on in a worker that has no frames to verify. What is forgotten is overwritten
-by OpenSSL, which holds the key; the text of the file is freed, and not overwritten: Python cannot.
+A destroyed version must not remain in a worker that has no frames to verify. OpenSSL overwrites the key, which it
+holds; the text of the file is freed but not overwritten, because Python cannot do that.
 """
 
 import os
@@ -10,17 +10,17 @@ import time
 import weakref
 from typing import Protocol
 
-EVERY_S = 30.0  # the bound: what was destroyed is held so long at most
+EVERY_S = 30.0  # the longest time for which a destroyed version is kept
 
 
 class Forgetful(Protocol):
-    """Holds key octets, and knows when it must not any more."""
+    """Holds key octets, and knows when to forget them."""
 
     def forget(self) -> None:
-        """Hold nothing any more."""
+        """Forget everything."""
 
     def forget_what_changed(self) -> None:
-        """Hold nothing any more where what it was read from has changed since."""
+        """Forget everything if the source has changed since it was read."""
 
 
 _watched: "weakref.WeakSet[Forgetful]" = weakref.WeakSet()
@@ -29,7 +29,7 @@ _thread: threading.Thread | None = None
 
 
 def watch(holder: Forgetful) -> None:
-    """From now on the holder is asked every EVERY_S, for as long as it and the process live."""
+    """Ask the holder every EVERY_S seconds from now on, while it and the process live."""
     global _thread  # noqa: PLW0603 - one thread a process
     with _lock:
         _watched.add(holder)
@@ -53,7 +53,7 @@ def _look_after() -> None:
 
 
 def _after_fork() -> None:
-    """In a child: no thread came along, and what the parent held is nothing that the child has asked for."""
+    """In a child after a fork: there is no thread, and the keys of the parent are not needed."""
     global _thread, _lock
     _thread, _lock = None, threading.Lock()
     for holder in list(_watched):

@@ -40,7 +40,7 @@ _Key = Any  # pkcs11.SecretKey; its class is made at run time, with what the key
 
 
 class Pkcs11Provider:
-    """The versions on one token, found by its label."""
+    """Holds the versions on one token, found by its label."""
 
     def __init__(self, module: str, token: str, pin_file: Path) -> None:
         self.module, self.token, self.pin_file = module, token, pin_file
@@ -57,18 +57,18 @@ class Pkcs11Provider:
     def init(self) -> int:
         """Make version 1 on the token."""
         with self._lock:
-            self._session = None  # a token that was away may list nothing in an old session
+            self._session = None  # a token that was removed may list nothing in an old session
             if self._on_token(self._find):
                 raise MasterKeyError(f"{self} holds a master key already, and it is left as it is")
             return self._make(1)
 
     def current(self) -> MasterKeys:
-        """The keys as last listed."""
+        """Return the keys as last listed."""
         with self._lock:
             return self._keys or self.fresh()
 
     def fresh(self) -> MasterKeys:
-        """The keys as the token lists them now."""
+        """List the keys on the token now."""
         with self._lock:
             self._handles = self._on_token(self._list)
             self._keys = MasterKeys(
@@ -77,7 +77,7 @@ class Pkcs11Provider:
             return self._keys
 
     def versions(self) -> list[Version]:
-        """The versions on the token. A destroyed one is gone; the audit chain tells of it."""
+        """Return the versions on the token. A destroyed one is gone, but in the audit chain."""
         with self._lock:
             made = self._on_token(lambda: {number: _made_at(key) for number, key in sorted(self._find().items())})
         numbers = list(made)
@@ -87,7 +87,7 @@ class Pkcs11Provider:
         ] + [Version(number, MasterKeyState.ACTIVE, made[number]) for number in numbers[-1:]]
 
     def add_version(self) -> int:
-        """Make the next version on the token; being the highest, it is the active one."""
+        """Make the next version on the token; as the highest, it is the active one."""
         with self._lock:
             return self._make(self.fresh().active_version + 1)
 
@@ -106,7 +106,7 @@ class Pkcs11Provider:
         return self._on_token(lambda: self._gcm(number, iv, octets, aad, decrypt=False))
 
     def decrypt(self, number: int, iv: bytes, octets: bytes, aad: bytes) -> bytes:
-        """The inverse; InvalidTag where the tag does not fit."""
+        """Decrypt and verify; InvalidTag if the tag is wrong."""
         return self._on_token(lambda: self._decrypt(number, iv, octets, aad))
 
     def _decrypt(self, number: int, iv: bytes, octets: bytes, aad: bytes) -> bytes:
@@ -115,7 +115,7 @@ class Pkcs11Provider:
         except _BAD_TAG:
             raise InvalidTag from None
         except (pkcs11.GeneralError, pkcs11.FunctionFailed):
-            # Some tokens say no more than this for a bad tag: one that still opens what it seals is well.
+            # Some tokens report a bad tag only by this error: if the token still opens what it seals, it works.
             probe = self._gcm(number, iv := secrets.token_bytes(IV_OCTETS), aad, b"", decrypt=False)
             if self._gcm(number, iv, probe, b"", decrypt=True) != aad:
                 raise
@@ -148,7 +148,7 @@ class Pkcs11Provider:
         return number
 
     def _writing(self, act: Callable[[pkcs11.Session], object]) -> None:
-        """One act in a session of its own that may write; it shares the login of the process's session."""
+        """Do one act in a separate read-write session, which shares the login of the process."""
         try:
             self._on_token(self._find)  # logged in, and the token answers
             session = pkcs11.lib(self.module).get_token(token_label=self.token).open(rw=True)
@@ -160,7 +160,7 @@ class Pkcs11Provider:
             raise MasterKeyError(f"{self} refuses: {_said(error)}") from None
 
     def _list(self) -> dict[int, _Key]:
-        """The versions on the token, at least one; in an old session, a token that was away may list none."""
+        """List the versions on the token, at least one; in an old session, a token that was removed may list none."""
         found = self._find()
         if not found:
             raise pkcs11.NoSuchKey
@@ -185,7 +185,7 @@ class Pkcs11Provider:
         return found
 
     def _on_token(self, act: Callable[[], _Result]) -> _Result:
-        """One act on the open session; where that fails, once more on a new one. Else MasterKeyError."""
+        """Do one act on the open session, and if that fails on a new one. Else MasterKeyError."""
         with self._lock:
             try:
                 if self._session is not None:
@@ -210,12 +210,12 @@ class Pkcs11Provider:
         try:
             library = pkcs11.lib(self.module)
             try:
-                library.reinitialize()  # a child of a fork must, and after a failure it is the clean beginning
+                library.reinitialize()  # required after a fork, and a clean start after a failure
             except PKCS11Error:
-                library.initialize()  # there was nothing to end
+                library.initialize()  # nothing was open
             self._session = library.get_token(token_label=self.token).open(user_pin=pin)
         except _BAD_PIN as error:
-            self._refused_pin = pin  # not tried again: tokens lock after a few
+            self._refused_pin = pin  # no retry: tokens lock after a few wrong PINs
             raise MasterKeyError(f"{self} refuses the PIN in {self.pin_file}: {_said(error)}") from None
         except PKCS11Error:
             raise
@@ -235,7 +235,7 @@ class Pkcs11Provider:
         return pin
 
     def _forget(self) -> None:
-        """In a child after a fork: the parent's session is not ours, and its lock may be held for ever."""
+        """In a child after a fork: drop the session of the parent, whose lock may be held forever."""
         self._lock = RLock()
         self._session = None
 

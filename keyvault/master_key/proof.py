@@ -1,4 +1,4 @@
-"""Proof that octets outside of the database were written by a holder of the master key, and not changed since."""
+"""Proofs for files outside the database: a holder of the master key wrote them, and nobody changed them since."""
 
 import hmac
 import secrets
@@ -11,25 +11,25 @@ _KEY_OCTETS = 32
 
 
 class ProofError(Exception):
-    """Octets were changed, or written under another master key, or under a version of it that is gone."""
+    """The octets were changed, or written under another master key, or under a version that is gone."""
 
 
 class Proof(NamedTuple):
-    """HMAC-SHA-256 (32 octets) over the octets, and its key, made for them alone and wrapped under the master key."""
+    """HMAC-SHA-256 (32 octets) over the octets, and its key, made only for them and wrapped under the master key."""
 
     key: bytes
     mac: bytes
 
 
 def prove(octets: bytes, owner: bytes) -> Proof:
-    """A proof for octets that ``owner`` names. MasterKeyError where the master key cannot be used."""
+    """Make a proof for octets that ``owner`` names. MasterKeyError if the master key cannot be used."""
     key = secrets.token_bytes(_KEY_OCTETS)
     wrapped = master_key.provider().fresh().wrap(key, Purpose.BACKUP_KEY, owner)
     return Proof(wrapped, hmac.digest(key, octets, "sha256"))
 
 
 def check(proof: Proof, octets: bytes, owner: bytes, master: MasterKeys) -> None:
-    """ProofError where the proof is not one for these octets under this master key."""
+    """Check a proof; ProofError if it is not one for these octets under this master key."""
     try:
         key = master.unwrap(proof.key, Purpose.BACKUP_KEY, owner)
     except UnwrapError as error:

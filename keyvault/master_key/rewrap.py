@@ -1,7 +1,7 @@
 """Rotation of the master key: a new version, and every secret rewrapped under it, batch by batch.
 
-A batch is one transaction with the progress it makes, so it can be killed at any instruction and goes
-on where it stopped. Secrets and their octets stay what they are: caches of ciphers stay valid.
+A batch and its progress are one transaction, so that a rotation can be killed at any instruction and continues where
+it stopped. The secrets themselves do not change: caches of ciphers stay valid.
 """
 
 import logging
@@ -33,14 +33,14 @@ _TRIES = 4
 
 
 class RotationError(Exception):
-    """A rotation cannot be begun, resumed or stopped as asked; the message says why."""
+    """A rotation that cannot be begun, resumed or stopped as asked; the message says why."""
 
 
 def begin(batch_size: int | None, actor: Actor) -> MasterKeyRotation:
-    """Make a new version the active one and count what is to be rewrapped.
+    """Make and activate a new version, and count the secrets to rewrap.
 
-    A version that an interrupted ``begin`` left behind is taken up. Raises RotationError where a
-    rotation is open already, MasterKeyError where no version can be made.
+    A version that an interrupted ``begin`` left behind is used. RotationError if a rotation is in progress already,
+    MasterKeyError if no version can be made.
     """
     _check_batch_size(batch_size)
     with changing_versions():
@@ -65,16 +65,15 @@ def begin(batch_size: int | None, actor: Actor) -> MasterKeyRotation:
 
 
 def current() -> MasterKeyRotation | None:
-    """The rotation that is running or stopped, if one is."""
+    """Return the rotation that is running or stopped, if there is one."""
     return MasterKeyRotation.objects.exclude(state=RotationState.FINISHED).order_by("pk").first()
 
 
 def resume(actor: Actor, batch_size: int | None = None) -> MasterKeyRotation:
-    """Let a rotation go on, with the batch size that it had or another.
+    """Continue a rotation, with its batch size or another one.
 
-    Where none is open but secrets stand under older versions, one begins for those.
-
-    RotationError where nothing is left to rewrap.
+    If there is none, but secrets are under older versions, one begins for those. RotationError if nothing is left to
+    rewrap.
     """
     _check_batch_size(batch_size)
     with changing_versions():
@@ -94,7 +93,7 @@ def resume(actor: Actor, batch_size: int | None = None) -> MasterKeyRotation:
 
 
 def stop(actor: Actor) -> MasterKeyRotation:
-    """Stop the running rotation after the batch at hand. RotationError where none runs."""
+    """Stop the running rotation after the present batch. RotationError if none runs."""
     with transaction.atomic():
         rotation = MasterKeyRotation.objects.select_for_update().filter(state=RotationState.RUNNING).first()
         if rotation is None:
@@ -106,7 +105,7 @@ def stop(actor: Actor) -> MasterKeyRotation:
 
 
 def rewrap_for(rotation_id: int, seconds: float) -> bool:
-    """Rewrap batches for some seconds. Gives whether more are left for this caller."""
+    """Rewrap batches for some seconds. Return whether more are left for this caller."""
     end = monotonic() + seconds
     while rewrap_batch(rotation_id):
         if monotonic() > end:
@@ -115,9 +114,9 @@ def rewrap_for(rotation_id: int, seconds: float) -> bool:
 
 
 def rewrap_batch(rotation_id: int) -> bool:
-    """Rewrap one batch, in one transaction. False where nothing is left, it is stopped, or another is at it.
+    """Rewrap one batch, in one transaction. False if nothing is left, it is stopped, or another process works on it.
 
-    Raises MasterKeyError where the master key cannot be used: nothing was changed then.
+    MasterKeyError if the master key cannot be used: then nothing was changed.
     """
     for _ in range(_TRIES - 1):
         try:
@@ -131,14 +130,14 @@ def rewrap_batch(rotation_id: int) -> bool:
 
 
 def is_overdue(rotation: MasterKeyRotation, now: datetime) -> bool:
-    """Whether it runs, and nobody has worked on it for a while: its worker was killed, or its task lost."""
+    """Return whether it is running, but nobody works on it: its worker was killed, or its task was lost."""
     return rotation.state == RotationState.RUNNING and clock.has_rested(
         rotation.beat_at, timedelta(seconds=OVERDUE_S), now
     )
 
 
 def claim_overdue(now: datetime) -> MasterKeyRotation | None:
-    """The rotation that is overdue, to be worked on by the caller: for as long again it is not overdue."""
+    """Return the overdue rotation for the caller to work on; after that it is not overdue for the same time again."""
     rotation = MasterKeyRotation.objects.filter(state=RotationState.RUNNING).first()
     if rotation is None or not is_overdue(rotation, now):
         return None
@@ -147,7 +146,7 @@ def claim_overdue(now: datetime) -> MasterKeyRotation | None:
 
 
 def unreadable(rotation: MasterKeyRotation) -> list[str]:
-    """What a finished rotation left as it was, each named with its reason."""
+    """Return the secrets that a finished rotation could not rewrap, each with the reason."""
     return census.verify(not_at=rotation.to_version).faults
 
 
@@ -171,7 +170,7 @@ def _batch(rotation_id: int) -> bool:
 
 
 def _keys(rotation: MasterKeyRotation) -> MasterKeys:
-    """The master keys, with the version to rewrap to as the active one."""
+    """Return the master keys, with the target version as the active one."""
     master = master_key.current()
     if master.active_version != rotation.to_version:
         master = master_key.provider().fresh()
@@ -184,7 +183,7 @@ def _keys(rotation: MasterKeyRotation) -> MasterKeys:
 
 
 def _rewrap(rotation: MasterKeyRotation, master: MasterKeys, secrets: Sequence[Secret]) -> None:
-    """Rewrap secrets of one table by compare-and-set on their octets: what changed meanwhile is left alone."""
+    """Rewrap secrets of one table by compare-and-set on their octets: a row that changed meanwhile stays."""
     ids, before, after = [], [], []
     for secret in secrets:
         try:
@@ -209,7 +208,7 @@ def _rewrap(rotation: MasterKeyRotation, master: MasterKeys, secrets: Sequence[S
 
 
 def _missed(rotation: MasterKeyRotation) -> bool:
-    """Whether device keys are left that were not unreadable: changed while their batch was at work."""
+    """Return whether readable device keys are left, because they changed during their batch."""
     left = sum(count.device_keys for count in census.census() if count.version != rotation.to_version)
     return left > rotation.unreadable
 
@@ -231,7 +230,7 @@ def _check_batch_size(batch_size: int | None) -> None:
 
 
 def _left_behind() -> int | None:
-    """The active version, where an interrupted ``begin`` made it and no rotation to it was committed."""
+    """Return the active version if an interrupted ``begin`` made it and committed no rotation to it."""
     active = master_key.provider().fresh().active_version
     if active == 1 or MasterKeyRotation.objects.filter(to_version=active).exists():
         return None

@@ -1,7 +1,7 @@
-"""Locks that keep wrapping of secrets and changes of the active master key version apart.
+"""The lock between wrapping of secrets and changes of the active master key version.
 
-A secret that is wrapped under a version and not committed yet is in no census. So a transaction
-that wraps holds a shared lock until it ends, and one that changes the versions holds it alone.
+No census sees a secret that is wrapped but not committed. So a transaction that wraps holds a shared lock until it
+ends, and one that changes the versions holds it exclusively.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _WAIT_S = 30
 
 
 def keys_for_wrapping() -> MasterKeys:
-    """The master keys as they stand now; the active version stays so until the caller's transaction ends."""
+    """Return the master keys; the active version does not change until the caller's transaction ends."""
     if not connection.in_atomic_block:
         raise RuntimeError("secrets are wrapped in the transaction that stores them")
     locks.share(locks.MASTER_KEY)
@@ -27,7 +27,7 @@ def keys_for_wrapping() -> MasterKeys:
 
 @contextmanager
 def changing_versions() -> Iterator[None]:
-    """A transaction in which nobody else wraps. MasterKeyError where others go on wrapping for half a minute."""
+    """Open a transaction in which nobody else wraps. MasterKeyError if others still wrap after half a minute."""
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = '{_WAIT_S}s'")

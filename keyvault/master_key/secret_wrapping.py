@@ -1,4 +1,4 @@
-"""The wrapping of secrets under a version of the master key, wherever that is held.
+"""Wraps secrets under a version of the master key, whichever provider holds it.
 
 A wrapped secret is a COSE_Encrypt0 with A256GCM (RFC 9053 section 4.1): protected {1: 3, 4: kid},
 kid = master key version in 4 octets, unprotected {5: IV of 12 random octets}, and as external AAD
@@ -29,11 +29,11 @@ _AROUND = 45  # octets that a wrapped secret has beside the secret
 
 
 class MasterKeyError(Exception):
-    """The master key cannot be used; the message says why and what to do. The administrator's to mend."""
+    """The master key cannot be used; the message says why and what the administrator has to do."""
 
 
 class UnwrapError(Exception):
-    """A wrapped secret does not open: changed in the database, another owner's, or of a foreign master key."""
+    """A wrapped secret does not open: its row was changed, it is of another owner, or of another master key."""
 
 
 class MasterKeyState(StrEnum):
@@ -43,7 +43,7 @@ class MasterKeyState(StrEnum):
 
 
 class Purpose(StrEnum):
-    """What a wrapped secret is for; part of its AAD."""
+    """The purpose of a wrapped secret; part of its AAD."""
 
     DEVICE_KEY = "device key"
     DLMS = "dlms"
@@ -58,7 +58,7 @@ class Purpose(StrEnum):
 
 
 class Version(NamedTuple):
-    """One version of the master key and its dates, as far as they are known. No octets of it."""
+    """One version of the master key and its dates, as far as they are known; no octets."""
 
     number: int
     state: MasterKeyState
@@ -76,9 +76,9 @@ class Aead(Protocol):
 
 
 class MasterKeys:
-    """The versions that can be used now. Key octets stay inside: there is no way to print them.
+    """The versions that can be used now. Key octets cannot be printed.
 
-    ``look_again`` gives newer keys, where a version turns up that is not among these.
+    ``look_again`` returns newer keys, for a version that is not among these.
     """
 
     __slots__ = ("__weakref__", "_aeads", "_look_again", "active_version")
@@ -101,7 +101,7 @@ class MasterKeys:
         raise TypeError("master keys are never pickled")
 
     def wrap(self, secret: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
-        """A secret of 32 octets as 77 octets of COSE_Encrypt0 under the active version; for DLMS one of 16 or 64, too.
+        """Wrap a secret of 32 octets (for DLMS also 16 or 64) under the active version; COSE_Encrypt0 adds 45.
 
         ``owner`` is the system title of a device, the name of a fleet or agreement key, or who signs; ``epoch`` of an
         agreement key is its version.
@@ -111,11 +111,11 @@ class MasterKeys:
         return self._seal(secret, _external_aad(purpose, owner, epoch))
 
     def unwrap(self, wrapped: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
-        """The octets that ``wrap`` took. UnwrapError: the row was changed or belongs to another."""
+        """Return the octets that were wrapped. UnwrapError if the row was changed or has another owner."""
         return self._open(wrapped, _external_aad(purpose, owner, epoch))
 
     def rewrap(self, wrapped: bytes, purpose: Purpose, owner: bytes, epoch: int = 0) -> bytes:
-        """The same secret under the active version; UnwrapError as for ``unwrap``."""
+        """Wrap a secret again, under the active version; UnwrapError as for ``unwrap``."""
         external_aad = _external_aad(purpose, owner, epoch)
         return self._seal(self._open(wrapped, external_aad), external_aad)
 
@@ -144,7 +144,7 @@ class MasterKeys:
 
 
 def wrapped_version(wrapped: bytes) -> int:
-    """The master key version that a wrapped secret names. UnwrapError where it is not in our form."""
+    """Return the master key version that a wrapped secret names. UnwrapError if it has another form."""
     if (
         wrapped[:8] != _HEAD
         or wrapped[12:15] != _IV_HEAD

@@ -1,4 +1,4 @@
-"""Whether the master key is the one that the stored keys are wrapped under: some of them are opened."""
+"""Tries whether the master key belongs to this database: some stored keys are opened."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from keyvault.models import AgreementKey, DeviceKey
 
 
 class Trial(NamedTuple):
-    """How many stored keys were tried, and why those did not open that did not."""
+    """The number of stored keys that were tried, and why some did not open."""
 
     tried: int
     refusals: list[str]
 
 
 def try_stored_keys(each: int = 5) -> Trial:
-    """Opens the oldest and the newest wrapped keys, which a rotation by halves would tell apart.
+    """Open the oldest and the newest wrapped keys: after half a rotation only one of them would open.
 
-    Raises MasterKeyError where the master key cannot be used at all.
+    MasterKeyError if the master key cannot be used at all.
     """
     rows = list(_some(each))
     if not rows:
@@ -35,7 +35,7 @@ def try_stored_keys(each: int = 5) -> Trial:
 
 
 def _some(each: int) -> Iterator[tuple[bytes, Purpose, bytes, int]]:
-    """Wrapped keys of devices, and the agreement keys that others are computed from; as ``unwrap`` takes them."""
+    """Return wrapped device and agreement keys as arguments of ``unwrap``."""
     of_devices = DeviceKey.objects.exclude(wrapped=None)
     for row in {row.pk: row for order in ("pk", "-pk") for row in of_devices.order_by(order)[:each]}.values():
         yield (
@@ -50,7 +50,7 @@ def _some(each: int) -> Iterator[tuple[bytes, Purpose, bytes, int]]:
 
 
 def check_any_opens() -> None:
-    """MasterKeyError where the master key opens nothing of what is stored; one damaged key is not as much."""
+    """MasterKeyError if the master key opens none of the stored keys; a single damaged key is not enough."""
     tried, refusals = try_stored_keys(2)
     if tried and len(refusals) == tried:
         raise MasterKeyError(f"the master key opens none of the {tried} stored keys that were tried: {refusals[0]}")

@@ -1,4 +1,4 @@
-"""The versions of the master key as acts of people: the first one made, an old one destroyed. Audited."""
+"""Acts of people on versions of the master key: make the first one, destroy an old one. Audited."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,13 +16,13 @@ _NAMED = 5
 
 
 class DestroyError(Exception):
-    """A version must not be destroyed, or not yet; the message says why."""
+    """A version that must not be destroyed, or not yet; the message says why."""
 
 
 def make_first(actor: Actor) -> tuple[int, bool]:
-    """Make version 1. Gives it, and whether it is in the audit chain: before the first migration there is none.
+    """Make version 1. Return it, and whether the audit chain has it: before the first migration there is no chain.
 
-    Raises MasterKeyError where there is one, or the database holds secrets: those need theirs.
+    MasterKeyError if there is a version, or the database has secrets, which need another one.
     """
     try:
         with transaction.atomic():
@@ -40,10 +40,10 @@ def make_first(actor: Actor) -> tuple[int, bool]:
 
 
 def destroy(number: int, actor: Actor, now: datetime) -> None:
-    """Destroy an old version for good. DestroyError where a secret needs it, it is active, or its time has not come.
+    """Destroy an old version for good. DestroyError if a secret needs it, it is active, or it is too early.
 
-    Recorded before and after: whatever happens between, the chain tells of it. ApprovalError where an approval
-    is required and none is good; the beginning spends it.
+    The chain has a record before and after, so that it shows an interruption. ApprovalError if an approval is required
+    and none is valid; the first record uses it up.
     """
     subject = approval_subject(number)
     with changing_versions():
@@ -57,12 +57,12 @@ def destroy(number: int, actor: Actor, now: datetime) -> None:
 
 
 def approval_subject(number: int) -> dict[str, Any]:
-    """What a second person approves: this version, and where it stands."""
+    """Return what a second person approves: this version, and its provider."""
     return {"version": number, "place": str(master_key.provider())}
 
 
 def check_destroyable(number: int, now: datetime) -> None:
-    """DestroyError where a version must not be destroyed, or not yet."""
+    """Check that a version may be destroyed now; else DestroyError."""
     with changing_versions():
         _check(number, now)
 

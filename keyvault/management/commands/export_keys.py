@@ -1,4 +1,4 @@
-"""Door to keyvault.device_keys.key_export."""
+"""manage.py export_keys: the keys of named devices, wrapped, into a new file."""
 
 from argparse import ArgumentParser
 from pathlib import Path
