@@ -1,6 +1,17 @@
 from django.urls import path
 
-from concentrators.api import clock, commands, failures, gap_recovery, hop, meters, rollouts, totals, uplinks
+from concentrators.api import (
+    clock,
+    commands,
+    failures,
+    gap_recovery,
+    hop,
+    masked_totals,
+    meters,
+    rollouts,
+    totals,
+    uplinks,
+)
 
 urlpatterns = [
     path("uplinks", uplinks.UplinksView.as_view(), name="uplinks"),
@@ -19,5 +30,7 @@ urlpatterns = [
     path("hop-keys", hop.HopKeysView.as_view(), name="hop-keys"),
     path("next-key", hop.NextKeyView.as_view(), name="next-key"),
     path("hop-failures", hop.HopFailuresView.as_view(), name="hop-failures"),
+    path("masked-totals", masked_totals.MaskedTotalList.as_view(), name="masked-totals"),
+    path("masked-totals/<int:set_id>/answers", masked_totals.MaskedTotalAnswers.as_view(), name="masked-total-answers"),
     path("totals", totals.TotalList.as_view(), name="totals"),
 ]

@@ -108,6 +108,22 @@ _ADVICE = {
             "A new key of the authority gets a kid of its own: manage.py authority pin.",
         ),
     ),
+    Condition.MASK_AUTHORITY: Advice(
+        "A mask authority does not tell sums of masks: it cannot be reached, or refuses. Totals of meters that mask"
+        " wait for it, and nothing is lost.",
+        (
+            "manage.py mask_authorities list says since when, and why.",
+            "Ask its operator whether it runs, or needs certificates of new meters (docs/operations/masked.md).",
+        ),
+    ),
+    Condition.MASKED_REFUSED: Advice(
+        "Masked values of some intervals have no total, and never will: an authority was restored, has answered for"
+        " some of the meters in another set, or an answer does not fit.",
+        (
+            "The page of masked totals says why, for each set.",
+            "Where totals are out of range, compare the signed answers with each authority's log.",
+        ),
+    ),
     Condition.AUDIT_BROKEN: Advice(
         "Somebody without the audit key changed or cut off the record of acts on keys in the database.",
         (

@@ -31,6 +31,8 @@ RULES = [
     ("Backup is overdue", _C.BACKUP_OVERDUE, "", None, 3 * _DAY, Severity.WARNING, _DAY),
     ("Device keys are due for replacement", _C.KEYS_WORN, "", 1_095, None, Severity.WARNING, _WEEK),
     ("Replaced agreement key in use", _C.AGREEMENT_KEY_IN_USE, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
+    ("Mask authority does not answer", _C.MASK_AUTHORITY, "", None, 2 * _HOUR, Severity.WARNING, _DAY),
+    ("Masked totals are refused", _C.MASKED_REFUSED, "", None, _DAY, Severity.WARNING, _DAY),
     ("Authority is about to expire", _C.AUTHORITY_EXPIRES, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
 ]
 

@@ -23,6 +23,8 @@ class Condition(models.TextChoices):
     KEYS_WORN = "keys_worn", "device keys due for replacement"
     AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key still in use"
     AUTHORITY_EXPIRES = "authority_expires", "authority about to expire"
+    MASK_AUTHORITY = "mask_authority", "mask authority that does not answer"
+    MASKED_REFUSED = "masked_refused", "masked totals that are refused"
     AUDIT_BROKEN = "audit_broken", "broken audit chain"
     MASTER_KEY_DOWN = "master_key_down", "unusable master key"
     QUEUE_LAG = "queue_lag", "uplinks that wait too long"

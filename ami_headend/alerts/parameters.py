@@ -33,6 +33,8 @@ PARAMETERS = {
     Condition.KEYS_WORN: Parameters("age of a device key, days"),
     Condition.AGREEMENT_KEY_IN_USE: Parameters(period="replaced for, minutes"),
     Condition.AUTHORITY_EXPIRES: Parameters(period="expires within, minutes"),
+    Condition.MASK_AUTHORITY: Parameters(period="no answer for, minutes"),
+    Condition.MASKED_REFUSED: Parameters(period="refused within, minutes"),
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),

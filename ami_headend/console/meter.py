@@ -41,6 +41,7 @@ from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
 from keyvault.device_keys import last_heard, schemes_in_use
+from keyvault.device_keys.commandable import masking
 from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
@@ -114,6 +115,7 @@ class MeterPage(_OfMeter):
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
             "protection": _protection(meter),
+            "masks": bool(masking([bytes(meter.system_title)])),
             "enrolment": enrolment.of_device(bytes(meter.system_title)),
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,

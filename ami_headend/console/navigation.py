@@ -15,6 +15,7 @@ from ami_headend.console.keys.enrolment import EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.master_key import MasterKeyPage
 from ami_headend.console.keys.waves import WavesPage
+from ami_headend.console.masked_totals import MaskedTotalsPage
 from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
@@ -49,6 +50,7 @@ GROUPS = [
             _console_page(FailuresPage),
             _console_page(TalliesPage),
             _console_page(TotalsPage),
+            _console_page(MaskedTotalsPage),
         ],
     ),
     (

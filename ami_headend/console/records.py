@@ -17,7 +17,7 @@ from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.tallies import TallyKey, TallySelection, tallies
-from concentrators.totals.queries import TotalPosition, TotalSelection, totals
+from concentrators.totals.queries import TotalPosition, TotalRow, TotalSelection, totals
 from meters.models import Register
 from meters.readings import queries
 from meters.readings.obis import RegisterKind
@@ -125,7 +125,7 @@ class TotalsPage(RecordsPage):
     form_class = TotalFilters
     explanation = (
         f"Oldest first; without a period, the last {_DAYS_SHOWN} days. A reading counts to the concentrator that "
-        "its meter was assigned to when the interval began. Meters: counted of expected."
+        "its meter was assigned to when the interval began. Meters: counted of expected; the sum has no masked values."
     )
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
@@ -144,11 +144,16 @@ class TotalsPage(RecordsPage):
                 total.concentrator,
                 _code(total.obis_code),
                 f"{Decimal(total.value_sum).scaleb(total.scaler):,f} {total.unit}",
-                f"{total.meters_counted:,} of {total.meters_expected:,}",
+                _meters(total),
             ]
             for total in found
         ]
         return table(columns, rows), key
+
+
+def _meters(total: TotalRow) -> str:
+    masked = f", {total.meters_masked:,} masked" if total.meters_masked else ""
+    return f"{total.meters_counted:,} of {total.meters_expected:,}{masked}"
 
 
 class TalliesPage(RecordsPage):

@@ -26,6 +26,7 @@ from ami_headend.console.keys.new_key import NewKeyPage
 from ami_headend.console.keys.unpinning import UnpinPage
 from ami_headend.console.keys.wave import WavePage
 from ami_headend.console.keys.waves import NewWavePage, WavesPage
+from ami_headend.console.masked_totals import MaskedTotalsPage
 from ami_headend.console.meter import MeterGapsExport, MeterPage
 from ami_headend.console.meter_import import MeterImportPage
 from ami_headend.console.meters import MetersPage
@@ -54,6 +55,7 @@ PAGES: list[type[ConsolePage]] = [
     PlacePage,
     ReadingsPage,
     TotalsPage,
+    MaskedTotalsPage,
     TalliesPage,
     ConcentratorsPage,
     ConcentratorPage,

@@ -19,6 +19,7 @@ from ami_headend.metrics import counting, snapshots
 from ami_headend.metrics.models import Counted
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.ingest import backlog
+from concentrators.totals import masked_queries
 from keyvault import master_key
 from keyvault.master_key import MasterKeyError, rewrap
 
@@ -47,7 +48,7 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        for look in (_counters, _queue, _rotation, _alerts, _snapshots):
+        for look in (_counters, _queue, _rotation, _alerts, _masked, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -145,6 +146,17 @@ def _alerts(now: datetime) -> Iterator[Metric]:
             "Time since the last evaluation of rules: grows without workers; negative if a clock was ahead",
             value=age_s,
         )
+
+
+def _masked(now: datetime) -> Iterator[Metric]:
+    sets, questions = masked_queries.open_numbers()
+    yield GaugeMetricFamily(f"{PREFIX}masked_sets_open", "Sets of masked values without a total yet", value=sets)
+    open_ = GaugeMetricFamily(
+        f"{PREFIX}mask_questions_open", "Sets that a mask authority has not answered for", labels=["authority"]
+    )
+    for name, number in questions.items():
+        open_.add_metric([name], number)
+    yield open_
 
 
 def _snapshots(now: datetime) -> Iterator[Metric]:

@@ -44,6 +44,7 @@ class TotalSerializer(serializers.Serializer[Any]):
     scaler = serializers.IntegerField()
     unit = serializers.CharField()
     meters_counted = serializers.IntegerField()
+    meters_masked = serializers.IntegerField(help_text="whose masked value arrived: the sum has none of them")
     meters_expected = serializers.IntegerField()
 
 
@@ -64,6 +65,7 @@ class TotalList(SelectionView):
             ("scaler", pa.int16()),
             ("unit", pa.string()),
             ("meters_counted", pa.int32()),
+            ("meters_masked", pa.int32()),
             ("meters_expected", pa.int32()),
         ]
     )

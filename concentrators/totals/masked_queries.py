@@ -60,6 +60,21 @@ class SignedAnswer(NamedTuple):
     mask_sum: int
 
 
+class FailingAuthority(NamedTuple):
+    """An authority that does not answer, since when, and why the last time."""
+
+    name: str
+    failing_since: datetime
+    error: str
+
+
+class RefusedSets(NamedTuple):
+    """How many sets have no total for good, and why the latest has none."""
+
+    sets: int
+    latest: str
+
+
 @dataclass(frozen=True)
 class MaskedTotalSelection:
     """A selection of masked totals: intervals that start in [start, end), after a key."""
@@ -125,10 +140,35 @@ def evidence(set_id: int) -> tuple[list[str], list[SignedAnswer]] | None:
     return titles, [SignedAnswer(name, public, bytes(octets), int(said)) for name, public, octets, said in answers]
 
 
-def set_states() -> dict[str, int]:
-    """How many sets are open, have a total, or were refused; one query."""
+def failing() -> list[FailingAuthority]:
+    """The authorities that did not answer a question of an open set at their last try; one query."""
     rows = select(
-        """SELECT CASE WHEN closed_at IS NULL THEN 'open' WHEN refusal = '' THEN 'total' ELSE 'refused' END, count(*)
-           FROM concentrators_maskedset GROUP BY 1"""
+        """SELECT a.name, min(q.failing_since), (array_agg(q.error ORDER BY q.failing_since))[1]
+           FROM concentrators_maskquestion q JOIN concentrators_maskedset s ON s.id = q.set_id
+           JOIN keyvault_maskauthority a ON a.id = q.authority_id
+           WHERE q.answer IS NULL AND q.failing_since IS NOT NULL AND s.closed_at IS NULL AND a.withdrawn_at IS NULL
+           GROUP BY a.name ORDER BY 2, 1"""
     )
-    return {"open": 0, "total": 0, "refused": 0} | dict(rows)
+    return [FailingAuthority(*row) for row in rows]
+
+
+def refused_since(since: datetime) -> RefusedSets:
+    """The sets that were closed without a total since a time; one query."""
+    rows = select(
+        """SELECT count(*), coalesce((array_agg(refusal ORDER BY closed_at DESC))[1], '')
+           FROM concentrators_maskedset WHERE refusal <> '' AND closed_at >= %s""",
+        [since],
+    )
+    return RefusedSets(*rows[0])
+
+
+def open_numbers() -> tuple[int, dict[str, int]]:
+    """How many sets have no total yet, and how many questions are open to each authority that is asked; two queries."""
+    sets = select("SELECT count(*) FROM concentrators_maskedset WHERE closed_at IS NULL")
+    questions = select(
+        """SELECT a.name, count(s.id) FROM keyvault_maskauthority a
+           LEFT JOIN concentrators_maskquestion q ON q.authority_id = a.id AND q.answer IS NULL
+           LEFT JOIN concentrators_maskedset s ON s.id = q.set_id AND s.closed_at IS NULL
+           WHERE a.withdrawn_at IS NULL GROUP BY a.name ORDER BY a.name"""
+    )
+    return sets[0][0], dict(questions)

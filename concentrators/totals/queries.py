@@ -24,8 +24,9 @@ class TotalPosition(NamedTuple):
 class TotalRow(NamedTuple):
     """A total for display: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
 
-    ``meters_expected`` counts the meters that should send this interval (meters/readings/expectation.py). For an
-    interval that an exchange cut, more may be counted.
+    ``meters_masked`` is how many sent a masked value, which the sum does not have. ``meters_expected`` counts the
+    meters that should send this interval (meters/readings/expectation.py). For an interval that an exchange cut, more
+    may be counted.
     """
 
     concentrator: str
@@ -36,6 +37,7 @@ class TotalRow(NamedTuple):
     scaler: int
     unit: str
     meters_counted: int
+    meters_masked: int
     meters_expected: int
 
 
@@ -61,7 +63,8 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
     with connection.wrap_database_errors, cursor() as batch:
         rows = batch.execute(
             f"""SELECT t.interval_start, t.concentrator_id, t.register_id, t.interval_minutes, c.name, g.obis_code,
-                       t.value_sum, g.scaler, g.unit, t.meters_counted, {EXPECTED.format(total="t")}
+                       t.value_sum, g.scaler, g.unit, t.meters_counted, t.meters_masked,
+                       {EXPECTED.format(total="t")}
                 FROM (SELECT * FROM concentrators_intervaltotal WHERE {condition}
                       ORDER BY {_ORDER} LIMIT %s) AS t
                 JOIN concentrators_concentrator c ON c.id = t.concentrator_id
@@ -72,8 +75,8 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
         ).fetchall()
     # A value may be any int64, so a sum may exceed int64: it is numeric in SQL and int here.
     shown = [
-        TotalRow(name, obis, at, minutes, int(value), scaler, unit, counted, expected)
-        for at, _, _, minutes, name, obis, value, scaler, unit, counted, expected in rows
+        TotalRow(name, obis, at, minutes, int(value), scaler, unit, counted, masked, expected)
+        for at, _, _, minutes, name, obis, value, scaler, unit, counted, masked, expected in rows
     ]
     return shown, TotalPosition(*rows[-1][:4]) if len(rows) == limit else None
 

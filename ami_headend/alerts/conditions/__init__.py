@@ -1,10 +1,10 @@
-"""The search of each condition: one module for meters and concentrators, one for keys, one for the head-end."""
+"""The search of each condition: one module for meters and concentrators, one for keys, masked totals, the head-end."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ami_headend.alerts.conditions import keys, site, traffic
+from ami_headend.alerts.conditions import keys, masked, site, traffic
 from ami_headend.alerts.conditions.finding import Findings
 from ami_headend.alerts.models import Condition, Rule
 
@@ -33,6 +33,8 @@ SEARCHES = {
     Condition.KEYS_WORN: Search(keys.keys_worn, _HOUR_S),
     Condition.AGREEMENT_KEY_IN_USE: Search(keys.agreement_key_in_use, _HOUR_S),
     Condition.AUTHORITY_EXPIRES: Search(keys.authority_expires, _HOUR_S),
+    Condition.MASK_AUTHORITY: Search(masked.mask_authority),
+    Condition.MASKED_REFUSED: Search(masked.masked_refused),
     Condition.AUDIT_BROKEN: Search(keys.audit_broken, 10 * _MINUTE_S),
     Condition.MASTER_KEY_DOWN: Search(keys.master_key_down),
     Condition.QUEUE_LAG: Search(site.queue_lag),

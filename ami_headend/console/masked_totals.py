@@ -1,0 +1,69 @@
+"""The page of masked totals: sums over meters that hide their values, with who has answered."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from ami_headend.console.formatting import NOTHING, label, moment
+from ami_headend.console.lists import ROWS, number_of, time_of
+from ami_headend.console.records import RecordsPage
+from ami_headend.web.admin import FilterForm
+from ami_headend.web.tables import HtmlTable, columns_of, table
+from concentrators.totals.masked_queries import (
+    MaskedTotalPosition,
+    MaskedTotalRow,
+    MaskedTotalSelection,
+    totals,
+)
+
+_IDS = 2**63
+
+
+class MaskedTotalFilters(FilterForm):
+    """Filters masked totals by period."""
+
+    field_order = ["from", "to"]
+
+
+class MaskedTotalsPage(RecordsPage):
+    """Sums that mask authorities unmasked; one week unless a period is given."""
+
+    route = "concentrators/concentrator/masked-totals/"
+    name = "masked_totals"
+    title = "Masked totals"
+    icon = "blur_on"
+    permission_required = ("concentrators.view_intervaltotal",)
+    form_class = MaskedTotalFilters
+    explanation = (
+        "Oldest first; without a period, the last 7 days. What meters used together that hide their single values: ten "
+        "at least. A value is in one total for good; who comes late is in none, unless ten come late together."
+    )
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
+        place = None
+        if after is not None:
+            at, number = after
+            place = MaskedTotalPosition(time_of(at), number_of(number, _IDS))
+        found, key = totals(MaskedTotalSelection(*self.period(filters), place), ROWS)
+        columns = columns_of("interval from", "-length", "register", "#sum", "#meters", "state", "-group")
+        rows = [
+            [
+                moment(row.interval_start),
+                f"{row.interval_minutes} min",
+                row.obis_code,
+                NOTHING if row.value_sum is None else f"{Decimal(row.value_sum).scaleb(row.scaler):,f} {row.unit}",
+                f"{row.meters:,}",
+                _state(row),
+                row.mask_group or NOTHING,
+            ]
+            for row in found
+        ]
+        return table(columns, rows), key
+
+
+def _state(row: MaskedTotalRow) -> str:
+    if row.value_sum is not None:
+        return label("known", "success")
+    if row.refusal:
+        return f"no total: {row.refusal}"
+    return f"waits for {', '.join(row.waits_for)}" if row.waits_for else "answered"
