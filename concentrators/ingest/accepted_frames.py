@@ -33,7 +33,7 @@ class Accepted:
         self._reported: dict[int, Heard] = {}
 
     def accept(self, uplink: ExaminedUplink, candidates: list[Candidate]) -> None:
-        """Accept frames of an uplink with those of their values that do not stand yet."""
+        """Accept frames of an uplink, with those of their values that are not stored yet."""
         readings, events, sums = self._readings, self._events, self._sums
         uplink_id = uplink.delivery.uplink_id
         uplink.verdicts.accepted += len(candidates)
@@ -62,7 +62,7 @@ class Accepted:
             self._note_reported(uplink, candidates)
 
     def _accept_masked(self, meter: AssignedMeter, row: NewValue) -> None:
-        """A masked value adds nothing to a total; that it arrived is counted there."""
+        """Accept a masked value: it adds nothing to a total, which counts only that it arrived."""
         self._masked.append(row)
         value = row[1]
         concentrator_id = meter.concentrator_of(value.captured_s, value.interval_minutes)
@@ -71,7 +71,7 @@ class Accepted:
             self._arrived[place] = self._arrived.get(place, 0) + 1
 
     def _note_reported(self, uplink: ExaminedUplink, candidates: list[Candidate]) -> None:
-        """Meters are heard that their concentrator reports for; the latest counts."""
+        """Note when the meters that a concentrator reports for were heard; the latest time counts."""
         heard = Heard(uplink.delivery.came_at, uplink.delivery.concentrator_id)
         about, keys, reported = uplink.about, self._facts.hop_keys, self._reported
         for frame, _, _, _ in candidates:
@@ -83,14 +83,14 @@ class Accepted:
                     reported[key_id] = heard
 
     def accept_sums(self, uplink: ExaminedUplink, frames: list[SumsFrame]) -> None:
-        """Accept frames of sums; of several for one place that under the highest counter stands."""
+        """Accept frames of sums; of several sums for one interval, the one under the highest counter counts."""
         uplink.verdicts.accepted += len(frames)
         self._heard.append((uplink, [one.frame[1] for one in frames]))
         for one in frames:
             hop_reports.take_over(one.said(uplink.delivery.uplink_id), self._said_sums)
 
     def accept_lists(self, uplink: ExaminedUplink, frames: list[ListFrame]) -> None:
-        """Accept frames of coupon lists, which stand in the facts' coupons already."""
+        """Accept frames of coupon lists, which are among the coupons of the facts already."""
         uplink.verdicts.accepted += len(frames)
         self._heard.append((uplink, [one.frame[1] for one in frames]))
 
@@ -118,7 +118,7 @@ class Accepted:
         )
 
     def _heard_at(self) -> dict[bytes, Heard]:
-        """When each device was heard last; of two uplinks that came at once, the first counts."""
+        """Return when each device was last heard; of two uplinks with the same time, the first counts."""
         heard: dict[bytes, Heard] = {}
         in_order = self._heard[::-1]
         in_order.sort(key=lambda one: one[0].delivery.came_at)

@@ -1,4 +1,4 @@
-"""What was posted and verified over the last while, in three queries."""
+"""Numbers of posted and verified frames over a recent period, in three queries."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from concentrators.models import Uplink
 
 @dataclass(frozen=True)
 class Activity:
-    """Frames by verdict and failures by kind of the uplinks received in the period; the queue as it stands."""
+    """Frames by verdict and failures by kind of the uplinks received in a period, and the present queue."""
 
     posted: int
     accepted: int
@@ -28,7 +28,7 @@ class Activity:
 
 
 def activity(since: datetime) -> Activity:
-    """The activity from `since` on."""
+    """Return the activity since a time."""
     received = Uplink.objects.filter(received_at__gte=since)
     sums = received.aggregate(
         posted=Sum("frames", default=0),
@@ -52,7 +52,7 @@ GROUP BY kind ORDER BY kind
 
 
 def clock_skew(since: datetime) -> tuple[datetime | None, int, int]:
-    """Of the newest thousand uplinks: when the last came, how many frames came since, and how many from ahead."""
+    """Return of the newest thousand uplinks: when the last came, the frames since a time, and those with clock_skew."""
     [(newest, frames, skewed)] = fetch_rows(
         """SELECT max(received_at), coalesce(sum(frames) FILTER (WHERE received_at > %s), 0)::bigint,
                   coalesce(sum((failures ->> 'clock_skew')::bigint) FILTER (WHERE received_at > %s), 0)::bigint

@@ -1,4 +1,4 @@
-"""One transaction, tried again where another came between: the one loop of all that judges frames."""
+"""The retry loop of verification: one transaction, repeated if another one interfered. All verification uses it."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,24 +11,24 @@ from keyvault.counted_keys import ContendedError
 from keyvault.master_key import MasterKeyError
 from keyvault.replay_window_store import Care
 
-TRIES = 6  # the first ones optimistic, the others under lock; each loses only to a transaction that won
-_LOOKS = 100  # lots; where each has something unforeseen in it, one in a hundred is judged twice
+TRIES = 6  # the first ones are optimistic, the others take locks; each loses only to a transaction that committed
+_LOOKS = 100  # lots; if each has something unforeseen, one in a hundred is judged twice
 _T = TypeVar("_T")
 
 
 class TransientError(Exception):
-    """Judging cannot go on now, through no fault of the frames: try again later. Its cause says why."""
+    """Verification cannot continue now, through no fault of the frames: try again later. Its cause says why."""
 
     @property
     def says_nothing_of_frames(self) -> bool:
-        """Whether it would come with any frames, as things stand; otherwise the frames may be what the database dies
-        of, or takes too long over.
+        """Whether any frames would cause it now; otherwise these frames may be what ends the database, or takes too
+        long.
         """
         return _would_come_with_any_frames(self.__cause__)
 
 
 class ContentionError(TransientError):
-    """Other transactions came between at every try. No frame is ever parked for it."""
+    """Other transactions interfered with every try. No frame is ever parked for that."""
 
     @property
     def says_nothing_of_frames(self) -> bool:
@@ -36,7 +36,7 @@ class ContentionError(TransientError):
 
 
 class Foresight:
-    """Whether a worker takes what frames foresee for true. Where that failed, it looks first for some lots."""
+    """Whether a worker trusts the counters that frames foresee; after a failure it reads them first for some lots."""
 
     def __init__(self) -> None:
         self._looks = 0
@@ -52,10 +52,10 @@ class Foresight:
 
 
 def attempt(what: str, work: Callable[[Care], _T], first: Care, foresight: Foresight | None = None) -> _T:
-    """Do ``work`` in a transaction of its own, with more care each time that another came between.
+    """Do ``work`` in its own transaction, with more care each time that another one interfered.
 
-    Raises ContentionError where others did TRIES times, TransientError where the database or the master key are not
-    as they ought to be. Whatever else ``work`` raises is the fault of its frames, or of ours; nothing is stored then.
+    ContentionError if that happened TRIES times; TransientError if the database or the master key has a problem. Any
+    other exception of ``work`` is the fault of its frames, or of the head-end; then nothing is stored.
     """
     care = first
     cause: Exception | None = None
@@ -82,12 +82,12 @@ def _more_careful(care: Care, error: Exception, foresight: Foresight | None) -> 
 
 
 def came_between(error: Exception) -> bool:
-    """Whether another transaction won: counters, a key or a value moved since this one looked."""
+    """Return whether another transaction won: counters, a key or a value changed since this one read them."""
     return isinstance(error, ContendedError) or isinstance(error.__cause__, UniqueViolation | DeadlockDetected)
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether to try again later, as often as it takes: the database, or the master key, is not as it ought to be."""
+    """Return whether to try again later, as often as necessary: the database or the master key has a problem."""
     return trouble_of(error) is not None or _would_come_with_any_frames(error)
 
 

@@ -1,7 +1,7 @@
-"""The head-end's clock was behind: frames that were refused as ahead of it are judged again by a corrected time.
+"""Corrections of the head-end's clock: if it was behind, frames rejected with clock_skew are judged again.
 
-Nobody but a person can tell a meter's fast clock from ours that is slow. So it takes an audited act that names the
-times that our clock gave, and by how much they were too low; what is ahead of the corrected time, too, stays refused.
+Only a person can tell a fast clock of a meter from a slow one of the head-end. So an audited act names the times that
+the clock gave, and by how much they were too low. Frames ahead of the corrected time stay rejected.
 """
 
 from datetime import datetime, timedelta
@@ -20,19 +20,19 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 
 BEHIND_MAX_S = 366 * 86_400
-# Of uplinks with verdicts, those with frames that wait: nothing else of them is judged by time any more.
+# Of verified uplinks only those with waiting frames: no other frame of them is judged by time again.
 _MEANT = """concentrators_uplink WHERE received_at >= %s AND received_at < %s AND id >= %s
             AND (verified_at IS NULL OR waiting > 0) AND body IS NOT NULL"""
 
 
 class ClockError(ValueError):
-    """A correction that cannot be right; the caller's mistake, named."""
+    """A correction that cannot be right: the caller's mistake, named in the message."""
 
 
 class ClockRequest(NamedTuple):
-    """What somebody says of our clock: it gave times from ``start`` up to ``end``, ``behind_s`` seconds too low.
+    """A correction: the clock gave the times from ``start`` up to ``end`` ``behind_s`` seconds too low.
 
-    Where it went back while it ran, it gave times twice: uplinks before ``first_uplink`` are left alone.
+    A clock that was set back gave some times twice: uplinks before ``first_uplink`` are not corrected.
     """
 
     start: datetime
@@ -43,14 +43,14 @@ class ClockRequest(NamedTuple):
 
 
 class ClockEffect(NamedTuple):
-    """Uplinks whose time of receipt is corrected, and how many of their frames were ahead of our clock."""
+    """The number of uplinks whose time of receipt is corrected, and of their frames with clock_skew."""
 
     uplinks: int
     frames: int
 
 
 def look(wish: ClockRequest, now: datetime) -> ClockEffect:
-    """What a correction would concern. ClockError where it cannot be right."""
+    """Return what a correction would affect. ClockError if it cannot be right."""
     _check(wish, now)
     rows = fetch_rows(
         f"""SELECT count(*), coalesce(sum(jsonb_array_length(waiting_frames -> %s)), 0)::bigint FROM {_MEANT}""",
@@ -61,10 +61,10 @@ def look(wish: ClockRequest, now: datetime) -> ClockEffect:
 
 
 def correct(wish: ClockRequest, actor: Actor, now: datetime) -> ClockEffect:
-    """Correct the time of receipt of those uplinks, and have the workers judge their frames again; audited.
+    """Correct the time of receipt of uplinks, and let workers judge their frames again; audited.
 
-    Said again with another number, that one holds. Raises ClockError; AuditError or MasterKeyError where it
-    cannot be recorded: then nothing was changed.
+    A second correction with another number replaces the first. ClockError; AuditError or MasterKeyError if it cannot
+    be recorded: then nothing was changed.
     """
     with transaction.atomic():
         found = look(wish, now)

@@ -22,7 +22,7 @@ from concentrators.ingest.repeated_frames import Comparing
 
 
 def decide(examined: Examined, earlier: Earlier = NOTHING_EARLIER) -> Decisions:
-    """Second step: decide in the order of the frames, against what stands already and what this batch lets stand."""
+    """Second step: decide in the order of the frames; compare them with stored values and with those of this batch."""
     storing = Accepted(examined.facts)
     if examined.asks:
         Comparing(examined, earlier).decide(storing)

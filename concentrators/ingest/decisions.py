@@ -1,4 +1,4 @@
-"""What is decided of frames: a verdict for each, and what is to be stored. Pure."""
+"""The result of deciding: a verdict for each frame, and what is to be stored. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from meters.values import NewSignature, NewValue
 
 
 class Failure(NamedTuple):
-    """A refused frame: its place in the uplink, octets, reason, and what it claims of itself.
+    """A rejected frame: its index in the uplink, octets, reason, and the key and counter that it claims.
 
-    ``is_copy``: the same octets were refused for the same reason before, as far as is known already.
+    ``is_copy``: the same octets were rejected for the same reason before, as far as is known here.
     """
 
     frame_index: int
@@ -30,12 +30,12 @@ class Failure(NamedTuple):
 
 @dataclass(slots=True)
 class Verdicts:
-    """How many frames ended with each verdict."""
+    """The number of frames with each verdict."""
 
     accepted: int = 0
     duplicate: int = 0
     failures: Counter[FailureKind] = field(default_factory=Counter)
-    waiting_frames: dict[FailureKind, list[int]] = field(default_factory=dict)  # which of the rejected may open later
+    waiting_frames: dict[FailureKind, list[int]] = field(default_factory=dict)  # may be accepted later
 
     @property
     def rejected(self) -> int:
@@ -43,7 +43,7 @@ class Verdicts:
 
     @property
     def waiting(self) -> int:
-        """Rejected frames that may be accepted once what they wait for has come, or a fault of ours is mended."""
+        """The rejected frames that may be accepted once their reason has passed."""
         return sum(map(len, self.waiting_frames.values()))
 
     def add(self, other: "Verdicts") -> None:
@@ -55,7 +55,7 @@ class Verdicts:
 
 
 class DecidedUplink(NamedTuple):
-    """The verdicts of an uplink's frames, and the evidence of those that were refused."""
+    """The verdicts of the frames of an uplink, and the evidence of the rejected ones."""
 
     delivery: Delivery
     verdicts: Verdicts
@@ -70,7 +70,7 @@ class Heard(NamedTuple):
 
 
 class MeterAnswer(NamedTuple):
-    """What a meter says of a command, in an event: the number of the command, and the event's OBIS code."""
+    """The answer of a meter to a command, in an event: the number of the command, and the OBIS code of the event."""
 
     meter_id: int
     number: int
@@ -79,11 +79,11 @@ class MeterAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What is to be stored for a batch, beside the counters that its frames took.
+    """What is to be stored for a batch, besides the counters that its frames took.
 
     ``heard`` names the devices of accepted frames, by kid. ``sums`` are added to totals: (sum in the register's
-    steps, meters) by concentrator, register, minutes and start in Unix seconds. ``activated`` are pending keys that
-    an accepted frame has proven to be with their device: the meter's id by kid, None of a concentrator.
+    steps, meters) by concentrator, register, minutes and start in Unix seconds. ``activated`` are pending keys
+    under which a frame was accepted: the id of the meter by kid, None for a concentrator.
     ``masked`` are values that are stored apart, ``arrived`` how many of them count for a place of totals.
     ``reported`` names the keys of meters that their concentrator reported for, by id; ``said_sums`` are the sums that
     concentrators say. ``signatures`` are those that spent a coupon, whatever became of what they sign; ``coupons`` is

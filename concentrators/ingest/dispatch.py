@@ -1,11 +1,10 @@
-"""Dispatch: which uplinks a worker verifies next. One worker at a time has a concentrator's uplinks, in lots.
+"""Dispatch: which uplinks a worker verifies next. Only one worker at a time has the uplinks of a concentrator, in lots.
 
-The uplinks of a concentrator name the same meters. Two workers at them would contend for the same
-counters, and the loser would judge its uplink twice. So a worker claims concentrators, verifies
-what they have waiting together, oldest first, and gives the claims back; another one that meets them passes
-over to others. Whoever has more waiting than fits into a lot comes again after all others had theirs: nobody's uplinks,
-however many, hold up those of the others for longer than a lot. Verification is right without this, too; this makes it
-fast and fair.
+The uplinks of a concentrator name the same meters. Two workers would contend for the same counters, and the loser would
+judge its uplink twice. So a worker claims concentrators, verifies their waiting uplinks together, oldest first, and
+releases the claims; other workers skip claimed concentrators. A concentrator with more uplinks than fit into a lot has
+its next turn after all others: so no concentrator delays the others for longer than one lot. Verification is correct
+without dispatch, too; dispatch makes it fast and fair.
 """
 
 import time
@@ -22,14 +21,14 @@ from concentrators.ingest import uplink_state, verification
 from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.worker import PROCESS, Worker
 
-_LOCK = locks.TURNS  # with the concentrator's id; of the session, so that it lasts over transactions
+_LOCK = locks.TURNS  # with the id of the concentrator; held by the session, over transactions
 _WORK_S = 5.0  # then another task goes on, so that the broker sees progress
 _LOOK_AT = 200  # waiting uplinks at once
-_FRAMES_TOGETHER = 5_000  # in one transaction: what is fixed for a transaction weighs little by then
+_FRAMES_TOGETHER = 5_000  # in one transaction: its fixed costs hardly matter then
 
 
 class _Waiting(NamedTuple):
-    """An uplink that nobody has tried yet; ``is_overdue`` where nothing came of it, and the sweep enqueued it again."""
+    """An uplink that nobody has tried yet; ``is_overdue`` if the sweep has enqueued it again."""
 
     id: int
     concentrator_id: int
@@ -38,11 +37,10 @@ class _Waiting(NamedTuple):
 
 
 def verify_backlog(uplink_id: int, worker: Worker = PROCESS) -> int | None:
-    """Verify what waits, for some seconds, whoever posted it: an uplink that failed before alone, and first.
+    """Verify waiting uplinks for some seconds, of any concentrator; an uplink that failed before first, and alone.
 
-    What others wait for that another worker has claimed is left to that one. Gives an uplink that still waits in the
-    end, for the caller to enqueue; None where nothing does, or the uplink has its verdicts already. Raises
-    TransientError as ``verification.verify_together`` does.
+    Uplinks of concentrators that another worker has claimed are left to that worker. Returns an uplink that still waits
+    at the end, for the caller to enqueue; None if there is none. TransientError as ``verification.verify_together``.
     """
     until = time.monotonic() + _WORK_S
     rows = fetch_rows(
@@ -52,14 +50,14 @@ def verify_backlog(uplink_id: int, worker: Worker = PROCESS) -> int | None:
     if not rows:
         return None
     concentrator_id, failed = rows[0]
-    if failed:  # what failed before, or came to nothing, goes alone
+    if failed:  # it failed before, or was enqueued again: it is verified alone
         with _claimed({concentrator_id}) as ours:
             if ours:
                 with _noted([uplink_id]):
                     verification.verify(uplink_id, worker)
-    tried: set[int] = set()  # without a verdict, as another session holds the row, say: not tried twice
-    served: set[int] = set()  # concentrators that had their lot, and have more
-    # Until nothing is left: what came while we had claimed its concentrator was left to us.
+    tried: set[int] = set()  # without a verdict, for example because another session has locked the row: no second try
+    served: set[int] = set()  # concentrators that had a lot, and have more
+    # Until nothing is left: others left to us what came while we had claimed its concentrator.
     while True:
         with _lot(tried, served) as lot:
             if not lot and served:
@@ -76,7 +74,7 @@ def verify_backlog(uplink_id: int, worker: Worker = PROCESS) -> int | None:
 
 @contextmanager
 def _noted(overdue: Sequence[int]) -> Iterator[None]:
-    """Note first that work begins on uplinks of which nothing came before: one of them may be what kills the worker."""
+    """Note that work begins on uplinks that were tried without an end before: one of them may kill the worker."""
     if overdue:
         uplink_state.note_begun(overdue)
     try:
@@ -89,9 +87,9 @@ def _noted(overdue: Sequence[int]) -> Iterator[None]:
 
 @contextmanager
 def _lot(tried: Collection[int], served: set[int]) -> Iterator[list[_Waiting]]:
-    """Uplinks to verify together, oldest first, whose concentrators are claimed; none where others have claimed them.
+    """Claim concentrators and return uplinks to verify together, oldest first; none if others have claimed them all.
 
-    Not of those ``served`` already, to whom those are added that have more than this.
+    Skips concentrators in ``served``, and adds to it those that have more than this lot.
     """
     passed = set(served)  # and concentrators that another worker has claimed
     while waiting := _waiting(tried, passed):
@@ -108,7 +106,7 @@ def _lot(tried: Collection[int], served: set[int]) -> Iterator[list[_Waiting]]:
 
 
 def _first_frames(waiting: list[_Waiting]) -> list[_Waiting]:
-    """Up to _FRAMES_TOGETHER frames: all of who has waited longest, then of the next; one uplink at least.
+    """Return uplinks of up to _FRAMES_TOGETHER frames, at least one: first all of who has waited longest.
 
     The uplinks of one concentrator share keys and counters, which are read and written once for all of them.
     """
@@ -126,7 +124,7 @@ def _first_frames(waiting: list[_Waiting]) -> list[_Waiting]:
 
 
 def _waiting(tried: Collection[int], passed: Collection[int]) -> list[_Waiting]:
-    """Uplinks that nobody has tried yet, oldest first. What failed before waits for the sweep."""
+    """Return uplinks that nobody has tried yet, oldest first. Those that failed wait for the sweep."""
     rows = fetch_rows(
         """SELECT id, concentrator_id, frames, claims > 0 FROM concentrators_uplink
            WHERE verified_at IS NULL AND attempts = 0 AND begun = 0
@@ -141,7 +139,7 @@ def _waiting(tried: Collection[int], passed: Collection[int]) -> list[_Waiting]:
 
 @contextmanager
 def _claimed(concentrator_ids: Collection[int]) -> Iterator[set[int]]:
-    """Claim concentrators: gives those that no other worker has. A connection that breaks gives them up."""
+    """Claim those concentrators that no other worker has; a connection that breaks releases them."""
     rows = fetch_rows(
         "SELECT id FROM unnest(%s::int[]) AS n(id) WHERE pg_try_advisory_lock(%s, id)",
         int_array(concentrator_ids),
@@ -152,5 +150,5 @@ def _claimed(concentrator_ids: Collection[int]) -> Iterator[set[int]]:
         yield ours
     finally:
         if ours:
-            with suppress(OperationalError, InterfaceError):  # a broken connection has given them up already
+            with suppress(OperationalError, InterfaceError):  # a broken connection has released them already
                 fetch_rows("SELECT pg_advisory_unlock(%s, id) FROM unnest(%s::int[]) AS n(id)", _LOCK, int_array(ours))

@@ -1,4 +1,4 @@
-"""What is known when frames are decided: the uplinks with their opened frames, meters, registers, times. Pure."""
+"""The facts by which frames are decided: the uplinks with their opened frames, meters, registers, times. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,8 @@ Frames = Sequence[tuple[int, bytes]]
 class FrameKey(Protocol):
     """The key that opened a frame: the content of its scheme, the scheme's number, and its counters.
 
-    ``opened_s`` is when the session began that the counters are of (Unix seconds); 0 where they are of no session.
-
-    The counters belong to this batch alone, and are moved by the decision: they are read again for every attempt.
+    ``opened_s`` is when the session of the counters began (Unix seconds); 0 without a session. The counters belong to
+    this batch, and the decision moves them: every attempt reads them again.
     """
 
     content: str
@@ -37,9 +36,9 @@ class FrameKey(Protocol):
     def take(self, counter: int) -> Take: ...
 
 
-# A frame whose tag verified: its index, kid, counter, plaintext, and key. A plain tuple: there is one for every frame.
+# A frame whose tag verified: its index, kid, counter, plaintext, and key. A plain tuple, as every frame makes one.
 OpenedFrame = tuple[int, bytes, int, bytes, FrameKey]
-# A frame that did not open: its index, the verdict, why, and the kid and counter that it claims, if it is a frame.
+# A frame that did not open: its index, verdict, reason, and the kid and counter that it claims, if it is a frame.
 RefusedFrame = tuple[int, str, str, bytes | None, int | None]
 # What names a frame whose counter was taken: kid, counter and octets.
 SeenFrame = tuple[bytes, int, bytes]
@@ -47,11 +46,10 @@ SeenFrame = tuple[bytes, int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is common to the frames of an uplink: its id, who brought it, when, and when it is judged (UTC).
+    """What the frames of an uplink have in common: its id, concentrator, receipt, and when it is judged (UTC).
 
-    ``corrected_at`` is when it was received by a right clock, where somebody said that ours was behind.
-    ``waited`` says of frames that are judged again what they waited as, by index: where that is still so, the
-    evidence stands as it is.
+    ``corrected_at`` is the corrected time of receipt, if somebody reported that our clock was behind. ``waited`` has
+    the previous verdicts of frames that are judged again, by index: if a verdict stays, the evidence stays as it is.
     """
 
     uplink_id: int
@@ -63,7 +61,7 @@ class Delivery:
 
     @property
     def came_at(self) -> datetime:
-        """When it was received, as far as is known by now."""
+        """Return when it was received, after any correction."""
         return self.corrected_at or self.received_at
 
 
@@ -72,7 +70,7 @@ SumPlace = tuple[int, int, int, int]
 
 
 class SumSaid(NamedTuple):
-    """A sum as a concentrator says it, under the key epoch and counter of its frame, and the uplink that brought it."""
+    """A sum that a concentrator reports, with key epoch and counter of its frame, and the uplink that brought it."""
 
     counter: tuple[int, int]
     value: int
@@ -81,7 +79,7 @@ class SumSaid(NamedTuple):
 
 
 class OpenedUplink(NamedTuple):
-    """One uplink of a batch: the octets of its frames, those that opened, and those that did not.
+    """One uplink of a batch: the octets of its frames, the frames that opened, and those that did not.
 
     ``named`` has the system titles of the meters that reports among them name, by the frame's index.
     """
@@ -99,7 +97,7 @@ Batch = Sequence[OpenedUplink]
 class AssignedMeter:
     """A meter as verification needs it: id, whether it is in service, interval length, and its assignments.
 
-    ``lengths`` is None but where another interval length held once, or may hold already.
+    ``lengths`` is None unless it had another interval length before, or may have one already.
     """
 
     __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "is_retired", "lengths")
@@ -124,14 +122,14 @@ class AssignedMeter:
         self._assignments.append((concentrator_id, from_s, to_s))
 
     def is_assigned(self, concentrator_id: int, at_s: int) -> bool:
-        """Whether it belongs to a concentrator at a Unix second."""
+        """Return whether it belongs to a concentrator at a Unix second."""
         for one, from_s, to_s in self._assignments:  # any() costs every report twice as much
             if one == concentrator_id and from_s <= at_s and (to_s is None or at_s < to_s):
                 return True
         return False
 
     def concentrator_of(self, start_s: int, minutes: int) -> int | None:
-        """The concentrator that an interval counts to, or None; ``start_s`` is its start in Unix seconds."""
+        """Return the concentrator that an interval counts for, or None; ``start_s`` is its start in Unix seconds."""
         return assignment_of(self._assignments, start_s, start_s + 60 * minutes)
 
 

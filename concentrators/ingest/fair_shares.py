@@ -1,8 +1,8 @@
-"""What one concentrator may have of what all share: the queue, the disk, and who is verified first.
+"""The share of one concentrator in what all concentrators use: the queue, the disk, and the order of verification.
 
-Looked at once a second for each concentrator and process, with one statement: what it posts meanwhile is bounded by its
-rate. The queue's and the octets' shares refuse (429). Forged frames and those of unknown meters refuse nothing, as
-honest meters may stand beside them: beyond their allowances the concentrator's uplinks come last.
+One statement a second for each concentrator and process reads its use; its rate bounds what it posts in between.
+Beyond its share of the queue or of octets it is refused (429). Many forged frames, or frames of unknown meters, refuse
+nothing, because frames of honest meters may be among them: then the uplinks of the concentrator are verified last.
 """
 
 import logging
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 1.0
 _KEPT_AT_MOST = 10_000  # concentrators
 _UNKNOWN = (FailureKind.UNKNOWN_DEVICE, FailureKind.UNKNOWN_EPOCH)
-_FORGED = (  # they cost a cipher, or more
+_FORGED = (  # each costs a cipher operation, or more
     FailureKind.TAG_INVALID,
     FailureKind.CERTIFICATE_INVALID,
     FailureKind.SIGNATURE_INVALID,
@@ -29,7 +29,7 @@ _FORGED = (  # they cost a cipher, or more
 
 
 class Share(NamedTuple):
-    """How a concentrator stands with its shares."""
+    """The use that a concentrator makes of its shares."""
 
     is_queue_spent: bool
     are_octets_spent: bool
@@ -40,7 +40,7 @@ _looks: dict[int, tuple[float, Share]] = {}
 
 
 def look(concentrator_id: int, now: datetime) -> Share:
-    """How a concentrator stands, as of a second ago at most."""
+    """Return the use of a concentrator, at most a second old."""
     at, share = _looks.get(concentrator_id, (0.0, None))
     clock = time.monotonic()
     if share is None or clock - at >= _LOOK_S:
@@ -56,7 +56,7 @@ def look(concentrator_id: int, now: datetime) -> Share:
 
 
 def standing(concentrator_id: int, now: datetime) -> Share:
-    """How a concentrator stands now. Forged and unknown frames count by the hour, from the tallies: exactly once."""
+    """Return the present use of a concentrator. Tallies count forged and unknown frames by the hour, each once."""
     waiting, octets, bad_tags, unknown = fetch_rows(
         """SELECT (SELECT count(*) FROM (SELECT FROM concentrators_uplink WHERE concentrator_id = %s
                                          AND verified_at IS NULL LIMIT %s) AS w),

@@ -1,6 +1,6 @@
-"""First step of deciding: meter, its state, payload and counter of the frames that opened, in their order. Pure.
+"""First step of deciding: checks meter, state, payload and counter of the frames that opened, in their order. Pure.
 
-What fails here has its verdict. Counters are taken in the keys that came with the frames: these belong to the batch.
+A frame that fails a check gets its verdict here. Counters are taken in the keys that came with the frames.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,15 +38,15 @@ from meters.values import (
     spot,
 )
 
-_TRANSFER_EPOCH = bytes(2)  # it never protects an uplink: nothing that could come would open its frames
+_TRANSFER_EPOCH = bytes(2)  # no uplink is under it, so nothing could open such frames later
 
-# An authentic frame with a payload that could stand, and whether its counter was taken for the first time.
+# An authentic frame with an acceptable payload, and whether its counter was new.
 # A plain tuple: there is one for every frame.
 Candidate = tuple[OpenedFrame, AssignedMeter, list[Value], bool]
 
 
 class ExaminedUplink:
-    """One uplink of a batch: what became of its frames so far, and its verdicts."""
+    """One uplink of a batch: its frames so far, and its verdicts."""
 
     def __init__(self, uplink: OpenedUplink, facts: Facts) -> None:
         self.delivery = uplink.delivery
@@ -55,8 +55,8 @@ class ExaminedUplink:
         self.verdicts = Verdicts()
         self.failures: list[Failure] = []
         self.candidates: list[Candidate] = []
-        self.unread: list[OpenedFrame] = []  # their counters were seen, and what they say is not to be compared
-        self.past: list[OpenedFrame] = []  # their counters were seen, and what they said is no longer kept
+        self.unread: list[OpenedFrame] = []  # their counters were seen, and their content cannot be compared
+        self.past: list[OpenedFrame] = []  # their counters were seen, and their content is no longer stored
         self.sums: list[SumsFrame] = []
         self.lists: list[ListFrame] = []
         self.signatures: list[NewSignature] = []  # those that spent a coupon
@@ -99,7 +99,7 @@ class ExaminedUplink:
 
 
 class Examined:
-    """A batch after the first step: what ``decide`` goes on with, and what it has to know before."""
+    """A batch after the first step: the frames for ``decide``, and what must be looked up before."""
 
     def __init__(self, uplinks: list[ExaminedUplink], facts: Facts) -> None:
         self.uplinks = uplinks
@@ -116,7 +116,7 @@ class Examined:
         )
 
     def places(self) -> Iterator[Spot]:
-        """Where something may stand already: all places under locks, otherwise those of counters seen before."""
+        """Return where values may be stored already: under locks everywhere, otherwise where counters were seen."""
         everywhere = self.facts.looks_everywhere
         for uplink in self.uplinks:
             for _, meter, values, is_new in uplink.candidates:
@@ -125,7 +125,7 @@ class Examined:
                         yield spot(meter.id, value)
 
     def sum_places(self) -> set[SumPlace]:
-        """Where sums may stand already: those of counters seen before."""
+        """Return where sums may be stored already: those of counters seen before."""
         return {
             place
             for uplink in self.uplinks
@@ -135,7 +135,7 @@ class Examined:
         }
 
     def seen(self, standing: Mapping[Spot, Standing]) -> set[SeenFrame]:
-        """The frames whose counters were seen before, and whose values do not all stand: were they refused then?"""
+        """Return frames with counters seen before, and values not all stored: they may have been rejected."""
         frames = set()
         for uplink in self.uplinks:
             for frame, meter, values, is_new in uplink.candidates:
@@ -148,7 +148,7 @@ class Examined:
 
 
 def examine(batch: Batch, facts: Facts) -> Examined:
-    """First step: take the counters and read the payloads; what fails here has its verdict."""
+    """First step: take the counters and read the payloads; a frame that fails gets its verdict."""
     uplinks = []
     for opened in batch:
         uplink = ExaminedUplink(opened, facts)
@@ -214,7 +214,7 @@ def _examine_list(uplink: ExaminedUplink, frame: OpenedFrame, coupons: Coupons) 
 
 
 def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, period: PayloadTimes) -> None:
-    """A frame of a concentrator: what it says of one meter, as that meter's own frame would; or sums."""
+    """Check a frame of a concentrator: a report about one meter, treated like a frame of that meter; or sums."""
     index, kid, counter, plaintext, key = frame
     meter, values, sums = None, [], []
     concentrator_id = facts.concentrators[kid[:8]]
@@ -280,7 +280,7 @@ def _refuse_payload(
 
 
 def _refuse_gone(uplink: ExaminedUplink, frame: OpenedFrame, take: Take) -> None:
-    """Of its counter nobody knows any more whether it was taken."""
+    """Refuse a frame of which it is no longer known whether its counter was taken."""
     if take is Take.CLOSED:
         detail = "its session is kept no longer: the meter began others since"
         uplink.refuse(frame, FailureKind.SESSION_CLOSED, detail)

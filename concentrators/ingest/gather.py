@@ -1,4 +1,4 @@
-"""What has to be known before frames are decided: read with a fixed number of queries, whatever their number."""
+"""Gathers the facts for deciding frames, with a fixed number of queries, whatever the number of frames."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -37,7 +37,7 @@ _PENDING = KeyState.PENDING.value
 
 
 class Gathered(NamedTuple):
-    """A batch with its facts, the opening whose counters it takes, and by kid the keys that meters enrol with."""
+    """A batch with its facts, the opening whose counters it takes, and, by kid, the keys of meters that enrol."""
 
     batch: Batch
     facts: Facts
@@ -52,9 +52,9 @@ def gather(
     meters: KeptMeters,
     registers: Registers,
 ) -> Gathered:
-    """Open the frames of uplinks, and read their meters and the registers as far as they are not kept already.
+    """Open the frames of uplinks, and read their meters and the registers unless the worker has them cached.
 
-    Raises ContendedError where a key was taken back meanwhile, MasterKeyError where keys do not open.
+    ContendedError if a key was cancelled meanwhile, MasterKeyError if keys do not open.
     """
     posted = [frames for _, frames in uplinks]
     opening = open_frames(posted, care, ciphers)
@@ -90,7 +90,7 @@ def gather(
 
 
 def look_up(examined: Examined) -> Earlier:
-    """What came of earlier uplinks, as far as a batch asks: mostly nothing, and then no query is made."""
+    """Read the results of earlier uplinks that a batch needs: usually none, and then it makes no query."""
     if not examined.asks:
         return NOTHING_EARLIER
     standing = _standing(examined)
@@ -102,7 +102,7 @@ def look_up(examined: Examined) -> Earlier:
 
 
 def _standing(examined: Examined) -> dict[Spot, Standing]:
-    """What stands where values want to go: one query for each table that they go to."""
+    """Return the values that are stored in the places of new ones: one query for each table."""
     places = list(examined.places())
     masked = [place for place in places if place[3] == MASKED]
     if not masked:
@@ -112,7 +112,7 @@ def _standing(examined: Examined) -> dict[Spot, Standing]:
 
 
 def _coupons(opening: Opening, care: Care) -> Coupons | None:
-    """The coupons that the batch names; no query where it has nothing that is signed."""
+    """Return the coupons that the batch names; no query if nothing is signed."""
     if not any(key.content == SIGNED.name for key in opening.keys.values()):
         return None
     frames = (frame for one in opening.uplinks for frame in one.opened if is_signed(frame))
@@ -121,7 +121,7 @@ def _coupons(opening: Opening, care: Care) -> Coupons | None:
 
 
 def _concentrators_that_report(opening: Opening) -> dict[bytes, int]:
-    """The ids of the concentrators under whose keys reports came, by title; no query where none did."""
+    """Return the ids of concentrators whose keys sealed reports, by title; no query without reports."""
     titles = {kid[:8] for kid, key in opening.keys.items() if key.content == REPORT.name}
     if not titles:
         return {}

@@ -1,7 +1,7 @@
-"""What concentrators say of their meters: whose reading a report is, and sums over many (docs/schemes.md, hop). Pure.
+"""Reports of concentrators about readings of their meters, and sums over many meters (docs/schemes.md, hop). Pure.
 
-A concentrator speaks for a meter only where the meter has a key for scheme hop, and is assigned to it: its word on any
-other is refused as identity_mismatch.
+A concentrator may report only for a meter that has a key of scheme hop and is assigned to it: a report for any other
+meter is rejected as identity_mismatch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ class SumsFrame(NamedTuple):
     is_new: bool
 
     def said(self, uplink_id: int) -> dict[SumPlace, SumSaid]:
-        """What it says, by place."""
+        """Return its sums, by interval."""
         _, kid, counter, _, _ = self.frame
         epoch = int.from_bytes(kid[8:], "big")
         return {
@@ -33,7 +33,7 @@ class SumsFrame(NamedTuple):
 
 
 def named(opened: Iterable[OpenedFrame]) -> dict[int, bytes]:
-    """The system titles of the meters that reports name, by the frame's index; nothing of sums."""
+    """Return the system titles of the meters that reports name, by index of the frame; frames of sums name none."""
     content = REPORT.name
     titles = {}
     for index, _, _, plaintext, key in opened:
@@ -45,7 +45,7 @@ def named(opened: Iterable[OpenedFrame]) -> dict[int, bytes]:
 
 
 def meter_of(title: bytes, facts: Facts) -> AssignedMeter:
-    """The meter of a title that a report names; PayloadError where it is not one of scheme hop."""
+    """Return the meter of a title that a report names; PayloadError if it is not of scheme hop."""
     meter = facts.meters.get(title)
     if meter is None or title not in facts.hop_keys:
         detail = f"{title.hex()} is no meter with a key for scheme hop"
@@ -56,9 +56,9 @@ def meter_of(title: bytes, facts: Facts) -> AssignedMeter:
 def read(
     frame: OpenedFrame, title: bytes, meter: AssignedMeter, facts: Facts, period: PayloadTimes, *, is_its_own: bool
 ) -> list[Value]:
-    """The readings that a report says of its meter; PayloadError: see ``meters.contents.report``.
+    """Return the readings of a report; PayloadError as in ``meters.contents.report``.
 
-    Each counts where the meter was assigned to the concentrator when it was measured, or is as the report comes
+    A reading counts if the meter was assigned to the concentrator when it was measured, or is when the report comes
     (``is_its_own``).
     """
     _, kid, _, plaintext, key = frame
@@ -73,17 +73,17 @@ def read(
 
 
 def sums_of(frame: OpenedFrame, facts: Facts, period: PayloadTimes) -> list[ReportedSum]:
-    """The sums that a frame says; PayloadError: see ``meters.contents.report.read_sums``."""
+    """Return the sums of a frame; PayloadError as in ``meters.contents.report.read_sums``."""
     return read_sums(frame[3], facts.registers, period)
 
 
 def stands(said: SumSaid, standing: SumSaid | None) -> bool:
-    """Whether a sum is what stands, or gave way to one under a higher counter."""
+    """Return whether a sum is stored, or one under a higher counter replaced it."""
     return standing is not None and (standing.counter > said.counter or standing[:3] == said[:3])
 
 
 def take_over(said: Mapping[SumPlace, SumSaid], standing: dict[SumPlace, SumSaid]) -> None:
-    """Let sums stand where none under a higher counter does."""
+    """Take over sums, unless one under a higher counter is known."""
     for place, one in said.items():
         there = standing.get(place)
         if there is None or there.counter <= one.counter:

@@ -1,7 +1,7 @@
-"""A meter was registered with a wrong interval length: what it measured in a past span is corrected, by a person.
+"""Corrections by a person of a meter that was registered with a wrong interval length, for a span of time.
 
-Frames off the grid of the wrong length wait (``registry_mismatch``); those that began on it were taken for intervals of
-that length, and are of the right one from then on. A change that the meter itself made is no correction: see
+Frames off the grid of the wrong length wait (``registry_mismatch``). Frames on its grid were accepted as intervals of
+that length; the correction gives them the right one. A change that the meter itself makes is no correction: see
 ``commands.capture_period``.
 """
 
@@ -27,9 +27,9 @@ from meters.registry.interval_lengths import LengthSpan, corrected
 
 
 class LengthRequest(NamedTuple):
-    """What somebody says of a meter: it measured in intervals of so many minutes from ``start`` up to ``end``.
+    """A correction: the meter measured in intervals of a number of minutes from ``start`` up to ``end``.
 
-    Without ``start`` from its beginning on; without ``end`` it still does, and will.
+    Without ``start`` from its commissioning on; without ``end`` it continues to do so.
     """
 
     interval_minutes: int
@@ -39,14 +39,14 @@ class LengthRequest(NamedTuple):
 
 
 class LengthEffect(NamedTuple):
-    """How many readings stand in the span as intervals of another length, and the lengths that the meter has then."""
+    """The number of stored readings in the span with another length, and the lengths of the meter afterwards."""
 
     readings: int
     spans: list[LengthSpan]
 
 
 def look(meter: Meter, wish: LengthRequest, now: datetime) -> LengthEffect:
-    """What a correction would change. IntervalError where it cannot be right."""
+    """Return what a correction would change. IntervalError if it cannot be right."""
     _check(wish, now)
     before = _spans(meter)
     wanted = LengthSpan(_inside(meter, wish.start), wish.end, wish.interval_minutes)
@@ -64,8 +64,8 @@ def look(meter: Meter, wish: LengthRequest, now: datetime) -> LengthEffect:
 def correct(meter: Meter, wish: LengthRequest, actor: Actor, now: datetime) -> LengthEffect:
     """Correct the length of a meter in a span, with its readings and totals; frames that wait for it are judged again.
 
-    Holds verification back meanwhile. Raises IntervalError; AuditError or MasterKeyError where it cannot be recorded:
-    then nothing was changed. A correction that was made already is refused as such.
+    Verification waits meanwhile. IntervalError; AuditError or MasterKeyError if it cannot be recorded: then nothing was
+    changed. A correction that was made already is refused.
     """
     with transaction.atomic():
         totals.lock()
@@ -100,7 +100,7 @@ def correct(meter: Meter, wish: LengthRequest, actor: Actor, now: datetime) -> L
 
 
 def _store(meter: Meter, spans: list[LengthSpan]) -> None:
-    """The lengths of a meter as they are to stand: triggers have workers read it anew, and what waits judged again."""
+    """Store the lengths of a meter; triggers make workers read it again, and judge waiting frames again."""
     EarlierLength.objects.filter(meter=meter).delete()
     EarlierLength.objects.bulk_create(
         [
@@ -114,7 +114,7 @@ def _store(meter: Meter, spans: list[LengthSpan]) -> None:
 
 
 def _spans(meter: Meter) -> list[LengthSpan]:
-    """The lengths of a meter, oldest first: the first has no beginning, the last no end."""
+    """Return the lengths of a meter, oldest first: the first has no beginning, the last no end."""
     earlier = [
         LengthSpan(row.valid_from, row.valid_to, row.interval_minutes)
         for row in EarlierLength.objects.filter(meter=meter).order_by("valid_to")
@@ -123,12 +123,12 @@ def _spans(meter: Meter) -> list[LengthSpan]:
 
 
 def _inside(meter: Meter, start: datetime | None) -> datetime | None:
-    """Before its commissioning a meter has no other length than then."""
+    """Limit a span: before its commissioning a meter has the same length as then."""
     return None if start is None or start <= meter.commissioned_at else start
 
 
 def _readings(meter: Meter, wish: LengthRequest, now: datetime) -> int:
-    """How many readings of intervals would be of another length; IntervalError where one cannot be."""
+    """Count the readings that would get another length; IntervalError if one cannot."""
     rows = fetch_rows(
         """SELECT count(*) FILTER (WHERE interval_minutes <> %s), count(*) FILTER (WHERE off_grid),
                   min(captured_at) FILTER (WHERE off_grid)

@@ -1,9 +1,8 @@
-"""Meters as verification needs them, kept by a worker for as long as no meter and no assignment changes.
+"""The cache of meters and registers of a worker, valid until a meter, an assignment or a register changes.
 
-Every statement that changes a meter, an assignment or an interval length, or that tells a meter to change
-its length, gives the registry another generation, at random,
-in its own transaction (a trigger, so that nobody can forget it; at random, so that a number never
-comes back after a rollback or a restore). What was read under a generation holds while it stands.
+A trigger gives the registry a new generation with every statement that changes a meter, an assignment or an interval
+length, or that tells a meter to change its length. The number is random, so that it does not come back after a rollback
+or a restore. The cache is valid while the generation stays the same.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +24,7 @@ class _Kept(NamedTuple):
 
 
 class KeptMeters:
-    """What a worker keeps of meters. Threads may share it: each goes on with what it was given."""
+    """The meters that a worker has cached. Threads may share it: each keeps what it was given."""
 
     def __init__(self) -> None:
         self._kept = _Kept(None, {})
@@ -34,14 +33,14 @@ class KeptMeters:
         return system_title in self._kept.meters
 
     def read(self, system_titles: Collection[bytes]) -> Mapping[bytes, AssignedMeter]:
-        """Meters and their assignments by system title, and maybe others; at most two queries.
+        """Return meters with their assignments by system title, and maybe others; at most two queries.
 
-        A title that is not found is no meter.
+        A title that is missing in the result has no meter.
         """
         return self.look(system_titles)[0]
 
     def look(self, system_titles: Collection[bytes]) -> tuple[Mapping[bytes, AssignedMeter], int | None]:
-        """``read``, and the generation of the registers at that time; None where none is known."""
+        """Like ``read``, with the generation of the registers at that time; None if there is none."""
         if not system_titles:
             return {}, None
         rows = fetch_rows("SELECT number, registers FROM concentrators_registrygeneration")

@@ -1,10 +1,10 @@
-"""Quarantine: an uplink that failed often, or at which workers died, is judged in pieces, and frames at fault parked.
+"""Quarantine: an uplink that failed often, or killed workers, is judged in pieces, and frames at fault are parked.
 
-A frame may kill the worker, or the database's process, at every try: no exception tells then. So each piece is
-noted before it is tried, in a transaction of its own, and the next try knows what the last one did not survive. Such a
-piece is taken apart into frames, and a frame that is not survived UPLINK_SPLIT_AFTER times is parked for good. Where
-an exception tells, the piece is halved down to the frame at fault, which is parked until the fault is mended. What the
-pieces did stands; the verdicts are added up on the way, and the uplink gets them at its end.
+A frame may kill the worker, or the process of the database, at every try, without any exception. So each piece is noted
+before it is tried, in its own transaction, and the next try knows which piece the last one did not survive. Such a
+piece is divided into frames; a frame that kills UPLINK_SPLIT_AFTER tries is parked for good. If there is an exception,
+the piece is halved down to the frame at fault, which is parked until the fault is repaired. Finished pieces stay done;
+their verdicts are added up, and the uplink gets them at the end.
 """
 
 import logging
@@ -34,7 +34,7 @@ PIECE_FRAMES = 64
 
 @dataclass
 class Progress:
-    """How far an uplink is: frames before ``done`` have their verdicts. ``tries`` of the piece at hand did not end.
+    """The progress of an uplink: frames before ``done`` have verdicts; ``tries`` of the present piece did not end.
 
     Frames before ``apart`` are tried one by one.
     """
@@ -50,11 +50,11 @@ class Progress:
 
     @property
     def frames(self) -> int:
-        """How many frames the piece at hand has."""
+        """Return the number of frames in the present piece."""
         return 1 if self.done < self.apart else PIECE_FRAMES
 
     def add(self, verdicts: Verdicts, frames: int) -> None:
-        """A piece has its verdicts."""
+        """Add the verdicts of a piece."""
         total = self.verdicts()
         total.add(verdicts)
         self.accepted, self.duplicate = total.accepted, total.duplicate
@@ -69,10 +69,10 @@ class Progress:
 
 
 def verify(uplink_id: int, worker: Worker = PROCESS) -> Verdicts | None:
-    """Go on with an uplink, to its end; None where another worker has it, or it has its verdicts.
+    """Continue with an uplink, to its end; None if another worker has it, or it has its verdicts.
 
-    Raises TransientError where the database or the master key are not as they ought to be, or others came between at
-    every try: the next call goes on. Only where the frames at hand may be why does the try count.
+    TransientError if the database or the master key has a problem, or other transactions interfered with every try: the
+    next call continues. The try counts only if its frames may be the cause.
     """
     while True:
         with transaction.atomic():
@@ -86,7 +86,7 @@ def verify(uplink_id: int, worker: Worker = PROCESS) -> Verdicts | None:
 
 
 def judge_apart(worker: Worker, delivery: Delivery, frames: Frames) -> Verdicts:
-    """Judge what can be judged, and park the frame that makes it fail: halves, in savepoints, down to one frame."""
+    """Judge frames, in halves and savepoints down to one frame if they fail, and park the frame at fault."""
     try:
         with transaction.atomic():
             return worker.judge([(delivery, frames)], Care.LOCK)[0]
@@ -103,14 +103,14 @@ def judge_apart(worker: Worker, delivery: Delivery, frames: Frames) -> Verdicts:
 
 
 def _note_next_try(posted: Posted, worker: Worker) -> Verdicts | None:
-    """Note that the next piece is about to be tried; where none is left, the uplink gets its verdicts."""
+    """Note that the next piece is about to be tried; if none is left, the uplink gets its verdicts."""
     uplink_id = posted.delivery.uplink_id
     progress = _progress(uplink_id)
     if progress.tries and progress.frames > 1:
         progress.apart, progress.tries = progress.done + progress.frames, 0
     elif progress.tries and progress.tries >= settings.UPLINK_SPLIT_AFTER:
         parked = _park(worker, posted.delivery, posted.frames[progress.done], progress.error)
-        parked.waiting_frames.clear()  # whoever judges it again may not survive it
+        parked.waiting_frames.clear()  # another try may not survive it
         progress.add(parked, 1)
     if progress.done >= len(posted.frames):
         uplink_state.finish({uplink_id: progress.verdicts()})
@@ -140,7 +140,7 @@ def _try(uplink_id: int, worker: Worker) -> None:
 
 
 def _note_trouble(uplink_id: int, error: TransientError) -> None:
-    """Take the try back, where the frames at hand have nothing to do with the trouble; or else note what it was."""
+    """Undo the count of the try if its frames did not cause the trouble; else note the trouble."""
     try:
         with transaction.atomic():
             if _taken(uplink_id) is None:
@@ -164,9 +164,9 @@ def _progress(uplink_id: int) -> Progress:
 
 
 def _park(worker: Worker, delivery: Delivery, frame: tuple[int, bytes], error: str) -> Verdicts:
-    """Give up a frame that cannot be processed: refused as ``parked``, with its evidence and the name of the error.
+    """Park a frame that cannot be processed: it is rejected with its evidence and the name of the error.
 
-    It waits until the fault is mended, unless it is no frame at all.
+    It waits until the fault is repaired, unless it is no frame at all.
     """
     index, octets = frame
     logger.error("uplink %s: frame %s is parked: %s", delivery.uplink_id, index, error)
@@ -184,7 +184,7 @@ def _park(worker: Worker, delivery: Delivery, frame: tuple[int, bytes], error: s
 
 
 def _claims(octets: bytes) -> tuple[bytes, int] | tuple[None, None]:
-    """The kid and counter that a frame claims, where it is one."""
+    """Return the kid and counter that a frame claims, if it is one."""
     try:
         enrolment = parse_enrolment(octets)
         frame = parse_frame(octets) if enrolment is None else enrolment.frame

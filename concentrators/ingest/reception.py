@@ -1,4 +1,4 @@
-"""Receiving an uplink: check that it is one, commit its octets, answer with a receipt, hand it to a worker."""
+"""Receives uplinks: checks the body, commits its octets, returns a receipt, and enqueues it for a worker."""
 
 import hashlib
 import logging
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 _ZSTD_WINDOW_OCTETS = 8 * 1024 * 1024
 _GZIP_STEP = 4096
-_ZSTD_STEP = 128  # compressed octets at a time: they may grow to 4 MiB before the limit is looked at
+_ZSTD_STEP = 128  # compressed octets at a time: they may grow to 4 MiB before the limit is checked
 _LAST_AFTER = timedelta(minutes=10)
 
 
 class UplinkError(ValueError):
-    """A body that is no uplink. Nothing of it is stored; the message says what is wrong."""
+    """A body that is no uplink. Nothing is stored; the message says what is wrong."""
 
 
 class UplinkTooLargeError(UplinkError):
@@ -36,7 +36,7 @@ class UnknownEncodingError(UplinkError):
 
 
 class Receipt(NamedTuple):
-    """What the concentrator gets once the octets are committed: uplink, SHA-256 of the decoded body, frames."""
+    """The receipt of a concentrator, once the octets are committed: uplink, SHA-256 of the decoded body, frames."""
 
     uplink_id: int
     sha256: bytes
@@ -44,9 +44,9 @@ class Receipt(NamedTuple):
 
 
 def decode(body: bytes, encoding: str) -> bytes:
-    """The body without its Content-Encoding, never more than UPLINK_MAX_OCTETS in memory.
+    """Undo the Content-Encoding of a body, with never more than UPLINK_MAX_OCTETS in memory.
 
-    Raises UplinkError for octets that are not of that encoding, or end too early.
+    UplinkError for octets that are not of that encoding, or end too early.
     """
     limit = settings.UPLINK_MAX_OCTETS
     match encoding.strip().lower():
@@ -71,12 +71,11 @@ def receive(
     *,
     comes_last: bool = False,
 ) -> Receipt:
-    """Store a decoded body, commit, ``enqueue`` its uplink by its id. The same body again, while its octets are kept,
-    gets the same receipt.
+    """Store a decoded body, commit, and ``enqueue`` its uplink by its id.
 
-    Runs outside any transaction, so that the row is committed when this returns. Raises UplinkError,
-    and then nothing was stored. What ``comes_last`` is verified after what others post within ten minutes. A broker
-    that does not answer costs time only: the sweep enqueues later.
+    The same body again gets the same receipt, while its octets are stored. Runs outside any transaction, so that the
+    row is committed when this returns. UplinkError if nothing was stored. An uplink that ``comes_last`` is verified
+    after what others post within ten minutes. A broker that does not answer only costs time: the sweep enqueues later.
     """
     frames = _count_frames(body)
     sha256 = hashlib.sha256(body).digest()
@@ -86,7 +85,7 @@ def receive(
         standing = _standing(concentrator_id, sha256)
         if standing is not None:
             return Receipt(standing, sha256, frames)
-        # the other one was purged between the two statements
+        # the octets of the other one were deleted between the two statements
         uplink_id = uplink_state.add(concentrator_id, body, sha256, frames, received_at, due_at)
     try:
         enqueue(uplink_id)
@@ -117,7 +116,7 @@ def _standing(concentrator_id: int, sha256: bytes) -> int | None:
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    """The members of a gzip body, one after the other (RFC 1952 section 2.2)."""
+    """Yield the members of a gzip body (RFC 1952 section 2.2)."""
     return _joined(
         body,
         limit,
@@ -129,7 +128,7 @@ def _gunzip(body: bytes, limit: int) -> bytes:
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
-    """The frames of a zstd body, one after the other (RFC 8878 section 3.1)."""
+    """Yield the frames of a zstd body (RFC 8878 section 3.1)."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_OCTETS)
     return _joined(
         body, limit, "zstd", _ZSTD_STEP, decompressor.decompressobj, lambda one, step, room: one.decompress(step)
@@ -144,10 +143,10 @@ def _joined(
     begin: Callable[[], Any],
     inflate: Callable[[Any, bytes, int], bytes],
 ) -> bytes:
-    """What the streams of a body say, one after the other, or a beginning of it that is over the limit.
+    """Join the decoded streams of a body, or return a beginning that is over the limit.
 
-    Step by step: what grows is looked at in time, and what follows a stream is not copied again and again. As many
-    streams as frames: an empty one costs time, too.
+    It decodes in steps, so that it stops in time, and does not copy the rest of the body again and again. At most as
+    many streams as frames are allowed, because an empty stream costs time, too.
     """
     decoded = bytearray()
     inflater = begin()

@@ -1,7 +1,7 @@
-"""A register stands in the catalogue with a wrong unit, scaler or kind: a person corrects it, before a reading does.
+"""Corrections by a person of a register with a wrong unit, scaler or kind, before readings of it are stored.
 
-Frames that do not fit the entry wait (``registry_mismatch``). Where a reading or an event stands on it already, the
-entry was right for the meter that sent it, and says how to read it: then it stays.
+Frames that do not fit the entry wait (``registry_mismatch``). If a reading or an event is stored under it already, the
+entry was right for the meter that sent it, and says how to read the value: then it cannot be corrected.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -22,11 +22,11 @@ _STANDARD = frozenset(one.obis_code for one in STANDARD_REGISTERS)
 
 
 class RegisterError(ValueError):
-    """A correction that cannot be; the caller's mistake, named."""
+    """A correction that is impossible: the caller's mistake, named in the message."""
 
 
 class RegisterRequest(NamedTuple):
-    """What the entry of a register is to say: None stays as it is. ``scaler``: one step is 10^scaler units."""
+    """The new entry of a register; None keeps the present value. ``scaler``: one step is 10^scaler units."""
 
     reason: str
     kind: RegisterKind | None = None
@@ -35,7 +35,7 @@ class RegisterRequest(NamedTuple):
 
 
 def find(obis_code: str) -> Register:
-    """The register of a code; RegisterError where there is none."""
+    """Return the register of a code; RegisterError if there is none."""
     register = Register.objects.filter(obis_code=obis_code).first()
     if register is None:
         raise RegisterError(f"there is no register {obis_code[:24]!r}")
@@ -45,8 +45,8 @@ def find(obis_code: str) -> Register:
 def correct(register: Register, wish: RegisterRequest, actor: Actor) -> Register:
     """Correct the entry of a register; frames that wait for it are judged again. Its bounds keep their meaning.
 
-    Holds verification back while it looks for readings, through the whole table where there are none. Raises
-    RegisterError; AuditError or MasterKeyError where it cannot be recorded: then nothing was changed.
+    Verification waits while it searches for readings, through the whole table if there are none. RegisterError;
+    AuditError or MasterKeyError if it cannot be recorded: then nothing was changed.
     """
     if not is_note(wish.reason):
         raise RegisterError(f"a reason says how it is known, in 1 to {NOTE_LENGTH:,} characters")
@@ -83,7 +83,7 @@ def _enter(register: Register, wish: RegisterRequest) -> None:
 
 
 def _in_steps(bound: int | None, finer: int, rounding: str) -> int | None:
-    """A bound in other steps, 10^finer of them to an old one; None where it is beyond all values that are stored."""
+    """Convert a bound to other steps, 10^finer for each old one; None if no stored value can exceed it."""
     if bound is None:
         return None
     steps = int(Decimal(bound).scaleb(max(-40, min(40, finer))).to_integral_value(rounding))

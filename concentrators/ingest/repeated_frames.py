@@ -1,4 +1,4 @@
-"""What a counter that was seen before means: duplicate, replayed, reused, or refused again; and conflicts. Pure."""
+"""Decides frames with counters seen before (duplicate, replayed, reused, rejected again), and conflicts. Pure."""
 
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from meters.values import iso, spot
 
 
 class Comparing:
-    """Decides where counters were seen before, or under locks."""
+    """Decides frames whose counters were seen before, and all frames under locks."""
 
     def __init__(self, examined: Examined, earlier: Earlier) -> None:
         self._examined = examined
@@ -46,7 +46,7 @@ class Comparing:
             self._decide_other_content(uplink)
 
     def _decide_new(self, uplink: ExaminedUplink, candidate: Candidate, accepted: list[Candidate]) -> None:
-        """A counter for the first time: accepted, unless another value stands where one of its values goes."""
+        """Decide a frame with a new counter: accepted, unless one of its values conflicts with a stored one."""
         frame, meter, values, _ = candidate
         missing = []
         for value in values:
@@ -64,7 +64,7 @@ class Comparing:
         accepted.append((frame, meter, missing, True))
 
     def _decide_seen(self, uplink: ExaminedUplink, candidate: Candidate) -> None:
-        """A counter seen before: where every value stands a retransmission, or a replay after the window."""
+        """Decide a frame with a seen counter: with all values stored it is a retransmission, later a replay."""
         frame, meter, values, _ = candidate
         if not all_stand(values, meter.id, self._standing):
             uplink.unread.append(frame)
@@ -73,7 +73,7 @@ class Comparing:
         self._decide_again(uplink, frame, first)
 
     def _decide_again(self, uplink: ExaminedUplink, frame: OpenedFrame, first: datetime) -> None:
-        """All that a frame says stands since then."""
+        """Decide a frame whose values are all stored."""
         age = uplink.delivery.came_at - first
         if age <= self._facts.retransmission_window:
             uplink.verdicts.duplicate += 1
@@ -81,7 +81,7 @@ class Comparing:
             uplink.refuse(frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
 
     def _is_accepted(self, uplink: ExaminedUplink, one: SumsFrame) -> bool:
-        """Whether a frame of sums is to be stored; where its counter was seen before, it ends as readings do."""
+        """Return whether a frame of sums is to be stored; with a seen counter it is decided like readings."""
         said = one.said(uplink.delivery.uplink_id)
         if one.is_new:
             hop_reports.take_over(said, self._sums)
@@ -93,9 +93,9 @@ class Comparing:
         return one.is_new
 
     def _decide_other_content(self, uplink: ExaminedUplink) -> None:
-        """A counter seen before, but not all values stand: a refused frame again, or the counter used twice.
+        """Decide a frame with a seen counter and other values: rejected before, or the counter was used twice.
 
-        Of frames from before retention nothing is left to compare: refused again, or a replay.
+        Frames from before retention cannot be compared: they are rejected again, or replayed.
         """
         if not uplink.unread and not uplink.past:
             return
@@ -111,7 +111,7 @@ class Comparing:
                 uplink.refuse(frame, kind, detail, waits=False, is_copy=True)
 
     def _note_refused_here(self) -> None:
-        """Frames of this batch that were refused with their counters taken; what was refused earlier goes before."""
+        """Note rejected frames of this batch whose counters were taken; earlier rejections have priority."""
         for uplink in self._examined.uplinks:
             for failure in uplink.failures:
                 if failure.kid is not None and failure.counter is not None and failure.kind not in BEFORE_COUNTER:

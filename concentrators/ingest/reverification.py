@@ -1,8 +1,7 @@
-"""Verifying again: frames that waited for something of ours (a key, a meter, a register, a mended fault, a right
-clock) are judged once more, from the kept octets, each exactly once.
+"""Reverification: frames that waited for a key, meter, register, repaired fault or right clock are judged again.
 
-An uplink's row says which of its frames wait, and it is locked while they are judged: a frame that has
-another verdict is never among them (docs/adr/0007).
+They are judged from the stored octets, each exactly once. The row of an uplink says which of its frames wait, and it is
+locked while they are judged: a frame with a final verdict is never among them (docs/adr/0007).
 """
 
 import logging
@@ -42,7 +41,7 @@ BY_ITSELF = WAITING - NOT_BY_ITSELF
 
 
 class _Frame(NamedTuple):
-    """A waiting frame: what it waits as, the kid that it claims, and whether its meter wants to enrol with it."""
+    """A waiting frame: its provisional verdict, the kid that it claims, and whether its meter enrols with it."""
 
     kind: FailureKind
     kid: bytes
@@ -57,13 +56,13 @@ class Ready(NamedTuple):
 
 
 def waiting_uplinks(only: Collection[int] | None = None) -> list[int]:
-    """Ids of the uplinks with frames that wait and octets that are kept; of ``only`` these, if given.
+    """Return the ids of uplinks with waiting frames and stored octets; of ``only`` these, if given.
 
-    Waits for the uplinks being verified now: what they found without a key that was committed before this call
-    is among them. Called outside any transaction.
+    Waits for uplinks that are being verified: their frames without a key that was committed before this call are
+    included. Called outside any transaction.
     """
     with transaction.atomic():
-        totals.lock()  # every verification holds it shared before it looks up keys
+        totals.lock()  # every verification holds a shared lock before it looks up keys
     rows = Uplink.objects.filter(waiting__gt=0, body__isnull=False, waiting_frames__isnull=False)
     if only is not None:
         rows = rows.filter(pk__in=list(only))
@@ -77,10 +76,11 @@ def ready(
     kinds: Collection[FailureKind] = BY_ITSELF,
     worker: Worker = PROCESS,
 ) -> Iterator[Ready]:
-    """The uplinks among those given with frames to judge, of ``system_titles`` and ``kinds`` alone: their key and meter
-    stand now, and the meter is in service where they waited for that.
+    """Find the given uplinks with frames to judge, of ``system_titles`` and ``kinds``, if given.
 
-    Nothing is locked; ``done`` hears how many more uplinks were looked at.
+    The key and the meter of such a frame exist now, and the meter is in service if the frame waited for that.
+
+    Nothing is locked; ``done`` gets the number of uplinks that were read since its last call.
     """
     for start in range(0, len(uplink_ids), SCAN_UPLINKS):
         chunk = uplink_ids[start : start + SCAN_UPLINKS]
@@ -104,12 +104,11 @@ def verify_again(
     kinds: Collection[FailureKind] = BY_ITSELF,
     worker: Worker = PROCESS,
 ) -> Verdicts:
-    """Judge an uplink's waiting frames that can be judged now (see ``ready``).
+    """Judge the waiting frames of an uplink that can be judged now (see ``ready``), and return their verdicts.
 
-    Gives the verdicts of those frames; verdicts, evidence and tallies of the uplink move. The time of
-    receipt stays the first one, or its correction. Evidence of a frame that waits on as before stays. A frame that
-    cannot be processed is parked. Raises TransientError where database or master key do not answer: then nothing of
-    this uplink has moved.
+    Verdicts, evidence and tallies of the uplink change. Its time of receipt stays, or is the corrected one. The
+    evidence of a frame that continues to wait for the same reason stays. A frame that cannot be processed is parked.
+    TransientError if database or master key do not answer: then nothing of this uplink has changed.
     """
     what = f"uplink {uplink_id}"
     again = partial(_verify_again, uplink_id, system_titles, kinds, worker)
@@ -145,7 +144,7 @@ def verify_all_again(
     done: Callable[[int], None] = lambda count: None,
     worker: Worker = PROCESS,
 ) -> ReverificationSummary:
-    """``verify_again`` for each uplink that has frames to judge; what was judged stays, whatever fails later."""
+    """Do ``verify_again`` for each uplink with frames to judge; finished uplinks stay done, whatever fails later."""
     outcome = ReverificationSummary()
     for uplink_id, _ in ready(uplink_ids, system_titles, done, worker=worker):
         outcome.verdicts.add(verify_again(uplink_id, system_titles, worker=worker))
@@ -193,21 +192,22 @@ def _verify_again(
 def _waiting(
     body: bytes, waiting: WaitingKinds | None, system_titles: Collection[bytes] | None, kinds: Collection[FailureKind]
 ) -> dict[int, _Frame]:
-    """The waiting frames of an uplink, of those titles and kinds, by their indexes."""
+    """Return the waiting frames of an uplink, of those titles and kinds, by index."""
     frames = split_sequence(body)
     found = {}
     for kind in kinds:
         for index in (waiting or {}).get(kind, ()):
             enrolment = parse_enrolment(frames[index])
-            kid = (parse_frame(frames[index]) if enrolment is None else enrolment.frame).kid  # it was well formed then
+            kid = (parse_frame(frames[index]) if enrolment is None else enrolment.frame).kid  # it was well-formed then
             if system_titles is None or kid[:8] in system_titles:
                 found[index] = _Frame(kind, kid, enrols=enrolment is not None)
     return found
 
 
 class _Known(NamedTuple):
-    """What stands behind the kids that are unknown no longer: a key, or a leave to enrol; and a meter, or a
-    concentrator that reports. ``identified`` are the titles whose meters have an identity to announce coupons with.
+    """What exists for the kids by now: a key, or a meter that may enrol; and a meter, or a concentrator that reports.
+
+    ``identified`` are the titles whose meters have an identity to announce coupons with.
     """
 
     meters: Mapping[bytes, AssignedMeter]
@@ -235,9 +235,9 @@ def _known(frames: Collection[_Frame], worker: Worker) -> _Known:
 
 
 def _is_ripe(frame: _Frame, known: _Known) -> bool:
-    """Whether a frame need not wait any longer, as far as can be told without opening it.
+    """Return whether a frame need not wait any longer, as far as that is known without opening it.
 
-    Of which meter a concentrator reports is told only then.
+    The meter of a report is known only after that.
     """
     meter = known.meters.get(frame.kid)
     if meter is None:

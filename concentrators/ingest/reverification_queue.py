@@ -1,9 +1,9 @@
-"""What waits is judged again by itself: once something has come that frames may wait for, uplink by uplink.
+"""The queue of reverification: when something was added that frames may wait for, they are judged again automatically.
 
-Triggers write a request in the transaction in which the register, the meter or the key comes,
-or an interval length changes (models.Reverification),
-so that none can be forgotten. Its place is kept, so that the work may stop at any point. An uplink whose frames kill
-the worker is passed over after UPLINK_SPLIT_AFTER tries; the daily request for everything tries it again.
+Triggers write a request (models.Reverification) in the transaction that adds the register, meter or key, or changes an
+interval length, so that none can be forgotten. The position of the work is stored, so that it may stop at any point. An
+uplink whose frames kill the worker is skipped after UPLINK_SPLIT_AFTER tries; the daily request for everything tries it
+again.
 """
 
 import logging
@@ -28,11 +28,11 @@ from concentrators.totals import totals
 logger = logging.getLogger(__name__)
 
 EVERYTHING, CLOCK = "all", "clock"
-# What waits for a cause, in the order of the work: a flood of unknown meters delays nothing that concerns known ones.
+# The verdicts that wait for each cause, in the order of the work: a flood of unknown meters delays no known ones.
 _KINDS = {
     "register": frozenset({FailureKind.UNKNOWN_REGISTER, FailureKind.REGISTRY_MISMATCH, FailureKind.IMPLAUSIBLE}),
     "profile": frozenset({FailureKind.UNKNOWN_PROFILE}),
-    # Of a meter that was registered with too long intervals some seemed not to be over; what is ahead stays so.
+    # If a meter was registered with too long intervals, some intervals seemed not to have ended.
     "length": frozenset({FailureKind.REGISTRY_MISMATCH, FailureKind.CLOCK_SKEW}),
     CLOCK: frozenset({FailureKind.CLOCK_SKEW}),
     "meter": frozenset({FailureKind.UNKNOWN_DEVICE, FailureKind.DEVICE_SUSPENDED}),
@@ -41,20 +41,20 @@ _KINDS = {
     EVERYTHING: BY_ITSELF,
 }
 CAUSES = tuple(_KINDS)
-_LOCK = locks.REVERIFICATION  # of the session: one worker at a time
-_WORK_S = 5.0  # then another task goes on
+_LOCK = locks.REVERIFICATION  # held by the session: one worker at a time
+_WORK_S = 5.0  # then another task continues
 
 
 def request_everything() -> None:
-    """Have all that waits judged again, but what waits for somebody's word on our clock."""
+    """Request reverification of all waiting frames, except those that wait for a clock correction."""
     Reverification.objects.get_or_create(cause=EVERYTHING, position=0)
 
 
 def work(worker: Worker = PROCESS) -> bool:
-    """Judge again what may wait no longer, for some seconds; True where more is to be done.
+    """Judge frames again that need not wait any longer, for some seconds; return whether more is to be done.
 
-    Another worker that does so is not waited for. Where the database or the master key do not answer, nothing is lost:
-    the next call goes on. Called outside any transaction.
+    Returns at once if another worker does it. If the database or the master key do not answer, nothing is lost: the
+    next call continues. Called outside any transaction.
     """
     until = time.monotonic() + _WORK_S
     with _alone() as ours:
@@ -71,13 +71,13 @@ def work(worker: Worker = PROCESS) -> bool:
 
 
 def _next_request() -> Reverification | None:
-    """The oldest of the causes that come first."""
+    """Return the oldest request of the first cause."""
     oldest = {request.cause: request for request in Reverification.objects.order_by("-pk")}
     return next((oldest[cause] for cause in CAUSES if cause in oldest), None)
 
 
 def _go_on(request: Reverification, until: float, worker: Worker) -> bool:
-    """Work on a request, to its end if there is time: then it goes, and True is given."""
+    """Work on a request; if it is finished in time, delete it and return True."""
     kinds = _KINDS[request.cause]
     if not request.position and not request.tries:
         with transaction.atomic():
@@ -95,7 +95,7 @@ def _go_on(request: Reverification, until: float, worker: Worker) -> bool:
 
 
 def _next(request: Reverification, kinds: frozenset[FailureKind]) -> list[int]:
-    """The next uplinks with frames that wait as one of the kinds."""
+    """Return the next uplinks with frames that wait with one of the verdicts."""
     rows = fetch_rows(
         """SELECT id FROM concentrators_uplink
            WHERE id > %s AND waiting > 0 AND body IS NOT NULL AND waiting_frames ?| %s::text[]
@@ -110,7 +110,7 @@ def _next(request: Reverification, kinds: frozenset[FailureKind]) -> list[int]:
 
 
 def _judge(request: Reverification, uplink_id: int, kinds: frozenset[FailureKind], worker: Worker) -> None:
-    """Judge an uplink's frames again, noted before and after."""
+    """Judge the frames of an uplink again, and note it before and after."""
     mine = Reverification.objects.filter(pk=request.pk)
     if request.tries < settings.UPLINK_SPLIT_AFTER:
         mine.update(tries=F("tries") + 1)
@@ -129,7 +129,7 @@ def _judge(request: Reverification, uplink_id: int, kinds: frozenset[FailureKind
 
 @contextmanager
 def _alone() -> Iterator[bool]:
-    """Whether no other worker is at it; a connection that breaks gives the turn up."""
+    """Take the turn, and return whether no other worker has it; a connection that breaks releases it."""
     ours = bool(fetch_rows("SELECT pg_try_advisory_lock(%s)", _LOCK)[0][0])
     try:
         yield ours

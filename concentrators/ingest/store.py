@@ -1,4 +1,4 @@
-"""Storing what was decided of a batch, in the caller's transaction, in an order that others rely on."""
+"""Stores the decisions of a batch, in the caller's transaction, in an order that others rely on."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,22 +23,22 @@ _SAID = {COMMAND_DONE: AnswerKind.DONE, COMMAND_REFUSED: AnswerKind.REFUSED, COM
 
 
 def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enrolling] = MappingProxyType({})) -> None:
-    """Store decisions, with a fixed number of queries; nothing is asked of what has nothing to store.
+    """Store decisions, with a fixed number of queries; there is no query for what is empty.
 
     0. Keys of meters that enrolled by an accepted frame (``enrolling``, by kid): the counters below need their rows.
-    1. Counters, by compare-and-set: whether what was decided still holds. Nobody else at these keys gets past them.
-       And when meters were heard for which their concentrator reports.
+    1. Counters, by compare-and-set: this checks that the decisions still hold, and stops others at the same keys.
+       Then the times when meters were heard for which their concentrator reports.
        Coupons that were spent, by compare-and-set, and those that were announced.
-    2. Commands: the answers of meters, and those that brought a key which has arrived.
+    2. Commands: the answers of meters, and commands whose key has arrived.
     3. Bad tags, by key.
-    4. Readings, events, signatures, masked values: their primary keys tell where another has stored a value since.
-    5. Totals, in the order of their keys; then the sums that concentrators say.
+    4. Readings, events, signatures, masked values: their primary keys reveal a value that another transaction has
+       stored since.
+    5. Totals, in the order of their keys; then the sums that concentrators report.
     6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
     7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last, with
-       what the journal is to know of the enrolled meters' keys.
+       the journal's records of the keys of enrolled meters.
 
-    Raises ContendedError or IntegrityError where another transaction came between: the caller rolls back and begins
-    again.
+    ContendedError or IntegrityError if another transaction interfered: the caller rolls back and begins again.
     """
     judged_at = decisions.uplinks[0].delivery.judged_at
     enrolled = journal.Postponed()
@@ -68,7 +68,7 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
 
 
 def _store_values(decisions: Decisions) -> None:
-    """What meters say, and the totals of it."""
+    """Store what meters report, and its totals."""
     if decisions.readings:
         reading_store.copy_readings(decisions.readings)
     if decisions.events:

@@ -1,14 +1,13 @@
-"""The state of an uplink between its reception and the end of its octets: who writes it, writes it here.
+"""The state of an uplink, from its reception on: every change of it is made here.
 
-Which uplinks are tried, when, how often, and by which way, is told by these columns of its row alone
-(docs/architecture.md draws them):
+These columns alone say which uplinks are tried, when, how often, and how (docs/architecture.md draws the states):
 
 - ``due_at``: when the sweep enqueues it again, and in which order uplinks are taken;
-- ``claims``: how often the sweep did, since nothing came of its task;
-- ``begun``: how often work on it began after that: noted before the work, so that it outlives the worker;
-- ``attempts``, ``last_error``: how often it failed, and of what;
-- ``progress``: how far it is in quarantine;
-- ``verified_at``: it has its verdicts.
+- ``claims``: how often the sweep enqueued it again, because its task had no result;
+- ``begun``: how often work on it began after that: committed before the work, so that it survives the worker;
+- ``attempts``, ``last_error``: how often it failed, and the last error;
+- ``progress``: its progress in quarantine;
+- ``verified_at``: when it got its verdicts.
 """
 
 from collections import Counter
@@ -45,7 +44,7 @@ WaitingKinds = Mapping[str, Sequence[int]]  # indexes of waiting frames by kind,
 def add(
     concentrator_id: int, body: bytes, sha256: bytes, frames: int, received_at: datetime, due_at: datetime
 ) -> int | None:
-    """A new uplink; its id, or None where the same body of the same concentrator stands already."""
+    """Add an uplink and return its id; None if the same body of the same concentrator is stored already."""
     rows = fetch_rows(
         """INSERT INTO concentrators_uplink (concentrator_id, received_at, sha256, body, octets, frames, due_at,
                   accepted, duplicate, rejected, failures, waiting, attempts, last_error)
@@ -63,11 +62,11 @@ def add(
 
 
 def claim_overdue(now: datetime) -> list[int]:
-    """Ids of unverified uplinks that are due again: their task was lost, or an attempt failed.
+    """Claim unverified uplinks that are due again, because their task was lost or an attempt failed; return their ids.
 
-    Each is put off by its age, at least UPLINK_SWEEP_AFTER_S and at most ten minutes, so that a queue
-    that is merely long does not fill up with repetitions. What was received in the future, or put off for longer than
-    anything is, counts as due: the clock was ahead then.
+    Each is due again after its age, at least UPLINK_SWEEP_AFTER_S and at most ten minutes, so that a long queue is not
+    filled with repetitions. An uplink received in the future, or due later than that, counts as due: the clock was
+    ahead then.
     """
     after = timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S)
     with connection.cursor() as cursor:
@@ -97,12 +96,12 @@ def claim_overdue(now: datetime) -> list[int]:
 
 
 def note_begun(uplink_ids: Sequence[int]) -> None:
-    """Count that work begins on uplinks that the sweep has claimed: committed before it, so that it outlives it."""
+    """Count that work begins on uplinks that the sweep has claimed; committed before the work, to survive it."""
     Uplink.objects.filter(pk__in=uplink_ids, verified_at=None, begun__lt=BEGUN_MAX).update(begun=F("begun") + 1)
 
 
 def note_not_begun(uplink_ids: Sequence[int]) -> None:
-    """Take that back: what stopped the work has nothing to do with the uplinks."""
+    """Undo that count: the uplinks did not cause the interruption."""
     Uplink.objects.filter(pk__in=uplink_ids, verified_at=None, begun__gt=0).update(begun=F("begun") - 1)
 
 
@@ -111,13 +110,13 @@ class Posted(NamedTuple):
 
     delivery: Delivery
     frames: Frames
-    is_suspect: bool  # it failed, or work on it came to nothing, so often that it goes into quarantine, or is there
+    is_suspect: bool  # it failed, or had no result, so often that it goes into quarantine, or is there already
 
 
 def take(uplink_ids: Sequence[int]) -> list[Posted]:
-    """Take those uplinks that are not verified: lock them, oldest first, and assignments against change.
+    """Lock the uplinks that are not verified, oldest first, and protect assignments from changes.
 
-    Those that another worker has are left out. NotReplayedError after a restore.
+    Uplinks that another worker has are left out. NotReplayedError after a restore.
     """
     rows = fetch_rows(
         f"""SELECT id, concentrator_id, received_at, attempts >= %s OR begun > %s OR progress IS NOT NULL,
@@ -143,7 +142,7 @@ def take(uplink_ids: Sequence[int]) -> list[Posted]:
 
 
 def finish(verdicts: Mapping[int, Verdicts]) -> None:
-    """Uplinks have their verdicts, by their ids; what quarantine noted of them goes."""
+    """Store the verdicts of uplinks, by id, and delete their progress in quarantine."""
     each = verdicts.values()
     execute(
         """UPDATE concentrators_uplink u SET accepted = n.accepted, duplicate = n.duplicate, rejected = n.rejected,
@@ -163,7 +162,7 @@ def finish(verdicts: Mapping[int, Verdicts]) -> None:
 
 
 def note_failed(uplink_id: int, error: Exception) -> None:
-    """Count a failed attempt at an uplink, and let the sweep try again: later each time."""
+    """Count a failed attempt at an uplink; the sweep tries it again, later each time."""
     waiting = Uplink.objects.filter(pk=uplink_id, verified_at=None)
     attempts = waiting.values_list("attempts", flat=True).first() or 0
     waiting.update(
@@ -174,12 +173,12 @@ def note_failed(uplink_id: int, error: Exception) -> None:
 
 
 def progress(uplink_id: int) -> dict[str, Any]:
-    """What quarantine noted of an uplink last; empty where it has not begun. The caller holds the row."""
+    """Return the progress of an uplink in quarantine; empty if that has not begun. The caller has locked the row."""
     return Uplink.objects.values_list("progress", flat=True).get(pk=uplink_id) or {}
 
 
 def save_progress(uplink_id: int, noted: Mapping[str, Any]) -> None:
-    """Note how far quarantine is with an uplink. The caller holds the row."""
+    """Store the progress of an uplink in quarantine. The caller has locked the row."""
     Uplink.objects.filter(pk=uplink_id).update(progress=dict(noted))
 
 
@@ -194,7 +193,7 @@ class Waiting(NamedTuple):
 
 
 def take_waiting(uplink_id: int) -> Waiting | None:
-    """Lock an uplink whose frames wait, and assignments against change; whoever has it now is waited for."""
+    """Lock an uplink with waiting frames, waiting for others, and protect assignments from changes."""
     rows = fetch_rows(
         f"""SELECT {journal.OPEN}, concentrator_id, received_at, corrected_at, body, waiting_frames,
                    pg_advisory_xact_lock_shared(%s)
@@ -210,7 +209,7 @@ def take_waiting(uplink_id: int) -> Waiting | None:
 
 
 def move(uplink_id: int, kinds: WaitingKinds, judged: Mapping[int, FailureKind], verdicts: Verdicts) -> None:
-    """Bring the uplink's row up to date: what its frames said before, less those judged, plus their verdicts."""
+    """Update the verdicts of an uplink: subtract the frames that were judged, and add their new verdicts."""
     still: dict[str, list[int]] = {kind: [i for i in indexes if i not in judged] for kind, indexes in kinds.items()}
     for kind, indexes in verdicts.waiting_frames.items():
         still[kind] = sorted([*still.get(kind, []), *indexes])

@@ -1,6 +1,6 @@
-"""Uplinks that a database took before a restore, carried over into what was restored: no acknowledged one is lost.
+"""Copies uplinks from the database before a restore into the restored one, so that no acknowledged uplink is lost.
 
-They are carried as they were posted, and verified anew: the restored database lacks what came of them.
+They are copied as they were posted, and verified again: the restored database lacks their results.
 """
 
 from typing import NamedTuple
@@ -36,16 +36,16 @@ SELECT count(*) FROM {{source}}.concentrators_uplink u WHERE u.body IS NULL AND 
 
 
 class Carried(NamedTuple):
-    """How many uplinks were carried over, and how many were not, as their octets are kept no longer."""
+    """The numbers of uplinks that were copied, and that were not, because their octets are deleted."""
 
     uplinks: int
     without_octets: int
 
 
 def carry(source: str, target: str) -> Carried:
-    """Copy the uplinks that schema ``source`` has and ``target`` has not, unverified, under their own ids.
+    """Copy the uplinks that schema ``source`` has and ``target`` lacks, unverified, under their ids.
 
-    A concentrator that ``target`` does not know comes along, and is not let in. In the caller's transaction.
+    A concentrator that ``target`` lacks is copied, too, and stays inactive. Runs in the caller's transaction.
     """
     names = {"source": sql.Identifier(source), "target": sql.Identifier(target)}
     with connection.cursor() as cursor:
@@ -60,7 +60,7 @@ def carry(source: str, target: str) -> Carried:
 
 
 def _move_past(sequence: str, names: dict[str, sql.Identifier]) -> None:
-    """Ids that are given out from now on are above those of both schemas."""
+    """Continue the ids above those of both schemas."""
     with connection.cursor() as cursor:
         cursor.execute(
             sql.SQL(

@@ -1,4 +1,4 @@
-"""Verifying uplinks that were posted: together in one transaction, each alone where that fails."""
+"""Verifies posted uplinks: together in one transaction, and each alone if that fails."""
 
 import logging
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ logger = logging.getLogger(__name__)
 
 
 def verify(uplink_id: int, worker: Worker = PROCESS) -> Verdicts | None:
-    """Verify one uplink; None where another worker has it, or had it, and where it failed. See ``verify_together``."""
+    """Verify one uplink; None if another worker has it, or had it, or it failed. See ``verify_together``."""
     return verify_together([uplink_id], worker).get(uplink_id)
 
 
 def verify_together(uplink_ids: Sequence[int], worker: Worker = PROCESS) -> dict[int, Verdicts]:
     """Verify uplinks in one transaction; those that another worker has, or had, are left out.
 
-    Raises TransientError where database or master key are not as they ought to be. Where it fails otherwise, each is
-    verified alone, and the failure counted on the uplink that still fails. After UPLINK_SPLIT_AFTER failures an uplink
-    goes into quarantine, which finds the frame at fault.
+    TransientError if the database or the master key has a problem. If it fails otherwise, each uplink is verified
+    alone, and the failure is counted for the one that fails again. After UPLINK_SPLIT_AFTER failures an uplink goes
+    into quarantine, which finds the frame at fault.
     """
     suspects: list[int] = []
 

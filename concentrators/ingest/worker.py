@@ -1,4 +1,4 @@
-"""What one worker knows from before, and how it judges a batch: gather, decide, store."""
+"""A worker: its caches, and how it judges a batch: gather, decide, store."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ from meters.readings.store import Registers
 
 
 class Worker:
-    """Keeps ciphers, meters, registers, and whether what frames foresee proved true lately; it looks whether they hold.
+    """Caches ciphers, meters, registers, and whether foreseen counters were right; it checks that they are valid.
 
-    A process has one (``PROCESS``). Another one, in the same process, knows nothing of what this one keeps.
+    A process has one (``PROCESS``). Another one in the same process shares nothing with it.
     """
 
     def __init__(self) -> None:
@@ -28,13 +28,11 @@ class Worker:
         self.foresight = Foresight()
 
     def judge(self, uplinks: Sequence[tuple[Delivery, Frames]], care: Care) -> list[Verdicts]:
-        """Judge the frames of uplinks, in their order, and store what follows, in the caller's transaction.
+        """Judge the frames of uplinks in order and store the results, in the caller's transaction; return verdicts.
 
-        Gives the verdicts of each uplink.
-
-        Raises ContendedError or IntegrityError where another transaction came between, or where frames at hand say
-        different things of one place: the caller rolls back and calls again with more ``care``. Care.LOCK locks the
-        counters in title order and looks before it stores.
+        ContendedError or IntegrityError if another transaction interfered, or if frames of the batch conflict with each
+        other: the caller rolls back and calls again with more ``care``. Care.LOCK locks the counters in title order,
+        and looks up stored values before it stores.
         """
         batch, facts, opening, enrolling = gather(uplinks, care, self.ciphers, self.meters, self.registers)
         examined = examine(batch, facts)
