@@ -9,6 +9,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin
+from keyvault.schemes.table import scheme_numbered
 from meters.models import HouseholdAccess, Installation, MeterEvent, Place
 from meters.registry import access_record, search
 from meters.registry.place_rights import may_see_places
@@ -92,7 +93,7 @@ class MeterEventAdmin(HouseholdAdmin, ReadOnlyAdmin):
     """What meters reported of themselves."""
 
     when_empty = "No meter reported an event: no tamper, no outage."
-    list_display = ["captured_at", "meter", "register", "value", "received_at"]
+    list_display = ["captured_at", "meter", "register", "value", "received_at", "protected_by"]
     list_filter = [
         ("meter", AutocompleteSelectFilter),
         ("register", AutocompleteSelectFilter),
@@ -102,7 +103,13 @@ class MeterEventAdmin(HouseholdAdmin, ReadOnlyAdmin):
     search_fields = ["meter"]
     search_by = {"meter": search.of_meters}
     ordering = ["-captured_at", "-id"]
-    fields = ["meter", "register", "captured_at", "value", "received_at", "uplink_id"]
+    fields = ["meter", "register", "captured_at", "value", "received_at", "uplink_id", "protected_by"]
+    readonly_fields = ["protected_by"]
+
+    @display(description="protected by")
+    def protected_by(self, row: MeterEvent) -> str:
+        scheme = scheme_numbered(row.scheme)
+        return f"{scheme.name}: {scheme.caveat}" if scheme.caveat else scheme.name
 
 
 @admin.register(HouseholdAccess)

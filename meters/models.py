@@ -286,6 +286,9 @@ class MeterEvent(models.Model):
     value = models.BigIntegerField()
     uplink_id = models.BigIntegerField()
     received_at = models.DateTimeField()
+    scheme = models.SmallIntegerField(
+        null=True, help_text="number of the scheme that protected it; empty: the usual one"
+    )
 
     class Meta:
         constraints = [

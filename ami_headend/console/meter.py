@@ -45,7 +45,7 @@ from keyvault.device_keys.commandable import masking
 from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
-from keyvault.schemes.table import SCHEMES, algorithm_name
+from keyvault.schemes.table import SCHEMES, algorithm_name, scheme_numbered
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.readings import export as files
 from meters.readings import queries
@@ -324,9 +324,14 @@ def _counters(row: Any) -> tuple[str, str, str]:
 def _events(meter: Meter) -> HtmlTable:
     rows = MeterEvent.objects.filter(meter=meter).select_related("register").order_by("-captured_at", "-id")[:_ROWS]
     return table(
-        columns_of("time", "event", "#value"),
-        [[moment(row.captured_at), row.register.name, thousands(row.value)] for row in rows],
+        columns_of("time", "event", "#value", "-protected by"),
+        [[moment(row.captured_at), row.register.name, thousands(row.value), _protected_by(row)] for row in rows],
     )
+
+
+def _protected_by(row: MeterEvent) -> Any:
+    scheme = scheme_numbered(row.scheme)
+    return protection(scheme.name, scheme.caveat)
 
 
 def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> HtmlTable:

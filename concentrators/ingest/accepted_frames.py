@@ -12,6 +12,7 @@ from concentrators.ingest.frame_checks import Candidate, ExaminedUplink
 from concentrators.ingest.hop_reports import SumsFrame
 from concentrators.ingest.signed_readings import ListFrame
 from keyvault.schemes.table import UNAUTHENTICATED
+from meters.contents.events import EVENTS
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 from meters.values import NewValue
 
@@ -46,7 +47,11 @@ class Accepted:
                 if is_masked:
                     self._accept_masked(meter, (meter_id, value, uplink_id, scheme))
                     continue
-                (events if is_event else readings).append((meter_id, value, uplink_id, scheme))
+                if is_event:  # those of meters whose readings come otherwise are in ccm frames
+                    of = None if frame[4].content == EVENTS.name else scheme
+                    events.append((meter_id, value, uplink_id, of))
+                    continue
+                readings.append((meter_id, value, uplink_id, scheme))
                 if minutes and scheme not in without_totals:
                     concentrator_id = meter.concentrator_of(captured_s, minutes)
                     if concentrator_id is not None:

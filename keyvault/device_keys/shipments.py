@@ -90,10 +90,10 @@ def import_(
 ) -> ShipmentReport:
     """Store the keys of a shipment, in one transaction; audited as one act.
 
-    The first key of a device becomes active; a key beside an active one becomes pending, and its first frame activates
-    it. A key that is stored already stays unchanged. ``agreement_key`` names the key that ``sealed`` meters seal to,
-    and that public keys go with, if there are several. ShipmentError for a wrong transport key; IntegrityError if keys were made meanwhile;
-    MasterKeyError and AuditError.
+    The first key of a device becomes active; a key beside an active one becomes pending, and its first frame
+    activates it. A key that is stored already stays unchanged. ``agreement_key`` names the key that ``sealed`` meters
+    seal to, and that public keys go with, if there are several. ShipmentError for a wrong transport key;
+    IntegrityError if keys were made meanwhile; MasterKeyError and AuditError.
     """
     report = ShipmentReport(bad=list(shipment.bad))
     arrived = _unwrap(shipment, transport_key, report, progress)

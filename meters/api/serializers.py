@@ -265,6 +265,10 @@ class EventSerializer(serializers.Serializer[Any]):
     received_at = serializers.DateTimeField()
     value = serializers.IntegerField()
     uplink = serializers.IntegerField()
+    scheme = serializers.CharField(help_text="the scheme that protected it")
+    caveat = serializers.CharField(
+        allow_blank=True, help_text="what end-to-end protection it lacked: carried in clear, for one; else empty"
+    )
 
 
 class GapSerializer(serializers.Serializer[Any]):

@@ -39,6 +39,8 @@ EVENT_SCHEMA = pa.schema(
         ("received_at", _TIME),
         ("value", pa.int64()),
         ("uplink", pa.int64()),
+        ("scheme", pa.string()),
+        ("caveat", pa.string()),
     ]
 )
 

@@ -66,6 +66,8 @@ class ReadingRow(NamedTuple):
 
 
 class EventRow(NamedTuple):
+    """An event; ``scheme`` and ``caveat`` as of a reading."""
+
     id: int
     system_title: str
     obis_code: str
@@ -73,6 +75,8 @@ class EventRow(NamedTuple):
     received_at: datetime
     value: int
     uplink: int
+    scheme: str
+    caveat: str
 
 
 _READING_KEY = ", ".join(ReadingKey._fields)
@@ -144,14 +148,17 @@ def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], Eve
     """Return the first events of a selection, oldest first, and the key of the next page; one query."""
     condition, params = _condition(selection, EventKey._fields)
     rows = _fetch(
-        f"""SELECT e.id, m.system_title, g.obis_code, e.captured_at, e.received_at, e.value, e.uplink_id
+        f"""SELECT e.id, m.system_title, g.obis_code, e.captured_at, e.received_at, e.value, e.uplink_id, e.scheme
             FROM (SELECT * FROM {MeterEvent._meta.db_table} WHERE {condition}
                   ORDER BY captured_at, id LIMIT %s) e
             JOIN meters_meter m ON m.id = e.meter_id JOIN meters_register g ON g.id = e.register_id
             ORDER BY e.captured_at, e.id""",
         [*params, limit],
     )
-    shown = [EventRow(id_, title.hex(), *rest) for id_, title, *rest in rows]
+    shown = []
+    for id_, title, code, at, received_at, value, uplink, number in rows:
+        scheme = scheme_numbered(number)
+        shown.append(EventRow(id_, title.hex(), code, at, received_at, value, uplink, scheme.name, scheme.caveat))
     return shown, EventKey(rows[-1][3], rows[-1][0]) if len(rows) == limit else None
 
 

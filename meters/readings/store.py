@@ -110,10 +110,11 @@ def insert_signatures(rows: Sequence[NewSignature]) -> None:
 def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime]) -> None:
     """Store meter events, with ``received_at`` by uplink; IntegrityError if one is stored already."""
     fetch_rows(
-        """INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at)
-           SELECT meter_id, register_id, to_timestamp(captured_s), value, uplink_id, received_at
-           FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
-                AS n(meter_id, register_id, captured_s, value, uplink_id, received_at)
+        """INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at, scheme)
+           SELECT meter_id, register_id, to_timestamp(captured_s), value, uplink_id, received_at, scheme
+           FROM unnest(%s::int[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
+                       %s::smallint[])
+                AS n(meter_id, register_id, captured_s, value, uplink_id, received_at, scheme)
            ORDER BY 1, 2, 3, 4
            RETURNING 1""",
         int_array(meter_id for meter_id, _, _, _ in rows),
@@ -122,6 +123,7 @@ def insert_events(rows: Sequence[NewValue], received_at: Mapping[int, datetime])
         int_array(value.value for _, value, _, _ in rows),
         int_array(uplink_id for _, _, uplink_id, _ in rows),
         [received_at[uplink_id] for _, _, uplink_id, _ in rows],
+        [scheme for *_, scheme in rows],
     )
 
 

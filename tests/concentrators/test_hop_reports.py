@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import cbor2
 import pytest
+from django.test import Client
+from django.urls import reverse
 
 from concentrators.fleet.assignments import assign
 from concentrators.ingest import reverification
@@ -41,6 +43,7 @@ from tests.concentrators.fleet import (
     usual,
     verified,
 )
+from tests.concentrators.scheme_devices import of_mac
 from tests.concentrators.statements import Statements
 from tests.factories import ConcentratorFactory, MeterFactory
 
@@ -105,7 +108,8 @@ def test_the_meters_own_frames_bring_events_and_no_reading(holder: Holder) -> No
     (device,) = meters(holder, 1)
     event = device.seal(senml_payload({"0-0:96.11.1": 40}, START_S, "count"))
     assert judged(holder.row, [event, device.seal(usual(0))]) == {"accepted": 1, "algorithm_mismatch": 1}
-    assert MeterEvent.objects.get().meter == device.meter
+    row = MeterEvent.objects.get()
+    assert (row.meter, row.scheme) == (device.meter, None)  # it came in a ccm frame, from end to end
     assert device.counter().highest == 1
 
 
@@ -268,3 +272,18 @@ class TestWaiting:
         assert Reverification.objects.get().cause == "meter"
         assert self.again(uplink) == {"accepted": 2}
         assert readings_of(device) == {0: 100}
+
+
+@pytest.mark.django_db
+def test_events_of_a_meter_in_clear_are_marked_as_its_readings_are(admin_client: Client) -> None:
+    concentrator = ConcentratorFactory.create()
+    device = of_mac(concentrator)
+    event = device.seal(senml_payload({"0-0:96.11.1": 40}, START_S, "count"))
+    assert judged(concentrator, [event]) == {"accepted": 1}
+    asked = {"from": START.isoformat(), "to": NOW.isoformat()}
+    (row,) = admin_client.get(reverse("events"), asked).json()["results"]
+    assert (row["scheme"], row["caveat"]) == ("mac", "carried in clear")
+    table = b"".join(admin_client.get(reverse("events"), {**asked, "format": "csv"}).streaming_content).decode()  # type: ignore[arg-type]
+    assert table.splitlines()[1].endswith('"mac","carried in clear"')
+    for page in (reverse("admin:meter", args=[device.meter.pk]), reverse("admin:meters_meterevent_changelist")):
+        assert "mac: carried in clear" in admin_client.get(page).content.decode()
