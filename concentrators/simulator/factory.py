@@ -13,11 +13,13 @@ from concentrators.simulator.link import DirectLink, KeyedLink, Link
 from concentrators.simulator.link_store import LinkStore
 from concentrators.simulator.masks import Masks, does_mask
 from concentrators.simulator.meter import Memory, SimulatedMeter
+from concentrators.simulator.nonvolatile import NonVolatile
 from concentrators.simulator.plan import Plan
+from concentrators.simulator.signing import Signer
 from concentrators.simulator.spool import Spool
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import derived_device_key
-from keyvault.enrolment.certificates import issue
+from keyvault.enrolment.certificates import CURVE_ED25519, IDENTITY_AUDIENCE, issue
 from keyvault.schemes.agreed import agree, agreed_device_key
 
 AGREEMENT_KEY = "simulator"  # the head-end's, which all runs share
@@ -105,6 +107,11 @@ class Factory:
     def _mask_pair(self, number: int) -> bytes:
         return self._draw(b"simulated mask pair", self._plan.system_title(number))
 
+    def identity_certificate(self, number: int, now_s: int) -> bytes:
+        """The certificate of the identity of a meter that signs."""
+        public = Signer(NonVolatile(), self._signing(number)).identity
+        return self.certificate(number, now_s, audience=IDENTITY_AUDIENCE, public=public, curve=CURVE_ED25519)
+
     def link(self, spool: Spool) -> Link:
         """The local link of the run, with the concentrators' states in its file."""
         plan = self._plan
@@ -137,6 +144,7 @@ class Factory:
             scheme=plan.scheme_of(number),
             head_end=self._head_end if envelope_of(plan.scheme_of(number)) == "sealed" else b"",
             private=self._private(number) if plan.source_of(number) in _AGREED else b"",
+            signing=self._signing(number),
             clock_s=clock_s,
             masks=self.masks(number),
         )
@@ -147,6 +155,9 @@ class Factory:
     def _agreed(self, number: int, epoch: int) -> bytes:
         z = agree(X25519PrivateKey.from_private_bytes(self._private(number)), self._head_end)
         return agreed_device_key(z, self._plan.system_title(number), epoch, self.public_key(number), self._head_end)
+
+    def _signing(self, number: int) -> bytes:
+        return self._draw(b"simulated signer", self._plan.system_title(number))
 
     def _private(self, number: int) -> bytes:
         return self._draw(b"simulated key pair", self._plan.system_title(number))

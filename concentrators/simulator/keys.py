@@ -11,10 +11,20 @@ TRANSFER_EPOCH = 0
 KEYS_HELD = 2  # beside the transfer key: the newest, and the one before
 
 
+def envelope_of(scheme: str) -> str:
+    """The envelope of a scheme: "ccm" of "ccm + signed"."""
+    return scheme.partition(" + ")[0]
+
+
+def signs(scheme: str) -> bool:
+    """Whether meters of a scheme sign their readings."""
+    return scheme.endswith(" + signed")
+
+
 class Key(NamedTuple):
     """A key of 32 octets, the algorithm that it is for, its epoch, and the scheme of its frames.
 
-    ``head_end`` is the public key (32 octets) that scheme ``sealed`` seals to.
+    ``head_end`` is the public key (32 octets) that ``sealed`` frames are sealed to.
     """
 
     octets: bytes
@@ -22,6 +32,16 @@ class Key(NamedTuple):
     epoch: int
     scheme: str = "ccm"
     head_end: bytes = b""
+
+    @property
+    def envelope(self) -> str:
+        """What seals its frames: a scheme is named after it, and after its content where that is not plain."""
+        return envelope_of(self.scheme)
+
+    @property
+    def signs(self) -> bool:
+        """Whether its readings are signed."""
+        return signs(self.scheme)
 
 
 class Keys:
@@ -84,8 +104,3 @@ def _unpack(body: bytes) -> Key:
 
 def _counter_record(epoch: int, reserved: int) -> bytes:
     return epoch.to_bytes(2, "big") + reserved.to_bytes(6, "big")
-
-
-def envelope_of(scheme: str) -> str:
-    """What seals the frames of a scheme, whatever they say."""
-    return scheme.partition(" + ")[0]

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import cbor2
 
-from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys, envelope_of
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys
 from concentrators.simulator.masks import Masks, does_mask
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 from concentrators.simulator.obedience import (
@@ -22,6 +22,7 @@ from concentrators.simulator.obedience import (
     TakenCommand,
 )
 from concentrators.simulator.sealers import METER_SCHEMES, Place, Sealer, ccm, sealer
+from concentrators.simulator.signing import Signer
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
@@ -52,8 +53,8 @@ class SimulatedMeter:
     ``system_title`` has 8 octets, the keys 32. Each key has its algorithm: that of the first, whose frames are of
     ``scheme``, is ``alg``, that of the transfer key, which opens key commands, ``transfer_alg``. ``head_end`` is the
     public key that ``sealed`` frames are sealed to, ``private`` the meter's own key to agree with, ``clock_s`` what its
-    clock says (Unix seconds), ``masks`` what it hides values with, where its scheme does. A memory without any cell is
-    a meter from the factory.
+    clock says (Unix seconds), ``masks`` what it hides values with, where its scheme does, ``signing`` what its
+    signatures follow from. A memory without any cell is a meter from the factory.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class SimulatedMeter:
         "memory",
         "place",
         "receiver",
+        "signer",
         "system_title",
     )
 
@@ -92,6 +94,7 @@ class SimulatedMeter:
         scheme: str = "ccm",
         head_end: bytes = b"",
         private: bytes = b"",
+        signing: bytes = b"",
         clock_s: int = 0,
         masks: Masks | None = None,
     ) -> None:
@@ -112,6 +115,7 @@ class SimulatedMeter:
         for record in (self._lengths, self._boots, self._concentrators):
             record.repair()
         self.receiver = Receiver(system_title, cells, self._keys, private)
+        self.signer = Signer(cells, signing or sha256(device_key).digest())
         self._use_key()
 
     @classmethod
@@ -193,7 +197,7 @@ class SimulatedMeter:
     @property
     def _next(self) -> int:
         """The counter of the next frame: of the session at hand, where it is one's."""
-        return self._in_session if envelope_of(self.key.scheme) == "session" else self._counter
+        return self._in_session if self.key.envelope == "session" else self._counter
 
     def let_time_pass(self, running_s: float) -> None:
         """The meter has run for so long: by this, and not by its clock, it tells how old a command is."""
@@ -221,7 +225,7 @@ class SimulatedMeter:
 
     def next_counter(self) -> int:
         """A counter that no frame of this key, or of this session of it, was sealed under."""
-        if envelope_of(self.key.scheme) == "session":
+        if self.key.envelope == "session":
             self._in_session += 1
             return self._in_session - 1
         return self._own_counter()
@@ -251,6 +255,8 @@ class SimulatedMeter:
 
     def content(self, payload: bytes) -> bytes:
         """What the meter says in place of a plain payload, by the content of its scheme."""
+        if self.key.signs:
+            return self.signer.sign(self.kid, payload)
         return self.masks.payload(payload) if self.masks is not None and does_mask(self.key.scheme) else payload
 
     def can(self, order: TakenCommand) -> bool:
@@ -261,7 +267,7 @@ class SimulatedMeter:
         return key is None or not does_mask(key.scheme) or self.masks is not None
 
     def seal_event(self, payload: bytes) -> bytes:
-        """A frame that is for the head-end whoever carries it: of events, and so of answers to commands."""
+        """A frame that is for the head-end whoever carries it: of events, of answers, of whatever is signed already."""
         return self._of_events.seal(self.next_counter(), payload)
 
     def seal_as(self, scheme: str, alg: int, payload: bytes) -> bytes:
@@ -287,7 +293,7 @@ class SimulatedMeter:
     def _use_place(self) -> None:
         """Make what seals under the key at hand; a session begins, with a boot count that never was."""
         boots = int.from_bytes(self._boots.load() or b"", "big") + 1
-        if envelope_of(self.key.scheme) == "session":
+        if self.key.envelope == "session":
             self._boots.store(boots.to_bytes(4, "big"))
             self._marks = []  # its counters begin anew
         context = kid_context(self.clock_s, boots.to_bytes(4, "big") + token_bytes(4))

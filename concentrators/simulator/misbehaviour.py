@@ -36,7 +36,7 @@ class Mischief:
         self._plan = plan
         self._ghosts = ghosts
         self._rng = random.Random(f"{plan.seed}/misbehaviour")
-        self._pool: list[bytes] = []
+        self._pool: list[tuple[bytes, int | None]] = []
         self._strangers = [
             SimulatedMeter.unknown_to_all(plan.system_title(STRANGERS + n), self._rng.randbytes(16), *kind)
             for n, kind in enumerate(_KINDS_OF_FRAMES)
@@ -86,7 +86,7 @@ class Mischief:
         if self._rng.random() >= self._threshold:
             return []
         kind = self._rng.choices(self._kinds, self._weights)[0]
-        self._remember(genuine.frame.octets)
+        self._remember(genuine)
         return self._actions[kind](genuine)
 
     # --- one method a misbehaviour -----------------------------------------------------------------
@@ -101,15 +101,20 @@ class Mischief:
                 (FailureKind.TAG_INVALID, range(len(octets) - 8, len(octets)), range(8)),
                 (FailureKind.UNKNOWN_DEVICE, range(kid_at, kid_at + 1), range(2, 8)),  # of 02, as every title begins
                 (FailureKind.UNKNOWN_EPOCH, range(kid_end - 2, kid_end - 1), range(8)),  # the epoch's high octet
-                (FailureKind.MALFORMED, (*range(alg_at), kid_at - 2, kid_at - 1, kid_end), range(8)),  # heads, labels
+                (
+                    FailureKind.MALFORMED,
+                    (*range(1, alg_at), kid_at - 2, kid_at - 1, kid_end),
+                    range(8),
+                ),  # heads, labels
             ]
         )
         octets[self._rng.choice(positions)] ^= 1 << self._rng.choice(bits)
         return [self._via_home(genuine, bytes(octets), verdict)]
 
     def _replay(self, genuine: Genuine) -> Wrong:
-        recorded = self._rng.choice(self._pool)
-        return [Outgoing(self._rng.randrange(self._plan.concentrators), recorded, DUPLICATE)]
+        octets, only = self._rng.choice(self._pool)
+        over = self._rng.randrange(self._plan.concentrators)
+        return [Outgoing(over if only is None else only, octets, DUPLICATE)]
 
     def _old_replay(self, genuine: Genuine) -> Wrong:
         """What a replay looks like whose readings are long gone: a counter that was seen, and a time before retention.
@@ -121,6 +126,8 @@ class Mischief:
 
     def _second_concentrator(self, genuine: Genuine) -> Wrong:
         second = (genuine.frame.concentrator + 1) % self._plan.concentrators
+        if genuine.meter.key.signs:
+            second = genuine.frame.concentrator
         return [Outgoing(second, genuine.frame.octets, DUPLICATE)]
 
     def _wrong_key(self, genuine: Genuine) -> Wrong:
@@ -203,12 +210,17 @@ class Mischief:
         of_kind = {ghost.scheme: meter for ghost, meter in self._ghosts.items() if ghost.kind == kind}
         return of_kind.get(genuine.sender.key.scheme) or next(iter(of_kind.values()))
 
-    def _remember(self, octets: bytes) -> None:
-        """Record frames for replays; once full, any of the old ones gives way."""
+    def _remember(self, genuine: Genuine) -> None:
+        """Record frames for replays; once full, any of the old ones gives way.
+
+        What is signed is replayed where it came: over another concentrator it may come before its coupon list, and
+        then its verdict is one that changes.
+        """
+        one = genuine.frame.octets, genuine.frame.concentrator if genuine.meter.key.signs else None
         if len(self._pool) < _POOL:
-            self._pool.append(octets)
+            self._pool.append(one)
         else:
-            self._pool[self._rng.randrange(_POOL)] = octets
+            self._pool[self._rng.randrange(_POOL)] = one
 
     @staticmethod
     def _via_home(genuine: Genuine, octets: bytes, verdict: str, behind: Outgoing | None = None) -> Outgoing:

@@ -43,6 +43,10 @@ class Misbehaviour(StrEnum):
     FOREIGN_REPORT = "foreign_report"
     LYING_SUM = "lying_sum"
     PLAIN_VALUE = "plain_value"
+    SIGNATURE_FORGED = "signature_forged"
+    COUPON_UNKNOWN = "coupon_unknown"
+    COUPON_REUSED = "coupon_reused"
+    COUPON_LIST_TWICE = "coupon_list_twice"
     # Not rates: one meter of each scheme, or of that scheme, does it once.
     OLD_COUNTER = "old_counter"
     SESSION_FLOOD = "session_flood"

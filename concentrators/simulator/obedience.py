@@ -174,8 +174,7 @@ class Receiver:
         except AgreementError:
             return None
         octets = agreed_device_key(z, self._title, epoch, own.public_key().public_bytes_raw(), head_end)
-        scheme = next((name for name, one in METER_SCHEMES.items() if one.number == number), "")
-        sealed_to = head_end if envelope_of(scheme) == "sealed" else b""
+        sealed_to = head_end if envelope_of(_scheme_numbered(number) or "") == "sealed" else b""
         return brought_key(Key(octets, alg, epoch, "", sealed_to), number)
 
     def answer(self, order: TakenCommand, at_s: int, register: str) -> AnswerEvent:
@@ -196,7 +195,7 @@ class Receiver:
 
 def brought_key(key: Key, number: int) -> Key | None:
     """A key that a command brings, of the scheme with that number; None where the meter does not do what it is for."""
-    scheme = next((name for name, one in METER_SCHEMES.items() if one.number == number), None)
+    scheme = _scheme_numbered(number)
     if scheme is None or key.alg not in METER_SCHEMES[scheme].algorithms:
         return None
     head_end_octets = PUBLIC_OCTETS if envelope_of(scheme) == "sealed" else 0
@@ -214,6 +213,10 @@ def _read(plaintext: bytes) -> Any:
     if type(fields) is list and cbor2.dumps(fields, canonical=True) != plaintext:
         fields.append(None)
     return fields
+
+
+def _scheme_numbered(number: int) -> str | None:
+    return next((name for name, one in METER_SCHEMES.items() if one.number == number), None)
 
 
 def _names_itself(fields: Any) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
-from concentrators.simulator.keys import envelope_of
+from concentrators.simulator.keys import envelope_of, signs
 from concentrators.simulator.masks import does_mask
 from concentrators.simulator.sealers import METER_SCHEMES
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
@@ -120,8 +120,9 @@ class Plan:
         """The meters that exist for one misbehaviour each: one of every scheme whose frames are for the head-end."""
         kinds = [kind for kind in ("suspended", "retired_key", "old_counter") if self.rates.get(kind)]
         schemes = [scheme for scheme in dict.fromkeys(self.schemes) if scheme != "hop"] or ["ccm"]
-        # The one with old counters says registers, which those that mask never do.
-        pairs = [(kind, one) for kind in kinds for one in schemes if not (kind == "old_counter" and does_mask(one))]
+        # The one with old counters says registers, which those that mask never do, and has no coupon lists among them.
+        counting = [one for one in schemes if not does_mask(one) and not signs(one)]
+        pairs = [(kind, one) for kind in kinds for one in (counting if kind == "old_counter" else schemes)]
         if self.rates.get("session_flood") and "session" in schemes:
             pairs.append(("session_flood", "session"))
         return [Ghost(*pair, len(self.meters) + offset) for offset, pair in enumerate(pairs)]
@@ -188,6 +189,11 @@ class Plan:
         return bool(self.agreed_every or self.enrolled_every) or any(
             envelope_of(scheme) == "sealed" for scheme in self.schemes
         )
+
+    @property
+    def signing(self) -> list[int]:
+        """The numbers of the meters that sign their readings."""
+        return [number for number in self.numbers if signs(self.scheme_of(number))]
 
     @property
     def enrolled(self) -> list[int]:

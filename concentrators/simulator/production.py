@@ -137,7 +137,7 @@ class Production:
                 readings = self._do(meter, order, int(now_s), said)
             answer = meter.answer(order, int(now_s), register)
         carried = [self._link.reading(meter, over, payload, minutes, now_s) for payload, minutes in readings]
-        octets = [one.octets for one in carried if one is not None]
+        octets = [*self._lists(meter, over, now_s), *(one.octets for one in carried if one is not None)]
         if fault != Fault.LOSE_ANSWER:
             payload = event_payload(answer.at_s, answer.register, answer.number)
             said_so = self._link.event(meter, over, payload, now_s)
@@ -217,7 +217,7 @@ class Production:
 
     def _report(self, number: int, interval: PlannedInterval, frames: list[Outgoing]) -> None:
         """Seal what a meter says of an interval, and what goes wrong beside it."""
-        meter, now_s = self._meters[number], time.time()
+        meter, now_s, place = self._meters[number], time.time(), len(frames)
         told = self._link.home_of(meter)
         home = self._plan.home_of(number) if told is None else told
         payload = meter.measure(interval.start_s, interval.energy_wh)
@@ -243,3 +243,9 @@ class Production:
                 self._link.drop(wrong, now_s)
             else:
                 frames.append(wrong)
+        frames[place:place] = [Outgoing(home, octets, ACCEPTED) for octets in self._lists(meter, home, now_s)]
+
+    def _lists(self, meter: SimulatedMeter, over: int, now_s: float) -> list[bytes]:
+        """Frames of the coupon lists that what the meter just signed is under: they go before it."""
+        carried = [self._link.event(meter, over, octets, now_s) for octets in meter.signer.take_lists()]
+        return [octets for octets in carried if octets is not None]

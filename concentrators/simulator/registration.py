@@ -17,6 +17,7 @@ from concentrators.simulator.mask_authorities import MadeAuthority
 from concentrators.simulator.masks import does_mask
 from concentrators.simulator.plan import Plan
 from keyvault.audit.chain import Actor
+from keyvault.coupons import identities
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.key_rows import set_key_state
@@ -64,8 +65,14 @@ def register(plan: Plan, secret: bytes) -> Registered:
         head_end = b"" if agreement_key is None else bytes(agreement_key.public)
         factory = Factory(plan, secret, head_end)
         _provision(plan, factory, agreement_key)
+        if plan.enrolled or plan.signing:
+            _pin(plan, factory)
         if plan.enrolled:
             _await_enrolments(plan, factory)
+        if plan.signing:
+            now = timezone.now()
+            certificates = [factory.identity_certificate(n, int(now.timestamp())) for n in plan.signing]
+            identities.register(certificates, _ACTOR, now)
         ids = [concentrator.pk for concentrator in concentrators]
         genuine = list(enumerate(meters[: len(plan.meters)]))
         assignments.assign([(meter.pk, ids[plan.home_of(number)]) for number, meter in genuine], start)
@@ -77,17 +84,21 @@ def register(plan: Plan, secret: bytes) -> Registered:
     return Registered(issued, head_end.hex())
 
 
+def _pin(plan: Plan, factory: Factory) -> None:
+    """Pin the run's authority, which vouches for keys that meters enrol with, and for identities that sign."""
+    public = factory.authority().public_key().public_bytes_raw()
+    authorities.pin(PublicAuthority(plan.authority.encode(), plan.authority, public), _ACTOR, timezone.now())
+
+
 def _await_enrolments(plan: Plan, factory: Factory) -> None:
-    """Pin the run's authority, let its meters enrol, and take the revocations of some certificates."""
+    """Let the run's meters enrol, and take the revocations of some certificates."""
     now, authority = timezone.now(), factory.authority()
-    public = PublicAuthority(plan.authority.encode(), plan.authority, authority.public_key().public_bytes_raw())
-    authorities.pin(public, _ACTOR, now)
     by_scheme: defaultdict[str, list[bytes]] = defaultdict(list)
     for number in plan.enrolled:
         by_scheme[plan.scheme_of(number)].append(plan.system_title(number))
     for number in plan.tried_with_wrong_certificates:
         cti = parse_certificate(revoked_certificate(factory, number, int(now.timestamp()))).cti
-        authorities.revoke(revoke(authority, public.kid, cti, int(now.timestamp())), _ACTOR, now)
+        authorities.revoke(revoke(authority, plan.authority.encode(), cti, int(now.timestamp())), _ACTOR, now)
     for scheme, titles in by_scheme.items():
         authorities.allow(titles, _ACTOR, now, scheme)
 

@@ -52,6 +52,10 @@ class SchemeMischief:
             Misbehaviour.READING_PAST_CONCENTRATOR: self._reading_past_concentrator,
             Misbehaviour.FOREIGN_REPORT: self._foreign_report,
             Misbehaviour.LYING_SUM: self._lying_sum,
+            Misbehaviour.SIGNATURE_FORGED: self._signature_forged,
+            Misbehaviour.COUPON_UNKNOWN: self._coupon_unknown,
+            Misbehaviour.COUPON_REUSED: self._coupon_reused,
+            Misbehaviour.COUPON_LIST_TWICE: self._coupon_list_twice,
         }
 
     def _opened_meter(self, genuine: Genuine) -> Wrong:
@@ -183,6 +187,41 @@ class SchemeMischief:
             place = SumPlace(LOAD_PROFILE, genuine.interval_minutes, genuine.start_s)
             self.lies.add((genuine.frame.concentrator, place))
         return []
+
+    # --- signed -----------------------------------------------------------------------------------
+
+    def _signature_forged(self, genuine: Genuine) -> Wrong:
+        """What somebody makes who has the meter's device key, and not what it signs with."""
+        meter = genuine.meter
+        if not meter.key.signs:
+            return []
+        forged = bytearray(meter.signer.sign(meter.kid, other_values(genuine)))
+        forged[-1] ^= 1
+        return self._to_head_end(genuine, meter.seal_event(bytes(forged)), FailureKind.SIGNATURE_INVALID)
+
+    def _coupon_unknown(self, genuine: Genuine) -> Wrong:
+        """A signature under a coupon that the meter never announced."""
+        meter = genuine.meter
+        if not meter.key.signs:
+            return []
+        signed = meter.signer.sign_unannounced(meter.kid, genuine.counter, other_values(genuine))
+        return self._to_head_end(genuine, meter.seal_event(signed), FailureKind.COUPON_UNKNOWN)
+
+    def _coupon_reused(self, genuine: Genuine) -> Wrong:
+        """A meter that signs twice under one coupon, as one does that was copied."""
+        meter = genuine.meter
+        if not meter.key.signs or meter.signer.last is None:
+            return []
+        octets = meter.seal_event(meter.signer.sign_under(*meter.signer.last, other_values(genuine)))
+        return self._to_head_end(genuine, octets, FailureKind.COUPON_REUSED, behind=genuine.frame)
+
+    def _coupon_list_twice(self, genuine: Genuine) -> Wrong:
+        """A meter that announces a coupon once more, with other points."""
+        meter = genuine.meter
+        if not meter.key.signs or meter.signer.last is None:
+            return []
+        octets = meter.seal_event(meter.signer.other_list())
+        return self._to_head_end(genuine, octets, FailureKind.COUPON_REUSED, behind=genuine.frame)
 
     # --- what they share ---------------------------------------------------------------------------
 

@@ -99,6 +99,10 @@ METER_SCHEMES = {
     "session + masked": MeterScheme(9, (AES_CCM_16_64_128, AES_CCM_16_64_256), _session),
     "sealed + masked": MeterScheme(10, (HPKE_PSK,), _sealed),
     "mac + masked": MeterScheme(11, (HMAC_256_64, HMAC_256_256), _mac),
+    # What the meter signed is sealed as any payload is.
+    "ccm + signed": MeterScheme(5, (AES_CCM_16_64_128, AES_CCM_16_64_256), ccm),
+    "session + signed": MeterScheme(7, (AES_CCM_16_64_128, AES_CCM_16_64_256), _session),
+    "sealed + signed": MeterScheme(8, (HPKE_PSK,), _sealed),
 }
 
 

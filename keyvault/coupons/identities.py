@@ -16,6 +16,7 @@ from keyvault.enrolment import lookups
 from keyvault.enrolment.certificate_checks import PinnedAuthority
 from keyvault.enrolment.certificates import (
     CURVE_ED25519,
+    IDENTITY_AUDIENCE,
     Certificate,
     CertificateError,
     check_authority_key,
@@ -25,7 +26,6 @@ from keyvault.enrolment.certificates import (
 )
 from keyvault.models import MeterIdentity
 
-AUDIENCE = "signed"  # the aud of certificates that vouch for identities
 _NAMED_IN_AUDIT = 100
 
 
@@ -99,8 +99,8 @@ def _check(one: Certificate, authority: PinnedAuthority | None, now: datetime, *
         return f"no authority {kid_text(one.signed.kid)} is pinned (manage.py authority pin)"
     if one.issuer != authority.issuer:
         return "its iss is not the name of the authority that it is signed by"
-    if one.audience != AUDIENCE:
-        return f"its aud is {one.audience[:60]!r}: certificates of identities have {AUDIENCE!r}"
+    if one.audience != IDENTITY_AUDIENCE:
+        return f"its aud is {one.audience[:60]!r}: certificates of identities have {IDENTITY_AUDIENCE!r}"
     now_s = now.timestamp()
     if min(one.expires_s, authority.expires_s or one.expires_s) <= now_s:
         return "its time, or its authority's, is over"

@@ -16,6 +16,7 @@ from keyvault.enrolment.foreign_cbor import ForeignCborError, Tagged, decode
 CERTIFICATE_MAX_OCTETS = 512
 CTI_OCTETS = 8
 ED25519 = -19
+IDENTITY_AUDIENCE = "signed"  # the aud of certificates for identities that sign coupon lists
 CURVE_X25519, CURVE_ED25519 = 4, 6  # of the key that a certificate vouches for (RFC 9053 section 7.1)
 _SIGN1, _CWT = 18, 61
 _ALG, _CRIT, _KID = 1, 2, 4

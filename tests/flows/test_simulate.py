@@ -45,7 +45,7 @@ def write_readings(path: Path, days: int, meters: int = 4) -> Path:
 
 
 def test_recorded_readings_of_all_schemes_with_all_misbehaviour(simulate: Simulate, tmp_path: Path) -> None:
-    readings = write_readings(tmp_path / "readings.csv", days=8, meters=6)
+    readings = write_readings(tmp_path / "readings.csv", days=8, meters=8)
     run = "--readings", readings, "--days", 7, "--schemes", "all", "--misbehave", "all=0.01"
     result = simulate(*run, "--batch", 100, "--compress", "gzip")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -58,6 +58,9 @@ def test_recorded_readings_of_all_schemes_with_all_misbehaviour(simulate: Simula
         "device_suspended",
         "tag_invalid",
         "session_closed",
+        "coupon_reused",
+        "coupon_unknown",
+        "signature_invalid",
         "identity_mismatch",
         "dropped on the local link",
         "sums that do not agree",

@@ -14,12 +14,11 @@ from ami_headend.core.eui64 import Eui64Error
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
-from keyvault.coupons.identities import AUDIENCE
 from keyvault.device_keys import epochs
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.enrolment import authorities, authority_file
 from keyvault.enrolment.authorities import PublicAuthority, Revoked
-from keyvault.enrolment.certificates import CURVE_ED25519, CURVE_X25519, kid_text
+from keyvault.enrolment.certificates import CURVE_ED25519, CURVE_X25519, IDENTITY_AUDIENCE, kid_text
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import SchemeError
 from meters.registry.lookup import unregistered
@@ -110,7 +109,7 @@ class Command(DomainCommand):
             raise CommandError("a certificate holds for a day at least. Nothing was done.")
         if bool(options["aud"]) == options["identity"]:
             raise CommandError("--aud names an agreement key, or --identity is for coupon lists. Nothing was done.")
-        aud, curve = (AUDIENCE, CURVE_ED25519) if options["identity"] else (options["aud"], CURVE_X25519)
+        aud, curve = (IDENTITY_AUDIENCE, CURVE_ED25519) if options["identity"] else (options["aud"], CURVE_X25519)
         now = timezone.now()
         check_new(output)
         with authority_file.changing(file) as authority:

@@ -125,7 +125,11 @@ def test_counters_only_go_ahead_and_the_same_again_is_answered_again() -> None:
         (0, (1, 7, 2, NEW_KEY, -65537, 4, PUBLIC), True),
         (0, (1, 7, 2, NEW_KEY, 10, 0), False),  # of scheme 0 it has five items
         (0, (1, 7, 2, NEW_KEY, 10, 2), False),
-        (0, (1, 7, 2, NEW_KEY, 10, 5), False),
+        (0, (1, 7, 2, NEW_KEY, 10, 99), False),
+        (0, (1, 7, 2, NEW_KEY, 10, 5), True),
+        (0, (1, 7, 2, NEW_KEY, 11, 7), True),
+        (0, (1, 7, 2, NEW_KEY, -65537, 8, PUBLIC), True),
+        (0, (1, 7, 2, NEW_KEY, -65537, 8), False),
         (0, (1, 7, 2, NEW_KEY, -65537, 4), False),
         (0, (1, 7, 2, NEW_KEY, 10, 1, PUBLIC), False),
         (0, (1, 7, 2, NEW_KEY[1:], 10), False),

@@ -1,0 +1,94 @@
+"""What a simulated meter signs its readings with: an identity, coupons that it announces, one for each. No Django."""
+
+from collections import deque
+from hashlib import sha256, sha512
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
+from keyvault.coupons import chameleon
+from keyvault.coupons.forms import LIST_MAX_COUPONS, Coupon, encode_reading, reading_to_sign, sign_list
+
+_UNANNOUNCED = 2**31  # numbers from here on are never announced
+
+
+class Signer:
+    """A meter's secrets to sign with, all of which follow from 32 octets, and the number of its next coupon.
+
+    Numbers are reserved ahead as counters are: a record in non-volatile memory (epoch in 2 octets, number in 6) is
+    beyond a list before the list leaves. What is left of a list at a loss of power is lost, which does no harm.
+    """
+
+    __slots__ = ("_identity", "_left", "_lists", "_public", "_record", "_secret", "_x", "last")
+
+    def __init__(self, memory: NonVolatile, secret: bytes) -> None:
+        self._record, self._secret = CounterRecord(memory, "coupons"), secret
+        self._record.repair()
+        self._identity = Ed25519PrivateKey.from_private_bytes(sha256(secret + b"identity").digest())
+        self._x = self._scalar(b"x")
+        self._public = b""
+        self._left: deque[tuple[bytes, int]] = deque()
+        self._lists: list[bytes] = []
+        self.last: tuple[bytes, int] | None = None  # the coupon that was spent last: kid (10 octets) and number
+
+    @property
+    def identity(self) -> bytes:
+        """The Ed25519 public key (32 octets) that is certified for the meter."""
+        return self._identity.public_key().public_bytes_raw()
+
+    def sign(self, kid: bytes, payload: bytes) -> bytes:
+        """A payload, signed under the next coupon of the epoch of ``kid``; where none is left, a list is made."""
+        if not self._left or self._left[0][0] != kid:
+            self._left.clear()
+            self._announce(kid)
+        self.last = self._left.popleft()
+        return self.sign_under(*self.last, payload)
+
+    def sign_under(self, kid: bytes, number: int, payload: bytes) -> bytes:
+        """A payload, signed under any coupon: but for ``sign``, for simulated faults only."""
+        k, t = self._secrets(kid, number)
+        hashed = chameleon.hash_of(reading_to_sign(kid, number, payload), chameleon.base_times(k), self._y)
+        return encode_reading(kid, number, payload, chameleon.respond(hashed, chameleon.ready(k, self._x), t))
+
+    def sign_unannounced(self, kid: bytes, number: int, payload: bytes) -> bytes:
+        """A payload, signed under a coupon that no list has: for simulated faults only."""
+        return self.sign_under(kid, _UNANNOUNCED + number, payload)
+
+    def other_list(self) -> bytes:
+        """Another list for the coupon that was spent last: for simulated faults only."""
+        if self.last is None:
+            raise LookupError("nothing was signed yet")
+        kid, number = self.last
+        return sign_list(self._identity, kid, number, self._y, [self._coupon(kid, _UNANNOUNCED + number)])
+
+    def take_lists(self) -> list[bytes]:
+        """The payloads of lists that were made since the last time; they go before what was signed under them."""
+        lists, self._lists = self._lists, []
+        return lists
+
+    def _announce(self, kid: bytes) -> None:
+        epoch = kid[8:]
+        body = self._record.load() or bytes(8)
+        first = int.from_bytes(body[2:], "big") if body[:2] == epoch else 0
+        numbers = range(first, first + LIST_MAX_COUPONS)
+        self._record.store(epoch + numbers.stop.to_bytes(6, "big"))
+        coupons = [self._coupon(kid, number) for number in numbers]
+        self._lists.append(sign_list(self._identity, kid, first, self._y, coupons))
+        self._left.extend((kid, number) for number in numbers)
+
+    @property
+    def _y(self) -> bytes:
+        self._public = self._public or chameleon.base_times(self._x)
+        return self._public
+
+    def _coupon(self, kid: bytes, number: int) -> Coupon:
+        k, t = self._secrets(kid, number)
+        return Coupon(chameleon.base_times(k), chameleon.base_times(t * self._x % chameleon.GROUP_ORDER))
+
+    def _secrets(self, kid: bytes, number: int) -> tuple[int, int]:
+        """k and t of a coupon, from a pseudorandom function."""
+        name = kid + number.to_bytes(4, "big")
+        return self._scalar(b"k" + name), self._scalar(b"t" + name)
+
+    def _scalar(self, name: bytes) -> int:
+        return 1 + int.from_bytes(sha512(self._secret + name).digest(), "big") % (chameleon.GROUP_ORDER - 1)
