@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from concentrators.simulator.household import HouseholdLoad
+from concentrators.simulator.keys import signs
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.recorded_loads import INTERVAL_MINUTES, RecordedError, RecordedLoad
 from concentrators.simulator.sealers import METER_SCHEMES
@@ -39,7 +40,8 @@ def parse_schemes(text: str) -> list[str]:
 class RunRequest:
     """A run as somebody asks for it. ``meters`` and ``days`` of None are all of a file, or a default.
 
-    In fleets of other schemes than ``ccm`` alone some meters enrol by certificate, with ``enrols``.
+    In fleets of other schemes than ``ccm`` alone some meters enrol by certificate, with ``enrols``; without it none
+    signs, either: both take an authority.
     """
 
     concentrators: int = 3
@@ -118,6 +120,9 @@ def _household_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
 def _plan(
     wish: RunRequest, names: list[str], lengths: list[int], start_s: int, end_s: int | None, source: dict[str, object]
 ) -> Plan:
+    schemes = [one for one in wish.schemes if wish.enrols or not signs(one)]
+    if not schemes:
+        raise PlanError("meters that sign need an authority, which takes a second person's approval here")
     day_aligned_half = None if end_s is None else start_s + (end_s - start_s) // 2 // _DAY_S * _DAY_S
     return Plan(
         run=secrets.token_hex(4),
@@ -135,7 +140,7 @@ def _plan(
         source=source,
         faults=wish.faults,
         derived_every=wish.derived_every,
-        schemes=wish.schemes,
+        schemes=schemes,
         agreed_every=_AGREED_EVERY if set(wish.schemes) != {"ccm"} else 0,
         enrolled_every=_ENROLLED_EVERY if wish.enrols and set(wish.schemes) != {"ccm"} else 0,
     )

@@ -45,8 +45,8 @@ def write_readings(path: Path, days: int, meters: int = 4) -> Path:
 
 
 def test_recorded_readings_of_all_schemes_with_all_misbehaviour(simulate: Simulate, tmp_path: Path) -> None:
-    readings = write_readings(tmp_path / "readings.csv", days=8, meters=8)
-    run = "--readings", readings, "--days", 7, "--schemes", "all", "--misbehave", "all=0.01"
+    readings = write_readings(tmp_path / "readings.csv", days=6, meters=12)
+    run = "--readings", readings, "--days", 5, "--schemes", "all", "--misbehave", "all=0.01"
     result = simulate(*run, "--batch", 100, "--compress", "gzip")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Truth and totals are equal" in result.stdout
