@@ -1,8 +1,8 @@
-"""Changes of the interval length that meters measure in: told to them, entered in the registry, totals moved along.
+"""Changes of the capture period (interval length) of meters: the command, the entry in the registry, the totals.
 
-A meter is told in advance from which instant on it measures in another length. The registry takes that
-over when the meter has said that it does so, or when an interval of it shows it. What the meter said from
-that instant on before we knew is then of the new length, too.
+A command tells a meter in advance from which instant on it measures in another length. The registry takes over the new
+length when the meter has confirmed it, or when one of its intervals shows it. Intervals that the meter sent from that
+instant on, before the registry knew, then get the new length, too.
 """
 
 import logging
@@ -23,18 +23,18 @@ from meters.registry.interval_lengths import LONGEST_MINUTES, common_boundary
 
 logger = logging.getLogger(__name__)
 
-LEAD = timedelta(hours=1)  # a meter is told at least as long before, unless somebody wants it sooner
+LEAD = timedelta(hours=1)  # a meter is told at least this long before, unless somebody wants it sooner
 _BATCH = 1_000
-_SHOWN_WITHIN_DAYS = 2  # the first intervals of another length show it, or none does
-_LATE_ANSWER = timedelta(days=35)  # an expired command may still be answered, or shown to be followed
+_SHOWN_WITHIN_DAYS = 2  # the first intervals show the new length, or none does
+_LATE_ANSWER = timedelta(days=35)  # a meter may still answer, or obey, an expired command
 
 
 class IntervalError(ValueError):
-    """A change of an interval length that cannot be; the caller's mistake, named."""
+    """An impossible change of an interval length: the caller's mistake, named in the message."""
 
 
 class LengthChange(NamedTuple):
-    """From ``valid_from`` on a meter (by id) measures in another length."""
+    """A meter (by id) measures in another length from ``valid_from`` on."""
 
     meter_id: int
     interval_minutes: int
@@ -46,8 +46,8 @@ def enqueue(
 ) -> list[Command]:
     """Tell meters to measure in another length from ``start`` on: a time at which intervals of both lengths begin.
 
-    Without ``start`` it is the first such time an hour ahead. Raises DownlinkError or IntervalError, and then
-    tells none. A fixed number of queries.
+    Without ``start`` it is the first such time after an hour. DownlinkError or IntervalError: then no meter is told. A
+    fixed number of queries.
     """
     told = set(
         Command.objects.filter(meter__in=meters, kind=CommandKind.SET_INTERVAL, state__in=OPEN).values_list(
@@ -73,10 +73,10 @@ def enqueue(
 
 
 def change(changes: Sequence[LengthChange], now: datetime) -> None:
-    """Enter in the registry from when on meters measure in another length; readings and totals since then move along.
+    """Enter new interval lengths of meters in the registry, and move later readings and totals to them.
 
-    Raises IntervalError, and then changes nothing. A fixed number of queries. Takes the lock of totals,
-    which holds verification back, before any row.
+    IntervalError: then nothing was changed. A fixed number of queries. Takes the lock of totals, on which verification
+    waits, before it locks any row.
     """
     with transaction.atomic():
         totals.lock()
@@ -95,7 +95,7 @@ def change(changes: Sequence[LengthChange], now: datetime) -> None:
                 )
                 earlier.append(row)
             meter.interval_minutes = one.interval_minutes
-        # Of the time to come nothing is stored yet, but for clocks that run ahead.
+        # Nothing is stored of future times, except from clocks that are ahead.
         begun = [one for one in changes if one.valid_from <= now + timedelta(seconds=settings.CLOCK_SKEW_S)]
         start = min((one.valid_from for one in begun), default=now)
         ids = [one.meter_id for one in begun]
@@ -109,12 +109,12 @@ def change(changes: Sequence[LengthChange], now: datetime) -> None:
 
 
 def change_from_next_boundary(lengths: Sequence[tuple[Meter, int]], now: datetime) -> None:
-    """Enter lengths that somebody set at the meters by hand: from the first instant on at which both begin anew."""
+    """Enter lengths that somebody set at meters by hand, from the next common boundary of both lengths."""
     change([LengthChange(meter.pk, minutes, _next(meter, minutes, now)) for meter, minutes in lengths], now)
 
 
 def change_by_hand(meter: Meter, interval_minutes: int, start: datetime | None, now: datetime) -> datetime:
-    """Enter a length that somebody set at a meter by hand, and since when: by default from the next boundary on."""
+    """Enter a length that somebody set at a meter by hand, by default from the next common boundary."""
     if interval_minutes == meter.interval_minutes:
         raise IntervalError(f"meter {meter} measures in {interval_minutes} min already")
     at = start or _next(meter, interval_minutes, now)
@@ -123,7 +123,7 @@ def change_by_hand(meter: Meter, interval_minutes: int, start: datetime | None, 
 
 
 def enter_confirmed(now: datetime) -> int:
-    """Enter in the registry the interval lengths that meters have confirmed, or shown in use; gives their number."""
+    """Enter the interval lengths that meters have confirmed, or already use; return how many."""
     entered = 0
     while True:
         with transaction.atomic():
@@ -152,7 +152,7 @@ def _enter(rows: Sequence[Command], now: datetime) -> None:
         one = LengthChange(row.meter_id, row.parameters["interval_minutes"], at)
         try:
             _check(row.meter, one, ends.get(row.meter_id))
-        except IntervalError as error:  # the registry was changed by hand meanwhile: that stands
+        except IntervalError as error:  # the registry was changed by hand meanwhile: that has priority
             logger.warning("command %s was done, and is not entered: %s", row.pk, error)
         else:
             changes.append(one)
@@ -160,7 +160,7 @@ def _enter(rows: Sequence[Command], now: datetime) -> None:
 
 
 def _confirmed(now: datetime) -> list[int]:
-    """Of each meter the oldest set-interval command that it says is done, or whose length it has sent since."""
+    """Return, for each meter, the oldest set-interval command that it confirmed, or whose length it has used since."""
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT min(c.id) FROM (
@@ -180,7 +180,7 @@ def _confirmed(now: datetime) -> list[int]:
 
 
 def _relabel(changes: Sequence[LengthChange], start: datetime) -> None:
-    """Intervals that were taken for the old length, and start where one of the new length does, are of the new."""
+    """Give the new length to intervals of the old one that start where an interval of the new length starts."""
     with connection.cursor() as cursor:
         cursor.execute(
             """UPDATE meters_reading r SET interval_minutes = n.minutes
@@ -199,7 +199,7 @@ def _relabel(changes: Sequence[LengthChange], start: datetime) -> None:
 
 
 def _last_ends(meter_ids: Sequence[int]) -> dict[int, datetime]:
-    """When the last of the earlier lengths of each meter ended."""
+    """Return when the last earlier length of each meter ended."""
     rows = (
         EarlierLength.objects.filter(meter__in=meter_ids)
         .order_by()
@@ -214,14 +214,14 @@ def _next(meter: Meter, interval_minutes: int, at: datetime) -> datetime:
 
 
 def checked_length(interval_minutes: int) -> int:
-    """A length in minutes as it is; IntervalError where none can be so."""
+    """Check a length in minutes and return it; IntervalError if it is not allowed."""
     if type(interval_minutes) is not int or not 1 <= interval_minutes <= LONGEST_MINUTES:
         raise IntervalError(f"an interval length is a whole number of minutes from 1 to {LONGEST_MINUTES}")
     return interval_minutes
 
 
 def check_boundary(meter: Meter, before: int, after: int, at: datetime) -> None:
-    """IntervalError where an interval of ``before`` minutes or one of ``after`` does not begin at an instant."""
+    """Check that intervals of ``before`` and of ``after`` minutes begin at an instant; else IntervalError."""
     try:
         following = common_boundary(at, before, after)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Cutting keys off that others may know: a concentrator's, too, which knows the link keys of all its meters."""
+"""Cuts off keys that others may know; the key of a concentrator gives access to the hop keys of all its meters."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ _RATE_PER_HOUR = 1_000
 
 
 class CutOff(NamedTuple):
-    """How many keys were cut off, and the waves that give the meters of concentrators among them new keys."""
+    """The number of keys that were cut off, and the waves that give new keys to the meters of concentrators."""
 
     keys: int
     waves: list[RotationWave]
@@ -27,8 +27,8 @@ class CutOff(NamedTuple):
 def cut_off(key_ids: Sequence[int], actor: Actor, now: datetime) -> CutOff:
     """Cut keys off at once and for good (``epochs.compromise``); audited.
 
-    Of a concentrator that was among them, all meters get new keys by a wave: it knew what protects them on the local
-    link. None begins where no meter of it can get a key by command now. All or nothing.
+    If one is the key of a concentrator, a wave gives new keys to all its meters, because it knew their hop keys. There
+    is no wave if none of them can get a key by command now. All or nothing.
     """
     with transaction.atomic():
         moved = epochs.compromise(key_ids, actor)

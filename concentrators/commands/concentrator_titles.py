@@ -1,7 +1,7 @@
-"""Telling meters the system title of their concentrator (command 7): their keys for the way to it hang on that.
+"""Tells meters the system title of their concentrator (command 7), from which they derive their hop keys.
 
-A meter whose concentrator opens its frames, or checks the hop tags around them, waits until it is told. What it then
-wraps for another concentrator nobody can read or check.
+A meter waits for this command if its concentrator opens its frames, or checks their hop tags. Nobody can read or check
+a frame that it seals for a different concentrator.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,11 +19,11 @@ _LISTED = 10_000
 
 
 def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str = queue.SYSTEM) -> list[Command]:
-    """Queue the command for meters (by id) that belong to concentrators (by id) from a time on; none leaves sooner.
+    """Queue the command for meters (by id) of concentrators (by id) from a time on; it does not leave sooner.
 
-    Nothing for a concentrator without a system title, and for meters that are not in service or take no commands.
-    What such commands say already and nobody fetched is cancelled. A fixed number of queries; one where no
-    concentrator has a title.
+    Concentrators without a system title are skipped, and meters that are not in service or take no commands. Earlier
+    commands of this kind that nobody has fetched are cancelled. A fixed number of queries; one if no concentrator has a
+    title.
     """
     concentrators = Concentrator.objects.filter(pk__in=set(homes.values()), system_title__isnull=False)
     titles = {pk: bytes(title or b"") for pk, title in concentrators.values_list("pk", "system_title")}
@@ -44,7 +44,7 @@ def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str 
 
 
 def tell_again(meter: Meter, now: datetime, created_by: str) -> list[Command]:
-    """Tell a meter the title of the concentrator that it is assigned to now; DownlinkError where there is none."""
+    """Tell a meter the title of its present concentrator; DownlinkError if that has none."""
     given = tell(homes([meter.pk], now), now, now, created_by)
     if not given:
         raise DownlinkError(
@@ -54,7 +54,7 @@ def tell_again(meter: Meter, now: datetime, created_by: str) -> list[Command]:
 
 
 def homes(meter_ids: Collection[int], now: datetime) -> dict[int, int]:
-    """The concentrators (by id) that some meters (by id) belong to now, as far as those have a system title."""
+    """Return the present concentrator (by id) of each meter (by id), if it has a system title."""
     holding = Assignment.objects.filter(
         meter__in=meter_ids, valid_from__lte=now, concentrator__system_title__isnull=False
     ).exclude(valid_to__lte=now)
@@ -62,7 +62,7 @@ def homes(meter_ids: Collection[int], now: datetime) -> dict[int, int]:
 
 
 def tell_all_of(concentrator: Concentrator, now: datetime, created_by: str = queue.SYSTEM) -> int:
-    """Tell the meters of a concentrator its title, which is new; how many those are."""
+    """Tell the meters of a concentrator its new title; return how many."""
     holding = Assignment.objects.filter(concentrator=concentrator, valid_from__lte=now).exclude(valid_to__lte=now)
     meter_ids = list(holding.order_by("meter").values_list("meter", flat=True))
     told = 0

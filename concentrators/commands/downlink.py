@@ -1,7 +1,7 @@
 """The downlink: commands that a concentrator fetches for the meters it hears, and its receipts.
 
-Commands of one meter under one key go in the order of their counters: the meter takes none that is older
-than the last, nor answers one again. So the next is offered only once the one before has ended.
+The commands of one meter under one key leave in the order of their counters: the meter drops a command that is older
+than the last one, and does not answer a command twice. So the next one is offered only when the previous one has ended.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from keyvault.device_keys import command_sealing, epochs, last_heard
 from keyvault.device_keys.command_sealing import KeyCommand, PlainCommand, Sealed
 
 OFFER_MAX = 100
-REPEAT_DELIVERED = 10  # times COMMAND_RETRY_S: delivered, but not answered; offered again, later each time
-REPEAT_DOUBLINGS = 5  # of that: at most every 5 h 20 min
-KEYLESS_RETRY_S = 600  # nothing to seal it under now
+REPEAT_DELIVERED = 10  # times COMMAND_RETRY_S: delivered, not answered; offered again, later each time
+REPEAT_DOUBLINGS = 5  # of doublings: at most every 5 h 20 min
+KEYLESS_RETRY_S = 600  # no key to seal it under now
 
 
 class Offer(NamedTuple):
@@ -51,19 +51,19 @@ class _Due(NamedTuple):
 
 
 def encode_offers(offers: Sequence[Offer]) -> bytes:
-    """The body of GET /api/v1/commands: a CBOR sequence (RFC 8742) of [number, system title, octets]."""
+    """Encode the body of GET /api/v1/commands: a CBOR sequence (RFC 8742) of [number, system title, octets]."""
     return b"".join(cbor2.dumps(list(offer), canonical=True) for offer in offers)
 
 
 def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
-    """At most ``limit`` due commands, oldest first, to meters assigned to the concentrator or heard by it last.
+    """Offer at most ``limit`` due commands, oldest first, to meters that the concentrator has, or heard last.
 
-    The concentrator that a meter is assigned to comes first, and has a schedule of its own: that another one
-    heard the meter is a hint, which a frame overheard and posted sooner can give. A command is sealed when it
-    is first offered, and committed before this returns; later it is offered octet for octet, unless the meter
-    would not take these octets any more (keyvault.device_keys.command_sealing.outdated), or they tell the time.
-    What another request holds is passed over; nothing is offered before a restored database has its journal
-    replayed. A fixed number of queries.
+    The concentrator that a meter is assigned to has priority, and a schedule of its own: that another one heard the
+    meter is only a hint, which whoever overhears a frame and posts it first can forge. A command is sealed when it is
+    first offered, and committed before this returns. Later the same octets are offered, unless the meter would drop
+    them (keyvault.device_keys.command_sealing.outdated), or they contain the time. Rows that another request has locked
+    are skipped; nothing is offered while a restored database waits for the replay of the journal. A fixed number of
+    queries.
     """
     with transaction.atomic(durable=True):
         due = _due(concentrator_id, min(limit, OFFER_MAX), now)
@@ -80,11 +80,11 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
 
 
 def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime) -> bool:
-    """What became of a command that this concentrator has fetched: passed on to the meter, or not.
+    """Record whether a concentrator has delivered a command that it fetched; return False if there is none.
 
-    False where there is no such command. Delivered is not done: the meter has the last word. A receipt moves
-    the schedule of who gave it and of nobody else; but where the meter's own concentrator failed, another one that
-    hears the meter is asked at once. A command that has ended stays as it is.
+    A delivered command is not done: only the meter can say that. A receipt changes the schedule of its concentrator
+    only; but if the concentrator of the meter failed, another one that hears the meter may have the command at once. A
+    command that has ended stays as it is.
     """
     execute_named(
         _DELIVERED if delivered else _FAILED,
@@ -95,7 +95,7 @@ def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime
 
 
 def _rests() -> dict[str, int]:
-    """How long a command rests, in seconds and doublings: not passed on or not acknowledged, and delivered."""
+    """Return the pause of a command, in seconds and doublings: for one that was not delivered, and for one that was."""
     return {
         "retry_s": settings.COMMAND_RETRY_S,
         "retry_doublings": RETRY_DOUBLINGS,
@@ -127,7 +127,7 @@ _FAILED = f"""
 
 
 def offer_at_once(now: datetime) -> int:
-    """Offer again what was put off for longer than anything is: the clock was ahead then. Gives how many."""
+    """Offer commands at once whose pause is impossibly long, because the clock was ahead; return how many."""
     return execute_named(
         """UPDATE concentrators_command c
            SET next_attempt_at = CASE WHEN c.next_attempt_at > n.latest THEN %(now)s ELSE c.next_attempt_at END,
@@ -145,8 +145,8 @@ def offer_at_once(now: datetime) -> int:
     )
 
 
-# The commands of a meter under one key are a lane: key commands are one (transfer key), all others the other.
-# OFFSET 0 keeps the planner on the concentrator's own meters: else it looks through the commands of all.
+# The commands of a meter under one key are a lane: key commands (under the transfer key) are one, all others another.
+# OFFSET 0 makes the planner begin with the meters of the concentrator, not with the commands of all.
 _OPEN_OF = """SELECT c.id FROM concentrators_command c
               WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered') OFFSET 0"""
 _HOME, _ELSEWHERE = "c.next_attempt_at", "coalesce(c.elsewhere_attempt_at, c.next_attempt_at)"
@@ -193,7 +193,7 @@ def _due(concentrator_id: int, limit: int, now: datetime) -> list[_Due]:
 
 
 def _without_stale_keys(due: list[_Due], now: datetime) -> list[_Due]:
-    """Note that pending keys leave. A command whose key arrived is done, one whose key was cut off is cancelled."""
+    """Note that pending keys leave; end commands whose key has arrived (done) or was cut off (cancelled)."""
     wanted = {row.system_title: row.parameters["epoch"] for row in due if row.kind == CommandKind.SET_KEY}
     if not wanted:
         return due
@@ -212,7 +212,7 @@ def _without_stale_keys(due: list[_Due], now: datetime) -> list[_Due]:
 
 
 def _without_old_octets(due: list[_Due]) -> list[_Due]:
-    """A command is to be sealed anew where the meter would not take it any more, and always where it tells the time."""
+    """Drop the octets of commands that the meter would not take any more, or that contain the time."""
     sealed = {
         row.number: (row.kid, row.counter, row.key_version)
         for row in due
@@ -237,7 +237,7 @@ def _to_seal(row: _Due, now: datetime) -> KeyCommand | PlainCommand:
             title = bytes.fromhex(row.parameters["title"])
             return PlainCommand(row.number, row.system_title, (row.kind, row.number, title))
         case CommandKind.SET_CLOCK:
-            # A meter that wants to know how old the command is has said so: it was too late for it.
+            # The meter needs to know the age of the command: it has answered that it came too late.
             fields = (row.kind, row.number, int(now.timestamp()))
             return PlainCommand(row.number, row.system_title, fields, dated=row.late_answers > 0)
     return PlainCommand(row.number, row.system_title, (row.kind, row.number))
@@ -250,7 +250,7 @@ def _put_off(numbers: list[int], now: datetime) -> None:
 
 
 def _note_offered(concentrator_id: int, offered: Sequence[_Due], now: datetime) -> None:
-    """Each comes again to the same concentrator after a rest, which doubles; what others have of it stays."""
+    """Note the offers: each comes to the same concentrator again after a pause, which doubles."""
     again = "%(now)s + make_interval(secs => %(retry_s)s * 2 ^ least({attempts}, %(retry_doublings)s))"
     execute_named(
         f"""UPDATE concentrators_command c

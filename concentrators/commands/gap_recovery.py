@@ -1,7 +1,7 @@
-"""Missing intervals asked for again: the gaps of meters become resend commands, never twice for the same gap.
+"""Gap recovery: resend commands for the missing intervals of meters, never two for the same gap.
 
-Somebody may ask, for meters or a whole concentrator; or the schedule does (setting RESEND_GAPS). Either way a
-meter is given at most RESENDS_PER_DAY such commands a day, the oldest gaps first.
+An operator requests them, for meters or a whole concentrator, or the schedule does (setting RESEND_GAPS). A meter gets
+at most RESENDS_PER_DAY such commands a day, the oldest gaps first.
 """
 
 from collections import Counter, defaultdict
@@ -25,17 +25,17 @@ from meters.models import Meter, Register
 from meters.readings.gaps import Gap, find_gaps
 from meters.readings.obis import LOAD_PROFILE
 
-# What a meter was asked for and has answered it has sent, or has no more: nobody asks for it again by itself.
+# A meter that has answered has sent the intervals, or lost them: the schedule does not ask again.
 ASKED = (*OPEN, CommandState.DONE, CommandState.REFUSED)
 _BATCH = 500
-_ROUNDS = 24  # the schedule looks at every meter once a day, in as many parts
+_ROUNDS = 24  # the schedule checks every meter once a day, in this many parts
 _Span = tuple[int, int]  # [from, to), Unix seconds
 
 
 class GapRecoverySummary(NamedTuple):
-    """Numbers of meters with gaps, gaps, commands queued, and commands put off to another day.
+    """The numbers of meters with gaps, of gaps, and of commands that were queued or postponed to another day.
 
-    Gaps that a command asks for already make neither.
+    Gaps for which there is a command already are not counted among commands.
     """
 
     meters: int = 0
@@ -45,7 +45,7 @@ class GapRecoverySummary(NamedTuple):
 
 
 def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
-    """The meters of a selection. Raises DownlinkError for one that says nothing."""
+    """Return the meters of a selection. DownlinkError if it is empty."""
     if selection.says_nothing:
         raise DownlinkError("say which meters: by title, by concentrator, or all of them")
     return selection.meters(now)
@@ -62,12 +62,12 @@ def ask(
     dry_run: bool = False,
     done: Callable[[int], None] = lambda meters: None,
 ) -> GapRecoverySummary:
-    """Ask the meters of a selection for what is missing in [start, end); audited as one act.
+    """Ask the meters of a selection for the intervals missing in [start, end); audited as one act.
 
-    Raises DownlinkError or GapsError (the caller's mistake), MasterKeyError or AuditError, and then asks none.
+    DownlinkError or GapsError (the caller's mistake), MasterKeyError or AuditError: then no meter is asked.
     """
     total = GapRecoverySummary()
-    if dry_run:  # asks nothing, and so keeps nobody from asking meanwhile
+    if dry_run:  # a dry run: it must not keep others from asking
         for meters in _batches(selected(selection, now)):
             outcome, _ = _wanted(meters, register, start, end, now, ASKED)
             total = _sum(total, outcome)
@@ -91,15 +91,16 @@ def ask(
 def ask_one(
     meter: Meter, register: Register, start: datetime, end: datetime, created_by: str, now: datetime
 ) -> list[Command]:
-    """Ask one meter for what is missing in [start, end), what it has answered before too; not for what is under way."""
+    """Ask one meter for what is missing in [start, end), also what it answered before, but not twice at once."""
     with transaction.atomic():
         return _ask([meter], register, start, end, created_by, now, OPEN)[1]
 
 
 def ask_by_schedule(now: datetime) -> GapRecoverySummary:
-    """Ask a part of all meters for what is missing of their load profiles: each meter has its hour of the day.
+    """Ask a part of all meters for missing intervals of their load profiles: each meter has its time of the day.
 
-    Gaps are left alone for RESEND_GAPS_AFTER_S: late frames fill most of them; and given up after RESEND_GAPS_DAYS.
+    Gaps younger than RESEND_GAPS_AFTER_S are skipped, because late frames fill most of them; gaps older than
+    RESEND_GAPS_DAYS are given up.
     """
     register = Register.objects.get(obis_code=LOAD_PROFILE)
     start = now - timedelta(days=settings.RESEND_GAPS_DAYS)
@@ -122,7 +123,7 @@ def _ask(
     now: datetime,
     passed_over: Collection[CommandState],
 ) -> tuple[GapRecoverySummary, list[Command]]:
-    """A batch of meters, in a fixed number of queries."""
+    """Ask a batch of meters, in a fixed number of queries."""
     locks.take(locks.GAP_RECOVERY)
     outcome, requests = _wanted(meters, register, start, end, now, passed_over)
     return outcome, commands.enqueue(requests, by, now)
@@ -136,7 +137,7 @@ def _wanted(
     now: datetime,
     passed_over: Collection[CommandState],
 ) -> tuple[GapRecoverySummary, list[CommandRequest]]:
-    """What a batch of meters is to be asked for."""
+    """Return what a batch of meters is to be asked for."""
     deaf = without_aes([bytes(meter.system_title) for meter in meters])
     meters = [meter for meter in meters if bytes(meter.system_title) not in deaf]
     gaps = find_gaps(meters, register, start, end, now)
@@ -156,7 +157,7 @@ def _wanted(
 def _given(
     meter_ids: Sequence[int], passed_over: Collection[CommandState], start: datetime, now: datetime
 ) -> tuple[dict[int, list[_Span]], Counter[int]]:
-    """What meters were asked for, by command states that count; and how many resends each was given since a day ago."""
+    """Return what meters were asked for, by command states that count, and the resends of each in the last day."""
     asked: defaultdict[int, list[_Span]] = defaultdict(list)
     today: Counter[int] = Counter()
     rows = Command.objects.filter(
@@ -175,7 +176,7 @@ def _span(gap: Gap) -> _Span:
 
 
 def _without(span: _Span, taken: Sequence[_Span]) -> Iterator[_Span]:
-    """The parts of a span that none of the others covers."""
+    """Return the parts of a span that none of the others covers."""
     from_s, end_s = span
     for first_s, last_s in sorted(taken):
         if first_s > from_s:

@@ -1,4 +1,4 @@
-"""Commands that a person gives to one meter; each act is audited in the transaction that queues them."""
+"""Commands of an operator to one meter; each act is audited in the transaction that queues the commands."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ from meters.readings.obis import LOAD_PROFILE
 
 @dataclass(frozen=True)
 class OperatorOrder:
-    """What to tell a meter.
+    """An order of an operator to a meter.
 
     SET_KEY may take the ``scheme`` and COSE ``algorithm`` of the new key, and the name of the ``agreement_key`` that it
     goes with; each None: as the meter's last key. RESEND takes ``start`` and ``end``, and may take an interval
@@ -37,10 +37,10 @@ class OperatorOrder:
 
 
 def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> list[Command]:
-    """Queue the commands of an order: one, but for a resend, which is one for each gap.
+    """Queue the commands of an order: one, or for a resend one for each gap.
 
     Raises DownlinkError, IntervalError, EpochError, SchemeError, AgreementKeyError or GapsError (the caller's mistake,
-    named), MasterKeyError, AuditError or ProvisioningError (a fleet key does not open); and then queues none.
+    named), MasterKeyError, AuditError or ProvisioningError (a fleet key does not open): then none was queued.
     """
     with transaction.atomic():
         given = _queue(meter, order, actor.name, now)
@@ -55,7 +55,7 @@ def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> lis
 
 
 def cancel(command: Command, actor: Actor, now: datetime) -> bool:
-    """Cancel a command that no concentrator has fetched; False where one has, or it has ended."""
+    """Cancel a command; return False if a concentrator has fetched it, or it has ended."""
     with transaction.atomic():
         if not queue.cancel([command.pk], now):
             return False
@@ -80,6 +80,6 @@ def _queue(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[C
 
 
 def _new_key(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[Command]:
-    if order.scheme == HOP:  # without its concentrator's title the meter would wait, and its readings with it
+    if order.scheme == HOP:  # without the title of its concentrator the meter would wait, and its readings
         concentrator_titles.tell_again(meter, now, by)
     return queue.enqueue_keys([meter], by, now, order.algorithm, scheme=order.scheme, agreement_key=order.agreement_key)

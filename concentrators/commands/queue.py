@@ -1,7 +1,7 @@
-"""Commands to meters: putting them into the queue, taking them out, and what becomes of them.
+"""The queue of commands to meters: enqueue, cancel, expire, and the answers of meters.
 
-A command ends when the meter's own authenticated answer says so, or when its time is over. A key
-command is done by the first accepted frame under the key that it brought, and by nothing else.
+A command ends by an authenticated answer of the meter, or when its time is over. Only the first accepted frame under
+the new key ends a key command as done.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,19 +22,19 @@ from keyvault.models import FleetKey, KeySource
 from meters.models import Meter, MeterStatus
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
-SYSTEM = "ami-headend"  # who gives commands that nobody asked for
+SYSTEM = "ami-headend"  # the name for commands of the schedule
 RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
-AT_ONCE = 3  # times that a command comes again without growing rests, after it came too late or was not passed on
+AT_ONCE = 3  # times that a command is offered again with equal pauses, after it came too late or was not delivered
 _EXPIRE_BATCH = 10_000
 _NOT_OF_MASKED = (CommandKind.READ_NOW, CommandKind.SET_INTERVAL)
 
 
 class DownlinkError(ValueError):
-    """A command that cannot be given; the caller's mistake, named."""
+    """A command that cannot be given: the caller's mistake, named in the message."""
 
 
 class CommandRequest(NamedTuple):
-    """A command that somebody wants to give.
+    """A command to enqueue.
 
     READ_NOW and SET_CLOCK take no parameters, RESEND from_s and to_s, SET_INTERVAL interval_minutes and from_s
     (concentrators.commands.capture_period knows which those may be), SET_CONCENTRATOR a title in hex
@@ -47,15 +47,15 @@ class CommandRequest(NamedTuple):
 
 
 class AnswerKind(Enum):
-    """What a meter can say of a command."""
+    """The answers of meters to commands."""
 
     DONE = "done"
     REFUSED = "refused"
-    LATE = "late"  # a set clock that it cannot tell from one that somebody held back
+    LATE = "late"  # a set clock command that somebody may have held back
 
 
 class CommandAnswer(NamedTuple):
-    """What a meter says of a command, in an authenticated event."""
+    """The answer of a meter to a command, in an authenticated event."""
 
     meter_id: int
     number: int
@@ -65,7 +65,7 @@ class CommandAnswer(NamedTuple):
 def enqueue(
     requests: Iterable[CommandRequest], created_by: str, now: datetime, expires_at: datetime | None = None
 ) -> list[Command]:
-    """Queue commands, but for key commands (``enqueue_keys``). Raises DownlinkError, and then queues none."""
+    """Queue commands other than key commands (``enqueue_keys``). DownlinkError: then none was queued."""
     commands = []
     for request in requests:
         _check_meter(request.meter)
@@ -78,14 +78,14 @@ def enqueue(
 def enqueue_checked(
     requests: Iterable[CommandRequest], created_by: str, at: datetime, expires_at: datetime
 ) -> list[Command]:
-    """Queue commands to meters that are known to take them; due from a time on, and with parameters as they are."""
+    """Queue commands, due from a time on, without checking whether the meters take them, or the parameters."""
     return Command.objects.bulk_create(
         _command(request, request.parameters, created_by, at, expires_at) for request in requests
     )
 
 
 def check_takes_commands(meters: Sequence[Meter]) -> None:
-    """DownlinkError where one of some meters takes no commands: it has no AES. One query, none for no meters."""
+    """DownlinkError if a meter takes no commands, because it has no AES. One query, none without meters."""
     by_title = {bytes(meter.system_title): meter for meter in meters}
     for title in without_aes(by_title) if by_title else ():
         raise DownlinkError(
@@ -94,7 +94,7 @@ def check_takes_commands(meters: Sequence[Meter]) -> None:
 
 
 def _check_masking(meters: Sequence[Meter]) -> None:
-    """DownlinkError where one of some meters masks what it measures: it would have to say what the masks hide."""
+    """DownlinkError if a meter masks what it measures: its answer would have to reveal what the masks hide."""
     by_title = {bytes(meter.system_title): meter for meter in meters}
     for title in sorted(masking(by_title)) if by_title else ():
         raise DownlinkError(
@@ -112,10 +112,10 @@ def enqueue_keys(
     scheme: str | None = None,
     agreement_key: str | None = None,
 ) -> list[Command]:
-    """Begin a new epoch for each meter (keyvault.device_keys.epochs.begin) and queue the commands that bring the keys.
+    """Begin a new epoch for each meter (keyvault.device_keys.epochs.begin) and queue the commands with the keys.
 
-    A meter whose pending epoch has an open command already keeps that one. Raises DownlinkError or
-    EpochError, and then begins nothing. A fixed number of queries.
+    A meter whose pending epoch has an open command already keeps that one. DownlinkError or EpochError: then nothing
+    was begun. A fixed number of queries.
     """
     by_title = {bytes(meter.system_title): meter for meter in meters}
     for meter in by_title.values():
@@ -142,10 +142,10 @@ def enqueue_keys(
 
 
 def cancel(numbers: Collection[int], now: datetime) -> int:
-    """Cancel commands that no concentrator has fetched, and with key commands their pending keys; how many those were.
+    """Cancel commands that no concentrator has fetched, and the pending keys of key commands; return how many.
 
-    What was fetched may be with the meter already: it goes on until it is answered or expires. Keys are locked before
-    commands, as verification locks them; what another holds is being fetched, or answered, and is passed over.
+    The meter may already have a command that was fetched: it continues until it is answered or expires. Keys are locked
+    before commands, as verification does; rows that others have locked are being fetched or answered, and skipped.
     """
     with transaction.atomic():
         keys = Command.objects.filter(pk__in=numbers, state=CommandState.QUEUED, kind=CommandKind.SET_KEY)
@@ -163,7 +163,7 @@ def cancel(numbers: Collection[int], now: datetime) -> int:
 
 
 def expire(now: datetime) -> int:
-    """End the commands whose time is over; how many they were. A late answer of the meter still counts."""
+    """End the commands whose time is over; return how many. A late answer of the meter still counts."""
     overdue = Command.objects.filter(state__in=OPEN, expires_at__lte=now).order_by("expires_at")
     expired = 0
     while True:
@@ -174,10 +174,10 @@ def expire(now: datetime) -> int:
 
 
 def replace_worn_keys(limit: int, now: datetime) -> int:
-    """Begin new keys where one nears its safe number of frames; how many meters, ``limit`` at most, got one.
+    """Begin new keys for keys near their safe number of frames, at most ``limit``; return how many meters got one.
 
-    A meter that did not get its key in time, or refused it, is asked again: after a day. A concentrator fetches its
-    next key itself.
+    A meter that did not get its key in time, or refused it, gets another command after a day. A concentrator fetches
+    its next key itself.
     """
     asked = Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY).filter(
         Q(state__in=OPEN) | Q(created_at__range=(now - timedelta(days=1), now + clock.DIFFERENCE_MAX))
@@ -193,7 +193,7 @@ def replace_worn_keys(limit: int, now: datetime) -> int:
 
 
 def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:
-    """Frames were accepted under new keys, (meter id, epoch) each: the commands that brought them are done."""
+    """End the commands that brought new keys, (meter id, epoch) each, under which frames were accepted."""
     execute(
         """UPDATE concentrators_command c SET state = 'done', ended_at = %s
            FROM unnest(%s::int[], %s::int[]) AS n(meter_id, epoch)
@@ -207,10 +207,10 @@ def keys_arrived(keys: Sequence[tuple[int, int]], now: datetime) -> None:
 
 
 def answered(answers: Sequence[CommandAnswer], now: datetime) -> None:
-    """Meters have answered: their commands end, an expired one too; one that came too late is given again.
+    """Record answers of meters: their commands end, also expired ones; a command that came too late is offered again.
 
-    Another meter's number changes nothing, nor does that of a command which never left. That a new key
-    arrived is proven by a frame under it (``keys_arrived``), and by nothing that is said under another.
+    The number of a command to another meter changes nothing, nor that of a command which never left. Only a frame under
+    a new key proves that it arrived (``keys_arrived``).
     """
     late = [answer for answer in answers if answer.said is AnswerKind.LATE]
     if late:
@@ -235,7 +235,7 @@ def _end(answers: Sequence[CommandAnswer], now: datetime) -> None:
 
 
 def _come_late(answers: Sequence[CommandAnswer], now: datetime) -> None:
-    """Set clock commands that came too late are due at once, for whoever fetches first; if that goes on, ever later."""
+    """Offer set clock commands that came too late again at once, to any concentrator; later if that repeats."""
     execute(
         """UPDATE concentrators_command c
            SET late_answers = least(c.late_answers + 1, 32767), next_attempt_at = n.at, elsewhere_attempt_at = n.at
@@ -276,7 +276,7 @@ def _check_meter(meter: Meter) -> None:
 
 
 def _checked(request: CommandRequest) -> dict[str, int]:
-    """The parameters that a kind takes, and no others."""
+    """Check that a command has the parameters of its kind, and no others; return them."""
     match request.kind:
         case CommandKind.READ_NOW | CommandKind.SET_CLOCK:
             names: tuple[str, ...] = ()

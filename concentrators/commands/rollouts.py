@@ -1,8 +1,7 @@
-"""Rotation waves: new device keys for many meters, at a bounded rate, with a failure budget that stops them.
+"""Rollouts (rotation waves): new device keys for many meters, at a limited rate, stopped by a failure budget.
 
-A wave knows its meters from the start. Step by step, once a minute, it queues key commands for the next
-of them; what becomes of those is the commands' own story. All of it stands in the database: a step that
-was lost, or a worker that died, costs a minute.
+The meters of a wave are chosen at its beginning. Once a minute a step queues key commands for the next meters. Its
+state is in the database: a lost step, or a worker that died, costs a minute.
 """
 
 import logging
@@ -39,14 +38,14 @@ from meters.models import Meter
 logger = logging.getLogger(__name__)
 
 AGE_MAX_DAYS = 36_500
-NUMBER_MAX = 2**31 - 1  # of commands: what a column holds
+NUMBER_MAX = 2**31 - 1  # of commands: the largest value of the column
 _FAILED = (CommandState.REFUSED, CommandState.EXPIRED)
 _UNDER_WAY = (WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
 _BATCH = 10_000
 
 
 class WaveError(ValueError):
-    """A wave that cannot be begun or moved as asked; the caller's mistake, named."""
+    """A wave that cannot be begun or changed as asked: the caller's mistake, named in the message."""
 
 
 class RolloutProgress(NamedTuple):
@@ -66,10 +65,10 @@ class RolloutProgress(NamedTuple):
 
 
 def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
-    """The meters of a selection that can get a new key now.
+    """Return the meters of a selection that can get a new key now.
 
-    Left out are meters not in service, those without a usable transfer key or without a first key, and those for
-    which a key command or another wave is under way. Raises WaveError for a selection that says nothing.
+    Left out are meters not in service, without a usable transfer key or a first key, and those for which a key command
+    or another wave is under way. WaveError for an empty selection.
     """
     if selection.says_nothing:
         raise WaveError("say which meters: by title, concentrator, age, fleet key, compromise, or all of them")
@@ -98,7 +97,7 @@ def begin(
     scheme: str | None = None,
     agreement_key: str | None = None,
 ) -> RotationWave:
-    """Begin a wave over what is selected now; audited. WaveError where nothing is, or a number makes no sense.
+    """Begin a wave for the meters that are selected now; audited. WaveError if there are none, or for a wrong number.
 
     New keys are derived from ``fleet_key`` where one is given; else they are as the old ones were, derived or random.
     They are of ``scheme``, or of that of each old one; those that go with an agreement key go with the one of that
@@ -143,9 +142,9 @@ def begin(
 def replace_fleet_key(
     old: FleetKey, new_name: str, actor: Actor, now: datetime, rate_per_hour: int, failure_budget: int
 ) -> RotationWave:
-    """Make a new fleet key, and begin the wave that gives every device of the old one a key derived from the new.
+    """Make a new fleet key, and begin a wave that derives new keys from it for every device of the old one.
 
-    All or nothing. Raises WaveError as ``begin`` does, ProvisioningError for a bad or taken name, MasterKeyError.
+    All or nothing. WaveError as in ``begin``, ProvisioningError for a bad or taken name, MasterKeyError.
     """
     selection = Selection(derived_from=old)
     if not selected(selection, now).exists():
@@ -157,12 +156,12 @@ def replace_fleet_key(
 
 
 def progress(wave: RotationWave) -> RolloutProgress:
-    """How far a wave is."""
+    """Return the progress of a wave."""
     return progresses([wave])[wave.pk]
 
 
 def progresses(found: Sequence[RotationWave]) -> dict[int, RolloutProgress]:
-    """How far waves are, by id, in one query."""
+    """Return the progress of waves by id; one query."""
     states: dict[int, Counter[str | None]] = {wave.pk: Counter() for wave in found}
     rows = WaveMeter.objects.filter(wave__in=found).values_list("wave", "command__state").annotate(number=Count("pk"))
     for wave_id, state, number in rows:
@@ -174,9 +173,9 @@ def progresses(found: Sequence[RotationWave]) -> dict[int, RolloutProgress]:
 
 
 def step(now: datetime) -> int:
-    """Take every running wave one step further; how many key commands were queued.
+    """Do one step of every running wave; return how many key commands were queued.
 
-    A wave whose fleet key does not open stands still until that is mended, and costs no other wave.
+    A wave whose fleet key does not open waits until that is repaired, and delays no other wave.
     """
     queued = 0
     for wave_id in RotationWave.objects.filter(state=WaveState.RUNNING).order_by("pk").values_list("pk", flat=True):
@@ -188,12 +187,12 @@ def step(now: datetime) -> int:
 
 
 def pause(wave_id: int, actor: Actor) -> RotationWave:
-    """Queue nothing more for now; what is queued goes on. Audited."""
+    """Pause a wave: it queues no more commands; queued ones continue. Audited."""
     return _move(wave_id, [WaveState.RUNNING], WaveState.PAUSED, actor)
 
 
 def resume(wave_id: int, actor: Actor, failure_budget: int | None = None) -> RotationWave:
-    """Go on with a wave that was paused, or that its failures stopped: that takes a higher budget. Audited."""
+    """Resume a wave that was paused, or that failures stopped, with a higher budget. Audited."""
     with transaction.atomic():
         wave = _move(wave_id, [WaveState.PAUSED, WaveState.STOPPED], WaveState.RUNNING, actor)
         if failure_budget is not None:
@@ -207,7 +206,7 @@ def resume(wave_id: int, actor: Actor, failure_budget: int | None = None) -> Rot
 
 
 def cancel(wave_id: int, actor: Actor, now: datetime) -> RotationWave:
-    """Cancel what no concentrator has fetched, pending keys with it; the rest goes on as it must. Audited."""
+    """Cancel a wave: its commands that no concentrator has fetched, with their pending keys. Audited."""
     with transaction.atomic():
         wave = _move(wave_id, list(_UNDER_WAY), WaveState.CANCELLED, actor, now)
         queued = Command.objects.filter(wave_meter__wave=wave, state=CommandState.QUEUED)
@@ -256,7 +255,7 @@ def _step(wave_id: int, now: datetime) -> int:
 
 
 def _allowed(wave: RotationWave, now: datetime) -> int:
-    """How many commands may be queued in this minute: a minute's part, and never over the rate of any hour."""
+    """Return how many commands may be queued in this minute, so that no hour exceeds the rate."""
     within_hour = (now - timedelta(hours=1), now + clock.DIFFERENCE_MAX)
     hour = Command.objects.filter(wave_meter__wave=wave, created_at__range=within_hour).count()
     return min(math.ceil(wave.rate_per_hour / 60), wave.rate_per_hour - hour)
@@ -270,7 +269,7 @@ def _queue_next(wave: RotationWave, number: int, now: datetime) -> int:
     if wave.scheme == HOP:
         meters = _with_concentrators(wave, meters, now)
     given = {command.meter_id: command for command in _give(wave, meters, now)}
-    # A command that another wave gave meanwhile is that wave's: this one has nothing to do for the meter.
+    # If another wave has given a command meanwhile, this one has nothing to do for the meter.
     taken = set(WaveMeter.objects.filter(command__in=list(given.values())).values_list("command_id", flat=True))
     mine = []
     for turn in turns:
@@ -284,9 +283,9 @@ def _queue_next(wave: RotationWave, number: int, now: datetime) -> int:
 
 
 def _with_concentrators(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Meter]:
-    """The meters whose concentrator can open their frames: it has a system title, which they are told again.
+    """Return the meters whose concentrator has a system title, and tell it to them again.
 
-    Without that a meter of scheme hop would wait, and its readings with it.
+    Without a title a meter of scheme hop would wait, and its readings.
     """
     homes = concentrator_titles.homes([meter.pk for meter in meters], now)
     for meter in meters:
@@ -297,7 +296,7 @@ def _with_concentrators(wave: RotationWave, meters: Sequence[Meter], now: dateti
 
 
 def _give(wave: RotationWave, meters: Sequence[Meter], now: datetime) -> list[Command]:
-    """Key commands for meters, all at once; one by one where a meter can get no key any more, which is left out."""
+    """Queue key commands for meters together; if one cannot get a key any more, one by one without it."""
     by = f"wave {wave.pk}"
     try:
         with transaction.atomic():

@@ -1,4 +1,4 @@
-"""What is being rotated now, and what was lately: waves of device keys, and the master key."""
+"""Rotations in progress, and recent ones: waves of device keys, and the master key."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Rotation(NamedTuple):
-    """One rotation, and how far it is: ``done`` of ``total`` secrets rewrapped, or meters that send under a new key.
+    """One rotation and its progress: ``done`` of ``total`` secrets rewrapped, or meters that send under a new key.
 
     ``id`` is that of its wave, or of the rotation of the master key.
     """
@@ -41,7 +41,7 @@ class Rotation(NamedTuple):
 
 
 def rotations(limit: int) -> list[Rotation]:
-    """The newest rotations, what goes on first; three queries."""
+    """Return the newest rotations, those in progress first; three queries."""
     found = [*_of_device_keys(limit), *_of_master_key(limit)]
     found.sort(key=lambda one: (not one.is_going_on, -one.began_at.timestamp()))
     return found[:limit]
