@@ -4,6 +4,7 @@ from datetime import datetime
 
 from keyvault.ciphers import KeyRow
 from keyvault.replay_window import CounterSet, Take, parse_gaps
+from keyvault.schemes.dlms.security import LAST_COUNTER
 from keyvault.schemes.lines import Cipher
 from keyvault.schemes.session import opened_at
 
@@ -72,6 +73,19 @@ class CountedKey(CounterSet):
         self.floor = self.floor_was = floor
         self.gaps, self.gaps_were = parse_gaps(gaps) if gaps else [], gaps
         self.is_foreseen = False
+
+
+class CountedSet(CountedKey):
+    """A key set of DLMS: once its last counter is taken it is used up, and late ones are refused, too."""
+
+    __slots__ = ()
+
+    def take(self, counter: int) -> Take:
+        """As of any counters; the last one closes all gaps (Green Book Ed. 8 section 9.2.3.3.7.3)."""
+        take = super().take(counter)
+        if counter == LAST_COUNTER and take is Take.TAKEN:
+            self.use_up()
+        return take
 
 
 class CountedSession(CountedKey):

@@ -56,6 +56,11 @@ class CounterSet:
         self._replace(index, index + 1, rest)
         return Take.TAKEN
 
+    def use_up(self) -> None:
+        """Give up all gaps: nothing up to the highest counter is taken any more."""
+        self.gaps, self.gaps_changed = [], True
+        self.floor = self.highest + 1
+
     def _gap_of(self, counter: int) -> int | None:
         index = bisect_left(self.gaps, counter, key=lambda run: run[1])
         return index if index < len(self.gaps) and self.gaps[index][0] <= counter else None

@@ -12,7 +12,7 @@ from keyvault import sessions_store
 from keyvault.ciphers import KeptCiphers, KeyRow, key_row
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import make_kid
-from keyvault.counted_keys import ContendedError, CountedKey, CountedSession
+from keyvault.counted_keys import ContendedError, CountedKey, CountedSession, CountedSet
 from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.replay_window import format_gaps
 from keyvault.replay_window_sql import (
@@ -28,6 +28,7 @@ from keyvault.replay_window_sql import (
     SAVE_SESSIONS_AHEAD,
     SAVE_SESSIONS_GAPS,
 )
+from keyvault.schemes.dlms.envelope import DLMS_ENVELOPE
 from keyvault.schemes.lines import Cipher
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
@@ -93,6 +94,8 @@ def _counted(kid: bytes, runs: int, row: KeyRow, cipher: Cipher | None, counters
     context = kid[KID_OCTETS:]
     if context:
         return CountedSession(runs, row, cipher, context, *counters)
+    if row.envelope == DLMS_ENVELOPE.name:
+        return CountedSet(runs, row, cipher, *counters[:3])
     return CountedKey(runs, row, cipher, *counters[:3])
 
 

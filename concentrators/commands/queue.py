@@ -89,7 +89,7 @@ def check_takes_commands(meters: Sequence[Meter]) -> None:
     by_title = {bytes(meter.system_title): meter for meter in meters}
     for title in without_aes(by_title) if by_title else ():
         raise DownlinkError(
-            f"meter {by_title[title]} takes no commands: its scheme needs no AES, and it has no transfer key"
+            f"meter {by_title[title]} takes no commands: it is a DLMS meter, or has no transfer key and no AES"
         )
 
 

@@ -7,18 +7,21 @@ from keyvault.schemes.table import ENVELOPES, MASKED, SCHEMES, schemes_of_conten
 
 
 def without_aes(system_titles: Collection[bytes]) -> set[bytes]:
-    """Return which devices (system title, 8 octets) take neither commands nor new keys, because they have only a hash.
+    """Return which devices (system title, 8 octets) take neither commands of ours nor new keys.
 
-    They have no transfer key, and their scheme does not encrypt. One query.
+    They have a hash alone: no transfer key, and a scheme that does not encrypt; or they speak another protocol. One
+    query.
     """
-    schemes = [one.name for one in SCHEMES if not _encrypts(one.envelope)]
+    hashing = [one.name for one in SCHEMES if not _encrypts(one.envelope)]
+    foreign = [one.name for one in SCHEMES if not one.is_commanded]
     rows = fetch_rows(
         """SELECT k.system_title FROM keyvault_devicekey k
            WHERE k.system_title = ANY(%s::bytea[]) AND k.epoch > 0 AND k.state = 'active'
-             AND k.scheme = ANY(%s::text[]) AND NOT EXISTS (
-                 SELECT 1 FROM keyvault_devicekey t WHERE t.system_title = k.system_title AND t.epoch = 0)""",
+             AND (k.scheme = ANY(%s::text[]) OR k.scheme = ANY(%s::text[]) AND NOT EXISTS (
+                 SELECT 1 FROM keyvault_devicekey t WHERE t.system_title = k.system_title AND t.epoch = 0))""",
         octets_array(system_titles),
-        schemes,
+        foreign,
+        hashing,
     )
     return {row[0] for row in rows}
 

@@ -88,6 +88,8 @@ def begin(
             key = newest.get(title)
             if key is None:
                 raise EpochError(f"device {title.hex()} has no key of its own yet: import its first key")
+            if not SCHEMES[key.scheme].is_commanded:
+                raise EpochError(f"device {title.hex()} is of scheme {key.scheme}: its next key comes in a shipment")
             if key.state == KeyState.PENDING:
                 if scheme not in (None, key.scheme):
                     raise EpochError(
@@ -283,13 +285,14 @@ def near_budget(at_once: int) -> Iterator[list[bytes]]:
             f"""SELECT system_title, highest, id FROM (
                    SELECT k.system_title, {HIGHEST} AS highest, k.id
                    FROM keyvault_invocationcounter c JOIN keyvault_devicekey k ON k.id = c.key_id
-                   WHERE {WORN} AND k.epoch <= %s
+                   WHERE {WORN} AND k.epoch <= %s AND k.scheme <> ALL(%s::text[])
                      AND EXISTS (SELECT 1 FROM keyvault_devicekey t
                                  WHERE t.system_title = k.system_title AND t.epoch = 0 AND t.state = 'active')) AS worn
                WHERE highest < %s OR highest = %s AND id > %s
                ORDER BY highest DESC, id LIMIT %s""",
             settings.KEY_ROTATE_AT_COUNTER,
             LAST_EPOCH - 1,
+            [one.name for one in SCHEMES if not one.is_commanded],
             highest,
             highest,
             key_id,

@@ -21,7 +21,7 @@ from keyvault.device_keys.shipment_file import ShipmentError, ShipmentHeader, Sh
 from keyvault.device_keys.shipment_kek import TransportKey
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import DeviceKey, KeyState
-from keyvault.schemes.table import USUAL
+from keyvault.schemes.table import USUAL, has_key_sets
 
 _NAMED = 10
 _NAMED_IN_AUDIT = 100
@@ -116,15 +116,24 @@ def _lines(
         for title in chunk:
             key_id, scheme = ids[title, False]
             key = opened[key_id]
-            line = ShipmentLine(0, title, key.epoch, key.algorithm, transport_key.wrap(key.octets), None)
+            line = ShipmentLine(0, title, key.epoch, key.algorithm, _wrapped(key.octets, scheme, transport_key), None)
             if scheme != USUAL:  # programs that know no schemes can read a file that names none
                 line = line._replace(scheme=scheme)
             if (title, True) in ids:
                 transfer = opened[ids[title, True][0]]
-                other = None if transfer.algorithm == key.algorithm else transfer.algorithm
+                other = None if transfer.algorithm == key.algorithm or has_key_sets(scheme) else transfer.algorithm
                 line = line._replace(transfer_key=transport_key.wrap(transfer.octets), transfer_algorithm=other)
             yield line
         done(len(chunk))
+
+
+def _wrapped(octets: bytes, scheme: str, transport_key: TransportKey) -> bytes:
+    """A device key as a line holds it; of a key set each key by itself, without a GAK that is not known."""
+    if not has_key_sets(scheme):
+        return transport_key.wrap(octets)
+    half = len(octets) // 2
+    gak = octets[half:]
+    return transport_key.wrap(octets[:half]) + (transport_key.wrap(gak) if any(gak) else b"")
 
 
 def _write(file: IO[bytes], header: ShipmentHeader, lines: Iterator[ShipmentLine], *, packed: bool) -> tuple[int, int]:

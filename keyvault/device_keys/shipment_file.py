@@ -15,18 +15,29 @@ from typing import Any, BinaryIO, NamedTuple
 from ami_headend.core import eui64
 from ami_headend.core.csv_tables import BadLine, FileError, OnceEach, opened
 from ami_headend.core.eui64 import Eui64Error
-from keyvault.cose.kdf import DEVICE_KEY_OCTETS
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
 from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS
 from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
-from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithm_name, algorithms_of, check_for_commands
+from keyvault.schemes.table import (
+    SCHEMES,
+    USUAL,
+    SchemeError,
+    algorithm_for,
+    algorithm_name,
+    algorithms_of,
+    check_for_commands,
+    has_key_sets,
+    key_octets_of,
+)
 
 _LINE_MAX_OCTETS = 2_048
+_WRAPPING_OCTETS = 8  # that wrapping adds (RFC 3394)
 _SCHEME_MAX = 32  # characters of its name
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{2 * FINGERPRINT_OCTETS}}}", re.ASCII)
 _SHIPMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}", re.ASCII)
 _HEADER_FIELDS = {"shipment", "transport_key", "meters"}
 _FIELDS = {"system_title", "epoch", "scheme", "algorithm", "key", "transfer_key", "transfer_algorithm", "public_key"}
+_SET_FIELDS = {"system_title", "epoch", "scheme", "algorithm", "guek", "gak", "kek"}
 _PUBLIC = re.compile(rf"[0-9a-f]{{{2 * PUBLIC_OCTETS}}}", re.ASCII)
 
 
@@ -45,7 +56,8 @@ class ShipmentHeader(NamedTuple):
 class ShipmentLine(NamedTuple):
     """The keys of one meter, wrapped (40 octets each); epoch and key are both given, or neither is.
 
-    Or its X25519 public key (32 octets), which its keys are agreed on with; then nothing is wrapped.
+    Or its X25519 public key (32 octets), which its keys are agreed on with; then nothing is wrapped. Of a key set
+    ``key`` is GUEK and GAK one after the other, each wrapped by itself, or GUEK alone; ``transfer_key`` is the KEK.
     ``algorithm`` is the device key's; ``transfer_algorithm`` the transfer key's, None means the usual one.
     """
 
@@ -95,10 +107,34 @@ def encode_line(line: ShipmentLine) -> bytes:
     for name in ("algorithm", "transfer_algorithm"):
         if (algorithm := getattr(line, name)) is not None:
             fields[name] = algorithm_name(algorithm)
-    for name in ("key", "transfer_key"):
-        if (wrapped := getattr(line, name)) is not None:
-            fields[name] = base64.b64encode(wrapped).decode()
+    for name, wrapped in _named_keys(line):
+        fields[name] = base64.b64encode(wrapped).decode()
     return _encode(fields)
+
+
+def _named_keys(line: ShipmentLine) -> Iterator[tuple[str, bytes]]:
+    """The wrapped keys of a line by the names of their fields."""
+    is_set = line.scheme is not None and has_key_sets(line.scheme)
+    if line.key is not None and is_set:
+        yield from zip(("guek", "gak"), split_set(line), strict=False)
+    elif line.key is not None:
+        yield "key", line.key
+    if line.transfer_key is not None:
+        yield "kek" if is_set else "transfer_key", line.transfer_key
+
+
+def split_set(line: ShipmentLine) -> list[bytes]:
+    """The wrapped keys that a line's ``key`` consists of: one, or GUEK and GAK of a key set."""
+    key, scheme = line.key or b"", line.scheme
+    if scheme is None or not has_key_sets(scheme):
+        return [key]
+    each = _wrapped_octets(scheme, line.algorithm)
+    return [key[start : start + each] for start in range(0, len(key), each)]
+
+
+def _wrapped_octets(scheme: str, algorithm: int | None) -> int:
+    """How many octets a wrapped key of a key set has: 24 for one of 16, 40 for one of 32."""
+    return key_octets_of(scheme, algorithm_for(scheme, algorithm)) // 2 + _WRAPPING_OCTETS
 
 
 def check_name(shipment: str) -> None:
@@ -188,17 +224,17 @@ def _header(octets: bytes) -> ShipmentHeader:
 
 def _line(number: int, octets: bytes) -> ShipmentLine:
     fields = _object(octets)
-    _refuse_unknown(fields, _FIELDS)
     title = fields.get("system_title")
     if not isinstance(title, str):
         raise ValueError("system_title is not 16 hex digits")
+    if fields.keys() & {"guek", "gak", "kek"}:
+        return _line_of_set(number, title, fields)
+    _refuse_unknown(fields, _FIELDS)
     if "public_key" in fields:
         return _agreed_line(number, _system_title(title), fields)
-    epoch = fields.get("epoch")
     if ("epoch" in fields) != ("key" in fields):
         raise ValueError("epoch and key go together: one of them is missing")
-    if "epoch" in fields and (type(epoch) is not int or not 1 <= epoch <= 0xFFFF):
-        raise ValueError("epoch is not a whole number from 1 to 65535")
+    epoch = _epoch(fields)
     if "transfer_algorithm" in fields and "transfer_key" not in fields:
         raise ValueError("transfer_algorithm stands without transfer_key")
     if "key" not in fields and "transfer_key" not in fields:
@@ -242,6 +278,31 @@ def _agreed_line(number: int, system_title: bytes, fields: dict[str, Any]) -> Sh
     return ShipmentLine(number, system_title, None, algorithm, None, None, scheme=scheme, public=public)
 
 
+def _line_of_set(number: int, title: str, fields: dict[str, Any]) -> ShipmentLine:
+    """A line of a DLMS meter: its key set, and perhaps its KEK."""
+    _refuse_unknown(fields, _SET_FIELDS)
+    scheme = _scheme(fields)
+    if scheme is None or not has_key_sets(scheme):
+        raise ValueError("guek, gak and kek are of DLMS meters: scheme says how they protect their frames")
+    if "guek" not in fields or "epoch" not in fields:
+        raise ValueError("guek and epoch are required with the scheme of a DLMS meter")
+    is_needed = SCHEMES[scheme].is_authenticated
+    if ("gak" in fields) < is_needed:
+        raise ValueError(f"gak is required with scheme {scheme}: without it no tag can be checked")
+    algorithm = _algorithm(fields, "algorithm", scheme)
+    each = _wrapped_octets(scheme, algorithm)
+    guek, gak, kek = (_wrapped(fields, name, each) for name in ("guek", "gak", "kek"))
+    key = (guek or b"") + (gak or b"")
+    return ShipmentLine(number, _system_title(title), _epoch(fields), algorithm, key, kek, None, scheme)
+
+
+def _epoch(fields: dict[str, Any]) -> int | None:
+    epoch = fields.get("epoch")
+    if "epoch" in fields and (type(epoch) is not int or not 1 <= epoch <= 0xFFFF):
+        raise ValueError("epoch is not a whole number from 1 to 65535")
+    return epoch
+
+
 def _system_title(text: str) -> bytes:
     try:
         return eui64.parse(text)
@@ -272,7 +333,7 @@ def _algorithm(fields: dict[str, Any], name: str, scheme: str) -> int | None:
     return by_name[label]
 
 
-def _wrapped(fields: dict[str, Any], name: str) -> bytes | None:
+def _wrapped(fields: dict[str, Any], name: str, right: int = WRAPPED_OCTETS) -> bytes | None:
     if name not in fields:
         return None
     text = fields[name]
@@ -280,8 +341,9 @@ def _wrapped(fields: dict[str, Any], name: str) -> bytes | None:
         octets = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
     except (binascii.Error, ValueError):
         octets = b""
-    if len(octets) == DEVICE_KEY_OCTETS:
-        raise ValueError(f"{name} has {DEVICE_KEY_OCTETS} octets, as a plain key has: it must be wrapped (RFC 3394)")
-    if len(octets) != WRAPPED_OCTETS:
-        raise ValueError(f"{name} is not base64 of {WRAPPED_OCTETS} octets (RFC 3394 wrapping of 32)")
+    plain = right - _WRAPPING_OCTETS
+    if len(octets) == plain:
+        raise ValueError(f"{name} has {plain} octets, as a plain key has: it must be wrapped (RFC 3394)")
+    if len(octets) != right:
+        raise ValueError(f"{name} is not base64 of {right} octets (RFC 3394 wrapping of {plain})")
     return octets

@@ -1,6 +1,6 @@
 """Import of a shipment: keys wrapped under a transport key are checked, and all of them stored, or none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,18 +12,18 @@ from ami_headend.core.sql import CHUNK, chunks, fetch_rows, int_array, octets_ar
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import key_rows, provisioning, shipped_public_keys
+from keyvault.device_keys import key_rows, provisioning, shipment_file, shipped_public_keys
 from keyvault.device_keys.epochs import LAST_EPOCH
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.device_keys.key_rows import TRANSFER_EPOCH, Row
 from keyvault.device_keys.provisioning import NewKey, ProvisioningError
-from keyvault.device_keys.shipment_file import Shipment, ShipmentError
+from keyvault.device_keys.shipment_file import Shipment, ShipmentError, ShipmentLine
 from keyvault.device_keys.shipment_kek import TransportKey, TransportUnwrapError
 from keyvault.device_keys.unwrapping import open_keys
-from keyvault.device_keys.weak_keys import weakness
+from keyvault.device_keys.weak_keys import set_weakness, weakness
 from keyvault.master_key.rotation_lock import keys_for_wrapping
 from keyvault.models import KeySource, KeyState
-from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name
+from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name, has_key_sets, key_octets_of
 
 Progress = Callable[[str, int, int], None]  # the step, how many more are done, and of how many
 
@@ -156,18 +156,15 @@ def _unwrap(
     first: dict[bytes, int] = {}
     failed = 0
     for count, line in enumerate(shipment.lines, 1):
-        for what, epoch, wrapped, algorithm, scheme in (
-            ("key", line.epoch, line.key, line.algorithm, line.scheme),
-            ("transfer_key", TRANSFER_EPOCH, line.transfer_key, line.transfer_algorithm, None),
-        ):
-            if wrapped is None or epoch is None:
-                continue
+        for what, epoch, wrapped, algorithm, scheme in _of_line(line):
             try:
-                octets = transport_key.unwrap(wrapped)
+                octets = b"".join(map(transport_key.unwrap, wrapped))
             except TransportUnwrapError as error:
                 failed += 1
                 report.bad.append(BadLine(line.line, f"{what}: {error}: it was changed, or wrapped under another"))
                 continue
+            if epoch != TRANSFER_EPOCH and scheme is not None and has_key_sets(scheme):
+                octets = octets.ljust(key_octets_of(scheme, algorithm_for(scheme, algorithm)), b"\0")  # no GAK
             key = _Arrived(line.line, line.system_title, epoch, algorithm, octets, fingerprint(octets), scheme)
             if reason := _unfit(key, transport_key, first):
                 report.bad.append(BadLine(line.line, f"{what} {reason}"))
@@ -180,11 +177,23 @@ def _unwrap(
     return arrived
 
 
+def _of_line(line: ShipmentLine) -> Iterator[tuple[str, int, list[bytes], int | None, str | None]]:
+    """The keys of a line: what each is called, its epoch, its wrapped parts, its algorithm and scheme."""
+    if line.key is not None and line.epoch is not None:
+        yield "key", line.epoch, shipment_file.split_set(line), line.algorithm, line.scheme
+    if line.transfer_key is not None:
+        if line.scheme is not None and has_key_sets(line.scheme):
+            yield "kek", TRANSFER_EPOCH, [line.transfer_key], line.algorithm, line.scheme
+        else:
+            yield "transfer_key", TRANSFER_EPOCH, [line.transfer_key], line.transfer_algorithm, None
+
+
 def _unfit(key: _Arrived, transport_key: TransportKey, first: dict[bytes, int]) -> str | None:
     """Say why a key must not be used; ``first`` has the line of each key seen so far."""
     if key.fingerprint == transport_key.fingerprint:
         return "is the transport key"
-    if reason := weakness(key.octets, key.system_title):
+    is_set = key.scheme is not None and has_key_sets(key.scheme)
+    if reason := set_weakness(key.octets) if is_set else weakness(key.octets, key.system_title):
         return reason
     if key.fingerprint in first:
         return f"is the same as one of line {first[key.fingerprint]}"
@@ -256,8 +265,11 @@ def _plan_transfer_key(
     plan: _Plan, key: _Arrived, standing: _Standing | None, report: ShipmentReport, *, replace: bool
 ) -> str | None:
     if standing is None:
-        algorithm = algorithm_for(USUAL, key.algorithm)
-        plan.active.append(NewKey(key.system_title, TRANSFER_EPOCH, key.octets, algorithm))
+        scheme = key.scheme or USUAL
+        algorithm = algorithm_for(scheme, key.algorithm)
+        plan.active.append(NewKey(key.system_title, TRANSFER_EPOCH, key.octets, algorithm, scheme))
+    elif standing.scheme != (key.scheme or USUAL):
+        return f"mismatch: the transfer key that stands is of scheme {standing.scheme}"
     elif standing.fingerprint != key.fingerprint:
         if not replace:
             return f"mismatch: {_two(standing, key)} as transfer key (--replace-transfer-key puts the new one in)"
@@ -340,7 +352,6 @@ def _note_given(keys: Sequence[NewKey]) -> None:
 def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
     """Put transfer keys in the place of others; ShipmentError if one of those was changed meanwhile."""
     master = keys_for_wrapping()
-    purpose = key_rows.purpose_of(TRANSFER_EPOCH, KeySource.STORED)
     rows = [
         Row(
             key.system_title,
@@ -348,10 +359,15 @@ def _replace(pairs: Sequence[tuple[_Standing, _Arrived]]) -> None:
             key.algorithm or standing.algorithm,
             KeySource.STORED,
             None,
-            master.wrap(key.octets, purpose, key.system_title, TRANSFER_EPOCH),
+            master.wrap(
+                key.octets,
+                key_rows.purpose_of(TRANSFER_EPOCH, KeySource.STORED, standing.scheme),
+                key.system_title,
+                TRANSFER_EPOCH,
+            ),
             master.active_version,
             key.fingerprint,
-            USUAL,
+            standing.scheme,
             None,
         )
         for standing, key in pairs

@@ -7,12 +7,17 @@ from django.db import IntegrityError, transaction
 from ami_headend.core.sql import fetch_rows
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.ciphers import KeptCiphers
+from keyvault.opening import open_frames
+from keyvault.replay_window_store import Care
 from meters.contents.lines import PushProfileRow
 from meters.models import PushProfile
-from meters.readings.push.definition import Definition, ProfileError, parse_definition
-from meters.readings.push.profiles import ContentError, PushValue, parse_notification, read
+from meters.readings.push.definition import UNITS, Definition, ProfileError, parse_definition
+from meters.readings.push.elements import Element
+from meters.readings.push.profiles import ContentError, PushValue, elements_in, parse_notification, read
 from meters.readings.push.skeleton import digest
 
+_DECRYPTED = (b"\x0f", b"\xc2", b"/")  # what notifications begin with
 PREFIX_OCTETS = range(3, 9)  # a manufacturer, to one meter
 
 
@@ -45,6 +50,37 @@ def check(definition: object, sample: bytes, system_title: bytes) -> Checked:
         return Checked(parsed, notification.skeleton, read(notification, parsed, system_title))
     except ContentError as error:
         raise ProfileError(f"the sample is not read by it: {error}") from None
+
+
+def opened(octets: bytes) -> tuple[bytes, bytes | None]:
+    """The notification in a captured frame, by the keys of its meter, and the meter's title; no counter is taken.
+
+    What is a notification already is given as it is, and no title. ProfileError where the frame does not open.
+    """
+    if octets[:1] in _DECRYPTED:
+        return octets, None
+    ((found, refused),) = open_frames([[(0, octets)]], Care.LOOK, KeptCiphers()).uplinks
+    if refused:
+        raise ProfileError(f"the frame does not open ({refused[0].reason}): {refused[0].detail}")
+    return found[0].plaintext, found[0].kid[:8]
+
+
+def describe(sample: bytes) -> list[str]:
+    """What stands where in a sample: its form, and a line for each element; ContentError where it is none."""
+    notification = parse_notification(sample)
+    lines = [f"form {digest(notification.skeleton).hex()[:16]}: {notification.skeleton}"]
+    if notification.data is not None and notification.data.date_time:
+        lines.append(f"date-time of the notification: {notification.data.date_time.hex()}")
+    return lines + [_told(element) for element in elements_in(notification)]
+
+
+def _told(element: Element) -> str:
+    value = element.value.hex() if isinstance(element.value, bytes) else element.value
+    unit = ""
+    if element.unit is not None:
+        scaler, code = element.unit
+        unit = f"  scaler {scaler}, unit {' or '.join(UNITS.get(code, ())) or code}"
+    return f"at {element.place}: {f'{element.obis}  ' * bool(element.obis)}{value}{unit}"
 
 
 def add(wish: ProfileWish, actor: Actor) -> PushProfile:

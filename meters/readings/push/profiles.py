@@ -16,7 +16,16 @@ from keyvault.schemes.dlms.notification import (
 from meters.readings.push import p1
 from meters.readings.push.clocks import OCTETS, ClockError, unix_second
 from meters.readings.push.definition import ROWS, UNITS, Column, Definition, Kind, Role
-from meters.readings.push.elements import Element, Row, elements_of, null_clocks, plain, rows_of, telegram_elements
+from meters.readings.push.elements import (
+    Element,
+    Row,
+    elements_of,
+    null_clocks,
+    obis_text,
+    plain,
+    rows_of,
+    telegram_elements,
+)
 from meters.readings.push.skeleton import children, skeleton_of
 
 
@@ -69,21 +78,27 @@ def read(notification: Notification, definition: Definition, system_title: bytes
     if definition.kind in ROWS:
         if notification.data is None:
             raise ContentError(f"no data notification, as kind {definition.kind} needs one")
-        return _read_rows(notification.data, definition)
-    if definition.kind is Kind.P1:
-        elements = telegram_elements(notification.telegram)
-    elif notification.data is not None:
-        elements = elements_of(notification.data.body)
-        if definition.kind is Kind.POSITIONAL:
-            elements = [Element(place, "", plain(part)) for place, part in enumerate(children(notification.data.body))]
-    else:
-        raise ContentError(f"no data notification, as kind {definition.kind} needs one")
-    at_s = _clock(notification.data, elements, definition)
+        return _read_rows(notification, notification.data, definition)
+    if (definition.kind is Kind.P1) != bool(notification.telegram):
+        raise ContentError(f"another kind of notification than kind {definition.kind} is of")
+    elements = elements_in(notification)
+    if definition.kind is Kind.POSITIONAL and notification.data is not None:
+        elements = [Element(place, "", plain(part)) for place, part in enumerate(children(notification.data.body))]
+    at_s = _clock(notification, elements, definition)
     return [
         value
         for element in elements
         if (value := _value(element, _column(element, definition), definition, at_s, system_title)) is not None
     ]
+
+
+def elements_in(notification: Notification) -> list[Element]:
+    """The elements of a notification, each with the OBIS code that it names them by, where it does."""
+    if notification.data is not None:
+        return elements_of(notification.data.body)
+    if notification.event is not None:
+        return [Element(0, obis_text(notification.event.obis), plain(notification.event.body))]
+    return telegram_elements(notification.telegram)
 
 
 def _column(element: Element, definition: Definition) -> Column | None:
@@ -132,12 +147,13 @@ def _check_title(value: int | float | bytes | None, system_title: bytes) -> None
         raise OtherMeterError(f"it names the meter {named[:40].hex()}, not {system_title.hex()}")
 
 
-def _clock(data: DataNotification | None, elements: list[Element], definition: Definition) -> int:
+def _clock(notification: Notification, elements: list[Element], definition: Definition) -> int:
     """The Unix second of a notification."""
     wanted = definition.clock_from
     octets: object = None
     if wanted == "apdu":
-        octets = data.date_time if data is not None else b""
+        dated = notification.data or notification.event
+        octets = dated.date_time if dated is not None else b""
     else:
         octets = next((one.value for one in elements if wanted in (one.place, one.obis)), None)
     return _second(octets, definition)
@@ -152,10 +168,10 @@ def _second(octets: object, definition: Definition) -> int:
         raise ContentError(str(error)) from None
 
 
-def _read_rows(data: DataNotification, definition: Definition) -> list[PushValue]:
+def _read_rows(notification: Notification, data: DataNotification, definition: Definition) -> list[PushValue]:
     rows = rows_of(data)
     clock_place = next((place for place, one in definition.by_place.items() if one.role is Role.CLOCK), None)
-    times = _row_times(data, rows, clock_place, definition)
+    times = _row_times(notification, data, rows, clock_place, definition)
     values = []
     for number, (row, at_s) in enumerate(zip(rows, times, strict=True)):
         for place, value in enumerate(row):
@@ -170,10 +186,12 @@ def _read_rows(data: DataNotification, definition: Definition) -> list[PushValue
     return values
 
 
-def _row_times(data: DataNotification, rows: list[Row], clock_place: int | None, definition: Definition) -> list[int]:
+def _row_times(
+    notification: Notification, data: DataNotification, rows: list[Row], clock_place: int | None, definition: Definition
+) -> list[int]:
     """The Unix second of each row: of its clock, or a period after the one before."""
     if clock_place is None:
-        first_s = _clock(data, elements_of(data.body), definition)
+        first_s = _clock(notification, elements_of(data.body), definition)
         return [first_s + number * definition.period_s for number in range(len(rows))]
     times: list[int] = []
     for row, is_null in zip(rows, null_clocks(data, clock_place), strict=True):
