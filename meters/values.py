@@ -1,4 +1,4 @@
-"""What payloads say, where it is stored, and why a payload is refused. Pure."""
+"""The values of payloads, the places where they are stored, and the reasons to reject a payload. Pure."""
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -8,8 +8,8 @@ from typing import NamedTuple
 class Value(NamedTuple):
     """One value of one register at one time: whole Unix seconds, steps of the register's resolution.
 
-    ``interval_minutes`` is 0 but for interval registers; an event becomes a meter event, not a reading. A masked value
-    (0 to 2^64 - 1) is stored apart from readings.
+    ``interval_minutes`` is 0 except for interval registers; an event becomes a meter event, not a reading. A masked
+    value (0 to 2^64 - 1) is stored apart from readings.
     """
 
     captured_s: int
@@ -20,11 +20,11 @@ class Value(NamedTuple):
     is_masked: bool = False
 
 
-LAST_S = 2**38  # a Unix second after all that frames may name
+LAST_S = 2**38  # a Unix second after all that frames can name
 
 
 class PayloadTimes(NamedTuple):
-    """Which times a payload may name, in Unix seconds: from retention's start to now plus the skew allowed.
+    """The times that a payload may name, in Unix seconds: from the start of retention to now plus the allowed skew.
 
     An interval has to be over by ``latest_s``.
     """
@@ -34,9 +34,9 @@ class PayloadTimes(NamedTuple):
 
 
 class PayloadRefusal(StrEnum):
-    """Why an authentic payload is refused."""
+    """Why an authentic payload is rejected."""
 
-    ALGORITHM_MISMATCH = "algorithm_mismatch"  # of another content than the meter's scheme has
+    ALGORITHM_MISMATCH = "algorithm_mismatch"  # another content than that of the meter's scheme
     PAYLOAD_INVALID = "payload_invalid"
     UNKNOWN_PROFILE = "unknown_profile"
     IDENTITY_MISMATCH = "identity_mismatch"
@@ -48,11 +48,11 @@ class PayloadRefusal(StrEnum):
 
 
 class PayloadError(ValueError):
-    """An authentic frame whose payload is refused; ``reason`` says why. The meter's mistake, or a cloned key.
+    """The payload of an authentic frame is rejected; ``reason`` says why. The meter is wrong, or its key was cloned.
 
-    But unknown_profile, unknown_register, registry_mismatch, implausible and clock_skew may be ours: a push profile,
-    the catalogue, the registered interval length, the bounds or our clock. Of the last three ``values`` holds what the
-    payload says; of registry_mismatch where all of it could be read in the register's steps.
+    unknown_profile, unknown_register, registry_mismatch, implausible and clock_skew may also be faults of the head-end:
+    a push profile, the catalogue, the registered interval length, the bounds or our clock. For the last three
+    ``values`` has the values of the payload; for registry_mismatch only if all could be read in steps of the register.
     """
 
     def __init__(self, reason: PayloadRefusal, detail: str, values: "list[Value] | None" = None) -> None:
@@ -79,7 +79,7 @@ class NewSignature(NamedTuple):
     octets: bytes
 
 
-# A value that stands already, and the id of the uplink that brought it.
+# A stored value, and the id of the uplink that brought it.
 Standing = tuple[int, int]
 # Where a value goes: meter id, register id, Unix second; and of an event what it says, which makes it this one, of a
 # masked value MASKED.
@@ -88,14 +88,14 @@ MASKED = 2**64  # no event says as much
 
 
 def spot(meter_id: int, value: Value) -> Spot:
-    """Where a value goes: there is room for one reading, one masked value, and for each event of a second."""
+    """Return the place of a value: it has room for one reading, one masked value, and each event of a second."""
     if value.is_masked:
         return meter_id, value.register_id, value.captured_s, MASKED
     return meter_id, value.register_id, value.captured_s, value.value if value.is_event else None
 
 
 def iso(unix_s: int) -> str:
-    """A Unix second as reasons tell it, in UTC (RFC 3339), or as a number where no calendar goes so far."""
+    """Format a Unix second in UTC (RFC 3339), or as a number if it is beyond the calendar."""
     try:
         return f"{datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix_s):%Y-%m-%dT%H:%M:%SZ}"
     except OverflowError:

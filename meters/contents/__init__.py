@@ -1,4 +1,4 @@
-"""What payloads may be: each content a small module and a line of ``table``. Pure.
+"""The contents of payloads: each is a small module and a line of ``table``. Pure.
 
-Which content the frames of a key have is said by the key's scheme (``keyvault/schemes/table.py``).
+The scheme of a key says which content its frames have (``keyvault/schemes/table.py``).
 """

@@ -1,7 +1,7 @@
 """Content ``events``: a SenML pack of events alone (docs/schemes.md, hop). Pure.
 
-A meter whose readings its concentrator reports says itself what the concentrator must not say for it: its answers to
-commands, and what else it logs.
+A concentrator that reports readings of a meter must not report its events, such as answers to commands: the meter sends
+these itself.
 """
 
 from meters.contents.lines import Catalogue, Content, RegisterRow
@@ -14,7 +14,7 @@ from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value
 def named_registers(
     payload: bytes, system_title: bytes, registers: Catalogue
 ) -> list[tuple[SenmlRecord, RegisterRow | None]]:
-    """The records of a pack with their registers, None where the catalogue has none; PayloadError where it is none."""
+    """Return the records of a pack, each with its register or None; PayloadError if it is no pack."""
     try:
         records = parse_pack(payload)
     except SenMLError as error:
@@ -36,7 +36,7 @@ class EventsReader:
         period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
-        """The events of a pack, or PayloadError: see Reader. A reading is algorithm_mismatch."""
+        """Return the events of a pack; PayloadError as in Reader. A reading is algorithm_mismatch."""
         for record, register in named_registers(payload, system_title, self._registers):
             if register is not None and not register.is_event:
                 detail = f"{record.name[:80]} is a reading, and this frame may bring events alone (unless it is signed)"

@@ -1,4 +1,4 @@
-"""What a line of the table of contents says, and what a content reads by. Pure."""
+"""What a content consists of: the fields of its line in the table, its reader, and the catalogue. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -9,7 +9,7 @@ from meters.values import PayloadTimes, Value
 
 
 class RegisterRow(NamedTuple):
-    """A register as workers keep it in memory; ``minimum`` and ``maximum`` bound its values, in its steps."""
+    """A register in the memory of a worker; ``minimum`` and ``maximum`` bound its values, in its steps."""
 
     id: int
     unit: str
@@ -47,12 +47,12 @@ class Catalogue:
         return None if row is None else row.id
 
     def code_of(self, register_id: int) -> str:
-        """The OBIS code of a register that a value names."""
+        """Return the OBIS code of a register that a value names."""
         return self._codes.get(register_id) or f"register {register_id}"
 
 
 class Reader(Protocol):
-    """What reads the payloads of one content, by one catalogue; it may learn from those that it has read."""
+    """Reads the payloads of one content by one catalogue; it may learn from payloads that it has read."""
 
     def read(
         self,
@@ -62,10 +62,10 @@ class Reader(Protocol):
         period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
-        """The values of an authentic payload of the meter with that system title (8 octets), all or none.
+        """Return all values of an authentic payload of the meter with that system title (8 octets), or none.
 
-        ``lengths`` tells which interval length held when, where it was not ``interval_minutes`` always. Raises
-        PayloadError; of several reasons for the first of these: algorithm_mismatch (another content),
+        ``lengths`` has the interval length of each time, unless it was always ``interval_minutes``. PayloadError names
+        the first of these reasons: algorithm_mismatch (another content),
         payload_invalid (not of this form), unknown_profile (a form that nobody registered), identity_mismatch
         (another meter's name), payload_invalid (two values at one place, an interval that begins on no whole minute),
         too_old (before ``period``), unknown_register,
@@ -76,7 +76,7 @@ class Reader(Protocol):
 
 
 class Content(NamedTuple):
-    """A content: what payloads say, and what reads them by a catalogue."""
+    """A content: its name, and what makes its reader for a catalogue."""
 
     name: str
     reader: Callable[[Catalogue], Reader]

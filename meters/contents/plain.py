@@ -1,4 +1,4 @@
-"""Content ``plain``: a SenML pack says what the registers count (docs/frame.md section 6). Pure."""
+"""Content ``plain``: a SenML pack with values of registers (docs/frame.md section 6). Pure."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
 NAME_PREFIX = "urn:dev:mac:"
-_EXACT = Context(prec=1300)  # more digits than any number of a pack that senml lets through
-_SHAPES = 8  # of packs, tried one after the other
+_EXACT = Context(prec=1300)  # more digits than any number that senml accepts
+_SHAPES = 8  # shapes, tried one after the other
 _SHAPES_LOOKED_AT = 200
-_SHAPE_MAXIMUM = 2**24 - 1  # what a number of up to three octets may say passes without a look
-_SHAPE_RECORDS = 23  # as many as the head of an array says in one octet
+_SHAPE_MAXIMUM = 2**24 - 1  # a number of up to three octets is always within it
+_SHAPE_RECORDS = 23  # the most that the head of an array encodes in one octet
 _new_value = tuple.__new__  # a third of the time of Value(...)
 _from_bytes = int.from_bytes
 
@@ -32,11 +32,11 @@ def _number(maximum: int) -> bytes:
 
 
 class PackShape:
-    """The octets of the packs of certain registers, as deterministic encoding gives them.
+    """The octets of packs with certain registers, in deterministic encoding.
 
     {bver: 26, bt, n, u, v}, then {n, u, v}, time in four octets, values unsigned in up to four. A
-    shape gives the same values as the general reader, and leaves to it every pack that differs in one octet, is off
-    the grid, out of time or out of bounds.
+    shape reads the same values as the general reader, and leaves to it every pack that differs in an octet, is off the
+    grid, or outside the times or bounds.
     """
 
     __slots__ = ("_has_interval", "_match", "_registers")
@@ -59,7 +59,7 @@ class PackShape:
     def values(
         self, payload: bytes, interval_minutes: int, period: PayloadTimes, lengths: Lengths | None = None
     ) -> list[Value] | None:
-        """The values of a pack of this shape; None where it is none, or one for the general way to refuse."""
+        """Return the values of a pack of this shape; None for any other pack, and for one to reject."""
         match = self._match(payload)
         if match is None:
             return None
@@ -83,15 +83,15 @@ class PackShape:
 
 
 class PlainReader:
-    """Reads SenML packs by a catalogue: good ones by the shape that one like them left behind, all others in full.
+    """Reads SenML packs by a catalogue: usual packs by the shape of an earlier one, all others in full.
 
-    A shape and the general reader give the same values (docs/adr/0014).
+    A shape and the general reader read the same values (docs/adr/0014).
     """
 
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
         self._looked_at: set[tuple[str, ...]] = set()
-        self.shapes: list[PackShape] = []  # of the packs that came so far
+        self.shapes: list[PackShape] = []  # of earlier packs
 
     def read(
         self,
@@ -101,7 +101,7 @@ class PlainReader:
         period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
-        """The values of a pack, or PayloadError: see Reader."""
+        """Return the values of a pack; PayloadError as in Reader."""
         values = self.by_shape(payload, interval_minutes, period, lengths)
         if values is not None:
             return values
@@ -112,7 +112,7 @@ class PlainReader:
     def by_shape(
         self, payload: bytes, interval_minutes: int, period: PayloadTimes, lengths: Lengths | None = None
     ) -> list[Value] | None:
-        """The values of a good pack of a shape that is known; None of any other."""
+        """Return the values of a good pack of a known shape; None for any other."""
         for shape in self.shapes:
             values = shape.values(payload, interval_minutes, period, lengths)
             if values is not None:
@@ -120,7 +120,7 @@ class PlainReader:
         return None
 
     def learn(self, names: Sequence[str], payload: bytes) -> None:
-        """Keep the shape of a good pack with those records, if it has one: the next such pack is read by it."""
+        """Learn the shape of a good pack with those records, if it has one, for the next such pack."""
         looked_at = tuple(names)
         if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT or len(self.shapes) >= _SHAPES:
             return
@@ -133,8 +133,10 @@ class PlainReader:
 
 
 class _MismatchError(Exception):
-    """A record does not fit its register or the registered length; ``value`` is what it says where only its time does
-    not fit.
+    """A record that does not fit its register or the registered length.
+
+    ``value`` is its value if only the time does not fit.
+
     """
 
     def __init__(self, detail: str, value: Value | None = None) -> None:
@@ -153,7 +155,7 @@ def read_pack(
     period: PayloadTimes,
     lengths: Lengths | None,
 ) -> tuple[list[SenmlRecord], list[Value]]:
-    """The records and values of a pack in any form that SenML allows, or the reason why it is refused."""
+    """Return the records and values of a pack in any form that SenML allows; PayloadError."""
     try:
         records = parse_pack(payload)
     except SenMLError as error:
@@ -171,7 +173,7 @@ def read_records(
     *,
     masked: bool = False,
 ) -> list[Value]:
-    """The values of records, or the reason why they are refused; ``masked`` values are in steps, and have no bounds."""
+    """Return the values of records; PayloadError. ``masked`` values are in steps, and have no bounds."""
     values, unknown, mismatch, all_read = [], "", "", True
     try:
         for record in records:
@@ -190,7 +192,7 @@ def read_records(
                     values.append(error.value)
         values = once(values, registers)
     except PayloadError:
-        for name, *_ in records:  # whose frame it is goes before what it says
+        for name, *_ in records:  # the meter is checked before the values
             _own_name(name, system_title)
         raise
     earliest_s = min(record.time_s for record in records)
@@ -209,9 +211,9 @@ def read_records(
 def _value(
     record: SenmlRecord, register: RegisterRow, interval_minutes: int, lengths: Lengths | None, *, masked: bool
 ) -> Value:
-    """What a record says of a register, in its steps.
+    """Return the value of a record, in steps of its register.
 
-    _MismatchError where that does not fit what is registered; PayloadError where no entry could make it fit.
+    _MismatchError if it does not fit the registry; PayloadError if it could fit no entry.
     """
     name, unit, value, time_s = record
     if unit != register.unit:
@@ -223,7 +225,7 @@ def _value(
         length = interval_minutes if lengths is None else lengths.at(time_s)
         if time_s % (length * 60):
             detail = f"{name} begins at {iso(time_s)}, no multiple of {length} minutes"
-            if time_s % 60:  # a length is in whole minutes: no other one would let it begin there
+            if time_s % 60:  # lengths are in whole minutes: no interval of any length begins there
                 raise _invalid(detail)
             raise _MismatchError(detail, Value(time_s, register.id, steps, length, register.is_event, masked))
     return _new_value(Value, (time_s, register.id, steps, length, register.is_event, masked))
@@ -240,9 +242,9 @@ def check_bounds(values: list[Value], registers: Catalogue) -> None:
 
 
 def once(values: list[Value], registers: Catalogue) -> list[Value]:
-    """The values, each event once; PayloadError where a register says two things, or one thing twice, at one time.
+    """Return the values, each event once; PayloadError for two values of a register at one time.
 
-    A log may hold several events of one second: there an event is what its value says.
+    A log may have several events in one second: events differ by their value.
     """
     if len(values) == 1:
         return values
@@ -260,7 +262,7 @@ def once(values: list[Value], registers: Catalogue) -> list[Value]:
 
 
 def check_over(values: list[Value], period: PayloadTimes, registers: Catalogue) -> None:
-    """Nothing lies ahead of ours, and every interval is over."""
+    """Check that no time is ahead of our clock, and that every interval is over."""
     for value in values:
         end_s = value.captured_s + value.interval_minutes * 60
         if end_s > period.latest_s:
@@ -277,12 +279,12 @@ def _invalid(detail: str) -> PayloadError:
 
 
 def register_of(name: str, system_title: bytes, registers: Catalogue) -> RegisterRow | None:
-    """The register that a record names, with or without its meter; PayloadError where it names another meter."""
+    """Return the register that a record names, with or without its meter; PayloadError for another meter."""
     return registers.get(name) or registers.get(_own_name(name, system_title))
 
 
 def _own_name(name: str, system_title: bytes) -> str:
-    """A name without the meter's own base name before it; PayloadError where it is another meter's."""
+    """Return a name without the base name of the meter; PayloadError if it names another meter."""
     if not name.startswith(NAME_PREFIX):
         return name
     own = f"{NAME_PREFIX}{system_title.hex()}:"
@@ -292,7 +294,7 @@ def _own_name(name: str, system_title: bytes) -> str:
 
 
 def _steps(value: int | Decimal, register: RegisterRow, name: str) -> int:
-    """A value in steps of 10^scaler units, exactly; _MismatchError where it is no whole number of them."""
+    """Return a value in steps of 10^scaler units, exactly; _MismatchError if it is no whole number of steps."""
     steps = Decimal(value).scaleb(-register.scaler, _EXACT)
     if steps != steps.to_integral_value() or not -(2**63) <= steps < 2**63:
         raise _MismatchError(f"{name}: {value} is no whole number of steps of 1e{register.scaler}")

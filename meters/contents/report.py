@@ -1,4 +1,4 @@
-"""Content ``report``: what a concentrator says of a meter that it opened, or sums over many (docs/schemes.md). Pure.
+"""Content ``report``: readings of one meter, as its concentrator read them, or sums over many (docs/schemes.md). Pure.
 
 A report is a SenML pack whose base name names the meter; sums are an array that begins with "sums".
 """
@@ -27,7 +27,7 @@ _METERS_MAX = 2**31 - 1
 
 
 class ReportedSum(NamedTuple):
-    """What a concentrator says that an interval register of its meters adds up to.
+    """The sum of an interval register over its meters that a concentrator reports.
 
     ``value`` is in the register's steps, 0 to 2^63 - 1, over ``meters`` meters.
     """
@@ -40,28 +40,28 @@ class ReportedSum(NamedTuple):
 
 
 def named_meter(payload: bytes) -> bytes | None:
-    """The system title (8 octets) that a report names first; None where it names none, and of sums.
+    """Return the system title (8 octets) that a report names first; None if it names none, and for sums.
 
-    A look at the octets: what every record names is held against it where the report is read.
+    Reads only these octets; when the report is read, every record is compared with the title.
     """
     found = _USUAL.match(payload) or (None if is_sums(payload) else _NAMED.search(payload))
     return None if found is None else unhexlify(found[1])
 
 
 def is_sums(payload: bytes) -> bool:
-    """Whether a payload is sums, by how it begins."""
+    """Return whether a payload is sums, by its first octets."""
     return _SUMS_HEAD.match(payload) is not None
 
 
 class ReportReader:
-    """Reads the reports of one meter, whose system title it is given.
+    """Reads the reports about one meter, by its system title.
 
-    The usual report is the meter's own pack with a base name: good ones are read by the shape of such a pack.
+    The usual report is the pack of the meter with a base name: it is read by the shape of such packs.
     """
 
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
-        self.own = PlainReader(registers)  # of such packs
+        self.own = PlainReader(registers)  # reads such packs
 
     def read(
         self,
@@ -71,9 +71,9 @@ class ReportReader:
         period: PayloadTimes,
         lengths: Lengths | None = None,
     ) -> list[Value]:
-        """The readings of a report, or PayloadError: see Reader. Each record names the meter.
+        """Return the readings of a report; PayloadError as in Reader. Each record names the meter.
 
-        An event is algorithm_mismatch: a meter's answers to commands are its own to give.
+        An event is algorithm_mismatch: only the meter itself may answer commands.
         """
         own = _without_name(payload, system_title)
         if own is not None:
@@ -87,13 +87,13 @@ class ReportReader:
                 detail = f"{record.name[:80]} is an event, which comes in the meter's own frames alone"
                 raise PayloadError(PayloadRefusal.ALGORITHM_MISMATCH, detail)
         records, values = read_pack(payload, system_title, interval_minutes, self._registers, period, lengths)
-        if own is not None:  # no event is among them, nor will be in a pack of this shape
+        if own is not None:  # there is no event, nor will there be in a pack of this shape
             self.own.learn([record.name[_NAME_OCTETS:] for record in records], own)
         return values
 
 
 def _without_name(payload: bytes, system_title: bytes) -> bytes | None:
-    """The usual report, {bver: 26, bn, ...} with the meter's own base name, without that; None of any other."""
+    """Return the usual report, {bver: 26, bn, ...}, without its base name; None for any other."""
     named = _NAMED_HEAD + system_title.hex().encode() + b":"
     if not payload.startswith(named, 1):
         return None
@@ -104,9 +104,9 @@ REPORT = Content("report", ReportReader, reference="SenML in CBOR, RFC 8428 sect
 
 
 def read_sums(payload: bytes, registers: Catalogue, period: PayloadTimes) -> list[ReportedSum]:
-    """The sums of an authentic payload, all or none, in their order.
+    """Return all sums of an authentic payload, in their order, or none.
 
-    Raises PayloadError, of several reasons for the first of: payload_invalid (not the one encoding, a number out of
+    PayloadError names the first of these reasons: payload_invalid (not the one encoding, a number out of
     range, two sums of one place), too_old, unknown_register, registry_mismatch (a register of no intervals),
     clock_skew (an interval that is not over).
     """

@@ -13,7 +13,7 @@ CONTENTS: Table[Content] = Table(PLAIN, EVENTS, REPORT, MASKED, PUSH, SIGNED)
 
 
 class Readers(dict[str, Reader]):
-    """The readers of one catalogue by the names of their contents, each made when it is first asked for."""
+    """The readers of one catalogue by the names of their contents; each is made at its first use."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The meter registry: meters, places, files of them, and who looked."""
+"""The meter registry: meters and places, their import from tables, search, and the record of access to them."""

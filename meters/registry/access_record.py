@@ -1,8 +1,8 @@
 """The record of access to household data: readings of meters, and the places of meters.
 
-Written before the answer goes out: what cannot be recorded is not shown. Repeated looks within an hour are counted in
-one row, so that a page that is looked at all day costs 24. Functions of the owner count and remove (migration 0012):
-the role that web and workers act in may add to the record and read it, and change or remove nothing.
+It is written before the answer leaves: data whose access cannot be recorded is not shown. Repeated access within an
+hour is counted in one row, so that a page that is open all day takes 24 rows. Functions of the owner count and delete
+(migration 0012): the role of web and workers may only add to the record and read it.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _STATEMENT = """SELECT meters_note_accesses(
 
 
 def note(request: Any, *, meters: Sequence[int] | None = None, place: int | None = None) -> None:
-    """Record that the request's account is shown data of these meters, or of a place; of any where neither is named.
+    """Record that the account of a request sees data of these meters, or of a place, or of any if neither is given.
 
-    ``request`` is Django's or DRF's; the door is the name of its address.
+    ``request`` is Django's or DRF's; the record has the name of its address.
     """
     seen: list[int | None] = [*sorted(set(meters))] if meters else [None]
     now = timezone.now()
@@ -39,9 +39,9 @@ def note(request: Any, *, meters: Sequence[int] | None = None, place: int | None
 
 
 def purge(before: datetime) -> int:
-    """Remove what was last counted before then; gives how many rows.
+    """Delete rows that were last counted before a time; return how many.
 
-    In a role that does not own the record only what is also older than the owner's word (``set_keep_days``).
+    A role that does not own the record can delete only rows that are also older than ``set_keep_days`` allows.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT meters_purge_accesses(%s)", [before])
@@ -50,7 +50,7 @@ def purge(before: datetime) -> int:
 
 
 def set_keep_days() -> None:
-    """The owner's word on what may be removed by the role that workers act in: what is past ACCESS_KEEP_DAYS now."""
+    """As the owner, set what the role of workers may delete: rows older than the present ACCESS_KEEP_DAYS."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regprocedure('meters_access_days()')")
         if cursor.fetchone() != (None,):  # migrated so far
@@ -61,7 +61,7 @@ def set_keep_days() -> None:
 
 
 def keep_days_set() -> int:
-    """The days for which the owner last said that the record is kept."""
+    """Return the days for which the record is kept, as the owner last set them."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT meters_access_days()")
         days: int = cursor.fetchone()[0]

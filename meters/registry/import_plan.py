@@ -1,4 +1,4 @@
-"""Many meters into the registry at once: what a file would change, and changing it."""
+"""Import of many meters: plans what the lines of a file change in the registry, and carries it out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ from meters.registry.meter_file import OF_PLACE, MeterLine
 
 @dataclass
 class MeterChange:
-    """A meter that stands, and the line that says otherwise; ``place`` only where it moves there.
+    """A registered meter, and the line that changes it; ``place`` is set if it moves there.
 
-    ``of_place`` are the columns in which the place is another than it stands.
+    ``of_place`` has the columns in which the line changes the place.
     """
 
     line: MeterLine
@@ -30,7 +30,7 @@ class MeterChange:
 
 @dataclass
 class ImportPlan:
-    """What a file comes to: lines of new meters, of meters to change, of meters that stand as they are."""
+    """The effect of a file: lines of new meters, of meters to change, and of unchanged meters; bad lines."""
 
     new: list[MeterLine] = field(default_factory=list)
     changed: list[MeterChange] = field(default_factory=list)
@@ -41,9 +41,9 @@ class ImportPlan:
 def plan_import(
     lines: Sequence[MeterLine], now: datetime, *, update: bool, done: Callable[[int], None] = lambda count: None
 ) -> ImportPlan:
-    """Holds lines against the registry, a fixed number of queries per chunk; ``done`` hears of each chunk.
+    """Compare lines with the registry, with a fixed number of queries per chunk; ``done`` gets the size of each chunk.
 
-    A meter that stands must be told of alike, or ``update`` given; serial numbers never change.
+    A registered meter must be the same in the file, unless ``update`` is given; serial numbers never change.
     """
     plan = ImportPlan()
     for chunk in chunks(lines):
@@ -97,13 +97,13 @@ def _plan_chunk(plan: ImportPlan, chunk: Sequence[MeterLine], now: datetime, *, 
 
 
 def _standing_places(chunk: Sequence[MeterLine]) -> dict[str, Place]:
-    """The places that lines name and that stand, by what their names have in common with those in the lines."""
+    """Return the existing places that lines name, by the form in which similar names are equal."""
     wanted = {alike(line.place) for line in chunk if line.place}
     return {alike(place.name): place for place in Place.objects.alias(alike=Alike("name")).filter(alike__in=wanted)}
 
 
 def _at_standing_place(line: MeterLine, places: dict[str, Place]) -> MeterLine:
-    """The line with the place's name as it stands, where it is written otherwise but looks alike."""
+    """Return the line with the stored name of its place, if the name in the file only looks alike."""
     place = places.get(alike(line.place)) if line.place else None
     return line if place is None or place.name == line.place else line._replace(place=place.name)
 
@@ -119,7 +119,7 @@ def _plan_standing(
     update: bool,
     of_place: list[str],
 ) -> str:
-    """Puts the line of a registered meter where it belongs; or says what is wrong with it."""
+    """Add the line of a registered meter to the plan; return what is wrong with it, if anything."""
     if meter.status == MeterStatus.RETIRED:
         return f"meter {meter.serial_number} is retired"
     columns = _other_columns(line, meter, ("name", "interval_minutes", "status", "commissioned_at"))
@@ -140,7 +140,7 @@ def _plan_standing(
 
 
 def _other_columns(line: MeterLine, row: Meter | Place | None, columns: Sequence[str]) -> list[str]:
-    """The columns that the line names, and in which the row, where there is one, says something else."""
+    """Return the columns of the line that differ from the row, if there is one."""
     return [column for column in columns if getattr(line, column) not in (None, row and getattr(row, column))]
 
 
@@ -156,9 +156,9 @@ def _taken(place: str | None, at_place: dict[str, list[Installation]], at: datet
 
 
 def carry_out(plan: ImportPlan, now: datetime, done: Callable[[int], None] = lambda count: None) -> dict[bytes, int]:
-    """Does what was planned; gives the ids of new meters by system title. Wants the caller's transaction.
+    """Carry out a plan, in the caller's transaction; return the ids of new meters by system title.
 
-    Another interval length of a registered meter is left to the caller: totals move with it.
+    The caller changes interval lengths of registered meters, because totals move with them.
     """
     added: dict[bytes, int] = {}
     for lines in chunks(plan.new):
@@ -195,7 +195,7 @@ def _add(lines: Sequence[MeterLine], now: datetime) -> dict[bytes, int]:
 
 
 def _install(rows: list[tuple[int, str, datetime]]) -> None:
-    """Hangs meters (by id) at places (by name, made where they are new) from a time on."""
+    """Install meters (by id) at places (by name, new ones are made) from a time on."""
     Place.objects.bulk_create((Place(name=name) for name in sorted({row[1] for row in rows})), ignore_conflicts=True)
     _execute(
         """INSERT INTO meters_installation (meter_id, place_id, installed_at)
@@ -222,7 +222,7 @@ def _change(changes: Sequence[MeterChange], now: datetime) -> None:
 
 
 def _describe(lines: Sequence[MeterLine]) -> None:
-    """What the lines say of their places; what they leave out stays."""
+    """Update places by the columns of the lines; missing columns stay."""
     _execute(
         """UPDATE meters_place p SET address = coalesce(n.address, p.address),
                customer_reference = coalesce(n.customer_reference, p.customer_reference),
@@ -239,7 +239,7 @@ def _describe(lines: Sequence[MeterLine]) -> None:
 
 
 def _execute(statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """One statement over the columns of many rows, as arrays: the ORM takes ten times as long for a chunk."""
+    """Run one statement over the columns of many rows, as arrays: the ORM takes ten times as long."""
     if not rows:
         return []
     with connection.cursor() as cursor:

@@ -1,7 +1,7 @@
 """Which interval length a meter measures in at which time. No Django.
 
-A length begins and ends at an instant that is a multiple of both the old length and the new one, so
-that no interval is cut and none overlaps another.
+A length begins and ends at a multiple of both the old length and the new one, so that no interval is cut or overlaps
+another.
 """
 
 import math
@@ -14,7 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LengthSpan(NamedTuple):
-    """A length in minutes that holds from ``start`` up to ``end``; None is an open end."""
+    """A length in minutes that is valid from ``start`` up to ``end``; None is an open end."""
 
     start: datetime | None
     end: datetime | None
@@ -22,11 +22,10 @@ class LengthSpan(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """The lengths of a meter that changed, or may have: what most meters never need.
+    """The lengths of a meter whose length changed, or may have changed; most meters need none.
 
-    ``ended`` holds (Unix second at which it ended, minutes), oldest first; ``newest`` holds after them.
-    ``announced`` holds (Unix second from which, minutes) of changes that the meter was told of and has not
-    confirmed yet.
+    ``ended`` has (Unix second of its end, minutes), oldest first; ``newest`` is valid after them. ``announced`` has
+    (Unix second of its start, minutes) of changes that the meter was told and has not confirmed yet.
     """
 
     ended: Sequence[tuple[int, int]]
@@ -34,10 +33,10 @@ class Lengths(NamedTuple):
     announced: Sequence[tuple[int, int]] = ()
 
     def at(self, start_s: int) -> int:
-        """The length in minutes of the interval that starts at a Unix second.
+        """Return the length in minutes of the interval that starts at a Unix second.
 
-        An authentic interval that starts off the grid of the length that holds, but on that of an announced
-        one, shows that the meter follows that already, though its answer is still on the way.
+        If an authentic interval is off the grid of the valid length, but on that of an announced one, the meter uses
+        the new length already, though its answer has not arrived.
         """
         minutes = self.newest
         for end_s, before in self.ended:
@@ -52,18 +51,18 @@ class Lengths(NamedTuple):
 
 
 def common_boundary(at: datetime, *lengths_minutes: int) -> datetime:
-    """The first instant not before ``at`` at which an interval of each of the lengths begins.
+    """Return the first instant from ``at`` on at which an interval of each length begins.
 
-    OverflowError where that is after the year 9999.
+    OverflowError if that is after the year 9999.
     """
     step = timedelta(minutes=math.lcm(*lengths_minutes))
     return _EPOCH - (_EPOCH - at) // step * step
 
 
 def corrected(spans: Sequence[LengthSpan], wanted: LengthSpan) -> list[LengthSpan]:
-    """Spans that follow one another from an open end to an open end, with another length in one part of them.
+    """Replace the length in a part of consecutive spans that are open at both ends; return the spans.
 
-    Neighbours of one length are joined.
+    Neighbours of equal length are joined.
     """
     pieces = [
         LengthSpan(one.start, _earlier(one.end, wanted.start), one.minutes) for one in spans if wanted.start is not None

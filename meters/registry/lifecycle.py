@@ -9,19 +9,19 @@ from meters.registry.lookup import RegistryError
 
 
 def suspend(meter: Meter) -> None:
-    """From now on frames of the meter are refused; its keys and counters stay as they are."""
+    """Suspend a meter: its frames are rejected from now on; keys and counters stay as they are."""
     _move(meter, MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
 
 
 def resume(meter: Meter) -> None:
-    """Takes a suspended meter back into service."""
+    """Take a suspended meter back into service."""
     _move(meter, MeterStatus.SUSPENDED, MeterStatus.COMMISSIONED)
 
 
 def retire(meter: Meter, at: datetime) -> None:
-    """Takes a meter out of service for good: no intervals are expected from ``at`` on, its frames are refused.
+    """Take a meter out of service for good: no intervals are expected from ``at`` on, and its frames are rejected.
 
-    A meter that was exchanged may have frames under way for days: retire it when they are in.
+    Frames of an exchanged meter may be under way for days: retire it when they have arrived.
     """
     with transaction.atomic():
         meter = _locked(meter)
@@ -36,7 +36,7 @@ def retire(meter: Meter, at: datetime) -> None:
 
 
 def install(meter: Meter, place: Place, at: datetime) -> Installation:
-    """Hangs a meter at a place from ``at`` on; both must be free from then on."""
+    """Install a meter at a place from ``at`` on; both must be free from then on."""
     with transaction.atomic():
         meter = _locked(meter)
         Place.objects.select_for_update().get(pk=place.pk)
@@ -51,12 +51,12 @@ def install(meter: Meter, place: Place, at: datetime) -> Installation:
 
 
 def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation:
-    """Takes one meter down from a place and hangs another there at the same instant.
+    """Remove one meter from a place and install another there at the same instant.
 
-    The old meter stays in service, so that frames still under way are taken; ``retire`` it later.
+    The old meter stays in service, so that late frames are accepted; ``retire`` it later.
     """
     with transaction.atomic():
-        # In the order of their ids, so that two exchanges never wait for each other.
+        # In the order of their ids, so that two exchanges do not deadlock.
         list(Meter.objects.select_for_update().filter(pk__in=[old.pk, new.pk]).order_by("pk"))
         standing = _standing(old)
         if standing is None or standing.place_id != place.pk:

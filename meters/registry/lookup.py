@@ -1,4 +1,4 @@
-"""Looking meters up in the registry: by system title, by serial number."""
+"""Looks up meters in the registry by system title or serial number."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from meters.models import Meter
 
 
 class RegistryError(ValueError):
-    """A change that the registry cannot make, or a meter it does not have; the caller's mistake, named."""
+    """A change that the registry cannot make, or an unknown meter: the caller's mistake, named in the message."""
 
 
 def parse_system_title(text: str) -> bytes:
-    """The 8 octets of a system title, as ``core.eui64`` reads it; RegistryError where it is another form."""
+    """Parse a system title to 8 octets, as ``core.eui64`` does; RegistryError for another form."""
     try:
         return eui64.parse(text)
     except Eui64Error as error:
@@ -21,7 +21,7 @@ def parse_system_title(text: str) -> bytes:
 
 
 def find_meter(system_title: str) -> Meter:
-    """The meter of a system title in hex; RegistryError where there is none."""
+    """Return the meter of a system title in hex; RegistryError if there is none."""
     meter = Meter.objects.filter(system_title=parse_system_title(system_title)).first()
     if meter is None:
         raise RegistryError(f"there is no meter with system title {parse_system_title(system_title).hex()}")
@@ -29,7 +29,7 @@ def find_meter(system_title: str) -> Meter:
 
 
 def unregistered(system_titles: Sequence[bytes]) -> list[bytes]:
-    """Those of some system titles (8 octets each) that no meter has, once each and in their order; one query."""
+    """Return the system titles (8 octets each) that no meter has, once each and in order; one query."""
     titles = list(dict.fromkeys(system_titles))
     meters = Meter.objects.filter(system_title__in=titles).values_list("system_title", flat=True)
     registered = set(map(bytes, meters))
@@ -37,7 +37,7 @@ def unregistered(system_titles: Sequence[bytes]) -> list[bytes]:
 
 
 def look_up(text: str) -> Meter:
-    """The meter that a person means: by its serial number, or its system title in hex; RegistryError for none."""
+    """Return the meter that a person means, by serial number or system title in hex; RegistryError if none."""
     text = tidy(text)
     meter = (
         None if "\0" in text else Meter.objects.alias(alike=Alike("serial_number")).filter(alike=alike(text)).first()

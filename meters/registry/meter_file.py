@@ -1,4 +1,4 @@
-"""Tables of meters (CSV, plain or gzip): every line read and judged by itself, nothing looked up."""
+"""Tables of meters (CSV, plain or gzip): reads and checks each line by itself, without the database."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ OPTIONAL = (
     "commissioned_at",
     "concentrator",
 )
-BY_CERTIFICATE = "by certificate"  # what ``keys`` says of a meter that enrols by a certificate
+BY_CERTIFICATE = "by certificate"  # the value of ``keys`` for a meter that enrols by certificate
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
 _HEX = re.compile("[0-9a-fA-F]+")
 _DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
@@ -40,7 +40,7 @@ _TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120
 
 
 class MeterLine(NamedTuple):
-    """One meter of the file; None where the column is missing or the cell empty."""
+    """One meter of the file; None if the column is missing or the cell empty."""
 
     line: int
     system_title: bytes
@@ -62,14 +62,14 @@ class MeterLine(NamedTuple):
 
 
 class MeterFile(NamedTuple):
-    """What a file holds: the lines that are right in themselves, and the others."""
+    """The valid lines of a file, and the bad ones."""
 
     lines: list[MeterLine]
     bad: list[BadLine]
 
 
 def read_meter_file(path: Path, lines_max: int | None = None, octets_max: int | None = None) -> MeterFile:
-    """Every line of a table; FileError where it cannot be read at all, or has more lines or octets than that."""
+    """Read every line of a table; FileError if it is unreadable, or has too many lines or octets."""
     lines: list[MeterLine] = []
     bad: list[BadLine] = []
     with opened(path, octets_max) as stream:
@@ -106,7 +106,7 @@ def _line(number: int, cells: dict[str, str]) -> MeterLine:
 
 
 def _check_keys(given: dict[str, Any]) -> None:
-    """ValueError where a meter of that scheme can have no keys as the cells say."""
+    """Check that a meter of a scheme can have keys as the cells say; else ValueError."""
     if "keys" in given and "public_key" in given:
         raise ValueError(f"public_key is empty where keys are {BY_CERTIFICATE!r}: the certificate brings it")
     scheme = given.get("scheme", USUAL)
@@ -115,7 +115,7 @@ def _check_keys(given: dict[str, Any]) -> None:
 
 
 def _text(column: str, written: str) -> str:
-    """A cell as people see it."""
+    """Return a cell as people see it."""
     if _NO_TEXT.search(written):
         raise ValueError(f"{column} holds octets that are not UTF-8 text: {ascii(written)[:80]}. Save it as CSV UTF-8")
     try:
@@ -207,7 +207,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def _repeated(lines: list[MeterLine]) -> Iterator[BadLine]:
-    """Lines that name a system title, serial number, place or public key which an earlier line named."""
+    """Return lines whose system title, serial number, place or public key an earlier line has."""
     for column in ("system_title", "serial_number", "place", "public_key"):
         once = OnceEach(column)
         for line in lines:

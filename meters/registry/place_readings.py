@@ -1,4 +1,4 @@
-"""Load curve and gaps of a place across exchanges of its meters."""
+"""The load curve and gaps of a place, across exchanges of its meters."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -13,14 +13,14 @@ _LONGEST_INTERVAL = timedelta(days=1)
 
 
 def installations(place: Place) -> list[Installation]:
-    """The meters that hang or hung at a place, the latest first."""
+    """Return the present and past meters of a place, the latest first."""
     return list(place.installations.select_related("meter").order_by("-installed_at"))
 
 
 def load_curve(hung: Sequence[Installation], register: Register, start: datetime, end: datetime) -> list[Interval]:
-    """What the meters of a place measured in the intervals that begin in [start, end), oldest first.
+    """Return the values of the intervals of a place that begin in [start, end), oldest first.
 
-    In the interval of an exchange both meters measured a part: their values are added. One query a meter.
+    In the interval of an exchange both meters measured a part: their values are added. One query for each meter.
     """
     by_start: dict[datetime, Interval] = {}
     for row, first, last in _within(hung, start, end):
@@ -33,7 +33,7 @@ def load_curve(hung: Sequence[Installation], register: Register, start: datetime
 
 
 def expected(hung: Sequence[Installation], start: datetime, end: datetime, now: datetime) -> list[ExpectedPeriod]:
-    """When intervals are expected of the meters of a place while they hang there; two queries a meter."""
+    """Return when intervals are expected of the meters of a place, while installed; two queries for each meter."""
     return [
         period
         for row, first, last in _within(hung, start, end)
@@ -42,7 +42,7 @@ def expected(hung: Sequence[Installation], start: datetime, end: datetime, now: 
 
 
 def gaps(hung: Sequence[Installation], register: Register, start: datetime, end: datetime, now: datetime) -> GapReport:
-    """The gaps of a place in [start, end), oldest first; three queries a meter."""
+    """Return the gaps of a place in [start, end), oldest first; three queries for each meter."""
     reports = [gap_report(row.meter, register, first, last, now) for row, first, last in _within(hung, start, end)]
     return GapReport(
         reports[0].interval_minutes if reports else 0,
@@ -59,7 +59,7 @@ def _sum(one: Interval, other: Interval) -> Interval:
 def _within(
     hung: Sequence[Installation], start: datetime, end: datetime
 ) -> Iterator[tuple[Installation, datetime, datetime]]:
-    """The installations that overlap [start, end), the latest first, each with the part of it that does."""
+    """Return the installations that overlap [start, end), the latest first, each with the overlap."""
     for row in hung:
         first, last = max(start, row.installed_at), min(end, row.removed_at or end)
         if first < last:

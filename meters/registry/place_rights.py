@@ -1,4 +1,4 @@
-"""Who may see places: where a household is. Every door that shows one, or says where a meter hangs, asks here."""
+"""Who may see places, because they show where a household is. Everything that shows where a meter is asks here."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ SEE_PLACES = "meters.view_place"
 
 
 def may_see_places(user: Any) -> bool:
-    """Whether an account may see places, their addresses, and which meter hangs where."""
+    """Return whether an account may see places, their addresses, and the meters at each."""
     return bool(user.has_perm(SEE_PLACES))

@@ -1,6 +1,6 @@
 """Searches meters and places: case-insensitive, by the last digits of a serial number, by words of an address.
 
-Every search is served by an index whose expression stands here as well (``INDEXES`` of the app's first migration).
+Every search uses an index with the same expression as here (``INDEXES`` of the first migration of the app).
 """
 
 import re
@@ -15,7 +15,7 @@ from meters.registry.lookup import RegistryError, parse_system_title
 
 Condition = tuple[str, list[Any]]
 
-LAST_DIGITS_MIN = 3  # fewer fit too many meters
+LAST_DIGITS_MIN = 3  # fewer characters match too many meters
 _ALNUM = re.compile(r"[^\W_]")
 # The words of a text: letters and digits in a row. In an index and in a query alike.
 _WORDS = "regexp_replace(lower({text}), '[^[:alnum:]]+', ' ', 'g')"
@@ -29,17 +29,17 @@ _QUERY = """to_tsquery('simple', nullif(regexp_replace(trim({words}), ' ', ':* &
 def meter_condition(
     term: str, table: str = "meters_meter", limit: int | None = None, after: str | None = None
 ) -> Condition:
-    """SQL that says whether a meter is meant by a term (``meter_ids``), and its parameters."""
+    """Return SQL that is true for meters that a term means (``meter_ids``), and its parameters."""
     ids, params = meter_ids(term, limit, after)
     return f"{table}.id = ANY({ids})", params
 
 
 def meter_ids(term: str, limit: int | None = None, after: str | None = None) -> Condition:
-    """SQL that gives the ids of the meters that a term means, as an array, and its parameters.
+    """Return SQL for the ids of the meters that a term means, as an array, and its parameters.
 
-    By the beginning of its serial number, its last characters, words of its name and of a serial number with
-    separators that begin so, or the system title. With a limit: so many that each of these finds, the first by serial
-    number behind ``after`` where that is given.
+    A term is the beginning or end of a serial number, the beginning of words of a name or of a serial number with
+    separators, or a system title. ``limit`` bounds how many ids each of these finds, the first by serial number after
+    ``after``, if given.
     """
     term = term.strip()
     if "\0" in term or not _ALNUM.search(term):
@@ -55,16 +55,15 @@ def meter_ids(term: str, limit: int | None = None, after: str | None = None) -> 
 
 
 def place_condition(term: str, table: str = "meters_place", limit: int | None = None) -> Condition:
-    """SQL that says whether a place is meant by a term (``place_ids``), and its parameters."""
+    """Return SQL that is true for places that a term means (``place_ids``), and its parameters."""
     ids, params = place_ids(term, limit)
     return f"{table}.id = ANY({ids})", params
 
 
 def place_ids(term: str, limit: int | None = None) -> Condition:
-    """SQL that gives the ids of the places that a term means, as an array: by how words of name and address begin, or
-    by the customer.
+    """Return SQL for the ids of the places that a term means, as an array, and its parameters.
 
-    With a limit: some of those, so many at most.
+    A term is the beginning of words of name and address, or a customer reference. ``limit`` bounds how many.
     """
     term = term.strip()
     if "\0" in term or not _ALNUM.search(term):
@@ -80,10 +79,10 @@ def place_ids(term: str, limit: int | None = None) -> Condition:
 
 
 def _branch(condition: str, value: str, limit: int | None, after: str | None, *, is_fenced: bool = False) -> Condition:
-    """The ids that one index finds.
+    """Return SQL for the ids that one index finds.
 
-    Materialized where PostgreSQL thinks that more fit than do (of words a fiftieth of all): it would rather go
-    through all meters until it has met so many. Rows are taken from it one by one all the same.
+    It is materialized if PostgreSQL overestimates the matches (for words, a fiftieth of all rows), because else it
+    would scan all meters until it has found enough. Rows are still taken one by one.
     """
     found = f"SELECT id, serial_number FROM meters_meter WHERE {condition}"
     if limit is None:
@@ -100,12 +99,12 @@ def _array(found: list[Condition]) -> Condition:
 
 
 def as_q(condition: Condition) -> Q:
-    """A condition for a QuerySet of the model itself."""
+    """Return a condition for a QuerySet of the model itself."""
     return Q(RawSQL(*condition, output_field=BooleanField()))  # noqa: S611 - values are parameters
 
 
 class _IsAmong(Func):
-    """Whether a column is in an array. Not IN: beside another condition (OR) that reads the whole table."""
+    """True if a column is in an array. IN would read the whole table if combined with OR."""
 
     template = "%(expressions)s)"
     arg_joiner = " = ANY("
@@ -113,12 +112,12 @@ class _IsAmong(Func):
 
 
 def of_meters(term: str) -> Q:
-    """A condition for rows that are of a ``meter``; an index of that column serves it."""
+    """Return a condition for rows with a ``meter``; it uses an index of that column."""
     return Q(_IsAmong("meter_id", RawSQL(*meter_ids(term))))  # noqa: S611 - values are parameters
 
 
 def of_places(term: str) -> Q:
-    """A condition for rows that are of a ``place``; an index of that column serves it."""
+    """Return a condition for rows with a ``place``; it uses an index of that column."""
     return Q(_IsAmong("place_id", RawSQL(*place_ids(term))))  # noqa: S611 - values are parameters
 
 
