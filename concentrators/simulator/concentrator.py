@@ -23,6 +23,7 @@ from concentrators.simulator.spool import Batch, Spool
 UPLINKS_PATH = "/api/v1/uplinks"
 COMMANDS_PATH = "/api/v1/commands"
 HOP_KEYS_PATH = "/api/v1/hop-keys"
+NEXT_KEY_PATH = "/api/v1/next-key"
 HOP_FAILURES_PATH = "/api/v1/hop-failures"
 COMPRESSIONS = ("none", "gzip", "zstd")
 _POLL_S = 0.1
@@ -102,6 +103,13 @@ class HeadEnd:
         except _TryAgainError:
             return None
 
+    def next_key(self) -> bytes | None:
+        """The command with the concentrator's own next key; None if none is pending, or while the head-end is busy."""
+        try:
+            return self._ask("GET", NEXT_KEY_PATH, 200, 204).content or None
+        except _TryAgainError:
+            return None
+
     def dropped(self, failures: list[dict[str, Any]]) -> bool:
         """Say what was dropped on the local link; False while the head-end is busy."""
         try:
@@ -139,12 +147,12 @@ class HeadEnd:
         answer: dict[str, Any] = self._ask(method, path, expected, **request).json()
         return answer
 
-    def _ask(self, method: str, path: str, expected: int, **request: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, *expected: int, **request: Any) -> httpx.Response:
         try:
             response = self._client.request(method, path, **request)
         except httpx.TransportError as error:
             raise _TryAgainError(f"{type(error).__name__}: {error}") from None
-        if response.status_code == expected:
+        if response.status_code in expected:
             return response
         reason = f"{method} {path} was answered {response.status_code}: {response.text[:300]}"
         if response.status_code in _BUSY or response.status_code >= 500:
@@ -226,6 +234,8 @@ class SimulatedConcentrator(threading.Thread):
         if self._links is None or time.monotonic() < self._keys_at:
             return
         self._fetch_keys(self._links)
+        if (octets := self._head_end.next_key()) is not None:
+            self._links.keep_next_key(self._number, octets)
         self._keys_at = time.monotonic() + self._options.keys_every_s
         if not self._has_said_failures():
             failures = self._links.failures(self._number)

@@ -67,6 +67,10 @@ class Factory:
         """A concentrator's own key of the first epoch."""
         return self._draw(b"simulated device key", self._plan.concentrator_title(concentrator))
 
+    def concentrator_transfer_key(self, concentrator: int) -> bytes:
+        """A concentrator's own transfer key."""
+        return self._draw(b"simulated transfer key", self._plan.concentrator_title(concentrator))
+
     def public_key(self, number: int) -> bytes:
         """The public key of a meter that agrees on its keys."""
         return X25519PrivateKey.from_private_bytes(self._private(number)).public_key().public_bytes_raw()
@@ -123,7 +127,13 @@ class Factory:
         return KeyedLink(
             store,
             [
-                HopConcentrator(plan.concentrator_title(n), key, states.get(n), _UNKNOWN_PER_HOUR)
+                HopConcentrator(
+                    plan.concentrator_title(n),
+                    key,
+                    states.get(n),
+                    _UNKNOWN_PER_HOUR,
+                    Key(self.concentrator_transfer_key(n), AES_CCM_16_64_128, TRANSFER_EPOCH),
+                )
                 for n, key in enumerate(own)
             ],
         )

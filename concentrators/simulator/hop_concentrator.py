@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import cbor2
 
-from concentrators.simulator.keys import Key
+from concentrators.simulator.keys import TRANSFER_EPOCH, Key
 from concentrators.simulator.meter import base_name
 from concentrators.simulator.sealers import Place, ccm, sealer
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, CCM, HMAC, command_algorithm
@@ -29,6 +29,7 @@ from meters.readings.obis import LOAD_PROFILE
 from meters.readings.senml import BN, BVER, SenMLError, SenmlRecord, parse_pack
 
 _GAP_RUNS = 1024
+_SET_KEY = 1  # the kind of the command that brings a key
 UNKNOWN_PER_HOUR = 5_000
 _SAMPLES = 3
 _ROWS_IN_A_FRAME = 15
@@ -69,16 +70,24 @@ class _DroppedError(Exception):
 class HopConcentrator:
     """One concentrator with its own key, booted from its state; without any it is new.
 
-    ``title`` has 8 octets, ``key`` is its own of one epoch. It holds keys of its meters once ``take_keys`` gave some.
-    Of titles that it has no keys of, ``unknown_per_hour`` frames pass.
+    ``title`` has 8 octets, ``key`` is its own of one epoch, ``transfer_key`` that of epoch 0, under which others come.
+    It holds keys of its meters once ``take_keys`` gave some. Of titles that it has no keys of, ``unknown_per_hour``
+    frames pass.
     """
 
     def __init__(
-        self, title: bytes, key: Key, state: bytes | None = None, unknown_per_hour: int = UNKNOWN_PER_HOUR
+        self,
+        title: bytes,
+        key: Key,
+        state: bytes | None = None,
+        unknown_per_hour: int = UNKNOWN_PER_HOUR,
+        transfer_key: Key | None = None,
     ) -> None:
-        self.system_title, self.key, self.kid = title, key, make_kid(title, key.epoch)
-        self._own = ccm(key, title, Place())
         kept: dict[str, Any] = {} if state is None else cbor2.loads(state)
+        self.system_title, self._transfer_key = title, transfer_key
+        # Its newest key, and those before it: the hop keys that came last may be sealed under one of these.
+        self._held = {epoch: Key(octets, alg, epoch) for epoch, octets, alg in kept.get("own", [])} | {key.epoch: key}
+        self._use(self._held[max(self._held)])
         self.counter: int = kept.get("counter", 0)
         self._sealed_keys: bytes = b""
         self._tags: dict[bytes, HopTagKey] = {}
@@ -99,6 +108,7 @@ class HopConcentrator:
         """All that must outlive a loss of power."""
         return cbor2.dumps(
             {
+                "own": [[one.epoch, one.octets, one.alg] for one in self._held.values()],
                 "counter": self.counter,
                 "keys": self._sealed_keys,
                 "windows": {kid: [one.highest, one.floor, one.gaps] for kid, one in self._windows.items()},
@@ -127,13 +137,41 @@ class HopConcentrator:
         """
         if sequence == self._sealed_keys:
             return
-        alg = command_algorithm(self.key.alg)
-        cipher = DirectionCipher(downlink_key(self.key.octets, self.system_title, self.key.epoch, alg), alg)
-        entries = [entry for frame in _frames(sequence) for entry in cbor2.loads(cipher.open_(frame))]
+        entries = [entry for frame in _frames(sequence) for entry in cbor2.loads(self._open_command(frame))]
         self._tags = {kid: HopTagKey(mac_key, kid) for kid, mac_key, _, _ in entries}
         self._openers = {kid: _opener(key, base_iv) for kid, _, key, base_iv in entries if key is not None}
         self._titles = frozenset(kid[:SYSTEM_TITLE_OCTETS] for kid in self._tags)
         self._sealed_keys = sequence
+
+    def take_next_key(self, octets: bytes) -> bool:
+        """Take the command that brings its own next key (docs/frame.md, section 10); True if that is new.
+
+        Its next frame is under that key, from counter 0 on, and so proves it. TagInvalidError or MalformedError where
+        the command is not for this concentrator: it goes on with the key that it has.
+        """
+        frame = parse_ccm(octets)
+        if frame.kid != make_kid(self.system_title, TRANSFER_EPOCH):
+            raise TagInvalidError
+        kind, _, epoch, key, alg, *_ = cbor2.loads(self._open_command(frame))
+        if kind != _SET_KEY or epoch <= self.key.epoch:
+            return False
+        self._held = {self.key.epoch: self.key, epoch: Key(key, alg, epoch)}
+        self._use(self._held[epoch])
+        self.counter = 0
+        return True
+
+    def _use(self, key: Key) -> None:
+        self.key, self.kid = key, make_kid(self.system_title, key.epoch)
+        self._own = ccm(key, self.system_title, Place())
+
+    def _open_command(self, frame: Frame) -> bytes:
+        """What the head-end sealed under one of its own keys, or its transfer key."""
+        epoch = int.from_bytes(frame.kid[SYSTEM_TITLE_OCTETS:], "big")
+        key = self._transfer_key if epoch == TRANSFER_EPOCH else self._held.get(epoch)
+        if key is None:
+            raise TagInvalidError
+        alg = command_algorithm(key.alg)
+        return DirectionCipher(downlink_key(key.octets, self.system_title, epoch, alg), alg).open_(frame)
 
     # --- the local link ---------------------------------------------------------------------------
 

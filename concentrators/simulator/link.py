@@ -103,6 +103,8 @@ class KeyedLink:
     def is_ready(self) -> bool:
         """Whether each has keys; what the head-end gave meanwhile is taken."""
         for number, one in enumerate(self.concentrators):
+            if (octets := self._store.next_key(number)) is not None:
+                one.take_next_key(octets)
             if keys := self._store.keys(number):
                 one.take_keys(keys)
         return all(one.has_keys for one in self.concentrators)

@@ -11,6 +11,7 @@ from concentrators.simulator.spool import Spool
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS links (concentrator INTEGER PRIMARY KEY, state BLOB NOT NULL, failures TEXT);
 CREATE TABLE IF NOT EXISTS hop_keys (concentrator INTEGER PRIMARY KEY, octets BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS next_keys (concentrator INTEGER PRIMARY KEY, octets BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS dropped (
     concentrator INTEGER NOT NULL, reason TEXT NOT NULL, frames INTEGER NOT NULL, PRIMARY KEY (concentrator, reason)
 ) WITHOUT ROWID;
@@ -39,6 +40,17 @@ class LinkStore:
         """The hop keys that came last, sealed; empty before any did."""
         row = self._spool.db().execute("SELECT octets FROM hop_keys WHERE concentrator = ?", [concentrator]).fetchone()
         return b"" if row is None else row[0]
+
+    def keep_next_key(self, concentrator: int, octets: bytes) -> None:
+        """Keep the command with a concentrator's own next key as it came, sealed."""
+        with self._spool.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO next_keys VALUES (?, ?)", [concentrator, octets])
+
+    def next_key(self, concentrator: int) -> bytes | None:
+        """The command with a concentrator's own next key that came last, sealed; None before any did."""
+        query = "SELECT octets FROM next_keys WHERE concentrator = ?"
+        row = self._spool.db().execute(query, [concentrator]).fetchone()
+        return None if row is None else row[0]
 
     # --- what a concentrator keeps, and says --------------------------------------------------------
 

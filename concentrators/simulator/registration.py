@@ -132,10 +132,11 @@ def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None)
             first = first._replace(key=factory.device_key(number))
         by_source[source].append(first)
     for number in range(plan.concentrators if plan.hold_keys else 0):
-        key = NewKey(
-            plan.concentrator_title(number), FIRST_EPOCH, factory.concentrator_key(number), scheme=CONCENTRATOR
-        )
-        by_source["stored"].append(key)
+        title = plan.concentrator_title(number)
+        by_source["stored"] += [
+            NewKey(title, TRANSFER_EPOCH, factory.concentrator_transfer_key(number)),
+            NewKey(title, FIRST_EPOCH, factory.concentrator_key(number), scheme=CONCENTRATOR),
+        ]
     provision_stored(by_source["stored"])
     if by_source["derived"]:
         provision_derived(create_fleet_key(f"sim-{plan.run}", factory.fleet_key), by_source["derived"])

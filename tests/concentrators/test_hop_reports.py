@@ -8,7 +8,9 @@ import cbor2
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
+from concentrators.fleet import concentrator_keys, hop_key_sets
 from concentrators.fleet.assignments import assign
 from concentrators.ingest import reverification
 from concentrators.models import (
@@ -19,9 +21,12 @@ from concentrators.models import (
     UncomparedSum,
     Uplink,
 )
+from concentrators.simulator.hop_concentrator import HopConcentrator
+from concentrators.simulator.keys import Key
 from concentrators.totals import reported_sums, totals
+from keyvault.audit.chain import Actor
 from keyvault.cose.kdf import uplink_key
-from keyvault.cose.sealing import DirectionCipher
+from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import make_kid
 from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -283,7 +288,38 @@ def test_events_of_a_meter_in_clear_are_marked_as_its_readings_are(admin_client:
     asked = {"from": START.isoformat(), "to": NOW.isoformat()}
     (row,) = admin_client.get(reverse("events"), asked).json()["results"]
     assert (row["scheme"], row["caveat"]) == ("mac", "carried in clear")
-    table = b"".join(admin_client.get(reverse("events"), {**asked, "format": "csv"}).streaming_content).decode()  # type: ignore[arg-type]
+    table = b"".join(admin_client.get(reverse("events"), {**asked, "format": "csv"}).streaming_content).decode()  # type: ignore[attr-defined]
     assert table.splitlines()[1].endswith('"mac","carried in clear"')
     for page in (reverse("admin:meter", args=[device.meter.pk]), reverse("admin:meters_meterevent_changelist")):
         assert "mac: carried in clear" in admin_client.get(page).content.decode()
+
+
+@pytest.mark.django_db
+def test_the_reference_concentrator_takes_its_next_key_and_proves_it_over_restarts(holder: Holder) -> None:
+    row, first, transfer = holder.row, Key(holder.key, 10, 1), Key(secrets.token_bytes(32), 10, 0)
+    provisioning.provision_stored([NewKey(TITLE, 0, transfer.octets)])
+    meters(holder, 1)
+    said = cbor2.dumps(["sums", [INTERVAL, 30, START_S, 10, 1]], canonical=True)
+    one = HopConcentrator(TITLE, first, transfer_key=transfer)
+    one.take_keys(hop_key_sets.sealed(row.pk, NOW))
+    assert judged(row, [one.seal(said)]) == {"accepted": 1}
+    officer = Actor("officer", "test")
+    assert concentrator_keys.rotate(officer, row) == 2
+    command = concentrator_keys.next_key(TITLE, timezone.now())
+    assert command is not None
+    forged = command[:-1] + bytes((command[-1] ^ 1,))
+    with pytest.raises(TagInvalidError):
+        one.take_next_key(forged)
+    one = HopConcentrator(TITLE, first, one.dump(), transfer_key=transfer)  # without power before it took the command
+    assert one.take_next_key(command)
+    one = HopConcentrator(TITLE, first, one.dump(), transfer_key=transfer)  # and before it sealed a frame under it
+    assert (one.key.epoch, one.counter, one.has_keys) == (2, 0, True)
+    assert not one.take_next_key(command)
+    one.take_keys(hop_key_sets.sealed(row.pk, NOW))  # still under the old key
+    assert judged(row, [one.seal(said)]) == {"accepted": 1}
+    states = DeviceKey.objects.filter(system_title=TITLE, epoch__gt=0).order_by("epoch").values_list("state", flat=True)
+    assert list(states) == ["retiring", "active"]
+    sealed = hop_key_sets.sealed(row.pk, NOW)
+    one.take_keys(sealed)
+    again = HopConcentrator(TITLE, first, one.dump(), transfer_key=transfer)
+    assert (again.key, again.counter) == (one.key, 1)
