@@ -42,8 +42,12 @@ class Meter(models.Model):
     commissioned_at = models.DateTimeField(help_text="intervals are expected from here on")
     retired_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    is_laboratory = models.BooleanField(
+        default=False, db_default=False, help_text="a bench meter, whose concentrator may read why frames are rejected"
+    )
 
     class Meta:
+        indexes = [models.Index(fields=["id"], condition=Q(is_laboratory=True), name="meter_laboratory")]
         constraints = [
             models.CheckConstraint(
                 condition=Q(interval_minutes__gte=1, interval_minutes__lte=1440), name="meter_interval_minutes"

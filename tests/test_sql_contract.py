@@ -64,6 +64,7 @@ ELSEWHERE = {
     "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
     "concentrators/fleet/hop_failures.py": (_NAMES, {"meters_meter"}),
+    "concentrators/fleet/laboratory.py": ("what raises no alerts is told by the meter and its place", {"meters_meter"}),
     "concentrators/ingest/meter_cache.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
     "concentrators/ingest/length_corrections.py": (_STORES, {"meters_reading"}),
     "concentrators/ingest/register_corrections.py": (_STORES, {"meters_meterevent", "meters_reading"}),

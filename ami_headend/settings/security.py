@@ -15,8 +15,9 @@ PKCS11_MODULE = env.str("PKCS11_MODULE", "")  # the library of the HSM's maker
 PKCS11_TOKEN = env.str("PKCS11_TOKEN", "")  # the token's label
 PKCS11_PIN_FILE = env.str("PKCS11_PIN_FILE", "")  # mode 0600
 MASTER_KEY_DESTROY_AFTER_DAYS = env.int("MASTER_KEY_DESTROY_AFTER_DAYS", 30)  # since it became decrypt_only
+IS_PRODUCTION = not DEBUG and not IS_EMBEDDED  # as every deployment is recognised that follows the documents
 # Key exports and the destruction of a master key version need a second person. On in every deployment.
-REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", not DEBUG and not IS_EMBEDDED)
+REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", IS_PRODUCTION)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
 BACKUP_DIR = env.path("BACKUP_DIR", VAR_DIR / "backups")

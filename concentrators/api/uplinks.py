@@ -17,9 +17,11 @@ from concentrators import tasks
 from concentrators.api.authentication import concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
 from concentrators.api.throttling import Rate
+from concentrators.fleet import laboratory
 from concentrators.ingest import backlog, fair_shares, reception
 from concentrators.ingest.fair_shares import Share
 from concentrators.models import Uplink
+from meters.api.serializers import QuerySerializer
 
 CBOR_SEQUENCE = "application/cbor-seq"
 _BACKLOG_LOOK_S = 1.0
@@ -68,6 +70,30 @@ class UplinkSerializer(serializers.ModelSerializer[Uplink]):
 
     def get_verified(self, uplink: Uplink) -> bool:
         return uplink.verified_at is not None
+
+
+class ReasonSerializer(serializers.Serializer[laboratory.Reason]):
+    """Why a frame was rejected, for the concentrators of laboratory meters alone."""
+
+    frame = serializers.IntegerField(help_text="its position in the uplink, from 0")
+    system_title = serializers.CharField(allow_null=True, help_text="16 hex digits; null if it names no known meter")
+    kind = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class UplinkReasonsSerializer(UplinkSerializer):
+    """With ``reasons=1``: why frames were rejected."""
+
+    reasons = ReasonSerializer(many=True, required=False)
+
+    class Meta(UplinkSerializer.Meta):
+        fields = (*UplinkSerializer.Meta.fields, "reasons")  # type: ignore[assignment]  # one more than there
+
+
+class ReasonsQuery(QuerySerializer):
+    reasons = serializers.BooleanField(
+        default=False, help_text="1: why frames were rejected, for concentrators of laboratory meters alone"
+    )
 
 
 class ShareSpent(exceptions.APIException):
@@ -157,14 +183,33 @@ class UplinkView(ConcentratorView):
 
     rate = Rate("uplink status", "UPLINK_STATUS_RATE")
 
-    @extend_schema(operation_id="uplinks_retrieve", responses=UplinkSerializer)
+    query_class = ReasonsQuery
+
+    @extend_schema(
+        operation_id="uplinks_retrieve",
+        parameters=[ReasonsQuery],
+        responses={
+            200: UplinkReasonsSerializer,
+            403: OpenApiResponse(description="Reasons are for the concentrators of laboratory meters."),
+        },
+    )
     def get(self, request: Request, uplink_id: int) -> Response:
         """The state of an uplink of this concentrator. Once ``verified`` is true, each frame has its verdict.
 
         The verdict of a frame among ``waiting`` is provisional: it is judged again once its reason may have passed.
+        ``reasons=1`` tells why frames of laboratory meters were rejected; nobody else learns that.
         """
+        query = self.query_class(data=request.query_params)
+        query.is_valid(raise_exception=True)
         uplink = get_object_or_404(Uplink.objects.defer("body"), pk=uplink_id, concentrator=request.user)
-        return Response(UplinkSerializer(uplink).data)
+        if not query.validated_data["reasons"]:
+            return Response(UplinkSerializer(uplink).data)
+        try:
+            reasons = laboratory.reasons(uplink, timezone.now())
+        except laboratory.LaboratoryError as error:
+            raise exceptions.PermissionDenied(str(error)) from None
+        answer = UplinkSerializer(uplink).data | {"reasons": [ReasonSerializer(one).data for one in reasons]}
+        return Response(answer)
 
 
 class _UnknownEncoding(exceptions.APIException):

@@ -53,6 +53,7 @@ def meter(found: Meter, now: datetime) -> dict[str, Any]:
         "system_title": bytes(found.system_title).hex(),
         "name": found.name,
         "status": found.status,
+        "laboratory": found.is_laboratory,
         "interval_minutes": found.interval_minutes,
         "commissioned_at": found.commissioned_at,
         "retired_at": found.retired_at,

@@ -13,6 +13,7 @@ from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures.kinds import FailureKind
 from concentrators.fleet import health
+from concentrators.fleet.laboratory import IS_OF_LABORATORY
 from concentrators.models import Concentrator
 from concentrators.totals import expected
 from concentrators.totals.completeness import shares
@@ -43,14 +44,26 @@ AUTHENTIC = frozenset(
 
 
 def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Find concentrators with too large a share of rejected frames among those verified within the period."""
+    """Find concentrators with too large a share of rejected frames among those verified within the period.
+
+    Rejected frames of laboratory meters do not count.
+    """
     rows = fetch_rows(
-        """SELECT c.id, c.name, s.rejected, s.frames, count(*) OVER ()
-           FROM (SELECT concentrator_id, sum(rejected)::bigint AS rejected, sum(frames)::bigint AS frames
-                 FROM concentrators_uplink WHERE verified_at >= %s GROUP BY concentrator_id) s
+        f"""SELECT c.id, c.name, s.rejected, s.frames, count(*) OVER ()
+           FROM (SELECT u.concentrator_id, (sum(u.rejected) - coalesce(max(l.rejected), 0))::bigint AS rejected,
+                        sum(u.frames)::bigint AS frames
+                 FROM concentrators_uplink u LEFT JOIN (
+                     SELECT v.concentrator_id, count(*) AS rejected
+                     FROM concentrators_integrityfailure f JOIN concentrators_uplink v ON v.id = f.uplink_id
+                     WHERE f.meter_id IN (SELECT id FROM meters_meter WHERE is_laboratory) AND v.verified_at >= %s
+                       AND {IS_OF_LABORATORY.format(failure="f")}
+                     GROUP BY v.concentrator_id
+                 ) l ON l.concentrator_id = u.concentrator_id
+                 WHERE u.verified_at >= %s GROUP BY u.concentrator_id) s
            JOIN concentrators_concentrator c ON c.id = s.concentrator_id
            WHERE s.frames >= %s AND s.rejected * 100.0 >= s.frames * %s::float8 AND s.rejected > 0
            ORDER BY c.id = ANY(%s::int[]) DESC, s.rejected DESC, c.id LIMIT %s""",
+        _since(rule, now),
         _since(rule, now),
         FRAMES_MIN,
         rule.threshold,
@@ -68,14 +81,16 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find meters with failures of a kind within the period; concentrators, if such frames do not prove their meter.
 
     What a concentrator says of a meter that it may not speak for is the concentrator's failure, of whatever kind.
+    Failures of laboratory meters do not count.
     """
     kind = FailureKind(rule.selector)
     rows = fetch_rows(
-        """WITH s AS (
+        f"""WITH s AS (
                SELECT CASE WHEN %s THEN meter_id END AS meter_id,
                       CASE WHEN NOT %s OR meter_id IS NULL THEN concentrator_id END AS concentrator_id,
                       count(*) AS failures, max(received_at) AS latest
-               FROM concentrators_integrityfailure WHERE kind = %s AND id > %s AND NOT is_copy
+               FROM concentrators_integrityfailure f WHERE kind = %s AND id > %s AND NOT is_copy
+                 AND NOT {IS_OF_LABORATORY.format(failure="f")}
                GROUP BY 1, 2 HAVING count(*) >= %s::float8
            )
            SELECT coalesce(m.id, c.id), coalesce(m.serial_number, c.name), s.failures, s.latest, count(*) OVER (),
@@ -105,13 +120,13 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 
 def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Find meters with events in a log within the period."""
+    """Find meters with events in a log within the period, but for laboratory meters."""
     rows = fetch_rows(
         """SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
            FROM (SELECT e.meter_id, count(*) AS events, max(e.captured_at) AS latest
                  FROM meters_meterevent e JOIN meters_register r ON r.id = e.register_id
                  WHERE e.id > %s AND r.obis_code = %s GROUP BY e.meter_id HAVING count(*) >= %s::float8) s
-           JOIN meters_meter m ON m.id = s.meter_id
+           JOIN meters_meter m ON m.id = s.meter_id AND NOT m.is_laboratory
            ORDER BY m.id = ANY(%s::int[]) DESC, s.latest DESC, m.id LIMIT %s""",
         marked_before(_since(rule, now)).event_id,
         rule.selector,
@@ -172,7 +187,8 @@ def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> F
 def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find meters in service with no accepted frame within the period, and mention frames that were rejected.
 
-    Meters of a silent concentrator are left out: it is the cause, and has an alert of its own. Reads every meter.
+    Meters of a silent concentrator are left out: it is the cause, and has an alert of its own. So are laboratory
+    meters. Reads every meter.
     """
     since = _since(rule, now)
     standing = health.of_concentrators(since, now)
@@ -180,7 +196,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     rows = fetch_rows(
         f"""WITH silent AS (
                 SELECT m.id, m.serial_number, m.system_title, m.commissioned_at FROM meters_meter m
-                WHERE m.status = %s AND m.commissioned_at < %s AND NOT {expected.TAKEN_DOWN}
+                WHERE m.status = %s AND m.commissioned_at < %s AND NOT m.is_laboratory AND NOT {expected.TAKEN_DOWN}
                   AND NOT {last_heard.SINCE.format(title="m.system_title")}
             ), behind AS MATERIALIZED (
                 SELECT meter_id FROM concentrators_assignment WHERE concentrator_id = ANY(%s::int[])

@@ -1,0 +1,134 @@
+"""Bench meters: made with a key that is shown once, for whoever writes the firmware of meters and concentrators.
+
+A laboratory meter is an ordinary meter otherwise. Its concentrator may read why its frames were rejected, which no
+other concentrator may: a forger would learn from it. Its failures, events and silence raise no alerts.
+"""
+
+import secrets
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+
+from concentrators.fleet.assignments import NewAssignment, assign, holding
+from concentrators.models import Concentrator, IntegrityFailure, Uplink
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import provisioning
+from keyvault.device_keys.provisioning import NewKey
+from keyvault.models import AgreementKey
+from keyvault.schemes.table import algorithm_for, check_for_meters
+from meters.models import Meter
+
+# Whether a row of failures names a laboratory meter, and came over the concentrator that the meter is assigned to: what
+# others post in such a meter's name is no experiment of the laboratory.
+IS_OF_LABORATORY = """EXISTS (
+    SELECT 1 FROM meters_meter lm JOIN concentrators_assignment la ON la.meter_id = lm.id
+    WHERE lm.id = {failure}.meter_id AND lm.is_laboratory AND la.concentrator_id = {failure}.concentrator_id
+      AND la.valid_from <= {failure}.received_at
+      AND (la.valid_to IS NULL OR la.valid_to > {failure}.received_at))"""
+
+
+class LaboratoryError(ValueError):
+    """A bench meter that cannot be made here, or reasons that are not for this concentrator; the message says why."""
+
+
+class BenchMeter(NamedTuple):
+    """A bench meter to make: system title (8 octets), concentrator, minutes of an interval, scheme, COSE algorithm."""
+
+    system_title: bytes
+    concentrator: Concentrator
+    interval_minutes: int
+    scheme: str
+    algorithm: int | None = None
+
+
+class BenchKeys(NamedTuple):
+    """What the firmware needs, shown once: device key and transfer key (32 octets each), and what they are for.
+
+    ``head_end`` is the public key that frames of scheme ``sealed`` go to; empty in other schemes.
+    """
+
+    device_key: bytes
+    algorithm: int
+    transfer_key: bytes
+    transfer_algorithm: int
+    head_end: bytes
+
+    def __repr__(self) -> str:
+        return "BenchKeys(...)"
+
+
+class Reason(NamedTuple):
+    """Why a frame of an uplink was rejected."""
+
+    frame: int
+    system_title: str | None
+    kind: str
+    detail: str
+
+
+def check_allowed() -> None:
+    """LaboratoryError where keys that somebody has seen have no place: in production, and under a second person."""
+    if settings.IS_PRODUCTION:
+        raise LaboratoryError("this is a production deployment: make bench meters on a head-end of their own (make up)")
+    if settings.REQUIRE_APPROVAL:
+        raise LaboratoryError("keys need a second person's approval here (REQUIRE_APPROVAL): a bench meter's are shown")
+
+
+def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
+    """Make a bench meter with random keys of epochs 1 and 0, assigned to its concentrator; audited, without the keys.
+
+    LaboratoryError where none may be made here or the title is known, SchemeError, ProvisioningError, MasterKeyError,
+    AuditError; then nothing is made.
+    """
+    check_allowed()
+    check_for_meters(bench.scheme)
+    title, alg = bench.system_title, algorithm_for(bench.scheme, bench.algorithm)
+    transfer_alg = provisioning.transfer_algorithm(alg)
+    keys = [
+        NewKey(title, provisioning.TRANSFER_EPOCH, secrets.token_bytes(32), transfer_alg),
+        NewKey(title, provisioning.FIRST_EPOCH, secrets.token_bytes(32), alg, bench.scheme),
+    ]
+    with transaction.atomic():
+        meter, is_new = Meter.objects.get_or_create(
+            system_title=title,
+            defaults={
+                "serial_number": f"BENCH-{title.hex()}",
+                "name": "Bench meter",
+                "interval_minutes": bench.interval_minutes,
+                "commissioned_at": now,
+                "is_laboratory": True,
+            },
+        )
+        if not is_new:
+            raise LaboratoryError(f"there is a meter {title.hex()} already: {meter}")
+        transfer, device = provisioning.with_agreement_keys(keys)
+        provisioning.provision_stored([transfer, device])
+        assign([NewAssignment(meter.pk, bench.concentrator.pk)], now)
+        subject = {"device": title.hex(), "concentrator": bench.concentrator.name, "scheme": bench.scheme}
+        chain.record(actor, "laboratory.bench_meter", subject)
+    number = device.agreement_key
+    head_end = b"" if number is None else bytes(AgreementKey.objects.get(pk=number).public)
+    return BenchKeys(device.key or b"", alg, transfer.key or b"", transfer_alg, head_end)
+
+
+def reasons(uplink: Uplink, now: datetime) -> list[Reason]:
+    """Why frames of an uplink were rejected, in their order: those of laboratory meters of its concentrator.
+
+    Where the concentrator has no other meters, those that name no known meter, too. LaboratoryError where it has no
+    laboratory meter. Two queries.
+    """
+    flags = holding(now).filter(concentrator=uplink.concentrator_id).values_list("meter__is_laboratory", "meter")
+    laboratory = {meter_id for is_laboratory, meter_id in flags if is_laboratory}
+    if not laboratory:
+        raise LaboratoryError("Reasons are for the concentrators of laboratory meters; this one has none.")
+    wanted: Any = {None, *laboratory} if len(laboratory) == len(flags) else laboratory
+    rows = IntegrityFailure.objects.filter(uplink=uplink).select_related("meter").order_by("frame_index")
+    return [_reason(row) for row in rows if row.meter_id in wanted]
+
+
+def _reason(row: IntegrityFailure) -> Reason:
+    title = None if row.meter is None else bytes(row.meter.system_title).hex()
+    return Reason(row.frame_index, title, row.kind, row.detail)
