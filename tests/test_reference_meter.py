@@ -1,5 +1,6 @@
 """The reference meter in C: every known answer and every power cut, where there is a C compiler."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -71,3 +72,21 @@ def test_it_would_notice(tmp_path: Path, mistake: str) -> None:
     done = build(tmp_path / "build", source)
     assert done.returncode != 0
     assert says in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+CORTEX_M0 = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
+
+
+@pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in CORTEX_M0),
+    reason="a Cortex-M0 needs gcc-arm-none-eabi and qemu-system-arm (Debian packages of these names)",
+)
+def test_every_known_answer_on_a_cortex_m0(tmp_path: Path) -> None:
+    vectors = FOLDER.parent / "vectors.json"
+    command = ["make", "m0", f"BUILD={tmp_path}", f"VECTORS={vectors}"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found, written = (json.loads((folder / "m0.json").read_text()) for folder in (tmp_path, FOLDER))
+    assert abs(found["instructions"]["calibration-4000"] - 4000) <= 10
+    if found["compiler"] == written["compiler"]:
+        assert found == written, "cp docs/reference-meter/build/m0.json docs/reference-meter/"

@@ -20,6 +20,7 @@ from concentrators.commands import downlink, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
+from concentrators.conformance import offers as laboratory_offers
 from concentrators.models import Command, CommandKind
 from keyvault.audit.chain import web_actor
 from keyvault.device_keys.agreement_keys import AgreementKeyError
@@ -81,7 +82,9 @@ class CommandsView(ConcentratorView):
         """
         query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)
-        offers = downlink.offer(concentrator_id(request), query.validated_data["limit"], timezone.now())
+        asking, limit, now = concentrator_id(request), query.validated_data["limit"], timezone.now()
+        offers = downlink.offer(asking, limit, now)
+        offers += laboratory_offers.fetch(asking, limit - len(offers), now)
         return HttpResponse(downlink.encode_offers(offers), content_type=CBOR_SEQUENCE)
 
 
@@ -114,7 +117,9 @@ class CommandReceiptView(ConcentratorView):
         body = CommandReceiptSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         delivered = body.validated_data["result"] == "delivered"
-        if not downlink.receipt(concentrator_id(request), number, delivered=delivered, now=timezone.now()):
+        asking, now = concentrator_id(request), timezone.now()
+        known = downlink.receipt(asking, number, delivered=delivered, now=now)
+        if not known and not laboratory_offers.receipt(asking, number, delivered=delivered, now=now):
             raise NotFound(
                 f"No command {number} was fetched by this concentrator, or another one has fetched it since."
             )

@@ -1,6 +1,7 @@
 """The tables of this app, a module for each package that owns them."""
 
 from concentrators.models.commands import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
+from concentrators.models.conformance import ConformanceRun, ConformanceStep, LaboratoryOffer, StepVerdict
 from concentrators.models.failures import Acknowledgement, FailureGroup, FailureTally, IntegrityFailure, RefusedFrame
 from concentrators.models.fleet import (
     Assignment,
@@ -23,6 +24,8 @@ __all__ = [
     "CommandState",
     "Concentrator",
     "ConcentratorToken",
+    "ConformanceRun",
+    "ConformanceStep",
     "ExpectedStep",
     "FailureGroup",
     "FailureTally",
@@ -30,6 +33,7 @@ __all__ = [
     "HopKeySet",
     "IntegrityFailure",
     "IntervalTotal",
+    "LaboratoryOffer",
     "MaskQuestion",
     "MaskedMeter",
     "MaskedSet",
@@ -39,6 +43,7 @@ __all__ = [
     "Reverification",
     "RotationWave",
     "StaleSteps",
+    "StepVerdict",
     "UncomparedSum",
     "Uplink",
     "WaveMeter",

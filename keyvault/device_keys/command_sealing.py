@@ -76,7 +76,7 @@ def seal(commands: Sequence[KeyCommand | PlainCommand], now: datetime) -> dict[i
     if not wanted:
         return {}
     opened = {key.id: key for key in open_keys({key_id for _, *key_ids in wanted for key_id in key_ids})}
-    heard = _heard({key_id for command, key_id, _ in wanted if isinstance(command, PlainCommand) and command.dated})
+    heard = heard_of({key_id for command, key_id, _ in wanted if isinstance(command, PlainCommand) and command.dated})
     ready = [row for row in wanted if row[1] in opened and row[2] in opened]
     counters = take_counters(Counter(key_id for _, key_id, _ in ready), now)
     sealed = {}
@@ -163,7 +163,7 @@ def take_counters(wanted: Counter[int], now: datetime) -> dict[int, int]:
     return {key_id: last - wanted[key_id] + 1 for key_id, last in rows}
 
 
-def _heard(key_ids: Collection[int]) -> dict[int, int]:
+def heard_of(key_ids: Collection[int]) -> dict[int, int]:
     """Return, by key, one more than its highest accepted counter, of its newest session if it has any; else 0."""
     if not key_ids:
         return {}

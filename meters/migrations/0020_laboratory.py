@@ -5,7 +5,7 @@ from django.db.models import Q
 
 
 class Migration(migrations.Migration):
-    dependencies = [("meters", "0018_push_profiles")]
+    dependencies = [("meters", "0019_event_scheme")]
     operations = [
         migrations.AddField(
             model_name="meter",

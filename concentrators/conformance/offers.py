@@ -1,0 +1,66 @@
+"""Octets of a conformance run on their way: fetched and acknowledged by the meter's concentrator, like commands."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.db.models import QuerySet
+
+from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
+from concentrators.commands.downlink import Offer
+from concentrators.fleet.assignments import holding
+from concentrators.models import Assignment, LaboratoryOffer
+from meters.models import Meter
+
+_NEXT_NUMBER = "nextval(pg_get_serial_sequence('concentrators_command', 'id'))"
+
+
+def numbers(count: int) -> list[int]:
+    """Numbers of commands that no command has."""
+    rows = fetch_rows(f"SELECT {_NEXT_NUMBER} FROM generate_series(1, %s)", count)
+    return [row[0] for row in rows]
+
+
+def put(meter: Meter, octets: Sequence[bytes]) -> list[int]:
+    """Offer octets to the meter's concentrator, in this order; their numbers."""
+    rows = fetch_rows(
+        f"""INSERT INTO concentrators_laboratoryoffer (number, meter_id, octets)
+            SELECT {_NEXT_NUMBER}, %s, o.octets FROM unnest(%s::bytea[]) WITH ORDINALITY AS o(octets, place)
+            ORDER BY o.place RETURNING number""",
+        meter.pk,
+        octets_array(octets),
+    )
+    return [row[0] for row in rows]
+
+
+def are_delivered(offered: Sequence[int]) -> bool:
+    """Whether the concentrator says of all of these that it passed them on."""
+    return not LaboratoryOffer.objects.filter(number__in=offered, delivered_at=None).exists()
+
+
+def withdraw(meter: Meter) -> None:
+    """Nothing more is offered to the meter."""
+    LaboratoryOffer.objects.filter(meter=meter).delete()
+
+
+def fetch(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
+    """What waits for meters of a concentrator, each once. One query; another where something waits."""
+    mine = LaboratoryOffer.objects.filter(offered_at=None, meter__in=_meters_of(concentrator_id, now))
+    rows = list(mine.order_by("number").values_list("number", "meter__system_title", "octets")[: max(0, limit)])
+    if rows:
+        execute(
+            "UPDATE concentrators_laboratoryoffer SET offered_at = %s WHERE number = ANY(%s::bigint[])",
+            now,
+            int_array(number for number, *_ in rows),
+        )
+    return [Offer(number, bytes(title), bytes(octets)) for number, title, octets in rows]
+
+
+def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime) -> bool:
+    """Octets were passed on to their meter, or were not and are offered again; False where this fetched none such."""
+    mine = LaboratoryOffer.objects.filter(number=number, offered_at__isnull=False)
+    mine = mine.filter(meter__in=_meters_of(concentrator_id, now))
+    return bool(mine.update(delivered_at=now) if delivered else mine.update(offered_at=None))
+
+
+def _meters_of(concentrator_id: int, now: datetime) -> QuerySet[Assignment, int]:
+    return holding(now).filter(concentrator=concentrator_id).values_list("meter_id", flat=True)

@@ -1,0 +1,286 @@
+"""The steps of a conformance run: each gives a meter commands, and knows what docs/frame.md says it does. A table."""
+
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cbor2
+from django.utils import timezone
+
+from concentrators.commands import queue
+from concentrators.conformance.bench import DONE, LATE, REFUSED, Bench, MismatchError, Order
+from concentrators.models import Command, CommandState
+from keyvault.device_keys.bench import Disguise
+from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from meters.readings.obis import LOAD_PROFILE, STANDARD_REGISTERS, RegisterKind
+
+SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5
+_NO_KIND = 99
+_CUMULATIVE = {one.obis_code for one in STANDARD_REGISTERS if one.kind is RegisterKind.CUMULATIVE}
+_CLOCK_TRIES = 4  # the first may be too late, the next brings how far it was heard then
+_BACK_S = 6 * 3600
+
+
+class LeftOutError(Exception):
+    """A step that cannot be done now; the message says what it lacks."""
+
+
+class Step(NamedTuple):
+    """A step: its name, what the meter has to do, and how that is tried (MismatchError, LeftOutError)."""
+
+    name: str
+    rule: str
+    try_: Callable[[Bench], None]
+
+
+def _read_now(bench: Bench) -> None:
+    bench.expect(bench.order(READ_NOW), DONE)
+    if not any(one.name in _CUMULATIVE for one in bench.records()):
+        raise MismatchError("it answers done, and sends no cumulative register")
+
+
+def _same_again(bench: Bench) -> None:
+    order = bench.order(READ_NOW)
+    first = bench.expect(order, DONE)
+    bench.expect(order, DONE, first.second)
+
+
+def _twice_at_once(bench: Bench) -> None:
+    order = bench.order(READ_NOW)
+    bench.give([order.octets, order.octets])
+    bench.until(lambda: len(bench.answers(order.number)) >= 2, "one answer to a command that came twice, not two,")
+    if len(set(bench.answers(order.number))) > 1:
+        raise MismatchError("the same command has two different answers")
+
+
+def _older(bench: Bench) -> None:
+    older = bench.order(_NO_KIND)
+    bench.expect(bench.order(_NO_KIND), REFUSED)
+    bench.expect_silence(older.octets)
+
+
+def _lost(bench: Bench) -> None:
+    bench.order(READ_NOW)  # nobody ever gives it to the meter
+    bench.expect(bench.order(READ_NOW), DONE)
+
+
+def _damaged(bench: Bench) -> None:
+    order = bench.order(_NO_KIND)
+    middle = len(order.octets) // 2
+    for at in (-1, middle, 21):  # tag, ciphertext, counter
+        octets = bytearray(order.octets)
+        octets[at] ^= 1
+        bench.expect_silence(bytes(octets))
+    bench.expect_silence(order.octets[:-1])
+    bench.expect(order, REFUSED)
+
+
+def _dropped(disguise: Callable[[Bench], Disguise]) -> Callable[[Bench], None]:
+    def attempt(bench: Bench) -> None:
+        order = bench.order(_NO_KIND, disguise=disguise(bench))
+        bench.expect_silence(order.octets)
+
+    return attempt
+
+
+def _other_title(bench: Bench) -> Disguise:
+    return Disguise(kid=bytes(8) + bench.epoch.to_bytes(2, "big"))
+
+
+def _other_epoch(bench: Bench) -> Disguise:
+    return Disguise(kid=bench.title + (bench.epoch + 1).to_bytes(2, "big"))
+
+
+def _refused(*fields: int | str, epoch: int | None = None) -> Callable[[Bench], None]:
+    """A command of a kind or shape that no meter knows."""
+
+    def attempt(bench: Bench) -> None:
+        bench.expect(bench.order(*fields, epoch=epoch), REFUSED)  # type: ignore[arg-type]  # text is what is wrong
+
+    return attempt
+
+
+def _of_octets(plaintext: Callable[[int], bytes], said: str | None) -> Callable[[Bench], None]:
+    def attempt(bench: Bench) -> None:
+        [number] = bench.numbers()
+        order = bench.order_of(plaintext(number), number)
+        if said is None:
+            bench.expect_silence(order.octets)
+        else:
+            bench.expect(order, said)
+
+    return attempt
+
+
+def _resend(bench: Bench) -> None:
+    to_s = bench.now_s()
+    stored = bench.intervals(to_s - _BACK_S, to_s)
+    if not stored:
+        raise LeftOutError("the head-end has no interval of the last six hours: let the meter send one")
+    bench.expect(bench.order(RESEND, min(stored), max(stored) + 1), DONE)
+    again = {one.time_s: one.value for one in bench.records() if one.name == LOAD_PROFILE}
+    for start, value in again.items():
+        if start in stored and stored[start] != value:
+            raise MismatchError(f"it sends {value} for the interval from {start}, and sent {stored[start]} before")
+    if not set(again) & set(stored):
+        raise MismatchError(f"it answers done, and sends none of {len(stored)} intervals")
+    outside = [start for start in again if not min(stored) <= start <= max(stored)]
+    if outside:
+        raise MismatchError(f"it sends the interval from {outside[0]}, which was not asked for")
+
+
+def _resend_of_nothing(bench: Bench) -> None:
+    bench.expect(bench.order(RESEND, 0, 1), DONE)
+
+
+def _clock_of_three_items(bench: Bench) -> None:
+    time_s = bench.now_s()
+    bench.expect(bench.order(SET_CLOCK, time_s), LATE, time_s)
+
+
+def _clock_unheard(bench: Bench) -> None:
+    time_s = bench.now_s()
+    bench.expect(bench.order(SET_CLOCK, time_s, 0), LATE, time_s)
+
+
+def _clock_from_the_future(bench: Bench) -> None:
+    time_s = bench.now_s()
+    bench.expect(bench.order(SET_CLOCK, time_s, bench.heard() + 1_000_000), LATE, time_s)
+
+
+def _set_clock(bench: Bench) -> None:
+    order, time_s = _set_in_time(bench)
+    bench.expect(order, DONE, time_s)
+
+
+def _set_in_time(bench: Bench) -> tuple[Order, int]:
+    """A set clock that the meter took, and the time in it: too late at first, perhaps, as in the field."""
+    for _ in range(_CLOCK_TRIES):
+        time_s = bench.now_s()
+        order = bench.order(SET_CLOCK, time_s, bench.heard())
+        answer = bench.ask(order)
+        if answer.said == DONE:
+            bench.compare(answer, DONE, time_s)
+            return order, time_s
+        bench.compare(answer, LATE, time_s)
+    raise MismatchError(f"it is too late {_CLOCK_TRIES} times, each right after a frame of its own was heard")
+
+
+def _clock_held_back(bench: Bench) -> None:
+    if not bench.timing.hold_s:
+        raise LeftOutError("it takes 11 minutes: run without --hold 0")
+    bench.expect(bench.order(READ_NOW), DONE)
+    time_s = bench.now_s()
+    order = bench.order(SET_CLOCK, time_s, bench.heard())
+    bench.hold_back()
+    bench.expect(order, LATE, time_s)
+
+
+def _interval_that_it_has(bench: Bench) -> None:
+    minutes = bench.meter.interval_minutes
+    bench.expect(bench.order(SET_INTERVAL, minutes, _whole_hours_ahead(bench)), DONE)
+
+
+def _interval_of_no_minutes(bench: Bench) -> None:
+    bench.expect(bench.order(SET_INTERVAL, 0, _whole_hours_ahead(bench)), REFUSED)
+
+
+def _interval_off_the_grid(bench: Bench) -> None:
+    other = 60 if bench.meter.interval_minutes != 60 else 30
+    bench.expect(bench.order(SET_INTERVAL, other, _whole_hours_ahead(bench) + 60), REFUSED)
+
+
+def _interval_in_the_past(bench: Bench) -> None:
+    other = 60 if bench.meter.interval_minutes != 60 else 30
+    bench.expect(bench.order(SET_INTERVAL, other, _whole_hours_ahead(bench) - 7 * 86_400), REFUSED)
+
+
+def _whole_hours_ahead(bench: Bench) -> int:
+    return (bench.now_s() // 86_400 + 2) * 86_400
+
+
+def _key_refused(alg: int, *more: int) -> Callable[[Bench], None]:
+    def attempt(bench: Bench) -> None:
+        key = secrets.token_bytes(32)
+        bench.expect(bench.order(SET_KEY, bench.epoch + 1, key, alg, *more, epoch=TRANSFER_EPOCH), REFUSED)
+        bench.expect(bench.order(_NO_KIND), REFUSED)  # under the old key still
+
+    return attempt
+
+
+def _key_under_the_device_key(bench: Bench) -> None:
+    bench.expect(bench.order(SET_KEY, bench.epoch + 1, secrets.token_bytes(32), 10), REFUSED)
+
+
+def _rotate(bench: Bench) -> Command:
+    """A new key by the usual way; the command that brought it."""
+    bench.mark()
+    [command] = queue.enqueue_keys([bench.meter], "conform", timezone.now())
+    bench.until(lambda: _state(command) == CommandState.DONE, "no frame under the new key")
+    return Command.objects.get(pk=command.pk)
+
+
+def _state(command: Command) -> str:
+    return Command.objects.values_list("state", flat=True).get(pk=command.pk)
+
+
+def _new_key(bench: Bench) -> None:
+    before = bench.epoch
+    command = _rotate(bench)
+    if bench.epoch != before + 1:
+        raise MismatchError(f"it sends under epoch {bench.epoch}, not {before + 1}")
+    first = [one for one in bench.frames() if one.epoch == before + 1]
+    if not first or not bench.answers(command.pk):
+        raise MismatchError("it sends under the new key, and never answered the command that brought it")
+    bench.expect(Order(bytes(command.octets or b""), command.pk), DONE, bench.answers(command.pk)[-1].second)
+
+
+def _old_key(bench: Bench) -> None:
+    old = bench.epoch
+    order = bench.order(_NO_KIND)
+    _rotate(bench)
+    bench.expect(order, REFUSED)  # sealed before, under the previous epoch: taken until one came under the new
+    late = bench.order(_NO_KIND, epoch=old)
+    bench.expect(bench.order(_NO_KIND), REFUSED)
+    bench.expect_silence(late.octets)
+
+
+STEPS: tuple[Step, ...] = (
+    Step("read-now", "sends its cumulative registers, and answers done", _read_now),
+    Step("the same again", "gives the same answer again, and does nothing else", _same_again),
+    Step("twice at once", "gives the same answer twice", _twice_at_once),
+    Step("an older counter", "drops it silently", _older),
+    Step("one was lost", "takes the next one", _lost),
+    Step("damaged", "drops it silently, and takes the right octets afterwards", _damaged),
+    Step("another title in the kid", "drops it silently", _dropped(_other_title)),
+    Step("another epoch in the kid", "drops it silently", _dropped(_other_epoch)),
+    Step("another alg", "drops it silently", _dropped(lambda _: Disguise(algorithm=11))),
+    Step("another key", "drops it silently", _dropped(lambda _: Disguise(another_key=True))),
+    Step("an unknown kind", "answers refused", _refused(_NO_KIND)),
+    Step("an item too many", "answers refused", _refused(READ_NOW, 1)),
+    Step("an item missing", "answers refused", _refused(RESEND, 1)),
+    Step("text for a number", "answers refused", _refused(RESEND, "1", 2)),
+    Step("a plain command under the transfer key", "answers refused", _refused(READ_NOW, epoch=TRANSFER_EPOCH)),
+    Step("longer heads", "answers refused", _of_octets(lambda n: b"\x82\x18\x02\x1b" + n.to_bytes(8, "big"), REFUSED)),
+    Step("octets after the array", "answers refused", _of_octets(lambda n: cbor2.dumps([2, n]) + b"\x00", REFUSED)),
+    Step("no array", "drops it silently", _of_octets(lambda n: cbor2.dumps({2: n}), None)),
+    Step("no number", "drops it silently", _of_octets(lambda _: b"\x81\x02", None)),
+    Step("no octets", "drops it silently", _of_octets(lambda _: b"", None)),
+    Step("resend", "sends the same values again, and answers done", _resend),
+    Step("resend of nothing", "answers done", _resend_of_nothing),
+    Step("set clock of three items", "answers too late, at the time in the command", _clock_of_three_items),
+    Step("set clock, nothing heard", "answers too late", _clock_unheard),
+    Step("set clock of a frame not sealed yet", "answers too late", _clock_from_the_future),
+    Step("set clock", "sets it, answers done at the new time; the same answer again", _set_clock),
+    Step("set clock held back", "answers too late", _clock_held_back),
+    Step("set interval that it has", "answers done", _interval_that_it_has),
+    Step("set interval of no minutes", "answers refused", _interval_of_no_minutes),
+    Step("set interval off the grid", "answers refused", _interval_off_the_grid),
+    Step("set interval in the past", "answers refused", _interval_in_the_past),
+    Step("set key of scheme 0 in six items", "answers refused, keeps its key", _key_refused(10, 0)),
+    Step("set key of an unknown scheme", "answers refused, keeps its key", _key_refused(10, 99)),
+    Step("set key of an unknown alg", "answers refused, keeps its key", _key_refused(99)),
+    Step("set key under the device key", "answers refused", _key_under_the_device_key),
+    Step("a new key", "sends under it at once; the same answer again", _new_key),
+    Step("the key before", "is for commands until one came under the new key", _old_key),
+)
