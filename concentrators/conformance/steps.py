@@ -11,7 +11,7 @@ from concentrators.commands import queue
 from concentrators.conformance.bench import DONE, LATE, REFUSED, Bench, MismatchError, Order
 from concentrators.models import Command, CommandState
 from keyvault.device_keys.bench import Disguise
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from meters.readings.obis import LOAD_PROFILE, STANDARD_REGISTERS, RegisterKind
 
 SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5

@@ -16,6 +16,7 @@ from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
+from keyvault.device_keys.key_rows import FIRST_EPOCH, TRANSFER_EPOCH
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AgreementKey
 from keyvault.schemes.table import algorithm_for, check_for_meters
@@ -88,8 +89,8 @@ def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
     title, alg = bench.system_title, algorithm_for(bench.scheme, bench.algorithm)
     transfer_alg = provisioning.transfer_algorithm(alg)
     keys = [
-        NewKey(title, provisioning.TRANSFER_EPOCH, secrets.token_bytes(32), transfer_alg),
-        NewKey(title, provisioning.FIRST_EPOCH, secrets.token_bytes(32), alg, bench.scheme),
+        NewKey(title, TRANSFER_EPOCH, secrets.token_bytes(32), transfer_alg),
+        NewKey(title, FIRST_EPOCH, secrets.token_bytes(32), alg, bench.scheme),
     ]
     with transaction.atomic():
         meter, is_new = Meter.objects.get_or_create(

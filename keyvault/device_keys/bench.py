@@ -15,7 +15,7 @@ from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError, make_kid
 from keyvault.device_keys.command_sealing import heard_of, take_counters
-from keyvault.device_keys.provisioning import TRANSFER_EPOCH
+from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.device_keys.unwrapping import DeviceKeyOctets, open_keys
 from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.table import ENVELOPES, SCHEMES

@@ -251,7 +251,7 @@ class TestKeys:
     def test_a_clock_command_tells_how_far_the_newest_session_was_heard(self, concentrator: Concentrator) -> None:
         first, second = booted(concentrator, 2)
         judged(concentrator, [second.frame(0), *(first.frame(n) for n in range(1, 4))])
-        assert command_sealing._heard([first.row().pk]) == {first.row().pk: 1}
+        assert command_sealing.heard_of([first.row().pk]) == {first.row().pk: 1}
         command = PlainCommand(1, first.title, (4, 1, int(NOW.timestamp())), dated=True)
         assert command_sealing.seal([command], NOW).keys() == {1}
 

@@ -98,7 +98,7 @@ def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Pa
         thread.join(60)
     assert not thread.is_alive()
     wait_until_verified(spool, 60, lambda _: None, lambda: False)
-    assert compare(plan, load, spool).differences == []
+    assert compare(plan, load, spool, factory).differences == []
     spool.close()
     ended = set(Command.objects.values_list("state", flat=True))
     assert {CommandState.DONE, CommandState.REFUSED} <= ended <= {"done", "refused", "delivered"}
