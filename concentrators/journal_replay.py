@@ -8,17 +8,23 @@ from typing import Any
 from django.db import connection
 
 from ami_headend.core.sql import execute, fetch_rows
+from concentrators.commands import concentrator_titles
 from concentrators.models import CommandKind, Concentrator, ConcentratorToken, RotationWave, WaveState
 from keyvault.journal.replay import Apply
 from keyvault.journal.replay_keys import move_past
+from keyvault.models import KeyState
 
 
 class AccessReplayer:
     """Who was let in and shut out, and the commands that left."""
 
+    def __init__(self) -> None:
+        self._cut_off: set[bytes] = set()  # titles of devices whose keys were
+
     @property
     def kinds(self) -> Mapping[str, Apply]:
         return {
+            "state": lambda record: self._note_cut_off(*record.body),
             "concentrator": lambda record: _concentrator(*record.body),
             "token_issued": lambda record: _token_issued(*record.body),
             "token_revoked": lambda record: _token_revoked(*record.body),
@@ -28,6 +34,14 @@ class AccessReplayer:
     def conclude(self, now: datetime) -> list[str]:
         notes = []
         _end_what_arrived()
+        if told := _tell_homes(now):
+            notes.append(f"{told} meters that were told another concentrator are told the one that they belong to")
+        if leaked := Concentrator.objects.filter(system_title__in=self._cut_off).order_by("name"):
+            names = ", ".join(one.name for one in leaked)
+            notes.append(
+                f"keys of concentrators were cut off since the backup: {names}. Unless it was done after that, begin "
+                "rotations of their meters: manage.py rotate_device_keys begin --concentrator NAME"
+            )
         if paused := RotationWave.objects.filter(state=WaveState.RUNNING).update(state=WaveState.PAUSED):
             notes.append(f"{paused} rotation waves are paused: manage.py rotate_device_keys resume --wave N, or cancel")
         meterless = fetch_rows(
@@ -41,6 +55,10 @@ class AccessReplayer:
                 "(manage.py import_meters), then manage.py verify_again --all-waiting"
             )
         return notes
+
+    def _note_cut_off(self, state: str, keys: Sequence[Sequence[Any]]) -> None:
+        if state == KeyState.COMPROMISED:
+            self._cut_off.update(key[0] for key in keys)
 
 
 def _concentrator(number: int, name: str, is_active: bool, title: bytes | None = None) -> None:
@@ -135,3 +153,32 @@ def _end_what_arrived() -> None:
              AND k.activated_at IS NOT NULL AND c.state IN ('queued', 'offered', 'delivered', 'expired')""",
         CommandKind.SET_KEY.value,
     )
+
+
+def _tell_homes(now: datetime) -> int:
+    """Tell meters their concentrator (command 7) that heard last of another: by a move that the restore forgot.
+
+    Of several such commands that left for one meter only the last is open again: an earlier one would move it back.
+    """
+    execute(
+        """UPDATE concentrators_command c SET state = 'cancelled', ended_at = %s
+           WHERE c.kind = %s AND c.state IN ('queued', 'offered', 'delivered') AND EXISTS (
+               SELECT 1 FROM concentrators_command later
+               WHERE later.meter_id = c.meter_id AND later.kind = c.kind AND later.id > c.id
+                     AND later.octets IS NOT NULL)""",
+        now,
+        CommandKind.SET_CONCENTRATOR.value,
+    )
+    rows = fetch_rows(
+        """SELECT t.meter_id, a.concentrator_id
+           FROM (SELECT DISTINCT ON (meter_id) meter_id, parameters->>'title' AS title FROM concentrators_command
+                 WHERE kind = %s AND octets IS NOT NULL ORDER BY meter_id, id DESC) AS t
+           JOIN concentrators_assignment a ON a.meter_id = t.meter_id AND a.valid_from <= %s
+                AND (a.valid_to IS NULL OR a.valid_to > %s)
+           JOIN concentrators_concentrator c ON c.id = a.concentrator_id
+           WHERE encode(c.system_title, 'hex') <> t.title""",
+        CommandKind.SET_CONCENTRATOR.value,
+        now,
+        now,
+    )
+    return len(concentrator_titles.tell(dict(rows), now, now))

@@ -136,7 +136,8 @@ def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
     site.verify(uplink_id, site.workers[0])
     verdicts = site.truth.uplinks[uplink_id].verdicts
     assert verdicts == [ACCEPTED], f"a fresh frame, {site.air[-1]}, is {verdicts} under a key that is {key.state}"
-    assert site.truth.keys[meter.title, meter.epoch].state == "active"
+    key = site.truth.keys[meter.title, meter.epoch]
+    assert key.state == "active", f"the key of {meter.title.hex()}, a meter of scheme {meter.scheme}, is {key.state}"
 
 
 def _bring_new_key(site: HeadEnd, meter: HonestMeter) -> None:

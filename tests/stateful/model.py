@@ -207,11 +207,24 @@ class Truth:
         if look == "old":
             return "counter_too_old"
         if look == "seen":
-            return self._since(self.said.brought(sent, self.holders[sent.title]), came_at)
+            brought = self.said.brought(sent, self.holders[sent.title])
+            return self._since(brought, came_at) if brought else "counter_reused"  # as it was left out, it is unknown
         if max(one.start_s for one in sent.sums) + INTERVAL_S > int(came_at.timestamp()) + CLOCK_SKEW_S:
             return "clock_skew"
-        self.said.take_over(sent, self.holders[sent.title], uplink_id)
+        mine = self.holders[sent.title]
+        kept = tuple(one for one in sent.sums if self._had_meters(mine, one.start_s))
+        self.said.take_over(sent._replace(sums=kept), mine, uplink_id)
         return ACCEPTED
+
+    def _had_meters(self, concentrator: int, start_s: int) -> bool:
+        """Whether a concentrator had a meter of such intervals at some time from the start on to a day later."""
+        for title, assigned in self.assigned.items():
+            ends = [one.since_s for one in assigned[1:]] + [start_s + 1]
+            for one, end_s in zip(assigned, ends, strict=True):
+                is_its = one.concentrator == concentrator and self._length_s(title) == INTERVAL_S
+                if is_its and one.since_s <= start_s + 86_400 and end_s > start_s:
+                    return True
+        return False
 
     def _activate(self, title: bytes, new: Key, now: datetime) -> None:
         for (owner, epoch), key in self.keys.items():

@@ -27,7 +27,12 @@ class SaidSums:
                 self.standing[place] = under, one.value, one.meters, uplink_id
 
     def brought(self, sent: Sent, concentrator: int) -> set[int]:
-        """The uplinks that brought what stands in the places of a frame's sums: its own, or those before which it gave
-        way.
+        """The uplinks that brought what stands in the places of a frame's sums, its own or those before which it gave
+        way; none where one of its sums was left out.
         """
-        return {self.standing[concentrator, one.register, one.start_s][3] for one in sent.sums}
+        found = [self.standing.get((concentrator, one.register, one.start_s)) for one in sent.sums]
+        return (
+            {one[3] for one in found if one}
+            if all(one and one[0] >= (sent.epoch, sent.counter) for one in found)
+            else set()
+        )
