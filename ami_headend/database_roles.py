@@ -27,6 +27,7 @@ _UNUSUAL = {
     "keyvault_agreementkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",
     "keyvault_authority": "SELECT, INSERT, UPDATE",  # UPDATE also locks its row against a revocation
+    "keyvault_maskauthority": "SELECT, INSERT, UPDATE",  # withdrawn, never removed
     "keyvault_enrolment": "SELECT, INSERT",  # a certificate enrols once
     "keyvault_revokedcertificate": "SELECT, INSERT",
     "keyvault_meteridentity": "SELECT, INSERT",

@@ -48,7 +48,12 @@ ELSEWHERE = {
         "tables with other rights than most",
         {
             *("keyvault_agreementkey", "keyvault_approval", "keyvault_auditkey", "keyvault_auditrecord"),
-            *("keyvault_authority", "keyvault_backup", "keyvault_devicepublickey", "keyvault_enrolment"),
+            *(
+                "keyvault_authority",
+                "keyvault_backup",
+                "keyvault_devicepublickey",
+                "keyvault_enrolment",
+            ),
             *("keyvault_revokedcertificate", "keyvault_meteridentity", "keyvault_couponlist", "keyvault_coupon"),
             *("keyvault_coupondispute", "meters_signature"),
             *("meters_householdaccess", "meters_maskedreading", "meters_reading"),
@@ -67,7 +72,10 @@ ELSEWHERE = {
     "concentrators/fleet/laboratory.py": ("what raises no alerts is told by the meter and its place", {"meters_meter"}),
     "concentrators/ingest/meter_cache.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
     "concentrators/ingest/length_corrections.py": (_STORES, {"meters_reading"}),
-    "concentrators/ingest/register_corrections.py": (_STORES, {"meters_meterevent", "meters_reading"}),
+    "concentrators/ingest/register_corrections.py": (
+        _STORES,
+        {"meters_maskedreading", "meters_meterevent", "meters_reading"},
+    ),
     "concentrators/journal_replay.py": (
         "a command is restored with the version that its key had then",
         {"keyvault_devicekey", "meters_meter"},
@@ -77,7 +85,6 @@ ELSEWHERE = {
         _STORES,
         {"meters_maskedreading", "meters_meter", "meters_reading", "meters_register"},
     ),
-    "concentrators/totals/masked_queries.py": (_NAMES, {"keyvault_maskauthority", "meters_register"}),
     "concentrators/totals/masked_sets.py": (_STORES, {"meters_maskedreading", "meters_meter", "meters_register"}),
     "concentrators/totals/masked_totals.py": (_STORES, {"meters_maskedreading", "meters_meter"}),
     "concentrators/totals/expected.py": (_STORES, {"meters_earlierlength", "meters_installation", "meters_meter"}),

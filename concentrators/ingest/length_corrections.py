@@ -22,6 +22,7 @@ from concentrators.totals import totals
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.models import EarlierLength, Meter
+from meters.readings import masked_store
 from meters.readings.partitions import retention_start
 from meters.registry.interval_lengths import LengthSpan, corrected
 
@@ -84,6 +85,7 @@ def correct(meter: Meter, wish: LengthRequest, actor: Actor, now: datetime) -> L
             meter.pk,
             wish.interval_minutes,
         )
+        masked_store.relabel(meter.pk, first, wish.end, wish.interval_minutes)
         _store(meter, found.spans)
         totals.shift([meter.pk], first, +1, wish.end)
         subject = {

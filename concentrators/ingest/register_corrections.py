@@ -93,7 +93,9 @@ def _in_steps(bound: int | None, finer: int, rounding: str) -> int | None:
 def _check_unused(register: Register) -> None:
     stands = fetch_rows(
         """SELECT EXISTS (SELECT FROM meters_meterevent WHERE register_id = %s)
-               OR EXISTS (SELECT FROM meters_reading WHERE register_id = %s)""",
+               OR EXISTS (SELECT FROM meters_reading WHERE register_id = %s)
+               OR EXISTS (SELECT FROM meters_maskedreading WHERE register_id = %s)""",
+        register.pk,
         register.pk,
         register.pk,
     )[0][0]

@@ -6,10 +6,11 @@ sums are the same modulo 2^64.
 
 import struct
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from django.db import connection
 
-from ami_headend.core.sql import cursor, fetch_rows, int_array
+from ami_headend.core.sql import cursor, execute, fetch_rows, int_array
 from meters.readings.store import COPY_HEAD, COPY_TAIL, PG_EPOCH_S
 from meters.values import MASKED, NewValue, Spot, Standing
 
@@ -51,3 +52,21 @@ def standing_masked(spots: Iterable[Spot]) -> dict[Spot, Standing]:
         *(int_array(column) for column in list(zip(*spots, strict=True))[:3]),
     )
     return {(*row[:3], MASKED): (row[3] % _WHOLE, row[4]) for row in found}
+
+
+def relabel(meter_id: int, start: datetime, end: datetime | None, interval_minutes: int) -> int:
+    """Give the masked values of a meter in [start, end) that are in no set yet another interval length; how many.
+
+    Those in a set stay as they were asked about: their masks were of another length, so it has no total.
+    """
+    return execute(
+        """UPDATE meters_maskedreading SET interval_minutes = %s
+           WHERE captured_at >= %s AND (%s::timestamptz IS NULL OR captured_at < %s) AND meter_id = %s
+                 AND set_id IS NULL AND interval_minutes <> %s""",
+        interval_minutes,
+        start,
+        end,
+        end,
+        meter_id,
+        interval_minutes,
+    )
