@@ -2,15 +2,18 @@
 
 from datetime import UTC, datetime
 
+from django.db.models import Q
+
 from keyvault.models.masking import MaskAuthority
 
 
 def pinned(name: str, url: str, mask_group: str, public: bytes, pinned_s: int, mac: bytes) -> None:
     """A mask authority that was pinned; what another record said of its name or key was of an act not committed."""
-    MaskAuthority.objects.filter(public=public).exclude(name=name).delete()
+    fields = {"name": name, "url": url, "mask_group": mask_group, "public": public, "mac": mac}
     pinned_at = datetime.fromtimestamp(pinned_s, UTC)
-    fields = {"url": url, "mask_group": mask_group, "public": public, "mac": mac, "pinned_at": pinned_at}
-    MaskAuthority.objects.update_or_create(name=name, defaults=fields)
+    standing = MaskAuthority.objects.filter(Q(name=name) | Q(public=public))
+    if not standing.update(**fields, pinned_at=pinned_at):
+        MaskAuthority.objects.create(**fields, pinned_at=pinned_at)
 
 
 def withdrawn(name: str, withdrawn_s: int) -> None:

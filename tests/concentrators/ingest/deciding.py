@@ -83,6 +83,7 @@ class Scene:
     locks: bool = True
     received_at: datetime = RECEIVED
     scheme: str = "ccm"
+    masks: bool = False  # whether the meter masks what it measures
     opened_s: int = KNOWN_TIME_S  # when the session began, and which one the frame is of
     session_is_kept: bool = True
     session_floor: bytes = b""
@@ -95,6 +96,11 @@ class Scene:
     @property
     def kid(self) -> bytes:
         return KID + self.context
+
+    @property
+    def content_suffix(self) -> str:
+        """What the name of the scheme says after its envelope."""
+        return " + masked" if self.masks else " + signed" * (self.coupons is not None)
 
     def octets(self) -> bytes:
         frame = self.seal(self.counter, self.payload)
@@ -122,7 +128,7 @@ class Scene:
         key.kid_context = self.context
         if self.key_opens and self.key_state in opening.ACCEPTABLE:
             cipher = ENVELOPES[self.scheme].cipher(key)
-        row = key_row(1, 1, self.key_state, key.algorithm, self.scheme + " + signed" * (self.coupons is not None))
+        row = key_row(1, 1, self.key_state, key.algorithm, self.scheme + self.content_suffix)
         if not self.context:
             return CountedKey(16, row, cipher, self.highest, self.floor, self.gaps)
         if not self.session_is_kept:
