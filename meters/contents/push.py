@@ -4,9 +4,13 @@ from meters.contents.lines import Catalogue, Content, RegisterRow
 from meters.contents.plain import check_bounds, check_over, once
 from meters.readings.push.definition import Definition
 from meters.readings.push.profiles import ContentError, OtherMeterError, PushValue, parse_notification, read
+from meters.readings.push.shapes import Shape, learn
 from meters.readings.push.skeleton import digest
 from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
+
+_MANUFACTURER_OCTETS = 3  # of a title
+_SHAPES_LOOKED_AT = 200
 
 
 class PushReader:
@@ -14,6 +18,8 @@ class PushReader:
 
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
+        self._shapes: dict[tuple[int, bytes], list[Shape]] = {}  # by the octets of a notification, and manufacturer
+        self._looked_at: set[tuple[int, bytes, str]] = set()
         self._profiles: dict[bytes, list[tuple[bytes, Definition]]] = {}
         for prefix, sha256, definition in registers.profiles:
             self._profiles.setdefault(sha256, []).append((prefix, definition))
@@ -29,6 +35,11 @@ class PushReader:
         lengths: Lengths | None = None,
     ) -> list[Value]:
         """The values of a notification, or PayloadError: see Reader."""
+        place = len(payload), system_title[:_MANUFACTURER_OCTETS]
+        for shape in self._shapes.get(place, ()):
+            found = shape.values(payload, period)
+            if found is not None:
+                return found
         try:
             notification = parse_notification(payload)
             definition = self._definition(notification.skeleton, system_title)
@@ -37,7 +48,26 @@ class PushReader:
             raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, str(error)) from None
         except ContentError as error:
             raise _invalid(str(error)) from None
-        return self._values(said, definition, interval_minutes, period, lengths)
+        values = self._values(said, definition, interval_minutes, period, lengths)
+        self._learn(place, payload, notification.skeleton, definition, system_title)
+        return values
+
+    def _learn(
+        self, place: tuple[int, bytes], payload: bytes, skeleton: str, definition: Definition, system_title: bytes
+    ) -> None:
+        """Keep the shape of a notification that was read, if it has one: the next one is read by it.
+
+        Not where single meters have profiles of their own for the same form.
+        """
+        looked_at = (*place, skeleton)
+        if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT:
+            return
+        self._looked_at.add(looked_at)
+        prefixes = [prefix for prefix, _ in self._profiles[digest(skeleton)]]
+        if all(len(prefix) == _MANUFACTURER_OCTETS for prefix in prefixes):
+            shape = learn(payload, definition, system_title, self._registers.get)
+            if shape is not None:
+                self._shapes.setdefault(place, []).append(shape)
 
     def _definition(self, skeleton: str, system_title: bytes) -> Definition:
         """The profile of a form: of several that of the longest part of the title, then the newest."""

@@ -24,6 +24,8 @@ _NUMBERS = {
         0x17: "f", 0x18: "d", 0x1C: "b", 0x1D: "h", 0x1E: "i", 0x1F: "B", 0x20: "H", 0x21: "I",
     }.items()
 }  # fmt: skip
+_PAIR = bytes((STRUCTURE, 2))
+_OBIS_OCTETS = 6
 DELTAS = frozenset(range(0x1C, 0x22))
 _FIXED = {DATE_TIME: 12, DATE: 5, TIME: 4}
 STRINGS = frozenset((OCTETS, TEXT, UTF8))
@@ -47,6 +49,41 @@ def decode(octets: bytes, start: int = 0) -> Item:
     if decoder.at != len(octets):
         raise MalformedError(f"{len(octets) - decoder.at} octets follow the data", decoder.at)
     return item
+
+
+class Leaf(NamedTuple):
+    """Where the value of an item lies that holds no others: octets ``start`` to ``end``, without tag and length.
+
+    ``is_constant``: it says what the values around it are (an OBIS code, scaler, unit), and is of the form.
+    """
+
+    tag: int
+    start: int
+    end: int
+    is_constant: bool
+
+    @property
+    def octets(self) -> int:
+        return self.end - self.start
+
+    @property
+    def is_string(self) -> bool:
+        return self.tag in STRINGS
+
+
+def leaves_of(octets: bytes, start: int = 0) -> list[Leaf]:
+    """The leaves of the one item that the octets from ``start`` on are, in order; MalformedError as ``decode``."""
+    decoder = _Tracing(octets, start)
+    decoder.item(0)
+    found = []
+    for place, (tag, first, end) in enumerate(decoder.spans):
+        following = decoder.spans[place + 1][0] if place + 1 < len(decoder.spans) else NULL
+        preceding = decoder.spans[place - 1] if place else (NULL, 0, 0)
+        is_scaler = tag == INT8 and following == ENUM and octets[first - 3 : first - 1] == _PAIR
+        is_unit = tag == ENUM and preceding[0] == INT8 and octets[preceding[1] - 3 : preceding[1] - 1] == _PAIR
+        is_obis = tag == OCTETS and end - first == _OBIS_OCTETS and octets[end - 1] == 0xFF
+        found.append(Leaf(tag, first, end, is_scaler or is_unit or is_obis))
+    return found
 
 
 class _Decoder:
@@ -150,3 +187,19 @@ class _Decoder:
         self._left -= count
         if self._left < 0:
             raise MalformedError(f"more than {MOST_ITEMS} items", self.at)
+
+
+class _Tracing(_Decoder):
+    """Notes the tag of each item that holds no others, and where its value lies."""
+
+    def __init__(self, octets: bytes, at: int) -> None:
+        super().__init__(octets, at)
+        self.spans: list[tuple[int, int, int]] = []
+
+    def _simple(self, tag: int) -> Item:
+        start = self.at
+        item = super()._simple(tag)
+        if isinstance(item.value, bytes):
+            start = self.at - len(item.value)
+        self.spans.append((tag, start, self.at))
+        return item

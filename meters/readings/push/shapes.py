@@ -1,0 +1,178 @@
+"""Notifications of one form, read by comparing octets: what most frames of a fleet are. Pure.
+
+A shape is learned from a notification that the general reader has read. It gives the same values, and leaves every
+notification that differs in an octet which is no value, or is out of time or of bounds, to the general reader. It saves
+nine tenths of the time of reading (``make bench`` has the part dlms).
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from keyvault.schemes.dlms.axdr import Leaf, leaves_of
+from keyvault.schemes.dlms.notification import DATE_TIME_OCTETS
+from meters.contents.lines import RegisterRow
+from meters.readings.push.clocks import ClockError, ClockRules, unix_second
+from meters.readings.push.definition import Definition, Kind, Role
+from meters.readings.push.profiles import ContentError, Notification, PushValue, parse_notification, read
+from meters.readings.push.skeleton import OBIS_OCTETS, is_pushlist
+from meters.values import PayloadTimes, Value
+
+_NUMBERS = {0x05: "i", 0x06: "I", 0x0F: "b", 0x10: "h", 0x11: "B", 0x12: "H", 0x14: "q", 0x15: "Q"}
+_INVOKE_ID = (1, 5)
+_KINDS = (Kind.OBIS, Kind.POSITIONAL)
+_CLOCKS_KEPT = 256
+_new_value = tuple.__new__  # a third of the time of Value(...)
+
+
+class _Column(NamedTuple):
+    """What a number becomes: steps of a register, within its bounds."""
+
+    register_id: int
+    steps: int  # of one of the number
+    minimum: int
+    maximum: int
+    is_event: bool
+
+
+class Shape:
+    """The octets of the notifications of one form, and what their numbers are."""
+
+    __slots__ = ("_columns", "_mask", "_pattern", "_rules", "_seconds", "_unpack", "octets")
+
+    def __init__(self, mask: bytes, payload: bytes, form: str, columns: Sequence[_Column], rules: ClockRules) -> None:
+        self.octets = len(payload)
+        self._mask = int.from_bytes(mask, "big")
+        self._pattern = int.from_bytes(payload, "big") & self._mask
+        self._unpack = struct.Struct(form).unpack
+        self._columns = columns
+        self._rules = rules
+        self._seconds: dict[bytes, int] = {}  # of the date-times of late
+
+    def values(self, payload: bytes, period: PayloadTimes) -> list[Value] | None:
+        """The values of a notification of this shape; None of any other, or of one for the general reader to refuse."""
+        if int.from_bytes(payload, "big") & self._mask != self._pattern:
+            return None
+        clock, *numbers = self._unpack(payload)
+        at_s = self._seconds.get(clock)
+        if at_s is None:
+            at_s = self._second(clock)
+        if at_s is None or not period.earliest_s <= at_s <= period.latest_s:
+            return None
+        values = []
+        for (register_id, factor, minimum, maximum, is_event), number in zip(self._columns, numbers, strict=True):
+            steps = number * factor
+            if not minimum <= steps <= maximum:
+                return None
+            values.append(_new_value(Value, (at_s, register_id, steps, 0, is_event, False)))
+        return values
+
+    def _second(self, clock: bytes) -> int | None:
+        try:
+            at_s = unix_second(clock, self._rules)
+        except ClockError:
+            return None
+        if len(self._seconds) >= _CLOCKS_KEPT:
+            self._seconds.clear()
+        self._seconds[clock] = at_s
+        return at_s
+
+
+def learn(
+    payload: bytes, definition: Definition, title: bytes, register_of: Callable[[str], RegisterRow | None]
+) -> Shape | None:
+    """The shape of a notification that was read; None where its form is not one for octets to be compared."""
+    columns = (*definition.by_place.values(), *definition.by_obis.values())
+    if definition.kind not in _KINDS or definition.thin_s or any(one.role is Role.SYSTEM_TITLE for one in columns):
+        return None
+    notification = parse_notification(payload)
+    if notification.data is None or is_pushlist(notification.data.body):
+        return None
+    body_at = 5 + len(notification.data.date_time_head) + len(notification.data.date_time)
+    leaves = leaves_of(payload, body_at)
+    if any(leaf.octets == OBIS_OCTETS and leaf.is_string and not leaf.is_constant for leaf in leaves):
+        return None  # with other values it would be an OBIS code, and the form another one
+    said = read(notification, definition, title)
+    clock_at = _clock_at(payload, notification, leaves, definition, title)
+    places = _places(payload, said, leaves, definition, title)
+    if clock_at is None or places is None or len({one.obis for one in said}) < len(said):
+        return None
+    found = [_column(one, definition, register_of(one.obis)) for one in said]
+    if any(one is None for one in found):
+        return None
+    mask = bytearray(b"\xff" * len(payload))
+    blank = [_INVOKE_ID, (clock_at, clock_at + DATE_TIME_OCTETS)]
+    if notification.data.date_time:
+        blank.append((body_at - DATE_TIME_OCTETS, body_at))
+    blank += [(leaf.start, leaf.end) for leaf in leaves if not leaf.is_constant]
+    for start, end in blank:
+        mask[start:end] = bytes(end - start)
+    order = sorted(range(len(said)), key=lambda number: places[number].start)
+    fields = [(clock_at, f"{DATE_TIME_OCTETS}s", DATE_TIME_OCTETS)]
+    fields += [(places[number].start, _NUMBERS[places[number].tag], places[number].octets) for number in order]
+    if fields != sorted(fields):
+        return None  # a clock after the numbers
+    in_order = [one for number in order if (one := found[number]) is not None]
+    return Shape(bytes(mask), payload, _form(fields, len(payload)), in_order, definition.clock)
+
+
+def _form(fields: Sequence[tuple[int, str, int]], length: int) -> str:
+    """A format of the struct module that takes the fields (start, format, octets) out of so many octets."""
+    parts, at = [">"], 0
+    for start, form, octets in fields:
+        parts.append(f"{start - at}x{form}")
+        at = start + octets
+    return "".join(parts) + f"{length - at}x"
+
+
+def _column(one: PushValue, definition: Definition, register: RegisterRow | None) -> _Column | None:
+    """What the numbers of a value become; None where that takes more than a multiplication."""
+    if register is None or register.is_interval or one.scaler < register.scaler:
+        return None
+    steps = definition.factor(one.units[0]) * 10 ** (one.scaler - register.scaler)
+    minimum, maximum = max(register.minimum, -(2**63)), min(register.maximum, 2**63 - 1)
+    return _Column(register.id, steps, minimum, maximum, register.is_event)
+
+
+def _places(
+    payload: bytes, said: Sequence[PushValue], leaves: Sequence[Leaf], definition: Definition, title: bytes
+) -> list[Leaf] | None:
+    """The leaf that each value comes from: the general reader tells, when that leaf alone is another."""
+    found: list[Leaf | None] = [None] * len(said)
+    for leaf in leaves:
+        if leaf.is_constant or leaf.tag not in _NUMBERS:
+            continue
+        changed = _read_changed(payload, leaf.end - 1, definition, title)
+        if changed is None or len(changed) != len(said):
+            return None
+        for number, (before, after) in enumerate(zip(said, changed, strict=True)):
+            if before != after:
+                if found[number] is not None or before.at_s != after.at_s:
+                    return None
+                found[number] = leaf
+    places = [leaf for leaf in found if leaf is not None]
+    return places if len(places) == len(said) else None
+
+
+def _clock_at(
+    payload: bytes, notification: Notification, leaves: Sequence[Leaf], definition: Definition, title: bytes
+) -> int | None:
+    """Where the date-time begins that the values have their time from."""
+    if notification.data is not None and definition.clock_from == "apdu":
+        return 5 + len(notification.data.date_time_head)
+    before = read(notification, definition, title)
+    for leaf in leaves:
+        if leaf.is_string and leaf.octets == DATE_TIME_OCTETS:
+            changed = _read_changed(payload, leaf.start + 7, definition, title)  # its second
+            if changed and before and changed[0].at_s != before[0].at_s:
+                return leaf.start
+    return None
+
+
+def _read_changed(payload: bytes, at: int, definition: Definition, title: bytes) -> list[PushValue] | None:
+    """What a notification says where one bit of it is another; None where it is refused."""
+    changed = payload[:at] + bytes((payload[at] ^ 1,)) + payload[at + 1 :]
+    try:
+        return read(parse_notification(changed), definition, title)
+    except ContentError:
+        return None

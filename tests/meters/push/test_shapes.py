@@ -1,0 +1,90 @@
+"""Notifications that are read by comparing octets: as the general reader reads them, or not at all."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meters.contents.lines import Catalogue, PushProfileRow, RegisterRow
+from meters.contents.push import PushReader
+from meters.readings.obis import STANDARD_REGISTERS, RegisterKind
+from meters.readings.push.definition import parse_definition
+from meters.readings.push.profiles import parse_notification
+from meters.readings.push.skeleton import digest
+from meters.values import PayloadError, PayloadTimes, Value
+from tests.dlms_frames import plaintexts
+from tests.meters.push.profiles import definition_for
+
+TITLE = bytes.fromhex("545354ae6af2a9a4")
+ALWAYS = PayloadTimes(0, 2**40)
+_MAXIMUM = 70_000_000
+REGISTERS = {
+    one.obis_code: RegisterRow(
+        number, one.unit, one.scaler, one.kind is RegisterKind.INTERVAL, one.kind is RegisterKind.EVENT, -5, _MAXIMUM
+    )
+    for number, one in enumerate(STANDARD_REGISTERS)
+}
+REGISTERS |= {
+    f"1-0:{code}.7.0": RegisterRow(
+        100 + code, "var" if code < 13 else "/", 0 if code < 13 else -3, False, False, 0, 9999
+    )
+    for code in (3, 4)
+}
+for code in ("31", "51", "71"):  # finer than the frame: what it says is multiplied
+    REGISTERS[f"1-0:{code}.7.0"] = REGISTERS[f"1-0:{code}.7.0"]._replace(scaler=-3)
+SHAPED = {
+    "dp_mbus_netz_noe_p1", "fkw9_2", "hasm_sim-three-phase", "amshan_kaifa_no_list_2", "positional", "db_sc30",
+    "tag_0c_datetime", "dp_hdlc_kamstrup_omnipower",
+}  # fmt: skip
+SAMPLES = {name: (said, plaintext) for name, said, plaintext in plaintexts() if name in SHAPED}
+
+
+def reader(name: str) -> PushReader:
+    said, plaintext = SAMPLES[name]
+    skeleton = parse_notification(plaintext).skeleton
+    row = PushProfileRow(TITLE[:3], digest(skeleton), parse_definition(definition_for(name, said)))
+    return PushReader(Catalogue(REGISTERS, [row]))
+
+
+def answer(reads: PushReader, payload: bytes, period: PayloadTimes = ALWAYS) -> "list[Value] | tuple[str, str]":
+    try:
+        return sorted(reads.read(payload, TITLE, 30, period))
+    except PayloadError as error:
+        return error.reason.value, str(error)
+
+
+def learned(name: str) -> PushReader:
+    reads = reader(name)
+    values = reads.read(SAMPLES[name][1], TITLE, 30, ALWAYS)
+    ((shape,),) = reads._shapes.values()
+    assert sorted(shape.values(SAMPLES[name][1], ALWAYS) or []) == sorted(values)
+    return reads
+
+
+@pytest.mark.parametrize("name", sorted(SHAPED))
+def test_a_sample_leaves_its_shape_behind(name: str) -> None:
+    learned(name)
+
+
+@pytest.mark.parametrize("name", sorted(SHAPED))
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_shape_gives_what_the_general_reader_gives(name: str, data: st.DataObject) -> None:
+    fast = learned(name)
+    payload = bytearray(SAMPLES[name][1])
+    for at in data.draw(st.lists(st.integers(0, len(payload) - 1), max_size=4)):
+        payload[at] = data.draw(st.integers(0, 255))
+    period = data.draw(st.sampled_from([ALWAYS, PayloadTimes(1_650_000_000, 1_750_000_000)]))
+    assert answer(fast, bytes(payload), period) == answer(reader(name), bytes(payload), period)
+
+
+def test_no_shape_is_kept_where_single_meters_have_profiles_of_their_own() -> None:
+    said, plaintext = SAMPLES["db_sc30"]
+    sha256 = digest(parse_notification(plaintext).skeleton)
+    definition = parse_definition(definition_for("db_sc30", said))
+    twice = parse_definition({**definition_for("db_sc30", said), "factor": {"current_ratio": 2}})
+    rows = [PushProfileRow(TITLE[:3], sha256, definition), PushProfileRow(TITLE, sha256, twice)]
+    reads = PushReader(Catalogue(REGISTERS, rows))
+    other = TITLE[:7] + b"\x00"
+    ours, theirs = (reads.read(plaintext, title, 30, ALWAYS) for title in (TITLE, other))
+    assert ours != theirs
+    assert reads.read(plaintext, TITLE, 30, ALWAYS) == ours
