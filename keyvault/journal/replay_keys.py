@@ -165,7 +165,8 @@ _UPSERT_KEYS = """
         fingerprint = excluded.fingerprint, scheme = excluded.scheme,
         agreement_key_id = excluded.agreement_key_id, state = excluded.state,
         version = k.version + 1, offered_at = NULL
-    WHERE k.fingerprint IS DISTINCT FROM excluded.fingerprint
+    WHERE (k.fingerprint, k.scheme, k.algorithm, k.agreement_key_id) IS DISTINCT FROM
+          (excluded.fingerprint, excluded.scheme, excluded.algorithm, excluded.agreement_key_id)
       AND (k.epoch = 0
            OR NOT EXISTS (SELECT 1 FROM keyvault_invocationcounter c WHERE c.key_id = k.id AND c.highest >= 0)
               AND NOT EXISTS (SELECT 1 FROM keyvault_session s WHERE s.key_id = k.id))

@@ -640,3 +640,19 @@ def test_leave_to_enrol_again_in_the_second_of_the_enrolment_comes_back(folder: 
 
     assert_brought_back(folder, act)
     assert authorities.awaited().count() == 1
+
+
+def test_a_key_of_the_same_octets_comes_back_for_the_scheme_that_was_committed(folder: Path) -> None:
+    """A derived or agreed key is the same in every scheme: the fingerprint does not tell them apart."""
+    provision_devices(TITLES[:1], fleet_key=create_fleet_key("spring"))
+
+    def act() -> None:
+        with transaction.atomic():
+            epochs.begin(TITLES[:1], 11, scheme="ccm")  # journaled, and the process died
+            transaction.set_rollback(True)
+        epochs.begin(TITLES[:1], scheme="session")
+
+    lose(act)
+    bring_up(folder)
+    key = DeviceKey.objects.get(system_title=TITLES[0], epoch=2)
+    assert (key.scheme, key.algorithm) == ("session", 10)
