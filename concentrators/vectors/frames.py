@@ -1,5 +1,6 @@
 """Vectors of frames: each envelope's known answers, forms that are refused, counters, keys."""
 
+import gzip
 from typing import Any
 
 import cbor2
@@ -194,6 +195,10 @@ def _refused_keys() -> Vectors:
 def _refused_counters() -> Vectors:
     first = ccm(COUNTER, PAYLOAD)
     yield frame("counter/the-same-frame-again", first, "duplicate", before=[first])
+    late = {"before": [first], "before_received_at": RECEIVED_S}
+    for days, verdict in ((9, "duplicate"), (11, "replayed")):
+        received = RECEIVED_S + days * 86_400
+        yield frame(f"counter/the-same-frame-after-{days}-days", first, verdict, **late, received_at=received)
     other = ccm(COUNTER, energy(113, TIME_S + 1800))
     yield frame("counter/other-content", other, "counter_reused", before=[first])
     yield frame("counter/a-lower-one-later", ccm(5, EVENT), before=[first])
@@ -210,6 +215,11 @@ def _uplinks() -> Vectors:
     yield {"id": "uplink/two-frames", **uplink, "body": body, "frames": frames, "status": 202}
     longer = b"\x59\x00" + body[1:]
     yield {"id": "uplink/longer-head", **uplink, "body": longer, "frames": frames, "status": 202}
+    members = gzip.compress(body[:87], mtime=0) + gzip.compress(body[87:], mtime=0)
+    more = {"content_encoding": "gzip", "frames": frames, "status": 202}
+    yield {"id": "uplink/gzip-of-two-members", **uplink, "body": members, **more}
+    cut = members[:-9] + members[-8:]
+    yield {"id": "uplink/gzip-that-is-damaged", **uplink, "body": cut, "content_encoding": "gzip", "status": 400}
     indefinite = b"\x5f" + body + b"\xff"
     yield {"id": "uplink/indefinite-length", **uplink, "body": indefinite, "status": 400}
     yield {"id": "uplink/cut-off", **uplink, "body": body[:-1], "status": 400}

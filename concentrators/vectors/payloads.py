@@ -12,6 +12,7 @@ _WH: dict[Any, Any] = {0: LOAD_PROFILE, 1: "Wh", 2: 112}
 _INTERVAL: dict[Any, Any] = {-1: 26, -3: TIME_S} | _WH
 _REGISTER: dict[Any, Any] = {-1: 26, -3: TIME_S, 0: "1-0:1.8.0", 1: "Wh", 2: 1_234_567}
 _VOLTAGE: dict[Any, Any] = {-3: TIME_S, 0: "1-0:32.7.0", 1: "V"}
+_ANOTHER = "urn:dev:mac:0024befffe804ff2:"
 _HOUR_S = 3600
 
 
@@ -60,6 +61,7 @@ def _refused() -> dict[str, dict[str, bytes]]:
         "text-value": [{-1: 26, -3: TIME_S, 0: LOAD_PROFILE, 1: "Wh", 3: "112"}],
         "boolean-value": [{-1: 26, -3: TIME_S, 0: LOAD_PROFILE, 1: "Wh", 4: True}],
         "not-a-number": [_INTERVAL | {2: float("nan")}],
+        "names-another-meter-and-has-no-number": [{-2: _ANOTHER} | _INTERVAL | {2: float("nan")}],
         "value-of-more-than-63-bits": [_INTERVAL | {2: 2**63}],
         "secondary-unit-of-bver-10": [_INTERVAL | {-1: 10}],
         "bver-5": [_INTERVAL | {-1: 5}],
@@ -80,7 +82,10 @@ def _refused() -> dict[str, dict[str, bytes]]:
             "not-a-multiple-of-the-step": [_VOLTAGE | {2: cbor2.CBORTag(4, [-2, 22985])}],
             "off-the-grid": [_INTERVAL | {-3: TIME_S + 60}],
         },
-        "identity_mismatch": {"names-another-meter": [{-2: "urn:dev:mac:0024befffe804ff2:"} | _INTERVAL]},
+        "identity_mismatch": {
+            "names-another-meter": [{-2: _ANOTHER} | _INTERVAL],
+            "names-another-meter-and-has-two-values-of-a-register": [{-2: _ANOTHER} | _INTERVAL, _WH],
+        },
         "too_old": {"before-the-retention-period": [_INTERVAL | {-3: 2**28 + 1800 - 2**28 % 1800}]},
         "clock_skew": {
             "ahead": [_REGISTER | {-3: TIME_S + _HOUR_S + 301}],

@@ -49,7 +49,7 @@ def of_kind(*kinds: str) -> list[dict[str, Any]]:
 
 def _octets(value: Any) -> Any:
     if isinstance(value, dict):
-        words = {"id", "kind", "scheme", "verdict", "says", "source", "issuer", "audience"}
+        words = {"id", "kind", "scheme", "verdict", "says", "source", "issuer", "audience", "content_encoding"}
         return {name: one if name in words else _octets(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_octets(one) for one in value]
@@ -114,7 +114,8 @@ def test_what_the_head_end_says_of_frames() -> None:
         with _forgotten(), _provisioned(one):
             received_at = datetime.fromtimestamp(one["received_at"], UTC)
             for before in one.get("before", ()):
-                assert _verdict(other, before, received_at) == "accepted", one["id"]
+                earlier = datetime.fromtimestamp(one.get("before_received_at", one["received_at"]), UTC)
+                assert _verdict(other, before, earlier) == "accepted", one["id"]
             verdict = _verdict(concentrator, one["frame"], received_at)
         if verdict != one["verdict"]:
             wrong[one["id"]] = verdict, one["verdict"]
@@ -187,11 +188,12 @@ def test_what_the_head_end_says_of_enrolments() -> None:
 def test_uplinks(one: dict[str, Any], db: None) -> None:
     concentrator = ConcentratorFactory.create()
     at = datetime.fromtimestamp(material.RECEIVED_S, UTC)
+    encoding = one.get("content_encoding", "")
     if one["status"] != 202:
         with pytest.raises(reception.UplinkError):
-            reception.receive(concentrator.pk, one["body"], at, lambda *_, **__: None)
+            reception.receive(concentrator.pk, reception.decode(one["body"], encoding), at, lambda *_, **__: None)
         return
-    receipt = reception.receive(concentrator.pk, one["body"], at, lambda *_, **__: None)
+    receipt = reception.receive(concentrator.pk, reception.decode(one["body"], encoding), at, lambda *_, **__: None)
     assert receipt.frames == len(one["frames"])
 
 
