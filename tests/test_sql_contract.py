@@ -29,6 +29,10 @@ ELSEWHERE = {
             *("meters_meter", "meters_meterevent", "meters_register"),
         },
     ),
+    "ami_headend/alerts/conditions/signed.py": (
+        _ALL_AT_ONCE,
+        {"keyvault_coupon", "keyvault_couponlist", "keyvault_devicekey", "keyvault_meteridentity", "meters_meter"},
+    ),
     "ami_headend/alerts/high_water_marks.py": (_ALL_AT_ONCE, {"concentrators_integrityfailure", "meters_meterevent"}),
     "ami_headend/backup/databases.py": ("the database that is replaced has other tables", {"concentrators_uplink"}),
     "ami_headend/backup/making.py": ("a dump leaves sessions out", {"signin_session"}),

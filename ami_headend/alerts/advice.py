@@ -124,6 +124,15 @@ _ADVICE = {
             "Where totals are out of range, compare the signed answers with each authority's log.",
         ),
     ),
+    Condition.COUPONS_OUT: Advice(
+        "A meter that signs its readings has no coupon left, so it keeps them and waits, or they wait here as "
+        "coupon_unknown.",
+        (
+            "See whether its identity is registered (manage.py meter_identity): without one its coupon lists wait.",
+            "If it is, look at its failures: a list with another signature, or with a coupon that stands, is refused.",
+            "If nothing comes from it at all, look at the meter and its concentrator.",
+        ),
+    ),
     Condition.AUDIT_BROKEN: Advice(
         "Somebody without the audit key changed or cut off the record of acts on keys in the database.",
         (

@@ -7,7 +7,7 @@ from ami_headend.core.sql import fetch_rows, int_array
 
 
 class Proof(NamedTuple):
-    """The COSE_Sign1s that signatures under some coupons are verified by; of no two is there one twice.
+    """The COSE_Sign1s that signatures under some coupons are verified by; each of them once.
 
     ``second`` are signatures and lists that were refused, since they use or announce one of the coupons again.
     """

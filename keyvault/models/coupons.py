@@ -29,7 +29,7 @@ class CouponList(models.Model):
     """A list that announced coupons of a meter, as the meter signed it; ``public`` is its Y (32 octets)."""
 
     id = models.BigAutoField(primary_key=True)
-    identity = models.ForeignKey(MeterIdentity, models.PROTECT)
+    identity = models.ForeignKey(MeterIdentity, models.PROTECT)  # its index tells of a meter's lists
     octets = models.BinaryField(max_length=1024, help_text="COSE_Sign1")
     digest = models.BinaryField(max_length=32, unique=True, help_text="SHA-256 of the octets")
     public = models.BinaryField(max_length=32, help_text="Y, a point of edwards25519")
@@ -54,6 +54,7 @@ class Coupon(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["system_title", "epoch", "number"], name="coupon_once")]
+        indexes = [models.Index(fields=["system_title"], condition=models.Q(spent_on=None), name="coupon_left")]
 
     def __str__(self) -> str:
         return f"coupon {self.number} of {bytes(self.system_title).hex()}, epoch {self.epoch}"

@@ -39,6 +39,9 @@ AUTHENTIC = frozenset(
         FailureKind.CLOCK_SKEW,
         FailureKind.TOO_OLD,
         FailureKind.READING_CONFLICT,
+        FailureKind.COUPON_UNKNOWN,
+        FailureKind.SIGNATURE_INVALID,
+        FailureKind.COUPON_REUSED,
     }
 )
 
