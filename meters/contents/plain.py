@@ -136,7 +136,6 @@ class _MismatchError(Exception):
     """A record that does not fit its register or the registered length.
 
     ``value`` is its value if only the time does not fit.
-
     """
 
     def __init__(self, detail: str, value: Value | None = None) -> None:
