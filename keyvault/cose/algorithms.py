@@ -1,10 +1,10 @@
-"""COSE algorithms this head-end speaks, as tables of sizes. Pure."""
+"""The COSE algorithms of this head-end, as tables of sizes. Pure."""
 
 from typing import NamedTuple
 
 
 class Algorithm(NamedTuple):
-    """An algorithm and its sizes in octets; of AES-CCM (RFC 9053 section 4.2) L = 2 leaves a nonce of 13."""
+    """An algorithm and its sizes in octets. AES-CCM (RFC 9053 section 4.2) has L = 2, and so a nonce of 13."""
 
     name: str
     key_octets: int
@@ -41,8 +41,8 @@ HPKE: dict[int, Algorithm] = {
 
 
 def command_algorithm(alg: int) -> int:
-    """The algorithm of commands under a key that was provisioned for ``alg``: AES-CCM with a full tag in every scheme.
+    """Return the algorithm of commands under a key for ``alg``: AES-CCM with a full tag, in every scheme.
 
-    With keys of 256 bits where ``alg`` is AES-CCM-16-64-256, else of 128.
+    Its keys have 256 bits if ``alg`` is AES-CCM-16-64-256, else 128.
     """
     return AES_CCM_16_128_256 if alg == AES_CCM_16_64_256 else AES_CCM_16_128_128

@@ -1,8 +1,7 @@
 """Forms of frames: COSE messages in deterministic encoding, compared octet by octet with what a form says. Pure.
 
-A form has one valid encoding (RFC 8949 section 4.2.1). Its heads are all that its frames may begin with up to the
-kid, so that taking one apart is a look into a table and a few comparisons; what is wrong with octets that are none
-is looked for step by step afterwards.
+A form has one valid encoding (RFC 8949 section 4.2.1). Its table of heads has all octets that a frame may have before
+the kid: parsing is one look-up and a few comparisons. Only for malformed octets the fault is searched step by step.
 """
 
 import re
@@ -12,9 +11,9 @@ KID_OCTETS = 10
 
 
 class Head(NamedTuple):
-    """Where a frame's parts stand, by the octets before its kid.
+    """The offsets of the parts of a frame, for the octets before its kid.
 
-    ``end`` is the end of the protected header, ``counter_head`` what stands between kid and counter.
+    ``end`` is the end of the protected header, ``counter_head`` the octets between kid and counter.
     """
 
     alg: int
@@ -27,21 +26,21 @@ class Head(NamedTuple):
     counter_head: bytes
 
 
-# What stands between protected header and ciphertext: {}, and the head of the ciphertext; by the number of octets from
-# there to the end of the frame, up to a ciphertext of 255 octets.
+# The octets between protected header and ciphertext: {}, and the head of the ciphertext; by the number of octets from
+# there to the end of the frame, for a ciphertext of up to 255 octets.
 _TAILS = {2 + octets: bytes((0xA0, 0x40 + octets)) for octets in range(24)} | {
     3 + octets: bytes((0xA0, 0x58, octets)) for octets in range(24, 256)
 }
-short_tail = _TAILS.get  # for those who import it: the method of an imported name costs each frame 60 ns
+short_tail = _TAILS.get  # bound once: the method of an imported name costs each frame 60 ns
 
 
 def long_tail(rest: int) -> bytes:
-    """As short_tail, of a ciphertext of 256 to 65,535 octets; nothing where ``rest`` is of no such frame."""
+    """Like short_tail for a ciphertext of 256 to 65,535 octets; empty if no such frame has ``rest`` octets there."""
     return b"\xa0\x59" + (rest - 4).to_bytes(2, "big") if 256 <= rest - 4 <= 0xFFFF else b""
 
 
 def bstr_head(length: int) -> bytes:
-    """The head of a CBOR byte string in shortest form (RFC 8949 section 3.1, major type 2), up to 65,535 octets."""
+    """Return the shortest head of a CBOR byte string (RFC 8949 section 3.1, major type 2), up to 65,535 octets."""
     if length < 24:
         return bytes((0x40 + length,))
     if length < 256:
@@ -59,9 +58,9 @@ SHORT_ALGS: dict[bytes, int] = {
 
 
 def heads(start: bytes, algs: dict[bytes, int], more: int = 0) -> dict[bytes, Head]:
-    """The heads of frames with protected header {1: alg, 4: kid, 6: counter} and ``more`` octets of a fourth label.
+    """Return the heads for a protected header {1: alg, 4: kid, 6: counter} and ``more`` octets of a fourth label.
 
-    ``start`` is what stands before the protected header. The counter has 1 to 5 octets.
+    ``start`` are the octets before the protected header. The counter has 1 to 5 octets.
     """
     found = {}
     for alg, number in algs.items():
@@ -85,7 +84,7 @@ def heads(start: bytes, algs: dict[bytes, int], more: int = 0) -> dict[bytes, He
 
 
 class Label(NamedTuple):
-    """A label of the protected header: its octet, name, what its value looks like, and that in words."""
+    """A label of the protected header: its octet, its name, the form of its value, and that form in words."""
 
     octet: bytes
     name: str
@@ -108,10 +107,10 @@ COUNTER = label(6, "counter", _COUNTER, COUNTER_WORDS)
 
 
 class Form(NamedTuple):
-    """What the frames of an envelope look like, to say what is wrong with one that does not.
+    """The form of the frames of an envelope, to explain what is wrong with malformed ones.
 
-    ``strings`` are the names of the byte strings after the unprotected header; ``unprotected`` is what that looks
-    like, ``unprotected_words`` the same in words.
+    ``strings`` are the names of the byte strings after the unprotected header; ``unprotected`` is the
+    form of that header, ``unprotected_words`` the same in words.
     """
 
     message: str
@@ -124,7 +123,7 @@ class Form(NamedTuple):
 
     @property
     def items(self) -> int:
-        """How many items the array has."""
+        """Return the number of items in the array."""
         return 2 + len(self.strings)
 
 
@@ -133,9 +132,9 @@ _BSTR_HEAD = re.compile(rb"[\x40-\x57]|\x58[\x18-\xff]|\x59[^\x00].", re.DOTALL)
 
 
 def why_malformed(octets: bytes, form: Form) -> tuple[str, int]:
-    """One sentence for the operator: the first thing that is wrong with a frame of a form, and at which octet.
+    """Return the first fault of a frame of a form, in one sentence for the operator, and its octet.
 
-    ValueError (the caller's mistake) where nothing is.
+    ValueError (the caller's mistake) if there is none.
     """
     wrong = fault(octets, form)
     if wrong is None:
@@ -144,7 +143,7 @@ def why_malformed(octets: bytes, form: Form) -> tuple[str, int]:
 
 
 def fault(octets: bytes, form: Form) -> tuple[str, int] | None:
-    """As why_malformed; None where nothing is wrong."""
+    """Like why_malformed; None if nothing is wrong."""
     if not octets:
         return "the frame is empty", 0
     if octets[0] != 0xC0 + form.tag:
@@ -171,7 +170,7 @@ def fault(octets: bytes, form: Form) -> tuple[str, int] | None:
 
 
 def _why_protected(protected: bytes, labels: tuple[Label, ...]) -> tuple[str, int] | None:
-    """What is wrong with a protected header, and at which of its octets; or nothing."""
+    """Return what is wrong with a protected header, and at which of its octets; or None."""
     count = _COUNTS[len(labels)]
     if protected[:1] != bytes((0xA0 + len(labels),)):
         named = ", ".join(f"{one.octet[0]}: {one.name}" for one in labels)
@@ -192,16 +191,16 @@ def _why_protected(protected: bytes, labels: tuple[Label, ...]) -> tuple[str, in
 
 
 def read_bstr(octets: bytes, at: int) -> tuple[int, int] | None:
-    """Where the octets of a byte string begin and end whose head in shortest form is at ``at``; None where none is.
+    """Return begin and end of the octets of a byte string whose shortest head is at ``at``; None if there is none.
 
-    The end may lie behind that of ``octets``.
+    The end may be beyond that of ``octets``.
     """
     head = _BSTR_HEAD.match(octets, at)
     return None if head is None else (head.end(), head.end() + _announced(head.group()))
 
 
 def _why_strings(octets: bytes, position: int, names: tuple[str, ...]) -> tuple[str, int] | None:
-    """What is wrong with the byte strings that end a frame."""
+    """Return what is wrong with the byte strings at the end of a frame."""
     for name in names:
         string = read_bstr(octets, position)
         if string is None:
@@ -216,5 +215,5 @@ def _why_strings(octets: bytes, position: int, names: tuple[str, ...]) -> tuple[
 
 
 def _announced(head: bytes) -> int:
-    """How many octets the head of a byte string announces."""
+    """Return how many octets the head of a byte string announces."""
     return int.from_bytes(head[1:], "big") if len(head) > 1 else head[0] - 0x40

@@ -1,7 +1,8 @@
 """HPKE (RFC 9180) in mode_psk, single shot: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-128-GCM. Pure.
 
-X25519, HMAC and AES are pyca/cryptography's, which itself has the base mode alone; here is the key schedule (RFC 9180
-sections 4.1 and 5.1). tests/keyvault/schemes/test_hpke.py holds it against the vectors of the RFC and another library.
+X25519, HMAC and AES are those of pyca/cryptography, which has only the base mode of HPKE. This module has the key
+schedule (RFC 9180 sections 4.1 and 5.1); tests/keyvault/schemes/test_hpke.py compares it with the vectors of the RFC
+and another library.
 """
 
 from typing import NamedTuple
@@ -59,7 +60,7 @@ class Schedule(NamedTuple):
 
 
 class PskParty:
-    """One end of HPKE with a pre-shared key: what does not change from message to message. Holds no printable key.
+    """One party of HPKE with a pre-shared key: what all its messages have in common. Its keys cannot be printed.
 
     ``psk`` has at least 32 octets of entropy and is named by ``psk_id``; ``recipient`` is the recipient's public key
     (32 octets).
@@ -76,7 +77,7 @@ class PskParty:
         raise TypeError("a pre-shared key is never pickled or copied")
 
     def schedule(self, dh: bytes, enc: bytes, info: bytes) -> Schedule:
-        """Key and nonce of the message with that ephemeral public key, by its Diffie-Hellman value (32 octets)."""
+        """Return key and nonce for an ephemeral public key, from the Diffie-Hellman value (32 octets)."""
         eae_prk = _extract(_EAE_PRK + dh)
         shared_secret = _hmac(eae_prk, _SHARED_SECRET + enc + self._recipient + _FIRST_BLOCK)
         context = self._before_info_hash + _extract(_INFO_HASH + info)
@@ -88,9 +89,9 @@ class PskParty:
 
 
 def open_psk(party: PskParty, private: X25519PrivateKey, enc: bytes, sealed: bytes, info: bytes, aad: bytes) -> bytes:
-    """The plaintext of a message with the recipient's private key.
+    """Open a message with the private key of the recipient.
 
-    TagInvalidError where it does not open: forged, damaged, or an ``enc`` of small order (RFC 9180 section 7.1.4).
+    TagInvalidError if it does not open: forged, damaged, or an ``enc`` of small order (RFC 9180 section 7.1.4).
     """
     try:
         dh = private.exchange(X25519PublicKey.from_public_bytes(enc))
@@ -103,9 +104,9 @@ def open_psk(party: PskParty, private: X25519PrivateKey, enc: bytes, sealed: byt
 def seal_psk(
     party: PskParty, recipient: X25519PublicKey, ephemeral: X25519PrivateKey, plaintext: bytes, info: bytes, aad: bytes
 ) -> tuple[bytes, bytes]:
-    """The ephemeral public key (32 octets) and the ciphertext with its tag.
+    """Seal a message; return the ephemeral public key (32 octets), and the ciphertext with its tag.
 
-    ``ephemeral`` is made for one message and then forgotten.
+    ``ephemeral`` is used for one message only, and then deleted.
     """
     enc = ephemeral.public_key().public_bytes_raw()
     key, nonce = party.schedule(ephemeral.exchange(recipient), enc, info)

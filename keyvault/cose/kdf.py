@@ -10,7 +10,7 @@ from keyvault.cose.algorithms import CCM, HMAC_256_64
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, encode_bstr
 
 DEVICE_KEY_OCTETS = 32
-HEAD_END = b"HES"  # the party identity of the head-end in every context
+HEAD_END = b"HES"  # the identity of the head-end in every context
 
 _DIRECT_HKDF_SHA_256 = b"\xa1\x01\x29"  # {1: -10}
 _BASE_IV_BITS = 104
@@ -18,7 +18,7 @@ _SECRET_OCTETS = 32
 
 
 class TrafficKey:
-    """A traffic key and its Base IV: octets that never leave keyvault. It cannot be printed, compared or pickled."""
+    """A traffic key and its Base IV, which never leave keyvault. It cannot be printed, compared or pickled."""
 
     __slots__ = ("base_iv", "key")
 
@@ -31,10 +31,10 @@ class TrafficKey:
 
 
 def kdf_context(alg: int | str, bits: int, party_u: tuple[bytes, bytes | None], party_v: tuple[bytes, None]) -> bytes:
-    """COSE_KDF_Context (RFC 9053 section 5.2) as octets.
+    """Return the octets of a COSE_KDF_Context (RFC 9053 section 5.2).
 
-    ``alg`` is the COSE algorithm of the key or "IV-GENERATION", ``bits`` the length derived; a
-    party is (identity, nonce), its third field always nil.
+    ``alg`` is the COSE algorithm of the key or "IV-GENERATION", ``bits`` the derived length; a party is (identity,
+    nonce), its third field is always nil.
     """
     return b"\x84" + _item(alg) + _party(*party_u) + _party(*party_v) + _public_info(bits)
 
@@ -49,37 +49,37 @@ def _public_info(bits: int) -> bytes:
 
 
 def _party(identity: bytes, nonce: bytes | None) -> bytes:
-    """[identity, nonce, nil]. Written out, as there are four for every device whose key is not in memory."""
+    """Encode [identity, nonce, nil]; by hand for speed, as there are four for each device whose key is not cached."""
     return b"\x83" + encode_bstr(identity) + (_NIL if nonce is None else encode_bstr(nonce)) + _NIL
 
 
 def uplink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:
-    """Traffic key and Base IV from meter to head-end; ``device_key`` has 32 octets, ``system_title`` 8."""
+    """Derive traffic key and Base IV from meter to head-end; ``device_key`` has 32 octets, ``system_title`` 8."""
     return _derive(device_key, alg, (_title(system_title), _epoch(epoch)), (HEAD_END, None), salt)
 
 
 def downlink_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, salt: bytes = b"") -> TrafficKey:
-    """Traffic key and Base IV from head-end to meter; epoch 0 seals key commands under the transfer key."""
+    """Derive traffic key and Base IV from head-end to meter; those of epoch 0 (transfer key) seal key commands."""
     return _derive(device_key, alg, (HEAD_END, _epoch(epoch)), (_title(system_title), None), salt)
 
 
 def hop_key(device_key: bytes, system_title: bytes, epoch: int, alg: int, concentrator_title: bytes) -> TrafficKey:
-    """Traffic key and Base IV from meter to the concentrator with that system title (8 octets), which opens itself."""
+    """Derive traffic key and Base IV from meter to a concentrator (title of 8 octets) that opens its frames."""
     return _derive(device_key, alg, (_title(system_title), _epoch(epoch)), (_title(concentrator_title), None), b"")
 
 
 def uplink_secret(device_key: bytes, system_title: bytes, epoch: int, alg: int) -> bytes:
-    """A secret of 32 octets between meter and head-end for ``alg``: a key of HMAC, or a pre-shared key of HPKE."""
+    """Derive a secret of 32 octets between meter and head-end: an HMAC key, or a pre-shared key of HPKE."""
     return _secret(device_key, alg, (_title(system_title), _epoch(epoch)), (HEAD_END, None))
 
 
 def hop_mac_key(device_key: bytes, system_title: bytes, epoch: int, concentrator_title: bytes) -> bytes:
-    """The key of HMAC 256/64 (32 octets) between meter and the concentrator with that system title (8 octets)."""
+    """Derive the key of HMAC 256/64 (32 octets) between meter and the concentrator with a system title (8 octets)."""
     return _secret(device_key, HMAC_256_64, (_title(system_title), _epoch(epoch)), (_title(concentrator_title), None))
 
 
 def derived_device_key(fleet_key: bytes, system_title: bytes, epoch: int) -> bytes:
-    """The 32 octets of a derived device key: HKDF-SHA-256 of the fleet key (32 octets) with an empty salt."""
+    """Derive a device key of 32 octets: HKDF-SHA-256 of the fleet key (32 octets) with an empty salt."""
     _check_key(fleet_key)
     info = cbor2.dumps(["ami-headend device key", _title(system_title), _epoch(epoch)])
     return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(fleet_key)

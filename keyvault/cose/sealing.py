@@ -1,4 +1,4 @@
-"""Sealing and opening of one direction of one key: what a meter does, and the head-end with it. Pure."""
+"""Seals and opens frames of one direction of one key, as meter and head-end do. Pure."""
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
@@ -9,13 +9,13 @@ from keyvault.cose.structures import Frame, enc_structure, encode_frame, encode_
 
 
 class TagInvalidError(Exception):
-    """The tag does not fit: forged, damaged, or sealed with another key. Anyone can cause it."""
+    """The tag is wrong: the frame is forged, damaged, or sealed with another key. Anyone can cause it."""
 
 
 class DirectionCipher:
-    """The cipher of one traffic key (one device, epoch and direction). Holds no printable key.
+    """The cipher of one traffic key (one device, epoch and direction). Its key cannot be printed.
 
-    ``alg`` is the COSE algorithm the key was derived for.
+    ``alg`` is the COSE algorithm for which the key was derived.
     """
 
     __slots__ = ("_aead", "_base_iv", "alg")
@@ -29,7 +29,7 @@ class DirectionCipher:
         raise TypeError("a cipher holds key octets and is never pickled")
 
     def open_(self, frame: Frame) -> bytes:
-        """The plaintext of a frame whose alg the caller has compared; TagInvalidError: never an oracle of why."""
+        """Return the plaintext of a frame whose alg the caller has checked; TagInvalidError, which does not say why."""
         _, _, counter, protected, ciphertext = frame
         try:
             nonce = (self._base_iv ^ counter).to_bytes(13, "big")  # a call of _nonce costs every frame 40 ns
@@ -38,15 +38,15 @@ class DirectionCipher:
             raise TagInvalidError from None
 
     def seal(self, kid: bytes, counter: int, plaintext: bytes) -> bytes:
-        """A frame under this key. The caller never repeats a ``counter`` (0..2^40-1) under one key."""
+        """Seal a frame. The caller never repeats a ``counter`` (0..2^40-1) under one key."""
         return self.seal_under(encode_protected(self.alg, kid, counter), counter, plaintext)
 
     def seal_under(self, protected: bytes, counter: int, plaintext: bytes) -> bytes:
-        """As ``seal``, under a protected header that says more."""
+        """Like ``seal``, with a given protected header."""
         return encode_frame(protected, self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected)))
 
     def open_with(self, frame: Frame, external_aad: bytes) -> bytes:
-        """As ``open_``, of a frame that is bound to octets outside of it."""
+        """Like ``open_``, for a frame that is bound to octets outside it."""
         try:
             aad = enc_structure(frame.protected, external_aad)
             return self._aead.decrypt(self._nonce(frame.counter), frame.ciphertext, aad)
@@ -54,9 +54,9 @@ class DirectionCipher:
             raise TagInvalidError from None
 
     def seal_with(self, protected: bytes, counter: int, plaintext: bytes, external_aad: bytes) -> bytes:
-        """The ciphertext of a frame that is bound to octets outside of it; otherwise as ``seal_under``."""
+        """Return the ciphertext of a frame that is bound to octets outside it; else like ``seal_under``."""
         return self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected, external_aad))
 
     def _nonce(self, counter: int) -> bytes:
-        """Base IV XOR the left-padded Partial IV, 13 octets (RFC 9052 section 3.1)."""
+        """Return Base IV XOR the left-padded Partial IV, 13 octets (RFC 9052 section 3.1)."""
         return (self._base_iv ^ counter).to_bytes(13, "big")

@@ -1,8 +1,8 @@
 """The octets of a frame: COSE_Encrypt0 (RFC 9052 section 5.2) in deterministic encoding. Pure.
 
-A frame has exactly one valid encoding (RFC 8949 section 4.2.1), so it is taken apart by comparing
-octets: indefinite lengths, duplicate labels, further headers and trailing octets cannot be written
-in it, and no general CBOR decoder ever sees octets that no key has vouched for (docs/adr/0001).
+A frame has exactly one valid encoding (RFC 8949 section 4.2.1), so that it is parsed by comparing octets: it cannot
+have indefinite lengths, duplicate labels, further headers or trailing octets, and no general CBOR decoder reads octets
+that are not authenticated (docs/adr/0001).
 """
 
 from typing import NamedTuple
@@ -24,21 +24,21 @@ from keyvault.cose.forms import (
 SYSTEM_TITLE_OCTETS = 8
 MAX_COUNTER = 2**40 - 1
 
-# Of a head what taking a frame apart needs, as plain tuples: each frame unpacks one.
+# The fields of a head that parsing needs, as plain tuples: each frame unpacks one.
 _HEADS = {
     start: (head.alg, head.kid_at, head.kid_end, head.counter_at, head.counter_end, head.counter_head)
     for start, head in heads(b"\xd0\x83", SHORT_ALGS).items()
 }
 _FORM = Form("COSE_Encrypt0", 16, (18, 23), (ALG, KID, PARTIAL_IV), ("ciphertext",))
 _ENC_STRUCTURE_HEAD = b"\x83\x68Encrypt0"
-# With the head of the protected header, by its length.
+# The head of the protected header, by its length.
 _ENC_STRUCTURE_HEADS = [_ENC_STRUCTURE_HEAD + bstr_head(length) for length in range(48)]
 
 
 class MalformedError(ValueError):
-    """The octets are no frame of docs/frame.md. Anyone can send such octets: noise or an attack.
+    """The octets are not a frame as in docs/frame.md. Anyone can send such octets: noise or an attack.
 
-    ``octet`` is where it breaks, counted from 0; None where the whole is at fault.
+    ``octet`` is the position of the fault, from 0; None if the whole is at fault.
     """
 
     def __init__(self, why: str, octet: int | None = None) -> None:
@@ -51,7 +51,7 @@ class MismatchError(MalformedError):
 
 
 class Frame(NamedTuple):
-    """A frame taken apart; nothing in it is authentic before its tag was verified.
+    """A parsed frame; nothing in it is authentic before its tag is verified.
 
     ``kid`` is system title (8 octets) and epoch (2, big endian); ``alg`` a COSE algorithm;
     ``counter`` the invocation counter, 0..2^40-1; ``protected`` the protected header as sent.
@@ -69,9 +69,9 @@ _from_bytes = int.from_bytes
 
 
 def parse_frame(octets: bytes) -> Frame:
-    """Take a frame apart (RFC 9052 section 5.2; docs/frame.md section 2 for what is refused).
+    """Parse a frame (RFC 9052 section 5.2; docs/frame.md section 2 says what is rejected).
 
-    Raises MalformedError for whatever is not the one valid encoding of a frame.
+    MalformedError for everything but the one valid encoding of a frame.
     """
     head = _HEADS.get(octets[:8]) or _HEADS.get(octets[:9])
     if head is not None:
@@ -91,12 +91,12 @@ def parse_frame(octets: bytes) -> Frame:
 
 
 def encode_frame(protected: bytes, ciphertext: bytes) -> bytes:
-    """The octets of a frame around a protected header and a ciphertext with its tag."""
+    """Encode a frame with a protected header and a ciphertext with its tag."""
     return b"\xd0\x83" + encode_bstr(protected) + b"\xa0" + encode_bstr(ciphertext)
 
 
 def encode_protected(alg: int, kid: bytes, counter: int) -> bytes:
-    """The protected header {1: alg, 4: kid, 6: Partial IV} (RFC 9052 section 3.1).
+    """Encode the protected header {1: alg, 4: kid, 6: Partial IV} (RFC 9052 section 3.1).
 
     ``kid`` has 10 octets, ``counter`` is 0..2^40-1; ValueError (the caller's mistake) otherwise.
     """
@@ -109,29 +109,29 @@ def encode_protected(alg: int, kid: bytes, counter: int) -> bytes:
 
 
 def enc_structure(protected: bytes, external_aad: bytes = b"") -> bytes:
-    """The additional authenticated data ["Encrypt0", protected, external_aad] (RFC 9052 section 5.3)."""
+    """Return the additional authenticated data ["Encrypt0", protected, external_aad] (RFC 9052 section 5.3)."""
     if not external_aad and len(protected) < 48:  # every frame
         return _ENC_STRUCTURE_HEADS[len(protected)] + protected + b"\x40"
     return _ENC_STRUCTURE_HEAD + encode_bstr(protected) + encode_bstr(external_aad)
 
 
 def make_kid(system_title: bytes, epoch: int) -> bytes:
-    """The kid of a device key: system title (8 octets) and epoch (0..65535, 2 octets big endian)."""
+    """Return the kid of a device key: system title (8 octets) and epoch (0..65535, 2 octets big endian)."""
     if len(system_title) != SYSTEM_TITLE_OCTETS:
         raise ValueError(f"a system title has {SYSTEM_TITLE_OCTETS} octets, not {len(system_title)}")
     return system_title + epoch.to_bytes(2, "big")
 
 
 def encode_sequence(frames: list[bytes]) -> bytes:
-    """An uplink's body: a CBOR sequence (RFC 8742) of byte strings, one frame each."""
+    """Encode the body of an uplink: a CBOR sequence (RFC 8742) of byte strings, one for each frame."""
     return b"".join(map(encode_bstr, frames))
 
 
 def split_sequence(body: bytes) -> list[bytes]:
-    """The frames of an uplink's body, untrusted octets each. Inverse of encode_sequence.
+    """Split the body of an uplink into frames, which are untrusted octets. Inverse of encode_sequence.
 
-    Raises MalformedError, naming the octet, where the body is no CBOR sequence (RFC 8742) of byte
-    strings of definite length; an empty body is a sequence of none.
+    MalformedError names the octet if the body is not a CBOR sequence (RFC 8742) of byte strings of definite length; an
+    empty body is an empty sequence.
     """
     frames = []
     position, end = 0, len(body)
@@ -160,7 +160,7 @@ def split_sequence(body: bytes) -> list[bytes]:
 
 
 def encode_bstr(octets: bytes) -> bytes:
-    """A CBOR byte string in shortest form (RFC 8949 section 3.1, major type 2), up to 65,535 octets."""
+    """Encode a CBOR byte string in shortest form (RFC 8949 section 3.1, major type 2), up to 65,535 octets."""
     return bstr_head(len(octets)) + octets
 
 

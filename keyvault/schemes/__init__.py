@@ -1,5 +1,6 @@
-"""How meters may protect their readings: key sources and envelopes, each a small module and a line of a table. Pure.
+"""Schemes: how meters may protect their readings. Key sources and envelopes are small modules, each a line of a table.
 
-A scheme is an allowed triple of a key source, an envelope and a content (``meters/contents``). ``table`` holds the
-lines; opening, counters and storing know the tables and none of their members (docs/adr/0029).
+A scheme is an allowed triple of a key source, an envelope and a content (``meters/contents``). ``lines`` says what a
+line has, ``table`` has the lines. Opening, counters and storing know the tables, but no single member (docs/adr/0029).
+Pure.
 """

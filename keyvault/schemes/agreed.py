@@ -1,7 +1,7 @@
 """Key source ``agreed``: X25519, static on both sides; nothing secret is shipped (docs/schemes.md). Pure.
 
 Both sides compute Z = X25519(own private key, the other's public key), and from it the device key of an epoch. There
-is no forward secrecy: who has the head-end's private key has the device keys of all its meters.
+is no forward secrecy: whoever has the private key of the head-end has the device keys of all its meters.
 """
 
 import cbor2
@@ -20,13 +20,13 @@ _ANY_PRIVATE = X25519PrivateKey.from_private_bytes(bytes(PRIVATE_OCTETS))
 
 
 class AgreementError(ValueError):
-    """A public key with which nothing can be agreed on: an attack, or a damaged list of keys."""
+    """A public key that cannot be used: an attack, or a damaged list of keys."""
 
 
 def check_public(public: bytes) -> None:
-    """AgreementError where the octets are no public key, or not its one encoding, or give a Z that is all zero.
+    """Check a public key; AgreementError if it is not canonical, or yields a Z that is all zero.
 
-    RFC 7748 section 5 takes several encodings of one point; here a key has one, for it stands for one meter.
+    RFC 7748 section 5 accepts several encodings of one point; here a key has one, because it names one meter.
     """
     if len(public) != PUBLIC_OCTETS:
         raise AgreementError(f"an X25519 public key has {PUBLIC_OCTETS} octets, not {len(public)}")
@@ -36,14 +36,14 @@ def check_public(public: bytes) -> None:
 
 
 def public_of(private: bytes) -> bytes:
-    """The public key (32 octets) that goes with a private one (32 octets)."""
+    """Return the public key (32 octets) of a private key (32 octets)."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
-    """Z (32 octets) of one's private key and the other's public key (32 octets; RFC 7748 section 6.1).
+    """Compute Z (32 octets) from one's private key and the other's public key (32 octets; RFC 7748 section 6.1).
 
-    AgreementError where Z is all zero: the public key is a point of small order, and Z known to everybody.
+    AgreementError if Z is all zero: then the public key is a point of small order, and everybody knows Z.
     """
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
@@ -52,7 +52,7 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
 
 
 def agreed_device_key(z: bytes, system_title: bytes, epoch: int, meter: bytes, head_end: bytes) -> bytes:
-    """The device key (32 octets) of an epoch, 0 the transfer key, from Z and both public keys: HKDF, RFC 5869."""
+    """Derive the device key (32 octets) of an epoch (0: transfer key) from Z and both public keys (HKDF, RFC 5869)."""
     kid = make_kid(system_title, epoch)
     info = cbor2.dumps(["ami-headend agreed key", kid[:8], kid[8:], meter, head_end])
     return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(z)

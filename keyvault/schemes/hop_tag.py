@@ -1,7 +1,7 @@
-"""The hop tag: a COSE_Mac0 around a frame, by which a concentrator drops what is no meter's (docs/schemes.md). Pure.
+"""The hop tag: a COSE_Mac0 around a frame, by which a concentrator drops foreign frames (docs/schemes.md). Pure.
 
-The concentrator checks the tag and strips it; the head-end never sees one. It protects the local link and its
-concentrator from garbage, and is no protection against replay: the counters of the head-end are.
+The concentrator checks and removes the tag; the head-end never sees one. It protects the local link and the
+concentrator from garbage. It does not protect against replays, as the counters of the head-end do.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ _TAG_OCTETS = 8
 
 
 class Tagged(NamedTuple):
-    """A frame that wears a hop tag, taken apart; nothing is authentic before the tag was checked."""
+    """A parsed frame with a hop tag; nothing in it is authentic before the tag is checked."""
 
     kid: bytes
     protected: bytes
@@ -31,9 +31,9 @@ class Tagged(NamedTuple):
 
 
 def parse_tagged(octets: bytes) -> Tagged:
-    """Take a tagged frame apart; the frame inside is of any envelope, and its title is that of the tag's kid.
+    """Parse a tagged frame; the frame inside has any envelope, and the same title as the kid of the tag.
 
-    Raises MalformedError for whatever is not the one valid encoding.
+    MalformedError for everything but the one valid encoding.
     """
     wrong = fault(octets, _FORM)
     if wrong is not None:
@@ -52,7 +52,7 @@ def parse_tagged(octets: bytes) -> Tagged:
 
 
 class HopTagKey:
-    """The hop MAC key of one device key, between a meter and its concentrator. Holds no printable key.
+    """The hop MAC key of one device key, between a meter and its concentrator. It cannot be printed.
 
     ``key`` are the 32 octets of ``keyvault.cose.kdf.hop_mac_key``, which the concentrator gets from the head-end.
     """
@@ -66,15 +66,15 @@ class HopTagKey:
 
     @classmethod
     def of_device(cls, device_key: bytes, system_title: bytes, epoch: int, concentrator_title: bytes) -> "HopTagKey":
-        """As a meter has it, which derives it."""
+        """Derive it, as a meter does."""
         key = hop_mac_key(device_key, system_title, epoch, concentrator_title)
         return cls(key, make_kid(system_title, epoch))
 
     def seal_tag(self, frame: bytes) -> bytes:
-        """A frame with its hop tag; under the newest epoch, while the frame may be of an older one."""
+        """Put a hop tag around a frame, under the newest epoch; the frame may be of an older one."""
         return encode_mac0(self._protected, frame, self._key.tag(self._protected, frame))
 
     def check_tag(self, tagged: Tagged) -> bytes:
-        """The frame inside; TagInvalidError where the tag does not fit, or names another key."""
+        """Check the tag and return the frame inside; TagInvalidError if it is wrong, or names another key."""
         self._key.check(tagged.protected, tagged.frame, tagged.tag)
         return tagged.frame

@@ -1,4 +1,4 @@
-"""What a line of the tables of schemes says. Pure."""
+"""The lines of the tables of schemes: what a key source, an envelope and a scheme have. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from keyvault.cose.structures import Frame
 
 
 class OpenedKey:
-    """A device key (32 octets) that was opened, with what names it. It cannot be printed, compared or pickled.
+    """An opened device key (32 octets), with its title and epoch. It cannot be printed, compared or pickled.
 
     ``agreement_private`` is the head-end's own key of the version that the key's row names, where it names one.
     ``kid_context`` is what the frames at hand say after title and epoch: nothing, where one cipher opens all of a key.
@@ -36,22 +36,22 @@ class OpenedKey:
 
 
 class KeyLacksError(Exception):
-    """A device key lacks what its envelope needs beside it."""
+    """A device key lacks something that its envelope needs besides it."""
 
 
 class Cipher(Protocol):
-    """What opens the frames of one key."""
+    """Opens the frames of one key."""
 
     def open_(self, frame: Frame) -> bytes:
-        """The payload of a frame whose tag fits; TagInvalidError: never an oracle of why."""
+        """Return the payload of a frame with a correct tag; TagInvalidError, which does not say why."""
         ...
 
 
 class KeyInputs(NamedTuple):
-    """What a device key is computed from: system title (8 octets), epoch, and the 32 octets that are kept for it.
+    """What a device key is computed from: system title (8 octets), epoch, and the 32 stored octets.
 
-    ``kept`` is what lies wrapped in the key's own row, or in that of its fleet key. ``agreement_private`` is the
-    head-end's own key of the version that the row names, where it names one.
+    ``kept`` are the octets that are wrapped in the row of the key, or in that of its fleet key. ``agreement_private``
+    is the head-end's own key of the version that the row names, where it names one.
     """
 
     kept: bytes
@@ -64,9 +64,9 @@ class KeyInputs(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A key source: how the head-end has the device key (32 octets) of an epoch.
+    """A key source: how the head-end gets the device key (32 octets) of an epoch.
 
-    ``device_key`` computes it from what is kept: in the key's own row, or with ``is_of_fleet`` in its fleet key's.
+    ``device_key`` computes it from stored octets: of its row, or with ``is_of_fleet`` of its fleet key.
     """
 
     name: str
@@ -133,7 +133,7 @@ Line = TypeVar("Line", bound=Named)
 
 
 class Table(Generic[Line]):
-    """Lines by their names, in their order."""
+    """The lines of a table by name, in order."""
 
     def __init__(self, *lines: Line) -> None:
         self._put({line.name: line for line in lines})
@@ -152,7 +152,7 @@ class Table(Generic[Line]):
 
     @contextmanager
     def including(self, line: Line) -> Iterator[None]:
-        """With one line more, or another one of its name, as long as the block runs: for what is on trial."""
+        """Add a line, or replace the one of its name, until the block ends; for tests."""
         before = self._lines
         self._put(before | {line.name: line})
         try:
@@ -162,7 +162,7 @@ class Table(Generic[Line]):
 
 
 class Envelopes(Table[Envelope]):
-    """The table of envelopes, which knows each frame's by its first octets."""
+    """The table of envelopes, which finds the envelope of a frame by its first octets."""
 
     def _put(self, lines: dict[str, Envelope]) -> None:
         claims = [(first, envelope) for envelope in lines.values() for first in envelope.first_octets]
@@ -173,17 +173,17 @@ class Envelopes(Table[Envelope]):
         self.starts = Starts(by_first_octets, next(iter(lines.values())))
 
     def of(self, octets: bytes) -> Envelope:
-        """The envelope that a frame begins like; of what begins like none the first, which says what is wrong."""
+        """Return the envelope of a frame by its first octets; else the first one, which says what is wrong."""
         return self[self.starts[octets[: self.starts.octets]][0]]
 
 
 class Starts(dict[bytes, tuple[str, Callable[[bytes], Frame]]]):
-    """The name and parser of a frame's envelope by the frame's first ``octets`` octets, for every frame there may be.
+    """Name and parser of the envelope of a frame, by its first ``octets`` octets.
 
-    A look into a dictionary: a call for every frame costs twice as much.
+    A dictionary, because a function call for every frame costs twice as much.
     """
 
-    _KEPT_AT_MOST = 4096  # anybody may send other ones
+    _KEPT_AT_MOST = 4096  # anybody may send other octets
 
     def __init__(self, by_first_octets: Mapping[bytes, Envelope], otherwise: Envelope) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Envelope ``sealed``: HPKE to the head-end's agreement key; who opens a meter reads nothing sent before.
+"""Envelope ``sealed``: HPKE to the head-end's agreement key; opening a meter reveals no earlier frame.
 
 See docs/schemes.md. Pure.
 """
@@ -80,7 +80,7 @@ class SealedCipher:
         raise TypeError("a cipher holds key octets and is never pickled")
 
     def open_(self, frame: Frame) -> bytes:
-        """The plaintext of a frame; TagInvalidError: never an oracle of why."""
+        """Return the plaintext of a frame; TagInvalidError, which does not say why."""
         _, _, _, protected, said = frame
         enc, ciphertext = said[:ENC_OCTETS], said[ENC_OCTETS:]
         return open_psk(self._party, self._private, enc, ciphertext, _info(protected), enc_structure(protected))

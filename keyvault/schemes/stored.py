@@ -1,4 +1,4 @@
-"""Key source ``stored``: the device key itself lies wrapped in its row. Pure."""
+"""Key source ``stored``: the device key itself is wrapped in its row. Pure."""
 
 from keyvault.schemes.lines import KeyInputs, Source
 

@@ -1,7 +1,6 @@
 """The tables: key sources, envelopes, and schemes, their allowed triples with contents. Pure.
 
-A member is added by its module and its lines here. Contents are known here by their names alone: what they say is
-read above, by ``meters.contents``.
+To add a member, add its module and its line here. Contents are known here only by name; ``meters.contents`` reads them.
 """
 
 from collections.abc import Mapping
@@ -62,9 +61,9 @@ SCHEMES: Table[Scheme] = Table(
     _dlms("dlms without tag", 14, security.UNAUTHENTICATED, "unauthenticated", is_authenticated=False),
     Scheme("concentrator", None, CCM_ENVELOPE.name, "report", frozenset({STORED.name, DERIVED.name})),
 )
-USUAL = "ccm"  # the scheme of a key that is provisioned for no other
-HOP = "hop"  # of meters whose concentrator opens their frames
-CONCENTRATOR = "concentrator"  # of the keys that a concentrator seals its reports under
+USUAL = "ccm"  # the scheme of keys that name none
+HOP = "hop"  # the scheme of meters whose concentrator opens their frames
+CONCENTRATOR = "concentrator"  # the scheme of keys under which a concentrator seals its reports
 
 
 def schemes_of_content(content: str) -> list[Scheme]:
@@ -77,7 +76,7 @@ UNAUTHENTICATED = frozenset(one.number for one in SCHEMES if not one.is_authenti
 
 
 class SchemeError(ValueError):
-    """A scheme, or an algorithm of it, that no key can have; the caller's mistake, named."""
+    """A scheme or algorithm that a key cannot have: the caller's mistake, named in the message."""
 
 
 def scheme_choices() -> list[tuple[str, str]]:
@@ -164,5 +163,5 @@ def algorithm_name(alg: int) -> str:
 
 
 def parse_frame(octets: bytes) -> Frame:
-    """Take a frame of any envelope apart; nothing in it is authentic. MalformedError where it is none."""
+    """Parse a frame of any envelope; nothing in it is authentic. MalformedError if it is no frame."""
     return ENVELOPES.of(octets).parse(octets)
