@@ -66,4 +66,4 @@ def _state(row: MaskedTotalRow) -> str:
         return label("known", "success")
     if row.refusal:
         return f"no total: {row.refusal}"
-    return f"waits for {', '.join(row.waits_for)}" if row.waits_for else "answered"
+    return f"waits for {row.waits_for}" if row.waits_for else "answered"

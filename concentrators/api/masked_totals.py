@@ -39,7 +39,7 @@ class MaskedTotalSerializer(serializers.Serializer[Any]):
     scaler = serializers.IntegerField()
     unit = serializers.CharField()
     refusal = serializers.CharField()
-    waits_for = serializers.ListField(child=serializers.CharField())
+    waits_for = serializers.CharField()
 
 
 class SignedAnswerSerializer(serializers.Serializer[Any]):
@@ -77,7 +77,7 @@ class MaskedTotalList(SelectionView):
             ("scaler", pa.int16()),
             ("unit", pa.string()),
             ("refusal", pa.string()),
-            ("waits_for", pa.list_(pa.string())),
+            ("waits_for", pa.string()),
         ]
     )
 

@@ -48,7 +48,7 @@ class MaskedTotalRow(NamedTuple):
     scaler: int
     unit: str
     refusal: str
-    waits_for: list[str]
+    waits_for: str
 
 
 class SignedAnswer(NamedTuple):
@@ -110,10 +110,10 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
     )
     rows = select(
         f"""SELECT s.id, g.obis_code, s.interval_start, s.interval_minutes, s.mask_group, s.meters, s.total, g.scaler,
-                   g.unit, s.refusal, ARRAY(
-                       SELECT a.name FROM concentrators_maskquestion q
-                       JOIN keyvault_maskauthority a ON a.id = q.authority_id
-                       WHERE q.set_id = s.id AND q.answer IS NULL AND s.closed_at IS NULL ORDER BY a.name)
+                   g.unit, s.refusal, (
+                       SELECT coalesce(string_agg(a.name, ', ' ORDER BY a.name), '')
+                       FROM concentrators_maskquestion q JOIN keyvault_maskauthority a ON a.id = q.authority_id
+                       WHERE q.set_id = s.id AND q.answer IS NULL AND s.closed_at IS NULL)
             FROM (SELECT * FROM concentrators_maskedset WHERE {" AND ".join(conditions)}
                   ORDER BY interval_start, id LIMIT %s) s
             JOIN meters_register g ON g.id = s.register_id

@@ -38,6 +38,7 @@ OTHERS = {
     "admin:meters_meter_assign": ("meters",),
     "admin:search": ("s", "extended", "page"),
     "admin:interval_totals": ("concentrator", "register", "from", "to", "after"),
+    "admin:masked_totals": ("from", "to", "after"),
     "admin:failure_tallies": ("concentrator", "kind", "from", "to", "after"),
     "admin:readings": ("meter", "register", "from", "to", "after"),
     "admin:wave-new": ("name", "meters", "concentrator", "older_than_days"),

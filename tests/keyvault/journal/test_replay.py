@@ -48,6 +48,8 @@ from keyvault.enrolment.certificates import revoke
 from keyvault.journal import reading, replay
 from keyvault.journal.replay import ReplayError
 from keyvault.journal.segments import JournalRecord
+from keyvault.masking import pinned
+from keyvault.masking.pinned import MaskAuthorityToPin
 from keyvault.models import (
     AgreementKey,
     Approval,
@@ -61,6 +63,7 @@ from keyvault.models import (
     FleetKey,
     InvocationCounter,
     KeyState,
+    MaskAuthority,
     MasterKeyRotation,
     RevokedCertificate,
     RotationState,
@@ -125,6 +128,9 @@ def picture() -> dict[str, Any]:
         ],
         "authorities": list(
             Authority.objects.order_by("kid").values_list("kid", "issuer", "public", "unpinned_at", "mac")
+        ),
+        "mask authorities": list(
+            MaskAuthority.objects.order_by("name").values_list("name", "url", "public", "withdrawn_at", "mac")
         ),
         "enrolments": list(
             Enrolment.objects.order_by("cti").values_list("cti", "system_title", "epoch", "certificate")
@@ -191,6 +197,17 @@ def test_agreement_keys_and_what_was_agreed_on_come_back(folder: Path) -> None:
     assert_brought_back(folder, act)
     (key,) = DeviceKey.objects.filter(state=KeyState.COMPROMISED, epoch=1, system_title=TITLES[0])
     assert len(open_keys([key.pk])) == 1
+
+
+def test_mask_authorities_come_back(folder: Path) -> None:
+    def act() -> None:
+        for number, name in enumerate(("council", "university"), 1):
+            told = MaskAuthorityToPin(name, "https://masks.example", "north", bytes((number,)) * 32)
+            pinned.pin(told, OFFICER, NOW)
+        pinned.withdraw("council", OFFICER, NOW)
+
+    assert_brought_back(folder, act)
+    assert [one.name for one in pinned.asked()] == ["university"]
 
 
 def test_an_agreement_key_and_a_public_key_of_acts_that_were_not_committed_give_way(folder: Path) -> None:
