@@ -171,7 +171,7 @@ def failures_table(rows: Sequence[FailureRow], now: Any, *, choose: bool = False
 
 def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> HtmlTable:
     """Return failures by meter and kind as a table with links to their failures."""
-    columns = columns_of("kind", "meter", "-concentrator", "#failures", "#open", "-first", "last")
+    columns = columns_of("kind", "meter", "-concentrator", "#failures", "-#open", "-first", "last")
     lines = [
         [
             kind_label(row.kind),

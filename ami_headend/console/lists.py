@@ -14,6 +14,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import FilterForm, KnownParametersForm
 from ami_headend.web.tables import HtmlTable
+from keyvault.models import AgreementKey, AgreementState
 from meters.models import Meter
 from meters.registry.lookup import RegistryError, look_up, parse_system_title
 
@@ -25,6 +26,23 @@ def choice(label: str, choices: Sequence[tuple[Any, str]], every: str = "all") -
     return forms.ChoiceField(
         label=label.capitalize(), choices=[("", every), *choices], required=False, widget=UnfoldAdminSelectWidget
     )
+
+
+def agreement_key_field(label: str) -> forms.TypedChoiceField:
+    """A choice of an agreement key by its name; None for the old key's, or the only one there is."""
+    return forms.TypedChoiceField(
+        choices=_agreement_keys,
+        required=False,
+        empty_value=None,
+        label=label,
+        help_text="only for keys that are agreed on, or of scheme sealed",
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
+def _agreement_keys() -> list[tuple[str, str]]:
+    names = AgreementKey.objects.filter(state=AgreementState.ACTIVE).order_by("name").values_list("name", flat=True)
+    return [("", "that of the old key, or the only one"), *((name, name) for name in names)]
 
 
 def text(label: str, placeholder: str = "") -> forms.CharField:

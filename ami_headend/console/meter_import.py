@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, UnfoldBooleanSwitchWidget
 
+from ami_headend.console.lists import agreement_key_field
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.csv_tables import BadLine, FileError
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -42,6 +43,7 @@ class ImportForm(forms.Form):
         help_text='of those alone for which the table has neither a public key nor "by certificate"',
         widget=UnfoldAdminSelectWidget,
     )
+    agreement_key = agreement_key_field("Agreement key of new meters")
     update = forms.BooleanField(
         required=False,
         label="Change registered meters that differ",
@@ -63,9 +65,10 @@ class ImportForm(forms.Form):
     def policy(self) -> KeyPolicy:
         """Return the key policy of a valid form."""
         chosen = self.cleaned_data["keys"]
+        agreement_key = self.cleaned_data["agreement_key"]
         if chosen in (LATER_KEYS, RANDOM_KEYS):
-            return KeyPolicy(make=chosen == RANDOM_KEYS)
-        return KeyPolicy(fleet_key=FleetKey.objects.get(pk=chosen))
+            return KeyPolicy(make=chosen == RANDOM_KEYS, agreement_key=agreement_key)
+        return KeyPolicy(fleet_key=FleetKey.objects.get(pk=chosen), agreement_key=agreement_key)
 
 
 class MeterImportPage(ConsolePage):

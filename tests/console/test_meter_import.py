@@ -93,6 +93,17 @@ def test_public_keys_and_meters_that_enrol_come_through_the_page() -> None:
     assert set(DeviceKey.objects.values_list("source", flat=True)) == {"agreed"}
 
 
+def test_of_several_agreement_keys_one_is_named() -> None:
+    for name in ("hes-1", "hes-2"):
+        agreement_keys.init(name, Actor("officer", "test"))
+    octets = b"system_title;serial_number;scheme\n0024befffe804ff1;one;sealed\n"
+    _, text = upload(octets, rights=("provision_devicekey",), keys="random")
+    assert "none is named" in text
+    _, text = upload(octets, rights=("provision_devicekey",), keys="random", agreement_key="hes-2")
+    assert "1 given keys" in text
+    assert DeviceKey.objects.get(epoch=1).agreement_key == agreement_keys.find("hes-2", 1)
+
+
 def test_who_may_make_no_keys_is_not_offered_any() -> None:
     assert "made here" not in person(roles.OPERATOR).get(reverse(PAGE)).content.decode()
     _, text = upload(GOOD, keys="random")

@@ -216,7 +216,7 @@ def _authorities(rows: Sequence[AuthorityRow], now: datetime, *, may_unpin: bool
         Column("kid", is_minor=True),
         Column("pinned", is_minor=True),
         Column("public key (Ed25519)", is_minor=True),
-        *([Column("end")] if may_unpin else []),
+        *([Column("act")] if may_unpin else []),
     ]
     return table(
         columns,

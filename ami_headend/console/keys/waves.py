@@ -19,7 +19,7 @@ from unfold.widgets import (
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.formatting import ago, duration, label, link, percent, thousands
 from ami_headend.console.keys import questions
-from ami_headend.console.lists import TitlesField, sentence
+from ami_headend.console.lists import TitlesField, agreement_key_field, sentence
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
@@ -30,7 +30,7 @@ from concentrators.fleet.selection import Selection
 from concentrators.models import CommandState, RotationWave, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
-from keyvault.models import AgreementKey, AgreementState, FleetKey
+from keyvault.models import FleetKey
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.models import Meter
 
@@ -60,11 +60,6 @@ class WavesPage(ConsolePage):
         }
 
 
-def _agreement_keys() -> list[tuple[str, str]]:
-    names = AgreementKey.objects.filter(state=AgreementState.ACTIVE).order_by("name").values_list("name", flat=True)
-    return [("", "that of the old key, or the only one"), *((name, name) for name in names)]
-
-
 class NewKeyForm(forms.Form):
     """Of what kind new keys are; what is left empty is as the old key's."""
 
@@ -84,14 +79,7 @@ class NewKeyForm(forms.Form):
         label="Algorithm of the new keys",
         widget=UnfoldAdminSelectWidget,
     )
-    agreement_key = forms.TypedChoiceField(
-        choices=_agreement_keys,
-        required=False,
-        empty_value=None,
-        label="Agreement key that new keys go with",
-        help_text="only for keys that are agreed on, or of scheme sealed",
-        widget=UnfoldAdminSelectWidget,
-    )
+    agreement_key = agreement_key_field("Agreement key that new keys go with")
 
 
 class WaveForm(NewKeyForm):
