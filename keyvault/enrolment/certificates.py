@@ -1,6 +1,6 @@
 """Certificates of meters and their revocations: CWT in COSE_Sign1 with Ed25519 (RFC 8392, RFC 9052, RFC 9864). Pure.
 
-What others encoded is taken in any well-formed encoding; what is issued here has the deterministic one.
+Certificates of others are accepted in any well-formed encoding; those issued here have the deterministic one.
 """
 
 import math
@@ -28,19 +28,19 @@ _CURVES = {CURVE_X25519: "X25519", CURVE_ED25519: "Ed25519"}
 _KEY_OCTETS, _SIGNATURE_OCTETS = 32, 64
 _REVOCATION = "ami-headend revocation"
 _LATEST_S = 253_402_300_799  # the end of the year 9999
-# The y coordinates of the points of small order, as they are encoded, but for the sign of x: some signatures under such
-# a key fit any message.
+# The y coordinates of the points of small order, as they are encoded, without the sign of x: under such a key some
+# signatures are valid for any message.
 _FIELD_PRIME = 2**255 - 19
 _ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _FIELD_PRIME, _FIELD_PRIME + 1, _ORDER_8, _FIELD_PRIME - _ORDER_8})
 
 
 class CertificateError(ValueError):
-    """Octets that are no certificate or revocation, or whose signature does not fit. Anyone can send them."""
+    """Octets that are no certificate or revocation, or whose signature is wrong. Anyone can send them."""
 
 
 class Signed(NamedTuple):
-    """COSE_Sign1 taken apart; nothing in it is authentic before ``verify``. ``kid`` names who signed."""
+    """A parsed COSE_Sign1; nothing in it is authentic before ``verify``. ``kid`` names the signer."""
 
     kid: bytes
     protected: bytes
@@ -49,13 +49,13 @@ class Signed(NamedTuple):
 
 
 def kid_text(kid: bytes) -> str:
-    """An authority's kid as people write it: text where it is one, else hex digits; of 64 octets at most."""
+    """Return the kid of an authority as people write it: as text if it is text, else in hex; at most 64 octets."""
     text = kid[:64].decode(errors="replace")
     return text if text.isprintable() and "\ufffd" not in text else kid[:64].hex()
 
 
 class Certificate(NamedTuple):
-    """What a certificate says of a meter: its public key (32 octets) stands for a title (8), for ``audience``.
+    """The content of a certificate: a public key (32 octets) belongs to a title (8 octets), for ``audience``.
 
     ``cti`` (8 octets) is its number, ``issued_s``, ``not_before_s`` and ``expires_s`` are Unix seconds.
     """
@@ -72,12 +72,12 @@ class Certificate(NamedTuple):
 
     @property
     def number(self) -> tuple[bytes, bytes]:
-        """What names it among all certificates: its authority's kid, and its cti."""
+        """Return what names it among all certificates: the kid of its authority, and its cti."""
         return self.signed.kid, self.cti
 
 
 class Revocation(NamedTuple):
-    """An authority's word that a certificate (by its cti, 8 octets) is not good any more, since Unix seconds."""
+    """The statement of an authority that a certificate (by its cti, 8 octets) is invalid from a Unix second on."""
 
     signed: Signed
     cti: bytes
@@ -85,7 +85,7 @@ class Revocation(NamedTuple):
 
 
 def parse_certificate(octets: bytes, curve: int = CURVE_X25519) -> Certificate:
-    """Take a certificate for a key of that curve apart, 512 octets at most; CertificateError says what is wrong."""
+    """Parse a certificate for a key of a curve, at most 512 octets; CertificateError says what is wrong."""
     if len(octets) > CERTIFICATE_MAX_OCTETS:
         raise CertificateError(f"a certificate has at most {CERTIFICATE_MAX_OCTETS} octets, not {len(octets)}")
     signed = _parse_signed(octets)
@@ -107,7 +107,7 @@ def parse_certificate(octets: bytes, curve: int = CURVE_X25519) -> Certificate:
 
 
 def parse_revocation(octets: bytes) -> Revocation:
-    """Take a revocation apart; CertificateError says what is wrong with it."""
+    """Parse a revocation; CertificateError says what is wrong."""
     if len(octets) > CERTIFICATE_MAX_OCTETS:
         raise CertificateError(f"a revocation has at most {CERTIFICATE_MAX_OCTETS} octets, not {len(octets)}")
     signed = _parse_signed(octets)
@@ -119,7 +119,7 @@ def parse_revocation(octets: bytes) -> Revocation:
 
 
 def check_authority_key(public: bytes) -> None:
-    """CertificateError where the octets are no Ed25519 public key, or one under which anybody can sign."""
+    """Check an Ed25519 public key; CertificateError if it is none, or one under which anybody can sign."""
     if len(public) != _KEY_OCTETS:
         raise CertificateError(f"an Ed25519 public key has {_KEY_OCTETS} octets, not {len(public)}")
     if int.from_bytes(public, "little") % 2**255 in _SMALL_ORDER:
@@ -127,7 +127,7 @@ def check_authority_key(public: bytes) -> None:
 
 
 def verify(signed: Signed, public: bytes) -> None:
-    """CertificateError where the signature is not one of the authority with that Ed25519 public key (32 octets)."""
+    """Verify the signature with the Ed25519 public key of an authority (32 octets); else CertificateError."""
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signed.signature, _to_sign(signed.protected, signed.payload))
     except (InvalidSignature, ValueError):
@@ -146,7 +146,7 @@ def issue(
     expires_s: int,
     curve: int = CURVE_X25519,
 ) -> bytes:
-    """A certificate, in the deterministic encoding; the caller never uses a ``cti`` (8 octets) twice."""
+    """Issue a certificate in deterministic encoding; the caller never uses a ``cti`` (8 octets) twice."""
     cnf = {_COSE_KEY: {_KTY: _OKP, _CRV: curve, _X: public}}
     claims = {
         _ISS: issuer,
@@ -161,7 +161,7 @@ def issue(
 
 
 def revoke(authority: Ed25519PrivateKey, kid: bytes, cti: bytes, at_s: int) -> bytes:
-    """A revocation of the certificate with that cti (8 octets)."""
+    """Make a revocation of the certificate with a cti (8 octets)."""
     return _sign(authority, kid, cbor2.dumps([_REVOCATION, cti, at_s], canonical=True))
 
 

@@ -1,4 +1,4 @@
-"""Authorities that vouch no longer before long: then meters that are to enrol with their certificates cannot."""
+"""Authorities that expire soon: after that, meters with their certificates cannot enrol."""
 
 from datetime import datetime
 
@@ -8,9 +8,9 @@ from keyvault.models import Authority, AwaitedEnrolment
 
 
 def expiring(by: datetime, now: datetime) -> QuerySet[Authority]:
-    """Pinned authorities that expire by a time; those that have expired by now only while meters may enrol.
+    """Return pinned authorities that expire by a time; expired ones only while there are meters that may enrol.
 
-    Of certificates nothing is known before they enrol a meter, and afterwards their end means nothing.
+    Certificates are unknown before they enrol a meter, and afterwards their end has no effect.
     """
     soon = Authority.objects.filter(expires_at__lte=by, unpinned_at=None).order_by("expires_at", "pk")
     return soon if AwaitedEnrolment.objects.exists() else soon.filter(expires_at__gt=now)

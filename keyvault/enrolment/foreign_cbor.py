@@ -1,7 +1,7 @@
-"""CBOR that others encoded (RFC 8949), of certificates alone: any encoding, but no map with a key twice. Pure.
+"""Decodes CBOR of other encoders (RFC 8949), only for certificates: any encoding, but no map with duplicate keys. Pure.
 
-A general decoder takes the last of two values for one key, and makes objects of tags that nobody asked for: neither
-may happen to octets that nobody has vouched for yet.
+A general decoder takes the last of two values for one key, and makes objects of unexpected tags: neither may happen
+with octets that are not authenticated yet.
 """
 
 import struct
@@ -14,18 +14,18 @@ _INDEFINITE, _BREAK = 31, 0xFF
 
 
 class ForeignCborError(ValueError):
-    """The octets are not well formed, too deep, or have a key twice. Anyone can send them."""
+    """The octets are not well-formed, nested too deep, or have a duplicate key. Anyone can send them."""
 
 
 class Tagged(NamedTuple):
-    """A tag and what it tags."""
+    """A tag and its content."""
 
     number: int
     value: Any
 
 
 def decode(octets: bytes) -> Any:
-    """The one item that the octets are; ForeignCborError where it is none, or octets follow it."""
+    """Decode one item; ForeignCborError if it is none, or octets follow it."""
     value, end = decode_item(octets, 0)
     if end != len(octets):
         raise ForeignCborError("octets follow the item")
@@ -33,13 +33,13 @@ def decode(octets: bytes) -> Any:
 
 
 def decode_item(octets: bytes, start: int) -> tuple[Any, int]:
-    """The item that begins at ``start``, and where it ends."""
+    """Decode the item at ``start``; return it and its end."""
     reader = _Reader(octets, start)
     return reader.item(_DEPTH), reader.at
 
 
 class _Reader:
-    """Goes through octets item by item."""
+    """Reads octets item by item."""
 
     def __init__(self, octets: bytes, start: int) -> None:
         self._octets = octets

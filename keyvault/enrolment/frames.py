@@ -1,7 +1,7 @@
 """The enrolment frame: a ``ccm`` frame that brings its meter's certificate, and is bound to it. Pure.
 
 COSE_Encrypt0 with the protected header of any ``ccm`` frame, the unprotected header {13: certificate} (kcwt, RFC 9528
-section 3.5.3), and the certificate's octets as external AAD. It has one encoding, but for the certificate.
+section 3.5.3), and the certificate's octets as external AAD. It has one encoding, except for the certificate.
 """
 
 from typing import NamedTuple
@@ -15,16 +15,16 @@ _HEAD_OCTETS = 3  # tag, array, head of the protected header
 
 
 class EnrolmentFrame(NamedTuple):
-    """An enrolment frame taken apart, and the octets of the certificate that it brings; nothing in it is authentic."""
+    """A parsed enrolment frame, and the octets of its certificate; nothing in it is authentic."""
 
     frame: Frame
     certificate: bytes
 
 
 def parse_enrolment(octets: bytes) -> EnrolmentFrame | None:
-    """Take an enrolment frame apart; None where the octets bring no certificate.
+    """Parse an enrolment frame; None if the octets have no certificate.
 
-    MalformedError where they do, and are no frame but for that.
+    MalformedError if they have one, but are otherwise no frame.
     """
     if octets[:2] != b"\xd0\x83" or len(octets) < _HEAD_OCTETS or not 0x40 <= octets[2] <= 0x57:
         return None
@@ -41,7 +41,7 @@ def parse_enrolment(octets: bytes) -> EnrolmentFrame | None:
 
 
 def seal_enrolment(cipher: DirectionCipher, kid: bytes, counter: int, payload: bytes, certificate: bytes) -> bytes:
-    """An enrolment frame, as a meter seals it. The caller never repeats a ``counter`` under one key."""
+    """Seal an enrolment frame, as a meter does. The caller never repeats a ``counter`` under one key."""
     protected = encode_protected(cipher.alg, kid, counter)
     ciphertext = cipher.seal_with(protected, counter, payload, certificate)
     return b"\xd0\x83" + encode_bstr(protected) + _UNPROTECTED + certificate + encode_bstr(ciphertext)

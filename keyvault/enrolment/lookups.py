@@ -1,4 +1,4 @@
-"""What the database knows of certificates and titles that enrolment frames bring: a fixed number of queries."""
+"""Looks up the certificates and titles of enrolment frames in the database, with a fixed number of queries."""
 
 import hmac
 import logging
@@ -28,7 +28,7 @@ class Awaited(NamedTuple):
 
 
 class AgreementVersion(NamedTuple):
-    """A version of an agreement key as it is stored, for ``agreement_keys.open_pair``."""
+    """A stored version of an agreement key, for ``agreement_keys.open_pair``."""
 
     id: int
     name: str
@@ -55,7 +55,7 @@ class Known(NamedTuple):
     public_of: dict[bytes, bytes]
 
     def standing(self, certificate: Certificate) -> Standing:
-        """What is known of one certificate."""
+        """Return what is known about one certificate."""
         authority = self.authorities.get(certificate.signed.kid)
         return Standing(
             authority,
@@ -67,12 +67,12 @@ class Known(NamedTuple):
         )
 
     def versions_for(self, audience: str) -> list[AgreementVersion]:
-        """The versions that a meter may have been made for, the newest first."""
+        """Return the versions that a meter may have been made for, the newest first."""
         return [version for version in self.versions if version.name == audience]
 
 
 def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) -> Known:
-    """Read it, in the caller's transaction: authorities stay until that ends, so that a revocation waits."""
+    """Look everything up, in the caller's transaction, which locks the authorities, so that a revocation waits."""
     named, numbers = octets_array(titles), octets_array(one.cti for one in certificates)
     authorities = fetch_rows(
         f"""SELECT kid, id, issuer, public, floor(extract(epoch FROM expires_at))::bigint,
@@ -98,7 +98,7 @@ def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) ->
         "SELECT authority_id, cti FROM keyvault_revokedcertificate WHERE cti = ANY(%s::bytea[])", numbers
     )
     public_of = public_keys.owners({one.public for one in certificates})
-    # Last: an enrolment by the same certificate that any of the above saw is seen here, too.
+    # Last, so that it sees every enrolment by the same certificate that any query above saw.
     enrolled = fetch_rows(
         """SELECT e.system_title, e.epoch, a.kid, e.cti, extract(epoch FROM e.issued_at)::bigint
            FROM keyvault_enrolment e JOIN keyvault_authority a ON a.id = e.authority_id
@@ -134,7 +134,7 @@ def seal_authority(
 
 
 def _pinned(rows: Collection[Sequence[Any]]) -> dict[bytes, PinnedAuthority]:
-    """The authorities that were pinned by an act, by kid; others were put into the table, and are left out.
+    """Return the authorities that an act has pinned, by kid; rows that were inserted otherwise are left out.
 
     The last act in the audit chain counts, too: a row from before its authority was unpinned has a good MAC.
     """
@@ -150,7 +150,7 @@ def _pinned(rows: Collection[Sequence[Any]]) -> dict[bytes, PinnedAuthority]:
 
 
 def awaited_titles(titles: Collection[bytes]) -> set[bytes]:
-    """Those of some titles whose meters may enrol. One query."""
+    """Return the titles whose meters may enrol. One query."""
     rows = fetch_rows(
         "SELECT system_title FROM keyvault_awaitedenrolment WHERE system_title = ANY(%s::bytea[])", octets_array(titles)
     )
@@ -158,7 +158,7 @@ def awaited_titles(titles: Collection[bytes]) -> set[bytes]:
 
 
 def key_ids(kids: Collection[bytes]) -> dict[bytes, int]:
-    """The ids of keys by kid, as far as they stand. One query."""
+    """Return the ids of existing keys by kid. One query."""
     rows = fetch_rows(
         """SELECT n.title, n.epoch, k.id FROM unnest(%s::bytea[], %s::int[]) AS n(title, epoch)
            JOIN keyvault_devicekey k ON k.system_title = n.title AND k.epoch = n.epoch""",

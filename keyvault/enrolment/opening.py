@@ -1,7 +1,7 @@
-"""Opening enrolment frames: what the usual opening refused for the certificate in them is looked at once more.
+"""Opens enrolment frames, which the usual opening rejected as malformed because of their certificate.
 
-A frame whose certificate and tag hold gets a key that is in no table yet. Where the frame is accepted, ``storing`` puts
-the key there; nothing is written before. Batches without such frames cost nothing (docs/adr/0034).
+A frame with a valid certificate and tag gets a key that is in no table yet. If the frame is accepted, ``storing``
+stores the key; nothing is written before. Batches without such frames cost nothing (docs/adr/0034).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from keyvault.schemes.table import USUAL
 
 
 class Enrolling(NamedTuple):
-    """A key that a frame vouched for, and that stands in no table yet."""
+    """A key that a frame has enrolled, and that is in no table yet."""
 
     certificate: Certificate
     octets: bytes
@@ -47,7 +47,7 @@ class Enrolling(NamedTuple):
 
 
 class EventsKey:
-    """The key of an enrolment frame of a scheme whose readings come otherwise: such a frame brings events alone."""
+    """The key of an enrolment frame, if its scheme has another envelope: then such a frame may have only events."""
 
     content = "events"
     opened_s = 0  # the counters are the device key's own, in every scheme
@@ -57,7 +57,7 @@ class EventsKey:
         self.scheme = key.scheme
 
     def look(self, counter: int) -> Take:
-        """Whether the counter could be taken."""
+        """Return whether the counter could be taken."""
         return self._key.look(counter)
 
     def take(self, counter: int) -> Take:
@@ -66,7 +66,7 @@ class EventsKey:
 
 
 class _Claimed(NamedTuple):
-    """An enrolment frame: its uplink and place there, when it came in Unix seconds, and what it says."""
+    """An enrolment frame: its uplink and index there, when it came in Unix seconds, and its content."""
 
     uplink: int
     place: int
@@ -88,10 +88,10 @@ def _refuse(why: Why | None) -> None:
 
 
 def open_enrolments(opening: Opening, uplinks: Sequence[Frames], came_s: Sequence[int]) -> dict[bytes, Enrolling]:
-    """Open the enrolment frames among those that were refused as malformed; the keys to be stored, by kid.
+    """Open the enrolment frames among those rejected as malformed; return the keys to store, by kid.
 
-    ``came_s`` says of each uplink when it came, in Unix seconds. Opened and refused frames go where the others of their
-    uplink are, keys to those of the opening. A fixed number of queries, none without such frames.
+    ``came_s`` has the time of each uplink in Unix seconds. Opened and rejected frames are added to those of their
+    uplink, keys to those of the opening. A fixed number of queries, none without such frames.
     """
     claimed = _claimed(opening, uplinks, came_s)
     if not claimed:
@@ -108,7 +108,7 @@ def open_enrolments(opening: Opening, uplinks: Sequence[Frames], came_s: Sequenc
 
 
 def _claimed(opening: Opening, uplinks: Sequence[Frames], came_s: Sequence[int]) -> list[_Claimed]:
-    """The enrolment frames, taken out of what was refused."""
+    """Take the enrolment frames out of the rejected ones."""
     found = []
     for number, (frames, (_, refused)) in enumerate(zip(uplinks, opening.uplinks, strict=True)):
         octets: Mapping[int, bytes] | None = None
@@ -143,9 +143,9 @@ class _Batch:
         self._certificates = {one.octets: _certificate(one.octets) for one in claimed}
         certificates = [one for one in self._certificates.values() if isinstance(one, Certificate)]
         self._known: Known = lookups.look_up({kid[:8] for kid in kids}, certificates)
-        # The others are refused before anything is computed for them, or their counters are looked at.
+        # The others are rejected before anything is computed for them, and before their counters are checked.
         again = {one.frame.kid for one in claimed if self._is_of_its_certificate(one)} & self._keys.keys()
-        # Their counters follow nothing that others of the meter's frames foresee.
+        # Other frames of the meter foresee nothing about their counters.
         know_foreseen([self._keys[kid] for kid in again])
         usable = [self._keys[kid].id for kid in again if self._keys[kid].state in ACCEPTABLE]
         self._opened = {key.id: key for key in open_keys(usable)} if usable else {}
@@ -174,7 +174,7 @@ class _Batch:
         return Opened(index, kid, counter, plaintext, key if is_plain else EventsKey(key))  # type: ignore[arg-type]
 
     def _is_of_its_certificate(self, one: _Claimed) -> bool:
-        """Whether a frame brings the certificate that enrolled its key before."""
+        """Return whether a frame has the certificate that enrolled its key before."""
         kid = one.frame.kid
         return self._is_numbered(one, self._known.enrolled.get((kid[:8], int.from_bytes(kid[8:], "big"))))
 
@@ -211,7 +211,7 @@ class _Batch:
             raise _RefusedError(Refusal.ALGORITHM_MISMATCH, f"algorithm {one.frame.alg}, a meter enrols with {alg}")
 
     def _enrol(self, one: _Claimed) -> Opened:
-        """A kid without a key: every check in its order, the signature, then the tag."""
+        """Enrol a kid without a key: all checks in their order, then the signature, then the tag."""
         if self._is_of_its_certificate(one):
             raise ContendedError("its meter enrolled by this certificate after its keys were read")
         title, epoch = one.frame.kid[:8], int.from_bytes(one.frame.kid[8:], "big")
@@ -275,7 +275,7 @@ def _cipher(device_key: bytes, frame: Frame) -> DirectionCipher:
 
 
 def _certificate(octets: bytes) -> Certificate | str:
-    """A certificate; or what is wrong with it."""
+    """Return a certificate, or what is wrong with it."""
     try:
         return parse_certificate(octets)
     except CertificateError as error:

@@ -1,4 +1,4 @@
-"""Storing enrolments whose frames were accepted: the meter's keys, and that its certificate is used up for good."""
+"""Stores enrolments whose frames were accepted: the keys of the meter, and that its certificate is used up for good."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -80,7 +80,7 @@ def _end_pending(
         if moved != len(lost):
             raise ContendedError("a pending key of a meter that enrols moved meanwhile")
         for name, key in opening.keys.items():
-            key.version += name[:KID_OCTETS] in lost  # by this transaction, and nobody else
+            key.version += name[:KID_OCTETS] in lost  # by this transaction, and by nobody else
 
 
 def _provision(of: Mapping[bytes, Enrolling], tell: journal.Append) -> None:

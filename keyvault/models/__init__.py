@@ -1,4 +1,4 @@
-"""The tables of this app. Octets of keys stand in them only wrapped."""
+"""The tables of this app. They contain octets of keys only wrapped."""
 
 from keyvault.models.audit import (
     Approval,

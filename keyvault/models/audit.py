@@ -20,8 +20,8 @@ class AuditKey(models.Model):
 class AuditRecord(models.Model):
     """One act on keys or rights: who did what, to which keys, when, from where, with what result.
 
-    Append-only: a trigger refuses changes. ``number`` has no gaps; ``mac`` is HMAC-SHA-256 (32 octets)
-    over the record and the mac before it, so that a changed, removed or cut-off row is found.
+    Append-only: a trigger refuses changes. ``number`` has no gaps; ``mac`` is HMAC-SHA-256 (32 octets) over the record
+    and the mac before it, which reveals changed or removed rows.
     """
 
     number = models.BigIntegerField(primary_key=True)
@@ -50,10 +50,10 @@ class AuditRecord(models.Model):
 
 
 class Approval(models.Model):
-    """A sensitive act that one person asked for and another must approve before it is done, once.
+    """A sensitive act that one person requested, and that another must approve before it is done, once.
 
-    ``subject`` is exactly what is to be done: the approval is good for that and nothing else. Names stay as
-    they were when it happened; the accounts beside them say who it was when an account is renamed.
+    ``subject`` is exactly what is to be done: the approval is valid for nothing else. Names stay as they were then; the
+    accounts beside them still say who it was after an account is renamed.
     """
 
     act = models.CharField(max_length=60)

@@ -1,4 +1,4 @@
-"""Device keys at rest and their invocation counters. Key octets stand here only wrapped."""
+"""Device keys at rest, and their invocation counters. Key octets are stored only wrapped."""
 
 from django.db import models
 from django.db.models import F, Q
@@ -29,7 +29,7 @@ class KeySource(models.TextChoices):
 
 
 class FleetKey(models.Model):
-    """A key of 32 octets from which device keys are derived; kept wrapped like a stored device key."""
+    """A key of 32 octets from which device keys are derived; it is wrapped like a stored device key."""
 
     name = models.CharField(max_length=100, unique=True)
     wrapped = models.BinaryField(help_text="COSE_Encrypt0, A256GCM, kid = master key version")
@@ -41,7 +41,7 @@ class FleetKey(models.Model):
 
 
 class AgreementState(models.TextChoices):
-    """Where a version of an agreement key stands."""
+    """The state of a version of an agreement key."""
 
     ACTIVE = "active"
     REPLACED = "replaced"
@@ -76,9 +76,9 @@ class AgreementKey(models.Model):
 
 
 class DevicePublicKey(models.Model):
-    """An X25519 public key of a meter (32 octets): it stands for one meter, and for no other ever.
+    """An X25519 public key (32 octets), which belongs to one meter and never to another.
 
-    What a device key is agreed with stands in the row of that key; this one keeps public keys apart.
+    The row of an agreed device key has its public key, too; this table keeps two meters from having the same one.
     """
 
     public = models.BinaryField(max_length=32, unique=True)
@@ -92,11 +92,11 @@ class DevicePublicKey(models.Model):
 class DeviceKey(models.Model):
     """One key of one device: epoch 0 is its transfer key, epochs from 1 protect frames.
 
-    ``wrapped`` holds a stored key as COSE_Encrypt0 (A256GCM) under the master key, bound by its AAD
-    to system title, epoch and purpose; a derived key stores nothing but its fleet key. Of an agreed key it
-    holds the meter's public key: no secret, but whoever could put their own there would be the meter.
-    ``agreement_key`` is the version that it is agreed with, and that an envelope is sealed to. ``version``
-    moves with every change of what the key opens, so that caches keyed by it need no invalidation.
+    ``wrapped`` is a stored key as COSE_Encrypt0 (A256GCM) under the master key, bound by its AAD to system title, epoch
+    and purpose. A derived key stores only its fleet key. For an agreed key it is the public key of the meter: that is
+    no secret, but whoever could replace it could act as the meter. ``agreement_key`` is the version with which the key
+    was agreed on, and to which an envelope is sealed. ``version`` moves with every change of what the key opens, so
+    that caches with the version in their key need no invalidation.
     """
 
     system_title = models.BinaryField(max_length=8, help_text="EUI-64, 8 octets")
@@ -153,7 +153,7 @@ class DeviceKey(models.Model):
         ]
         indexes = [
             models.Index(fields=["retiring_at"], condition=Q(state="retiring"), name="device_key_retiring"),
-            models.Index(  # the few of a scheme among millions; of the usual one are so many that no index helps
+            models.Index(  # finds the few of a scheme among millions; no index helps for the usual scheme
                 fields=["scheme", "system_title"],
                 condition=Q(state="active", epoch__gt=0) & ~Q(scheme=USUAL),
                 name="device_key_scheme",
@@ -170,13 +170,12 @@ class DeviceKey(models.Model):
 
 
 class InvocationCounter(models.Model):
-    """Which invocation counters of one device key were taken: all in floor..highest but the gaps.
+    """Which invocation counters of one device key were taken: all from floor to highest except the gaps.
 
-    Below ``floor`` nothing is known any more; -1 as ``highest`` says that no counter was taken.
-    ``heard_at`` and ``heard_via`` (an id that means something to the caller only: who brought it)
-    tell of the last accepted frame. ``key_version`` copies the key row's version, so that one
-    compare-and-set here sees a changed counter and a changed key alike. The row is narrow and its
-    indexes hardly ever change: updates stay HOT.
+    Nothing is known below ``floor``; ``highest`` -1 means that no counter was taken. ``heard_at`` and ``heard_via`` (an
+    id of the caller: the concentrator) describe the last accepted frame. ``key_version`` copies the version of the key
+    row, so that one compare-and-set here finds a changed counter and a changed key. The row is narrow and its indexes
+    hardly ever change: updates stay HOT.
     """
 
     key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="counter")
@@ -193,7 +192,7 @@ class InvocationCounter(models.Model):
     class Meta:
         constraints = [models.CheckConstraint(condition=Q(floor__lte=F("highest") + 1), name="counter_floor")]
         indexes = [
-            # Which devices somebody hears: it changes when a device is heard by another than before.
+            # The devices of a concentrator: it changes when another concentrator hears a device.
             models.Index(fields=["heard_via"], condition=Q(heard_via__isnull=False), name="counter_heard_via")
         ]
 
@@ -229,7 +228,7 @@ class Session(models.Model):
         return f"session {bytes(self.context).hex()} of key {self.key_id}"
 
 
-# Tables whose rows go before that of their device key does.
+# Tables whose rows are deleted before that of their device key.
 TABLES_OF_A_KEY = ("keyvault_session", "keyvault_invocationcounter", "keyvault_downlinkcounter", "keyvault_tagfailures")
 
 
@@ -244,7 +243,7 @@ class DownlinkCounter(models.Model):
 
 
 class TagFailures(models.Model):
-    """How many frames with a bad tag named one device key. Anyone can send them: they alarm, and change nothing."""
+    """How many frames with a bad tag named one device key. Anyone can send them: they only raise an alarm."""
 
     key = models.OneToOneField(DeviceKey, models.CASCADE, primary_key=True, related_name="tag_failures")
     failures = models.BigIntegerField()

@@ -1,4 +1,4 @@
-"""Tables of enrolment by certificate: authorities, who may enrol, what enrolled, and what was revoked."""
+"""Tables of enrolment by certificate: authorities, meters that may enrol, enrolments, and revocations."""
 
 from django.db import models
 
@@ -8,9 +8,9 @@ from keyvault.schemes.table import USUAL
 class Authority(models.Model):
     """An authority that vouches for the public keys of meters: its Ed25519 public key (32 octets), pinned by an act.
 
-    Certificates name it by ``kid``. ``expires_at`` is when its certificates are taken no longer, if ever;
-    ``unpinned_at`` says since when it vouches no more, until it is pinned again. ``mac`` keeps whoever writes to the
-    database alone from pinning an authority of their own.
+    Certificates name it by ``kid``. From ``expires_at`` on, if set, its certificates are rejected;
+    ``unpinned_at`` is when it was unpinned, until it is pinned again. Because of ``mac`` nobody can pin an authority by
+    writing to the database.
     """
 
     kid = models.BinaryField(max_length=64, unique=True, help_text="how certificates name it (COSE label 4)")
@@ -29,7 +29,7 @@ class Authority(models.Model):
 
 
 class AwaitedEnrolment(models.Model):
-    """A meter that may enrol by certificate, once: a new one, or one that an operator lets do so again."""
+    """A meter that may enrol by certificate, once: a new one, or one that an operator lets enrol again."""
 
     system_title = models.BinaryField(max_length=8, unique=True, help_text="EUI-64, 8 octets")
     scheme = models.CharField(max_length=32, default=USUAL)
@@ -41,7 +41,7 @@ class AwaitedEnrolment(models.Model):
 
 
 class Enrolment(models.Model):
-    """A certificate that enrolled a meter: its cti is used up, for good. Each authority numbers its own."""
+    """A certificate that enrolled a meter: its cti is used up for good. Each authority has its own numbers."""
 
     cti = models.BinaryField(max_length=8, help_text="the certificate's number, 8 octets")
     system_title = models.BinaryField(max_length=8)
@@ -63,9 +63,9 @@ class Enrolment(models.Model):
 
 
 class RevokedCertificate(models.Model):
-    """A certificate that its authority revoked (cti, 8 octets): it enrols nobody any more.
+    """A certificate that its authority revoked (cti, 8 octets): it enrols no meter any more.
 
-    One authority has no say over the certificates of another, whatever numbers those have.
+    An authority cannot revoke certificates of another one, whatever their numbers.
     """
 
     cti = models.BinaryField(max_length=8)

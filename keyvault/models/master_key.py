@@ -12,7 +12,7 @@ class RotationState(models.TextChoices):
 
 
 class MasterKeyRotation(models.Model):
-    """A rewrap of every secret under another master key version, batch by batch; it goes on where it stopped."""
+    """The rewrap of every secret under another master key version, batch by batch; it continues where it stopped."""
 
     to_version = models.PositiveIntegerField()
     state = models.CharField(max_length=8, choices=RotationState, default=RotationState.RUNNING)
@@ -39,10 +39,10 @@ class MasterKeyRotation(models.Model):
 
 
 class Backup(models.Model):
-    """A dump of the database that is kept somewhere: the master key versions that it needs are not destroyed.
+    """A dump of the database that exists somewhere: the master key versions that it needs are not destroyed.
 
-    Its row is committed before the dump begins, and so is in the dump itself: a database restored from it
-    knows from there on which record of the key journal it lacks what comes later.
+    Its row is committed before the dump begins, and so is in the dump itself: it tells a database that is restored from
+    it after which record of the key journal the replay begins.
     """
 
     name = models.CharField(max_length=60, unique=True)
@@ -62,9 +62,9 @@ class Backup(models.Model):
 
 
 class SigningSecret(models.Model):
-    """A secret (32 octets) that signs what the head-end sends to others, wrapped like a fleet key.
+    """A secret (32 octets) that signs webhooks, wrapped like a fleet key.
 
-    ``owner`` says whose messages. After a rotation the one before signs beside the new one until ``expires_at``.
+    ``owner`` is the channel of the messages. After a rotation the previous secret also signs until ``expires_at``.
     """
 
     owner = models.CharField(max_length=100)
