@@ -79,6 +79,13 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
     assert listed(client, search="no such meter") == []
 
 
+def test_a_laboratory_meter_is_marked_as_one(device: Device) -> None:
+    client = person(roles.OPERATOR)
+    assert "laboratory meter" not in client.get(page_of(device)).content.decode()
+    Meter.objects.filter(pk=device.meter.pk).update(is_laboratory=True)
+    assert "laboratory meter" in client.get(page_of(device)).content.decode()
+
+
 def test_meters_are_told_apart_by_scheme(device: Device) -> None:
     usual, moved = fleet.commission(2, None)
     DeviceKey.objects.filter(system_title=moved.title).update(scheme="mac", algorithm=5)
