@@ -1,4 +1,4 @@
-"""The report that closes a run: lines of what was expected and found, and every difference in words. Pure."""
+"""The closing report of a run: what was expected and found, line by line, and every difference in words. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ _NAMED = 10
 
 
 class Line(NamedTuple):
-    """One line of the report: what was expected, and how many of it the head-end has."""
+    """One line of the report: how many were expected, and how many the head-end has."""
 
     what: str
     expected: int
@@ -34,7 +34,7 @@ class Closing:
 
 
 def differences(what: str, truth: Mapping[Any, Any], found: Mapping[Any, Any]) -> list[str]:
-    """Where two mappings by tuples differ, each in a sentence."""
+    """Describe the differences between two mappings, each in a sentence."""
     if truth == found:
         return []
     keys = sorted(key for key in truth.keys() | found.keys() if truth.get(key) != found.get(key))

@@ -1,4 +1,4 @@
-"""A simulated concentrator: it posts what it has buffered, over real HTTP, until the head-end has it. No Django."""
+"""A simulated concentrator: it posts buffered frames over real HTTP, until the head-end has them. No Django."""
 
 import gzip
 import hashlib
@@ -33,11 +33,11 @@ _backoff = tenacity.wait_random_exponential(multiplier=0.2, max=30)
 
 
 class RefusedError(Exception):
-    """The head-end refuses what this concentrator sends, for good; the text says why."""
+    """The head-end refuses a request of this concentrator for good; the text says why."""
 
 
 class _TryAgainError(Exception):
-    """Not now: no connection, or the head-end is busy. ``retry_after_s`` is what it asked for."""
+    """Try again later: no connection, or the head-end is busy. ``retry_after_s`` is the pause that it asked for."""
 
     def __init__(self, reason: str, retry_after_s: float = 0) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class _TryAgainError(Exception):
 
 
 class Options(NamedTuple):
-    """How a concentrator posts. ``linger_s``: a smaller batch goes when that long nothing was posted."""
+    """How a concentrator posts. A smaller batch is posted if nothing was for ``linger_s`` seconds."""
 
     url: str
     batch_frames: int = 1000
@@ -58,7 +58,7 @@ class Options(NamedTuple):
 
 
 class HeadEnd:
-    """The head-end as a concentrator sees it. A call is repeated, with back-off and jitter, until it is answered."""
+    """The head-end as a concentrator sees it. A request is repeated, with back-off and jitter, until it is answered."""
 
     def __init__(self, options: Options, token: str, giving_up: threading.Event) -> None:
         self._compression = options.compression
@@ -72,7 +72,7 @@ class HeadEnd:
         self._client.close()
 
     def post(self, batch: Batch) -> int:
-        """Post a batch; the id of the uplink it became. RefusedError where it never will, or the receipt is wrong."""
+        """Post a batch, and return the id of its uplink. RefusedError if refused for good, or the receipt is wrong."""
         content, headers = self._compress(batch.body)
         headers["Content-Type"] = "application/cbor-seq"
         receipt = self._call("POST", UPLINKS_PATH, 202, content=content, headers=headers)
@@ -84,7 +84,7 @@ class HeadEnd:
         return bool(self._call("GET", f"{UPLINKS_PATH}/{uplink}", 200)["verified"])
 
     def commands(self) -> list[tuple[int, bytes, bytes]]:
-        """Number, system title and octets of each command that is due now; none while the head-end is busy."""
+        """Return number, system title and octets of each command that is due; none while the head-end is busy."""
         try:
             response = self._ask("GET", COMMANDS_PATH, 200)
         except _TryAgainError:
@@ -97,7 +97,7 @@ class HeadEnd:
         return commands
 
     def hop_keys(self) -> bytes | None:
-        """The keys of the meters, sealed; None while the head-end is busy."""
+        """Return the sealed hop keys of the meters; None while the head-end is busy."""
         try:
             return self._ask("GET", HOP_KEYS_PATH, 200).content
         except _TryAgainError:
@@ -111,7 +111,7 @@ class HeadEnd:
             return None
 
     def dropped(self, failures: list[dict[str, Any]]) -> bool:
-        """Say what was dropped on the local link; False while the head-end is busy."""
+        """Report what was dropped on the local link; False while the head-end is busy."""
         try:
             self._ask("POST", HOP_FAILURES_PATH, 204, json={"failures": failures})
         except _TryAgainError:
@@ -119,7 +119,7 @@ class HeadEnd:
         return True
 
     def delivered(self, number: int) -> None:
-        """Acknowledge a command, once: where that is lost, the command comes again."""
+        """Acknowledge a command, once: if that is lost, the command comes again."""
         with suppress(_TryAgainError):
             self._ask("POST", f"{COMMANDS_PATH}/{number}/receipt", 204, json={"result": "delivered"})
 
@@ -167,7 +167,7 @@ class SimulatedConcentrator(threading.Thread):
     """Concentrator ``number`` at work: batches, posts, keeps receipts, and releases frames that waited for them.
 
     ``draining`` lets it end when all is posted, ``giving_up`` at once. ``error`` says why it ended early. With
-    ``links`` it holds keys: it fetches those of its meters, and says what it dropped.
+    ``links`` it holds keys: it fetches those of its meters, and reports what it dropped.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class SimulatedConcentrator(threading.Thread):
 
     @property
     def repeats(self) -> int:
-        """Requests that had to be repeated."""
+        """Return the number of repeated requests."""
         return self._head_end.repeats
 
     def run(self) -> None:
@@ -230,7 +230,7 @@ class SimulatedConcentrator(threading.Thread):
         return True
 
     def _hold_keys(self) -> None:
-        """Fetch the meters' keys and say what was dropped, now and then."""
+        """Fetch the keys of the meters and report dropped frames, from time to time."""
         if self._links is None or time.monotonic() < self._keys_at:
             return
         self._fetch_keys(self._links)
@@ -251,7 +251,7 @@ class SimulatedConcentrator(threading.Thread):
         return self._links is None or self._links.failures(self._number) == self._said_failures
 
     def _pass_commands_on(self) -> None:
-        """Fetch commands, now and then, and pass each on: stored first, acknowledged then."""
+        """Fetch commands from time to time, and deliver each: first store it, then acknowledge it."""
         if self._draining.is_set() or time.monotonic() < self._commands_at:
             return
         commands = self._head_end.commands()
@@ -286,7 +286,7 @@ def _parts(failures: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def retry_after_s(header: str, now: datetime) -> float:
-    """Seconds that Retry-After asks for (RFC 9110 section 10.2.3: seconds or a date); 0 where there is none."""
+    """Return the seconds of Retry-After (RFC 9110 section 10.2.3: seconds or a date); 0 without it."""
     if header.isascii() and header.isdigit():
         return float(header)
     try:

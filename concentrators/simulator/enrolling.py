@@ -1,4 +1,4 @@
-"""Meters that enrol by certificate before they say anything else, and whoever tries to with a wrong one. No Django."""
+"""Meters that enrol by certificate before they send anything else, and attempts with wrong certificates. No Django."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ _DAY_S = 86_400
 
 
 class Enrolments:
-    """The enrolment of a run's meters: each with what goes wrong before, and after."""
+    """The enrolments of the meters of a run, with wrong attempts before and after."""
 
     def __init__(self, plan: Plan, factory: Factory, meters: Sequence[SimulatedMeter]) -> None:
         self._plan, self._factory, self._meters = plan, factory, meters
 
     def frames(self, now_s: int) -> list[Outgoing]:
-        """All their frames, in an order that holds: wrong ones are verified before the right one, or after it."""
+        """Return all frames in order: wrong ones are verified before or after the right one."""
         frames: list[Outgoing] = []
         tried = self._plan.tried_with_wrong_certificates
         for number in self._plan.enrolled:
@@ -37,7 +37,7 @@ class Enrolments:
         return frames
 
     def said(self) -> list[ExtraValue]:
-        """What the meters say as they enrol."""
+        """Return the events that the meters send as they enrol."""
         return [ExtraValue(number, STANDARD_LOG, self._at_s, _CODE) for number in self._plan.enrolled]
 
     @property
@@ -48,7 +48,7 @@ class Enrolments:
         return event_payload(self._at_s, STANDARD_LOG, _CODE)
 
     def _wrong(self, number: int, now_s: int) -> tuple[list[tuple[bytes, str]], list[tuple[bytes, str]]]:
-        """What is refused before the meter has enrolled, and what after."""
+        """Return the frames that are rejected before the meter has enrolled, and after."""
         meter, certificate = self._meters[number], self._factory.certificate
         other = next(one for one in range(len(self._meters)) if one != number)
         stranger = Ed25519PrivateKey.generate()

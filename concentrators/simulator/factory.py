@@ -1,4 +1,4 @@
-"""What the simulated manufacturer made: keys and key pairs, all of which follow from a run's secret. No Django."""
+"""The simulated manufacturer: keys and key pairs of meters, derived from the secret of a run. No Django."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -42,7 +42,7 @@ class Factory:
         self._mask_authorities = mask_authorities
 
     def device_key(self, number: int) -> bytes:
-        """A meter's key of the first epoch: drawn, derived, or agreed on."""
+        """Return the first key of a meter: random, derived, or agreed on."""
         source = self._plan.source_of(number)
         if source == "derived":
             return derived_device_key(self.fleet_key, self._plan.system_title(number), FIRST_EPOCH)
@@ -51,7 +51,7 @@ class Factory:
         return self._draw(b"simulated device key", self._plan.system_title(number))
 
     def transfer_key(self, number: int) -> bytes:
-        """A meter's transfer key; nothing where it takes no commands."""
+        """Return the transfer key of a meter; None if it takes no commands."""
         if not self._plan.takes_commands(number):
             return b""
         if self._plan.source_of(number) in _AGREED:
@@ -60,11 +60,11 @@ class Factory:
 
     @property
     def fleet_key(self) -> bytes:
-        """The run's fleet key."""
+        """Return the fleet key of the run."""
         return self._draw(b"simulated fleet key", bytes.fromhex(self._plan.run))
 
     def concentrator_key(self, concentrator: int) -> bytes:
-        """A concentrator's own key of the first epoch."""
+        """Return the first key of a concentrator."""
         return self._draw(b"simulated device key", self._plan.concentrator_title(concentrator))
 
     def concentrator_transfer_key(self, concentrator: int) -> bytes:
@@ -72,11 +72,11 @@ class Factory:
         return self._draw(b"simulated transfer key", self._plan.concentrator_title(concentrator))
 
     def public_key(self, number: int) -> bytes:
-        """The public key of a meter that agrees on its keys."""
+        """Return the public key of a meter that agrees on its keys."""
         return X25519PrivateKey.from_private_bytes(self._private(number)).public_key().public_bytes_raw()
 
     def authority(self) -> Ed25519PrivateKey:
-        """The run's authority, which vouches for the keys of meters that enrol."""
+        """Return the authority of the run, which certifies the keys of meters that enrol."""
         return Ed25519PrivateKey.from_private_bytes(self._draw(b"simulated authority", bytes.fromhex(self._plan.run)))
 
     def certificate(self, number: int, now_s: int, **other: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Meters that exist for one misbehaviour each: their lives, told before all others begin. No Django."""
+"""Meters that exist for one misbehaviour each; they send before all others begin. No Django."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ _CONCENTRATOR = 0  # over which all of them send
 
 
 def lives(plan: Plan, ghosts: Mapping[Ghost, SimulatedMeter]) -> list[Outgoing]:
-    """The frames of those meters that send without being provoked."""
+    """Return the frames of those meters that send by themselves."""
     frames = []
     for ghost, meter in ghosts.items():
         if ghost.kind == "old_counter":
@@ -25,8 +25,8 @@ def lives(plan: Plan, ghosts: Mapping[Ghost, SimulatedMeter]) -> list[Outgoing]:
 def _lose_counters(plan: Plan, meter: SimulatedMeter) -> list[Outgoing]:
     """One meter counts in twos until the head-end gives up its oldest gap, then sends a counter of that gap.
 
-    The gaps reach their limit first; only when all of that is verified do three more follow,
-    and only after those the old counter: so the verdicts hold in whatever order workers verify.
+    First the gaps reach their limit; when all of that is verified, three more follow, and after those the old counter:
+    so the verdicts do not depend on the order in which workers verify.
     """
     frames: list[Outgoing] = []
     readings = plan.old_counter_readings()
@@ -40,9 +40,9 @@ def _lose_counters(plan: Plan, meter: SimulatedMeter) -> list[Outgoing]:
 
 
 def _open_sessions(plan: Plan, meter: SimulatedMeter) -> list[Outgoing]:
-    """One meter boots so often that the head-end gives up its first sessions, then says something of the first.
+    """One meter boots so often that the head-end drops its first sessions, then sends a frame of the first one.
 
-    In the same order, and for the same reason, as lost counters.
+    The order is that of lost counters, for the same reason.
     """
     frames: list[Outgoing] = []
     closed = b""

@@ -1,6 +1,6 @@
 """The reference of a concentrator that holds keys: it checks hop tags, opens ``hop`` frames, adds up. No Django.
 
-What it is given is in docs/schemes.md; what it forgets with its power is nothing: ``dump`` holds all of it.
+docs/schemes.md describes what it gets and sends. It loses nothing with its power: ``dump`` has its whole state.
 """
 
 import io
@@ -40,7 +40,7 @@ _TAG = b"\xd1\x84\x4f\xa2"  # a COSE_Mac0 whose protected header has no counter
 
 
 class HopFault(StrEnum):
-    """Why it drops a frame; as it says to the head-end."""
+    """The reasons to drop a frame, as it reports them to the head-end."""
 
     TAG_INVALID = "tag_invalid"
     UNTAGGED = "untagged"
@@ -48,7 +48,7 @@ class HopFault(StrEnum):
 
 
 class SumPlace(NamedTuple):
-    """What a sum is of: a register, minutes, and the start in Unix seconds."""
+    """The interval of a sum: a register, minutes, and the start in Unix seconds."""
 
     register: str
     minutes: int
@@ -60,7 +60,7 @@ class SumPlace(NamedTuple):
 
 
 class _DroppedError(Exception):
-    """A frame that goes no further, of a meter whose keys are here."""
+    """A frame that is dropped, of a meter whose keys the concentrator has."""
 
     def __init__(self, title: bytes, fault: HopFault) -> None:
         super().__init__(fault)
@@ -105,7 +105,7 @@ class HopConcentrator:
             self.take_keys(kept["keys"])
 
     def dump(self) -> bytes:
-        """All that must outlive a loss of power."""
+        """Return everything that must survive a loss of power."""
         return cbor2.dumps(
             {
                 "own": [[one.epoch, one.octets, one.alg] for one in self._held.values()],
@@ -123,17 +123,17 @@ class HopConcentrator:
 
     @property
     def has_keys(self) -> bool:
-        """Whether the head-end has told it any keys yet."""
+        """Return whether it has any keys from the head-end yet."""
         return bool(self._sealed_keys)
 
     def knows(self, kid: bytes) -> bool:
-        """Whether it has the keys of a meter's epoch."""
+        """Return whether it has the keys of an epoch of a meter."""
         return kid in self._tags
 
     def take_keys(self, sequence: bytes) -> None:
-        """Take hop keys as the head-end seals them: it is the whole set, and what is not in it is forgotten.
+        """Take hop keys as the head-end seals them: the complete set; keys that are not in it are deleted.
 
-        TagInvalidError or MalformedError where they are not for this concentrator: it goes on with those it has.
+        TagInvalidError or MalformedError if they are not for this concentrator: it continues with those it has.
         """
         if sequence == self._sealed_keys:
             return
@@ -176,9 +176,9 @@ class HopConcentrator:
     # --- the local link ---------------------------------------------------------------------------
 
     def receive(self, octets: bytes, minutes: int, now_s: float) -> bytes | None:
-        """What comes over the local link: the frame that goes to the head-end for it, or None where it is dropped.
+        """Receive a frame over the local link; return the frame for the head-end, or None if it is dropped.
 
-        ``minutes`` is how long the meter's intervals are, which it was told when the meter was installed.
+        ``minutes`` is the interval length of the meter, known from its installation.
         """
         hour_s = int(now_s) // _HOUR_S * _HOUR_S
         try:
@@ -198,7 +198,7 @@ class HopConcentrator:
         return self._pass_unknown(octets, hour_s)
 
     def _untag(self, octets: bytes, minutes: int, hour_s: int) -> bytes | None:
-        """The frame inside, where its tag fits; the readings in it count where they can be read."""
+        """Return the frame inside if the tag is right; add its readings up if they can be read."""
         tagged = parse_tagged(octets)
         title = tagged.kid[:SYSTEM_TITLE_OCTETS]
         if title not in self._titles:
@@ -217,7 +217,7 @@ class HopConcentrator:
         return inside
 
     def _report(self, frame: Frame, minutes: int) -> bytes:
-        """Open what a meter of scheme ``hop`` measured, and seal it as a report of this concentrator."""
+        """Open a frame of a meter of scheme ``hop``, and seal its payload as a report of this concentrator."""
         title, window = frame.kid[:SYSTEM_TITLE_OCTETS], self._window(frame.kid)
         if window.look(frame.counter) is not Take.TAKEN:
             raise _DroppedError(title, HopFault.REPLAYED)
@@ -230,7 +230,7 @@ class HopConcentrator:
         return self.seal(name_meter(payload, title))
 
     def _pass_unknown(self, octets: bytes, hour_s: int) -> bytes | None:
-        """A frame of a title without keys here goes on, so many an hour."""
+        """Pass on a frame of a title without keys, up to a number each hour."""
         self._unknown[hour_s] += 1
         return octets if self._unknown[hour_s] <= self._unknown_per_hour else None
 
@@ -238,7 +238,7 @@ class HopConcentrator:
         return self._windows.setdefault(kid, CounterSet(_GAP_RUNS))
 
     def impostor(self, noise: bytes) -> "HopConcentrator":
-        """Somebody who says to be this concentrator, and has another key."""
+        """Return somebody who pretends to be this concentrator, with another key."""
         return HopConcentrator(self.system_title, self.key._replace(octets=sha256(noise).digest()))
 
     # --- what it says -----------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class HopConcentrator:
         return said
 
     def seal_sums(self, sums: Iterable[tuple[SumPlace, int, int]]) -> list[bytes]:
-        """Frames that say sums to the head-end."""
+        """Return frames that report sums to the head-end."""
         rows = [[*place, value, meters] for place, value, meters in sums]
         parts = [rows[first : first + _ROWS_IN_A_FRAME] for first in range(0, len(rows), _ROWS_IN_A_FRAME)]
         return [self.seal(cbor2.dumps(["sums", *part], canonical=True)) for part in parts]
@@ -297,7 +297,7 @@ class HopConcentrator:
             samples.append(octets)
 
     def _add_up(self, payload: bytes, title: bytes, minutes: int) -> None:
-        """Add a meter's intervals up, each once."""
+        """Add up the intervals of a meter, each once."""
         for record in _records(payload):
             place = SumPlace(record.name, minutes, record.time_s)
             if record.name != LOAD_PROFILE or type(record.value) is not int or place.end_s <= self._forgotten_s:

@@ -1,4 +1,4 @@
-"""A believable household: what it uses in each interval, the same for the same seed. No Django."""
+"""A plausible household: its energy in each interval, the same for the same seed. No Django."""
 
 import math
 import random
@@ -11,8 +11,8 @@ _WEEKDAY_OF_EPOCH = 3  # 1 January 1970 was a Thursday
 class HouseholdLoad:
     """Energy of simulated households: base load, morning and evening peaks, weekends, appliances, noise.
 
-    Every household has its own scale and hours. A value depends on the seed, the household and the
-    interval alone, so any stretch can be made again.
+    Every household has its own scale and hours. A value depends only on the seed, the household and the
+    interval, so that any stretch can be computed again.
     """
 
     def __init__(self, seed: int, start_s: int) -> None:
@@ -22,7 +22,7 @@ class HouseholdLoad:
         self._day = lru_cache(maxsize=100_000)(self._make_day)
 
     def energy_wh(self, household: int, first_minute: int, count: int, interval_minutes: int) -> list[int | None]:
-        """Wh of ``count`` intervals from ``first_minute`` after the start."""
+        """Return the Wh of ``count`` intervals from ``first_minute`` after the start."""
         per_day = _DAY_MINUTES // interval_minutes
         position = (self._start_minute + first_minute) // interval_minutes
         values: list[int | None] = []
@@ -36,7 +36,7 @@ class HouseholdLoad:
         return interval_minutes > 0 and _DAY_MINUTES % interval_minutes == 0
 
     def _make_profile(self, household: int, interval_minutes: int, weekend: bool) -> list[float]:
-        """The expected Wh of each interval of a day."""
+        """Return the expected Wh of each interval of a day."""
         rng = random.Random(f"{self._seed}/household/{household}")
         scale = rng.lognormvariate(0.0, 0.45)
         base_w = scale * rng.uniform(80, 220)

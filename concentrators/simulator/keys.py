@@ -1,4 +1,4 @@
-"""A simulated meter's keys: what it was made with, and what commands brought, in its non-volatile memory. No Django."""
+"""The keys of a simulated meter: those it was made with, and those of commands, in non-volatile memory. No Django."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 
 FIRST_EPOCH = 1
 TRANSFER_EPOCH = 0
-KEYS_HELD = 2  # beside the transfer key: the newest, and the one before
+KEYS_HELD = 2  # besides the transfer key: the newest, and the previous one
 
 
 def envelope_of(scheme: str) -> str:
@@ -45,7 +45,7 @@ class Key(NamedTuple):
 
 
 class Keys:
-    """A meter's keys: those that it was made with, which stay, and two cells for what commands bring.
+    """The keys of a meter: those it was made with, which stay, and two cells for keys from commands.
 
     The counter record (epoch in 2 octets, reserved counter in 6) says which epoch the meter sends under: a key
     that stands in a cell is not in use before that record names it.
@@ -56,7 +56,7 @@ class Keys:
         self._made_with = made_with
 
     def boot(self) -> tuple[int, int]:
-        """The epoch to send under, and the counter to go on with. LookupError: the meter needs a new key."""
+        """Return the epoch to send under, and the next counter. LookupError: the meter needs a new key."""
         self._counter.repair()
         body = self._counter.load()
         if body is None:
@@ -68,7 +68,7 @@ class Keys:
         self._counter.store(_counter_record(epoch, counter))
 
     def of(self, epoch: int) -> Key:
-        """The key of an epoch; LookupError where the meter does not have it, or no more."""
+        """Return the key of an epoch; LookupError if the meter does not have it, or no longer."""
         brought = (_unpack(body) for cell in _KEY_CELLS if (body := self._memory.read(cell)) is not None)
         held = [*self._made_with, *brought]
         newest = sorted({key.epoch for key in held if key.epoch != TRANSFER_EPOCH})[-KEYS_HELD:]
@@ -87,7 +87,7 @@ class Keys:
         )
 
     def keep(self, current: int, key: Key) -> None:
-        """Put a new key where the one of the current epoch is not."""
+        """Store a new key in the cell that does not have the one of the current epoch."""
         for cell in _KEY_CELLS:
             body = self._memory.read(cell)
             if body is None or _unpack(body).epoch != current:

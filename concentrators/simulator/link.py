@@ -1,4 +1,4 @@
-"""From meters to the head-end: straight through, or over concentrators that check, open and add up. No Django."""
+"""The way from meters to the head-end: direct, or through concentrators that check, open and add up. No Django."""
 
 import sqlite3
 from collections import Counter
@@ -22,14 +22,14 @@ class Carried(NamedTuple):
 
 
 class LinkError(RuntimeError):
-    """A concentrator passed on what it is to drop: the simulation is at fault."""
+    """A concentrator passed on a frame that it has to drop: a fault of the simulation."""
 
 
 class Link(Protocol):
     """The local link of all concentrators of a run."""
 
     def is_ready(self) -> bool:
-        """Whether it can carry anything yet."""
+        """Return whether it can carry anything yet."""
         ...
 
     def home_of(self, meter: SimulatedMeter) -> int | None:
@@ -39,15 +39,15 @@ class Link(Protocol):
     def reading(
         self, meter: SimulatedMeter, concentrator: int, payload: bytes, minutes: int, now_s: float
     ) -> Carried | None:
-        """Carry a reading of intervals of some minutes; None where it waits, or is dropped."""
+        """Carry a reading of an interval of some minutes; None if it waits, or is dropped."""
         ...
 
     def event(self, meter: SimulatedMeter, concentrator: int, payload: bytes, now_s: float) -> bytes | None:
-        """Carry an event; the frame for the head-end, or None where it waits, or is dropped."""
+        """Carry an event; return the frame for the head-end, or None if it waits, or is dropped."""
         ...
 
     def drop(self, over: OverLink, now_s: float) -> None:
-        """Carry what is to be dropped."""
+        """Carry a frame that is to be dropped."""
         ...
 
     def sums(self, until_s: float, lies: Iterable[tuple[int, SumPlace]]) -> list[Outgoing]:
@@ -55,12 +55,12 @@ class Link(Protocol):
         ...
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Write what went on since the last time."""
+        """Write what happened since the last time."""
         ...
 
 
 class DirectLink:
-    """Concentrators without keys pass on what they hear."""
+    """Concentrators without keys, which pass on everything."""
 
     def is_ready(self) -> bool:
         return True
@@ -91,7 +91,7 @@ class DirectLink:
 
 
 class KeyedLink:
-    """Concentrators that hold keys, booted from their states."""
+    """Concentrators that hold keys, started from their stored states."""
 
     def __init__(self, store: LinkStore, concentrators: Sequence[HopConcentrator]) -> None:
         self.concentrators = concentrators

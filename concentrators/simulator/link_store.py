@@ -1,4 +1,4 @@
-"""What concentrators that hold keys keep in the run's file: their state, and what they have yet to say. No Django."""
+"""Concentrators that hold keys in the file of a run: their states, and what they have yet to report. No Django."""
 
 import json
 import sqlite3
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS sums (
 
 
 class LinkStore:
-    """The part of a run's file that is of concentrators with keys; its threads may share it."""
+    """The part of the file of a run for concentrators with keys; threads may share it."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -32,12 +32,12 @@ class LinkStore:
     # --- what the head-end gave ------------------------------------------------------------------
 
     def keep_keys(self, concentrator: int, octets: bytes) -> None:
-        """Keep hop keys as they came, sealed."""
+        """Store hop keys, sealed as they came."""
         with self._spool.transaction() as db:
             db.execute("INSERT OR REPLACE INTO hop_keys VALUES (?, ?)", [concentrator, octets])
 
     def keys(self, concentrator: int) -> bytes:
-        """The hop keys that came last, sealed; empty before any did."""
+        """Return the last hop keys, sealed; empty before any came."""
         row = self._spool.db().execute("SELECT octets FROM hop_keys WHERE concentrator = ?", [concentrator]).fetchone()
         return b"" if row is None else row[0]
 
@@ -55,7 +55,7 @@ class LinkStore:
     # --- what a concentrator keeps, and says --------------------------------------------------------
 
     def states(self) -> dict[int, bytes]:
-        """The state of each concentrator that has any."""
+        """Return the state of each concentrator that has one."""
         return dict(self._spool.db().execute("SELECT concentrator, state FROM links"))
 
     @staticmethod
@@ -81,7 +81,7 @@ class LinkStore:
         )
 
     def failures(self, concentrator: int) -> str:
-        """What a concentrator dropped so far, as JSON."""
+        """Return what a concentrator dropped so far, as JSON."""
         query = "SELECT failures FROM links WHERE concentrator = ?"
         row = self._spool.db().execute(query, [concentrator]).fetchone()
         return "[]" if row is None else row[0]
@@ -89,7 +89,7 @@ class LinkStore:
     # --- the truth ----------------------------------------------------------------------------------
 
     def dropped(self) -> dict[tuple[int, str], int]:
-        """How many frames each concentrator was to drop, by reason."""
+        """Return how many frames each concentrator had to drop, by reason."""
         rows = self._spool.db().execute("SELECT concentrator, reason, frames FROM dropped")
         return {(number, reason): frames for number, reason, frames in rows}
 

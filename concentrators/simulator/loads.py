@@ -1,4 +1,4 @@
-"""Where a run's energy comes from, and the plan that follows: households or a file of recordings. No Django."""
+"""The load of a run, households or a file of recordings, and the plan that follows from it. No Django."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _MANY = 100
 
 
 class PlanError(ValueError):
-    """The run that was asked for cannot be; the caller's mistake, named."""
+    """A run that is impossible: the caller's mistake, named in the message."""
 
 
 def parse_schemes(text: str) -> list[str]:
@@ -38,7 +38,7 @@ def parse_schemes(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run as somebody asks for it. ``meters`` and ``days`` of None are all of a file, or a default.
+    """A requested run. ``meters`` and ``days`` None mean all of a file, or a default.
 
     In fleets of other schemes than ``ccm`` alone some meters enrol by certificate, with ``enrols``; without it none
     signs, either: both take an authority.
@@ -63,7 +63,7 @@ class RunRequest:
 
 
 def make_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
-    """The plan of a new run and its load. PlanError or RecordedError where it cannot be."""
+    """Make the plan of a new run, and its load. PlanError or RecordedError if it is impossible."""
     if wish.readings is not None:
         plan, load = _recorded_plan(wish, wish.readings, now)
     else:
@@ -81,7 +81,7 @@ def make_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
 
 
 def load_of(plan: Plan) -> Load:
-    """The load of a plan that was made before; RecordedError where its file has changed."""
+    """Return the load of an existing plan; RecordedError if its file has changed."""
     if not plan.source:
         return HouseholdLoad(plan.seed, plan.start_s)
     path = Path(plan.source["path"])

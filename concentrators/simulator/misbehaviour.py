@@ -1,6 +1,6 @@
-"""What goes wrong on purpose, and the verdict that each wrong frame must end with. No Django.
+"""Misbehaviour on purpose, and the verdict that each wrong frame must get. No Django.
 
-Every genuine frame is posted as well, so the readings that must stand are the load's, whatever else happens.
+Every genuine frame is posted as well: so the stored readings must be those of the load, whatever else happens.
 """
 
 import random
@@ -76,20 +76,20 @@ class Mischief:
         return self._of_schemes.lies
 
     def begin(self, first_tick: int, eagerness: float) -> None:
-        """The draws of a stretch depend on the seed and on where it begins; ``eagerness`` multiplies the rates."""
+        """Begin a stretch: its random numbers depend on the seed and its start; ``eagerness`` multiplies the rates."""
         self._threshold = min(1.0, self._total * eagerness)
         self._of_schemes.lies.clear()
         self._rng.seed(f"{self._plan.seed}/misbehaviour/{first_tick}")
 
     def beside(self, genuine: Genuine) -> Wrong:
-        """The wrong frames that go with a genuine one, mostly none; the genuine one may be held back."""
+        """Return the wrong frames beside a genuine one, usually none; the genuine one may be held back."""
         if self._rng.random() >= self._threshold:
             return []
         kind = self._rng.choices(self._kinds, self._weights)[0]
         self._remember(genuine)
         return self._actions[kind](genuine)
 
-    # --- one method a misbehaviour -----------------------------------------------------------------
+    # --- one method for each misbehaviour -----------------------------------------------------------------
 
     def _bit_flip(self, genuine: Genuine) -> Wrong:
         """A bit damaged on the way: which octet it stands in decides the verdict."""

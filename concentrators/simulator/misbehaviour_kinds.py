@@ -71,7 +71,7 @@ DEFAULT_RATES = dict.fromkeys(Misbehaviour, 0.002) | {Misbehaviour.REORDER: 0.02
 
 
 class RatesError(ValueError):
-    """The text of --misbehave cannot be used; the caller's mistake."""
+    """The text of --misbehave cannot be used: the caller's mistake."""
 
 
 def parse_rates(text: str) -> dict[str, float]:

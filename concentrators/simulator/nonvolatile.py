@@ -1,4 +1,4 @@
-"""A simulated meter's non-volatile memory, write by write, and records that outlive a loss of power. No Django."""
+"""The non-volatile memory of a simulated meter, write by write, and records that survive power loss. No Django."""
 
 import zlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _CHECKSUM_OCTETS = 4
 
 
 class PowerLostError(Exception):
-    """Power was lost while a cell was being written: whatever the meter had in mind is gone."""
+    """Power was lost while a cell was written: the volatile state of the meter is lost."""
 
 
 @cache
@@ -47,7 +47,7 @@ class NonVolatile:
         self.cells[cell] = octets
 
     def read(self, cell: str) -> bytes | None:
-        """What ``write_checked`` wrote to a cell; None where that is not what stands there."""
+        """Return what ``write_checked`` wrote to a cell; None if its checksum is wrong."""
         octets = self.cells.get(cell, b"")
         body, checksum = octets[:-_CHECKSUM_OCTETS], octets[-_CHECKSUM_OCTETS:]
         return body if octets and zlib.crc32(body).to_bytes(_CHECKSUM_OCTETS, "big") == checksum else None
@@ -62,8 +62,8 @@ class NonVolatile:
 class CounterRecord:
     """A record in two copies. A later body is greater, octet by octet: the greater of the valid copies counts.
 
-    ``store`` returns once both copies hold the body; so whatever is lost of one, the other is no older than
-    the last body that anybody relied on.
+    ``store`` returns once both copies have the body: if one is lost, the other is not older than the last body that
+    anybody relied on.
     """
 
     __slots__ = ("_cells", "_memory")
@@ -72,7 +72,7 @@ class CounterRecord:
         self._memory, self._cells = memory, _two_cells(name)
 
     def load(self) -> bytes | None:
-        """The body; None where neither copy is valid."""
+        """Return the body; None if neither copy is valid."""
         return max(filter(None, map(self._memory.read, self._cells)), default=None)
 
     def store(self, body: bytes) -> None:
@@ -80,7 +80,7 @@ class CounterRecord:
             self._memory.write_checked(cell, body)
 
     def repair(self) -> None:
-        """Write the copy that counts over one that differs: one of them alone would not outlive the next write."""
+        """Write the valid copy over one that differs: a single copy would not survive the next write."""
         body = self.load()
         if body is not None:
             for cell in self._cells:
