@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 from keyvault.cose.algorithms import CCM, Algorithm
 from keyvault.cose.forms import KID_OCTETS
-from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError, MismatchError
 from keyvault.enrolment import anatomy
 from keyvault.enrolment.frames import parse_enrolment
 from keyvault.schemes.diagnostic_notation import BrokenError, Head, as_hex, as_text, head_at, simple
+from keyvault.schemes.dlms import anatomy as dlms_anatomy
+from keyvault.schemes.dlms.apdu import parse_dlms
+from keyvault.schemes.dlms.envelope import DLMS_ENVELOPE
 from keyvault.schemes.session import CONTEXT_OCTETS, OPENED_AT_OCTETS, opened_at
 from keyvault.schemes.table import ENVELOPES
 
@@ -74,6 +77,8 @@ def dissect(octets: bytes) -> Dissection:
     no CBOR is shown in one part.
     """
     envelope = ENVELOPES.of(octets)
+    if envelope is DLMS_ENVELOPE:
+        return _dissect_dlms(octets)
     wrong: MalformedError | None = None
     try:
         frame = _parsed(octets)
@@ -88,6 +93,20 @@ def dissect(octets: bytes) -> Dissection:
         notation = None
     parts = walk.parts if wrong is None else _marked(walk.parts, wrong.octet, len(octets))
     return Dissection(parts, notation, None if wrong is None else str(wrong), None if wrong is None else wrong.octet)
+
+
+def _dissect_dlms(octets: bytes) -> Dissection:
+    """A DLMS frame layer by layer; where a layer is broken, the whole, and the octet."""
+    try:
+        found = dlms_anatomy.pieces(octets)
+        parts = [Part(one.offset, one.octets, one.depth, as_hex(one.octets), one.meaning) for one in found]
+        parse_dlms(octets)
+    except MismatchError as error:
+        return Dissection(parts, None, str(error), None)
+    except MalformedError as error:
+        whole = [Part(0, octets[:_SHOWN_OCTETS_MAX], 0, as_hex(octets[:_SHOWN_OCTETS_MAX]), "no DLMS frame")]
+        return Dissection(_marked(whole, error.octet, len(octets)), None, str(error), error.octet)
+    return Dissection(parts[:_PARTS_MAX], None, None, None)
 
 
 def _parsed(octets: bytes) -> Frame:

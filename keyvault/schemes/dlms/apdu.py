@@ -40,7 +40,7 @@ def parse_dlms(octets: bytes) -> Frame:
     if first == b"\xdd":
         return _general_ciphering(apdu)
     if first and first[0] in _NOT_TAKEN:
-        raise MismatchError(_NOT_TAKEN[first[0]])
+        raise MismatchError(_NOT_TAKEN[first[0]], 0)
     raise MalformedError(f"no APDU begins with {first.hex() or 'nothing'}")
 
 
