@@ -16,7 +16,7 @@ from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.web.admin import OctetsField, RowSelect
 from keyvault.device_keys import inventory
 from keyvault.models import FleetKey
-from keyvault.schemes.table import USUAL, scheme_choices
+from keyvault.schemes.table import USUAL, new_scheme_choices
 from meters.models import Installation, Meter, Place, Register
 from meters.readings.obis import ObisError, parse_obis
 
@@ -69,7 +69,7 @@ class NewMeterForm(KeylessMeterForm):
     """A new meter, by someone who may give keys: where its first ones come from, and of which scheme they are."""
 
     scheme = forms.ChoiceField(
-        choices=scheme_choices,
+        choices=new_scheme_choices,
         initial=USUAL,
         help_text="how the meter protects its readings under its first key; not where that comes with a shipment",
         widget=UnfoldAdminSelectWidget,

@@ -26,7 +26,7 @@ from keyvault.audit.chain import web_actor
 from keyvault.device_keys.agreement_keys import AgreementKeyError
 from keyvault.device_keys.epochs import EpochError
 from keyvault.rights import ROTATE_DEVICE_KEYS
-from keyvault.schemes.table import SchemeError, algorithm_choices, scheme_choices
+from keyvault.schemes.table import SchemeError, new_algorithm_choices, new_scheme_choices
 from meters.api.meters import meter_of
 from meters.api.serializers import NamedField, QuerySerializer
 from meters.models import Register
@@ -186,8 +186,10 @@ class NewCommandSerializer(serializers.Serializer[Any]):
     start = serializers.DateTimeField(required=False)
     end = serializers.DateTimeField(required=False)
     interval_minutes = serializers.IntegerField(min_value=1, max_value=LONGEST_MINUTES, required=False)
-    scheme = serializers.ChoiceField(scheme_choices(), required=False, help_text="of the new key")
-    algorithm = serializers.ChoiceField(algorithm_choices(), required=False, help_text="COSE algorithm of the new key")
+    scheme = serializers.ChoiceField(new_scheme_choices(), required=False, help_text="of the new key")
+    algorithm = serializers.ChoiceField(
+        new_algorithm_choices(), required=False, help_text="COSE algorithm of the new key"
+    )
     agreement_key = serializers.CharField(
         max_length=100, required=False, help_text="name of that which a new key of a sealed or agreed meter goes with"
     )

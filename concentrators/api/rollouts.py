@@ -16,7 +16,7 @@ from concentrators.models import RotationWave
 from keyvault.audit.chain import web_actor
 from keyvault.models import FleetKey
 from keyvault.rights import ROTATE_DEVICE_KEYS
-from keyvault.schemes.table import algorithm_choices, scheme_choices
+from keyvault.schemes.table import new_algorithm_choices, new_scheme_choices
 from meters.api.serializers import NamedField
 
 _LISTED = 100
@@ -79,10 +79,10 @@ class NewWaveSerializer(SelectionSerializer):
     rate_per_hour = serializers.IntegerField(min_value=1, max_value=NUMBER_MAX, default=1000)
     failure_budget = serializers.IntegerField(min_value=0, max_value=NUMBER_MAX, default=10)
     algorithm = serializers.ChoiceField(
-        algorithm_choices(), required=False, help_text="of the new keys; else as the old one's"
+        new_algorithm_choices(), required=False, help_text="of the new keys; else as the old one's"
     )
     scheme = serializers.ChoiceField(
-        scheme_choices(), required=False, help_text="move the meters to this scheme; else each stays in its own"
+        new_scheme_choices(), required=False, help_text="move the meters to this scheme; else each stays in its own"
     )
     agreement_key = serializers.CharField(
         required=False, max_length=100, help_text="name of that which new keys of sealed and agreed meters go with"

@@ -28,10 +28,10 @@ from keyvault.models import DeviceKey, FleetKey, KeyState
 from keyvault.schemes.table import (
     HOP,
     SchemeError,
-    algorithm_choices,
     algorithm_for,
     check_for_commands,
     needs_agreement_key,
+    new_algorithm_choices,
 )
 from meters.models import Meter
 
@@ -229,8 +229,8 @@ def _check_keys(algorithm: int | None, scheme: str | None, agreement_key: str | 
             agreement_keys.active(agreement_key)
     except (SchemeError, ProvisioningError) as error:
         raise WaveError(str(error)) from None
-    if scheme is None and algorithm is not None and algorithm not in dict(algorithm_choices()):
-        names = ", ".join(f"{name} ({alg})" for alg, name in algorithm_choices())
+    if scheme is None and algorithm is not None and algorithm not in dict(new_algorithm_choices()):
+        names = ", ".join(f"{name} ({alg})" for alg, name in new_algorithm_choices())
         raise WaveError(f"algorithm {algorithm} is not one of {names}")
 
 

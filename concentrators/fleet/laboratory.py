@@ -19,7 +19,7 @@ from keyvault.device_keys import provisioning
 from keyvault.device_keys.key_rows import FIRST_EPOCH, TRANSFER_EPOCH
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AgreementKey
-from keyvault.schemes.table import algorithm_for, check_for_meters
+from keyvault.schemes.table import algorithm_for, check_for_commands
 from meters.models import Meter
 
 # Whether a row of failures names a laboratory meter, and came over the concentrator that the meter is assigned to: what
@@ -85,7 +85,7 @@ def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
     AuditError; then nothing is made.
     """
     check_allowed()
-    check_for_meters(bench.scheme)
+    check_for_commands(bench.scheme)
     title, alg = bench.system_title, algorithm_for(bench.scheme, bench.algorithm)
     transfer_alg = provisioning.transfer_algorithm(alg)
     keys = [

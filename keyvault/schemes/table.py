@@ -84,6 +84,18 @@ def scheme_choices() -> list[tuple[str, str]]:
     return [(one.name, one.name) for one in SCHEMES if one.number is not None]
 
 
+def new_scheme_choices() -> list[tuple[str, str]]:
+    """The schemes that the head-end can give meters keys of, each as value and label of a choice."""
+    return [(name, label) for name, label in scheme_choices() if SCHEMES[name].is_commanded]
+
+
+def new_algorithm_choices() -> list[tuple[int, str]]:
+    """The algorithms that keys which the head-end makes may be for, each as value and label of a choice."""
+    envelopes = {one.envelope for one in SCHEMES if one.is_commanded}
+    known = {alg for name in envelopes for alg in ENVELOPES[name].algorithms}
+    return [(alg, label) for alg, label in algorithm_choices() if alg in known]
+
+
 def algorithm_choices() -> list[tuple[int, str]]:
     """The algorithms that keys of any envelope may be for, each as value and label of a choice."""
     return list({alg: line.name for one in reversed(list(ENVELOPES)) for alg, line in one.algorithms.items()}.items())

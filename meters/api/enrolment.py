@@ -15,7 +15,7 @@ from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import AuthorityError
 from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, RevokedCertificate
 from keyvault.rights import COMPROMISE, PROVISION
-from keyvault.schemes.table import SchemeError, algorithm_choices, scheme_choices
+from keyvault.schemes.table import SchemeError, algorithm_choices, new_scheme_choices, scheme_choices
 from meters.api.meters import ParameterView
 from meters.api.serializers import SELECTION_MAX, NumberedPageQuery, OctetsField, SystemTitleField, given, page_of
 from meters.registry.lookup import unregistered
@@ -208,7 +208,7 @@ class AllowSerializer(serializers.Serializer[Any]):
 
     meters = serializers.ListField(child=SystemTitleField(), min_length=1, max_length=SELECTION_MAX)
     scheme = serializers.ChoiceField(
-        scheme_choices(), required=False, help_text="of the epoch to come; else as it is, or ccm for a new meter"
+        new_scheme_choices(), required=False, help_text="of the epoch to come; else as it is, or ccm for a new meter"
     )
     algorithm = serializers.ChoiceField(
         algorithm_choices(), required=False, help_text="of the epoch to come; else as it is, or the scheme's usual one"

@@ -11,7 +11,7 @@ from ami_headend.core import clock, names
 from ami_headend.core.csv_tables import BadLine, FileError, OnceEach, opened, rows
 from ami_headend.core.names import UnreadableNameError
 from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
-from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithms_of, check_for_meters
+from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithms_of, check_for_commands
 from meters.models import MeterStatus
 from meters.registry.lookup import parse_system_title
 
@@ -144,7 +144,7 @@ def _interval_minutes(text: str) -> int:
 
 def _scheme(text: str) -> str:
     try:
-        check_for_meters(text)
+        check_for_commands(text)
     except SchemeError as error:
         raise ValueError(str(error)) from None
     return text

@@ -33,7 +33,7 @@ from keyvault.enrolment import authorities
 from keyvault.enrolment.certificates import kid_text
 from keyvault.enrolment.inventory import SOON, AuthorityRow, AwaitedRow, CertificateRow, EnrolmentStanding
 from keyvault.models import AgreementState, DeviceKey, KeyState
-from keyvault.schemes.table import SchemeError, scheme_choices
+from keyvault.schemes.table import SchemeError, new_scheme_choices
 from meters.models import Meter
 
 _MOST = 1_000
@@ -88,7 +88,7 @@ class AllowForm(forms.Form):
         label="System titles",
         help_text=f"16 hex digits each, separated by spaces or lines; up to {_MOST:,} registered meters",
     )
-    scheme = choice("scheme of the key to come", scheme_choices(), every="as it is; ccm for a new meter")
+    scheme = choice("scheme of the key to come", new_scheme_choices(), every="as it is; ccm for a new meter")
 
 
 class _Meant(NamedTuple):

@@ -31,7 +31,7 @@ from concentrators.models import CommandState, RotationWave, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.models import FleetKey
-from keyvault.schemes.table import algorithm_choices, scheme_choices
+from keyvault.schemes.table import new_algorithm_choices, new_scheme_choices
 from meters.models import Meter
 
 SEE = "concentrators.view_rotationwave"
@@ -64,7 +64,7 @@ class NewKeyForm(forms.Form):
     """Of what kind new keys are; what is left empty is as the old key's."""
 
     scheme = forms.TypedChoiceField(
-        choices=lambda: [("", "as the old key's"), *scheme_choices()],
+        choices=lambda: [("", "as the old key's"), *new_scheme_choices()],
         required=False,
         empty_value=None,
         label="Scheme of the new keys",
@@ -72,7 +72,7 @@ class NewKeyForm(forms.Form):
         widget=UnfoldAdminSelectWidget,
     )
     algorithm = forms.TypedChoiceField(
-        choices=lambda: [("", "as the old key's"), *algorithm_choices()],
+        choices=lambda: [("", "as the old key's"), *new_algorithm_choices()],
         coerce=int,
         required=False,
         empty_value=None,
