@@ -303,7 +303,7 @@ def _incomplete(rows: list[completeness.IncompleteMeter], start: datetime) -> Ht
 def _uplinks(concentrator: Concentrator, now: datetime) -> HtmlTable:
     rows = Uplink.objects.filter(concentrator=concentrator).defer("body", "waiting_frames").order_by("-received_at")
     return table(
-        columns_of("uplink", "received", "-#octets", "#frames", "#accepted", "-#duplicate", "#rejected"),
+        columns_of("uplink", "received", "-#octets", "#frames", "-#accepted", "-#duplicate", "#rejected"),
         [
             [
                 link(reverse("admin:concentrators_uplink_change", args=[row.pk]), row.pk),
