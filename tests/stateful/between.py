@@ -133,7 +133,7 @@ ORDERS = {  # of frames, by what is tried between any two statements
     "verify": (*_USUAL, "reported", "enrols"),
     "compromise": (*_USUAL, "reported"),
     "retire": _USUAL,
-    "suspend": (*_USUAL, "reported", "enrols"),
+    "suspend": (*_USUAL, "enrols"),
     "rewrap": _USUAL,
     "revoke": ("enrols",),
     "cut off": ("enrols",),
